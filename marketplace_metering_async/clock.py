@@ -1,0 +1,42 @@
+"""Time as a seam: what the package asks of a clock, and the one that asks the system."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """
+    Where the package gets its time from.
+
+    Tests hand in one that moves by order; nothing else in the package reads the time.
+    """
+
+    def now(self) -> datetime:
+        """Return the wall time as an aware datetime in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, whatever happens to the wall time."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after *seconds* of monotonic time."""
+        ...
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        """Return the machine's wall time in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return the machine's monotonic time in seconds."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the running event loop for *seconds*."""
+        await asyncio.sleep(seconds)

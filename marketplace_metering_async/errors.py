@@ -1,0 +1,531 @@
+"""
+Every exception of the package, and whose fault an error is.
+
+    MeteringError
+    ├── SdkClientError                          our own side
+    │   ├── InvalidRecordError                  (also a ValueError)
+    │   │   └── InvalidRecordTypeError          (also a TypeError)
+    │   ├── ConflictingRecordsError             two records of one key in a batch
+    │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
+    │   ├── RecordOfRefusedKindError            the service refused its like earlier in the batch
+    │   ├── ConfigurationError                  region, credentials, endpoint, arguments
+    │   │   ├── NoRegionError
+    │   │   └── NoCredentialsError
+    │   ├── ClientClosedError                   used after aclose(), or from another event loop
+    │   ├── TransportError                      no answer came
+    │   ├── InvalidAnswerError                  an answer came, but none the service gives
+    │   ├── DeliveryTimeoutError                the time allowed for delivery is over
+    │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
+    ├── MarketplaceMeteringException            the service answered, and the answer was no
+    │   └── ThrottlingException, InvalidProductCodeException, … (one for each modelled error)
+    └── BatchMeterUsageError                    (also an ExceptionGroup) of RecordNotMeteredError
+
+Facts are attributes; texts are made from them, and hold no secret and no whole customer id.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar, Final, Self
+
+from attrs import evolve, frozen
+
+
+def mask(text: str | None) -> str:
+    """Hide an id but for its last four characters; a short one is hidden whole."""
+    if text is None:
+        return "None"
+    return f"…{text[-4:]}" if len(text) > 4 else "…"
+
+
+@frozen
+class Violation:
+    """
+    One way in which something given breaks a rule.
+
+    Attributes:
+        path: Where: `records[3].quantity`.
+        expected: What the rule asks for.
+        got: What came, shortened, with customer ids masked.
+        wrong_type: Whether it is the type that is wrong, and not the value.
+    """
+
+    path: str
+    expected: str
+    got: str
+    wrong_type: bool = False
+
+    def under(self, place: str) -> "Violation":
+        """Return the same violation with *place* before its path."""
+        joint = "." if self.path and not self.path.startswith("[") else ""
+        return evolve(self, path=f"{place}{joint}{self.path}")
+
+    def __str__(self) -> str:
+        """`records[3].quantity: expected 0 to 2147483647, got -1`."""
+        return f"{self.path}: expected {self.expected}, got {self.got}"
+
+
+class MeteringError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+    advice: ClassVar[str] = "Read the text of the error."
+
+
+class SdkClientError(MeteringError):
+    """Something on our own side of the wire, not an answer of the service."""
+
+
+class InvalidRecordError(SdkClientError, ValueError):
+    """
+    A record, or what should have become one, breaks the service's rules.
+
+    Attributes:
+        violations: All of them, not the first alone.
+    """
+
+    advice = "Mend what the text names and send the record again; nothing was sent."
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__(self.violations)
+
+    @classmethod
+    def of(cls, violations: Sequence[Violation]) -> "InvalidRecordError":
+        """Return the error for *violations*: a TypeError too when a type is among them."""
+        if any(violation.wrong_type for violation in violations):
+            return InvalidRecordTypeError(violations)
+        return InvalidRecordError(violations)
+
+    def under(self, place: str) -> "InvalidRecordError":
+        """Return the same error with *place* before every path."""
+        return type(self)([violation.under(place) for violation in self.violations])
+
+    def __str__(self) -> str:
+        """Return the first violation in full and the number of the others."""
+        first, *rest = self.violations
+        more = f" (and {len(rest)} more)" if rest else ""
+        return f"{first}{more}; nothing was sent"
+
+
+class InvalidRecordTypeError(InvalidRecordError, TypeError):
+    """As InvalidRecordError, and at least one value is of a wrong type."""
+
+
+class ConflictingRecordsError(SdkClientError):
+    """
+    Records of one key (license or product, customer, dimension, hour) differ.
+
+    The service would keep whichever came first and refuse the others, so none was sent.
+
+    Attributes:
+        positions: Where the records of the key stand in what was given.
+    """
+
+    advice = (
+        "Add the records of one hour up with coalesce(), or decide which one is right, and send "
+        "that one."
+    )
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.positions = tuple(positions)
+        super().__init__(self.positions)
+
+    def __str__(self) -> str:
+        """Name the positions."""
+        shown = ", ".join(str(position) for position in self.positions[:10])
+        more = ", …" if len(self.positions) > 10 else ""
+        return (
+            f"records[{shown}{more}] have one key (product or license, customer, dimension, hour) "
+            "but differ; the service keeps only the first of a key, so none was sent"
+        )
+
+
+class QuantityOverflowError(SdkClientError, OverflowError):
+    """
+    A sum is greater than the 2147483647 whole units that a record can hold.
+
+    Attributes:
+        total: The sum, in whole units.
+    """
+
+    advice = "Meter in a larger unit, or meter the excess in a later hour."
+
+    def __init__(self, place: str, total: int) -> None:
+        self.place = place
+        self.total = total
+        super().__init__(place, total)
+
+    def __str__(self) -> str:
+        """Name the place and the sum."""
+        return f"{self.place}: the sum {self.total} is above 2147483647, the greatest quantity"
+
+
+class RecordOfRefusedKindError(SdkClientError):
+    """
+    Not sent, since the service refused a record with the same trait earlier in this batch.
+
+    Attributes:
+        cause_code: The service's code for the first one.
+        trait: The members they share, such as `dimension`.
+    """
+
+    advice = "Mend what the service refused in the first record of the kind; nothing was sent."
+
+    def __init__(self, cause_code: str, trait: str) -> None:
+        self.cause_code = cause_code
+        self.trait = trait
+        super().__init__(cause_code, trait)
+
+    def __str__(self) -> str:
+        """Name the code and the shared members."""
+        return (
+            f"not sent: the service answered {self.cause_code} to a record of this batch with the "
+            f"same {self.trait}"
+        )
+
+
+class ConfigurationError(SdkClientError):
+    """What the client was given, or found in the environment, does not let it send."""
+
+    advice = "Mend the configuration that the text names; `marketplace-metering doctor` checks it."
+
+
+class NoRegionError(ConfigurationError):
+    """No region was given, and neither environment nor shared config names one."""
+
+    advice = "Pass region_name, or set AWS_REGION, or a region in the profile."
+
+    def __str__(self) -> str:
+        """Say where a region may come from."""
+        return "no region: pass region_name, or set AWS_REGION, or a region in the profile"
+
+
+class NoCredentialsError(ConfigurationError):
+    """No credentials were given, and none were found where AWS SDKs look for them."""
+
+    advice = (
+        "Pass keys, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a role or profile."
+    )
+
+    def __str__(self) -> str:
+        """Say where credentials may come from."""
+        return (
+            "no credentials: pass keys, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use "
+            "a profile or a role"
+        )
+
+
+class ClientClosedError(SdkClientError):
+    """The client was closed, or belongs to another event loop or process."""
+
+    advice = "Make a client for this event loop and keep it open while it is used."
+
+
+class TransportError(SdkClientError):
+    """
+    No answer came.
+
+    Attributes:
+        reason: What happened, without secrets.
+        sent: Whether the service may have got the request, and so may have acted upon it.
+    """
+
+    advice = "Check the network and the endpoint; sending the identical records again is safe."
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        self.reason = reason
+        self.sent = sent
+        super().__init__(reason, sent)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let pickling and copying keep *sent*, which is keyword-only."""
+        return (_transport_error, (self.reason, self.sent))
+
+    def __str__(self) -> str:
+        """Say what happened, and what it means for the request."""
+        fate = "the service may have acted upon it" if self.sent else "the request was not sent"
+        return f"{self.reason}; {fate}"
+
+
+def _transport_error(reason: str, sent: bool) -> TransportError:  # noqa: FBT001
+    return TransportError(reason, sent=sent)
+
+
+class InvalidAnswerError(SdkClientError):
+    """
+    An answer came that the service does not give: HTML, no JSON, too large, or another's records.
+
+    Attributes:
+        reason: What is wrong with it.
+        status: Its HTTP status, or None where the body alone was looked at.
+        request_id: The service's id of the request, if there was one.
+    """
+
+    advice = (
+        "Something between here and AWS (a proxy, a portal) may answer in its place; sending the "
+        "identical records again is safe."
+    )
+
+    def __init__(
+        self, reason: str, status: int | None = None, request_id: str | None = None
+    ) -> None:
+        self.reason = reason
+        self.status = status
+        self.request_id = request_id
+        super().__init__(reason, status, request_id)
+
+    def __str__(self) -> str:
+        """Say what is wrong with the answer."""
+        return self.reason if self.status is None else f"HTTP {self.status}: {self.reason}"
+
+
+class DeliveryTimeoutError(SdkClientError):
+    """The time allowed for delivery ended before the service had settled the record."""
+
+    advice = "Send the identical record again."
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class RecordNotMeteredError(SdkClientError):
+    """
+    One result that is no success, as `raise_for_failures()` shows it.
+
+    Attributes:
+        position: Of the record in the batch.
+        status: The verdict on it.
+        what_to_do: The result's advice.
+    """
+
+    def __init__(self, position: int, status: str, what_to_do: str) -> None:
+        self.position = position
+        self.status = status
+        self.what_to_do = what_to_do
+        super().__init__(position, status, what_to_do)
+
+    def __str__(self) -> str:
+        """Name the record, the verdict and what to do."""
+        return f"records[{self.position}]: {self.status}. {self.what_to_do}"
+
+
+class BatchMeterUsageError(MeteringError, ExceptionGroup[RecordNotMeteredError]):
+    """Some records of a batch were not metered for certain; one RecordNotMeteredError for each."""
+
+    advice = (
+        "Look at each of the errors; unprocessed_records of the result holds what to send again."
+    )
+
+    def derive(self, excs: Sequence[RecordNotMeteredError], /) -> Self:  # type: ignore[override]
+        """Keep the class when the group is split."""
+        return type(self)(self.message, excs)
+
+
+class MarketplaceMeteringException(MeteringError):  # noqa: N818 - the service's own word
+    """
+    The service answered with an error. A code without a class of its own comes as this one.
+
+    Attributes:
+        code: The service's error code, without namespace.
+        message: The service's text. It may name a customer, so the error's own text leaves it out.
+        status: The HTTP status.
+        request_id: The service's id of the request, for AWS Support.
+        retry_after: Seconds that the service asked to wait, if it did.
+    """
+
+    advice = "Look the code up in the service's documentation; no record is blamed for it."
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+        super().__init__(code, message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let pickling and copying keep the keyword-only facts."""
+        facts = (self.code, self.message, self.status, self.request_id, self.retry_after)
+        return (_service_error, (type(self), *facts))
+
+    def __str__(self) -> str:
+        """Return the code with status and request id; the service's text is in `message`."""
+        facts = [f"HTTP {self.status}"] if self.status is not None else []
+        facts += [f"request {self.request_id}"] if self.request_id else []
+        return f"{self.code} ({', '.join(facts)})" if facts else self.code
+
+    def __repr__(self) -> str:
+        """As the text: the service's message may name a customer."""
+        return f"{type(self).__name__}({self})"
+
+
+def _service_error(  # noqa: PLR0917 - pickle calls it by position
+    kind: type[MarketplaceMeteringException],
+    code: str,
+    message: str,
+    status: int | None,
+    request_id: str | None,
+    retry_after: float | None,
+) -> MarketplaceMeteringException:
+    return kind(code, message, status=status, request_id=request_id, retry_after=retry_after)
+
+
+class InternalServiceErrorException(MarketplaceMeteringException):
+    """The service failed inside (HTTP 500); it may have acted on the request."""
+
+    advice = "Send the identical records again."
+
+
+class ThrottlingException(MarketplaceMeteringException):
+    """More calls a second than the account's quota for the operation in the region."""
+
+    advice = "Send again later; lower calls_per_second if others use the same quota."
+
+
+class DisabledApiException(MarketplaceMeteringException):
+    """The operation is not offered in this region."""
+
+    advice = "Use a region in which the service offers the operation."
+
+
+class InvalidProductCodeException(MarketplaceMeteringException):
+    """The product code is not one of the account's products."""
+
+    advice = "Check the product code, and that the credentials are of the account that sells it."
+
+
+class InvalidUsageDimensionException(MarketplaceMeteringException):
+    """The dimension is none of the product's."""
+
+    advice = "Use a dimension of the listing; letter case counts."
+
+
+class InvalidTagException(MarketplaceMeteringException):
+    """A tag is not acceptable, or there are too many."""
+
+    advice = "Use at most five tags an allocation, of letters, digits, blanks and +-=._:/@."
+
+
+class InvalidUsageAllocationsException(MarketplaceMeteringException):
+    """The allocations do not add up to the quantity, or repeat a tag set."""
+
+    advice = "Make the allocations add up to the quantity, each with a tag set of its own."
+
+
+class TimestampOutOfBoundsException(MarketplaceMeteringException):
+    """The timestamp is too old, in the future, or before the subscription."""
+
+    advice = (
+        "A record older than 24 hours, or of last month after 06:00 UTC on the first, cannot be "
+        "metered any more; ask AWS Support, or meter the usage in the current hour."
+    )
+
+
+class InvalidCustomerIdentifierException(MarketplaceMeteringException):
+    """The customer is not known for this product."""
+
+    advice = "Use the id that ResolveCustomer returned for this customer and product."
+
+
+class InvalidLicenseException(MarketplaceMeteringException):
+    """The license is not valid for the account, or licenses of two products were mixed."""
+
+    advice = "Use the license ARN that ResolveCustomer returned for this customer."
+
+
+class InvalidEndpointRegionException(MarketplaceMeteringException):
+    """MeterUsage was called in another region than the one the workload runs in."""
+
+    advice = "Call the endpoint of the region that the workload runs in."
+
+
+class DuplicateRequestException(MarketplaceMeteringException):
+    """MeterUsage: the hour of this dimension already has another quantity."""
+
+    advice = "The first quantity of the hour stands; meter the difference in the next hour."
+
+
+class IdempotencyConflictException(MarketplaceMeteringException):
+    """MeterUsage: the client token was used before with other parameters."""
+
+    advice = "Use a new client token for a new request, the same one only for the same request."
+
+
+class CustomerNotEntitledException(MarketplaceMeteringException):
+    """The customer of this workload has no valid subscription."""
+
+    advice = "The buyer must subscribe to the product."
+
+
+class InvalidRegionException(MarketplaceMeteringException):
+    """RegisterUsage was called in another region than the one the task or pod runs in."""
+
+    advice = "Call the endpoint of the region that the task or pod runs in."
+
+
+class InvalidPublicKeyVersionException(MarketplaceMeteringException):
+    """The public key version is not one of the product's."""
+
+    advice = "Use the version of the key that the Marketplace portal shows for the product."
+
+
+class PlatformNotSupportedException(MarketplaceMeteringException):
+    """The container runs on a platform that RegisterUsage does not know."""
+
+    advice = "Run on Amazon ECS, Amazon EKS or AWS Fargate."
+
+
+class InvalidTokenException(MarketplaceMeteringException):
+    """The registration token is not valid."""
+
+    advice = "Decode the form field once and pass its value; the buyer may have to click again."
+
+
+class ExpiredTokenException(MarketplaceMeteringException):
+    """
+    A token is too old.
+
+    On ResolveCustomer with HTTP 400 the registration token: the buyer clicks "Set up your account"
+    again. With HTTP 403 on any operation the security token of the AWS credentials.
+    """
+
+    advice = (
+        "Refresh the AWS credentials (HTTP 403), or let the buyer set up the account again (400)."
+    )
+
+
+MODELLED_ERRORS: Final[Mapping[str, type[MarketplaceMeteringException]]] = MappingProxyType(
+    {
+        kind.__name__: kind
+        for kind in (
+            CustomerNotEntitledException,
+            DisabledApiException,
+            DuplicateRequestException,
+            ExpiredTokenException,
+            IdempotencyConflictException,
+            InternalServiceErrorException,
+            InvalidCustomerIdentifierException,
+            InvalidEndpointRegionException,
+            InvalidLicenseException,
+            InvalidProductCodeException,
+            InvalidPublicKeyVersionException,
+            InvalidRegionException,
+            InvalidTagException,
+            InvalidTokenException,
+            InvalidUsageAllocationsException,
+            InvalidUsageDimensionException,
+            PlatformNotSupportedException,
+            ThrottlingException,
+            TimestampOutOfBoundsException,
+        )
+    }
+)
+"""The service's code to its class; a test holds it against botocore's model."""

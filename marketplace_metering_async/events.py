@@ -1,0 +1,155 @@
+"""What happened on the way, as frozen values, and who is told."""
+
+import logging
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from attrs import frozen
+
+from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.results import RecordStatus
+
+_logger: Final = logging.getLogger("marketplace_metering_async")
+_logger.addHandler(logging.NullHandler())
+
+
+@frozen(kw_only=True)
+class CallEnded:
+    """
+    One HTTP request has its answer, or will have none.
+
+    Attributes:
+        operation: The service's operation.
+        records: How many records it carried.
+        seconds: From the request's start to its end.
+        code: The service's error code, or the name of the error on our side; None after a success.
+        request_id: The service's id of the request.
+        attempt: The how manieth call it is for the records in it, counted from 1.
+    """
+
+    operation: str
+    records: int
+    seconds: float
+    code: str | None = None
+    request_id: str | None = None
+    attempt: int = 1
+
+
+@frozen(kw_only=True)
+class Retrying:
+    """Records wait *delay* seconds and are sent again, after a fault that is not theirs."""
+
+    records: int
+    attempt: int
+    delay: float
+    error: MeteringError | None
+
+
+@frozen(kw_only=True)
+class Throttled:
+    """The service refused a call because of its quota; the pacer slows down."""
+
+    records: int
+
+
+@frozen(kw_only=True)
+class Paused:
+    """Nothing more of a product (or, where None, of any) is sent: the account is at fault."""
+
+    product_code: str | None
+    error: MeteringError
+
+
+@frozen(kw_only=True)
+class Isolating:
+    """The service refused a whole chunk for the sake of some record; the search begins."""
+
+    records: int
+    code: str
+
+
+@frozen(kw_only=True)
+class Isolated:
+    """A search has ended: *offenders* records were at fault, found with *calls* more calls."""
+
+    code: str
+    calls: int
+    offenders: int
+
+
+@frozen(kw_only=True)
+class Settled:
+    """Records have their verdicts."""
+
+    counts: Mapping[RecordStatus, int]
+    request_id: str | None = None
+
+
+@frozen(kw_only=True)
+class Warned:
+    """Something a person should know of, such as an answer that contradicts itself."""
+
+    text: str
+
+
+@frozen(kw_only=True)
+class BatchEnded:
+    """A call of batch_meter_usage, or a stream, has all its verdicts."""
+
+    counts: Mapping[RecordStatus, int]
+    calls: int
+    throttled: int
+    seconds: float
+
+
+Event = (
+    CallEnded | Retrying | Throttled | Paused | Isolating | Isolated | Settled | Warned | BatchEnded
+)
+
+
+class Observer(Protocol):
+    """
+    Whoever wants to be told.
+
+    Called from the event loop, so it must not block. What it raises is logged and hurts nobody.
+    """
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of *event*."""
+        ...
+
+
+class LoggingObserver:
+    """
+    Tell the logger `marketplace_metering_async`.
+
+    One warning a batch in which anything failed, with counts; warnings for what a person should
+    know of; everything else at debug level.
+    """
+
+    def __call__(self, event: Event, /) -> None:
+        """Log *event*."""
+        match event:
+            case BatchEnded(counts=counts) if any(s is not RecordStatus.SUCCESS for s in counts):
+                _logger.warning("not all records are metered: %s", _summary(event))
+            case BatchEnded():
+                _logger.debug("all records are metered: %s", _summary(event))
+            case Paused(product_code=product, error=error):
+                _logger.warning("sending stopped for %s: %s", product or "all products", error)
+            case Warned(text=text):
+                _logger.warning("%s", text)
+            case _ if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("%s", event)
+
+
+def _summary(event: BatchEnded) -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in event.counts.items())
+    return f"{counts or 'no records'}; {event.calls} calls, {event.throttled} throttled"
+
+
+def tell(observer: Observer, event: Event) -> None:
+    """Hand *event* to *observer*; whatever it raises is logged and goes no further."""
+    try:
+        observer(event)
+    except Exception:
+        _logger.exception("the observer raised on %s", type(event).__name__)

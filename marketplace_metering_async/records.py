@@ -1,0 +1,342 @@
+"""What is metered: UsageRecord with its allocations and tags, valid by construction."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Self, TypeVar
+
+from attrs import field, frozen
+
+from marketplace_metering_async import limits, rules
+from marketplace_metering_async.errors import InvalidRecordError, Violation, mask
+
+SECONDS_PER_HOUR: Final = 3600
+
+_Made = TypeVar("_Made")
+_Reader = Callable[[Any], Any]
+
+
+def _masked(value: str | None) -> str:
+    return "None" if value is None else repr(mask(value))
+
+
+# The converters below hand on unchanged what is of a wrong type, for the rules to name it.
+
+
+def _whole_utc_seconds(value: datetime) -> datetime:
+    """Floor to the whole seconds that the wire carries; rounding could reach the next hour."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return value
+    if value.tzinfo is UTC and not value.microsecond and type(value) is datetime:
+        return value
+    utc = value.astimezone(UTC)
+    return datetime(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, tzinfo=UTC)
+
+
+def _exact_text(value: str) -> str:
+    """Turn a subclass of str into str, so that nobody's override changes what is sent."""
+    return value if type(value) is str or not isinstance(value, str) else str.__str__(value)
+
+
+def _exact_text_or_none(value: str | None) -> str | None:
+    return None if value is None else _exact_text(value)
+
+
+def _exact_int(value: int) -> int:
+    if type(value) is int or isinstance(value, bool) or not isinstance(value, int):
+        return value
+    return int(value)
+
+
+def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def _allocations_tuple(value: "Iterable[UsageAllocation]") -> "tuple[UsageAllocation, ...]":
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+@frozen
+class Tag:
+    """
+    A name and a value that the buyer sees as a cost allocation tag.
+
+    Attributes:
+        key: 1 to 100 characters.
+        value: 1 to 256 characters.
+
+    Raises:
+        InvalidRecordError: (a ValueError) where the service's model would refuse it.
+        InvalidRecordTypeError: (a TypeError too) where a member is no text.
+    """
+
+    key: str = field(converter=_exact_text)
+    value: str = field(converter=_exact_text)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the service would refuse."""
+        rules.require(rules.tag(self.key, self.value))
+
+
+@frozen
+class UsageAllocation:
+    """
+    A part of a record's quantity, and the tags that it is booked under.
+
+    Attributes:
+        allocated_usage_quantity: Whole units, 0 to 2147483647.
+        tags: At most five; none is the untagged part.
+
+    Raises:
+        InvalidRecordError: (a ValueError) where the service's model would refuse it.
+        InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
+    """
+
+    allocated_usage_quantity: int = field(converter=_exact_int)
+    tags: tuple[Tag, ...] = field(default=(), converter=_tags_tuple)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the service would refuse."""
+        rules.require(self._violations())
+
+    def _violations(self) -> Iterator[Violation]:
+        yield from rules.quantity("allocated_usage_quantity", self.allocated_usage_quantity)
+        if not isinstance(self.tags, tuple) or not all(isinstance(t, Tag) for t in self.tags):
+            yield Violation("tags", "Tag objects", rules.shown(self.tags), wrong_type=True)
+        elif len(self.tags) > limits.MAX_TAGS:
+            yield Violation("tags", f"at most {limits.MAX_TAGS} tags", str(len(self.tags)))
+
+    def tag_set(self) -> frozenset[tuple[str, str]]:
+        """Return the tags without their order: no two allocations of a record share a tag set."""
+        return frozenset((tag.key, tag.value) for tag in self.tags)
+
+
+@frozen(kw_only=True)
+class UsageRecord:
+    """
+    One metered quantity of one customer, dimension and hour, as the seller states it.
+
+    Attributes:
+        timestamp: When it was used; aware; kept in UTC and floored to whole seconds.
+        dimension: One of the product's dimensions; letter case counts.
+        quantity: Whole units, 0 to 2147483647. Required, since a zero locks its hour at zero.
+        customer_aws_account_id: The buyer's AWS account, digits.
+        customer_identifier: The buyer in legacy integrations, in place of the account.
+        license_arn: The buyer's license (Concurrent Agreements), together with the account.
+        product_code: The product; with a license it only groups, and is never sent.
+        usage_allocations: How the quantity splits by tags; they add up to it.
+        epoch: The timestamp in whole seconds since 1970, as the wire carries it.
+
+    Raises:
+        InvalidRecordError: (a ValueError) with every rule of the service that it breaks.
+        InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
+    """
+
+    timestamp: datetime = field(converter=_whole_utc_seconds)
+    dimension: str = field(converter=_exact_text)
+    quantity: int = field(converter=_exact_int)
+    customer_aws_account_id: str | None = field(
+        default=None, converter=_exact_text_or_none, repr=_masked
+    )
+    customer_identifier: str | None = field(
+        default=None, converter=_exact_text_or_none, repr=_masked
+    )
+    license_arn: str | None = field(default=None, converter=_exact_text_or_none, repr=_masked)
+    product_code: str | None = field(default=None, converter=_exact_text_or_none)
+    usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=_allocations_tuple)
+    epoch: int = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the service would refuse, then note the timestamp as the wire has it."""
+        rules.require(self._violations())
+        object.__setattr__(self, "epoch", int(self.timestamp.timestamp()))
+
+    def _violations(self) -> Iterator[Violation]:
+        yield from rules.timestamp("timestamp", self.timestamp)
+        yield from rules.text("dimension", self.dimension)
+        yield from rules.quantity("quantity", self.quantity)
+        yield from rules.identity(
+            account=self.customer_aws_account_id,
+            identifier=self.customer_identifier,
+            license_arn=self.license_arn,
+            product_code=self.product_code,
+        )
+        parts = self.usage_allocations
+        if not isinstance(parts, tuple) or not all(isinstance(p, UsageAllocation) for p in parts):
+            yield Violation(
+                "usage_allocations", "UsageAllocation objects", rules.shown(parts), wrong_type=True
+            )
+        elif parts:
+            yield from rules.allocated(
+                "usage_allocations",
+                self.quantity,
+                [(part.allocated_usage_quantity, part.tag_set()) for part in parts],
+            )
+
+    @classmethod
+    def from_boto(cls, mapping: Mapping[str, Any]) -> Self:
+        """
+        Make a record of what boto3's `batch_meter_usage` takes as one of its `UsageRecords`.
+
+        `ProductCode` is taken too, for batches of several products. `Timestamp` may be an aware
+        datetime, an ISO 8601 text with a time zone, or whole seconds since 1970.
+
+        Raises:
+            InvalidRecordError: (a ValueError) with every rule of the service that it breaks,
+                unknown and missing members among them.
+            InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
+        """
+        return _read(cls, mapping, _RECORD_MEMBERS, ("timestamp", "dimension", "quantity"))
+
+    def to_boto(self) -> dict[str, Any]:
+        """Return the record as boto3 takes it; without the product code, which is the request's."""
+        boto: dict[str, Any] = {
+            "Timestamp": self.timestamp,
+            "Dimension": self.dimension,
+            "Quantity": self.quantity,
+        }
+        if self.customer_aws_account_id is not None:
+            boto["CustomerAWSAccountId"] = self.customer_aws_account_id
+        if self.customer_identifier is not None:
+            boto["CustomerIdentifier"] = self.customer_identifier
+        if self.license_arn is not None:
+            boto["LicenseArn"] = self.license_arn
+        if self.usage_allocations:
+            boto["UsageAllocations"] = [allocation_to_boto(a) for a in self.usage_allocations]
+        return boto
+
+    def key(self, product_code: str | None = None) -> tuple[str | int | None, ...]:
+        """
+        Return what the service counts as one: license or product, customer, dimension, clock hour.
+
+        *product_code* stands in where the record has none.
+        """
+        return (
+            self.license_arn,
+            None if self.license_arn else (self.product_code or product_code),
+            self.customer_aws_account_id,
+            self.customer_identifier,
+            self.dimension,
+            self.epoch // SECONDS_PER_HOUR,
+        )
+
+
+def allocation_to_boto(allocation: UsageAllocation) -> dict[str, Any]:
+    """Return an allocation as boto3 takes it, and as the wire carries it."""
+    boto: dict[str, Any] = {"AllocatedUsageQuantity": allocation.allocated_usage_quantity}
+    if allocation.tags:
+        boto["Tags"] = [{"Key": tag.key, "Value": tag.value} for tag in allocation.tags]
+    return boto
+
+
+def usage_timestamp(value: object) -> datetime:
+    """
+    Read a timestamp as mappings and files carry it.
+
+    An aware datetime, an ISO 8601 text with a time zone (`Z` or an offset), or whole seconds
+    since 1970. What is none of these is handed on for the record's rules to refuse.
+
+    Raises:
+        InvalidRecordError: for a text or a number that is no such time.
+    """
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            pass
+    elif isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            pass
+    else:
+        return value  # type: ignore[return-value]  # the record's rules say what is wrong with it
+    expected = "an ISO 8601 time with a time zone, or whole seconds since 1970"
+    raise InvalidRecordError([Violation("", expected, rules.shown(value))])
+
+
+def _allocations(value: object) -> tuple[UsageAllocation, ...]:
+    return _each(UsageAllocation, value, _ALLOCATION_MEMBERS, ("allocated_usage_quantity",))
+
+
+def _tags(value: object) -> tuple[Tag, ...]:
+    return _each(Tag, value, _TAG_MEMBERS, ("key", "value"))
+
+
+_RECORD_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
+    "Timestamp": ("timestamp", usage_timestamp),
+    "Dimension": ("dimension", None),
+    "Quantity": ("quantity", None),
+    "CustomerAWSAccountId": ("customer_aws_account_id", None),
+    "CustomerIdentifier": ("customer_identifier", None),
+    "LicenseArn": ("license_arn", None),
+    "ProductCode": ("product_code", None),
+    "UsageAllocations": ("usage_allocations", _allocations),
+}
+_ALLOCATION_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
+    "AllocatedUsageQuantity": ("allocated_usage_quantity", None),
+    "Tags": ("tags", _tags),
+}
+_TAG_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
+    "Key": ("key", None),
+    "Value": ("value", None),
+}
+
+
+def _read(
+    kind: Callable[..., _Made],
+    mapping: object,
+    known: Mapping[str, tuple[str, _Reader | None]],
+    required: tuple[str, ...],
+) -> _Made:
+    """Make a *kind* of boto's members, or raise with every unknown, missing or broken one."""
+    if not isinstance(mapping, Mapping):
+        raise InvalidRecordError.of(
+            [Violation("", "a mapping", rules.shown(mapping), wrong_type=True)]
+        )
+    members: dict[str, Any] = dict.fromkeys(required)
+    violations: list[Violation] = []
+    for name, value in mapping.items():
+        if name not in known:
+            expected = f"one of {', '.join(known)}"
+            violations.append(Violation(rules.clipped(str(name)), expected, "an unknown member"))
+            continue
+        ours, reader = known[name]
+        try:
+            members[ours] = value if reader is None or value is None else reader(value)
+        except InvalidRecordError as error:
+            members[ours] = None
+            violations += error.under(ours).violations
+    unreadable = {violation.path.partition("[")[0] for violation in violations}
+    try:
+        made = kind(
+            **{
+                ours: value
+                for ours, value in members.items()
+                if value is not None or ours in required
+            }
+        )
+    except InvalidRecordError as error:
+        violations += [v for v in error.violations if v.path not in unreadable]
+    if violations:
+        raise InvalidRecordError.of(violations)
+    return made
+
+
+def _each(
+    kind: Callable[..., _Made],
+    value: object,
+    known: Mapping[str, tuple[str, _Reader | None]],
+    required: tuple[str, ...],
+) -> tuple[_Made, ...]:
+    if not isinstance(value, list | tuple):
+        raise InvalidRecordError.of([Violation("", "a list", rules.shown(value), wrong_type=True)])
+    made: list[_Made] = []
+    violations: list[Violation] = []
+    for index, item in enumerate(value):
+        try:
+            made.append(_read(kind, item, known, required))
+        except InvalidRecordError as error:
+            violations += error.under(f"[{index}]").violations
+    if violations:
+        raise InvalidRecordError.of(violations)
+    return tuple(made)

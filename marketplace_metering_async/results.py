@@ -1,0 +1,329 @@
+"""What became of it: one verdict for every record, and the answers of the other calls."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, overload
+
+from attrs import field, frozen
+
+from marketplace_metering_async.errors import (
+    BatchMeterUsageError,
+    MeteringError,
+    RecordNotMeteredError,
+)
+from marketplace_metering_async.records import UsageRecord
+
+
+class RecordStatus(StrEnum):
+    """The verdict on a record: the service's words first, then ours."""
+
+    SUCCESS = "Success"
+    """The service has taken the record."""
+    CUSTOMER_NOT_SUBSCRIBED = "CustomerNotSubscribed"
+    """The customer has no subscription in force; the record was not taken."""
+    DUPLICATE_RECORD = "DuplicateRecord"
+    """The service already has a record of this key, and kept that one."""
+    REJECTED = "Rejected"
+    """The record is at fault, by the service's word or by ours (see `error`); it is not metered."""
+    UNPROCESSED = "Unprocessed"
+    """Not metered and not at fault: send the identical record again."""
+    UNCONFIRMED = "Unconfirmed"
+    """It may be metered: only the identical record may be sent again."""
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """
+    What is the same for all records that one answer settled alike.
+
+    Attributes: as those of RecordResult.
+    """
+
+    status: RecordStatus
+    service_status: str | None = None
+    error: MeteringError | None = None
+    attempts: int = 0
+    request_id: str | None = None
+    ambiguous: bool = False
+    duplicate_of: int | None = None
+
+
+@frozen
+class RecordResult:
+    """
+    The verdict on one record.
+
+    Attributes:
+        position: Where the record stands in what was given, from 0.
+        record: What was given: a UsageRecord or a mapping, unchanged.
+        verdict: What it shares with the other records that one answer settled.
+        metering_record_id: The service's id of the metered record.
+    """
+
+    position: int
+    record: UsageRecord | Mapping[str, Any] | object = field(repr=False)
+    verdict: Verdict
+    metering_record_id: str | None = None
+
+    @property
+    def status(self) -> RecordStatus:
+        """The verdict in a word."""
+        return self.verdict.status
+
+    @property
+    def service_status(self) -> str | None:
+        """The service's own word for the record, as it came; None where it said none."""
+        return self.verdict.service_status
+
+    @property
+    def error(self) -> MeteringError | None:
+        """Why the record is not metered, or why that is unknown."""
+        return self.verdict.error
+
+    @property
+    def attempts(self) -> int:
+        """How many calls carried the record."""
+        return self.verdict.attempts
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id of the call that settled the record, for AWS Support."""
+        return self.verdict.request_id
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether an earlier attempt had no answer, so that the service may have acted on it."""
+        return self.verdict.ambiguous
+
+    @property
+    def duplicate_of(self) -> int | None:
+        """The position of the identical record that was sent in place of this one."""
+        return self.verdict.duplicate_of
+
+    @property
+    def metered(self) -> bool | None:
+        """
+        Whether this batch got the record metered.
+
+        True: the service said so. False: it is certain that no attempt of this batch did. None:
+        unknown, since an attempt had no answer.
+        """
+        match self.status:
+            case RecordStatus.SUCCESS:
+                return True
+            case RecordStatus.UNCONFIRMED:
+                return None
+            case RecordStatus.DUPLICATE_RECORD:
+                return None if self.ambiguous else False
+        return False
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the identical record should be sent again."""
+        return self.status in (RecordStatus.UNPROCESSED, RecordStatus.UNCONFIRMED)
+
+    @property
+    def advice(self) -> str:
+        """What happened and what to do about it, for a person to read."""
+        return _advice(self)
+
+
+def _advice(result: RecordResult) -> str:
+    match result.status:
+        case RecordStatus.SUCCESS:
+            return "Metered; nothing to do."
+        case RecordStatus.CUSTOMER_NOT_SUBSCRIBED:
+            return (
+                "The customer has no subscription in force, so the record was not taken. Stop "
+                "serving the customer, or send the identical record again within its window once "
+                "the customer has subscribed."
+            )
+        case RecordStatus.DUPLICATE_RECORD if result.ambiguous:
+            return (
+                "The service has a record of this customer, dimension and hour. An earlier "
+                "attempt of this batch had no answer, so it is most likely this record. Compare "
+                "with CloudTrail (BatchMeterUsage, some 15 minutes late) or the daily usage report "
+                "before metering anything for this hour again."
+            )
+        case RecordStatus.DUPLICATE_RECORD:
+            return (
+                "The service already had a record of this customer, dimension and hour, and keeps "
+                "the first. If you sent this very record before, all is well; if not, something "
+                "else meters the same hour, and the quantity of this record is not billed."
+            )
+        case RecordStatus.REJECTED:
+            return f"Not metered. {_reason(result.error)}"
+        case RecordStatus.UNPROCESSED:
+            return (
+                "Not metered, and not the record's fault. Send the identical record again before "
+                f"its window closes. {_reason(result.error)}"
+            )
+    return (
+        "Nobody knows yet whether it is metered: an attempt had no usable answer. Send the "
+        "identical record again, never one with another timestamp or quantity, which could bill "
+        f"the customer twice. {_reason(result.error)}"
+    )
+
+
+def _reason(error: MeteringError | None) -> str:
+    return f"{error}. {error.advice}" if error is not None else ""
+
+
+@frozen(repr=False, eq=False)
+class BatchMeterUsageResult(Sequence[RecordResult]):
+    """
+    The verdicts on all records of one call, in the caller's order.
+
+    Attributes:
+        results: One RecordResult for every record given.
+        calls: How many HTTP requests it took, refused and throttled ones among them.
+        throttled: How many of them the service throttled.
+    """
+
+    results: Sequence[RecordResult]
+    calls: int = 0
+    throttled: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> RecordResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RecordResult]: ...
+    def __getitem__(self, index: int | slice) -> RecordResult | Sequence[RecordResult]:
+        """Return the verdict on the record at *index* of what was given."""
+        return self.results[index]
+
+    def __len__(self) -> int:
+        """Return how many records were given."""
+        return len(self.results)
+
+    def __repr__(self) -> str:
+        """Return the counts; a million results are no text."""
+        counts = ", ".join(f"{status}: {count}" for status, count in self.counts.items())
+        return f"<BatchMeterUsageResult of {len(self)} records; {counts or 'empty'}>"
+
+    @property
+    def succeeded(self) -> list[RecordResult]:
+        """The results of the records that are metered."""
+        return [r for r in self.results if r.verdict.status is RecordStatus.SUCCESS]
+
+    @property
+    def failed(self) -> list[RecordResult]:
+        """The results of the records that are not metered for certain."""
+        return [r for r in self.results if r.verdict.status is not RecordStatus.SUCCESS]
+
+    @property
+    def unprocessed_records(self) -> list[Any]:
+        """What to send again, exactly as it was given: Unprocessed and Unconfirmed records."""
+        return [r.record for r in self.results if r.retryable]
+
+    @property
+    def counts(self) -> dict[RecordStatus, int]:
+        """How many records got which verdict, in the order of RecordStatus."""
+        return count(r.verdict.status for r in self.results)
+
+    def raise_for_failures(self) -> None:
+        """
+        Do nothing if all records are metered.
+
+        Raises:
+            BatchMeterUsageError: an ExceptionGroup with a RecordNotMeteredError for each other
+                record; the error of the result is its `__cause__`.
+        """
+        if failed := self.failed:
+            counts = ", ".join(f"{n} {status}" for status, n in self.counts.items())
+            raise BatchMeterUsageError(
+                f"{len(failed)} of {len(self)} records are not metered for certain ({counts})",
+                [_not_metered(result) for result in failed],
+            )
+
+
+def _not_metered(result: RecordResult) -> RecordNotMeteredError:
+    error = RecordNotMeteredError(result.position, result.status, result.advice)
+    error.__cause__ = result.error
+    return error
+
+
+def count(statuses: Iterable[RecordStatus]) -> dict[RecordStatus, int]:
+    """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
+    counter = Counter(statuses)
+    return {status: counter[status] for status in RecordStatus if counter[status]}
+
+
+def merge(
+    size: int, parts: Iterable[Iterable[RecordResult]], *, calls: int = 0, throttled: int = 0
+) -> BatchMeterUsageResult:
+    """
+    Bring the results of all *parts* into the order of what was given.
+
+    Raises:
+        ValueError: if a position has no result, two, or lies outside 0 to *size*.
+    """
+    ordered: list[RecordResult | None] = [None] * size
+    for part in parts:
+        for result in part:
+            position = result.position
+            if not 0 <= position < size or ordered[position] is not None:
+                raise ValueError(f"a second or foreign result for records[{position}]")
+            ordered[position] = result
+    results = [result for result in ordered if result is not None]
+    if len(results) != size:
+        raise ValueError(f"{size - len(results)} records have no result")
+    return BatchMeterUsageResult(results, calls, throttled)
+
+
+@frozen(kw_only=True)
+class MeterUsageResult:
+    """
+    What MeterUsage answered.
+
+    Attributes:
+        metering_record_id: The service's id of the record; None after a dry run.
+        dry_run: Whether it was a dry run that would have been allowed (`DryRunOperation`).
+        client_token: The token that was sent, for repeating the very same request.
+        request_id: The service's id of the request.
+    """
+
+    metering_record_id: str | None
+    dry_run: bool = False
+    client_token: str | None = None
+    request_id: str | None = None
+
+
+@frozen(kw_only=True)
+class RegisterUsageResult:
+    """
+    What RegisterUsage answered.
+
+    Attributes:
+        signature: A JWT (PS256) that proves the registration; verify it with the product's key.
+        public_key_rotation_timestamp: When the key version expired; None while it is in force.
+        request_id: The service's id of the request.
+    """
+
+    signature: str = field(repr=False)
+    public_key_rotation_timestamp: datetime | None = None
+    request_id: str | None = None
+
+
+@frozen(kw_only=True)
+class ResolveCustomerResult:
+    """
+    What ResolveCustomer answered: who clicked "Set up your account".
+
+    Attributes:
+        customer_identifier: The buyer in legacy integrations; None or empty in new ones.
+        customer_aws_account_id: The buyer's AWS account.
+        license_arn: The buyer's license.
+        product_code: The product that was bought.
+        agreement_id: The agreement, where the service tells it.
+        request_id: The service's id of the request.
+    """
+
+    customer_identifier: str | None = field(default=None, repr=False)
+    customer_aws_account_id: str | None = field(default=None, repr=False)
+    license_arn: str | None = field(default=None, repr=False)
+    product_code: str | None = None
+    agreement_id: str | None = None
+    request_id: str | None = None

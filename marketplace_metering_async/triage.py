@@ -1,0 +1,191 @@
+"""
+Whose fault an error is: one table from the service's code, or the bare HTTP status, to a Fault.
+
+The order of the questions: is it an answer of the service (it has a code)? Then the code decides,
+and where the code is unknown the status. Is it an answer of somebody else? Then the status
+decides. Is it no answer? Then it is the service's fault, whatever broke.
+
+What is unknown is not the record's fault: a new code of the service must not burn records.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from marketplace_metering_async.errors import (
+    InvalidAnswerError,
+    MarketplaceMeteringException,
+    MeteringError,
+    TransportError,
+)
+
+
+class Fault(StrEnum):
+    """Whose fault an error is, and so what to do about it."""
+
+    CONTENT = "content"
+    """The record's: what it says. It would be refused at any time: isolate it, REJECTED."""
+    STATE = "state"
+    """The record's, at this time: timestamp, license. Isolate it; it may have been taken before."""
+    UNKNOWN = "unknown"
+    """A refusal nobody has heard of: isolate, but blame no record."""
+    PRODUCT = "product"
+    """The account's, for one product: stop its lane."""
+    ACCOUNT = "account"
+    """The account's or the configuration's: stop all lanes."""
+    CREDENTIALS = "credentials"
+    """The security token is too old: refresh once, then it is the account's."""
+    CLOCK = "clock"
+    """The signature's time is off: correct the clock once, then it is the account's."""
+    THROTTLE = "throttle"
+    """The service's: too many calls. Not acted upon: slow down and send again."""
+    SERVICE = "service"
+    """The service's, or the way to it: send again. It may have been acted upon."""
+
+
+_CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
+    {
+        Fault.CONTENT: (
+            "InvalidCustomerIdentifierException",
+            "InvalidTagException",
+            "InvalidUsageAllocationsException",
+            "InvalidUsageDimensionException",
+            "RequestEntityTooLargeException",
+            "RequestEntityTooLarge",
+        ),
+        Fault.STATE: ("InvalidLicenseException", "TimestampOutOfBoundsException"),
+        Fault.PRODUCT: ("InvalidProductCodeException",),
+        Fault.ACCOUNT: (
+            "AccessDenied",
+            "AccessDeniedException",
+            "AuthFailure",
+            "DisabledApiException",
+            "IncompleteSignature",
+            "IncompleteSignatureException",
+            "InvalidAccessKeyId",
+            "InvalidAction",
+            "InvalidClientTokenId",
+            "InvalidEndpointRegionException",
+            "InvalidRegionException",
+            "MalformedHttpRequestException",
+            "MissingAction",
+            "MissingAuthenticationToken",
+            "MissingAuthenticationTokenException",
+            "NotAuthorized",
+            "OptInRequired",
+            "SubscriptionRequiredException",
+            "UnauthorizedException",
+            "UnauthorizedOperation",
+            "UnknownOperationException",
+            "UnrecognizedClientException",
+        ),
+        Fault.CREDENTIALS: ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"),
+        Fault.CLOCK: (
+            "InvalidSignatureException",
+            "RequestExpired",
+            "RequestInTheFuture",
+            "RequestTimeTooSkewed",
+            "SignatureDoesNotMatch",
+        ),
+        Fault.THROTTLE: (
+            "BandwidthLimitExceeded",
+            "EC2ThrottledException",
+            "LimitExceededException",
+            "PriorRequestNotComplete",
+            "ProvisionedThroughputExceededException",
+            "RequestLimitExceeded",
+            "RequestThrottled",
+            "RequestThrottledException",
+            "SlowDown",
+            "ThrottledException",
+            "Throttling",
+            "ThrottlingException",
+            "TooManyRequestsException",
+            "TransactionInProgressException",
+        ),
+        Fault.SERVICE: (
+            "InternalError",
+            "InternalFailure",
+            "InternalServerError",
+            "InternalServerErrorException",
+            "InternalServerException",
+            "InternalServiceError",
+            "InternalServiceErrorException",
+            "InternalServiceException",  # so misspelled in AWS's own pipeline, which burns records
+            "RequestTimeout",
+            "RequestTimeoutException",
+            "ServiceUnavailable",
+            "ServiceUnavailableException",
+        ),
+    }
+)
+
+FAULT_OF_CODE: Final[Mapping[str, Fault]] = MappingProxyType(
+    {code: fault for fault, codes in _CODES.items() for code in codes}
+)
+"""
+The service's modelled errors, AWS's common errors
+(docs.aws.amazon.com/awsconsolehelpdocs/latest/gsg/common-errors.html) and the throttling and
+transient codes of AWS's SDKs. The modelled errors of the other operations are not in it: those
+operations send no records, and are not retried.
+"""
+
+_FAULT_OF_STATUS: Final[Mapping[int, Fault]] = MappingProxyType(
+    {
+        401: Fault.ACCOUNT,
+        403: Fault.ACCOUNT,
+        404: Fault.ACCOUNT,  # an endpoint that is none of the service's
+        405: Fault.ACCOUNT,
+        407: Fault.ACCOUNT,  # a proxy that wants a password
+        408: Fault.SERVICE,
+        413: Fault.CONTENT,
+        429: Fault.THROTTLE,
+    }
+)
+
+_CREDENTIALS_STATUS: Final = 403
+
+
+def triage(error: MeteringError, operation: str = "BatchMeterUsage") -> Fault:
+    """
+    Return whose fault *error*, met in *operation*, is.
+
+    Any text of the service's message is ignored: it may be reworded or translated at any time.
+    """
+    match error:
+        case TransportError():
+            return Fault.SERVICE
+        case InvalidAnswerError(status=status):
+            return _of_foreign_status(status)
+        case MarketplaceMeteringException(code=code, status=status):
+            # On ResolveCustomer this code with any other status is a stale registration token.
+            if code == "ExpiredTokenException" and operation == "ResolveCustomer":
+                expired = status == _CREDENTIALS_STATUS
+                return Fault.CREDENTIALS if expired else Fault.UNKNOWN
+            return FAULT_OF_CODE.get(code) or _of_unknown_code(status)
+    return Fault.ACCOUNT
+
+
+def _of_unknown_code(status: int | None) -> Fault:
+    if status is None:
+        return Fault.UNKNOWN
+    if status >= 500:
+        return Fault.SERVICE
+    return _FAULT_OF_STATUS.get(status, Fault.UNKNOWN)
+
+
+def _of_foreign_status(status: int | None) -> Fault:
+    """A redirect is a wrong endpoint or a portal; what else is no JSON is no answer."""
+    if status is not None and 300 <= status < 400:
+        return Fault.ACCOUNT
+    return _FAULT_OF_STATUS.get(status or 0, Fault.SERVICE)
+
+
+def leaves_doubt(error: MeteringError) -> bool:
+    """Return whether the service may have acted on the request that *error* ended."""
+    match error:
+        case TransportError(sent=sent):
+            return sent
+        case _:
+            return triage(error) is Fault.SERVICE
