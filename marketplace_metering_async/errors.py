@@ -4,7 +4,8 @@ Every exception of the package, and whose fault an error is.
     MeteringError
     ├── SdkClientError                          our own side
     │   ├── InvalidRecordError                  (also a ValueError)
-    │   │   └── InvalidRecordTypeError          (also a TypeError)
+    │   │   ├── InvalidRecordTypeError          (also a TypeError)
+    │   │   └── OutOfWindowError                too old or too new for the service
     │   ├── ConflictingRecordsError             two records of one key in a batch
     │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
     │   ├── RecordOfRefusedKindError            the service refused its like earlier in the batch
@@ -14,7 +15,9 @@ Every exception of the package, and whose fault an error is.
     │   ├── ClientClosedError                   used after aclose(), or from another event loop
     │   ├── TransportError                      no answer came
     │   ├── InvalidAnswerError                  an answer came, but none the service gives
+    │   ├── LeftUnprocessedError                the service did not get to the record
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
+    │   ├── UnexpectedError                     something broke that should not
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
     ├── MarketplaceMeteringException            the service answered, and the answer was no
     │   └── ThrottlingException, InvalidProductCodeException, … (one for each modelled error)
@@ -108,6 +111,15 @@ class InvalidRecordError(SdkClientError, ValueError):
 
 class InvalidRecordTypeError(InvalidRecordError, TypeError):
     """As InvalidRecordError, and at least one value is of a wrong type."""
+
+
+class OutOfWindowError(InvalidRecordError):
+    """The timestamp lies outside the window in which the service takes records."""
+
+    advice = (
+        "A record that is too old cannot be metered any more; ask AWS Support, or meter the usage "
+        "in the current hour. One from the future can be sent once its time has come."
+    )
 
 
 class ConflictingRecordsError(SdkClientError):
@@ -286,6 +298,26 @@ class DeliveryTimeoutError(SdkClientError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class LeftUnprocessedError(SdkClientError):
+    """The service answered, but listed the record among those it did not process, every time."""
+
+    advice = "Send the identical record again."
+
+    def __str__(self) -> str:
+        """Say what the service did."""
+        return "the service left the record unprocessed"
+
+
+class UnexpectedError(SdkClientError):
+    """Something broke that should not, here or in a part that was handed in; see `__cause__`."""
+
+    advice = "This is a defect: report it with the cause; sending the identical records is safe."
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(cause)
 
 
 class RecordNotMeteredError(SdkClientError):

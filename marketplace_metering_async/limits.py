@@ -104,6 +104,15 @@ def deadline(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> date
     return min(by_age, next_month + window.month_end)
 
 
+def oldest_open(now: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
+    """Return the earliest timestamp whose deadline has not passed at *now* (both in UTC)."""
+    by_age = now - window.age
+    if window.month_end is None:
+        return by_age
+    month = datetime(now.year, now.month, 1, tzinfo=UTC)
+    return max(by_age, month) if now > month + window.month_end else by_age
+
+
 @frozen(kw_only=True)
 class ServiceMetadata:
     """

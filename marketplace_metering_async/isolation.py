@@ -1,0 +1,132 @@
+"""
+Which part of a refused chunk to try next, so that the good records are metered in few calls.
+
+The service refuses a chunk whole for the sake of one record and does not say which. A search
+keeps a pile of parts. It tries the first share of a guilty part: if that is taken, the rest must
+be guilty and is divided without a call of its own; if it is refused, the rest is unknown and is
+tried. So a guilty first share costs two calls and a guilty rest one, and the cheapest division is
+the uneven one of the Fibonacci numbers: one culprit of 25 is found with at most 8 more calls, and
+25 culprits with 48. No record is blamed unless it was refused alone.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from attrs import define
+
+
+def _first_shares() -> tuple[int, ...]:
+    """For each size of a guilty part up to 25, the first share that makes the worst case best."""
+    worst, shares = [0, 1], [0, 1]
+    for size in range(2, 26):
+        # A single first share that is refused is a culprit at once; a single rest is tried alone.
+        costs = {
+            share: max(2 + (0 if share == 1 else worst[share]), 1 + worst[size - share])
+            for share in range(1, size)
+        }
+        best = min(costs, key=lambda share: (costs[share], abs(size - 2 * share)))
+        worst.append(costs[best])
+        shares.append(best)
+    return tuple(shares)
+
+
+FIRST_SHARE: Final = _first_shares()
+
+
+@define
+class _Part:
+    indices: tuple[int, ...]
+    guilty: bool
+    """Known to hold a culprit, because all else of a guilty part was taken."""
+    thinned: bool = False
+    """Has lost records to `excuse`, so that nothing follows any more from what it was part of."""
+    sibling: "_Part | None" = None
+    """The rest of the same guilty part, which is guilty if this one is taken."""
+
+
+class Isolation:
+    """
+    The search for the culprits of one refused chunk.
+
+    Ask `next_part()`, try it, and say `taken()` or `refused()`, until there is no next part.
+
+    Attributes:
+        culprits: Indices that were refused alone, in the order in which they were found.
+        tried: How many parts were handed out.
+    """
+
+    def __init__(self, size: int, suspects: Collection[int] = ()) -> None:
+        """Begin with a refused chunk of *size* records; *suspects* are tried first, together."""
+        self.culprits: list[int] = []
+        self.tried = 0
+        self._pile: list[_Part] = []
+        self._current: _Part | None = None
+        everybody = tuple(range(size))
+        accused = tuple(index for index in everybody if index in suspects)
+        others = tuple(index for index in everybody if index not in suspects)
+        if size == 1:
+            self.culprits.append(0)
+        elif accused and others:
+            self._push_pair(accused, others)
+        else:
+            self._divide(everybody)
+
+    def next_part(self) -> Sequence[int] | None:
+        """Return the indices to try next, or None when every record is settled."""
+        while self._pile:
+            part = self._pile.pop()
+            if not part.indices:
+                continue
+            if part.guilty and len(part.indices) > 1:
+                self._divide(part.indices)
+                continue
+            self._current = part
+            self.tried += 1
+            return part.indices
+        return None
+
+    def taken(self) -> None:
+        """Note that the service took the last part: its records are no culprits."""
+        part = self._finish()
+        if part.sibling is not None and not (part.thinned or part.sibling.thinned):
+            part.sibling.guilty = True
+
+    def refused(self) -> None:
+        """Note that the service refused the last part for the sake of some record in it."""
+        part = self._finish()
+        if len(part.indices) == 1:
+            self.culprits.append(part.indices[0])
+        else:
+            self._divide(part.indices)
+
+    def left_open(self) -> None:
+        """Note that the last part has neither been taken nor refused: it says nothing."""
+        self._finish()
+
+    def excuse(self, indices: Iterable[int]) -> None:
+        """Leave *indices* out from now on: they are settled otherwise."""
+        gone = frozenset(indices)
+        for part in self._pile:
+            kept = tuple(index for index in part.indices if index not in gone)
+            if len(kept) < len(part.indices):
+                part.indices = kept
+                part.guilty = False
+                part.thinned = True
+
+    def remaining(self) -> list[int]:
+        """Return the indices that are not settled yet."""
+        return [index for part in self._pile for index in part.indices]
+
+    def _finish(self) -> _Part:
+        part, self._current = self._current, None
+        if part is None:
+            raise RuntimeError("no part is being tried")
+        return part
+
+    def _divide(self, indices: tuple[int, ...]) -> None:
+        share = FIRST_SHARE[len(indices)]
+        self._push_pair(indices[:share], indices[share:])
+
+    def _push_pair(self, first: tuple[int, ...], rest: tuple[int, ...]) -> None:
+        sibling = _Part(rest, guilty=False)
+        self._pile += [sibling, _Part(first, guilty=False, sibling=sibling)]

@@ -1,0 +1,342 @@
+"""
+What is still to be sent, and which of it goes next: records to chunks.
+
+A chunk holds records of one lane, at most 25, in fewer than a million bytes. The earliest
+deadline goes first; records near an edge of the service's window share chunks of their own, so
+that a refusal for their sake costs nobody else. What one chunk leaves open travels with others.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Final, NamedTuple
+
+from attrs import Factory, define, field, frozen
+
+from marketplace_metering_async import limits, wire
+from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.records import UsageRecord
+
+_EDGE: Final = limits.EDGE.total_seconds()
+_SLOT: Final = 60
+"""Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
+
+
+@frozen
+class Lane:
+    """
+    What shares requests: the records of one product and identity scheme.
+
+    Attributes:
+        product_code: The product; None for licenses whose product nobody named.
+        licensed: Whether the records name a license, so that no product code is sent.
+        license_arn: One license alone, once licenses turned out not to mix.
+    """
+
+    product_code: str | None
+    licensed: bool = False
+    license_arn: str | None = field(default=None, repr=False)
+
+    @property
+    def sent_product_code(self) -> str | None:
+        """The `ProductCode` of the lane's requests."""
+        return None if self.licensed else self.product_code
+
+
+def chunk_key(record: UsageRecord, product_code: str | None = None) -> Lane:
+    """Return the lane of *record*; *product_code* stands in where the record names none."""
+    return Lane(record.product_code or product_code, licensed=record.license_arn is not None)
+
+
+@frozen(kw_only=True)
+class History:
+    """
+    What a record has been through; shared by all records that went through it together.
+
+    Attributes:
+        attempts: Calls that carried the record.
+        failures: Those that failed for the service's fault, throttles apart.
+        repairs: Those after which credentials or clock were put right.
+        ambiguous: Whether one of them may have been acted upon though no answer says so.
+        since: Monotonic time of the first attempt; None before it.
+        error: Why the last attempt settled nothing.
+        request_id: The service's id of the last attempt.
+    """
+
+    attempts: int = 0
+    failures: int = 0
+    repairs: int = 0
+    ambiguous: bool = False
+    since: float | None = None
+    error: MeteringError | None = None
+    request_id: str | None = None
+
+
+FRESH: Final = History()
+
+
+class Open(NamedTuple):
+    """A record that waits: its position in what was given, itself, and its history."""
+
+    position: int
+    record: UsageRecord
+    history: History
+
+
+@frozen
+class Chunk:
+    """Records that travel in one request."""
+
+    lane: Lane
+    entries: Sequence[Open]
+    encoded: Sequence[bytes] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.entries)
+
+    @property
+    def body(self) -> bytes:
+        """The body of the request."""
+        return wire.encode_batch(self.lane.sent_product_code, self.encoded)
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """The records, in the order in which they are sent."""
+        return [entry.record for entry in self.entries]
+
+    def part(self, indices: Iterable[int]) -> "Chunk":
+        """Return a chunk of some of the records, each with the same bytes."""
+        chosen = list(indices)
+        return Chunk(
+            self.lane, [self.entries[i] for i in chosen], [self.encoded[i] for i in chosen]
+        )
+
+
+@define
+class _Queue:
+    """The records of one lane that may go now, in slots of timestamps, the oldest first."""
+
+    lane: Lane
+    room: int
+    """Bytes that a request has for its records, each with a comma."""
+    slots: dict[int, deque[Open]] = Factory(dict)
+    order: list[int] = Factory(list)
+    """A heap of the slots' numbers."""
+    size: int = 0
+    turn: int = -1
+    """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
+
+    def add(self, entry: Open) -> bool:
+        """Add *entry*, and return whether the queue now begins with another slot."""
+        number = entry.record.epoch // _SLOT
+        self.size += 1
+        slot = self.slots.get(number)
+        if slot is not None:
+            slot.append(entry)
+            return False
+        self.slots[number] = deque((entry,))
+        heappush(self.order, number)
+        return self.order[0] == number
+
+    def drain(self) -> list[Open]:
+        entries = [entry for number in sorted(self.slots) for entry in self.slots[number]]
+        self.slots.clear()
+        self.order.clear()
+        self.size = 0
+        return entries
+
+
+class Backlog:
+    """
+    All records of a batch that have no verdict and are not on the wire.
+
+    It knows no clock: times come in. `now` is wall time in seconds since 1970, corrected by the
+    service's; `moment` is monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        product_code: str | None = None,
+        limit: int = limits.MAX_RECORDS_PER_REQUEST,
+        window: limits.MeteringWindow = limits.BATCH_WINDOW,
+    ) -> None:
+        self._product_code = product_code
+        self._limit = limit
+        self._window = window
+        self._queues: dict[Lane, _Queue] = {}
+        self._lanes: dict[tuple[str | None, bool], Lane] = {}  # saves making a Lane a record
+        self._divided: set[Lane] = set()  # lanes whose licenses do not mix
+        self._line: list[tuple[int, int, _Queue]] = []  # a heap: oldest slot, then longest unserved
+        self._turns = count()
+        self._full: dict[Lane, None] = {}  # lanes with enough for a full chunk
+        self._later: list[tuple[float, int, list[Open]]] = []  # a heap, by monotonic time
+        self._waiting = 0
+        self._ready = 0
+        self._deadlines: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        """Return how many records are open here."""
+        return self._ready + self._waiting
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes have had records."""
+        return len(self._queues)
+
+    def add(self, position: int, record: UsageRecord, history: History = FRESH) -> None:
+        """Put a record among those that may go now."""
+        self._enqueue(Open(position, record, history))
+
+    def put_back(self, entries: Sequence[Open], *, not_before: float | None = None) -> None:
+        """Put records back that an attempt has left open; they rest until *not_before*."""
+        if not_before is None:
+            for entry in entries:
+                self._enqueue(entry)
+        elif entries:
+            heappush(self._later, (not_before, next(self._turns), list(entries)))
+            self._waiting += len(entries)
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time at which the next resting records may go again."""
+        return self._later[0][0] if self._later else None
+
+    def wake(self, moment: float) -> None:
+        """Let the records go whose rest is over."""
+        while self._later and self._later[0][0] <= moment:
+            _, _, entries = heappop(self._later)
+            self._waiting -= len(entries)
+            for entry in entries:
+                self._enqueue(entry)
+
+    def ready(self, moment: float, *, full: bool = False) -> bool:
+        """Whether `take` would give a chunk; with *full*, one with no room left."""
+        self.wake(moment)
+        return bool(self._full) if full else self._ready > 0
+
+    def take(self, now: float, moment: float, *, full: bool = False) -> Chunk | None:
+        """Return the chunk whose deadline is the earliest, or None where nothing may go now."""
+        if not self.ready(moment, full=full):
+            return None
+        queue = self._queues[next(iter(self._full))] if full else self._first_in_line()
+        chunk = self._cut(queue, now)
+        if queue.size:
+            self._line_up(queue)
+        return chunk
+
+    def drop(self, lane: Lane | None = None) -> list[Open]:
+        """Take out and return all records, or all of *lane* and the lanes it was divided into."""
+        dropped: list[Open] = []
+        for queue in self._queues.values():
+            if lane is None or _covers(lane, queue.lane):
+                self._ready -= queue.size
+                dropped += queue.drain()
+                self._full.pop(queue.lane, None)
+        kept: list[tuple[float, int, list[Open]]] = []
+        for due, turn, entries in self._later:
+            rest: list[Open] = []
+            for entry in entries:
+                hit = lane is None or _covers(lane, self.lane_of(entry.record))
+                (dropped if hit else rest).append(entry)
+            if rest:
+                kept.append((due, turn, rest))
+        heapify(kept)
+        self._later = kept
+        self._waiting = sum(len(entries) for _, _, entries in kept)
+        return dropped
+
+    def divide(self, lane: Lane) -> None:
+        """Let the licenses of *lane* share no request any more: they turned out not to mix."""
+        self._divided.add(lane)
+        queue = self._queues.get(lane)
+        if queue is not None:
+            self._ready -= queue.size
+            self._full.pop(lane, None)
+            for entry in queue.drain():
+                self._enqueue(entry)
+
+    def deadline(self, record: UsageRecord) -> float:
+        """Return when the window of *record* closes, in seconds since 1970."""
+        return limits.deadline(record.timestamp, self._window).timestamp()
+
+    def lane_of(self, record: UsageRecord) -> Lane:
+        """Return the lane that *record* travels in now."""
+        known = (record.product_code, record.license_arn is not None)
+        lane = self._lanes.get(known)
+        if lane is None:
+            lane = self._lanes[known] = chunk_key(record, self._product_code)
+        if lane in self._divided:
+            return Lane(lane.product_code, licensed=True, license_arn=record.license_arn)
+        return lane
+
+    def _enqueue(self, entry: Open) -> None:
+        lane = self.lane_of(entry.record)
+        queue = self._queues.get(lane)
+        if queue is None:
+            overhead = wire.batch_overhead(lane.sent_product_code)
+            queue = self._queues[lane] = _Queue(lane, limits.REQUEST_BYTES - 1 - overhead)
+        if queue.add(entry):
+            self._line_up(queue)
+        self._ready += 1
+        if queue.size == self._limit:
+            self._full[lane] = None
+
+    def _line_up(self, queue: _Queue) -> None:
+        queue.turn = next(self._turns)
+        heappush(self._line, (queue.order[0], queue.turn, queue))
+
+    def _first_in_line(self) -> _Queue:
+        while True:
+            _, turn, queue = heappop(self._line)
+            if turn == queue.turn and queue.size:
+                return queue
+
+    def _cut(self, queue: _Queue, now: float) -> Chunk:
+        entries: list[Open] = []
+        encoded: list[bytes] = []
+        room = queue.room
+        kind = self._kind(queue.order[0], now)
+        while queue.order and len(entries) < self._limit:
+            number = queue.order[0]
+            if entries and self._kind(number, now) != kind:
+                break
+            slot = queue.slots[number]
+            while slot and len(entries) < self._limit:
+                piece = wire.encode_record(slot[0].record)
+                room -= len(piece) + 1
+                if room < 0 and entries:
+                    break
+                entries.append(slot.popleft())
+                encoded.append(piece)
+            if slot:
+                break
+            heappop(queue.order)
+            del queue.slots[number]
+        queue.size -= len(entries)
+        self._ready -= len(entries)
+        if queue.size < self._limit:
+            self._full.pop(queue.lane, None)
+        return Chunk(queue.lane, entries, encoded)
+
+    def _kind(self, number: int, now: float) -> str:
+        """Return what a slot's records may share a chunk with: an edge goes with its like."""
+        if self._slot_deadline(number) - now <= _EDGE:
+            return "late"
+        return "ahead" if (number + 1) * _SLOT > now else "inside"
+
+    def _slot_deadline(self, number: int) -> float:
+        found = self._deadlines.get(number)
+        if found is None:
+            start = datetime.fromtimestamp(number * _SLOT, UTC)
+            found = limits.deadline(start, self._window).timestamp()
+            self._deadlines[number] = found
+        return found
+
+
+def _covers(lane: Lane, other: Lane) -> bool:
+    if lane.license_arn is not None:
+        return lane == other
+    return (lane.product_code, lane.licensed) == (other.product_code, other.licensed)

@@ -1,0 +1,128 @@
+"""How long to wait and when to give up; the only module that knows tenacity."""
+
+import math
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, instance_of, optional
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_any
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base, wait_exponential
+
+from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.errors import MarketplaceMeteringException, MeteringError
+from marketplace_metering_async.triage import Fault, triage
+
+MOST_EXTRA_HINT: Final = 5.0
+"""Seconds by which a hint of the service may lengthen a delay (AWS's SDK reference, 2026)."""
+
+
+@frozen(kw_only=True)
+class RetryPolicy:
+    """
+    When records are sent again, and when that ends. All times in seconds.
+
+    A chunk gives up *timeout* after the last progress (a record settled), after *max_attempts*
+    that failed for the service's fault, or at its records' deadline. Throttled attempts and
+    waiting for the pacer do not count as attempts.
+
+    Attributes:
+        timeout: Without progress.
+        attempt_timeout: For one HTTP request, from the connection to the last byte.
+        base_delay: The longest first delay.
+        max_delay: The longest delay.
+        max_attempts: Failed attempts for the service's fault; None: as many as fit.
+
+    Raises:
+        ValueError: for a time that is not above 0, or fewer than one attempt.
+        TypeError: for anything that is no number.
+    """
+
+    timeout: float = field(default=900.0, validator=[instance_of((int, float)), gt(0)])
+    attempt_timeout: float = field(default=30.0, validator=[instance_of((int, float)), gt(0)])
+    base_delay: float = field(default=0.1, validator=[instance_of((int, float)), gt(0)])
+    max_delay: float = field(default=20.0, validator=[instance_of((int, float)), gt(0)])
+    max_attempts: int | None = field(
+        default=None, validator=optional(and_(instance_of(int), ge(1)))
+    )
+
+
+class Backoff:
+    """
+    Full jitter: a uniformly random delay between 0 and a bound that doubles with each failure.
+
+    The bound is *base_delay* after the first failure, and never above *max_delay*.
+    """
+
+    def __init__(self, policy: RetryPolicy, random: Random) -> None:
+        self._bound = wait_exponential(multiplier=policy.base_delay, max=policy.max_delay)
+        self._random = random
+
+    def delay(self, failures: int, error: MeteringError | None = None) -> float:
+        """Return the seconds to wait after the how manieth failure, with the service's hint."""
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.attempt_number = max(1, failures)
+        own = self._random.random() * self._bound(state)
+        hint = error.retry_after if isinstance(error, MarketplaceMeteringException) else None
+        return own if hint is None else min(max(own, hint), own + MOST_EXTRA_HINT)
+
+
+class _WaitWithHint(wait_base):
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        hinted = error if isinstance(error, MeteringError) else None
+        return self._backoff.delay(retry_state.attempt_number, hinted)
+
+
+class _StopAtTime(stop_base):
+    """Stop where the next attempt would start after *end* of the clock."""
+
+    def __init__(self, clock: Clock, end: float) -> None:
+        self._clock = clock
+        self._end = end
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return self._clock.monotonic() + retry_state.upcoming_sleep >= self._end
+
+
+class _StopAfterFailures(stop_base):
+    """Stop after so many attempts that failed for the service's fault; throttles do not count."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._failures = 0
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        if isinstance(error, MeteringError) and triage(error) is not Fault.THROTTLE:
+            self._failures += 1
+        return self._failures >= self._most
+
+
+def retrying(
+    policy: RetryPolicy,
+    *,
+    clock: Clock,
+    random: Random,
+    worth: Callable[[MeteringError], bool],
+    timeout: float,
+) -> AsyncRetrying:
+    """
+    Return tenacity's loop for one call of an operation that carries no batch.
+
+    It raises the last error itself once *timeout* seconds, or the policy's attempts, are over.
+    *worth* says whether an error is worth another attempt.
+    """
+    end = clock.monotonic() + timeout
+    return AsyncRetrying(
+        sleep=clock.sleep,
+        wait=_WaitWithHint(Backoff(policy, random)),
+        stop=stop_any(_StopAtTime(clock, end), _StopAfterFailures(policy.max_attempts or math.inf)),
+        retry=retry_if_exception(lambda error: isinstance(error, MeteringError) and worth(error)),
+        reraise=True,
+    )

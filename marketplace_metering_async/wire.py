@@ -1,0 +1,320 @@
+"""
+The service's JSON, both ways: records to a request's body, an answer's body to a reply or an error.
+
+awsJson1.1 (service model). A record has the same bytes in every request that carries it, whether
+orjson is installed or not. Answers are matched to records by what they say, never by where they
+stand, and whatever they leave open, repeat or contradict is told and settles nothing.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+from typing import Any, Final
+
+from attrs import Factory, define
+
+from marketplace_metering_async.errors import (
+    MODELLED_ERRORS,
+    InvalidAnswerError,
+    MarketplaceMeteringException,
+)
+from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord, allocation_to_boto
+
+UNPROCESSED: Final = "Unprocessed"
+"""Stands for "is in UnprocessedRecords" among a reply's statuses; the service has no such word."""
+
+_LONGEST_CODE: Final = 128
+
+
+try:  # the extra `speedups`
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+class StandardJson:
+    """The standard library's JSON, with the bytes that orjson writes and the strictness it has."""
+
+    _encode = staticmethod(json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode)
+    _decode = staticmethod(json.JSONDecoder(parse_constant=_refuse_constant).decode)
+
+    @classmethod
+    def dumps(cls, value: object) -> bytes:
+        """Return *value* as compact JSON in UTF-8."""
+        return cls._encode(value).encode()
+
+    @classmethod
+    def loads(cls, body: bytes) -> object:
+        """Read strict JSON in UTF-8; ValueError or RecursionError for anything else."""
+        return cls._decode(body.decode())
+
+
+dumps: Final[Callable[[object], bytes]] = orjson.dumps if orjson else StandardJson.dumps
+loads: Final[Callable[[bytes], object]] = orjson.loads if orjson else StandardJson.loads
+
+
+def encode_record(record: UsageRecord) -> bytes:
+    """Return *record* as an element of `UsageRecords`; the product code is the request's."""
+    members: dict[str, Any] = {
+        "Timestamp": record.epoch,
+        "Dimension": record.dimension,
+        "Quantity": record.quantity,
+    }
+    if record.customer_aws_account_id is not None:
+        members["CustomerAWSAccountId"] = record.customer_aws_account_id
+    if record.customer_identifier is not None:
+        members["CustomerIdentifier"] = record.customer_identifier
+    if record.license_arn is not None:
+        members["LicenseArn"] = record.license_arn
+    if record.usage_allocations:
+        members["UsageAllocations"] = [allocation_to_boto(a) for a in record.usage_allocations]
+    return dumps(members)
+
+
+def encode_batch(product_code: str | None, encoded_records: Iterable[bytes]) -> bytes:
+    """Return the body of a BatchMeterUsage request; without *product_code* for license records."""
+    product = b"" if product_code is None else b'"ProductCode":%b,' % dumps(product_code)
+    return b'{%b"UsageRecords":[%b]}' % (product, b",".join(encoded_records))
+
+
+def batch_overhead(product_code: str | None) -> int:
+    """Return the bytes of a request's body around its records; each record adds itself and one."""
+    return len(encode_batch(product_code, ())) - 1
+
+
+def encode_call(members: Mapping[str, Any]) -> bytes:
+    """Return the body of any other operation; datetimes must be epoch seconds already."""
+    return dumps(dict(members))
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """
+    Read the body of an answer.
+
+    Raises:
+        InvalidAnswerError: if it is no JSON object.
+    """
+    try:
+        answer = loads(body)
+    except (ValueError, RecursionError):
+        kind = "an empty body" if not body.strip() else "a body that is no JSON"
+        raise InvalidAnswerError(f"{kind} where the service's answer should be") from None
+    if not isinstance(answer, dict):
+        raise InvalidAnswerError("JSON that is no object where the service's answer should be")
+    return answer
+
+
+def read_error(
+    status: int, headers: Mapping[str, str], body: bytes
+) -> MarketplaceMeteringException | InvalidAnswerError:
+    """
+    Read an answer whose *status* is not 200.
+
+    The code may be in the header, in `__type` or in `code`, with a namespace before and a URI
+    behind it. Without any, the answer is somebody else's.
+    """
+    request_id = headers.get("x-amzn-RequestId")
+    try:
+        members = decode(body)
+    except InvalidAnswerError:
+        members = {}
+    places = (headers.get("x-amzn-ErrorType"), *map(members.get, ("__type", "code", "Code")))
+    code = next((code for place in places if (code := _bare_code(place))), None)
+    if code is None:
+        if 300 <= status < 400:
+            return InvalidAnswerError("a redirect, which is not followed", status, request_id)
+        return InvalidAnswerError("no error of the service in the answer", status, request_id)
+    message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
+    return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
+        code,
+        message,
+        status=status,
+        request_id=request_id,
+        retry_after=_retry_after(headers.get("x-amz-retry-after")),
+    )
+
+
+def _bare_code(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    code = value.partition(":")[0].rpartition("#")[2].strip()
+    known_shape = code.isascii() and code.replace(".", "").replace("_", "").isalnum()
+    return code if known_shape and len(code) <= _LONGEST_CODE else None
+
+
+def _retry_after(milliseconds: str | None) -> float | None:
+    """The header of AWS's SDKs, in milliseconds; anything but digits is ignored."""
+    if milliseconds is None or not (milliseconds.isascii() and milliseconds.isdigit()):
+        return None
+    return int(milliseconds[:9]) / 1000
+
+
+@define
+class Reply:
+    """
+    What an answer says of the records that were sent, at the index of each.
+
+    Attributes:
+        statuses: The service's word, `UNPROCESSED`, or None where the answer settles nothing.
+        record_ids: The metering record id, where there is one.
+        oddities: What is wrong with the answer, in words without ids.
+    """
+
+    statuses: list[str | None]
+    record_ids: list[str | None]
+    oddities: list[str] = Factory(list)
+
+
+def read_reply(sent: Sequence[UsageRecord], body: bytes) -> Reply:
+    """
+    Read the answer to a BatchMeterUsage request that carried the records *sent*.
+
+    Raises:
+        InvalidAnswerError: if the body is no JSON object.
+    """
+    answer = decode(body)
+    reply = Reply([None] * len(sent), [None] * len(sent))
+    index = _Index(sent)
+    told: set[int] = set()
+    for at, result in enumerate(_listed(answer, "Results", reply)):
+        echo = result.get("UsageRecord") if isinstance(result, dict) else None
+        place = index.find(at, echo)
+        if place is None:
+            reply.oddities.append(index.why_not)
+            continue
+        status, record_id = result.get("Status"), result.get("MeteringRecordId")
+        status = status if isinstance(status, str) and status and status != UNPROCESSED else None
+        if status is None:
+            reply.oddities.append("a result without a status")
+        if place not in told:
+            told.add(place)
+            reply.statuses[place] = status
+            reply.record_ids[place] = record_id if isinstance(record_id, str) else None
+        elif status != reply.statuses[place]:
+            reply.statuses[place] = None
+            reply.oddities.append("two results for one record that disagree")
+    for at, echo in enumerate(_listed(answer, "UnprocessedRecords", reply)):
+        place = index.find(at, echo)
+        if place is None:
+            reply.oddities.append(index.why_not)
+        elif place in told and reply.statuses[place] != UNPROCESSED:
+            reply.statuses[place] = None
+            reply.oddities.append("a record in Results and in UnprocessedRecords")
+        else:
+            told.add(place)
+            reply.statuses[place] = UNPROCESSED
+    if len(told) < len(sent):
+        reply.oddities.append(f"no answer for {len(sent) - len(told)} of {len(sent)} records")
+    return reply
+
+
+def _listed(answer: dict[str, Any], name: str, reply: Reply) -> Sequence[Any]:
+    value = answer.get(name)
+    if isinstance(value, list):
+        return value
+    if value is not None or (name == "Results" and "UnprocessedRecords" not in answer):
+        reply.oddities.append(f"{name} is no list")
+    return ()
+
+
+class _Index:
+    """Finds the record that an echo is of: mostly the one at the same place, but it is checked."""
+
+    def __init__(self, sent: Sequence[UsageRecord]) -> None:
+        self._sent = sent
+        self._by_key: dict[tuple[object, int], list[int]] | None = None
+        self.why_not = ""
+
+    def find(self, at: int, echo: object) -> int | None:
+        """Return the index of the record, or None and the reason in `why_not`."""
+        if at < len(self._sent) and _is_plain_echo(self._sent[at], echo):
+            return at
+        if not isinstance(echo, dict):
+            if len(self._sent) == 1 and echo is None:
+                return 0
+            self.why_not = "a result that does not say of which record it is"
+            return None
+        hour = _hour(echo.get("Timestamp"))
+        if self._by_key is None:
+            self._by_key = {}
+            for place, record in enumerate(self._sent):
+                key = (record.dimension, record.epoch // SECONDS_PER_HOUR)
+                self._by_key.setdefault(key, []).append(place)
+        dimension = echo.get("Dimension")
+        near = (
+            self._by_key.get((dimension, hour), []) if isinstance(dimension, str) and hour else []
+        )
+        found = [place for place in near if _same_customer(self._sent[place], echo)]
+        if len(found) != 1:
+            self.why_not = "a result for a record that was not sent"
+            return None
+        if not _same_content(self._sent[found[0]], echo):
+            self.why_not = "a result for a record with another quantity or other allocations"
+            return None
+        return found[0]
+
+
+def _is_plain_echo(record: UsageRecord, echo: object) -> bool:
+    """Whether *echo* repeats *record* member for member, as it usually does."""
+    if type(echo) is not dict or record.usage_allocations:
+        return False
+    get = echo.get
+    return (
+        get("Timestamp") == record.epoch
+        and get("Dimension") == record.dimension
+        and get("Quantity", 0) == record.quantity
+        and get("CustomerAWSAccountId") == record.customer_aws_account_id
+        and get("CustomerIdentifier") == record.customer_identifier
+        and get("LicenseArn") == record.license_arn
+        and not get("UsageAllocations")
+    )
+
+
+def _same_customer(record: UsageRecord, echo: dict[str, Any]) -> bool:
+    """Whether the echo has every id that we sent; the service may add the ones it knows."""
+    return all(
+        ours is None or echo.get(name) == ours
+        for name, ours in (
+            ("CustomerAWSAccountId", record.customer_aws_account_id),
+            ("CustomerIdentifier", record.customer_identifier),
+            ("LicenseArn", record.license_arn),
+        )
+    )
+
+
+def _same_content(record: UsageRecord, echo: dict[str, Any]) -> bool:
+    """Whether quantity and, where they are echoed, allocations are those that were sent."""
+    quantity = echo.get("Quantity")
+    if (0 if quantity is None else quantity) != record.quantity or isinstance(quantity, bool):
+        return False
+    echoed = echo.get("UsageAllocations")
+    if not echoed:
+        return True
+    ours = {(a.tag_set(), a.allocated_usage_quantity) for a in record.usage_allocations}
+    return isinstance(echoed, list) and {_allocation(a) for a in echoed} == ours
+
+
+def _allocation(echo: object) -> object:
+    """An echoed allocation in the form that `_same_content` compares; None if it has none."""
+    try:
+        tags = frozenset((tag["Key"], tag["Value"]) for tag in echo.get("Tags") or ())  # type: ignore[attr-defined]
+        return tags, echo.get("AllocatedUsageQuantity")  # type: ignore[attr-defined]
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+def _hour(timestamp: object) -> int | None:
+    """The clock hour of an echoed timestamp: epoch seconds, whole or not, or ISO 8601."""
+    if isinstance(timestamp, str):
+        try:
+            timestamp = datetime.fromisoformat(timestamp).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+        return None
+    return int(timestamp // SECONDS_PER_HOUR) if isfinite(timestamp) else None
