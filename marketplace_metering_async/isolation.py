@@ -9,10 +9,15 @@ the uneven one of the Fibonacci numbers: one culprit of 25 is found with at most
 25 culprits with 48. No record is blamed unless it was refused alone.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from attrs import define
+
+from marketplace_metering_async.errors import MarketplaceMeteringException
+from marketplace_metering_async.records import UsageRecord
 
 
 def _first_shares() -> tuple[int, ...]:
@@ -130,3 +135,83 @@ class Isolation:
     def _push_pair(self, first: tuple[int, ...], rest: tuple[int, ...]) -> None:
         sibling = _Part(rest, guilty=False)
         self._pile += [sibling, _Part(first, guilty=False, sibling=sibling)]
+
+
+_TRAITS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "InvalidCustomerIdentifierException": (
+            "product_code",
+            "customer_identifier",
+            "customer_aws_account_id",
+        ),
+        "InvalidUsageDimensionException": ("product_code", "license_arn", "dimension"),
+        "InvalidLicenseException": ("license_arn", "customer_aws_account_id"),
+    }
+)
+"""The members that such a refusal is about: records that share them would be refused alike."""
+
+
+class Offenders:
+    """
+    The traits that the service refused in a batch.
+
+    A wrong customer with a thousand records then costs one search and not a thousand.
+    """
+
+    def __init__(self) -> None:
+        self._refusals: dict[tuple[str | None, ...], MarketplaceMeteringException] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any trait is known."""
+        return bool(self._refusals)
+
+    def remember(self, record: UsageRecord, refusal: MarketplaceMeteringException) -> None:
+        """Note that *record* was refused alone, if the refusal is about a trait."""
+        if members := _TRAITS.get(refusal.code):
+            self._refusals[_trait(refusal.code, members, record)] = refusal
+
+    def refusal(self, record: UsageRecord) -> MarketplaceMeteringException | None:
+        """Return the refusal that a record of the same trait met, if there was one."""
+        for code, members in _TRAITS.items():
+            if found := self._refusals.get(_trait(code, members, record)):
+                return found
+        return None
+
+
+def has_trait(code: str) -> bool:
+    """Return whether a refusal with *code* tells something of other records too."""
+    return code in _TRAITS
+
+
+def shared_trait(code: str) -> str:
+    """Return in words what the records of a refused kind share."""
+    return " and ".join(member for member in _TRAITS[code] if member != "product_code")
+
+
+def _trait(code: str, members: tuple[str, ...], record: UsageRecord) -> tuple[str | None, ...]:
+    return (code, *(getattr(record, member) for member in members))
+
+
+_WORD: Final = re.compile(r"[^\s'\"`,;()\[\]{}<>]+")
+_SHORTEST_NAME: Final = 4
+
+
+def named_in(message: str, records: Sequence[UsageRecord]) -> set[int]:
+    """
+    Return which of *records* the service's text names, by dimension, customer or license.
+
+    It only says where to look first: no record is blamed for a text, which may change at any time.
+    """
+    words = {word.strip(".:") for word in _WORD.findall(message)}
+    named = {index for index, record in enumerate(records) if not words.isdisjoint(_names(record))}
+    return named if len(named) < len(records) else set()
+
+
+def _names(record: UsageRecord) -> Iterable[str]:
+    names = (
+        record.dimension,
+        record.customer_aws_account_id,
+        record.customer_identifier,
+        record.license_arn,
+    )
+    return (name for name in names if name is not None and len(name) >= _SHORTEST_NAME)

@@ -1,9 +1,9 @@
 """
 The numbers of the AWS Marketplace Metering Service, as data, each with its source and date.
 
-Sources: the service model `meteringmarketplace` 2016-01-14 as botocore 1.43 carries it, and these
-pages of docs.aws.amazon.com/marketplace/latest/APIReference:
-API_marketplace-metering_BatchMeterUsage, metering-service-quotas, metering-regions. A test holds the numbers against botocore's model.
+Sources: the service model `meteringmarketplace` 2016-01-14 as botocore 1.43 carries it, and the
+pages API_marketplace-metering_BatchMeterUsage, metering-service-quotas and metering-regions of
+docs.aws.amazon.com/marketplace/latest/APIReference. A test holds the numbers against the model.
 """
 
 import re

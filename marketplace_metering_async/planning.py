@@ -73,6 +73,28 @@ class History:
     error: MeteringError | None = None
     request_id: str | None = None
 
+    def after(
+        self,
+        moment: float,
+        error: MeteringError | None,
+        *,
+        failed: bool = False,
+        repaired: bool = False,
+        doubt: bool = False,
+        progress: bool = False,
+        request_id: str | None = None,
+    ) -> "History":
+        """Return the history after one more attempt, begun or with progress at *moment*."""
+        return History(
+            attempts=self.attempts + 1,
+            failures=self.failures + failed,
+            repairs=self.repairs + repaired,
+            ambiguous=self.ambiguous or doubt,
+            since=moment if progress or self.since is None else self.since,
+            error=error,
+            request_id=request_id or getattr(error, "request_id", None),
+        )
+
 
 FRESH: Final = History()
 
@@ -170,6 +192,7 @@ class Backlog:
         self._queues: dict[Lane, _Queue] = {}
         self._lanes: dict[tuple[str | None, bool], Lane] = {}  # saves making a Lane a record
         self._divided: set[Lane] = set()  # lanes whose licenses do not mix
+        self._held: set[Lane] = set()  # lanes whose records wait for a search to end
         self._line: list[tuple[int, int, _Queue]] = []  # a heap: oldest slot, then longest unserved
         self._turns = count()
         self._full: dict[Lane, None] = {}  # lanes with enough for a full chunk
@@ -180,7 +203,8 @@ class Backlog:
 
     def __len__(self) -> int:
         """Return how many records are open here."""
-        return self._ready + self._waiting
+        held = sum(self._queues[lane].size for lane in self._held if lane in self._queues)
+        return self._ready + self._waiting + held
 
     @property
     def lanes(self) -> int:
@@ -227,12 +251,31 @@ class Backlog:
             self._line_up(queue)
         return chunk
 
+    def hold(self, lane: Lane) -> None:
+        """Keep the records of *lane* back until `release`."""
+        if lane not in self._held:
+            self._held.add(lane)
+            self._full.pop(lane, None)
+            if lane in self._queues:
+                self._ready -= self._queues[lane].size
+
+    def release(self, lane: Lane) -> None:
+        """Let the records of *lane* go again."""
+        if lane in self._held:
+            self._held.discard(lane)
+            queue = self._queues.get(lane)
+            if queue is not None and queue.size:
+                self._ready += queue.size
+                self._line_up(queue)
+                if queue.size >= self._limit:
+                    self._full[lane] = None
+
     def drop(self, lane: Lane | None = None) -> list[Open]:
         """Take out and return all records, or all of *lane* and the lanes it was divided into."""
         dropped: list[Open] = []
         for queue in self._queues.values():
             if lane is None or _covers(lane, queue.lane):
-                self._ready -= queue.size
+                self._ready -= 0 if queue.lane in self._held else queue.size
                 dropped += queue.drain()
                 self._full.pop(queue.lane, None)
         kept: list[tuple[float, int, list[Open]]] = []
@@ -251,6 +294,7 @@ class Backlog:
     def divide(self, lane: Lane) -> None:
         """Let the licenses of *lane* share no request any more: they turned out not to mix."""
         self._divided.add(lane)
+        self.release(lane)
         queue = self._queues.get(lane)
         if queue is not None:
             self._ready -= queue.size
@@ -278,7 +322,10 @@ class Backlog:
         if queue is None:
             overhead = wire.batch_overhead(lane.sent_product_code)
             queue = self._queues[lane] = _Queue(lane, limits.REQUEST_BYTES - 1 - overhead)
-        if queue.add(entry):
+        begins = queue.add(entry)
+        if lane in self._held:
+            return
+        if begins:
             self._line_up(queue)
         self._ready += 1
         if queue.size == self._limit:
@@ -291,7 +338,7 @@ class Backlog:
     def _first_in_line(self) -> _Queue:
         while True:
             _, turn, queue = heappop(self._line)
-            if turn == queue.turn and queue.size:
+            if turn == queue.turn and queue.size and queue.lane not in self._held:
                 return queue
 
     def _cut(self, queue: _Queue, now: float) -> Chunk:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from attrs import field, frozen
 
@@ -178,11 +178,13 @@ class BatchMeterUsageResult(Sequence[RecordResult]):
 
     Attributes:
         results: One RecordResult for every record given.
+        counts: How many records got which verdict, in the order of RecordStatus.
         calls: How many HTTP requests it took, refused and throttled ones among them.
         throttled: How many of them the service throttled.
     """
 
     results: Sequence[RecordResult]
+    counts: Mapping[RecordStatus, int]
     calls: int = 0
     throttled: int = 0
 
@@ -218,11 +220,6 @@ class BatchMeterUsageResult(Sequence[RecordResult]):
         """What to send again, exactly as it was given: Unprocessed and Unconfirmed records."""
         return [r.record for r in self.results if r.retryable]
 
-    @property
-    def counts(self) -> dict[RecordStatus, int]:
-        """How many records got which verdict, in the order of RecordStatus."""
-        return count(r.verdict.status for r in self.results)
-
     def raise_for_failures(self) -> None:
         """
         Do nothing if all records are metered.
@@ -247,8 +244,49 @@ def _not_metered(result: RecordResult) -> RecordNotMeteredError:
 
 def count(statuses: Iterable[RecordStatus]) -> dict[RecordStatus, int]:
     """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
-    counter = Counter(statuses)
-    return {status: counter[status] for status in RecordStatus if counter[status]}
+    return in_order(Counter(statuses))
+
+
+def in_order(counts: Mapping[RecordStatus, int]) -> dict[RecordStatus, int]:
+    """Return *counts* in the order of RecordStatus, without zeros."""
+    return {status: counts[status] for status in RecordStatus if counts.get(status)}
+
+
+class Merger:
+    """Brings results that come in any order into the order of what was given."""
+
+    def __init__(self, size: int) -> None:
+        self._ordered: list[RecordResult | None] = [None] * size
+        self._counter: Counter[RecordStatus] = Counter()
+        self._missing = size
+
+    def add(self, results: Iterable[RecordResult]) -> None:
+        """
+        Take results in.
+
+        Raises:
+            ValueError: for a position that has one already, or lies outside what was given.
+        """
+        ordered = self._ordered
+        for result in results:
+            position = result.position
+            if not 0 <= position < len(ordered) or ordered[position] is not None:
+                raise ValueError(f"a second or foreign result for records[{position}]")
+            ordered[position] = result
+            self._counter[result.verdict.status] += 1
+            self._missing -= 1
+
+    def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
+        """
+        Return all results.
+
+        Raises:
+            ValueError: if a position has none.
+        """
+        if self._missing:
+            raise ValueError(f"{self._missing} records have no result")
+        results = cast("list[RecordResult]", self._ordered)
+        return BatchMeterUsageResult(results, in_order(self._counter), calls, throttled)
 
 
 def merge(
@@ -260,17 +298,10 @@ def merge(
     Raises:
         ValueError: if a position has no result, two, or lies outside 0 to *size*.
     """
-    ordered: list[RecordResult | None] = [None] * size
+    merger = Merger(size)
     for part in parts:
-        for result in part:
-            position = result.position
-            if not 0 <= position < size or ordered[position] is not None:
-                raise ValueError(f"a second or foreign result for records[{position}]")
-            ordered[position] = result
-    results = [result for result in ordered if result is not None]
-    if len(results) != size:
-        raise ValueError(f"{size - len(results)} records have no result")
-    return BatchMeterUsageResult(results, calls, throttled)
+        merger.add(part)
+    return merger.merged(calls=calls, throttled=throttled)
 
 
 @frozen(kw_only=True)

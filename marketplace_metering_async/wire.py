@@ -54,8 +54,8 @@ class StandardJson:
         return cls._decode(body.decode())
 
 
-dumps: Final[Callable[[object], bytes]] = orjson.dumps if orjson else StandardJson.dumps
-loads: Final[Callable[[bytes], object]] = orjson.loads if orjson else StandardJson.loads
+dumps: Final[Callable[[object], bytes]] = StandardJson.dumps if orjson is None else orjson.dumps
+loads: Final[Callable[[bytes], object]] = StandardJson.loads if orjson is None else orjson.loads
 
 
 def encode_record(record: UsageRecord) -> bytes:

@@ -1,0 +1,331 @@
+"""
+What was given, on its way to a Delivery: a whole batch at once, or a stream read as it is sent.
+
+Both look at every record before it is sent (law 3 and the service's rules), and give each
+position exactly one result.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from random import Random
+from typing import Final
+
+from attrs import evolve
+
+from marketplace_metering_async.calls import Caller
+from marketplace_metering_async.errors import InvalidRecordError, MeteringError
+from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
+from marketplace_metering_async.planning import Backlog, Open
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import (
+    BatchMeterUsageResult,
+    Merger,
+    RecordResult,
+    RecordStatus,
+    Verdict,
+    in_order,
+)
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.sending import Delivery
+from marketplace_metering_async.validation import Admission, Repeats
+
+_STRETCH: Final = 0.004
+"""Seconds of work after which the event loop gets its turn."""
+_STEPS: Final = 64
+"""Records between two looks at the clock."""
+_LINGER: Final = 1.0
+"""Seconds that a stream's source may be silent before chunks with room left go."""
+
+
+class _Breather:
+    """Gives the event loop its turn in long work."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._monotonic = caller.clock.monotonic
+        self._since = self._monotonic()
+
+    async def breathe(self) -> None:
+        """Yield to the event loop if its last turn is long ago."""
+        if self._monotonic() - self._since > _STRETCH:
+            await asyncio.sleep(0)
+            self._since = self._monotonic()
+
+
+def require_iterable(records: object) -> None:
+    """Raise TypeError for what can be no batch; a mapping is one record and not a batch."""
+    if not isinstance(records, Iterable | AsyncIterable) or isinstance(records, str | bytes | dict):
+        raise TypeError(f"records: expected an iterable of records, got {type(records).__name__}")
+
+
+async def _collected(records: object, breather: _Breather) -> list[object]:
+    if isinstance(records, AsyncIterable):
+        return [record async for record in records]
+    given: list[object] = []
+    if isinstance(records, Iterable):
+        for record in records:
+            given.append(record)
+            if not len(given) % _STEPS:
+                await breather.breathe()
+    return given
+
+
+def _rejected(position: int, given: object, error: MeteringError) -> RecordResult:
+    return RecordResult(position, given, Verdict(status=RecordStatus.REJECTED, error=error))
+
+
+class Batch:
+    """All records of one call: looked at together, sent together, answered together."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        product_code: str | None,
+        policy: RetryPolicy,
+        random: Random,
+    ) -> None:
+        self._caller = caller
+        self._product_code = product_code
+        self._policy = policy
+        self._random = random
+
+    async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
+        """Return a result for each of *records*; see the client for what it raises."""
+        started = self._caller.clock.monotonic()
+        breather = _Breather(self._caller)
+        given = await _collected(records, breather)
+        merger = Merger(len(given))
+        backlog, originals, repeats = await self._plan(given, merger, breather)
+
+        def settle(results: Sequence[RecordResult]) -> None:
+            merger.add(results)
+            if repeats.followers:
+                merger.add(_shared(results, repeats.followers, given))
+
+        delivery = Delivery(
+            self._caller,
+            backlog,
+            settle,
+            policy=self._policy,
+            random=self._random,
+            originals=originals,
+        )
+        if backlog:
+            await self._caller.open()
+            chunks = backlog.lanes + len(backlog) // MAX_RECORDS_PER_REQUEST
+            await delivery.run(min(chunks, self._caller.max_concurrency), timeout=timeout)
+        result = merger.merged(calls=delivery.calls, throttled=delivery.throttled)
+        _tell_end(self._caller, result.counts, delivery, started)
+        return result
+
+    async def _plan(
+        self, given: list[object], merger: Merger, breather: _Breather
+    ) -> tuple[Backlog, dict[int, object], Repeats]:
+        """Settle what need not be sent, and line up the rest."""
+        admission = Admission(self._caller.now(), product_code=self._product_code)
+        repeats = Repeats(self._product_code)
+        originals: dict[int, object] = {}
+        admitted: list[UsageRecord | None] = [None] * len(given)
+        for position, candidate in enumerate(given):
+            if not position % _STEPS:
+                await breather.breathe()
+            try:
+                record = admission.admit(position, candidate)
+            except InvalidRecordError as error:
+                merger.add((_rejected(position, candidate, error),))
+                continue
+            if record is not candidate:
+                originals[position] = candidate
+            if repeats.note(position, record):
+                admitted[position] = record
+        for conflict in repeats.conflicts():
+            for position in conflict.positions:
+                admitted[position] = None
+                merger.add((_rejected(position, given[position], conflict),))
+        backlog = Backlog(product_code=self._product_code)
+        for position, leader in enumerate(admitted):
+            if not position % _STEPS:
+                await breather.breathe()
+            if leader is not None:
+                backlog.add(position, leader)
+        return backlog, originals, repeats
+
+
+def _shared(
+    results: Iterable[RecordResult], followers: dict[int, list[int]], given: Sequence[object]
+) -> Iterable[RecordResult]:
+    """The results of records identical to ones that were sent."""
+    for result in results:
+        for position in followers.get(result.position, ()):
+            verdict = evolve(result.verdict, duplicate_of=result.position)
+            yield RecordResult(position, given[position], verdict, result.metering_record_id)
+
+
+def _tell_end(
+    caller: Caller, counts: "Counter[RecordStatus] | object", delivery: Delivery, started: float
+) -> None:
+    ended = BatchEnded(
+        counts=counts,  # type: ignore[arg-type]
+        calls=delivery.calls,
+        throttled=delivery.throttled,
+        seconds=caller.clock.monotonic() - started,
+    )
+    tell(caller.observer, ended)
+
+
+class Stream:
+    """
+    Records that are read while they are sent, in flat memory.
+
+    What is read and not yet yielded is bounded, so a slow service, or a slow reader of the
+    results, holds back the source.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        records: object,
+        *,
+        product_code: str | None,
+        policy: RetryPolicy,
+        random: Random,
+    ) -> None:
+        self._caller = caller
+        self._records = records
+        self._product_code = product_code
+        self._backlog = Backlog(product_code=product_code)
+        self._repeats = Repeats(product_code)
+        self._originals: dict[int, object] = {}
+        self._sent: dict[int, UsageRecord] = {}  # records in flight, by position
+        self._followers: dict[int, object] = {}  # what was given for those identical to them
+        self._ready: deque[Sequence[RecordResult]] = deque()
+        self._counter: Counter[RecordStatus] = Counter()
+        self._read = 0
+        self._yielded = 0
+        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * caller.max_concurrency
+        self._news = asyncio.Event()  # set when there are results, or the end
+        self._room = asyncio.Event()  # set when results were taken away
+        self._source_error: Exception | None = None
+        self._delivery = Delivery(
+            caller,
+            self._backlog,
+            self._take_results,
+            policy=policy,
+            random=random,
+            originals=self._originals,
+            screen=self._screen,
+        )
+
+    async def results(self) -> AsyncIterator[RecordResult]:
+        """Yield a result for each record as chunks end; then raise what the source raised."""
+        started = self._caller.clock.monotonic()
+        await self._caller.open()
+        running = asyncio.ensure_future(self._run())
+        running.add_done_callback(lambda _: self._news.set())
+        try:
+            while self._ready or not running.done():
+                while self._ready:
+                    for result in self._ready.popleft():
+                        self._yielded += 1
+                        yield result
+                    self._room.set()
+                if not running.done():
+                    await self._news.wait()
+                self._news.clear()
+            await running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            _tell_end(self._caller, in_order(self._counter), self._delivery, started)
+        if self._source_error is not None:
+            raise self._source_error
+
+    async def _run(self) -> None:
+        lingering = asyncio.ensure_future(self._linger())
+        try:
+            self._delivery.only_full = True
+            await self._delivery.run(self._caller.max_concurrency, intake=self._take_in())
+        finally:
+            lingering.cancel()
+            await asyncio.gather(lingering, return_exceptions=True)
+
+    async def _linger(self) -> None:
+        """Let chunks with room left go while the source is silent."""
+        while True:
+            before = self._read
+            await self._caller.clock.sleep(_LINGER)
+            if self._read == before and self._backlog:
+                self._delivery.only_full = False
+                self._delivery.ring()
+
+    async def _take_in(self) -> None:
+        breather = _Breather(self._caller)
+        admission = Admission(self._caller.now(), product_code=self._product_code)
+        try:
+            if isinstance(self._records, AsyncIterable):
+                async for given in self._records:
+                    await self._take_one(given, admission, breather)
+            elif isinstance(self._records, Iterable):
+                for given in self._records:
+                    await self._take_one(given, admission, breather)
+        except Exception as error:  # noqa: BLE001 - raised by results() once all is yielded
+            self._source_error = error
+
+    async def _take_one(self, given: object, admission: Admission, breather: _Breather) -> None:
+        position = self._read
+        self._read += 1
+        if not position % _STEPS:
+            admission.at(self._caller.now())
+            await breather.breathe()
+        self._admit(position, given, admission)
+        self._delivery.only_full = True
+        if self._backlog.ready(self._caller.clock.monotonic(), full=True):
+            self._delivery.ring()
+        while self._read - self._yielded >= self._most_open and self._delivery.stopped is None:
+            self._delivery.only_full = False
+            self._delivery.ring()
+            self._room.clear()
+            await self._room.wait()
+
+    def _admit(self, position: int, given: object, admission: Admission) -> None:
+        try:
+            record = admission.admit(position, given)
+        except InvalidRecordError as error:
+            self._give((_rejected(position, given, error),))
+            return
+        if self._repeats.note(position, record):
+            self._sent[position] = record
+            if record is not given:
+                self._originals[position] = given
+            self._backlog.add(position, record)
+        elif (conflict := self._repeats.conflict(record)) is not None:
+            self._give((_rejected(position, given, conflict),))
+        else:
+            self._followers[position] = given
+
+    def _screen(self, entry: Open) -> Verdict | None:
+        """A record that was joined by a different one of its key before it was sent is not sent."""
+        conflict = self._repeats.conflict(entry.record)
+        if conflict is None or entry.history.attempts:
+            return None
+        return Verdict(status=RecordStatus.REJECTED, error=conflict)
+
+    def _take_results(self, results: Sequence[RecordResult]) -> None:
+        """Take verdicts from the delivery, and share them with identical records."""
+        complete = list(results)
+        for result in results:
+            record = self._sent.pop(result.position)
+            self._originals.pop(result.position, None)
+            for position in self._repeats.forget(result.position, record):
+                verdict = evolve(result.verdict, duplicate_of=result.position)
+                given = self._followers.pop(position)
+                complete.append(RecordResult(position, given, verdict, result.metering_record_id))
+        self._give(complete)
+
+    def _give(self, results: Sequence[RecordResult]) -> None:
+        for result in results:
+            self._counter[result.verdict.status] += 1
+        self._ready.append(results)
+        self._news.set()

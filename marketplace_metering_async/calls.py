@@ -1,0 +1,308 @@
+"""
+One HTTP call to the service: wait for a place and the pacer, sign, send, read the answer.
+
+A Caller is shared by everything that one client sends: its places bound the requests on the wire,
+its pacer the calls a second, and its clock is corrected by the service's.
+"""
+
+import asyncio
+import math
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Self
+
+from attrs import frozen
+
+from marketplace_metering_async import wire
+from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    MarketplaceMeteringException,
+    MeteringError,
+    UnexpectedError,
+)
+from marketplace_metering_async.events import CallEnded, Observer, Warned, tell
+from marketplace_metering_async.pacing import CallEnd, Pacer
+from marketplace_metering_async.signing import Endpoint, Signer
+from marketplace_metering_async.transport import AiohttpTransport, Response, Transport
+from marketplace_metering_async.triage import Fault, triage
+
+_SKEW: Final = timedelta(seconds=60)
+"""Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
+
+
+_WITHOUT_NEWS: Final = 1.0
+"""Seconds after which a pacer that waits for a call to end is asked again all the same."""
+
+
+@frozen
+class Answer:
+    """The body of an answer with HTTP status 200, and the service's id of the request."""
+
+    body: bytes
+    request_id: str | None
+
+
+class RepairedError(Exception):
+    """The call was refused for stale credentials or a wrong clock, and that is mended now."""
+
+    def __init__(self, error: MeteringError) -> None:
+        self.error = error
+        super().__init__(error)
+
+
+class Caller:
+    """Makes calls; opened at the first one, on the event loop that makes it."""
+
+    def __init__(
+        self,
+        *,
+        signer: Signer,
+        transport: Transport | None,
+        pacer: Pacer,
+        clock: Clock,
+        observer: Observer,
+        attempt_timeout: float,
+        max_concurrency: int,
+    ) -> None:
+        self._signer = signer
+        self._given_transport = transport  # the caller's, and never closed by us
+        self._own_transport: AiohttpTransport | None = None  # ours, made by open()
+        self.pacer: Final = pacer
+        self.clock: Final = clock
+        self.observer: Final = observer
+        self._attempt_timeout = attempt_timeout
+        self.max_concurrency: Final = max_concurrency
+        self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
+        self._corrections = 0  # how often it changed
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
+        self._closed = False
+        self.places = asyncio.Semaphore(max_concurrency)
+        self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
+        self._call_ended = asyncio.Event()  # set and replaced whenever a call ends
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to close."""
+        return self._own_transport is not None and not self._closed
+
+    def now(self) -> datetime:
+        """Return the time as the service has it, as far as we were told."""
+        return self.clock.now() + self._offset
+
+    async def open(self) -> Endpoint:
+        """
+        Find region, credentials and endpoint; only the first call does any work.
+
+        Raises:
+            ClientClosedError: after aclose(), or on another event loop or in a forked process.
+            ConfigurationError: NoRegionError, NoCredentialsError, or what else cannot be used.
+        """
+        self.require_home()
+        endpoint = await self._signer.open()
+        self.require_home()
+        if self._given_transport is None and self._own_transport is None:
+            self._own_transport = AiohttpTransport(endpoint.settings(self.max_concurrency))
+        return endpoint
+
+    async def aclose(self) -> None:
+        """Close what we opened; calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._own_transport is not None:
+            await self._own_transport.aclose()
+
+    async def admit(self, wanted: Callable[[], bool], halt: asyncio.Event) -> "Ticket | None":
+        """
+        Wait for a place and for the pacer, first come first served.
+
+        None as soon as it is not *wanted* any more; *halt* makes it look before its time.
+        """
+        await self.places.acquire()
+        admitted = False
+        try:
+            if not self._gate.locked() and self.pacer.start(self.clock.monotonic()) <= 0:
+                admitted = True
+            else:
+                async with self._gate:
+                    admitted = await self._leave_of_pacer(wanted, halt)
+        finally:
+            if not admitted:
+                self.places.release()
+        return Ticket(self) if admitted else None
+
+    async def _leave_of_pacer(self, wanted: Callable[[], bool], halt: asyncio.Event) -> bool:
+        while wanted():
+            wait = self.pacer.start(self.clock.monotonic())
+            if wait <= 0:
+                return True
+            if math.isinf(wait):
+                await self.sleep(_WITHOUT_NEWS, self._call_ended, halt)
+            else:
+                await self.sleep(wait, halt)
+        return False
+
+    def end(self, how: CallEnd, retry_after: float | None) -> None:
+        """Tell the pacer how a call ended, and whoever waits for that."""
+        self.pacer.end(self.clock.monotonic(), how, retry_after=retry_after)
+        self._call_ended.set()
+        self._call_ended = asyncio.Event()
+
+    async def sleep(self, seconds: float, *bells: asyncio.Event) -> None:
+        """Sleep for *seconds*, or until one of *bells* rings."""
+        if any(bell.is_set() for bell in bells):
+            return
+        waits = [asyncio.ensure_future(bell.wait()) for bell in bells]
+        waits.append(asyncio.ensure_future(self.clock.sleep(seconds)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def require_home(self) -> None:
+        """Raise ClientClosedError after aclose(), on another event loop, or in a forked process."""
+        if self._closed:
+            raise ClientClosedError("the client is closed")
+        here = (os.getpid(), asyncio.get_running_loop())
+        if self._home is None:
+            self._home = here
+        elif self._home != here:
+            whose = "event loop" if self._home[0] == here[0] else "process"
+            raise ClientClosedError(f"the client belongs to another {whose}; make one for this")
+
+    async def exchange(
+        self, operation: str, body: bytes, *, records: int = 0, attempt: int = 1
+    ) -> Answer:
+        """
+        Send one request and return the answer. Cancelling it closes the connection.
+
+        Raises:
+            MarketplaceMeteringException: the service refused.
+            TransportError: no answer came.
+            InvalidAnswerError: the answer is none of the service's.
+            RepairedError: refused for a cause that is mended now; send again.
+            SdkClientError: it could not be sent.
+        """
+        started = self.clock.monotonic()
+        code: str | None = "cancelled"
+        request_id: str | None = None
+        try:
+            response = await self._send(operation, body)
+            request_id = response.headers.get("x-amzn-RequestId")
+            if response.status == 200:
+                code = None
+                return Answer(response.body, request_id)
+            raise wire.read_error(response.status, response.headers, response.body)
+        except RepairedError as repaired:
+            code = _code(repaired.error)
+            raise
+        except MeteringError as error:
+            code = _code(error)
+            raise
+        except Exception as error:
+            code = type(error).__name__
+            raise unexpected(error) from error
+        finally:
+            tell(
+                self.observer,
+                CallEnded(
+                    operation=operation,
+                    records=records,
+                    seconds=self.clock.monotonic() - started,
+                    code=code,
+                    request_id=request_id,
+                    attempt=attempt,
+                ),
+            )
+
+    async def _send(self, operation: str, body: bytes) -> Response:
+        self.require_home()
+        transport = self._given_transport or self._own_transport
+        if transport is None:
+            raise ClientClosedError("the client is not open")
+        corrections = self._corrections
+        request = await self._signer.sign(operation, body, self.now())
+        response = await transport.send(request, timeout=self._attempt_timeout)
+        if response.status in (400, 401, 403):
+            await self._repair(operation, response, corrections)
+        return response
+
+    async def _repair(self, operation: str, response: Response, corrections: int) -> None:
+        """Raise RepairedError if what the refusal is about can be, or was just, put right."""
+        error = wire.read_error(response.status, response.headers, response.body)
+        match triage(error, operation):
+            case Fault.CLOCK:
+                date = response.headers.get("Date")
+                if corrections != self._corrections or self._correct_clock(date):
+                    raise RepairedError(error)
+            case Fault.CREDENTIALS:
+                if await self._signer.renew():
+                    tell(self.observer, Warned(text="AWS credentials had expired; refreshed"))
+                    raise RepairedError(error)
+
+    def _correct_clock(self, date: str | None) -> bool:
+        """Learn the service's time from a refusal's `Date`; whether that may help."""
+        try:
+            theirs = parsedate_to_datetime(date or "").astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        difference = theirs - self.now()
+        if abs(difference) < _SKEW:
+            return False
+        self._offset += difference
+        self._corrections += 1
+        seconds = self._offset.total_seconds()
+        text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
+        tell(self.observer, Warned(text=text))
+        return True
+
+
+class Ticket:
+    """
+    The right to make one call: a place among those on the wire, and the pacer's leave.
+
+    Whoever makes the call says `end(how)`. Leaving gives the place back, and the pacer's leave too
+    if no call was made.
+    """
+
+    __slots__ = ("_caller", "_ended", "spent")
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._ended = False
+        self.spent = False  # set when the call goes out
+
+    def end(self, how: CallEnd, *, retry_after: float | None = None) -> None:
+        """Tell the pacer how the call ended."""
+        self._ended = True
+        self._caller.end(how, retry_after)
+
+    def __enter__(self) -> Self:
+        """Do nothing; waiting was done before."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give back what is left."""
+        if not self._ended:
+            self.end(CallEnd.FAILED if self.spent else CallEnd.ABANDONED)
+        self._caller.places.release()
+
+
+def _code(error: MeteringError) -> str:
+    return error.code if isinstance(error, MarketplaceMeteringException) else type(error).__name__
+
+
+def unexpected(error: Exception) -> UnexpectedError:
+    """Return what becomes a verdict in place of *error*, which no part is meant to raise."""
+    return UnexpectedError(type(error).__name__)

@@ -1,0 +1,435 @@
+"""MarketplaceMeteringClient: validate, plan, send, merge; and the three operations beside."""
+
+import uuid
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from marketplace_metering_async import limits, rules, wire
+from marketplace_metering_async.batches import Batch, Stream, require_iterable
+from marketplace_metering_async.calls import Answer, Caller, RepairedError
+from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.errors import (
+    InvalidAnswerError,
+    MarketplaceMeteringException,
+    MeteringError,
+    Violation,
+)
+from marketplace_metering_async.events import LoggingObserver, Observer
+from marketplace_metering_async.limits import ServiceMetadata
+from marketplace_metering_async.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.records import UsageAllocation, UsageRecord, allocation_to_boto
+from marketplace_metering_async.results import (
+    BatchMeterUsageResult,
+    MeterUsageResult,
+    RecordResult,
+    RegisterUsageResult,
+    ResolveCustomerResult,
+)
+from marketplace_metering_async.retries import RetryPolicy, retrying
+from marketplace_metering_async.signing import Signer
+from marketplace_metering_async.transport import Transport
+from marketplace_metering_async.triage import Fault, triage
+
+if TYPE_CHECKING:
+    from aiobotocore.session import AioSession
+
+Given = UsageRecord | Mapping[str, Any]
+"""What may be handed in for a record: a UsageRecord, or a mapping as boto3 takes it."""
+
+
+class MarketplaceMeteringClient:
+    """
+    A client of the AWS Marketplace Metering Service, for one region and one event loop.
+
+    Making one does no I/O and needs no running loop; the first call finds credentials and region
+    the way every AWS SDK does. Use it with `async with`, or `await aclose()` at the end, and keep
+    one for the life of the program: its calls share connections, quota and clock.
+    """
+
+    SERVICE_NAME: ClassVar[str] = limits.SERVICE_NAME
+
+    def __init__(
+        self,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        profile_name: str | None = None,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        aws_session_token: str | None = None,
+        session: "AioSession | None" = None,
+        calls_per_second: float | None = limits.CALLS_PER_SECOND,
+        max_concurrency: int = 32,
+        retry: RetryPolicy | None = None,
+        pacer: Pacer | None = None,
+        observer: Observer | None = None,
+        clock: Clock | None = None,
+        transport: Transport | None = None,
+        random: Random | None = None,
+    ) -> None:
+        """
+        Note the settings; nothing is looked up before the first call.
+
+        Args:
+            region_name: The AWS region; by default that of environment, profile or instance.
+            endpoint_url: Another endpoint, such as the sandbox's; plain HTTP on loopback only.
+            profile_name: A profile of the shared config.
+            aws_access_key_id: With the secret key: credentials in place of those found.
+            aws_secret_access_key: See above.
+            aws_session_token: The token of temporary credentials.
+            session: An aiobotocore session of yours, for credentials and config; never closed.
+            calls_per_second: The account's quota for BatchMeterUsage; None: no limit but what
+                throttling teaches. Unused with *pacer*.
+            max_concurrency: The most requests on the wire at once.
+            retry: When to send again and when to give up.
+            pacer: A pacer of yours, to share a quota between clients.
+            observer: Is told of every event; by default the package's logger.
+            clock: A clock of yours, for tests.
+            transport: A transport of yours, for tests; never closed.
+            random: Where jitter comes from, for tests.
+
+        Raises:
+            ValueError: for a rate or a concurrency that is not above 0.
+        """
+        if max_concurrency < 1:
+            raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
+        if calls_per_second is not None and not calls_per_second > 0:
+            raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
+        self._policy = retry or RetryPolicy()
+        self._random = random or Random()
+        self._caller = Caller(
+            signer=Signer(
+                region_name=region_name,
+                endpoint_url=endpoint_url,
+                profile_name=profile_name,
+                aws_access_key_id=aws_access_key_id,
+                aws_secret_access_key=aws_secret_access_key,
+                aws_session_token=aws_session_token,
+                session=session,
+            ),
+            transport=transport,
+            pacer=pacer or AdaptivePacer(calls_per_second, burst=limits.CALL_BURST),
+            clock=clock or SystemClock(),
+            observer=observer or LoggingObserver(),
+            attempt_timeout=self._policy.attempt_timeout,
+            max_concurrency=max_concurrency,
+        )
+
+    async def batch_meter_usage(
+        self,
+        records: Iterable[Given] | AsyncIterable[Given],
+        *,
+        product_code: str | None = None,
+        timeout: float | None = None,
+    ) -> BatchMeterUsageResult:
+        """
+        Meter *records*, any number of them, and return one result for each, in their order.
+
+        Records are validated, grouped by product, sent in chunks of at most 25, and sent again
+        until each has a verdict or the retry policy gives up. A record that fails is a result and
+        not an exception; look at the results, or call `raise_for_failures()` on them.
+
+        Cancelling stops what has not started and leaves nothing running, but the verdicts known
+        by then are lost to you although records may be metered. Use *timeout* instead.
+
+        Args:
+            records: UsageRecord objects or mappings as boto3 takes them.
+            product_code: The product of all records that name none.
+            timeout: Seconds after which nothing new starts; every verdict known is returned, and
+                the rest is Unprocessed, or Unconfirmed where an attempt had no answer.
+
+        Raises:
+            TypeError: if *records* is no iterable.
+            ClientClosedError: after aclose(), or on another event loop or in a forked process.
+            ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
+        """
+        require_iterable(records)
+        self._caller.require_home()
+        batch = Batch(
+            self._caller, product_code=product_code, policy=self._policy, random=self._random
+        )
+        return await batch.deliver(records, timeout)
+
+    def iter_batch_meter_usage(
+        self,
+        records: Iterable[Given] | AsyncIterable[Given],
+        *,
+        product_code: str | None = None,
+    ) -> AsyncIterator[RecordResult]:
+        """
+        Meter a stream of *records* in flat memory, and yield a result for each as chunks end.
+
+        Sending starts before the source ends, and the source is held back while the service, or
+        whoever takes the results, is slow. Results come in the order in which they are known;
+        `position` tells which record each is of. If the source raises, what was read is still
+        delivered, all results come out, and then the error does.
+
+        Records of one key are compared while they are in flight; beyond that the service's
+        `DuplicateRecord` speaks. Closing the iterator early stops what has not started, and
+        leaves nothing running; verdicts that were not taken are lost.
+
+        Raises, at the first step: as `batch_meter_usage`.
+        """
+        require_iterable(records)
+        stream = Stream(
+            self._caller,
+            records,
+            product_code=product_code,
+            policy=self._policy,
+            random=self._random,
+        )
+        return stream.results()
+
+    async def meter_usage(
+        self,
+        *,
+        product_code: str,
+        timestamp: datetime,
+        usage_dimension: str,
+        usage_quantity: int,
+        dry_run: bool = False,
+        usage_allocations: Iterable[UsageAllocation] = (),
+        client_token: str | None = None,
+        timeout: float = 10.0,
+    ) -> MeterUsageResult:
+        """
+        Meter the usage of software in the buyer's account (AMI, container, AgentCore).
+
+        The service floors the timestamp to the hour, takes one record an hour and dimension, and
+        none older than 6 hours. A client token is made once a call and kept over retries, so that
+        a repetition counts once. Source: API_marketplace-metering_MeterUsage.
+
+        Args:
+            product_code: The product.
+            timestamp: When it was used; aware.
+            usage_dimension: One of the product's dimensions.
+            usage_quantity: Whole units, 0 to 2147483647.
+            dry_run: Only ask whether the call would be allowed; the answer is a result.
+            usage_allocations: How the quantity splits by tags.
+            client_token: Yours, of 1 to 64 characters, to repeat a request of earlier.
+            timeout: Seconds after which no further attempt starts.
+
+        Raises:
+            InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
+            MarketplaceMeteringException: the service refused, under its own name.
+            TransportError: no answer; with the same client token it may be sent again.
+            InvalidAnswerError: an answer that is none of the service's.
+            ClientClosedError, ConfigurationError: as `batch_meter_usage`.
+
+        Cancelling leaves open whether the usage is metered.
+        """
+        token = str(uuid.uuid4()) if client_token is None else client_token
+        allocations = tuple(usage_allocations)
+        rules.require(
+            _meter_usage_violations(
+                product_code, timestamp, usage_dimension, usage_quantity, allocations, token
+            )
+        )
+        members: dict[str, Any] = {
+            "ProductCode": product_code,
+            "Timestamp": int(timestamp.timestamp()),
+            "UsageDimension": usage_dimension,
+            "UsageQuantity": usage_quantity,
+            "ClientToken": token,
+        }
+        if dry_run:
+            members["DryRun"] = True
+        if allocations:
+            members["UsageAllocations"] = [allocation_to_boto(part) for part in allocations]
+        try:
+            answer = await self._call("MeterUsage", members, timeout)
+        except MarketplaceMeteringException as error:
+            if dry_run and error.code == "DryRunOperation":
+                return MeterUsageResult(
+                    metering_record_id=None,
+                    dry_run=True,
+                    client_token=token,
+                    request_id=error.request_id,
+                )
+            raise
+        record_id = _text(answer, "MeteringRecordId")
+        return MeterUsageResult(
+            metering_record_id=record_id,
+            dry_run=dry_run,
+            client_token=token,
+            request_id=answer.request_id,
+        )
+
+    async def register_usage(
+        self,
+        *,
+        product_code: str,
+        public_key_version: int,
+        nonce: str | None = None,
+        timeout: float = 10.0,
+    ) -> RegisterUsageResult:
+        """
+        Register a paid container at its start, so that AWS meters it by the second.
+
+        Source: API_marketplace-metering_RegisterUsage. At start-up, stop the container for any
+        error but throttling.
+
+        Args:
+            product_code: The product.
+            public_key_version: Of the product's key pair, from 1.
+            nonce: At most 255 characters, echoed in the signature against replays.
+            timeout: Seconds after which no further attempt starts.
+
+        Raises: as `meter_usage`. Cancelling leaves open whether the container is registered.
+        """
+        rules.require(_register_usage_violations(product_code, public_key_version, nonce))
+        members: dict[str, Any] = {
+            "ProductCode": product_code,
+            "PublicKeyVersion": public_key_version,
+        }
+        if nonce is not None:
+            members["Nonce"] = nonce
+        answer = await self._call("RegisterUsage", members, timeout)
+        rotated = wire.decode(answer.body).get("PublicKeyRotationTimestamp")
+        return RegisterUsageResult(
+            signature=_text(answer, "Signature"),
+            public_key_rotation_timestamp=(
+                datetime.fromtimestamp(rotated, UTC) if isinstance(rotated, int | float) else None
+            ),
+            request_id=answer.request_id,
+        )
+
+    async def resolve_customer(
+        self, registration_token: str, *, timeout: float = 10.0
+    ) -> ResolveCustomerResult:
+        """
+        Return who is behind the token that AWS Marketplace posted to the registration page.
+
+        Source: API_marketplace-metering_ResolveCustomer. The token lives four hours; form-decode
+        it once. Keep it out of cookies and logs.
+
+        Args:
+            registration_token: The form field `x-amzn-marketplace-token`.
+            timeout: Seconds after which no further attempt starts.
+
+        Raises: as `meter_usage`. Cancelling changes nothing: the call only reads.
+        """
+        rules.require(
+            rules.text("registration_token", registration_token, longest=100_000, masked=True)
+        )
+        members = {"RegistrationToken": registration_token}
+        answer = await self._call("ResolveCustomer", members, timeout)
+        found = wire.decode(answer.body)
+        metadata = found.get("Metadata")
+        return ResolveCustomerResult(
+            customer_identifier=found.get("CustomerIdentifier") or None,
+            customer_aws_account_id=found.get("CustomerAWSAccountId") or None,
+            license_arn=found.get("LicenseArn") or None,
+            product_code=found.get("ProductCode") or None,
+            agreement_id=metadata.get("AgreementId") if isinstance(metadata, dict) else None,
+            request_id=answer.request_id,
+        )
+
+    @staticmethod
+    def service_metadata() -> ServiceMetadata:
+        """Return the service's names, regions and hosts, without asking it."""
+        return limits.service_metadata()
+
+    async def _call(self, operation: str, members: Mapping[str, Any], timeout: float) -> Answer:
+        """One call of an operation without a batch, sent again while that is worth it."""
+        await self._caller.open()
+        body = wire.encode_call(members)
+
+        def worth(error: MeteringError) -> bool:
+            return triage(error, operation) in (Fault.THROTTLE, Fault.SERVICE)
+
+        async for attempt in retrying(
+            self._policy,
+            clock=self._caller.clock,
+            random=self._random,
+            worth=worth,
+            timeout=timeout,
+        ):
+            with attempt:
+                try:
+                    return await self._caller.exchange(operation, body)
+                except RepairedError:
+                    return await self._once_more(operation, body)
+        raise AssertionError("tenacity raises the last error")  # for the type checkers
+
+    async def _once_more(self, operation: str, body: bytes) -> Answer:
+        try:
+            return await self._caller.exchange(operation, body)
+        except RepairedError as repaired:
+            raise repaired.error from None
+
+    async def aclose(self) -> None:
+        """
+        Close the connections; calling it again does nothing.
+
+        Deliveries under way start no further attempt; their open records are Unprocessed, or
+        Unconfirmed where an attempt has no answer. What was handed in stays open.
+        """
+        await self._caller.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the client."""
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        """Return nothing secret."""
+        return f"<{type(self).__name__} {'open' if self._caller.is_open else 'not open'}>"
+
+    def __del__(self) -> None:
+        """Warn of a client that nobody closed."""
+        caller = getattr(self, "_caller", None)
+        if caller is not None and caller.is_open:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def _text(answer: Answer, member: str) -> str:
+    value = wire.decode(answer.body).get(member)
+    if not isinstance(value, str):
+        raise InvalidAnswerError(f"no {member} in the answer", 200, answer.request_id)
+    return value
+
+
+def _product_violations(product_code: object) -> Iterator[Violation]:
+    return rules.text("product_code", product_code, pattern=limits.PRODUCT_CODE)
+
+
+def _meter_usage_violations(
+    product_code: object,
+    timestamp: object,
+    dimension: object,
+    quantity: object,
+    allocations: tuple[UsageAllocation, ...],
+    token: object,
+) -> Iterator[Violation]:
+    yield from _product_violations(product_code)
+    yield from rules.timestamp("timestamp", timestamp)
+    yield from rules.text("usage_dimension", dimension)
+    yield from rules.quantity("usage_quantity", quantity)
+    yield from rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
+    if allocations:
+        parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
+        yield from rules.allocated("usage_allocations", quantity, parts)
+
+
+def _register_usage_violations(
+    product_code: object, public_key_version: object, nonce: object
+) -> Iterator[Violation]:
+    yield from _product_violations(product_code)
+    yield from rules.quantity("public_key_version", public_key_version)
+    if public_key_version == 0:
+        yield Violation("public_key_version", "1 or more", "0")
+    if nonce is not None:
+        yield from rules.text("nonce", nonce)

@@ -1,0 +1,178 @@
+"""What of a batch need not be sent, and why: records against the time and against each other."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from marketplace_metering_async import limits, rules, wire
+from marketplace_metering_async.errors import (
+    ConflictingRecordsError,
+    InvalidRecordError,
+    OutOfWindowError,
+    Violation,
+)
+from marketplace_metering_async.records import UsageRecord
+
+_MANY_ALLOCATIONS: Final = 200
+"""Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
+
+
+class Admission:
+    """
+    Turns whatever was given into a record to send, or tells why it is none.
+
+    The window is judged by *now*, the time as the service has it; call `at()` when it moves on.
+    """
+
+    def __init__(
+        self,
+        now: datetime,
+        *,
+        product_code: str | None = None,
+        window: limits.MeteringWindow = limits.BATCH_WINDOW,
+    ) -> None:
+        self._product_code = product_code
+        self._window = window
+        self._product_violations = (
+            ()
+            if product_code is None
+            else tuple(rules.text("product_code", product_code, pattern=limits.PRODUCT_CODE))
+        )
+        self.at(now)
+
+    def at(self, now: datetime) -> None:
+        """Judge by *now* from now on."""
+        self._oldest = int(limits.oldest_open(now - limits.EDGE, self._window).timestamp())
+        self._newest = int((now + limits.MAX_FUTURE).timestamp())
+
+    def admit(self, position: int, given: object) -> UsageRecord:
+        """
+        Return the record to send for what was *given* at *position*: a UsageRecord or a mapping.
+
+        Raises:
+            InvalidRecordError: with the path of every violation, such as `records[3].quantity`.
+            OutOfWindowError: if the timestamp is certainly outside the service's window.
+        """
+        if isinstance(given, UsageRecord):
+            record = given
+        else:
+            try:
+                record = self._of_mapping(given)
+            except InvalidRecordError as error:
+                raise error.under(f"records[{position}]") from None
+        if not self._oldest <= record.epoch <= self._newest:
+            raise OutOfWindowError([self._out_of_window(position, record)])
+        if record.product_code is None and record.license_arn is None:
+            self._require_product(position)
+        if len(record.usage_allocations) > _MANY_ALLOCATIONS:
+            self._require_size(position, record)
+        return record
+
+    @staticmethod
+    def _of_mapping(given: object) -> UsageRecord:
+        if not isinstance(given, Mapping):
+            expected = "a UsageRecord or a mapping"
+            got = rules.shown(given)
+            raise InvalidRecordError.of([Violation("", expected, got, wrong_type=True)])
+        return UsageRecord.from_boto(given)
+
+    def _require_product(self, position: int) -> None:
+        if self._product_code is None:
+            violation = Violation("product_code", "a product code, here or for the call", "none")
+            raise InvalidRecordError([violation.under(f"records[{position}]")])
+        if self._product_violations:
+            raise InvalidRecordError.of(self._product_violations)
+
+    def _require_size(self, position: int, record: UsageRecord) -> None:
+        product = None if record.license_arn else (record.product_code or self._product_code)
+        size = wire.batch_overhead(product) + len(wire.encode_record(record)) + 1
+        if size >= limits.REQUEST_BYTES:
+            place = f"records[{position}].usage_allocations"
+            expected = f"a request of fewer than {limits.REQUEST_BYTES} bytes"
+            raise InvalidRecordError([Violation(place, expected, f"{size} bytes")])
+
+    def _out_of_window(self, position: int, record: UsageRecord) -> Violation:
+        if record.epoch > self._newest:
+            edge, word = self._newest, "by"
+        else:
+            edge, word = self._oldest, "from"
+        when = datetime.fromtimestamp(edge, UTC).isoformat()
+        return Violation(
+            f"records[{position}].timestamp",
+            f"a time {word} {when} on" if word == "from" else f"a time {word} {when}",
+            record.timestamp.isoformat(),
+        )
+
+
+def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowError:
+    """Return the error for a record whose *deadline* (seconds since 1970) passed while it waited."""
+    closed = (datetime.fromtimestamp(0, UTC) + timedelta(seconds=deadline)).isoformat()
+    return OutOfWindowError(
+        [
+            Violation(
+                f"records[{position}].timestamp",
+                f"to be sent before its window closed at {closed}",
+                record.timestamp.isoformat(),
+            )
+        ]
+    )
+
+
+class Repeats:
+    """
+    The records of a batch, or of those in flight, that have a key in common.
+
+    Identical ones are sent once and share the verdict; where any differ, none is sent, since the
+    service would keep whichever came first.
+    """
+
+    def __init__(self, product_code: str | None = None) -> None:
+        self._product_code = product_code
+        self._leaders: dict[tuple[str | int | None, ...], tuple[int, UsageRecord]] = {}
+        self._conflicts: dict[tuple[str | int | None, ...], list[int]] = {}
+        self.followers: dict[int, list[int]] = {}
+        """Position of the record that is sent, to the positions of those identical to it."""
+
+    def note(self, position: int, record: UsageRecord) -> bool:
+        """Take note of a record; return whether it is the first of its key."""
+        key = record.key(self._product_code)
+        leader = self._leaders.setdefault(key, (position, record))
+        if leader[0] == position:
+            return True
+        if key in self._conflicts:
+            self._conflicts[key].append(position)
+        elif self._same(leader[1], record):
+            self.followers.setdefault(leader[0], []).append(position)
+        else:
+            identical = self.followers.get(leader[0], [])
+            self._conflicts[key] = [leader[0], *identical, position]
+        return False
+
+    def conflicts(self) -> list[ConflictingRecordsError]:
+        """Return an error for each key whose records differ, with all their positions."""
+        return [ConflictingRecordsError(positions) for positions in self._conflicts.values()]
+
+    def conflict(self, record: UsageRecord) -> ConflictingRecordsError | None:
+        """Return the conflict that *record* is in."""
+        if not self._conflicts:
+            return None
+        positions = self._conflicts.get(record.key(self._product_code))
+        return None if positions is None else ConflictingRecordsError(positions)
+
+    def forget(self, position: int, record: UsageRecord) -> list[int]:
+        """Forget the key of a record that has its verdict; return the positions that share it."""
+        key = record.key(self._product_code)
+        if self._leaders.get(key, (None,))[0] == position:
+            del self._leaders[key]
+            self._conflicts.pop(key, None)
+        return self.followers.pop(position, [])
+
+    def _same(self, one: UsageRecord, other: UsageRecord) -> bool:
+        """Every member equal; the call's product code counts as a record's own."""
+        if (one.product_code or self._product_code) != (other.product_code or self._product_code):
+            return False
+        return (one.epoch, one.quantity, one.usage_allocations) == (
+            other.epoch,
+            other.quantity,
+            other.usage_allocations,
+        )

@@ -1,0 +1,80 @@
+"""
+From what a record has been through to the verdict on it.
+
+The whole of design law 5: an attempt without an answer leaves a doubt. A refusal of content
+settles it, since the record would have been refused before as well; a refusal of time or state
+does not, and neither does giving up.
+"""
+
+from typing import Final
+
+from marketplace_metering_async.errors import (
+    MarketplaceMeteringException,
+    MeteringError,
+    RecordOfRefusedKindError,
+)
+from marketplace_metering_async.planning import History
+from marketplace_metering_async.results import RecordStatus, Verdict
+from marketplace_metering_async.triage import Fault, triage
+
+_FINAL: Final = frozenset(
+    {
+        RecordStatus.SUCCESS,
+        RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
+        RecordStatus.DUPLICATE_RECORD,
+    }
+)
+
+
+def answered(status: str, history: History, request_id: str | None) -> Verdict:
+    """Return the verdict for the service's *status*; one that nobody has heard of is no success."""
+    ours = RecordStatus(status) if status in _FINAL else RecordStatus.UNCONFIRMED
+    if ours is RecordStatus.CUSTOMER_NOT_SUBSCRIBED and history.ambiguous:
+        ours = RecordStatus.UNCONFIRMED
+    return Verdict(
+        status=ours,
+        service_status=status,
+        attempts=history.attempts + 1,
+        request_id=request_id,
+        ambiguous=history.ambiguous,
+        error=history.error if ours is RecordStatus.UNCONFIRMED else None,
+    )
+
+
+def refused_alone(error: MarketplaceMeteringException, history: History) -> Verdict:
+    """Return the verdict on a record that the service refused when it travelled alone."""
+    fault = triage(error)
+    if fault is Fault.CONTENT or (fault is Fault.STATE and not history.ambiguous):
+        return _verdict(RecordStatus.REJECTED, error, history)
+    return gave_up(error, history)
+
+
+def of_refused_kind(refusal: MarketplaceMeteringException, trait: str, history: History) -> Verdict:
+    """Return the verdict on a record that shares the *trait* for which another was refused."""
+    error = RecordOfRefusedKindError(refusal.code, trait)
+    error.__cause__ = refusal
+    if triage(refusal) is Fault.STATE and history.ambiguous:
+        return gave_up(error, history)
+    return _verdict(RecordStatus.REJECTED, error, history)
+
+
+def gave_up(error: MeteringError | None, history: History) -> Verdict:
+    """Return the verdict on a record that is not at fault and is not sent any more."""
+    open_status = RecordStatus.UNCONFIRMED if history.ambiguous else RecordStatus.UNPROCESSED
+    return _verdict(open_status, error, history)
+
+
+def too_late(error: MeteringError, history: History) -> Verdict:
+    """Return the verdict on a record whose window closed while it waited."""
+    late_status = RecordStatus.UNCONFIRMED if history.ambiguous else RecordStatus.REJECTED
+    return _verdict(late_status, error, history)
+
+
+def _verdict(status: RecordStatus, error: MeteringError | None, history: History) -> Verdict:
+    return Verdict(
+        status=status,
+        error=error,
+        attempts=history.attempts,
+        request_id=history.request_id,
+        ambiguous=history.ambiguous,
+    )

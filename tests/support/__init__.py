@@ -1,0 +1,1 @@
+"""What several test files use: strategies, fakes, a virtual event loop."""
