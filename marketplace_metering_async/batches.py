@@ -7,7 +7,7 @@ position exactly one result.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -127,30 +127,32 @@ class Batch:
         admission = Admission(self._caller.now(), product_code=self._product_code)
         repeats = Repeats(self._product_code)
         originals: dict[int, object] = {}
-        admitted: list[UsageRecord | None] = [None] * len(given)
-        for position, candidate in enumerate(given):
-            if not position % _STEPS:
-                await breather.breathe()
-            try:
-                record = admission.admit(position, candidate)
-            except InvalidRecordError as error:
-                merger.add((_rejected(position, candidate, error),))
-                continue
-            if record is not candidate:
-                originals[position] = candidate
-            if repeats.note(position, record):
-                admitted[position] = record
+        leaders: dict[int, UsageRecord] = {}
+        for start in range(0, len(given), _STEPS):
+            await breather.breathe()
+            for position, candidate in enumerate(given[start : start + _STEPS], start):
+                try:
+                    record = admission.admit(position, candidate)
+                except InvalidRecordError as error:
+                    merger.add((_rejected(position, candidate, error),))
+                    continue
+                if record is not candidate:
+                    originals[position] = candidate
+                if repeats.note(position, record):
+                    leaders[position] = record
         for conflict in repeats.conflicts():
             for position in conflict.positions:
-                admitted[position] = None
+                leaders.pop(position, None)
                 merger.add((_rejected(position, given[position], conflict),))
+        return await self._lined_up(leaders, breather), originals, repeats
+
+    async def _lined_up(self, leaders: dict[int, UsageRecord], breather: _Breather) -> Backlog:
         backlog = Backlog(product_code=self._product_code)
-        for position, leader in enumerate(admitted):
-            if not position % _STEPS:
+        for index, (position, record) in enumerate(leaders.items()):
+            if not index % _STEPS:
                 await breather.breathe()
-            if leader is not None:
-                backlog.add(position, leader)
-        return backlog, originals, repeats
+            backlog.add(position, record)
+        return backlog
 
 
 def _shared(
@@ -164,10 +166,10 @@ def _shared(
 
 
 def _tell_end(
-    caller: Caller, counts: "Counter[RecordStatus] | object", delivery: Delivery, started: float
+    caller: Caller, counts: Mapping[RecordStatus, int], delivery: Delivery, started: float
 ) -> None:
     ended = BatchEnded(
-        counts=counts,  # type: ignore[arg-type]
+        counts=counts,
         calls=delivery.calls,
         throttled=delivery.throttled,
         seconds=caller.clock.monotonic() - started,

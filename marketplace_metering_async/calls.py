@@ -195,10 +195,8 @@ class Caller:
         try:
             response = await self._send(operation, body)
             request_id = response.headers.get("x-amzn-RequestId")
-            if response.status == 200:
-                code = None
-                return Answer(response.body, request_id)
-            raise wire.read_error(response.status, response.headers, response.body)
+            answer = _answer(response, request_id)
+            code = None
         except RepairedError as repaired:
             code = _code(repaired.error)
             raise
@@ -208,6 +206,8 @@ class Caller:
         except Exception as error:
             code = type(error).__name__
             raise unexpected(error) from error
+        else:
+            return answer
         finally:
             tell(
                 self.observer,
@@ -297,6 +297,12 @@ class Ticket:
         if not self._ended:
             self.end(CallEnd.FAILED if self.spent else CallEnd.ABANDONED)
         self._caller.places.release()
+
+
+def _answer(response: Response, request_id: str | None) -> Answer:
+    if response.status == 200:
+        return Answer(response.body, request_id)
+    raise wire.read_error(response.status, response.headers, response.body)
 
 
 def _code(error: MeteringError) -> str:

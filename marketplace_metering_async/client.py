@@ -226,7 +226,12 @@ class MarketplaceMeteringClient:
         allocations = tuple(usage_allocations)
         rules.require(
             _meter_usage_violations(
-                product_code, timestamp, usage_dimension, usage_quantity, allocations, token
+                product_code=product_code,
+                timestamp=timestamp,
+                dimension=usage_dimension,
+                quantity=usage_quantity,
+                allocations=allocations,
+                token=token,
             )
         )
         members: dict[str, Any] = {
@@ -407,6 +412,7 @@ def _product_violations(product_code: object) -> Iterator[Violation]:
 
 
 def _meter_usage_violations(
+    *,
     product_code: object,
     timestamp: object,
     dimension: object,

@@ -105,7 +105,7 @@ class Admission:
 
 
 def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowError:
-    """Return the error for a record whose *deadline* (seconds since 1970) passed while it waited."""
+    """Return the error for a record whose *deadline* (seconds since 1970) has passed."""
     closed = (datetime.fromtimestamp(0, UTC) + timedelta(seconds=deadline)).isoformat()
     return OutOfWindowError(
         [
