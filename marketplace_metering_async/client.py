@@ -2,7 +2,7 @@
 
 import uuid
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from random import Random
 from types import TracebackType
@@ -407,10 +407,6 @@ def _text(answer: Answer, member: str) -> str:
     return value
 
 
-def _product_violations(product_code: object) -> Iterator[Violation]:
-    return rules.text("product_code", product_code, pattern=limits.PRODUCT_CODE)
-
-
 def _meter_usage_violations(
     *,
     product_code: object,
@@ -419,23 +415,23 @@ def _meter_usage_violations(
     quantity: object,
     allocations: tuple[UsageAllocation, ...],
     token: object,
-) -> Iterator[Violation]:
-    yield from _product_violations(product_code)
-    yield from rules.timestamp("timestamp", timestamp)
-    yield from rules.text("usage_dimension", dimension)
-    yield from rules.quantity("usage_quantity", quantity)
-    yield from rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
-    if allocations:
-        parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
-        yield from rules.allocated("usage_allocations", quantity, parts)
+) -> tuple[Violation, ...]:
+    parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
+    return (
+        rules.product_code(product_code)
+        + rules.timestamp("timestamp", timestamp)
+        + rules.text("usage_dimension", dimension)
+        + rules.quantity("usage_quantity", quantity)
+        + rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
+        + (rules.allocated("usage_allocations", quantity, parts) if parts else ())
+    )
 
 
 def _register_usage_violations(
     product_code: object, public_key_version: object, nonce: object
-) -> Iterator[Violation]:
-    yield from _product_violations(product_code)
-    yield from rules.quantity("public_key_version", public_key_version)
+) -> tuple[Violation, ...]:
+    found = rules.product_code(product_code)
+    found += rules.quantity("public_key_version", public_key_version)
     if public_key_version == 0:
-        yield Violation("public_key_version", "1 or more", "0")
-    if nonce is not None:
-        yield from rules.text("nonce", nonce)
+        found += (Violation("public_key_version", "1 or more", "0"),)
+    return found if nonce is None else found + rules.text("nonce", nonce)

@@ -24,7 +24,7 @@ _SLOT: Final = 60
 """Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
 
 
-@frozen
+@frozen(cache_hash=True)
 class Lane:
     """
     What shares requests: the records of one product and identity scheme.

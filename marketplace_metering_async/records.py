@@ -1,6 +1,6 @@
 """What is metered: UsageRecord with its allocations and tags, valid by construction."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar
 
@@ -98,12 +98,15 @@ class UsageAllocation:
         """Refuse what the service would refuse."""
         rules.require(self._violations())
 
-    def _violations(self) -> Iterator[Violation]:
-        yield from rules.quantity("allocated_usage_quantity", self.allocated_usage_quantity)
+    def _violations(self) -> tuple[Violation, ...]:
+        found = rules.quantity("allocated_usage_quantity", self.allocated_usage_quantity)
         if not isinstance(self.tags, tuple) or not all(isinstance(t, Tag) for t in self.tags):
-            yield Violation("tags", "Tag objects", rules.shown(self.tags), wrong_type=True)
-        elif len(self.tags) > limits.MAX_TAGS:
-            yield Violation("tags", f"at most {limits.MAX_TAGS} tags", str(len(self.tags)))
+            wrong = Violation("tags", "Tag objects", rules.shown(self.tags), wrong_type=True)
+            return (*found, wrong)
+        if len(self.tags) > limits.MAX_TAGS:
+            most = f"at most {limits.MAX_TAGS} tags"
+            return (*found, Violation("tags", most, str(len(self.tags))))
+        return found
 
     def tag_set(self) -> frozenset[tuple[str, str]]:
         """Return the tags without their order: no two allocations of a record share a tag set."""
@@ -150,27 +153,25 @@ class UsageRecord:
         rules.require(self._violations())
         object.__setattr__(self, "epoch", int(self.timestamp.timestamp()))
 
-    def _violations(self) -> Iterator[Violation]:
-        yield from rules.timestamp("timestamp", self.timestamp)
-        yield from rules.text("dimension", self.dimension)
-        yield from rules.quantity("quantity", self.quantity)
-        yield from rules.identity(
-            account=self.customer_aws_account_id,
-            identifier=self.customer_identifier,
-            license_arn=self.license_arn,
-            product_code=self.product_code,
+    def _violations(self) -> tuple[Violation, ...]:
+        found = (
+            rules.timestamp("timestamp", self.timestamp)
+            + rules.text("dimension", self.dimension)
+            + rules.quantity("quantity", self.quantity)
+            + rules.identity(
+                self.customer_aws_account_id, self.customer_identifier, self.license_arn
+            )
         )
+        if self.product_code is not None:
+            found += rules.product_code(self.product_code)
         parts = self.usage_allocations
+        if parts == ():
+            return found
         if not isinstance(parts, tuple) or not all(isinstance(p, UsageAllocation) for p in parts):
-            yield Violation(
-                "usage_allocations", "UsageAllocation objects", rules.shown(parts), wrong_type=True
-            )
-        elif parts:
-            yield from rules.allocated(
-                "usage_allocations",
-                self.quantity,
-                [(part.allocated_usage_quantity, part.tag_set()) for part in parts],
-            )
+            wanted, came = "UsageAllocation objects", rules.shown(parts)
+            return (*found, Violation("usage_allocations", wanted, came, wrong_type=True))
+        sets = [(part.allocated_usage_quantity, part.tag_set()) for part in parts]
+        return found + rules.allocated("usage_allocations", self.quantity, sets)
 
     @classmethod
     def from_boto(cls, mapping: Mapping[str, Any]) -> Self:

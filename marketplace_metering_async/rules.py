@@ -2,12 +2,12 @@
 The service's rules for the members of a record, each as a function from values to violations.
 
 They look at plain values, whatever their type, so that a record that breaks ten rules is told of
-ten. What depends on the time or on the rest of a batch is in `validation`.
-Source of every number and pattern: `limits`.
+ten. Most values break none, so nothing is worded before it is needed. What depends on the time or
+on the rest of a batch is in `validation`. Source of every number and pattern: `limits`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -16,6 +16,11 @@ from marketplace_metering_async.errors import InvalidRecordError, Violation, mas
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SHOWN: Final = 60
+_HUGE: Final = 10**30
+_LONGEST_ARN: Final = 1_300
+"""Above what the pattern of a license ARN can match."""
+
+Violations = tuple[Violation, ...]
 
 
 def shown(value: object, *, masked: bool = False) -> str:
@@ -35,7 +40,7 @@ def clipped(words: str) -> str:
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
 
 
-def require(violations: Iterator[Violation]) -> None:
+def require(violations: Iterable[Violation]) -> None:
     """Raise InvalidRecordError, or its TypeError kind, if there is any violation."""
     if found := tuple(violations):
         raise InvalidRecordError.of(found)
@@ -49,111 +54,119 @@ def text(
     pattern: re.Pattern[str] | None = None,
     expected: str = "",
     masked: bool = False,
-) -> Iterator[Violation]:
+) -> Violations:
     """A text of 1 to *longest* characters, wholly matched by *pattern* where there is one."""
-    expected = expected or f"1 to {longest} characters"
     if not isinstance(value, str):
-        yield Violation(path, f"text of {expected}", shown(value), wrong_type=True)
-    elif not 1 <= len(value) <= longest:
-        yield Violation(path, expected, f"{len(value)} characters")
-    elif _SURROGATE.search(value):
-        yield Violation(path, "text that UTF-8 can carry", "a lone surrogate")
-    elif pattern is not None and not pattern.fullmatch(value):
-        yield Violation(path, expected, shown(value, masked=masked))
+        wanted = f"text of {expected or f'1 to {longest} characters'}"
+        return (Violation(path, wanted, shown(value), wrong_type=True),)
+    if not 1 <= len(value) <= longest:
+        wanted = expected or f"1 to {longest} characters"
+        return (Violation(path, wanted, f"{len(value)} characters"),)
+    if pattern is not None and not pattern.fullmatch(value):
+        return (Violation(path, expected, shown(value, masked=masked)),)
+    if not value.isascii() and _SURROGATE.search(value):
+        return (Violation(path, "text that UTF-8 can carry", "a lone surrogate"),)
+    return ()
 
 
-def quantity(path: str, value: object) -> Iterator[Violation]:
+def quantity(path: str, value: object) -> Violations:
     """Whole units of int32; True and 1.0 are mistakes, not quantities."""
-    expected = f"0 to {limits.MAX_QUANTITY}"
     if isinstance(value, bool) or not isinstance(value, int):
-        yield Violation(path, f"a whole number from {expected}", shown(value), wrong_type=True)
-    elif not 0 <= value <= limits.MAX_QUANTITY:
-        yield Violation(path, expected, f"{value:.3g}" if abs(value) > 10**30 else str(value))
+        wanted = f"a whole number from 0 to {limits.MAX_QUANTITY}"
+        return (Violation(path, wanted, shown(value), wrong_type=True),)
+    if not 0 <= value <= limits.MAX_QUANTITY:
+        came = f"{value:.3g}" if abs(value) > _HUGE else str(value)
+        return (Violation(path, f"0 to {limits.MAX_QUANTITY}", came),)
+    return ()
 
 
-def timestamp(path: str, value: object) -> Iterator[Violation]:
+def timestamp(path: str, value: object) -> Violations:
     """An aware datetime, since a naive one is somebody's local time."""
+    wanted = "a datetime with a time zone"
     if not isinstance(value, datetime):
-        yield Violation(path, "a datetime with a time zone", shown(value), wrong_type=True)
-    elif value.tzinfo is None:
-        yield Violation(path, "a datetime with a time zone", "a naive one")
+        return (Violation(path, wanted, shown(value), wrong_type=True),)
+    if value.tzinfo is None:
+        return (Violation(path, wanted, "a naive one"),)
+    return ()
 
 
-def tag(key: object, value: object) -> Iterator[Violation]:
+def tag(key: object, value: object) -> Violations:
     """A tag's key and value."""
-    of = "letters, digits, blanks and +-=._:/@"
-    for path, given, longest in (
-        ("key", key, limits.MAX_TAG_KEY),
-        ("value", value, limits.MAX_TAG_VALUE),
-    ):
-        yield from text(
-            path,
-            given,
-            longest=longest,
-            pattern=limits.TAG_TEXT,
-            expected=f"1 to {longest} characters of {of}",
-        )
+    return _tag_text("key", key, limits.MAX_TAG_KEY) + _tag_text(
+        "value", value, limits.MAX_TAG_VALUE
+    )
 
 
-def identity(
-    *, account: object, identifier: object, license_arn: object, product_code: object
-) -> Iterator[Violation]:
+def _tag_text(path: str, value: object, longest: int) -> Violations:
+    expected = f"1 to {longest} characters of letters, digits, blanks and +-=._:/@"
+    return text(path, value, longest=longest, pattern=limits.TAG_TEXT, expected=expected)
+
+
+def product_code(value: object) -> Violations:
+    """A product code."""
+    expected = "1 to 255 letters, digits or -/=:_.@"
+    return text("product_code", value, pattern=limits.PRODUCT_CODE, expected=expected)
+
+
+def identity(account: object, identifier: object, license_arn: object) -> Violations:
     """
     Who used it, under one of the two schemes.
 
-    Either a product code and one customer id, or a license and the buyer's account. The product
-    code may still come from the call, so its absence is no violation here.
+    Either a product code and one customer id, or a license and the buyer's account.
     """
+    found: Violations = ()
     if account is not None:
-        yield from text(
+        expected = "the digits of an account id"
+        found += text(
             "customer_aws_account_id",
             account,
             pattern=limits.ACCOUNT_ID,
-            expected="the digits of an account id",
+            expected=expected,
             masked=True,
         )
     if identifier is not None:
-        yield from text("customer_identifier", identifier)
+        found += text("customer_identifier", identifier)
     if license_arn is not None:
-        yield from text(
+        found += text(
             "license_arn",
             license_arn,
-            longest=1_300,
+            longest=_LONGEST_ARN,
             pattern=limits.LICENSE_ARN,
             expected="the ARN of a license",
             masked=True,
         )
-    if product_code is not None:
-        yield from text(
-            "product_code",
-            product_code,
-            pattern=limits.PRODUCT_CODE,
-            expected="1 to 255 letters, digits or -/=:_.@",
-        )
+    return found + _customer(account, identifier, license_arn)
+
+
+def _customer(account: object, identifier: object, license_arn: object) -> Violations:
     if account is not None and identifier is not None:
-        yield Violation("customer_identifier", "one customer id", "customer_aws_account_id as well")
-    elif license_arn is not None and account is None:
+        wanted, came = "one customer id", "customer_aws_account_id as well"
+        return (Violation("customer_identifier", wanted, came),)
+    if account is None and license_arn is not None:
         came = "None" if identifier is None else "customer_identifier, which licenses do not know"
-        yield Violation("customer_aws_account_id", "the account of the license", came)
-    elif account is None and identifier is None:
-        yield Violation(
-            "customer_aws_account_id", "an account id, or a customer_identifier", "neither"
-        )
+        return (Violation("customer_aws_account_id", "the account of the license", came),)
+    if account is None and identifier is None:
+        wanted = "an account id, or a customer_identifier"
+        return (Violation("customer_aws_account_id", wanted, "neither"),)
+    return ()
 
 
 def allocated(
     path: str, total: object, parts: Sequence[tuple[object, frozenset[tuple[str, str]]]]
-) -> Iterator[Violation]:
+) -> Violations:
     """Allocations (quantity, tag set) of a record: how many, each tag set once, adding up."""
+    found: list[Violation] = []
     if len(parts) > limits.MAX_ALLOCATIONS:
-        yield Violation(path, f"at most {limits.MAX_ALLOCATIONS} allocations", f"{len(parts)}")
+        wanted = f"at most {limits.MAX_ALLOCATIONS} allocations"
+        found.append(Violation(path, wanted, str(len(parts))))
     seen: dict[frozenset[tuple[str, str]], int] = {}
     for index, (_, tags) in enumerate(parts):
         first = seen.setdefault(tags, index)
         if first != index:
-            yield Violation(
-                f"{path}[{index}].tags", "a tag set of its own", f"that of allocation {first}"
-            )
+            place = f"{path}[{index}].tags"
+            found.append(Violation(place, "a tag set of its own", f"that of allocation {first}"))
     allotted = sum(part for part, _ in parts if isinstance(part, int))
     if isinstance(total, int) and allotted != total:
-        yield Violation(path, f"allocations that add up to the quantity {total}", str(allotted))
+        wanted = f"allocations that add up to the quantity {total}"
+        found.append(Violation(path, wanted, str(allotted)))
+    return tuple(found)

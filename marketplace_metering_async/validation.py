@@ -33,11 +33,7 @@ class Admission:
     ) -> None:
         self._product_code = product_code
         self._window = window
-        self._product_violations = (
-            ()
-            if product_code is None
-            else tuple(rules.text("product_code", product_code, pattern=limits.PRODUCT_CODE))
-        )
+        self._product_violations = () if product_code is None else rules.product_code(product_code)
         self.at(now)
 
     def at(self, now: datetime) -> None:
