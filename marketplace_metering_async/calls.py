@@ -156,7 +156,7 @@ class Caller:
         """Sleep for *seconds*, or until one of *bells* rings."""
         if any(bell.is_set() for bell in bells):
             return
-        waits = [asyncio.ensure_future(bell.wait()) for bell in bells]
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(b.wait()) for b in bells]
         waits.append(asyncio.ensure_future(self.clock.sleep(seconds)))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

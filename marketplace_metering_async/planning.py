@@ -109,11 +109,18 @@ class Open(NamedTuple):
 
 @frozen
 class Chunk:
-    """Records that travel in one request."""
+    """
+    Records that travel in one request.
+
+    Attributes:
+        lane: Whose records they are.
+        entries: The records with their positions and histories.
+        members: The records as the wire carries them, in the same order.
+    """
 
     lane: Lane
     entries: Sequence[Open]
-    encoded: Sequence[bytes] = field(repr=False)
+    members: Sequence[wire.Members] = field(repr=False)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -121,8 +128,8 @@ class Chunk:
 
     @property
     def body(self) -> bytes:
-        """The body of the request."""
-        return wire.encode_batch(self.lane.sent_product_code, self.encoded)
+        """The body of the request; the bytes of a record are the same in every chunk."""
+        return wire.encode_batch(self.lane.sent_product_code, self.members)
 
     @property
     def records(self) -> list[UsageRecord]:
@@ -130,20 +137,20 @@ class Chunk:
         return [entry.record for entry in self.entries]
 
     def part(self, indices: Iterable[int]) -> "Chunk":
-        """Return a chunk of some of the records, each with the same bytes."""
+        """Return a chunk of some of the records."""
         chosen = list(indices)
         return Chunk(
-            self.lane, [self.entries[i] for i in chosen], [self.encoded[i] for i in chosen]
+            self.lane, [self.entries[i] for i in chosen], [self.members[i] for i in chosen]
         )
 
 
-@define
+@define(eq=False)
 class _Queue:
     """The records of one lane that may go now, in slots of timestamps, the oldest first."""
 
     lane: Lane
     room: int
-    """Bytes that a request has for its records, each with a comma."""
+    """Bytes that a request of the lane has for its records."""
     slots: dict[int, deque[Open]] = Factory(dict)
     order: list[int] = Factory(list)
     """A heap of the slots' numbers."""
@@ -191,6 +198,7 @@ class Backlog:
         self._window = window
         self._queues: dict[Lane, _Queue] = {}
         self._lanes: dict[tuple[str | None, bool], Lane] = {}  # saves making a Lane a record
+        self._known: dict[tuple[str | None, bool], _Queue] = {}  # and finding its queue
         self._divided: set[Lane] = set()  # lanes whose licenses do not mix
         self._held: set[Lane] = set()  # lanes whose records wait for a search to end
         self._line: list[tuple[int, int, _Queue]] = []  # a heap: oldest slot, then longest unserved
@@ -294,6 +302,7 @@ class Backlog:
     def divide(self, lane: Lane) -> None:
         """Let the licenses of *lane* share no request any more: they turned out not to mix."""
         self._divided.add(lane)
+        self._known.clear()
         self.release(lane)
         queue = self._queues.get(lane)
         if queue is not None:
@@ -317,19 +326,27 @@ class Backlog:
         return lane
 
     def _enqueue(self, entry: Open) -> None:
-        lane = self.lane_of(entry.record)
-        queue = self._queues.get(lane)
-        if queue is None:
-            overhead = wire.batch_overhead(lane.sent_product_code)
-            queue = self._queues[lane] = _Queue(lane, limits.REQUEST_BYTES - 1 - overhead)
+        record = entry.record
+        kind = (record.product_code, record.license_arn is not None)
+        queue = self._known.get(kind) or self._queue(record, kind)
         begins = queue.add(entry)
-        if lane in self._held:
+        if queue.lane in self._held:
             return
         if begins:
             self._line_up(queue)
         self._ready += 1
         if queue.size == self._limit:
-            self._full[lane] = None
+            self._full[queue.lane] = None
+
+    def _queue(self, record: UsageRecord, kind: tuple[str | None, bool]) -> _Queue:
+        lane = self.lane_of(record)
+        queue = self._queues.get(lane)
+        if queue is None:
+            overhead = wire.batch_overhead(lane.sent_product_code)
+            queue = self._queues[lane] = _Queue(lane, limits.REQUEST_BYTES - 1 - overhead)
+        if lane.license_arn is None:
+            self._known[kind] = queue
+        return queue
 
     def _line_up(self, queue: _Queue) -> None:
         queue.turn = next(self._turns)
@@ -343,7 +360,7 @@ class Backlog:
 
     def _cut(self, queue: _Queue, now: float) -> Chunk:
         entries: list[Open] = []
-        encoded: list[bytes] = []
+        members: list[wire.Members] = []
         room = queue.room
         kind = self._kind(queue.order[0], now)
         while queue.order and len(entries) < self._limit:
@@ -352,12 +369,14 @@ class Backlog:
                 break
             slot = queue.slots[number]
             while slot and len(entries) < self._limit:
-                piece = wire.encode_record(slot[0].record)
-                room -= len(piece) + 1
+                entry = slot[0]
+                wired = wire.members_of(entry.record)
+                room -= wire.record_size(wired)
                 if room < 0 and entries:
                     break
-                entries.append(slot.popleft())
-                encoded.append(piece)
+                slot.popleft()
+                entries.append(entry)
+                members.append(wired)
             if slot:
                 break
             heappop(queue.order)
@@ -366,7 +385,7 @@ class Backlog:
         self._ready -= len(entries)
         if queue.size < self._limit:
             self._full.pop(queue.lane, None)
-        return Chunk(queue.lane, entries, encoded)
+        return Chunk(queue.lane, entries, members)
 
     def _kind(self, number: int, now: float) -> str:
         """Return what a slot's records may share a chunk with: an edge goes with its like."""

@@ -261,7 +261,7 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk), attempt=attempt
             )
-            reply = wire.read_reply(chunk.records, answer.body)
+            reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             ticket.end(CallEnd.DELIVERED)
             self._repaired(chunk, repaired.error, moment)

@@ -1,5 +1,5 @@
 """
-The wire: one signed request out, one answer back, whatever its status. Only this file knows aiohttp.
+The wire: one signed request out, one answer back. Only this file knows aiohttp.
 
 Redirects, cookies, `.netrc` and environment proxies are not followed: a request carries a security
 token, which must not reach another host. Answers are bounded in size, and compressed ones, which

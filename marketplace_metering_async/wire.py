@@ -7,7 +7,7 @@ stand, and whatever they leave open, repeat or contradict is told and settles no
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from math import isfinite
 from typing import Any, Final
@@ -58,9 +58,13 @@ dumps: Final[Callable[[object], bytes]] = StandardJson.dumps if orjson is None e
 loads: Final[Callable[[bytes], object]] = StandardJson.loads if orjson is None else orjson.loads
 
 
-def encode_record(record: UsageRecord) -> bytes:
-    """Return *record* as an element of `UsageRecords`; the product code is the request's."""
-    members: dict[str, Any] = {
+Members = dict[str, Any]
+"""A record as an element of `UsageRecords`."""
+
+
+def members_of(record: UsageRecord) -> Members:
+    """Return *record* as the wire carries it; the product code is the request's."""
+    members: Members = {
         "Timestamp": record.epoch,
         "Dimension": record.dimension,
         "Quantity": record.quantity,
@@ -73,18 +77,31 @@ def encode_record(record: UsageRecord) -> bytes:
         members["LicenseArn"] = record.license_arn
     if record.usage_allocations:
         members["UsageAllocations"] = [allocation_to_boto(a) for a in record.usage_allocations]
-    return dumps(members)
+    return members
 
 
-def encode_batch(product_code: str | None, encoded_records: Iterable[bytes]) -> bytes:
+LARGEST_PLAIN_RECORD: Final = 8_000
+"""
+Bytes that a record without allocations stays below, with the comma behind it: 255 characters each
+of dimension and customer at up to six bytes, 1,300 of license and 255 of account, and the names.
+"""
+
+
+def record_size(members: Members) -> int:
+    """Return the bytes of a record in a request, with a comma, or a bound that is cheap to know."""
+    return len(dumps(members)) + 1 if "UsageAllocations" in members else LARGEST_PLAIN_RECORD
+
+
+def encode_batch(product_code: str | None, records: Sequence[Members]) -> bytes:
     """Return the body of a BatchMeterUsage request; without *product_code* for license records."""
-    product = b"" if product_code is None else b'"ProductCode":%b,' % dumps(product_code)
-    return b'{%b"UsageRecords":[%b]}' % (product, b",".join(encoded_records))
+    if product_code is None:
+        return dumps({"UsageRecords": records})
+    return dumps({"ProductCode": product_code, "UsageRecords": records})
 
 
 def batch_overhead(product_code: str | None) -> int:
-    """Return the bytes of a request's body around its records; each record adds itself and one."""
-    return len(encode_batch(product_code, ())) - 1
+    """Return the bytes of a request's body around its records."""
+    return len(encode_batch(product_code, ()))
 
 
 def encode_call(members: Mapping[str, Any]) -> bytes:
@@ -170,7 +187,7 @@ class Reply:
     oddities: list[str] = Factory(list)
 
 
-def read_reply(sent: Sequence[UsageRecord], body: bytes) -> Reply:
+def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     """
     Read the answer to a BatchMeterUsage request that carried the records *sent*.
 
@@ -178,12 +195,38 @@ def read_reply(sent: Sequence[UsageRecord], body: bytes) -> Reply:
         InvalidAnswerError: if the body is no JSON object.
     """
     answer = decode(body)
+    return _plain_reply(sent, answer) or _odd_reply(sent, answer)
+
+
+def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | None:
+    """Read the usual answer: one result a record, in order, each with the very record."""
+    results = answer.get("Results")
+    if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
+        return None
+    statuses: list[str | None] = []
+    record_ids: list[str | None] = []
+    try:
+        for members, result in zip(sent, results, strict=True):
+            status, record_id = result["Status"], result["MeteringRecordId"]
+            if result["UsageRecord"] != members or type(status) is not str:
+                return None
+            if type(record_id) is not str or status in ("", UNPROCESSED):
+                return None
+            statuses.append(status)
+            record_ids.append(record_id)
+    except (KeyError, TypeError):
+        return None
+    return Reply(statuses, record_ids)
+
+
+def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
+    """Read any other answer, record by record, and note what is wrong with it."""
     reply = Reply([None] * len(sent), [None] * len(sent))
     index = _Index(sent)
     told: set[int] = set()
-    for at, result in enumerate(_listed(answer, "Results", reply)):
+    for result in _listed(answer, "Results", reply):
         echo = result.get("UsageRecord") if isinstance(result, dict) else None
-        place = index.find(at, echo)
+        place = index.find(echo)
         if place is None:
             reply.oddities.append(index.why_not)
             continue
@@ -198,8 +241,8 @@ def read_reply(sent: Sequence[UsageRecord], body: bytes) -> Reply:
         elif status != reply.statuses[place]:
             reply.statuses[place] = None
             reply.oddities.append("two results for one record that disagree")
-    for at, echo in enumerate(_listed(answer, "UnprocessedRecords", reply)):
-        place = index.find(at, echo)
+    for echo in _listed(answer, "UnprocessedRecords", reply):
+        place = index.find(echo)
         if place is None:
             reply.oddities.append(index.why_not)
         elif place in told and reply.statuses[place] != UNPROCESSED:
@@ -223,32 +266,25 @@ def _listed(answer: dict[str, Any], name: str, reply: Reply) -> Sequence[Any]:
 
 
 class _Index:
-    """Finds the record that an echo is of: mostly the one at the same place, but it is checked."""
+    """Finds the record that an echo is of, by what it says and not by where it stands."""
 
-    def __init__(self, sent: Sequence[UsageRecord]) -> None:
+    def __init__(self, sent: Sequence[Members]) -> None:
         self._sent = sent
-        self._by_key: dict[tuple[object, int], list[int]] | None = None
+        self._near: dict[tuple[object, int], list[int]] = {}
+        for place, members in enumerate(sent):
+            key = (members["Dimension"], members["Timestamp"] // SECONDS_PER_HOUR)
+            self._near.setdefault(key, []).append(place)
         self.why_not = ""
 
-    def find(self, at: int, echo: object) -> int | None:
+    def find(self, echo: object) -> int | None:
         """Return the index of the record, or None and the reason in `why_not`."""
-        if at < len(self._sent) and _is_plain_echo(self._sent[at], echo):
-            return at
         if not isinstance(echo, dict):
             if len(self._sent) == 1 and echo is None:
                 return 0
             self.why_not = "a result that does not say of which record it is"
             return None
-        hour = _hour(echo.get("Timestamp"))
-        if self._by_key is None:
-            self._by_key = {}
-            for place, record in enumerate(self._sent):
-                key = (record.dimension, record.epoch // SECONDS_PER_HOUR)
-                self._by_key.setdefault(key, []).append(place)
-        dimension = echo.get("Dimension")
-        near = (
-            self._by_key.get((dimension, hour), []) if isinstance(dimension, str) and hour else []
-        )
+        dimension, hour = echo.get("Dimension"), _hour(echo.get("Timestamp"))
+        near = self._near.get((dimension, hour), []) if isinstance(dimension, str) and hour else []
         found = [place for place in near if _same_customer(self._sent[place], echo)]
         if len(found) != 1:
             self.why_not = "a result for a record that was not sent"
@@ -259,51 +295,30 @@ class _Index:
         return found[0]
 
 
-def _is_plain_echo(record: UsageRecord, echo: object) -> bool:
-    """Whether *echo* repeats *record* member for member, as it usually does."""
-    if type(echo) is not dict or record.usage_allocations:
-        return False
-    get = echo.get
-    return (
-        get("Timestamp") == record.epoch
-        and get("Dimension") == record.dimension
-        and get("Quantity", 0) == record.quantity
-        and get("CustomerAWSAccountId") == record.customer_aws_account_id
-        and get("CustomerIdentifier") == record.customer_identifier
-        and get("LicenseArn") == record.license_arn
-        and not get("UsageAllocations")
-    )
-
-
-def _same_customer(record: UsageRecord, echo: dict[str, Any]) -> bool:
+def _same_customer(members: Members, echo: dict[str, Any]) -> bool:
     """Whether the echo has every id that we sent; the service may add the ones it knows."""
-    return all(
-        ours is None or echo.get(name) == ours
-        for name, ours in (
-            ("CustomerAWSAccountId", record.customer_aws_account_id),
-            ("CustomerIdentifier", record.customer_identifier),
-            ("LicenseArn", record.license_arn),
-        )
-    )
+    ids = ("CustomerAWSAccountId", "CustomerIdentifier", "LicenseArn")
+    return all(name not in members or echo.get(name) == members[name] for name in ids)
 
 
-def _same_content(record: UsageRecord, echo: dict[str, Any]) -> bool:
+def _same_content(members: Members, echo: dict[str, Any]) -> bool:
     """Whether quantity and, where they are echoed, allocations are those that were sent."""
     quantity = echo.get("Quantity")
-    if (0 if quantity is None else quantity) != record.quantity or isinstance(quantity, bool):
+    if (0 if quantity is None else quantity) != members["Quantity"] or isinstance(quantity, bool):
         return False
     echoed = echo.get("UsageAllocations")
     if not echoed:
         return True
-    ours = {(a.tag_set(), a.allocated_usage_quantity) for a in record.usage_allocations}
-    return isinstance(echoed, list) and {_allocation(a) for a in echoed} == ours
+    ours = {_allocation(part) for part in members.get("UsageAllocations", ())}
+    return isinstance(echoed, list) and {_allocation(part) for part in echoed} == ours
 
 
-def _allocation(echo: object) -> object:
-    """An echoed allocation in the form that `_same_content` compares; None if it has none."""
+def _allocation(part: object) -> object:
+    """An allocation in a form without order; None if it has none."""
     try:
-        tags = frozenset((tag["Key"], tag["Value"]) for tag in echo.get("Tags") or ())  # type: ignore[attr-defined]
-        return tags, echo.get("AllocatedUsageQuantity")  # type: ignore[attr-defined]
+        tags = frozenset((tag["Key"], tag["Value"]) for tag in part.get("Tags") or ())  # type: ignore[attr-defined]
+        quantity = part.get("AllocatedUsageQuantity")  # type: ignore[attr-defined]
+        return (tags, quantity) if isinstance(quantity, int) else None
     except (AttributeError, KeyError, TypeError):
         return None
 
