@@ -1,6 +1,130 @@
-"""Usage metering for AWS Marketplace from asyncio."""
+"""
+Usage metering for AWS Marketplace from asyncio.
+
+`MarketplaceMeteringClient.batch_meter_usage()` takes any number of records and returns a verdict
+on each; `coalesce()` adds events up to hourly records.
+"""
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
+from marketplace_metering_async.errors import (
+    BatchMeterUsageError,
+    ClientClosedError,
+    ConfigurationError,
+    ConflictingRecordsError,
+    CustomerNotEntitledException,
+    DeliveryTimeoutError,
+    DisabledApiException,
+    DuplicateRequestException,
+    ExpiredTokenException,
+    IdempotencyConflictException,
+    InternalServiceErrorException,
+    InvalidAnswerError,
+    InvalidCustomerIdentifierException,
+    InvalidEndpointRegionException,
+    InvalidLicenseException,
+    InvalidProductCodeException,
+    InvalidPublicKeyVersionException,
+    InvalidRecordError,
+    InvalidRecordTypeError,
+    InvalidRegionException,
+    InvalidTagException,
+    InvalidTokenException,
+    InvalidUsageAllocationsException,
+    InvalidUsageDimensionException,
+    LeftUnprocessedError,
+    MarketplaceMeteringException,
+    MeteringError,
+    NoCredentialsError,
+    NoRegionError,
+    OutOfWindowError,
+    PlatformNotSupportedException,
+    QuantityOverflowError,
+    RecordNotMeteredError,
+    RecordOfRefusedKindError,
+    SdkClientError,
+    ThrottlingException,
+    TimestampOutOfBoundsException,
+    TransportError,
+    UnexpectedError,
+    Violation,
+)
+from marketplace_metering_async.events import LoggingObserver, Observer
+from marketplace_metering_async.limits import ServiceMetadata
+from marketplace_metering_async.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+from marketplace_metering_async.results import (
+    BatchMeterUsageResult,
+    MeterUsageResult,
+    RecordResult,
+    RecordStatus,
+    RegisterUsageResult,
+    ResolveCustomerResult,
+)
+from marketplace_metering_async.retries import RetryPolicy
 
-__all__ = ["MarketplaceMeteringClient", "UsageRecord"]
+__all__ = [
+    "AdaptivePacer",
+    "BatchMeterUsageError",
+    "BatchMeterUsageResult",
+    "ClientClosedError",
+    "Clock",
+    "Coalesced",
+    "Coalescer",
+    "ConfigurationError",
+    "ConflictingRecordsError",
+    "CustomerNotEntitledException",
+    "DeliveryTimeoutError",
+    "DisabledApiException",
+    "DuplicateRequestException",
+    "ExpiredTokenException",
+    "HeldHour",
+    "IdempotencyConflictException",
+    "InternalServiceErrorException",
+    "InvalidAnswerError",
+    "InvalidCustomerIdentifierException",
+    "InvalidEndpointRegionException",
+    "InvalidLicenseException",
+    "InvalidProductCodeException",
+    "InvalidPublicKeyVersionException",
+    "InvalidRecordError",
+    "InvalidRecordTypeError",
+    "InvalidRegionException",
+    "InvalidTagException",
+    "InvalidTokenException",
+    "InvalidUsageAllocationsException",
+    "InvalidUsageDimensionException",
+    "LeftUnprocessedError",
+    "LoggingObserver",
+    "MarketplaceMeteringClient",
+    "MarketplaceMeteringException",
+    "MeterUsageResult",
+    "MeteringError",
+    "NoCredentialsError",
+    "NoRegionError",
+    "Observer",
+    "OutOfWindowError",
+    "Pacer",
+    "PlatformNotSupportedException",
+    "QuantityOverflowError",
+    "RecordNotMeteredError",
+    "RecordOfRefusedKindError",
+    "RecordResult",
+    "RecordStatus",
+    "RegisterUsageResult",
+    "ResolveCustomerResult",
+    "RetryPolicy",
+    "SdkClientError",
+    "ServiceMetadata",
+    "SystemClock",
+    "Tag",
+    "ThrottlingException",
+    "TimestampOutOfBoundsException",
+    "TransportError",
+    "UnexpectedError",
+    "UsageAllocation",
+    "UsageRecord",
+    "Violation",
+    "coalesce",
+]

@@ -20,7 +20,15 @@ MARGIN: Final = 0.98
 
 _FIRST_WINDOW: Final = 4
 _CUT: Final = 0.92
-_SLOWEST: Final = 0.2
+_SLOWEST: Final = 0.5
+_NEAR: Final = 0.9
+"""The share of the last ceiling from which on the rate creeps, where it climbed before."""
+_CREEP: Final = 0.06
+"""Growth a second, close to the last ceiling."""
+_CLIMB: Final = 0.5
+"""Growth a second, far below it."""
+_LONGEST_STEP: Final = 0.5
+"""Seconds of growth that one delivery brings at most: a rest proves nothing."""
 _EPOCH: Final = 0.25
 """Seconds after a cut in which further throttles are of calls that were on their way."""
 _MEASURED: Final = 2.0
@@ -96,6 +104,7 @@ class AdaptivePacer:
         self._in_flight = 0
         self._ceiling = math.inf  # the rate at the last throttle
         self._cut_at = -math.inf
+        self._grown_at = -math.inf
         self._delivered: deque[float] = deque()
         self._failures = 0
         self._healthy_at = -math.inf  # no call before, while the service is ill
@@ -142,16 +151,17 @@ class AdaptivePacer:
         if math.isinf(self.rate):
             self._window += 1  # doubles the window in a round trip
         elif self.rate < self._most:
-            near = self.rate > 0.9 * self._ceiling
-            self.rate = min(self._most, self.rate * (1 + (0.002 if near else 0.02)))
+            passed = min(now - self._grown_at, _LONGEST_STEP)
+            near = self.rate > _NEAR * self._ceiling
+            self.rate = min(self._most, self.rate * (1 + passed * (_CREEP if near else _CLIMB)))
+        self._grown_at = now
 
     def _on_throttled(self, now: float, retry_after: float | None) -> None:
         if now - self._cut_at >= _EPOCH:
-            known = math.isfinite(self.rate)
             measured = self._measured(now)
-            self._ceiling = self.rate if known else measured
-            self.rate = max(_SLOWEST, min(self.rate, self._ceiling, self._most) * _CUT)
-            if known and measured < self.rate / 2:
+            self._ceiling = self.rate if math.isfinite(self.rate) else measured
+            self.rate = max(_SLOWEST, min(self._ceiling * _CUT, self._most))
+            if measured < self.rate / 2:
                 self.rate = max(_SLOWEST, measured)
             self._cut_at = now
             self._window = math.inf
