@@ -7,24 +7,62 @@ left to do for a request is a hash of its body and one HMAC. botocore's signer i
 
 import hashlib
 import hmac
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
 
+from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.limits import SERVICE_NAME, TARGET_PREFIX
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _or_none(token: str | None) -> str | None:
+    return token or None
+
+
+def _visible(text: str) -> bool:
+    return text != "" and text.isascii() and text.isprintable() and " " not in text
+
 
 @frozen
 class Keys:
-    """One set of credentials; taken as a whole, so that no key meets another's token."""
+    """
+    One set of credentials; taken as a whole, so that no key meets another's token.
+
+    Raises:
+        ConfigurationError: one of them holds what no header may, as keys read from a file with
+            its line break do.
+    """
 
     access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, converter=_or_none, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what would break out of a header, without showing it."""
+        parts = {
+            "access key id": self.access_key_id,
+            "secret access key": self.secret_access_key,
+            "session token": self.session_token,
+        }
+        for name, text in parts.items():
+            if text is not None and not _visible(text):
+                raise ConfigurationError(
+                    f"credentials: expected a {name} of visible ASCII characters, without blanks "
+                    "or line breaks, got something else"
+                )
+
+    def signed(self, headers: Mapping[str, str]) -> bool:
+        """Whether *headers* were signed with these keys."""
+        start = f"AWS4-HMAC-SHA256 Credential={self.access_key_id}/"
+        token = headers.get("X-Amz-Security-Token")
+        return headers.get("Authorization", "").startswith(start) and token == self.session_token
 
 
 class _Prepared(NamedTuple):
@@ -40,20 +78,28 @@ class _Prepared(NamedTuple):
 
 
 class SigV4:
-    """Signs requests to one URL in one region."""
+    """
+    Signs requests to one URL in one region.
 
-    def __init__(self, url: str, region_name: str) -> None:
+    Attributes:
+        host: The `Host` header: without the port where it is the scheme's own.
+    """
+
+    def __init__(self, url: str, region_name: str, *, unsigned: Mapping[str, str]) -> None:
+        """Sign for *url*; the *unsigned* headers go along with every request."""
         parts = urlsplit(url)
-        default_port = {"http": 80, "https": 443}.get(parts.scheme)
-        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-        self.host: Final = name if parts.port in (None, default_port) else f"{name}:{parts.port}"
-        self._path = quote(parts.path or "/", safe="/~")
+        name = parts.hostname or ""
+        name = f"[{name}]" if ":" in name else name
+        own_port = parts.port in (None, _DEFAULT_PORTS.get(parts.scheme))
+        self.host: Final = name if own_port else f"{name}:{parts.port}"
+        self._path = _canonical_path(parts.path)
         self._region = region_name
+        self._unsigned = dict(unsigned)
         self._prepared: dict[str, _Prepared] = {}
         self._day_key: tuple[str, Keys, bytes] | None = None
 
     def headers(self, operation: str, body: bytes, now: datetime, keys: Keys) -> dict[str, str]:
-        """Return the headers of a request of *operation* with *body*, signed at *now* (UTC)."""
+        """Return the headers of a request of *operation* with *body*, signed at *now* (aware)."""
         prepared = self._prepared.get(operation)
         second = int(now.timestamp())
         if prepared is None or prepared.second != second or prepared.keys != keys:
@@ -65,7 +111,7 @@ class SigV4:
         return {**prepared.headers, "Authorization": prepared.authorization + signature}
 
     def _prepare(self, operation: str, now: datetime, second: int, keys: Keys) -> _Prepared:
-        date = now.strftime("%Y%m%dT%H%M%SZ")
+        date = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
         day = date[:8]
         headers = {
             "Content-Type": CONTENT_TYPE,
@@ -89,7 +135,7 @@ class SigV4:
                 f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, "
                 f"SignedHeaders={names}, Signature="
             ),
-            headers=headers,
+            headers=self._unsigned | headers,
         )
 
     def _key(self, day: str, keys: Keys) -> bytes:
@@ -99,3 +145,15 @@ class SigV4:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._day_key = (day, keys, key)
         return self._day_key[2]
+
+
+def _canonical_path(path: str) -> str:
+    """Leave out empty and dot segments, then quote once more, as every service but S3 does."""
+    segments: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del segments[-1:]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    end = "/" if segments and path.endswith("/") else ""
+    return quote(f"/{'/'.join(segments)}{end}", safe="/~")

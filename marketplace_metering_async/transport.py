@@ -10,26 +10,28 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from typing import Final, Protocol
+from urllib.parse import unquote
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from attrs import field, frozen
 from yarl import URL
 
-from marketplace_metering_async.errors import InvalidAnswerError, TransportError
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    InvalidAnswerError,
+    TransportError,
+)
 
 LARGEST_ANSWER: Final = 8 * 2**20
 """Bytes. The largest request is a megabyte, and an answer repeats it with an id for each record."""
+_TOO_LARGE: Final = f"an answer of more than {LARGEST_ANSWER} bytes"
 
 _CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for name, connection, proxy and TLS together: most of an attempt is for the answer."""
 _KEEPALIVE: Final = 15.0
 """Seconds an idle connection is kept: servers and NAT gateways drop them without a word later."""
-_CHUNK: Final = 2**16
-
-_NEVER_SENT: Final = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ClientProxyConnectionError,
-)
 
 
 @frozen
@@ -60,7 +62,7 @@ class Transport(Protocol):
         Cancelling closes the connection; the service may have acted on the request.
 
         Raises:
-            TransportError: no answer came; `sent` says whether the request may have arrived.
+            TransportError: no whole answer came; `sent` says whether the request may have arrived.
             InvalidAnswerError: an answer that is too large, or compressed.
         """
         ...
@@ -75,10 +77,15 @@ class TransportSettings:
     """
     What a transport is told of the machine it runs on.
 
+    Certificates are always verified: there is no setting that turns it off.
+
+    Raises:
+        ConfigurationError: a proxy's URL that cannot be used.
+
     Attributes:
         ca_bundle: Path of the certificate authorities to trust; None: those of the system.
         client_cert: Paths of a client certificate and its key.
-        proxy_url: The proxy for the endpoint.
+        proxy_url: The proxy to the endpoint, with user and password where it asks for them.
         max_connections: To the endpoint, at once.
     """
 
@@ -87,94 +94,176 @@ class TransportSettings:
     proxy_url: str | None = field(default=None, repr=False)
     max_connections: int = 32
 
+    def __attrs_post_init__(self) -> None:
+        """Refuse a proxy that is none, without showing its password."""
+        if self.proxy_url is not None and not _is_proxy(self.proxy_url):
+            raise ConfigurationError("proxy: expected http(s)://host:port, got something else")
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy's address without user and password, for a person to read."""
+        if self.proxy_url is None:
+            return None
+        return str(URL(self.proxy_url).origin())
+
 
 class AiohttpTransport:
-    """A transport over aiohttp with one pool of connections, made at the first request."""
+    """
+    A transport over aiohttp with one pool of connections, made at the first request.
+
+    Making one needs neither a running loop nor the network; from the first request on it belongs
+    to that request's loop.
+
+    Raises, beside what Transport says:
+        ConfigurationError: the certificates of the settings cannot be read.
+        ClientClosedError: after aclose().
+    """
 
     def __init__(self, settings: TransportSettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._trust: ssl.SSLContext | bool = True  # replaced before the first use of TLS
         self._opening = asyncio.Lock()
-        self._url: tuple[str, URL] = ("", URL())
+        self._closed = False
+        self._url = ("", URL())
+        self._limits = aiohttp.ClientTimeout()
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request*; see Transport."""
-        session = self._session or await self._open()
-        if self._url[0] != request.url:
-            self._url = (request.url, URL(request.url, encoded=True))
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_TIMEOUT, timeout))
+        session = self._session
+        if session is None or (self._trust is True and request.url.startswith("https:")):
+            session = await self._open(request.url)
+        body = _Body(request.body)
         try:
             async with session.post(
-                self._url[1],
-                data=request.body,
+                self._parsed(request.url),
+                data=body,
                 headers=request.headers,
+                ssl=self._trust,
+                timeout=self._limits_of(timeout),
                 allow_redirects=False,
-                timeout=limits,
             ) as answer:
-                body = await _bounded(answer)
-                return Response(answer.status, answer.headers, body)
+                return await _read(answer)
         except aiohttp.ClientHttpProxyError as error:
-            return _of_proxy(error)
-        except _NEVER_SENT as error:
-            raise TransportError(_words(error), sent=False) from None
+            if error.status == 407:
+                return Response(407, {}, b"")
+            reason = f"the proxy answered HTTP {error.status} to CONNECT"
         except TimeoutError:
-            raise TransportError(f"no answer within {timeout:g} s", sent=True) from None
+            reason = f"no answer within {timeout:g} s" if body.leaving else "no connection in time"
         except (aiohttp.ClientError, OSError) as error:
-            raise TransportError(_words(error), sent=True) from None
+            reason = _words(error)
+        # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
+        raise TransportError(reason, sent=body.leaving)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        session, self._session = self._session, None
+        self._closed = True
+        async with self._opening:
+            session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def _open(self) -> aiohttp.ClientSession:
+    async def _open(self, url: str) -> aiohttp.ClientSession:
         async with self._opening:
+            if self._trust is True and url.startswith("https:"):
+                self._trust = await _trust(self._settings)
+            if self._closed:
+                raise ClientClosedError("the transport is closed")
             if self._session is None:
-                context = await asyncio.to_thread(_ssl_context, self._settings)
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(
-                        limit=self._settings.max_connections,
-                        ssl=context,
-                        keepalive_timeout=_KEEPALIVE,
-                    ),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    auto_decompress=False,
-                    trust_env=False,
-                    proxy=self._settings.proxy_url,
-                    skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-                )
+                self._session = _new_session(self._settings)
             return self._session
 
+    def _parsed(self, url: str) -> URL:
+        if self._url[0] != url:
+            self._url = (url, URL(url, encoded=True))
+        return self._url[1]
 
-def _ssl_context(settings: TransportSettings) -> ssl.SSLContext:
+    def _limits_of(self, timeout: float) -> aiohttp.ClientTimeout:
+        if self._limits.total != timeout:
+            self._limits = aiohttp.ClientTimeout(
+                total=timeout, connect=min(_CONNECT_TIMEOUT, timeout)
+            )
+        return self._limits
+
+
+class _Body(aiohttp.BytesPayload):
+    """A request's body, which knows whether a connection was given any of the request."""
+
+    leaving = False
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self.leaving = True  # head and body go out together
+        await super().write_with_length(writer, content_length)
+
+
+def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
+    proxy = None if settings.proxy_url is None else URL(settings.proxy_url)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=settings.max_connections, keepalive_timeout=_KEEPALIVE
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        proxy=None if proxy is None else proxy.with_user(None),
+        proxy_auth=None if proxy is None else _proxy_auth(proxy),
+        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+    )
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        proxy = URL(url)
+    except ValueError:
+        return False
+    return proxy.scheme in ("http", "https") and bool(proxy.host)
+
+
+def _proxy_auth(proxy: URL) -> aiohttp.BasicAuth | None:
+    if proxy.raw_user is None:
+        return None
+    password = unquote(proxy.raw_password or "")
+    return aiohttp.BasicAuth(unquote(proxy.raw_user), password, encoding="utf-8")
+
+
+async def _trust(settings: TransportSettings) -> ssl.SSLContext:
+    try:
+        return await asyncio.to_thread(_read_certificates, settings)
+    except OSError as error:  # which ssl.SSLError is too
+        where = settings.ca_bundle or "the system"
+        reason = error.strerror or type(error).__name__
+    raise ConfigurationError(f"cannot read the certificates of {where}: {reason}")
+
+
+def _read_certificates(settings: TransportSettings) -> ssl.SSLContext:
     """Read the certificates; it takes some 20 ms, so not on the event loop."""
     context = ssl.create_default_context(cafile=settings.ca_bundle)
+    context.set_alpn_protocols(["http/1.1"])
     if settings.client_cert is not None:
         context.load_cert_chain(*settings.client_cert)
     return context
 
 
-async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
+async def _read(answer: aiohttp.ClientResponse) -> Response:
+    """Read the body as it comes, since what an answer says of its own length need not be true."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise InvalidAnswerError("a compressed answer, which nobody asked for", answer.status)
-    if answer.content_length is not None and answer.content_length <= LARGEST_ANSWER:
-        return await answer.read()
-    body = bytearray()
-    while chunk := await answer.content.read(_CHUNK):
-        body += chunk
-        if len(body) > LARGEST_ANSWER:
-            raise InvalidAnswerError(f"more than {LARGEST_ANSWER} bytes", answer.status)
-    return bytes(body)
-
-
-def _of_proxy(error: aiohttp.ClientHttpProxyError) -> Response:
-    """A proxy refused the tunnel: its 407 is an answer, anything else a failure to connect."""
-    if error.status == 407:
-        return Response(407, {}, b"")
-    reason = f"the proxy answered HTTP {error.status} to CONNECT"
-    raise TransportError(reason, sent=False) from None
+    if (answer.content_length or 0) > LARGEST_ANSWER:
+        raise InvalidAnswerError(_TOO_LARGE, answer.status)
+    content = answer.content
+    body = await content.readany()
+    if not content.at_eof():
+        parts, size = [body], len(body)
+        while part := await content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST_ANSWER:
+                raise InvalidAnswerError(_TOO_LARGE, answer.status)
+        body = b"".join(parts)
+    return Response(answer.status, answer.headers, body)
 
 
 def _words(error: Exception) -> str:
@@ -182,19 +271,26 @@ def _words(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError(host=host):
             return f"the name {host} cannot be resolved"
-        case aiohttp.ClientConnectorCertificateError(host=host):
-            return f"the certificate of {host} is not valid for it, or not trusted"
-        case aiohttp.ClientProxyConnectionError():
-            return "the proxy cannot be reached"
-        case aiohttp.ClientConnectorError(host=host, port=port, os_error=os_error):
-            why = os_error.strerror or type(os_error).__name__
-            return f"no connection to {host}:{port}: {why}"
-        case aiohttp.ConnectionTimeoutError():
-            return "no connection in time"
+        case aiohttp.ClientConnectorCertificateError(host=host, certificate_error=why):
+            return f"the certificate of {host} is not trusted: {_verdict(why)}"
+        case aiohttp.ClientProxyConnectionError(os_error=why):
+            return f"the proxy cannot be reached: {_cause(why)}"
+        case aiohttp.ClientConnectorError(host=host, port=port, os_error=why):
+            return f"no connection to {host}:{port}: {_cause(why)}"
         case aiohttp.ServerDisconnectedError():
             return "the connection was closed before the answer"
         case aiohttp.ClientPayloadError():
             return "the answer was cut short"
-        case OSError(strerror=str(why)):
-            return f"the connection broke: {why}"
+        case aiohttp.ClientResponseError():
+            return "what came is no HTTP"
+        case OSError():
+            return f"the connection broke: {_cause(error)}"
     return f"the connection broke ({type(error).__name__})"
+
+
+def _verdict(why: Exception) -> str:
+    return str(getattr(why, "verify_message", type(why).__name__))
+
+
+def _cause(why: OSError) -> str:
+    return why.strerror or type(why).__name__
