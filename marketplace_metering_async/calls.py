@@ -27,7 +27,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import CallEnded, Observer, Warned, tell
 from marketplace_metering_async.pacing import CallEnd, Pacer
 from marketplace_metering_async.signing import Endpoint, Signer
-from marketplace_metering_async.transport import AiohttpTransport, Response, Transport
+from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.triage import Fault, triage
 
 _SKEW: Final = timedelta(seconds=60)
@@ -230,10 +230,12 @@ class Caller:
         request = await self._signer.sign(operation, body, self.now())
         response = await transport.send(request, timeout=self._attempt_timeout)
         if response.status in (400, 401, 403):
-            await self._repair(operation, response, corrections)
+            await self._repair(operation, request, response, corrections)
         return response
 
-    async def _repair(self, operation: str, response: Response, corrections: int) -> None:
+    async def _repair(
+        self, operation: str, request: Request, response: Response, corrections: int
+    ) -> None:
         """Raise RepairedError if what the refusal is about can be, or was just, put right."""
         error = wire.read_error(response.status, response.headers, response.body)
         match triage(error, operation):
@@ -242,7 +244,7 @@ class Caller:
                 if corrections != self._corrections or self._correct_clock(date):
                     raise RepairedError(error)
             case Fault.CREDENTIALS:
-                if await self._signer.renew():
+                if await self._signer.renew(request):
                     tell(self.observer, Warned(text="AWS credentials had expired; refreshed"))
                     raise RepairedError(error)
 
