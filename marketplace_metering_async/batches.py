@@ -285,7 +285,7 @@ class Stream:
         self._delivery.only_full = True
         if self._backlog.ready(self._caller.clock.monotonic(), full=True):
             self._delivery.ring()
-        while self._read - self._yielded >= self._most_open and self._delivery.stopped is None:
+        while self._read - self._yielded >= self._most_open:
             self._delivery.only_full = False
             self._delivery.ring()
             self._room.clear()
@@ -297,7 +297,11 @@ class Stream:
         except InvalidRecordError as error:
             self._give((_rejected(position, given, error),))
             return
-        if self._repeats.note(position, record):
+        stopped = self._delivery.stopped
+        if stopped is not None:
+            verdict = Verdict(status=RecordStatus.UNPROCESSED, error=stopped)
+            self._give((RecordResult(position, given, verdict),))
+        elif self._repeats.note(position, record):
             self._sent[position] = record
             if record is not given:
                 self._originals[position] = given

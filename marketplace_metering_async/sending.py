@@ -136,9 +136,6 @@ class Delivery:
         finally:
             if timer is not None:
                 timer.cancel()
-        if self._stopped is not None:
-            self._give_up(self._backlog.drop(), self._stopped)
-
     def ring(self) -> None:
         """Wake the workers that have nothing to do: the backlog has news."""
         self._bell.set()
@@ -149,6 +146,7 @@ class Delivery:
         if self._stopped is None:
             self._stopped = error
             self._halt.set()
+            self._give_up(self._backlog.drop(), error)
             self.ring()
 
     @property
