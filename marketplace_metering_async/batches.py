@@ -7,7 +7,7 @@ position exactly one result.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -220,7 +220,7 @@ class Stream:
             screen=self._screen,
         )
 
-    async def results(self) -> AsyncIterator[RecordResult]:
+    async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._caller.clock.monotonic()
         await self._caller.open()

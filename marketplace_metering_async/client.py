@@ -2,7 +2,7 @@
 
 import uuid
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime
 from random import Random
 from types import TracebackType
@@ -99,8 +99,8 @@ class MarketplaceMeteringClient:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
         if calls_per_second is not None and not calls_per_second > 0:
             raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
-        self._policy = retry or RetryPolicy()
-        self._random = random or Random()
+        self._policy = RetryPolicy() if retry is None else retry
+        self._random = Random() if random is None else random
         self._caller = Caller(
             signer=Signer(
                 region_name=region_name,
@@ -112,9 +112,11 @@ class MarketplaceMeteringClient:
                 session=session,
             ),
             transport=transport,
-            pacer=pacer or AdaptivePacer(calls_per_second, burst=limits.CALL_BURST),
-            clock=clock or SystemClock(),
-            observer=observer or LoggingObserver(),
+            pacer=(
+                AdaptivePacer(calls_per_second, burst=limits.CALL_BURST) if pacer is None else pacer
+            ),
+            clock=SystemClock() if clock is None else clock,
+            observer=LoggingObserver() if observer is None else observer,
             attempt_timeout=self._policy.attempt_timeout,
             max_concurrency=max_concurrency,
         )
@@ -159,7 +161,7 @@ class MarketplaceMeteringClient:
         records: Iterable[Given] | AsyncIterable[Given],
         *,
         product_code: str | None = None,
-    ) -> AsyncIterator[RecordResult]:
+    ) -> AsyncGenerator[RecordResult, None]:
         """
         Meter a stream of *records* in flat memory, and yield a result for each as chunks end.
 

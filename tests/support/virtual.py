@@ -1,0 +1,71 @@
+"""An event loop whose time jumps: where everything waits, the next timer is due at once."""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_THREAD_TIMEOUT = 20.0
+
+START = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Never waits: what it was asked to wait is added to the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:  # no timer: only a thread's word can come
+            events = super().select(_THREAD_TIMEOUT)
+            if not events:
+                raise RuntimeError("the event loop would wait for ever: a task waits for nothing")
+            return events
+        self.time += max(0.0, timeout)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """For code that does no I/O but through fakes in memory."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.time
+
+
+class VirtualClock:
+    """The clock of the running virtual loop."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self.start = start
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def run_virtual(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* in virtual time, and require that it leaves no task behind."""
+    loop = VirtualLoop()
+    try:
+        result = loop.run_until_complete(work)
+        loop.run_until_complete(asyncio.sleep(0))  # what was cancelled ends now
+        left = asyncio.all_tasks(loop)
+        assert not left, f"left running: {left}"
+        return result
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()

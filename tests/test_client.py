@@ -1,0 +1,730 @@
+"""The client: what batch_meter_usage and its stream do with whatever the service does."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+from itertools import product
+from random import Random
+from typing import Any
+
+import pytest
+from support.memory import MemoryService, client_of, metered, untrue, usage
+from support.virtual import START, run_virtual
+
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConflictingRecordsError,
+    DeliveryTimeoutError,
+    InvalidCustomerIdentifierException,
+    InvalidProductCodeException,
+    InvalidRecordError,
+    NoRegionError,
+    OutOfWindowError,
+    TransportError,
+)
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
+
+S = RecordStatus
+
+
+async def deliver(service: MemoryService, records: Any, **settings: Any) -> Any:
+    """Send *records* in a client's life and return the result."""
+    given = {name: settings.pop(name) for name in ("product_code", "timeout") if name in settings}
+    async with client_of(service, **settings) as client:
+        return await client.batch_meter_usage(records, **given)
+
+
+def test_full_chunks_and_results_in_order() -> None:
+    """
+    Any number of records goes out in full chunks of 25, and results come in the caller's order.
+    """
+    service = MemoryService()
+    records = usage(1003)
+
+    result = run_virtual(deliver(service, records))
+
+    assert [25] * 40 + [3] == sorted(service.sizes, reverse=True)
+    assert records == [r.record for r in result]
+    assert {S.SUCCESS: 1003} == result.counts
+    assert 41 == result.calls
+
+
+def test_one_product_a_request_and_licenses_without_product_code() -> None:
+    """
+    Products never share a request, and license records go without a product code.
+    """
+    service = MemoryService()
+    arn = "arn:aws:license-manager::123456789012:license:l-{}"
+    licensed = [record for n, record in enumerate(usage(30, license_arn=arn.format("a"))) if n % 2]
+
+    result = run_virtual(
+        deliver(service, usage(30, product_code="a") + usage(30, product_code="b") + licensed)
+    )
+
+    codes = {body.get("ProductCode") for body in service.requests}
+    assert {"a", "b", None} == codes
+    assert all(
+        ("LicenseArn" in record) == ("ProductCode" not in body)
+        for body in service.requests
+        for record in body["UsageRecords"]
+    )
+    assert {S.SUCCESS: 75} == result.counts
+
+
+def test_empty_batch_makes_no_request() -> None:
+    """
+    Nothing given is nothing sent, even without a region. Covers: V11
+    """
+    service = MemoryService()
+
+    result = run_virtual(deliver(service, [], region_name=None))
+
+    assert 0 == len(result) == len(service.requests)
+
+
+def test_what_is_no_record_gets_a_verdict_with_its_path() -> None:
+    """
+    A mapping that makes no valid record is rejected with the path, and stops nothing else.
+    """
+    service = MemoryService()
+    (good,) = usage(1)
+
+    result = run_virtual(
+        deliver(service, [{"Dimension": "x"}, good, 7, good.to_boto()], product_code="other")
+    )
+
+    assert [S.REJECTED, S.SUCCESS, S.REJECTED, S.SUCCESS] == [r.status for r in result]
+    assert "records[0].timestamp: expected a datetime with a time zone, got None" in str(
+        result[0].error
+    )
+    assert result[2].record == 7
+
+
+@pytest.mark.parametrize("records", [None, 7, "text", {"Timestamp": 1}])
+def test_what_is_no_batch_raises(records: object) -> None:
+    """
+    An argument that is no iterable of records raises TypeError before anything is sent.
+    """
+    with pytest.raises(TypeError, match="expected an iterable of records"):
+        run_virtual(deliver(MemoryService(), records))
+
+
+def test_identical_records_are_sent_once_and_share_the_verdict() -> None:
+    """
+    Every member equal: one is sent, the others name it.
+    """
+    service = MemoryService()
+    first, second = usage(2)
+
+    result = run_virtual(deliver(service, [first, second, first, first]))
+
+    assert [2] == service.sizes
+    assert [None, None, 0, 0] == [r.duplicate_of for r in result]
+    assert {S.SUCCESS: 4} == result.counts
+
+
+def test_records_of_one_key_that_differ_are_not_sent() -> None:
+    """
+    None of them is, and each names all of them. Covers: V16
+    """
+    service = MemoryService()
+    (one,) = usage(1)
+    (other,) = usage(1, timestamp=one.timestamp + timedelta(minutes=5))
+    (third,) = usage(1, quantity=99)
+
+    result = run_virtual(deliver(service, [one, *usage(3)[1:], other, third]))
+
+    assert [S.REJECTED, S.SUCCESS, S.SUCCESS, S.REJECTED, S.REJECTED] == [r.status for r in result]
+    error = result[4].error
+    assert isinstance(error, ConflictingRecordsError)
+    assert (0, 3, 4) == error.positions
+
+
+def test_out_of_window_is_rejected_unsent() -> None:
+    """
+    Certainly too old, or more than five minutes ahead: no call is spent on it. Covers: H05, H06
+    """
+    service = MemoryService()
+    old = usage(1, timestamp=START - timedelta(hours=24, minutes=6))
+    ahead = usage(1, timestamp=START + timedelta(minutes=6))
+    edge = usage(2, timestamp=START - timedelta(hours=23, minutes=58))[1:]
+
+    result = run_virtual(deliver(service, old + ahead + edge))
+
+    assert [S.REJECTED, S.REJECTED, S.SUCCESS] == [r.status for r in result]
+    assert all(isinstance(r.error, OutOfWindowError) for r in result[:2])
+    assert [1] == service.sizes
+
+
+def test_records_near_an_edge_travel_apart() -> None:
+    """
+    A refusal for the sake of the window costs only the records that are near its edge.
+    """
+    service = MemoryService()
+    edge = usage(3, dimension="late", timestamp=START - timedelta(hours=23, minutes=57))
+
+    run_virtual(deliver(service, usage(20) + edge))
+
+    assert [3, 20] == service.sizes
+    assert all(r["Dimension"] == "late" for r in service.requests[0]["UsageRecords"])
+
+
+@pytest.mark.parametrize("culprit", range(25))
+def test_one_culprit_of_25_costs_at_most_eleven_calls(culprit: int) -> None:
+    """
+    24 are metered, one is rejected with the service's own error. Covers: S05, S06, S07
+    """
+    records = usage(25)
+    known = {r.customer_aws_account_id or "": True for r in records if r is not records[culprit]}
+    service = MemoryService(book=Book(products={"product": Product(customers=known)}))
+
+    result = run_virtual(deliver(service, records))
+
+    assert isinstance(result[culprit].error, InvalidCustomerIdentifierException)
+    assert {S.SUCCESS: 24, S.REJECTED: 1} == result.counts
+    assert len(service.requests) <= 9
+
+
+def test_all_25_bad_cost_at_most_49_calls() -> None:
+    """
+    Every one is refused alone, under its own name.
+    """
+    parts = [{"AllocatedUsageQuantity": 1, "Tags": [{"Key": "a", "Value": "b"}]}]
+
+    def refuse(_: int, body: dict[str, Any]) -> Refusal:
+        return Refusal("InvalidTagException", "bad")
+
+    records = [
+        UsageRecord.from_boto(
+            {**r.to_boto(), "Quantity": 1, "UsageAllocations": parts, "ProductCode": "p"}
+        )
+        for r in usage(25)
+    ]
+    service = MemoryService(refuse)
+
+    result = run_virtual(deliver(service, records))
+
+    assert {S.REJECTED: 25} == result.counts
+    assert len(service.requests) <= 49
+
+
+def test_a_wrong_customer_with_a_thousand_records_costs_one_search() -> None:
+    """
+    The trait is remembered in the batch: its other records are rejected without a call.
+    """
+    hours = [START.replace(minute=0) - timedelta(hours=h) for h in range(1, 21)]
+    wrong = [
+        UsageRecord(
+            timestamp=h,
+            dimension=f"d{d}",
+            quantity=1,
+            customer_aws_account_id="9" * 12,
+            product_code="product",
+        )
+        for h, d in product(hours, range(50))
+    ]
+    good = usage(1000)
+    known = {r.customer_aws_account_id or "": True for r in good}
+    service = MemoryService(book=Book(products={"product": Product(customers=known)}))
+    records = good + wrong
+    Random(3).shuffle(records)
+
+    result = run_virtual(deliver(service, records))
+
+    assert {S.SUCCESS: 1000, S.REJECTED: 1000} == result.counts
+    assert len(service.requests) <= 40 + 32 + 20
+    assert not untrue(result, service.book)
+
+
+def test_a_wrong_product_code_stops_its_lane_only() -> None:
+    """
+    No search, no burnt record: open records are unprocessed, with the error. Covers: S10
+    """
+    service = MemoryService(book=Book(products={"good": Product()}))
+
+    result = run_virtual(
+        deliver(
+            service,
+            usage(500, product_code="bad") + usage(50, product_code="good"),
+            max_concurrency=2,
+        )
+    )
+
+    assert {S.SUCCESS: 50, S.UNPROCESSED: 500} == result.counts
+    assert isinstance(result[0].error, InvalidProductCodeException)
+    assert len(service.requests) <= 2 + 2
+
+
+@pytest.mark.parametrize(
+    "code", ["AccessDeniedException", "UnrecognizedClientException", "DisabledApiException"]
+)
+def test_an_account_fault_stops_everything(code: str) -> None:
+    """
+    Nothing new starts, and no record is burnt. Covers: S11, S12
+    """
+    service = MemoryService(lambda number, body: Refusal(code, "no", 403))
+
+    result = run_virtual(deliver(service, usage(5000), max_concurrency=4))
+
+    assert {S.UNPROCESSED: 5000} == result.counts
+    assert len(service.requests) <= 4
+    assert code == getattr(result[4999].error, "code", None)
+
+
+def test_an_unknown_refusal_blames_no_record() -> None:
+    """
+    A code nobody has heard of is isolated, kept raw, and not the record's fault. Covers: S04
+    """
+
+    def refuse(_: int, body: dict[str, Any]) -> Refusal | None:
+        bad = any(r["Quantity"] == 7 for r in body["UsageRecords"])
+        return Refusal("MoonPhaseException", "waning") if bad else None
+
+    service = MemoryService(refuse)
+
+    result = run_virtual(deliver(service, usage(100)))
+
+    assert {S.SUCCESS: 99, S.UNPROCESSED: 1} == result.counts
+    assert "MoonPhaseException" == getattr(result[6].error, "code", None)
+
+
+def test_a_passing_refusal_invents_no_culprit() -> None:
+    """
+    Where the parts of a refused chunk are all taken, nobody is blamed. Covers: S18
+    """
+    service = MemoryService(
+        lambda number, body: Refusal("InvalidTagException", "") if number == 1 else None
+    )
+
+    result = run_virtual(deliver(service, usage(25)))
+
+    assert {S.SUCCESS: 25} == result.counts
+
+
+@pytest.mark.parametrize("resend", ["duplicate", "success"])
+@pytest.mark.parametrize("lost", [1, 2, 5])
+def test_a_lost_answer_is_followed_by_the_identical_records(lost: int, resend: Any) -> None:
+    """
+    Applied k times without an answer, the records are on file once. Covers: W05, S16
+    """
+    service = MemoryService(
+        lambda number, body: Kind.RESET_AFTER if number <= lost else None,
+        book=Book(rules=Rules(identical_resend=resend)),
+    )
+    records = usage(25)
+
+    result = run_virtual(deliver(service, records))
+
+    assert 25 == len(service.book)
+    assert all(body == service.requests[0] for body in service.requests)
+    assert {resend == "success"} == {r.metered is True for r in result}
+    assert not untrue(result, service.book)
+    if resend == "duplicate":
+        assert all(r.ambiguous and r.metered is None for r in result)
+        assert "most likely this record" in result[0].advice
+
+
+def test_unconfirmed_when_no_answer_ever_comes() -> None:
+    """
+    It is never called a failure: the record may be metered. Covers: W05, S01
+    """
+    service = MemoryService(lambda number, body: Kind.RESET_AFTER)
+
+    result = run_virtual(deliver(service, usage(30), retry=RetryPolicy(max_attempts=3)))
+
+    assert {S.UNCONFIRMED: 30} == result.counts
+    assert all(r.attempts == 3 for r in result)
+    assert all(isinstance(r.error, TransportError) for r in result)
+    assert 30 == len(result.unprocessed_records)
+
+
+def test_never_sent_is_unprocessed() -> None:
+    """
+    A connection that never was leaves no doubt. Covers: W01, W02
+    """
+
+    class Dead(MemoryService):
+        async def _answer(self, request: Any, timeout: float) -> Any:
+            raise TransportError("no connection to 127.0.0.1:1", sent=False)
+
+    result = run_virtual(deliver(Dead(), usage(3), retry=RetryPolicy(timeout=5)))
+
+    assert {S.UNPROCESSED: 3} == result.counts
+    assert "no connection" in str(result[0].error)
+
+
+def test_unprocessed_records_travel_on_with_others() -> None:
+    """
+    What chunks leave open fills the next chunks, so calls stay few. Covers: S17
+    """
+    service = MemoryService(lambda number, body: Kind.UNPROCESSED if number <= 20 else None)
+
+    result = run_virtual(deliver(service, usage(1000), max_concurrency=4))
+
+    assert {S.SUCCESS: 1000} == result.counts
+    assert len(service.requests) <= 40 + 20 * 10 // 25 + 12
+
+
+def test_left_unprocessed_for_ever_ends_by_policy() -> None:
+    """
+    It ends as unprocessed: not metered, not at fault. Covers: S17
+    """
+    book = Book()
+
+    class Never(MemoryService):
+        def _left(self, fault: Any, body: dict[str, Any]) -> list[int]:
+            return list(range(len(body["UsageRecords"])))
+
+    result = run_virtual(deliver(Never(book=book), usage(5), retry=RetryPolicy(timeout=60)))
+
+    assert {S.UNPROCESSED: 5} == result.counts
+    assert "left the record unprocessed" in result[0].advice
+    assert 0 == len(book)
+
+
+def test_an_unheard_of_status_is_no_success() -> None:
+    """
+    It is kept verbatim and unconfirmed. Covers: R09
+    """
+    service = MemoryService(lambda number, body: Kind.UNKNOWN_STATUS)
+
+    result = run_virtual(deliver(service, usage(3)))
+
+    assert S.UNCONFIRMED is result[0].status
+    assert "Postponed" == result[0].service_status
+    assert {S.SUCCESS: 2, S.UNCONFIRMED: 1} == result.counts
+
+
+def test_not_subscribed_after_a_lost_answer_stays_open() -> None:
+    """
+    A refusal of state does not settle the doubt of an earlier attempt. Covers: S14
+    """
+    records = usage(2)
+    customers = {
+        records[0].customer_aws_account_id or "": False,
+        records[1].customer_aws_account_id or "": True,
+    }
+    service = MemoryService(
+        lambda number, body: Kind.RESET_BEFORE if number == 1 else None,
+        book=Book(products={"product": Product(customers=customers)}),
+    )
+
+    result = run_virtual(deliver(service, records))
+
+    assert [S.UNCONFIRMED, S.SUCCESS] == [r.status for r in result]
+    assert "CustomerNotSubscribed" == result[0].service_status
+
+
+def test_timeout_returns_every_verdict_known() -> None:
+    """
+    After the timeout nothing new starts; the rest is unprocessed. Covers: C20
+    """
+    service = MemoryService()
+
+    result = run_virtual(deliver(service, usage(2000), calls_per_second=10, timeout=2.0))
+
+    assert len(result) == 2000
+    assert result.counts[S.SUCCESS] == len(service.book) > 0
+    assert isinstance(result[1999].error, DeliveryTimeoutError)
+    assert not untrue(result, service.book)
+
+
+def test_the_quota_holds() -> None:
+    """
+    Known to be ten calls a second, no more than that and the burst are made in any second.
+    """
+    times: list[float] = []
+
+    def note(_: int, __: dict[str, Any]) -> None:
+        times.append(asyncio.get_running_loop().time())
+
+    run_virtual(deliver(MemoryService(note), usage(2000), calls_per_second=10.0))
+
+    assert 80 == len(times)
+    assert all(sum(t <= u < t + 1 for u in times) <= 20 for t in times)
+    assert times[-1] <= 1.05 * 7.0
+
+
+def test_no_more_than_max_concurrency_on_the_wire() -> None:
+    """
+    Two batches of one client share its places.
+    """
+
+    async def two() -> int:
+        service = MemoryService()
+        async with client_of(service, max_concurrency=5) as client:
+            await asyncio.gather(
+                client.batch_meter_usage(usage(500, product_code="a")),
+                client.batch_meter_usage(usage(500, product_code="b")),
+            )
+        return service.most_in_flight
+
+    assert 5 == run_virtual(two())
+
+
+def test_streams_begin_before_the_source_ends_and_hold_it_back() -> None:
+    """
+    The source is read only as far ahead as is needed; results come while it goes on.
+    """
+    records = usage(20_000)
+    taken = 0
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        nonlocal taken
+        for record in records:
+            taken += 1
+            yield record
+
+    async def stream() -> int:
+        async with client_of(MemoryService(), max_concurrency=4) as client:
+            results = client.iter_batch_meter_usage(source())
+            seen = [await anext(results) for _ in range(100)]
+            ahead = taken
+            seen += [result async for result in results]
+            assert sorted(r.position for r in seen) == list(range(20_000))
+            assert all(r.status is S.SUCCESS for r in seen)
+            return ahead
+
+    assert run_virtual(stream()) < 1000
+
+
+def test_a_slow_source_gets_its_results_all_the_same() -> None:
+    """
+    Chunks with room left go once the source is silent for a while.
+    """
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        for record in usage(3):
+            yield record
+        await asyncio.sleep(3600)
+
+    async def stream() -> float:
+        async with client_of(MemoryService()) as client:
+            async with aclosing(client.iter_batch_meter_usage(source())) as results:
+                for _ in range(3):
+                    await anext(results)
+                return asyncio.get_running_loop().time()
+
+    assert run_virtual(stream()) < 5
+
+
+def test_a_source_that_raises_loses_nothing() -> None:
+    """
+    All results of what was read come out first, then the error. Covers: V13
+    """
+    service = MemoryService()
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        for record in usage(60):
+            yield record
+        raise OSError("the file is gone")
+
+    async def stream() -> list[RecordResult]:
+        seen = []
+        async with client_of(service) as client:
+            with pytest.raises(OSError, match="the file is gone"):
+                async for result in client.iter_batch_meter_usage(source()):
+                    seen.append(result)
+        return seen
+
+    assert 60 == len(run_virtual(stream())) == len(service.book)
+
+
+def test_closing_a_stream_early_leaves_nothing_running() -> None:
+    """
+    The rest is not sent, and no task stays behind.
+    """
+    service = MemoryService()
+
+    async def stream() -> None:
+        async with client_of(service, max_concurrency=2) as client:
+            results = client.iter_batch_meter_usage(usage(5000))
+            await anext(results)
+            await results.aclose()
+            sent = len(service.requests)
+            await asyncio.sleep(60)
+            assert sent == len(service.requests)
+
+    run_virtual(stream())
+
+
+def test_an_account_fault_ends_a_stream_with_a_verdict_for_each() -> None:
+    """
+    Everything that is read still gets its verdict.
+    """
+    service = MemoryService(lambda number, body: Refusal("AccessDeniedException", "", 403))
+
+    async def stream() -> list[RecordStatus]:
+        async with client_of(service, max_concurrency=2) as client:
+            return [r.status async for r in client.iter_batch_meter_usage(usage(3000))]
+
+    assert [S.UNPROCESSED] * 3000 == run_virtual(stream())
+
+
+def test_identical_and_conflicting_records_in_a_stream() -> None:
+    """
+    Law 3 holds for the records in flight.
+    """
+    service = MemoryService()
+    (one,) = usage(1)
+    (other,) = usage(1, quantity=5)
+
+    async def stream(*records: UsageRecord) -> dict[int, RecordResult]:
+        async with client_of(service) as client:
+            return {r.position: r async for r in client.iter_batch_meter_usage(records)}
+
+    same = run_virtual(stream(one, one))
+    assert [S.SUCCESS, S.SUCCESS] == [same[0].status, same[1].status]
+    assert 0 == same[1].duplicate_of
+    differing = run_virtual(stream(one, other))
+    assert {S.REJECTED} == {r.status for r in differing.values()}
+
+
+def test_cancelling_leaves_nothing_running() -> None:
+    """
+    At every moment of a delivery. Covers: C01, C02, C03, C04
+    """
+
+    async def cancelled(after: float) -> None:
+        service = MemoryService(lambda n, body: Kind.RESET_AFTER if n % 3 == 0 else None)
+        async with client_of(service, calls_per_second=50) as client:
+            sending = asyncio.create_task(client.batch_meter_usage(usage(1000)))
+            await asyncio.sleep(after)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            assert 0 == service.in_flight
+            result = await client.batch_meter_usage(usage(30, product_code="again"))
+            assert {S.SUCCESS, S.DUPLICATE_RECORD} >= set(result.counts)
+
+    for step in range(40):
+        run_virtual(cancelled(step * 0.011))
+
+
+def test_closing_during_a_send_gives_every_record_a_verdict() -> None:
+    """
+    aclose() stops new attempts; calling it twice is fine. Covers: C11, C12
+    """
+
+    async def close() -> None:
+        service = MemoryService()
+        client = client_of(service, calls_per_second=10)
+        await client.batch_meter_usage(usage(1, product_code="first"))
+        sending = asyncio.create_task(client.batch_meter_usage(usage(1000)))
+        await asyncio.sleep(1.5)
+        await client.aclose()
+        await client.aclose()
+        result = await sending
+        assert len(result) == 1000
+        assert not untrue(result, service.book)
+        assert result.counts[S.UNPROCESSED] > 0
+        with pytest.raises(ClientClosedError):
+            await client.batch_meter_usage(usage(1))
+
+    run_virtual(close())
+
+
+def test_another_loop_is_told() -> None:
+    """
+    A client belongs to the loop of its first call. Covers: C16
+    """
+    client = client_of(MemoryService())
+
+    async def once() -> None:
+        await client.batch_meter_usage(usage(1))
+
+    run_virtual(once())
+    with pytest.raises(ClientClosedError, match="another event loop"):
+        run_virtual(once())
+
+
+def test_no_region_raises(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """
+    Where nothing could be started, the call raises and says what to set.
+    """
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+
+    async def send() -> None:
+        async with client_of(MemoryService(), region_name=None) as client:
+            await client.batch_meter_usage(usage(1))
+
+    with pytest.raises(NoRegionError, match="AWS_REGION"):
+        asyncio.run(send())
+
+
+def test_bad_product_code_argument_is_a_verdict() -> None:
+    """
+    Whatever is wrong with the call's product code is said of each record.
+    """
+    service = MemoryService()
+
+    result = run_virtual(deliver(service, usage(2, product_code=None), product_code="no spaces"))
+
+    assert {S.REJECTED: 2} == result.counts
+    assert isinstance(result[0].error, InvalidRecordError)
+    assert not service.requests
+
+
+def test_licenses_that_do_not_mix_are_divided_once() -> None:
+    """
+    License records without a product share a lane until a mixture is refused. Covers: S08
+    """
+    arn = "arn:aws:license-manager::123456789012:license:l-{}"
+    accounts = [f"{n:012d}" for n in range(40)]
+    products = {
+        "a": Product(licenses={arn.format(n): accounts[n] for n in range(20)}),
+        "b": Product(licenses={arn.format(n): accounts[n] for n in range(20, 40)}),
+    }
+    records = [
+        UsageRecord(
+            timestamp=START - timedelta(hours=hour),
+            dimension="requests",
+            quantity=1,
+            customer_aws_account_id=accounts[n],
+            license_arn=arn.format(n),
+        )
+        for hour in range(1, 6)
+        for n in range(40)
+    ]
+    service = MemoryService(book=Book(products=products))
+
+    result = run_virtual(deliver(service, records))
+
+    assert {S.SUCCESS: 200} == result.counts
+    assert len(service.requests) <= 8 + 40
+
+
+def test_metered_once_through_every_fault() -> None:
+    """
+    Every kind of fault at every call: the book has each record at most once, rightly, and no
+    verdict contradicts it.
+    """
+    for kind, resend, seed in product(Kind, ("duplicate", "success"), range(2)):
+        if kind in (Kind.REFUSE, Kind.REDIRECT, Kind.SLOW):
+            continue
+        random = Random(f"{kind}{seed}")
+        service = MemoryService(
+            lambda number, body, kind=kind, random=random: kind if random.random() < 0.3 else None,
+            book=Book(rules=Rules(identical_resend=resend)),  # type: ignore[arg-type]
+            seed=seed,
+        )
+        records = usage(260, product_code="a") + usage(60, product_code="b")
+
+        result = run_virtual(
+            deliver(service, records, retry=RetryPolicy(max_attempts=8), max_concurrency=4)
+        )
+
+        context = f"{kind} {resend} seed {seed}"
+        assert 320 == len(result), context
+        assert not untrue(result, service.book), context
+        expected = {
+            (r.product_code, r.customer_aws_account_id, r.dimension, r.timestamp): r.quantity
+            for r in records
+        }
+        assert metered(service.book).items() <= expected.items(), context
