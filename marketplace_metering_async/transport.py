@@ -8,6 +8,7 @@ nobody asked for, are refused unread.
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Final, Protocol
 from urllib.parse import unquote
@@ -123,6 +124,7 @@ class AiohttpTransport:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._trust: ssl.SSLContext | bool = True  # replaced before the first use of TLS
+        self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
         self._closed = False
         self._url = ("", URL())
@@ -140,6 +142,7 @@ class AiohttpTransport:
                 data=body,
                 headers=request.headers,
                 ssl=self._trust,
+                proxy_headers=self._proxy_headers,
                 timeout=self._limits_of(timeout),
                 allow_redirects=False,
             ) as answer:
@@ -208,7 +211,6 @@ def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         proxy=None if proxy is None else proxy.with_user(None),
-        proxy_auth=None if proxy is None else _proxy_auth(proxy),
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
     )
 
@@ -221,11 +223,12 @@ def _is_proxy(url: str) -> bool:
     return proxy.scheme in ("http", "https") and bool(proxy.host)
 
 
-def _proxy_auth(proxy: URL) -> aiohttp.BasicAuth | None:
+def _proxy_headers(settings: TransportSettings) -> dict[str, str] | None:
+    proxy = URL(settings.proxy_url or "")
     if proxy.raw_user is None:
         return None
-    password = unquote(proxy.raw_password or "")
-    return aiohttp.BasicAuth(unquote(proxy.raw_user), password, encoding="utf-8")
+    user, password = unquote(proxy.raw_user), unquote(proxy.raw_password or "")
+    return {"Proxy-Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 async def _trust(settings: TransportSettings) -> ssl.SSLContext:
