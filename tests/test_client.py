@@ -503,11 +503,11 @@ def test_a_slow_source_gets_its_results_all_the_same() -> None:
         await asyncio.sleep(3600)
 
     async def stream() -> float:
-        async with client_of(MemoryService()) as client:
-            async with aclosing(client.iter_batch_meter_usage(source())) as results:
-                for _ in range(3):
-                    await anext(results)
-                return asyncio.get_running_loop().time()
+        client = client_of(MemoryService())
+        async with client, aclosing(client.iter_batch_meter_usage(source())) as results:
+            for _ in range(3):
+                await anext(results)
+            return asyncio.get_running_loop().time()
 
     assert run_virtual(stream()) < 5
 
@@ -700,6 +700,10 @@ def test_licenses_that_do_not_mix_are_divided_once() -> None:
     assert len(service.requests) <= 8 + 40
 
 
+def _sometimes(kind: Kind, random: Random) -> Any:
+    return lambda number, body: kind if random.random() < 0.3 else None
+
+
 def test_metered_once_through_every_fault() -> None:
     """
     Every kind of fault at every call: the book has each record at most once, rightly, and no
@@ -710,7 +714,7 @@ def test_metered_once_through_every_fault() -> None:
             continue
         random = Random(f"{kind}{seed}")
         service = MemoryService(
-            lambda number, body, kind=kind, random=random: kind if random.random() < 0.3 else None,
+            _sometimes(kind, random),
             book=Book(rules=Rules(identical_resend=resend)),  # type: ignore[arg-type]
             seed=seed,
         )

@@ -158,18 +158,16 @@ def client_of(service: MemoryService, **settings: Any) -> MarketplaceMeteringCli
 def usage(count: int, *, product_code: str | None = "product", **members: Any) -> list[UsageRecord]:
     """Return *count* records of customers of their own."""
     hour = START.replace(minute=0) - timedelta(hours=2)
+    common: dict[str, Any] = {
+        "timestamp": hour,
+        "dimension": "requests",
+        "product_code": product_code,
+    }
     return [
         UsageRecord(
-            **{
-                "timestamp": hour,
-                "dimension": "requests",
-                "quantity": number + 1,
-                "customer_aws_account_id": f"{number:012d}",
-                "product_code": product_code,
-            }
-            | members
+            **{"quantity": n + 1, "customer_aws_account_id": f"{n:012d}", **common, **members}
         )
-        for number in range(count)
+        for n in range(count)
     ]
 
 
