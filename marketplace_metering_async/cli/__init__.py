@@ -7,7 +7,6 @@ from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import click
 import typer
 from attrs import asdict
 
@@ -88,11 +87,15 @@ def send(
         plan = _plan(files, product_code, coalesce=coalesce, current=include_current_hour)
         console.print(plan.table(calls_per_second))
         for reason in plan.reasons:
-            console.print(f"[red]{reason}", markup=True)
+            output.complain(reason)
         if dry_run:
             raise typer.Exit(Exit.REJECTED if plan.refused else Exit.METERED)
         console.print("[bold]What is metered is billed; it can be neither changed nor taken back.")
-        if not typer.confirm("Send?", err=True):
+        try:
+            agreed = typer.confirm("Send?", err=True)
+        except typer.Abort:
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        if not agreed:
             raise typer.Exit(Exit.UNDELIVERED)
     lines = read_usage(files)
     if coalesce:
@@ -120,7 +123,7 @@ def validate(
     console = output.people()
     plan = _plan(files, product_code, coalesce=coalesce, current=include_current_hour)
     for reason in plan.reasons:
-        console.print(f"[red]{reason}")
+        output.complain(reason)
     console.print(plan.table(10.0))
     raise typer.Exit(Exit.REJECTED if plan.refused else Exit.METERED)
 
@@ -144,7 +147,7 @@ def _reading(files: Sequence[str]) -> Any:  # noqa: ANN401
     try:
         yield from read_usage(files)
     except UsageFileError as error:
-        output.people().print(f"[red]{error}", markup=True)
+        output.complain(error)
         raise typer.Exit(Exit.USAGE) from error
 
 
@@ -266,26 +269,25 @@ def _print(members: dict[str, Any]) -> None:
 
 def _end(work: Coroutine[Any, Any, Exit]) -> None:
     """Run *work* and leave with its code, or with the code and a line for what went wrong."""
-    console = output.people()
     try:
         code = asyncio.run(work)
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(Exit.INTERRUPTED) from None
     except UsageFileError as error:
-        console.print(f"[red]{error}")
+        output.complain(error)
         code = Exit.USAGE
     except InvalidRecordError as error:
-        console.print(f"[red]{error}")
+        output.complain(error)
         code = Exit.USAGE
     except (ConfigurationError, ClientClosedError) as error:
-        console.print(f"[red]{error}")
+        output.complain(error)
         code = Exit.ACCOUNT
     except MeteringError as error:
-        console.print(f"[red]{error}[/] {getattr(error, 'message', '')}\n{error.advice}")
+        output.complain(f"{error} {getattr(error, 'message', '')}\n{error.advice}")
         passing = triage(error) in (Fault.SERVICE, Fault.THROTTLE)
         code = Exit.UNDELIVERED if passing else Exit.ACCOUNT
     except OSError as error:
-        console.print(f"[red]{error}")
+        output.complain(error)
         code = Exit.USAGE
     raise typer.Exit(code)
 
@@ -293,12 +295,7 @@ def _end(work: Coroutine[Any, Any, Exit]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     try:
-        code = app(list(argv) if argv is not None else None, standalone_mode=False)
-    except click.exceptions.Exit as ended:
-        return int(ended.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return int(Exit.USAGE)
-    except (click.Abort, KeyboardInterrupt):
-        return int(Exit.INTERRUPTED)
-    return code if isinstance(code, int) else int(Exit.METERED)
+        app(None if argv is None else list(argv))
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(Exit.METERED)
+    return int(Exit.METERED)

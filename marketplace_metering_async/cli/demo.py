@@ -164,6 +164,6 @@ def _compare(
         )
         return Exit.METERED
     for line in differences[:20]:
-        console.print(f"[red]{line}")
+        output.complain(line)
     console.print(f"[bold red]Not equal:[/] {len(differences):,} differences.")
     return Exit.REJECTED

@@ -27,6 +27,11 @@ def people() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+def complain(problem: object) -> None:
+    """Tell people of a problem; the text may hold anything, so it is not read as markup."""
+    people().print(str(problem), style="red", markup=False)
+
+
 class ResultLines:
     """
     Writes one JSON line a result to stdout.

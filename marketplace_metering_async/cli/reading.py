@@ -7,11 +7,11 @@ row is one line; its header names the columns. Members have boto3's names or our
 
 import csv
 import json
-import sys
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from attrs import frozen
 
@@ -21,6 +21,7 @@ from marketplace_metering_async.rules import clipped
 
 STDIN: Final = "-"
 _LONGEST_LINE: Final = 8 * 2**20
+_BLOCK: Final = 2**16
 _NAMES: Final = {
     "timestamp": "Timestamp",
     "dimension": "Dimension",
@@ -66,28 +67,33 @@ def read_usage(files: Sequence[str]) -> Iterator[Line]:
         UsageFileError: for a file that cannot be opened or has a wrong CSV header.
     """
     for name in files:
-        with _opened(name) as stream:
-            yield from _lines(name, stream)
+        with _opened(name) as read:
+            yield from _lines(name, read)
+
+
+Read = Callable[[int], bytes]
+"""Gives at most so many bytes, and none at the end."""
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
+def _opened(name: str) -> Iterator[Read]:
     if name == STDIN:
-        yield sys.stdin.buffer
+        # Not sys.stdin.buffer: a thread that waits in it would keep the interpreter from ending.
+        yield lambda size: os.read(0, size)
         return
     try:
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise UsageFileError(f"{name}: {error.strerror or error}") from error
     with stream:
-        yield stream
+        yield stream.read
 
 
-def _lines(name: str, stream: BinaryIO) -> Iterator[Line]:
+def _lines(name: str, read: Read) -> Iterator[Line]:
     parse: Callable[[bytes], Mapping[str, Any]] | None = None
-    for number, raw in enumerate(_bounded(stream), 1):
+    for number, raw in enumerate(_cut(read), 1):
         line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-        line = line.rstrip(b"\r\n")
+        line = line.rstrip(b"\r")
         if not line.strip():
             continue
         if parse is None:
@@ -101,13 +107,18 @@ def _lines(name: str, stream: BinaryIO) -> Iterator[Line]:
             yield Line(name, number, error.under(f"{name}:{number}"))
 
 
-def _bounded(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield lines; what follows the first bytes of an endless one is passed over."""
-    while line := stream.readline(_LONGEST_LINE):
-        rest = line
-        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = stream.readline(_LONGEST_LINE)
-        yield line
+def _cut(read: Read) -> Iterator[bytes]:
+    """Yield lines, cut at newlines alone; of an endless line only the beginning is kept."""
+    kept = b""
+    while block := read(_BLOCK):
+        *whole, rest = block.split(b"\n")
+        for piece in whole:
+            yield kept + piece
+            kept = b""
+        if len(kept) < _LONGEST_LINE:
+            kept += rest
+    if kept:
+        yield kept
 
 
 def _broken(path: str, expected: str, got: str) -> InvalidRecordError:
@@ -122,11 +133,11 @@ def _json_object(line: bytes) -> Mapping[str, Any]:
     except UnicodeDecodeError:
         raise _broken("", "UTF-8", "other bytes") from None
     except json.JSONDecodeError as error:
-        raise _broken("", "a JSON object", f"{error.msg} at column {error.colno}") from None
+        raise _broken("", "a JSON object", f"no JSON ({error.msg}, column {error.colno})") from None
     except RecursionError:
         raise _broken("", "a JSON object", "one nested too deeply") from None
     except ValueError as error:
-        raise _broken("", "a JSON object", clipped(str(error))) from None
+        raise _broken("", "a strict JSON object", clipped(str(error))) from None
     if not isinstance(value, dict):
         raise _broken("", "a JSON object", f"a {type(value).__name__}")
     return value
@@ -181,7 +192,7 @@ class _CsvRow:
         except UnicodeDecodeError:
             raise _broken("", "UTF-8", "other bytes") from None
         except csv.Error as error:
-            raise _broken("", "a CSV row on one line", str(error)) from None
+            raise _broken("", "a CSV row on one line", f"a broken one ({error})") from None
 
     @staticmethod
     def _value(name: str, cell: str) -> Any:  # noqa: ANN401

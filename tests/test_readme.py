@@ -1,0 +1,54 @@
+"""The README: its program runs, and its commands are the first that say demo and pytest."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import marketplace_metering_async
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_program_runs_as_it_stands() -> None:
+    """
+    The first Python block meters 100 records into a sandbox.
+    """
+    done = subprocess.run(  # noqa: S603 - the README's own program
+        [sys.executable, "-W", "error", "-c", blocks("python")[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert "{<RecordStatus.SUCCESS: 'Success'>: 100} 4 {'api-calls': 5050}" in done.stdout
+
+
+def test_two_commands_do_all_the_set_up() -> None:
+    """
+    One line each, in a code block, in this order.
+    """
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+
+    demo = next(line for line in lines if "demo" in line)
+    tests = next(line for line in lines if "pytest" in line)
+
+    assert demo.startswith("python3 -m venv .venv && ")
+    assert tests.startswith("python3 -m venv .venv && ")
+
+
+def test_public_names_are_all_there() -> None:
+    """
+    What the package exports is importable, sorted, and listed once.
+    """
+    names = marketplace_metering_async.__all__
+
+    assert sorted(names) == names
+    assert len(set(names)) == len(names)
+    assert all(hasattr(marketplace_metering_async, name) for name in names)
