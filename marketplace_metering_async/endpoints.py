@@ -82,12 +82,12 @@ def from_environment(
         return None
     configured = endpoint_url or environ.get(_SERVICE_URL) or environ.get("AWS_ENDPOINT_URL")
     host = service_metadata().endpoints.get(region)
-    if configured is None and host is None:
+    if not configured and host is None:
         return None
     return _checked(
         region=region,
         url=configured or f"https://{host}",
-        configured=configured is not None,
+        configured=bool(configured),
         ca_bundle=environ.get("AWS_CA_BUNDLE") or environ.get("REQUESTS_CA_BUNDLE"),
         client_cert=None,
         proxies=None,
@@ -138,7 +138,7 @@ def _asked(session: Any, region_name: str | None, endpoint_url: str | None) -> E
     return _checked(
         region=region,
         url=configured or _service_url(session, region, fips=fips),
-        configured=configured is not None,
+        configured=bool(configured),
         ca_bundle=session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
         client_cert=_setting(session, "client_cert"),
         proxies=_setting(session, "proxies"),
