@@ -220,7 +220,7 @@ def _is_proxy(url: str) -> bool:
         proxy = URL(url)
     except ValueError:
         return False
-    return proxy.scheme in ("http", "https") and bool(proxy.host)
+    return proxy.scheme in ("http", "https") and bool(proxy.host) and proxy.path == "/"
 
 
 def _proxy_headers(settings: TransportSettings) -> dict[str, str] | None:

@@ -904,7 +904,8 @@ async def test_a_proxy_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["socks5://canary@host", "canary", "http://", "http://u:canary@h:x"]
+    "url",
+    ["socks5://canary@host", "canary", "http://", "http://u:canary@h:x", "http://socks5://canary"],
 )
 def test_a_proxy_that_is_none(url: str) -> None:
     """What cannot be a proxy is refused, and not repeated."""
