@@ -75,7 +75,7 @@ def quantity(path: str, value: object) -> Violations:
         wanted = f"a whole number from 0 to {limits.MAX_QUANTITY}"
         return (Violation(path, wanted, shown(value), wrong_type=True),)
     if not 0 <= value <= limits.MAX_QUANTITY:
-        came = f"{value:.3g}" if abs(value) > _HUGE else str(value)
+        came = str(value) if abs(value) < _HUGE else f"a number of {value.bit_length()} bits"
         return (Violation(path, f"0 to {limits.MAX_QUANTITY}", came),)
     return ()
 

@@ -1,0 +1,63 @@
+"""Hypothesis strategies: valid records, and JSON of any shape."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from hypothesis import strategies as st
+
+from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+accounts = st.text("0123456789", min_size=12, max_size=12)
+products = st.sampled_from(["prod-a", "prod-b", "prod-c"])
+licenses = st.sampled_from(
+    [f"arn:aws:license-manager::123456789012:license:l-{name}" for name in "abc"]
+)
+zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+times = st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=zones)  # noqa: DTZ001
+tag_texts = st.text("abcXYZ019 +-=._:/@", min_size=1, max_size=20)
+tags = st.builds(Tag, tag_texts, tag_texts)
+
+
+@st.composite
+def allocations(draw: st.DrawFn) -> list[UsageAllocation]:
+    """Allocations with tag sets of their own."""
+    sets = draw(st.lists(st.frozensets(tag_texts, max_size=3), unique=True, max_size=4))
+    return [
+        UsageAllocation(draw(st.integers(0, 1000)), [Tag(key, "v") for key in sorted(keys)])
+        for keys in sets
+    ]
+
+
+@st.composite
+def records(
+    draw: st.DrawFn,
+    timestamps: st.SearchStrategy[datetime] = times,
+    with_allocations: bool = True,  # noqa: FBT001, FBT002
+) -> UsageRecord:
+    """Any valid record, under any of the identity schemes."""
+    parts = draw(allocations()) if with_allocations and draw(st.booleans()) else []
+    quantity = sum(part.allocated_usage_quantity for part in parts)
+    scheme = draw(st.sampled_from(["account", "identifier", "license"]))
+    return UsageRecord(
+        timestamp=draw(timestamps),
+        dimension=draw(texts),
+        quantity=quantity if parts else draw(st.integers(0, MAX_QUANTITY)),
+        customer_aws_account_id=None if scheme == "identifier" else draw(accounts),
+        customer_identifier=draw(texts) if scheme == "identifier" else None,
+        license_arn=draw(licenses) if scheme == "license" else None,
+        product_code=draw(products),
+        usage_allocations=parts,
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+recent = st.integers(0, 20 * 60).map(lambda minutes: NOON - timedelta(minutes=minutes))

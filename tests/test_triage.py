@@ -1,0 +1,150 @@
+"""Triage: the whole table, whatever the message says."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace_metering_async import errors
+from marketplace_metering_async.errors import (
+    MODELLED_ERRORS,
+    InvalidAnswerError,
+    MarketplaceMeteringException,
+    MeteringError,
+    TransportError,
+)
+from marketplace_metering_async.triage import Fault, leaves_doubt, triage
+
+
+def error(code: str, status: int = 400, message: str = "") -> MarketplaceMeteringException:
+    kind = MODELLED_ERRORS.get(code, MarketplaceMeteringException)
+    return kind(code, message, status=status)
+
+
+BATCH_FAULTS = {
+    "DisabledApiException": Fault.ACCOUNT,
+    "InternalServiceErrorException": Fault.SERVICE,
+    "InvalidCustomerIdentifierException": Fault.CONTENT,
+    "InvalidLicenseException": Fault.STATE,
+    "InvalidProductCodeException": Fault.PRODUCT,
+    "InvalidTagException": Fault.CONTENT,
+    "InvalidUsageAllocationsException": Fault.CONTENT,
+    "InvalidUsageDimensionException": Fault.CONTENT,
+    "ThrottlingException": Fault.THROTTLE,
+    "TimestampOutOfBoundsException": Fault.STATE,
+}
+
+
+@pytest.mark.parametrize(("code", "fault"), BATCH_FAULTS.items())
+@given(message=st.text())
+def test_modelled_errors_of_the_batch_operation(code: str, fault: Fault, message: str) -> None:
+    """
+    Each has its fault; its text may be reworded or translated at any time. Covers: S23
+    """
+    assert fault is triage(error(code, message=message))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "fault"),
+    [
+        ("AccessDeniedException", 403, Fault.ACCOUNT),
+        ("UnrecognizedClientException", 403, Fault.ACCOUNT),
+        ("MissingAuthenticationTokenException", 403, Fault.ACCOUNT),
+        ("InvalidSignatureException", 403, Fault.CLOCK),
+        ("RequestTimeTooSkewed", 403, Fault.CLOCK),
+        ("RequestExpired", 400, Fault.CLOCK),
+        ("ExpiredTokenException", 403, Fault.CREDENTIALS),
+        ("InternalServiceException", 400, Fault.SERVICE),
+        ("ServiceUnavailable", 503, Fault.SERVICE),
+        ("InternalFailure", 500, Fault.SERVICE),
+        ("SlowDown", 503, Fault.THROTTLE),
+        ("TooManyRequestsException", 429, Fault.THROTTLE),
+        ("RequestEntityTooLargeException", 413, Fault.CONTENT),
+        ("ValidationException", 400, Fault.UNKNOWN),
+        ("MoonPhaseException", 400, Fault.UNKNOWN),
+        ("MoonPhaseException", 403, Fault.ACCOUNT),
+        ("MoonPhaseException", 429, Fault.THROTTLE),
+        ("MoonPhaseException", 500, Fault.SERVICE),
+    ],
+)
+def test_common_errors(code: str, status: int, fault: Fault) -> None:
+    """
+    AWS's common errors, the misspelled internal error, and codes nobody has heard of.
+    """
+    assert fault is triage(error(code, status))
+
+
+def test_expired_token_means_two_things() -> None:
+    """
+    A stale registration token on ResolveCustomer, stale credentials with 403 anywhere.
+    """
+    assert Fault.UNKNOWN is triage(error("ExpiredTokenException", 400), "ResolveCustomer")
+    assert Fault.CREDENTIALS is triage(error("ExpiredTokenException", 403), "ResolveCustomer")
+    assert Fault.CREDENTIALS is triage(error("ExpiredTokenException", 400), "BatchMeterUsage")
+
+
+@pytest.mark.parametrize("status", range(100, 600))
+def test_answers_of_somebody_else_have_a_class_each(status: int) -> None:
+    """
+    No crash and no blame for a record, but where a proxy finds the request too large. Covers: W15
+    """
+    fault = triage(InvalidAnswerError("html", status))
+
+    expected = {401, 403, 404, 405, 407} | set(range(300, 400))
+    if status in expected:
+        assert Fault.ACCOUNT is fault
+    else:
+        assert {413: Fault.CONTENT, 429: Fault.THROTTLE}.get(status, Fault.SERVICE) is fault
+
+
+def test_doubt() -> None:
+    """
+    A 5xx, a garbled answer or none may hide an applied request; a refusal does not.
+    """
+    assert leaves_doubt(TransportError("reset", sent=True))
+    assert not leaves_doubt(TransportError("refused", sent=False))
+    assert leaves_doubt(InvalidAnswerError("html", 200))
+    assert leaves_doubt(error("InternalServiceErrorException", 500))
+    assert not leaves_doubt(error("ThrottlingException"))
+    assert not leaves_doubt(error("InvalidTagException"))
+
+
+def test_every_error_has_advice_and_survives_pickling() -> None:
+    """
+    Whatever is raised can be logged, copied and sent to another process, with its facts.
+    """
+    examples: list[MeteringError] = [
+        errors.ConflictingRecordsError([1, 2]),
+        errors.QuantityOverflowError("x", 2**31),
+        errors.RecordOfRefusedKindError("Code", "dimension"),
+        errors.NoRegionError(),
+        errors.NoCredentialsError(),
+        errors.ClientClosedError("closed"),
+        TransportError("reset", sent=True),
+        InvalidAnswerError("html", 200, "id"),
+        errors.DeliveryTimeoutError("over"),
+        errors.LeftUnprocessedError(),
+        errors.UnexpectedError("KeyError"),
+        errors.RecordNotMeteredError(3, "Rejected", "Mend it."),
+        errors.InvalidRecordError([errors.Violation("a", "b", "c")]),
+        *(kind(name, "text", status=400, request_id="r") for name, kind in MODELLED_ERRORS.items()),
+    ]
+
+    for original in examples:
+        for twin in (copy.copy(original), pickle.loads(pickle.dumps(original))):  # noqa: S301
+            assert type(original) is type(twin)
+            assert str(original) == str(twin)
+            assert vars(original) == vars(twin)
+        assert original.advice
+
+
+def test_the_services_text_stays_out_of_ours() -> None:
+    """
+    It may name a customer.
+    """
+    refusal = error("InvalidTagException", message="customer CANARY-12345 is bad")
+
+    assert "CANARY" not in f"{refusal} {refusal!r}"
+    assert "CANARY" in refusal.message

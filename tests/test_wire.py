@@ -1,0 +1,265 @@
+"""The wire: records to bytes, answers to replies, whatever comes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.memory import usage
+from support.strategies import json_values, records
+
+from marketplace_metering_async import wire
+from marketplace_metering_async.errors import (
+    InvalidAnswerError,
+    MarketplaceMeteringException,
+    ThrottlingException,
+)
+from marketplace_metering_async.records import UsageRecord
+
+SENT = [wire.members_of(record) for record in usage(5)]
+
+
+def answer(results: list[Any], unprocessed: list[Any] | None = None) -> bytes:
+    return json.dumps({"Results": results, "UnprocessedRecords": unprocessed or []}).encode()
+
+
+def result(members: dict[str, Any], status: str = "Success", **changes: Any) -> dict[str, Any]:
+    return {"UsageRecord": {**members, **changes}, "Status": status, "MeteringRecordId": "id"}
+
+
+GOOD = [result(members) for members in SENT]
+
+
+@given(st.lists(records(), max_size=5))
+def test_orjson_and_the_standard_library_write_the_same_bytes(given_: list[UsageRecord]) -> None:
+    """
+    Strict, compact, in UTF-8.
+    """
+    members = [wire.members_of(record) for record in given_]
+    body = {"ProductCode": "p", "UsageRecords": members}
+
+    assert wire.StandardJson.dumps(body) == wire.dumps(body) == wire.encode_batch("p", members)
+    assert json.loads(wire.dumps(body)) == body
+
+
+@given(st.lists(records(), min_size=1, max_size=25))
+def test_sizes_are_never_underestimated(given_: list[UsageRecord]) -> None:
+    """
+    So a chunk that is planned to fit does fit. Covers: W18
+    """
+    members = [wire.members_of(record) for record in given_]
+    planned = wire.batch_overhead("p") + sum(map(wire.record_size, members))
+
+    assert len(wire.encode_batch("p", members)) <= planned
+
+
+def test_the_largest_plain_record_is_within_its_bound() -> None:
+    """
+    Escapes take six bytes a character.
+    """
+    (widest,) = usage(
+        1, dimension="\x00" * 255, customer_aws_account_id=None, customer_identifier="\x01" * 255
+    )
+
+    assert len(wire.dumps(wire.members_of(widest))) < wire.LARGEST_PLAIN_RECORD
+
+
+@given(st.permutations(GOOD))
+def test_results_are_matched_by_what_they_say(shuffled: list[Any]) -> None:
+    """
+    In any order. Covers: R03
+    """
+    reply = wire.read_reply(SENT, answer(shuffled))
+
+    assert ["Success"] * 5 == reply.statuses
+    assert not reply.oddities
+
+
+@pytest.mark.parametrize("missing", range(5))
+def test_missing_results_settle_nothing(missing: int) -> None:
+    """
+    Fewer results than records. Covers: R01
+    """
+    reply = wire.read_reply(SENT, answer(GOOD[:missing] + GOOD[missing + 1 :]))
+
+    assert [i for i in range(5) if reply.statuses[i] is None] == [missing]
+    assert ["no answer for 1 of 5 records"] == reply.oddities
+
+
+@pytest.mark.parametrize(
+    ("results", "unprocessed", "open_at", "says"),
+    [
+        ([*GOOD, result(SENT[0], Dimension="other")], [], [], "was not sent"),
+        ([*GOOD, GOOD[0]], [], [], None),
+        ([*GOOD, result(SENT[0], "DuplicateRecord")], [], [0], "disagree"),
+        (GOOD, [SENT[2]], [2], "in UnprocessedRecords"),
+        ([result(SENT[0], Quantity=7), *GOOD[1:]], [], [0], "another quantity"),
+        ([{"Status": "Success"}, *GOOD[1:]], [], [0], "does not say"),
+        ([{"UsageRecord": SENT[0]}, *GOOD[1:]], [], [0], "without a status"),
+        ([None, 7, "x", *GOOD], [], [], "does not say"),
+    ],
+)
+def test_odd_answers_settle_only_what_is_clear(
+    results: list[Any], unprocessed: list[Any], open_at: list[int], says: str | None
+) -> None:
+    """
+    Foreign, doubled, contradicting, altered and echoless results. Covers: R02, R04, R05, R06, R08
+    """
+    reply = wire.read_reply(SENT, answer(results, unprocessed))
+
+    assert open_at == [i for i in range(5) if reply.statuses[i] is None]
+    assert (says is None) == (not reply.oddities)
+    assert says is None or says in "; ".join(reply.oddities)
+
+
+def test_a_lone_record_needs_no_echo() -> None:
+    """
+    There is only one it can be of. Covers: R08
+    """
+    reply = wire.read_reply(SENT[:1], answer([{"Status": "Success"}]))
+
+    assert ["Success"] == reply.statuses
+
+
+@pytest.mark.parametrize("form", ["float", "fraction", "iso", "hour"])
+def test_timestamps_may_be_echoed_in_other_forms(form: str) -> None:
+    """
+    As a float, with fractions, as text, or floored to the hour. Covers: R07
+    """
+    epoch = SENT[0]["Timestamp"]
+    echoed = {
+        "float": float(epoch),
+        "fraction": epoch + 0.776,
+        "iso": "2026-11-23T10:00:00.776+00:00",
+        "hour": epoch // 3600 * 3600,
+    }[form]
+
+    reply = wire.read_reply(SENT, answer([result(m, Timestamp=echoed) for m in SENT]))
+
+    assert ["Success"] * 5 == reply.statuses
+
+
+def test_zero_may_be_echoed_as_nothing() -> None:
+    """
+    An absent quantity is a zero. Covers: R14
+    """
+    zero = {**SENT[0], "Quantity": 0}
+    echo = {name: value for name, value in zero.items() if name != "Quantity"}
+
+    assert ["Success"] == wire.read_reply([zero], answer([result(echo)])).statuses
+
+
+def test_unprocessed_records_and_new_members() -> None:
+    """
+    Unknown members are ignored; the service may add ids that it knows. Covers: R12, R13
+    """
+    named = result(SENT[0], CustomerIdentifier="added", New={"a": 1})
+    body = {"Results": [named], "UnprocessedRecords": SENT[1:], "Extra": 1}
+
+    reply = wire.read_reply(SENT, json.dumps(body).encode())
+
+    assert ["Success"] + [wire.UNPROCESSED] * 4 == reply.statuses
+
+
+@given(
+    json_values | st.fixed_dictionaries({"Results": json_values, "UnprocessedRecords": json_values})
+)
+def test_any_json_is_read_without_a_crash(value: Any) -> None:
+    """
+    And none of it is taken for a success. Covers: R10
+    """
+    try:
+        reply = wire.read_reply(SENT, json.dumps(value).encode())
+    except InvalidAnswerError:
+        return
+    assert all(status is None for status in reply.statuses)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b'{"Results": NaN}',
+        b"[" * 100_000,
+        b'{"Results":',
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf{}",
+        b'{"a":' + b"9" * 5000 + b"}",
+    ],
+)
+@pytest.mark.parametrize("loads", [wire.loads, wire.StandardJson.loads])
+def test_what_is_no_json_is_one_class_of_error(
+    body: bytes, loads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    With orjson and without: no other exception gets out, and nothing is settled. Covers: R11, W10
+    """
+    monkeypatch.setattr(wire, "loads", loads)
+
+    try:
+        reply = wire.read_reply(SENT, body)
+    except InvalidAnswerError:
+        return
+    assert [None] * 5 == reply.statuses
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"x-amzn-ErrorType": "ThrottlingException"}, {}),
+        ({"x-amzn-ErrorType": "ThrottlingException:http://internal.amazon.com/coral/"}, {}),
+        ({"x-amzn-ErrorType": "aws.ns#ThrottlingException:http://x/"}, {}),
+        ({}, {"__type": "ThrottlingException"}),
+        ({}, {"__type": "aws.ns#ThrottlingException"}),
+        ({}, {"__type": "aws.ns#ThrottlingException:http://x/"}),
+        ({}, {"code": "ThrottlingException"}),
+        ({}, {"Code": "ns#ThrottlingException"}),
+    ],
+)
+def test_codes_are_found_wherever_they_hide(headers: dict[str, str], body: dict[str, str]) -> None:
+    """
+    In header or body, with a namespace before and a URI behind. Covers: S03
+    """
+    read = wire.read_error(400, headers, json.dumps(body).encode())
+
+    assert isinstance(read, ThrottlingException)
+    assert ("ThrottlingException", 400) == (read.code, read.status)
+
+
+def test_unknown_codes_are_kept() -> None:
+    """
+    With message, status, request id and the service's hint. Covers: T02
+    """
+    headers = {"x-amzn-RequestId": "r-1", "x-amz-retry-after": "1500"}
+
+    read = wire.read_error(418, headers, b'{"__type":"ns#TeapotException","Message":"short"}')
+
+    assert type(read) is MarketplaceMeteringException
+    assert ("TeapotException", "short", 418, "r-1", 1.5) == (
+        read.code,
+        read.message,
+        read.status,
+        read.request_id,
+        read.retry_after,
+    )
+
+
+@pytest.mark.parametrize("hint", ["", "-5", "soon", "1e9", "٣"])
+def test_garbled_hints_are_ignored(hint: str) -> None:
+    """
+    A delay is digits. Covers: T02
+    """
+    read = wire.read_error(400, {"x-amz-retry-after": hint}, b'{"__type":"ThrottlingException"}')
+
+    assert isinstance(read, ThrottlingException)
+    assert read.retry_after is None
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"__type": 5}', b'{"__type": "a b"}'])
+def test_answers_without_a_code_are_somebody_elses(body: bytes) -> None:
+    """
+    Covers: S02, W10
+    """
+    assert isinstance(wire.read_error(503, {}, body), InvalidAnswerError)
