@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from attrs import frozen
 
@@ -152,12 +152,15 @@ class Caller:
         self._call_ended.set()
         self._call_ended = asyncio.Event()
 
+    async def _nap(self, seconds: float) -> None:
+        await self.clock.sleep(seconds)
+
     async def sleep(self, seconds: float, *bells: asyncio.Event) -> None:
         """Sleep for *seconds*, or until one of *bells* rings."""
         if any(bell.is_set() for bell in bells):
             return
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(b.wait()) for b in bells]
-        waits.append(asyncio.ensure_future(self.clock.sleep(seconds)))
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(bell.wait()) for bell in bells]
+        waits.append(asyncio.create_task(self._nap(seconds)))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -48,11 +48,11 @@ def _exact_int(value: int) -> int:
 
 
 def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    return tuple(value) if isinstance(value, Iterable) else value
 
 
 def _allocations_tuple(value: "Iterable[UsageAllocation]") -> "tuple[UsageAllocation, ...]":
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    return tuple(value) if isinstance(value, Iterable) else value
 
 
 @frozen
@@ -309,15 +309,10 @@ def _read(
             violations += error.under(ours).violations
     unreadable = {violation.path.partition("[")[0] for violation in violations}
     try:
-        made = kind(
-            **{
-                ours: value
-                for ours, value in members.items()
-                if value is not None or ours in required
-            }
-        )
+        made = kind(**{ours: v for ours, v in members.items() if v is not None or ours in required})
     except InvalidRecordError as error:
         violations += [v for v in error.violations if v.path not in unreadable]
+        raise InvalidRecordError.of(violations) from None
     if violations:
         raise InvalidRecordError.of(violations)
     return made

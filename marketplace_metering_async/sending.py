@@ -136,6 +136,7 @@ class Delivery:
         finally:
             if timer is not None:
                 timer.cancel()
+
     def ring(self) -> None:
         """Wake the workers that have nothing to do: the backlog has news."""
         self._bell.set()

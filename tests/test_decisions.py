@@ -233,7 +233,7 @@ def test_windows_are_data(hours: int, month_end: timedelta | None) -> None:
     admission = Admission(START, window=window)
     edge = START - timedelta(hours=hours, minutes=5)
 
-    assert admission.admit(0, usage(1, timestamp=edge)[0])
+    assert admission.admit(0, usage(1, timestamp=edge)[0]).timestamp == edge
     with pytest.raises(OutOfWindowError, match=r"records\[3\]\.timestamp: expected a time from"):
         admission.admit(3, usage(1, timestamp=edge - timedelta(seconds=1))[0])
 

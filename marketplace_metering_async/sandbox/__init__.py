@@ -108,12 +108,12 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         """Open the port."""
-        self._runner = web.AppRunner(make_app(self), access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
-        await site.start()
+        runner = web.AppRunner(make_app(self), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runner = runner
+        await web.TCPSite(runner, self._host, self._port).start()
         if not self._port:
-            self._port = self._runner.addresses[0][1]
+            self._port = runner.addresses[0][1]
         return self
 
     async def __aexit__(
