@@ -87,7 +87,12 @@ class Credentials(Protocol):
         ...
 
     async def renew(self) -> bool:
-        """Ask for new keys although the old ones look good; whether other ones came."""
+        """
+        Ask for new keys although the old ones look good; whether other ones came.
+
+        Raises:
+            ConfigurationError: the provider failed.
+        """
         ...
 
 
@@ -162,8 +167,8 @@ class FoundCredentials:
         """Return access key, secret and token as one; the provider refreshes them before time."""
         if not self._needs_refresh():
             return self._as_keys(await self._found.get_frozen_credentials())
-        if self._failure is not None and self._monotonic() < self._rest_until:
-            return self._still_good(self._failure)
+        if self._monotonic() < self._rest_until:
+            return self._still_good()
         return await self._refreshing.run(self._refresh)
 
     async def renew(self) -> bool:
@@ -173,34 +178,40 @@ class FoundCredentials:
     async def _refresh(self) -> Keys:
         self._failure = None
         try:
-            return self._as_keys(await self._found.get_frozen_credentials())
+            keys = self._as_keys(await self._found.get_frozen_credentials())
         except Exception as error:  # noqa: BLE001 - a provider may raise anything
             self._failure = _failure(self.source, error)
+        else:
+            if not self._needs_refresh():
+                return keys
         self._rest_until = self._monotonic() + _PAUSE
-        return self._still_good(self._failure)
+        return self._still_good()
 
     async def _ask_again(self) -> bool:
-        if self._monotonic() < self._rest_until:
-            return False
-        before = self._keys
-        try:
-            found = await self._again()
-            if found is not None and self._as_keys(await found.get_frozen_credentials()) != before:
-                self._found = found
-                return True
-        except Exception as error:  # noqa: BLE001 - a provider may raise anything
-            self._failure = _failure(self.source, error)
-        self._rest_until = self._monotonic() + _PAUSE
+        if self._monotonic() >= self._rest_until:
+            self._failure, before = None, self._keys
+            try:
+                found = await self._again()
+                if found is not None:
+                    fresh = self._as_keys(await found.get_frozen_credentials())
+                    if fresh != before:
+                        self._found = found
+                        return True
+            except Exception as error:  # noqa: BLE001 - a provider may raise anything
+                self._failure = _failure(self.source, error)
+            self._rest_until = self._monotonic() + _PAUSE
+        if self._failure is not None:
+            raise copy.copy(self._failure)
         return False
 
     def _needs_refresh(self, within: float | None = None) -> bool:
         needed = getattr(self._found, "refresh_needed", None)
         return needed is not None and bool(needed(within))
 
-    def _still_good(self, failure: MeteringError) -> Keys:
-        if self._keys is None or self._needs_refresh(within=0):
-            raise copy.copy(failure)
-        return self._keys
+    def _still_good(self) -> Keys:
+        if self._keys is not None and not self._needs_refresh(within=0):
+            return self._keys
+        raise copy.copy(self._failure or ConfigurationError(f"credentials of {self.source}: expired"))
 
     def _as_keys(self, frozen: Any) -> Keys:
         if self._keys is None or frozen != self._frozen:

@@ -101,6 +101,9 @@ class Signer:
 
         Asks once for all who call at the same time, and not at all if newer keys than those of
         *refused* are in use by now. False if the same ones came back, or were passed in by hand.
+
+        Raises:
+            ConfigurationError: the provider of the credentials failed.
         """
         if self._credentials is None:
             return False

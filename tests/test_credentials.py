@@ -1,0 +1,643 @@
+"""As whom requests are signed: every kind of provider, expiry, refusal and rotation."""
+
+import asyncio
+import json
+import shlex
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from aiobotocore.credentials import AioRefreshableCredentials
+from aiobotocore.session import AioSession
+from botocore.credentials import ReadOnlyCredentials
+from support.aws import Machine, bare_machine
+from support.loopback import Connection, Loopback
+
+from marketplace_metering_async.credentials import FoundCredentials, SingleFlight
+from marketplace_metering_async.errors import ConfigurationError, NoCredentialsError, NoRegionError
+from marketplace_metering_async.signing import Signer
+from marketplace_metering_async.transport import Request
+
+NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+CALLERS = 100
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with a region and no credentials."""
+    machine = bare_machine(tmp_path, monkeypatch)
+    machine.set(AWS_REGION="us-east-1")
+    return machine
+
+
+async def signed(signer: Signer) -> Request:
+    """Return a signed request."""
+    return await signer.sign("BatchMeterUsage", b"{}", NOW)
+
+
+def who(request: Request) -> tuple[str, str | None]:
+    """Return access key id and token of a request."""
+    key = request.headers["Authorization"].split("Credential=")[1].split("/")[0]
+    return key, request.headers.get("X-Amz-Security-Token")
+
+
+async def identity(signer: Signer) -> tuple[str, str | None]:
+    """Open *signer* and return as whom it signs."""
+    await signer.open()
+    return who(await signed(signer))
+
+
+# Where they come from.
+
+
+async def test_keys_passed_in(machine: Machine) -> None:
+    """Keys that are passed in win over all others."""
+    machine.set(AWS_ACCESS_KEY_ID="other", AWS_SECRET_ACCESS_KEY="other")
+    signer = Signer(
+        aws_access_key_id="AKID", aws_secret_access_key="secret", aws_session_token="token"
+    )
+    assert await identity(signer) == ("AKID", "token")
+    assert signer.source == "arguments"
+
+
+async def test_keys_passed_in_beside_a_profile(machine: Machine) -> None:
+    """Keys may be passed in, and the region come of a profile."""
+    machine.monkeypatch.delenv("AWS_REGION")
+    machine.write("config", "[profile p]\nregion = eu-west-1\naws_access_key_id = x\n")
+    signer = Signer(aws_access_key_id="AKID", aws_secret_access_key="secret", profile_name="p")
+    assert await identity(signer) == ("AKID", None)
+    assert (await signer.open()).region_name == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [
+        {"aws_access_key_id": "canary"},
+        {"aws_secret_access_key": "canary"},
+        {"aws_session_token": "canary"},
+        {"aws_access_key_id": "canary", "aws_session_token": "canary"},
+    ],
+)
+async def test_half_of_the_keys(machine: Machine, halves: dict[str, str]) -> None:
+    """Keys go together: a half is not filled up from elsewhere."""
+    machine.set(AWS_ACCESS_KEY_ID="other", AWS_SECRET_ACCESS_KEY="other")
+    with pytest.raises(ConfigurationError, match="expected both or neither") as caught:
+        await Signer(**halves).open()
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("files", [False, True])
+async def test_the_environment(machine: Machine, files: bool) -> None:  # noqa: FBT001
+    """Variables come before any profile, whether there are files of profiles or not."""
+    if files:
+        machine.write("credentials", "[default]\naws_access_key_id=a\naws_secret_access_key=b\n")
+    machine.set(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
+    signer = Signer()
+    assert await identity(signer) == ("AKID", "t")
+    assert signer.source == "env"
+
+
+async def test_half_of_the_environment(machine: Machine) -> None:
+    """An access key id without its secret is an error that names the variable."""
+    machine.set(AWS_ACCESS_KEY_ID="AKID")
+    with pytest.raises(ConfigurationError, match="AWS_SECRET_ACCESS_KEY"):
+        await Signer().open()
+
+
+@pytest.mark.parametrize("name", ["credentials", "config"])
+async def test_a_profile(machine: Machine, name: str) -> None:
+    """A profile that is asked for wins over variables, in either of the files."""
+    machine.set(AWS_ACCESS_KEY_ID="other", AWS_SECRET_ACCESS_KEY="other")
+    section = "p" if name == "credentials" else "profile p"
+    machine.write(
+        name,
+        f"[{section}]\naws_access_key_id = AKID\naws_secret_access_key = s\naws_session_token = t",
+    )
+    assert await identity(Signer(profile_name="p")) == ("AKID", "t")
+
+
+async def test_a_profile_that_is_not_there(machine: Machine) -> None:
+    """A missing profile is named."""
+    machine.set(AWS_PROFILE="nobody")
+    with pytest.raises(ConfigurationError, match="nobody"):
+        await Signer().open()
+
+
+def process(machine: Machine, script: str) -> Path:
+    """Let a program give the credentials; return its file."""
+    path = machine.write("program.py", script)
+    command = f"{shlex.quote(sys.executable)} -S {shlex.quote(str(path))}"
+    machine.write("config", f"[default]\ncredential_process = {command}\n")
+    return path
+
+
+def printing(key: str, minutes: float | None = None) -> str:
+    """Return a program that prints credentials, good for *minutes*."""
+    found = {"Version": 1, "AccessKeyId": key, "SecretAccessKey": "s", "SessionToken": f"of-{key}"}
+    if minutes is not None:
+        found["Expiration"] = in_minutes(minutes)
+    return f"print({json.dumps(found)!r})"
+
+
+def in_minutes(minutes: float) -> str:
+    """Return a time that comes in *minutes*, as providers write it."""
+    return (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def test_a_process(machine: Machine) -> None:
+    """A program of the profile may give them."""
+    process(machine, printing("AKID", minutes=60))
+    signer = Signer()
+    assert await identity(signer) == ("AKID", "of-AKID")
+    assert signer.source == "custom-process"
+
+
+async def test_a_process_that_fails(machine: Machine) -> None:
+    """
+    What a failing program prints is not shown, nor kept as a cause.
+
+    Covers: A08.
+    """
+    process(machine, "import sys; sys.exit('canary')")
+    with pytest.raises(ConfigurationError) as caught:
+        await Signer().open()
+    assert str(caught.value) == "credentials of chain: CredentialRetrievalError"
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+class Container:
+    """The endpoint of a container's role: it gives another set at each request."""
+
+    def __init__(self, *minutes: float) -> None:
+        self.minutes = minutes
+        self.asked = 0
+        self.tokens: list[str | None] = []
+
+    async def script(self, connection: Connection) -> None:
+        """Answer with the next set."""
+        while True:
+            received = await connection.request()
+            self.tokens.append(received.header("authorization"))
+            minutes = self.minutes[min(self.asked, len(self.minutes) - 1)]
+            self.asked += 1
+            found = {
+                "AccessKeyId": f"AKID{self.asked}",
+                "SecretAccessKey": "s",
+                "Token": f"of-AKID{self.asked}",
+                "Expiration": in_minutes(minutes),
+            }
+            await connection.answer(json.dumps(found).encode())
+
+
+async def test_a_container(machine: Machine) -> None:
+    """The role of a container gives them, against the container's own token."""
+    container = Container(60)
+    async with Loopback(container.script) as server:
+        machine.set(
+            AWS_CONTAINER_CREDENTIALS_FULL_URI=f"{server.url}/role",
+            AWS_CONTAINER_AUTHORIZATION_TOKEN="Basic abc",
+        )
+        signer = Signer()
+        assert await identity(signer) == ("AKID1", "of-AKID1")
+    assert (signer.source, container.tokens) == ("container-role", ["Basic abc"])
+
+
+async def instance(connection: Connection) -> None:
+    """Play an instance's metadata service, version 2."""
+    while True:
+        received = await connection.request()
+        if received.start.startswith("PUT /latest/api/token"):
+            await connection.answer(b"session")
+        elif received.start.startswith("GET /latest/meta-data/iam/security-credentials/role"):
+            assert received.header("x-aws-ec2-metadata-token") == "session"
+            found = {
+                "Code": "Success",
+                "AccessKeyId": "AKID",
+                "SecretAccessKey": "s",
+                "Token": "t",
+                "Expiration": in_minutes(60),
+            }
+            await connection.answer(json.dumps(found).encode())
+        else:
+            await connection.answer(b"role")
+
+
+async def test_an_instance(machine: Machine) -> None:
+    """The role of an instance gives them."""
+    machine.monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    async with Loopback(instance) as server:
+        machine.set(AWS_EC2_METADATA_SERVICE_ENDPOINT=server.url)
+        signer = Signer()
+        assert await identity(signer) == ("AKID", "t")
+    assert signer.source == "iam-role"
+
+
+async def test_an_instance_without_a_service(machine: Machine) -> None:
+    """
+    A metadata service that never answers ends in an error soon, and in one attempt for all.
+
+    Covers: A06.
+    """
+    machine.monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+
+    async def script(connection: Connection) -> None:
+        await connection.closed()
+
+    async with Loopback(script) as server:
+        machine.set(AWS_EC2_METADATA_SERVICE_ENDPOINT=server.url)
+        signer = Signer()
+        opens = [asyncio.create_task(signer.open()) for _ in range(CALLERS)]
+        async with asyncio.timeout(10):
+            done = await asyncio.gather(*opens, return_exceptions=True)
+        assert {type(error) for error in done} == {NoCredentialsError}
+        assert len(set(map(id, done))) == CALLERS
+        assert server.accepted <= 2
+
+
+async def test_nowhere(machine: Machine) -> None:
+    """Where there are none, the error says where they may come from; later there may be some."""
+    signer = Signer()
+    with pytest.raises(NoCredentialsError, match="AWS_ACCESS_KEY_ID"):
+        await signer.open()
+    machine.set(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s")
+    assert await identity(signer) == ("AKID", None)
+
+
+async def test_region_is_missed_before_credentials(machine: Machine) -> None:
+    """A missing region is told of without looking for credentials."""
+    machine.monkeypatch.delenv("AWS_REGION")
+    with pytest.raises(NoRegionError):
+        await Signer().open()
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+)
+async def test_keys_with_a_line_break(machine: Machine, name: str) -> None:
+    """
+    A key that was read with its line break is named, and not shown.
+
+    Covers: A08.
+    """
+    machine.set(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
+    machine.set(**{name: "canary\n"})
+    with pytest.raises(ConfigurationError, match=r"^credentials: expected an? ") as caught:
+        await Signer().open()
+    assert "canary" not in str(caught.value)
+
+
+# A session of the caller's.
+
+
+async def test_a_session_of_the_callers(machine: Machine) -> None:
+    """Region and credentials of a session that is handed in are used."""
+    machine.set(AWS_ACCESS_KEY_ID="other", AWS_SECRET_ACCESS_KEY="other")
+    session = AioSession()
+    session.set_credentials("AKID", "s", "t")
+    session.set_config_variable("region", "eu-west-1")
+    signer = Signer(session=session)
+    assert await identity(signer) == ("AKID", "t")
+    assert (await signer.open()).region_name == "eu-west-1"
+
+
+async def test_keys_that_a_sessions_owner_set(machine: Machine) -> None:
+    """Keys that were set by hand are not replaced by those of another provider."""
+    machine.set(AWS_ACCESS_KEY_ID="other", AWS_SECRET_ACCESS_KEY="other")
+    session = AioSession()
+    session.set_credentials("AKID", "s")
+    signer = Signer(session=session)
+    await signer.open()
+    assert await signer.renew(await signed(signer)) is False
+    assert who(await signed(signer)) == ("AKID", None)
+
+
+async def test_a_session_of_another_library(machine: Machine) -> None:
+    """A session that is not aiobotocore's is refused by name."""
+    assert machine.home.exists()
+    session: Any = boto3.Session()
+    with pytest.raises(ConfigurationError, match=r"got boto3\.session\.Session$"):
+        await Signer(session=session).open()
+
+
+async def test_a_session_and_a_profile(machine: Machine) -> None:
+    """A session has its profile: another one beside it is a contradiction."""
+    assert machine.home.exists()
+    with pytest.raises(ConfigurationError, match="profile_name"):
+        await Signer(session=AioSession(), profile_name="p").open()
+
+
+class Rotating:
+    """Credentials of a caller's own kind, which differ at every reading."""
+
+    method = "own"
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        self.readings += 1
+        return ReadOnlyCredentials(f"AKID{self.readings}", "s", f"of-AKID{self.readings}")
+
+
+async def test_a_key_and_its_token(machine: Machine) -> None:
+    """
+    Credentials that change between readings are taken as one: no key meets another's token.
+
+    Covers: A03.
+    """
+    assert machine.home.exists()
+    session = AioSession()
+    session._credentials = Rotating()
+    signer = Signer(session=session)
+    await signer.open()
+    requests = await asyncio.gather(*(signed(signer) for _ in range(CALLERS)))
+    assert len({who(request) for request in requests}) == CALLERS
+    assert all(token == f"of-{key}" for key, token in map(who, requests))
+
+
+# Before they expire.
+
+
+async def test_one_refresh_for_all(machine: Machine) -> None:
+    """
+    A hundred requests that meet the end of some credentials cost one call for new ones.
+
+    Covers: A01, A02.
+    """
+    container = Container(5, 60)
+    async with Loopback(container.script) as server:
+        machine.set(AWS_CONTAINER_CREDENTIALS_FULL_URI=server.url)
+        session = AioSession()
+        found = await session.get_credentials()  # five minutes: within the time to refresh
+        credentials = FoundCredentials(found, never)
+        keys = await asyncio.gather(*(credentials.keys() for _ in range(CALLERS)))
+    assert {key.access_key_id for key in keys} == {"AKID2"}
+    assert container.asked == 2
+
+
+async def never() -> None:
+    """Be no way to ask again."""
+    raise AssertionError
+
+
+class Failing:
+    """A provider whose credentials are good for *minutes*, and which fails until it is mended."""
+
+    def __init__(self, minutes: float) -> None:
+        self.asked = 0
+        self.fails = True
+        self.now = 1000.0
+        found = self.found("AKID", minutes)
+        self.credentials = FoundCredentials(found, self.again, lambda: self.now)
+
+    def found(self, key: str, minutes: float) -> AioRefreshableCredentials:
+        """Return credentials that come to this for a refresh."""
+        end = datetime.now(UTC) + timedelta(minutes=minutes)
+        return AioRefreshableCredentials(
+            key, "s", "t", end, refresh_using=self.refresh, method="failing"
+        )
+
+    async def ask(self) -> None:
+        """Count, and fail."""
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.fails:
+            raise OSError("canary")
+
+    async def refresh(self) -> dict[str, str]:
+        """Fail, or give a fresh set."""
+        await self.ask()
+        fresh = {"access_key": "FRESH", "secret_key": "s", "token": "t"}
+        return {**fresh, "expiry_time": in_minutes(60)}
+
+    async def again(self) -> AioRefreshableCredentials:
+        """Fail, or find fresh credentials."""
+        await self.ask()
+        return self.found("FRESH", minutes=60)
+
+    async def all(self) -> list[Any]:
+        """Ask for the keys a hundred times at once."""
+        asked = (self.credentials.keys() for _ in range(CALLERS))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def primed(minutes: float) -> Failing:
+    """Return credentials that were in use while they were good, and now have *minutes* left."""
+    failing = Failing(60)
+    await failing.credentials.keys()
+    failing.credentials._found._expiry_time = datetime.now(UTC) + timedelta(minutes=minutes)
+    return failing
+
+
+@pytest.mark.parametrize("minutes", [14, 5])
+async def test_a_refresh_that_fails_in_time(minutes: float) -> None:
+    """
+    While the keys at hand are good, a failing provider is asked only now and then.
+
+    Covers: A04.
+    """
+    failing = await primed(minutes)
+    for _ in range(3):
+        assert {key.access_key_id for key in await failing.all()} == {"AKID"}
+    assert failing.asked == 1
+    failing.fails = False
+    failing.now += 10
+    assert {key.access_key_id for key in await failing.all()} == {"FRESH"}
+
+
+async def test_a_refresh_that_fails_too_late() -> None:
+    """
+    Once the keys at hand are bad, everybody hears of it, and the provider is left in peace.
+
+    Covers: A04.
+    """
+    failing = await primed(-1)
+    for _ in range(3):
+        errors = await failing.all()
+        assert {str(error) for error in errors} == {"credentials of failing: OSError"}
+        assert {(error.__cause__, error.__context__) for error in errors} == {(None, None)}
+    assert failing.asked == 1
+    failing.fails = False
+    failing.now += 10
+    assert {key.access_key_id for key in await failing.all()} == {"FRESH"}
+
+
+async def test_a_refresh_that_brings_what_is_over(machine: Machine) -> None:
+    """
+    A provider that gives expired keys is an error, and no reason to ask it in a loop.
+
+    Covers: A05.
+    """
+    process(machine, printing("AKID", minutes=-5))
+    signer = Signer()
+    with pytest.raises(ConfigurationError, match=r"^credentials of (chain|custom-process): "):
+        await signer.open()
+
+
+# After the service has refused them.
+
+
+async def test_the_environment_is_read_again(machine: Machine) -> None:
+    """A program that rotates its own variables is heard once the old keys are refused."""
+    machine.set(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
+    signer = Signer()
+    await signer.open()
+    refused = await signed(signer)
+    assert await signer.renew(refused) is False
+    machine.set(AWS_SESSION_TOKEN="fresh")
+    assert await signer.renew(refused) is True
+    assert who(await signed(signer)) == ("AKID", "fresh")
+
+
+async def test_keys_passed_in_are_not_renewed(machine: Machine) -> None:
+    """Where keys were passed in, nobody else knows better ones."""
+    machine.set(AWS_ACCESS_KEY_ID="other", AWS_SECRET_ACCESS_KEY="other")
+    signer = Signer(aws_access_key_id="AKID", aws_secret_access_key="s")
+    await signer.open()
+    assert await signer.renew(await signed(signer)) is False
+    assert await signer.renew() is False
+
+
+async def test_a_file_is_read_again(machine: Machine) -> None:
+    """A file of credentials that was rewritten is heard once the old keys are refused."""
+    old = "[default]\naws_access_key_id = OLD\naws_secret_access_key = s\n"
+    machine.write("credentials", old)
+    signer = Signer()
+    await signer.open()
+    machine.write("credentials", old.replace("OLD", "NEW"))
+    assert who(await signed(signer)) == ("OLD", None)
+    assert await signer.renew(await signed(signer)) is True
+    assert who(await signed(signer)) == ("NEW", None)
+
+
+async def test_one_renewal_for_all(machine: Machine) -> None:
+    """
+    A hundred requests that are refused cost one call to the provider, and late ones none.
+
+    Covers: A02.
+    """
+    container = Container(60)
+    async with Loopback(container.script) as server:
+        machine.set(AWS_CONTAINER_CREDENTIALS_FULL_URI=server.url)
+        signer = Signer()
+        await signer.open()
+        refused = [await signed(signer) for _ in range(CALLERS)]
+        assert set(await asyncio.gather(*map(signer.renew, refused))) == {True}
+        assert container.asked == 2
+        assert await signer.renew(refused[0]) is True
+        assert container.asked == 2
+        assert who(await signed(signer)) == ("AKID2", "of-AKID2")
+
+
+async def test_the_same_ones_again(machine: Machine) -> None:
+    """
+    A provider that brings the same keys is not asked for each of the refusals that follow.
+
+    Covers: A05.
+    """
+    runs = machine.home / "runs"
+    process(machine, f"open({str(runs)!r}, 'a').write('.')\n{printing('AKID', minutes=60)}")
+    signer = Signer()
+    await signer.open()
+    for _ in range(5):
+        refused = await signed(signer)
+        assert set(await asyncio.gather(signer.renew(refused), signer.renew(refused))) == {False}
+    assert runs.read_text() == ".."
+
+
+async def test_another_provider_is_not_asked(machine: Machine) -> None:
+    """New keys come from where the old ones did, since others may be of another account."""
+    path = machine.write("credentials", "[default]\naws_access_key_id=A\naws_secret_access_key=s\n")
+    machine.write("config", "[default]\naws_access_key_id = OTHER\naws_secret_access_key = s\n")
+    signer = Signer()
+    await signer.open()
+    path.unlink()
+    assert await signer.renew(await signed(signer)) is False
+    assert who(await signed(signer)) == ("A", None)
+
+
+async def test_a_provider_that_fails_to_renew() -> None:
+    """A provider that fails when asked again leaves the keys as they are, and is let rest."""
+    failing = Failing(60)
+    await failing.credentials.keys()
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match=r"^credentials of failing: OSError$"):
+            await failing.credentials.renew()
+    assert (await failing.credentials.keys()).access_key_id == "AKID"
+    assert failing.asked == 1
+    failing.fails = False
+    failing.now += 10
+    assert await failing.credentials.renew() is True
+    assert (await failing.credentials.keys()).access_key_id == "FRESH"
+
+
+async def test_before_it_is_open() -> None:
+    """A signer that is not open neither signs nor renews."""
+    with pytest.raises(ConfigurationError, match="not open"):
+        await signed(Signer())
+    assert await Signer().renew() is False
+    assert Signer().source is None
+
+
+# One flight.
+
+
+async def test_all_get_the_outcome_of_one_run() -> None:
+    """Those who ask while it runs share the result; who asks later starts a new run."""
+    runs = 0
+
+    async def work() -> int:
+        nonlocal runs
+        runs += 1
+        await asyncio.sleep(0)
+        return runs
+
+    flight = SingleFlight[int]()
+    assert set(await asyncio.gather(*(flight.run(work) for _ in range(CALLERS)))) == {1}
+    assert await flight.run(work) == 2
+
+
+async def test_all_get_their_own_copy_of_an_error() -> None:
+    """An error is raised anew for each of those who wait."""
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        raise NoCredentialsError
+
+    flight = SingleFlight[None]()
+    errors = await asyncio.gather(*(flight.run(work) for _ in range(3)), return_exceptions=True)
+    assert len({id(error) for error in errors}) == 3
+    assert all(isinstance(error, NoCredentialsError) for error in errors)
+
+
+@pytest.mark.parametrize("leader", [True, False])
+async def test_a_cancelled_run_is_taken_over(leader: bool) -> None:  # noqa: FBT001
+    """
+    Whoever is cancelled, the others get a result, and nothing runs twice at a time.
+
+    Covers: C02.
+    """
+    running = 0
+    gate = asyncio.Event()
+
+    async def work() -> str:
+        nonlocal running
+        running += 1
+        try:
+            assert running == 1
+            await gate.wait()
+            return "done"
+        finally:
+            running -= 1
+
+    flight = SingleFlight[str]()
+    tasks = [asyncio.create_task(flight.run(work)) for _ in range(4)]
+    await asyncio.sleep(0)
+    tasks[0 if leader else 2].cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sorted(map(str, results)) == ["", "done", "done", "done"]
