@@ -220,7 +220,9 @@ def _authorities(configured: str | None) -> str | None:
         from certifi import where  # noqa: PLC0415 - may be missing, and is rarely needed
     except ImportError:
         found = find_spec("botocore")
-        return found and found.origin and str(Path(found.origin).with_name("cacert.pem"))
+        if found is None or found.origin is None:
+            return None
+        return str(Path(found.origin).with_name("cacert.pem"))
     return where()
 
 
