@@ -815,14 +815,16 @@ class Proxy:
                 writer.write(data)
 
 
-async def test_through_a_proxy(authority: Authority) -> None:
-    """The proxy gets its password, and the endpoint everything else."""
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_through_a_proxy(authority: Authority, scheme: str) -> None:
+    """The proxy, with TLS or without, gets its password, and the endpoint everything else."""
     proxy = Proxy()
+    tls = authority.server("127.0.0.1") if scheme == "https" else None
     async with (
-        Loopback(proxy.script) as tunnel,
+        Loopback(proxy.script, tls=tls) as tunnel,
         Loopback(tls=authority.server("127.0.0.1")) as server,
         trusting(
-            authority, proxy_url=f"http://us%C3%A9r:{PASSWORD}@127.0.0.1:{tunnel.port}"
+            authority, proxy_url=f"{scheme}://us%C3%A9r:{PASSWORD}@127.0.0.1:{tunnel.port}"
         ) as own,
     ):
         assert (await own.send(request(server.url), timeout=5)).status == 200
