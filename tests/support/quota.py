@@ -1,0 +1,139 @@
+"""A service with a quota, in virtual time, and senders that go by pacers."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from random import Random
+
+from attrs import Factory, define
+
+from marketplace_metering_async.pacing import CallEnd, Pacer
+
+
+@define
+class Bucket:
+    """A token bucket with a rate that may change over time."""
+
+    rate: Callable[[float], float]
+    burst: float
+    tokens: float = 0.0
+    since: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self.tokens = self.burst
+
+    def spend(self, now: float) -> bool:
+        steps = 8  # the rate may change in between
+        width = (now - self.since) / steps
+        for step in range(steps):
+            gained = width * self.rate(self.since + (step + 0.5) * width)
+            self.tokens = min(self.burst, self.tokens + gained)
+        self.since = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@define
+class Sender:
+    """
+    One client: a pacer, a number of calls to deliver, and so many at once.
+
+    Attributes:
+        finished: When the last call was delivered.
+        throttled: Answers that were throttles.
+    """
+
+    pacer: Pacer
+    calls: int
+    workers: int = 32
+    rtt: float = 0.02
+    fails: float = 0.0
+    to_start: int = 0
+    delivered: int = 0
+    throttled: int = 0
+    finished: float = 0.0
+    asking: bool = False
+    asleep_for_end: bool = False
+    free: int = 0
+    ends: deque[float] = Factory(deque)
+
+    def __attrs_post_init__(self) -> None:
+        self.to_start = self.calls
+        self.free = self.workers
+
+
+def simulate(  # noqa: PLR0915 - a little world in one place
+    senders: Sequence[Sender],
+    bucket: Bucket,
+    *,
+    seed: int = 0,
+    lateness: float = 0.001,
+    until: float = 3600.0,
+    outage: tuple[float, float] | None = None,
+) -> float:
+    """Let all *senders* deliver through *bucket*; return when the last one was done."""
+    random = Random(seed)
+    order = count()
+    heap: list[tuple[float, int, Callable[[float], None]]] = []
+
+    def at(when: float, what: Callable[[float], None]) -> None:
+        heappush(heap, (when, next(order), what))
+
+    def ask(sender: Sender, now: float) -> None:
+        while sender.free and sender.to_start:
+            wait = sender.pacer.start(now)
+            if wait == float("inf"):
+                sender.asleep_for_end = True
+                return
+            if wait > 0:
+                sender.asking = True
+                at(now + wait + random.random() * lateness, lambda t: wake(sender, t))
+                return
+            sender.free -= 1
+            sender.to_start -= 1
+            trip = sender.rtt * (0.8 + 0.4 * random.random())
+            at(now + trip / 2, lambda t, trip=trip: arrive(sender, t, trip))  # type: ignore[misc]
+
+    def wake(sender: Sender, now: float) -> None:
+        sender.asking = False
+        ask(sender, now)
+
+    def arrive(sender: Sender, now: float, trip: float) -> None:
+        if outage is not None and outage[0] <= now < outage[1]:
+            how = CallEnd.FAILED
+        elif not bucket.spend(now):
+            how = CallEnd.THROTTLED
+        elif random.random() < sender.fails:
+            how = CallEnd.FAILED
+        else:
+            how = CallEnd.DELIVERED
+        at(now + trip / 2, lambda t: end(sender, t, how))
+
+    def end(sender: Sender, now: float, how: CallEnd) -> None:
+        sender.pacer.end(now, how)
+        sender.free += 1
+        if how is CallEnd.DELIVERED:
+            sender.delivered += 1
+            sender.finished = now
+            sender.ends.append(now)
+        else:
+            sender.throttled += how is CallEnd.THROTTLED
+            sender.to_start += 1
+        for each in senders:
+            if each is sender or each.asleep_for_end:
+                each.asleep_for_end = False
+                if not each.asking:
+                    ask(each, now)
+
+    for sender in senders:
+        at(0.0, lambda t, sender=sender: ask(sender, t))  # type: ignore[misc]
+    now = 0.0
+    while heap and now < until:
+        now, _, what = heappop(heap)
+        what(now)
+        if all(sender.delivered == sender.calls for sender in senders):
+            break
+    return now
