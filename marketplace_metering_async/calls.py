@@ -172,12 +172,14 @@ class Caller:
         """Raise ClientClosedError after aclose(), on another event loop, or in a forked process."""
         if self._closed:
             raise ClientClosedError("the client is closed")
-        here = (os.getpid(), asyncio.get_running_loop())
         if self._home is None:
-            self._home = here
-        elif self._home != here:
-            whose = "event loop" if self._home[0] == here[0] else "process"
-            raise ClientClosedError(f"the client belongs to another {whose}; make one for this")
+            self._home = (os.getpid(), asyncio.get_running_loop())
+            return
+        process, loop = self._home
+        if process != os.getpid():  # asked first: in a forked child no loop is running
+            raise ClientClosedError("the client belongs to another process; make one for this")
+        if loop is not asyncio.get_running_loop():
+            raise ClientClosedError("the client belongs to another event loop; make one for this")
 
     async def exchange(
         self, operation: str, body: bytes, *, records: int = 0, attempt: int = 1

@@ -16,7 +16,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_program_runs_as_it_stands() -> None:
     """
-    The first Python block meters 100 records into a sandbox.
+    The first Python block meters 101 records into a sandbox.
     """
     done = subprocess.run(  # noqa: S603 - the README's own program
         [sys.executable, "-W", "error", "-c", blocks("python")[0]],
@@ -27,7 +27,7 @@ def test_the_program_runs_as_it_stands() -> None:
     )
 
     assert 0 == done.returncode, done.stderr
-    assert "{<RecordStatus.SUCCESS: 'Success'>: 100} 4 {'api-calls': 5050}" in done.stdout
+    assert "of 101 records; Success: 101> 5 {'calls': 5050}" in done.stdout
 
 
 def test_two_commands_do_all_the_set_up() -> None:

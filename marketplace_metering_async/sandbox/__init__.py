@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from aiohttp import web
 
@@ -28,6 +28,7 @@ from marketplace_metering_async.sandbox.signatures import AccessKey, Signed
 __all__ = [
     "AccessKey",
     "Book",
+    "ClientArguments",
     "Fault",
     "FaultFunction",
     "Kind",
@@ -38,6 +39,15 @@ __all__ = [
     "Sandbox",
     "SandboxClock",
 ]
+
+
+class ClientArguments(TypedDict):
+    """Arguments of a client that talks to a sandbox."""
+
+    endpoint_url: str
+    region_name: str
+    aws_access_key_id: str
+    aws_secret_access_key: str
 
 
 class Sandbox:
@@ -105,6 +115,16 @@ class Sandbox:
         """Where it listens."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
+
+    @property
+    def client_arguments(self) -> ClientArguments:
+        """What a MarketplaceMeteringClient, or a boto3 client, needs to be told to come here."""
+        return {
+            "endpoint_url": self.url,
+            "region_name": "us-east-1",
+            "aws_access_key_id": next(iter(self.access_keys), "sandbox"),
+            "aws_secret_access_key": next((k.secret for k in self.access_keys.values()), "sandbox"),
+        }
 
     async def __aenter__(self) -> Self:
         """Open the port."""

@@ -1,0 +1,360 @@
+"""Calls: repairs of clock and credentials, the life of a client, events, and secrets."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from support.memory import MemoryService, client_of, usage
+from support.virtual import START, VirtualClock, run_virtual
+
+from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.errors import TransportError
+from marketplace_metering_async.events import (
+    BatchEnded,
+    CallEnded,
+    Event,
+    Isolated,
+    Isolating,
+    Paused,
+    Retrying,
+    Settled,
+    Throttled,
+    Warned,
+)
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordStatus
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.sandbox import Book, Fault, Kind, Product, Refusal, Sandbox
+from marketplace_metering_async.transport import Request, Response
+
+S = RecordStatus
+
+
+class SkewedService(MemoryService):
+    """Refuses signatures whose date is more than five minutes from its own, as AWS does."""
+
+    def __init__(self, skew: timedelta, *, date: str | None = "right") -> None:
+        super().__init__()
+        self.skew = skew
+        self.date = date
+        self.signed: list[str] = []
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        signed = request.headers["X-Amz-Date"]
+        self.signed.append(signed)
+        now = VirtualClock().now() + self.skew
+        lowest, highest = ((now + timedelta(minutes=m)).strftime("%Y%m%dT%H%M%SZ") for m in (-5, 5))
+        if lowest <= signed <= highest:
+            return await super().send(request, timeout=timeout)
+        date = format_datetime(now) if self.date == "right" else self.date
+        body = json.dumps({"__type": "InvalidSignatureException", "message": "expired"}).encode()
+        return Response(403, {"Date": date} if date else {}, body)
+
+
+@pytest.mark.parametrize("hours", [-3, 0.2, 3])
+def test_a_wrong_clock_is_corrected_once(hours: float) -> None:
+    """
+    The service's time is learnt from its refusal, and timestamps stay as they are. Covers: H01, H02
+    """
+    service = SkewedService(timedelta(hours=hours))
+    events: list[Event] = []
+
+    async def send() -> Any:
+        async with client_of(service, observer=events.append, max_concurrency=3) as client:
+            return await client.batch_meter_usage(usage(200))
+
+    result = run_virtual(send())
+
+    assert {S.SUCCESS: 200} == result.counts
+    assert len(service.signed) <= 8 + 3
+    assert 1 == sum(isinstance(event, Warned) for event in events)
+    assert {r["Timestamp"] for b in service.requests for r in b["UsageRecords"]} == {
+        usage(1)[0].epoch
+    }
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", "Mon, 99 Foo 2026"])
+def test_without_a_date_there_is_no_loop(date: str | None) -> None:
+    """
+    A refused signature that nothing explains is the account's fault. Covers: H01
+    """
+    service = SkewedService(timedelta(hours=3), date=date)
+
+    async def send() -> Any:
+        async with client_of(service, max_concurrency=2) as client:
+            return await client.batch_meter_usage(usage(200))
+
+    assert {S.UNPROCESSED: 200} == run_virtual(send()).counts
+    assert len(service.signed) <= 2
+
+
+def test_a_date_that_never_fits_ends() -> None:
+    """
+    However often the service moves its clock. Covers: H01
+    """
+
+    class Restless(SkewedService):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            self.skew += timedelta(hours=1)
+            return await super().send(request, timeout=timeout)
+
+    service = Restless(timedelta(hours=1))
+
+    async def send() -> Any:
+        async with client_of(service) as client:
+            return await client.batch_meter_usage(usage(1))
+
+    assert {S.UNPROCESSED: 1} == run_virtual(send()).counts
+    assert len(service.signed) <= 4
+
+
+def test_expired_keys_that_cannot_be_renewed_stop_everything() -> None:
+    """
+    Keys passed in by hand stay what they are. Covers: S13, A05
+    """
+    service = MemoryService(lambda number, body: Refusal("ExpiredTokenException", "", 403))
+
+    async def send() -> Any:
+        async with client_of(service, max_concurrency=2) as client:
+            return await client.batch_meter_usage(usage(100))
+
+    assert {S.UNPROCESSED: 100} == run_virtual(send()).counts
+    assert len(service.requests) <= 2
+
+
+def test_every_kind_of_event_is_told() -> None:
+    """
+    Attempts, retries, throttles, pauses, isolations, verdicts, warnings and ends.
+    """
+    told: list[Event] = []
+    dropped: list[int] = []
+
+    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+        if number <= 2:
+            return (Kind.THROTTLE, Kind.ERROR_500)[number - 1]
+        quantities = {record["Quantity"] for record in body["UsageRecords"]}
+        if not dropped and 30 in quantities and 4 not in quantities:
+            dropped.append(number)
+            return Kind.DROP
+        return None
+
+    known = {f"{n:012d}": True for n in range(30) if n != 3}
+    service = MemoryService(
+        fault_of,
+        book=Book(products={"product": Product(customers=known)}),
+    )
+
+    async def send() -> None:
+        async with client_of(service, observer=told.append, max_concurrency=1) as client:
+            await client.batch_meter_usage(usage(30) + usage(1, product_code="unknown"))
+
+    run_virtual(send())
+
+    kinds = {
+        CallEnded,
+        Retrying,
+        Throttled,
+        Paused,
+        Isolating,
+        Isolated,
+        Settled,
+        Warned,
+        BatchEnded,
+    }
+    assert kinds == {type(event) for event in told}
+    assert len(service.requests) == sum(isinstance(event, CallEnded) for event in told)
+
+
+def test_an_observer_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    It is logged, and every record has its verdict all the same.
+    """
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("the dashboard is down")
+
+    async def send() -> Any:
+        async with client_of(MemoryService(), observer=broken) as client:
+            return await client.batch_meter_usage(usage(3))
+
+    assert {S.SUCCESS: 3} == run_virtual(send()).counts
+    assert "the observer raised" in caplog.text
+
+
+def test_one_warning_a_call_with_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Where anything failed; nothing where all is well.
+    """
+    caplog.set_level(logging.WARNING)
+
+    async def send(records: list[Any]) -> None:
+        async with client_of(MemoryService()) as client:
+            await client.batch_meter_usage(records)
+
+    run_virtual(send([*usage(3)]))
+    assert not caplog.records
+    run_virtual(send([*usage(3), 7, 8]))
+
+    (warning,) = caplog.records
+    assert "marketplace_metering_async" == warning.name
+    assert "3 Success, 2 Rejected" in warning.getMessage()
+
+
+def test_a_transport_that_breaks_is_a_verdict() -> None:
+    """
+    Whatever a part that was handed in raises, no verdict of its neighbours is lost. Covers: C09
+    """
+
+    class Broken(MemoryService):
+        async def _answer(self, request: Any, timeout: float) -> Any:
+            if len(self.requests) >= 2:
+                raise KeyError("a bug")
+            return await super()._answer(request, timeout)
+
+    async def send() -> Any:
+        async with client_of(Broken(), max_concurrency=1) as client:
+            return await client.batch_meter_usage(usage(100))
+
+    result = run_virtual(send())
+    assert {S.SUCCESS: 50, S.UNPROCESSED: 50} == result.counts
+    assert "KeyError" in str(result[99].error)
+
+
+async def test_an_unclosed_client_warns() -> None:
+    """
+    Once it is collected. Covers: C18
+    """
+    async with Sandbox() as sandbox:
+        client = MarketplaceMeteringClient(**sandbox.client_arguments)
+        await client.batch_meter_usage(usage(1))
+        transport = client._caller._own_transport
+        clients = [client]
+        del client
+        with pytest.warns(ResourceWarning, match="unclosed <MarketplaceMeteringClient open>"):
+            clients.clear()
+        gc.collect()
+        assert transport is not None
+        await transport.aclose()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_is_told() -> None:
+    """
+    The client belongs to the process of its first call. Covers: C17
+    """
+    client = client_of(MemoryService())
+
+    async def fork() -> int:
+        await client.batch_meter_usage(usage(1))
+        pid = os.fork()
+        if pid == 0:
+            try:
+                client._caller.require_home()
+            except Exception as error:  # noqa: BLE001 - the child must end here
+                os._exit(7 if "another process" in str(error) else 1)
+            os._exit(0)
+        return pid
+
+    pid = run_virtual(fork())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert 7 == code
+
+
+def test_an_outage_of_minutes_is_waited_out() -> None:
+    """
+    Everything is delivered, in few calls, within the default policy. Covers: S21
+    """
+
+    def down(number: int, body: dict[str, Any]) -> Kind | None:
+        return Kind.ERROR_503 if 1 < asyncio.get_running_loop().time() < 601 else None
+
+    service = MemoryService(down)
+
+    async def send() -> Any:
+        async with client_of(service, calls_per_second=10) as client:
+            return await client.batch_meter_usage(usage(2000))
+
+    result = run_virtual(send())
+    assert {S.SUCCESS, S.DUPLICATE_RECORD} >= set(result.counts)
+    assert 2000 == len(service.book)
+    assert len(service.requests) < 80 + 120
+
+
+def test_delivery_ends_at_the_deadline() -> None:
+    """
+    What can no longer be metered is not tried any more. Covers: T10, H07
+    """
+    hour = START - timedelta(hours=23, minutes=50)
+    service = MemoryService(lambda number, body: Kind.ERROR_503)
+
+    async def send() -> Any:
+        async with client_of(service, retry=RetryPolicy(timeout=7200)) as client:
+            return await client.batch_meter_usage(usage(5, timestamp=hour))
+
+    result = run_virtual(send())
+    assert {S.UNCONFIRMED: 5} == result.counts
+    assert "window closed" in str(result[0].error)
+
+
+CANARIES = ["CANARYSECRETKEY", "CANARYTOKEN", "CANARYCUSTOMER", "777777777777", "l-CANARYLICENSE"]
+
+
+async def test_nothing_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    No key, token, customer, account or license in log lines, events, errors and reprs.
+    Covers: A08, A10
+    """
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = []
+    arn = "arn:aws:license-manager::123456789012:license:l-CANARYLICENSE1234"
+    records: list[Any] = [
+        UsageRecord(**{**common(), "customer_identifier": "CANARYCUSTOMER-0001"}),
+        UsageRecord(**{**common(), "customer_aws_account_id": "777777777777"}),
+        UsageRecord(
+            **{
+                **common(),
+                "customer_aws_account_id": "777777777777",
+                "license_arn": arn,
+                "product_code": None,
+            }
+        ),
+        {"CustomerIdentifier": "CANARYCUSTOMER-0002"},
+        {**usage(1)[0].to_boto(), "CustomerAWSAccountId": "CANARYCUSTOMER-0003"},
+    ]
+
+    def tell(event: Event) -> None:
+        told.append(repr(event))
+
+    kinds = [kind for kind in Kind if kind not in (Kind.SLOW, Kind.STALL, Kind.REDIRECT)]
+    for kind in kinds:
+        async with Sandbox(faults=[Fault(kind=kind, share=0.5)], calls_per_second=None) as sandbox:
+            client = MarketplaceMeteringClient(
+                endpoint_url=sandbox.url,
+                region_name="us-east-1",
+                aws_access_key_id="key",
+                aws_secret_access_key="CANARYSECRETKEY",
+                aws_session_token="CANARYTOKEN",
+                observer=tell,
+                calls_per_second=None,
+                retry=RetryPolicy(max_attempts=3),
+            )
+            async with client:
+                result = await client.batch_meter_usage(records, product_code="product")
+            told += [repr(client), repr(result), *map(repr, result)]
+            told += [f"{r.error} {r.error!r} {r.advice}" for r in result]
+    told.append(str(TransportError("x", sent=True)))
+
+    text = "\n".join(told) + caplog.text
+    assert [] == [canary for canary in CANARIES if canary in text]
+
+
+def common() -> dict[str, Any]:
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    return {"timestamp": hour, "dimension": "requests", "quantity": 1, "product_code": "product"}
