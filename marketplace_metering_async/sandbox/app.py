@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TARGET: Final = "AWSMPMeteringService."
 _CONTENT_TYPE: Final = "application/x-amz-json-1.1"
-_LARGEST_BODY: Final = 4 * 2**20
+_LARGEST_BODY: Final = 16 * 2**20
 _logger: Final = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -343,12 +343,12 @@ class _Controls:
         """Set the clock: {"now": ISO time}, {"advance": seconds} and {"speed": factor}."""
         order = await _order(request)
         try:
+            if "speed" in order:
+                self._sandbox.clock.run(float(order["speed"]))
             if "now" in order:
                 self._sandbox.clock.set(datetime.fromisoformat(order["now"]))
             if "advance" in order:
                 self._sandbox.clock.step(timedelta(seconds=float(order["advance"])))
-            if "speed" in order:
-                self._sandbox.clock.run(float(order["speed"]))
         except (TypeError, ValueError, OverflowError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         return web.json_response({"now": self._sandbox.clock.now().isoformat()})
