@@ -17,12 +17,14 @@ from marketplace_metering_async.errors import (
     MeteringError,
     QuantityOverflowError,
     Violation,
+    mask,
 )
 from marketplace_metering_async.limits import MAX_QUANTITY
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Tag, UsageAllocation, UsageRecord
 from marketplace_metering_async.rules import shown
 
 _TagSet = frozenset[tuple[str, str]]
+_UNTAGGED: _TagSet = frozenset()
 
 
 @frozen
@@ -46,7 +48,7 @@ class Coalesced:
 
     Attributes:
         records: To send, by hour and then by first appearance.
-        held: Hours that are not over, with what they have so far.
+        held: Hours that are not over, with what they have so far, in the same order.
     """
 
     records: tuple[UsageRecord, ...]
@@ -55,9 +57,20 @@ class Coalesced:
 
 @define
 class _Sum:
+    """
+    What a key has so far.
+
+    Attributes:
+        first: The first piece; its members but the quantity are those of the record.
+        quantity: Of all pieces.
+        by_tags: What was allocated, by tag set.
+        unallocated: Of the pieces without allocations.
+    """
+
     first: UsageRecord
     quantity: int
-    by_tags: dict[_TagSet, int] | None
+    by_tags: dict[_TagSet, int]
+    unallocated: int
 
 
 Outcome = UsageRecord | HeldHour | MeteringError
@@ -98,14 +111,28 @@ class Coalescer:
             raise InvalidRecordError.of([Violation("", wanted, shown(usage), wrong_type=True)])
         place = self._places.setdefault(record.key(self._product_code), len(self._sums))
         if place == len(self._sums):
-            self._sums.append(_Sum(record, record.quantity, _by_tags(record)))
-        else:
-            _grow(self._sums[place], record)
+            self._sums.append(_Sum(record, 0, {}, 0))
+        _grow(self._sums[place], record)
         return place
 
     def outcomes(self, now: datetime, *, include_current_hour: bool = False) -> list[Outcome]:
-        """Return what became of each key at *now* (UTC), in the order of first appearance."""
-        return [_outcome(s, i, now, include_current_hour) for i, s in enumerate(self._sums)]
+        """
+        Return what became of each key at *now* (aware), in the order of first appearance.
+
+        Raises:
+            ValueError: if *now* has no time zone.
+        """
+        if now.tzinfo is None:
+            raise ValueError("now: expected a datetime with a time zone, got a naive one")
+        outcomes: list[Outcome] = []
+        for total in self._sums:
+            outcome = _outcome(total, total.first.product_code or self._product_code)
+            if isinstance(outcome, UsageRecord) and not include_current_hour:
+                over_at = outcome.timestamp + timedelta(hours=1)
+                outcomes.append(outcome if over_at <= now else HeldHour(outcome, over_at))
+            else:
+                outcomes.append(outcome)
+        return outcomes
 
 
 def coalesce(
@@ -120,7 +147,8 @@ def coalesce(
 
     Records are stamped with the hour's start. An hour that is not over at *now* (by default the
     machine's time) is held back and reported, unless *include_current_hour*: its first record
-    would lock it at a part of its sum. Quantities are exact whole units.
+    would lock it at a part of its sum. Quantities are exact whole units. Allocations are merged by
+    tag set; usage without any counts as untagged beside usage that has some.
 
     Args:
         usage: UsageRecord objects or mappings as boto3 takes them.
@@ -129,8 +157,10 @@ def coalesce(
         include_current_hour: Whether an hour that is not over is sent as well.
 
     Raises:
-        InvalidRecordError: for usage that is no valid record, with its index in the path.
+        InvalidRecordError: for usage that is no valid record, with its index in the path; or for
+            a sum that makes no valid record, as one of more than 2,500 tag sets.
         QuantityOverflowError: if a sum is above 2147483647.
+        ValueError: if *now* has no time zone.
     """
     coalescer = Coalescer(product_code)
     for index, piece in enumerate(usage):
@@ -152,45 +182,49 @@ def coalesce(
     )
 
 
-def _by_tags(record: UsageRecord) -> dict[_TagSet, int] | None:
-    if not record.usage_allocations:
-        return None
-    return {part.tag_set(): part.allocated_usage_quantity for part in record.usage_allocations}
-
-
 def _grow(total: _Sum, record: UsageRecord) -> None:
-    more = _by_tags(record)
-    if more is not None or total.by_tags is not None:
-        merged = {frozenset(): total.quantity} if total.by_tags is None else total.by_tags
-        for tags, quantity in (more or {frozenset(): record.quantity}).items():
-            merged[tags] = merged.get(tags, 0) + quantity
-        total.by_tags = merged
     total.quantity += record.quantity
+    if not record.usage_allocations:
+        total.unallocated += record.quantity
+    for part in record.usage_allocations:
+        tags = part.tag_set()
+        total.by_tags[tags] = total.by_tags.get(tags, 0) + part.allocated_usage_quantity
+    if total.first.product_code is None and record.product_code is not None:
+        # The key of a license has no product in it, and any piece may be the one that names it.
+        total.first = evolve(total.first, product_code=record.product_code)
 
 
-def _outcome(total: _Sum, index: int, now: datetime, include_current_hour: bool) -> Outcome:  # noqa: FBT001
+def _outcome(total: _Sum, product_code: str | None) -> UsageRecord | MeteringError:
     first = total.first
     start = datetime.fromtimestamp(first.epoch // SECONDS_PER_HOUR * SECONDS_PER_HOUR, UTC)
     if total.quantity > MAX_QUANTITY:
-        place = f"{first.dimension!r} in the hour from {start:%Y-%m-%dT%H:%MZ} (key {index})"
-        return QuantityOverflowError(place, total.quantity)
+        return QuantityOverflowError(_place(first, product_code, start), total.quantity)
     try:
-        record = evolve(
+        return evolve(
             first,
             timestamp=start,
             quantity=total.quantity,
-            usage_allocations=_allocations(total.by_tags),
+            usage_allocations=_allocations(total),
         )
-    except InvalidRecordError as error:  # such as more allocations than a record may have
-        return error
-    over_at = start + timedelta(hours=1)
-    return record if include_current_hour or over_at <= now else HeldHour(record, over_at)
+    except InvalidRecordError as error:  # more tag sets than a record may have
+        return error.under(_place(first, product_code, start))
 
 
-def _allocations(by_tags: dict[_TagSet, int] | None) -> Sequence[UsageAllocation]:
-    if by_tags is None:
+def _place(first: UsageRecord, product_code: str | None, start: datetime) -> str:
+    """Name a key for a person, without the customer's whole id."""
+    customer = mask(first.customer_aws_account_id or first.customer_identifier)
+    product = mask(first.license_arn) if first.license_arn else product_code or "no product"
+    hour = f"{start:%Y-%m-%dT%H:%MZ}"
+    return f"{shown(first.dimension)} of {product}, customer {customer}, hour {hour}"
+
+
+def _allocations(total: _Sum) -> Sequence[UsageAllocation]:
+    if not total.by_tags:
         return ()
+    merged = total.by_tags
+    if total.unallocated:
+        merged = {**merged, _UNTAGGED: merged.get(_UNTAGGED, 0) + total.unallocated}
     return [
         UsageAllocation(quantity, [Tag(key, value) for key, value in sorted(tags)])
-        for tags, quantity in by_tags.items()
+        for tags, quantity in merged.items()
     ]

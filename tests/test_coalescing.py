@@ -1,84 +1,86 @@
 """Coalescing: sums are exact, hours that are not over are held, nothing is guessed."""
 
-from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.memory import usage
-from support.strategies import NOON, recent, records
+from support.strategies import NOON
 
 from marketplace_metering_async.coalescing import Coalescer, coalesce
 from marketplace_metering_async.errors import InvalidRecordError, QuantityOverflowError
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.limits import MAX_ALLOCATIONS, MAX_QUANTITY
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
 LATER = NOON + timedelta(days=2)
+RED, BLUE = Tag("team", "red"), Tag("env", "prod")
 
 
-def hour_of(record: UsageRecord) -> tuple[object, ...]:
-    return record.key()
+def by_tags(record: UsageRecord) -> dict[frozenset[tuple[str, str]], int]:
+    return {part.tag_set(): part.allocated_usage_quantity for part in record.usage_allocations}
 
 
-@given(st.lists(records(recent), max_size=60))
-def test_sums_are_kept_by_key(given_: list[UsageRecord]) -> None:
+def test_nothing_adds_up_to_nothing() -> None:
     """
-    Every unit is in exactly one record, stamped with its hour's start.
+    No usage, no records. Covers: V11
     """
-    sums: Counter[tuple[object, ...]] = Counter()
-    for record in given_:
-        sums[hour_of(record)] += record.quantity
-    if any(total > MAX_QUANTITY for total in sums.values()):
-        with pytest.raises(QuantityOverflowError):
-            coalesce(given_, now=LATER)
-        return
-
-    done = coalesce(given_, now=LATER)
-
-    assert dict(sums) == {hour_of(r): r.quantity for r in done.records}
-    assert len(sums) == len(done.records)
-    assert all(r.epoch % 3600 == 0 for r in done.records)
-    assert sorted(r.epoch for r in done.records) == [r.epoch for r in done.records]
-    assert () == done.held
-
-
-@given(st.lists(records(recent), max_size=40), st.integers(0, 40))
-def test_adding_up_twice_changes_nothing(given_: list[UsageRecord], cut: int) -> None:
-    """
-    Coalescing the records again, or in two steps, gives the same sums.
-    """
-    try:
-        once = coalesce(given_, now=LATER)
-    except QuantityOverflowError:
-        return
-    parts = [coalesce(given_[:cut], now=LATER), coalesce(given_[cut:], now=LATER)]
-    again = coalesce([*parts[0].records, *parts[1].records], now=LATER)
-
-    assert {r.key(): r.quantity for r in once.records} == {
-        r.key(): r.quantity for r in again.records
-    }
+    assert ((), ()) == (coalesce([], now=LATER).records, coalesce([], now=LATER).held)
 
 
 def test_allocations_are_merged_by_tag_set() -> None:
     """
     The order of tags does not matter, and usage without allocations counts as untagged.
+    Covers: V08
     """
-    red, blue = Tag("team", "red"), Tag("env", "prod")
-    given_ = [
-        *usage(1, quantity=3, usage_allocations=[UsageAllocation(3, [red, blue])]),
+    given = [
+        *usage(1, quantity=3, usage_allocations=[UsageAllocation(3, [RED, BLUE])]),
         *usage(1, quantity=4),
         *usage(
-            1, quantity=5, usage_allocations=[UsageAllocation(2, [blue, red]), UsageAllocation(3)]
+            1, quantity=5, usage_allocations=[UsageAllocation(2, [BLUE, RED]), UsageAllocation(3)]
         ),
     ]
 
-    (record,) = coalesce(given_, now=LATER).records
+    (record,) = coalesce(given, now=LATER).records
 
     assert 12 == record.quantity
-    assert {frozenset({("team", "red"), ("env", "prod")}): 5, frozenset(): 7} == {
-        part.tag_set(): part.allocated_usage_quantity for part in record.usage_allocations
-    }
+    both = frozenset({("team", "red"), ("env", "prod")})
+    assert {both: 5, frozenset(): 7} == by_tags(record)
+
+
+def test_no_untagged_part_is_made_of_nothing() -> None:
+    """
+    A zero without allocations adds no allocation of zero units.
+    """
+    given = [
+        *usage(1, quantity=0),
+        *usage(1, quantity=3, usage_allocations=[UsageAllocation(3, [RED])]),
+    ]
+
+    (record,) = coalesce(given, now=LATER).records
+
+    assert {frozenset({("team", "red")}): 3} == by_tags(record)
+
+
+def test_usage_without_allocations_stays_without() -> None:
+    """
+    An untagged part beside nothing else would only make requests larger.
+    """
+    (record,) = coalesce([*usage(1, quantity=3), *usage(1, quantity=4)], now=LATER).records
+
+    assert (7, ()) == (record.quantity, record.usage_allocations)
+
+
+def test_more_tag_sets_than_a_record_may_have_are_refused() -> None:
+    """
+    Each piece is within the limit, their sum is not; the text names the key.
+    """
+    given = [
+        usage(1, quantity=1, usage_allocations=[UsageAllocation(1, [Tag("n", str(number))])])[0]
+        for number in range(MAX_ALLOCATIONS + 1)
+    ]
+
+    with pytest.raises(InvalidRecordError, match=r"'requests' of product.*at most 2500"):
+        coalesce(given, now=LATER)
 
 
 def test_an_hour_that_is_not_over_is_held() -> None:
@@ -99,35 +101,122 @@ def test_an_hour_that_is_not_over_is_held() -> None:
     assert 2 == len(coalesce(over + running, now=now + timedelta(seconds=1)).records)
 
 
+def test_now_may_be_of_any_zone_but_has_one() -> None:
+    """
+    A naive time would be somebody's local time.
+    """
+    abroad = (NOON + timedelta(minutes=59)).astimezone(timezone(timedelta(hours=5, minutes=45)))
+    running = usage(1, timestamp=NOON)
+
+    assert 1 == len(coalesce(running, now=abroad).held)
+    with pytest.raises(ValueError, match="time zone"):
+        coalesce(running, now=NOON.replace(tzinfo=None))
+
+
+def test_records_come_by_hour_and_then_by_first_appearance() -> None:
+    """
+    So the earliest deadline is sent first, and equal inputs give equal requests.
+    """
+    early, late = NOON - timedelta(hours=2), NOON - timedelta(hours=1)
+    given = [
+        usage(3, timestamp=when)[customer]
+        for when, customer in [(late, 2), (early, 1), (late, 0), (early, 0), (late, 2)]
+    ]
+
+    done = coalesce(given, now=LATER)
+
+    assert [(early, 1), (early, 0), (late, 2), (late, 0)] == [
+        (record.timestamp, int(record.customer_aws_account_id or "")) for record in done.records
+    ]
+
+
 def test_a_sum_above_int32_is_refused_loudly() -> None:
     """
-    Never clamped or wrapped, and the customer's id stays out of the text. Covers: V02
+    Never clamped or wrapped; the text names the key, but no whole customer id. Covers: V02
     """
-    given_ = usage(1, quantity=MAX_QUANTITY) + usage(1, quantity=1)
+    account = "123456789012"
+    given = usage(1, quantity=MAX_QUANTITY, customer_aws_account_id=account)
+    given += usage(1, quantity=1, customer_aws_account_id=account)
 
-    with pytest.raises(QuantityOverflowError, match="2147483648") as caught:
-        coalesce(given_, now=LATER)
+    with pytest.raises(QuantityOverflowError) as caught:
+        coalesce(given, now=LATER)
 
-    assert "000000000000" not in str(caught.value)
+    wanted = (
+        "'requests' of product, customer …9012, hour 2026-11-23T10:00Z: "
+        "the sum 2147483648 is above 2147483647, the greatest quantity"
+    )
+    assert wanted == str(caught.value)
+    assert 2**31 == caught.value.total
 
 
-def test_what_is_no_usage_is_named() -> None:
+def test_the_greatest_quantity_is_none_too_many() -> None:
     """
-    With its index.
+    The limit itself is a quantity.
     """
-    with pytest.raises(InvalidRecordError, match=r"usage\[1\].quantity"):
-        coalesce([*usage(1), {**usage(1)[0].to_boto(), "Quantity": -1}], now=LATER)
-    with pytest.raises(InvalidRecordError, match=r"usage\[0\]: expected a UsageRecord"):
+    given = usage(1, quantity=MAX_QUANTITY - 1) + usage(1, quantity=1)
+
+    assert [MAX_QUANTITY] == [record.quantity for record in coalesce(given, now=LATER).records]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"Quantity": -1}, r"usage\[1\].quantity: expected 0 to"),
+        ({"Quantity": True}, r"usage\[1\].quantity"),
+        ({"Quantity": 1.0}, r"usage\[1\].quantity"),
+        ({"Timestamp": datetime(2026, 11, 23)}, r"usage\[1\].timestamp.*naive"),  # noqa: DTZ001
+        ({"Dimension": ""}, r"usage\[1\].dimension"),
+        ({"Foo": 1}, r"usage\[1\].Foo"),
+    ],
+)
+def test_what_is_no_usage_is_named(change: dict[str, Any], says: str) -> None:
+    """
+    With its index. Covers: V01
+    """
+    with pytest.raises(InvalidRecordError, match=says):
+        coalesce([*usage(1), {**usage(1)[0].to_boto(), **change}], now=LATER)
+
+
+def test_what_is_no_record_at_all_is_named() -> None:
+    """
+    A TypeError as well.
+    """
+    with pytest.raises(TypeError, match=r"usage\[0\]: expected a UsageRecord or a mapping"):
         coalesce([7], now=LATER)  # type: ignore[list-item]
+
+
+def test_the_calls_product_is_that_of_usage_without_one() -> None:
+    """
+    Usage of the same product meets in one record, whether it names the product or not.
+    """
+    anonymous, named = usage(1, product_code=None, quantity=2), usage(1, quantity=3)
+
+    assert [5] == [
+        r.quantity
+        for r in coalesce([*anonymous, *named], now=LATER, product_code="product").records
+    ]
+    assert [2, 3] == [r.quantity for r in coalesce([*anonymous, *named], now=LATER).records]
+
+
+def test_a_licenses_product_is_the_first_that_is_named() -> None:
+    """
+    It is no part of the key, and says with whom the record may share a request.
+    """
+    arn = "arn:aws:license-manager::123456789012:license:l-a"
+    given = usage(1, product_code=None, license_arn=arn) + usage(1, license_arn=arn)
+
+    assert ["product"] == [r.product_code for r in coalesce(given, now=LATER).records]
 
 
 def test_each_piece_knows_its_key() -> None:
     """
-    add() tells where among the outcomes the piece went.
+    add() tells where among the outcomes the piece went; what is refused adds nothing.
     """
     coalescer = Coalescer("p")
     a, b = usage(2, product_code=None)
 
     assert [0, 1, 0] == [coalescer.add(piece) for piece in (a, b, a)]
+    with pytest.raises(InvalidRecordError):
+        coalescer.add({"Quantity": 1})
     assert 2 == len(coalescer)
     assert [2, 2] == [getattr(o, "quantity", None) for o in coalescer.outcomes(LATER)]
