@@ -211,7 +211,9 @@ class FoundCredentials:
     def _still_good(self) -> Keys:
         if self._keys is not None and not self._needs_refresh(within=0):
             return self._keys
-        raise copy.copy(self._failure or ConfigurationError(f"credentials of {self.source}: expired"))
+        raise copy.copy(
+            self._failure or ConfigurationError(f"credentials of {self.source}: expired")
+        )
 
     def _as_keys(self, frozen: Any) -> Keys:
         if self._keys is None or frozen != self._frozen:

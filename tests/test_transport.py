@@ -17,6 +17,7 @@ import pytest
 from support.certificates import Authority, new_authority
 from support.loopback import Connection, Loopback, Script, serve
 
+from marketplace_metering_async import transport as wire
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -323,6 +324,25 @@ async def test_a_connection_that_is_never_taken(
     assert (error.reason, error.sent) == ("no connection in time", False)
 
 
+async def test_connecting_takes_a_part_of_the_time(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    An attempt with much time left ends early where no connection comes about.
+
+    Covers: W02.
+    """
+
+    async def sock_connect(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
+    monkeypatch.setattr(wire, "_CONNECT_TIMEOUT", SHORT)
+    async with asyncio.timeout(10):
+        error = await failure(transport, "http://127.0.0.1:1", timeout=30)
+    assert (error.reason, error.sent) == ("no connection in time", False)
+
+
 async def stalls(connection: Connection) -> None:
     """Never answer."""
     await connection.request()
@@ -609,8 +629,11 @@ async def test_redirects_are_not_followed(transport: AiohttpTransport, status: i
         assert (other.accepted, other.requests) == (0, [])
 
 
-async def test_cookies_are_not_kept(transport: AiohttpTransport) -> None:
+async def test_cookies_are_not_kept(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cookie that the service sets is not sent back."""
+    names(monkeypatch, "127.0.0.1")  # cookies of bare addresses are not kept anyway
 
     async def script(connection: Connection) -> None:
         for _ in range(2):
@@ -619,7 +642,7 @@ async def test_cookies_are_not_kept(transport: AiohttpTransport) -> None:
 
     async with Loopback(script) as server:
         for _ in range(2):
-            await transport.send(request(server.url), timeout=5)
+            await transport.send(request(f"http://metering.example:{server.port}"), timeout=5)
     assert server.requests[1].header("cookie") is None
 
 
