@@ -14,7 +14,11 @@ from typing import Final
 from attrs import evolve
 
 from marketplace_metering_async.calls import Caller
-from marketplace_metering_async.errors import InvalidRecordError, MeteringError
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    InvalidRecordError,
+    MeteringError,
+)
 from marketplace_metering_async.events import BatchEnded, tell
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.planning import Backlog, Open
@@ -193,6 +197,7 @@ class Stream:
         product_code: str | None,
         policy: RetryPolicy,
         random: Random,
+        stop: asyncio.Event | None = None,
     ) -> None:
         self._caller = caller
         self._records = records
@@ -210,6 +215,7 @@ class Stream:
         self._news = asyncio.Event()  # set when there are results, or the end
         self._room = asyncio.Event()  # set when results were taken away
         self._source_error: Exception | None = None
+        self._stop = stop  # the caller's: set when nothing new may start
         self._delivery = Delivery(
             caller,
             self._backlog,
@@ -245,13 +251,23 @@ class Stream:
             raise self._source_error
 
     async def _run(self) -> None:
-        lingering = asyncio.ensure_future(self._linger())
+        taking = asyncio.ensure_future(self._take_in())
+        besides = [taking, asyncio.ensure_future(self._linger())]
+        if self._stop is not None:
+            besides.append(asyncio.ensure_future(self._heed(self._stop, taking)))
         try:
             self._delivery.only_full = True
-            await self._delivery.run(self._caller.max_concurrency, intake=self._take_in())
+            await self._delivery.run(self._caller.max_concurrency, intake=_ended(taking))
         finally:
-            lingering.cancel()
-            await asyncio.gather(lingering, return_exceptions=True)
+            for task in besides:
+                task.cancel()
+            await asyncio.gather(*besides, return_exceptions=True)
+
+    async def _heed(self, stop: asyncio.Event, taking: "asyncio.Task[None]") -> None:
+        """Once told to *stop*, take nothing more in and start nothing more."""
+        await stop.wait()
+        taking.cancel()
+        self._delivery.stop(DeliveryTimeoutError("the stream was stopped"))
 
     async def _linger(self) -> None:
         """Let chunks with room left go while the source is silent."""
@@ -280,8 +296,9 @@ class Stream:
         self._read += 1
         if not position % _STEPS:
             admission.at(self._caller.now())
+        self._admit(position, given, admission)  # before any wait: a stop must not lose it
+        if not position % _STEPS:
             await breather.breathe()
-        self._admit(position, given, admission)
         self._delivery.only_full = True
         if self._backlog.ready(self._caller.clock.monotonic(), full=True):
             self._delivery.ring()
@@ -335,3 +352,8 @@ class Stream:
             self._counter[result.verdict.status] += 1
         self._ready.append(results)
         self._news.set()
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    """Return when *task* has ended, also where it was cancelled."""
+    await asyncio.wait((task,))

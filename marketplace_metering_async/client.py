@@ -1,5 +1,6 @@
 """MarketplaceMeteringClient: validate, plan, send, merge; and the three operations beside."""
 
+import asyncio
 import uuid
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -161,6 +162,7 @@ class MarketplaceMeteringClient:
         records: Iterable[Given] | AsyncIterable[Given],
         *,
         product_code: str | None = None,
+        stop: asyncio.Event | None = None,
     ) -> AsyncGenerator[RecordResult, None]:
         """
         Meter a stream of *records* in flat memory, and yield a result for each as chunks end.
@@ -174,6 +176,10 @@ class MarketplaceMeteringClient:
         `DuplicateRecord` speaks. Closing the iterator early stops what has not started, and
         leaves nothing running; verdicts that were not taken are lost.
 
+        Set *stop* to end it and lose none: nothing more is read and nothing new starts, requests
+        on the wire are awaited, and every record that was read gets its result, be it Unprocessed
+        or, where an attempt had no answer, Unconfirmed.
+
         Raises, at the first step: as `batch_meter_usage`.
         """
         require_iterable(records)
@@ -183,6 +189,7 @@ class MarketplaceMeteringClient:
             product_code=product_code,
             policy=self._policy,
             random=self._random,
+            stop=stop,
         )
         return stream.results()
 

@@ -1,0 +1,93 @@
+"""Stopping a stream: nothing new starts, and no verdict is lost."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from support.memory import MemoryService, client_of, untrue, usage
+from support.virtual import run_virtual
+
+from marketplace_metering_async.errors import DeliveryTimeoutError
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.sandbox import Kind
+
+
+async def stopped_after(
+    seconds: float, service: MemoryService, records: int = 5000
+) -> tuple[list[RecordResult], int, float]:
+    """Stop a stream; return its results, how many records were read, and how long it took."""
+    stop = asyncio.Event()
+    taken = 0
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        nonlocal taken
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+        for record in usage(records):
+            taken += 1
+            yield record
+        await asyncio.sleep(3600)
+
+    async with client_of(service, calls_per_second=10.0, max_concurrency=8) as client:
+        results = [result async for result in client.iter_batch_meter_usage(source(), stop=stop)]
+    return results, taken, asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.015, 0.5, 3.0])
+def test_every_record_that_was_read_has_its_result(seconds: float) -> None:
+    """
+    What was on the wire is awaited, what was not is Unprocessed, and the source is left alone.
+    """
+    service = MemoryService()
+
+    results, taken, ended = run_virtual(stopped_after(seconds, service))
+
+    assert list(range(taken)) == sorted(result.position for result in results)
+    counts = Counter(result.status for result in results)
+    assert len(service.book) == counts[RecordStatus.SUCCESS]
+    assert {RecordStatus.SUCCESS, RecordStatus.UNPROCESSED} >= set(counts)
+    assert ended < seconds + 0.1
+    for result in results:
+        if result.status is RecordStatus.UNPROCESSED:
+            assert isinstance(result.error, DeliveryTimeoutError)
+
+
+def test_an_attempt_without_an_answer_leaves_a_doubt() -> None:
+    """
+    Records that wait for another attempt when the stream is stopped are Unconfirmed.
+    """
+    service = MemoryService(lambda number, body: Kind.RESET_AFTER)
+
+    results, taken, _ = run_virtual(stopped_after(2.0, service, records=50))
+
+    assert 50 == taken
+    assert {RecordStatus.UNCONFIRMED} == {result.status for result in results}
+    assert [] == untrue(results, service.book)
+
+
+def test_a_silent_source_does_not_hold_up_the_end() -> None:
+    """
+    The source that gives nothing more for an hour is not waited for.
+    """
+    results, taken, ended = run_virtual(stopped_after(10.0, MemoryService(), records=3))
+
+    assert [RecordStatus.SUCCESS] * 3 == [result.status for result in results]
+    assert 3 == taken
+    assert ended < 10.1
+
+
+def test_a_stop_after_the_end_changes_nothing() -> None:
+    """
+    The stream has ended by itself.
+    """
+
+    async def stream() -> int:
+        stop = asyncio.Event()
+        async with client_of(MemoryService()) as client:
+            results = client.iter_batch_meter_usage(usage(30), stop=stop)
+            number = len([result async for result in results])
+        stop.set()
+        return number
+
+    assert 30 == run_virtual(stream())
