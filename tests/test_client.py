@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from random import Random
 from typing import Any
 
 import pytest
 from support.memory import MemoryService, client_of, metered, untrue, usage
-from support.virtual import START, run_virtual
+from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -191,7 +191,7 @@ def test_one_culprit_of_25_costs_at_most_eleven_calls(culprit: int) -> None:
 
 def test_all_25_bad_cost_at_most_49_calls() -> None:
     """
-    Every one is refused alone, under its own name.
+    Every one is refused alone, under its own name. Covers: S09
     """
     parts = [{"AllocatedUsageQuantity": 1, "Tags": [{"Key": "a", "Value": "b"}]}]
 
@@ -242,7 +242,7 @@ def test_a_wrong_customer_with_a_thousand_records_costs_one_search() -> None:
 
 def test_a_wrong_product_code_stops_its_lane_only() -> None:
     """
-    No search, no burnt record: open records are unprocessed, with the error. Covers: S10
+    No search, no burnt record: open records are unprocessed, with the error. Covers: S10, A07
     """
     service = MemoryService(book=Book(products={"good": Product()}))
 
@@ -371,7 +371,7 @@ def test_unprocessed_records_travel_on_with_others() -> None:
 
 def test_left_unprocessed_for_ever_ends_by_policy() -> None:
     """
-    It ends as unprocessed: not metered, not at fault. Covers: S17
+    It ends as unprocessed: not metered, not at fault; and the sending slows down. Covers: S17, T11
     """
     book = Book()
 
@@ -379,11 +379,14 @@ def test_left_unprocessed_for_ever_ends_by_policy() -> None:
         def _left(self, fault: Any, body: dict[str, Any]) -> list[int]:
             return list(range(len(body["UsageRecords"])))
 
-    result = run_virtual(deliver(Never(book=book), usage(5), retry=RetryPolicy(timeout=60)))
+    never = Never(book=book)
+
+    result = run_virtual(deliver(never, usage(5), retry=RetryPolicy(timeout=60)))
 
     assert {S.UNPROCESSED: 5} == result.counts
     assert "left the record unprocessed" in result[0].advice
     assert 0 == len(book)
+    assert len(never.requests) < 30
 
 
 def test_an_unheard_of_status_is_no_success() -> None:
@@ -586,7 +589,8 @@ def test_identical_and_conflicting_records_in_a_stream() -> None:
 
 def test_cancelling_leaves_nothing_running() -> None:
     """
-    At every moment of a delivery. Covers: C01, C02, C03, C04
+    At every moment of a delivery; the virtual loop counts the tasks at the end.
+    Covers: C01, C02, C03, C04, C10, C26
     """
 
     async def cancelled(after: float) -> None:
@@ -671,9 +675,73 @@ def test_bad_product_code_argument_is_a_verdict() -> None:
     assert not service.requests
 
 
+def test_swapped_answers_meter_nothing_by_mistake() -> None:
+    """
+    An answer that belongs to another request is no answer. Covers: W13
+    """
+
+    class CrossTalk(MemoryService):
+        kept: Any = None
+
+        async def _answer(self, request: Any, timeout: float) -> Any:
+            answer = await super()._answer(request, timeout)
+            if len(self.requests) <= 2:
+                self.kept, answer = answer, self.kept or answer
+            return answer
+
+    service = CrossTalk()
+
+    result = run_virtual(deliver(service, usage(50), max_concurrency=1))
+
+    assert len(service.book) == 50
+    assert not untrue(result, service.book)
+    assert all(r.metered is not False for r in result)
+
+
+def test_a_refusal_of_our_own_making_stops_the_lane() -> None:
+    """
+    Where the service finds every request invalid, no record is burnt on it. Covers: S20
+    """
+    service = MemoryService(lambda number, body: Refusal("ValidationException", "no"))
+
+    result = run_virtual(deliver(service, usage(1000), max_concurrency=1))
+
+    assert {S.UNPROCESSED: 1000} == result.counts
+    assert len(service.requests) <= 6
+
+
+def test_steps_of_the_wall_clock_do_not_matter_on_the_way() -> None:
+    """
+    Waiting goes by monotonic time; timestamps are fixed. Covers: T12, H02
+    """
+
+    class Stepping(VirtualClock):
+        def now(self) -> datetime:
+            return super().now() + timedelta(minutes=int(self.monotonic() * 7) % 30)
+
+    service = MemoryService(lambda number, body: Kind.ERROR_500 if number % 3 == 0 else None)
+
+    result = run_virtual(deliver(service, usage(500), clock=Stepping()))
+
+    assert {S.SUCCESS: 500} == result.counts
+    assert service.last_at < 60
+
+
+def test_there_is_one_retry_layer() -> None:
+    """
+    Every HTTP request is an attempt that is counted. Covers: T13
+    """
+    service = MemoryService(lambda number, body: Kind.RESET_BEFORE)
+
+    result = run_virtual(deliver(service, usage(25), retry=RetryPolicy(max_attempts=4)))
+
+    assert 4 == result.calls == len(service.requests)
+    assert {4} == {r.attempts for r in result}
+
+
 def test_licenses_that_do_not_mix_are_divided_once() -> None:
     """
-    License records without a product share a lane until a mixture is refused. Covers: S08
+    License records without a product share a lane until a mixture is refused. Covers: S08, V06
     """
     arn = "arn:aws:license-manager::123456789012:license:l-{}"
     accounts = [f"{n:012d}" for n in range(40)]

@@ -155,6 +155,17 @@ def test_records_cannot_be_changed() -> None:
         record.quantity = 2  # type: ignore[misc]
 
 
+def test_texts_of_errors_are_escaped() -> None:
+    """
+    No line or terminal command can be smuggled into a log. Covers: A11
+    """
+    with pytest.raises(InvalidRecordError) as caught:
+        UsageRecord(**{**GOOD, "product_code": "a\n\x1b[31mERROR: all is lost"})
+
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
 def test_ids_are_masked_in_repr() -> None:
     """
     But for the last four characters.

@@ -88,7 +88,8 @@ def test_expired_token_means_two_things() -> None:
 @pytest.mark.parametrize("status", range(100, 600))
 def test_answers_of_somebody_else_have_a_class_each(status: int) -> None:
     """
-    No crash and no blame for a record, but where a proxy finds the request too large. Covers: W15
+    No crash and no blame for a record, but where a proxy finds the request too large.
+    Covers: W15, T05
     """
     fault = triage(InvalidAnswerError("html", status))
 
@@ -142,7 +143,7 @@ def test_every_error_has_advice_and_survives_pickling() -> None:
 
 def test_the_services_text_stays_out_of_ours() -> None:
     """
-    It may name a customer.
+    It may name a customer, or hold anything. Covers: A17
     """
     refusal = error("InvalidTagException", message="customer CANARY-12345 is bad")
 

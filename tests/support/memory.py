@@ -41,6 +41,7 @@ class MemoryService:
     ) -> None:
         self.book = Book() if book is None else book
         self.requests: list[dict[str, Any]] = []
+        self.last_at = 0.0  # loop time of the latest request
         self.in_flight = 0
         self.most_in_flight = 0
         self._fault_of = fault_of
@@ -63,6 +64,7 @@ class MemoryService:
         """Nothing to close."""
 
     async def _answer(self, request: Request, timeout: float) -> Response:
+        self.last_at = asyncio.get_running_loop().time()
         body = json.loads(request.body)
         self.requests.append(body)
         number = len(self.requests)

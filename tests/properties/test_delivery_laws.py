@@ -1,0 +1,289 @@
+"""Delivery: the laws hold for any batch, any faults, any order of events."""
+
+import asyncio
+from collections import defaultdict
+from datetime import timedelta
+from itertools import product
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.memory import MemoryService, client_of, metered, untrue
+from support.virtual import START, VirtualLoop, run_virtual
+
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
+
+BEFORE = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.HTML, Kind.RESET_BEFORE]
+AFTER = [Kind.ERROR_500_AFTER, Kind.RESET_AFTER, Kind.GARBAGE, Kind.EMPTY, Kind.STALL]
+ODD = [
+    Kind.SHUFFLE,
+    Kind.DROP,
+    Kind.ALTER,
+    Kind.FOREIGN,
+    Kind.DISAGREE,
+    Kind.UNKNOWN_STATUS,
+    Kind.UNPROCESSED,
+]
+FAULTS = [*BEFORE, *AFTER, *ODD]
+HOUR = START.replace(minute=0)
+GOOD_DIMENSIONS = frozenset({"requests", "bytes"})
+
+
+def a_record(
+    customer: int, dimension: str, product_code: str, hours: int, quantity: int
+) -> UsageRecord:
+    return UsageRecord(
+        timestamp=HOUR - timedelta(hours=hours),
+        dimension=dimension,
+        quantity=quantity,
+        customer_aws_account_id=f"{customer:012d}",
+        product_code=product_code,
+    )
+
+
+records = st.builds(
+    a_record,
+    st.integers(0, 30),
+    st.sampled_from(["requests", "bytes", "typo"]),
+    st.sampled_from(["prod-a", "prod-b", "unknown"]),
+    st.integers(1, 3),
+    st.integers(0, 2),
+)
+
+
+def a_book(resend: Any) -> Book:
+    """Two products; customer 13 is unknown, 7 has cancelled."""
+    customers = {f"{n:012d}": n != 7 for n in range(31) if n != 13}
+    products = {
+        name: Product(dimensions=GOOD_DIMENSIONS, customers=customers)
+        for name in ("prod-a", "prod-b")
+    }
+    return Book(rules=Rules(identical_resend=resend), products=products)
+
+
+def check_requests(service: MemoryService) -> None:
+    """No request breaks a limit, and no record is ever sent in two versions."""
+    versions: dict[tuple[Any, ...], set[tuple[int, int]]] = defaultdict(set)
+    for body in service.requests:
+        sent = body["UsageRecords"]
+        keys = [
+            (body["ProductCode"], r["CustomerAWSAccountId"], r["Dimension"], r["Timestamp"] // 3600)
+            for r in sent
+        ]
+        assert 1 <= len(sent) <= 25
+        assert len(set(keys)) == len(keys)
+        for key, r in zip(keys, sent, strict=True):
+            versions[key].add((r["Timestamp"], r["Quantity"]))
+    assert all(len(found) == 1 for found in versions.values())
+
+
+def check_result(given_: list[UsageRecord], result: BatchMeterUsageResult, book: Book) -> None:
+    """One verdict for each record, in order, and true of the book."""
+    assert given_ == [r.record for r in result]
+    assert not untrue(result, book)
+    assert sum(result.counts.values()) == len(given_)
+    for r in result:
+        assert r.advice
+        assert (r.status is RecordStatus.SUCCESS) == (r.metered is True)
+
+
+@settings(max_examples=150)
+@given(
+    given_=st.lists(records, max_size=120),
+    faults=st.lists(st.sampled_from([None, *FAULTS]), max_size=40),
+    resend=st.sampled_from(["duplicate", "success"]),
+    concurrency=st.integers(1, 8),
+    attempts=st.sampled_from([None, 1, 3]),
+)
+def test_every_verdict_is_true_of_the_book(
+    given_: list[UsageRecord],
+    faults: list[Kind | None],
+    resend: str,
+    concurrency: int,
+    attempts: int | None,
+) -> None:
+    """
+    Whatever is given and whatever goes wrong, each record is metered at most once, rightly.
+    """
+    service = MemoryService(
+        lambda number, body: faults[number - 1] if number <= len(faults) else None,
+        book=a_book(resend),
+    )
+
+    async def send() -> BatchMeterUsageResult:
+        policy = RetryPolicy(max_attempts=attempts, timeout=120)
+        async with client_of(service, max_concurrency=concurrency, retry=policy) as client:
+            return await client.batch_meter_usage(given_)
+
+    result = run_virtual(send())
+
+    check_requests(service)
+    check_result(given_, result, service.book)
+    if attempts is None:
+        bad = {RecordStatus.UNPROCESSED: "unknown"}
+        left = [r for r in result if r.status in bad]
+        assert all(getattr(r.record, "product_code", None) == "unknown" for r in left)
+
+
+@pytest.mark.parametrize("resend", ["duplicate", "success"])
+@pytest.mark.parametrize("step", ["first", "second", "search", "resend", "last"])
+@pytest.mark.parametrize("kind", [*FAULTS, "cancel"])
+def test_the_matrix_of_steps_and_faults(kind: Kind | str, step: str, resend: str) -> None:
+    """
+    A fault at each step of a delivery that has a refusal, a search and a resend in it anyway.
+
+    Covers: W05, W06, W07, W10, S01, S02, S17, R01, R02, R03, R04, R05, R06, R09, C03, C04
+    """
+    given_ = [
+        a_record(n % 31, dimension, "prod-a", 1 + n // 31, n % 3)
+        for n, dimension in product(range(60), ["requests"])
+    ] + [a_record(1, "typo", "prod-a", 1, 1)]
+    at = {"first": 1, "second": 2, "search": 4, "resend": 6, "last": 9}[step]
+    task: asyncio.Task[Any] | None = None
+
+    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+        if number == 3:
+            return Kind.RESET_AFTER
+        if number == at and kind == "cancel" and task is not None:
+            task.cancel()
+        return kind if number == at and isinstance(kind, Kind) else None
+
+    service = MemoryService(fault_of, book=a_book(resend), seed=at)
+
+    async def send() -> BatchMeterUsageResult:
+        nonlocal task
+        async with client_of(service, max_concurrency=2) as client:
+            task = sending = asyncio.create_task(client.batch_meter_usage(given_))
+            try:
+                return await sending
+            except asyncio.CancelledError:
+                return await client.batch_meter_usage(given_)
+
+    result = run_virtual(send())
+
+    check_requests(service)
+    known = {
+        (r.product_code, r.customer_aws_account_id, r.dimension, r.timestamp): r.quantity
+        for r in given_
+        if r.dimension != "typo" and r.customer_aws_account_id not in (f"{7:012d}", f"{13:012d}")
+    }
+    assert known == metered(service.book)
+    if kind != "cancel":  # a second batch cannot know what the first one got metered
+        check_result(given_, result, service.book)
+
+
+class ClientLife(RuleBasedStateMachine):
+    """A client and a faulty service on a virtual clock: batches, streams, trouble, the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.random = Random(0)
+        self.kind: Kind | Refusal | None = None
+        self.share = 0.0
+        self.service = MemoryService(self.fault_of, book=a_book("duplicate"))
+        self.client = client_of(
+            self.service, max_concurrency=3, retry=RetryPolicy(timeout=60), random=Random(1)
+        )
+        self.batches: list[tuple[list[UsageRecord], asyncio.Task[BatchMeterUsageResult]]] = []
+        self.customer = 100
+        self.closed = False
+        self.loop.run_until_complete(
+            self.client.batch_meter_usage([a_record(0, "bytes", "prod-a", 3, 1)])
+        )
+
+    def fault_of(self, number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+        return self.kind if self.random.random() < self.share else None
+
+    def fresh(self, count: int, product_code: str) -> list[UsageRecord]:
+        """Records of customers who were in no batch before, so that batches cannot collide."""
+        made = []
+        for _ in range(count):
+            self.customer += 1
+            account = f"{self.customer:012d}"
+            if product_code in self.service.book.products:
+                self.service.book.products[product_code].customers[account] = self.customer % 9 != 0
+            made.append(a_record(self.customer, "requests", product_code, 1, self.customer % 5))
+        return made
+
+    @precondition(lambda self: not self.closed)
+    @rule(count=st.integers(0, 80), product_code=st.sampled_from(["prod-a", "prod-b", "unknown"]))
+    def send_a_batch(self, count: int, product_code: str) -> None:
+        given_ = self.fresh(count, product_code)
+        task = self.loop.create_task(self.client.batch_meter_usage(given_))
+        self.batches.append((given_, task))
+
+    @precondition(lambda self: not self.closed)
+    @rule(count=st.integers(0, 80), take=st.integers(0, 80))
+    def stream_and_stop_early(self, count: int, take: int) -> None:
+        given_ = self.fresh(count, "prod-b")
+
+        async def stream() -> None:
+            results = self.client.iter_batch_meter_usage(given_)
+            async with asyncio.timeout(200):
+                taken = 0
+                async for result in results:
+                    assert not untrue([result], self.service.book)
+                    taken += 1
+                    if taken >= take:
+                        break
+            await results.aclose()
+
+        try:
+            self.loop.run_until_complete(stream())
+        except TimeoutError:
+            assert self.share > 0
+
+    @rule(
+        kind=st.sampled_from(FAULTS),
+        share=st.sampled_from([0.0, 0.2, 0.6, 1.0]),
+    )
+    def trouble(self, kind: Kind, share: float) -> None:
+        self.kind, self.share = kind, share
+
+    @rule(seconds=st.floats(0.01, 40))
+    def pass_time(self, seconds: float) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    @precondition(lambda self: self.batches)
+    @rule(index=st.integers(0, 5))
+    def cancel(self, index: int) -> None:
+        self.batches[index % len(self.batches)][1].cancel()
+        self.loop.run_until_complete(asyncio.sleep(0.001))
+
+    @precondition(lambda self: not self.closed and len(self.batches) > 3)
+    @rule()
+    def close(self) -> None:
+        self.closed = True
+        self.loop.run_until_complete(self.client.aclose())
+
+    @invariant()
+    def what_is_said_is_true(self) -> None:
+        check_requests(self.service)
+        for given_, task in self.batches:
+            if task.done() and not task.cancelled():
+                assert task.exception() is None or self.closed
+                if task.exception() is None:
+                    check_result(given_, task.result(), self.service.book)
+
+    def teardown(self) -> None:
+        self.share = 0.0
+        for _, task in self.batches:
+            self.loop.run_until_complete(asyncio.wait({task}, timeout=1000))
+            assert task.done()
+        self.what_is_said_is_true()
+        self.loop.run_until_complete(self.client.aclose())
+        self.loop.run_until_complete(asyncio.sleep(0))
+        assert not asyncio.all_tasks(self.loop)
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+
+TestClientLife = ClientLife.TestCase
+TestClientLife.settings = settings(max_examples=100, stateful_step_count=50)
