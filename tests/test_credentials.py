@@ -168,6 +168,42 @@ async def test_a_process_that_fails(machine: Machine) -> None:
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
+class Roles:
+    """The service that lends roles: it gives another set at each request."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def script(self, connection: Connection) -> None:
+        """Lend the role."""
+        while True:
+            await connection.request()
+            self.asked += 1
+            answer = f"""<AssumeRoleResponse><AssumeRoleResult><Credentials>
+                <AccessKeyId>ROLE{self.asked}</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
+                <SessionToken>t</SessionToken><Expiration>{in_minutes(60)}</Expiration>
+                </Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+            await connection.answer(answer.encode(), headers={"Content-Type": "text/xml"})
+
+
+async def test_a_role_of_a_profile(machine: Machine) -> None:
+    """A role is assumed with the keys of another profile, and anew once it is refused."""
+    machine.write(
+        "config",
+        "[profile p]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = base\n"
+        "[profile base]\naws_access_key_id = BASE\naws_secret_access_key = s\n",
+    )
+    roles = Roles()
+    async with Loopback(roles.script) as server:
+        machine.set(AWS_ENDPOINT_URL_STS=server.url)
+        signer = Signer(profile_name="p")
+        assert await identity(signer) == ("ROLE1", "t")
+        assert signer.source == "assume-role"
+        assert await signer.renew(await signed(signer)) is True
+        assert who(await signed(signer)) == ("ROLE2", "t")
+    assert roles.asked == 2
+
+
 class Container:
     """The endpoint of a container's role: it gives another set at each request."""
 

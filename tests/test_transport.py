@@ -684,11 +684,22 @@ def test_secrets_stay_out_of_repr() -> None:
 
 
 async def test_tls_with_a_bundle(authority: Authority) -> None:
-    """A server whose authority is in the bundle is trusted, and asked for HTTP/1.1."""
+    """
+    A server whose authority is in the bundle is trusted, and asked for HTTP/1.1 alone.
+
+    Covers: W19.
+    """
     tls = authority.server("127.0.0.1")
     tls.set_alpn_protocols(["h2", "http/1.1"])
-    async with Loopback(tls=tls) as server, trusting(authority) as transport:
+    spoken: list[str | None] = []
+
+    async def script(connection: Connection) -> None:
+        spoken.append(connection.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await serve(connection)
+
+    async with Loopback(script, tls=tls) as server, trusting(authority) as transport:
         assert (await transport.send(request(server.url), timeout=5)).status == 200
+    assert spoken == ["http/1.1"]
 
 
 @asynccontextmanager
