@@ -132,13 +132,13 @@ class AiohttpTransport:
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request*; see Transport."""
-        session = self._session
-        if session is None or (self._trust is True and request.url.startswith("https:")):
-            session = await self._open(request.url)
+        session, url = self._session, self._parsed(request.url)
+        if session is None or (self._trust is True and url.scheme == "https"):
+            session = await self._open(url)
         body = _Body(request.body)
         try:
             async with session.post(
-                self._parsed(request.url),
+                url,
                 data=body,
                 headers=request.headers,
                 ssl=self._trust,
@@ -166,9 +166,9 @@ class AiohttpTransport:
         if session is not None:
             await session.close()
 
-    async def _open(self, url: str) -> aiohttp.ClientSession:
+    async def _open(self, url: URL) -> aiohttp.ClientSession:
         async with self._opening:
-            if self._trust is True and url.startswith("https:"):
+            if self._trust is True and url.scheme == "https":
                 self._trust = await _trust(self._settings)
             if self._closed:
                 raise ClientClosedError("the transport is closed")

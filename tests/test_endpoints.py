@@ -271,6 +271,7 @@ SAFE: Final = [
     "http://LOCALHOST",
 ]
 UNSAFE: Final = [
+    "HTTP://metering.example",
     "http://metering.example",
     "http://127.evil.example",
     "http://127.0.0.1.evil.example",
@@ -307,6 +308,7 @@ UNREADABLE: Final = [
     "https://metering.example\n.evil.example",
     "https://metering\t.example",
     "https://métering.example",
+    "https://metering.example/é",
     "https://[::1",
     "https://[v1.x]",
 ]
@@ -362,7 +364,7 @@ def test_the_bundle_without_certifi(machine: Machine) -> None:
 
 
 def test_the_order_of_bundles(machine: Machine) -> None:
-    """AWS_CA_BUNDLE, the profile's, REQUESTS_CA_BUNDLE."""
+    """AWS_CA_BUNDLE, the profile's, REQUESTS_CA_BUNDLE; however the URL spells its scheme."""
     paths = {name: str(machine.write(name, "")) for name in ("a.pem", "b.pem", "c.pem")}
     machine.set(AWS_CA_BUNDLE=paths["a.pem"], REQUESTS_CA_BUNDLE=paths["c.pem"])
     machine.write("config", f"[default]\nca_bundle = {paths['b.pem']}\n")
@@ -370,7 +372,7 @@ def test_the_order_of_bundles(machine: Machine) -> None:
     machine.monkeypatch.delenv("AWS_CA_BUNDLE")
     order.append(found())
     machine.write("config", "")
-    order.append(found())
+    order.append(found(url="HTTPS://mine.example"))
     assert [endpoint.transport.ca_bundle for endpoint in order] == list(paths.values())
 
 
@@ -480,6 +482,7 @@ def test_regions_unheard_of_are_left_to_botocore(machine: Machine) -> None:
     """A region that is not in our list may be in botocore's."""
     assert machine.home.exists()
     assert shortcut({}, region="mx-central-1") is None
+    assert shortcut({}, region="fips-us-east-1", url="https://mine.example") is None
 
 
 async def test_both_ways_from_a_signer(machine: Machine) -> None:

@@ -698,7 +698,8 @@ async def test_tls_with_a_bundle(authority: Authority) -> None:
         await serve(connection)
 
     async with Loopback(script, tls=tls) as server, trusting(authority) as transport:
-        assert (await transport.send(request(server.url), timeout=5)).status == 200
+        url = server.url.replace("https", "HTTPS")
+        assert (await transport.send(request(url), timeout=5)).status == 200
     assert spoken == ["http/1.1"]
 
 
