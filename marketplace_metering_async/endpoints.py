@@ -223,7 +223,7 @@ def _authorities(configured: str | None) -> str | None:
         if found is None or found.origin is None:
             return None
         return str(Path(found.origin).with_name("cacert.pem"))
-    return where()
+    return str(where())
 
 
 def _proxy(url: str, proxies: Mapping[str, str] | None) -> str | None:

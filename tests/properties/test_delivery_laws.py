@@ -286,4 +286,8 @@ class ClientLife(RuleBasedStateMachine):
 
 
 TestClientLife = ClientLife.TestCase
-TestClientLife.settings = settings(max_examples=100, stateful_step_count=50)
+_EXAMPLES = settings.get_profile(settings.get_current_profile_name()).max_examples
+# 5,000 steps in the default profile, and 500,000 in the thorough one.
+TestClientLife.settings = settings(
+    max_examples=100 if _EXAMPLES < 1000 else 2 * _EXAMPLES, stateful_step_count=50
+)
