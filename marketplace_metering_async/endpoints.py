@@ -217,7 +217,7 @@ def _authorities(configured: str | None) -> str | None:
             raise ConfigurationError(f"AWS_CA_BUNDLE: expected a file, got {configured!r}")
         return configured
     try:
-        from certifi import where  # noqa: PLC0415 - may be missing, and is rarely needed
+        from certifi import where  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     except ImportError:
         found = find_spec("botocore")
         if found is None or found.origin is None:
