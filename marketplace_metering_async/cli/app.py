@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,11 +16,14 @@ from marketplace_metering_async.cli.options import (
     Profile,
     Region,
     Settings,
+    rate,
 )
 from marketplace_metering_async.cli.order import Order
 from marketplace_metering_async.cli.output import people
 from marketplace_metering_async.cli.reading import Source, sources_of
 from marketplace_metering_async.cli.running import finish
+
+_CURRENT_HOUR: Final = "--include-current-hour"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,6 +49,11 @@ def _sources(names: list[str]) -> list[Source]:
         raise typer.Exit(Exit.USAGE) from None
 
 
+def _require_coalesce(*, coalesce: bool, current_hour: bool) -> None:
+    if current_hour and not coalesce:
+        raise typer.BadParameter("only --coalesce holds hours back", param_hint=_CURRENT_HOUR)
+
+
 Files = Annotated[
     list[str],
     typer.Argument(metavar="FILE...", help="JSON lines or CSV; - is standard input."),
@@ -56,7 +64,7 @@ Coalesce = Annotated[
 CurrentHour = Annotated[
     bool,
     typer.Option(
-        "--include-current-hour",
+        _CURRENT_HOUR,
         help="With --coalesce: send the hour that is not over, too. It locks it.",
     ),
 ]
@@ -103,6 +111,7 @@ def send(
     calls_per_second: CallsPerSecond = QUOTA,
 ) -> None:
     """Send usage records; one JSON line of result for each line of input, in order."""
+    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     order = Order(
         sources=_sources(files),
         settings=Settings(
@@ -132,6 +141,7 @@ def validate(
     include_current_hour: CurrentHour = False,
 ) -> None:
     """Check usage records without a service; every complaint with its file and line."""
+    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     order = Order(
         sources=_sources(files),
         settings=Settings(),
@@ -152,7 +162,12 @@ def sandbox(
     port: Annotated[
         int, typer.Option("--port", metavar="PORT", help="0: a free one.", min=0, max=65535)
     ] = 8765,
-    calls_per_second: CallsPerSecond = QUOTA,
+    calls_per_second: Annotated[
+        float,
+        typer.Option(
+            "--calls-per-second", metavar="NUMBER", parser=rate, help="Its quota; 0: none."
+        ),
+    ] = QUOTA,
 ) -> None:
     """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
     from marketplace_metering_async.cli.serving import serve  # noqa: PLC0415 - a web server

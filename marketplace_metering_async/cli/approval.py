@@ -10,9 +10,9 @@ from marketplace_metering_async.cli.exits import MisuseError
 from marketplace_metering_async.cli.output import People
 
 
-def somebody_is_there(people: People) -> bool:
+def somebody_is_there() -> bool:
     """Whether a person started this, and not a machine."""
-    return people.is_terminal or (sys.stdin is not None and sys.stdin.isatty())
+    return any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def approved(people: People) -> bool:

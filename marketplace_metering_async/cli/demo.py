@@ -212,9 +212,8 @@ def _compare(
     )
     if not differences:
         people.print(
-            f"\n[bold green]Equal to the last unit:[/] the sandbox's book and the valid records of "
-            f"the input both hold {given.units:,} units in {len(given.expected):,} records "
-            f"({seconds:.1f} s)."
+            f"\n[bold green]Equal to the last unit:[/] book and valid input both hold "
+            f"{given.units:,} units in {len(given.expected):,} records, after {seconds:.1f} s."
         )
         return Exit.METERED
     for difference in differences[:20]:

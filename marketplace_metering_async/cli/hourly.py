@@ -50,7 +50,7 @@ async def send_hours(order: Order, people: People) -> Exit:
 
 
 async def _may_send(order: Order, sums: Sums, outcomes: Sequence[Outcome], people: People) -> bool:
-    target = await order.target_to_approve(people)
+    target = await order.target_to_approve()
     if target is None:
         return True
     plan, _ = plan_of_hours(order, sums, outcomes, Complaints(people))

@@ -1,6 +1,6 @@
 """`resolve`, `meter` and `register`: the service's other operations, each one call."""
 
-import asyncio
+import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -33,9 +33,9 @@ def resolve(
 ) -> None:
     """Show who is behind a registration token (ResolveCustomer)."""
     settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
+    given = _stdin() if token == "-" else token  # noqa: S105 - stands for standard input
 
     async def call() -> Exit:
-        given = await asyncio.to_thread(_stdin) if token == "-" else token  # noqa: S105
         async with settings.client() as client:
             print_json(_known(asdict(await client.resolve_customer(given))))
         return Exit.METERED
@@ -114,7 +114,9 @@ def register(
 
 
 def _stdin() -> str:
-    with open(0, encoding="utf-8", closefd=False) as stream:
+    if sys.stdin is None:
+        raise typer.BadParameter("standard input is closed")
+    with open(0, encoding="utf-8", errors="replace", closefd=False) as stream:
         return stream.read().strip()
 
 

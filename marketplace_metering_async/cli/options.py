@@ -18,15 +18,15 @@ from marketplace_metering_async.signing import Endpoint, Signer
 # Typer hands a default to the parser as it is, and what was typed as text.
 
 
-def _rate(text: str | float) -> float:
+def rate(text: str | float) -> float:
     """Read calls a second; neither `nan` nor `inf` is a quota."""
     try:
-        rate = float(text)
+        number = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 <= rate < math.inf:
+        number = math.nan
+    if not 0 <= number < math.inf:
         raise typer.BadParameter(f"expected a number from 0 on, got {text!r}")
-    return rate
+    return number
 
 
 def whole_number(text: str | int) -> int:
@@ -75,7 +75,7 @@ CallsPerSecond = Annotated[
     typer.Option(
         "--calls-per-second",
         metavar="NUMBER",
-        parser=_rate,
+        parser=rate,
         help="The account's quota; 0: find it out.",
     ),
 ]

@@ -6,7 +6,6 @@ from attrs import frozen
 
 from marketplace_metering_async.cli.approval import somebody_is_there
 from marketplace_metering_async.cli.options import Settings, Target
-from marketplace_metering_async.cli.output import People
 from marketplace_metering_async.cli.reading import Source
 from marketplace_metering_async.errors import ConfigurationError
 
@@ -36,14 +35,14 @@ class Order:
         sizes = [source.size for source in self.sources]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
-    async def target_to_approve(self, people: People) -> Target | None:
+    async def target_to_approve(self) -> Target | None:
         """
         Return where it goes, if a person is to be asked first: it is live, and somebody is there.
 
         Raises:
             ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
         """
-        if self.yes or not somebody_is_there(people):
+        if self.yes or not somebody_is_there():
             return None
         target = await self.settings.target()
         return target if target.is_live else None

@@ -29,14 +29,19 @@ class People(Console):
         self.print(printable(str(problem)), style="red", markup=False)
 
     @property
-    def shares_terminal(self) -> bool:
+    def has_screen(self) -> bool:
+        """Whether a person sees it on a screen: what forces colours does not make one."""
+        return sys.stderr is not None and sys.stderr.isatty() and not self.is_dumb_terminal
+
+    @property
+    def shares_screen(self) -> bool:
         """Whether stdout and stderr are both a terminal, and so most likely the same."""
-        return self.is_terminal and sys.stdout is not None and sys.stdout.isatty()
+        return self.has_screen and sys.stdout is not None and sys.stdout.isatty()
 
 
 def people() -> People:
-    """Return the console; rich honours NO_COLOR and plain pipes by itself."""
-    return People(stderr=True, soft_wrap=True, highlight=False)
+    """Return the console; rich honours NO_COLOR by itself, and would read `:100:` as a picture."""
+    return People(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def printable(text: str) -> str:

@@ -53,7 +53,7 @@ class Watch:
             TimeRemainingColumn(),
             TextColumn("[yellow]{task.fields[trouble]}"),
             console=people,
-            disable=not people.is_terminal,
+            disable=not people.has_screen,
             auto_refresh=False,
             transient=not stays,
             redirect_stdout=False,
@@ -88,7 +88,7 @@ class Watch:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
-        if self._people.is_terminal:
+        if self._people.has_screen:
             self.trouble = ""
             self._show()
         self._bar.stop()
@@ -100,7 +100,7 @@ class Watch:
 
     def _show(self) -> None:
         told = f"{self.done:,} {self._unit}, {self.done / max(self.seconds, _TICK):,.0f}/s"
-        if self._people.is_terminal:
+        if self._people.has_screen:
             completed = self._steps if self._total is None else min(self._steps, self._total)
             trouble = printable(self.trouble)
             self._bar.update(self._task, completed=completed, told=told, trouble=trouble)

@@ -28,6 +28,7 @@ STDIN: Final = "-"
 _LONGEST_LINE: Final = 8 * 2**20
 """Bytes: several times the largest request, however it is indented."""
 _BLOCK: Final = 2**16
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows would translate newlines
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -112,7 +113,7 @@ Read = Callable[[int], bytes]
 def _opened(name: str) -> Iterator[Read]:
     """Open *name* for plain reads: a thread in a buffered one would keep a process from ending."""
     try:
-        handle = 0 if name == STDIN else os.open(name, os.O_RDONLY)
+        handle = 0 if name == STDIN else os.open(name, os.O_RDONLY | _BINARY)
     except OSError as error:
         raise UsageFileError(f"{name}: {error.strerror or error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from rich.table import Table
 
 from marketplace_metering_async.cli.exits import Exit, gravest
-from marketplace_metering_async.cli.output import People, error_text
+from marketplace_metering_async.cli.output import People, error_text, printable
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reading import Line
 from marketplace_metering_async.cli.result_lines import ResultLines
@@ -66,6 +66,7 @@ class Report:
         verdicts: How many lines got which.
         watch: The progress.
         complain: Tells people of a line.
+        has_all: Whether all of the input was read.
     """
 
     def __init__(self, people: People, watch: Watch, lines: ResultLines) -> None:
@@ -81,6 +82,8 @@ class Report:
         self._flowing.set()
         self._number = 0
         self._next = 0
+        self._newest = ""
+        self.has_all = False
         self._calls = 0
         self._throttled = 0
         self._told: set[str] = set()
@@ -105,6 +108,7 @@ class Report:
     def expect(self, line: Line) -> int:
         """Take note of a line of input, and return its running number."""
         self._expected[self._number] = line
+        self._newest = f"{line.file}:{line.number}"
         self._number += 1
         return self._number - 1
 
@@ -183,6 +187,8 @@ class Report:
             f"{self._calls:,} calls ({self._throttled:,} throttled) in {self.watch.seconds:,.1f} s",
             style="dim",
         )
+        if self._newest and not self.has_all:
+            self._people.print(f"Reading ended after {printable(self._newest)}.", markup=False)
         code = gravest(self._codes)
         if code in _WHAT_NOW:
             self._people.print(_WHAT_NOW[code])

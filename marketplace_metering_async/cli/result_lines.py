@@ -38,7 +38,7 @@ class ResultLines:
         self._unwritten = 0  # bytes handed over and not yet written
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._written = asyncio.Event()  # set when the thread has ended
-        self._above_bar = people.shares_terminal
+        self._above_bar = people.shares_screen
         if not self._above_bar:
             threading.Thread(target=self._write_all, daemon=True).start()
 

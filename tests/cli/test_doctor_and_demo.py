@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.commands import Shell, line, target
@@ -155,7 +156,7 @@ def test_a_demo_that_differs_says_so(shell: Shell, monkeypatch: pytest.MonkeyPat
     """
 
     class Thief(Book):
-        def differences(self, expected: object) -> list[str]:
+        def differences(self, *_: Any, **__: Any) -> list[str]:
             return ["000000000001 seats 2026-11-23T10:00Z: expected 5, metered 4"]
 
     monkeypatch.setattr("marketplace_metering_async.sandbox.Book", Thief)

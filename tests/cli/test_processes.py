@@ -424,14 +424,15 @@ def test_a_live_stream_is_asked_for_on_the_terminal(
 
 def test_yes_and_machines_are_not_asked(sandbox: Sandbox, tmp_path: Path) -> None:
     """
-    --yes on a terminal, and anything without one.
+    --yes on a terminal, and anything without one, whatever asks for colours.
     """
     file = tmp_path / "usage.jsonl"
     file.write_text(line(1))
     with on_terminal("send", *target(sandbox), "--yes", file, code=LIVE) as (running, terminal):
         assert b"Send?" not in seen(terminal)
         assert 0 == running.wait(10)
-    with started("send", *target(sandbox), "-", code=LIVE) as unattended:
+    colours = environment(FORCE_COLOR="1")
+    with started("send", *target(sandbox), "-", code=LIVE, env=colours) as unattended:
         _, err = unattended.communicate(line(2).encode(), timeout=20)
         assert (0, False) == (unattended.returncode, b"Send?" in err)
 

@@ -174,6 +174,7 @@ def test_an_account_fault_exits_with_4(sandbox: Sandbox, shell: Shell) -> None:
         (2, ["send", "-", "--coalesce"], "timestamp,colour\n1,2\n", "unknown column"),
         (2, ["send", "-", "--product-code", "a b"], "", "expected 1 to 255 letters"),
         (2, ["send", "-", "--product-code", ""], "", "expected 1 to 255 letters"),
+        (2, ["send", "-", "--include-current-hour"], "", "only --coalesce holds hours back"),
         (2, ["send", "-", "--calls-per-second", "nan"], "", "expected a number from 0 on"),
         (2, ["send", "-", "--calls-per-second", "-1"], "", "expected a number from 0 on"),
         (4, ["send", "-", "--product-code", "p", "--endpoint-url", "http://evil.example"],
@@ -288,14 +289,14 @@ def test_validate_tells_of_every_line(shell: Shell) -> None:
     """
     Each complaint with its file and line, each line with its result; nothing is sent.
     """
-    given = [line(1), *("x" for _ in range(30)), line(2, product_code="p"), line(1, quantity=7)]
+    given = [line(1), *("x" for _ in range(120)), line(2, product_code="p"), line(1, quantity=7)]
 
     done = shell("validate", "--product-code", "p", "-", stdin="\n".join(given))
 
     assert 1 == done.code
-    assert ["Valid", *["Rejected"] * 30, "Valid", "Rejected"] == done.statuses
-    assert all(f"-:{number}: expected a JSON object" in done.err for number in range(2, 32))
-    assert "-:33: -:1, -:33 have one key" in done.lines[-1]["message"]
+    assert ["Valid", *["Rejected"] * 120, "Valid", "Rejected"] == done.statuses
+    assert all(f"-:{number}: expected a JSON object" in done.err for number in range(2, 122))
+    assert "-:123: -:1, -:123 have one key" in done.lines[-1]["message"]
 
 
 def test_validate_ends_well_on_good_input(shell: Shell) -> None:
