@@ -1,7 +1,7 @@
 """`demo`: the whole loop on this machine: meter through faults, then compare to the last unit."""
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
@@ -14,6 +14,7 @@ from marketplace_metering_async.cli.output import People, tell_programs
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reporting import STYLES
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, Isolated, Retrying, Settled, Throttled
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
@@ -129,7 +130,7 @@ class _Witness:
 
 async def run(seed: int, people: People) -> Exit:
     """Run the demo and return 0 if the book is equal to the input."""
-    given = usage(seed, datetime.now(UTC))
+    given = usage(seed, SystemClock().now())
     faults = [Fault(kind=kind, share=share) for kind, (_, share) in _FAULTS.items()]
     sandbox = Sandbox(calls_per_second=_CALLS_PER_SECOND, faults=faults, seed=seed)
     sandbox.declare_product(_PRODUCT, dimensions=_DIMENSIONS, customers=given.customers)

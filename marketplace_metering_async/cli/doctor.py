@@ -3,9 +3,8 @@
 import platform
 import re
 import sys
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -19,6 +18,7 @@ from marketplace_metering_async import wire
 from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.options import Settings, Target
 from marketplace_metering_async.cli.output import People, error_text, printable, tell_programs
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
     MarketplaceMeteringException,
@@ -28,6 +28,7 @@ from marketplace_metering_async.limits import service_metadata
 from marketplace_metering_async.transport import AiohttpTransport, Response
 from marketplace_metering_async.triage import Fault, triage
 
+_CLOCK: Final = SystemClock()
 _PACKAGE: Final = "marketplace-metering-async"
 _OPERATION: Final = "ResolveCustomer"
 _NO_TOKEN: Final = {"RegistrationToken": "marketplace-metering doctor: not a token"}
@@ -129,10 +130,10 @@ async def _service(target: Target) -> list[Finding]:
     body = wire.encode_call(_NO_TOKEN)
     transport = AiohttpTransport(target.endpoint.settings(1))
     try:
-        request = await target.signer.sign(_OPERATION, body, datetime.now(UTC))
-        started = time.monotonic()
+        request = await target.signer.sign(_OPERATION, body, _CLOCK.now())
+        started = _CLOCK.monotonic()
         response = await transport.send(request, timeout=_TIMEOUT)
-        seconds = time.monotonic() - started
+        seconds = _CLOCK.monotonic() - started
     except MeteringError as error:
         return [Finding("network", Mark.BAD, error_text(error))]
     finally:
@@ -149,7 +150,7 @@ def _clock(response: Response) -> Finding:
         theirs = parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
     except (TypeError, ValueError):
         return Finding("clock", Mark.DOUBTFUL, "the endpoint does not tell the time")
-    skew = (datetime.now(UTC) - theirs).total_seconds()
+    skew = (_CLOCK.now() - theirs).total_seconds()
     return Finding("clock", _good(abs(skew) < _MOST_SKEW), f"{skew:+.0f} s from the endpoint's")
 
 

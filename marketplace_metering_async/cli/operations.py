@@ -1,7 +1,6 @@
 """`resolve`, `meter` and `register`: the service's other operations, each one call."""
 
 import sys
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -18,6 +17,7 @@ from marketplace_metering_async.cli.options import (
 )
 from marketplace_metering_async.cli.output import print_json
 from marketplace_metering_async.cli.running import finish
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.records import usage_timestamp
 
 
@@ -71,7 +71,7 @@ def meter(
     settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
 
     async def call() -> Exit:
-        when = datetime.now(UTC) if timestamp is None else usage_timestamp(timestamp)
+        when = SystemClock().now() if timestamp is None else usage_timestamp(timestamp)
         async with settings.client() as client:
             result = await client.meter_usage(
                 product_code=product_code,

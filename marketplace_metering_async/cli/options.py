@@ -2,7 +2,6 @@
 
 import ipaddress
 import math
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from attrs import frozen
 
 from marketplace_metering_async import rules
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, mask
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.signing import Endpoint, Signer
@@ -143,7 +143,7 @@ class Settings:
             region_name=self.region, endpoint_url=self.endpoint_url, profile_name=self.profile
         )
         endpoint = await signer.open()
-        request = await signer.sign("ResolveCustomer", b"{}", datetime.now(UTC))
+        request = await signer.sign("ResolveCustomer", b"{}", SystemClock().now())
         credential = request.headers["Authorization"].partition("Credential=")[2]
         return Target(
             endpoint=endpoint,

@@ -1,14 +1,15 @@
 """How far it has come: a bar on a terminal, a line now and then anywhere else."""
 
 import asyncio
-import time
 from types import TracebackType
 from typing import Final, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from marketplace_metering_async.cli.output import People, printable
+from marketplace_metering_async.clock import SystemClock
 
+_CLOCK: Final = SystemClock()
 _TICK: Final = 0.2
 _PLAIN_EVERY: Final = 5.0
 
@@ -44,7 +45,7 @@ class Watch:
         self._unit = unit
         self._total = total
         self._steps = 0
-        self._since = time.monotonic()
+        self._since = _CLOCK.monotonic()
         self._last_word = self._since
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -65,7 +66,7 @@ class Watch:
     @property
     def seconds(self) -> float:
         """How long it has been going on."""
-        return time.monotonic() - self._since
+        return _CLOCK.monotonic() - self._since
 
     def advance(self, steps: int = 1) -> None:
         """One more record is through, and *steps* of the total."""
@@ -105,8 +106,8 @@ class Watch:
             trouble = printable(self.trouble)
             self._bar.update(self._task, completed=completed, told=told, trouble=trouble)
             self._bar.refresh()
-        elif time.monotonic() - self._last_word >= _PLAIN_EVERY:
-            self._last_word = time.monotonic()
+        elif _CLOCK.monotonic() - self._last_word >= _PLAIN_EVERY:
+            self._last_word = _CLOCK.monotonic()
             self._people.print(f"{self._does}: {told}{self._left()}{self._held_up()}", markup=False)
 
     def _left(self) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import json
 from array import array
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final, Self
 
@@ -16,6 +15,7 @@ from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reading import Line
 from marketplace_metering_async.cli.reporting import Complaints
 from marketplace_metering_async.cli.results import Members, of_refusal
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.coalescing import Coalescer, Outcome
 from marketplace_metering_async.errors import InvalidRecordError
 
@@ -73,7 +73,7 @@ class Sums:
 
     def outcomes(self, *, include_current_hour: bool) -> list[Outcome]:
         """Return what became of each hour, in the order of their first lines."""
-        now = datetime.now(UTC)
+        now = SystemClock().now()
         return self._coalescer.outcomes(now, include_current_hour=include_current_hour)
 
     def first_line(self, hour: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 from support.commands import Shell, line, target
 
 from marketplace_metering_async.cli import demo, progress
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.sandbox import AccessKey, Book, Fault, Kind, Sandbox
 
 
@@ -98,14 +99,12 @@ def test_a_doctor_finds_a_wrong_clock(
     """
     By the `Date` of an answer: hours are held until they are over by this machine's clock.
     """
-    from marketplace_metering_async.cli import doctor  # noqa: PLC0415 - patched below
 
-    class Late(datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return datetime.now(UTC) - timedelta(minutes=3)
+    class Late(SystemClock):
+        def now(self) -> datetime:
+            return super().now() - timedelta(minutes=3)
 
-    monkeypatch.setattr(doctor, "datetime", Late)
+    monkeypatch.setattr("marketplace_metering_async.cli.doctor._CLOCK", Late())
 
     done = shell("doctor", "--endpoint-url", sandbox.url)
 

@@ -249,7 +249,7 @@ def test_the_last_line_needs_no_end(tmp_path: Path, end: bytes) -> None:
 
 def test_a_torn_last_line_is_told(tmp_path: Path) -> None:
     """
-    As of a file that is still being written. Covers: V17
+    As of a file that is still being written.
     """
     *_, last = lines_of(tmp_path, JSON + b"\n" + JSON[:40])
 

@@ -103,7 +103,7 @@ def test_a_reader_that_pauses_holds_up_no_request(sandbox: Sandbox) -> None:
 
 def test_a_source_is_held_back_while_the_service_is_slow(sandbox: Sandbox) -> None:
     """
-    Input of any length takes bounded memory. Covers: V15
+    Input of any length takes bounded memory.
     """
     sandbox.inject(Fault(kind=Kind.SLOW, seconds=60))
     with started("send", *target(sandbox), "-", bufsize=0) as running:
@@ -219,7 +219,7 @@ def test_the_first_signal_drains(
 ) -> None:
     """
     Nothing new is sent, the wire is awaited, and each line that was read has its true result.
-    Covers: C14, C15
+    Covers: C15
     """
     slow = [*target(sandbox)[:-1], 5]
     with started("send", *slow, *options, "-") as running:
@@ -274,6 +274,27 @@ def test_ctrl_c_while_nothing_comes_in(sandbox: Sandbox, options: list[str]) -> 
 
     assert (130, False) == (code, b"Traceback" in err), err
     assert 0 == sandbox.calls.total()
+
+
+def test_a_command_that_was_killed_may_be_run_again(sandbox: Sandbox) -> None:
+    """
+    With the same input: what it had metered is refused, the rest is metered, once. Covers: X09
+    """
+    slow = [*target(sandbox)[:-1], 5]
+    with started("send", *slow, "-") as running:
+        give(running, MANY)
+        wait_for(lambda: len(sandbox.book) > 100)
+        running.kill()
+        running.communicate(timeout=10)
+    before = len(sandbox.book)
+
+    again = process("send", *target(sandbox), "-", stdin=MANY.decode())
+
+    duplicates = again.statuses.count("DuplicateRecord")
+    assert before <= duplicates < 3000
+    assert 3000 == duplicates + again.statuses.count("Success")
+    assert 1 == again.code
+    assert {"requests": 15_000} == sandbox.book.totals()
 
 
 # Terminals
