@@ -5,16 +5,22 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; say how to get it where the extra `cli` is not installed."""
+    """
+    Run the command line with *argv* (by default that of the process) and return its exit code.
+
+    Where the extra `cli` is not installed, say how to get it.
+    """
     try:
         from marketplace_metering_async import cli  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich", "click"):
+        if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
             raise
         sys.stderr.write(
             "the command line needs its extra: pip install 'marketplace-metering-async[cli]'\n"
         )
         return 2
+    except KeyboardInterrupt:
+        return 130
     return cli.main(argv)
 
 

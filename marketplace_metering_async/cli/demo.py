@@ -1,74 +1,97 @@
 """`demo`: the whole loop on this machine: meter through faults, then compare to the last unit."""
 
-import time
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from attrs import frozen
 from rich.table import Table
+from rich.text import Text
 
-from marketplace_metering_async.cli import output
 from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.output import People, tell_programs
+from marketplace_metering_async.cli.progress import Watch
+from marketplace_metering_async.cli.reporting import STYLES
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.events import CallEnded, Event, Isolated, Retrying, Settled
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.events import Event, Isolated, Retrying, Settled, Throttled
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
 from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
 
 _RECORDS: Final = 12_000
 _CALLS_PER_SECOND: Final = 100.0
 _PRODUCT: Final = "demo-product"
-_DIMENSIONS: Final = ("api-calls", "gigabytes", "seats")
+_DIMENSIONS: Final = ("api-calls", "gigabytes", "seats", "build-minutes")
+_CUSTOMERS: Final = 600
 _STRANGER: Final = "999999999999"
 _LEAVER: Final = "888888888888"
+_CLOSES: Final = timedelta(hours=5, minutes=50)
+"""After the month's end: soon the sandbox, as the service, takes no more of the last month."""
+
+_FAULTS: Final = {
+    Kind.THROTTLE: ("a throttle", 0.01),
+    Kind.ERROR_500: ("500 of the service", 0.02),
+    Kind.ERROR_503: ("503 of a load balancer", 0.01),
+    Kind.RESET_BEFORE: ("request lost", 0.01),
+    Kind.RESET_AFTER: ("answer lost", 0.01),
+    Kind.UNPROCESSED: ("records left unprocessed", 0.04),
+}
+_MEANS: Final = {
+    RecordStatus.SUCCESS: "metered",
+    RecordStatus.DUPLICATE_RECORD: "metered by an earlier attempt",
+    RecordStatus.CUSTOMER_NOT_SUBSCRIBED: "not metered: the customer has left",
+    RecordStatus.REJECTED: "not metered: no such customer, or dimension",
+    RecordStatus.UNCONFIRMED: "an answer was lost: send it again",
+    RecordStatus.UNPROCESSED: "not metered: send it again",
+}
 
 
-class _Watcher:
-    """Counts what happens on the way and moves the bar."""
+@frozen
+class _Usage:
+    """
+    What is metered.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("metering", total=_RECORDS)
-        self.retries = 0
-        self.isolated = 0
-        self.searches = 0
-        self.errors: Counter[str] = Counter()
+    Attributes:
+        records: All of them.
+        customers: Whom the sandbox knows, and whether they are subscribed.
+        expected: What the book must hold in the end: (customer, dimension, hour) to units.
+    """
 
-    def __call__(self, event: Event, /) -> None:
-        """Take note of one event."""
-        match event:
-            case Settled(counts=counts):
-                self._progress.advance(self._task, sum(counts.values()))
-            case CallEnded(code=str(code)):
-                self.errors[code] += 1
-            case Retrying():
-                self.retries += 1
-            case Isolated(offenders=offenders):
-                self.searches += 1
-                self.isolated += offenders
+    records: list[UsageRecord]
+    customers: dict[str, bool]
+    expected: dict[tuple[str, str, datetime], int]
+
+    @property
+    def units(self) -> int:
+        """The sum that the book must hold."""
+        return sum(self.expected.values())
 
 
-def usage(seed: int, now: datetime) -> list[UsageRecord]:
+def usage(seed: int, now: datetime) -> _Usage:
     """Return the seeded usage of some hundred customers over the hours before *now*."""
     random = Random(seed)
-    last_hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    closed = now >= month + timedelta(hours=5, minutes=30)
-    hours = [last_hour - timedelta(hours=back) for back in range(20)]
-    hours = [hour for hour in hours if hour >= month or not closed] or [now.replace(microsecond=0)]
-    customers = [f"{100_000_000_000 + number:012d}" for number in range(600)]
-    keys = {
-        (c, d, h): random.randint(1, 5_000) for c in customers for d in _DIMENSIONS for h in hours
-    }
-    chosen = random.sample(sorted(keys), min(_RECORDS - 60, len(keys)))
-    records = [_record(c, d, h, keys[c, d, h]) for c, d, h in chosen]
-    records += [_record(_STRANGER, f"{d}", h, 1) for d in _DIMENSIONS for h in hours[:10]]
-    records += [_record(_LEAVER, d, h, 1) for d in _DIMENSIONS for h in hours[:8]]
-    records += [_record(customers[n], "misspelt", hours[0], 1) for n in range(6)]
+    hours = _hours(now)
+    customers = [f"{100_000_000_000 + number:012d}" for number in range(_CUSTOMERS)]
+    wrong = [(_STRANGER, d, h) for d in _DIMENSIONS for h in hours[:5]]
+    wrong += [(_LEAVER, d, h) for d in _DIMENSIONS for h in hours[:5]]
+    wrong += [(customers[n], "api-cals", hours[0]) for n in range(6)]
+    keys = [(c, d, h) for c in customers for d in _DIMENSIONS for h in hours]
+    good = random.sample(keys, _RECORDS - len(wrong))
+    expected = {key: random.randint(1, 5_000) for key in good}
+    records = [_record(*key, quantity) for key, quantity in expected.items()]
+    records += [_record(*key, 1) for key in wrong]
     random.shuffle(records)
-    return records
+    return _Usage(records, {**dict.fromkeys(customers, True), _LEAVER: False}, expected)
+
+
+def _hours(now: datetime) -> list[datetime]:
+    """The last full hours that the service takes: five at least, and twenty at most."""
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    month = this_hour.replace(day=1, hour=0)
+    hours = [this_hour - timedelta(hours=back) for back in range(1, 21)]
+    return [hour for hour in hours if hour >= month or now < month + _CLOSES]
 
 
 def _record(customer: str, dimension: str, hour: datetime, quantity: int) -> UsageRecord:
@@ -77,93 +100,124 @@ def _record(customer: str, dimension: str, hour: datetime, quantity: int) -> Usa
     )
 
 
-def _faults() -> list[Fault]:
-    return [
-        Fault(kind=Kind.THROTTLE, share=0.01),
-        Fault(kind=Kind.ERROR_500, share=0.02),
-        Fault(kind=Kind.ERROR_503, share=0.01),
-        Fault(kind=Kind.RESET_BEFORE, share=0.01),
-        Fault(kind=Kind.RESET_AFTER, share=0.01),
-        Fault(kind=Kind.UNPROCESSED, share=0.04),
-    ]
+class _Witness:
+    """Counts what happens on the way, and moves the bar."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.retries = 0
+        self.isolated = 0
+        self.searches = 0
+        self.search_calls = 0
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of one event."""
+        match event:
+            case Settled(counts=counts):
+                for _ in range(sum(counts.values())):
+                    self._watch.advance()
+                self._watch.trouble = ""
+            case Retrying(error=error):
+                self.retries += 1
+                self._watch.trouble = f"trying again: {error}"
+            case Throttled():
+                self._watch.trouble = "throttled; slowing down"
+            case Isolated(offenders=offenders, calls=calls):
+                self.searches += 1
+                self.isolated += offenders
+                self.search_calls += calls
 
 
-async def run(seed: int, console: Console) -> Exit:
+async def run(seed: int, people: People) -> Exit:
     """Run the demo and return 0 if the book is equal to the input."""
-    records = usage(seed, datetime.now(UTC))
-    sandbox = Sandbox(calls_per_second=_CALLS_PER_SECOND, faults=_faults(), seed=seed)
-    known = {r.customer_aws_account_id or "": True for r in records}
-    known[_LEAVER] = False
-    del known[_STRANGER]
-    sandbox.declare_product(_PRODUCT, dimensions=_DIMENSIONS, customers=known)
-    progress = Progress(
-        TextColumn("[bold]metering"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    watcher = _Watcher(progress)
-    console.print(
-        f"A sandbox of AWS Marketplace Metering on this machine: {_CALLS_PER_SECOND:g} calls a "
-        f"second, and faults on.\n{len(records):,} records of {len(known):,} customers go to it; "
-        "some lie about the customer or the dimension."
-    )
-    started = time.monotonic()
-    async with sandbox, _client(sandbox, watcher, seed) as client:
-        with progress:
-            result = await client.batch_meter_usage(records, product_code=_PRODUCT)
-    seconds = time.monotonic() - started
-    verdicts: Counter[str] = Counter({str(s): n for s, n in result.counts.items()})
-    console.print(output.summary(verdicts, seconds=seconds))
-    console.print(_way(result.calls, result.throttled, watcher, sandbox))
-    wanted = {
-        (r.customer_aws_account_id or "", r.dimension, r.timestamp): r.quantity
-        for r in records
-        if known.get(r.customer_aws_account_id or "") and r.dimension in _DIMENSIONS
-    }
-    return _compare(sandbox, wanted, console)
+    given = usage(seed, SystemClock().now())
+    faults = [Fault(kind=kind, share=share) for kind, (_, share) in _FAULTS.items()]
+    sandbox = Sandbox(calls_per_second=_CALLS_PER_SECOND, faults=faults, seed=seed)
+    sandbox.declare_product(_PRODUCT, dimensions=_DIMENSIONS, customers=given.customers)
+    watch = Watch(people, "metering", total=_RECORDS, stays=True)
+    witness = _Witness(watch)
+    async with sandbox, _client(sandbox, witness, seed) as client:
+        people.print(
+            f"[bold]{len(given.records):,} records[/] of {_CUSTOMERS:,} customers go to a sandbox "
+            f"of AWS Marketplace Metering on this machine:\n{sandbox.url}, "
+            f"{_CALLS_PER_SECOND:g} calls a second, faults on (seed {seed}).\n"
+        )
+        async with watch:
+            result = await client.batch_meter_usage(given.records, product_code=_PRODUCT)
+    people.print(_verdicts(result))
+    people.print(_way(result, witness))
+    people.print(_struck(sandbox))
+    return _compare(sandbox, given, result, watch.seconds, people)
 
 
-def _client(sandbox: Sandbox, watcher: _Watcher, seed: int) -> MarketplaceMeteringClient:
+def _client(sandbox: Sandbox, witness: _Witness, seed: int) -> MarketplaceMeteringClient:
     return MarketplaceMeteringClient(
         endpoint_url=sandbox.url,
         region_name="us-east-1",
         aws_access_key_id="demo",
         aws_secret_access_key="demo",  # noqa: S106 - the sandbox's
         calls_per_second=_CALLS_PER_SECOND,
-        observer=watcher,
+        observer=witness,
         random=Random(seed),
     )
 
 
-def _way(calls: int, throttled: int, watcher: _Watcher, sandbox: Sandbox) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("on the way")
-    table.add_column("number", justify="right")
-    table.add_row("calls", f"{calls:,}")
-    table.add_row("throttled", f"{throttled:,}")
-    table.add_row("retries after a fault", f"{watcher.retries:,}")
-    table.add_row("searches for a culprit", f"{watcher.searches:,}")
-    table.add_row("records isolated", f"{watcher.isolated:,}")
-    for kind, number in sorted(sandbox.struck.items()):
-        table.add_row(f"  fault: {kind}", f"{number:,}")
+def _table(title: str, unit: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(title, width=24)
+    table.add_column(unit, justify="right", width=8)
+    table.add_column("", style="dim")
+    return table
+
+
+def _verdicts(result: BatchMeterUsageResult) -> Table:
+    table = _table("verdict", "records")
+    for status, number in result.counts.items():
+        table.add_row(Text(status, style=STYLES[status]), f"{number:,}", _MEANS[status])
+    return table
+
+
+def _way(result: BatchMeterUsageResult, witness: _Witness) -> Table:
+    table = _table("\non the way", "\n")
+    full = -(-_RECORDS // 25)
+    table.add_row("calls", f"{result.calls:,}", f"{full:,} would do if nothing went wrong")
+    table.add_row("throttled", f"{result.throttled:,}", "slowed down, and sent again")
+    table.add_row("retries", f"{witness.retries:,}", "only of what was still open")
+    searched = f"from {witness.searches:,} refused requests, with {witness.search_calls:,} calls"
+    table.add_row("isolated", f"{witness.isolated:,}", searched)
+    return table
+
+
+def _struck(sandbox: Sandbox) -> Table:
+    table = _table("\nfaults of the sandbox", "\n")
+    for kind, (name, share) in _FAULTS.items():
+        table.add_row(name, f"{sandbox.struck[kind]:,}", f"{share:.0%} of the calls")
     return table
 
 
 def _compare(
-    sandbox: Sandbox, wanted: dict[tuple[str, str, datetime], int], console: Console
+    sandbox: Sandbox, given: _Usage, result: BatchMeterUsageResult, seconds: float, people: People
 ) -> Exit:
-    differences = sandbox.book.differences(wanted)
-    units = sum(wanted.values())
+    differences = sandbox.book.differences(given.expected)
+    counts: Counter[str] = Counter({status.value: n for status, n in result.counts.items()})
+    tell_programs(
+        {
+            "equal": not differences,
+            "records": len(given.records),
+            "metered": len(sandbox.book),
+            "units": sum(sandbox.book.totals().values()),
+            "calls": result.calls,
+            "verdicts": dict(counts),
+            "seconds": round(seconds, 1),
+        }
+    )
     if not differences:
-        console.print(
-            f"[bold green]Equal to the last unit:[/] the sandbox's book and the good records of "
-            f"the input both hold {units:,} units in {len(wanted):,} records."
+        people.print(
+            f"\n[bold green]Equal to the last unit:[/] book and valid input both hold "
+            f"{given.units:,} units in {len(given.expected):,} records, after {seconds:.1f} s."
         )
         return Exit.METERED
-    for line in differences[:20]:
-        output.complain(line)
-    console.print(f"[bold red]Not equal:[/] {len(differences):,} differences.")
+    for difference in differences[:20]:
+        people.complain(difference)
+    people.print(f"[bold red]Not equal:[/] {len(differences):,} differences.")
     return Exit.REJECTED

@@ -5,12 +5,20 @@ from enum import IntEnum
 from typing import Final
 
 from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConfigurationError,
     DeliveryTimeoutError,
+    InvalidRecordError,
     LeftUnprocessedError,
     MeteringError,
+    UnexpectedError,
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.triage import Fault, triage
+
+
+class MisuseError(Exception):
+    """The command was used wrongly; the text says how."""
 
 
 class Exit(IntEnum):
@@ -19,19 +27,26 @@ class Exit(IntEnum):
     METERED = 0
     """All metered."""
     REJECTED = 1
-    """Some records were rejected, duplicates or of customers that are not subscribed."""
+    """Some were rejected, are duplicates, or of customers that are not subscribed."""
     USAGE = 2
-    """The command was used wrongly."""
+    """Used wrongly; input that cannot be read, or results that cannot be written."""
     UNDELIVERED = 3
-    """Some records are undelivered, or held back: send them again."""
+    """Some are undelivered, or held back: send them again."""
     ACCOUNT = 4
     """The account or the configuration is at fault."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
 
-_GRAVEST_FIRST: Final = (Exit.ACCOUNT, Exit.UNDELIVERED, Exit.REJECTED, Exit.METERED)
+_GRAVEST_FIRST: Final = (
+    Exit.INTERRUPTED,
+    Exit.ACCOUNT,
+    Exit.USAGE,
+    Exit.UNDELIVERED,
+    Exit.REJECTED,
+)
 _ACCOUNT_FAULTS: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK, Fault.PRODUCT)
+_PASSING_FAULTS: Final = (Fault.SERVICE, Fault.THROTTLE)
 
 
 def of_result(result: RecordResult) -> Exit:
@@ -40,16 +55,26 @@ def of_result(result: RecordResult) -> Exit:
         return Exit.METERED
     if not result.retryable:
         return Exit.REJECTED
-    error = result.error
-    at_fault = error is not None and _is_account_fault(error)
+    at_fault = result.error is not None and _is_account_fault(result.error)
     return Exit.ACCOUNT if at_fault else Exit.UNDELIVERED
 
 
 def _is_account_fault(error: MeteringError) -> bool:
-
-    if isinstance(error, DeliveryTimeoutError | LeftUnprocessedError):
+    if isinstance(error, DeliveryTimeoutError | LeftUnprocessedError | UnexpectedError):
         return False
     return triage(error) in _ACCOUNT_FAULTS
+
+
+def of_error(error: MeteringError, operation: str) -> Exit:
+    """Return the code for an *operation* that ended with *error*."""
+    if isinstance(error, InvalidRecordError):
+        return Exit.USAGE
+    if isinstance(error, ConfigurationError | ClientClosedError):
+        return Exit.ACCOUNT
+    fault = triage(error, operation)
+    if fault in _PASSING_FAULTS:
+        return Exit.UNDELIVERED
+    return Exit.ACCOUNT if fault in _ACCOUNT_FAULTS else Exit.REJECTED
 
 
 def gravest(codes: Iterable[Exit]) -> Exit:

@@ -1,106 +1,81 @@
-"""What goes to the terminal: result lines on stdout, everything for people on stderr."""
+"""What goes out: JSON for programs on stdout, everything for people on stderr."""
 
 import json
 import os
 import sys
-from collections import Counter
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from marketplace_metering_async.errors import MeteringError
-from marketplace_metering_async.results import RecordResult, RecordStatus
-
-STYLES = {
-    RecordStatus.SUCCESS: "green",
-    RecordStatus.CUSTOMER_NOT_SUBSCRIBED: "yellow",
-    RecordStatus.DUPLICATE_RECORD: "yellow",
-    RecordStatus.REJECTED: "red",
-    RecordStatus.UNPROCESSED: "magenta",
-    RecordStatus.UNCONFIRMED: "magenta",
-}
+from marketplace_metering_async.cli.formats import worded
+from marketplace_metering_async.errors import (
+    InvalidRecordError,
+    MarketplaceMeteringException,
+    MeteringError,
+)
 
 
-def people() -> Console:
-    """Return the console on stderr; rich honours NO_COLOR and plain pipes by itself."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+class People(Console):
+    """The console on stderr. That its reader goes away must not end what is being metered."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+    def complain(self, problem: object) -> None:
+        """Tell of a problem; its text may come from anywhere, so it is only text."""
+        self.print(printable(str(problem)), style="red", markup=False)
+
+    @property
+    def has_screen(self) -> bool:
+        """Whether a person sees it on a screen: what forces colours does not make one."""
+        return sys.stderr is not None and sys.stderr.isatty() and not self.is_dumb_terminal
+
+    @property
+    def shares_screen(self) -> bool:
+        """Whether stdout and stderr are both a terminal, and so most likely the same."""
+        return self.has_screen and sys.stdout is not None and sys.stdout.isatty()
 
 
-def complain(problem: object) -> None:
-    """Tell people of a problem; the text may hold anything, so it is not read as markup."""
-    people().print(str(problem), style="red", markup=False)
+def people() -> People:
+    """Return the console; rich honours NO_COLOR by itself, and would read `:100:` as a picture."""
+    return People(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
-class ResultLines:
-    """
-    Writes one JSON line a result to stdout.
-
-    Once the reader has gone (`| head`), lines are dropped silently; nothing else changes.
-    """
-
-    def __init__(self) -> None:
-        self._closed = False
-
-    def write(self, members: dict[str, Any]) -> None:
-        """Write one line, in ASCII, so that any locale and terminal can show it."""
-        if self._closed:
-            return
-        try:
-            sys.stdout.write(json.dumps(members) + "\n")
-        except BrokenPipeError:
-            self._give_up()
-
-    def flush(self) -> None:
-        """Write out what is buffered."""
-        if not self._closed:
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError:
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """Let the interpreter's own flush at exit go nowhere instead of failing."""
-        self._closed = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def printable(text: str) -> str:
+    """Show control characters instead of letting them control the terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
+        for character in text
+    )
 
 
-def of_result(result: RecordResult) -> dict[str, Any]:
-    """Return the members of a result line."""
-    members: dict[str, Any] = {"status": result.status.value, "metered": result.metered}
-    if result.metering_record_id is not None:
-        members["metering_record_id"] = result.metering_record_id
-    if result.service_status not in (None, result.status.value):
-        members["service_status"] = result.service_status
-    if result.status is not RecordStatus.SUCCESS:
-        members |= error_members(result.error)
-        members["advice"] = result.advice
-    members["attempts"] = result.attempts
-    if result.request_id is not None:
-        members["request_id"] = result.request_id
-    return members
+def json_line(members: dict[str, Any]) -> str:
+    """Return a line of JSON, in ASCII, so that any locale and terminal can show it."""
+    return json.dumps(members, default=_plain) + "\n"
 
 
-def error_members(error: MeteringError | None) -> dict[str, Any]:
-    """Return what a result line says of an error."""
-    if error is None:
-        return {}
-    code = getattr(error, "code", type(error).__name__)
-    message = getattr(error, "message", "")
-    return {"error": code, "message": message or str(error)}
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def summary(counts: Counter[str], *, seconds: float, title: str = "verdict") -> Table:
-    """Return a table of verdicts."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title)
-    table.add_column("records", justify="right")
-    for status in [*RecordStatus, "Held"]:
-        if counts[status]:
-            style = STYLES.get(RecordStatus(status), "") if status != "Held" else "cyan"
-            table.add_row(f"[{style}]{status}[/]", f"{counts[status]:,}")
-    total = sum(counts.values())
-    table.add_row("[bold]all[/]", f"[bold]{total:,}[/]")
-    table.caption = f"in {seconds:.1f} s"
-    table.caption_justify = "left"
-    return table
+def tell_programs(members: dict[str, Any]) -> None:
+    """Write a line of JSON to stdout, where nobody is shown the same on a terminal."""
+    if sys.stdout is not None and not sys.stdout.isatty():
+        print_json(members)
+
+
+def print_json(members: dict[str, Any]) -> None:
+    """Write a line of JSON to stdout."""
+    sys.stdout.write(json_line(members))
+    sys.stdout.flush()
+
+
+def error_text(error: MeteringError) -> str:
+    """Return what an error says, the service's own words included, and what to do about it."""
+    if isinstance(error, InvalidRecordError):
+        return worded(error)
+    said = f": {error.message}" if isinstance(error, MarketplaceMeteringException) else ""
+    return f"{error}{said}. {error.advice}"

@@ -1,211 +1,179 @@
 """
-Usage in files: JSON lines or CSV to records, line by line, each complaint with file and line.
+Usage in files and streams: bytes to lines, lines to records, in memory that does not grow.
 
-Files are read as bytes and cut at newlines alone. JSON is strict: no doubled member, no NaN. A CSV
-row is one line; its header names the columns. Members have boto3's names or ours.
+Input is cut at newlines alone, so that no character inside a text ends a line.
 """
 
-import csv
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from attrs import frozen
 
-from marketplace_metering_async.errors import InvalidRecordError, Violation
+from marketplace_metering_async.cli.formats import (
+    Parse,
+    UsageFileError,
+    broken_line,
+    csv_rows,
+    format_of,
+)
+from marketplace_metering_async.errors import InvalidRecordError
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.rules import clipped
 
 STDIN: Final = "-"
 _LONGEST_LINE: Final = 8 * 2**20
+"""Bytes: several times the largest request, however it is indented."""
 _BLOCK: Final = 2**16
-_NAMES: Final = {
-    "timestamp": "Timestamp",
-    "dimension": "Dimension",
-    "quantity": "Quantity",
-    "customer_aws_account_id": "CustomerAWSAccountId",
-    "customer_identifier": "CustomerIdentifier",
-    "license_arn": "LicenseArn",
-    "product_code": "ProductCode",
-    "usage_allocations": "UsageAllocations",
-    "allocated_usage_quantity": "AllocatedUsageQuantity",
-    "tags": "Tags",
-    "key": "Key",
-    "value": "Value",
-}
-_COLUMNS: Final = tuple(_NAMES)[:8]
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows would translate newlines
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
-class UsageFileError(Exception):
-    """A file that cannot be read at all: it is missing, or its CSV header is wrong."""
-
-
-@frozen
-class Line:
+class Line(NamedTuple):
     """
-    One line of input.
+    One line of input that is not blank and no header.
 
     Attributes:
         file: The file's name, or `-`.
-        number: From 1.
+        number: From 1, counting every line of the file.
+        size: Bytes that were read since the line before.
         record: What it says, or the reason why it says no record.
     """
 
     file: str
     number: int
+    size: int
     record: UsageRecord | InvalidRecordError
 
 
-def read_usage(files: Sequence[str]) -> Iterator[Line]:
+@frozen
+class Source:
     """
-    Yield every line of *files* but blank ones; `-` is standard input.
+    Something to read usage from.
+
+    Attributes:
+        name: As it was given.
+        size: In bytes; None where it is a stream, which can be read only once.
+    """
+
+    name: str
+    size: int | None
+
+    def blocks(self) -> Iterator[list[Line]]:
+        """
+        Yield the lines in blocks, as they come.
+
+        Raises:
+            UsageFileError: if it cannot be opened or read, or has a wrong CSV header.
+        """
+        with _opened(self.name) as read:
+            yield from _blocks(self.name, read)
+
+
+def sources_of(names: Sequence[str]) -> list[Source]:
+    """
+    Return where to read, once every file is known to be there and to begin well.
 
     Raises:
-        UsageFileError: for a file that cannot be opened or has a wrong CSV header.
+        UsageFileError: for the first that is not: nothing has been done by then.
     """
-    for name in files:
-        with _opened(name) as read:
-            yield from _lines(name, read)
+    if names.count(STDIN) > 1:
+        raise UsageFileError("- stands for standard input, which can be read only once")
+    return [_source(name) for name in names]
+
+
+def _source(name: str) -> Source:
+    if name == STDIN:
+        if sys.stdin is None:  # and another file may have its number by now
+            raise UsageFileError("-: standard input is closed")
+        return Source(name, None)
+    try:
+        found = Path(name).stat()
+    except OSError as error:
+        raise UsageFileError(f"{name}: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        if stat.S_ISDIR(found.st_mode):
+            raise UsageFileError(f"{name}: is a directory")
+        return Source(name, None)
+    with _opened(name) as read:
+        head = read(_BLOCK).removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0].rstrip(b"\r")
+        if head.strip() and format_of(name, head) is None:
+            csv_rows(f"{name}:1", head)
+    return Source(name, found.st_size)
 
 
 Read = Callable[[int], bytes]
-"""Gives at most so many bytes, and none at the end."""
+"""Gives at most so many bytes as soon as there are any, and none at the end."""
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[Read]:
-    if name == STDIN:
-        # Not sys.stdin.buffer: a thread that waits in it would keep the interpreter from ending.
-        yield lambda size: os.read(0, size)
-        return
+    """Open *name* for plain reads: a thread in a buffered one would keep a process from ending."""
     try:
-        stream = Path(name).open("rb")  # noqa: SIM115 - closed below
+        handle = 0 if name == STDIN else os.open(name, os.O_RDONLY | _BINARY)
     except OSError as error:
         raise UsageFileError(f"{name}: {error.strerror or error}") from error
-    with stream:
-        yield stream.read
 
-
-def _lines(name: str, read: Read) -> Iterator[Line]:
-    parse: Callable[[bytes], Mapping[str, Any]] | None = None
-    for number, raw in enumerate(_cut(read), 1):
-        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-        line = line.rstrip(b"\r")
-        if not line.strip():
-            continue
-        if parse is None:
-            if not line.lstrip().startswith((b"{", b"[")):
-                parse = _CsvRow(name, line).parse
-                continue
-            parse = _json_object
+    def read(size: int) -> bytes:
         try:
-            yield Line(name, number, UsageRecord.from_boto(parse(line)))
-        except InvalidRecordError as error:
-            yield Line(name, number, error.under(f"{name}:{number}"))
+            return os.read(handle, size)
+        except OSError as error:
+            raise UsageFileError(f"{name}: {error.strerror or error}") from error
 
-
-def _cut(read: Read) -> Iterator[bytes]:
-    """Yield lines, cut at newlines alone; of an endless line only the beginning is kept."""
-    kept = b""
-    while block := read(_BLOCK):
-        *whole, rest = block.split(b"\n")
-        for piece in whole:
-            yield kept + piece
-            kept = b""
-        if len(kept) < _LONGEST_LINE:
-            kept += rest
-    if kept:
-        yield kept
-
-
-def _broken(path: str, expected: str, got: str) -> InvalidRecordError:
-    return InvalidRecordError([Violation(path, expected, got)])
-
-
-def _json_object(line: bytes) -> Mapping[str, Any]:
     try:
-        value = json.loads(
-            line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
-    except UnicodeDecodeError:
-        raise _broken("", "UTF-8", "other bytes") from None
-    except json.JSONDecodeError as error:
-        raise _broken("", "a JSON object", f"no JSON ({error.msg}, column {error.colno})") from None
-    except RecursionError:
-        raise _broken("", "a JSON object", "one nested too deeply") from None
-    except ValueError as error:
-        raise _broken("", "a strict JSON object", clipped(str(error))) from None
-    if not isinstance(value, dict):
-        raise _broken("", "a JSON object", f"a {type(value).__name__}")
-    return value
+        yield read
+    finally:
+        if name != STDIN:
+            os.close(handle)
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object with boto3's names; a member that stands twice has no one value."""
-    members: dict[str, Any] = {}
-    for name, value in pairs:
-        boto = _NAMES.get(name, name)
-        if boto in members:
-            raise ValueError(f"the member {clipped(name)} twice")
-        members[boto] = value
-    return members
+def _blocks(name: str, read: Read) -> Iterator[list[Line]]:
+    parse: Parse | None = None
+    number = size = 0
+    for pieces in _cut(read):
+        block: list[Line] = []
+        for piece in pieces:
+            number += 1
+            size += len(piece) + 1
+            line = piece.removeprefix(_BYTE_ORDER_MARK) if number == 1 else piece
+            line = line.rstrip(b"\r")
+            if not line.strip():
+                continue
+            if parse is None:
+                parse = format_of(name, line)
+                if parse is None:
+                    parse = csv_rows(f"{name}:{number}", line)
+                    continue
+            block.append(Line(name, number, size, _record(parse, line)))
+            size = 0
+        if block:
+            yield block
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name}, which is no JSON")
+def _record(parse: Parse, line: bytes) -> UsageRecord | InvalidRecordError:
+    if len(line) > _LONGEST_LINE:
+        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line")
+    try:
+        return UsageRecord.from_boto(parse(line))
+    except InvalidRecordError as error:
+        return error
 
 
-class _CsvRow:
-    """Reads rows under one header."""
-
-    def __init__(self, file: str, header: bytes) -> None:
-        try:
-            names = [name.strip() for name in self._cells(header)]
-        except InvalidRecordError as error:
-            raise UsageFileError(f"{file}:1: {error.violations[0]}") from error
-        known = {boto: boto for boto in _NAMES.values()} | _NAMES
-        for name in names:
-            if name not in known or known[name] not in {_NAMES[n] for n in _COLUMNS}:
-                raise UsageFileError(
-                    f"{file}:1: unknown column {clipped(name)!r}; known are {', '.join(_COLUMNS)}"
-                )
-        self._columns = [known[name] for name in names]
-        if len(set(self._columns)) < len(self._columns):
-            raise UsageFileError(f"{file}:1: a column stands twice")
-
-    def parse(self, line: bytes) -> Mapping[str, Any]:
-        """Return the members of one row; empty cells are absent."""
-        cells = self._cells(line)
-        if len(cells) != len(self._columns):
-            raise _broken("", f"{len(self._columns)} cells", str(len(cells)))
-        members = {n: c for n, c in zip(self._columns, cells, strict=True) if c}
-        return {name: self._value(name, cell) for name, cell in members.items()}
-
-    @staticmethod
-    def _cells(line: bytes) -> list[str]:
-        """Cut one line into cells; an unclosed quote must not swallow the lines that follow."""
-        try:
-            return next(csv.reader([line.decode("utf-8")], strict=True), [])
-        except UnicodeDecodeError:
-            raise _broken("", "UTF-8", "other bytes") from None
-        except csv.Error as error:
-            raise _broken("", "a CSV row on one line", f"a broken one ({error})") from None
-
-    @staticmethod
-    def _value(name: str, cell: str) -> Any:  # noqa: ANN401
-        if name == "Quantity":
-            digits = cell.removeprefix("-")
-            if not (digits.isascii() and digits.isdigit()):
-                raise _broken("quantity", "a whole number in digits", repr(clipped(cell)))
-            return int(cell) if len(digits) < 20 else 10**20
-        if name == "Timestamp" and cell.isascii() and cell.isdigit():
-            return int(cell)
-        if name == "UsageAllocations":
-            try:
-                return json.loads(cell, object_pairs_hook=_unique, parse_constant=_no_constant)
-            except (ValueError, RecursionError):
-                raise _broken("usage_allocations", "a JSON list", "none") from None
-        return cell
+def _cut(read: Read) -> Iterator[list[bytes]]:
+    """Yield whole lines as they come; of an endless one no more than tells that it is too long."""
+    kept: list[bytes] = []
+    size = 0
+    while block := read(_BLOCK):
+        first, *others = block.split(b"\n")
+        if size <= _LONGEST_LINE:
+            kept.append(first)
+            size += len(first)
+        if others:
+            *whole, rest = others
+            yield [b"".join(kept), *whole]
+            kept, size = [rest], len(rest)
+    if size:
+        yield [b"".join(kept)]

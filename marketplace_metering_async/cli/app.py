@@ -1,0 +1,195 @@
+"""The commands and their options; what they do is in the modules beside."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Final
+
+import typer
+
+from marketplace_metering_async.cli import checking, hourly, operations, sending
+from marketplace_metering_async.cli.exits import Exit, MisuseError
+from marketplace_metering_async.cli.options import (
+    QUOTA,
+    CallsPerSecond,
+    EndpointUrl,
+    ProductCode,
+    Profile,
+    Region,
+    Settings,
+    rate,
+)
+from marketplace_metering_async.cli.order import Order
+from marketplace_metering_async.cli.output import people
+from marketplace_metering_async.cli.reading import Source, sources_of
+from marketplace_metering_async.cli.running import finish
+
+_CURRENT_HOUR: Final = "--include-current-hour"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Meter usage of AWS Marketplace customers. "
+        "Results go to stdout as JSON lines, everything for people to stderr."
+    ),
+    epilog=(
+        "Exit codes: 0 all metered; 1 some rejected; 2 wrong usage; 3 some undelivered, send "
+        "again; 4 account or configuration; 130 interrupted."
+    ),
+)
+
+
+def _sources(names: list[str]) -> list[Source]:
+    try:
+        return sources_of(names)
+    except MisuseError as error:
+        people().complain(error)
+        raise typer.Exit(Exit.USAGE) from None
+
+
+def _require_coalesce(*, coalesce: bool, current_hour: bool) -> None:
+    if current_hour and not coalesce:
+        raise typer.BadParameter("only --coalesce holds hours back", param_hint=_CURRENT_HOUR)
+
+
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE...", help="JSON lines or CSV; - is standard input."),
+]
+Coalesce = Annotated[
+    bool, typer.Option("--coalesce", help="Add usage up to one record an hour first.")
+]
+CurrentHour = Annotated[
+    bool,
+    typer.Option(
+        _CURRENT_HOUR,
+        help="With --coalesce: send the hour that is not over, too. It locks it.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    *,
+    show: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if show:
+        typer.echo(version("marketplace-metering-async"))
+        raise typer.Exit(Exit.METERED)
+
+
+@app.command()
+def demo(
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="NUMBER", help="Of the records and the faults.")
+    ] = 11,
+) -> None:
+    """Meter 12,000 records into a sandbox with faults on, and compare to the last unit."""
+    from marketplace_metering_async.cli.demo import run  # noqa: PLC0415 - brings a web server
+
+    finish(run(seed, people()))
+
+
+@app.command()
+def send(
+    files: Files,
+    *,
+    product_code: ProductCode = None,
+    coalesce: Coalesce = False,
+    include_current_hour: CurrentHour = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, send nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
+    endpoint_url: EndpointUrl = None,
+    profile: Profile = None,
+    region: Region = None,
+    calls_per_second: CallsPerSecond = QUOTA,
+) -> None:
+    """Send usage records; one JSON line of result for each line of input, in order."""
+    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
+    order = Order(
+        sources=_sources(files),
+        settings=Settings(
+            endpoint_url=endpoint_url,
+            profile=profile,
+            region=region,
+            calls_per_second=calls_per_second,
+        ),
+        product_code=product_code,
+        include_current_hour=include_current_hour,
+        yes=yes,
+    )
+    if dry_run:
+        finish(checking.show_plan(order, people(), coalesce=coalesce))
+    elif coalesce:
+        finish(hourly.send_hours(order, people()))
+    else:
+        finish(sending.send_lines(order, people()))
+
+
+@app.command()
+def validate(
+    files: Files,
+    *,
+    product_code: ProductCode = None,
+    coalesce: Coalesce = False,
+    include_current_hour: CurrentHour = False,
+) -> None:
+    """Check usage records without a service; every complaint with its file and line."""
+    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
+    order = Order(
+        sources=_sources(files),
+        settings=Settings(),
+        product_code=product_code,
+        include_current_hour=include_current_hour,
+    )
+    finish(checking.validate(order, people(), coalesce=coalesce))
+
+
+app.command()(operations.resolve)
+app.command()(operations.meter)
+app.command()(operations.register)
+
+
+@app.command()
+def sandbox(
+    *,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", help="0: a free one.", min=0, max=65535)
+    ] = 8765,
+    calls_per_second: Annotated[
+        float,
+        typer.Option(
+            "--calls-per-second", metavar="NUMBER", parser=rate, help="Its quota; 0: none."
+        ),
+    ] = QUOTA,
+) -> None:
+    """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
+    from marketplace_metering_async.cli.serving import serve  # noqa: PLC0415 - a web server
+
+    finish(serve(port, calls_per_second or None, people()))
+
+
+@app.command()
+def doctor(
+    *, endpoint_url: EndpointUrl = None, profile: Profile = None, region: Region = None
+) -> None:
+    """Check credentials, region, endpoint, clock and versions. Meters nothing."""
+    from marketplace_metering_async.cli.doctor import run  # noqa: PLC0415 - rarely needed
+
+    settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
+    finish(run(settings, people()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        app(None if argv is None else list(argv), prog_name="marketplace-metering")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(Exit.METERED)
+    return int(Exit.METERED)

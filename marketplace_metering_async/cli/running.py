@@ -1,0 +1,35 @@
+"""Runs what a command does, and ends with its code or with the code of what went wrong."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import typer
+
+from marketplace_metering_async.cli import exits
+from marketplace_metering_async.cli.exits import Exit, MisuseError
+from marketplace_metering_async.cli.output import error_text, people
+from marketplace_metering_async.errors import MeteringError
+
+
+def finish(work: Coroutine[Any, Any, Exit], operation: str = "BatchMeterUsage") -> None:
+    """
+    Run *work* and leave with its code; what it raises is told of in a line.
+
+    Raises:
+        typer.Exit: always.
+    """
+    try:
+        code = asyncio.run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = Exit.INTERRUPTED
+    except MisuseError as error:
+        people().complain(error)
+        code = Exit.USAGE
+    except MeteringError as error:
+        people().complain(error_text(error))
+        code = exits.of_error(error, operation)
+    except OSError as error:  # such as a port that is taken
+        people().complain(error.strerror or error)
+        code = Exit.USAGE
+    raise typer.Exit(code)

@@ -1,0 +1,114 @@
+"""The lines of input, and the hour that each of them was added to."""
+
+import asyncio
+import json
+from array import array
+from collections.abc import Iterator
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final, Self
+
+from marketplace_metering_async.cli.intake import Intake
+from marketplace_metering_async.cli.order import Order
+from marketplace_metering_async.cli.output import People
+from marketplace_metering_async.cli.places import Places
+from marketplace_metering_async.cli.progress import Watch
+from marketplace_metering_async.cli.reading import Line
+from marketplace_metering_async.cli.reporting import Complaints
+from marketplace_metering_async.cli.results import Members, of_refusal
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.coalescing import Coalescer, Outcome
+from marketplace_metering_async.errors import InvalidRecordError
+
+_REFUSED: Final = 2**32 - 1
+_IN_MEMORY: Final = 2**20
+
+
+class Sums:
+    """
+    Adds lines up to hours, and knows for each line which hour that was.
+
+    Memory grows with the number of hours, and by four bytes a line; what is wrong with lines that
+    say no record goes to a temporary file.
+
+    Attributes:
+        places: Where the lines stand.
+        refused: How many lines say no record.
+    """
+
+    def __init__(self, product_code: str | None) -> None:
+        """*product_code* is that of records which name none."""
+        self.places = Places()
+        self.refused = 0
+        self._coalescer = Coalescer(product_code)
+        self._hours = array("I")  # by line: the index of its hour
+        self._firsts = array("Q")  # by hour: the number of its first line
+        self._refusals: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see __exit__
+
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return len(self._hours)
+
+    def __enter__(self) -> Self:
+        """Return the sums themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop the temporary file."""
+        self._refusals.close()
+
+    def add(self, line: Line) -> Members | None:
+        """Add a line to its hour; return the members of its result if it says no record."""
+        number = self.places.add(line.file, line.number)
+        if isinstance(line.record, InvalidRecordError):
+            members = of_refusal(line.record, f"{line.file}:{line.number}")
+            self._refusals.write(json.dumps(members).encode("ascii") + b"\n")
+            self._hours.append(_REFUSED)
+            self.refused += 1
+            return members
+        hour = self._coalescer.add(line.record)
+        if hour == len(self._firsts):
+            self._firsts.append(number)
+        self._hours.append(hour)
+        return None
+
+    def outcomes(self, *, include_current_hour: bool) -> list[Outcome]:
+        """Return what became of each hour, in the order of their first lines."""
+        now = SystemClock().now()
+        return self._coalescer.outcomes(now, include_current_hour=include_current_hour)
+
+    def first_line(self, hour: int) -> int:
+        """Return the number of the first line of *hour*."""
+        return self._firsts[hour]
+
+    def lines(self) -> Iterator[tuple[str, int, int | Members]]:
+        """Yield file and number of every line, with its hour, or its result if it has none."""
+        self._refusals.seek(0)
+        for number, hour in enumerate(self._hours):
+            file, line = self.places.at(number)
+            if hour == _REFUSED:
+                yield file, line, json.loads(self._refusals.readline())
+            else:
+                yield file, line, hour
+
+
+async def add_up(
+    order: Order,
+    sums: Sums,
+    people: People,
+    complain: Complaints,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Add all lines of input to *sums*, or those that are read until *stop* is set."""
+    intake = Intake(order.sources)
+    stopping = asyncio.create_task((stop or asyncio.Event()).wait())
+    stopping.add_done_callback(lambda _: intake.end())
+    try:
+        async with Watch(people, "adding up", total=order.size, unit="lines") as watch:
+            async for block in intake.blocks():
+                for line in block:
+                    members = sums.add(line)
+                    if members is not None:
+                        complain(members["message"])
+                    watch.advance(line.size)
+    finally:
+        stopping.cancel()

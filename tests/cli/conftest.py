@@ -1,0 +1,39 @@
+"""A sandbox and a shell for the command line."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from support.commands import CREDENTIALS, Shell, running_sandbox
+
+from marketplace_metering_async.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[Sandbox]:
+    with running_sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: Sandbox) -> Sandbox:
+    """A sandbox that remembers nothing."""
+    shared_sandbox.reset()
+    shared_sandbox.book.products.clear()
+    return shared_sandbox
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with credentials and a region, and nothing else of AWS."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def shell(capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Runs commands."""
+    return Shell(capfd)

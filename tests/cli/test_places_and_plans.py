@@ -1,0 +1,244 @@
+"""Which line it is about, what would be sent, how it ends: decisions of the command line."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.memory import usage
+
+from marketplace_metering_async.cli.exits import Exit, gravest, of_error, of_result
+from marketplace_metering_async.cli.output import printable
+from marketplace_metering_async.cli.places import Places, RecentPlaces
+from marketplace_metering_async.cli.plan import Plan
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    InvalidRecordError,
+    LeftUnprocessedError,
+    MarketplaceMeteringException,
+    MeteringError,
+    NoRegionError,
+    TransportError,
+    Violation,
+)
+from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.validation import Repeats
+
+HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), max_size=60))
+def test_places_are_kept_in_runs(steps: list[tuple[str, int]]) -> None:
+    """
+    Every line is found again, whatever was left out between lines and files.
+    """
+    places, recent = Places(), RecentPlaces()
+    wanted: list[str] = []
+    number, last = 0, ""
+    for file, step in steps:
+        number = step if file != last else number + step
+        last = file
+        assert len(wanted) == places.add(file, number) == recent.add(file, number)
+        wanted.append(f"{file}:{number}")
+
+    assert len(wanted) == len(places)
+    assert wanted == [places(index) for index in range(len(wanted))]
+    assert wanted == [recent(index) for index in range(len(wanted))]
+
+
+def test_lines_in_a_row_take_no_memory() -> None:
+    """
+    A million lines that follow each other are one run.
+    """
+    places = Places()
+    for number in range(1, 1_000_001):
+        places.add("-", number)
+
+    assert "-:1000000" == places(999_999)
+    assert 1 == len(places._starts)
+
+
+def test_places_of_long_ago_are_gone() -> None:
+    """
+    A stream of any length is remembered in as little.
+    """
+    places = RecentPlaces()
+    for number in range(1, 100_001):
+        places.add("-", number)
+
+    assert "an earlier line" == places(0)
+    assert "-:100000" == places(99_999)
+    assert "an earlier line" == places(100_000)
+
+
+def planned(records: list[UsageRecord | MeteringError]) -> tuple[Plan, list[str]]:
+    complaints: list[str] = []
+    places = Places()
+    plan = Plan("product", places, complaints.append)
+    for number, record in enumerate(records, 1):
+        plan.look_at(places.add("f", number), record)
+    return plan, complaints
+
+
+small = st.builds(
+    lambda customer, quantity, minutes: UsageRecord(
+        timestamp=HOUR + timedelta(minutes=minutes),
+        dimension="d",
+        quantity=quantity,
+        customer_aws_account_id=customer,
+    ),
+    st.sampled_from("1234"),
+    st.integers(1, 2),
+    st.sampled_from([0, 1, 60]),
+)
+
+
+@given(st.lists(small, max_size=25))
+def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
+    """
+    Conflicts and identical records are those that law 3 of sending finds.
+    """
+    repeats = Repeats("product")
+    leaders = [n for n, record in enumerate(records) if repeats.note(n, record)]
+    conflicting = {p for conflict in repeats.conflicts() for p in conflict.positions}
+
+    plan, complaints = planned(list(records))
+
+    assert len(records) == plan.records
+    assert len(conflicting) == plan.refused
+    assert len(set(leaders) - conflicting) == plan.keys
+    assert plan.records == plan.refused + plan.keys + plan.repeated
+    assert bool(conflicting) == bool(complaints)
+
+
+def test_a_conflict_is_told_with_both_lines() -> None:
+    """
+    So that a person can look at them.
+    """
+    one, other = usage(1, timestamp=HOUR), usage(1, timestamp=HOUR, quantity=9)
+
+    plan, (complaint,) = planned([*one, *usage(3, timestamp=HOUR)[1:], *other])
+
+    assert complaint.startswith("f:4: f:1, f:4 have one key")
+    assert (2, 2) == (plan.refused, plan.keys)
+
+
+def test_calls_are_counted_by_product_and_by_bytes() -> None:
+    """
+    25 records a call, one product a call, and less than a megabyte.
+    """
+    records = usage(26, timestamp=HOUR) + usage(26, timestamp=HOUR, product_code="b")
+    tags = [Tag(f"{n}{'k' * 90}", "v" * 250) for n in range(5)]
+    parts = [UsageAllocation(1, [*tags[1:], Tag("n", str(n))]) for n in range(400)]
+    heavy = [
+        UsageRecord(
+            timestamp=HOUR,
+            dimension="d",
+            quantity=400,
+            customer_aws_account_id=str(n),
+            product_code="heavy",
+            usage_allocations=parts,
+        )
+        for n in range(3)
+    ]
+
+    plan, _ = planned([*records, *heavy])
+
+    assert 2 + 2 + 2 == plan.calls
+    rows = dict(plan._rows(10.0))
+    assert "0 s at 10 calls a second" == rows["time"]
+    assert "3" == rows["  heavy"]
+
+
+def test_what_a_plan_refuses_is_what_the_client_refuses() -> None:
+    """
+    Too old, too new, without a product; each with its line.
+    """
+    old = usage(1, timestamp=HOUR - timedelta(days=40))
+    new = usage(1, timestamp=HOUR + timedelta(days=1))
+    broken = InvalidRecordError([Violation("quantity", "a number", "None")])
+
+    plan, complaints = planned([*old, *new, broken])
+
+    assert (3, 0) == (plan.refused, plan.keys)
+    assert complaints[0].startswith("f:1: timestamp: expected a time from")
+    assert complaints[1].startswith("f:2: timestamp: expected a time by")
+    assert "f:3: quantity: expected a number, got None" == complaints[2]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        (RecordStatus.SUCCESS, None, Exit.METERED),
+        (RecordStatus.DUPLICATE_RECORD, None, Exit.REJECTED),
+        (RecordStatus.CUSTOMER_NOT_SUBSCRIBED, None, Exit.REJECTED),
+        (RecordStatus.REJECTED, None, Exit.REJECTED),
+        (RecordStatus.UNPROCESSED, LeftUnprocessedError(), Exit.UNDELIVERED),
+        (RecordStatus.UNPROCESSED, DeliveryTimeoutError("late"), Exit.UNDELIVERED),
+        (RecordStatus.UNCONFIRMED, TransportError("reset", sent=True), Exit.UNDELIVERED),
+        (RecordStatus.UNPROCESSED, MarketplaceMeteringException("AccessDenied"), Exit.ACCOUNT),
+        (RecordStatus.UNPROCESSED, MarketplaceMeteringException("ExpiredToken"), Exit.ACCOUNT),
+        (
+            RecordStatus.UNCONFIRMED,
+            MarketplaceMeteringException("InvalidProductCodeException"),
+            Exit.ACCOUNT,
+        ),
+    ],
+)
+def test_a_verdict_asks_for_a_code(
+    status: RecordStatus, error: MeteringError | None, code: Exit
+) -> None:
+    """
+    0 metered, 1 rejected, 3 send again, 4 account.
+    """
+    verdict = Verdict(status=status, error=error)
+
+    assert code is of_result(RecordResult(0, object(), verdict))
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "code"),
+    [
+        ("MeterUsage", InvalidRecordError([]), Exit.USAGE),
+        ("MeterUsage", NoRegionError(), Exit.ACCOUNT),
+        ("MeterUsage", TransportError("reset", sent=True), Exit.UNDELIVERED),
+        ("MeterUsage", MarketplaceMeteringException("ThrottlingException"), Exit.UNDELIVERED),
+        ("MeterUsage", MarketplaceMeteringException("DuplicateRequestException"), Exit.REJECTED),
+        ("MeterUsage", MarketplaceMeteringException("AccessDenied"), Exit.ACCOUNT),
+        (
+            "ResolveCustomer",
+            MarketplaceMeteringException("ExpiredTokenException", status=400),
+            Exit.REJECTED,
+        ),
+        (
+            "ResolveCustomer",
+            MarketplaceMeteringException("ExpiredTokenException", status=403),
+            Exit.ACCOUNT,
+        ),
+    ],
+)
+def test_an_error_asks_for_a_code(operation: str, error: MeteringError, code: Exit) -> None:
+    """
+    The other operations end by the same codes.
+    """
+    assert code is of_error(error, operation)
+
+
+@given(st.sets(st.sampled_from(Exit)))
+def test_the_gravest_code_comes_first(codes: set[Exit]) -> None:
+    """
+    4 before 3 before 1; input that cannot be read before what is only undelivered.
+    """
+    order = [Exit.INTERRUPTED, Exit.ACCOUNT, Exit.USAGE, Exit.UNDELIVERED, Exit.REJECTED]
+    wanted: Any = next((code for code in order if code in codes), Exit.METERED)
+
+    assert wanted is gravest(codes)
+
+
+def test_text_from_anywhere_does_not_control_the_terminal() -> None:
+    """
+    Escape sequences are shown and not obeyed. Covers: A11, A17
+    """
+    assert r"a\x1b[31mb\x07\u202e" + "\nü…" == printable("a\x1b[31mb\x07\u202e\nü…")

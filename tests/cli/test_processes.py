@@ -1,0 +1,507 @@
+"""The command line as a process: pipes that break, signals, terminals, locales, missing parts."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from support.commands import command, environment, line, process, target
+
+from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+
+MANY = "".join(f"{line(n)}\n" for n in range(3000)).encode()
+
+
+@contextmanager
+def started(
+    *arguments: object, code: str | None = None, **settings: object
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with pipes, ended at last; with *code* in place of the command line's own."""
+    whole = command(*arguments)
+    if code is not None:
+        whole = [sys.executable, "-c", code, *map(str, arguments)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    usual: dict[str, Any] = {**pipes, "env": environment()}
+    with subprocess.Popen(whole, **(usual | settings)) as running:  # noqa: S603 - our own
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
+
+
+def give(running: subprocess.Popen[bytes], data: bytes) -> None:
+    pipe(running.stdin).write(data)
+    pipe(running.stdin).close()
+    running.stdin = None
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    """Wait until *condition* holds."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.01)
+
+
+def test_a_reader_that_leaves_ends_nothing(sandbox: Sandbox) -> None:
+    """
+    `| head -1` is no traceback, and everything is still metered. Covers: X11
+    """
+    with started("send", *target(sandbox), "-") as running:
+        give(running, MANY)
+        pipe(running.stdout).readline()
+        pipe(running.stdout).close()
+        running.stdout = None
+        _, err = running.communicate(timeout=30)
+
+    assert (0, False) == (running.returncode, b"Traceback" in err), err
+    assert 3000 == len(sandbox.book)
+
+
+def test_people_who_leave_end_nothing(sandbox: Sandbox) -> None:
+    """
+    Also where stderr breaks; the results are all there.
+    """
+    with started("send", *target(sandbox), "-") as running:
+        pipe(running.stderr).close()
+        running.stderr = None
+        out, _ = running.communicate(b"no json\n" + MANY, timeout=30)
+
+    assert 1 == running.returncode
+    assert 3001 == len(out.splitlines())
+
+
+def test_a_reader_that_pauses_holds_up_no_request(sandbox: Sandbox) -> None:
+    """
+    `| less` must not make the client miss answers: each record is sent once.
+    """
+    with started("send", *target(sandbox), "-") as running:
+        give(running, MANY)
+        wait_for(lambda: len(sandbox.book) == 3000)
+        out, _ = running.communicate(timeout=30)
+
+    assert 0 == running.returncode
+    assert 3000 == out.count(b'"attempts": 1,')
+
+
+def test_a_source_is_held_back_while_the_service_is_slow(sandbox: Sandbox) -> None:
+    """
+    Input of any length takes bounded memory.
+    """
+    sandbox.inject(Fault(kind=Kind.SLOW, seconds=60))
+    with started("send", *target(sandbox), "-", bufsize=0) as running:
+        handle = pipe(running.stdin).fileno()
+        os.set_blocking(handle, False)
+        taken, blocked = 0, 0.0
+        while blocked < 1.0 and taken < 20_000_000:
+            _, ready, _ = select.select([], [handle], [], 0.2)
+            blocked = 0.0 if ready else blocked + 0.2
+            if ready:
+                taken += os.write(handle, MANY)
+
+    assert 0 < taken < 5_000_000
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "2>&-"])
+def test_closed_streams_are_no_traceback(
+    sandbox: Sandbox, redirection: str, tmp_path: Path
+) -> None:
+    """
+    As daemons are started; the codes are the same.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_bytes(MANY[:2000] + b"\nno json\n")
+    words = " ".join(command("send", *target(sandbox), file))
+
+    done = subprocess.run(  # noqa: S602 - a shell closes streams best
+        f"{words} {redirection}", shell=True, capture_output=True, check=False, env=environment()
+    )
+
+    assert (1, b"") == (done.returncode, done.stderr if "2>" in redirection else b"")
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_closed_stdin_is_told() -> None:
+    """
+    Its number may be another file's by then.
+    """
+    words = " ".join(command("send", "--product-code", "p", "-"))
+
+    done = subprocess.run(  # noqa: S602
+        f"{words} <&-", shell=True, capture_output=True, check=False, env=environment()
+    )
+
+    assert 2 == done.returncode
+    assert b"standard input is closed" in done.stderr
+
+
+def test_results_that_cannot_be_written_are_told(sandbox: Sandbox) -> None:
+    """
+    Nothing more is sent then, since nobody could know what became of it.
+    """
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(  # noqa: S603
+            command("send", *target(sandbox), "-"),
+            input=MANY * 10,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment(),
+            timeout=30,
+        )
+
+    assert 2 == done.returncode, done.stderr
+    assert b"results cannot be written to stdout: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+    ],
+)
+def test_any_locale_will_do(sandbox: Sandbox, locale: dict[str, str], tmp_path: Path) -> None:
+    """
+    Results are ASCII; what the terminal cannot show is escaped. Covers: X11
+    """
+    file = tmp_path / "größe\u2028.jsonl"
+    file.write_text(line(1, dimension="größe \U0001f4b6") + "\n{\n", encoding="utf-8")
+
+    done = process("send", *target(sandbox), file, **locale)
+
+    assert 1 == done.code
+    assert ["Success", "Rejected"] == done.statuses
+    assert done.out.isascii()
+    assert {"größe \U0001f4b6": 5} == sandbox.book.totals()
+
+
+def test_help_is_shown_in_any_locale() -> None:
+    """
+    Boxes are drawn with what there is.
+    """
+    assert 0 == process("send", "--help", PYTHONIOENCODING="ascii").code
+
+
+# Signals
+
+
+def listens_to_interrupts(pid: int) -> bool:
+    """Whether the process catches SIGTERM, which it does only while it works."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGINT, []), (signal.SIGINT, ["--coalesce"]), (signal.SIGTERM, [])],
+)
+def test_the_first_signal_drains(
+    sandbox: Sandbox, number: signal.Signals, options: list[str]
+) -> None:
+    """
+    Nothing new is sent, the wire is awaited, and each line that was read has its true result.
+    Covers: C15
+    """
+    slow = [*target(sandbox)[:-1], 5]
+    with started("send", *slow, *options, "-") as running:
+        give(running, MANY)
+        wait_for(lambda: len(sandbox.book) > 100)
+        running.send_signal(number)
+        begin = time.monotonic()
+        out, err = running.communicate(timeout=30)
+
+    assert 130 == running.returncode, err
+    assert time.monotonic() - begin < 3
+    assert b"Interrupted: nothing new is sent" in err
+    assert out.count(b'"Success"') == len(sandbox.book) < 3000
+    statuses = set(re.findall(rb'"status": "(\w+)"', out))
+    assert {b"Success", b"Unprocessed"} == statuses
+    numbers = [int(found) for found in re.findall(rb'"line": (\d+)', out)]
+    assert list(range(1, len(numbers) + 1)) == numbers
+    assert b"send the same input again" in err
+
+
+def test_the_second_ctrl_c_aborts(sandbox: Sandbox) -> None:
+    """
+    At once, though the service is silent. Covers: C15
+    """
+    sandbox.inject(Fault(kind=Kind.SLOW, seconds=60))
+    with started("send", *target(sandbox), "-") as running:
+        pipe(running.stdin).write(MANY)
+        pipe(running.stdin).flush()
+        wait_for(lambda: sandbox.calls["BatchMeterUsage"] > 0)
+        running.send_signal(signal.SIGINT)
+        said = pipe(running.stderr).readline()
+        running.send_signal(signal.SIGINT)
+        code = running.wait(10)
+        err = pipe(running.stderr).read()
+
+    assert b"Ctrl-C again aborts at once" in said
+    assert (130, False) == (code, b"Traceback" in err), err
+
+
+@pytest.mark.parametrize("options", [["--coalesce"], []])
+def test_ctrl_c_while_nothing_comes_in(sandbox: Sandbox, options: list[str]) -> None:
+    """
+    A source that is silent for ever does not keep the command from ending.
+    """
+    with started("send", *target(sandbox), *options, "-") as running:
+        pipe(running.stdin).write(line().encode()[:20])
+        pipe(running.stdin).flush()
+        wait_for(lambda: listens_to_interrupts(running.pid))
+        running.send_signal(signal.SIGINT)
+        code = running.wait(10)
+        err = pipe(running.stderr).read()
+
+    assert (130, False) == (code, b"Traceback" in err), err
+    assert 0 == sandbox.calls.total()
+
+
+def test_a_command_that_was_killed_may_be_run_again(sandbox: Sandbox) -> None:
+    """
+    With the same input: what it had metered is refused, the rest is metered, once. Covers: X09
+    """
+    slow = [*target(sandbox)[:-1], 5]
+    with started("send", *slow, "-") as running:
+        give(running, MANY)
+        wait_for(lambda: len(sandbox.book) > 100)
+        running.kill()
+        running.communicate(timeout=10)
+    before = len(sandbox.book)
+
+    again = process("send", *target(sandbox), "-", stdin=MANY.decode())
+
+    duplicates = again.statuses.count("DuplicateRecord")
+    assert before <= duplicates < 3000
+    assert 3000 == duplicates + again.statuses.count("Success")
+    assert 1 == again.code
+    assert {"requests": 15_000} == sandbox.book.totals()
+
+
+# Terminals
+
+
+@contextmanager
+def on_terminal(
+    *arguments: object,
+    code: str | None = None,
+    stdin: bytes | None = None,
+    stdout: IO[bytes] | int = subprocess.PIPE,
+    **changes: str,
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process whose terminal is ours to read and type on; *stdin* and *stdout* need not be it."""
+    ours, theirs = pty.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    settings = {
+        "stdin": theirs if stdin is None else subprocess.PIPE,
+        "stdout": stdout,
+        "stderr": theirs,
+        "preexec_fn": own_terminal,
+        "env": environment(TERM="xterm", **changes),
+    }
+    with started(*arguments, code=code, **settings) as running:
+        os.close(theirs)
+        if stdin is not None:
+            give(running, stdin)
+        try:
+            yield running, ours
+        finally:
+            running.kill()
+            running.wait()
+            os.close(ours)
+
+
+def seen(terminal: int, until: bytes = b"", seconds: float = 20.0) -> bytes:
+    """What is shown, to the end or *until* that."""
+    shown = b""
+    end = time.monotonic() + seconds
+    while (not until or until not in shown) and time.monotonic() < end:
+        ready, _, _ = select.select([terminal], [], [], 0.1)
+        if ready:
+            with suppress(OSError):  # the other side is closed
+                if piece := os.read(terminal, 4096):
+                    shown += piece
+                    continue
+            break
+    assert until in shown, shown
+    return shown
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_the_results(sandbox: Sandbox, tmp_path: Path) -> None:
+    """
+    With rate and time left; stdout has nothing but JSON.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_bytes(MANY)
+    results = tmp_path / "results.jsonl"
+    with (
+        results.open("wb") as out,
+        on_terminal("send", *target(sandbox)[:-1], 100, file, stdout=out) as (running, terminal),
+    ):
+        shown = seen(terminal)
+        code = running.wait(10)
+
+    assert 0 == code
+    assert 3000 == len(results.read_bytes().splitlines())
+    assert re.search(rb"metering.*\d records, [\d,]+/s.*\d:\d\d:\d\d", shown)
+    assert b"Success" in shown
+
+
+def test_no_color_is_honoured(sandbox: Sandbox) -> None:
+    """
+    A bar may move, but nothing is coloured.
+    """
+    with on_terminal("send", *target(sandbox), "-", stdin=b"{", NO_COLOR="1") as (_, terminal):
+        shown = seen(terminal)
+
+    assert b"-:1: expected a JSON object" in shown
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-7]m", shown)
+
+
+LIVE = """
+import sys
+from marketplace_metering_async.cli.options import Target
+Target.is_live = property(lambda self: True)  # as if the sandbox were the service
+from marketplace_metering_async.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "ends", "options"),
+    [
+        (b"y\n", (0, 3), []),
+        (b"yes\n", (0, 3), ["--coalesce"]),
+        (b"\n", (3, 0), []),
+        (b"n\n", (3, 0), ["--coalesce"]),
+        (b"\x03", (130, 0), []),
+    ],
+)
+def test_a_live_send_shows_its_plan_and_asks(
+    sandbox: Sandbox, tmp_path: Path, answer: bytes, ends: tuple[int, int], options: list[str]
+) -> None:
+    """
+    What is metered cannot be taken back, so nothing but yes means yes. Covers: X08
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text(f"{line(1)}\n{line(2)}\n{line(3)}\n")
+    whole = ["send", *target(sandbox), *options, file]
+    with on_terminal(*whole, code=LIVE) as (running, terminal):
+        plan = seen(terminal, b"Send? [y/N] ")
+        os.write(terminal, answer)
+        shown = seen(terminal)
+        running.wait(10)
+
+    assert ends == (running.returncode, len(sandbox.book)), shown
+    assert b"records to send" in plan
+    assert b"neither changed nor taken back" in plan
+    assert sandbox.url.encode() in plan
+    assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [([], b"there is no plan of a stream"), (["--coalesce"], b"records to send")],
+)
+def test_a_live_stream_is_asked_for_on_the_terminal(
+    sandbox: Sandbox, options: list[str], says: bytes
+) -> None:
+    """
+    Stdin is the usage and not the answer.
+    """
+    whole = ["send", *target(sandbox), *options, "-"]
+    with on_terminal(*whole, code=LIVE, stdin=line(1).encode()) as (running, terminal):
+        plan = seen(terminal, b"Send? [y/N] ")
+        os.write(terminal, b"y\n")
+        seen(terminal)
+        running.wait(10)
+
+    assert (0, 1) == (running.returncode, len(sandbox.book))
+    assert says in plan
+
+
+def test_yes_and_machines_are_not_asked(sandbox: Sandbox, tmp_path: Path) -> None:
+    """
+    --yes on a terminal, and anything without one, whatever asks for colours.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text(line(1))
+    with on_terminal("send", *target(sandbox), "--yes", file, code=LIVE) as (running, terminal):
+        assert b"Send?" not in seen(terminal)
+        assert 0 == running.wait(10)
+    colours = environment(FORCE_COLOR="1")
+    with started("send", *target(sandbox), "-", code=LIVE, env=colours) as unattended:
+        _, err = unattended.communicate(line(2).encode(), timeout=20)
+        assert (0, False) == (unattended.returncode, b"Send?" in err)
+
+
+# Parts
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_a_missing_extra_is_told_in_a_line(missing: str) -> None:
+    """
+    With the way to install it.
+    """
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from marketplace_metering_async.__main__ import main; sys.exit(main(['demo']))"
+    )
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True
+    )
+
+    wanted = "the command line needs its extra: pip install 'marketplace-metering-async[cli]'\n"
+    assert (2, wanted, "") == (done.returncode, done.stderr, done.stdout)
+
+
+def test_the_console_command_is_there() -> None:
+    """
+    Under the name that the documentation says.
+    """
+    script = Path(sys.executable).with_name("marketplace-metering")
+
+    done = subprocess.run([script, "--version"], capture_output=True, check=False)  # noqa: S603
+
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
+def test_the_sandbox_serves_until_it_is_interrupted(sandbox: Sandbox) -> None:
+    """
+    It prints what to paste, and a port that is taken is told.
+    """
+    with started("sandbox", "--port", 0) as running:
+        first = pipe(running.stdout).readline().decode()
+        variable, _, url = first.strip().removeprefix("export ").partition("=")
+        done = process("send", "--product-code", "p", "-", stdin=line(), **{variable: url})
+        running.send_signal(signal.SIGINT)
+        code = running.wait(10)
+    taken = process("sandbox", "--port", sandbox.url.rpartition(":")[2])
+
+    assert "AWS_ENDPOINT_URL_MARKETPLACE_METERING" == variable
+    assert (0, 130, 2) == (done.code, code, taken.code)
+    assert "in use" in taken.err

@@ -1,0 +1,145 @@
+"""The command line in tests: inside this process where that shows as much, else as a process."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from marketplace_metering_async.__main__ import main
+from marketplace_metering_async.sandbox import Sandbox
+
+HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "sandbox",
+    "AWS_SECRET_ACCESS_KEY": "sandbox",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+}
+
+
+@frozen
+class Run:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def statuses(self) -> list[str]:
+        return [line["status"] for line in self.lines]
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """A machine with credentials and a region, and nothing else of AWS; None takes away."""
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("AWS_", "COV"))}
+    wanted: dict[str, str | None] = {**kept, **CREDENTIALS, **changes}
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+class Shell:
+    """Runs commands inside this process, with its file descriptors as theirs."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def __call__(self, *arguments: object, stdin: str | bytes = "") -> Run:
+        self._capture.readouterr()
+        with _stdin(stdin.encode() if isinstance(stdin, str) else stdin):
+            code = main([str(argument) for argument in arguments])
+        captured = self._capture.readouterr()
+        assert "Traceback" not in captured.err, captured.err
+        return Run(code, captured.out, captured.err)
+
+
+@contextmanager
+def _stdin(data: bytes) -> Iterator[None]:
+    before = os.dup(0)
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+
+
+@contextmanager
+def running_sandbox(**settings: Any) -> Iterator[Sandbox]:
+    """A sandbox on an event loop of its own, for commands that run theirs in this thread."""
+    sandbox = Sandbox(calls_per_second=None, **settings)
+    started = threading.Event()
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def serve() -> None:
+        ended = asyncio.Event()
+        async with sandbox:
+            loops.append((asyncio.get_running_loop(), ended))
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert started.wait(20)
+        yield sandbox
+    finally:
+        loop, ended = loops[0]
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(20)
+
+
+def command(*arguments: object) -> list[str]:
+    """The arguments of a process that runs the command line."""
+    return [sys.executable, "-m", "marketplace_metering_async", *map(str, arguments)]
+
+
+def process(*arguments: object, stdin: str = "", **changes: str | None) -> Run:
+    """Run a command as a process of its own."""
+    done = subprocess.run(  # noqa: S603 - our own command
+        command(*arguments),
+        input=stdin.encode(),
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env=environment(**changes),
+    )
+    err = done.stderr.decode(errors="replace")
+    assert "Traceback" not in err, err
+    return Run(done.returncode, done.stdout.decode(), err)
+
+
+def line(customer: int = 1, **changes: Any) -> str:
+    """A line of usage; a member that is None is left out."""
+    members = {
+        "timestamp": HOUR.isoformat(),
+        "dimension": "requests",
+        "quantity": 5,
+        "customer_aws_account_id": f"{customer:012d}",
+    }
+    wanted = (members | changes).items()
+    return json.dumps({name: value for name, value in wanted if value is not None})
+
+
+def target(sandbox: Sandbox, *more: object) -> list[str]:
+    """The options that send to *sandbox* as fast as it goes."""
+    options = ["--endpoint-url", sandbox.url, "--product-code", "prod", "--calls-per-second", "0"]
+    return [*options, *map(str, more)]
