@@ -1,0 +1,112 @@
+"""
+How well does the client live with a quota? `python benchmarks/pacing.py`
+
+A sandbox with a token bucket on real time, 10,000 records (400 calls), 32 requests at once. Told
+are the time against the ideal, (calls - burst) / rate; throttled answers for each delivered call;
+and records never delivered. Results go to benchmarks/results/ as JSON, by date and commit.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from marketplace_metering_async import (
+    InvalidTokenException,
+    MarketplaceMeteringClient,
+    RecordStatus,
+    UsageRecord,
+)
+from marketplace_metering_async.sandbox import Sandbox
+
+BURST = 10.0
+RECORDS = 10_000
+CASES: list[tuple[str, float | None, list[tuple[float, float]]]] = [
+    # name, what the client is told, and from which second on the service allows which rate
+    ("known 10/s", 10.0, [(0, 10)]),
+    ("unknown 10/s", None, [(0, 10)]),
+    ("unknown 50/s", None, [(0, 50)]),
+    ("unknown 200/s", None, [(0, 200)]),
+    ("unknown 50 to 10 to 50/s", None, [(0, 50), (3, 10), (9, 50)]),
+]
+
+
+def records() -> list[UsageRecord]:
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    return [
+        UsageRecord(
+            timestamp=hour, dimension="requests", quantity=1, customer_aws_account_id=f"{n:012d}"
+        )
+        for n in range(RECORDS)
+    ]
+
+
+def ideal(rates: list[tuple[float, float]], calls: int) -> float:
+    """Return the seconds in which the bucket lets so many calls through."""
+    left, ends = calls - BURST, [start for start, _ in rates[1:]] + [float("inf")]
+    for (start, rate), end in zip(rates, ends, strict=True):
+        if left <= (end - start) * rate:
+            return start + left / rate
+        left -= (end - start) * rate
+    raise AssertionError("the last rate holds for ever")
+
+
+async def follow(sandbox: Sandbox, rates: list[tuple[float, float]]) -> None:
+    """Change the quota when its time has come, and keep what the buckets hold."""
+    begun = time.monotonic()
+    for start, rate in rates[1:]:
+        await asyncio.sleep(begun + start - time.monotonic())
+        sandbox.calls_per_second = rate
+        for quota in sandbox._quotas.values():  # noqa: SLF001 - set_quota would refill them
+            quota.calls_per_second = rate
+
+
+async def run(name: str, told: float | None, rates: list[tuple[float, float]]) -> dict[str, Any]:
+    given = records()
+    async with Sandbox(calls_per_second=rates[0][1], burst=BURST) as sandbox:
+        client = MarketplaceMeteringClient(**sandbox.client_arguments, calls_per_second=told)
+        async with client:
+            with contextlib.suppress(InvalidTokenException):
+                await client.resolve_customer("opens the client before the clock starts")
+            changing = asyncio.create_task(follow(sandbox, rates))
+            begun = time.monotonic()
+            result = await client.batch_meter_usage(given, product_code="p")
+            took = time.monotonic() - begun
+            changing.cancel()
+    calls = RECORDS // 25
+    return {
+        "case": name,
+        "seconds": round(took, 2),
+        "time_to_ideal": round(took / ideal(rates, calls), 3),
+        "throttled_per_call": round(result.throttled / calls, 3),
+        "never_delivered": RECORDS - result.counts.get(RecordStatus.SUCCESS, 0),
+    }
+
+
+async def measure() -> list[dict[str, Any]]:
+    rows = []
+    for case in CASES:
+        rows.append(await run(*case))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.ERROR)
+    rows = asyncio.run(measure())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    out = Path(__file__).parent / "results" / f"{datetime.now(UTC):%Y-%m-%d}-{commit}-pacing.json"
+    out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
