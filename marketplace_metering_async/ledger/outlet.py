@@ -76,7 +76,7 @@ async def claim(
     clock = tx.dialect.now
     rows = await tx.rows(
         "SELECT hour.hour_id, hour.stamp, hour.quantity, hour.digest, hour.region_name, "
-        "hour.fence, hour.attempts, hour.ambiguous, hour.crashes, hour.lease_until, "
+        "hour.fence, hour.attempts, hour.ambiguous, hour.crashes, hour.lease_until, hour.urgent, "
         "usage_key.name, usage_key.license_product "
         "FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id "
         "WHERE hour.state = 'frozen' AND hour.not_before <= :now "
@@ -93,7 +93,8 @@ async def claim(
     )
     reach("claim: read")
     claimed, aside = [], []
-    for row in rows:
+    last_hours = [row for row in rows if row["urgent"]]  # alone, for nothing may go before them
+    for row in last_hours or rows:
         why = _reason_to_hold(row)
         if why is None:
             claimed.append(_frozen_hour(row))

@@ -102,7 +102,7 @@ class PostgresDatabase:
         """Note where; open() does the work."""
         self._url = url
         self._reach = reach
-        self._pool: asyncpg.Pool[Any] | None = None
+        self._pool: Any = None  # an asyncpg pool while open
 
     async def open(self) -> None:
         """Connect, and bring the schema up to date under a lock; see Database."""
