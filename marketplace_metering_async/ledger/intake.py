@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from marketplace_metering_async.errors import LedgerUnusableError
 from marketplace_metering_async.ledger.posting import (
     KeyState,
     OpenHour,
@@ -31,7 +32,15 @@ _CUSTOMER: Final = (
 async def post(
     tx: Transaction, group: Sequence[Usage], now: int, rules: PostingRules, reach: FailPoint
 ) -> list[Outcome]:
-    """Add a *group* of usage to the hours of its keys; one outcome for each, in order."""
+    """
+    Add a *group* of usage to the hours of its keys; one outcome for each, in order.
+
+    Raises:
+        LedgerUnusableError: if the ledger has moved to another database.
+    """
+    (ledger,) = await tx.rows("SELECT moved_to FROM ledger")
+    if ledger["moved_to"] is not None:
+        raise LedgerUnusableError(f"this ledger has moved to {ledger['moved_to']}; use that one")
     keys = await _load(tx, {usage.key: usage.license_product for usage in group}, group, now)
     known = await _known_events(tx, [u.event_id for u in group if u.event_id is not None])
     reach("post: loaded")

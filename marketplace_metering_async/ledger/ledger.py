@@ -17,11 +17,12 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     LedgerClosedError,
     LedgerElsewhereError,
+    LedgerUnusableError,
     MeteringError,
     Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
-from marketplace_metering_async.ledger import intake, reports
+from marketplace_metering_async.ledger import intake, moving, reports
 from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
@@ -213,7 +214,9 @@ class UsageLedger:
                 self._waiting.remove(entry)
             raise
 
-    async def relay_once(self, client: MarketplaceMeteringClient) -> RelayReport:
+    async def relay_once(
+        self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
+    ) -> RelayReport:
         """
         Seal what is due and send all that may be sent now; return when each has an answer.
 
@@ -225,10 +228,11 @@ class UsageLedger:
             LedgerError: the database cannot be used; what was sent is sent again, unchanged, later.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
-        Cancelling it gives up claims; what was on the wire is sent again, unchanged, later.
+        Cancelling it gives up claims; what was on the wire is sent again, unchanged, later. Setting
+        *stop* ends it early and loses no answer.
         """
         self._require_open()
-        return await self._relay(client).once()
+        return await self._relay(client, stop).once()
 
     async def relay(
         self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
@@ -246,7 +250,7 @@ class UsageLedger:
         Cancelling it is as cancelling `relay_once`; setting *stop* loses no answer.
         """
         self._require_open()
-        await self._relay(client).until(asyncio.Event() if stop is None else stop)
+        await self._relay(client, stop).until_stopped()
 
     def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
         """
@@ -416,9 +420,38 @@ class UsageLedger:
         self._require_open()
         await self._database.run(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
 
-    def _relay(self, client: MarketplaceMeteringClient) -> Relay:
+    async def take_over(self, url: str) -> int:
+        """
+        Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
+
+        This one must be new and in PostgreSQL. The old one takes no more usage from then on; stop
+        whatever uses it first. If it is interrupted, call it again.
+
+        Returns: how many hours were moved.
+
+        Raises:
+            ConfigurationError: for a URL of another kind, or where this one is not in PostgreSQL.
+            LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
+            LedgerError: one of the databases cannot be used.
+        """
+        self._require_open()
+        if not self._database.shares_quota:
+            raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
+        source = _database_of(url)
+        await source.open()
+        try:
+            return await moving.move(source, self._database)
+        finally:
+            await source.aclose()
+
+    def _relay(self, client: MarketplaceMeteringClient, stop: asyncio.Event | None) -> Relay:
         return Relay(
-            client, self._database, clock=self._clock, observer=self._observer, reach=self._reach
+            client,
+            self._database,
+            stop=asyncio.Event() if stop is None else stop,
+            clock=self._clock,
+            observer=self._observer,
+            reach=self._reach,
         )
 
     def _require_open(self) -> None:
@@ -444,6 +477,9 @@ class UsageLedger:
                     mark=mark,
                 )
                 return False
+            if found[0]["moved_to"] is not None:
+                to = found[0]["moved_to"]
+                raise LedgerUnusableError(f"this ledger has moved to {to}; use that one")
             known = found[0]["region_name"]
             if self._region_name is not None and known not in (None, self._region_name):
                 raise LedgerElsewhereError(

@@ -19,8 +19,8 @@ async def seal(tx: Transaction, now: int, limit: int, region_name: str, reach: F
     The sum is read in the transaction that closes the hour, under a lock, so that no usage can slip
     in between.
     """
-    guard = await tx.rows("SELECT guarded_since FROM ledger")
-    if guard[0]["guarded_since"] is not None:
+    (ledger,) = await tx.rows("SELECT guarded_since, moved_to FROM ledger")
+    if ledger["guarded_since"] is not None or ledger["moved_to"] is not None:
         return 0
     due = await tx.rows(
         "SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name FROM hour "

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from marketplace_metering_async.errors import (
@@ -28,9 +28,6 @@ from marketplace_metering_async.ledger.sql import (
     migrations,
     no_failure,
 )
-
-if TYPE_CHECKING:
-    import asyncpg
 
 T = TypeVar("T")
 

@@ -78,6 +78,7 @@ class Relay:
         client: MarketplaceMeteringClient,
         database: Database,
         *,
+        stop: asyncio.Event,
         clock: Clock,
         observer: Observer,
         reach: FailPoint,
@@ -89,7 +90,7 @@ class Relay:
         self._observer = observer
         self._reach = reach
         self._region_name = ""
-        self._stop = asyncio.Event()
+        self._stop = stop
         self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
         self._alarm = 0.0
 
@@ -110,10 +111,9 @@ class Relay:
             tell(self._observer, UsageEnded(state=state.value, records=count))
         return report
 
-    async def until(self, stop: asyncio.Event) -> None:
-        """Relay until *stop* is set; see UsageLedger.relay."""
-        self._stop = stop
-        while not stop.is_set():
+    async def until_stopped(self) -> None:
+        """Relay until told to stop; see UsageLedger.relay."""
+        while not self._stop.is_set():
             try:
                 report = await self.once()
                 await self._watch_age()

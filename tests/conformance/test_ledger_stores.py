@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
@@ -18,7 +19,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.events import Warned
 from marketplace_metering_async.ledger import outlet
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
-from marketplace_metering_async.ledger.states import Settlement
+from marketplace_metering_async.ledger.states import FrozenHour, Settlement
 from marketplace_metering_async.sandbox import Kind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -71,11 +72,13 @@ async def test_an_event_counts_once_within_a_group(house: House) -> None:
     """
     Calls that share a commit are told apart as those that do not.
     """
-    given = [house.use(q, event_id="e") for q in (5, 5, 6)]
-    outcomes = await asyncio.gather(*given, return_exceptions=True)
+    first, again, other = (
+        asyncio.create_task(house.use(quantity, event_id="e")) for quantity in (5, 5, 6)
+    )
+    with pytest.raises(EventConflictError):
+        await other
 
-    assert [False, True] == [outcome.repeated for outcome in outcomes[:2]]
-    assert isinstance(outcomes[2], EventConflictError)
+    assert (False, True) == ((await first).repeated, (await again).repeated)
     assert 5 == (await house.balance()).recorded
 
 
@@ -221,7 +224,7 @@ async def test_a_customer_that_comes_back_is_metered(house: House) -> None:
     """
     reopen_customer() ends what close_customer() began, also for new dimensions.
     """
-    customer = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+    customer: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
     await house.ledger.close_customer(**customer)
     house.clock.step(seconds=1)
     lost = await house.use(1, dimension="new")
@@ -411,10 +414,10 @@ async def test_a_ledger_serves_one_region_and_host(house: House) -> None:
             pass
 
 
-async def claimed(house: House, lease: float) -> list[outlet.FrozenHour]:
+async def claimed(house: House, lease: float) -> list[FrozenHour]:
     now = int(house.clock.now().timestamp())
 
-    async def claim(tx: Transaction) -> list[outlet.FrozenHour]:
+    async def claim(tx: Transaction) -> list[FrozenHour]:
         await outlet.seal(tx, now, 100, "us-east-1", no_failure)
         return await outlet.claim(
             tx, now, limit=10, lease=lease, region_name="us-east-1", without=(), reach=no_failure
@@ -434,7 +437,7 @@ async def test_a_stale_claim_is_fenced(house: House) -> None:
     held = await claimed(house, lease=60.0)
     now = int(house.clock.now().timestamp())
 
-    def settle(claim: outlet.FrozenHour, state: HourState) -> Settlement:
+    def settle(claim: FrozenHour, state: HourState) -> Settlement:
         return Settlement(hour_id=claim.hour_id, fence=claim.fence, state=state, status="x")
 
     async def write(tx: Transaction) -> list[Settlement]:
@@ -489,7 +492,12 @@ async def test_many_callers_share_commits(house: House) -> None:
     commits: list[str] = []
     async with house.another() as ledger:
         run = ledger._database.run
-        ledger._database.run = lambda *a, **k: (commits.append(""), run(*a, **k))[1]  # type: ignore[method-assign]
+
+        async def counted(operation: Any, *, once: bool = False) -> Any:
+            commits.append("")
+            return await run(operation, once=once)
+
+        ledger._database.run = counted  # type: ignore[method-assign]
         added = await asyncio.gather(*(house.use(1, ledger, at=NOON) for _ in range(300)))
 
     assert 300 == len(added)

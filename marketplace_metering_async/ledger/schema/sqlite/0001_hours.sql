@@ -7,6 +7,7 @@ CREATE TABLE ledger (
     host TEXT,
     mark TEXT NOT NULL,
     guarded_since INTEGER,
+    moved_to TEXT,
     last_success_at INTEGER
 ) STRICT;
 
