@@ -9,7 +9,7 @@ out. Nothing that the service or the network does makes a Delivery raise.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Final
 
@@ -82,14 +82,12 @@ class Delivery:
         *,
         policy: RetryPolicy,
         random: Random,
-        originals: Mapping[int, object],
         screen: Callable[[Open], Verdict | None] | None = None,
     ) -> None:
         """
         Prepare to send what is, or will be, in *backlog*.
 
-        *originals* holds what was given for a position, where that was no UsageRecord; *screen*
-        may still have a verdict on a record when its turn comes.
+        *screen* may still have a verdict on a record when its turn comes.
         """
         self.calls = 0
         self.throttled = 0
@@ -98,7 +96,6 @@ class Delivery:
         self._settle = settle
         self._policy = policy
         self._backoff = Backoff(policy, random)
-        self._originals = originals
         self._screen = screen
         self._offenders = Offenders()
         self._searches: dict[Lane, list[_Refusal]] = {}  # lanes under search; refusals that wait
@@ -228,7 +225,7 @@ class Delivery:
             if verdict is None:
                 kept.append(index)
             else:
-                results.append(self._result(entry, verdict))
+                results.append(_result(entry, verdict))
         self._settled(results)
         return chunk.part(kept) if results else chunk
 
@@ -279,23 +276,25 @@ class Delivery:
         results: list[RecordResult] = []
         left: list[Open] = []
         unanswered: list[Open] = []
-        known: dict[tuple[str, int], Verdict] = {}
-        originals = self._originals
+        verdict: Verdict | None = None  # the last record's, which neighbours mostly share
+        its_history: History | None = None
         for entry, status, record_id in zip(
             chunk.entries, reply.statuses, reply.record_ids, strict=True
         ):
+            position, record, history = entry
             if status is None:
                 unanswered.append(entry)
             elif status == wire.UNPROCESSED:
                 left.append(entry)
             else:
-                position, record, history = entry
-                verdict = known.get((status, id(history)))
-                if verdict is None:
+                if (
+                    verdict is None
+                    or history is not its_history
+                    or status != verdict.service_status
+                ):
                     verdict = verdicts.answered(status, history, request_id)
-                    known[status, id(history)] = verdict
-                given = originals.get(position, record) if originals else record
-                results.append(RecordResult(position, given, verdict, record_id))
+                    its_history = history
+                results.append(RecordResult(position, record, verdict, record_id))
         self._settled(results, request_id)
         if reply.oddities:
             self._warn_of(reply, request_id)
@@ -314,13 +313,9 @@ class Delivery:
 
     def _settled(self, results: Sequence[RecordResult], request_id: str | None = None) -> None:
         if results:
-            counts = count(result.verdict.status for result in results)
+            counts = count([result.verdict.status for result in results])
             tell(self._caller.observer, Settled(counts=counts, request_id=request_id))
             self._settle(results)
-
-    def _result(self, entry: Open, verdict: Verdict) -> RecordResult:
-        given = self._originals.get(entry.position, entry.record)
-        return RecordResult(entry.position, given, verdict)
 
     # What an error asks for.
 
@@ -401,7 +396,7 @@ class Delivery:
             if verdict is None:
                 kept.append(entry)
             else:
-                results.append(self._result(entry, verdict))
+                results.append(_result(entry, verdict))
         self._settled(results)
         if kept:
             closing = min(self._backlog.deadline(entry.record) for entry in kept)
@@ -421,7 +416,7 @@ class Delivery:
         return self._early_verdict(entry, now, None)
 
     def _give_up(self, entries: Iterable[Open], error: MeteringError) -> None:
-        self._settled([self._result(e, verdicts.gave_up(error, e.history)) for e in entries])
+        self._settled([_result(e, verdicts.gave_up(error, e.history)) for e in entries])
 
     # What stops.
 
@@ -533,7 +528,7 @@ class Delivery:
         """Settle a record that was refused alone, and those of its kind; return how many."""
         culprit = entries[index]
         verdict = verdicts.refused_alone(error, culprit.history)
-        results = [self._result(culprit, verdict)]
+        results = [_result(culprit, verdict)]
         self._offenders.remember(culprit.record, error)
         alike = [
             (other, refusal)
@@ -543,7 +538,7 @@ class Delivery:
         for other, refusal in alike:
             trait = shared_trait(refusal.code)
             verdict = verdicts.of_refused_kind(refusal, trait, entries[other].history)
-            results.append(self._result(entries[other], verdict))
+            results.append(_result(entries[other], verdict))
         search.excuse(other for other, _ in alike)
         self._settled(results, error.request_id)
         return len(results)
@@ -553,6 +548,10 @@ class Delivery:
         lane = refusal.chunk.lane
         if triage(refusal.error) is Fault.UNKNOWN and lane not in self._taken_lanes:
             self._stop_lane(lane, refusal.error)
+
+
+def _result(entry: Open, verdict: Verdict) -> RecordResult:
+    return RecordResult(entry.position, entry.record, verdict)
 
 
 def _as_refusal(error: MeteringError) -> MarketplaceMeteringException:
