@@ -27,6 +27,7 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     Merger,
+    Outcome,
     RecordResult,
     RecordStatus,
     Verdict,
@@ -76,8 +77,8 @@ async def _collected(records: object, breather: _Breather) -> list[object]:
     return given
 
 
-def _rejected(position: int, given: object, error: MeteringError) -> RecordResult:
-    return RecordResult(position, given, Verdict(status=RecordStatus.REJECTED, error=error))
+def _rejected(error: MeteringError) -> Verdict:
+    return Verdict(status=RecordStatus.REJECTED, error=error)
 
 
 class Batch:
@@ -104,10 +105,10 @@ class Batch:
         merger = Merger(given)
         backlog, followers = await self._plan(given, merger, breather)
 
-        def settle(results: Sequence[RecordResult]) -> None:
-            merger.add(results)
+        def settle(outcomes: Sequence[Outcome]) -> None:
+            merger.add(outcomes)
             if followers:
-                merger.add(_shared(results, followers))
+                merger.add(_shared(outcomes, followers))
 
         delivery = Delivery(self._caller, backlog, settle, policy=self._policy, random=self._random)
         if backlog:
@@ -131,14 +132,14 @@ class Batch:
                 try:
                     record = admission.admit(position, candidate)
                 except InvalidRecordError as error:
-                    merger.add((_rejected(position, candidate, error),))
+                    merger.add(((position, _rejected(error), None),))
                     leaders.append(None)
                 else:
                     leaders.append(record if repeats.note(position, record) else None)
         for conflict in repeats.conflicts():
             for position in conflict.positions:
                 leaders[position] = None
-                merger.add((_rejected(position, given[position], conflict),))
+                merger.add(((position, _rejected(conflict), None),))
         for _ in repeats.forget_keys():
             await breather.breathe()
         return await self._lined_up(leaders, breather), repeats.followers
@@ -153,14 +154,13 @@ class Batch:
         return backlog
 
 
-def _shared(results: Sequence[RecordResult], followers: dict[int, list[int]]) -> list[RecordResult]:
-    """The results of records identical to ones that were sent."""
-    shared: list[RecordResult] = []
-    for result in results:
-        for position in followers.get(result.position, ()):
-            verdict = evolve(result.verdict, duplicate_of=result.position)
-            shared.append(RecordResult(position, result.record, verdict, result.metering_record_id))
-    return shared
+def _shared(outcomes: Sequence[Outcome], followers: dict[int, list[int]]) -> list[Outcome]:
+    """The outcomes of records identical to ones that were sent."""
+    return [
+        (follower, evolve(verdict, duplicate_of=position), record_id)
+        for position, verdict, record_id in outcomes
+        for follower in followers.get(position, ())
+    ]
 
 
 def _tell_end(
@@ -305,7 +305,7 @@ class Stream:
         try:
             record = admission.admit(position, given)
         except InvalidRecordError as error:
-            self._give((_rejected(position, given, error),))
+            self._give((RecordResult(position, given, _rejected(error)),))
             return
         stopped = self._delivery.stopped
         if stopped is not None:
@@ -317,7 +317,7 @@ class Stream:
                 self._originals[position] = given
             self._backlog.add(position, record)
         elif (conflict := self._repeats.conflict(record)) is not None:
-            self._give((_rejected(position, given, conflict),))
+            self._give((RecordResult(position, given, _rejected(conflict)),))
         else:
             self._followers[position] = given
 
@@ -328,17 +328,19 @@ class Stream:
             return None
         return Verdict(status=RecordStatus.REJECTED, error=conflict)
 
-    def _take_results(self, results: Sequence[RecordResult]) -> None:
+    def _take_results(self, outcomes: Sequence[Outcome]) -> None:
         """Take verdicts from the delivery, and share them with identical records."""
         complete: list[RecordResult] = []
-        for result in results:
-            position = result.position
-            original = self._originals.pop(position, None)
-            complete.append(result if original is None else evolve(result, record=original))
-            for follower in self._repeats.forget(position, self._sent.pop(position)):
-                verdict = evolve(result.verdict, duplicate_of=position)
-                given = self._followers.pop(follower)
-                complete.append(RecordResult(follower, given, verdict, result.metering_record_id))
+        for position, verdict, record_id in outcomes:
+            record = self._sent.pop(position)
+            given = self._originals.pop(position, record)
+            complete.append(RecordResult(position, given, verdict, record_id))
+            for follower in self._repeats.forget(position, record):
+                given, shared = (
+                    self._followers.pop(follower),
+                    evolve(verdict, duplicate_of=position),
+                )
+                complete.append(RecordResult(follower, given, shared, record_id))
         self._give(complete)
 
     def _give(self, results: Sequence[RecordResult]) -> None:

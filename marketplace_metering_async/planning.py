@@ -170,8 +170,7 @@ class _Queue:
         self.size += 1
         slot = self.slots.get(number)
         if slot is not None:
-            slot.append(position)
-            slot.append(record)
+            slot += (position, record)
             return False
         self.slots[number] = deque((position, record))
         heappush(self.order, number)

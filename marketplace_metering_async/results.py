@@ -51,6 +51,10 @@ class Verdict:
     duplicate_of: int | None = None
 
 
+Outcome = tuple[int, Verdict, str | None]
+"""What became of the record at a position: the verdict, and the service's id of the record."""
+
+
 @frozen
 class RecordResult:
     """
@@ -305,22 +309,21 @@ class Merger:
         self._counter: Counter[RecordStatus] = Counter()
         self._missing = len(given)
 
-    def add(self, results: Sequence[RecordResult]) -> None:
+    def add(self, outcomes: Sequence[Outcome]) -> None:
         """
-        Take results in; what was given stands in for their records.
+        Take outcomes in.
 
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
         verdicts, record_ids = self._verdicts, self._record_ids
-        for result in results:
-            position = result.position
+        for position, verdict, record_id in outcomes:
             if not 0 <= position < len(verdicts) or verdicts[position] is not None:
                 raise ValueError(f"a second or foreign result for records[{position}]")
-            verdicts[position] = result.verdict
-            record_ids[position] = result.metering_record_id
-        self._counter.update([result.verdict.status for result in results])
-        self._missing -= len(results)
+            verdicts[position] = verdict
+            record_ids[position] = record_id
+        self._counter.update([verdict.status for _, verdict, _ in outcomes])
+        self._missing -= len(outcomes)
 
     def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
         """
@@ -348,7 +351,7 @@ def merge(
     results = list(itertools.chain.from_iterable(parts))
     record_of = {result.position: result.record for result in results}
     merger = Merger([record_of.get(position) for position in range(size)])
-    merger.add(results)
+    merger.add([(r.position, r.verdict, r.metering_record_id) for r in results])
     return merger.merged(calls=calls, throttled=throttled)
 
 
