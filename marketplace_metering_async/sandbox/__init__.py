@@ -21,6 +21,7 @@ from aiohttp import web
 from marketplace_metering_async.sandbox.app import Quota, make_app
 from marketplace_metering_async.sandbox.book import Book, Metered, Product, Rules
 from marketplace_metering_async.sandbox.clock import SandboxClock
+from marketplace_metering_async.sandbox.doors import GuardedSite
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Faults, Kind
 from marketplace_metering_async.sandbox.guard import Guard, is_loopback
 from marketplace_metering_async.sandbox.history import History, Pulse
@@ -124,6 +125,7 @@ class Sandbox:
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
+        self._site: GuardedSite | None = None
 
     @property
     def url(self) -> str:
@@ -151,7 +153,8 @@ class Sandbox:
         runner = web.AppRunner(make_app(self), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runner = runner
-        await web.TCPSite(runner, self._host, self._port).start()
+        self._site = GuardedSite(runner, self._host, self._port)
+        await self._site.start()
         if not self._port:
             self._port = runner.addresses[0][1]
         return self
@@ -166,6 +169,11 @@ class Sandbox:
         self.pulse.stop()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def heard(self, connection: web.RequestHandler) -> None:
+        """Take note that a connection brought a request."""
+        if self._site is not None and self._site.doors is not None:
+            self._site.doors.heard(connection)
 
     async def serve(self) -> None:
         """Run until cancelled."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from marketplace_metering_async.sandbox.doors import LARGEST_ORDER, body_of
 from marketplace_metering_async.sandbox.faults import Fault, Kind
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden
 from marketplace_metering_async.sandbox.page import Page, is_static
@@ -33,7 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(sandbox: "Sandbox") -> web.Application:
     """Return the web application of *sandbox*."""
-    app = web.Application(middlewares=[_guarded(sandbox)], client_max_size=_LARGEST_BODY)
+    app = web.Application(middlewares=[_guarded(sandbox)])
     app.router.add_post("/", Service(sandbox).answer)
     for path, handler in Page(sandbox).routes().items():
         app.router.add_get(path, handler, allow_head=False)
@@ -54,6 +55,7 @@ def _guarded(sandbox: "Sandbox") -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse whom the guard refuses; tell those who watch of every order."""
+        sandbox.heard(request.protocol)
         port = request.transport.get_extra_info("sockname")[1] if request.transport else 0
         try:
             sandbox.guard.check(request.headers, port)
@@ -131,7 +133,7 @@ class Service:
 
     async def _answered(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         sandbox = self._sandbox
-        body = await request.read()
+        body = await body_of(request, _LARGEST_BODY)
         visit.size = len(body)
         visit.signed = signed = check(
             request.headers, request.path, body, sandbox.access_keys, now=datetime.now(UTC)
@@ -425,10 +427,10 @@ class _Controls:
         """Set the quota: {"calls_per_second": 10, "burst": 10}; null is none."""
         order = await _order(request)
         try:
-            rate = order.get("calls_per_second")
+            rate = order["calls_per_second"]
             burst = float(order.get("burst", 10))
             self._sandbox.set_quota(None if rate is None else float(rate), burst=burst)
-        except (TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         return web.json_response({"calls_per_second": self._sandbox.calls_per_second})
 
@@ -436,15 +438,23 @@ class _Controls:
         """Issue a registration token: {"product_code": …, "customer_aws_account_id": …, …}."""
         order = await _order(request)
         try:
-            token = self._sandbox.issue_token(**order)
+            token = self._sandbox.issue_token(**_texts(order))
         except (TypeError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         return web.json_response({"token": token})
 
-    async def reset(self, _: web.Request) -> web.Response:
-        """Forget what was metered, the counts and the faults."""
+    async def reset(self, request: web.Request) -> web.Response:
+        """Forget what was metered, the counts and the faults: {}."""
+        await _order(request)
         self._sandbox.reset()
         return web.json_response({"records": 0})
+
+
+def _texts(order: dict[str, Any]) -> dict[str, str]:
+    for name, value in order.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: expected a text, got {value!r}")
+    return order
 
 
 async def _order(request: web.Request) -> dict[str, Any]:
@@ -452,7 +462,7 @@ async def _order(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="send application/json\n")
     try:
-        order = json.loads(await request.read())
+        order = json.loads(await body_of(request, LARGEST_ORDER))
     except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the body is no JSON\n") from None
     if not isinstance(order, dict):

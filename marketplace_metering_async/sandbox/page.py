@@ -41,7 +41,9 @@ class Page:
         self._view = View(sandbox)
         self._files = {
             file.name: file.read_bytes()
-            for file in resources.files(__package__).joinpath("page").iterdir()
+            for file in resources.files("marketplace_metering_async.sandbox")
+            .joinpath("page")
+            .iterdir()
             if file.is_file()
         }
         self._watchers = 0
