@@ -26,6 +26,7 @@ _MOST_WATCHERS: Final = 32
 _LONGEST_WAIT: Final = 20.0
 _BETWEEN_LOOKS: Final = 0.15
 _LONGEST_SEARCH: Final = 300
+_LONGEST_NUMBER: Final = 18
 
 
 def is_static(path: str) -> bool:
@@ -84,7 +85,8 @@ class Page:
     async def call(self, request: web.BaseRequest) -> web.StreamResponse:
         """Tell one of the latest calls in full: ?number=1."""
         number = request.query.get("number", "")
-        told = self._view.call(int(number)) if number.isdecimal() else None
+        known = number.isdecimal() and len(number) <= _LONGEST_NUMBER
+        told = self._view.call(int(number)) if known else None
         if told is None:
             raise web.HTTPNotFound(text="this call is no longer known\n")
         return web.json_response(told, headers=ANSWER_HEADERS)

@@ -14,7 +14,7 @@ export function drawHours(hours, redraw) {
     watched.observe(box);
   }
   const stamp = JSON.stringify([hours, box.clientWidth, box.clientHeight]);
-  if (stamp === shown) return;
+  if (stamp === shown || box.clientWidth < 100) return; // narrower, it is not laid out yet
   shown = stamp;
   const names = ranked(hours);
   box.replaceChildren(picture(hours, names, box.clientWidth, box.clientHeight));
@@ -64,7 +64,7 @@ function picture(hours, names, width, height) {
     const of_day = new Date(moment).getUTCHours();
     const x = left + (at + 0.5) * step;
     if (of_day % every === 0) drawn.append(svg("text", { x, y: height - 20, "text-anchor": "middle" }, hour(moment)));
-    if (of_day === 0 || (at === 0 && of_day < 20)) {
+    if (of_day === 0 || (at === 0 && (24 - of_day) * step > 90)) {
       drawn.append(svg("text", { x, y: height - 4, "text-anchor": at ? "middle" : "start" }, day(moment)));
     }
   });

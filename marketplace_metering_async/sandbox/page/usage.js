@@ -1,9 +1,10 @@
 // The figures at the top, and the table of what was metered.
+// Its roles are named, since a narrow screen lays rows out as blocks, which would lose them.
 
 import { count, date, el, find, hour, list, number, setText, short } from "./dom.js";
 
 const TITLES = { product: "Product", customer: "Customer", dimension: "Dimension", hour: "Hour, UTC" };
-const CLASSES = { product: "code", customer: "code", hour: "hour" };
+const CLASSES = { product: "product code", customer: "customer code", dimension: "dimension", hour: "hour" };
 let before = null;
 
 export function showFigures(totals) {
@@ -23,15 +24,15 @@ export function showFigures(totals) {
 export function showUsage({ by, count: all, rows }, totals) {
   const columns = [...by.map((name) => [name, TITLES[name]]), ["quantity", "Units"], ["records", "Records"]];
   list(find("usage-columns"), columns, ([name]) => name, ([name, title]) =>
-    el("th", { scope: "col", class: name === "quantity" || name === "records" ? "number" : null }, title));
+    el("th", { scope: "col", role: "columnheader", class: name === "quantity" || name === "records" ? "number" : null }, title));
   const arriving = before !== null && before.by === by.join() ? before.keys : null;
   const keys = new Set();
   list(find("usage-rows"), rows, (row) => by.map((name) => row[name]).join("\u0000"), (row) => {
     const key = JSON.stringify(row);
-    return el("tr", { class: arriving && !arriving.has(key) ? "new" : null },
-      by.map((name) => el("td", { class: CLASSES[name] }, cell(name, row[name]))),
-      el("td", { class: "number" }, number(row.quantity)),
-      el("td", { class: "number" }, number(row.records)));
+    return el("tr", { role: "row", class: arriving && !arriving.has(key) ? "new" : null },
+      by.map((name) => el("td", { role: "cell", class: CLASSES[name] }, cell(name, row[name]))),
+      el("td", { role: "cell", class: "number quantity" }, number(row.quantity)),
+      el("td", { role: "cell", class: "number records" }, number(row.records)));
   });
   for (const row of rows) keys.add(JSON.stringify(row));
   before = { by: by.join(), keys };
