@@ -5,9 +5,9 @@ Usage metering for AWS Marketplace from asyncio.
 on each; `coalesce()` adds events up to hourly records.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
 from marketplace_metering_async.errors import (
@@ -70,10 +70,11 @@ from marketplace_metering_async.results import (
     RegisterUsageResult,
     ResolveCustomerResult,
 )
-from marketplace_metering_async.retries import RetryPolicy
 
 if TYPE_CHECKING:
+    from marketplace_metering_async.client import MarketplaceMeteringClient
     from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+    from marketplace_metering_async.retries import RetryPolicy
 
 __all__ = [
     "AdaptivePacer",
@@ -149,13 +150,17 @@ __all__ = [
     "coalesce",
 ]
 
-_OF_THE_LEDGER = ("HourState", "LedgerStatus", "UsageLedger")
+_HEAVY = {
+    "HourState": "ledger",
+    "LedgerStatus": "ledger",
+    "MarketplaceMeteringClient": "client",
+    "RetryPolicy": "retries",
+    "UsageLedger": "ledger",
+}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the ledger has under the name
-    """Import the ledger when it is asked for: who only sends records need not wait for it."""
-    if name in _OF_THE_LEDGER:
-        from marketplace_metering_async import ledger  # noqa: PLC0415
-
-        return getattr(ledger, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is there under the name
+    """Import what is heavy when it is asked for: pytest loads our plugin in every project."""
+    if name not in _HEAVY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)

@@ -10,9 +10,10 @@ It imports nothing of the client, so that a mistake is not made twice alike.
 import asyncio
 import base64
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
@@ -261,9 +262,18 @@ class Sandbox:
         encoded = [base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=") for p in parts]
         return ".".join([*(part.decode() for part in encoded), ""])
 
-    def reset(self) -> None:
-        """Forget what was metered, the counts and the faults; declared products stay."""
+    def reset(self, *, everything: bool = False) -> None:
+        """
+        Forget what was metered, the counts and the faults; declared products stay.
+
+        With *everything*, they do not, the clock shows the real time, and the quota is the usual.
+        """
         self.book.forget()
+        if everything:
+            self.book.products.clear()
+            self.clock.run(1)
+            self.clock.set(datetime.now(UTC))
+            self.set_quota(10.0)
         self.faults.rules.clear()
         for counter in (self.calls, self.refusals, self.struck):
             counter.clear()
@@ -271,12 +281,19 @@ class Sandbox:
         self.quotas.clear()
         self.pulse.beat()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that bring a client in any language here."""
+        client = self.client_arguments
+        return {
+            "AWS_ENDPOINT_URL_MARKETPLACE_METERING": client["endpoint_url"],
+            "AWS_ACCESS_KEY_ID": client["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": client["aws_secret_access_key"],
+            "AWS_REGION": client["region_name"],
+            "AWS_DEFAULT_REGION": client["region_name"],
+        }
+
     def instructions(self) -> str:
         """Return what to set for a client in any language, as lines to paste in a shell."""
-        return (
-            f"export AWS_ENDPOINT_URL_MARKETPLACE_METERING={self.url}\n"
-            "export AWS_ACCESS_KEY_ID=sandbox\n"
-            "export AWS_SECRET_ACCESS_KEY=sandbox\n"
-            "export AWS_REGION=us-east-1\n"
-            "export AWS_DEFAULT_REGION=us-east-1\n"
-        )
+        lines = (f"export {name}={shlex.quote(v)}\n" for name, v in self.environment.items())
+        return "".join(lines)

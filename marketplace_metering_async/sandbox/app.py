@@ -444,9 +444,9 @@ class _Controls:
         return web.json_response({"token": token})
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Forget what was metered, the counts and the faults: {}."""
-        await _order(request)
-        self._sandbox.reset()
+        """Forget what was metered, the counts and the faults; {"everything": true}: all."""
+        order = await _order(request)
+        self._sandbox.reset(everything=order.get("everything") is True)
         return web.json_response({"records": 0})
 
 
