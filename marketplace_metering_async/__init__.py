@@ -6,74 +6,73 @@ on each; `coalesce()` adds events up to hourly records.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
-from marketplace_metering_async.errors import (
-    BatchMeterUsageError,
-    ClientClosedError,
-    ConfigurationError,
-    ConflictingRecordsError,
-    CustomerNotEntitledException,
-    DeliveryTimeoutError,
-    DisabledApiException,
-    DuplicateRequestException,
-    EventConflictError,
-    ExpiredTokenException,
-    IdempotencyConflictException,
-    InternalServiceErrorException,
-    InvalidAnswerError,
-    InvalidCustomerIdentifierException,
-    InvalidEndpointRegionException,
-    InvalidLicenseException,
-    InvalidProductCodeException,
-    InvalidPublicKeyVersionException,
-    InvalidRecordError,
-    InvalidRecordTypeError,
-    InvalidRegionException,
-    InvalidTagException,
-    InvalidTokenException,
-    InvalidUsageAllocationsException,
-    InvalidUsageDimensionException,
-    LateUsageError,
-    LedgerClosedError,
-    LedgerElsewhereError,
-    LedgerError,
-    LedgerUnusableError,
-    LeftUnprocessedError,
-    MarketplaceMeteringException,
-    MeteringError,
-    NoCredentialsError,
-    NoRegionError,
-    OutOfWindowError,
-    PlatformNotSupportedException,
-    QuantityOverflowError,
-    RecordNotMeteredError,
-    RecordOfRefusedKindError,
-    SdkClientError,
-    ThrottlingException,
-    TimestampOutOfBoundsException,
-    TransportError,
-    UnexpectedError,
-    Violation,
-)
-from marketplace_metering_async.events import LoggingObserver, Observer
-from marketplace_metering_async.limits import ServiceMetadata
-from marketplace_metering_async.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
-from marketplace_metering_async.results import (
-    BatchMeterUsageResult,
-    MeterUsageResult,
-    RecordResult,
-    RecordStatus,
-    RegisterUsageResult,
-    ResolveCustomerResult,
-)
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from marketplace_metering_async.client import MarketplaceMeteringClient
+    from marketplace_metering_async.clock import Clock, SystemClock
+    from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
+    from marketplace_metering_async.errors import (
+        BatchMeterUsageError,
+        ClientClosedError,
+        ConfigurationError,
+        ConflictingRecordsError,
+        CustomerNotEntitledException,
+        DeliveryTimeoutError,
+        DisabledApiException,
+        DuplicateRequestException,
+        EventConflictError,
+        ExpiredTokenException,
+        IdempotencyConflictException,
+        InternalServiceErrorException,
+        InvalidAnswerError,
+        InvalidCustomerIdentifierException,
+        InvalidEndpointRegionException,
+        InvalidLicenseException,
+        InvalidProductCodeException,
+        InvalidPublicKeyVersionException,
+        InvalidRecordError,
+        InvalidRecordTypeError,
+        InvalidRegionException,
+        InvalidTagException,
+        InvalidTokenException,
+        InvalidUsageAllocationsException,
+        InvalidUsageDimensionException,
+        LateUsageError,
+        LedgerClosedError,
+        LedgerElsewhereError,
+        LedgerError,
+        LedgerUnusableError,
+        LeftUnprocessedError,
+        MarketplaceMeteringException,
+        MeteringError,
+        NoCredentialsError,
+        NoRegionError,
+        OutOfWindowError,
+        PlatformNotSupportedException,
+        QuantityOverflowError,
+        RecordNotMeteredError,
+        RecordOfRefusedKindError,
+        SdkClientError,
+        ThrottlingException,
+        TimestampOutOfBoundsException,
+        TransportError,
+        UnexpectedError,
+        Violation,
+    )
+    from marketplace_metering_async.events import LoggingObserver, Observer
     from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+    from marketplace_metering_async.limits import ServiceMetadata
+    from marketplace_metering_async.pacing import AdaptivePacer, Pacer
+    from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+    from marketplace_metering_async.results import (
+        BatchMeterUsageResult,
+        MeterUsageResult,
+        RecordResult,
+        RecordStatus,
+        RegisterUsageResult,
+        ResolveCustomerResult,
+    )
     from marketplace_metering_async.retries import RetryPolicy
 
 __all__ = [
@@ -150,17 +149,33 @@ __all__ = [
     "coalesce",
 ]
 
-_HEAVY = {
-    "HourState": "ledger",
-    "LedgerStatus": "ledger",
-    "MarketplaceMeteringClient": "client",
-    "RetryPolicy": "retries",
-    "UsageLedger": "ledger",
+_NAMES_OF: Final = {
+    "client": ["MarketplaceMeteringClient"],
+    "clock": ["Clock", "SystemClock"],
+    "coalescing": ["Coalesced", "Coalescer", "HeldHour", "coalesce"],
+    "events": ["LoggingObserver", "Observer"],
+    "ledger": ["HourState", "LedgerStatus", "UsageLedger"],
+    "limits": ["ServiceMetadata"],
+    "pacing": ["AdaptivePacer", "Pacer"],
+    "records": ["Tag", "UsageAllocation", "UsageRecord"],
+    "results": [
+        "BatchMeterUsageResult",
+        "MeterUsageResult",
+        "RecordResult",
+        "RecordStatus",
+        "RegisterUsageResult",
+        "ResolveCustomerResult",
+    ],
+    "retries": ["RetryPolicy"],
 }
+_HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is there under the name
-    """Import what is heavy when it is asked for: pytest loads our plugin in every project."""
-    if name not in _HEAVY:
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import what is asked for: pytest loads our plugin in every project, used or not."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)
+    home = _HOMES.get(name, "errors")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found

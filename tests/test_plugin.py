@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import marketplace_metering_async as package
 from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
 from marketplace_metering_async.records import Tag
 from marketplace_metering_async.sandbox import Book, Fault, Kind, Sandbox, SandboxClock
@@ -321,3 +322,11 @@ def _moved(record: UsageRecord, now: datetime) -> UsageRecord:
     """Return the record as of the real time, which the client goes by."""
     members = record.to_boto() | {"Timestamp": now - (NOW - record.timestamp)}
     return UsageRecord.from_boto(members | {"ProductCode": record.product_code})
+
+
+def test_the_package_has_what_it_names() -> None:
+    """
+    Though it imports a name only when it is asked for it.
+    """
+    assert [] == [name for name in package.__all__ if not hasattr(package, name)]
+    assert not hasattr(package, "nothing")

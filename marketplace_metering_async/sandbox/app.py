@@ -136,7 +136,12 @@ class Service:
         body = await body_of(request, _LARGEST_BODY)
         visit.size = len(body)
         visit.signed = signed = check(
-            request.headers, request.path, body, sandbox.access_keys, now=datetime.now(UTC)
+            request.headers,
+            request.path,
+            body,
+            sandbox.access_keys,
+            now=datetime.now(UTC),
+            sandbox_now=sandbox.clock.now(),
         )
         sandbox.quota_of(signed, visit.operation).require(asyncio.get_running_loop().time())
         visit.members = members = _members(body, sandbox.book.rules.most_bytes)
