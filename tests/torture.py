@@ -251,7 +251,7 @@ class Victims:
 
 def serve(begun: float, pipe: int, seed: int) -> None:
     """Run the sandbox until killed; it says where on the pipe."""
-    signatures._SKEW = timedelta(days=30)  # minutes go by between signing and reading
+    signatures._SKEW = timedelta(days=30)  # type: ignore[misc] # minutes go by between signing and reading
 
     async def run() -> None:
         faults = [Fault(kind=kind, share=share) for kind, share in FAULTS]
