@@ -5,6 +5,8 @@ Usage metering for AWS Marketplace from asyncio.
 on each; `coalesce()` adds events up to hourly records.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
@@ -17,6 +19,7 @@ from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     DisabledApiException,
     DuplicateRequestException,
+    EventConflictError,
     ExpiredTokenException,
     IdempotencyConflictException,
     InternalServiceErrorException,
@@ -33,6 +36,11 @@ from marketplace_metering_async.errors import (
     InvalidTokenException,
     InvalidUsageAllocationsException,
     InvalidUsageDimensionException,
+    LateUsageError,
+    LedgerClosedError,
+    LedgerElsewhereError,
+    LedgerError,
+    LedgerUnusableError,
     LeftUnprocessedError,
     MarketplaceMeteringException,
     MeteringError,
@@ -64,6 +72,9 @@ from marketplace_metering_async.results import (
 )
 from marketplace_metering_async.retries import RetryPolicy
 
+if TYPE_CHECKING:
+    from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+
 __all__ = [
     "AdaptivePacer",
     "BatchMeterUsageError",
@@ -78,8 +89,10 @@ __all__ = [
     "DeliveryTimeoutError",
     "DisabledApiException",
     "DuplicateRequestException",
+    "EventConflictError",
     "ExpiredTokenException",
     "HeldHour",
+    "HourState",
     "IdempotencyConflictException",
     "InternalServiceErrorException",
     "InvalidAnswerError",
@@ -95,6 +108,12 @@ __all__ = [
     "InvalidTokenException",
     "InvalidUsageAllocationsException",
     "InvalidUsageDimensionException",
+    "LateUsageError",
+    "LedgerClosedError",
+    "LedgerElsewhereError",
+    "LedgerError",
+    "LedgerStatus",
+    "LedgerUnusableError",
     "LeftUnprocessedError",
     "LoggingObserver",
     "MarketplaceMeteringClient",
@@ -124,7 +143,19 @@ __all__ = [
     "TransportError",
     "UnexpectedError",
     "UsageAllocation",
+    "UsageLedger",
     "UsageRecord",
     "Violation",
     "coalesce",
 ]
+
+_OF_THE_LEDGER = ("HourState", "LedgerStatus", "UsageLedger")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the ledger has under the name
+    """Import the ledger when it is asked for: who only sends records need not wait for it."""
+    if name in _OF_THE_LEDGER:
+        from marketplace_metering_async import ledger  # noqa: PLC0415
+
+        return getattr(ledger, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,7 +31,7 @@ from marketplace_metering_async.results import (
     ResolveCustomerResult,
 )
 from marketplace_metering_async.retries import RetryPolicy, retrying
-from marketplace_metering_async.signing import Signer
+from marketplace_metering_async.signing import Endpoint, Signer
 from marketplace_metering_async.transport import Transport
 from marketplace_metering_async.triage import Fault, triage
 
@@ -121,6 +121,20 @@ class MarketplaceMeteringClient:
             attempt_timeout=self._policy.attempt_timeout,
             max_concurrency=max_concurrency,
         )
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When it sends again and when it gives up."""
+        return self._policy
+
+    async def endpoint(self) -> Endpoint:
+        """
+        Return the URL and region that requests go to, found as the first call would.
+
+        Raises:
+            ClientClosedError, ConfigurationError: as `batch_meter_usage`.
+        """
+        return await self._caller.open()
 
     async def batch_meter_usage(
         self,

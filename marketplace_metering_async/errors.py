@@ -18,6 +18,12 @@ Every exception of the package, and whose fault an error is.
     │   ├── LeftUnprocessedError                the service did not get to the record
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
     │   ├── UnexpectedError                     something broke that should not
+    │   ├── LedgerError                         the ledger could not do it; nothing was stored
+    │   │   ├── LedgerClosedError               used after aclose()
+    │   │   ├── LedgerUnusableError             damaged, too new, or where it must not be
+    │   │   ├── LedgerElsewhereError            (also a ConfigurationError) for another region
+    │   │   ├── EventConflictError              a known event id with other content
+    │   │   └── LateUsageError                  late usage that was to be refused
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
     ├── MarketplaceMeteringException            the service answered, and the answer was no
     │   └── ThrottlingException, InvalidProductCodeException, … (one for each modelled error)
@@ -27,6 +33,7 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
@@ -318,6 +325,71 @@ class UnexpectedError(SdkClientError):
     def __init__(self, cause: str) -> None:
         self.cause = cause
         super().__init__(cause)
+
+
+class LedgerError(SdkClientError):
+    """The ledger could not do it: its database is locked, full, read-only, or gone."""
+
+    advice = "Nothing was stored. Mend what the text names and call again with the same event id."
+
+
+class LedgerClosedError(LedgerError):
+    """The ledger is closed, or was never opened."""
+
+    advice = "Open the ledger with `async with`, and finish your calls before it ends."
+
+
+class LedgerUnusableError(LedgerError):
+    """The database cannot hold a ledger, or not one that this version may touch."""
+
+    advice = "Nothing was changed. Do what the text says, or open another ledger."
+
+
+class LedgerElsewhereError(LedgerError, ConfigurationError):
+    """The ledger's records belong to another region or host than the client's."""
+
+    advice = (
+        "A record sent in a second region is billed a second time. Use a client of the ledger's "
+        "own region and endpoint, and another ledger for another one."
+    )
+
+
+class EventConflictError(LedgerError):
+    """
+    A known event id came with other content; what came first stands.
+
+    Attributes:
+        event_id: The caller's name for the usage.
+    """
+
+    advice = "Give each piece of usage an event id of its own, and repeat it unchanged."
+
+    def __init__(self, event_id: str) -> None:
+        self.event_id = event_id
+        super().__init__(event_id)
+
+    def __str__(self) -> str:
+        """Name the event."""
+        return f"event_id {self.event_id!r} is known with other content; nothing was added"
+
+
+class LateUsageError(LedgerError):
+    """
+    The hour of the usage is sealed, and the ledger was opened with `late="refuse"`.
+
+    Attributes:
+        at: When it happened (UTC).
+    """
+
+    advice = "Meter it in a later hour by giving another `at`, or open the ledger with late=carry."
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+        super().__init__(at)
+
+    def __str__(self) -> str:
+        """Name the time."""
+        return f"the hour of {self.at:%Y-%m-%dT%H:%M:%SZ} takes no more usage; nothing was added"
 
 
 class RecordNotMeteredError(SdkClientError):

@@ -102,8 +102,25 @@ class BatchEnded:
     seconds: float
 
 
+@frozen(kw_only=True)
+class UsageEnded:
+    """Records of the ledger have ended without being metered; *state* is the ledger's word."""
+
+    state: str
+    records: int
+
+
 Event = (
-    CallEnded | Retrying | Throttled | Paused | Isolating | Isolated | Settled | Warned | BatchEnded
+    CallEnded
+    | Retrying
+    | Throttled
+    | Paused
+    | Isolating
+    | Isolated
+    | Settled
+    | Warned
+    | BatchEnded
+    | UsageEnded
 )
 
 
@@ -138,6 +155,8 @@ class LoggingObserver:
                 _logger.warning("sending stopped for %s: %s", product or "all products", error)
             case Warned(text=text):
                 _logger.warning("%s", text)
+            case UsageEnded(state=state, records=records):
+                _logger.warning("%d records of the ledger ended as %s", records, state)
             case _ if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("%s", event)
 

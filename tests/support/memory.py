@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -36,7 +37,7 @@ class MemoryService:
         fault_of: FaultOf = lambda number, body: None,
         *,
         book: Book | None = None,
-        clock: VirtualClock | None = None,
+        clock: Clock | None = None,
         seed: int = 0,
     ) -> None:
         self.book = Book() if book is None else book
@@ -45,7 +46,7 @@ class MemoryService:
         self.in_flight = 0
         self.most_in_flight = 0
         self._fault_of = fault_of
-        self._clock = clock or VirtualClock()
+        self._clock: Clock = clock or VirtualClock()
         self._random = Random(seed)
 
     @property
