@@ -5,6 +5,7 @@ Usage metering for AWS Marketplace from asyncio.
 on each; `coalesce()` adds events up to hourly records.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
@@ -36,6 +37,7 @@ from marketplace_metering_async.errors import (
     InvalidTokenException,
     InvalidUsageAllocationsException,
     InvalidUsageDimensionException,
+    KeyAlreadySentError,
     LateUsageError,
     LedgerClosedError,
     LedgerElsewhereError,
@@ -73,6 +75,7 @@ from marketplace_metering_async.results import (
 from marketplace_metering_async.retries import RetryPolicy
 
 if TYPE_CHECKING:
+    from marketplace_metering_async.batcher import UsageBatcher
     from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
 
 __all__ = [
@@ -108,6 +111,7 @@ __all__ = [
     "InvalidTokenException",
     "InvalidUsageAllocationsException",
     "InvalidUsageDimensionException",
+    "KeyAlreadySentError",
     "LateUsageError",
     "LedgerClosedError",
     "LedgerElsewhereError",
@@ -143,19 +147,24 @@ __all__ = [
     "TransportError",
     "UnexpectedError",
     "UsageAllocation",
+    "UsageBatcher",
     "UsageLedger",
     "UsageRecord",
     "Violation",
     "coalesce",
 ]
 
-_OF_THE_LEDGER = ("HourState", "LedgerStatus", "UsageLedger")
+_WHERE = {
+    "HourState": "ledger",
+    "LedgerStatus": "ledger",
+    "UsageBatcher": "batcher",
+    "UsageLedger": "ledger",
+}
+"""What is imported when it is asked for: who only sends records need not wait for it."""
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the ledger has under the name
-    """Import the ledger when it is asked for: who only sends records need not wait for it."""
-    if name in _OF_THE_LEDGER:
-        from marketplace_metering_async import ledger  # noqa: PLC0415
-
-        return getattr(ledger, name)
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has under the name
+    """Import a part that not everybody needs."""
+    if name in _WHERE:
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

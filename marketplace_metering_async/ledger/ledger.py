@@ -26,7 +26,7 @@ from marketplace_metering_async.ledger import intake, moving, reports
 from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
-from marketplace_metering_async.ledger.relay import Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
 from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction, no_failure
 from marketplace_metering_async.ledger.states import ENDED, CustomerKey, HourState, Usage, UsageKey
@@ -62,8 +62,13 @@ class UsageLedger:
         clock: Clock | None = None,
         observer: Observer | None = None,
         reach: FailPoint = no_failure,
+        slice_seconds: float = SLICE,
     ) -> None:
-        """Use *database*; see `open`, which is the way to make one."""
+        """
+        Use *database*; see `open`, which is the way to make one.
+
+        A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
+        """
         if grace < 0:
             raise ValueError(f"grace: expected 0 seconds or more, got {grace}")
         if late not in ("carry", "refuse"):
@@ -74,6 +79,7 @@ class UsageLedger:
         self._clock = SystemClock() if clock is None else clock
         self._observer = LoggingObserver() if observer is None else observer
         self._reach = reach
+        self._slice = slice_seconds
         self._is_open = False
         self._waiting: deque[tuple[Usage, asyncio.Future[AddedUsage]]] = deque()
         self._committing: asyncio.Task[None] | None = None
@@ -449,6 +455,7 @@ class UsageLedger:
             client,
             self._database,
             stop=asyncio.Event() if stop is None else stop,
+            slice_seconds=self._slice,
             clock=self._clock,
             observer=self._observer,
             reach=self._reach,

@@ -61,6 +61,7 @@ async def claim(
     tx: Transaction,
     now: int,
     *,
+    begun: int,
     limit: int,
     lease: float,
     region_name: str,
@@ -79,13 +80,14 @@ async def claim(
         "hour.fence, hour.attempts, hour.ambiguous, hour.crashes, hour.lease_until, hour.urgent, "
         "usage_key.name, usage_key.license_product "
         "FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id "
-        "WHERE hour.state = 'frozen' AND hour.not_before <= :now "
+        "WHERE hour.state = 'frozen' AND hour.not_before <= :begun "
         "AND hour.region_name = :region_name "
         f"AND (hour.lease_until IS NULL OR hour.lease_until <= {clock} "
         f"OR hour.lease_until > {clock} + CAST(:lease AS double precision)) "
         f"AND usage_key.product_code NOT IN {tx.dialect.texts('without')} "
         "ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT :limit " + _of_hour(tx),
         now=now,
+        begun=begun,
         lease=lease,
         region_name=region_name,
         without=list(without),

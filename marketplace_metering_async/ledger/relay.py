@@ -31,9 +31,10 @@ from marketplace_metering_async.triage import Fault, triage
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000
 """Eight seconds of the quota: enough for full chunks, few enough to go by deadline."""
-_SLICE: Final = 60.0
+SLICE: Final = 60.0
 """Seconds after which no more of a claim is sent, so that it surely ends before its lease."""
-_LEASE_MARGIN: Final = 30.0
+_LEASE_MARGIN: Final = 0.5
+"""The share of a slice that settling may take."""
 _SETTLED_AT_ONCE: Final = 250
 _LONGEST_WAIT: Final = 30.0
 """Seconds between two looks at the ledger: other processes add to it, too."""
@@ -79,6 +80,7 @@ class Relay:
         database: Database,
         *,
         stop: asyncio.Event,
+        slice_seconds: float,
         clock: Clock,
         observer: Observer,
         reach: FailPoint,
@@ -91,6 +93,7 @@ class Relay:
         self._reach = reach
         self._region_name = ""
         self._stop = stop
+        self._slice = slice_seconds
         self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
         self._alarm = 0.0
 
@@ -99,10 +102,11 @@ class Relay:
         if not self._region_name:
             await self._bind()
         report = RelayReport()
+        begun = self._now()
         while not self._stop.is_set() and report.stopped_by is None:
             sealed = await self._seal()
             report.sealed += sealed
-            claimed = await self._claim()
+            claimed = await self._claim(begun)
             if claimed:
                 await self._deliver(claimed, report)
             elif sealed < _SEALED_AT_ONCE:
@@ -161,14 +165,16 @@ class Relay:
             lambda tx: outlet.seal(tx, now, _SEALED_AT_ONCE, self._region_name, self._reach)
         )
 
-    async def _claim(self) -> list[FrozenHour]:
+    async def _claim(self, begun: int) -> list[FrozenHour]:
+        """Claim what could go when the round had *begun*: what comes back waits for the next."""
         now, monotonic = self._now(), self._clock.monotonic()
         self._paused = {p: until for p, until in self._paused.items() if until > monotonic}
-        lease = _SLICE + self._client.retry.attempt_timeout + _LEASE_MARGIN
+        lease = self._slice * (1 + _LEASE_MARGIN) + self._client.retry.attempt_timeout
         claimed = await self._database.run(
             lambda tx: outlet.claim(
                 tx,
                 now,
+                begun=begun,
                 limit=_CLAIMED_AT_ONCE,
                 lease=lease,
                 region_name=self._region_name,
@@ -202,7 +208,7 @@ class Relay:
                 await self._settle(known, report)
 
     async def _end_slice(self, ending: asyncio.Event) -> None:
-        await self._rest(_SLICE)
+        await self._rest(self._slice)
         ending.set()
 
     def _settlement(

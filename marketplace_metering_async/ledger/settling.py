@@ -15,7 +15,9 @@ from marketplace_metering_async.triage import Fault, triage
 
 _FIRST_PAUSE: Final = 5
 _LONGEST_PAUSE: Final = 300
-_OF_THE_ACCOUNT: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK, Fault.PRODUCT)
+_AHEAD: Final = 3 * 3600
+"""Seconds by which a clock of ours may have been ahead: a younger record is held, not ended."""
+_OF_THE_ACCOUNT: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK)
 
 
 def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlement:
@@ -46,6 +48,8 @@ def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bo
             return HourState.MAYBE_OURS if ambiguous else HourState.CONFLICT
         case RecordStatus.CUSTOMER_NOT_SUBSCRIBED:
             return HourState.NOT_SUBSCRIBED
+        case RecordStatus.REJECTED if _may_be_early(claimed, result.error, now):
+            return HourState.FROZEN
         case RecordStatus.REJECTED:
             late = isinstance(result.error, OutOfWindowError) or (
                 over and isinstance(result.error, TimestampOutOfBoundsException)
@@ -56,6 +60,12 @@ def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bo
         ):
             return HourState.TOO_LATE
     return HourState.FROZEN
+
+
+def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) -> bool:
+    """Whether a clock that ran ahead may have sealed the hour before the service's was over."""
+    young = now - claimed.record.epoch < _AHEAD
+    return young and isinstance(error, OutOfWindowError | TimestampOutOfBoundsException)
 
 
 def _pause(attempts: int, error: MeteringError | None) -> int:

