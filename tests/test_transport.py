@@ -18,17 +18,20 @@ from support.certificates import Authority, new_authority
 from support.loopback import Connection, Loopback, Script, serve
 
 from marketplace_metering_async import transport as wire
+from marketplace_metering_async.calls import new_transport
+from marketplace_metering_async.direct import DirectTransport
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     InvalidAnswerError,
     TransportError,
 )
+from marketplace_metering_async.proxied import ProxiedTransport
 from marketplace_metering_async.transport import (
     LARGEST_ANSWER,
-    AiohttpTransport,
     Request,
     Response,
+    Transport,
     TransportSettings,
 )
 
@@ -50,10 +53,10 @@ def request(url: str, body: bytes = b'{"UsageRecords":[]}') -> Request:
     return Request(url, headers, body)
 
 
-@pytest.fixture
-async def transport() -> AsyncIterator[AiohttpTransport]:
-    """A transport with four connections that leaves no task behind."""
-    transport = AiohttpTransport(TransportSettings(max_connections=4))
+@pytest.fixture(params=[DirectTransport, ProxiedTransport])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
+    """A transport with four connections that leaves no task behind; the proxied without proxy."""
+    transport: Transport = request.param(TransportSettings(max_connections=4))
     before = asyncio.all_tasks()
     yield transport
     await transport.aclose()
@@ -67,7 +70,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return new_authority(tmp_path_factory.mktemp("authority"))
 
 
-async def failure(transport: AiohttpTransport, url: str, **more: Any) -> TransportError:
+async def failure(transport: Transport, url: str, **more: Any) -> TransportError:
     """Return the TransportError that a request to *url* ends in, checked for secrets."""
     body: bytes = more.get("body", b"{}")
     with pytest.raises(TransportError) as caught:
@@ -83,7 +86,7 @@ async def failure(transport: AiohttpTransport, url: str, **more: Any) -> Transpo
 # What is sent, and what comes back.
 
 
-async def test_a_request_goes_out_as_it_was_signed(transport: AiohttpTransport) -> None:
+async def test_a_request_goes_out_as_it_was_signed(transport: Transport) -> None:
     """The signed headers go out once and unchanged, and nothing is added that tells of us."""
     async with Loopback() as server:
         await transport.send(request(server.url, b"body"), timeout=5)
@@ -100,14 +103,14 @@ async def test_a_request_goes_out_as_it_was_signed(transport: AiohttpTransport) 
     }
 
 
-async def test_a_path_goes_out_as_it_was_signed(transport: AiohttpTransport) -> None:
+async def test_a_path_goes_out_as_it_was_signed(transport: Transport) -> None:
     """The URL is not quoted anew on its way."""
     async with Loopback() as server:
         await transport.send(request(f"{server.url}/a%2Fb/./c~"), timeout=5)
     assert server.requests[0].start == "POST /a%2Fb/./c~ HTTP/1.1"
 
 
-async def test_an_answer_comes_back_whole(transport: AiohttpTransport) -> None:
+async def test_an_answer_comes_back_whole(transport: Transport) -> None:
     """Status, body and headers come back; header names are of any letter case."""
 
     async def script(connection: Connection) -> None:
@@ -120,7 +123,7 @@ async def test_an_answer_comes_back_whole(transport: AiohttpTransport) -> None:
     assert response.headers.get("X-AMZN-REQUESTID") == "id"
 
 
-async def test_every_status_is_an_answer(transport: AiohttpTransport) -> None:
+async def test_every_status_is_an_answer(transport: Transport) -> None:
     """
     Any status from 200 to 599 comes back as it is.
 
@@ -141,7 +144,7 @@ async def test_every_status_is_an_answer(transport: AiohttpTransport) -> None:
 
 
 @pytest.mark.parametrize("interim", [100, 102, 103, 199])
-async def test_interim_answers_are_passed_over(transport: AiohttpTransport, interim: int) -> None:
+async def test_interim_answers_are_passed_over(transport: Transport, interim: int) -> None:
     """
     An answer of class 1xx is not the answer.
 
@@ -157,7 +160,7 @@ async def test_interim_answers_are_passed_over(transport: AiohttpTransport, inte
         assert (await transport.send(request(server.url), timeout=5)).body == b"the answer"
 
 
-async def test_an_upgrade_is_not_taken(transport: AiohttpTransport) -> None:
+async def test_an_upgrade_is_not_taken(transport: Transport) -> None:
     """
     An offer to switch protocols is an answer like any other, and its connection is not kept.
 
@@ -177,7 +180,7 @@ async def test_an_upgrade_is_not_taken(transport: AiohttpTransport) -> None:
         assert server.accepted == 2
 
 
-async def test_an_answer_before_the_request_was_read(transport: AiohttpTransport) -> None:
+async def test_an_answer_before_the_request_was_read(transport: Transport) -> None:
     """A refusal that comes while the body is still going out is the answer."""
 
     async def script(connection: Connection) -> None:
@@ -193,7 +196,7 @@ async def test_an_answer_before_the_request_was_read(transport: AiohttpTransport
 # Connections.
 
 
-async def test_a_connection_is_kept(transport: AiohttpTransport) -> None:
+async def test_a_connection_is_kept(transport: Transport) -> None:
     """Requests that follow each other share a connection."""
     async with Loopback() as server:
         for _ in range(20):
@@ -201,7 +204,7 @@ async def test_a_connection_is_kept(transport: AiohttpTransport) -> None:
         assert server.accepted == 1
 
 
-async def test_connections_are_bounded(transport: AiohttpTransport) -> None:
+async def test_connections_are_bounded(transport: Transport) -> None:
     """Twenty requests at once take no more than the four connections of the settings."""
     async with Loopback() as server:
         sends = [transport.send(request(server.url), timeout=5) for _ in range(20)]
@@ -209,7 +212,7 @@ async def test_connections_are_bounded(transport: AiohttpTransport) -> None:
         assert (len(server.requests), server.most_open) == (20, 4)
 
 
-async def test_connections_that_are_not_kept(transport: AiohttpTransport) -> None:
+async def test_connections_that_are_not_kept(transport: Transport) -> None:
     """
     A server that closes after each answer is served by a new connection each time.
 
@@ -227,7 +230,7 @@ async def test_connections_that_are_not_kept(transport: AiohttpTransport) -> Non
 
 
 async def test_an_address_that_is_dead_is_passed_over(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     Where a name has two addresses and the first refuses, the second is used.
@@ -254,7 +257,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 # No answer, and whether the request may have arrived.
 
 
-async def test_nobody_listens(transport: AiohttpTransport) -> None:
+async def test_nobody_listens(transport: Transport) -> None:
     """
     A refused connection is no answer, and nothing was sent.
 
@@ -269,7 +272,7 @@ async def test_nobody_listens(transport: AiohttpTransport) -> None:
 
 
 async def test_a_name_that_is_not_known(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A name that cannot be resolved is named, and nothing was sent; it may be known later.
@@ -290,9 +293,7 @@ async def test_a_name_that_is_not_known(
     assert error.sent is False
 
 
-async def test_a_resolver_that_hangs(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_resolver_that_hangs(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The time limit covers the name's resolution, and then nothing was sent.
 
@@ -308,7 +309,7 @@ async def test_a_resolver_that_hangs(
 
 
 async def test_a_connection_that_is_never_taken(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The time limit covers the connection, and then nothing was sent.
@@ -325,7 +326,7 @@ async def test_a_connection_that_is_never_taken(
 
 
 async def test_connecting_takes_a_part_of_the_time(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     An attempt with much time left ends early where no connection comes about.
@@ -337,7 +338,7 @@ async def test_connecting_takes_a_part_of_the_time(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
-    monkeypatch.setattr(wire, "_CONNECT_TIMEOUT", SHORT)
+    monkeypatch.setattr(wire, "CONNECT_TIMEOUT", SHORT)
     async with asyncio.timeout(10):
         error = await failure(transport, "http://127.0.0.1:1", timeout=30)
     assert (error.reason, error.sent) == ("no connection in time", False)
@@ -383,7 +384,7 @@ async def drips_interim_answers(connection: Connection) -> None:
 @pytest.mark.parametrize(
     "script", [stalls, stalls_in_the_head, stalls_in_the_body, drips, drips_interim_answers]
 )
-async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, script: Script) -> None:
+async def test_the_time_limit_cannot_be_evaded(transport: Transport, script: Script) -> None:
     """
     The limit is for the whole attempt, however the time is spent; the connection is dropped.
 
@@ -396,7 +397,7 @@ async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, scri
         assert (await transport.send(request(server.url), timeout=5)).status == 200
 
 
-async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
+async def test_a_server_that_stops_reading(transport: Transport) -> None:
     """
     A large request that is not read runs out of time, and the next takes a fresh connection.
 
@@ -419,7 +420,7 @@ async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
         assert server.accepted == 2
 
 
-async def test_an_idle_connection_that_was_closed(transport: AiohttpTransport) -> None:
+async def test_an_idle_connection_that_was_closed(transport: Transport) -> None:
     """
     A connection that the server closes under the request is no answer; the next one is fresh.
 
@@ -515,7 +516,7 @@ async def sends_an_endless_line(connection: Connection) -> None:
     ],
 )
 async def test_an_answer_that_does_not_come_whole(
-    transport: AiohttpTransport, script: Script, reason: str
+    transport: Transport, script: Script, reason: str
 ) -> None:
     """
     A lost or broken answer may stand for a request that was acted upon.
@@ -532,7 +533,7 @@ async def test_an_answer_that_does_not_come_whole(
 # Answers that are refused.
 
 
-async def test_a_compression_bomb(transport: AiohttpTransport) -> None:
+async def test_a_compression_bomb(transport: Transport) -> None:
     """
     A compressed answer is refused unread, so that it cannot fill the memory.
 
@@ -582,7 +583,7 @@ async def sends_for_ever(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("script", [declares_too_much, chunks_for_ever, sends_for_ever])
-async def test_an_answer_that_is_too_large(transport: AiohttpTransport, script: Script) -> None:
+async def test_an_answer_that_is_too_large(transport: Transport, script: Script) -> None:
     """
     An answer above the bound is refused, whether it tells its length or not.
 
@@ -594,7 +595,7 @@ async def test_an_answer_that_is_too_large(transport: AiohttpTransport, script: 
         await server.all_closed()
 
 
-async def test_the_largest_answer(transport: AiohttpTransport) -> None:
+async def test_the_largest_answer(transport: Transport) -> None:
     """An answer as large as the bound is taken, and its connection kept."""
 
     async def script(connection: Connection) -> None:
@@ -612,7 +613,7 @@ async def test_the_largest_answer(transport: AiohttpTransport) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_not_followed(transport: AiohttpTransport, status: int) -> None:
+async def test_redirects_are_not_followed(transport: Transport, status: int) -> None:
     """
     A redirect is an answer; the other origin hears nothing.
 
@@ -629,9 +630,7 @@ async def test_redirects_are_not_followed(transport: AiohttpTransport, status: i
         assert (other.accepted, other.requests) == (0, [])
 
 
-async def test_cookies_are_not_kept(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cookies_are_not_kept(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cookie that the service sets is not sent back."""
     names(monkeypatch, "127.0.0.1")  # cookies of bare addresses are not kept anyway
 
@@ -647,7 +646,7 @@ async def test_cookies_are_not_kept(
 
 
 async def test_neither_netrc_nor_proxies_of_the_environment(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
     The transport takes nothing from the environment: no password of `.netrc`, no proxy.
@@ -675,7 +674,7 @@ def test_secrets_stay_out_of_repr() -> None:
         request("https://host", TOKEN.encode()),
         Response(200, {"a": TOKEN}, TOKEN.encode()),
         TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128"),
-        AiohttpTransport(TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128")),
+        new_transport(TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128")),
     ]
     assert "canary" not in repr(values)
 
@@ -704,9 +703,9 @@ async def test_tls_with_a_bundle(authority: Authority) -> None:
 
 
 @asynccontextmanager
-async def trusting(authority: Authority, **more: Any) -> AsyncIterator[AiohttpTransport]:
+async def trusting(authority: Authority, **more: Any) -> AsyncIterator[Transport]:
     """A transport that trusts *authority*."""
-    transport = AiohttpTransport(TransportSettings(ca_bundle=authority.bundle, **more))
+    transport = new_transport(TransportSettings(ca_bundle=authority.bundle, **more))
     yield transport
     await transport.aclose()
 
@@ -735,9 +734,7 @@ async def test_a_certificate_that_does_not_fit(
         assert server.requests == []
 
 
-async def test_an_authority_that_is_not_known(
-    authority: Authority, transport: AiohttpTransport
-) -> None:
+async def test_an_authority_that_is_not_known(authority: Authority, transport: Transport) -> None:
     """
     A server that only its own authority knows is refused by those who have another bundle.
 
@@ -811,7 +808,7 @@ async def test_a_bundle_that_cannot_be_read(tmp_path: Path, content: str | None)
     bundle = tmp_path / "bundle.pem"
     if content is not None:
         bundle.write_text(content)
-    transport = AiohttpTransport(TransportSettings(ca_bundle=str(bundle)))
+    transport = new_transport(TransportSettings(ca_bundle=str(bundle)))
     with pytest.raises(ConfigurationError, match=f"^cannot read the certificates of {bundle}: "):
         await transport.send(request("https://127.0.0.1:1"), timeout=5)
     await transport.aclose()
@@ -872,9 +869,9 @@ async def test_through_a_proxy(authority: Authority, scheme: str) -> None:
     assert server.requests[0].header("proxy-authorization") is None
 
 
-def proxied(tunnel: Loopback) -> AiohttpTransport:
+def proxied(tunnel: Loopback) -> Transport:
     """Return a transport that goes through *tunnel* with a password."""
-    return AiohttpTransport(
+    return new_transport(
         TransportSettings(proxy_url=f"http://u:{PASSWORD}@127.0.0.1:{tunnel.port}")
     )
 
@@ -968,7 +965,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def cancelled(transport: AiohttpTransport, url: str, at: Callable[[], bool]) -> None:
+async def cancelled(transport: Transport, url: str, at: Callable[[], bool]) -> None:
     """Send a request and cancel it as soon as *at* holds."""
     task = asyncio.create_task(transport.send(request(url), timeout=5))
     await until(at)
@@ -978,7 +975,7 @@ async def cancelled(transport: AiohttpTransport, url: str, at: Callable[[], bool
 
 
 @pytest.mark.parametrize("script", [stalls, stalls_in_the_head, stalls_in_the_body])
-async def test_cancelling_drops_the_connection(transport: AiohttpTransport, script: Script) -> None:
+async def test_cancelling_drops_the_connection(transport: Transport, script: Script) -> None:
     """
     A request that is cancelled while its answer is awaited leaves no connection to the next.
 
@@ -991,7 +988,7 @@ async def test_cancelling_drops_the_connection(transport: AiohttpTransport, scri
 
 
 async def test_cancelling_before_anything_is_sent(
-    transport: AiohttpTransport,
+    transport: Transport,
 ) -> None:
     """
     A request that is cancelled while connecting sends nothing, and gives its place back.
@@ -1010,7 +1007,7 @@ async def test_cancelling_before_anything_is_sent(
         assert (await transport.send(request(other.url), timeout=5)).status == 200
 
 
-async def test_closing_with_a_request_under_way(transport: AiohttpTransport) -> None:
+async def test_closing_with_a_request_under_way(transport: Transport) -> None:
     """
     Closing ends requests that wait for an answer; they may have been acted upon.
 
@@ -1030,7 +1027,7 @@ async def test_closing_twice() -> None:
 
     Covers: C12.
     """
-    transport = AiohttpTransport(TransportSettings())
+    transport = new_transport(TransportSettings())
     async with Loopback() as server:
         await transport.send(request(server.url), timeout=5)
         await asyncio.gather(transport.aclose(), transport.aclose())
@@ -1042,7 +1039,7 @@ async def test_closed_means_closed() -> None:
     """After closing, nothing is sent, whether anything was before or not."""
     async with Loopback() as server:
         for first in (False, True):
-            transport = AiohttpTransport(TransportSettings())
+            transport = new_transport(TransportSettings())
             if first:
                 await transport.send(request(server.url), timeout=5)
             await transport.aclose()
@@ -1076,8 +1073,8 @@ async def test_closing_does_not_wait_for_a_dead_server(authority: Authority) -> 
 
 def test_one_is_made_anywhere() -> None:
     """A transport can be made without a running loop and on another thread."""
-    made: list[AiohttpTransport] = []
-    thread = threading.Thread(target=lambda: made.append(AiohttpTransport(TransportSettings())))
+    made: list[Transport] = []
+    thread = threading.Thread(target=lambda: made.append(new_transport(TransportSettings())))
     thread.start()
     thread.join()
 
