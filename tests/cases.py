@@ -21,7 +21,7 @@ _RELEASE = "of the release process: there has been no release"
 LEFT_OUT: Final = {
     "T04": "there is no token quota of retries; an ill service is probed one call at a time (T03)",
     "T07": "relays take their turns through the database, however many seal at once",
-    "C06": "a commit lands though its caller is cancelled; its event id makes a repetition harmless",
+    "C06": "a commit lands though its caller is cancelled; its event id makes repeating harmless",
     "C13": "the ledger has on disk what it acknowledged, however the loop ends (test_torture)",
     "C21": "a blocked loop lets a lease run out, which the fence covers (M02)",
     "C24": "nothing of the client runs outside a call, so nothing can hang at the exit",
