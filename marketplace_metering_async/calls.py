@@ -34,6 +34,9 @@ _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
 
+_TURN: Final = 0.003
+"""Seconds that a client works in one turn of the event loop."""
+
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""
 
@@ -83,6 +86,7 @@ class Caller:
         self.places = asyncio.Semaphore(max_concurrency)
         self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
         self._call_ended = asyncio.Event()  # set and replaced whenever a call ends
+        self._turn_began: float | None = None  # when work began in this turn of the event loop
 
     @property
     def is_open(self) -> bool:
@@ -145,6 +149,24 @@ class Caller:
             else:
                 await self.sleep(wait, halt)
         return False
+
+    async def turn(self) -> None:
+        """
+        Wait for a turn of the event loop in which this client has not worked for long yet.
+
+        Answers come in crowds; without this, all of a crowd would be dealt with in one turn.
+        """
+        while True:
+            now = self.clock.monotonic()
+            if self._turn_began is None:
+                self._turn_began = now
+                asyncio.get_running_loop().call_soon(self._next_turn)
+            if now - self._turn_began < _TURN:
+                return
+            await asyncio.sleep(0)
+
+    def _next_turn(self) -> None:
+        self._turn_began = None
 
     def end(self, how: CallEnd, retry_after: float | None) -> None:
         """Tell the pacer how a call ended, and whoever waits for that."""

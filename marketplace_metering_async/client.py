@@ -123,6 +123,11 @@ class MarketplaceMeteringClient:
         )
 
     @property
+    def caller(self) -> Caller:
+        """What makes its calls; for the package's own parts."""
+        return self._caller
+
+    @property
     def retry(self) -> RetryPolicy:
         """When it sends again and when it gives up."""
         return self._policy

@@ -7,6 +7,7 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── InvalidRecordTypeError          (also a TypeError)
     │   │   └── OutOfWindowError                too old or too new for the service
     │   ├── ConflictingRecordsError             two records of one key in a batch
+    │   │   └── KeyAlreadySentError             one of them went out before
     │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
     │   ├── RecordOfRefusedKindError            the service refused its like earlier in the batch
     │   ├── ConfigurationError                  region, credentials, endpoint, arguments
@@ -155,6 +156,30 @@ class ConflictingRecordsError(SdkClientError):
         return (
             f"records[{shown}{more}] have one key (product or license, customer, dimension, hour) "
             "but differ; the service keeps only the first of a key, so none was sent"
+        )
+
+
+class KeyAlreadySentError(ConflictingRecordsError):
+    """
+    A record of the same key (license or product, customer, dimension, hour) went out before.
+
+    The service keeps the first, so this one, which differs, was not sent.
+
+    Attributes:
+        positions: Of the record that went out, and of this one, as the batcher counts them.
+    """
+
+    advice = (
+        "Meter one finished record an hour: add usage up with coalesce(), or keep it in a "
+        "UsageLedger, which does so. What went out first stands."
+    )
+
+    def __str__(self) -> str:
+        """Name the positions."""
+        first, this = self.positions
+        return (
+            f"record {this} has the key (product or license, customer, dimension, hour) of "
+            f"record {first}, which went out before, but differs from it"
         )
 
 

@@ -103,6 +103,24 @@ class BatchEnded:
 
 
 @frozen(kw_only=True)
+class Released:
+    """
+    The batcher lets records of a product go that it had gathered.
+
+    Attributes:
+        records: How many.
+        waited: Seconds since the first of them came.
+        waiting: How many others are gathered still.
+        in_flight: How many are on their way, these among them.
+    """
+
+    records: int
+    waited: float
+    waiting: int
+    in_flight: int
+
+
+@frozen(kw_only=True)
 class UsageEnded:
     """Records of the ledger have ended without being metered; *state* is the ledger's word."""
 
@@ -120,6 +138,7 @@ Event = (
     | Settled
     | Warned
     | BatchEnded
+    | Released
     | UsageEnded
 )
 

@@ -170,6 +170,7 @@ class Delivery:
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
             with ticket:
+                await self._caller.turn()
                 chunk = self._take()
                 if chunk is not None:
                     refusal = await self._attempt(chunk, ticket)
@@ -257,6 +258,7 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk), attempt=attempt
             )
+            await self._caller.turn()
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             ticket.end(CallEnd.DELIVERED)

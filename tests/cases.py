@@ -16,19 +16,15 @@ PARTS: Final = {"W": 20, "S": 23, "R": 15, "T": 13, "C": 26, "H": 20, "V": 18, "
 """How many cases each part has."""
 
 _STORE = "of the durable ledger, which does not exist yet"
-_BATCHER = "of the batcher, which does not exist yet"
+
 _RELEASE = "of the release process: there has been no release"
 
 LEFT_OUT: Final = {
     "T04": "there is no token quota of retries; an ill service is probed one call at a time (T03)",
     "T07": _STORE,
     "C06": _STORE,
-    "C07": _BATCHER,
-    "C08": _BATCHER,
     "C13": _STORE,
-    "C19": _BATCHER,
     "C21": "a blocked loop lets a lease run out, which the fence covers (M02)",
-    "C23": _BATCHER,
     "C24": "nothing of the client runs outside a call, so nothing can hang at the exit",
     "C25": "uvloop and later Pythons are not part of the test environment",
     "H15": _STORE,

@@ -118,6 +118,9 @@ class PostgresDatabase:
             raise LedgerError(f"PostgreSQL cannot be reached: {error}") from error
         try:
             await self._migrate()
+        except (*self._passing, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            await self.aclose()
+            raise LedgerError(f"PostgreSQL: {error}") from error
         except BaseException:
             await self.aclose()
             raise
@@ -168,25 +171,29 @@ class PostgresDatabase:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await operation(_PostgresTransaction(connection))
-        except (*self._passing, self._asyncpg.PostgresError) as error:
+        except (
+            *self._passing,
+            self._asyncpg.PostgresError,
+            self._asyncpg.InterfaceError,
+        ) as error:
             raise LedgerError(f"PostgreSQL: {error}") from error
 
     async def mark(self) -> str:
         """Return the cluster, its timeline and the database: a copy has others."""
-        async with self._connection() as connection:
-            row = await connection.fetchrow(
+        (row,) = await self.read(
+            lambda tx: tx.rows(
                 "SELECT (SELECT system_identifier FROM pg_control_system()) AS cluster, "
                 "(SELECT timeline_id FROM pg_control_checkpoint()) AS timeline, "
                 "(SELECT oid FROM pg_database WHERE datname = current_database()) AS database"
             )
+        )
         return f"{row['cluster']} {row['timeline']} {row['database']}"
 
     async def tidy(self) -> None:
         """Remove the notes of transactions that are long over; see Database."""
-        async with self._connection() as connection:
-            await connection.execute(
-                f"DELETE FROM {_SCHEMA}.posting WHERE posted_at < now() - interval '1 day'"
-            )
+        await self.run(
+            lambda tx: tx.rows("DELETE FROM posting WHERE posted_at < now() - interval '1 day'")
+        )
 
     async def aclose(self) -> None:
         """Close the connections; see Database."""

@@ -122,7 +122,7 @@ class History:
 
 
 class Pulse:
-    """A counter of changes that can be waited for."""
+    """A counter of changes that can be waited for; it may beat from any thread."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -141,10 +141,9 @@ class Pulse:
         self._wake()
 
     def _wake(self) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            future.get_loop().call_soon_threadsafe(_finish, future)
 
     async def wait_beyond(self, count: int) -> int:
         """Return the count as soon as it is above *count*, or the pulse has stopped."""
@@ -152,7 +151,13 @@ class Pulse:
             future = asyncio.get_running_loop().create_future()
             self._waiting.add(future)
             try:
-                await future
+                if self.count <= count:  # nobody has beaten it since
+                    await future
             finally:
                 self._waiting.discard(future)
         return self.count
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
