@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 _FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -19,7 +19,7 @@ class AgreementState(StrEnum):
     ENDED = "ended"
 
 
-def _aware(_: object, attribute: Any, value: datetime | None) -> None:  # noqa: ANN401 - of attrs
+def _aware(_: object, attribute: "Attribute[Any]", value: datetime | None) -> None:
     if value is not None and value.tzinfo is None:
         raise ValueError(f"{attribute.name}: expected a datetime with a time zone, got a naive one")
 
@@ -62,9 +62,9 @@ class Agreement:
 
     def covers(self, moment: datetime, *, from_hour: bool = False) -> bool:
         """Return whether usage at *moment* is usage under the agreement; or in its first hour."""
-        begins = (
-            self.begins.replace(minute=0, second=0, microsecond=0) if from_hour else self.begins
-        )
+        begins = self.begins
+        if from_hour:
+            begins = begins.replace(minute=0, second=0, microsecond=0)
         return begins <= moment <= (self.ends or _FOREVER)
 
     def is_free(self, moment: datetime) -> bool:

@@ -73,9 +73,9 @@ class Book:
     @overload
     def totals(self, *, by: str = "dimension") -> dict[str, int]: ...
     @overload
-    def totals(self, *, by: Sequence[str]) -> dict[tuple[Any, ...], int]: ...
+    def totals(self, *, by: tuple[str, ...]) -> dict[tuple[Any, ...], int]: ...
     def totals(
-        self, *, by: str | Sequence[str] = "dimension"
+        self, *, by: str | tuple[str, ...] = "dimension"
     ) -> dict[str, int] | dict[tuple[Any, ...], int]:
         """
         Return the sums of quantities by an attribute of Metered, or by several.

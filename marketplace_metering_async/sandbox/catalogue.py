@@ -1,7 +1,7 @@
 """What the marketplace knows: products, buyers, agreements and licenses, and their life cycle."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +18,10 @@ _SANDBOX_ACCOUNT: Final = "000000000000"
 def _web_address(_: object, __: object, value: str | None) -> None:
     if value is not None and (urlsplit(value).scheme not in ("http", "https")):
         raise ValueError(f"registration_url: expected http:// or https://, got {value!r}")
+
+
+def _texts(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(values)
 
 
 @define(kw_only=True)
@@ -38,7 +42,7 @@ class Product:
         seller: The publishing account; with it, access keys of other accounts are refused.
     """
 
-    dimensions: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    dimensions: frozenset[str] = field(default=frozenset(), converter=_texts)
     customers: dict[str, bool] = Factory(dict)
     licenses: dict[str, str] = Factory(dict)
     public_key_version: int = 1

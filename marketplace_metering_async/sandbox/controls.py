@@ -16,9 +16,8 @@ from marketplace_metering_async.sandbox.keys import ExtraMissingError
 from marketplace_metering_async.sandbox.posting import RegistrationError, post_registration
 from marketplace_metering_async.sandbox.telling import (
     agreement_to_json,
-    fault_to_json,
+    marketplace_to_json,
     metered_to_json,
-    product_to_json,
     state_to_json,
 )
 
@@ -45,10 +44,7 @@ class Controls:
             "state": self.state,
             "book": self.book,
             "calls": self.calls,
-            "rules": self.rules,
-            "faults": self.faults,
-            "products": self.products,
-            "agreements": self.agreements,
+            "marketplace": self.marketplace,
             "public-key": self.public_key,
         }
         ordered: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -100,7 +96,7 @@ class Controls:
     async def book(self, request: web.BaseRequest) -> web.StreamResponse:
         """Sums by ?by=dimension, or several as ?by=customer,hour; ?records=1 lists records."""
         book = self._sandbox.book
-        names = request.query.get("by", "dimension").split(",")
+        names = tuple(request.query.get("by", "dimension").split(","))
         unknown = [name for name in names if name not in _GROUPS]
         if unknown:
             raise web.HTTPBadRequest(text=f"by: expected some of {', '.join(_GROUPS)}\n")
@@ -124,28 +120,9 @@ class Controls:
             {"calls": [call.to_json() for call in self._sandbox.history.since(since)]}
         )
 
-    async def rules(self, _: web.BaseRequest) -> web.StreamResponse:
-        """The switches."""
-        return web.json_response(self._sandbox.book.rules.to_json())
-
-    async def faults(self, _: web.BaseRequest) -> web.StreamResponse:
-        """The rules of misbehaviour in force, with how often each struck."""
-        in_force = self._sandbox.faults.in_force
-        return web.json_response({"faults": [fault_to_json(entry) for entry in in_force]})
-
-    async def products(self, _: web.BaseRequest) -> web.StreamResponse:
-        """The declared products."""
-        products = self._sandbox.book.products
-        return web.json_response({c: product_to_json(p) for c, p in products.items()})
-
-    async def agreements(self, _: web.BaseRequest) -> web.StreamResponse:
-        """The agreements with what they are now."""
-        sandbox = self._sandbox
-        now, closing = sandbox.clock.now(), sandbox.book.rules.closing
-        agreements = sandbox.book.catalogue.agreements.values()
-        told = [agreement_to_json(agreement, now, closing) for agreement in agreements]
-        suspended = sorted(sandbox.book.catalogue.suspended)
-        return web.json_response({"agreements": told, "suspended": suspended})
+    async def marketplace(self, _: web.BaseRequest) -> web.StreamResponse:
+        """The declared products, the agreements with what they are now, suspended accounts."""
+        return web.json_response(marketplace_to_json(self._sandbox))
 
     async def public_key(self, request: web.BaseRequest) -> web.StreamResponse:
         """The public half of what RegisterUsage signs with, as PEM; ?version=1."""
@@ -218,6 +195,7 @@ class Controls:
 
     def rotate_key(self, order: dict[str, Any]) -> dict[str, Any]:
         """{"product_code": …}."""
+        _check_names(order, {"product_code"})
         return {"public_key_version": self._sandbox.rotate_key(order["product_code"])}
 
     def subscribe(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -318,7 +296,7 @@ async def order_of(request: web.BaseRequest) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="send application/json\n")
     try:
-        order = json.loads(await body_of(request, LARGEST_ORDER) or b"{}")
+        order = json.loads(await body_of(request, LARGEST_ORDER))
     except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the body is no JSON\n") from None
     if not isinstance(order, dict):

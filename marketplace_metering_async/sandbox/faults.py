@@ -242,9 +242,9 @@ class Faults:
         return tuple(self._in_force)
 
     @property
-    def rules(self) -> tuple[Fault | FaultFunction, ...]:
+    def rules(self) -> list[Fault | FaultFunction]:
         """The rules as they are now: with the strikes and skips that are left to them."""
-        return tuple(entry.left for entry in self._in_force)
+        return [entry.left for entry in self._in_force]
 
     def add(self, *rules: Fault | FaultFunction) -> None:
         """Let *rules* strike from now on, after those in force."""

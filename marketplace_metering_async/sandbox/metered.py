@@ -132,15 +132,15 @@ class MeteredRecords:
     @overload
     def totals(self, by: str) -> dict[str, int]: ...
     @overload
-    def totals(self, by: Sequence[str]) -> dict[tuple[Any, ...], int]: ...
-    def totals(self, by: str | Sequence[str]) -> dict[str, int] | dict[tuple[Any, ...], int]:
+    def totals(self, by: tuple[str, ...]) -> dict[tuple[Any, ...], int]: ...
+    def totals(self, by: str | tuple[str, ...]) -> dict[str, int] | dict[tuple[Any, ...], int]:
         """Return the sums of quantities by one attribute as text, or by several as they are."""
         if isinstance(by, str):
             sums: Counter[str] = Counter()
             for record in self:
                 sums[str(getattr(record, by))] += record.quantity
             return dict(sorted(sums.items()))
-        return dict(self._sums(tuple(by)))
+        return dict(self._sums(by))
 
     def _sums(self, by: tuple[str, ...]) -> Counter[tuple[Any, ...]]:
         sums: Counter[tuple[Any, ...]] = Counter()

@@ -81,7 +81,7 @@ class Quotas:
         whose = (account, region, operation)
         quota = self._quotas.get(whose)
         if quota is None:
-            quota = Quota(rate_of(operation, self._calls_per_second), self._burst)
+            quota = Quota(_rate_of(operation, self._calls_per_second), self._burst)
             self._quotas[whose] = quota
         return quota
 

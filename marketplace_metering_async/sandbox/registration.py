@@ -95,7 +95,8 @@ class RegistrationTokens:
         if seller is not None and token.seller not in (None, seller):
             text = "registrationToken: another account published the product"
             raise Refusal("InvalidTokenException", text)
-        used_up = rules.token_use == "once" and token.resolved > 0
+        once = rules.token_use == "once"  # noqa: S105 - a reading, not a token
+        used_up = once and token.resolved > 0
         if now - token.issued >= rules.token_life or used_up:
             raise Refusal(
                 "ExpiredTokenException",

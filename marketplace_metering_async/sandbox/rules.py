@@ -1,4 +1,9 @@
-"""What the service's pages leave open, as switches; each default is the reading worse for clients."""
+"""
+What the service's pages leave open, as switches.
+
+Each default is the reading that is worse for clients, except where the service's model is plain
+and only its prose says otherwise.
+"""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -9,7 +14,37 @@ from attrs import field, frozen
 from attrs.validators import ge, in_, instance_of
 
 REGIONS: Final = frozenset(
-    ["af-south-1", "ap-east-1", "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-south-2", "ap-southeast-1", "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "ca-central-1", "eu-central-1", "eu-central-2", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-2", "eu-west-3", "il-central-1", "me-central-1", "me-south-1", "sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2", "cn-northwest-1"]
+    [
+        "af-south-1",
+        "ap-east-1",
+        "ap-northeast-1",
+        "ap-northeast-2",
+        "ap-northeast-3",
+        "ap-south-1",
+        "ap-south-2",
+        "ap-southeast-1",
+        "ap-southeast-2",
+        "ap-southeast-3",
+        "ap-southeast-4",
+        "ca-central-1",
+        "eu-central-1",
+        "eu-central-2",
+        "eu-north-1",
+        "eu-south-1",
+        "eu-south-2",
+        "eu-west-1",
+        "eu-west-2",
+        "eu-west-3",
+        "il-central-1",
+        "me-central-1",
+        "me-south-1",
+        "sa-east-1",
+        "us-east-1",
+        "us-east-2",
+        "us-west-1",
+        "us-west-2",
+        "cn-northwest-1",
+    ]
 )
 """Where BatchMeterUsage and ResolveCustomer are offered (Metering Region support, Nov 2026)."""
 
@@ -18,7 +53,8 @@ def _duration(value: timedelta | float) -> timedelta:
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
 
 
-def _time(default: timedelta) -> timedelta:
+def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field says which
+    default = timedelta(hours=hours)
     return field(default=default, converter=_duration, validator=ge(timedelta(0)))
 
 
@@ -58,9 +94,10 @@ class Rules:
             hour that it begins in.
         unknown_customer: Whether an unknown customer refuses the request or is not subscribed.
         repeated_key: Whether a key twice in one call refuses it or makes the second a duplicate.
-        tags_counted: Whether five different tag keys are the most in a record, or in an allocation.
-        tag_characters: The service's prose on tags (and its pattern), or its pattern alone, which
-            also takes ``! " # $ % & ' ( ) * , ; <``.
+        tags_counted: Whether five different tag keys are the most in an allocation, as the
+            service's model says, or in a record, as its guide can be read.
+        tag_characters: The pattern of the service's model, or its prose as well, which does not
+            take ``! " # $ % & ' ( ) * , ; <``.
         result_order: In which order results come; none is promised.
         echo: Whether an answer repeats a record as it was given, or fills in the quantity and cuts
             the timestamp to whole seconds.
@@ -75,25 +112,25 @@ class Rules:
     identical_means: Literal["all", "quantity"] = _switch("all", "quantity")
     key_by: Literal["hour", "timestamp"] = _switch("hour", "timestamp")
     key_scope: Literal["region", "everywhere"] = _switch("region", "everywhere")
-    key_memory: timedelta = _time(timedelta(0))
-    same_instant: timedelta = _time(timedelta(0))
+    key_memory: timedelta = _hours(0)
+    same_instant: timedelta = _hours(0)
     not_subscribed_takes_key: bool = field(default=False, validator=instance_of(bool))
-    age: timedelta = _time(timedelta(hours=24))
+    age: timedelta = _hours(24)
     age_edge: Literal["refused", "taken"] = _switch("refused", "taken")
     age_from: Literal["timestamp", "hour"] = _switch("timestamp", "hour")
-    month_end: timedelta = _time(timedelta(hours=6))
-    future: timedelta = _time(timedelta(0))
-    workload_age: timedelta = _time(timedelta(hours=6))
-    closing: timedelta = _time(timedelta(hours=1))
+    month_end: timedelta = _hours(6)
+    future: timedelta = _hours(0)
+    workload_age: timedelta = _hours(6)
+    closing: timedelta = _hours(1)
     outside_agreement: Literal["refuse", "status", "take"] = _switch("refuse", "status", "take")
     begins_from: Literal["instant", "hour"] = _switch("instant", "hour")
     unknown_customer: Literal["refuse", "status"] = _switch("refuse", "status")
     repeated_key: Literal["refuse", "duplicate"] = _switch("refuse", "duplicate")
-    tags_counted: Literal["record", "allocation"] = _switch("record", "allocation")
-    tag_characters: Literal["prose", "pattern"] = _switch("prose", "pattern")
+    tags_counted: Literal["allocation", "record"] = _switch("allocation", "record")
+    tag_characters: Literal["pattern", "prose"] = _switch("pattern", "prose")
     result_order: Literal["reversed", "given"] = _switch("reversed", "given")
     echo: Literal["given", "filled"] = _switch("given", "filled")
-    token_life: timedelta = _time(timedelta(hours=4))
+    token_life: timedelta = _hours(4)
     token_use: Literal["many", "once"] = _switch("many", "once")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
     most_bytes: int = field(default=1_000_000, validator=ge(1))

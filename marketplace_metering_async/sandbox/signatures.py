@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, quote
@@ -17,6 +17,10 @@ _SERVICE: Final = "aws-marketplace"
 _SKEW: Final = timedelta(minutes=5)
 _PARTS: Final = ("Credential", "SignedHeaders", "Signature")
 _SIGNED: Final = ("host", "x-amz-date")
+
+
+def _names(names: Iterable[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
 
 
 @frozen
@@ -42,9 +46,7 @@ class AccessKey:
     account_id: str | None = None
     region: str | None = None
     platform: str | None = None
-    may: frozenset[str] | None = field(
-        default=None, converter=lambda may: None if may is None else frozenset(may)
-    )
+    may: frozenset[str] | None = field(default=None, converter=_names)
 
 
 @frozen
@@ -130,7 +132,8 @@ def _authorization(header: str | None) -> _Authorization:
     if algorithm != _ALGORITHM:
         text = f"Authorization header requires the algorithm {_ALGORITHM}"
         raise Refusal("IncompleteSignatureException", text, 403)
-    found = dict(part.strip().partition("=")[::2] for part in rest.split(","))
+    parts = (part.strip().partition("=") for part in rest.split(","))
+    found = {name: value for name, _, value in parts}
     for name in _PARTS:
         if not found.get(name):
             text = f"Authorization header requires '{name}' parameter"
@@ -143,7 +146,10 @@ def _authorization(header: str | None) -> _Authorization:
         if name not in found["SignedHeaders"].split(";"):
             text = f"'{name}' must be a 'SignedHeader' in the AWS Authorization"
             raise Refusal("InvalidSignatureException", text, 403)
-    return _Authorization(*scope[:4], found["SignedHeaders"], found["Signature"])
+    access_key_id, day, region, service, _ = scope
+    return _Authorization(
+        access_key_id, day, region, service, found["SignedHeaders"], found["Signature"]
+    )
 
 
 def _check_date(date: str, signed_at: datetime, day: str, now: datetime) -> None:

@@ -74,6 +74,19 @@ def fault_to_json(entry: RuleInForce) -> dict[str, Any]:
     return told
 
 
+def marketplace_to_json(sandbox: "Sandbox") -> dict[str, Any]:
+    """Return products, agreements with what they are now, and suspended accounts."""
+    now, catalogue, rules = sandbox.clock.now(), sandbox.book.catalogue, sandbox.book.rules
+    agreements = catalogue.agreements.values()
+    return {
+        "products": {code: product_to_json(p) for code, p in catalogue.products.items()},
+        "agreements": [
+            agreement_to_json(agreement, now, rules.closing) for agreement in agreements
+        ],
+        "suspended": sorted(catalogue.suspended),
+    }
+
+
 def state_to_json(sandbox: "Sandbox") -> dict[str, Any]:
     """Return what is going on, in figures."""
     clock, book = sandbox.clock, sandbox.book
@@ -97,6 +110,8 @@ def state_to_json(sandbox: "Sandbox") -> dict[str, Any]:
         ],
         "calls": dict(sandbox.calls),
         "faults": dict(sandbox.struck),
+        "faults_in_force": [fault_to_json(entry) for entry in sandbox.faults.in_force],
+        "rules": book.rules.to_json(),
         "refusals": {
             code: {"count": count, "mend": MENDING.get(code, "")}
             for code, count in sandbox.refusals.items()

@@ -1,4 +1,4 @@
-"""MeterUsage and RegisterUsage: software that runs in the buyer's account, under its credentials."""
+"""MeterUsage and RegisterUsage: software in the buyer's account, under its credentials."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -218,7 +218,7 @@ class Workload:
         return record_id
 
     def _take(self, metered: Metered, token: str | None) -> str:
-        """Put the usage on file; on AgentCore each token is usage of its own, elsewhere each hour."""
+        """Put usage on file; on AgentCore each token is usage of its own, elsewhere each hour."""
         by_token = self.caller.platform == "agentcore"
         unit = f"token {token}" if by_token else metered.hour.timestamp() // 3600
         key: Key = (
