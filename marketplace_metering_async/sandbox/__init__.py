@@ -20,6 +20,7 @@ from marketplace_metering_async.sandbox.registration import RegistrationForm
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.sandbox import ClientArguments, Sandbox
 from marketplace_metering_async.sandbox.signatures import AccessKey
+from marketplace_metering_async.sandbox.state import StateFileError
 
 __all__ = [
     "AccessKey",
@@ -41,4 +42,5 @@ __all__ = [
     "Rules",
     "Sandbox",
     "SandboxClock",
+    "StateFileError",
 ]

@@ -75,12 +75,18 @@ class Metered:
 
 
 class MeteredRecords:
-    """Records by key; the first write of a key stays, whatever comes after."""
+    """
+    Records by key; the first write of a key stays, whatever comes after.
+
+    Attributes:
+        generation: How often all was forgotten.
+    """
 
     def __init__(self, records: Mapping[Key, Metered] | None = None) -> None:
         self._by_key: dict[Key, Metered] = dict(records or {})
         self._entries: list[tuple[Key, Metered]] = list(self._by_key.items())
         self._taken: set[Key] = set()
+        self.generation = 0
         prefix = str(uuid.uuid4())
         self._prefix, self._last = prefix[:24], int(prefix[24:], 16) >> 1
 
@@ -114,6 +120,11 @@ class MeteredRecords:
         """Let *key* be a duplicate from now on, though nothing is on file."""
         self._taken.add(key)
 
+    @property
+    def taken_keys(self) -> set[Key]:
+        """The keys that were used up without a record."""
+        return set(self._taken)
+
     def is_taken(self, key: Key) -> bool:
         """Return whether *key* was used up without a record."""
         return key in self._taken
@@ -128,6 +139,7 @@ class MeteredRecords:
         self._by_key.clear()
         self._entries.clear()
         self._taken.clear()
+        self.generation += 1
 
     @overload
     def totals(self, by: str) -> dict[str, int]: ...

@@ -1,12 +1,14 @@
 """The sandbox: the service on a port of this machine, with its clock, quota, faults and book."""
 
 import asyncio
+import logging
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypedDict
+from typing import Final, Self, TypedDict
 
 from aiohttp import web
 
@@ -24,8 +26,11 @@ from marketplace_metering_async.sandbox.posting import RegistrationAnswer, post_
 from marketplace_metering_async.sandbox.quota import Quota, Quotas
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.signatures import AccessKey
+from marketplace_metering_async.sandbox.state import StateFile
 
-_USUAL_QUOTA = 10.0
+_USUAL_QUOTA: Final = 10.0
+_BETWEEN_SAVES: Final = 0.5
+_logger: Final = logging.getLogger(__name__)
 
 
 class ClientArguments(TypedDict):
@@ -71,6 +76,7 @@ class Sandbox(Marketplace):
         history: int = 200,
         open_to: Iterable[str] = (),
         token: str | None = None,
+        state: str | os.PathLike[str] | None = None,
     ) -> None:
         """
         Prepare a sandbox; entering it opens the port.
@@ -90,9 +96,12 @@ class Sandbox(Marketplace):
             open_to: Hosts beside loopback that clients may use, as `name` or `name:port`; with
                 any, page and controls ask for a token.
             token: The token; by default a new one.
+            state: A file that keeps the sandbox's memory between runs, written twice a second and
+                at the end: records, products, buyers, tokens, keys, clock.
 
         Raises:
             ValueError: for a host that is not loopback, unless there is *open_to*.
+            StateFileError: if *state* cannot be read.
         """
         self.guard = Guard(open_to, token)
         if not is_loopback(host) and self.guard.token is None:
@@ -112,6 +121,10 @@ class Sandbox(Marketplace):
         self._port = port
         self._runner: web.AppRunner | None = None
         self._site: GuardedSite | None = None
+        self._state = None if state is None else StateFile(state)
+        self._saving: asyncio.Task[None] | None = None
+        if self._state is not None:
+            self._state.restore(self)
 
     @property
     def url(self) -> str:
@@ -157,7 +170,20 @@ class Sandbox(Marketplace):
 
         Raises:
             OSError: if the port is taken.
+            StateFileError: if another sandbox has the state file, or it cannot be written.
         """
+        if self._state is not None:
+            self._state.open(self)
+        try:
+            await self._listen()
+        except BaseException:
+            self._forget_state_file()
+            raise
+        if self._state is not None:
+            self._saving = asyncio.create_task(self._save_now_and_then(self._state))
+        return self
+
+    async def _listen(self) -> None:
         runner = web.AppRunner(make_app(self), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runner = runner
@@ -165,7 +191,6 @@ class Sandbox(Marketplace):
         await self._site.start()
         if not self._port:
             self._port = runner.addresses[0][1]
-        return self
 
     async def __aexit__(
         self,
@@ -173,10 +198,34 @@ class Sandbox(Marketplace):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the port; what was metered can still be read."""
+        """Close the port; what was metered can still be read. OSError if it cannot be kept."""
         self.pulse.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        try:
+            if self._runner is not None:
+                await self._runner.cleanup()
+            if self._saving is not None:
+                self._saving.cancel()
+                await asyncio.wait([self._saving])
+            if self._state is not None:
+                self._state.save(self)
+        finally:
+            self._forget_state_file()
+
+    def _forget_state_file(self) -> None:
+        if self._state is not None:
+            self._state.close()
+
+    async def _save_now_and_then(self, state: StateFile) -> None:
+        """Keep what has changed; a full disk stops the keeping, not the service."""
+        saved = -1
+        while True:
+            if self.pulse.count != saved:
+                saved = self.pulse.count
+                try:
+                    state.save(self)
+                except OSError:
+                    _logger.exception("the sandbox's state file could not be written")
+            await asyncio.sleep(_BETWEEN_SAVES)
 
     def heard(self, connection: web.RequestHandler) -> None:
         """Take note that a connection brought a request."""
