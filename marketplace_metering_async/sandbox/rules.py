@@ -5,7 +5,7 @@ Each default is the reading that is worse for clients, except where the service'
 and only its prose says otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, Literal, Self
 
@@ -56,6 +56,10 @@ def _duration(value: timedelta | float) -> timedelta:
 def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field says which
     default = timedelta(hours=hours)
     return field(default=default, converter=_duration, validator=ge(timedelta(0)))
+
+
+def _texts(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(values)
 
 
 def _switch(*readings: str) -> Any:  # noqa: ANN401 - the annotation at the field says which
@@ -134,7 +138,7 @@ class Rules:
     token_use: Literal["many", "once"] = _switch("many", "once")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
     most_bytes: int = field(default=1_000_000, validator=ge(1))
-    regions: frozenset[str] = field(default=REGIONS, converter=frozenset)
+    regions: frozenset[str] = field(default=REGIONS, converter=_texts)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """

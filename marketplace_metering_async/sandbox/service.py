@@ -78,7 +78,6 @@ class Service:
         visit.caller = caller = check(
             SignedRequest(request.headers, path, query, body),
             sandbox.access_keys,
-            visit.operation,
             now=real_now(),
             sandbox_now=visit.received,
         )
@@ -86,6 +85,7 @@ class Service:
         quota.require(asyncio.get_running_loop().time())
         self._check_region(visit.operation, caller)
         visit.members = members = members_of(body)
+        caller.check_permission(visit.operation, members)
         strike = sandbox.faults.strike(visit.operation, members)
         if strike is None:
             visit.reply = reply = await self._reply(visit.operation, members, caller)

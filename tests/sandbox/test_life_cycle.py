@@ -221,7 +221,7 @@ async def test_only_the_publisher_resolves_and_meters() -> None:
     keys = {
         "seller": AccessKey("s", account_id="1"),
         "other": AccessKey("s", account_id="2"),
-        "reader": AccessKey("s", account_id="1", may=["ResolveCustomer"]),  # type: ignore[arg-type]
+        "reader": AccessKey("s", account_id="1", may=["ResolveCustomer"]),
     }
     async with Sandbox(access_keys=keys) as place:
         place.declare_product("p", seller="1")
