@@ -1,0 +1,113 @@
+"""Reading the members of a request: their types first, then the limits of the service's model."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
+
+_INT32: Final = 2**31 - 1
+_PRODUCT: Final = re.compile(r"[-a-zA-Z0-9/=:_.@]{0,255}")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)
+
+
+def members_of(body: bytes) -> dict[str, Any]:
+    """Return the members of a request's body; Refusal if it is no JSON structure."""
+    try:
+        members = _DECODER.decode(body.decode())
+    except (ValueError, RecursionError):
+        raise unreadable("the body", "JSON") from None
+    if not isinstance(members, dict):
+        raise unreadable("the body", "a structure")
+    return members
+
+
+def product_code_of(request: Mapping[str, Any]) -> str | None:
+    """Return ProductCode; None where it is missing or empty."""
+    value = request.get("ProductCode")
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise unreadable("productCode", "a string")
+    if not _PRODUCT.fullmatch(value):
+        raise invalid(
+            "productCode",
+            "Member must satisfy regular expression pattern: ^[-a-zA-Z0-9/=:_.@]*$ "
+            "and have length less than or equal to 255",
+        )
+    return value
+
+
+def required_product_code_of(request: Mapping[str, Any]) -> str:
+    """Return ProductCode where the operation requires it."""
+    value = product_code_of(request)
+    if value is None:
+        if request.get("ProductCode") == "":
+            raise Refusal("InvalidProductCodeException", "productCode: it is empty")
+        raise invalid("productCode", "Member must not be null")
+    return value
+
+
+def text_of(members: Mapping[str, Any], name: str, path: str, longest: int | None = None) -> str:
+    """Return a required text of one to *longest* characters."""
+    value = members.get(name)
+    if value is None:
+        raise invalid(path, "Member must not be null")
+    if type(value) is not str:
+        raise unreadable(path, "a string")
+    if not value:
+        raise invalid(path, "Member must have length greater than or equal to 1")
+    if longest is not None and len(value) > longest:
+        raise invalid(path, f"Member must have length less than or equal to {longest}")
+    return value
+
+
+def optional_text_of(members: Mapping[str, Any], name: str, path: str, longest: int) -> str | None:
+    """Return a text of up to *longest* characters; None where it is missing."""
+    value = members.get(name)
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise unreadable(path, "a string")
+    if len(value) > longest:
+        raise invalid(path, f"Member must have length less than or equal to {longest}")
+    return value
+
+
+def quantity_of(
+    members: Mapping[str, Any], name: str, path: str, default: int | None = None
+) -> int:
+    """Return a quantity: an integer of 0 to 2,147,483,647, *default* where it is missing."""
+    value = members.get(name)
+    if value is None:
+        if default is None:
+            raise invalid(path, "Member must not be null")
+        return default
+    if type(value) is not int:  # of which bool is none, nor 5.0
+        raise unreadable(path, "an integer")
+    if value < 0:
+        raise invalid(path, "Member must have value greater than or equal to 0")
+    if value > _INT32:
+        raise invalid(path, f"Member must have value less than or equal to {_INT32}")
+    return value
+
+
+def timestamp_of(members: Mapping[str, Any], path: str) -> datetime:
+    """Return Timestamp, which is a number of seconds since 1970 on the wire."""
+    value = members.get("Timestamp")
+    if type(value) is not int and type(value) is not float:
+        if value is None:
+            raise invalid(path, "Member must not be null")
+        raise unreadable(path, "a number of seconds")
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise unreadable(path, "seconds between the years 1 and 9999") from None
