@@ -64,7 +64,8 @@ class BatchMeterUsage:
             text = "usageRecords: two records of one customer, dimension and hour"
             raise Refusal("ValidationException", text)
         left = {index for index in unprocessed if 0 <= index < len(usages)}
-        left.update(index for index, key in enumerate(keys) if self._has_just_come(key))
+        if self.rules.same_instant:
+            left.update(index for index, key in enumerate(keys) if self._has_just_come(key))
         results = [
             self._take(usage, keys[index], standings[index], product_code)
             for index, usage in enumerate(usages)
@@ -77,8 +78,6 @@ class BatchMeterUsage:
 
     def _has_just_come(self, key: Key) -> bool:
         """Return whether a record comes so soon after the first of its key that both race."""
-        if not self.rules.same_instant:
-            return False
         first = self.records.first(key)
         return first is not None and self.now - first.received < self.rules.same_instant
 
@@ -128,8 +127,9 @@ class BatchMeterUsage:
         )
 
     def _key_of(self, usage: Usage, product_code: str | None) -> Key:
-        region = self.caller.region if self.rules.key_scope == "region" else ""
-        unit = usage.seconds // 3600 if self.rules.key_by == "hour" else usage.seconds
+        rules = self.rules
+        region = self.caller.region if rules.key_scope == "region" else ""
+        unit = usage.seconds // 3600 if rules.key_by == "hour" else usage.seconds
         return (
             region,
             product_code,
@@ -148,9 +148,9 @@ class BatchMeterUsage:
                 self.records.take_key(key)
             return {"UsageRecord": usage.echo, "Status": "CustomerNotSubscribed"}
         first = self._first(key)
-        if first is None and self.records.is_taken(key):
-            return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
         if first is None:
+            if self.records.is_taken(key):
+                return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
             metering_record_id = self.records.next_id()
             metered = self._metered(usage, metering_record_id, standing, product_code)
             self.records.add(key, metered)
@@ -166,8 +166,10 @@ class BatchMeterUsage:
 
     def _first(self, key: Key) -> Metered | None:
         first = self.records.first(key)
+        if first is None:
+            return None
         memory = self.rules.key_memory
-        if first is not None and memory and self.now - first.received >= memory:
+        if memory and self.now - first.received >= memory:
             self.records.forget_key(key)
             return None
         return first

@@ -84,7 +84,7 @@ class _Closed(asyncio.Protocol):
 class GuardedSite(web.BaseSite):
     """A host and port, behind doors."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
+    def __init__(self, runner: web.BaseRunner, host: str, port: int) -> None:
         super().__init__(runner)
         self._host = host
         self._port = port

@@ -73,20 +73,22 @@ def standing_by_product(
         # Reported from the field; which error is not known.
         text = "productCode: the product has concurrent agreements, send LicenseArn instead"
         raise Refusal("InvalidProductCodeException", text)
-    agreements = list(catalogue.agreements_of(product_code, usage.customer))
-    known = bool(agreements) or usage.customer in product.customers
-    if not known and not catalogue.is_open(product_code) and rules.unknown_customer == "refuse":
+    customer = usage.customer
+    agreements = catalogue.agreements_of(product_code, customer)
+    subscribed = product.customers.get(customer)
+    is_open = catalogue.is_open(product_code)
+    unknown = not agreements and subscribed is None and not is_open
+    if unknown and rules.unknown_customer == "refuse":
         raise Refusal(
             "InvalidCustomerIdentifierException", f"{usage.path}: the customer is not known"
         )
     check_dimension(product, usage.dimension, f"{usage.path}.dimension")
-    if catalogue.buyer_of(product_code, usage.customer) in catalogue.suspended:
+    suspended = catalogue.suspended
+    if suspended and catalogue.buyer_of(product_code, customer) in suspended:
         return NOT_SUBSCRIBED
     if agreements:
         return _standing_under(agreements, usage, rules=rules, now=now)
-    if usage.customer in product.customers:
-        return SUBSCRIBED if product.customers[usage.customer] else NOT_SUBSCRIBED
-    return SUBSCRIBED if catalogue.is_open(product_code) else NOT_SUBSCRIBED
+    return SUBSCRIBED if subscribed or (subscribed is None and is_open) else NOT_SUBSCRIBED
 
 
 def _standing_under(

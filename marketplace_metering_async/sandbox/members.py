@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
@@ -100,6 +101,12 @@ def quantity_of(
     return value
 
 
+@lru_cache(1024)
+def _moment(seconds: float) -> datetime:
+    """Many records are of few hours."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def timestamp_of(members: Mapping[str, Any], path: str) -> datetime:
     """Return Timestamp, which is a number of seconds since 1970 on the wire."""
     value = members.get("Timestamp")
@@ -108,6 +115,6 @@ def timestamp_of(members: Mapping[str, Any], path: str) -> datetime:
             raise invalid(path, "Member must not be null")
         raise unreadable(path, "a number of seconds")
     try:
-        return datetime.fromtimestamp(value, UTC)
+        return _moment(value)
     except (ValueError, OverflowError, OSError):
         raise unreadable(path, "seconds between the years 1 and 9999") from None

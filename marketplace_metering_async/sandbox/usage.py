@@ -80,22 +80,24 @@ def usage_of(position: int, record: object, product_code: str | None, rules: Rul
     path = f"usageRecords.{position}.member"
     if type(record) is not dict:
         raise unreadable(path, "a structure")
+    find = record.get
     timestamp = timestamp_of(record, f"{path}.timestamp")
     quantity = quantity_of(record, "Quantity", f"{path}.quantity", 0)
+    # Most members are missing from most records, and a sandbox under load reads many.
+    allocations = find("UsageAllocations")
     usage = Usage(
-        path=path,
-        echo=_echo(record) if rules.echo == "given" else _filled(record, quantity),
-        timestamp=timestamp,
-        seconds=record["Timestamp"],
-        dimension=text_of(record, "Dimension", f"{path}.dimension", 255),
-        quantity=quantity,
-        account=_account_of(record, path),
-        identifier=optional_text_of(record, "CustomerIdentifier", f"{path}.customerIdentifier", 255)
-        or None,
-        license_arn=_license_of(record, path),
-        allocations=allocations_of(
-            record.get("UsageAllocations"), quantity, rules, f"{path}.usageAllocations"
-        ),
+        path,
+        _echo(record) if rules.echo == "given" else _filled(record, quantity),
+        timestamp,
+        record["Timestamp"],
+        text_of(record, "Dimension", f"{path}.dimension", 255),
+        quantity,
+        None if find("CustomerAWSAccountId") is None else _account_of(record, path),
+        None if find("CustomerIdentifier") is None else _identifier_of(record, path),
+        None if find("LicenseArn") is None else _license_of(record, path),
+        ()
+        if allocations is None
+        else allocations_of(allocations, quantity, rules, f"{path}.usageAllocations"),
     )
     _check_identity(usage, product_code)
     return usage
@@ -112,9 +114,12 @@ def _filled(record: dict[str, Any], quantity: int) -> dict[str, Any]:
     return {**_echo(record), "Timestamp": int(record["Timestamp"]), "Quantity": quantity}
 
 
-def _account_of(record: dict[str, Any], path: str) -> str | None:
-    if record.get("CustomerAWSAccountId") is None:
-        return None
+def _identifier_of(record: dict[str, Any], path: str) -> str | None:
+    place = f"{path}.customerIdentifier"
+    return optional_text_of(record, "CustomerIdentifier", place, 255) or None
+
+
+def _account_of(record: dict[str, Any], path: str) -> str:
     place = f"{path}.customerAWSAccountId"
     account = text_of(record, "CustomerAWSAccountId", place, 255)
     if not (account.isascii() and account.isdigit()):
@@ -122,9 +127,7 @@ def _account_of(record: dict[str, Any], path: str) -> str | None:
     return account
 
 
-def _license_of(record: dict[str, Any], path: str) -> str | None:
-    if record.get("LicenseArn") is None:
-        return None
+def _license_of(record: dict[str, Any], path: str) -> str:
     place = f"{path}.licenseArn"
     license_arn = text_of(record, "LicenseArn", place)
     if not _LICENSE.fullmatch(license_arn):
