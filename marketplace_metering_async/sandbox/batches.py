@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import define
 
 from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.catalogue import Catalogue
@@ -24,7 +24,7 @@ from marketplace_metering_async.sandbox.window import Window
 _MOST_RECORDS: Final = 25
 
 
-@frozen(kw_only=True)
+@define(kw_only=True)
 class BatchMeterUsage:
     """
     The operation at one moment.
@@ -53,10 +53,11 @@ class BatchMeterUsage:
         product_code = product_code_of(request)
         usages = self._usages_of(request, product_code)
         window = Window.of_batches(self.rules, self.now)
-        for usage in usages:
-            objection = window.objection(usage.seconds)
+        for seconds in {usage.seconds for usage in usages}:
+            objection = window.objection(seconds)
             if objection is not None:
-                text = f"{usage.path}.timestamp: {objection}"
+                path = next(usage.path for usage in usages if usage.seconds == seconds)
+                text = f"{path}.timestamp: {objection}"
                 raise Refusal("TimestampOutOfBoundsException", text)
         standings = self._standings(usages, product_code)
         keys = [self._key_of(usage, product_code) for usage in usages]

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from marketplace_metering_async.sandbox.agreements import Agreement, AgreementState
 from marketplace_metering_async.sandbox.catalogue import Catalogue, Product
+from marketplace_metering_async.sandbox.members import path_of
 from marketplace_metering_async.sandbox.refusals import Refusal
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.usage import Usage
@@ -48,12 +49,12 @@ def _no_product(why: str, known: Iterable[str]) -> Refusal:
     return Refusal("InvalidProductCodeException", f"productCode: {why}", mend=mend)
 
 
-def check_dimension(product: Product, dimension: str, path: str) -> None:
+def check_dimension(product: Product, dimension: str, name: str, where: str = "") -> None:
     """Refuse a dimension that the product does not have; letter case counts."""
     if product.dimensions and dimension not in product.dimensions:
         raise Refusal(
             "InvalidUsageDimensionException",
-            f"{path}: the product has no such dimension",
+            f"{path_of(where, name)}: the product has no such dimension",
             mend=f"The product's dimensions: {', '.join(sorted(product.dimensions))}.",
         )
 
@@ -82,7 +83,7 @@ def standing_by_product(
         raise Refusal(
             "InvalidCustomerIdentifierException", f"{usage.path}: the customer is not known"
         )
-    check_dimension(product, usage.dimension, f"{usage.path}.dimension")
+    check_dimension(product, usage.dimension, "Dimension", usage.path)
     suspended = catalogue.suspended
     if suspended and catalogue.buyer_of(product_code, customer) in suspended:
         return NOT_SUBSCRIBED
@@ -131,7 +132,7 @@ def standing_by_license(
     if seller is not None and product.seller not in (None, seller):
         text = f"{usage.path}.licenseArn: another account published the product"
         raise Refusal("InvalidLicenseException", text)
-    check_dimension(product, usage.dimension, f"{usage.path}.dimension")
+    check_dimension(product, usage.dimension, "Dimension", usage.path)
     if usage.account in catalogue.suspended:
         return NOT_SUBSCRIBED
     agreement = catalogue.agreement_of_license(license_arn)

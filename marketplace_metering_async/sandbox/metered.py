@@ -130,7 +130,7 @@ class MeteredRecords:
 
     def is_taken(self, key: Key) -> bool:
         """Return whether *key* was used up without a record."""
-        return key in self._taken
+        return bool(self._taken) and key in self._taken
 
     def next_id(self) -> str:
         """Return an id that no other record has, shaped as a UUID."""

@@ -9,6 +9,7 @@ from attrs import define
 from marketplace_metering_async.sandbox.allocations import Allocations, allocations_of
 from marketplace_metering_async.sandbox.members import (
     optional_text_of,
+    path_of,
     quantity_of,
     text_of,
     timestamp_of,
@@ -81,8 +82,8 @@ def usage_of(position: int, record: object, product_code: str | None, rules: Rul
     if type(record) is not dict:
         raise unreadable(path, "a structure")
     find = record.get
-    timestamp = timestamp_of(record, f"{path}.timestamp")
-    quantity = quantity_of(record, "Quantity", f"{path}.quantity", 0)
+    timestamp = timestamp_of(record, path)
+    quantity = quantity_of(record, "Quantity", 0, path)
     # Most members are missing from most records, and a sandbox under load reads many.
     allocations = find("UsageAllocations")
     usage = Usage(
@@ -90,7 +91,7 @@ def usage_of(position: int, record: object, product_code: str | None, rules: Rul
         _echo(record) if rules.echo == "given" else _filled(record, quantity),
         timestamp,
         record["Timestamp"],
-        text_of(record, "Dimension", f"{path}.dimension", 255),
+        text_of(record, "Dimension", 255, path),
         quantity,
         None if find("CustomerAWSAccountId") is None else _account_of(record, path),
         None if find("CustomerIdentifier") is None else _identifier_of(record, path),
@@ -115,22 +116,21 @@ def _filled(record: dict[str, Any], quantity: int) -> dict[str, Any]:
 
 
 def _identifier_of(record: dict[str, Any], path: str) -> str | None:
-    place = f"{path}.customerIdentifier"
-    return optional_text_of(record, "CustomerIdentifier", place, 255) or None
+    return optional_text_of(record, "CustomerIdentifier", 255, path) or None
 
 
 def _account_of(record: dict[str, Any], path: str) -> str:
-    place = f"{path}.customerAWSAccountId"
-    account = text_of(record, "CustomerAWSAccountId", place, 255)
+    account = text_of(record, "CustomerAWSAccountId", 255, path)
     if not (account.isascii() and account.isdigit()):
+        place = path_of(path, "CustomerAWSAccountId")
         raise invalid(place, "Member must satisfy regular expression pattern: ^[0-9]+$")
     return account
 
 
 def _license_of(record: dict[str, Any], path: str) -> str:
-    place = f"{path}.licenseArn"
-    license_arn = text_of(record, "LicenseArn", place)
+    license_arn = text_of(record, "LicenseArn", None, path)
     if not _LICENSE.fullmatch(license_arn):
+        place = path_of(path, "LicenseArn")
         raise invalid(place, f"Member must satisfy regular expression pattern: {_LICENSE_PATTERN}")
     return license_arn
 
