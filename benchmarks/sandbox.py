@@ -2,10 +2,9 @@
 How many calls does the sandbox keep up with? `python benchmarks/sandbox.py [rounds]`
 
 BatchMeterUsage calls of 25 records each, every record a key of its own, which the sandbox checks
-and puts on file. It runs in a process of its own, on one core; the load comes over 8 kept
-connections from a plain client on another, made before the clock starts, since to make it is more
-work than to take it. Told are calls a second, and calls for each second of the sandbox's CPU time,
-which another process on its core does not change.
+and puts on file. It runs in a process of its own, on one core, in its fast mode: without quota. The
+load comes over 8 kept connections from a plain client on another core, made before the clock
+starts, since to make it is more work than to take it.
 """
 
 import asyncio
@@ -14,31 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
-from harness import Row, median, pinned, results, rounds_asked, spread
+from harness import Row, median, on_core, pinned, results, rounds_asked, spread
+
+from marketplace_metering_async.testing import SandboxServer
 
 CALLS = 4_000
 CONNECTIONS = 8
 RECORDS = 25
-KINDS: dict[str, dict[str, Any]] = {
-    "fast mode": {"fast": True},
-    "as it comes, without quota": {"calls_per_second": None},
-}
-
-
-async def serve(settings: dict[str, Any]) -> None:
-    """Run a sandbox until the standard input ends; tell its book and its CPU time."""
-    from marketplace_metering_async.sandbox import Sandbox
-
-    async with Sandbox(**settings) as sandbox:
-        sandbox.declare_product("prod", dimensions=["requests"])
-        print(sandbox.url, flush=True)
-        begun = time.process_time()
-        await asyncio.to_thread(sys.stdin.read)
-        cpu = time.process_time() - begun
-        told = {"cpu": cpu, "records": len(sandbox.book), "units": sandbox.book.totals()}
-        print(json.dumps(told), flush=True)
 
 
 def requests(authority: str) -> Iterator[bytes]:
@@ -90,50 +72,36 @@ async def load(url: str) -> Row:
     return {"seconds": round(took, 3), "calls_per_second": round(CALLS / took), "wrong": wrong}
 
 
-def run(kind: str) -> Row:
-    settings = json.dumps(KINDS[kind])
-    command = [*pinned(-1), sys.executable, __file__, "serve", settings]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        url = process.stdout.readline().strip()
+def run(number: int) -> Row:
+    other_core = pinned(0)
+    with on_core(-1), SandboxServer() as server:
+        server.set_quota(None)
+        server.declare_product("prod", dimensions=["requests"])
         done = subprocess.run(
-            [*pinned(0), sys.executable, __file__, "load", url],
+            [*other_core, sys.executable, __file__, "load", server.url],
             capture_output=True,
             text=True,
             check=True,
         )
-        process.stdin.close()
-        told = json.loads(process.stdout.readline())
-    row: Row = {"kind": kind, **json.loads(done.stdout)}
-    assert told["records"] == told["units"]["requests"] == CALLS * RECORDS
+        units = server.book.totals()
+    row: Row = {"round": number, **json.loads(done.stdout)}
+    assert units == {"requests": CALLS * RECORDS}
     assert not row["wrong"]
-    row["calls_per_cpu_second"] = round(CALLS / told["cpu"])
-    row["sandbox_busy"] = round(told["cpu"] / row["seconds"], 2)
     return row
 
 
 def main() -> None:
     with results("sandbox") as found:
-        rows = [run(kind) for _ in range(rounds_asked(3)) for kind in KINDS]
+        rows = [run(number) for number in range(rounds_asked())]
+        values = [row["calls_per_second"] for row in rows]
         found["calls"], found["records_per_call"] = CALLS, RECORDS
-        found["summary"] = {}
-        for kind in KINDS:
-            of_kind = [row for row in rows if row["kind"] == kind]
-            for name in ("calls_per_second", "calls_per_cpu_second"):
-                values = [row[name] for row in of_kind]
-                found["summary"][f"{kind}: {name}"] = median(values)
-                print(f"{kind}: {name} {spread(values)}")
+        found["summary"] = {"calls_per_second": median(values)}
         found["rows"] = rows
+        print(f"calls a second: {spread(values)}")
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["serve", settings]:
-            asyncio.run(serve(json.loads(settings)))
-        case ["load", url]:
-            print(json.dumps(asyncio.run(load(url))))
-        case _:
-            main()
+    if sys.argv[1:2] == ["load"]:
+        print(json.dumps(asyncio.run(load(sys.argv[2]))))
+    else:
+        main()

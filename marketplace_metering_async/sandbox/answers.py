@@ -1,35 +1,21 @@
 """HTTP answers in the service's shape, and doing to an answer what a fault says."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, Final
 
 from aiohttp import web
 
+from marketplace_metering_async.sandbox.bodies import encoded
 from marketplace_metering_async.sandbox.faults import Answer, Fault, Kind, Strike
 from marketplace_metering_async.sandbox.refusals import Refusal
-
-try:
-    from orjson import dumps as _fast
-except ImportError:  # of the extra `speedups`
-    _fast = None  # type: ignore[assignment]
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 _PIECES: Final = 20
 _PAGE: Final = "<html><body><h1>{}</h1></body></html>"
 
 Reply = dict[str, Any]
-
-
-def _encoded(members: Reply) -> bytes:
-    if _fast is not None:
-        try:
-            return _fast(members)
-        except TypeError:
-            pass  # an echo of what only the standard library can write, such as huge integers
-    return json.dumps(members).encode()
 
 
 def reply_answer(reply: Reply, request_id: str) -> web.Response:
@@ -45,7 +31,7 @@ def refusal_answer(refusal: Refusal, request_id: str) -> web.Response:
 
 def _json(members: Reply, status: int, request_id: str) -> web.Response:
     headers = {"x-amzn-RequestId": request_id, "Content-Type": CONTENT_TYPE}
-    return web.Response(status=status, body=_encoded(members), headers=headers)
+    return web.Response(status=status, body=encoded(members), headers=headers)
 
 
 class LostError(Exception):
@@ -150,7 +136,7 @@ def _spoil(kind: Kind, reply: Reply, random: Random) -> None:
 
 
 async def _begin(request: web.BaseRequest, reply: Reply) -> tuple[web.StreamResponse, bytes]:
-    body = _encoded(reply)
+    body = encoded(reply)
     headers = {"Content-Length": str(len(body)), "Content-Type": CONTENT_TYPE}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)

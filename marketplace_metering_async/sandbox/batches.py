@@ -22,6 +22,7 @@ from marketplace_metering_async.sandbox.usage import Usage, usage_of
 from marketplace_metering_async.sandbox.window import Window
 
 _MOST_RECORDS: Final = 25
+_PATHS: Final = tuple(f"usageRecords.{position}.member" for position in range(1, 26))
 
 
 @define(kw_only=True)
@@ -92,8 +93,8 @@ class BatchMeterUsage:
             text = f"Member must have length less than or equal to {_MOST_RECORDS}"
             raise invalid("usageRecords", text)
         return [
-            usage_of(position, record, product_code, self.rules)
-            for position, record in enumerate(records, 1)
+            usage_of(path, record, product_code, self.rules)
+            for path, record in zip(_PATHS, records, strict=False)
         ]
 
     def _standings(self, usages: list[Usage], product_code: str | None) -> list[Standing]:
@@ -183,17 +184,18 @@ class BatchMeterUsage:
     def _metered(
         self, usage: Usage, metering_record_id: str, standing: Standing, product_code: str | None
     ) -> Metered:
-        return Metered(
-            region=self.caller.region,
-            product_code=product_code,
-            license_arn=usage.license_arn,
-            customer_aws_account_id=usage.account,
-            customer_identifier=usage.identifier,
-            dimension=usage.dimension,
-            timestamp=usage.timestamp,
-            quantity=usage.quantity,
-            allocations=usage.allocations,
-            metering_record_id=metering_record_id,
-            received=self.now,
-            free=standing.free,
+        return Metered(  # by position: by name it takes half as long again
+            self.caller.region,
+            product_code,
+            usage.license_arn,
+            usage.account,
+            usage.identifier,
+            None,
+            usage.dimension,
+            usage.timestamp,
+            usage.quantity,
+            usage.allocations,
+            metering_record_id,
+            self.now,
+            standing.free,
         )

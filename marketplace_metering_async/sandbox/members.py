@@ -1,30 +1,23 @@
 """Reading the members of a request: their types first, then the limits of the service's model."""
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from marketplace_metering_async.sandbox.bodies import decoded
 from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
 
 _INT32: Final = 2**31 - 1
 _PRODUCT: Final = re.compile(r"[-a-zA-Z0-9/=:_.@]{0,255}")
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)
-
-
 def members_of(body: bytes) -> dict[str, Any]:
     """Return the members of a request's body; Refusal if it is no JSON structure."""
     try:
-        members = _DECODER.decode(body.decode())
-    except (ValueError, RecursionError):
+        members = decoded(body)
+    except ValueError:
         raise unreadable("the body", "JSON") from None
     if not isinstance(members, dict):
         raise unreadable("the body", "a structure")

@@ -16,7 +16,7 @@ Key = tuple[str, str | None, str | None, str | None, str | None, str, float | st
 _CASE: Final = ("customer", "dimension", "hour")
 
 
-@define(kw_only=True, on_setattr=setters.frozen)  # as good as frozen, and made in half the time
+@define(on_setattr=setters.frozen)  # as good as frozen, and made in half the time
 class Metered:
     """
     One record that the service has taken.
@@ -42,11 +42,11 @@ class Metered:
     license_arn: str | None
     customer_aws_account_id: str | None
     customer_identifier: str | None
-    workload: str | None = None
+    workload: str | None
     dimension: str
     timestamp: datetime
     quantity: int
-    allocations: Allocations = ()
+    allocations: Allocations
     metering_record_id: str
     received: datetime
     free: bool = False

@@ -77,7 +77,6 @@ class Sandbox(Marketplace):
         open_to: Iterable[str] = (),
         token: str | None = None,
         state: str | os.PathLike[str] | None = None,
-        fast: bool = False,
     ) -> None:
         """
         Prepare a sandbox; entering it opens the port.
@@ -99,7 +98,6 @@ class Sandbox(Marketplace):
             token: The token; by default a new one.
             state: A file that keeps the sandbox's memory between runs, written twice a second and
                 at the end: records, products, buyers, tokens, keys, clock.
-            fast: For load tests: without quota and history, whatever the arguments say.
 
         Raises:
             ValueError: for a host that is not loopback, unless there is *open_to*.
@@ -112,13 +110,13 @@ class Sandbox(Marketplace):
         self.clock = clock or SandboxClock()
         self.pulse = Pulse()
         self.faults = Faults(faults, seed=seed)
-        self.quotas = Quotas(None if fast else calls_per_second, burst)
+        self.quotas = Quotas(calls_per_second, burst)
         self.keys = SigningKeys()
         self.access_keys = dict(access_keys or {})
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.struck: Counter[str] = Counter()
-        self.history = History(0 if fast else history)
+        self.history = History(history)
         self._host = host
         self._port = port
         self._runner: web.ServerRunner | None = None

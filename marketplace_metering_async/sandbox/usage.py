@@ -70,15 +70,14 @@ class Usage:
         return self.account or self.identifier or ""
 
 
-def usage_of(position: int, record: object, product_code: str | None, rules: Rules) -> Usage:
+def usage_of(path: str, record: object, product_code: str | None, rules: Rules) -> Usage:
     """
-    Read the record at *position*, from 1, of a request with *product_code*.
+    Read the record that stands at *path* of a request with *product_code*.
 
     Raises:
         Refusal: for anything that breaks the service's model, and for identity members that
             exclude each other.
     """
-    path = f"usageRecords.{position}.member"
     if type(record) is not dict:
         raise unreadable(path, "a structure")
     find = record.get
