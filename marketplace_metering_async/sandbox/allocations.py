@@ -33,7 +33,7 @@ def allocations_of(value: object, quantity: int, rules: Rules, path: str) -> All
         place = f"{path}.{position}.member"
         if not isinstance(part, dict):
             raise unreadable(place, "a structure")
-        share = quantity_of(part, "AllocatedUsageQuantity", f"{place}.allocatedUsageQuantity")
+        share = quantity_of(part, "AllocatedUsageQuantity", None, place)
         tags = _tags_of(part.get("Tags"), rules, f"{place}.tags")
         if tags in found:
             raise Refusal(

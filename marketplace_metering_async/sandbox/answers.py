@@ -1,13 +1,13 @@
 """HTTP answers in the service's shape, and doing to an answer what a fault says."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, Final
 
 from aiohttp import web
 
+from marketplace_metering_async.sandbox.bodies import encoded
 from marketplace_metering_async.sandbox.faults import Answer, Fault, Kind, Strike
 from marketplace_metering_async.sandbox.refusals import Refusal
 
@@ -31,7 +31,7 @@ def refusal_answer(refusal: Refusal, request_id: str) -> web.Response:
 
 def _json(members: Reply, status: int, request_id: str) -> web.Response:
     headers = {"x-amzn-RequestId": request_id, "Content-Type": CONTENT_TYPE}
-    return web.Response(status=status, body=json.dumps(members).encode(), headers=headers)
+    return web.Response(status=status, body=encoded(members), headers=headers)
 
 
 class LostError(Exception):
@@ -136,7 +136,7 @@ def _spoil(kind: Kind, reply: Reply, random: Random) -> None:
 
 
 async def _begin(request: web.BaseRequest, reply: Reply) -> tuple[web.StreamResponse, bytes]:
-    body = json.dumps(reply).encode()
+    body = encoded(reply)
     headers = {"Content-Length": str(len(body)), "Content-Type": CONTENT_TYPE}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from marketplace_metering_async.sandbox.controls import Controls
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden
@@ -18,37 +17,55 @@ from marketplace_metering_async.sandbox.service import Service
 if TYPE_CHECKING:
     from marketplace_metering_async.sandbox.sandbox import Sandbox
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_OWN = "/_sandbox/"
 
 
-def make_app(sandbox: "Sandbox") -> web.Application:
-    """Return the web application of *sandbox*."""
-    app = web.Application(middlewares=[_guarded(sandbox)])
-    app.router.add_post("/", Service(sandbox).answer)
-    for path, handler in Page(sandbox).routes().items():
-        app.router.add_get(path, handler, allow_head=False)
-    for (method, path), handler in Controls(sandbox).routes().items():
-        app.router.add_route(method, path, handler)
-    return app
+class App:
+    """
+    Answers every request to a sandbox.
 
+    Its paths are few and have no parts that vary, so that a dict finds them sooner than a router:
+    that, and no more, is what a web application would do here.
+    """
 
-def _guarded(sandbox: "Sandbox") -> Middleware:
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse whom the guard refuses; tell those who watch of every order."""
+    def __init__(self, sandbox: "Sandbox") -> None:
+        self._sandbox = sandbox
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("POST", "/"): Service(sandbox).answer,
+            **{("GET", path): handler for path, handler in Page(sandbox).routes().items()},
+            **Controls(sandbox).routes(),
+        }
+        self._paths = {path for _, path in self._routes}
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Refuse whom the guard refuses; answer others, and tell those who watch of every order."""
+        sandbox = self._sandbox
+        method, path = request.method, request.path
         sandbox.heard(request.protocol)
-        port = request.transport.get_extra_info("sockname")[1] if request.transport else 0
         try:
-            sandbox.guard.check(request.headers, port)
-            if request.path.startswith("/_sandbox/") and not is_static(request.path):
-                sandbox.guard.check_controls(request.headers)
+            self._check(request, path)
         except Forbidden as forbidden:
             return web.Response(status=403, text=f"{forbidden}\n")
-        answer = await handler(request)
-        if request.method == "POST":
+        answer = await self._found(method, path)(request)
+        if method == "POST":
             sandbox.pulse.beat()
-        if request.path.startswith("/_sandbox/") and not answer.prepared:
+        if path.startswith(_OWN) and not answer.prepared:
             answer.headers.update(ANSWER_HEADERS)
         return answer
 
-    return middleware
+    def _check(self, request: web.BaseRequest, path: str) -> None:
+        guard, transport = self._sandbox.guard, request.transport
+        port = transport.get_extra_info("sockname")[1] if transport else 0
+        guard.check(request.headers, port)
+        if path.startswith(_OWN) and not is_static(path):
+            guard.check_controls(request.headers)
+
+    def _found(self, method: str, path: str) -> Handler:
+        handler = self._routes.get((method, path))
+        if handler is not None:
+            return handler
+        if path not in self._paths:
+            raise web.HTTPNotFound
+        raise web.HTTPMethodNotAllowed(method, {m for m, p in self._routes if p == path})

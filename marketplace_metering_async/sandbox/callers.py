@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import define, setters
 
 from marketplace_metering_async.sandbox.refusals import Refusal
 
 
-@frozen(kw_only=True)
+@define(kw_only=True, on_setattr=setters.frozen)
 class Caller:
     """
     Who made a request.

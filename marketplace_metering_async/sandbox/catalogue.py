@@ -1,7 +1,7 @@
 """What the marketplace knows: products, buyers, agreements and licenses, and their life cycle."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -157,10 +157,10 @@ class Catalogue:
         self.add(ended)
         return ended
 
-    def agreements_of(self, product_code: str, customer: str) -> Iterator[Agreement]:
-        """Yield a customer's agreements over a product, oldest first."""
-        for agreement_id in self._by_customer.get((product_code, customer), ()):
-            yield self.agreements[agreement_id]
+    def agreements_of(self, product_code: str, customer: str) -> list[Agreement]:
+        """Return a customer's agreements over a product, oldest first."""
+        ids = self._by_customer.get((product_code, customer))
+        return [self.agreements[agreement_id] for agreement_id in ids] if ids else []
 
     def agreement_of_license(self, license_arn: str) -> Agreement | None:
         """Return the agreement that granted a license."""

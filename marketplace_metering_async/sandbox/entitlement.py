@@ -8,6 +8,7 @@ from attrs import frozen
 
 from marketplace_metering_async.sandbox.agreements import Agreement, AgreementState
 from marketplace_metering_async.sandbox.catalogue import Catalogue, Product
+from marketplace_metering_async.sandbox.members import path_of
 from marketplace_metering_async.sandbox.refusals import Refusal
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.usage import Usage
@@ -48,12 +49,12 @@ def _no_product(why: str, known: Iterable[str]) -> Refusal:
     return Refusal("InvalidProductCodeException", f"productCode: {why}", mend=mend)
 
 
-def check_dimension(product: Product, dimension: str, path: str) -> None:
+def check_dimension(product: Product, dimension: str, name: str, where: str = "") -> None:
     """Refuse a dimension that the product does not have; letter case counts."""
     if product.dimensions and dimension not in product.dimensions:
         raise Refusal(
             "InvalidUsageDimensionException",
-            f"{path}: the product has no such dimension",
+            f"{path_of(where, name)}: the product has no such dimension",
             mend=f"The product's dimensions: {', '.join(sorted(product.dimensions))}.",
         )
 
@@ -73,20 +74,22 @@ def standing_by_product(
         # Reported from the field; which error is not known.
         text = "productCode: the product has concurrent agreements, send LicenseArn instead"
         raise Refusal("InvalidProductCodeException", text)
-    agreements = list(catalogue.agreements_of(product_code, usage.customer))
-    known = bool(agreements) or usage.customer in product.customers
-    if not known and not catalogue.is_open(product_code) and rules.unknown_customer == "refuse":
+    customer = usage.customer
+    agreements = catalogue.agreements_of(product_code, customer)
+    subscribed = product.customers.get(customer)
+    is_open = catalogue.is_open(product_code)
+    unknown = not agreements and subscribed is None and not is_open
+    if unknown and rules.unknown_customer == "refuse":
         raise Refusal(
             "InvalidCustomerIdentifierException", f"{usage.path}: the customer is not known"
         )
-    check_dimension(product, usage.dimension, f"{usage.path}.dimension")
-    if catalogue.buyer_of(product_code, usage.customer) in catalogue.suspended:
+    check_dimension(product, usage.dimension, "Dimension", usage.path)
+    suspended = catalogue.suspended
+    if suspended and catalogue.buyer_of(product_code, customer) in suspended:
         return NOT_SUBSCRIBED
     if agreements:
         return _standing_under(agreements, usage, rules=rules, now=now)
-    if usage.customer in product.customers:
-        return SUBSCRIBED if product.customers[usage.customer] else NOT_SUBSCRIBED
-    return SUBSCRIBED if catalogue.is_open(product_code) else NOT_SUBSCRIBED
+    return SUBSCRIBED if subscribed or (subscribed is None and is_open) else NOT_SUBSCRIBED
 
 
 def _standing_under(
@@ -129,7 +132,7 @@ def standing_by_license(
     if seller is not None and product.seller not in (None, seller):
         text = f"{usage.path}.licenseArn: another account published the product"
         raise Refusal("InvalidLicenseException", text)
-    check_dimension(product, usage.dimension, f"{usage.path}.dimension")
+    check_dimension(product, usage.dimension, "Dimension", usage.path)
     if usage.account in catalogue.suspended:
         return NOT_SUBSCRIBED
     agreement = catalogue.agreement_of_license(license_arn)

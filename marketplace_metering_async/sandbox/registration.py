@@ -88,7 +88,7 @@ class RegistrationTokens:
         Raises:
             Refusal: for a token that does not exist, is of another seller, or has expired.
         """
-        token = self._tokens.get(text_of(request, "RegistrationToken", "registrationToken"))
+        token = self._tokens.get(text_of(request, "RegistrationToken"))
         if token is None:
             text = "registrationToken: it was never issued"
             raise Refusal("InvalidTokenException", text)

@@ -12,7 +12,7 @@ from typing import Final, Self, TypedDict
 
 from aiohttp import web
 
-from marketplace_metering_async.sandbox.app import make_app
+from marketplace_metering_async.sandbox.app import App
 from marketplace_metering_async.sandbox.book import Book
 from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.clock import SandboxClock
@@ -119,7 +119,7 @@ class Sandbox(Marketplace):
         self.history = History(history)
         self._host = host
         self._port = port
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._site: GuardedSite | None = None
         self._state = None if state is None else StateFile(state)
         self._saving: asyncio.Task[None] | None = None
@@ -184,7 +184,9 @@ class Sandbox(Marketplace):
         return self
 
     async def _listen(self) -> None:
-        runner = web.AppRunner(make_app(self), access_log=None, shutdown_timeout=1.0)
+        runner = web.ServerRunner(
+            web.Server(App(self).answer, access_log=None), shutdown_timeout=1.0
+        )
         await runner.setup()
         self._runner = runner
         self._site = GuardedSite(runner, self._host, self._port)

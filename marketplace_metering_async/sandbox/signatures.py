@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, quote
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.refusals import Refusal
@@ -49,7 +49,7 @@ class AccessKey:
     may: frozenset[str] | None = field(default=None, converter=_names)
 
 
-@frozen
+@define
 class _Authorization:
     access_key_id: str
     day: str
@@ -63,7 +63,7 @@ class _Authorization:
         return f"{self.day}/{self.region}/{self.service}/aws4_request"
 
 
-@frozen
+@define
 class SignedRequest:
     """
     What a signature covers.

@@ -9,6 +9,7 @@ from attrs import define
 from marketplace_metering_async.sandbox.allocations import Allocations, allocations_of
 from marketplace_metering_async.sandbox.members import (
     optional_text_of,
+    path_of,
     quantity_of,
     text_of,
     timestamp_of,
@@ -69,33 +70,34 @@ class Usage:
         return self.account or self.identifier or ""
 
 
-def usage_of(position: int, record: object, product_code: str | None, rules: Rules) -> Usage:
+def usage_of(path: str, record: object, product_code: str | None, rules: Rules) -> Usage:
     """
-    Read the record at *position*, from 1, of a request with *product_code*.
+    Read the record that stands at *path* of a request with *product_code*.
 
     Raises:
         Refusal: for anything that breaks the service's model, and for identity members that
             exclude each other.
     """
-    path = f"usageRecords.{position}.member"
     if type(record) is not dict:
         raise unreadable(path, "a structure")
-    timestamp = timestamp_of(record, f"{path}.timestamp")
-    quantity = quantity_of(record, "Quantity", f"{path}.quantity", 0)
+    find = record.get
+    timestamp = timestamp_of(record, path)
+    quantity = quantity_of(record, "Quantity", 0, path)
+    # Most members are missing from most records, and a sandbox under load reads many.
+    allocations = find("UsageAllocations")
     usage = Usage(
-        path=path,
-        echo=_echo(record) if rules.echo == "given" else _filled(record, quantity),
-        timestamp=timestamp,
-        seconds=record["Timestamp"],
-        dimension=text_of(record, "Dimension", f"{path}.dimension", 255),
-        quantity=quantity,
-        account=_account_of(record, path),
-        identifier=optional_text_of(record, "CustomerIdentifier", f"{path}.customerIdentifier", 255)
-        or None,
-        license_arn=_license_of(record, path),
-        allocations=allocations_of(
-            record.get("UsageAllocations"), quantity, rules, f"{path}.usageAllocations"
-        ),
+        path,
+        _echo(record) if rules.echo == "given" else _filled(record, quantity),
+        timestamp,
+        record["Timestamp"],
+        text_of(record, "Dimension", 255, path),
+        quantity,
+        None if find("CustomerAWSAccountId") is None else _account_of(record, path),
+        None if find("CustomerIdentifier") is None else _identifier_of(record, path),
+        None if find("LicenseArn") is None else _license_of(record, path),
+        ()
+        if allocations is None
+        else allocations_of(allocations, quantity, rules, f"{path}.usageAllocations"),
     )
     _check_identity(usage, product_code)
     return usage
@@ -112,22 +114,22 @@ def _filled(record: dict[str, Any], quantity: int) -> dict[str, Any]:
     return {**_echo(record), "Timestamp": int(record["Timestamp"]), "Quantity": quantity}
 
 
-def _account_of(record: dict[str, Any], path: str) -> str | None:
-    if record.get("CustomerAWSAccountId") is None:
-        return None
-    place = f"{path}.customerAWSAccountId"
-    account = text_of(record, "CustomerAWSAccountId", place, 255)
+def _identifier_of(record: dict[str, Any], path: str) -> str | None:
+    return optional_text_of(record, "CustomerIdentifier", 255, path) or None
+
+
+def _account_of(record: dict[str, Any], path: str) -> str:
+    account = text_of(record, "CustomerAWSAccountId", 255, path)
     if not (account.isascii() and account.isdigit()):
+        place = path_of(path, "CustomerAWSAccountId")
         raise invalid(place, "Member must satisfy regular expression pattern: ^[0-9]+$")
     return account
 
 
-def _license_of(record: dict[str, Any], path: str) -> str | None:
-    if record.get("LicenseArn") is None:
-        return None
-    place = f"{path}.licenseArn"
-    license_arn = text_of(record, "LicenseArn", place)
+def _license_of(record: dict[str, Any], path: str) -> str:
+    license_arn = text_of(record, "LicenseArn", None, path)
     if not _LICENSE.fullmatch(license_arn):
+        place = path_of(path, "LicenseArn")
         raise invalid(place, f"Member must satisfy regular expression pattern: {_LICENSE_PATTERN}")
     return license_arn
 

@@ -89,9 +89,9 @@ class Workload:
             Refusal: and nothing is applied.
         """
         product_code = required_product_code_of(request)
-        timestamp = timestamp_of(request, "timestamp")
-        dimension = text_of(request, "UsageDimension", "usageDimension", 255)
-        quantity = quantity_of(request, "UsageQuantity", "usageQuantity", 0)
+        timestamp = timestamp_of(request)
+        dimension = text_of(request, "UsageDimension", 255)
+        quantity = quantity_of(request, "UsageQuantity", 0)
         allocations = allocations_of(
             request.get("UsageAllocations"), quantity, self.rules, "usageAllocations"
         )
@@ -99,7 +99,7 @@ class Workload:
         self._check_place("InvalidEndpointRegionException")
         product = self._product(product_code)
         if product is not None:
-            check_dimension(product, dimension, "usageDimension")
+            check_dimension(product, dimension, "UsageDimension")
             self._check_entitled(product_code, product)
         objection = Window.of_workloads(self.rules, self.now).objection(timestamp.timestamp())
         if objection is not None:
@@ -149,7 +149,7 @@ class Workload:
         if version < 1:
             text = "Member must have value greater than or equal to 1"
             raise invalid("publicKeyVersion", text)
-        nonce = optional_text_of(request, "Nonce", "nonce", 255)
+        nonce = optional_text_of(request, "Nonce", 255)
         self._check_place("InvalidRegionException")
         product = self._product(product_code)
         rotated = _rotation_of(product, version)
@@ -168,7 +168,7 @@ class Workload:
 
     def _token_of(self, request: Mapping[str, Any]) -> str | None:
         if request.get("ClientToken") is not None:
-            return text_of(request, "ClientToken", "clientToken", 64)
+            return text_of(request, "ClientToken", 64)
         if self.caller.platform == "agentcore":
             raise invalid("clientToken", "Member must not be null on AgentCore Runtime")
         return None
