@@ -2,67 +2,81 @@
 Usage metering for AWS Marketplace from asyncio.
 
 `MarketplaceMeteringClient.batch_meter_usage()` takes any number of records and returns a verdict
-on each; `coalesce()` adds events up to hourly records.
+on each; `UsageBatcher` fills requests from single records, `UsageLedger` keeps usage safe until it
+is metered, and `coalesce()` adds events up to hourly records.
 """
 
-from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
-from marketplace_metering_async.errors import (
-    BatchMeterUsageError,
-    ClientClosedError,
-    ConfigurationError,
-    ConflictingRecordsError,
-    CustomerNotEntitledException,
-    DeliveryTimeoutError,
-    DisabledApiException,
-    DuplicateRequestException,
-    ExpiredTokenException,
-    IdempotencyConflictException,
-    InternalServiceErrorException,
-    InvalidAnswerError,
-    InvalidCustomerIdentifierException,
-    InvalidEndpointRegionException,
-    InvalidLicenseException,
-    InvalidProductCodeException,
-    InvalidPublicKeyVersionException,
-    InvalidRecordError,
-    InvalidRecordTypeError,
-    InvalidRegionException,
-    InvalidTagException,
-    InvalidTokenException,
-    InvalidUsageAllocationsException,
-    InvalidUsageDimensionException,
-    LeftUnprocessedError,
-    MarketplaceMeteringException,
-    MeteringError,
-    NoCredentialsError,
-    NoRegionError,
-    OutOfWindowError,
-    PlatformNotSupportedException,
-    QuantityOverflowError,
-    RecordNotMeteredError,
-    RecordOfRefusedKindError,
-    SdkClientError,
-    ThrottlingException,
-    TimestampOutOfBoundsException,
-    TransportError,
-    UnexpectedError,
-    Violation,
-)
-from marketplace_metering_async.events import LoggingObserver, Observer
-from marketplace_metering_async.limits import ServiceMetadata
-from marketplace_metering_async.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
-from marketplace_metering_async.results import (
-    BatchMeterUsageResult,
-    MeterUsageResult,
-    RecordResult,
-    RecordStatus,
-    RegisterUsageResult,
-    ResolveCustomerResult,
-)
-from marketplace_metering_async.retries import RetryPolicy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from marketplace_metering_async.batcher import UsageBatcher
+    from marketplace_metering_async.client import MarketplaceMeteringClient
+    from marketplace_metering_async.clock import Clock, SystemClock
+    from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
+    from marketplace_metering_async.errors import (
+        BatchMeterUsageError,
+        ClientClosedError,
+        ConfigurationError,
+        ConflictingRecordsError,
+        CustomerNotEntitledException,
+        DeliveryTimeoutError,
+        DisabledApiException,
+        DuplicateRequestException,
+        EventConflictError,
+        ExpiredTokenException,
+        IdempotencyConflictException,
+        InternalServiceErrorException,
+        InvalidAnswerError,
+        InvalidCustomerIdentifierException,
+        InvalidEndpointRegionException,
+        InvalidLicenseException,
+        InvalidProductCodeException,
+        InvalidPublicKeyVersionException,
+        InvalidRecordError,
+        InvalidRecordTypeError,
+        InvalidRegionException,
+        InvalidTagException,
+        InvalidTokenException,
+        InvalidUsageAllocationsException,
+        InvalidUsageDimensionException,
+        KeyAlreadySentError,
+        LateUsageError,
+        LedgerClosedError,
+        LedgerElsewhereError,
+        LedgerError,
+        LedgerUnusableError,
+        LeftUnprocessedError,
+        MarketplaceMeteringException,
+        MeteringError,
+        NoCredentialsError,
+        NoRegionError,
+        OutOfWindowError,
+        PlatformNotSupportedException,
+        QuantityOverflowError,
+        RecordNotMeteredError,
+        RecordOfRefusedKindError,
+        SdkClientError,
+        ThrottlingException,
+        TimestampOutOfBoundsException,
+        TransportError,
+        UnexpectedError,
+        Violation,
+    )
+    from marketplace_metering_async.events import LoggingObserver, Observer
+    from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+    from marketplace_metering_async.limits import ServiceMetadata
+    from marketplace_metering_async.pacing import AdaptivePacer, Pacer
+    from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+    from marketplace_metering_async.results import (
+        BatchMeterUsageResult,
+        MeterUsageResult,
+        RecordResult,
+        RecordStatus,
+        RegisterUsageResult,
+        ResolveCustomerResult,
+    )
+    from marketplace_metering_async.retries import RetryPolicy
 
 __all__ = [
     "AdaptivePacer",
@@ -78,8 +92,10 @@ __all__ = [
     "DeliveryTimeoutError",
     "DisabledApiException",
     "DuplicateRequestException",
+    "EventConflictError",
     "ExpiredTokenException",
     "HeldHour",
+    "HourState",
     "IdempotencyConflictException",
     "InternalServiceErrorException",
     "InvalidAnswerError",
@@ -95,6 +111,13 @@ __all__ = [
     "InvalidTokenException",
     "InvalidUsageAllocationsException",
     "InvalidUsageDimensionException",
+    "KeyAlreadySentError",
+    "LateUsageError",
+    "LedgerClosedError",
+    "LedgerElsewhereError",
+    "LedgerError",
+    "LedgerStatus",
+    "LedgerUnusableError",
     "LeftUnprocessedError",
     "LoggingObserver",
     "MarketplaceMeteringClient",
@@ -124,7 +147,41 @@ __all__ = [
     "TransportError",
     "UnexpectedError",
     "UsageAllocation",
+    "UsageBatcher",
+    "UsageLedger",
     "UsageRecord",
     "Violation",
     "coalesce",
 ]
+
+_NAMES_OF: Final = {
+    "batcher": ["UsageBatcher"],
+    "client": ["MarketplaceMeteringClient"],
+    "clock": ["Clock", "SystemClock"],
+    "coalescing": ["Coalesced", "Coalescer", "HeldHour", "coalesce"],
+    "events": ["LoggingObserver", "Observer"],
+    "ledger": ["HourState", "LedgerStatus", "UsageLedger"],
+    "limits": ["ServiceMetadata"],
+    "pacing": ["AdaptivePacer", "Pacer"],
+    "records": ["Tag", "UsageAllocation", "UsageRecord"],
+    "results": [
+        "BatchMeterUsageResult",
+        "MeterUsageResult",
+        "RecordResult",
+        "RecordStatus",
+        "RegisterUsageResult",
+        "ResolveCustomerResult",
+    ],
+    "retries": ["RetryPolicy"],
+}
+_HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import what is asked for: pytest loads our plugin in every project, used or not."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name, "errors")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found

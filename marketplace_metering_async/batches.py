@@ -6,8 +6,10 @@ position exactly one result.
 """
 
 import asyncio
+import gc
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from itertools import islice
 from random import Random
 from typing import Final
 
@@ -26,6 +28,7 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     Merger,
+    Outcome,
     RecordResult,
     RecordStatus,
     Verdict,
@@ -39,6 +42,8 @@ _STRETCH: Final = 0.004
 """Seconds of work after which the event loop gets its turn."""
 _STEPS: Final = 64
 """Records between two looks at the clock."""
+_MANY: Final = 128 * _STEPS
+"""Records that are so many that more may come."""
 _LINGER: Final = 1.0
 """Seconds that a stream's source may be silent before chunks with room left go."""
 
@@ -50,8 +55,16 @@ class _Breather:
         self._monotonic = caller.clock.monotonic
         self._since = self._monotonic()
 
-    async def breathe(self) -> None:
-        """Yield to the event loop if its last turn is long ago."""
+    async def breathe(self, done: int = 0) -> None:
+        """
+        Yield to the event loop if its last turn is long ago.
+
+        Call it in steps with the number of records that are *done*. What holds them turns old when
+        they are many: the garbage collector goes through every young list from end to end, again
+        and again, and at a million records that holds up the event loop for a tenth of a second.
+        """
+        if done == _MANY and gc.isenabled():
+            gc.collect(1)
         if self._monotonic() - self._since > _STRETCH:
             await asyncio.sleep(0)
             self._since = self._monotonic()
@@ -68,15 +81,15 @@ async def _collected(records: object, breather: _Breather) -> list[object]:
         return [record async for record in records]
     given: list[object] = []
     if isinstance(records, Iterable):
-        for record in records:
-            given.append(record)
-            if not len(given) % _STEPS:
-                await breather.breathe()
+        source = iter(records)
+        while some := list(islice(source, _STEPS)):
+            given += some
+            await breather.breathe(len(given))
     return given
 
 
-def _rejected(position: int, given: object, error: MeteringError) -> RecordResult:
-    return RecordResult(position, given, Verdict(status=RecordStatus.REJECTED, error=error))
+def _rejected(error: MeteringError) -> Verdict:
+    return Verdict(status=RecordStatus.REJECTED, error=error)
 
 
 class Batch:
@@ -100,22 +113,15 @@ class Batch:
         started = self._caller.clock.monotonic()
         breather = _Breather(self._caller)
         given = await _collected(records, breather)
-        merger = Merger(len(given))
-        backlog, originals, repeats = await self._plan(given, merger, breather)
+        merger = Merger(given)
+        backlog, followers = await self._plan(given, merger, breather)
 
-        def settle(results: Sequence[RecordResult]) -> None:
-            merger.add(results)
-            if repeats.followers:
-                merger.add(_shared(results, repeats.followers, given))
+        def settle(outcomes: Sequence[Outcome]) -> None:
+            merger.add(outcomes)
+            if followers:
+                merger.add(_shared(outcomes, followers))
 
-        delivery = Delivery(
-            self._caller,
-            backlog,
-            settle,
-            policy=self._policy,
-            random=self._random,
-            originals=originals,
-        )
+        delivery = Delivery(self._caller, backlog, settle, policy=self._policy, random=self._random)
         if backlog:
             await self._caller.open()
             chunks = backlog.lanes + len(backlog) // MAX_RECORDS_PER_REQUEST
@@ -126,47 +132,46 @@ class Batch:
 
     async def _plan(
         self, given: list[object], merger: Merger, breather: _Breather
-    ) -> tuple[Backlog, dict[int, object], Repeats]:
-        """Settle what need not be sent, and line up the rest."""
+    ) -> tuple[Backlog, dict[int, list[int]]]:
+        """Settle what need not be sent, line up the rest, and say what shares a verdict."""
         admission = Admission(self._caller.now(), product_code=self._product_code)
-        repeats = Repeats(self._product_code)
-        originals: dict[int, object] = {}
-        leaders: dict[int, UsageRecord] = {}
+        leaders: list[UsageRecord | None] = []  # of each position; None where nothing is sent
+        repeats = Repeats(self._product_code, leaders.__getitem__)
         for start in range(0, len(given), _STEPS):
-            await breather.breathe()
+            await breather.breathe(start)
             for position, candidate in enumerate(given[start : start + _STEPS], start):
                 try:
                     record = admission.admit(position, candidate)
                 except InvalidRecordError as error:
-                    merger.add((_rejected(position, candidate, error),))
-                    continue
-                if record is not candidate:
-                    originals[position] = candidate
-                if repeats.note(position, record):
-                    leaders[position] = record
+                    merger.add(((position, _rejected(error), None),))
+                    leaders.append(None)
+                else:
+                    leaders.append(record if repeats.note(position, record) else None)
         for conflict in repeats.conflicts():
             for position in conflict.positions:
-                leaders.pop(position, None)
-                merger.add((_rejected(position, given[position], conflict),))
-        return await self._lined_up(leaders, breather), originals, repeats
+                leaders[position] = None
+                merger.add(((position, _rejected(conflict), None),))
+        for _ in repeats.forget_keys():
+            await breather.breathe()
+        return await self._lined_up(leaders, breather), repeats.followers
 
-    async def _lined_up(self, leaders: dict[int, UsageRecord], breather: _Breather) -> Backlog:
+    async def _lined_up(self, leaders: list[UsageRecord | None], breather: _Breather) -> Backlog:
         backlog = Backlog(product_code=self._product_code)
-        for index, (position, record) in enumerate(leaders.items()):
-            if not index % _STEPS:
-                await breather.breathe()
-            backlog.add(position, record)
+        for start in range(0, len(leaders), _STEPS):
+            await breather.breathe(start)
+            for position, record in enumerate(leaders[start : start + _STEPS], start):
+                if record is not None:
+                    backlog.add(position, record)
         return backlog
 
 
-def _shared(
-    results: Iterable[RecordResult], followers: dict[int, list[int]], given: Sequence[object]
-) -> Iterable[RecordResult]:
-    """The results of records identical to ones that were sent."""
-    for result in results:
-        for position in followers.get(result.position, ()):
-            verdict = evolve(result.verdict, duplicate_of=result.position)
-            yield RecordResult(position, given[position], verdict, result.metering_record_id)
+def _shared(outcomes: Sequence[Outcome], followers: dict[int, list[int]]) -> list[Outcome]:
+    """The outcomes of records identical to ones that were sent."""
+    return [
+        (follower, evolve(verdict, duplicate_of=position), record_id)
+        for position, verdict, record_id in outcomes
+        for follower in followers.get(position, ())
+    ]
 
 
 def _tell_end(
@@ -203,9 +208,9 @@ class Stream:
         self._records = records
         self._product_code = product_code
         self._backlog = Backlog(product_code=product_code)
-        self._repeats = Repeats(product_code)
-        self._originals: dict[int, object] = {}
+        self._originals: dict[int, object] = {}  # what was given, where that was no UsageRecord
         self._sent: dict[int, UsageRecord] = {}  # records in flight, by position
+        self._repeats = Repeats(product_code, self._sent.get)
         self._followers: dict[int, object] = {}  # what was given for those identical to them
         self._ready: deque[Sequence[RecordResult]] = deque()
         self._counter: Counter[RecordStatus] = Counter()
@@ -222,7 +227,6 @@ class Stream:
             self._take_results,
             policy=policy,
             random=random,
-            originals=self._originals,
             screen=self._screen,
         )
 
@@ -312,7 +316,7 @@ class Stream:
         try:
             record = admission.admit(position, given)
         except InvalidRecordError as error:
-            self._give((_rejected(position, given, error),))
+            self._give((RecordResult(position, given, _rejected(error)),))
             return
         stopped = self._delivery.stopped
         if stopped is not None:
@@ -324,7 +328,7 @@ class Stream:
                 self._originals[position] = given
             self._backlog.add(position, record)
         elif (conflict := self._repeats.conflict(record)) is not None:
-            self._give((_rejected(position, given, conflict),))
+            self._give((RecordResult(position, given, _rejected(conflict)),))
         else:
             self._followers[position] = given
 
@@ -335,16 +339,19 @@ class Stream:
             return None
         return Verdict(status=RecordStatus.REJECTED, error=conflict)
 
-    def _take_results(self, results: Sequence[RecordResult]) -> None:
+    def _take_results(self, outcomes: Sequence[Outcome]) -> None:
         """Take verdicts from the delivery, and share them with identical records."""
-        complete = list(results)
-        for result in results:
-            record = self._sent.pop(result.position)
-            self._originals.pop(result.position, None)
-            for position in self._repeats.forget(result.position, record):
-                verdict = evolve(result.verdict, duplicate_of=result.position)
-                given = self._followers.pop(position)
-                complete.append(RecordResult(position, given, verdict, result.metering_record_id))
+        complete: list[RecordResult] = []
+        for position, verdict, record_id in outcomes:
+            record = self._sent.pop(position)
+            given = self._originals.pop(position, record)
+            complete.append(RecordResult(position, given, verdict, record_id))
+            for follower in self._repeats.forget(position, record):
+                given, shared = (
+                    self._followers.pop(follower),
+                    evolve(verdict, duplicate_of=position),
+                )
+                complete.append(RecordResult(follower, given, shared, record_id))
         self._give(complete)
 
     def _give(self, results: Sequence[RecordResult]) -> None:

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -33,6 +32,9 @@ from marketplace_metering_async.triage import Fault, triage
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
+
+_TURN: Final = 0.003
+"""Seconds that a client works in one turn of the event loop."""
 
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""
@@ -83,6 +85,7 @@ class Caller:
         self.places = asyncio.Semaphore(max_concurrency)
         self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
         self._call_ended = asyncio.Event()  # set and replaced whenever a call ends
+        self._turn_began: float | None = None  # when work began in this turn of the event loop
 
     @property
     def is_open(self) -> bool:
@@ -145,6 +148,24 @@ class Caller:
             else:
                 await self.sleep(wait, halt)
         return False
+
+    async def turn(self) -> None:
+        """
+        Wait for a turn of the event loop in which this client has not worked for long yet.
+
+        Answers come in crowds; without this, all of a crowd would be dealt with in one turn.
+        """
+        while True:
+            now = self.clock.monotonic()
+            if self._turn_began is None:
+                self._turn_began = now
+                asyncio.get_running_loop().call_soon(self._next_turn)
+            if now - self._turn_began < _TURN:
+                return
+            await asyncio.sleep(0)
+
+    def _next_turn(self) -> None:
+        self._turn_began = None
 
     def end(self, how: CallEnd, retry_after: float | None) -> None:
         """Tell the pacer how a call ended, and whoever waits for that."""
@@ -255,6 +276,8 @@ class Caller:
 
     def _correct_clock(self, date: str | None) -> bool:
         """Learn the service's time from a refusal's `Date`; whether that may help."""
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
+
         try:
             theirs = parsedate_to_datetime(date or "").astimezone(UTC)
         except (TypeError, ValueError, OverflowError):

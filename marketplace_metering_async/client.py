@@ -1,7 +1,6 @@
 """MarketplaceMeteringClient: validate, plan, send, merge; and the three operations beside."""
 
 import asyncio
-import uuid
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -31,7 +30,7 @@ from marketplace_metering_async.results import (
     ResolveCustomerResult,
 )
 from marketplace_metering_async.retries import RetryPolicy, retrying
-from marketplace_metering_async.signing import Signer
+from marketplace_metering_async.signing import Endpoint, Signer
 from marketplace_metering_async.transport import Transport
 from marketplace_metering_async.triage import Fault, triage
 
@@ -121,6 +120,25 @@ class MarketplaceMeteringClient:
             attempt_timeout=self._policy.attempt_timeout,
             max_concurrency=max_concurrency,
         )
+
+    @property
+    def caller(self) -> Caller:
+        """What makes its calls; for the package's own parts."""
+        return self._caller
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When it sends again and when it gives up."""
+        return self._policy
+
+    async def endpoint(self) -> Endpoint:
+        """
+        Return the URL and region that requests go to, found as the first call would.
+
+        Raises:
+            ClientClosedError, ConfigurationError: as `batch_meter_usage`.
+        """
+        return await self._caller.open()
 
     async def batch_meter_usage(
         self,
@@ -231,7 +249,7 @@ class MarketplaceMeteringClient:
 
         Cancelling leaves open whether the usage is metered.
         """
-        token = str(uuid.uuid4()) if client_token is None else client_token
+        token = _new_token() if client_token is None else client_token
         allocations = tuple(usage_allocations)
         rules.require(
             _meter_usage_violations(
@@ -407,6 +425,12 @@ class MarketplaceMeteringClient:
         caller = getattr(self, "_caller", None)
         if caller is not None and caller.is_open:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def _new_token() -> str:
+    from uuid import uuid4  # noqa: PLC0415 - heavy
+
+    return str(uuid4())
 
 
 def _text(answer: Answer, member: str) -> str:

@@ -7,6 +7,7 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── InvalidRecordTypeError          (also a TypeError)
     │   │   └── OutOfWindowError                too old or too new for the service
     │   ├── ConflictingRecordsError             two records of one key in a batch
+    │   │   └── KeyAlreadySentError             one of them went out before
     │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
     │   ├── RecordOfRefusedKindError            the service refused its like earlier in the batch
     │   ├── ConfigurationError                  region, credentials, endpoint, arguments
@@ -18,6 +19,12 @@ Every exception of the package, and whose fault an error is.
     │   ├── LeftUnprocessedError                the service did not get to the record
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
     │   ├── UnexpectedError                     something broke that should not
+    │   ├── LedgerError                         the ledger could not do it; nothing was stored
+    │   │   ├── LedgerClosedError               used after aclose()
+    │   │   ├── LedgerUnusableError             damaged, too new, or where it must not be
+    │   │   ├── LedgerElsewhereError            (also a ConfigurationError) for another region
+    │   │   ├── EventConflictError              a known event id with other content
+    │   │   └── LateUsageError                  late usage that was to be refused
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
     ├── MarketplaceMeteringException            the service answered, and the answer was no
     │   └── ThrottlingException, InvalidProductCodeException, … (one for each modelled error)
@@ -27,6 +34,7 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
@@ -148,6 +156,30 @@ class ConflictingRecordsError(SdkClientError):
         return (
             f"records[{shown}{more}] have one key (product or license, customer, dimension, hour) "
             "but differ; the service keeps only the first of a key, so none was sent"
+        )
+
+
+class KeyAlreadySentError(ConflictingRecordsError):
+    """
+    A record of the same key (license or product, customer, dimension, hour) went out before.
+
+    The service keeps the first, so this one, which differs, was not sent.
+
+    Attributes:
+        positions: Of the record that went out, and of this one, as the batcher counts them.
+    """
+
+    advice = (
+        "Meter one finished record an hour: add usage up with coalesce(), or keep it in a "
+        "UsageLedger, which does so. What went out first stands."
+    )
+
+    def __str__(self) -> str:
+        """Name the positions."""
+        first, this = self.positions
+        return (
+            f"record {this} has the key (product or license, customer, dimension, hour) of "
+            f"record {first}, which went out before, but differs from it"
         )
 
 
@@ -318,6 +350,71 @@ class UnexpectedError(SdkClientError):
     def __init__(self, cause: str) -> None:
         self.cause = cause
         super().__init__(cause)
+
+
+class LedgerError(SdkClientError):
+    """The ledger could not do it: its database is locked, full, read-only, or gone."""
+
+    advice = "Nothing was stored. Mend what the text names and call again with the same event id."
+
+
+class LedgerClosedError(LedgerError):
+    """The ledger is closed, or was never opened."""
+
+    advice = "Open the ledger with `async with`, and finish your calls before it ends."
+
+
+class LedgerUnusableError(LedgerError):
+    """The database cannot hold a ledger, or not one that this version may touch."""
+
+    advice = "Nothing was changed. Do what the text says, or open another ledger."
+
+
+class LedgerElsewhereError(LedgerError, ConfigurationError):
+    """The ledger's records belong to another region or host than the client's."""
+
+    advice = (
+        "A record sent in a second region is billed a second time. Use a client of the ledger's "
+        "own region and endpoint, and another ledger for another one."
+    )
+
+
+class EventConflictError(LedgerError):
+    """
+    A known event id came with other content; what came first stands.
+
+    Attributes:
+        event_id: The caller's name for the usage.
+    """
+
+    advice = "Give each piece of usage an event id of its own, and repeat it unchanged."
+
+    def __init__(self, event_id: str) -> None:
+        self.event_id = event_id
+        super().__init__(event_id)
+
+    def __str__(self) -> str:
+        """Name the event."""
+        return f"event_id {self.event_id!r} is known with other content; nothing was added"
+
+
+class LateUsageError(LedgerError):
+    """
+    The hour of the usage is sealed, and the ledger was opened with `late="refuse"`.
+
+    Attributes:
+        at: When it happened (UTC).
+    """
+
+    advice = "Meter it in a later hour by giving another `at`, or open the ledger with late=carry."
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+        super().__init__(at)
+
+    def __str__(self) -> str:
+        """Name the time."""
+        return f"the hour of {self.at:%Y-%m-%dT%H:%M:%SZ} takes no more usage; nothing was added"
 
 
 class RecordNotMeteredError(SdkClientError):

@@ -102,8 +102,44 @@ class BatchEnded:
     seconds: float
 
 
+@frozen(kw_only=True)
+class Released:
+    """
+    The batcher lets records of a product go that it had gathered.
+
+    Attributes:
+        records: How many.
+        waited: Seconds since the first of them came.
+        waiting: How many others are gathered still.
+        in_flight: How many are on their way, these among them.
+    """
+
+    records: int
+    waited: float
+    waiting: int
+    in_flight: int
+
+
+@frozen(kw_only=True)
+class UsageEnded:
+    """Records of the ledger have ended without being metered; *state* is the ledger's word."""
+
+    state: str
+    records: int
+
+
 Event = (
-    CallEnded | Retrying | Throttled | Paused | Isolating | Isolated | Settled | Warned | BatchEnded
+    CallEnded
+    | Retrying
+    | Throttled
+    | Paused
+    | Isolating
+    | Isolated
+    | Settled
+    | Warned
+    | BatchEnded
+    | Released
+    | UsageEnded
 )
 
 
@@ -138,6 +174,8 @@ class LoggingObserver:
                 _logger.warning("sending stopped for %s: %s", product or "all products", error)
             case Warned(text=text):
                 _logger.warning("%s", text)
+            case UsageEnded(state=state, records=records):
+                _logger.warning("%d records of the ledger ended as %s", records, state)
             case _ if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("%s", event)
 

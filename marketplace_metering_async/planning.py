@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from attrs import Factory, define, field, frozen
 
@@ -151,27 +151,43 @@ class _Queue:
     lane: Lane
     room: int
     """Bytes that a request of the lane has for its records."""
-    slots: dict[int, deque[Open]] = Factory(dict)
+    slots: dict[int, deque[Any]] = Factory(dict)
+    """
+    Of each slot, positions and records in turn. Of a million records that wait, an object each
+    would be looked at by the garbage collector again and again.
+    """
+    histories: dict[int, History] = Factory(dict)
+    """Of the records that have one."""
     order: list[int] = Factory(list)
     """A heap of the slots' numbers."""
     size: int = 0
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
 
-    def add(self, entry: Open) -> bool:
-        """Add *entry*, and return whether the queue now begins with another slot."""
-        number = entry.record.epoch // _SLOT
+    def add(self, position: int, record: UsageRecord) -> bool:
+        """Add a record, and return whether the queue now begins with another slot."""
+        number = record.epoch // _SLOT
         self.size += 1
         slot = self.slots.get(number)
         if slot is not None:
-            slot.append(entry)
+            slot += (position, record)
             return False
-        self.slots[number] = deque((entry,))
+        self.slots[number] = deque((position, record))
         heappush(self.order, number)
         return self.order[0] == number
 
+    def pop(self, slot: deque[Any]) -> Open:
+        """Take out the first record of *slot*."""
+        position = slot.popleft()
+        history = self.histories.pop(position, FRESH) if self.histories else FRESH
+        return Open(position, slot.popleft(), history)
+
     def drain(self) -> list[Open]:
-        entries = [entry for number in sorted(self.slots) for entry in self.slots[number]]
+        entries: list[Open] = []
+        for number in sorted(self.slots):
+            slot = self.slots[number]
+            while slot:
+                entries.append(self.pop(slot))
         self.slots.clear()
         self.order.clear()
         self.size = 0
@@ -219,9 +235,18 @@ class Backlog:
         """How many lanes have had records."""
         return len(self._queues)
 
-    def add(self, position: int, record: UsageRecord, history: History = FRESH) -> None:
-        """Put a record among those that may go now."""
-        self._enqueue(Open(position, record, history))
+    def add(self, position: int, record: UsageRecord) -> None:
+        """Put a record that was not sent yet among those that may go now."""
+        kind = (record.product_code, record.license_arn is not None)
+        queue = self._known.get(kind) or self._queue(record, kind)
+        begins = queue.add(position, record)
+        if queue.lane in self._held:
+            return
+        if begins:
+            self._line_up(queue)
+        self._ready += 1
+        if queue.size == self._limit:
+            self._full[queue.lane] = None
 
     def put_back(self, entries: Sequence[Open], *, not_before: float | None = None) -> None:
         """Put records back that an attempt has left open; they rest until *not_before*."""
@@ -326,17 +351,11 @@ class Backlog:
         return lane
 
     def _enqueue(self, entry: Open) -> None:
-        record = entry.record
-        kind = (record.product_code, record.license_arn is not None)
-        queue = self._known.get(kind) or self._queue(record, kind)
-        begins = queue.add(entry)
-        if queue.lane in self._held:
-            return
-        if begins:
-            self._line_up(queue)
-        self._ready += 1
-        if queue.size == self._limit:
-            self._full[queue.lane] = None
+        position, record, history = entry
+        if history is not FRESH:
+            kind = (record.product_code, record.license_arn is not None)
+            self._queue(record, kind).histories[position] = history
+        self.add(position, record)
 
     def _queue(self, record: UsageRecord, kind: tuple[str | None, bool]) -> _Queue:
         lane = self.lane_of(record)
@@ -369,13 +388,11 @@ class Backlog:
                 break
             slot = queue.slots[number]
             while slot and len(entries) < self._limit:
-                entry = slot[0]
-                wired = wire.members_of(entry.record)
+                wired = wire.members_of(slot[1])
                 room -= wire.record_size(wired)
                 if room < 0 and entries:
                     break
-                slot.popleft()
-                entries.append(entry)
+                entries.append(queue.pop(slot))
                 members.append(wired)
             if slot:
                 break

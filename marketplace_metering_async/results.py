@@ -1,7 +1,8 @@
 """What became of it: one verdict for every record, and the answers of the other calls."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast, overload
@@ -48,6 +49,10 @@ class Verdict:
     request_id: str | None = None
     ambiguous: bool = False
     duplicate_of: int | None = None
+
+
+Outcome = tuple[int, Verdict, str | None]
+"""What became of the record at a position: the verdict, and the service's id of the record."""
 
 
 @frozen
@@ -200,6 +205,10 @@ class BatchMeterUsageResult(Sequence[RecordResult]):
         """Return how many records were given."""
         return len(self.results)
 
+    def __iter__(self) -> Iterator[RecordResult]:
+        """Iterate over the verdicts, in the order of what was given."""
+        return iter(self.results)
+
     def __repr__(self) -> str:
         """Return the counts; a million results are no text."""
         counts = ", ".join(f"{status}: {count}" for status, count in self.counts.items())
@@ -244,7 +253,8 @@ def _not_metered(result: RecordResult) -> RecordNotMeteredError:
 
 def count(statuses: Iterable[RecordStatus]) -> dict[RecordStatus, int]:
     """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
-    return in_order(Counter(statuses))
+    counts = Counter(statuses)
+    return dict(counts) if len(counts) == 1 else in_order(counts)
 
 
 def in_order(counts: Mapping[RecordStatus, int]) -> dict[RecordStatus, int]:
@@ -252,29 +262,68 @@ def in_order(counts: Mapping[RecordStatus, int]) -> dict[RecordStatus, int]:
     return {status: counts[status] for status in RecordStatus if counts.get(status)}
 
 
+class _Columns(Sequence[RecordResult]):
+    """
+    Results in columns, each made when it is asked for.
+
+    A million objects more would take as much memory as the records, and the time of the garbage
+    collector, which looks at all of them again and again while the rest is sent.
+    """
+
+    __slots__ = ("_given", "_record_ids", "_verdicts")
+
+    def __init__(
+        self, given: Sequence[object], verdicts: list[Verdict], record_ids: list[str | None]
+    ) -> None:
+        self._given = given
+        self._verdicts = verdicts
+        self._record_ids = record_ids
+
+    @overload
+    def __getitem__(self, index: int) -> RecordResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RecordResult]: ...
+    def __getitem__(self, index: int | slice) -> RecordResult | Sequence[RecordResult]:
+        places = range(len(self._given))[index]
+        return self._at(places) if isinstance(places, int) else [self._at(n) for n in places]
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __iter__(self) -> Iterator[RecordResult]:
+        return map(RecordResult, itertools.count(), self._given, self._verdicts, self._record_ids)
+
+    def _at(self, place: int) -> RecordResult:
+        return RecordResult(
+            place, self._given[place], self._verdicts[place], self._record_ids[place]
+        )
+
+
 class Merger:
-    """Brings results that come in any order into the order of what was given."""
+    """Brings results that come in any order into the order of what was *given*."""
 
-    def __init__(self, size: int) -> None:
-        self._ordered: list[RecordResult | None] = [None] * size
+    def __init__(self, given: Sequence[object]) -> None:
+        self._given = given
+        self._verdicts: list[Verdict | None] = [None] * len(given)
+        self._record_ids: list[str | None] = [None] * len(given)
         self._counter: Counter[RecordStatus] = Counter()
-        self._missing = size
+        self._missing = len(given)
 
-    def add(self, results: Iterable[RecordResult]) -> None:
+    def add(self, outcomes: Sequence[Outcome]) -> None:
         """
-        Take results in.
+        Take outcomes in.
 
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
-        ordered = self._ordered
-        for result in results:
-            position = result.position
-            if not 0 <= position < len(ordered) or ordered[position] is not None:
+        verdicts, record_ids = self._verdicts, self._record_ids
+        for position, verdict, record_id in outcomes:
+            if not 0 <= position < len(verdicts) or verdicts[position] is not None:
                 raise ValueError(f"a second or foreign result for records[{position}]")
-            ordered[position] = result
-            self._counter[result.verdict.status] += 1
-            self._missing -= 1
+            verdicts[position] = verdict
+            record_ids[position] = record_id
+        self._counter.update([verdict.status for _, verdict, _ in outcomes])
+        self._missing -= len(outcomes)
 
     def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
         """
@@ -285,7 +334,8 @@ class Merger:
         """
         if self._missing:
             raise ValueError(f"{self._missing} records have no result")
-        results = cast("list[RecordResult]", self._ordered)
+        verdicts = cast("list[Verdict]", self._verdicts)
+        results = _Columns(self._given, verdicts, self._record_ids)
         return BatchMeterUsageResult(results, in_order(self._counter), calls, throttled)
 
 
@@ -298,9 +348,10 @@ def merge(
     Raises:
         ValueError: if a position has no result, two, or lies outside 0 to *size*.
     """
-    merger = Merger(size)
-    for part in parts:
-        merger.add(part)
+    results = list(itertools.chain.from_iterable(parts))
+    record_of = {result.position: result.record for result in results}
+    merger = Merger([record_of.get(position) for position in range(size)])
+    merger.add([(r.position, r.verdict, r.metering_record_id) for r in results])
     return merger.merged(calls=calls, throttled=throttled)
 
 

@@ -9,7 +9,7 @@ out. Nothing that the service or the network does makes a Delivery raise.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Final
 
@@ -43,7 +43,7 @@ from marketplace_metering_async.isolation import (
 )
 from marketplace_metering_async.pacing import CallEnd
 from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, Open
-from marketplace_metering_async.results import RecordResult, Verdict, count
+from marketplace_metering_async.results import Outcome, Verdict, count
 from marketplace_metering_async.retries import Backoff, RetryPolicy
 from marketplace_metering_async.triage import Fault, leaves_doubt, triage
 from marketplace_metering_async.validation import expired
@@ -53,7 +53,7 @@ _EDGE: Final = limits.EDGE.total_seconds()
 _MOST_REPAIRS: Final = 2
 """Times that a record is sent again because credentials or clock were put right."""
 
-Settle = Callable[[Sequence[RecordResult]], None]
+Settle = Callable[[Sequence[Outcome]], None]
 """Takes verdicts as they come."""
 
 
@@ -82,14 +82,12 @@ class Delivery:
         *,
         policy: RetryPolicy,
         random: Random,
-        originals: Mapping[int, object],
         screen: Callable[[Open], Verdict | None] | None = None,
     ) -> None:
         """
         Prepare to send what is, or will be, in *backlog*.
 
-        *originals* holds what was given for a position, where that was no UsageRecord; *screen*
-        may still have a verdict on a record when its turn comes.
+        *screen* may still have a verdict on a record when its turn comes.
         """
         self.calls = 0
         self.throttled = 0
@@ -98,7 +96,6 @@ class Delivery:
         self._settle = settle
         self._policy = policy
         self._backoff = Backoff(policy, random)
-        self._originals = originals
         self._screen = screen
         self._offenders = Offenders()
         self._searches: dict[Lane, list[_Refusal]] = {}  # lanes under search; refusals that wait
@@ -173,6 +170,7 @@ class Delivery:
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
             with ticket:
+                await self._caller.turn()
                 chunk = self._take()
                 if chunk is not None:
                     refusal = await self._attempt(chunk, ticket)
@@ -222,15 +220,15 @@ class Delivery:
             return chunk
         stopped = self._stopped_by(chunk.lane)
         kept: list[int] = []
-        results: list[RecordResult] = []
+        outcomes: list[Outcome] = []
         for index, entry in enumerate(chunk.entries):
             verdict = self._early_verdict(entry, now, stopped)
             if verdict is None:
                 kept.append(index)
             else:
-                results.append(self._result(entry, verdict))
-        self._settled(results)
-        return chunk.part(kept) if results else chunk
+                outcomes.append(_outcome(entry, verdict))
+        self._settled(outcomes)
+        return chunk.part(kept) if outcomes else chunk
 
     def _early_verdict(
         self, entry: Open, now: float, stopped: MeteringError | None
@@ -260,6 +258,7 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk), attempt=attempt
             )
+            await self._caller.turn()
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             ticket.end(CallEnd.DELIVERED)
@@ -276,11 +275,11 @@ class Delivery:
 
     def _answered(self, chunk: Chunk, reply: wire.Reply, request_id: str | None) -> bool:
         """Settle what *reply* settles and put the rest back; return whether it settled any."""
-        results: list[RecordResult] = []
+        outcomes: list[Outcome] = []
         left: list[Open] = []
         unanswered: list[Open] = []
-        known: dict[tuple[str, int], Verdict] = {}
-        originals = self._originals
+        verdict: Verdict | None = None  # the last record's, which neighbours mostly share
+        last: History | None = None
         for entry, status, record_id in zip(
             chunk.entries, reply.statuses, reply.record_ids, strict=True
         ):
@@ -289,17 +288,15 @@ class Delivery:
             elif status == wire.UNPROCESSED:
                 left.append(entry)
             else:
-                position, record, history = entry
-                verdict = known.get((status, id(history)))
-                if verdict is None:
+                history = entry.history
+                if verdict is None or history is not last or status != verdict.service_status:
                     verdict = verdicts.answered(status, history, request_id)
-                    known[status, id(history)] = verdict
-                given = originals.get(position, record) if originals else record
-                results.append(RecordResult(position, given, verdict, record_id))
-        self._settled(results, request_id)
+                    last = history
+                outcomes.append((entry.position, verdict, record_id))
+        self._settled(outcomes, request_id)
         if reply.oddities:
             self._warn_of(reply, request_id)
-        progress = bool(results)
+        progress = bool(outcomes)
         if left:
             error: MeteringError = LeftUnprocessedError()
             self._back_off(left, error, progress=progress, request_id=request_id)
@@ -312,15 +309,11 @@ class Delivery:
         oddities = "; ".join(dict.fromkeys(reply.oddities))
         tell(self._caller.observer, Warned(text=f"odd answer to request {request_id}: {oddities}"))
 
-    def _settled(self, results: Sequence[RecordResult], request_id: str | None = None) -> None:
-        if results:
-            counts = count(result.verdict.status for result in results)
+    def _settled(self, outcomes: Sequence[Outcome], request_id: str | None = None) -> None:
+        if outcomes:
+            counts = count([verdict.status for _, verdict, _ in outcomes])
             tell(self._caller.observer, Settled(counts=counts, request_id=request_id))
-            self._settle(results)
-
-    def _result(self, entry: Open, verdict: Verdict) -> RecordResult:
-        given = self._originals.get(entry.position, entry.record)
-        return RecordResult(entry.position, given, verdict)
+            self._settle(outcomes)
 
     # What an error asks for.
 
@@ -395,14 +388,14 @@ class Delivery:
         now = self._caller.now().timestamp()
         moment = self._caller.clock.monotonic()
         kept: list[Open] = []
-        results: list[RecordResult] = []
+        outcomes: list[Outcome] = []
         for entry in entries:
             verdict = self._last_verdict(entry, moment, now)
             if verdict is None:
                 kept.append(entry)
             else:
-                results.append(self._result(entry, verdict))
-        self._settled(results)
+                outcomes.append(_outcome(entry, verdict))
+        self._settled(outcomes)
         if kept:
             closing = min(self._backlog.deadline(entry.record) for entry in kept)
             rest = max(0.0, min(delay, closing - now))  # rather early than too late
@@ -421,7 +414,7 @@ class Delivery:
         return self._early_verdict(entry, now, None)
 
     def _give_up(self, entries: Iterable[Open], error: MeteringError) -> None:
-        self._settled([self._result(e, verdicts.gave_up(error, e.history)) for e in entries])
+        self._settled([_outcome(e, verdicts.gave_up(error, e.history)) for e in entries])
 
     # What stops.
 
@@ -533,7 +526,7 @@ class Delivery:
         """Settle a record that was refused alone, and those of its kind; return how many."""
         culprit = entries[index]
         verdict = verdicts.refused_alone(error, culprit.history)
-        results = [self._result(culprit, verdict)]
+        outcomes = [_outcome(culprit, verdict)]
         self._offenders.remember(culprit.record, error)
         alike = [
             (other, refusal)
@@ -543,16 +536,20 @@ class Delivery:
         for other, refusal in alike:
             trait = shared_trait(refusal.code)
             verdict = verdicts.of_refused_kind(refusal, trait, entries[other].history)
-            results.append(self._result(entries[other], verdict))
+            outcomes.append(_outcome(entries[other], verdict))
         search.excuse(other for other, _ in alike)
-        self._settled(results, error.request_id)
-        return len(results)
+        self._settled(outcomes, error.request_id)
+        return len(outcomes)
 
     def _stop_if_nobody_is_taken(self, refusal: _Refusal) -> None:
         """A refusal nobody has heard of, of every part of a lane, is about more than a record."""
         lane = refusal.chunk.lane
         if triage(refusal.error) is Fault.UNKNOWN and lane not in self._taken_lanes:
             self._stop_lane(lane, refusal.error)
+
+
+def _outcome(entry: Open, verdict: Verdict) -> Outcome:
+    return entry.position, verdict, None
 
 
 def _as_refusal(error: MeteringError) -> MarketplaceMeteringException:

@@ -102,7 +102,7 @@ class SigV4:
         """Return the headers of a request of *operation* with *body*, signed at *now* (aware)."""
         prepared = self._prepared.get(operation)
         second = int(now.timestamp())
-        if prepared is None or prepared.second != second or prepared.keys != keys:
+        if prepared is None or prepared.second != second or prepared.keys is not keys:
             prepared = self._prepared[operation] = self._prepare(operation, now, second, keys)
         canonical = prepared.canonical.copy()
         canonical.update(hashlib.sha256(body).hexdigest().encode())

@@ -1,6 +1,7 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -114,6 +115,15 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
+_Key = tuple[str | int | None, ...]
+
+_PARTS: Final = 512
+"""
+Parts of the table of keys. As one dict, that of a million records would hold up the event loop for
+a tenth of a second whenever it grows, and once more when it is freed.
+"""
+
+
 class Repeats:
     """
     The records of a batch, or of those in flight, that have a key in common.
@@ -122,26 +132,30 @@ class Repeats:
     service would keep whichever came first.
     """
 
-    def __init__(self, product_code: str | None = None) -> None:
+    def __init__(
+        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
+    ) -> None:
+        """Compare records; *record_at* returns one that was noted, by its position."""
         self._product_code = product_code
-        self._leaders: dict[tuple[str | int | None, ...], tuple[int, UsageRecord]] = {}
-        self._conflicts: dict[tuple[str | int | None, ...], list[int]] = {}
+        self._record_at = record_at
+        self._leaders: defaultdict[int, dict[_Key, int]] = defaultdict(dict)
+        self._conflicts: dict[_Key, list[int]] = {}
         self.followers: dict[int, list[int]] = {}
         """Position of the record that is sent, to the positions of those identical to it."""
 
     def note(self, position: int, record: UsageRecord) -> bool:
         """Take note of a record; return whether it is the first of its key."""
         key = record.key(self._product_code)
-        leader = self._leaders.setdefault(key, (position, record))
-        if leader[0] == position:
+        leader = self._leaders[hash(key) % _PARTS].setdefault(key, position)
+        if leader == position:
             return True
         if key in self._conflicts:
             self._conflicts[key].append(position)
-        elif self._same(leader[1], record):
-            self.followers.setdefault(leader[0], []).append(position)
+        elif self._same(self._record_at(leader), record):
+            self.followers.setdefault(leader, []).append(position)
         else:
-            identical = self.followers.get(leader[0], [])
-            self._conflicts[key] = [leader[0], *identical, position]
+            identical = self.followers.get(leader, [])
+            self._conflicts[key] = [leader, *identical, position]
         return False
 
     def conflicts(self) -> list[ConflictingRecordsError]:
@@ -158,13 +172,22 @@ class Repeats:
     def forget(self, position: int, record: UsageRecord) -> list[int]:
         """Forget the key of a record that has its verdict; return the positions that share it."""
         key = record.key(self._product_code)
-        if self._leaders.get(key, (None,))[0] == position:
-            del self._leaders[key]
+        leaders = self._leaders[hash(key) % _PARTS]
+        if leaders.get(key) == position:
+            del leaders[key]
             self._conflicts.pop(key, None)
         return self.followers.pop(position, [])
 
-    def _same(self, one: UsageRecord, other: UsageRecord) -> bool:
+    def forget_keys(self) -> Generator[None, None, None]:
+        """Forget all keys, some at each step: no further record will be noted."""
+        while self._leaders:
+            self._leaders.popitem()
+            yield
+
+    def _same(self, one: UsageRecord | None, other: UsageRecord) -> bool:
         """Every member equal; the call's product code counts as a record's own."""
+        if one is None:
+            return False
         if (one.product_code or self._product_code) != (other.product_code or self._product_code):
             return False
         return (one.epoch, one.quantity, one.usage_allocations) == (

@@ -6,6 +6,7 @@ orjson is installed or not. Answers are matched to records by what they say, nev
 stand, and whatever they leave open, repeat or contradict is told and settles nothing.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -203,20 +204,16 @@ def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | Non
     results = answer.get("Results")
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
-    statuses: list[str | None] = []
-    record_ids: list[str | None] = []
     try:
-        for members, result in zip(sent, results, strict=True):
-            status, record_id = result["Status"], result["MeteringRecordId"]
-            if result["UsageRecord"] != members or type(status) is not str:
-                return None
-            if type(record_id) is not str or status in ("", UNPROCESSED):
-                return None
-            statuses.append(status)
-            record_ids.append(record_id)
+        if [result["UsageRecord"] for result in results] != sent:
+            return None
+        statuses: list[str | None] = [result["Status"] for result in results]
+        record_ids: list[str | None] = [result["MeteringRecordId"] for result in results]
     except (KeyError, TypeError):
         return None
-    return Reply(statuses, record_ids)
+    if {type(word) for word in itertools.chain(statuses, record_ids)} != {str}:
+        return None
+    return None if "" in statuses or UNPROCESSED in statuses else Reply(statuses, record_ids)
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:

@@ -254,9 +254,9 @@ def test_repeats() -> None:
     """
     Identical ones follow the first; one that differs puts all of them in conflict.
     """
-    repeats = Repeats()
     a, b = usage(2)
     (changed,) = usage(1, quantity=9)
+    repeats = Repeats(None, [a, b, a].__getitem__)
 
     assert [True, True, False] == [repeats.note(p, r) for p, r in enumerate([a, b, a])]
     assert {0: [2]} == repeats.followers

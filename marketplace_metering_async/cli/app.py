@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from marketplace_metering_async.cli import checking, hourly, operations, sending
-from marketplace_metering_async.cli.exits import Exit, MisuseError
+from marketplace_metering_async.cli import checking, hourly, ledger, operations, sending
+from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.options import (
     QUOTA,
     CallsPerSecond,
@@ -20,8 +20,7 @@ from marketplace_metering_async.cli.options import (
 )
 from marketplace_metering_async.cli.order import Order
 from marketplace_metering_async.cli.output import people
-from marketplace_metering_async.cli.reading import Source, sources_of
-from marketplace_metering_async.cli.running import finish
+from marketplace_metering_async.cli.running import finish, sources_or_exit
 
 _CURRENT_HOUR: Final = "--include-current-hour"
 
@@ -39,14 +38,6 @@ app = typer.Typer(
         "again; 4 account or configuration; 130 interrupted."
     ),
 )
-
-
-def _sources(names: list[str]) -> list[Source]:
-    try:
-        return sources_of(names)
-    except MisuseError as error:
-        people().complain(error)
-        raise typer.Exit(Exit.USAGE) from None
 
 
 def _require_coalesce(*, coalesce: bool, current_hour: bool) -> None:
@@ -104,6 +95,14 @@ def send(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, send nothing.")
     ] = False,
+    ledger_url: Annotated[
+        str | None,
+        typer.Option(
+            "--ledger",
+            metavar="URL",
+            help="Go through a ledger: killed and started again, it meters the rest once.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
     endpoint_url: EndpointUrl = None,
     profile: Profile = None,
@@ -113,7 +112,7 @@ def send(
     """Send usage records; one JSON line of result for each line of input, in order."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     order = Order(
-        sources=_sources(files),
+        sources=sources_or_exit(files),
         settings=Settings(
             endpoint_url=endpoint_url,
             profile=profile,
@@ -124,7 +123,14 @@ def send(
         include_current_hour=include_current_hour,
         yes=yes,
     )
-    if dry_run:
+    if ledger_url is not None:
+        if dry_run or include_current_hour:
+            wrong = "--dry-run" if dry_run else _CURRENT_HOUR
+            raise typer.BadParameter("not together with --ledger", param_hint=wrong)
+        from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+
+        finish(ledgers.send_through(order, ledger_url, people()))
+    elif dry_run:
         finish(checking.show_plan(order, people(), coalesce=coalesce))
     elif coalesce:
         finish(hourly.send_hours(order, people()))
@@ -143,7 +149,7 @@ def validate(
     """Check usage records without a service; every complaint with its file and line."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     order = Order(
-        sources=_sources(files),
+        sources=sources_or_exit(files),
         settings=Settings(),
         product_code=product_code,
         include_current_hour=include_current_hour,
@@ -151,6 +157,7 @@ def validate(
     finish(checking.validate(order, people(), coalesce=coalesce))
 
 
+app.add_typer(ledger.app, name="ledger")
 app.command()(operations.resolve)
 app.command()(operations.meter)
 app.command()(operations.register)

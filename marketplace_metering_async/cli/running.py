@@ -9,7 +9,17 @@ import typer
 from marketplace_metering_async.cli import exits
 from marketplace_metering_async.cli.exits import Exit, MisuseError
 from marketplace_metering_async.cli.output import error_text, people
+from marketplace_metering_async.cli.reading import Source, sources_of
 from marketplace_metering_async.errors import MeteringError
+
+
+def sources_or_exit(names: list[str]) -> list[Source]:
+    """Return where to read, or leave with a word on what cannot be read."""
+    try:
+        return sources_of(names)
+    except MisuseError as error:
+        people().complain(error)
+        raise typer.Exit(Exit.USAGE) from None
 
 
 def finish(work: Coroutine[Any, Any, Exit], operation: str = "BatchMeterUsage") -> None:

@@ -100,7 +100,7 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
     """
     Conflicts and identical records are those that law 3 of sending finds.
     """
-    repeats = Repeats("product")
+    repeats = Repeats("product", records.__getitem__)
     leaders = [n for n, record in enumerate(records) if repeats.note(n, record)]
     conflicting = {p for conflict in repeats.conflicts() for p in conflict.positions}
 

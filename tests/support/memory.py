@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -36,16 +37,17 @@ class MemoryService:
         fault_of: FaultOf = lambda number, body: None,
         *,
         book: Book | None = None,
-        clock: VirtualClock | None = None,
+        clock: Clock | None = None,
         seed: int = 0,
     ) -> None:
         self.book = Book() if book is None else book
         self.requests: list[dict[str, Any]] = []
+        self.round_trip = ROUND_TRIP  # seconds
         self.last_at = 0.0  # loop time of the latest request
         self.in_flight = 0
         self.most_in_flight = 0
         self._fault_of = fault_of
-        self._clock = clock or VirtualClock()
+        self._clock: Clock = clock or VirtualClock()
         self._random = Random(seed)
 
     @property
@@ -69,7 +71,7 @@ class MemoryService:
         self.requests.append(body)
         number = len(self.requests)
         fault = self._fault_of(number, body)
-        await asyncio.sleep(ROUND_TRIP / 2)
+        await asyncio.sleep(self.round_trip / 2)
         try:
             before = self._before(fault)
             if before is not None:
@@ -80,7 +82,7 @@ class MemoryService:
             )
         except Refusal as refusal:
             return self._refusal(refusal)
-        await asyncio.sleep(ROUND_TRIP / 2)
+        await asyncio.sleep(self.round_trip / 2)
         return await self._after(fault, reply, timeout)
 
     def _before(self, fault: Kind | Refusal | None) -> Response | None:

@@ -1,0 +1,102 @@
+"""
+What do a million records at once do? `python benchmarks/million.py`
+
+Planned, validated and merged over a transport in memory, which echoes; its own time is taken off.
+Told are the CPU in microseconds a record at ten thousand, a hundred thousand and a million, which
+should be the same, and the longest stretch of work between two ticks of a millisecond, in ms of
+CPU, so that other programs do not count.
+Python's garbage collector looks at all objects of a program, the million records too, whenever
+it thinks fit; so that is told apart (`gc.freeze()`, as a program does that holds so many).
+"""
+
+import asyncio
+import gc
+import json
+import time
+from typing import Any
+
+from clients import KEYS, PRODUCT, REGION, records
+from harness import results
+
+from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
+from marketplace_metering_async.transport import Request, Response
+
+SIZES = (10_000, 100_000, 1_000_000)
+
+
+class Echo:
+    """A service in memory."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._taken = 0
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        del timeout
+        begun = time.process_time()
+        results = []
+        for record in json.loads(request.body)["UsageRecords"]:
+            self._taken += 1
+            told = {"MeteringRecordId": f"{self._taken:036x}", "Status": "Success"}
+            results.append(told | {"UsageRecord": record})
+        body = json.dumps({"Results": results}, separators=(",", ":")).encode()
+        self.spent += time.process_time() - begun
+        await asyncio.sleep(0)
+        return Response(200, {}, body)
+
+    async def aclose(self) -> None:
+        """Have nothing open."""
+
+
+async def deliver(size: int, *, frozen: bool) -> dict[str, Any]:
+    given = [UsageRecord.from_boto(record) for record in records(size)]
+    echo, late = Echo(), [0.0]
+
+    async def tick() -> None:
+        while True:
+            begun = time.process_time()
+            await asyncio.sleep(0.001)
+            late.append((time.process_time() - begun) * 1000)
+
+    gc.collect()
+    if frozen:
+        gc.freeze()
+    async with MarketplaceMeteringClient(
+        region_name=REGION, calls_per_second=None, transport=echo, **KEYS
+    ) as client:
+        await client.batch_meter_usage(given[:1000], product_code=PRODUCT)
+        echo.spent = 0.0
+        ticking = asyncio.create_task(tick())
+        await asyncio.sleep(0.01)
+        late.clear()
+        begun = time.process_time()
+        result = await client.batch_meter_usage(given, product_code=PRODUCT)
+        spent = time.process_time() - begun - echo.spent
+        await asyncio.sleep(0.002)
+        ticking.cancel()
+        assert len(result) == size
+    late.sort()
+    return {
+        "records": size,
+        "frozen": frozen,
+        "us_record": spent / size * 1e6,
+        "longest_ms": late[-1],
+        "p99_ms": late[int(len(late) * 0.99)],
+    }
+
+
+def main() -> None:
+    with results("million") as found:
+        found["rows"] = []
+        for size in SIZES:
+            for frozen in (False, True):
+                row = asyncio.run(deliver(size, frozen=frozen))
+                gc.unfreeze()
+                found["rows"].append(row)
+                name = f"{size:,}{' frozen' if frozen else ''}"
+                each, longest = row["us_record"], row["longest_ms"]
+                print(f"{name}: {each:.2f} us a record; longest stretch {longest:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`ledger status`: where all usage is, for a person, for a program, and for an alarm."""
+
+from collections.abc import Iterator
+
+from attrs import asdict
+from rich.table import Table
+
+from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.output import People, print_json
+from marketplace_metering_async.events import Event
+from marketplace_metering_async.ledger import LedgerStatus, ProductStatus, UsageLedger
+
+_PREFIX = "marketplace_metering_ledger"
+
+
+async def show(url: str, people: People, *, json: bool, prometheus: bool) -> Exit:
+    """Show the status, and end with what it means."""
+    async with UsageLedger.open(url, observer=_unheard) as ledger:
+        status = await ledger.status()
+    if json:
+        print_json(asdict(status))
+    if prometheus:
+        print("\n".join(_metrics(status)))  # noqa: T201 - the answer itself
+    if not json and not prometheus:
+        _tell(status, people)
+    return exit_of(status)
+
+
+def _unheard(event: Event) -> None:
+    """The table says it all."""
+
+
+def exit_of(status: LedgerStatus) -> Exit:
+    """Return 3 where usage is at risk, 1 where some has ended unmetered."""
+    if status.at_risk or status.guarded:
+        return Exit.UNDELIVERED
+    return Exit.REJECTED if any(status.ended.values()) else Exit.METERED
+
+
+def _tell(status: LedgerStatus, people: People) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("product")
+    table.add_column("dimension")
+    for name in ("open", "frozen", "metered", "ended"):
+        table.add_column(name, justify="right")
+    for one in status.products:
+        ended = sum(one.ended.values())
+        table.add_row(
+            one.product_code or "-",
+            one.dimension,
+            f"{one.open:,}",
+            f"{one.frozen:,}",
+            f"[green]{one.metered:,}[/]",
+            f"[red]{ended:,}[/]" if ended else "0",
+        )
+    people.print(table)
+    people.print(f"{status.recorded:,} units recorded, {status.in_flight:,} in flight")
+    for state, units in status.ended.items():
+        people.print(f"[red]{units:,} units ended as {state}[/]")
+    if status.oldest_unsent_seconds is not None:
+        people.print(f"oldest unsent: {_hours(status.oldest_unsent_seconds)} after its hour")
+    if status.seconds_to_first_loss is not None:
+        left = status.seconds_to_first_loss
+        style = "red" if left <= 6 * 3600 else "default"
+        text = f"in {_hours(left)}" if left > 0 else "already"
+        people.print(f"[{style}]the first of it is lost {text}[/]")
+    if status.at_risk:
+        people.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
+    if status.last_success_seconds is not None:
+        people.print(f"last success: {_hours(status.last_success_seconds)} ago")
+    elif status.last_usage_seconds is None:
+        people.print("no usage yet")
+    else:
+        people.print("nothing was metered yet")
+    if status.guarded:
+        people.print("[bold yellow]A copy: open hours wait for `ledger release`.[/]")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def _metrics(status: LedgerStatus) -> Iterator[str]:
+    """Yield the status in Prometheus's text format (exposition format 0.0.4)."""
+    plain = {
+        "recorded_units": status.recorded,
+        "in_flight_units": status.in_flight,
+        "at_risk_units": status.at_risk,
+        "oldest_unsent_seconds": status.oldest_unsent_seconds,
+        "seconds_to_first_loss": status.seconds_to_first_loss,
+        "last_success_seconds": status.last_success_seconds,
+        "last_usage_seconds": status.last_usage_seconds,
+        "guarded": int(status.guarded),
+    }
+    for name, value in plain.items():
+        if value is not None:
+            yield f"# TYPE {_PREFIX}_{name} gauge"
+            yield f"{_PREFIX}_{name} {value}"
+    yield f"# TYPE {_PREFIX}_units gauge"
+    for one in status.products:
+        for state, units in _states(one):
+            labels = (
+                f'product_code="{_label(one.product_code)}",'
+                f'dimension="{_label(one.dimension)}",state="{state}"'
+            )
+            yield f"{_PREFIX}_units{{{labels}}} {units}"
+
+
+def _states(one: ProductStatus) -> list[tuple[str, int]]:
+    live = [("open", one.open), ("frozen", one.frozen), ("metered", one.metered)]
+    return live + [(str(state), units) for state, units in one.ended.items()]
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,257 @@
+"""What the commands of the ledger do, but for its status."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import asdict
+
+from marketplace_metering_async.cli import exits
+from marketplace_metering_async.cli.exits import Exit, MisuseError
+from marketplace_metering_async.cli.formats import UsageFileError
+from marketplace_metering_async.cli.importing import import_lines, require_names
+from marketplace_metering_async.cli.interrupts import Interrupts
+from marketplace_metering_async.cli.ledger_status import exit_of
+from marketplace_metering_async.cli.options import Settings
+from marketplace_metering_async.cli.order import Order
+from marketplace_metering_async.cli.output import People, error_text, print_json
+from marketplace_metering_async.cli.progress import Watch
+from marketplace_metering_async.cli.reading import Source
+from marketplace_metering_async.cli.reporting import Complaints
+from marketplace_metering_async.cli.result_lines import ResultLines
+from marketplace_metering_async.events import Event, UsageEnded, Warned
+from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
+from marketplace_metering_async.ledger.states import ENDED
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so would be run by a spreadsheet."""
+_CLOSES: Final = "no more is sent; what is on its way to the service is awaited."
+
+
+def _open(url: str, people: People, **settings: Any) -> UsageLedger:  # noqa: ANN401
+    def tell(event: Event) -> None:
+        match event:
+            case Warned(text=text):
+                people.complain(text)
+            case UsageEnded(state=state, records=records):
+                people.complain(f"{records:,} records ended as {state}")
+
+    return UsageLedger.open(url, observer=tell, **settings)
+
+
+async def add(url: str, members: Mapping[str, Any], people: People) -> Exit:
+    """Add one piece of usage."""
+    async with _open(url, people) as ledger:
+        added = await ledger.add_usage(**members)
+    print_json(
+        {
+            "hour": added.hour,
+            "late": added.late,
+            "repeated": added.repeated,
+            "ended": added.ended,
+        }
+    )
+    return Exit.METERED if added.ended is None else Exit.REJECTED
+
+
+async def import_files(
+    url: str,
+    sources: Sequence[Source],
+    product_code: str | None,
+    name: str | None,
+    people: People,
+) -> Exit:
+    """Add every line, and tell of each."""
+    require_names(sources, name)
+    async with _open(url, people) as ledger:
+        return await _import(ledger, sources, product_code, name, people)
+
+
+async def _import(
+    ledger: UsageLedger,
+    sources: Sequence[Source],
+    product_code: str | None,
+    name: str | None,
+    people: People,
+) -> Exit:
+    complain = Complaints(people)
+    counts: Counter[str] = Counter()
+    codes = {Exit.METERED}
+    failures: list[OSError] = []
+    lines = ResultLines(people, failures.append)
+    async with Watch(people, "importing", unit="lines") as watch:
+        try:
+            async for imported in import_lines(ledger, sources, product_code, name):
+                counts[str(imported.members["status"])] += 1
+                codes.add(imported.code)
+                if "message" in imported.members:
+                    complain(imported.members["message"])
+                lines.write(imported.members)
+                watch.advance()
+                await lines.room.wait()
+        except UsageFileError as error:
+            people.complain(error)
+            codes.add(Exit.USAGE)
+        await lines.close()
+    complain.end()
+    people.print(", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no lines")
+    return exits.gravest(codes | ({Exit.USAGE} if failures else set()))
+
+
+async def take_over(url: str, old: str, people: People) -> Exit:
+    """Move a SQLite ledger into PostgreSQL."""
+    async with _open(url, people) as ledger:
+        hours = await ledger.take_over(old)
+    people.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
+    return Exit.METERED
+
+
+async def relay(url: str, settings: Settings, people: People, *, once: bool) -> Exit:
+    """Relay once, or until a signal."""
+    async with _open(url, people, region_name=settings.region) as ledger:
+        pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
+        async with settings.client(pacer=pacer) as client:
+            with Interrupts(people, _CLOSES) as interrupts:
+                if not once:
+                    people.print(f"relaying to {(await client.endpoint()).url}; Ctrl-C ends it")
+                    await ledger.relay(client, stop=interrupts.stopped)
+                    return Exit.INTERRUPTED if interrupts.happened else Exit.METERED
+                report = await ledger.relay_once(client, stop=interrupts.stopped)
+        return _told(report, people)
+
+
+def _told(report: RelayReport, people: People) -> Exit:
+    print_json(
+        {
+            "sealed": report.sealed,
+            "metered": report.metered,
+            "units": report.units,
+            "returned": report.returned,
+            "ended": report.ended,
+        }
+    )
+    if report.stopped_by is not None:
+        people.complain(error_text(report.stopped_by))
+        return Exit.ACCOUNT
+    if report.returned:
+        return Exit.UNDELIVERED
+    return Exit.REJECTED if report.ended else Exit.METERED
+
+
+async def send_through(order: Order, url: str, people: People) -> Exit:
+    """`send --ledger`: import the files, then meter all hours that are over."""
+    require_names(order.sources, None)
+    settings = order.settings
+    async with _open(url, people, region_name=settings.region, grace=0) as ledger:
+        pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
+        async with settings.client(pacer=pacer) as client:
+            await client.endpoint()  # whoever has no account is told before anything is stored
+            code = await _import(ledger, order.sources, order.product_code, None, people)
+            with Interrupts(people, _CLOSES) as interrupts:
+                report = await ledger.relay_once(client, stop=interrupts.stopped)
+            codes = {code, _told(report, people)}
+            if interrupts.happened:
+                codes.add(Exit.INTERRUPTED)
+        status = await ledger.status()
+    if status.open:
+        people.print(
+            f"{status.open:,} units are of hours that are not due yet; "
+            "send again, or let `ledger relay` run."
+        )
+        codes.add(Exit.UNDELIVERED)
+    codes.add(exit_of(status))
+    return exits.gravest(codes)
+
+
+async def history(url: str, where: Mapping[str, Any], people: People, *, as_csv: bool) -> Exit:
+    """Print the story of every hour to stdout."""
+    async with _open(url, people) as ledger:
+        table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
+        if table is not None:
+            table.writerow(_COLUMNS)
+        async for entry in ledger.history(**where):
+            members = asdict(entry)
+            if table is None:
+                print_json(members)
+            else:
+                table.writerow([_cell(members, entry, column) for column in _COLUMNS])
+    sys.stdout.flush()
+    return Exit.METERED
+
+
+_COLUMNS: Final = (
+    "product_code",
+    "customer_aws_account_id",
+    "customer_identifier",
+    "license_arn",
+    "dimension",
+    "hour",
+    "state",
+    "quantity",
+    "events",
+    "carried",
+    "timestamp",
+    "sealed_at",
+    "region_name",
+    "digest",
+    "attempts",
+    "settled_at",
+    "metering_record_id",
+    "reason",
+)
+
+
+def _cell(members: Mapping[str, Any], entry: HistoryEntry, column: str) -> object:
+    value = members[column]
+    if column in ("carried", "attempts"):
+        return json.dumps(value, default=str)
+    if isinstance(getattr(entry, column), datetime):
+        return value.isoformat()
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+async def retry(url: str, names: Sequence[str], people: People) -> Exit:
+    """Send ended records again."""
+    if unknown := [name for name in names if name not in ENDED]:
+        raise MisuseError(f"--state: expected one of {', '.join(ENDED)}; got {unknown[0]!r}")
+    async with _open(url, people) as ledger:
+        count = await ledger.retry(*(HourState(name) for name in names))
+    people.print(f"{count:,} are on their way again")
+    return Exit.METERED
+
+
+async def prune(url: str, before: datetime, people: People) -> Exit:
+    """Remove what was settled long ago."""
+    async with _open(url, people) as ledger:
+        try:
+            count = await ledger.prune(before)
+        except ValueError as error:
+            raise MisuseError(f"--days: {error}") from error
+    people.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.METERED
+
+
+async def release(url: str, people: People) -> Exit:
+    """Go on with a copy."""
+    async with _open(url, people) as ledger:
+        await ledger.release()
+    people.print("released: its open hours are metered from now on")
+    return Exit.METERED
+
+
+async def close_customer(url: str, who: Mapping[str, Any], people: People, *, reopen: bool) -> Exit:
+    """Close a customer's hours, or take usage again."""
+    async with _open(url, people) as ledger:
+        if reopen:
+            await ledger.reopen_customer(**who)
+            people.print("usage of the customer is taken again")
+        else:
+            hours = await ledger.close_customer(**who)
+            people.print(f"{hours:,} hours are on their way; relay now")
+    return Exit.METERED

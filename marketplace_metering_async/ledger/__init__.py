@@ -1,0 +1,25 @@
+"""The ledger: usage that survives a crash and is billed exactly once."""
+
+from marketplace_metering_async.ledger.ledger import UsageLedger
+from marketplace_metering_async.ledger.posting import AddedUsage
+from marketplace_metering_async.ledger.relay import RelayReport
+from marketplace_metering_async.ledger.reports import (
+    Attempt,
+    CarriedUsage,
+    HistoryEntry,
+    LedgerStatus,
+    ProductStatus,
+)
+from marketplace_metering_async.ledger.states import HourState
+
+__all__ = [
+    "AddedUsage",
+    "Attempt",
+    "CarriedUsage",
+    "HistoryEntry",
+    "HourState",
+    "LedgerStatus",
+    "ProductStatus",
+    "RelayReport",
+    "UsageLedger",
+]

@@ -1,0 +1,46 @@
+"""
+The frozen record: what an hour becomes when it is sealed, byte for byte the same in each attempt.
+
+A digest over everything that the service counts by, the region among it, is kept beside the row and
+compared before each send: one flipped bit on a disk must not become somebody's bill.
+"""
+
+import json
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Final
+
+from marketplace_metering_async.ledger.states import UsageKey
+from marketplace_metering_async.records import UsageRecord
+
+_DIGEST_BYTES: Final = 16
+
+
+def digest(region_name: str, key: UsageKey, stamp: int, quantity: int) -> bytes:
+    """Return the digest of a frozen record; *stamp* in seconds since 1970."""
+    content = json.dumps([region_name, *key, stamp, quantity], ensure_ascii=True)
+    return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def digest_of_event(key: UsageKey, at: int | None, quantity: int) -> bytes:
+    """Return the digest of what a caller said of an event; None where it did not say when."""
+    content = json.dumps([*key, at, quantity], ensure_ascii=True)
+    return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def record_of(key: UsageKey, license_product: str, stamp: int, quantity: int) -> UsageRecord:
+    """
+    Return the record of a frozen row.
+
+    Raises:
+        InvalidRecordError: if the row makes none: it was damaged.
+    """
+    return UsageRecord(
+        timestamp=datetime.fromtimestamp(stamp, UTC),
+        dimension=key.dimension,
+        quantity=quantity,
+        customer_aws_account_id=key.customer_aws_account_id or None,
+        customer_identifier=key.customer_identifier or None,
+        license_arn=key.license_arn or None,
+        product_code=(license_product if key.license_arn else key.product_code) or None,
+    )

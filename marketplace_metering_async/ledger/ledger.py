@@ -1,0 +1,646 @@
+"""UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import uuid4
+
+from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.errors import (
+    ConfigurationError,
+    InvalidRecordError,
+    LedgerClosedError,
+    LedgerElsewhereError,
+    LedgerUnusableError,
+    MeteringError,
+    Violation,
+)
+from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
+from marketplace_metering_async.ledger import intake, moving, reports
+from marketplace_metering_async.ledger.freezing import digest_of_event
+from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
+from marketplace_metering_async.ledger.quota import SharedPacer
+from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
+from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
+from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction, no_failure
+from marketplace_metering_async.ledger.states import ENDED, CustomerKey, HourState, Usage, UsageKey
+from marketplace_metering_async.limits import CALLS_PER_SECOND, MAX_FUTURE, MAX_TEXT
+from marketplace_metering_async.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord
+from marketplace_metering_async.rules import require, shown, text
+
+_MOST_IN_GROUP: Final = 1_000
+"""Pieces of usage that share one commit."""
+_KEPT: Final = timedelta(days=3)
+"""No row younger than this is pruned: the service's window is a day, a month's end included."""
+_PAGE: Final = 200
+
+
+class UsageLedger:
+    """
+    A durable place for usage, which adds up each customer's hour, sends it once, and can prove it.
+
+    Use it with `async with`; nothing is read or written before. Any number of processes may use
+    one ledger at the same time: on one machine with SQLite, on many with PostgreSQL. Two ledgers
+    must never meter the same customers and dimensions: the service keeps the first record of an
+    hour and refuses the other ledger's.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        region_name: str | None = None,
+        grace: float = 600.0,
+        late: Late = "carry",
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+        reach: FailPoint = no_failure,
+        slice_seconds: float = SLICE,
+    ) -> None:
+        """
+        Use *database*; see `open`, which is the way to make one.
+
+        A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
+        """
+        if grace < 0:
+            raise ValueError(f"grace: expected 0 seconds or more, got {grace}")
+        if late not in ("carry", "refuse"):
+            raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
+        self._database = database
+        self._region_name = region_name
+        self._rules = PostingRules(grace=int(grace), late=late)
+        self._clock = SystemClock() if clock is None else clock
+        self._observer = LoggingObserver() if observer is None else observer
+        self._reach = reach
+        self._slice = slice_seconds
+        self._is_open = False
+        self._waiting: deque[tuple[Usage, asyncio.Future[AddedUsage]]] = deque()
+        self._committing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        region_name: str | None = None,
+        grace: float = 600.0,
+        late: Late = "carry",
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+    ) -> Self:
+        """
+        Return the ledger at *url*, to be used with `async with`; it is made if it is not there.
+
+        Args:
+            url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
+                `postgresql://user:password@host/database` (extra `postgres`).
+            region_name: The region that its records go to; by default that of the client which
+                relays first. One ledger serves one region.
+            grace: Seconds after an hour, and after the first usage of an hour that is over, before
+                its record is frozen.
+            late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour, or
+                "refuse" with LateUsageError.
+            clock: A clock of yours, for tests.
+            observer: Is told of warnings and events; by default the package's logger.
+
+        Raises:
+            ConfigurationError: for a URL of another kind.
+            ValueError: for a negative grace, or another word for late.
+
+        Entering it raises LedgerUnusableError (a subclass of LedgerError) where the database is
+        damaged, newer, something else's, or on a network file system; LedgerElsewhereError where it
+        belongs to another region; ConfigurationError where an extra is missing.
+        """
+        return cls(
+            _database_of(url),
+            region_name=region_name,
+            grace=grace,
+            late=late,
+            clock=clock,
+            observer=observer,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Connect, and bring the schema up to date; see `open` for what it raises."""
+        await self._database.open()
+        try:
+            await self._introduce()
+            await self._database.tidy()
+        except BaseException:
+            await self._database.aclose()
+            raise
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Wait for usage that is being stored, and close the database; twice is fine."""
+        self._is_open = False
+        if self._committing is not None:
+            await asyncio.shield(self._committing)
+        await self._database.aclose()
+
+    async def add_usage(
+        self,
+        *,
+        dimension: str,
+        quantity: int,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        product_code: str | None = None,
+        at: datetime | None = None,
+        event_id: str | None = None,
+        connection: Any = None,  # noqa: ANN401 - asyncpg's, whose types come with an extra
+    ) -> AddedUsage:
+        """
+        Store usage, and return once it is on the disk. Concurrent calls share commits.
+
+        Args:
+            dimension: One of the product's dimensions.
+            quantity: Whole units, 0 to 2147483647; they add up with the rest of the hour.
+            customer_aws_account_id: The buyer's AWS account.
+            customer_identifier: The buyer in legacy integrations, in place of the account.
+            license_arn: The buyer's license (Concurrent Agreements), together with the account.
+            product_code: The product; needed but for a license.
+            at: When it happened (aware); now by default; at most five minutes ahead.
+            event_id: Your name for it, of 1 to 255 characters: given again with the same content it
+                adds nothing. Without one, a call whose outcome you do not know cannot be repeated
+                safely.
+            connection: An asyncpg connection of yours to the ledger's database: usage commits or
+                rolls back together with your transaction on it.
+
+        Raises:
+            InvalidRecordError: what the service would refuse; nothing was stored.
+            EventConflictError: the event id is known with other content; nothing was stored.
+            LateUsageError: the hour is sealed and the ledger refuses late usage.
+            LedgerError: the database cannot store it; nothing was stored unless the text says that
+                this is unknown.
+            LedgerClosedError: outside `async with`.
+
+        Cancelling leaves open whether it was stored; with an event id, call again.
+        """
+        self._require_open()
+        usage = self._usage(
+            dimension=dimension,
+            quantity=quantity,
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            product_code=product_code,
+            at=at,
+            event_id=event_id,
+        )
+        if connection is not None:
+            return await self._add_on(connection, usage)
+        waiting: asyncio.Future[AddedUsage] = asyncio.get_running_loop().create_future()
+        entry = (usage, waiting)
+        self._waiting.append(entry)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_groups())
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            raise
+
+    async def relay_once(
+        self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
+    ) -> RelayReport:
+        """
+        Seal what is due and send all that may be sent now; return when each has an answer.
+
+        Records go in the order of their deadlines, each the same bytes in every attempt. Several
+        relays may run at once, in any number of processes.
+
+        Raises:
+            LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerError: the database cannot be used; what was sent is sent again, unchanged, later.
+            ClientClosedError, ConfigurationError: as `batch_meter_usage`.
+
+        Cancelling it gives up claims; what was on the wire is sent again, unchanged, later. Setting
+        *stop* ends it early and loses no answer.
+        """
+        self._require_open()
+        return await self._relay(client, stop).once()
+
+    async def relay(
+        self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
+    ) -> None:
+        """
+        Relay until *stop* is set, for as long as the program runs.
+
+        A database that is away for a while is waited for. What lies with the account ends it.
+
+        Raises:
+            MarketplaceMeteringException: access is denied, the operation disabled, or the like; all
+                records are kept as they are.
+            LedgerElsewhereError, ClientClosedError, ConfigurationError: as `relay_once`.
+
+        Cancelling it is as cancelling `relay_once`; setting *stop* loses no answer.
+        """
+        self._require_open()
+        await self._relay(client, stop).until_stopped()
+
+    def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
+        """
+        Return a pacer for a client that relays, so that all relays together keep the quota.
+
+        With PostgreSQL, relays on all machines take turns through the database; with SQLite it is
+        the pacer that every client has.
+        """
+        if self._database.shares_quota:
+            return SharedPacer(self._database, calls_per_second)
+        return AdaptivePacer(calls_per_second)
+
+    async def close_customer(
+        self,
+        *,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        product_code: str | None = None,
+        at: datetime | None = None,
+    ) -> int:
+        """
+        Seal a customer's hours at once and send them first, since the subscription has ended.
+
+        Usage that happened after *at* (now by default) ends as SUBSCRIPTION_OVER. The service takes
+        a customer's last records for about an hour after a cancellation, so relay soon. Return how
+        many hours are on their way.
+
+        Raises:
+            InvalidRecordError: no such customer can be.
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        customer = self._customer(
+            customer_aws_account_id, customer_identifier, license_arn, product_code
+        )
+        now = self._now()
+        closed_at = now if at is None else int(at.timestamp())
+        return await self._database.run(
+            lambda tx: intake.close_customer(tx, customer, closed_at, now)
+        )
+
+    async def reopen_customer(
+        self,
+        *,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        product_code: str | None = None,
+    ) -> None:
+        """
+        Take usage of a customer again, who has subscribed again.
+
+        Raises: as `close_customer`.
+        """
+        self._require_open()
+        customer = self._customer(
+            customer_aws_account_id, customer_identifier, license_arn, product_code
+        )
+        await self._database.run(lambda tx: intake.reopen_customer(tx, customer))
+
+    async def status(self) -> LedgerStatus:
+        """
+        Return where all usage is, in units that add up.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        now = self._now()
+        return await self._database.read(lambda tx: reports.status(tx, now))
+
+    async def history(
+        self,
+        *,
+        month: datetime | None = None,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        product_code: str | None = None,
+    ) -> AsyncIterator[HistoryEntry]:
+        """
+        Yield the story of every hour, by hour: the evidence in a dispute.
+
+        Args:
+            month: Any moment of the month (UTC); all months by default.
+            customer_aws_account_id: Of this account alone.
+            customer_identifier: Of this customer alone.
+            license_arn: Of this license alone.
+            product_code: Of this product alone; licenses have none.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        asked = {
+            "customer_aws_account_id": customer_aws_account_id,
+            "customer_identifier": customer_identifier,
+            "license_arn": license_arn,
+            "product_code": product_code,
+        }
+        where = _month(month) | {name: value for name, value in asked.items() if value is not None}
+        place, full = (-1, -1), True
+        while full:
+            page = partial(reports.history, where=where, after=place, limit=_PAGE)
+            found = await self._database.read(page)
+            for _, entry in found:
+                yield entry
+            full = len(found) == _PAGE
+            place = found[-1][0] if full else place
+        for entry in await self._database.read(lambda tx: reports.stranded(tx, where)):
+            yield entry
+
+    async def retry(self, *states: HourState) -> int:
+        """
+        Send ended records again, unchanged, where the service still takes them.
+
+        Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER) goes to the hour that runs
+        now: that is your decision, since it moves a charge to another month or agreement.
+
+        Args:
+            states: Which; all end states by default.
+
+        Returns: how many are on their way again.
+
+        Raises:
+            ValueError: for a state that is no end state.
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        if wrong := [state for state in states if state not in ENDED]:
+            raise ValueError(f"states: expected end states, got {wrong[0]}")
+        now = self._now()
+        return await self._database.run(
+            lambda tx: intake.rearm(tx, states or ENDED, now, self._rules)
+        )
+
+    async def prune(self, before: datetime) -> int:
+        """
+        Remove metered and ended hours that were settled before *before*, but for their sums.
+
+        Returns: how many hours.
+
+        Raises:
+            ValueError: *before* is naive, or less than three days ago: event ids and sealed hours
+                must be known for as long as the service takes records of them.
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        if before.tzinfo is None:
+            raise ValueError("before: expected a datetime with a time zone, got a naive one")
+        if before > self._clock.now() - _KEPT:
+            raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
+        await self._database.tidy()
+        return await self._database.run(lambda tx: reports.prune(tx, int(before.timestamp())))
+
+    async def release(self) -> None:
+        """
+        Say that this copy of a ledger, such as a restored backup, is the one to go on with.
+
+        Until then its frozen records go out, which is harmless, and its open hours wait: they may
+        have been sent by the ledger that it is a copy of. Compare with CloudTrail first.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        await self._database.run(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
+
+    async def take_over(self, url: str) -> int:
+        """
+        Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
+
+        This one must be new and in PostgreSQL. The old one takes no more usage from then on; stop
+        whatever uses it first. If it is interrupted, call it again.
+
+        Returns: how many hours were moved.
+
+        Raises:
+            ConfigurationError: for a URL of another kind, or where this one is not in PostgreSQL.
+            LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
+            LedgerError: one of the databases cannot be used.
+        """
+        self._require_open()
+        if not self._database.shares_quota:
+            raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
+        source = _database_of(url)
+        await source.open()
+        try:
+            return await moving.move(source, self._database)
+        finally:
+            await source.aclose()
+
+    def _relay(self, client: MarketplaceMeteringClient, stop: asyncio.Event | None) -> Relay:
+        return Relay(
+            client,
+            self._database,
+            stop=asyncio.Event() if stop is None else stop,
+            slice_seconds=self._slice,
+            clock=self._clock,
+            observer=self._observer,
+            reach=self._reach,
+        )
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise LedgerClosedError("the ledger is not open")
+
+    def _now(self) -> int:
+        return int(self._clock.now().timestamp())
+
+    async def _introduce(self) -> None:
+        """Enter this ledger's one row, or compare with the one that is there."""
+        mark, now = await self._database.mark(), self._now()
+
+        async def introduce(tx: Transaction) -> bool:
+            found = await tx.rows("SELECT * FROM ledger")
+            if not found:
+                await tx.rows(
+                    "INSERT INTO ledger (one, ledger_id, created_at, region_name, mark) "
+                    "VALUES (1, :ledger_id, :now, :region_name, :mark) ON CONFLICT DO NOTHING",
+                    ledger_id=str(uuid4()),
+                    now=now,
+                    region_name=self._region_name,
+                    mark=mark,
+                )
+                return False
+            if found[0]["moved_to"] is not None:
+                to = found[0]["moved_to"]
+                raise LedgerUnusableError(f"this ledger has moved to {to}; use that one")
+            known = found[0]["region_name"]
+            if self._region_name is not None and known not in (None, self._region_name):
+                raise LedgerElsewhereError(
+                    f"the ledger's records go to {known}, not to {self._region_name}"
+                )
+            if found[0]["mark"] == mark:
+                return found[0]["guarded_since"] is not None
+            await tx.rows(
+                "UPDATE ledger SET mark = :mark, guarded_since = :now", mark=mark, now=now
+            )
+            return True
+
+        if await self._database.run(introduce):
+            text = (
+                "this ledger is a copy, such as a restored backup: its open hours wait until a "
+                "person releases them (ledger.release(), or `ledger release URL`)"
+            )
+            tell(self._observer, Warned(text=text))
+
+    async def _add_on(self, connection: Any, usage: Usage) -> AddedUsage:  # noqa: ANN401
+        run_on = getattr(self._database, "run_on", None)
+        if run_on is None:
+            raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
+        now = self._now()
+        outcomes: list[Outcome] = await run_on(
+            connection, lambda tx: intake.post(tx, (usage,), now, self._rules, self._reach)
+        )
+        (outcome,) = outcomes
+        if isinstance(outcome, MeteringError):
+            raise outcome
+        return outcome
+
+    async def _commit_groups(self) -> None:
+        """Store what waits, group by group; while one is stored, the next one gathers."""
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), _MOST_IN_GROUP)
+                group = [self._waiting.popleft() for _ in range(size)]
+                await self._commit(group)
+        finally:
+            self._committing = None
+
+    async def _commit(self, group: list[tuple[Usage, asyncio.Future[AddedUsage]]]) -> None:
+        now = self._now()
+        usages = [usage for usage, _ in group]
+
+        async def post(tx: Transaction) -> list[Outcome]:
+            return await intake.post(tx, usages, now, self._rules, self._reach)
+
+        try:
+            outcomes: list[Outcome | BaseException] = [*await self._database.run(post, once=True)]
+        except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
+            outcomes = [copy.copy(error) for _ in group]
+        for (_, waiting), outcome in zip(group, outcomes, strict=True):
+            if waiting.done():
+                continue  # its caller was cancelled
+            if isinstance(outcome, AddedUsage):
+                waiting.set_result(outcome)
+            elif isinstance(outcome, asyncio.CancelledError):
+                waiting.cancel()
+            else:
+                waiting.set_exception(outcome)
+
+    def _usage(
+        self,
+        *,
+        at: datetime | None,
+        event_id: str | None,
+        **members: Any,  # noqa: ANN401 - the record's own rules look at them
+    ) -> Usage:
+        now = self._clock.now()
+        moment = now if at is None else at
+        record = _record(timestamp=moment, **members)
+        found = _without_nul(record)
+        if not record.license_arn and not record.product_code:
+            found += (Violation("product_code", "the product's code", "None"),)
+        if record.timestamp > now + MAX_FUTURE:
+            ahead = f"at most {MAX_FUTURE} ahead of now"
+            found += (Violation("at", ahead, record.timestamp.isoformat()),)
+        if event_id is not None:
+            found += text("event_id", event_id, longest=MAX_TEXT)
+        require(found)
+        key = UsageKey.of(record)
+        said = None if at is None else record.epoch
+        return Usage(
+            key=key,
+            license_product=record.product_code or "" if record.license_arn else "",
+            at=record.epoch,
+            quantity=record.quantity,
+            event_id=event_id,
+            digest=digest_of_event(key, said, record.quantity),
+        )
+
+    def _customer(
+        self,
+        account: str | None,
+        identifier: str | None,
+        license_arn: str | None,
+        product_code: str | None,
+    ) -> CustomerKey:
+        record = _record(
+            timestamp=self._clock.now(),
+            dimension="any",
+            quantity=0,
+            customer_aws_account_id=account,
+            customer_identifier=identifier,
+            license_arn=license_arn,
+            product_code=product_code,
+        )
+        if not license_arn and not product_code:
+            require((Violation("product_code", "the product's code", "None"),))
+        return UsageKey.of(record).customer
+
+
+def _record(**members: Any) -> UsageRecord:  # noqa: ANN401
+    """Return a record of *members*, with the rules' complaints in the words of add_usage()."""
+    try:
+        return UsageRecord(**members)
+    except InvalidRecordError as error:
+        renamed = [
+            Violation("at", v.expected, v.got, v.wrong_type) if v.path == "timestamp" else v
+            for v in error.violations
+        ]
+        raise InvalidRecordError.of(renamed) from None
+
+
+def _without_nul(record: UsageRecord) -> tuple[Violation, ...]:
+    """Databases end a text at a NUL character, or refuse it."""
+    members = ("dimension", "customer_identifier")
+    return tuple(
+        Violation(name, "text without NUL characters", shown(getattr(record, name)))
+        for name in members
+        if "\0" in (getattr(record, name) or "")
+    )
+
+
+def _month(month: datetime | None) -> dict[str, Any]:
+    if month is None:
+        return {"first": 0, "end": 2**40}
+    start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = (start + timedelta(days=32)).replace(day=1)
+    first, last = int(start.timestamp()), int(end.timestamp())
+    return {"first": first - first % SECONDS_PER_HOUR, "end": last}
+
+
+def _database_of(url: str) -> Database:
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        from marketplace_metering_async.ledger.sqlite import SqliteDatabase  # noqa: PLC0415
+
+        return SqliteDatabase(rest[1:])
+    if scheme in ("postgresql", "postgres"):
+        from marketplace_metering_async.ledger.postgresql import PostgresDatabase  # noqa: PLC0415
+
+        return PostgresDatabase(url)
+    expected = "sqlite:///usage.db or postgresql://user@host/database"
+    raise ConfigurationError(f"ledger URL: expected {expected}, got one of scheme {scheme[:20]!r}")

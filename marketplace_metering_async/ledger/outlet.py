@@ -1,0 +1,228 @@
+"""The ledger's way out: hours are sealed, claimed by one relay each, and settled."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from marketplace_metering_async.ledger.freezing import digest, record_of
+from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
+from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement, UsageKey
+
+MOST_CRASHES: Final = 25
+"""Claims in a row that ended with their relay: then the record is put aside."""
+
+
+async def seal(tx: Transaction, now: int, limit: int, region_name: str, reach: FailPoint) -> int:
+    """
+    Close hours that are due, each for ever, and freeze their records; return how many.
+
+    The sum is read in the transaction that closes the hour, under a lock, so that no usage can slip
+    in between.
+    """
+    (ledger,) = await tx.rows("SELECT guarded_since, moved_to FROM ledger")
+    if ledger["guarded_since"] is not None or ledger["moved_to"] is not None:
+        return 0
+    due = await tx.rows(
+        "SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name FROM hour "
+        "JOIN usage_key ON usage_key.key_id = hour.key_id "
+        "WHERE hour.state = 'open' AND hour.seal_at <= :now ORDER BY hour.seal_at LIMIT :limit "
+        + _of_hour(tx),
+        now=now,
+        limit=limit,
+    )
+    reach("seal: read")
+    if due:
+        await tx.many(
+            "UPDATE hour SET state = 'frozen', sealed_at = :now, region_name = :region_name, "
+            "digest = :digest WHERE hour_id = :hour_id AND state = 'open'",
+            [
+                {
+                    "hour_id": row["hour_id"],
+                    "now": now,
+                    "region_name": region_name,
+                    "digest": digest(region_name, _key(row), row["stamp"], row["quantity"]),
+                }
+                for row in due
+            ],
+        )
+    reach("seal: written")
+    return len(due)
+
+
+def _of_hour(tx: Transaction) -> str:
+    return tx.dialect.skip_locked.replace("UPDATE", "UPDATE OF hour")
+
+
+def _key(row: Row) -> UsageKey:
+    return UsageKey(*json.loads(row["name"]))
+
+
+async def claim(
+    tx: Transaction,
+    now: int,
+    *,
+    begun: int,
+    limit: int,
+    lease: float,
+    region_name: str,
+    without: Sequence[str],
+    reach: FailPoint,
+) -> list[FrozenHour]:
+    """
+    Lease frozen records, those with the earliest deadline first.
+
+    A lease that outlasts its own length can only come of a clock that was set back, and is over.
+    What does not match its digest is put aside.
+    """
+    clock = tx.dialect.now
+    rows = await tx.rows(
+        "SELECT hour.hour_id, hour.stamp, hour.quantity, hour.digest, hour.region_name, "
+        "hour.fence, hour.attempts, hour.ambiguous, hour.crashes, hour.lease_until, hour.urgent, "
+        "usage_key.name, usage_key.license_product "
+        "FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id "
+        "WHERE hour.state = 'frozen' AND hour.not_before <= :begun "
+        "AND hour.region_name = :region_name "
+        f"AND (hour.lease_until IS NULL OR hour.lease_until <= {clock} "
+        f"OR hour.lease_until > {clock} + CAST(:lease AS double precision)) "
+        f"AND usage_key.product_code NOT IN {tx.dialect.texts('without')} "
+        "ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT :limit " + _of_hour(tx),
+        now=now,
+        begun=begun,
+        lease=lease,
+        region_name=region_name,
+        without=list(without),
+        limit=limit,
+    )
+    reach("claim: read")
+    claimed, aside = [], []
+    last_hours = [row for row in rows if row["urgent"]]  # alone, for nothing may go before them
+    for row in _few(last_hours or rows, limit):
+        why = _reason_to_hold(row)
+        if why is None:
+            claimed.append(_frozen_hour(row))
+        else:
+            aside.append(_put_aside(row, why))
+    if claimed:
+        await tx.many(
+            f"UPDATE hour SET fence = fence + 1, lease_until = {clock} + "
+            "CAST(:lease AS double precision), crashes = crashes + 1, ambiguous = :ambiguous "
+            "WHERE hour_id = :hour_id",
+            [
+                {"hour_id": c.hour_id, "lease": lease, "ambiguous": int(c.ambiguous), "now": now}
+                for c in claimed
+            ],
+        )
+    if aside:
+        await settle(tx, aside, now, reach)
+    reach("claim: written")
+    return claimed
+
+
+def _few(rows: Sequence[Row], limit: int) -> Iterator[Row]:
+    """
+    Yield fewer of *rows* the more often relays have died with the next one in their hands.
+
+    So a record that kills its relay is soon alone, and costs the others nothing.
+    """
+    for taken, row in enumerate(rows):
+        if taken >= max(1, limit >> (2 * row["crashes"])):
+            return
+        yield row
+
+
+def _reason_to_hold(row: Row) -> HourState | None:
+    expected = digest(row["region_name"], _key(row), row["stamp"], row["quantity"])
+    if bytes(row["digest"]) != expected:
+        return HourState.DAMAGED
+    if row["crashes"] >= MOST_CRASHES:
+        return HourState.QUARANTINED
+    return None
+
+
+def _frozen_hour(row: Row) -> FrozenHour:
+    return FrozenHour(
+        hour_id=row["hour_id"],
+        fence=row["fence"] + 1,
+        record=record_of(_key(row), row["license_product"], row["stamp"], row["quantity"]),
+        attempts=row["attempts"],
+        # A lease that ran out had no answer: the service may have acted on it.
+        ambiguous=bool(row["ambiguous"]) or row["lease_until"] is not None,
+    )
+
+
+def _put_aside(row: Row, state: HourState) -> Settlement:
+    return Settlement(
+        hour_id=row["hour_id"],
+        fence=row["fence"],
+        state=state,
+        ambiguous=bool(row["ambiguous"]) or row["lease_until"] is not None,
+        status=state.value,
+        quantity=row["quantity"],
+    )
+
+
+async def settle(
+    tx: Transaction, settlements: Sequence[Settlement], now: int, reach: FailPoint
+) -> list[Settlement]:
+    """
+    Write down what claims came to, and return those that counted.
+
+    A claim that is not the latest any more is fenced off: a later relay has the record now.
+    """
+    counted = []
+    for settlement in settlements:
+        done = await tx.rows(
+            _SETTLE,
+            hour_id=settlement.hour_id,
+            fence=settlement.fence,
+            state=settlement.state,
+            not_before=settlement.not_before,
+            ambiguous=int(settlement.ambiguous),
+            settled_at=None if settlement.state is HourState.FROZEN else now,
+            metering_record_id=settlement.metering_record_id,
+            reason=settlement.error,
+        )
+        if done:
+            counted.append(settlement)
+    reach("settle: hours written")
+    if counted:
+        await tx.many(
+            "INSERT INTO attempt (hour_id, fence, at, status, error, request_id, "
+            "metering_record_id) VALUES (:hour_id, :fence, :at, :status, :error, :request_id, "
+            ":metering_record_id) ON CONFLICT (hour_id, fence) DO NOTHING",
+            [
+                {
+                    "hour_id": one.hour_id,
+                    "fence": one.fence,
+                    "at": now,
+                    "status": one.status,
+                    "error": one.error,
+                    "request_id": one.request_id,
+                    "metering_record_id": one.metering_record_id,
+                }
+                for one in counted
+            ],
+        )
+    if any(one.state is HourState.METERED for one in counted):
+        await tx.rows("UPDATE ledger SET last_success_at = :now", now=now)
+    reach("settle: attempts written")
+    return counted
+
+
+_SETTLE: Final = """
+    UPDATE hour SET state = :state, not_before = :not_before, ambiguous = :ambiguous,
+        settled_at = :settled_at, metering_record_id = :metering_record_id, reason = :reason,
+        lease_until = NULL, crashes = 0, attempts = attempts + 1
+    WHERE hour_id = :hour_id AND fence = :fence AND state = 'frozen'
+    RETURNING hour_id
+"""
+
+
+async def next_due(tx: Transaction) -> float | None:
+    """Return when there will be something to seal or send, in seconds since 1970."""
+    found = await tx.rows(
+        "SELECT (SELECT MIN(seal_at) FROM hour WHERE state = 'open') AS seal, "
+        "(SELECT MIN(not_before) FROM hour WHERE state = 'frozen' AND lease_until IS NULL) AS send"
+    )
+    times = [time for time in (found[0]["seal"], found[0]["send"]) if time is not None]
+    return min(times, default=None)

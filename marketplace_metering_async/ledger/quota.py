@@ -1,0 +1,87 @@
+"""One quota for all relays of a ledger, wherever they run: the database spaces their calls."""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from marketplace_metering_async.errors import LedgerError
+from marketplace_metering_async.ledger.sql import Database, Transaction
+from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
+
+_AHEAD: Final = 5
+"""Calls that are reserved at a time: so many are lost to the others if a relay stops."""
+_ENOUGH: Final = 2
+_SHARE: Final = 0.98
+"""The share of the quota that is used, so that calls which bunch are not throttled."""
+_LOOK_AGAIN: Final = 0.02
+_AFTER_ERROR: Final = 1.0
+_EMPTY_AFTER_THROTTLE: Final = 2.0
+"""Spaces that nobody uses after a throttle: somebody else uses the quota, too."""
+
+_RESERVE: Final = """
+    INSERT INTO quota (operation, next_at)
+    VALUES (:operation, clock_timestamp() + CAST(:seconds AS double precision) * interval '1 s')
+    ON CONFLICT (operation) DO UPDATE SET
+        next_at = greatest(quota.next_at, clock_timestamp())
+                  + CAST(:seconds AS double precision) * interval '1 s'
+    RETURNING CAST(EXTRACT(EPOCH FROM next_at - clock_timestamp()) AS double precision) AS until
+"""
+
+
+class SharedPacer:
+    """
+    A pacer whose calls take their turns with those of all other relays of the ledger.
+
+    Give it to the client: `MarketplaceMeteringClient(pacer=ledger.pacer())`.
+    """
+
+    def __init__(self, database: Database, calls_per_second: float) -> None:
+        """Space calls at *calls_per_second* over all relays."""
+        self._database = database
+        self._gap = 1 / (calls_per_second * _SHARE)
+        self._own = AdaptivePacer(calls_per_second)
+        self._turns: deque[float] = deque()  # monotonic times at which calls may start
+        self._empty = 0.0  # spaces to leave out at the next reservation
+        self._reserving: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+
+    def start(self, now: float) -> float:
+        """See Pacer; where no turn is reserved yet, ask again in a moment."""
+        if len(self._turns) <= _ENOUGH and self._reserving is None and now >= self._not_before:
+            self._reserving = asyncio.create_task(self._reserve(now))
+        if not self._turns:
+            return _LOOK_AGAIN
+        if (wait := self._turns[0] - now) > 0:
+            return wait
+        wait = self._own.start(now)
+        if wait <= 0:
+            self._turns.popleft()
+        return wait
+
+    def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
+        """See Pacer."""
+        self._own.end(now, how, retry_after=retry_after)
+        if how is CallEnd.THROTTLED:
+            self._empty += _EMPTY_AFTER_THROTTLE
+        elif how is CallEnd.ABANDONED:
+            self._turns.appendleft(now)
+
+    async def _reserve(self, now: float) -> None:
+        began = asyncio.get_running_loop().time()
+        empty, self._empty = self._empty, 0.0
+        seconds = (_AHEAD + empty) * self._gap
+
+        async def reserve(tx: Transaction) -> float:
+            rows = await tx.rows(_RESERVE, operation="BatchMeterUsage", seconds=seconds)
+            until: float = rows[0]["until"]
+            return until
+
+        try:
+            until = await self._database.run(reserve)
+        except LedgerError:
+            self._not_before = now + _AFTER_ERROR  # the relay meets the same error, and tells of it
+        else:
+            last = now + (asyncio.get_running_loop().time() - began) + until
+            self._turns.extend(last - self._gap * left for left in range(_AHEAD, 0, -1))
+        finally:
+            self._reserving = None

@@ -1,0 +1,273 @@
+"""The relay: moves frozen records from the ledger to the client, and their fates back."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Final
+from urllib.parse import urlsplit
+
+from attrs import define, field
+
+from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.errors import (
+    ConfigurationError,
+    LedgerClosedError,
+    LedgerElsewhereError,
+    LedgerError,
+    LedgerUnusableError,
+    MarketplaceMeteringException,
+    MeteringError,
+)
+from marketplace_metering_async.events import Observer, UsageEnded, Warned, tell
+from marketplace_metering_async.ledger import outlet, reports
+from marketplace_metering_async.ledger.settling import settlement
+from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction
+from marketplace_metering_async.ledger.states import ENDED, FrozenHour, HourState, Settlement
+from marketplace_metering_async.results import RecordResult
+from marketplace_metering_async.triage import Fault, triage
+
+_SEALED_AT_ONCE: Final = 1_000
+_CLAIMED_AT_ONCE: Final = 2_000
+"""Eight seconds of the quota: enough for full chunks, few enough to go by deadline."""
+SLICE: Final = 60.0
+"""Seconds after which no more of a claim is sent, so that it surely ends before its lease."""
+_LEASE_MARGIN: Final = 0.5
+"""The share of a slice that settling may take."""
+_SETTLED_AT_ONCE: Final = 250
+_LONGEST_WAIT: Final = 30.0
+"""Seconds between two looks at the ledger: other processes add to it, too."""
+_SHORTEST_WAIT: Final = 0.2
+_AFTER_ERROR: Final = 5.0
+_PRODUCT_PAUSE: Final = 60.0
+"""Seconds for which a product that the service refuses is left alone."""
+_TARGET: Final = 6 * 3600
+"""The age by which usage should be out under every rule that the service has had so far."""
+_ALARMS: Final = (0.8, 0.5)
+
+_STOPS_ALL: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK)
+
+
+@define
+class RelayReport:
+    """
+    What one round of relaying came to.
+
+    Attributes:
+        sealed: Hours that were closed and frozen.
+        metered: Records that the service has taken.
+        ended: Records that ended in another way, by state.
+        returned: Records that stay frozen, to be sent again later.
+        units: Units metered.
+        stopped_by: What lies with the account and ended the round; None otherwise.
+    """
+
+    sealed: int = 0
+    metered: int = 0
+    ended: Counter[HourState] = field(factory=Counter)
+    returned: int = 0
+    units: int = 0
+    stopped_by: MeteringError | None = None
+
+
+class Relay:
+    """Relays for one client."""
+
+    def __init__(
+        self,
+        client: MarketplaceMeteringClient,
+        database: Database,
+        *,
+        stop: asyncio.Event,
+        slice_seconds: float,
+        clock: Clock,
+        observer: Observer,
+        reach: FailPoint,
+    ) -> None:
+        """Relay from *database* to *client*."""
+        self._client = client
+        self._database = database
+        self._clock = clock
+        self._observer = observer
+        self._reach = reach
+        self._region_name = ""
+        self._stop = stop
+        self._slice = slice_seconds
+        self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
+        self._alarm = 0.0
+
+    async def once(self) -> RelayReport:
+        """Seal what is due and send what may be sent; see UsageLedger.relay_once."""
+        if not self._region_name:
+            await self._bind()
+        report = RelayReport()
+        begun = self._now()
+        while not self._stop.is_set() and report.stopped_by is None:
+            sealed = await self._seal()
+            report.sealed += sealed
+            claimed = await self._claim(begun)
+            if claimed:
+                await self._deliver(claimed, report)
+            elif sealed < _SEALED_AT_ONCE:
+                break
+        for state, count in report.ended.items():
+            tell(self._observer, UsageEnded(state=state.value, records=count))
+        return report
+
+    async def until_stopped(self) -> None:
+        """Relay until told to stop; see UsageLedger.relay."""
+        while not self._stop.is_set():
+            try:
+                report = await self.once()
+                await self._watch_age()
+                wait = await self._wait()
+            except LedgerError as error:
+                if isinstance(
+                    error, LedgerElsewhereError | LedgerUnusableError | LedgerClosedError
+                ):
+                    raise
+                tell(self._observer, Warned(text=f"the ledger cannot be used now: {error}"))
+                wait = _AFTER_ERROR
+            else:
+                if report.stopped_by is not None:
+                    raise report.stopped_by
+            await self._rest(wait)
+
+    async def _bind(self) -> None:
+        """Tie the ledger to the client's region and host, or refuse another one."""
+        endpoint = await self._client.endpoint()
+        region, host = endpoint.region_name, urlsplit(endpoint.url).hostname or ""
+
+        async def bind(tx: Transaction) -> None:
+            await tx.rows(
+                "UPDATE ledger SET region_name = COALESCE(region_name, :region), "
+                "host = COALESCE(host, :host)",
+                region=region,
+                host=host,
+            )
+            (known,) = await tx.rows("SELECT region_name, host FROM ledger")
+            if (known["region_name"], known["host"]) != (region, host):
+                raise LedgerElsewhereError(
+                    f"the ledger's records go to {known['host']} in {known['region_name']}; "
+                    f"the client's endpoint is {host} in {region}"
+                )
+
+        await self._database.run(bind)
+        self._region_name = region
+
+    def _now(self) -> int:
+        return int(self._clock.now().timestamp())
+
+    async def _seal(self) -> int:
+        now = self._now()
+        return await self._database.run(
+            lambda tx: outlet.seal(tx, now, _SEALED_AT_ONCE, self._region_name, self._reach)
+        )
+
+    async def _claim(self, begun: int) -> list[FrozenHour]:
+        """Claim what could go when the round had *begun*: what comes back waits for the next."""
+        now, monotonic = self._now(), self._clock.monotonic()
+        self._paused = {p: until for p, until in self._paused.items() if until > monotonic}
+        lease = self._slice * (1 + _LEASE_MARGIN) + self._client.retry.attempt_timeout
+        claimed = await self._database.run(
+            lambda tx: outlet.claim(
+                tx,
+                now,
+                begun=begun,
+                limit=_CLAIMED_AT_ONCE,
+                lease=lease,
+                region_name=self._region_name,
+                without=sorted(self._paused),
+                reach=self._reach,
+            )
+        )
+        self._reach("claimed")
+        return claimed
+
+    async def _deliver(self, claimed: Sequence[FrozenHour], report: RelayReport) -> None:
+        """Send what was *claimed*, and write down each verdict soon after it is known."""
+        ending = asyncio.Event()
+        timer = asyncio.create_task(self._end_slice(ending))
+        known: list[Settlement] = []
+        try:
+            results = self._client.iter_batch_meter_usage(
+                [each.record for each in claimed], stop=ending
+            )
+            async with aclosing(results):
+                async for result in results:
+                    known.append(self._settlement(claimed[result.position], result, report, ending))
+                    if len(known) >= _SETTLED_AT_ONCE:
+                        await self._settle(known, report)
+                        known = []
+        finally:
+            timer.cancel()
+            await asyncio.gather(timer, return_exceptions=True)
+            self._reach("delivered")
+            if known:
+                await self._settle(known, report)
+
+    async def _end_slice(self, ending: asyncio.Event) -> None:
+        await self._rest(self._slice)
+        ending.set()
+
+    def _settlement(
+        self, claim: FrozenHour, result: RecordResult, report: RelayReport, ending: asyncio.Event
+    ) -> Settlement:
+        error = result.error
+        if result.retryable and isinstance(
+            error, MarketplaceMeteringException | ConfigurationError
+        ):
+            fault = triage(error)
+            if fault in _STOPS_ALL:
+                report.stopped_by = error
+                ending.set()
+            elif fault is Fault.PRODUCT and claim.record.product_code:
+                until = self._clock.monotonic() + _PRODUCT_PAUSE
+                self._paused[claim.record.product_code] = until
+        return settlement(claim, result, self._now())
+
+    async def _settle(self, known: Sequence[Settlement], report: RelayReport) -> None:
+        now = self._now()
+        counted = await self._database.run(lambda tx: outlet.settle(tx, known, now, self._reach))
+        self._reach("settled")
+        for one in counted:
+            if one.state is HourState.METERED:
+                report.metered += 1
+                report.units += one.quantity
+            elif one.state in ENDED:
+                report.ended[one.state] += 1
+            else:
+                report.returned += 1
+
+    async def _wait(self) -> float:
+        due = await self._database.read(outlet.next_due)
+        if due is None:
+            return _LONGEST_WAIT
+        return min(_LONGEST_WAIT, max(_SHORTEST_WAIT, due - self._clock.now().timestamp()))
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, unless told to stop."""
+        tasks = (
+            asyncio.create_task(self._stop.wait()),
+            asyncio.create_task(self._sleep(seconds)),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+    async def _watch_age(self) -> None:
+        """Raise the alarm, once for each line that the oldest usage crosses."""
+        oldest = await self._database.read(reports.oldest_unsent)
+        age = 0 if oldest is None else self._now() - oldest - 3600
+        crossed = next((share for share in _ALARMS if age >= share * _TARGET), 0.0)
+        if crossed > self._alarm:
+            text = f"usage has been waiting to be metered for {age / 3600:.1f} hours"
+            tell(self._observer, Warned(text=text))
+        self._alarm = crossed

@@ -1,0 +1,84 @@
+"""From the client's verdict on a frozen record to what becomes of its row."""
+
+from typing import Final
+
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    MeteringError,
+    OutOfWindowError,
+    TimestampOutOfBoundsException,
+)
+from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement
+from marketplace_metering_async.limits import deadline
+from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.triage import Fault, triage
+
+_FIRST_PAUSE: Final = 5
+_LONGEST_PAUSE: Final = 300
+_AHEAD: Final = 3 * 3600
+"""Seconds by which a clock of ours may have been ahead: a younger record is held, not ended."""
+_OF_THE_ACCOUNT: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK)
+
+
+def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlement:
+    """Return what *result* means for the row that was *claimed*; *now* in seconds since 1970."""
+    ambiguous = claimed.ambiguous or result.ambiguous
+    state = _state(claimed, result, now, ambiguous=ambiguous)
+    again = state is HourState.FROZEN
+    return Settlement(
+        hour_id=claimed.hour_id,
+        fence=claimed.fence,
+        state=state,
+        not_before=now + _pause(claimed.attempts, result.error) if again else 0,
+        ambiguous=ambiguous or result.status is RecordStatus.UNCONFIRMED,
+        status=result.service_status or result.status.value,
+        error=_worded(result.error),
+        request_id=result.request_id,
+        metering_record_id=result.metering_record_id,
+        quantity=claimed.record.quantity,
+    )
+
+
+def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bool) -> HourState:
+    over = now >= deadline(claimed.record.timestamp).timestamp()
+    match result.status:
+        case RecordStatus.SUCCESS:
+            return HourState.METERED
+        case RecordStatus.DUPLICATE_RECORD:
+            return HourState.MAYBE_OURS if ambiguous else HourState.CONFLICT
+        case RecordStatus.CUSTOMER_NOT_SUBSCRIBED:
+            return HourState.NOT_SUBSCRIBED
+        case RecordStatus.REJECTED if _may_be_early(claimed, result.error, now):
+            return HourState.FROZEN
+        case RecordStatus.REJECTED:
+            late = isinstance(result.error, OutOfWindowError) or (
+                over and isinstance(result.error, TimestampOutOfBoundsException)
+            )
+            return HourState.TOO_LATE if late else HourState.REJECTED
+        case RecordStatus.UNCONFIRMED if isinstance(result.error, OutOfWindowError) or (
+            over and isinstance(result.error, TimestampOutOfBoundsException)
+        ):
+            return HourState.TOO_LATE
+    return HourState.FROZEN
+
+
+def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) -> bool:
+    """Whether a clock that ran ahead may have sealed the hour before the service's was over."""
+    young = now - claimed.record.epoch < _AHEAD
+    return young and isinstance(error, OutOfWindowError | TimestampOutOfBoundsException)
+
+
+def _pause(attempts: int, error: MeteringError | None) -> int:
+    """Seconds until the next try: the client has tried for long, unless it was told to stop."""
+    if isinstance(error, DeliveryTimeoutError) or _is_of_account(error):
+        return 0
+    return int(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts, 10)))
+
+
+def _is_of_account(error: MeteringError | None) -> bool:
+    """Whether all records wait for a person, who will not want to wait for them then."""
+    return error is not None and triage(error) in _OF_THE_ACCOUNT
+
+
+def _worded(error: MeteringError | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"

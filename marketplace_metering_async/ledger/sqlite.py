@@ -1,0 +1,310 @@
+"""
+A ledger in one SQLite file: for one machine, any number of processes.
+
+WAL with `synchronous=FULL`: a commit is on the disk before anybody is told of it. One thread owns
+the connection that writes, another the one that reads. Every transaction that writes begins
+IMMEDIATE, since one that turns from reading to writing may be refused without waiting.
+"""
+
+import asyncio
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from marketplace_metering_async.errors import LedgerClosedError, LedgerError, LedgerUnusableError
+from marketplace_metering_async.ledger.sql import (
+    Dialect,
+    FailPoint,
+    Operation,
+    Row,
+    migrations,
+    no_failure,
+)
+
+T = TypeVar("T")
+
+DIALECT: Final = Dialect(
+    name="sqlite",
+    integers=lambda name: f"(SELECT value FROM json_each(:{name}))",
+    texts=lambda name: f"(SELECT value FROM json_each(:{name}))",
+    for_update="",
+    skip_locked="",
+    now=":now",
+)
+
+_OLDEST_SQLITE: Final = (3, 37, 0)
+"""The first with STRICT tables."""
+_BUSY_SECONDS: Final = 30.0
+_FAR_AWAY: Final = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "fuse.sshfs",
+        "lustre",
+    }
+)
+"""File systems of other machines, where the shared memory of WAL does not work."""
+_MOUNTS: Final = Path("/proc/mounts")
+_MACHINE_ID: Final = Path("/etc/machine-id")
+
+Connect = Callable[[str], Any]
+"""Opens a file and returns a connection as sqlite3's; another one stands in for tests of disks."""
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+class _SqliteTransaction:
+    """Runs each statement at once; nothing here suspends."""
+
+    dialect = DIALECT
+
+    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - sqlite3's, or one like it
+        self._connection = connection
+
+    async def rows(self, statement: str, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401
+        cursor = self._connection.execute(statement, _bound(parameters))
+        found = cursor.fetchall()
+        if not found:
+            return ()
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in found]
+
+    async def many(self, statement: str, parameters: Iterable[Mapping[str, Any]]) -> None:
+        self._connection.executemany(statement, parameters)
+
+
+def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: json.dumps(value) if isinstance(value, list) else value
+        for name, value in parameters.items()
+    }
+
+
+def _run_through(work: Awaitable[T]) -> T:
+    """Run a coroutine that never suspends."""
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("an operation of the ledger waited for something else than its database")
+
+
+class SqliteDatabase:
+    """One file, opened by this process."""
+
+    shares_quota = False
+    clock_is_ours = True
+
+    def __init__(
+        self, path: str, *, connect: Connect = _connect, reach: FailPoint = no_failure
+    ) -> None:
+        """Note where; open() does the work."""
+        self._path = Path(path)
+        self._connect = connect
+        self._reach = reach
+        self._writer: Any = None
+        self._reader: Any = None
+        self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
+        self._process = 0
+        self._identity: tuple[int, int] = (0, 0)
+
+    async def open(self) -> None:
+        """Connect, and bring the schema up to date under a lock; see Database."""
+        self._threads = (
+            ThreadPoolExecutor(1, "ledger-writer"),
+            ThreadPoolExecutor(1, "ledger-reader"),
+        )
+        self._process = os.getpid()
+        try:
+            await self._in_thread(0, self._open)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def run(self, operation: Operation[T], *, once: bool = False) -> T:
+        """Run *operation* in one durable transaction; see Database."""
+        del once  # nothing lies between us and the commit
+        return await self._in_thread(0, lambda: self._write(operation))
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run *operation* on what is committed; see Database."""
+        return await self._in_thread(1, lambda: self._read(operation))
+
+    async def mark(self) -> str:
+        """Return the file's number on its disk and the machine's: a copy has others."""
+        found = self._path.stat()
+        try:
+            machine = _MACHINE_ID.read_text("ascii").strip()
+        except OSError:
+            machine = ""
+        return f"{found.st_ino} {machine}".strip()
+
+    async def tidy(self) -> None:
+        """Nothing to remove; see Database."""
+
+    async def aclose(self) -> None:
+        """Close the file; see Database."""
+        threads, self._threads = self._threads, None
+        if threads is None:
+            return
+        loop = asyncio.get_running_loop()
+        for thread, name in zip(threads, ("_writer", "_reader"), strict=True):
+            connection = getattr(self, name)
+            if connection is not None:
+                setattr(self, name, None)
+                await asyncio.shield(loop.run_in_executor(thread, connection.close))
+            thread.shutdown(wait=False)
+
+    async def _in_thread(self, which: int, work: Callable[[], T]) -> T:
+        if self._threads is None:
+            raise LedgerClosedError("the ledger is closed")
+        if self._process != os.getpid():
+            raise LedgerClosedError("the ledger belongs to another process; open one for this")
+        return await asyncio.get_running_loop().run_in_executor(self._threads[which], work)
+
+    def _open(self) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise LedgerUnusableError(
+                f"SQLite {sqlite3.sqlite_version} is older than 3.37, which the ledger needs"
+            )
+        self._require_place()
+        with _named(self._path):
+            if not self._path.exists():  # made here, so that nobody else may read it
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._writer = self._connect(str(self._path))
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                f"busy_timeout = {int(_BUSY_SECONDS * 1000)}",
+            ):
+                self._writer.execute(f"PRAGMA {pragma}").fetchall()
+            self._migrate()
+            self._reader = self._connect(str(self._path))
+            self._reader.execute("PRAGMA query_only = ON").fetchall()
+        found = self._path.stat()
+        self._identity = (found.st_dev, found.st_ino)
+
+    def _require_place(self) -> None:
+        parent = self._path.absolute().parent
+        if not parent.is_dir():
+            raise LedgerUnusableError(f"{parent}: there is no such directory")
+        if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
+            raise LedgerUnusableError(f"{self._path}: expected a file, got something else")
+        kind = _file_system(parent.resolve())
+        if kind in _FAR_AWAY:
+            raise LedgerUnusableError(
+                f"{self._path} lies on a network file system ({kind}), where SQLite's WAL loses "
+                "data; keep it on a local disk, or use PostgreSQL for many machines"
+            )
+
+    def _migrate(self) -> None:
+        known = migrations(DIALECT)
+        newest = known[-1][0]
+        with self._transaction():
+            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            if version > newest:
+                raise LedgerUnusableError(
+                    f"{self._path} has schema {version}, and this version of the package knows "
+                    f"{newest}; use a newer one"
+                )
+            tables = self._writer.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]
+            if not version and tables:
+                raise LedgerUnusableError(f"{self._path} is a database of something else")
+            for number, statements in known:
+                if number > version:
+                    for statement in statements:
+                        self._writer.execute(statement)
+                        self._reach("migrate: statement")
+                    self._writer.execute(f"PRAGMA user_version = {number}")
+            self._reach("migrate: done")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._reach("transaction: begins")
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._reach("transaction: commits")
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+        self._reach("transaction: committed")
+
+    def _write(self, operation: Operation[T]) -> T:
+        with _named(self._path):
+            self._require_same_file()
+            with self._transaction():
+                return _run_through(operation(_SqliteTransaction(self._writer)))
+
+    def _read(self, operation: Operation[T]) -> T:
+        with _named(self._path):
+            self._reader.execute("BEGIN")
+            try:
+                return _run_through(operation(_SqliteTransaction(self._reader)))
+            finally:
+                self._reader.execute("COMMIT")
+
+    def _require_same_file(self) -> None:
+        """A file that was deleted or replaced would take usage that nobody finds again."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            raise LedgerUnusableError(f"{self._path} was deleted while it was open") from None
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise LedgerUnusableError(f"{self._path} was replaced while it was open")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give what SQLite or the system complains of the ledger's words."""
+    try:
+        yield
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise _worded(path, error) from error
+
+
+def _worded(path: Path, error: Exception) -> LedgerError:
+    code = getattr(error, "sqlite_errorcode", None)
+    text = str(error)
+    if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return LedgerUnusableError(f"{path} is damaged, or no ledger ({text}); restore a backup")
+    if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
+    return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
+
+
+def _file_system(directory: Path) -> str:
+    """Return the kind of file system that *directory* lies on; '' where the system does not say."""
+    try:
+        lines = _MOUNTS.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        _, point, found, *_ = line.split(" ")
+        place = Path(point.replace("\\040", " "))
+        if (directory == place or place in directory.parents) and len(place.parts) >= best:
+            best, kind = len(place.parts), found
+    return kind

@@ -1,0 +1,160 @@
+"""The words of the ledger: what may become of usage, and the values that its parts hand around."""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from attrs import field, frozen
+
+from marketplace_metering_async.errors import mask
+from marketplace_metering_async.records import UsageRecord
+
+
+class HourState(StrEnum):
+    """What has become of usage: of a whole hour of a key, or of what no hour could carry."""
+
+    OPEN = "open"
+    """Usage still adds to it."""
+    FROZEN = "frozen"
+    """Closed for ever; its record is sent, the same each time, until it has a verdict."""
+    METERED = "metered"
+    """The service has taken the record."""
+    NOT_SUBSCRIBED = "not_subscribed"
+    """The service said CustomerNotSubscribed."""
+    CONFLICT = "conflict"
+    """The service has a record of this hour that is not ours: something else meters it."""
+    MAYBE_OURS = "maybe_ours"
+    """The service has a record of this hour, most likely ours: an attempt had no answer."""
+    REJECTED = "rejected"
+    """The service, or a rule of it, refused the record."""
+    TOO_LATE = "too_late"
+    """The service takes no records of this hour any more."""
+    MONTH_OVER = "month_over"
+    """Late usage that only another month's hour could have carried."""
+    SUBSCRIPTION_OVER = "subscription_over"
+    """Usage after a subscription had ended, or too late for its last hour."""
+    DAMAGED = "damaged"
+    """The stored record does not match its digest, and is not sent."""
+    QUARANTINED = "quarantined"
+    """Relay after relay died with this record in its hands."""
+
+
+ENDED: Final = tuple(
+    state
+    for state in HourState
+    if state not in (HourState.OPEN, HourState.FROZEN, HourState.METERED)
+)
+"""The states of usage that is not metered and that nobody sends any more."""
+
+STRANDED: Final = (HourState.MONTH_OVER, HourState.SUBSCRIPTION_OVER)
+"""The states of usage that no hour carries."""
+
+
+class UsageKey(NamedTuple):
+    """What the service counts as one, but for the hour; '' for what a scheme does not have."""
+
+    product_code: str
+    customer_aws_account_id: str
+    customer_identifier: str
+    license_arn: str
+    dimension: str
+
+    @classmethod
+    def of(cls, record: UsageRecord) -> "UsageKey":
+        """Return the key of *record*: a license's has no product code in it."""
+        return cls(
+            "" if record.license_arn else record.product_code or "",
+            record.customer_aws_account_id or "",
+            record.customer_identifier or "",
+            record.license_arn or "",
+            record.dimension,
+        )
+
+    @property
+    def customer(self) -> "CustomerKey":
+        """The customer of a product or license, whatever the dimension."""
+        return CustomerKey(*self[:4])
+
+    def __repr__(self) -> str:
+        """Return it with ids masked."""
+        who = self.license_arn or self.customer_aws_account_id or self.customer_identifier
+        return f"<UsageKey {self.product_code or 'license'} {mask(who)} {self.dimension}>"
+
+
+class CustomerKey(NamedTuple):
+    """A customer of one product or license; '' for what a scheme does not have."""
+
+    product_code: str
+    customer_aws_account_id: str
+    customer_identifier: str
+    license_arn: str
+
+    def __repr__(self) -> str:
+        """Return it with ids masked."""
+        who = self.license_arn or self.customer_aws_account_id or self.customer_identifier
+        return f"<CustomerKey {self.product_code or 'license'} {mask(who)}>"
+
+
+@frozen
+class Usage:
+    """
+    Usage on its way into the ledger.
+
+    Attributes:
+        key: Whose.
+        license_product: With whom a license record may share a request.
+        at: When it happened, in whole seconds since 1970.
+        quantity: Whole units.
+        event_id: The caller's name for it, or None.
+        digest: Of what the caller said, to tell a repetition from a mistake.
+    """
+
+    key: UsageKey
+    license_product: str
+    at: int
+    quantity: int
+    event_id: str | None
+    digest: bytes
+
+
+@frozen
+class FrozenHour:
+    """
+    A frozen record, claimed by one relay.
+
+    Attributes:
+        hour_id: Its row.
+        fence: Which claim this is: a later one invalidates it.
+        record: What is sent.
+        attempts: Claims before this one that had an answer.
+        ambiguous: Whether an earlier one may have been acted upon.
+    """
+
+    hour_id: int
+    fence: int
+    record: UsageRecord = field(repr=False)
+    attempts: int
+    ambiguous: bool
+
+
+@frozen(kw_only=True)
+class Settlement:
+    """
+    What one claim came to.
+
+    Attributes:
+        state: FROZEN where it is to be sent again.
+        not_before: Whole seconds since 1970; when it may be sent again.
+        ambiguous: Whether the service may have acted upon it.
+        status: The verdict in the client's words.
+    """
+
+    hour_id: int
+    fence: int
+    state: HourState
+    not_before: int = 0
+    ambiguous: bool = False
+    status: str
+    error: str | None = None
+    request_id: str | None = None
+    metering_record_id: str | None = None
+    quantity: int = 0

