@@ -271,7 +271,10 @@ class Caller:
                     raise RepairedError(error)
             case Fault.CREDENTIALS:
                 if await self._signer.renew(request):
-                    tell(self.observer, Warned(text="AWS credentials had expired; refreshed"))
+                    tell(
+                        self.observer,
+                        Warned(text="the service refused the AWS credentials; newer found"),
+                    )
                     raise RepairedError(error)
 
     def _correct_clock(self, date: str | None) -> bool:
