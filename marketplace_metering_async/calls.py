@@ -34,7 +34,7 @@ _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
 
-_TURN: Final = 0.003
+_TURN: Final = 0.002
 """Seconds that a client works in one turn of the event loop."""
 
 _WITHOUT_NEWS: Final = 1.0
