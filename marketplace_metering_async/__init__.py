@@ -2,81 +2,81 @@
 Usage metering for AWS Marketplace from asyncio.
 
 `MarketplaceMeteringClient.batch_meter_usage()` takes any number of records and returns a verdict
-on each; `coalesce()` adds events up to hourly records.
+on each; `UsageBatcher` fills requests from single records, `UsageLedger` keeps usage safe until it
+is metered, and `coalesce()` adds events up to hourly records.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
-from marketplace_metering_async.errors import (
-    BatchMeterUsageError,
-    ClientClosedError,
-    ConfigurationError,
-    ConflictingRecordsError,
-    CustomerNotEntitledException,
-    DeliveryTimeoutError,
-    DisabledApiException,
-    DuplicateRequestException,
-    EventConflictError,
-    ExpiredTokenException,
-    IdempotencyConflictException,
-    InternalServiceErrorException,
-    InvalidAnswerError,
-    InvalidCustomerIdentifierException,
-    InvalidEndpointRegionException,
-    InvalidLicenseException,
-    InvalidProductCodeException,
-    InvalidPublicKeyVersionException,
-    InvalidRecordError,
-    InvalidRecordTypeError,
-    InvalidRegionException,
-    InvalidTagException,
-    InvalidTokenException,
-    InvalidUsageAllocationsException,
-    InvalidUsageDimensionException,
-    KeyAlreadySentError,
-    LateUsageError,
-    LedgerClosedError,
-    LedgerElsewhereError,
-    LedgerError,
-    LedgerUnusableError,
-    LeftUnprocessedError,
-    MarketplaceMeteringException,
-    MeteringError,
-    NoCredentialsError,
-    NoRegionError,
-    OutOfWindowError,
-    PlatformNotSupportedException,
-    QuantityOverflowError,
-    RecordNotMeteredError,
-    RecordOfRefusedKindError,
-    SdkClientError,
-    ThrottlingException,
-    TimestampOutOfBoundsException,
-    TransportError,
-    UnexpectedError,
-    Violation,
-)
-from marketplace_metering_async.events import LoggingObserver, Observer
-from marketplace_metering_async.limits import ServiceMetadata
-from marketplace_metering_async.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
-from marketplace_metering_async.results import (
-    BatchMeterUsageResult,
-    MeterUsageResult,
-    RecordResult,
-    RecordStatus,
-    RegisterUsageResult,
-    ResolveCustomerResult,
-)
-from marketplace_metering_async.retries import RetryPolicy
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from marketplace_metering_async.batcher import UsageBatcher
+    from marketplace_metering_async.client import MarketplaceMeteringClient
+    from marketplace_metering_async.clock import Clock, SystemClock
+    from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
+    from marketplace_metering_async.errors import (
+        BatchMeterUsageError,
+        ClientClosedError,
+        ConfigurationError,
+        ConflictingRecordsError,
+        CustomerNotEntitledException,
+        DeliveryTimeoutError,
+        DisabledApiException,
+        DuplicateRequestException,
+        EventConflictError,
+        ExpiredTokenException,
+        IdempotencyConflictException,
+        InternalServiceErrorException,
+        InvalidAnswerError,
+        InvalidCustomerIdentifierException,
+        InvalidEndpointRegionException,
+        InvalidLicenseException,
+        InvalidProductCodeException,
+        InvalidPublicKeyVersionException,
+        InvalidRecordError,
+        InvalidRecordTypeError,
+        InvalidRegionException,
+        InvalidTagException,
+        InvalidTokenException,
+        InvalidUsageAllocationsException,
+        InvalidUsageDimensionException,
+        KeyAlreadySentError,
+        LateUsageError,
+        LedgerClosedError,
+        LedgerElsewhereError,
+        LedgerError,
+        LedgerUnusableError,
+        LeftUnprocessedError,
+        MarketplaceMeteringException,
+        MeteringError,
+        NoCredentialsError,
+        NoRegionError,
+        OutOfWindowError,
+        PlatformNotSupportedException,
+        QuantityOverflowError,
+        RecordNotMeteredError,
+        RecordOfRefusedKindError,
+        SdkClientError,
+        ThrottlingException,
+        TimestampOutOfBoundsException,
+        TransportError,
+        UnexpectedError,
+        Violation,
+    )
+    from marketplace_metering_async.events import LoggingObserver, Observer
     from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+    from marketplace_metering_async.limits import ServiceMetadata
+    from marketplace_metering_async.pacing import AdaptivePacer, Pacer
+    from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+    from marketplace_metering_async.results import (
+        BatchMeterUsageResult,
+        MeterUsageResult,
+        RecordResult,
+        RecordStatus,
+        RegisterUsageResult,
+        ResolveCustomerResult,
+    )
+    from marketplace_metering_async.retries import RetryPolicy
 
 __all__ = [
     "AdaptivePacer",
@@ -154,17 +154,34 @@ __all__ = [
     "coalesce",
 ]
 
-_WHERE = {
-    "HourState": "ledger",
-    "LedgerStatus": "ledger",
-    "UsageBatcher": "batcher",
-    "UsageLedger": "ledger",
+_NAMES_OF: Final = {
+    "batcher": ["UsageBatcher"],
+    "client": ["MarketplaceMeteringClient"],
+    "clock": ["Clock", "SystemClock"],
+    "coalescing": ["Coalesced", "Coalescer", "HeldHour", "coalesce"],
+    "events": ["LoggingObserver", "Observer"],
+    "ledger": ["HourState", "LedgerStatus", "UsageLedger"],
+    "limits": ["ServiceMetadata"],
+    "pacing": ["AdaptivePacer", "Pacer"],
+    "records": ["Tag", "UsageAllocation", "UsageRecord"],
+    "results": [
+        "BatchMeterUsageResult",
+        "MeterUsageResult",
+        "RecordResult",
+        "RecordStatus",
+        "RegisterUsageResult",
+        "ResolveCustomerResult",
+    ],
+    "retries": ["RetryPolicy"],
 }
-"""What is imported when it is asked for: who only sends records need not wait for it."""
+_HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has under the name
-    """Import a part that not everybody needs."""
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import what is asked for: pytest loads our plugin in every project, used or not."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name, "errors")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found

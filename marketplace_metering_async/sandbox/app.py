@@ -6,20 +6,21 @@ but loopback names may talk to it, and no page of another site.
 """
 
 import asyncio
-import ipaddress
 import json
-import logging
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
+from marketplace_metering_async.sandbox.doors import LARGEST_ORDER, body_of
 from marketplace_metering_async.sandbox.faults import Fault, Kind
+from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden
+from marketplace_metering_async.sandbox.page import Page, is_static
 from marketplace_metering_async.sandbox.refusals import MENDING, Refusal
 from marketplace_metering_async.sandbox.signatures import Signed, check
+from marketplace_metering_async.sandbox.visits import Visit
 
 if TYPE_CHECKING:
     from marketplace_metering_async.sandbox import Sandbox
@@ -27,46 +28,49 @@ if TYPE_CHECKING:
 _TARGET: Final = "AWSMPMeteringService."
 _CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 _LARGEST_BODY: Final = 16 * 2**20
-_logger: Final = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(sandbox: "Sandbox") -> web.Application:
     """Return the web application of *sandbox*."""
-    app = web.Application(middlewares=[_only_local], client_max_size=_LARGEST_BODY)
+    app = web.Application(middlewares=[_guarded(sandbox)])
     app.router.add_post("/", Service(sandbox).answer)
-    app.router.add_get("/", _Controls(sandbox).help)
+    for path, handler in Page(sandbox).routes().items():
+        app.router.add_get(path, handler, allow_head=False)
     controls = _Controls(sandbox)
     app.router.add_get("/_sandbox/state", controls.state)
     app.router.add_get("/_sandbox/book", controls.book)
     app.router.add_post("/_sandbox/clock", controls.clock)
     app.router.add_post("/_sandbox/faults", controls.faults)
     app.router.add_post("/_sandbox/products", controls.products)
+    app.router.add_post("/_sandbox/buyers", controls.buyers)
     app.router.add_post("/_sandbox/quota", controls.quota)
     app.router.add_post("/_sandbox/tokens", controls.tokens)
     app.router.add_post("/_sandbox/reset", controls.reset)
     return app
 
 
-@web.middleware
-async def _only_local(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse names that do not mean this machine, and pages of other sites."""
-    if not is_local(request.host):
-        return web.Response(status=403, text="the sandbox answers to loopback names only\n")
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        return web.Response(status=403, text="the sandbox does not answer other sites\n")
-    return await handler(request)
+def _guarded(sandbox: "Sandbox") -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse whom the guard refuses; tell those who watch of every order."""
+        sandbox.heard(request.protocol)
+        port = request.transport.get_extra_info("sockname")[1] if request.transport else 0
+        try:
+            sandbox.guard.check(request.headers, port)
+            if request.path.startswith("/_sandbox/") and not is_static(request.path):
+                sandbox.guard.check_controls(request.headers)
+        except Forbidden as forbidden:
+            return web.Response(status=403, text=f"{forbidden}\n")
+        answer = await handler(request)
+        if request.method == "POST":
+            sandbox.pulse.beat()
+        if request.path.startswith("/_sandbox/") and not answer.prepared:
+            answer.headers.update(ANSWER_HEADERS)
+        return answer
 
-
-def is_local(host: str) -> bool:
-    """Return whether a Host header names loopback: parsed, since `127.evil.example` does not."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return middleware
 
 
 class Quota:
@@ -83,12 +87,16 @@ class Quota:
         if not self._spend(now):
             raise Refusal("ThrottlingException", "Rate exceeded")
 
+    def left(self, now: float) -> float:
+        """Return how many calls could be made at once at monotonic *now*."""
+        elapsed = 0.0 if self._since is None else now - self._since
+        return min(self.burst, self._tokens + elapsed * (self.calls_per_second or 0.0))
+
     def _spend(self, now: float) -> bool:
         if self.calls_per_second is None:
             return True
-        elapsed = 0.0 if self._since is None else now - self._since
+        self._tokens = self.left(now)
         self._since = now
-        self._tokens = min(self.burst, self._tokens + elapsed * self.calls_per_second)
         if self._tokens < 1:
             return False
         self._tokens -= 1
@@ -102,43 +110,70 @@ class Service:
         self._sandbox = sandbox
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request, or do to it what a fault says."""
-        operation = _operation(request)
-        request_id = str(uuid.uuid4())
+        """Answer one request, or do to it what a fault says; and remember it."""
         sandbox = self._sandbox
-        sandbox.calls[operation] += 1
+        visit = Visit(
+            operation=_operation(request),
+            received=sandbox.clock.now(),
+            began=asyncio.get_running_loop().time(),
+        )
+        sandbox.calls[visit.operation] += 1
         try:
-            body = await request.read()
-            signed = check(
-                request.headers,
-                request.path,
-                body,
-                sandbox.access_keys,
-                now=datetime.now(UTC),
-                sandbox_now=sandbox.clock.now(),
-            )
-            sandbox.quota_of(signed, operation).require(asyncio.get_running_loop().time())
-            members = _members(body, sandbox.book.rules.most_bytes)
-            fault = sandbox.faults.strike(operation, members)
-            if fault is None:
-                reply = self._reply(operation, members, signed)
-                return _json(reply, 200, request_id)
-            sandbox.struck[fault.kind] += 1
-            return await self._misbehave(fault, request, members, signed, request_id)
+            answer = await self._answered(request, visit)
+            visit.status = None if _is_cut(request) else answer.status
         except Refusal as refusal:
-            sandbox.refusals[refusal.code] += 1
-            return _error(refusal, request_id)
+            answer = self._refused(refusal, visit)
         except web.HTTPRequestEntityTooLarge:
-            too_large = Refusal("RequestEntityTooLargeException", "the request is too large", 413)
-            sandbox.refusals[too_large.code] += 1
-            return _error(too_large, request_id)
+            text = "the request is too large"
+            answer = self._refused(Refusal("RequestEntityTooLargeException", text, 413), visit)
+        finally:
+            seconds = asyncio.get_running_loop().time() - visit.began
+            sandbox.history.add(visit.call(sandbox.history.next_number(), seconds))
+        return answer
+
+    async def _answered(self, request: web.Request, visit: Visit) -> web.StreamResponse:
+        sandbox = self._sandbox
+        body = await body_of(request, _LARGEST_BODY)
+        visit.size = len(body)
+        visit.signed = signed = check(
+            request.headers,
+            request.path,
+            body,
+            sandbox.access_keys,
+            now=datetime.now(UTC),
+            sandbox_now=sandbox.clock.now(),
+        )
+        sandbox.quota_of(signed, visit.operation).require(asyncio.get_running_loop().time())
+        visit.members = members = _members(body, sandbox.book.rules.most_bytes)
+        fault = sandbox.faults.strike(visit.operation, members)
+        if fault is None:
+            reply = self._reply(visit, members, signed)
+            return _json(reply, 200, visit.request_id)
+        visit.fault = fault.kind
+        sandbox.struck[fault.kind] += 1
+        return await self._misbehave(fault, request, members, signed, visit)
+
+    def _refused(self, refusal: Refusal, visit: Visit) -> web.Response:
+        visit.refusal, visit.status = refusal, refusal.status
+        self._sandbox.refusals[refusal.code] += 1
+        return _error(refusal, visit.request_id)
 
     def _reply(
+        self,
+        visit: Visit,
+        members: dict[str, Any],
+        signed: Signed,
+        unprocessed: Sequence[int] = (),
+    ) -> dict[str, Any]:
+        visit.reply = self._applied(visit.operation, members, signed, unprocessed)
+        return visit.reply
+
+    def _applied(
         self,
         operation: str,
         members: dict[str, Any],
         signed: Signed,
-        unprocessed: Sequence[int] = (),
+        unprocessed: Sequence[int],
     ) -> dict[str, Any]:
         sandbox = self._sandbox
         now = sandbox.clock.now()
@@ -169,10 +204,9 @@ class Service:
         request: web.Request,
         members: dict[str, Any],
         signed: Signed,
-        request_id: str,
+        visit: Visit,
     ) -> web.StreamResponse:
         """Do what *fault* says, before or after the request is applied."""
-        operation = _operation(request)
         match fault.kind:
             case Kind.THROTTLE:
                 raise Refusal("ThrottlingException", "Rate exceeded")
@@ -195,10 +229,10 @@ class Service:
                 size = len(records) if isinstance(records, list) else 0
                 chance = self._sandbox.faults.random.random
                 left = [index for index in range(size) if chance() < fault.part]
-                reply = self._reply(operation, members, signed, unprocessed=left)
-                return _json(reply, 200, request_id)
-        reply = self._reply(operation, members, signed)
-        return await self._answer_badly(fault, request, reply, request_id)
+                reply = self._reply(visit, members, signed, unprocessed=left)
+                return _json(reply, 200, visit.request_id)
+        reply = self._reply(visit, members, signed)
+        return await self._answer_badly(fault, request, reply, visit.request_id)
 
     async def _answer_badly(
         self, fault: Fault, request: web.Request, reply: dict[str, Any], request_id: str
@@ -268,6 +302,10 @@ def _reset(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+def _is_cut(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
 def _members(body: bytes, most_bytes: int) -> dict[str, Any]:
     if len(body) >= most_bytes:
         raise Refusal("RequestEntityTooLargeException", "the request is too large", 413)
@@ -295,10 +333,6 @@ class _Controls:
 
     def __init__(self, sandbox: "Sandbox") -> None:
         self._sandbox = sandbox
-
-    async def help(self, _: web.Request) -> web.Response:
-        """Say what this is and how to point a client at it."""
-        return web.Response(text=self._sandbox.instructions())
 
     async def state(self, _: web.Request) -> web.Response:
         """Tell counts, clock, quota and rules in force."""
@@ -359,13 +393,21 @@ class _Controls:
         return web.json_response({"now": self._sandbox.clock.now().isoformat()})
 
     async def faults(self, request: web.Request) -> web.Response:
-        """Put rules in force in place of those before: {"faults": [{"kind": "throttle", …}]}."""
+        """
+        Put rules in force in place of those before: {"faults": [{"kind": "throttle", …}]}.
+
+        With "add": true beside them; {"remove": 0} takes away the one at that index.
+        """
         order = await _order(request)
+        rules = self._sandbox.faults.rules
         try:
-            rules = [Fault(**rule) for rule in order["faults"]]
-        except (KeyError, TypeError, ValueError) as error:
+            if "remove" in order:
+                rules.pop(int(order["remove"]))
+            else:
+                added = [Fault(**rule) for rule in order["faults"]]
+                rules[:] = [*rules, *added] if order.get("add") else added
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
-        self._sandbox.faults.rules[:] = rules
         return web.json_response({"faults": len(rules)})
 
     async def products(self, request: web.Request) -> web.Response:
@@ -377,14 +419,23 @@ class _Controls:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         return web.json_response({"products": sorted(self._sandbox.book.products)})
 
+    async def buyers(self, request: web.Request) -> web.Response:
+        """Change a buyer: {"product_code": …, "customer": …, "subscribed": true}."""
+        order = await _order(request)
+        try:
+            self._sandbox.set_subscribed(**order)
+        except (KeyError, TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from error
+        return web.json_response(order)
+
     async def quota(self, request: web.Request) -> web.Response:
         """Set the quota: {"calls_per_second": 10, "burst": 10}; null is none."""
         order = await _order(request)
         try:
-            rate = order.get("calls_per_second")
+            rate = order["calls_per_second"]
             burst = float(order.get("burst", 10))
             self._sandbox.set_quota(None if rate is None else float(rate), burst=burst)
-        except (TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         return web.json_response({"calls_per_second": self._sandbox.calls_per_second})
 
@@ -392,15 +443,23 @@ class _Controls:
         """Issue a registration token: {"product_code": …, "customer_aws_account_id": …, …}."""
         order = await _order(request)
         try:
-            token = self._sandbox.issue_token(**order)
+            token = self._sandbox.issue_token(**_texts(order))
         except (TypeError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         return web.json_response({"token": token})
 
-    async def reset(self, _: web.Request) -> web.Response:
-        """Forget what was metered, the counts and the faults."""
-        self._sandbox.reset()
+    async def reset(self, request: web.Request) -> web.Response:
+        """Forget what was metered, the counts and the faults; {"everything": true}: all."""
+        order = await _order(request)
+        self._sandbox.reset(everything=order.get("everything") is True)
         return web.json_response({"records": 0})
+
+
+def _texts(order: dict[str, Any]) -> dict[str, str]:
+    for name, value in order.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: expected a text, got {value!r}")
+    return order
 
 
 async def _order(request: web.Request) -> dict[str, Any]:
@@ -408,7 +467,7 @@ async def _order(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="send application/json\n")
     try:
-        order = json.loads(await request.read())
+        order = json.loads(await body_of(request, LARGEST_ORDER))
     except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the body is no JSON\n") from None
     if not isinstance(order, dict):

@@ -113,7 +113,7 @@ class Book:
 
     rules: Rules = Factory(Rules)
     products: dict[str, Product] = Factory(dict)
-    _records: dict[Key, Metered] = Factory(dict)
+    _records: dict[Key, Metered] = field(factory=dict, alias="records")
     _tokens: dict[str, _Token] = Factory(dict)
     _client_tokens: dict[str, tuple[dict[str, Any], str]] = Factory(dict)
     statuses: Counter[str] = field(factory=Counter)
@@ -142,8 +142,7 @@ class Book:
         """
         actual: Counter[tuple[str, str, datetime]] = Counter()
         for record in self._records.values():
-            hour = record.timestamp.replace(minute=0, second=0)
-            actual[record.customer, record.dimension, hour] += record.quantity
+            actual[record.customer, record.dimension, _hour_of(record.timestamp)] += record.quantity
         lines = []
         for key in sorted(expected.keys() | actual.keys()):
             want, have = expected.get(key), actual.get(key)
@@ -152,6 +151,23 @@ class Book:
                 place = f"{customer} {dimension} {hour:%Y-%m-%dT%H:00Z}"
                 lines.append(f"{place}: expected {_amount(want)}, metered {_amount(have)}")
         return lines
+
+    def assert_metered(self, expected: Mapping[tuple[str, str, datetime], int]) -> None:
+        """
+        Assert that the book holds exactly *expected*, for tests.
+
+        Args:
+            expected: (customer, dimension, any moment of the hour) to quantity.
+
+        Raises:
+            AssertionError: with a line for each gap.
+        """
+        by_hour = {
+            (customer, dimension, _hour_of(moment)): quantity
+            for (customer, dimension, moment), quantity in expected.items()
+        }
+        if lines := self.differences(by_hour):
+            raise AssertionError("\n  ".join(["the book is not as expected:", *lines]))
 
     def forget(self) -> None:
         """Forget all records, tokens and counts; declared products stay."""
@@ -394,6 +410,10 @@ class Book:
         if now - token.made >= _TOKEN_LIFE:
             raise Refusal("ExpiredTokenException", "the registration token has expired")
         return token.answer
+
+
+def _hour_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def _amount(quantity: int | None) -> str:

@@ -42,6 +42,7 @@ class MemoryService:
     ) -> None:
         self.book = Book() if book is None else book
         self.requests: list[dict[str, Any]] = []
+        self.round_trip = ROUND_TRIP  # seconds
         self.last_at = 0.0  # loop time of the latest request
         self.in_flight = 0
         self.most_in_flight = 0
@@ -70,7 +71,7 @@ class MemoryService:
         self.requests.append(body)
         number = len(self.requests)
         fault = self._fault_of(number, body)
-        await asyncio.sleep(ROUND_TRIP / 2)
+        await asyncio.sleep(self.round_trip / 2)
         try:
             before = self._before(fault)
             if before is not None:
@@ -81,7 +82,7 @@ class MemoryService:
             )
         except Refusal as refusal:
             return self._refusal(refusal)
-        await asyncio.sleep(ROUND_TRIP / 2)
+        await asyncio.sleep(self.round_trip / 2)
         return await self._after(fault, reply, timeout)
 
     def _before(self, fault: Kind | Refusal | None) -> Response | None:

@@ -1,8 +1,4 @@
-"""
-What tests of metering code need: a clock that moves by order, and a service in memory.
-
-Nothing here is imported by the rest of the package.
-"""
+"""A clock that moves by order, and a transport that answers from a script."""
 
 import asyncio
 from collections import deque

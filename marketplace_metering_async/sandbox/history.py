@@ -1,0 +1,163 @@
+"""The latest calls, with what became of them; and a pulse for whoever watches."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Call:
+    """
+    One call that came to the sandbox.
+
+    Attributes:
+        number: Counted from 1.
+        received: When, by the sandbox's clock.
+        operation: As X-Amz-Target says.
+        request_id: As the answer says.
+        region: From the signature; None where it could not be read.
+        access_key_id: From the signature; None where it could not be read.
+        request: The members that came; None where they could not be read or are too large to keep.
+        size: Of the body, in bytes.
+        status: The HTTP status; None where there was no answer.
+        code: The error code of a refusal.
+        rule: The rule that was broken.
+        mend: What can be done about it.
+        results: Status of each record of the answer, with what the answer says of it.
+        unprocessed: How many records were left.
+        fault: The fault that struck.
+        seconds: How long it took, in real time.
+    """
+
+    number: int
+    received: datetime
+    operation: str
+    request_id: str
+    region: str | None = None
+    access_key_id: str | None = None
+    request: Mapping[str, Any] | None = None
+    size: int = 0
+    status: int | None = None
+    code: str | None = None
+    rule: str | None = None
+    mend: str | None = None
+    results: tuple[Mapping[str, Any], ...] = ()
+    unprocessed: int = 0
+    fault: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many records got each status, "Unprocessed" among them."""
+        found: dict[str, int] = {}
+        for result in self.results:
+            status = str(result.get("Status"))
+            found[status] = found.get(status, 0) + 1
+        if self.unprocessed:
+            found["Unprocessed"] = self.unprocessed
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the call for JSON."""
+        return {
+            "number": self.number,
+            "received": self.received.isoformat(),
+            "operation": self.operation,
+            "request_id": self.request_id,
+            "region": self.region,
+            "access_key_id": self.access_key_id,
+            "request": self.request,
+            "size": self.size,
+            "status": self.status,
+            "code": self.code,
+            "rule": self.rule,
+            "mend": self.mend,
+            "results": list(self.results),
+            "verdicts": self.verdicts,
+            "unprocessed": self.unprocessed,
+            "fault": self.fault,
+            "seconds": round(self.seconds, 6),
+        }
+
+
+class History:
+    """The latest calls, oldest first; those before are forgotten."""
+
+    def __init__(self, most: int) -> None:
+        """Keep the latest *most* calls; 0 keeps none."""
+        if most < 0:
+            raise ValueError(f"history: expected 0 or more calls, got {most}")
+        self._calls: deque[Call] = deque(maxlen=most)
+        self._last = 0
+        self.keeps = most > 0
+
+    def __len__(self) -> int:
+        """Return how many calls are kept."""
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[Call]:
+        """Iterate over the calls, oldest first."""
+        return iter(tuple(self._calls))
+
+    def next_number(self) -> int:
+        """Return a number for the next call; no number comes twice."""
+        self._last += 1
+        return self._last
+
+    def add(self, call: Call) -> None:
+        """Keep a call."""
+        self._calls.append(call)
+
+    def since(self, number: int) -> list[Call]:
+        """Return the calls after the one with *number*, oldest first."""
+        return [call for call in self._calls if call.number > number]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._calls.clear()
+
+
+class Pulse:
+    """A counter of changes that can be waited for; it may beat from any thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stopped = False
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def beat(self) -> None:
+        """Something has changed."""
+        self.count += 1
+        if self._waiting:
+            self._wake()
+
+    def stop(self) -> None:
+        """Let nobody wait any longer."""
+        self.stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            future.get_loop().call_soon_threadsafe(_finish, future)
+
+    async def wait_beyond(self, count: int) -> int:
+        """Return the count as soon as it is above *count*, or the pulse has stopped."""
+        while self.count <= count and not self.stopped:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.add(future)
+            try:
+                if self.count <= count:  # nobody has beaten it since
+                    await future
+            finally:
+                self._waiting.discard(future)
+        return self.count
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,179 @@
+"""A sandbox in a process of its own, steered over HTTP."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import attrs
+
+from marketplace_metering_async.sandbox import Book, Fault, Metered
+from marketplace_metering_async.sandbox.book import Key
+
+_PATIENCE: Final = 30.0
+
+
+class SandboxServer:
+    """
+    A sandbox in a subprocess, for clients in any language, and for what blocks the event loop.
+
+    It ends with the process that started it, however that ends.
+
+    Attributes:
+        url: Where it listens.
+        environment: What clients in any language read: endpoint, region and dummy credentials.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.environment: dict[str, str] = {}
+        self._process: subprocess.Popen[str] | None = None
+        # A proxy from the environment would not know our loopback.
+        self._open = build_opener(ProxyHandler({})).open
+
+    def __enter__(self) -> Self:
+        """
+        Return when it listens.
+
+        Raises:
+            RuntimeError: if it ends before that; its complaint is on standard error.
+        """
+        command = [sys.executable, "-m", "marketplace_metering_async.sandbox"]
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker: a pipe
+        line = self._process.stdout.readline()
+        if not line:
+            self.__exit__(None, None, None)
+            raise RuntimeError("the sandbox's process ended before it listened")
+        told = json.loads(line)
+        self.url, self.environment = told["url"], told["environment"]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        if self._process is None:
+            return
+        with self._process as process:
+            if process.stdin is not None:
+                process.stdin.close()  # which tells it to end
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    @property
+    def book(self) -> Book:
+        """What was metered until now, as a copy to assert on."""
+        return Book(records=dict(map(_metered, self.ask("book", records="1")["records"])))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Counts, clock and quota now."""
+        told: dict[str, Any] = self.ask("state")
+        return told
+
+    def advance(self, **difference: float) -> None:
+        """Move the clock: `advance(hours=2)`, with the words of timedelta."""
+        self.order("clock", advance=timedelta(**difference).total_seconds())
+
+    def set_clock(self, now: datetime, *, speed: float | None = None) -> None:
+        """Go on from *now*, which must have a time zone, at *speed* (0 stands still)."""
+        self.order("clock", now=now.isoformat(), **({} if speed is None else {"speed": speed}))
+
+    def inject(self, *faults: Fault) -> None:
+        """Let *faults* strike from now on, after those in force."""
+        self.order("faults", faults=[attrs.asdict(fault) for fault in faults], add=True)
+
+    def declare_product(
+        self,
+        product_code: str,
+        *,
+        dimensions: Iterable[str] = (),
+        customers: Iterable[str] | Mapping[str, bool] = (),
+        **more: Any,  # noqa: ANN401 - the other arguments of Sandbox.declare_product
+    ) -> None:
+        """Declare a product, as Sandbox.declare_product does."""
+        known = dict(customers) if isinstance(customers, Mapping) else list(customers)
+        self.order(
+            "products",
+            product_code=product_code,
+            dimensions=list(dimensions),
+            customers=known,
+            **more,
+        )
+
+    def set_quota(self, calls_per_second: float | None, *, burst: float = 10.0) -> None:
+        """Change the quota; None switches it off."""
+        self.order("quota", calls_per_second=calls_per_second, burst=burst)
+
+    def issue_token(self, product_code: str, **buyer: str) -> str:
+        """Return a registration token for a *buyer*, as Sandbox.issue_token does."""
+        return str(self.order("tokens", product_code=product_code, **buyer)["token"])
+
+    def reset(self) -> None:
+        """Forget everything, products as well, and go by the real time again."""
+        self.order("reset", everything=True)
+
+    def ask(self, path: str, **query: str) -> Any:  # noqa: ANN401 - JSON
+        """
+        Return what the sandbox tells at a path under /_sandbox/.
+
+        Raises:
+            ValueError: if it refuses.
+        """
+        asked = "&".join(f"{name}={value}" for name, value in query.items())
+        return self._exchange(Request(f"{self.url}/_sandbox/{path}?{asked}"))  # noqa: S310 - http
+
+    def order(self, path: str, **members: Any) -> Any:  # noqa: ANN401 - JSON
+        """
+        Carry out an order at a path under /_sandbox/.
+
+        Raises:
+            ValueError: if it refuses.
+        """
+        request = Request(  # noqa: S310 - http
+            f"{self.url}/_sandbox/{path}",
+            data=json.dumps(members).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        return self._exchange(request)
+
+    def _exchange(self, request: Request) -> Any:  # noqa: ANN401 - JSON
+        try:
+            with self._open(request, timeout=_PATIENCE) as answer:
+                return json.load(answer)
+        except HTTPError as refused:
+            with refused:
+                raise ValueError(refused.read().decode().strip()) from refused
+
+
+def _metered(told: Mapping[str, Any]) -> tuple[Key, Metered]:
+    """Return a record of the book from JSON, by its key."""
+    names = {attribute.name for attribute in attrs.fields(Metered)}
+    known = {name: value for name, value in told.items() if name in names}
+    stamp = datetime.fromisoformat(known["timestamp"])
+    received = datetime.fromisoformat(known.get("received", known["timestamp"]))
+    record = Metered(**{"allocations": (), **known, "timestamp": stamp, "received": received})
+    seconds = int(record.timestamp.timestamp())
+    key = (
+        record.region,
+        record.product_code,
+        record.license_arn,
+        record.customer_aws_account_id,
+        record.customer_identifier,
+        record.dimension,
+        seconds,
+    )
+    return key, record

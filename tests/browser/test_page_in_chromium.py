@@ -1,0 +1,429 @@
+"""The page in a real browser: what it shows, what its buttons do, and for whom it works."""
+
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from support.accessibility import obstacles
+from support.chromium import Browser, Page, chromium, open_browser
+
+from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
+from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+
+PROGRAM = chromium()
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(
+        PROGRAM is None, reason="no chromium on PATH, nor named by METERING_TEST_CHROMIUM"
+    ),
+]
+BUYER = "111122223333"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    assert PROGRAM is not None
+    async with open_browser(PROGRAM, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def place() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, place: Sandbox) -> AsyncIterator[Page]:
+    """An open page that follows, and at the end has had nothing to complain about."""
+    page = await browser.open(place.page_url)
+    await page.shows("Live", "#live")
+    yield page
+    assert [] == page.complaints
+    own = (place.url, "about:", "data:")  # data: chromium's own icons
+    assert [] == [address for address in page.requested if not address.startswith(own)]
+
+
+async def meter(place: Sandbox, *records: UsageRecord, product_code: str = "p") -> None:
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        await client.batch_meter_usage(records, product_code=product_code)
+
+
+def usage(dimension: str = "requests", quantity: int = 42, hours: int = 0) -> UsageRecord:
+    return UsageRecord(
+        timestamp=datetime.now(UTC) - timedelta(hours=hours),
+        dimension=dimension,
+        quantity=quantity,
+        customer_aws_account_id=BUYER,
+    )
+
+
+async def test_a_record_arrives_without_reloading(page: Page, place: Sandbox) -> None:
+    """
+    In figures, table, chart and calls; and a screen reader is told.
+    """
+    await page.run("window.loaded_once = true")
+    await page.shows("No call has come yet", "#calls")
+    await meter(place, usage())
+
+    await page.shows(BUYER, "#usage-rows")
+    await page.shows("42", "#figures")
+    await page.shows("1 Success", "#calls-list")
+    await page.until("document.querySelectorAll('#chart .hour .s0').length === 1")
+    await page.until("document.querySelector('#said').textContent.includes('BatchMeterUsage')")
+    await page.click("#calls-list summary")
+    await page.shows('"Quantity": 42', "#calls-list pre")
+    await meter(place, usage("seats", 7))
+    await page.shows("seats", "#usage-rows")
+    await page.shows("seats", "#legend")
+    assert await page.run("loaded_once && document.querySelectorAll('#calls details')[1].open")
+
+
+async def test_the_table_is_broken_down_and_narrowed(page: Page, place: Sandbox) -> None:
+    """
+    By the columns that are ticked and the text that is typed.
+    """
+    await meter(place, usage(), usage(hours=1), usage("seats", 7))
+    await page.shows("3 rows", "#usage-caption")
+    await page.click("#usage-tools [value=hour]")
+    await page.shows("2 rows", "#usage-caption")
+    await page.shows("84", "#usage-rows")
+    await page.fill("#usage-tools [name=search]", "seat")
+    await page.shows("1 row", "#usage-caption")
+    await page.until("!document.querySelector('#usage-rows').innerText.includes('requests')")
+
+
+async def test_a_refusal_tells_the_rule_and_how_to_mend_it(page: Page, place: Sandbox) -> None:
+    """
+    Among the refusals and in the call; throttles are shown apart.
+    """
+    place.declare_product("p", dimensions=["seats"])
+    place.inject(Fault(kind=Kind.THROTTLE, times=1))
+    await meter(place, usage())
+
+    await page.shows("InvalidUsageDimensionException", "#refusals-list")
+    await page.shows("the dimension is not valid", "#refusals-list")
+    await page.shows("letter case counts", "#refusals-list")
+    await page.click("#calls-form [value=throttled]")
+    await page.until("document.querySelectorAll('#calls-list > li').length === 1")
+    await page.shows("ThrottlingException", "#calls-list")
+
+
+async def test_the_clock_obeys(page: Page, place: Sandbox) -> None:
+    """
+    Moved, frozen, sent to the month's end, set, sped up, and back.
+    """
+    await page.click("#clock-day")
+    await page.shows("away from the real time", "#clock-note")
+    assert place.clock.now() - datetime.now(UTC) > timedelta(hours=23)
+    await page.click("#clock-freeze")
+    await page.shows("Stands still", "#clock-note")
+    assert 0 == place.clock.speed
+    await page.click("#clock-month")
+    await page.shows("23:50:00", "#clock-time")
+    assert 1 == (place.clock.now() + timedelta(minutes=11)).day
+    await page.run(
+        "document.querySelector('#clock-form [name=now]').value = '2026-12-01T05:59:30';"
+        "document.querySelector('#clock-form [name=speed]').value = '60'"
+    )
+    await page.click("#clock-form button")
+    await page.shows("60 times", "#clock-note")
+    assert datetime(2026, 12, 1, 5, 59, tzinfo=UTC) < place.clock.now()
+    await page.click("#clock-real")
+    await page.until("document.querySelector('#clock-note').innerText === 'Runs in real time'")
+    assert abs(place.clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_quota_and_faults_obey(page: Page, place: Sandbox) -> None:
+    """
+    A quota is set and switched off, a fault added, shown while it strikes, and removed.
+    """
+    await page.fill("#quota-form [name=rate]", "5")
+    await page.click("#quota-form button")
+    await page.shows("5 calls a second", "#quota-note")
+    await meter(place, usage())
+    await page.shows("left", "#quota-list")
+    await page.click("#quota-off")
+    await page.shows("No quota", "#quota-note")
+    assert place.calls_per_second is None
+
+    await page.click("#faults summary")
+    await page.run("document.querySelector('#faults-kind').value = 'unprocessed'")
+    await page.fill("#faults-form [name=times]", "3")
+    await page.click("#faults-form button.main")
+    await page.shows("3 times more", "#faults-list")
+    await meter(place, usage("seats"))
+    await page.shows("2 times more", "#faults-list")
+    await page.shows("fault: unprocessed", "#calls-list")
+    await page.click("#faults-list button")
+    await page.shows("Nothing goes wrong", "#faults")
+    assert [] == place.faults.rules
+
+
+async def test_buyers_subscribe_and_cancel(page: Page, place: Sandbox) -> None:
+    """
+    A product is declared, a buyer added and cancelled by keyboard, and the focus stays there.
+    """
+    await page.click("#buyers summary")
+    await page.fill("#product-form [name=product_code]", "prod-1")
+    await page.fill("#product-form [name=dimensions]", "requests, seats")
+    await page.click("#product-form button")
+    await page.shows("prod-1", "#buyers-list")
+    assert {"requests", "seats"} == place.book.products["prod-1"].dimensions
+    await page.fill("#buyers-list input", BUYER)
+    await page.press("Enter")
+    await page.shows(BUYER, "#buyers-list")
+    await page.run("document.querySelector('.buyers button').focus()")
+    await page.press("Enter")
+    await page.shows("cancelled", "#buyers-list")
+    assert {BUYER: False} == place.book.products["prod-1"].customers
+    assert f"Subscribe {BUYER}" == await page.run("document.activeElement.ariaLabel")
+    await page.press("Enter")
+    await page.shows("subscribed", "#buyers-list")
+    await page.click(".buyers button:nth-child(2)")
+    token = await page.until("document.querySelector('#token-text').value")
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        assert BUYER == (await client.resolve_customer(token)).customer_aws_account_id
+
+
+async def test_reset_asks_first(page: Page, place: Sandbox) -> None:
+    """
+    Escape keeps everything.
+    """
+    await meter(place, usage())
+    await page.shows("42", "#usage-rows")
+    await page.click("#reset")
+    await page.until("document.querySelector('dialog').open")
+    await page.press("Escape")
+    await page.until("!document.querySelector('dialog').open")
+    assert 1 == len(place.book)
+    await page.click("#reset")
+    await page.until("document.querySelector('dialog').open")
+    await page.click("dialog .danger")
+    await page.shows("nothing to show", "#usage-caption")
+    assert 0 == len(place.book)
+
+
+async def test_the_keyboard_reaches_everything(page: Page) -> None:
+    """
+    First the way past the menu, then each control once, and the focus can be seen.
+    """
+    await page.press("Tab")
+    assert "Skip to the figures" == await page.run("document.activeElement.innerText")
+    reached: list[str] = []
+    unseen: list[str] = []
+    while len(reached) < 200:
+        await page.press("Tab")
+        name, seen = await page.run(
+            """(() => { const node = document.activeElement, style = getComputedStyle(node);
+            return [node === document.body ? "" : node.outerHTML.slice(0, 80),
+            style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2]; })()"""
+        )
+        if not name or name.startswith('<a class="skip"'):
+            break
+        reached.append(name)
+        unseen += [] if seen else [name]
+    wanted = await page.run(
+        "document.querySelectorAll('a, button, input:not([type=radio]), select, summary, pre')"
+        ".values().filter((node) => node.checkVisibility()).toArray().length"
+    )
+    assert [] == unseen
+    assert len(set(reached)) >= wanted - 1
+
+
+ATTACK = "<img src=x onerror=pwned=1><script>pwned=1</script>\"'><svg onload=pwned=1>"
+
+
+async def test_script_in_every_field_stays_text(page: Page, place: Sandbox) -> None:
+    """
+    Names, operations, requests, refusals, fault names, products and buyers. Covers: X04
+    """
+    place.declare_product(ATTACK, dimensions=[ATTACK], customers=[ATTACK])
+    place.inject(Fault(kind=Kind.SLOW, product_code=ATTACK, customer=ATTACK, skip=9))
+    place.inject(Fault(kind=Kind.REFUSE, operation="MeterUsage", code=ATTACK))
+    license_arn = "arn:aws:license-manager::123456789012:license:l-1"
+    place.book.products["q"] = type(place.book.products[ATTACK])(licenses={license_arn: "1"})
+    hostile = {
+        "Timestamp": datetime.now(UTC).timestamp(),
+        "CustomerIdentifier": ATTACK,
+        "Dimension": ATTACK,
+        "Quantity": 5,
+    }
+    place.book.products["r"] = type(place.book.products[ATTACK])()
+    now = place.clock.now() + timedelta(seconds=5)
+    request: dict[str, Any] = {"ProductCode": "r", "UsageRecords": [hostile]}
+    place.book.batch_meter_usage(request, now=now, region=ATTACK)
+    signature = (
+        "AWS4-HMAC-SHA256 Credential=<b>pwned</b>".replace("/", "|")
+        + "/20261123/us-east-1/aws-marketplace/aws4_request, SignedHeaders=host, Signature="
+        + "0" * 64
+    )
+    day = datetime.now(UTC)
+    signature = signature.replace("20261123", f"{day:%Y%m%d}")
+    async with aiohttp.ClientSession() as session:
+        for operation in ("BatchMeterUsage", "MeterUsage", ATTACK):
+            async with session.post(
+                place.url,
+                json=request | {"ProductCode": "<i>", "x": ATTACK},
+                headers={
+                    "X-Amz-Target": f"AWSMPMeteringService.{operation}",
+                    "X-Amz-Date": f"{day:%Y%m%dT%H%M%SZ}",
+                    "Authorization": signature,
+                },
+            ) as answer:
+                assert 400 == answer.status
+
+    await page.shows(ATTACK, "#usage-rows")
+    await page.shows(ATTACK, "#buyers-list")
+    await page.shows(ATTACK, "#faults-list")
+    await page.shows(ATTACK, "#calls-list")
+    await page.shows(ATTACK, "#refusals-list")
+    await page.shows(ATTACK, "#legend")
+    for number in (1, 2, 3):
+        await page.click(f"#calls-list > li:nth-child({number}) summary")
+        await page.shows('"ProductCode": "<i>"', f"#calls-list > li:nth-child({number})")
+    await page.fill("#usage-tools [name=search]", ATTACK)
+    await page.shows("1 row", "#usage-caption")
+    assert await page.run("typeof pwned === 'undefined'")
+    assert 0 == await page.run(
+        "document.querySelectorAll('main img, main script, main b b').length"
+    )
+
+
+async def test_a_foreign_page_gets_nowhere(browser: Browser, place: Sandbox) -> None:
+    """
+    It can neither read, nor order, nor meter, nor frame. Covers: X02, X03
+    """
+    await meter(place, usage())
+
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(text="<title>elsewhere</title><p>here", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        port = runner.addresses[0][1]
+        for name in ("127.0.0.1", "localhost"):
+            evil = await browser.open(f"http://{name}:{port}/")
+            order = "{method: 'POST', body: '{}', headers: {'Content-Type': 'application/json'}}"
+            for what in (f"'{place.url}/_sandbox/state'", f"'{place.url}/_sandbox/reset', {order}"):
+                asked = f"fetch({what}).then((answer) => answer.text()).catch(() => 'no')"
+                assert "no" == await evil.run(asked)
+            await evil.run(
+                f"fetch('{place.url}/_sandbox/reset', {{method: 'POST', mode: 'no-cors',"
+                "body: '{}'}).catch(() => 'no')"
+            )
+            await evil.run(
+                f"""(() => {{ const form = document.createElement("form");
+                form.method = "post"; form.enctype = "text/plain"; form.target = "inside";
+                form.action = "{place.url}/_sandbox/reset";
+                const frame = document.createElement("iframe"); frame.name = "inside";
+                document.body.append(frame, form); form.submit();
+                return new Promise((done) => {{ frame.onload = done; setTimeout(done, 2000); }});
+                }})()"""
+            )
+    finally:
+        await runner.cleanup()
+
+    assert 1 == len(place.book)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+async def test_the_page_is_for_everybody(
+    browser: Browser, place: Sandbox, width: int, scheme: str, tmp_path: Path
+) -> None:
+    """
+    Every control has a name, headings are in order, contrasts suffice, nothing is cut off.
+
+    METERING_TEST_SCREENSHOTS names a folder for the pictures.
+    """
+    place.declare_product("prod-x1", dimensions=["requests", "seats", "storage-gb"])
+    place.set_subscribed("prod-x1", BUYER, subscribed=True)
+    place.set_subscribed("prod-x1", "4" * 12, subscribed=False)
+    records = [
+        usage(dimension, 90 + 7 * hours * (5 - hours % 5) // 3, hours)
+        for hours in range(20)
+        for dimension in ("requests", "seats", "storage-gb")
+    ]
+    await meter(place, *records, product_code="prod-x1")
+    place.inject(Fault(kind=Kind.THROTTLE, times=1), Fault(kind=Kind.RESET_AFTER, share=0.5))
+    await meter(place, usage("Requests"), product_code="prod-x1")
+    page = await browser.open(place.page_url, width=width, height=900, scheme=scheme)
+    await page.shows("InvalidUsageDimensionException", "#refusals-list")
+    await page.run("document.querySelectorAll('summary').forEach((node) => node.click())")
+    await page.shows('"UsageRecords"', "#calls-list")
+    await page.until("document.querySelectorAll('tr.new').length === 0")
+
+    found = await obstacles(page)
+    folder = Path(os.environ.get("METERING_TEST_SCREENSHOTS", tmp_path))
+    await page.run("document.querySelectorAll('#calls details').forEach((n) => n.open = false)")
+    await page.picture(folder / f"page-{width}-{scheme}.png")
+
+    assert [] == found
+    assert [] == page.complaints
+
+
+async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
+    """
+    A name that is missing, a heading out of order, a weak colour, something that is too wide.
+    """
+    assert [] == await obstacles(page)
+    await page.run(
+        """(() => { const find = (selector) => document.querySelector(selector);
+        find("#clock-hour").textContent = "";
+        const low = document.createElement("h5"); low.textContent = "h5";
+        find("#quota").prepend(low);
+        find("#usage-title").style.color = "#bbb";
+        find("#figures").style.width = "3000px"; find("#reset").style.minHeight = 0;
+        find("#reset").style.height = "12px"; find("footer").remove(); })()"""
+    )
+
+    found = "\n".join(await obstacles(page))
+
+    for line in (
+        "button without a name",
+        "h5 follows h2",
+        "too weak a contrast: Usage",
+        "wider than the screen",
+        "too small to hit",
+        "no contentinfo",
+    ):
+        assert line in found
+
+
+async def test_a_sandbox_that_ends_is_told_and_found_again(browser: Browser) -> None:
+    """
+    The page says so, and goes on when the sandbox is back.
+    """
+    async with Sandbox() as first:
+        page = await browser.open(first.page_url)
+        await page.shows("Live", "#live")
+    await page.shows("No contact", "#live")
+    async with Sandbox(first._port) as second:
+        await page.shows("Live", "#live")
+        await meter(second, usage())
+        await page.shows(BUYER, "#usage-rows")
+
+
+async def test_the_token_opens_the_page(browser: Browser) -> None:
+    """
+    It leaves the address at once; without it, the page tells nothing.
+    """
+    async with Sandbox(open_to=["sandbox"]) as sandbox:
+        page = await browser.open(sandbox.page_url)
+        await page.shows("Live", "#live")
+        assert f"{sandbox.url}/" == await page.run("location.href")
+        await page.click("#clock-freeze")
+        await page.shows("Stands still", "#clock-note")
+        without = await browser.open(f"{sandbox.url}/")
+        await without.shows("X-Sandbox-Token", "#live")

@@ -1,0 +1,154 @@
+"""The ledger against a faulty service, step by step: no unit is out of sight or billed twice."""
+
+import asyncio
+import tempfile
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.ledgers import House
+
+from marketplace_metering_async import HourState, RetryPolicy
+from marketplace_metering_async.sandbox import Kind, Product, Refusal
+
+IMPATIENT = RetryPolicy(max_attempts=2, base_delay=0.0001, max_delay=0.0001, attempt_timeout=0.05)
+CUSTOMERS = [f"{n:012d}" for n in range(3)]
+FAULTS: list[Kind | Refusal | None] = [
+    None,
+    None,
+    Kind.RESET_AFTER,
+    Kind.RESET_BEFORE,
+    Kind.UNPROCESSED,
+    Kind.ERROR_500_AFTER,
+    Kind.GARBAGE,
+    Kind.DROP,
+    Refusal("InternalServiceErrorException", "", 500),
+    Refusal("AccessDeniedException", "no", 400),
+]
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Whatever happens, in whatever order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.new_event_loop()
+        self._folder = tempfile.TemporaryDirectory()
+        self._faults: list[Kind | Refusal | None] = []
+        self.house = House(f"sqlite:///{Path(self._folder.name)}/usage.db", self._fault)
+        self.house.service.round_trip = 0.0
+        self.run(self.house.ledger.__aenter__())
+        self.client = self.house.client(retry=IMPATIENT, observer=lambda event: None)
+        self.given: dict[str, tuple[str, int, Any]] = {}
+        self.used: Counter[str] = Counter()
+        self.product = Product(customers=dict.fromkeys(CUSTOMERS, True))
+        self.house.book.products["product"] = self.product
+
+    def run(self, work: Any) -> Any:
+        return self._loop.run_until_complete(work)
+
+    def _fault(self, number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+        return self._faults.pop() if self._faults else None
+
+    @rule(
+        customer=st.sampled_from(CUSTOMERS),
+        quantity=st.integers(0, 5) | st.just(2**31 - 1),
+        late=st.integers(0, 30),
+    )
+    def add(self, customer: str, quantity: int, late: int) -> None:
+        at = self.house.clock.now() - timedelta(hours=late)
+        event_id = f"event-{len(self.given)}"
+        self.run(
+            self.house.use(quantity, customer_aws_account_id=customer, at=at, event_id=event_id)
+        )
+        self.given[event_id] = (customer, quantity, at)
+        self.used[customer] += quantity
+
+    @precondition(lambda self: self.given)
+    @rule(data=st.data())
+    def repeat(self, data: Any) -> None:
+        event_id = data.draw(st.sampled_from(sorted(self.given)))
+        customer, quantity, at = self.given[event_id]
+        if at > self.house.clock.now() + timedelta(minutes=5):
+            return  # the clock went back; it is refused until its time has come again
+        added = self.run(
+            self.house.use(quantity, customer_aws_account_id=customer, at=at, event_id=event_id)
+        )
+        assert added.repeated
+
+    @rule(minutes=st.integers(1, 300))
+    def tick(self, minutes: int) -> None:
+        self.house.clock.step(minutes=minutes)
+
+    @rule(minutes=st.integers(1, 120))
+    def clock_goes_back(self, minutes: int) -> None:
+        self.house.clock.step(minutes=-minutes)
+
+    @rule(faults=st.lists(st.sampled_from(FAULTS), max_size=4))
+    def relay(self, faults: list[Kind | Refusal | None]) -> None:
+        self._faults = faults
+        self.run(self.house.ledger.relay_once(self.client))
+        self._faults = []
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.house.ledger.aclose())
+        self.house.ledger = self.house.another()
+        self.run(self.house.ledger.__aenter__())
+
+    @rule(customer=st.sampled_from(CUSTOMERS), subscribed=st.booleans())
+    def subscribe(self, customer: str, *, subscribed: bool) -> None:
+        self.product.customers[customer] = subscribed
+
+    @rule(customer=st.sampled_from(CUSTOMERS), again=st.booleans())
+    def close(self, customer: str, *, again: bool) -> None:
+        ledger = self.house.ledger
+        who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": customer}
+        self.run(ledger.reopen_customer(**who) if again else ledger.close_customer(**who))
+
+    @rule()
+    def retry(self) -> None:
+        self.run(self.house.ledger.retry())
+
+    @rule()
+    def prune(self) -> None:
+        self.run(self.house.ledger.prune(self.house.clock.now() - timedelta(days=3, seconds=1)))
+
+    @invariant()
+    def every_unit_is_somewhere(self) -> None:
+        """
+        It holds that recorded == open + frozen + metered + ended, and recorded is what was given.
+        """
+        status = self.run(self.house.balance())
+        assert self.used.total() == status.recorded
+
+    @invariant()
+    def what_is_billed_was_used(self) -> None:
+        """
+        No customer is billed for more than it used, and what is metered is billed.
+        """
+        billed: Counter[str] = Counter()
+        for record in self.house.book.records:
+            billed[record.customer] += record.quantity
+        assert not billed - self.used
+        status = self.run(self.house.ledger.status())
+        sure = status.metered + status.ended.get(HourState.MAYBE_OURS, 0)
+        assert status.metered <= billed.total()
+        assert sure <= billed.total()
+        assert HourState.CONFLICT not in status.ended
+        assert HourState.DAMAGED not in status.ended
+
+    def teardown(self) -> None:
+        self.run(self.house.ledger.aclose())
+        self.run(self.client.aclose())
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.close()
+        self._folder.cleanup()
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestLedgerMachine = LedgerMachine.TestCase

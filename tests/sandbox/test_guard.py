@@ -1,0 +1,377 @@
+"""Who may talk to the sandbox, how much it takes in, and that the book is untouched by the rest."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import pytest
+from support.raw import exchange, status_of
+
+from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox.doors import Doors
+from marketplace_metering_async.sandbox.guard import Forbidden, Guard, is_loopback
+
+PORT = 8765
+HERE = f"127.0.0.1:{PORT}"
+
+
+def passes(headers: dict[str, str], guard: Guard | None = None, *, controls: bool = True) -> bool:
+    guard = guard or Guard()
+    try:
+        guard.check(headers, PORT)
+        if controls:
+            guard.check_controls(headers)
+    except Forbidden:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "host", [HERE, f"localhost:{PORT}", f"LOCALHOST:{PORT}", f"[::1]:{PORT}", f"127.8.9.1:{PORT}"]
+)
+def test_names_of_this_machine_are_let_in(host: str) -> None:
+    """
+    Loopback by name and by address, with our port. Covers: X02
+    """
+    assert passes({"Host": host})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "127.0.0.1",
+        f"127.0.0.1:{PORT + 1}",
+        "127.0.0.1:99999999",
+        "127.0.0.1:",
+        f"127.evil.example:{PORT}",
+        f"127.0.0.1.evil.example:{PORT}",
+        f"localhost.evil.example:{PORT}",
+        f"evil.example:{PORT}",
+        f"localhost.:{PORT}",
+        f"0.0.0.0:{PORT}",
+        f"10.0.0.1:{PORT}",
+        f"2130706433:{PORT}",
+        f"0x7f.1:{PORT}",
+        f"127.1:{PORT}",
+        f"[::]:{PORT}",
+        f"[::1%25lo]:{PORT}",
+        f"[::1:{PORT}",
+        f"me@127.0.0.1:{PORT}",
+        f"127.0.0.1:{PORT}@evil.example",
+        f"127.0.0.1:{PORT}/",
+        f"127.0.0.1:{PORT} ",
+        f"127.0.0.1:{PORT},evil.example",
+        f"１２７.0.0.1:{PORT}",  # noqa: RUF001 - wide digits, on purpose
+        f"127.0.0.1:{PORT}\x00",
+    ],
+)
+def test_other_hosts_are_refused(host: str) -> None:
+    """
+    Read as an address, never by its beginning, and with another port neither. Covers: X02
+    """
+    assert not passes({"Host": host})
+
+
+@pytest.mark.parametrize(
+    ("headers", "let_in"),
+    [
+        ({}, True),
+        ({"Origin": f"http://{HERE}"}, True),
+        ({"Origin": f"http://{HERE}", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, True),
+        ({"Origin": "null"}, False),
+        ({"Origin": ""}, False),
+        ({"Origin": f"http://127.0.0.1:{PORT + 1}"}, False),
+        ({"Origin": f"http://localhost:{PORT}"}, False),
+        ({"Origin": f"http://{HERE}.evil.example"}, False),
+        ({"Origin": f"http://evil.example/{HERE}"}, False),
+        ({"Origin": "https://evil.example"}, False),
+        ({"Origin": f"http://{HERE}", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, False),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, False),
+    ],
+)
+def test_pages_of_other_sites_are_refused(headers: dict[str, str], let_in: bool) -> None:  # noqa: FBT001
+    """
+    Whatever they send, and another port of this machine is another site. Covers: X03
+    """
+    assert let_in is passes({"Host": HERE} | headers)
+
+
+def test_a_link_may_open_the_page() -> None:
+    """
+    From anywhere: it shows the page to the person who clicked, and to nobody else.
+    """
+    link = {"Host": HERE, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+
+    assert passes(link, controls=False)
+    assert not passes(link | {"Origin": "https://evil.example"}, controls=False)
+
+
+def test_what_is_let_in_needs_the_token() -> None:
+    """
+    A further host opens the service; page and controls ask for the token. Covers: X01
+    """
+    guard = Guard(["sandbox", "Localhost:9000"], "secret")
+
+    assert passes({"Host": "sandbox:1"}, guard, controls=False)
+    assert passes({"Host": "localhost:9000"}, guard, controls=False)
+    assert not passes({"Host": "localhost:9001"}, guard, controls=False)
+    assert not passes({"Host": "sandbox:1"}, guard)
+    assert not passes({"Host": "sandbox:1", "X-Sandbox-Token": "secre"}, guard)
+    assert passes({"Host": "sandbox:1", "X-Sandbox-Token": "secret"}, guard)
+    assert Guard(["a"]).token != Guard(["a"]).token
+    with pytest.raises(ValueError, match="open_to"):
+        Guard(["http://sandbox"])
+
+
+def test_other_addresses_are_bound_only_when_told() -> None:
+    """
+    A host that is not loopback needs names to be let in. Covers: X01
+    """
+    for host in ("0.0.0.0", "::", "192.168.1.1", "evil.example", "127.evil.example"):
+        assert not is_loopback(host)
+        with pytest.raises(ValueError, match="loopback"):
+            Sandbox(host=host)
+    assert "#token=t" in Sandbox(host="0.0.0.0", open_to=["box"], token="t").page_url
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Sandbox]:
+    async with Sandbox(calls_per_second=None) as sandbox:
+        sandbox.declare_product("p", customers=["1"])
+        yield sandbox
+
+
+ATTACKS = ["clock", "faults", "products", "quota", "tokens", "reset", "buyers"]
+
+
+@pytest.mark.parametrize("path", ATTACKS)
+async def test_no_control_obeys_a_foreign_page(place: Sandbox, path: str) -> None:
+    """
+    Not by script, not by form, not by a name that points here. Covers: X02, X03
+    """
+    order = json.dumps({"faults": [], "product_code": "q", "speed": 0}).encode()
+    here = place.url.removeprefix("http://")
+    for headers in (
+        {"Origin": "http://evil.example", "Content-Type": "application/json"},
+        {"Sec-Fetch-Site": "cross-site", "Content-Type": "application/json"},
+        {"Host": "evil.example", "Content-Type": "application/json"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    ):
+        status = await status_of("POST", place.url, f"/_sandbox/{path}", order, headers)
+        assert status in (403, 415), headers
+    with_get = await status_of("GET", place.url, f"/_sandbox/{path}", b"", {"Host": here})
+
+    assert with_get == 405
+    assert {"p"} == set(place.book.products)
+    assert 1 == place.clock.speed
+
+
+async def test_nothing_is_told_to_a_foreign_page(place: Sandbox) -> None:
+    """
+    Neither figures nor calls, and no answer allows another origin to read it.
+    """
+    for path in ("state", "book", "page/view", "page/call?number=1"):
+        foreign = {"Origin": "http://evil.example"}
+        assert 403 == await status_of("GET", place.url, f"/_sandbox/{path}", b"", foreign)
+        foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert 403 == await status_of("GET", place.url, f"/_sandbox/{path}", b"", foreign)
+    async with aiohttp.ClientSession() as web, web.get(f"{place.url}/_sandbox/state") as answer:
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert "nosniff" == answer.headers["X-Content-Type-Options"]
+        assert "same-origin" == answer.headers["Cross-Origin-Resource-Policy"]
+
+
+async def test_the_token_is_asked_for_where_more_is_let_in() -> None:
+    """
+    By controls and figures; the service itself asks for signatures only. Covers: X16
+    """
+    async with (
+        Sandbox(open_to=["sandbox"], token="secret") as sandbox,
+        aiohttp.ClientSession() as web,
+    ):
+        state = f"{sandbox.url}/_sandbox/state"
+        async with web.get(state) as answer:
+            assert 403 == answer.status
+        async with web.get(state, headers={"X-Sandbox-Token": "secret"}) as answer:
+            assert 200 == answer.status
+        async with web.get(f"{sandbox.url}/_sandbox/page/page.css") as answer:
+            assert 200 == answer.status
+
+
+BROKEN = [
+    b"",
+    b"{",
+    b"[]",
+    b'"text"',
+    b"null",
+    b"\xff\xfe",
+    b"[" * 50_000,
+    b'{"a":' * 50_000,
+    b'{"speed": ' + b"9" * 5000 + b"}",
+    b'{"speed": NaN}',
+    b'{"speed": -1}',
+    b'{"now": "yesterday"}',
+    b'{"now": "2026-01-01T00:00:00"}',
+    b'{"now": 5}',
+    b'{"advance": 1e300}',
+    b'{"faults": [{"kind": "none"}]}',
+    b'{"faults": [5]}',
+    b'{"faults": {"kind": 1}}',
+    b'{"remove": 7}',
+    b'{"product_code": []}',
+    b'{"product_code": "q", "licenses": 5}',
+    b'{"calls_per_second": 0}',
+    b'{"calls_per_second": NaN}',
+    b'{"calls_per_second": [1]}',
+    b'{"product_code": "none", "customer": "1", "subscribed": true}',
+    b'{"product_code": "p", "customer": 1, "subscribed": true}',
+    b'{"product_code": "p", "customer": "2", "subscribed": "yes"}',
+    b'{"__proto__": {}, "constructor": 1}',
+]
+
+
+@pytest.mark.parametrize("path", [path for path in ATTACKS if path != "reset"])
+async def test_broken_orders_are_refused(place: Sandbox, path: str) -> None:
+    """
+    With a 400 that says why, and nothing is changed. Covers: X05
+    """
+    kind = {"Content-Type": "application/json"}
+    for body in BROKEN:
+        status = await status_of("POST", place.url, f"/_sandbox/{path}", body, kind)
+        harmless = path == "clock" and b"speed" not in body and b"now" not in body
+        assert status == 400 or (harmless and status == 200), (path, body[:60], status)
+    assert {"p": {"1": True}} == {c: p.customers for c, p in place.book.products.items()}
+    assert ([], 1, None) == (place.faults.rules, place.clock.speed, place.calls_per_second)
+
+
+@pytest.mark.parametrize("path", ["/", "/_sandbox/clock", "/_sandbox/products"])
+async def test_what_is_too_much_is_not_read(place: Sandbox, path: str) -> None:
+    """
+    Large bodies, endless chunks, bombs; memory and book stay as they were. Covers: X05
+    """
+    headers = {
+        "Content-Type": "application/json",
+        "X-Amz-Target": "AWSMPMeteringService.BatchMeterUsage",
+    }
+    large = await status_of("POST", place.url, path, b" " * (17 * 2**20), headers)
+    bomb = gzip.compress(b" " * (64 * 2**20))
+    packed = await status_of("POST", place.url, path, bomb, headers | {"Content-Encoding": "gzip"})
+    endless = await status_of("POST", place.url, path, None, headers)
+
+    assert {413} == {large, packed, endless}
+    assert 0 == len(place.book)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS hello
+        b"GET / HTTP/1.1\r\nHost: " + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000,
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"GET /_sandbox/page/../../book.py HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x00" * 1000,
+    ],
+)
+async def test_junk_is_answered_or_cut_off(place: Sandbox, junk: bytes) -> None:
+    """
+    And the next client is served as ever. Covers: X02, X05
+    """
+    answer = await exchange(place.url, junk)
+
+    assert b" 200 " not in answer.split(b"\r\n")[0]
+    assert 200 == await status_of("GET", place.url, "/_sandbox/state", b"", {})
+
+
+async def test_a_thousand_silent_connections_lock_nobody_out() -> None:
+    """
+    They are bounded, and the oldest of them makes room for who has something to say. Covers: X06
+    """
+    async with Sandbox(calls_per_second=None) as sandbox, AsyncExitStack() as stack:
+        assert sandbox._site is not None
+        doors = sandbox._site.doors
+        assert doors is not None
+        doors._patience = 0.0
+        address = sandbox.url.removeprefix("http://").split(":")
+
+        async def connect() -> None:
+            _, writer = await asyncio.open_connection(address[0], int(address[1]))
+            stack.callback(writer.close)
+
+        for _ in range(10):
+            await asyncio.gather(*(connect() for _ in range(100)))
+        assert 200 == await status_of("GET", sandbox.url, "/_sandbox/state", b"", {})
+
+        assert len(doors._server.connections) <= 512
+        assert 0 == len(sandbox.book)
+
+
+async def test_a_full_house_closes_its_doors() -> None:
+    """
+    Until somebody has been silent too long; who has spoken may stay. Covers: X06
+    """
+    now = 0.0
+    async with Sandbox() as sandbox:
+        assert sandbox._runner is not None
+        server = sandbox._runner.server
+        assert server is not None
+        doors = Doors(server, most=2, patience=10, monotonic=lambda: now)
+        inside: list[Any] = []
+        wires: list[_Wire] = []
+
+        def come() -> bool:
+            protocol = doors()
+            if not hasattr(protocol, "force_close"):
+                return False
+            inside.append(protocol)
+            wires.append(_Wire())
+            protocol.connection_made(wires[-1])
+            doors._arrived()
+            return True
+
+        assert come()
+        assert come()
+        doors.heard(inside[0])
+        assert not come()
+        now = 11.0
+        assert come()
+        inside[1].connection_lost(None)
+        assert [False, True, False] == [wire.closed for wire in wires]
+        now = 12.0
+        assert not come()
+        for protocol in (inside[0], inside[2]):
+            protocol.connection_lost(None)
+
+
+class _Wire(asyncio.Transport):
+    """A transport that leads nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...

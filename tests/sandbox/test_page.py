@@ -1,0 +1,300 @@
+"""What the page is told: sums, calls, refusals and controls, bounded whatever the book holds."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
+from marketplace_metering_async import sandbox as package
+from marketplace_metering_async.sandbox import Book, Fault, Kind, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox.sums import COLUMNS, Sums
+
+NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+FOLDER = Path(package.__file__).with_name("page")
+
+
+def meter(book: Book, *usage: Any, product: str = "p") -> None:
+    customer, dimension, hours_ago, quantity = usage
+    record = {
+        "Timestamp": int((NOW - timedelta(hours=hours_ago)).timestamp()),
+        "CustomerAWSAccountId": customer,
+        "Dimension": dimension,
+        "Quantity": quantity,
+    }
+    request = {"ProductCode": product, "UsageRecords": [record]}
+    book.batch_meter_usage(request, now=NOW, region="us-east-1")
+
+
+usages = st.lists(
+    st.tuples(
+        st.sampled_from(["1", "2"]),
+        st.sampled_from(["requests", "seats"]),
+        st.integers(0, 20),
+        st.integers(0, 99),
+        st.sampled_from(["p", "q"]),
+    ),
+    max_size=30,
+)
+
+
+@given(usages, st.sets(st.sampled_from(COLUMNS), min_size=1), st.integers(0, 30))
+def test_every_breakdown_adds_up(usage: list[Any], chosen: set[str], first: int) -> None:
+    """
+    Whatever columns are asked for, and however the book has grown between two looks.
+    """
+    book, sums = Book(), Sums()
+    for number, one in enumerate(usage):
+        meter(book, *one[:4], product=one[4])
+        if number == first:
+            sums.follow(book)
+    sums.follow(book)
+    by = tuple(name for name in COLUMNS if name in chosen)
+
+    rows, count = sums.rows(by, "", 1000)
+
+    assert len(rows) == count == len({row.place for row in rows})
+    assert sum(book.totals().values()) == sums.quantity == sum(row.quantity for row in rows)
+    assert len(book) == len(sums) == sum(row.records for row in rows)
+    of_hours: Counter[str] = Counter()
+    for _, quantities in sums.hours(NOW, 24):
+        of_hours.update(quantities)
+    assert {name: sum_ for name, sum_ in book.totals().items() if sum_} == dict(+of_hours)
+
+
+def test_a_book_that_forgot_is_begun_anew() -> None:
+    """
+    Also where it has as many records as before.
+    """
+    book, sums = Book(), Sums()
+    meter(book, "1", "requests", 1, 5)
+    sums.follow(book)
+    book.forget()
+    meter(book, "2", "requests", 1, 7)
+    sums.follow(book)
+
+    assert (7, 1) == (sums.quantity, len(sums))
+    assert [("2",)] == [row.place for row in sums.rows(["customer"], "", 10)[0]]
+
+
+def test_rows_are_narrowed_and_bounded() -> None:
+    """
+    The latest hours first, without them the largest; any part of a name finds it.
+    """
+    book, sums = Book(), Sums()
+    for customer in range(30):
+        meter(book, str(customer), "Requests", customer % 10, customer)
+    sums.follow(book)
+
+    rows, count = sums.rows(COLUMNS, "", 5)
+    assert (5, 30) == (len(rows), count)
+    assert {NOW.replace(minute=0)} == {row.place[3] for row in rows[:3]}
+    largest, _ = sums.rows(["customer"], "", 3)
+    assert [29, 28, 27] == [row.quantity for row in largest]
+    assert 30 == sums.rows(COLUMNS, "rEQUEST", 99)[1]
+    assert 0 == sums.rows(COLUMNS, "seats", 99)[1]
+
+
+def test_the_chart_shows_where_usage_is() -> None:
+    """
+    The hours up to now, or up to the latest usage where the clock has left it behind.
+    """
+    book, sums = Book(), Sums()
+    assert NOW.replace(minute=0) == sums.hours(NOW, 24)[-1][0]
+    meter(book, "1", "requests", 2, 5)
+    sums.follow(book)
+
+    assert NOW.replace(minute=0) == sums.hours(NOW, 24)[-1][0]
+    month_later = sums.hours(NOW + timedelta(days=30), 24)
+    assert (NOW.replace(minute=0) - timedelta(hours=2), {"requests": 5}) == month_later[-1]
+    assert 24 == len(month_later)
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Sandbox]:
+    async with Sandbox(clock=SandboxClock(NOW, speed=0), history=5) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def look(place: Sandbox, web: aiohttp.ClientSession, **query: Any) -> Any:
+    async with web.get(f"{place.url}/_sandbox/page/view", params=query) as answer:
+        assert 200 == answer.status, await answer.text()
+        return await answer.json()
+
+
+def usage(count: int, **members: Any) -> list[UsageRecord]:
+    common: dict[str, Any] = {"quantity": 2, "dimension": "requests", "product_code": "p"}
+    now = datetime.now(UTC)
+    return [
+        UsageRecord(timestamp=now, customer_aws_account_id=f"{n:012d}", **(common | members))
+        for n in range(count)
+    ]
+
+
+async def test_the_view_tells_what_happened(place: Sandbox, web: aiohttp.ClientSession) -> None:
+    """
+    Usage, calls with verdicts, refusals with the rule and how to mend it, quota and faults.
+    """
+    place.clock.set(datetime.now(UTC) + timedelta(seconds=1))
+    place.declare_product("p", dimensions=["requests"], customers={f"{0:012d}": True})
+    place.inject(Fault(kind=Kind.THROTTLE, times=1), Fault(kind=Kind.DROP, skip=100))
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        await client.batch_meter_usage(usage(1))
+        await client.batch_meter_usage(usage(1, dimension="Requests"))
+
+    told = await look(place, web, by="customer")
+
+    assert [{"customer": f"{0:012d}", "quantity": 2, "records": 1}] == told["usage"]["rows"]
+    assert (1, 1) == (told["totals"]["refused"], told["totals"]["throttled"])
+    codes = [call["code"] for call in told["calls"]]
+    assert ["InvalidUsageDimensionException", None, "ThrottlingException"] == codes
+    assert [{}, {"Success": 1}, {}] == [call["verdicts"] for call in told["calls"]]
+    assert [None, None, "throttle"] == [call["fault"] for call in told["calls"]]
+    refusals = {entry["code"]: entry for entry in told["refusals"]}
+    wrong = refusals["InvalidUsageDimensionException"]
+    assert "the dimension is not valid" == wrong["rule"]
+    assert "letter case" in wrong["mend"]
+    (bucket,) = told["quota"]["buckets"]
+    assert 7 <= bucket["left"] <= 10
+    assert [0, None] == [rule["times"] for rule in told["faults"]["in_force"]]
+    assert [{"customer": f"{0:012d}", "subscribed": True}] == told["products"][0]["customers"]
+    number = told["calls"][1]["number"]
+    async with web.get(f"{place.url}/_sandbox/page/call?number={number}") as answer:
+        call = await answer.json()
+    assert 2 == call["request"]["UsageRecords"][0]["Quantity"]
+    assert "Success" == call["results"][0]["Status"]
+
+
+async def test_the_history_is_bounded(place: Sandbox, web: aiohttp.ClientSession) -> None:
+    """
+    The latest calls are kept, and what was forgotten is a 404.
+    """
+    place.set_quota(None)
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        for _ in range(8):
+            await client.batch_meter_usage(usage(1))
+
+    told = await look(place, web)
+
+    assert [8, 7, 6, 5, 4] == [call["number"] for call in told["calls"]]
+    for number in ("1", "x", "-1", "9" * 5000):
+        async with web.get(f"{place.url}/_sandbox/page/call?number={number}") as answer:
+            assert 404 == answer.status
+
+
+async def test_a_look_waits_for_a_change(place: Sandbox, web: aiohttp.ClientSession) -> None:
+    """
+    And comes back with it; without one, after the time it was given.
+    """
+    before = await look(place, web)
+    waiting = asyncio.create_task(look(place, web, after=before["change"], wait=20))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    place.advance(hours=2)
+    async with asyncio.timeout(5):
+        after = await waiting
+
+    assert after["change"] > before["change"]
+    assert (NOW + timedelta(hours=2)).isoformat() == after["clock"]["now"]
+    same = await look(place, web, after=after["change"], wait=0.05)
+    assert after["change"] == same["change"]
+
+
+async def test_a_page_that_waits_does_not_hold_up_the_end(web: aiohttp.ClientSession) -> None:
+    """
+    Closing the sandbox answers it.
+    """
+    async with Sandbox() as place:
+        before = await look(place, web)
+        waiting = asyncio.create_task(look(place, web, after=before["change"], wait=20))
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "query", [{"by": "price"}, {"after": "x"}, {"wait": "x"}, {"after": "9" * 5000}]
+)
+async def test_odd_questions_are_refused(
+    place: Sandbox, web: aiohttp.ClientSession, query: dict[str, str]
+) -> None:
+    """
+    With a 400 that says why.
+    """
+    async with web.get(f"{place.url}/_sandbox/page/view", params=query) as answer:
+        assert 400 == answer.status
+
+
+async def test_buyers_and_faults_are_changed_one_by_one(
+    place: Sandbox, web: aiohttp.ClientSession
+) -> None:
+    """
+    Without a word about the others, whose number may be large.
+    """
+    place.declare_product("p", customers=["1", "2"])
+
+    async def order(path: str, **members: Any) -> int:
+        async with web.post(f"{place.url}/_sandbox/{path}", json=members) as answer:
+            return answer.status
+
+    assert 200 == await order("buyers", product_code="p", customer="1", subscribed=False)
+    assert {"1": False, "2": True} == place.book.products["p"].customers
+    place.inject(lambda operation, body: None)
+    assert 200 == await order("faults", faults=[{"kind": "slow"}], add=True)
+    assert 2 == len(place.faults.rules)
+    assert "<lambda>" in (await look(place, web))["faults"]["in_force"][0]["function"]
+    assert 200 == await order("faults", remove=0)
+    assert ["slow"] == [str(getattr(rule, "kind", "")) for rule in place.faults.rules]
+
+
+async def test_a_browser_gets_the_page_and_a_shell_its_lines(
+    place: Sandbox, web: aiohttp.ClientSession
+) -> None:
+    """
+    At the same address; the page lets nothing run but its own files.
+    """
+    async with web.get(place.url) as answer:
+        assert "AWS_ENDPOINT_URL_MARKETPLACE_METERING" in await answer.text()
+    async with web.get(place.url, headers={"Accept": "text/html,*/*"}) as answer:
+        assert "text/html" == answer.content_type
+        policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "script-src 'self';" in policy
+    for file in FOLDER.iterdir():
+        async with web.get(f"{place.url}/_sandbox/page/{file.name}") as answer:
+            assert (200, file.read_bytes()) == (answer.status, await answer.read())
+    for path in ("", "/", "/../app.py", "/%2e%2e/app.py", "/page.css/", "/nothing.js"):
+        async with web.get(f"{place.url}/_sandbox/page{path}") as answer:
+            assert 404 == answer.status
+
+
+def test_the_page_brings_all_it_needs() -> None:
+    """
+    No address elsewhere, nothing inline, and no markup made from strings.
+    """
+    for file in FOLDER.iterdir():
+        text = file.read_text(encoding="utf-8")
+        addresses = set(re.findall(r"https?://[^\"' )]+", text))
+        assert addresses <= {"http://www.w3.org/2000/svg"}, file
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function"
+            r"|javascript:|@import",
+            text,
+        ), file
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", page)
