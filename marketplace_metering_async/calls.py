@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,7 +18,6 @@ from attrs import frozen
 
 from marketplace_metering_async import wire
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.direct import DirectTransport
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -27,7 +27,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import CallEnded, Observer, Warned, tell
 from marketplace_metering_async.pacing import CallEnd, Pacer
 from marketplace_metering_async.signing import Endpoint, Signer
-from marketplace_metering_async.transport import Request, Response, Transport, TransportSettings
+from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.triage import Fault, triage
 
 _SKEW: Final = timedelta(seconds=60)
@@ -39,15 +39,6 @@ _TURN: Final = 0.002
 
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""
-
-
-def new_transport(settings: TransportSettings) -> Transport:
-    """Return the transport for what is between here and the endpoint."""
-    if settings.proxy_url is None:
-        return DirectTransport(settings)
-    from marketplace_metering_async.proxied import ProxiedTransport  # noqa: PLC0415 - heavy
-
-    return ProxiedTransport(settings)
 
 
 @frozen
@@ -82,7 +73,7 @@ class Caller:
     ) -> None:
         self._signer = signer
         self._given_transport = transport  # the caller's, and never closed by us
-        self._own_transport: Transport | None = None  # ours, made by open()
+        self._own_transport: AiohttpTransport | None = None  # ours, made by open()
         self.pacer: Final = pacer
         self.clock: Final = clock
         self.observer: Final = observer
@@ -118,7 +109,7 @@ class Caller:
         endpoint = await self._signer.open()
         self.require_home()
         if self._given_transport is None and self._own_transport is None:
-            self._own_transport = new_transport(endpoint.settings(self.max_concurrency))
+            self._own_transport = AiohttpTransport(endpoint.settings(self.max_concurrency))
         return endpoint
 
     async def aclose(self) -> None:
@@ -286,8 +277,6 @@ class Caller:
 
     def _correct_clock(self, date: str | None) -> bool:
         """Learn the service's time from a refusal's `Date`; whether that may help."""
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
-
         try:
             theirs = parsedate_to_datetime(date or "").astimezone(UTC)
         except (TypeError, ValueError, OverflowError):

@@ -1,30 +1,37 @@
 """
-The seam between a signed request and the network: what every transport takes, gives and keeps to.
+The wire: one signed request out, one answer back. Only this file knows aiohttp.
 
 Redirects, cookies, `.netrc` and environment proxies are not followed: a request carries a security
 token, which must not reach another host. Answers are bounded in size, and compressed ones, which
-nobody asked for, are refused unread. `direct` speaks to the endpoint itself; `proxied` goes through
-a proxy, which takes aiohttp.
+nobody asked for, are refused unread.
 """
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from attrs import field, frozen
+from yarl import URL
 
-from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    InvalidAnswerError,
+    TransportError,
+)
 
 LARGEST_ANSWER: Final = 8 * 2**20
 """Bytes. The largest request is a megabyte, and an answer repeats it with an id for each record."""
-TOO_LARGE: Final = f"an answer of more than {LARGEST_ANSWER} bytes"
-COMPRESSED: Final = "a compressed answer, which nobody asked for"
+_TOO_LARGE: Final = f"an answer of more than {LARGEST_ANSWER} bytes"
 
-CONNECT_TIMEOUT: Final = 10.0
+_CONNECT_TIMEOUT: Final = 10.0
 """Seconds for name, connection, proxy and TLS together: most of an attempt is for the answer."""
-KEEPALIVE: Final = 15.0
+_KEEPALIVE: Final = 15.0
 """Seconds an idle connection is kept: servers and NAT gateways drop them without a word later."""
 
 
@@ -98,26 +105,133 @@ class TransportSettings:
         """The proxy's address without user and password, for a person to read."""
         if self.proxy_url is None:
             return None
-        parts = urlsplit(self.proxy_url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return str(URL(self.proxy_url).origin())
+
+
+class AiohttpTransport:
+    """
+    A transport over aiohttp with one pool of connections, made at the first request.
+
+    Making one needs neither a running loop nor the network; from the first request on it belongs
+    to that request's loop.
+
+    Raises, beside what Transport says:
+        ConfigurationError: the certificates of the settings cannot be read.
+        ClientClosedError: after aclose().
+    """
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._trust: ssl.SSLContext | bool = True  # replaced before the first use of TLS
+        self._proxy_headers = _proxy_headers(settings)
+        self._opening = asyncio.Lock()
+        self._closed = False
+        self._url = ("", URL())
+        self._limits = aiohttp.ClientTimeout()
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        """Send *request*; see Transport."""
+        session, url = self._session, self._parsed(request.url)
+        if session is None or (self._trust is True and url.scheme == "https"):
+            session = await self._open(url)
+        body = _Body(request.body)
+        try:
+            async with session.post(
+                url,
+                data=body,
+                headers=request.headers,
+                ssl=self._trust,
+                proxy_headers=self._proxy_headers,
+                timeout=self._limits_of(timeout),
+                allow_redirects=False,
+            ) as answer:
+                return await _read(answer)
+        except aiohttp.ClientHttpProxyError as error:
+            if error.status == 407:
+                return Response(407, {}, b"")
+            reason = f"the proxy answered HTTP {error.status} to CONNECT"
+        except TimeoutError:
+            reason = f"no answer within {timeout:g} s" if body.leaving else "no connection in time"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = _words(error)
+        # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
+        raise TransportError(reason, sent=body.leaving)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        self._closed = True
+        async with self._opening:
+            session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _open(self, url: URL) -> aiohttp.ClientSession:
+        async with self._opening:
+            if self._trust is True and url.scheme == "https":
+                self._trust = await _trust(self._settings)
+            if self._closed:
+                raise ClientClosedError("the transport is closed")
+            if self._session is None:
+                self._session = _new_session(self._settings)
+            return self._session
+
+    def _parsed(self, url: str) -> URL:
+        if self._url[0] != url:
+            self._url = (url, URL(url, encoded=True))
+        return self._url[1]
+
+    def _limits_of(self, timeout: float) -> aiohttp.ClientTimeout:
+        if self._limits.total != timeout:
+            self._limits = aiohttp.ClientTimeout(
+                total=timeout, connect=min(_CONNECT_TIMEOUT, timeout)
+            )
+        return self._limits
+
+
+class _Body(aiohttp.BytesPayload):
+    """A request's body, which knows whether a connection was given any of the request."""
+
+    leaving = False
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self.leaving = True  # head and body go out together
+        await super().write_with_length(writer, content_length)
+
+
+def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
+    proxy = None if settings.proxy_url is None else URL(settings.proxy_url)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=settings.max_connections, keepalive_timeout=_KEEPALIVE
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        proxy=None if proxy is None else proxy.with_user(None),
+        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+    )
 
 
 def _is_proxy(url: str) -> bool:
     try:
-        proxy = urlsplit(url)
-        _ = proxy.port  # raises for one that is no number
+        proxy = URL(url)
     except ValueError:
         return False
-    return proxy.scheme in ("http", "https") and bool(proxy.hostname) and proxy.path in ("", "/")
+    return proxy.scheme in ("http", "https") and bool(proxy.host) and proxy.path == "/"
 
 
-async def trust(settings: TransportSettings) -> ssl.SSLContext:
-    """
-    Return whom to trust, and how to speak TLS.
+def _proxy_headers(settings: TransportSettings) -> dict[str, str] | None:
+    proxy = URL(settings.proxy_url or "")
+    if proxy.raw_user is None:
+        return None
+    user, password = unquote(proxy.raw_user), unquote(proxy.raw_password or "")
+    return {"Proxy-Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
 
-    Raises:
-        ConfigurationError: the certificates of the settings cannot be read.
-    """
+
+async def _trust(settings: TransportSettings) -> ssl.SSLContext:
     try:
         return await asyncio.to_thread(_read_certificates, settings)
     except OSError as error:  # which ssl.SSLError is too
@@ -135,6 +249,51 @@ def _read_certificates(settings: TransportSettings) -> ssl.SSLContext:
     return context
 
 
-def cause(why: OSError) -> str:
-    """Return the system's words for an error."""
+async def _read(answer: aiohttp.ClientResponse) -> Response:
+    """Read the body as it comes, since what an answer says of its own length need not be true."""
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise InvalidAnswerError("a compressed answer, which nobody asked for", answer.status)
+    if (answer.content_length or 0) > LARGEST_ANSWER:
+        raise InvalidAnswerError(_TOO_LARGE, answer.status)
+    content = answer.content
+    body = await content.readany()
+    if not content.at_eof():
+        parts, size = [body], len(body)
+        while part := await content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST_ANSWER:
+                raise InvalidAnswerError(_TOO_LARGE, answer.status)
+        body = b"".join(parts)
+    return Response(answer.status, answer.headers, body)
+
+
+def _words(error: Exception) -> str:
+    """Say what happened without aiohttp's texts: they may repeat a proxy's URL and password."""
+    match error:
+        case aiohttp.ClientConnectorDNSError(host=host):
+            return f"the name {host} cannot be resolved"
+        case aiohttp.ClientConnectorCertificateError(host=host, certificate_error=why):
+            return f"the certificate of {host} is not trusted: {_verdict(why)}"
+        case aiohttp.ClientProxyConnectionError(os_error=why):
+            return f"the proxy cannot be reached: {_cause(why)}"
+        case aiohttp.ClientConnectorError(host=host, port=port, os_error=why):
+            return f"no connection to {host}:{port}: {_cause(why)}"
+        case aiohttp.ServerDisconnectedError():
+            return "the connection was closed before the answer"
+        case aiohttp.ClientPayloadError():
+            return "the answer was cut short"
+        case aiohttp.ClientResponseError():
+            return "what came is no HTTP"
+        case OSError():
+            return f"the connection broke: {_cause(error)}"
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _verdict(why: Exception) -> str:
+    return str(getattr(why, "verify_message", type(why).__name__))
+
+
+def _cause(why: OSError) -> str:
     return why.strerror or type(why).__name__

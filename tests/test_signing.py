@@ -17,9 +17,9 @@ from support.aws import Machine, bare_machine
 from support.loopback import Loopback, Received
 
 from marketplace_metering_async import endpoints
-from marketplace_metering_async.calls import new_transport
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
 from marketplace_metering_async.signing import Signer
+from marketplace_metering_async.transport import AiohttpTransport
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 KEYS = {
@@ -65,7 +65,7 @@ async def test_what_arrives_is_what_was_signed(
     async with Loopback() as server:
         url = f"{server.url}{path}"
         signer = Signer(endpoint_url=url, **keys)
-        transport = new_transport((await signer.open()).settings(1))
+        transport = AiohttpTransport((await signer.open()).settings(1))
         for seconds in range(3):
             now = NOW + timedelta(seconds=seconds)
             body = f'{{"n":{seconds}}}'.encode()

@@ -18,20 +18,17 @@ from support.certificates import Authority, new_authority
 from support.loopback import Connection, Loopback, Script, serve
 
 from marketplace_metering_async import transport as wire
-from marketplace_metering_async.calls import new_transport
-from marketplace_metering_async.direct import DirectTransport
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     InvalidAnswerError,
     TransportError,
 )
-from marketplace_metering_async.proxied import ProxiedTransport
 from marketplace_metering_async.transport import (
     LARGEST_ANSWER,
+    AiohttpTransport,
     Request,
     Response,
-    Transport,
     TransportSettings,
 )
 
@@ -53,10 +50,10 @@ def request(url: str, body: bytes = b'{"UsageRecords":[]}') -> Request:
     return Request(url, headers, body)
 
 
-@pytest.fixture(params=[DirectTransport, ProxiedTransport])
-async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
-    """A transport with four connections that leaves no task behind; the proxied without proxy."""
-    transport: Transport = request.param(TransportSettings(max_connections=4))
+@pytest.fixture
+async def transport() -> AsyncIterator[AiohttpTransport]:
+    """A transport with four connections that leaves no task behind."""
+    transport = AiohttpTransport(TransportSettings(max_connections=4))
     before = asyncio.all_tasks()
     yield transport
     await transport.aclose()
@@ -70,7 +67,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return new_authority(tmp_path_factory.mktemp("authority"))
 
 
-async def failure(transport: Transport, url: str, **more: Any) -> TransportError:
+async def failure(transport: AiohttpTransport, url: str, **more: Any) -> TransportError:
     """Return the TransportError that a request to *url* ends in, checked for secrets."""
     body: bytes = more.get("body", b"{}")
     with pytest.raises(TransportError) as caught:
@@ -86,7 +83,7 @@ async def failure(transport: Transport, url: str, **more: Any) -> TransportError
 # What is sent, and what comes back.
 
 
-async def test_a_request_goes_out_as_it_was_signed(transport: Transport) -> None:
+async def test_a_request_goes_out_as_it_was_signed(transport: AiohttpTransport) -> None:
     """The signed headers go out once and unchanged, and nothing is added that tells of us."""
     async with Loopback() as server:
         await transport.send(request(server.url, b"body"), timeout=5)
@@ -103,14 +100,14 @@ async def test_a_request_goes_out_as_it_was_signed(transport: Transport) -> None
     }
 
 
-async def test_a_path_goes_out_as_it_was_signed(transport: Transport) -> None:
+async def test_a_path_goes_out_as_it_was_signed(transport: AiohttpTransport) -> None:
     """The URL is not quoted anew on its way."""
     async with Loopback() as server:
         await transport.send(request(f"{server.url}/a%2Fb/./c~"), timeout=5)
     assert server.requests[0].start == "POST /a%2Fb/./c~ HTTP/1.1"
 
 
-async def test_an_answer_comes_back_whole(transport: Transport) -> None:
+async def test_an_answer_comes_back_whole(transport: AiohttpTransport) -> None:
     """Status, body and headers come back; header names are of any letter case."""
 
     async def script(connection: Connection) -> None:
@@ -123,7 +120,7 @@ async def test_an_answer_comes_back_whole(transport: Transport) -> None:
     assert response.headers.get("X-AMZN-REQUESTID") == "id"
 
 
-async def test_every_status_is_an_answer(transport: Transport) -> None:
+async def test_every_status_is_an_answer(transport: AiohttpTransport) -> None:
     """
     Any status from 200 to 599 comes back as it is.
 
@@ -144,7 +141,7 @@ async def test_every_status_is_an_answer(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("interim", [100, 102, 103, 199])
-async def test_interim_answers_are_passed_over(transport: Transport, interim: int) -> None:
+async def test_interim_answers_are_passed_over(transport: AiohttpTransport, interim: int) -> None:
     """
     An answer of class 1xx is not the answer.
 
@@ -160,7 +157,7 @@ async def test_interim_answers_are_passed_over(transport: Transport, interim: in
         assert (await transport.send(request(server.url), timeout=5)).body == b"the answer"
 
 
-async def test_an_upgrade_is_not_taken(transport: Transport) -> None:
+async def test_an_upgrade_is_not_taken(transport: AiohttpTransport) -> None:
     """
     An offer to switch protocols is an answer like any other, and its connection is not kept.
 
@@ -180,7 +177,7 @@ async def test_an_upgrade_is_not_taken(transport: Transport) -> None:
         assert server.accepted == 2
 
 
-async def test_an_answer_before_the_request_was_read(transport: Transport) -> None:
+async def test_an_answer_before_the_request_was_read(transport: AiohttpTransport) -> None:
     """A refusal that comes while the body is still going out is the answer."""
 
     async def script(connection: Connection) -> None:
@@ -196,7 +193,7 @@ async def test_an_answer_before_the_request_was_read(transport: Transport) -> No
 # Connections.
 
 
-async def test_a_connection_is_kept(transport: Transport) -> None:
+async def test_a_connection_is_kept(transport: AiohttpTransport) -> None:
     """Requests that follow each other share a connection."""
     async with Loopback() as server:
         for _ in range(20):
@@ -204,7 +201,7 @@ async def test_a_connection_is_kept(transport: Transport) -> None:
         assert server.accepted == 1
 
 
-async def test_connections_are_bounded(transport: Transport) -> None:
+async def test_connections_are_bounded(transport: AiohttpTransport) -> None:
     """Twenty requests at once take no more than the four connections of the settings."""
     async with Loopback() as server:
         sends = [transport.send(request(server.url), timeout=5) for _ in range(20)]
@@ -212,7 +209,7 @@ async def test_connections_are_bounded(transport: Transport) -> None:
         assert (len(server.requests), server.most_open) == (20, 4)
 
 
-async def test_connections_that_are_not_kept(transport: Transport) -> None:
+async def test_connections_that_are_not_kept(transport: AiohttpTransport) -> None:
     """
     A server that closes after each answer is served by a new connection each time.
 
@@ -230,7 +227,7 @@ async def test_connections_that_are_not_kept(transport: Transport) -> None:
 
 
 async def test_an_address_that_is_dead_is_passed_over(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     Where a name has two addresses and the first refuses, the second is used.
@@ -257,7 +254,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 # No answer, and whether the request may have arrived.
 
 
-async def test_nobody_listens(transport: Transport) -> None:
+async def test_nobody_listens(transport: AiohttpTransport) -> None:
     """
     A refused connection is no answer, and nothing was sent.
 
@@ -272,7 +269,7 @@ async def test_nobody_listens(transport: Transport) -> None:
 
 
 async def test_a_name_that_is_not_known(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A name that cannot be resolved is named, and nothing was sent; it may be known later.
@@ -293,7 +290,9 @@ async def test_a_name_that_is_not_known(
     assert error.sent is False
 
 
-async def test_a_resolver_that_hangs(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resolver_that_hangs(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The time limit covers the name's resolution, and then nothing was sent.
 
@@ -309,7 +308,7 @@ async def test_a_resolver_that_hangs(transport: Transport, monkeypatch: pytest.M
 
 
 async def test_a_connection_that_is_never_taken(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The time limit covers the connection, and then nothing was sent.
@@ -326,7 +325,7 @@ async def test_a_connection_that_is_never_taken(
 
 
 async def test_connecting_takes_a_part_of_the_time(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     An attempt with much time left ends early where no connection comes about.
@@ -338,7 +337,7 @@ async def test_connecting_takes_a_part_of_the_time(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
-    monkeypatch.setattr(wire, "CONNECT_TIMEOUT", SHORT)
+    monkeypatch.setattr(wire, "_CONNECT_TIMEOUT", SHORT)
     async with asyncio.timeout(10):
         error = await failure(transport, "http://127.0.0.1:1", timeout=30)
     assert (error.reason, error.sent) == ("no connection in time", False)
@@ -384,7 +383,7 @@ async def drips_interim_answers(connection: Connection) -> None:
 @pytest.mark.parametrize(
     "script", [stalls, stalls_in_the_head, stalls_in_the_body, drips, drips_interim_answers]
 )
-async def test_the_time_limit_cannot_be_evaded(transport: Transport, script: Script) -> None:
+async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, script: Script) -> None:
     """
     The limit is for the whole attempt, however the time is spent; the connection is dropped.
 
@@ -397,7 +396,7 @@ async def test_the_time_limit_cannot_be_evaded(transport: Transport, script: Scr
         assert (await transport.send(request(server.url), timeout=5)).status == 200
 
 
-async def test_a_server_that_stops_reading(transport: Transport) -> None:
+async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
     """
     A large request that is not read runs out of time, and the next takes a fresh connection.
 
@@ -420,7 +419,7 @@ async def test_a_server_that_stops_reading(transport: Transport) -> None:
         assert server.accepted == 2
 
 
-async def test_an_idle_connection_that_was_closed(transport: Transport) -> None:
+async def test_an_idle_connection_that_was_closed(transport: AiohttpTransport) -> None:
     """
     A connection that the server closes under the request is no answer; the next one is fresh.
 
@@ -516,7 +515,7 @@ async def sends_an_endless_line(connection: Connection) -> None:
     ],
 )
 async def test_an_answer_that_does_not_come_whole(
-    transport: Transport, script: Script, reason: str
+    transport: AiohttpTransport, script: Script, reason: str
 ) -> None:
     """
     A lost or broken answer may stand for a request that was acted upon.
@@ -533,7 +532,7 @@ async def test_an_answer_that_does_not_come_whole(
 # Answers that are refused.
 
 
-async def test_a_compression_bomb(transport: Transport) -> None:
+async def test_a_compression_bomb(transport: AiohttpTransport) -> None:
     """
     A compressed answer is refused unread, so that it cannot fill the memory.
 
@@ -583,7 +582,7 @@ async def sends_for_ever(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("script", [declares_too_much, chunks_for_ever, sends_for_ever])
-async def test_an_answer_that_is_too_large(transport: Transport, script: Script) -> None:
+async def test_an_answer_that_is_too_large(transport: AiohttpTransport, script: Script) -> None:
     """
     An answer above the bound is refused, whether it tells its length or not.
 
@@ -595,7 +594,7 @@ async def test_an_answer_that_is_too_large(transport: Transport, script: Script)
         await server.all_closed()
 
 
-async def test_the_largest_answer(transport: Transport) -> None:
+async def test_the_largest_answer(transport: AiohttpTransport) -> None:
     """An answer as large as the bound is taken, and its connection kept."""
 
     async def script(connection: Connection) -> None:
@@ -613,7 +612,7 @@ async def test_the_largest_answer(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_not_followed(transport: Transport, status: int) -> None:
+async def test_redirects_are_not_followed(transport: AiohttpTransport, status: int) -> None:
     """
     A redirect is an answer; the other origin hears nothing.
 
@@ -630,7 +629,9 @@ async def test_redirects_are_not_followed(transport: Transport, status: int) -> 
         assert (other.accepted, other.requests) == (0, [])
 
 
-async def test_cookies_are_not_kept(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cookies_are_not_kept(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cookie that the service sets is not sent back."""
     names(monkeypatch, "127.0.0.1")  # cookies of bare addresses are not kept anyway
 
@@ -646,7 +647,7 @@ async def test_cookies_are_not_kept(transport: Transport, monkeypatch: pytest.Mo
 
 
 async def test_neither_netrc_nor_proxies_of_the_environment(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
     The transport takes nothing from the environment: no password of `.netrc`, no proxy.
@@ -674,7 +675,7 @@ def test_secrets_stay_out_of_repr() -> None:
         request("https://host", TOKEN.encode()),
         Response(200, {"a": TOKEN}, TOKEN.encode()),
         TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128"),
-        new_transport(TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128")),
+        AiohttpTransport(TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128")),
     ]
     assert "canary" not in repr(values)
 
@@ -703,9 +704,9 @@ async def test_tls_with_a_bundle(authority: Authority) -> None:
 
 
 @asynccontextmanager
-async def trusting(authority: Authority, **more: Any) -> AsyncIterator[Transport]:
+async def trusting(authority: Authority, **more: Any) -> AsyncIterator[AiohttpTransport]:
     """A transport that trusts *authority*."""
-    transport = new_transport(TransportSettings(ca_bundle=authority.bundle, **more))
+    transport = AiohttpTransport(TransportSettings(ca_bundle=authority.bundle, **more))
     yield transport
     await transport.aclose()
 
@@ -734,7 +735,9 @@ async def test_a_certificate_that_does_not_fit(
         assert server.requests == []
 
 
-async def test_an_authority_that_is_not_known(authority: Authority, transport: Transport) -> None:
+async def test_an_authority_that_is_not_known(
+    authority: Authority, transport: AiohttpTransport
+) -> None:
     """
     A server that only its own authority knows is refused by those who have another bundle.
 
@@ -808,7 +811,7 @@ async def test_a_bundle_that_cannot_be_read(tmp_path: Path, content: str | None)
     bundle = tmp_path / "bundle.pem"
     if content is not None:
         bundle.write_text(content)
-    transport = new_transport(TransportSettings(ca_bundle=str(bundle)))
+    transport = AiohttpTransport(TransportSettings(ca_bundle=str(bundle)))
     with pytest.raises(ConfigurationError, match=f"^cannot read the certificates of {bundle}: "):
         await transport.send(request("https://127.0.0.1:1"), timeout=5)
     await transport.aclose()
@@ -869,9 +872,9 @@ async def test_through_a_proxy(authority: Authority, scheme: str) -> None:
     assert server.requests[0].header("proxy-authorization") is None
 
 
-def proxied(tunnel: Loopback) -> Transport:
+def proxied(tunnel: Loopback) -> AiohttpTransport:
     """Return a transport that goes through *tunnel* with a password."""
-    return new_transport(
+    return AiohttpTransport(
         TransportSettings(proxy_url=f"http://u:{PASSWORD}@127.0.0.1:{tunnel.port}")
     )
 
@@ -965,7 +968,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def cancelled(transport: Transport, url: str, at: Callable[[], bool]) -> None:
+async def cancelled(transport: AiohttpTransport, url: str, at: Callable[[], bool]) -> None:
     """Send a request and cancel it as soon as *at* holds."""
     task = asyncio.create_task(transport.send(request(url), timeout=5))
     await until(at)
@@ -975,7 +978,7 @@ async def cancelled(transport: Transport, url: str, at: Callable[[], bool]) -> N
 
 
 @pytest.mark.parametrize("script", [stalls, stalls_in_the_head, stalls_in_the_body])
-async def test_cancelling_drops_the_connection(transport: Transport, script: Script) -> None:
+async def test_cancelling_drops_the_connection(transport: AiohttpTransport, script: Script) -> None:
     """
     A request that is cancelled while its answer is awaited leaves no connection to the next.
 
@@ -988,7 +991,7 @@ async def test_cancelling_drops_the_connection(transport: Transport, script: Scr
 
 
 async def test_cancelling_before_anything_is_sent(
-    transport: Transport,
+    transport: AiohttpTransport,
 ) -> None:
     """
     A request that is cancelled while connecting sends nothing, and gives its place back.
@@ -1007,7 +1010,7 @@ async def test_cancelling_before_anything_is_sent(
         assert (await transport.send(request(other.url), timeout=5)).status == 200
 
 
-async def test_closing_with_a_request_under_way(transport: Transport) -> None:
+async def test_closing_with_a_request_under_way(transport: AiohttpTransport) -> None:
     """
     Closing ends requests that wait for an answer; they may have been acted upon.
 
@@ -1027,7 +1030,7 @@ async def test_closing_twice() -> None:
 
     Covers: C12.
     """
-    transport = new_transport(TransportSettings())
+    transport = AiohttpTransport(TransportSettings())
     async with Loopback() as server:
         await transport.send(request(server.url), timeout=5)
         await asyncio.gather(transport.aclose(), transport.aclose())
@@ -1039,7 +1042,7 @@ async def test_closed_means_closed() -> None:
     """After closing, nothing is sent, whether anything was before or not."""
     async with Loopback() as server:
         for first in (False, True):
-            transport = new_transport(TransportSettings())
+            transport = AiohttpTransport(TransportSettings())
             if first:
                 await transport.send(request(server.url), timeout=5)
             await transport.aclose()
@@ -1073,8 +1076,8 @@ async def test_closing_does_not_wait_for_a_dead_server(authority: Authority) -> 
 
 def test_one_is_made_anywhere() -> None:
     """A transport can be made without a running loop and on another thread."""
-    made: list[Transport] = []
-    thread = threading.Thread(target=lambda: made.append(new_transport(TransportSettings())))
+    made: list[AiohttpTransport] = []
+    thread = threading.Thread(target=lambda: made.append(AiohttpTransport(TransportSettings())))
     thread.start()
     thread.join()
 

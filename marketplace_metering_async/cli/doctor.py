@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from marketplace_metering_async import wire
-from marketplace_metering_async.calls import new_transport
 from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.options import Settings, Target
 from marketplace_metering_async.cli.output import People, error_text, printable, tell_programs
@@ -26,7 +25,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.limits import service_metadata
-from marketplace_metering_async.transport import Response
+from marketplace_metering_async.transport import AiohttpTransport, Response
 from marketplace_metering_async.triage import Fault, triage
 
 _CLOCK: Final = SystemClock()
@@ -129,7 +128,7 @@ def _configuration(target: Target) -> Iterator[Finding]:
 async def _service(target: Target) -> list[Finding]:
     """Ask the service who is behind a token that is none, and look at how it says no."""
     body = wire.encode_call(_NO_TOKEN)
-    transport = new_transport(target.endpoint.settings(1))
+    transport = AiohttpTransport(target.endpoint.settings(1))
     try:
         request = await target.signer.sign(_OPERATION, body, _CLOCK.now())
         started = _CLOCK.monotonic()

@@ -1,7 +1,7 @@
 """The ledger's way out: hours are sealed, claimed by one relay each, and settled."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.freezing import digest, record_of
@@ -96,7 +96,7 @@ async def claim(
     reach("claim: read")
     claimed, aside = [], []
     last_hours = [row for row in rows if row["urgent"]]  # alone, for nothing may go before them
-    for row in last_hours or rows:
+    for row in _few(last_hours or rows, limit):
         why = _reason_to_hold(row)
         if why is None:
             claimed.append(_frozen_hour(row))
@@ -116,6 +116,18 @@ async def claim(
         await settle(tx, aside, now, reach)
     reach("claim: written")
     return claimed
+
+
+def _few(rows: Sequence[Row], limit: int) -> Iterator[Row]:
+    """
+    Yield fewer of *rows* the more often relays have died with the next one in their hands.
+
+    So a record that kills its relay is soon alone, and costs the others nothing.
+    """
+    for taken, row in enumerate(rows):
+        if taken >= max(1, limit >> (2 * row["crashes"])):
+            return
+        yield row
 
 
 def _reason_to_hold(row: Row) -> HourState | None:

@@ -668,3 +668,19 @@ async def test_relay_goes_on_until_it_is_told_to_stop(house: House) -> None:
         await relaying
 
     assert {(ACCOUNT, THIS_HOUR - 3 * HOUR): 3} == house.metered()
+
+
+async def test_a_record_that_kills_its_relay_is_soon_alone(house: House) -> None:
+    """
+    Claim after claim that is never settled takes fewer; in the end it is put aside. Covers: K15
+    """
+    for n in range(8):
+        await house.use(1, customer_aws_account_id=f"{n:012d}")
+    house.clock.step(hours=1)
+    sizes = [len(await claimed(house, lease=0.0)) for _ in range(outlet.MOST_CRASHES)]
+    await house.relay()
+    await house.relay()
+    status = await house.balance()
+
+    assert [8, 2, 1, 1] == sizes[:4]
+    assert (1, 7) == (status.ended[HourState.QUARANTINED], status.metered)
