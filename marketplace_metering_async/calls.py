@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -277,6 +276,8 @@ class Caller:
 
     def _correct_clock(self, date: str | None) -> bool:
         """Learn the service's time from a refusal's `Date`; whether that may help."""
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
+
         try:
             theirs = parsedate_to_datetime(date or "").astimezone(UTC)
         except (TypeError, ValueError, OverflowError):

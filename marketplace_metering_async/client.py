@@ -1,7 +1,6 @@
 """MarketplaceMeteringClient: validate, plan, send, merge; and the three operations beside."""
 
 import asyncio
-import uuid
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -250,7 +249,7 @@ class MarketplaceMeteringClient:
 
         Cancelling leaves open whether the usage is metered.
         """
-        token = str(uuid.uuid4()) if client_token is None else client_token
+        token = _new_token() if client_token is None else client_token
         allocations = tuple(usage_allocations)
         rules.require(
             _meter_usage_violations(
@@ -426,6 +425,12 @@ class MarketplaceMeteringClient:
         caller = getattr(self, "_caller", None)
         if caller is not None and caller.is_open:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def _new_token() -> str:
+    from uuid import uuid4  # noqa: PLC0415 - heavy
+
+    return str(uuid4())
 
 
 def _text(answer: Answer, member: str) -> str:
