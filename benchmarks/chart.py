@@ -1,94 +1,74 @@
 """
-Draw what was measured last: `python benchmarks/chart.py` writes benchmarks/speed.svg.
+Draw what the latest results say, as a picture for the README: `python benchmarks/chart.py`
 
-Each bar is this client beside aiobotocore, whose own is the whole width, from the newest results
-of each question. The colours are readable on light and on dark pages.
+One bar a question, each a ratio to aiobotocore doing the same; shorter is better.
 """
 
 import json
 import statistics
-from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WIDTH, LEFT, BAR, STEP = 760, 300, 380, 34
+OUT = HERE / "results" / "speed.svg"
+
+BARS = (
+    ("CPU a call, TLS, 32 at once", "cpu", "cpu, ours / aiobotocore"),
+    ("Import and first call", "start", "ours / aiobotocore"),
+)
 STYLE = """
-text { font: 14px system-ui, sans-serif; fill: #24292f }
-.note { font-size: 12px; fill: #57606a }
-.whole { fill: #d0d7de }
-.ours { fill: #1a7f37 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 }
-  .note { fill: #9198a1 }
-  .whole { fill: #3d444d }
-  .ours { fill: #3fb950 }
-}
+  text { font: 14px system-ui, sans-serif; fill: #24292f }
+  .peer { fill: #d0d7de } .ours { fill: #1a7f37 } .small { font-size: 12px; fill: #57606a }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3 } .peer { fill: #30363d } .ours { fill: #3fb950 } .small { fill: #9198a1 }
+  }
 """
-
-Found = dict[str, Any]
-ROWS: list[tuple[str, str, Callable[[Found], list[float]]]] = [
-    ("CPU a record", "cpu", lambda found: found["ratios"]["cpu, ours / aiobotocore"]),
-    (
-        "time for many records",
-        "cpu",
-        lambda found: [1 / r for r in found["ratios"]["records a second, ours / aiobotocore"]],
-    ),
-    ("time for one record", "single", lambda found: found["p50, ours / aiobotocore"]),
-    ("CPU with 100 allocations", "allocations", lambda found: found["cpu, ours / aiobotocore"]),
-    ("memory of kept results", "memory", lambda found: found["kept, ours / aiobotocore"]),
-    ("lateness of the event loop", "event-loop", lambda found: found["p99, ours / aiobotocore"]),
-    ("import and first call", "start", lambda found: found["ours / aiobotocore"]),
-]
+WIDTH, LEFT, ROW = 720, 230, 44
 
 
-def newest(question: str) -> Found | None:
-    """Return the last results of a question."""
-    files = (HERE / "results").glob(f"*-{question}.json")
-    last = max(files, key=lambda path: (path.name[:10], path.stat().st_mtime), default=None)
-    if last is None:
-        return None
-    found: Found = json.loads(last.read_text())
+def latest(question: str) -> dict[str, Any]:
+    """Return the newest result on *question*."""
+    files = sorted(
+        (HERE / "results").glob(f"*-{question}.json"), key=lambda path: path.stat().st_mtime
+    )
+    if not files:
+        raise SystemExit(f"no results on {question}: python benchmarks/{question}.py")
+    found: dict[str, Any] = json.loads(files[-1].read_text())
     return found
 
 
-def drawn() -> str:
-    parts: list[str] = []
-    y = 44
-    told = ""
-    for name, question, ratios in ROWS:
-        found = newest(question)
-        if found is None:
-            continue
-        share = statistics.median(ratios(found))
-        told = f"{found['date']}, {found['machine']['processor']}, Python "
-        told += f"{found['machine']['python']}, aiobotocore {found['packages']['aiobotocore']}"
-        parts += [
-            f'<text x="{LEFT - 12}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
-            f'<rect class="whole" x="{LEFT}" y="{y}" width="{BAR}" height="18" rx="3"/>',
-            (
-                f'<rect class="ours" x="{LEFT}" y="{y}" width="{BAR * min(share, 1):.1f}" '
-                f'height="18" rx="3"/>'
-            ),
-            f'<text x="{LEFT + BAR + 12}" y="{y + 14}">{share:.2f}</text>',
-        ]
-        y += STEP
-    title = "This client (green) beside aiobotocore (the whole bar); less is better"
-    return "\n".join(
-        [
-            (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 24}" '
-                f'width="{WIDTH}" height="{y + 24}" role="img" aria-label="{title}">'
-            ),
-            f"<style>{STYLE}</style>",
-            f'<text x="12" y="24">{title}</text>',
-            *parts,
-            f'<text class="note" x="12" y="{y + 12}">{escape(told)}</text>',
-            "</svg>\n",
-        ]
+def value_of(question: str, name: str) -> float:
+    found = latest(question)
+    values = found.get("ratios", {}).get(name, found.get(name))
+    return statistics.median(values) if isinstance(values, list) else float(values)
+
+
+def bar(number: int, title: str, value: float) -> str:
+    top = 40 + number * ROW
+    room = WIDTH - LEFT - 90
+    return (
+        f'<text x="{LEFT - 12}" y="{top + 19}" text-anchor="end">{title}</text>'
+        f'<rect class="peer" x="{LEFT}" y="{top}" width="{room}" height="28" rx="3"/>'
+        f'<rect class="ours" x="{LEFT}" y="{top}" width="{room * min(1, value):.0f}" '
+        f'height="28" rx="3"/>'
+        f'<text x="{LEFT + room + 10}" y="{top + 19}">{value:.2f}</text>'
     )
 
 
+def main() -> None:
+    bars = [bar(n, title, value_of(*where)) for n, (title, *where) in enumerate(BARS)]
+    told = latest("cpu")
+    height = 40 + len(BARS) * ROW + 30
+    note = f"{told['date']}, commit {told['commit']}, Python {told['machine']['python']}"
+    OUT.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="Ratios to aiobotocore: shorter is better"><style>{STYLE}</style>'
+        f'<text x="{LEFT}" y="24" class="small">aiobotocore = 1; shorter is better</text>'
+        + "".join(bars)
+        + f'<text x="{LEFT}" y="{height - 10}" class="small">{note}</text></svg>\n'
+    )
+    print(f"written to {OUT}")
+
+
 if __name__ == "__main__":
-    (HERE / "speed.svg").write_text(drawn())
+    main()

@@ -105,6 +105,17 @@ async def new_postgres_database(server: str) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
+async def empty_postgres_database(url: str) -> None:
+    """Remove the ledger from a database."""
+    import asyncpg  # noqa: PLC0415
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("DROP SCHEMA marketplace_metering CASCADE")
+    finally:
+        await connection.close()
+
+
 class House:
     """A ledger, a service in memory, and a clock that both go by."""
 

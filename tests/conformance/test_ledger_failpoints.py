@@ -1,0 +1,108 @@
+"""Every point at which a ledger may break, broken on both stores: what is used is billed once."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
+
+from marketplace_metering_async import HourState, UsageLedger
+from marketplace_metering_async.ledger.ledger import _database_of
+from marketplace_metering_async.sandbox import Kind, Rules
+
+THIS_HOUR = NOON.replace(minute=0)
+HITS = 2
+"""The first hits of each point are broken, one at a time."""
+
+
+class BrokenError(Exception):
+    """What breaks."""
+
+
+class Points:
+    """Counts the points that are reached, and breaks at one of them."""
+
+    def __init__(self, name: str | None = None, hit: int = 0) -> None:
+        self.reached: dict[str, int] = {}
+        self._broken = (name, hit)
+
+    def __call__(self, name: str) -> None:
+        self.reached[name] = self.reached.get(name, 0) + 1
+        if (name, self.reached[name]) == self._broken:
+            raise BrokenError(name)
+
+
+def ledger_of(house: House, points: Points) -> UsageLedger:
+    """Return a ledger on the house's database that breaks at *points*."""
+    database: Any = _database_of(house.url)
+    database._reach = points
+    return UsageLedger(
+        database, clock=house.clock, grace=600, observer=house.warned.append, reach=points
+    )
+
+
+async def use_and_relay(house: House, ledger: UsageLedger) -> None:
+    """Add usage of two hours, close a customer, and send."""
+    for number in range(4):
+        at = NOON - number % 2 * HOUR
+        await house.use(number + 1, ledger, at=at, event_id=f"event-{number}")
+    house.clock.step(hours=1)
+    async with house.client() as client:
+        await ledger.relay_once(client)
+
+
+async def end_leases(house: House) -> None:
+    """Let the time pass for which the dead relay holds its claims: PostgreSQL goes by its own."""
+    await house.ledger._database.run(
+        lambda tx: tx.rows("UPDATE hour SET lease_until = 0 WHERE lease_until IS NOT NULL")
+    )
+
+
+async def points_of(url: str) -> list[tuple[str, int]]:
+    """Return every point that the story reaches, with each of its first hits."""
+    points = Points()
+    async with house_at(url) as house, ledger_of(house, points) as ledger:
+        await use_and_relay(house, ledger)
+    return [
+        (name, hit)
+        for name, hits in sorted(points.reached.items())
+        for hit in range(1, min(hits, HITS) + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resend", "fault"),
+    [("duplicate", None), ("duplicate", Kind.RESET_AFTER), ("success", Kind.DROP)],
+)
+async def test_wherever_it_breaks_usage_is_billed_once(
+    new_url: Callable[[], Any], resend: Any, fault: Kind | None
+) -> None:
+    """
+    And the caller who repeats with the same event ids loses and doubles nothing. Covers: K01, K04
+    """
+    names = await points_of(await new_url())
+    assert 20 < len(names)
+    for name, hit in names:
+        url = await new_url()
+        async with house_at(url, lambda n, _: fault if n == 1 else None) as house:
+            house.book.rules = Rules(identical_resend=resend)
+            with suppress(BrokenError):
+                async with ledger_of(house, Points(name, hit)) as ledger:
+                    await use_and_relay(house, ledger)
+            house.clock.set(NOON)
+            await end_leases(house)
+            for number in range(4):
+                at = NOON - number % 2 * HOUR
+                await house.use(number + 1, at=at, event_id=f"event-{number}")
+            for _ in range(4):
+                house.clock.step(hours=1)
+                await house.relay()
+            status = await house.balance()
+
+            assert 10 == status.recorded, (name, hit)
+            assert 10 == sum(house.metered().values()), (name, hit)
+            ours = status.metered + status.ended.get(HourState.MAYBE_OURS, 0)
+            assert 10 == ours, (name, hit, status)
+            assert {ACCOUNT} == {customer for customer, _ in house.metered()}
+            assert THIS_HOUR - HOUR in {hour for _, hour in house.metered()}
