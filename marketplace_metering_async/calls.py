@@ -34,7 +34,7 @@ _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
 
-_PIECES: Final = 8
+_PIECES: Final = 4
 """Answers that are dealt with in one turn of the event loop: each takes tenths of a ms."""
 
 _WITHOUT_NEWS: Final = 1.0
