@@ -3,7 +3,8 @@ What does it cost to meter records one by one? `python benchmarks/batcher.py [ro
 
 20,000 records from 1,000 callers through `UsageBatcher.meter`, against the same records handed to
 `batch_meter_usage` at once, each against a service in memory that answers at once: CPU a record and
-records a second. Then the time that a lone record takes, with the usual linger of 50 ms.
+records a second. Then the time that a lone record takes, with the usual linger of 50 ms; and the
+batcher beside a gather of aiobotocore calls with one record each, against the fast server.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import results, rounds_asked
+from harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -96,6 +97,20 @@ def main() -> None:
             print(rows[-1], flush=True)
         found["rows"] = rows
         found["lone_record_seconds"] = round(asyncio.run(alone()), 4)
+        with Server() as server:
+            beside = in_turn(
+                server,
+                ("batcher", "aiobotocore-single"),
+                "throughput",
+                rounds=rounds_asked(),
+                records=2_000,
+            )
+        found["beside_single_calls"] = beside
+        found["records a second, batcher / single calls"] = ratio(
+            beside, "records_per_second", "batcher", "aiobotocore-single"
+        )
+        more = spread(found["records a second, batcher / single calls"])
+        print(f"records a second, batcher / a call each: {more}")
         print(f"a lone record: {found['lone_record_seconds']} s, of which 0.05 s linger")
 
 

@@ -88,6 +88,19 @@ class Ours:
         await self.client.aclose()
 
 
+class Batcher(Ours):
+    """The same, each record handed in by a caller of its own."""
+
+    def __init__(self, url: str, concurrency: int) -> None:
+        super().__init__(url, concurrency, stream=False)
+
+    async def send(self, given: Any) -> Any:
+        from marketplace_metering_async import UsageBatcher
+
+        async with UsageBatcher(self.client, product_code=PRODUCT) as batcher:
+            return await asyncio.gather(*(batcher.meter(record) for record in given))
+
+
 class Aiobotocore:
     """The SDK, as it is usually called for many records."""
 
@@ -127,6 +140,14 @@ class Aiobotocore:
 
     async def aclose(self) -> None:
         await self._opening.__aexit__(None, None, None)
+
+
+class AiobotocoreSingle(Aiobotocore):
+    """A call for each record, as a backend writes that meters where usage happens."""
+
+    async def send(self, given: Any) -> Any:
+        answers = await asyncio.gather(*(self._chunk([record]) for record in given))
+        return list(itertools.chain.from_iterable(answers))
 
 
 class Boto3:
@@ -296,7 +317,14 @@ class Load:
 def client(kind: str, url: str, concurrency: int) -> Any:
     if kind.startswith("ours"):
         return Ours(url, concurrency, stream=kind == "ours-iter")
-    made = {"aiobotocore": Aiobotocore, "boto3": Boto3, "aiohttp": Aiohttp, "load": Load}
+    made = {
+        "aiobotocore": Aiobotocore,
+        "aiobotocore-single": AiobotocoreSingle,
+        "aiohttp": Aiohttp,
+        "batcher": Batcher,
+        "boto3": Boto3,
+        "load": Load,
+    }
     return made[kind](url, concurrency)
 
 

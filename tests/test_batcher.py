@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import load
 import pytest
 from support.memory import MemoryService, client_of, metered, usage
 from support.virtual import VirtualClock, run_virtual
@@ -483,3 +484,13 @@ def test_the_book_equals_what_callers_were_told() -> None:
     on_file = metered(service.book)
     assert sum(r.quantity for r in records) == sum(on_file.values())
     assert all(result.metered is not False for result in results)
+
+
+async def test_a_sandbox_with_faults_equals_what_callers_were_told() -> None:
+    """
+    Over real sockets; many more records are one command (load.py).
+    """
+    told, sandbox = await load.load(2_000, 100, seed=1)
+
+    assert [] == load.differences(told, sandbox)
+    assert 2_000 == len(told)

@@ -30,6 +30,8 @@ from marketplace_metering_async.validation import Admission
 
 _LONGEST_SESSION: Final = 30.0
 """Seconds after which records join a new delivery, which has forgotten whom the service refused."""
+_ADMISSION_HOLDS: Final = 1.0
+"""Seconds: fine beside the minutes of the service's window."""
 _LEAST_SHARE: Final = 2 * MAX_RECORDS_PER_REQUEST
 
 
@@ -87,6 +89,8 @@ class UsageBatcher:
         self._product_code = product_code
         self._linger = linger
         self._room = Room(max_pending)
+        self._admission: Admission | None = None
+        self._admission_of = 0.0  # the monotonic time that it goes by
         self._positions = count()
         self._pending: dict[Key, Entry] = {}
         self._sent = SentKeys()
@@ -120,9 +124,8 @@ class UsageBatcher:
         self._require_open()
         caller = self._client.caller
         position = next(self._positions)
-        admission = Admission(caller.now(), product_code=self._product_code)
         try:
-            admitted = admission.admit(position, record)
+            admitted = self._current_admission().admit(position, record)
         except InvalidRecordError as error:
             return RecordResult(
                 position, record, Verdict(status=RecordStatus.REJECTED, error=error)
@@ -197,6 +200,19 @@ class UsageBatcher:
         await self.aclose()
 
     # Who waits for what.
+
+    def _current_admission(self) -> Admission:
+        """Return what looks at records; it looks at the time once a second."""
+        caller = self._client.caller
+        moment = caller.clock.monotonic()
+        if self._admission is None:
+            self._admission = Admission(caller.now(), product_code=self._product_code)
+        elif moment - self._admission_of > _ADMISSION_HOLDS:
+            self._admission.at(caller.now())
+        else:
+            return self._admission
+        self._admission_of = moment
+        return self._admission
 
     def _require_open(self) -> None:
         if self._closed:

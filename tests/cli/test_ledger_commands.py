@@ -1,0 +1,125 @@
+"""`ledger …` and `send --ledger`, as a person types them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import Run, line, process, running_sandbox, target
+
+from marketplace_metering_async.cli.exits import Exit
+
+
+@pytest.fixture
+def usage(tmp_path: Path) -> Path:
+    path = tmp_path / "usage.jsonl"
+    path.write_text("\n".join(line(n) for n in (1, 2, 1)) + "\n")
+    return path
+
+
+def url_in(folder: Path) -> str:
+    return f"sqlite:///{folder}/ledger.db"
+
+
+def status_of(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = process("ledger", "status", url, "--json").lines[0]
+    return found
+
+
+def test_importing_twice_adds_nothing_twice(tmp_path: Path, usage: Path) -> None:
+    """
+    A line is known by its file, its number and what it says; a file that grew adds its new lines.
+    Covers: V17, X09
+    """
+    url = url_in(tmp_path)
+    first = process("ledger", "import", url, usage, "--product-code", "p")
+    again = process("ledger", "import", url, usage, "--product-code", "p")
+    with usage.open("a") as file:
+        file.write(line(9) + "\n")
+    grown = process("ledger", "import", url, usage, "--product-code", "p")
+
+    assert ["Recorded"] * 3 == first.statuses
+    assert ["Repeated"] * 3 == again.statuses
+    assert ["Repeated"] * 3 + ["Recorded"] == grown.statuses
+
+
+def test_a_bad_line_costs_no_other(tmp_path: Path, usage: Path) -> None:
+    """
+    It is named with its place, and the exit code says so.
+    """
+    usage.write_text(usage.read_text() + "nonsense\n")
+
+    run = process("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
+
+    assert Exit.REJECTED == run.code
+    assert ["Recorded"] * 3 + ["Rejected"] == run.statuses
+    assert f"{usage}:4" in run.err
+
+
+def test_send_through_a_ledger_meters_the_rest_once(tmp_path: Path, usage: Path) -> None:
+    """
+    However often the same file is sent.
+    """
+    url = url_in(tmp_path)
+    with running_sandbox() as sandbox:
+        runs: list[Run] = [
+            process("send", "--ledger", url, usage, *target(sandbox), "--product-code", "p")
+            for _ in range(2)
+        ]
+        on_file = sorted(record.quantity for record in sandbox.book.records)
+    status = status_of(url)
+
+    assert [Exit.METERED, Exit.METERED] == [run.code for run in runs], runs[0].err
+    assert status["metered"] == status["recorded"] == sum(on_file)
+    assert 2 == len(on_file)
+
+
+def test_status_speaks_to_people_programs_and_alarms(tmp_path: Path, usage: Path) -> None:
+    """
+    The names of LedgerStatus in JSON, Prometheus text, and a table.
+    """
+    url = url_in(tmp_path)
+    process("ledger", "import", url, usage, "--product-code", "p")
+    prometheus = process("ledger", "status", url, "--prometheus").out
+    table = process("ledger", "status", url)
+
+    assert status_of(url)["open"] == status_of(url)["recorded"]
+    assert 'marketplace_metering_ledger_units{product_code="p",' in prometheus
+    assert Exit.METERED == table.code
+    assert "units recorded" in table.err
+
+
+def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path) -> None:
+    """
+    With whole ids: it is evidence.
+    """
+    url = url_in(tmp_path)
+    process("ledger", "import", url, usage, "--product-code", "p")
+    lines = process("ledger", "history", url).out.splitlines()
+    csv = process("ledger", "history", url, "--csv").out.splitlines()
+
+    assert {"open"} == {json.loads(one)["state"] for one in lines}
+    assert csv[0].startswith("product_code,customer_aws_account_id")
+    assert len(lines) == len(csv) - 1 == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["retry", "{url}", "--state", "nonsense"], "expected one of not_subscribed"),
+        (["prune", "{url}", "--days", "1"], "at least 3 days ago"),
+        (["history", "{url}", "--month", "May"], "expected YYYY-MM"),
+        (["import", "{url}", "-"], "needs --name"),
+        (["status", "mysql://x"], "expected sqlite:///usage.db or postgresql://"),
+    ],
+)
+def test_misuse_is_told(tmp_path: Path, arguments: list[str], told: str) -> None:
+    """
+    In a line, without a traceback.
+    """
+    url = url_in(tmp_path)
+    run = process("ledger", *[argument.replace("{url}", url) for argument in arguments])
+
+    assert run.code in (Exit.USAGE, Exit.ACCOUNT)
+    assert told in " ".join(run.err.split())
+    assert "Traceback" not in run.err
