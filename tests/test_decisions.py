@@ -23,6 +23,7 @@ from marketplace_metering_async.errors import (
     RecordNotMeteredError,
     ThrottlingException,
     TransportError,
+    Violation,
 )
 from marketplace_metering_async.isolation import Isolation, Offenders, named_in
 from marketplace_metering_async.planning import History
@@ -198,7 +199,7 @@ def test_giving_up() -> None:
     """
     assert S.UNPROCESSED is verdicts.gave_up(None, FRESH).status
     assert S.UNCONFIRMED is verdicts.gave_up(None, DOUBTFUL).status
-    late = OutOfWindowError([])
+    late = OutOfWindowError([Violation("timestamp", "a time of today", "1970")])
     assert S.REJECTED is verdicts.too_late(late, FRESH).status
     assert S.UNCONFIRMED is verdicts.too_late(late, DOUBTFUL).status
 
