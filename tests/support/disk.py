@@ -1,0 +1,165 @@
+"""What a disk holds when the power goes: all that was synced, and of the rest whatever it likes."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+SECTOR = 512
+
+
+@frozen
+class Write:
+    """Bytes of a file; they may be lost, in whole or by sectors, until the file is synced."""
+
+    file: int
+    offset: int
+    data: bytes
+
+    def sectors(self) -> Iterator["Write"]:
+        """Yield the parts that a disk writes each as a whole."""
+        begin = 0
+        while begin < len(self.data):
+            end = begin + SECTOR - (self.offset + begin) % SECTOR
+            yield Write(self.file, self.offset + begin, self.data[begin:end])
+            begin = end
+
+
+@frozen
+class Truncate:
+    """A file's new length."""
+
+    file: int
+    size: int
+
+
+@frozen
+class Sync:
+    """All of a file is on the disk now, but for its name."""
+
+    file: int
+
+
+@frozen
+class Create:
+    """A file gets a name; it may be lost until the folder is synced."""
+
+    name: str
+    file: int
+
+
+@frozen
+class Delete:
+    """A name goes; it may be back until the folder is synced."""
+
+    name: str
+
+
+@frozen
+class SyncFolder:
+    """All names are on the disk now."""
+
+
+@frozen
+class Mark:
+    """What the world outside knows from here on."""
+
+    word: str
+    value: Any
+
+
+Operation = Write | Truncate | Sync | Create | Delete | SyncFolder | Mark
+
+
+@define
+class Disk:
+    """
+    One folder of a disk, which operation upon operation is asked of.
+
+    It is as strict as the standards let it be: names and bytes are kept from their own sync on, and
+    before that any of them may be kept, in any order.
+    """
+
+    _synced: dict[int, bytearray] = Factory(dict)
+    _unsynced: dict[int, list[Write | Truncate]] = Factory(lambda: defaultdict(list))
+    _names: dict[str, int] = Factory(dict)
+    _unsynced_names: list[Create | Delete] = Factory(list)
+
+    def take(self, operation: Operation) -> None:
+        """Do as asked."""
+        match operation:
+            case Write(file) | Truncate(file):
+                self._unsynced[file].append(operation)
+            case Sync(file):
+                _apply(self._synced.setdefault(file, bytearray()), self._unsynced.pop(file, ()))
+            case Create() | Delete():
+                self._unsynced_names.append(operation)
+            case SyncFolder():
+                _name(self._names, self._unsynced_names)
+                self._unsynced_names.clear()
+
+    def after_cut(self, chance: Random) -> dict[str, bytes]:
+        """Return name to content, as the next start finds them."""
+        return self._image(lambda pending: _kept(pending, chance), chance.random)
+
+    def after_rest(self) -> dict[str, bytes]:
+        """Return name to content when all has been written."""
+        return self._image(lambda pending: pending, lambda: 0.0)
+
+    def _image(
+        self,
+        kept: Callable[[Sequence[Write | Truncate]], Sequence[Write | Truncate]],
+        roll: Callable[[], float],
+    ) -> dict[str, bytes]:
+        names = dict(self._names)
+        _name(names, [change for change in self._unsynced_names if roll() < 0.5])
+        return {name: self._content(file, kept) for name, file in names.items()}
+
+    def _content(
+        self,
+        file: int,
+        kept: Callable[[Sequence[Write | Truncate]], Sequence[Write | Truncate]],
+    ) -> bytes:
+        content = bytearray(self._synced.get(file, b""))
+        _apply(content, kept(self._unsynced.get(file, ())))
+        return bytes(content)
+
+
+def _name(names: dict[str, int], changes: Sequence[Create | Delete]) -> None:
+    for change in changes:
+        match change:
+            case Create(name, file):
+                names[name] = file
+            case Delete(name):
+                names.pop(name, None)
+
+
+def _apply(content: bytearray, changes: Sequence[Write | Truncate]) -> None:
+    for change in changes:
+        match change:
+            case Truncate(_, size):
+                del content[size:]
+            case Write(_, offset, data):
+                content.extend(bytes(max(0, offset - len(content))))
+                content[offset : offset + len(data)] = data
+
+
+def _kept(pending: Sequence[Write | Truncate], chance: Random) -> Sequence[Write | Truncate]:
+    """Choose what had got to the disk of what nobody had synced."""
+    match chance.choice(["nothing", "first", "some", "sectors"]):
+        case "first":
+            return pending[: chance.randint(0, len(pending))]
+        case "some":
+            return [change for change in pending if chance.random() < 0.5]
+        case "sectors":
+            parts = [
+                part
+                for change in pending
+                for part in (change.sectors() if isinstance(change, Write) else (change,))
+                if chance.random() < 0.5
+            ]
+            chance.shuffle(parts)
+            return parts
+    return ()
