@@ -33,7 +33,7 @@ from typing import Final, Self
 sys.path.insert(0, str(Path(__file__).parent))
 
 from attrs import Factory, define, evolve, field, frozen
-from support.disk import Disk, Mark, Operation, Sync
+from support.disk import Disk, Mark, Operation, Sync, memory
 from support.ledgers import SetClock
 from support.memory import MemoryService
 from support.recorded import (
@@ -54,7 +54,6 @@ from marketplace_metering_async.sandbox import Book
 
 CUTS_OF_ONE_LIFE: Final = 50
 MOST_LIVES: Final = 3
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where there is one, a sync takes no time
 
 
 @frozen
@@ -109,7 +108,7 @@ class Recording:
         """Live on from a *wreck*; what is recorded must be all that is on the disk."""
         outside, book = wreck.outside, Book(records=dict(wreck.book._records))
         with (
-            tempfile.TemporaryDirectory(dir=_memory()) as name,
+            tempfile.TemporaryDirectory(dir=memory()) as name,
             recording(Path(name)) as recorder,
         ):
             wreck.write_to(Path(name))
@@ -205,7 +204,7 @@ class Audit:
 async def audited(wreck: Wreck) -> Audit:
     """Start again from a *wreck*, give all usage again, relay it, and compare."""
     found = Audit()
-    with tempfile.TemporaryDirectory(dir=_memory()) as name:
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
         wreck.write_to(Path(name))
         try:
             await _start_again(Path(name), wreck, found)
@@ -256,10 +255,6 @@ def _is_whole(path: Path) -> bool:
             return whole and not connection.execute("PRAGMA foreign_key_check").fetchall()
         except sqlite3.DatabaseError:
             return False
-
-
-def _memory() -> Path | None:
-    return _MEMORY if _MEMORY.is_dir() else None
 
 
 def powercuts(cuts: int, seed: int, synchronous: str = "FULL") -> Audit:
