@@ -1,7 +1,7 @@
 """What a disk holds when the power goes: all that was synced, and of the rest whatever it likes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -50,6 +50,13 @@ class Sync:
 
 
 @frozen
+class FailedSync:
+    """The disk could not; what it had not written by then is as good as gone for the system."""
+
+    file: int
+
+
+@frozen
 class Create:
     """A file gets a name; it may be lost until the folder is synced."""
 
@@ -77,7 +84,7 @@ class Mark:
     value: Any
 
 
-Operation = Write | Truncate | Sync | Create | Delete | SyncFolder | Mark
+Operation = Write | Truncate | Sync | FailedSync | Create | Delete | SyncFolder | Mark
 
 
 @define
@@ -86,9 +93,11 @@ class Disk:
     One folder of a disk, which operation upon operation is asked of.
 
     It is as strict as the standards let it be: names and bytes are kept from their own sync on, and
-    before that any of them may be kept, in any order.
+    before that any of them may be kept, in any order. What a failed sync drops, no later one brings
+    back, though whoever reads the file goes on to see it.
     """
 
+    _chance: Random
     _synced: dict[int, bytearray] = Factory(dict)
     _unsynced: dict[int, list[Write | Truncate]] = Factory(lambda: defaultdict(list))
     _names: dict[str, int] = Factory(dict)
@@ -101,37 +110,38 @@ class Disk:
                 self._unsynced[file].append(operation)
             case Sync(file):
                 _apply(self._synced.setdefault(file, bytearray()), self._unsynced.pop(file, ()))
+            case FailedSync(file):
+                pending = self._unsynced.pop(file, [])
+                _apply(self._synced.setdefault(file, bytearray()), _kept(pending, self._chance))
             case Create() | Delete():
                 self._unsynced_names.append(operation)
             case SyncFolder():
                 _name(self._names, self._unsynced_names)
                 self._unsynced_names.clear()
 
-    def after_cut(self, chance: Random) -> dict[str, bytes]:
+    def after_cut(self) -> dict[str, bytes]:
         """Return name to content, as the next start finds them."""
-        return self._image(lambda pending: _kept(pending, chance), chance.random)
-
-    def after_rest(self) -> dict[str, bytes]:
-        """Return name to content when all has been written."""
-        return self._image(lambda pending: pending, lambda: 0.0)
-
-    def _image(
-        self,
-        kept: Callable[[Sequence[Write | Truncate]], Sequence[Write | Truncate]],
-        roll: Callable[[], float],
-    ) -> dict[str, bytes]:
         names = dict(self._names)
-        _name(names, [change for change in self._unsynced_names if roll() < 0.5])
-        return {name: self._content(file, kept) for name, file in names.items()}
+        _name(names, [change for change in self._unsynced_names if self._chance.random() < 0.5])
+        return {name: self._content(file) for name, file in names.items()}
 
-    def _content(
-        self,
-        file: int,
-        kept: Callable[[Sequence[Write | Truncate]], Sequence[Write | Truncate]],
-    ) -> bytes:
+    def _content(self, file: int) -> bytes:
         content = bytearray(self._synced.get(file, b""))
-        _apply(content, kept(self._unsynced.get(file, ())))
+        _apply(content, _kept(self._unsynced.get(file, ()), self._chance))
         return bytes(content)
+
+
+def without_cut(operations: Iterable[Operation]) -> dict[str, bytes]:
+    """Return name to content, as whoever reads the files sees them."""
+    names: dict[str, int] = {}
+    files: dict[int, bytearray] = defaultdict(bytearray)
+    for operation in operations:
+        match operation:
+            case Write(file) | Truncate(file):
+                _apply(files[file], (operation,))
+            case Create() | Delete():
+                _name(names, (operation,))
+    return {name: bytes(files[file]) for name, file in names.items()}
 
 
 def _name(names: dict[str, int], changes: Sequence[Create | Delete]) -> None:

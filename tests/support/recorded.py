@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from attrs import Factory, define, frozen
 
-from marketplace_metering_async import MarketplaceMeteringClient, UsageLedger
+from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, UsageLedger
 from marketplace_metering_async.ledger.sqlite import SqliteDatabase
 from marketplace_metering_async.ledger.sqlite import _connect as store_connect
 from marketplace_metering_async.sandbox import Book, Kind
@@ -158,20 +159,24 @@ class Life:
         self._clock = SetClock(outside.now)
         self._service = MarkingService(book, self._clock, chance, self._mark)
         self._events = list(outside.meant.values())
+        self._steps = 0
 
     async def live(self, connect: Connect) -> None:
         """Live it."""
         async with client_for(self._service, self._clock) as client:
-            left = _STEPS
-            while left > 0:
-                async with (
-                    ledger_in(self._folder, self._clock, connect) as ledger,
-                    ledger_in(self._folder, self._clock, connect) as relaying,
-                ):
-                    await start_again(ledger)
-                    for _ in range(min(left, self._chance.randint(4, 12))):
-                        await self._step(ledger, relaying, client)
-                        left -= 1
+            while self._steps < _STEPS:
+                with suppress(LedgerError):  # of a disk that fails
+                    await self._until_restart(connect, client)
+
+    async def _until_restart(self, connect: Connect, client: MarketplaceMeteringClient) -> None:
+        async with (
+            ledger_in(self._folder, self._clock, connect) as ledger,
+            ledger_in(self._folder, self._clock, connect) as relaying,
+        ):
+            await start_again(ledger)
+            for _ in range(self._chance.randint(4, 12)):
+                self._steps += 1
+                await self._step(ledger, relaying, client)
 
     async def _step(
         self, ledger: UsageLedger, relaying: UsageLedger, client: MarketplaceMeteringClient
@@ -180,9 +185,9 @@ class Life:
         again = min(len(self._events), self._chance.choice([0, 2]))
         given = [*new, *self._chance.sample(self._events, again)]
         self._events += new
-        relays = [relaying.relay_once(client)] if self._chance.random() < 0.7 else []
+        relays = [self._relay(relaying, client)] if self._chance.random() < 0.7 else []
         await asyncio.gather(*(self._give(ledger, event) for event in given), *relays)
-        self._clock.step(minutes=self._chance.choice([1, 5, 20, 50]))
+        self._clock.step(minutes=self._chance.choice([1, 5, 15, 40]))
         self._mark("time", self._clock.now())
 
     def _event(self) -> Event:
@@ -197,8 +202,13 @@ class Life:
     async def _give(self, ledger: UsageLedger, event: Event) -> None:
         self._mark("means", event)
         await asyncio.sleep(self._chance.choice([0, 0, 0.002]))
-        await add(ledger, event)
-        self._mark("told", event.event_id)
+        with suppress(LedgerError):
+            await add(ledger, event)
+            self._mark("told", event.event_id)
+
+    async def _relay(self, ledger: UsageLedger, client: MarketplaceMeteringClient) -> None:
+        with suppress(LedgerError):
+            await ledger.relay_once(client)
 
     def _mark(self, word: str, value: Any) -> None:
         self._recorder.operations.append(Mark(word, value))

@@ -15,9 +15,10 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int64, c_vo
 from pathlib import Path
 from typing import Any
 
-from support.disk import Create, Delete, Operation, Sync, SyncFolder, Truncate, Write
+from support.disk import Create, Delete, FailedSync, Operation, Sync, SyncFolder, Truncate, Write
 
 _OK = 0
+_SYNC_FAILED = 10 | 4 << 8  # SQLITE_IOERR_FSYNC
 _NEW_JOURNAL = 0x800 | 0x4000 | 0x80000
 """SQLITE_OPEN_MAIN_JOURNAL, SUPER_JOURNAL and WAL: their first sync is their folder's as well."""
 _CREATE = 0x4
@@ -88,10 +89,12 @@ class Recorder:
 
     Attributes:
         operations: What was done, in order; marks may be put in between.
+        sync_fails: Asked at each sync.
     """
 
     def __init__(self, folder: Path, original: int) -> None:
         self.operations: list[Operation] = []
+        self.sync_fails: Callable[[], bool] = lambda: False
         self._folder = f"{folder.resolve()}/"
         self._original = original
         self._files: dict[str, int] = {}  # name to number, of those that there are
@@ -177,6 +180,9 @@ class Recorder:
             return code
 
         def synced(file: int, flags: int) -> int:
+            if self.sync_fails():
+                self.operations.append(FailedSync(self._handles[file]))
+                return _SYNC_FAILED
             code = int(sync(file, flags))
             if code == _OK:
                 self.operations.append(Sync(self._handles[file]))
