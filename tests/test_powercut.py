@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from powercut import powercuts
+from powercut import Wreck, powercuts
 from support.disk import (
     Create,
     Delete,
@@ -17,7 +17,11 @@ from support.disk import (
     Truncate,
     Write,
 )
+from support.ledgers import ACCOUNT, NOON, SetClock
+from support.recorded import Event, add, ledger_in
 from support.vfs import NoWayInError, recording
+
+from marketplace_metering_async import LedgerError
 
 OLD, NEW = b"o" * 1024, b"n" * 1024
 FILE: list[Operation] = [Create("file", 1), Write(1, 0, OLD), Sync(1), SyncFolder()]
@@ -69,6 +73,33 @@ def test_failed_syncs_lose_and_double_nothing() -> None:
     audit = powercuts(cuts=25, seed=1, failing=0.1)
 
     assert audit.is_clean, audit
+
+
+@pytest.mark.usefixtures("_way_in")
+async def test_nothing_is_built_on_a_commit_that_was_not_synced(tmp_path: Path) -> None:
+    """
+    The system shows it to whoever opens the file anew, but the disk does not have it. Covers: D06
+    """
+    clock, lost = SetClock(), Event("lost", ACCOUNT, 1, NOON)
+    with recording(tmp_path) as recorder:
+        async with ledger_in(tmp_path, clock) as ledger:
+            recorder.sync_fails = lambda: True
+            with pytest.raises(LedgerError, match="unknown"):
+                await add(ledger, lost)
+        recorder.sync_fails = lambda: False
+        async with ledger_in(tmp_path, clock) as ledger:
+            await add(ledger, told := Event("told", ACCOUNT, 1, NOON))
+            cut = len(recorder.operations)
+
+    for seed in range(8):
+        disk = Disk(Random(seed))
+        for operation in recorder.operations[:cut]:
+            disk.take(operation)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        Wreck(files=disk.after_cut()).write_to(folder)
+        async with ledger_in(folder, clock) as ledger:
+            assert (await add(ledger, told)).repeated
 
 
 def test_what_was_synced_stays() -> None:
