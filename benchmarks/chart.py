@@ -14,6 +14,9 @@ OUT = HERE / "results" / "speed.svg"
 
 BARS = (
     ("CPU a call, TLS, 32 at once", "cpu", "cpu, ours / aiobotocore"),
+    ("Time of one record alone", "single", "p50, ours / aiobotocore"),
+    ("Memory of results kept", "memory", "kept, ours / aiobotocore"),
+    ("Lateness of the event loop", "event-loop", "p99, ours / aiobotocore"),
     ("Import and first call", "start", "ours / aiobotocore"),
 )
 STYLE = """
@@ -29,7 +32,8 @@ WIDTH, LEFT, ROW = 720, 230, 44
 def latest(question: str) -> dict[str, Any]:
     """Return the newest result on *question*."""
     files = sorted(
-        (HERE / "results").glob(f"*-{question}.json"), key=lambda path: path.stat().st_mtime
+        (HERE / "results").glob(f"*-{question}.json"),
+        key=lambda path: (path.name[:10], path.stat().st_mtime),
     )
     if not files:
         raise SystemExit(f"no results on {question}: python benchmarks/{question}.py")

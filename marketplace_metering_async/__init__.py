@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         InvalidRecordError,
         InvalidRecordTypeError,
         InvalidRegionException,
+        InvalidRegistrationError,
         InvalidTagException,
         InvalidTokenException,
         InvalidUsageAllocationsException,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from marketplace_metering_async.limits import ServiceMetadata
     from marketplace_metering_async.pacing import AdaptivePacer, Pacer
     from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+    from marketplace_metering_async.registration import Registration, verify_registration
     from marketplace_metering_async.results import (
         BatchMeterUsageResult,
         MeterUsageResult,
@@ -107,6 +109,7 @@ __all__ = [
     "InvalidRecordError",
     "InvalidRecordTypeError",
     "InvalidRegionException",
+    "InvalidRegistrationError",
     "InvalidTagException",
     "InvalidTokenException",
     "InvalidUsageAllocationsException",
@@ -136,6 +139,7 @@ __all__ = [
     "RecordResult",
     "RecordStatus",
     "RegisterUsageResult",
+    "Registration",
     "ResolveCustomerResult",
     "RetryPolicy",
     "SdkClientError",
@@ -152,6 +156,7 @@ __all__ = [
     "UsageRecord",
     "Violation",
     "coalesce",
+    "verify_registration",
 ]
 
 _NAMES_OF: Final = {
@@ -164,6 +169,7 @@ _NAMES_OF: Final = {
     "limits": ["ServiceMetadata"],
     "pacing": ["AdaptivePacer", "Pacer"],
     "records": ["Tag", "UsageAllocation", "UsageRecord"],
+    "registration": ["Registration", "verify_registration"],
     "results": [
         "BatchMeterUsageResult",
         "MeterUsageResult",

@@ -38,7 +38,7 @@ from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
 from marketplace_metering_async.validation import Admission, Repeats
 
-_STRETCH: Final = 0.004
+_STRETCH: Final = 0.002
 """Seconds of work after which the event loop gets its turn."""
 _STEPS: Final = 64
 """Records between two looks at the clock."""
@@ -76,16 +76,15 @@ def require_iterable(records: object) -> None:
         raise TypeError(f"records: expected an iterable of records, got {type(records).__name__}")
 
 
-async def _collected(records: object, breather: _Breather) -> list[object]:
+async def _collect(records: object, merger: Merger, breather: _Breather) -> None:
+    """Read all of *records*."""
     if isinstance(records, AsyncIterable):
-        return [record async for record in records]
-    given: list[object] = []
-    if isinstance(records, Iterable):
+        merger.expect([record async for record in records])
+    elif isinstance(records, Iterable):
         source = iter(records)
         while some := list(islice(source, _STEPS)):
-            given += some
-            await breather.breathe(len(given))
-    return given
+            merger.expect(some)
+            await breather.breathe(len(merger.given))
 
 
 def _rejected(error: MeteringError) -> Verdict:
@@ -112,9 +111,9 @@ class Batch:
         """Return a result for each of *records*; see the client for what it raises."""
         started = self._caller.clock.monotonic()
         breather = _Breather(self._caller)
-        given = await _collected(records, breather)
-        merger = Merger(given)
-        backlog, followers = await self._plan(given, merger, breather)
+        merger = Merger()
+        await _collect(records, merger, breather)
+        backlog, followers = await self._plan(merger, breather)
 
         def settle(outcomes: Sequence[Outcome]) -> None:
             merger.add(outcomes)
@@ -131,9 +130,10 @@ class Batch:
         return result
 
     async def _plan(
-        self, given: list[object], merger: Merger, breather: _Breather
+        self, merger: Merger, breather: _Breather
     ) -> tuple[Backlog, dict[int, list[int]]]:
         """Settle what need not be sent, line up the rest, and say what shares a verdict."""
+        given = merger.given
         admission = Admission(self._caller.now(), product_code=self._product_code)
         leaders: list[UsageRecord | None] = []  # of each position; None where nothing is sent
         repeats = Repeats(self._product_code, leaders.__getitem__)
@@ -162,6 +162,7 @@ class Batch:
             for position, record in enumerate(leaders[start : start + _STEPS], start):
                 if record is not None:
                     backlog.add(position, record)
+                    leaders[position] = None  # all at once, later, would take long
         return backlog
 
 

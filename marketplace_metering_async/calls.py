@@ -8,6 +8,7 @@ its pacer the calls a second, and its clock is corrected by the service's.
 import asyncio
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -33,8 +34,8 @@ _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
 
-_TURN: Final = 0.003
-"""Seconds that a client works in one turn of the event loop."""
+_PIECES: Final = 4
+"""Answers that are dealt with in one turn of the event loop: each takes tenths of a ms."""
 
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""
@@ -85,7 +86,8 @@ class Caller:
         self.places = asyncio.Semaphore(max_concurrency)
         self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
         self._call_ended = asyncio.Event()  # set and replaced whenever a call ends
-        self._turn_began: float | None = None  # when work began in this turn of the event loop
+        self._worked = 0  # pieces of work in this turn of the event loop
+        self._waiting: deque[asyncio.Future[None]] = deque()  # for one of the next turns
 
     @property
     def is_open(self) -> bool:
@@ -151,21 +153,28 @@ class Caller:
 
     async def turn(self) -> None:
         """
-        Wait for a turn of the event loop in which this client has not worked for long yet.
+        Wait for a turn of the event loop in which this client has not done much yet.
 
         Answers come in crowds; without this, all of a crowd would be dealt with in one turn.
         """
-        while True:
-            now = self.clock.monotonic()
-            if self._turn_began is None:
-                self._turn_began = now
-                asyncio.get_running_loop().call_soon(self._next_turn)
-            if now - self._turn_began < _TURN:
-                return
-            await asyncio.sleep(0)
+        if not self._worked:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        if self._worked < _PIECES:
+            self._worked += 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
 
     def _next_turn(self) -> None:
-        self._turn_began = None
+        self._worked = 0
+        while self._waiting and self._worked < _PIECES:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._worked += 1
+        if self._worked:
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
     def end(self, how: CallEnd, retry_after: float | None) -> None:
         """Tell the pacer how a call ended, and whoever waits for that."""
@@ -271,7 +280,10 @@ class Caller:
                     raise RepairedError(error)
             case Fault.CREDENTIALS:
                 if await self._signer.renew(request):
-                    tell(self.observer, Warned(text="AWS credentials had expired; refreshed"))
+                    tell(
+                        self.observer,
+                        Warned(text="the service refused the AWS credentials; newer found"),
+                    )
                     raise RepairedError(error)
 
     def _correct_clock(self, date: str | None) -> bool:

@@ -16,6 +16,7 @@ Every exception of the package, and whose fault an error is.
     │   ├── ClientClosedError                   used after aclose(), or from another event loop
     │   ├── TransportError                      no answer came
     │   ├── InvalidAnswerError                  an answer came, but none the service gives
+    │   ├── InvalidRegistrationError            RegisterUsage was not signed by that key, or for us
     │   ├── LeftUnprocessedError                the service did not get to the record
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
     │   ├── UnexpectedError                     something broke that should not
@@ -292,6 +293,21 @@ class TransportError(SdkClientError):
 
 def _transport_error(reason: str, sent: bool) -> TransportError:  # noqa: FBT001
     return TransportError(reason, sent=sent)
+
+
+class InvalidRegistrationError(SdkClientError):
+    """
+    What came as RegisterUsage's signature does not prove the registration that was asked for.
+
+    Attributes:
+        reason: What is wrong with it.
+    """
+
+    advice = "Do not run on it: somebody may answer in the marketplace's place."
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class InvalidAnswerError(SdkClientError):

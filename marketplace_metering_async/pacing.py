@@ -4,10 +4,14 @@ How many calls a second, and what a throttle changes: one controller for all tha
 The service holds a token bucket of unknown depth. Whenever it throttles, the bucket is empty; so
 what it took between two throttles is what flowed in, whatever the depth, and the rate is measured
 and not guessed. Before the first throttle, calls in flight double each round trip if no quota was
-told; with a quota told, calls are spaced at it after a rested account's burst. After a throttle
-calls are spaced at the measured rate, and now and then one goes after half the space: if it is
-taken, there is more to be had, and the pace quickens until the next throttle measures again. A told
-quota is never exceeded.
+told; with a quota told, calls are spaced at it after a rested account's burst.
+
+After a throttle the bucket is left alone until a few tokens are in it, and then calls are sent so
+much faster than they flow in that it is empty again after a number of calls: the cycle. So the
+quota is used up and measured over and over, and the length of the cycle is the price of that: it is
+chosen to keep to a budget of throttles for each call delivered. A quota that falls shows in
+throttles that follow too soon, one that rises in a throttle that fails to come; then the pace
+quickens with each call taken, until one does. A told quota is never exceeded.
 
 A run of failures means that the service is ill: then calls probe, one at a time and further and
 further apart, until one is delivered. The pacer only ever delays; it imports no clock and sleeps
@@ -20,32 +24,60 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
 
+from marketplace_metering_async.inflow import Inflow
+
 _TOLD_SHARE: Final = 0.98
 """The share of a told quota that is used, so that calls which bunch are not throttled."""
-_LEAST_TOLD_SHARE: Final = 0.955
-"""The share that it goes down to where they bunch so much that they are all the same."""
+_SHALLOW_SHARE: Final = 0.96
+"""The share that it goes down to where they are throttled all the same: the bucket is shallow."""
 _TOLD_STEP: Final = 0.005
-_TOLD_HOLDS: Final = 0.9
+_TOLD_HOLDS: Final = 0.88
 """The share of the told quota that, if it was delivered, shows that nobody else uses it."""
-_FEW: Final = 10
-"""Deliveries from which a told quota is not doubted yet."""
-_MEASURED_SHARE: Final = 0.985
+_DOUBT: Final = 5
+"""Deliveries after the first throttle from which a told quota is doubted."""
+_WELL: Final = 6
+"""Deliveries by which a rate is known well."""
 _FIRST_WINDOW: Final = 4
 _FIRST_GAP: Final = 0.004
-"""Seconds until the first call after the first throttle, when nothing is measured yet."""
-_LONGER: Final = 1.6
-"""How much longer each next gap is while nothing is measured yet."""
-_QUICKER: Final = 1.6
-"""How much the pace quickens with each early call that is taken."""
-_STREAK: Final = 2
-"""Early calls in a row that must be taken: one may live on what earlier ones left over."""
-_PROBE_EVERY: Final = 1.4
-"""Seconds between early calls while they are throttled."""
-_WINDOW: Final = 16
-"""Deliveries over which the rate is measured, where there were so many."""
+"""Seconds between calls that the first throttle is taken to mean, when nothing is measured yet."""
+_BUDGET: Final = 0.09
+"""Throttles for each call delivered."""
+_REPAY: Final = 0.25
+"""How much a cycle is longer for each throttle above the budget."""
+_LONGEST: Final = 18
+"""Calls of the longest cycle: a rise of the quota shows no sooner."""
+_LONGEST_TRIPS: Final = 7
+"""Or so often those on the wire, where that is more: then more are throttled at once."""
+_DEPTH: Final = 3.5
+"""Tokens to gather after a throttle; fewer where the bucket turns out to be shallow."""
+_LEAST_DEPTH: Final = 0.5
+_SHALLOW_CYCLE: Final = 0.15
+"""The share of a cycle that shows the bucket to be shallow if it was empty again by then."""
+_SHALLOWER: Final = 0.7
+_DEEPER: Final = 0.5
+_OVERDUE: Final = 1.5
+"""Cycles without a throttle after which the quota is taken to have risen."""
+_OVERDUE_SECONDS: Final = 2.0
+"""Or so long, for one of several senders that gets too few calls through to wait for cycles."""
+_POOR: Final = 0.75
+"""The share of the rate that was had, below which a sender does not wait for cycles."""
+_QUICKEN: Final = 0.2
+"""The share of the rate that each call taken adds, once a throttle is overdue."""
+_QUICKEN_TRIP: Final = 0.6
+"""The share that is added in a round trip at most, for a throttle is known only after one."""
+_QUICKEN_CALLS: Final = 1.0
+"""Calls a second that are added at least, so that a sender which has least comes back soon."""
+_REGAIN: Final = 0.4
+"""The share of a rate that was had not long ago, from which it is regained."""
+_FORGET: Final = 0.96
+"""How much of such a rate is still believed after one more throttle."""
+_TOLD_SURPLUS: Final = 0.1
+"""The share of a told quota by which senders that share it try for more, whatever each has."""
 _LATENESS: Final = 1.5
 """The burst after a throttle: so much that a late timer costs no rate."""
-_SLOWEST: Final = 0.2
+_LATE_SECONDS: Final = 0.05
+"""Or what is due in so long, where that is more."""
+_SLOWEST: Final = 0.5
 _ILL: Final = 8
 """Failures in a row after which the service is taken to be ill."""
 _LONGEST_PAUSE: Final = 20.0
@@ -108,20 +140,23 @@ class AdaptivePacer:
             random: Where the jitter of pauses comes from.
         """
         self._told = math.inf if calls_per_second is None else calls_per_second
-        self.rate = self._told * _TOLD_SHARE
+        self._known = 0.0 if calls_per_second is None else calls_per_second
+        self._told_share = _TOLD_SHARE
+        self.rate = self._told * self._told_share
         self._burst = burst
         self._random = random or Random()
         self._window = _FIRST_WINDOW if math.isinf(self._told) else math.inf
         self._next = -math.inf  # when the next call is due
         self._starts: deque[float] = deque()  # of the calls in flight, taken to end in order
-        self._empties: deque[tuple[float, int]] = deque()  # when it throttled, and taken so far
-        self._count = 0  # calls taken
-        self._searching = False  # nothing was taken since the first throttle
-        self._told_share = _TOLD_SHARE
-        self._streak = 0  # early calls taken since the last throttle
-        self._throttled_at = -math.inf
-        self._probe_at = math.inf  # when the next early call is due
-        self._probing = math.inf  # when the call started whose taking would quicken the pace
+        self._taken = 0
+        self._inflow = Inflow()
+        self._debt = 0.0  # throttles above the budget
+        self._cycle = 1 / _BUDGET
+        self._depth = _DEPTH
+        self._had = self._known  # the highest rate that was had not long ago
+        self._quicken_by = 0.0
+        self._held = False  # a call had to wait since one was taken: the pace is what limits
+        self._doubt_from = 0  # taken calls until which a told quota is not doubted
         self._failures = 0
         self._ill_until = -math.inf
 
@@ -132,14 +167,10 @@ class AdaptivePacer:
         if len(self._starts) >= self._window or (self._failures >= _ILL and self._starts):
             return math.inf
         if math.isfinite(self.rate):
+            if self._next > now:
+                self._held = True
+                return self._next - now
             gap = 1 / self.rate
-            early = now >= self._probe_at and not math.isinf(self._throttled_at)
-            due = self._next - (gap / 2 if early else 0.0)
-            if due > now:
-                return due - now
-            if early:
-                self._probe_at = now + _PROBE_EVERY
-                self._probing = now
             # Lateness is made up for, but leave that was not used is kept for one burst at most.
             self._next = max(self._next, now - (self._burst - 1) * gap) + gap
         self._starts.append(now)
@@ -148,14 +179,13 @@ class AdaptivePacer:
     def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
         """Learn from how a call ended; see Pacer."""
         started = self._starts.popleft() if self._starts else now
-        arrived = (started + now) / 2
         match how:
             case CallEnd.DELIVERED:
                 self._heal()
-                self._on_taken(now, started, arrived)
+                self._on_taken(now)
             case CallEnd.THROTTLED:
                 self._heal()
-                self._on_throttled(now, started, arrived)
+                self._on_throttled(now, (started + now) / 2)
                 if retry_after:
                     self._next = max(self._next, now + min(retry_after, _MOST_HINT))
             case CallEnd.FAILED:
@@ -171,70 +201,66 @@ class AdaptivePacer:
         self._failures = 0
         self._ill_until = -math.inf
 
-    def _on_taken(self, now: float, started: float, arrived: float) -> None:
-        self._count += 1
+    def _on_taken(self, now: float) -> None:
+        self._taken += 1
+        self._debt = max(-1.0, self._debt - _BUDGET)
         if math.isinf(self.rate):
             self._window += 1  # doubles in a round trip
-        elif self._searching:
-            self._searching = False
-            self._set(1 / max(_FIRST_GAP, arrived - self._empties[-1][0]))
-            self._quicken_from(now)
-        elif started >= self._probing:
-            self._streak += 1
-            if self._streak >= _STREAK:
-                self._set(self.rate * _QUICKER)
-            self._quicken_from(now)
+        elif self._held and self._inflow.ever and self._overdue(now):
+            self._held = False
+            trip = _QUICKEN_TRIP / (1 + len(self._starts))
+            step = self._quicken_by * min(_QUICKEN, trip)
+            self._set(self.rate + max(step, min(self.rate, _QUICKEN_CALLS)))
 
-    def _quicken_from(self, now: float) -> None:
-        """Let the next call be an early one, and quicken again if that is taken."""
-        if self.rate < self._told * self._told_share:
-            self._probe_at = now
-        self._probing = math.inf
+    def _overdue(self, now: float) -> bool:
+        """Tell whether the bucket should have been found empty by now, if its rate were the old."""
+        if not self._inflow.known:
+            return True
+        calls = _OVERDUE * self._cycle
+        seconds = 2 * calls / max(self._had, _SLOWEST)
+        if self.rate < _POOR * self._had or not self._had:
+            seconds = min(seconds, _OVERDUE_SECONDS)
+        if self._taken - self._inflow.count <= calls and now - self._inflow.at <= seconds:
+            return False
+        self._inflow.forget()
+        self._quicken_by = max(self.rate, _REGAIN * self._had)
+        return True
 
-    def _on_throttled(self, now: float, started: float, arrived: float) -> None:
-        if started <= self._throttled_at:
-            return  # it was on its way when the bucket was found empty
-        first = math.isinf(self._throttled_at)
-        self._throttled_at = now
-        self._burst = _LATENESS
+    def _on_throttled(self, now: float, arrived: float) -> None:
+        if not self._inflow.ever:
+            self._doubt_from = self._taken + _DOUBT
         self._window = math.inf
-        self._probing = math.inf
-        self._streak = 0
-        self._probe_at = now + _PROBE_EVERY
-        if self._searching or first:
-            self._search(started, arrived)
-            return
-        self._empties.append((arrived, self._count))
-        measured = self._measured()
-        few = self._count - self._empties[0][1] < _FEW
-        if math.isfinite(self._told) and (few or measured >= _TOLD_HOLDS * self._told):
-            self._told_share = max(_LEAST_TOLD_SHARE, self._told_share - _TOLD_STEP)
+        self._debt += 1
+        if self._inflow.known:
+            self._sound(self._taken - self._inflow.count)
+        self._inflow.found_empty(arrived, self._taken)
+        rate, calls = self._inflow.rate()
+        if math.isinf(rate):
+            rate = 1 / _FIRST_GAP if math.isinf(self.rate) else self.rate
+        else:
+            had = rate if calls >= _WELL else 0.0
+            self._had = max(self._known, self._had * _FORGET, had)
+        rate = max(rate, _SLOWEST)
+        holds = self._taken < self._doubt_from or rate >= _TOLD_HOLDS * self._told
+        if self._known and holds:
+            self._told_share = max(_SHALLOW_SHARE, self._told_share - _TOLD_STEP)
             self._set(self._told)
-            self._probe_at = math.inf
+            self._burst = _LATENESS
             return
-        self._set(measured * _MEASURED_SHARE)
-        self._next = max(now, started + 1 / self.rate)
+        paid = (1 + _REPAY * max(0.0, self._debt - 1)) / _BUDGET
+        self._cycle = min(paid, max(_LONGEST, _LONGEST_TRIPS * len(self._starts)))
+        surplus = max(rate * self._depth / (self._cycle - self._depth), _TOLD_SURPLUS * self._known)
+        self._set(rate + surplus)
+        pause = (_LEAST_DEPTH + self._depth) / rate
+        self._next = max(self._next, now, arrived + pause)
+        self._burst = max(_LATENESS, _LATE_SECONDS * self.rate)
 
-    def _search(self, started: float, arrived: float) -> None:
-        """The bucket is empty, its rate unknown: wait longer each time, until a call is taken."""
-        if not self._empties:
-            self._empties.append((arrived, self._count))
-        if math.isfinite(self._told):
-            self._set(self._told)
-            return
-        self._searching = True
-        gap = max(_FIRST_GAP, (arrived - self._empties[0][0]) * (_LONGER - 1))
-        self._set(1 / gap)
-        self._probe_at = math.inf
-        self._next = started + gap
-
-    def _measured(self) -> float:
-        """What flowed in between the latest throttle and one not long before, a second."""
-        end, count = self._empties[-1]
-        while len(self._empties) > 2 and count - self._empties[1][1] >= _WINDOW:
-            self._empties.popleft()
-        begin, before = self._empties[0]
-        return max(1, count - before) / max(1e-3, end - begin)
+    def _sound(self, calls: int) -> None:
+        """Learn how deep the bucket is from the *calls* that it took since it was empty."""
+        if 0 < calls < _SHALLOW_CYCLE * self._cycle:
+            self._depth *= _SHALLOWER
+        elif calls:
+            self._depth = min(_DEPTH, self._depth + _DEEPER)
 
     def _set(self, rate: float) -> None:
-        self.rate = max(_SLOWEST, min(rate, self._told * self._told_share))
+        self.rate = min(max(rate, _SLOWEST), self._told * self._told_share)

@@ -240,7 +240,7 @@ class Backlog:
         kind = (record.product_code, record.license_arn is not None)
         queue = self._known.get(kind) or self._queue(record, kind)
         begins = queue.add(position, record)
-        if queue.lane in self._held:
+        if self._held and queue.lane in self._held:
             return
         if begins:
             self._line_up(queue)
@@ -388,8 +388,10 @@ class Backlog:
                 break
             slot = queue.slots[number]
             while slot and len(entries) < self._limit:
-                wired = wire.members_of(slot[1])
-                room -= wire.record_size(wired)
+                record = slot[1]
+                wired = wire.members_of(record)
+                plain = not record.usage_allocations
+                room -= wire.LARGEST_PLAIN_RECORD if plain else wire.record_size(wired)
                 if room < 0 and entries:
                     break
                 entries.append(queue.pop(slot))

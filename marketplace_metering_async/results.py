@@ -300,14 +300,26 @@ class _Columns(Sequence[RecordResult]):
 
 
 class Merger:
-    """Brings results that come in any order into the order of what was *given*."""
+    """
+    Brings results that come in any order into the order of what was given.
 
-    def __init__(self, given: Sequence[object]) -> None:
-        self._given = given
-        self._verdicts: list[Verdict | None] = [None] * len(given)
-        self._record_ids: list[str | None] = [None] * len(given)
+    Attributes:
+        given: What was given, so far.
+    """
+
+    def __init__(self) -> None:
+        self.given: list[object] = []
+        self._verdicts: list[Verdict | None] = []
+        self._record_ids: list[str | None] = []
         self._counter: Counter[RecordStatus] = Counter()
-        self._missing = len(given)
+        self._missing = 0
+
+    def expect(self, given: Sequence[object]) -> None:
+        """Take note of what else was given."""
+        self.given += given
+        self._verdicts += [None] * len(given)
+        self._record_ids += [None] * len(given)
+        self._missing += len(given)
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """
@@ -335,7 +347,7 @@ class Merger:
         if self._missing:
             raise ValueError(f"{self._missing} records have no result")
         verdicts = cast("list[Verdict]", self._verdicts)
-        results = _Columns(self._given, verdicts, self._record_ids)
+        results = _Columns(self.given, verdicts, self._record_ids)
         return BatchMeterUsageResult(results, in_order(self._counter), calls, throttled)
 
 
@@ -350,7 +362,8 @@ def merge(
     """
     results = list(itertools.chain.from_iterable(parts))
     record_of = {result.position: result.record for result in results}
-    merger = Merger([record_of.get(position) for position in range(size)])
+    merger = Merger()
+    merger.expect([record_of.get(position) for position in range(size)])
     merger.add([(r.position, r.verdict, r.metering_record_id) for r in results])
     return merger.merged(calls=calls, throttled=throttled)
 

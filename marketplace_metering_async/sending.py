@@ -167,10 +167,10 @@ class Delivery:
     # The worker's round: wait, take, attempt, search.
 
     async def _work(self) -> None:
+        await self._caller.turn()
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
             with ticket:
-                await self._caller.turn()
                 chunk = self._take()
                 if chunk is not None:
                     refusal = await self._attempt(chunk, ticket)

@@ -97,7 +97,7 @@ class Signer:
 
     async def renew(self, refused: Request | None = None) -> bool:
         """
-        Find credentials anew, after the service called those of *refused* expired.
+        Find credentials anew, after the service refused those of *refused*.
 
         Asks once for all who call at the same time, and not at all if newer keys than those of
         *refused* are in use by now. False if the same ones came back, or were passed in by hand.

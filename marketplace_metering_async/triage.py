@@ -35,7 +35,7 @@ class Fault(StrEnum):
     ACCOUNT = "account"
     """The account's or the configuration's: stop all lanes."""
     CREDENTIALS = "credentials"
-    """The security token is too old: refresh once, then it is the account's."""
+    """The keys are too old: look once for newer ones, then it is the account's."""
     CLOCK = "clock"
     """The signature's time is off: correct the clock once, then it is the account's."""
     THROTTLE = "throttle"
@@ -63,9 +63,7 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
             "DisabledApiException",
             "IncompleteSignature",
             "IncompleteSignatureException",
-            "InvalidAccessKeyId",
             "InvalidAction",
-            "InvalidClientTokenId",
             "InvalidEndpointRegionException",
             "InvalidRegionException",
             "MalformedHttpRequestException",
@@ -78,9 +76,15 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
             "UnauthorizedException",
             "UnauthorizedOperation",
             "UnknownOperationException",
+        ),
+        Fault.CREDENTIALS: (
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "InvalidAccessKeyId",  # this and the likes of it: a key that was rotated away
+            "InvalidClientTokenId",
+            "TokenRefreshRequired",
             "UnrecognizedClientException",
         ),
-        Fault.CREDENTIALS: ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"),
         Fault.CLOCK: (
             "InvalidSignatureException",
             "RequestExpired",

@@ -1,8 +1,11 @@
-"""Settings of the whole test run."""
+"""Settings of the whole test run, and an ear for what must not be said in it."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+from support.canaries import Ear, listening
 
 settings.register_profile(
     "fast",
@@ -13,3 +16,19 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("fast"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def ear() -> Iterator[Ear]:
+    """Whoever hears all that the package says."""
+    with listening() as ear:
+        yield ear
+
+
+@pytest.fixture(autouse=True)
+def _nothing_secret_is_said(ear: Ear) -> Iterator[None]:
+    """Fail the test in which a secret, or a whole id, is logged, warned of, told or raised."""
+    ear.forget()
+    yield
+    leaks = ear.leaks()
+    assert not leaks, "\n".join(leaks)

@@ -7,9 +7,11 @@ import logging
 import os
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.aws import bare_machine
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock, run_virtual
 
@@ -34,6 +36,9 @@ from marketplace_metering_async.sandbox import Book, Fault, Kind, Product, Refus
 from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
+
+
+KEYS_FILE = "[default]\naws_access_key_id = {}\naws_secret_access_key = secret\n"
 
 
 class SkewedService(MemoryService):
@@ -126,6 +131,49 @@ def test_expired_keys_that_cannot_be_renewed_stop_everything() -> None:
 
     assert {S.UNPROCESSED: 100} == run_virtual(send()).counts
     assert len(service.requests) <= 2
+
+
+class Rotated(MemoryService):
+    """Knows one access key, and no other."""
+
+    def __init__(self, known: str, code: str) -> None:
+        super().__init__()
+        self.known = known
+        self.code = code
+        self.keys: list[str] = []
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        key = request.headers["Authorization"].split("Credential=")[1].split("/")[0]
+        self.keys.append(key)
+        if key == self.known:
+            return await super().send(request, timeout=timeout)
+        return Response(403, {}, json.dumps({"__type": self.code}).encode())
+
+
+@pytest.mark.parametrize("code", ["UnrecognizedClientException", "InvalidClientTokenId"])
+@pytest.mark.parametrize(("rewritten", "status"), [("NEW", S.SUCCESS), ("WRONG", S.UNPROCESSED)])
+def test_a_key_that_was_rotated_away_is_looked_up_once(
+    code: str, rewritten: str, status: S, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The file of credentials is read again when its key is refused; what it says then decides.
+
+    Covers: A02, A05
+    """
+    path = bare_machine(tmp_path, monkeypatch).write("credentials", KEYS_FILE.format("OLD"))
+    service = Rotated("OLD", code)
+    given = {"aws_access_key_id": None, "aws_secret_access_key": None, "max_concurrency": 1}
+
+    async def send() -> Any:
+        async with client_of(service, **given) as client:
+            await client.batch_meter_usage(usage(1))
+            service.known = "NEW"
+            path.write_text(KEYS_FILE.format(rewritten), encoding="utf-8")
+            return await client.batch_meter_usage(usage(30, dimension="other"))
+
+    assert {status: 30} == run_virtual(send()).counts
+    assert ["OLD", "OLD", rewritten] == service.keys[:3]
+    assert len(service.keys) <= 4
 
 
 def test_every_kind_of_event_is_told() -> None:

@@ -397,8 +397,9 @@ def test_an_unheard_of_status_is_no_success() -> None:
 
     result = run_virtual(deliver(service, usage(3)))
 
-    assert S.UNCONFIRMED is result[0].status
-    assert "Postponed" == result[0].service_status
+    (unheard,) = result.failed
+    assert S.UNCONFIRMED is unheard.status
+    assert "Postponed" == unheard.service_status
     assert {S.SUCCESS: 2, S.UNCONFIRMED: 1} == result.counts
 
 

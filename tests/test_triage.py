@@ -50,7 +50,8 @@ def test_modelled_errors_of_the_batch_operation(code: str, fault: Fault, message
     ("code", "status", "fault"),
     [
         ("AccessDeniedException", 403, Fault.ACCOUNT),
-        ("UnrecognizedClientException", 403, Fault.ACCOUNT),
+        ("UnrecognizedClientException", 403, Fault.CREDENTIALS),
+        ("InvalidClientTokenId", 403, Fault.CREDENTIALS),
         ("MissingAuthenticationTokenException", 403, Fault.ACCOUNT),
         ("InvalidSignatureException", 403, Fault.CLOCK),
         ("RequestTimeTooSkewed", 403, Fault.CLOCK),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -175,11 +176,15 @@ def sandbox(
             "--calls-per-second", metavar="NUMBER", parser=rate, help="Its quota; 0: none."
         ),
     ] = QUOTA,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Keep its memory in a file between runs."),
+    ] = None,
 ) -> None:
     """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
     from marketplace_metering_async.cli.serving import serve  # noqa: PLC0415 - a web server
 
-    finish(serve(port, calls_per_second or None, people()))
+    finish(serve(port, calls_per_second or None, people(), state=state))
 
 
 @app.command()

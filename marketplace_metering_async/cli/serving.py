@@ -1,22 +1,35 @@
 """`sandbox`: the sandbox as a process, with what to paste into a shell."""
 
 import sys
+from pathlib import Path
 
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.exits import Exit, MisuseError
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.output import People
-from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox import Sandbox, StateFileError
+from marketplace_metering_async.sandbox.process import collect_rarely
 
 
-async def serve(port: int, calls_per_second: float | None, people: People) -> Exit:
+async def serve(
+    port: int, calls_per_second: float | None, people: People, *, state: Path | None = None
+) -> Exit:
     """
     Run the sandbox until it is interrupted.
 
     Raises:
         OSError: if the port is taken.
+        MisuseError: if the state file cannot be used.
     """
+    try:
+        return await _serve(Sandbox(port, calls_per_second=calls_per_second, state=state), people)
+    except StateFileError as error:
+        raise MisuseError(f"--state: {error}") from error
+
+
+async def _serve(sandbox: Sandbox, people: People) -> Exit:
+    collect_rarely()
     with Interrupts(people, "the sandbox closes.") as interrupts:
-        async with Sandbox(port, calls_per_second=calls_per_second) as sandbox:
+        async with sandbox:
             sys.stdout.write(sandbox.instructions())
             sys.stdout.flush()
             await interrupts.stopped.wait()

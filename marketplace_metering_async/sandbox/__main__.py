@@ -10,9 +10,11 @@ import json
 import sys
 
 from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox.process import collect_rarely
 
 
 async def _serve() -> None:
+    collect_rarely()
     async with Sandbox() as sandbox:
         told = {"url": sandbox.url, "environment": sandbox.environment}
         sys.stdout.write(json.dumps(told) + "\n")

@@ -2,44 +2,88 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+
+def real_now() -> datetime:
+    """Return the machine's time in UTC."""
+    return datetime.now(UTC)
 
 
 class SandboxClock:
     """
     A wall clock that can be told what time it is.
 
-    Only the service's rules go by it. Signatures and the quota go by real time.
+    Only the service's rules go by it. The quota goes by real time, and so do signatures, as the
+    answer's Date header does; a client under test that goes by the sandbox's time is let in, too.
     """
 
     def __init__(self, now: datetime | None = None, *, speed: float = 1.0) -> None:
-        """Begin at *now*, or at the real time, and run at *speed* (0 stands still)."""
-        self._base = now or datetime.now(UTC)
-        self._since = time.monotonic()
-        self._speed = speed
+        """
+        Begin at *now*, or at the real time, and run at *speed* (0 stands still).
+
+        Raises:
+            ValueError: for a naive *now*, or a speed below 0 or not below 1,000,000.
+        """
+        self._speed = _speed(speed)
+        self._is_real = now is None and speed == 1.0
+        self._base, self._since = real_now(), time.monotonic()
+        if now is not None:
+            self.set(now)
 
     @property
     def speed(self) -> float:
         """Seconds of the sandbox in a real second."""
         return self._speed
 
+    @property
+    def is_real(self) -> bool:
+        """Whether the clock shows the machine's time, because nobody has told it otherwise."""
+        return self._is_real
+
     def now(self) -> datetime:
         """Return the sandbox's time in UTC."""
+        if self._is_real:
+            return real_now()
         return self._base + timedelta(seconds=(time.monotonic() - self._since) * self._speed)
 
     def set(self, now: datetime) -> None:
-        """Go on from *now*, which must have a time zone."""
+        """Go on from *now*; ValueError if it has no time zone."""
         if now.tzinfo is None:
             raise ValueError("now: expected a datetime with a time zone, got a naive one")
-        self._base = now.astimezone(UTC)
-        self._since = time.monotonic()
+        self._base, self._since = now.astimezone(UTC), time.monotonic()
+        self._is_real = False
 
     def step(self, difference: timedelta) -> None:
-        """Move by *difference*, forward or back."""
+        """Move by *difference*, forward or back; OverflowError where there are no such dates."""
         self.set(self.now() + difference)
 
-    def run(self, speed: float) -> None:
-        """Go on at *speed*; 0 freezes the clock where it is."""
-        if not 0 <= speed < 1e6:
-            raise ValueError(f"speed: expected 0 to 1000000, got {speed}")
+    def run(self, speed: float = 1.0) -> None:
+        """Go on at *speed* from where the clock is; ValueError for a speed that is none."""
+        speed = _speed(speed)
         self.set(self.now())
         self._speed = speed
+
+    def freeze(self) -> None:
+        """Stand still where the clock is."""
+        self.run(0.0)
+
+    def reset(self) -> None:
+        """Show the machine's time again."""
+        self._speed, self._is_real = 1.0, True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the clock was told, for `restore()`; a real one was told nothing."""
+        return {} if self._is_real else {"now": self.now().isoformat(), "speed": self._speed}
+
+    def restore(self, told: dict[str, Any]) -> None:
+        """Go on where the clock stood that said *told*."""
+        if told:
+            self._speed = _speed(told["speed"])
+            self.set(datetime.fromisoformat(told["now"]))
+
+
+def _speed(speed: float) -> float:
+    if not 0 <= speed < 1e6:
+        raise ValueError(f"speed: expected 0 to 1000000, got {speed}")
+    return float(speed)

@@ -1,11 +1,12 @@
 """Scripted misbehaviour: which request goes wrong, and how."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from random import Random
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
+from attrs.validators import ge, instance_of, le, optional
 
 
 class Kind(StrEnum):
@@ -20,7 +21,7 @@ class Kind(StrEnum):
     ERROR_503 = "error-503"
     """503 with an HTML page, as a load balancer answers."""
     UNPROCESSED = "unprocessed"
-    """A share of the records is left in UnprocessedRecords."""
+    """Some of the records are left in UnprocessedRecords."""
     RESET_BEFORE = "reset-before"
     """The connection is reset before anything is applied."""
     RESET_AFTER = "reset-after"
@@ -31,8 +32,12 @@ class Kind(StrEnum):
     """Applied after some seconds."""
     STALL = "stall"
     """Applied, and the answer stops half-way for some seconds, then the connection ends."""
+    DRIP = "drip"
+    """Applied, and the answer comes in twenty pieces over some seconds."""
     GARBAGE = "garbage"
     """Applied, and the body of the 200 is no JSON."""
+    WRONG_CONTENT = "wrong-content"
+    """Applied, and the 200 has JSON of another shape."""
     HTML = "html"
     """Nothing applied, and 200 with a page, as a captive portal answers."""
     EMPTY = "empty"
@@ -43,6 +48,8 @@ class Kind(StrEnum):
     """Applied, and the results come in another order."""
     DROP = "drop"
     """Applied, and one result is missing."""
+    DUPLICATE = "duplicate"
+    """Applied, and one result is there twice."""
     ALTER = "alter"
     """Applied, and one result echoes another quantity."""
     FOREIGN = "foreign"
@@ -55,21 +62,29 @@ class Kind(StrEnum):
     """A refusal with `code`, such as AccessDeniedException."""
 
 
-@define(kw_only=True)
+def _indices(value: Iterable[int] | None) -> tuple[int, ...] | None:
+    return None if value is None else tuple(value)
+
+
+@frozen(kw_only=True)
 class Fault:
     """
     A rule of misbehaviour: the requests it is about, how often, and what goes wrong.
 
     Attributes:
         kind: What goes wrong.
-        operation: Only in this operation.
+        operation: Only in this operation; None: in all.
         product_code: Only for this product.
-        customer: Only where this customer is among the records.
+        customer: Only where this customer is among the records; UNPROCESSED leaves only those.
+        dimension: The same, of a dimension.
         skip: Leave so many matching requests alone first.
+        every: Then strike only every so-manieth of them.
         times: Strike at most so often; None: always.
         share: The chance that a matching request is struck.
-        seconds: How slow, for SLOW and STALL.
+        seconds: How slow, for SLOW, STALL and DRIP.
         part: The share of the records that UNPROCESSED leaves.
+        records: Which records UNPROCESSED leaves, by index, whatever `part` says.
+        most: How many records UNPROCESSED leaves at most.
         code: The code, for REFUSE.
         status: The HTTP status, for REFUSE.
     """
@@ -78,13 +93,17 @@ class Fault:
     operation: str | None = "BatchMeterUsage"
     product_code: str | None = None
     customer: str | None = None
-    skip: int = 0
-    times: int | None = None
-    share: float = 1.0
-    seconds: float = 1.0
-    part: float = 0.2
-    code: str = "AccessDeniedException"
-    status: int = 400
+    dimension: str | None = None
+    skip: int = field(default=0, validator=[instance_of(int), ge(0)])
+    every: int = field(default=1, validator=[instance_of(int), ge(1)])
+    times: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
+    share: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(1)])
+    seconds: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(3600)])
+    part: float = field(default=0.2, validator=[instance_of((int, float)), ge(0), le(1)])
+    records: tuple[int, ...] | None = field(default=None, converter=_indices)
+    most: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
+    code: str = field(default="AccessDeniedException", validator=instance_of(str))
+    status: int = field(default=400, validator=[instance_of(int), ge(400), le(599)])
 
     def concerns(self, operation: str, request: Mapping[str, Any]) -> bool:
         """Return whether the rule is about this request."""
@@ -92,44 +111,172 @@ class Fault:
             return False
         if self.product_code not in (None, request.get("ProductCode")):
             return False
-        if self.customer is None:
+        if self.customer is None and self.dimension is None:
             return True
-        records = request.get("UsageRecords")
-        return isinstance(records, list) and any(
-            isinstance(record, dict)
-            and self.customer
-            in (record.get("CustomerAWSAccountId"), record.get("CustomerIdentifier"))
-            for record in records
+        return any(map(self.concerns_record, records_of(request)))
+
+    def concerns_record(self, record: Mapping[str, Any]) -> bool:
+        """Return whether the rule is about this record of a request."""
+        ids = (record.get("CustomerAWSAccountId"), record.get("CustomerIdentifier"))
+        dimension = record.get("Dimension")
+        return (self.customer is None or self.customer in ids) and (
+            self.dimension is None or self.dimension == dimension
         )
 
 
-FaultFunction = Callable[[str, Mapping[str, Any]], Fault | None]
+@frozen
+class Answer:
+    """
+    An answer of one's own, word for word; nothing is applied.
+
+    Attributes:
+        status: The HTTP status.
+        body: Its bytes.
+        headers: Its headers.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(factory=dict)
+
+
+FaultFunction = Callable[[str, Mapping[str, Any]], Fault | Kind | Answer | None]
 """Is asked about a request (operation, body); returns what goes wrong with it, or None."""
+
+
+@frozen
+class Strike:
+    """
+    A fault, or an answer of one's own, that strikes a request.
+
+    Attributes:
+        fault: What goes wrong.
+        random: For what is left to chance.
+    """
+
+    fault: Fault | Answer
+    random: Random
+
+    @property
+    def name(self) -> str:
+        """What to count it as."""
+        return self.fault.kind.value if isinstance(self.fault, Fault) else "answer"
+
+    def left(self, request: Mapping[str, Any]) -> list[int]:
+        """Return the indices of the records that are left unprocessed."""
+        fault = self.fault
+        if not isinstance(fault, Fault) or fault.kind is not Kind.UNPROCESSED:
+            return []
+        found = [
+            index
+            for index, record in enumerate(records_of(request))
+            if (
+                index in fault.records
+                if fault.records is not None
+                else fault.concerns_record(record) and self.random.random() < fault.part
+            )
+        ]
+        return found if fault.most is None else found[: fault.most]
+
+
+@define
+class RuleInForce:
+    """
+    A rule with what has become of it.
+
+    Attributes:
+        rule: The rule.
+        random: Of its own, so that one rule's chances do not depend on another's.
+        matched: How many requests it was about.
+        struck: How many of them it struck.
+    """
+
+    rule: Fault | FaultFunction
+    random: Random
+    matched: int = 0
+    struck: int = 0
+
+    @property
+    def left(self) -> Fault | FaultFunction:
+        """The rule, less the strikes and skips that it has had."""
+        rule = self.rule
+        if not isinstance(rule, Fault):
+            return rule
+        times = None if rule.times is None else rule.times - self.struck
+        return evolve(rule, times=times, skip=max(0, rule.skip - self.matched))
+
+    def strike(self, operation: str, request: Mapping[str, Any]) -> Strike | None:
+        """Return what goes wrong with a request, if anything."""
+        if not isinstance(self.rule, Fault):
+            found = self.rule(operation, request)
+            fault = Fault(kind=found) if isinstance(found, Kind) else found
+        else:
+            fault = self.rule if self._hits(self.rule, operation, request) else None
+        if fault is None:
+            return None
+        self.struck += 1
+        return Strike(fault, self.random)
+
+    def _hits(self, fault: Fault, operation: str, request: Mapping[str, Any]) -> bool:
+        if self.struck == fault.times or not fault.concerns(operation, request):
+            return False
+        self.matched += 1
+        in_turn = (self.matched - fault.skip) % fault.every == 0
+        if self.matched <= fault.skip or not in_turn:
+            return False
+        return fault.share >= 1 or self.random.random() < fault.share
 
 
 class Faults:
     """The rules in force, asked in their order; the first that strikes decides."""
 
-    def __init__(self, rules: list[Fault | FaultFunction] | None = None, *, seed: int = 0) -> None:
-        self.rules: list[Fault | FaultFunction] = list(rules or ())
-        self.random = Random(seed)
+    def __init__(self, rules: Iterable[Fault | FaultFunction] = (), *, seed: int = 0) -> None:
+        self._seed = seed
+        self._made = 0
+        self._in_force: list[RuleInForce] = []
+        self.add(*rules)
 
-    def strike(self, operation: str, request: Mapping[str, Any]) -> Fault | None:
+    @property
+    def in_force(self) -> tuple[RuleInForce, ...]:
+        """The rules with what has become of them."""
+        return tuple(self._in_force)
+
+    @property
+    def rules(self) -> list[Fault | FaultFunction]:
+        """The rules as they are now: with the strikes and skips that are left to them."""
+        return [entry.left for entry in self._in_force]
+
+    def add(self, *rules: Fault | FaultFunction) -> None:
+        """Let *rules* strike from now on, after those in force."""
+        for rule in rules:
+            self._made += 1
+            self._in_force.append(RuleInForce(rule, Random(f"{self._seed} {self._made}")))
+
+    def replace(self, *rules: Fault | FaultFunction) -> None:
+        """Let *rules* strike from now on, and no others."""
+        self._in_force.clear()
+        self.add(*rules)
+
+    def remove(self, index: int) -> None:
+        """Let the rule at *index* strike no more; IndexError if there is none."""
+        del self._in_force[index]
+
+    def clear(self) -> None:
+        """Let nothing go wrong any more."""
+        self._in_force.clear()
+
+    def strike(self, operation: str, request: Mapping[str, Any]) -> Strike | None:
         """Return what goes wrong with this request, if anything."""
-        for rule in self.rules:
-            if not isinstance(rule, Fault):
-                if (fault := rule(operation, request)) is not None:
-                    return fault
-            elif rule.concerns(operation, request) and self._hits(rule):
-                return rule
+        for entry in self._in_force:
+            strike = entry.strike(operation, request)
+            if strike is not None:
+                return strike
         return None
 
-    def _hits(self, fault: Fault) -> bool:
-        if fault.skip > 0:
-            fault.skip -= 1
-            return False
-        if fault.times == 0 or self.random.random() >= fault.share:
-            return False
-        if fault.times is not None:
-            fault.times -= 1
-        return True
+
+def records_of(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of a request of which nothing is known to be right."""
+    records = request.get("UsageRecords")
+    if not isinstance(records, list):
+        return []
+    return [record if isinstance(record, dict) else {} for record in records]

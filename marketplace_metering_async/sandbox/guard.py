@@ -5,6 +5,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
@@ -116,6 +117,7 @@ def _plain(host: str) -> str:
     return host.lower()
 
 
+@lru_cache(64)
 def is_loopback(name: str) -> bool:
     """Return whether a host's *name*, without port, means this machine."""
     if name.lower() == "localhost":

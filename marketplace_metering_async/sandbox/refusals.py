@@ -1,4 +1,4 @@
-"""How the sandbox says no: the service's codes, and for people the rule and how to mend it."""
+"""How the sandbox says no: the service's codes, and for people how to mend what was refused."""
 
 from typing import Final
 
@@ -9,37 +9,66 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the 
 
     Attributes:
         code: The service's error code.
-        message: The text in the answer.
+        message: The rule that was broken, as in the answer; it names no customer and no license,
+            since clients put it into their logs.
         status: The HTTP status.
+        mend: What a person can do about it; never sent.
     """
 
-    def __init__(self, code: str, message: str, status: int = 400) -> None:
+    def __init__(
+        self, code: str, message: str = "", status: int = 400, *, mend: str | None = None
+    ) -> None:
         self.code = code
         self.message = message
         self.status = status
+        self.mend = MENDING.get(code, "") if mend is None else mend
         super().__init__(code, message)
 
 
+def invalid(path: str, constraint: str) -> Refusal:
+    """Return the refusal of a member whose value breaks a *constraint* of the service's model."""
+    text = f"1 validation error detected: Value at '{path}' failed to satisfy constraint: "
+    return Refusal("ValidationException", text + constraint)
+
+
+def unreadable(path: str, expected: str) -> Refusal:
+    """Return the refusal of a member that has another type than the service's model says."""
+    return Refusal("SerializationException", f"{path}: expected {expected}")
+
+
 MENDING: Final[dict[str, str]] = {
-    "AccessDeniedException": "Let the credentials call aws-marketplace:BatchMeterUsage.",
+    "AccessDeniedException": "Let the credentials call aws-marketplace:<operation>.",
     "CustomerNotEntitledException": "Subscribe the buyer before the workload starts.",
+    "DisabledApiException": "Use a region where the operation is offered, such as us-east-1.",
+    "DryRunOperation": "Nothing: without DryRun the request would have succeeded.",
     "DuplicateRequestException": "The first quantity of an hour stands; meter in the next hour.",
     "ExpiredTokenException": "Renew the credentials, or let the buyer click again.",
     "IdempotencyConflictException": "Use a new ClientToken for a new request.",
+    "IncompleteSignatureException": "Sign the request with Signature Version 4, all parts of it.",
+    "InternalServiceErrorException": "Send the same records again, later.",
     "InvalidCustomerIdentifierException": "Send the id that ResolveCustomer returned.",
-    "InvalidLicenseException": "One product's licenses a call, each with its own account.",
-    "InvalidProductCodeException": "Send the code of a declared product.",
+    "InvalidEndpointRegionException": "Call the endpoint of the region the workload runs in.",
+    "InvalidLicenseException": (
+        "Send licenses of one product a call, each with its own account, "
+        "and usage from within the agreement."
+    ),
+    "InvalidProductCodeException": (
+        "Send the code of a declared product; none for a product with concurrent agreements."
+    ),
     "InvalidPublicKeyVersionException": "Send the version that the product has.",
+    "InvalidRegionException": "Call the endpoint of the region the task runs in.",
     "InvalidSignatureException": "Check secret key, region and the machine's clock.",
     "InvalidTagException": "At most five tags of letters, digits, blanks and +-=._:/@.",
     "InvalidTokenException": "Decode the form field once and send its value.",
     "InvalidUsageAllocationsException": "Let the allocations add up, each with its own tags.",
     "InvalidUsageDimensionException": "Send a dimension of the product; letter case counts.",
     "MissingAuthenticationTokenException": "Sign the request with Signature Version 4.",
+    "PlatformNotSupportedException": "Call from a task of Amazon ECS or a pod of Amazon EKS.",
     "RequestEntityTooLargeException": "Send fewer than 1,000,000 bytes a request.",
     "SerializationException": "Send JSON of the types that the service's model has.",
     "ThrottlingException": "Slow down, and send the same records again.",
     "TimestampOutOfBoundsException": "Send within 24 hours, and by 06:00 UTC on the 1st.",
+    "UnauthorizedException": "Let the credentials call aws-marketplace:MeterUsage.",
     "UnknownOperationException": "Name one of the four operations in X-Amz-Target.",
     "UnrecognizedClientException": "Use a declared access key.",
     "ValidationException": "Keep to the members and limits of the service's model.",

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from attrs import Factory, define
 
+from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.history import Call
-from marketplace_metering_async.sandbox.refusals import MENDING, Refusal
-from marketplace_metering_async.sandbox.signatures import Signed
+from marketplace_metering_async.sandbox.refusals import Refusal
 
 _LARGEST_KEPT: Final = 2**16
 
@@ -23,7 +23,7 @@ class Visit:
     began: float
     request_id: str = Factory(lambda: str(uuid.uuid4()))
     size: int = 0
-    signed: Signed | None = None
+    caller: Caller | None = None
     members: Mapping[str, Any] | None = None
     fault: str | None = None
     reply: Mapping[str, Any] | None = None
@@ -39,14 +39,14 @@ class Visit:
             received=self.received,
             operation=self.operation,
             request_id=self.request_id,
-            region=self.signed.region if self.signed else None,
-            access_key_id=self.signed.access_key_id if self.signed else None,
+            region=self.caller.region if self.caller else None,
+            access_key_id=self.caller.access_key_id if self.caller else None,
             request=self.members if self.size <= _LARGEST_KEPT else None,
             size=self.size,
             status=self.status,
             code=refusal.code if refusal else None,
             rule=refusal.message if refusal else None,
-            mend=MENDING.get(refusal.code, "") if refusal else None,
+            mend=refusal.mend if refusal else None,
             results=tuple(reply.get("Results") or ()),
             unprocessed=len(reply.get("UnprocessedRecords") or ()),
             fault=self.fault,

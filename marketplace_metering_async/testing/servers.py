@@ -165,7 +165,9 @@ def _metered(told: Mapping[str, Any]) -> tuple[Key, Metered]:
     known = {name: value for name, value in told.items() if name in names}
     stamp = datetime.fromisoformat(known["timestamp"])
     received = datetime.fromisoformat(known.get("received", known["timestamp"]))
-    record = Metered(**{"allocations": (), **known, "timestamp": stamp, "received": received})
+    record = Metered(
+        **{"allocations": (), "workload": None, **known, "timestamp": stamp, "received": received}
+    )
     seconds = int(record.timestamp.timestamp())
     key = (
         record.region,

@@ -150,6 +150,8 @@ async def place() -> AsyncIterator[Sandbox]:
 
 
 ATTACKS = ["clock", "faults", "products", "quota", "tokens", "reset", "buyers"]
+ATTACKS += ["rules", "subscribe", "cancel", "expire", "suspend", "restore", "rotate-key"]
+ATTACKS += ["set-up-account"]
 
 
 @pytest.mark.parametrize("path", ATTACKS)

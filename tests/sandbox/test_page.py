@@ -166,7 +166,7 @@ async def test_the_view_tells_what_happened(place: Sandbox, web: aiohttp.ClientS
     assert [None, None, "throttle"] == [call["fault"] for call in told["calls"]]
     refusals = {entry["code"]: entry for entry in told["refusals"]}
     wrong = refusals["InvalidUsageDimensionException"]
-    assert "the dimension is not valid" == wrong["rule"]
+    assert "usageRecords.1.member.dimension: the product has no such dimension" == wrong["rule"]
     assert "letter case" in wrong["mend"]
     (bucket,) = told["quota"]["buckets"]
     assert 7 <= bucket["left"] <= 10

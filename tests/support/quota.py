@@ -36,6 +36,25 @@ class Bucket:
         return True
 
 
+Rates = Sequence[tuple[float, float]]
+"""From which second on the quota allows which rate."""
+
+
+def stepping(rates: Rates) -> Callable[[float], float]:
+    """Return the rate as a function of time."""
+    return lambda now: [rate for start, rate in rates if start <= now][-1]
+
+
+def ideal(rates: Rates, calls: int, burst: float) -> float:
+    """Return the seconds in which a bucket lets so many calls through that is never full again."""
+    left, ends = calls - burst, [start for start, _ in rates[1:]] + [float("inf")]
+    for (start, rate), end in zip(rates, ends, strict=True):
+        if left <= (end - start) * rate:
+            return start + left / rate
+        left -= (end - start) * rate
+    raise AssertionError("the last rate holds for ever")
+
+
 @define
 class Sender:
     """

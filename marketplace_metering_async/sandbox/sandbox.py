@@ -1,0 +1,308 @@
+"""The sandbox: the service on a port of this machine, with its clock, quota, faults and book."""
+
+import asyncio
+import logging
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Self, TypedDict
+
+from aiohttp import web
+
+from marketplace_metering_async.sandbox.app import App
+from marketplace_metering_async.sandbox.book import Book
+from marketplace_metering_async.sandbox.callers import Caller
+from marketplace_metering_async.sandbox.clock import SandboxClock
+from marketplace_metering_async.sandbox.doors import GuardedSite
+from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Faults
+from marketplace_metering_async.sandbox.guard import Guard, is_loopback
+from marketplace_metering_async.sandbox.history import History, Pulse
+from marketplace_metering_async.sandbox.keys import SigningKeys
+from marketplace_metering_async.sandbox.marketplace import Marketplace
+from marketplace_metering_async.sandbox.posting import RegistrationAnswer, post_registration
+from marketplace_metering_async.sandbox.quota import Quota, Quotas
+from marketplace_metering_async.sandbox.rules import Rules
+from marketplace_metering_async.sandbox.signatures import AccessKey
+from marketplace_metering_async.sandbox.state import StateFile
+
+_USUAL_QUOTA: Final = 10.0
+_BETWEEN_SAVES: Final = 0.5
+_logger: Final = logging.getLogger(__name__)
+
+
+class ClientArguments(TypedDict):
+    """Arguments of a client that talks to a sandbox."""
+
+    endpoint_url: str
+    region_name: str
+    aws_access_key_id: str
+    aws_secret_access_key: str
+
+
+class Sandbox(Marketplace):
+    """
+    The service on a port of this machine.
+
+    Attributes:
+        book: What was metered.
+        clock: The service's time, which can be set.
+        faults: The misbehaviour in force.
+        quotas: Calls per second, by account, region and operation.
+        keys: What RegisterUsage signs with.
+        access_keys: Declared access keys; with any, others are refused and signatures verified.
+        calls: Requests by operation.
+        refusals: Refused requests by code, throttles among them.
+        struck: Faults that struck, by kind.
+        history: The latest calls.
+        pulse: Beats with every change.
+        guard: Who may talk to it.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        clock: SandboxClock | None = None,
+        calls_per_second: float | None = _USUAL_QUOTA,
+        burst: float = 10.0,
+        faults: Iterable[Fault | FaultFunction] = (),
+        seed: int = 0,
+        rules: Rules | None = None,
+        access_keys: Mapping[str, AccessKey] | None = None,
+        history: int = 200,
+        open_to: Iterable[str] = (),
+        token: str | None = None,
+        state: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Prepare a sandbox; entering it opens the port.
+
+        Args:
+            port: 0 takes a free one.
+            host: A loopback address; any, with *open_to*.
+            clock: The service's time; by default real.
+            calls_per_second: The quota for each account (or access key), region and operation,
+                half of it for RegisterUsage; None: off.
+            burst: Calls that a rested account may make at once.
+            faults: What goes wrong, asked in this order.
+            seed: Of the faults' chance.
+            rules: What the service's pages leave open.
+            access_keys: Whose signatures to verify.
+            history: How many of the latest calls are kept; 0: none.
+            open_to: Hosts beside loopback that clients may use, as `name` or `name:port`; with
+                any, page and controls ask for a token.
+            token: The token; by default a new one.
+            state: A file that keeps the sandbox's memory between runs, written twice a second and
+                at the end: records, products, buyers, tokens, keys, clock.
+
+        Raises:
+            ValueError: for a host that is not loopback, unless there is *open_to*.
+            StateFileError: if *state* cannot be read.
+        """
+        self.guard = Guard(open_to, token)
+        if not is_loopback(host) and self.guard.token is None:
+            raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
+        self.book = Book(rules=rules)
+        self.clock = clock or SandboxClock()
+        self.pulse = Pulse()
+        self.faults = Faults(faults, seed=seed)
+        self.quotas = Quotas(calls_per_second, burst)
+        self.keys = SigningKeys()
+        self.access_keys = dict(access_keys or {})
+        self.calls: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.struck: Counter[str] = Counter()
+        self.history = History(history)
+        self._host = host
+        self._port = port
+        self._runner: web.ServerRunner | None = None
+        self._site: GuardedSite | None = None
+        self._state = None if state is None else StateFile(state)
+        self._saving: asyncio.Task[None] | None = None
+        if self._state is not None:
+            self._state.restore(self)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    @property
+    def page_url(self) -> str:
+        """Where a browser finds the page; the token is in the fragment, which is never sent."""
+        return f"{self.url}/" + (f"#token={self.guard.token}" if self.guard.token else "")
+
+    @property
+    def client_arguments(self) -> ClientArguments:
+        """What a MarketplaceMeteringClient, or a boto3 client, needs to be told to come here."""
+        return {
+            "endpoint_url": self.url,
+            "region_name": "us-east-1",
+            "aws_access_key_id": next(iter(self.access_keys), "sandbox"),
+            "aws_secret_access_key": next((k.secret for k in self.access_keys.values()), "sandbox"),
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that bring a client in any language here."""
+        client = self.client_arguments
+        return {
+            "AWS_ENDPOINT_URL_MARKETPLACE_METERING": client["endpoint_url"],
+            "AWS_ACCESS_KEY_ID": client["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": client["aws_secret_access_key"],
+            "AWS_REGION": client["region_name"],
+            "AWS_DEFAULT_REGION": client["region_name"],
+        }
+
+    def instructions(self) -> str:
+        """Return what to set for a client in any language, as lines to paste in a shell."""
+        lines = (f"export {name}={shlex.quote(v)}\n" for name, v in self.environment.items())
+        return "".join(lines)
+
+    async def __aenter__(self) -> Self:
+        """
+        Open the port.
+
+        Raises:
+            OSError: if the port is taken.
+            StateFileError: if another sandbox has the state file, or it cannot be written.
+        """
+        if self._state is not None:
+            self._state.open(self)
+        try:
+            await self._listen()
+        except BaseException:
+            self._forget_state_file()
+            raise
+        if self._state is not None:
+            self._saving = asyncio.create_task(self._save_now_and_then(self._state))
+        return self
+
+    async def _listen(self) -> None:
+        runner = web.ServerRunner(
+            web.Server(App(self).answer, access_log=None), shutdown_timeout=1.0
+        )
+        await runner.setup()
+        self._runner = runner
+        self._site = GuardedSite(runner, self._host, self._port)
+        await self._site.start()
+        if not self._port:
+            self._port = runner.addresses[0][1]
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the port; what was metered can still be read. OSError if it cannot be kept."""
+        self.pulse.stop()
+        try:
+            if self._runner is not None:
+                await self._runner.cleanup()
+            if self._saving is not None:
+                self._saving.cancel()
+                await asyncio.wait([self._saving])
+            if self._state is not None:
+                self._state.save(self)
+        finally:
+            self._forget_state_file()
+
+    def _forget_state_file(self) -> None:
+        if self._state is not None:
+            self._state.close()
+
+    async def _save_now_and_then(self, state: StateFile) -> None:
+        """Keep what has changed; a full disk stops the keeping, not the service."""
+        saved = -1
+        while True:
+            if self.pulse.count != saved:
+                saved = self.pulse.count
+                try:
+                    state.save(self)
+                except OSError:
+                    _logger.exception("the sandbox's state file could not be written")
+            await asyncio.sleep(_BETWEEN_SAVES)
+
+    def heard(self, connection: web.RequestHandler) -> None:
+        """Take note that a connection brought a request."""
+        if self._site is not None and self._site.doors is not None:
+            self._site.doors.heard(connection)
+
+    async def serve(self) -> None:
+        """Run until cancelled."""
+        async with self:
+            await asyncio.Event().wait()
+
+    def advance(self, **difference: float) -> None:
+        """Move the clock: `advance(hours=2)`, with the words of timedelta."""
+        self.clock.step(timedelta(**difference))
+        self.pulse.beat()
+
+    def inject(self, *faults: Fault | FaultFunction) -> None:
+        """Let *faults* strike from now on, after those in force."""
+        self.faults.add(*faults)
+        self.pulse.beat()
+
+    @property
+    def calls_per_second(self) -> float | None:
+        """The quota; set, it holds at once, and what is in the buckets stays there."""
+        return self.quotas.calls_per_second
+
+    @calls_per_second.setter
+    def calls_per_second(self, calls_per_second: float | None) -> None:
+        self.quotas.calls_per_second = calls_per_second
+        self.pulse.beat()
+
+    def set_quota(self, calls_per_second: float | None, *, burst: float = 10.0) -> None:
+        """Change the quota, with full buckets; None switches it off."""
+        self.quotas.set(calls_per_second, burst)
+        self.pulse.beat()
+
+    def quota_of(self, caller: Caller, operation: str) -> Quota:
+        """Return the quota that a request counts against."""
+        return self.quotas.of(caller.account, caller.region, operation)
+
+    def public_key(self, version: int = 1) -> str:
+        """
+        Return the public half of what RegisterUsage signs with, as PEM.
+
+        Raises:
+            RuntimeError: where the extra `jwt` is not installed; the text says how to install it.
+            ValueError: for a version below 1.
+        """
+        return self.keys.public_pem(version)
+
+    async def register_account(self, agreement_id: str) -> RegistrationAnswer:
+        """
+        Click "Set up your account" for a buyer: post a registration token to the seller's page.
+
+        Raises:
+            KeyError: for an agreement that does not exist.
+            ValueError: where the product has no registration_url.
+            RegistrationError: where the seller's page does not answer.
+        """
+        return await post_registration(self.set_up_account(agreement_id))
+
+    def reset(self, *, everything: bool = False) -> None:
+        """
+        Forget what was metered, the counts and the faults; declared products stay.
+
+        With *everything*, they do not, the clock shows the real time, and the quota is the usual.
+        """
+        self.book.forget()
+        if everything:
+            self.forget_marketplace()
+            self.clock.reset()
+            self.set_quota(_USUAL_QUOTA)
+        self.faults.clear()
+        for counter in (self.calls, self.refusals, self.struck):
+            counter.clear()
+        self.history.clear()
+        self.quotas.clear()
+        self.pulse.beat()

@@ -1,0 +1,235 @@
+"""The sandbox's memory in a file: what is kept between runs, and what cannot be used."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace_metering_async import (
+    MarketplaceMeteringClient,
+    RecordStatus,
+    UsageRecord,
+    verify_registration,
+)
+from marketplace_metering_async.sandbox import Rules, Sandbox, SandboxClock, StateFileError
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+BUYER = "111122223333"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sandbox.state"
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def tear(path: Path) -> None:
+    """Leave the file as a process does that is killed while it writes."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"records": [[["us-east-1"')
+
+
+def usage(**members: Any) -> UsageRecord:
+    common: dict[str, Any] = {"quantity": 5, "dimension": "requests", "product_code": "p"}
+    hour = NOW - timedelta(hours=1)
+    common |= {"timestamp": hour, "customer_aws_account_id": BUYER}
+    return UsageRecord(**(common | members))
+
+
+async def test_all_is_there_again(path: Path) -> None:
+    """
+    Records, products, agreements, tokens, ClientTokens, signing keys and the clock.
+    """
+    allocations = [
+        {
+            "AllocatedUsageQuantity": 5,
+            "Tags": [{"Key": "b", "Value": "x"}, {"Key": "a", "Value": "y"}],
+        }
+    ]
+    workload: dict[str, Any] = {
+        "product_code": "p",
+        "timestamp": NOW,
+        "usage_dimension": "requests",
+        "usage_quantity": 3,
+        "client_token": "t",
+    }
+    async with Sandbox(state=path, clock=SandboxClock(NOW, speed=0)) as place:
+        place.declare_product("p", dimensions=["requests"], registration_url="http://localhost/")
+        agreement = place.subscribe("p", BUYER, begins=NOW - timedelta(days=1))
+        token = place.issue_token("p", customer_aws_account_id=BUYER)
+        key = place.public_key()
+        place.suspend("9")
+        async with MarketplaceMeteringClient(**place.client_arguments) as client:
+            record = usage().to_boto() | {"UsageAllocations": allocations}
+            await client.batch_meter_usage([record], product_code="p")
+            metered = await client.meter_usage(**workload)
+        before = place.book.records
+
+    async with (
+        Sandbox(state=path) as place,
+        MarketplaceMeteringClient(**place.client_arguments) as client,
+    ):
+        (again,) = await client.batch_meter_usage([usage(quantity=7)])
+        same = await client.meter_usage(**workload)
+        who = await client.resolve_customer(token)
+        signed = await client.register_usage(product_code="p", public_key_version=1)
+
+    assert before == place.book.records
+    assert RecordStatus.DUPLICATE_RECORD is again.status
+    assert metered.metering_record_id == same.metering_record_id
+    assert BUYER == who.customer_aws_account_id
+    verify_registration(signed.signature, key, product_code="p", public_key_version=1)
+    assert (NOW, 0) == (place.clock.now(), place.clock.speed)
+    assert {agreement.agreement_id: agreement} == place.book.catalogue.agreements
+    assert {"9"} == place.book.catalogue.suspended
+    assert "http://localhost/" == place.book.products["p"].registration_url
+
+
+async def test_what_was_forgotten_stays_forgotten(path: Path) -> None:
+    """
+    A reset writes the file anew.
+    """
+    async with Sandbox(state=path, clock=SandboxClock(NOW, speed=0)) as place:
+        place.declare_product("p")
+        async with MarketplaceMeteringClient(**place.client_arguments) as client:
+            await client.batch_meter_usage([usage()])
+        assert place._state is not None
+        place._state.save(place)
+        place.reset()
+
+    assert BUYER not in text_of(path)
+    assert ["p"] == list(Sandbox(state=path).book.products)
+
+
+async def test_a_key_that_is_remembered_for_a_while_is_billed_twice_for_good(path: Path) -> None:
+    """
+    Both records come back, and the later one holds the key.
+    """
+    rules = Rules(key_memory=timedelta(hours=1))
+    async with (
+        Sandbox(state=path, rules=rules, clock=SandboxClock(NOW, speed=0)) as place,
+        MarketplaceMeteringClient(**place.client_arguments) as client,
+    ):
+        await client.batch_meter_usage([usage()])
+        place.advance(hours=2)
+        await client.batch_meter_usage([usage()])
+
+    assert [5, 5] == [record.quantity for record in Sandbox(state=path).book.records]
+
+
+async def test_one_sandbox_at_a_time(path: Path) -> None:
+    """
+    The second one is told so before it opens a port; after the first has closed it may.
+    """
+    async with Sandbox(state=path):
+        with pytest.raises(StateFileError, match="another sandbox"):
+            async with Sandbox(state=path):
+                pass
+    async with Sandbox(state=path):
+        pass
+
+
+async def test_only_the_owner_reads_the_keys(path: Path) -> None:
+    """
+    Whatever the umask lets through.
+    """
+    async with Sandbox(state=path):
+        pass
+
+    assert 0o600 == mode_of(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}\n",
+        "no json",
+        '{"sandbox_state": 2}\n',
+        '{"sandbox_state": 1}\n{"records": [5]}\n',
+        "[]\n",
+    ],
+)
+def test_what_is_no_state_file_is_left_alone(path: Path, text: str) -> None:
+    """
+    The file may be something else, and dear to somebody.
+    """
+    path.write_text(text)
+
+    with pytest.raises(StateFileError, match=r"sandbox\.state"):
+        Sandbox(state=path)
+    assert text == path.read_text()
+
+
+async def test_a_torn_last_line_is_left_out(path: Path) -> None:
+    """
+    It was never answered for.
+    """
+    async with Sandbox(state=path) as place:
+        place.declare_product("p")
+    tear(path)
+
+    assert ["p"] == list(Sandbox(state=path).book.products)
+
+
+async def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    """
+    And not after an hour of metering.
+    """
+    with pytest.raises(StateFileError, match="cannot be written"):
+        async with Sandbox(state=tmp_path / "none" / "sandbox.state"):
+            pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows kills without signals")
+def test_a_killed_sandbox_remembers(path: Path) -> None:
+    """
+    What it had answered half a second before is in the file.
+    """
+    command = [
+        *(sys.executable, "-m", "marketplace_metering_async", "sandbox"),
+        *("--port", "0", "--state", str(path)),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:  # noqa: S603
+        assert running.stdout is not None
+        url = running.stdout.readline().partition("=")[2].strip()
+        order = json.dumps({"product_code": "p"}).encode()
+        _post(f"{url}/_sandbox/products", order)
+        _wait_for(lambda: '"p"' in path.read_text())
+        os.kill(running.pid, signal.SIGKILL)
+
+    assert ["p"] == list(Sandbox(state=path).book.products)
+    path.write_text("something else")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert 2 == done.returncode
+    assert "--state" in done.stderr
+
+
+def _post(url: str, body: bytes) -> None:
+    from urllib.request import Request, urlopen  # noqa: PLC0415
+
+    headers = {"Content-Type": "application/json"}
+    with urlopen(Request(url, body, headers), timeout=10) as answer:  # noqa: S310
+        assert 200 == answer.status
+
+
+def _wait_for(what: Any) -> None:
+    end = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)

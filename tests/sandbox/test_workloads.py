@@ -1,0 +1,213 @@
+"""MeterUsage and RegisterUsage: software in the buyer's account, under its credentials."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from marketplace_metering_async.sandbox import (
+    AccessKey,
+    Book,
+    Caller,
+    Product,
+    Refusal,
+    Rules,
+    Sandbox,
+)
+
+NOW = datetime(2026, 12, 1, 12, 30, tzinfo=UTC)
+BUYER = "111122223333"
+
+
+def meter(book: Book, *, caller: Caller | None = None, now: datetime = NOW, **members: Any) -> str:
+    """Return the record id, or the code of the refusal; a refusal leaves nothing applied."""
+    request = {
+        "ProductCode": "p",
+        "Timestamp": NOW.timestamp(),
+        "UsageDimension": "requests",
+        "UsageQuantity": 3,
+        **members,
+    }
+    request = {name: value for name, value in request.items() if value is not None}
+    before = book.records
+    try:
+        reply = book.meter_usage(request, now=now, caller=caller or Caller())
+    except Refusal as refusal:
+        assert before == book.records
+        return refusal.code
+    return str(reply["MeteringRecordId"])
+
+
+def test_an_hour_is_metered_once_for_a_dimension_and_workload() -> None:
+    """
+    The same again returns the same id, another quantity is refused.
+    """
+    book = Book()
+    first = meter(book)
+
+    assert first == meter(book, Timestamp=NOW.timestamp() - 1799)
+    assert "DuplicateRequestException" == meter(book, UsageQuantity=4)
+    shares = [{"AllocatedUsageQuantity": 3}]
+    assert "DuplicateRequestException" == meter(book, UsageAllocations=shares)
+    others = {
+        meter(book, Timestamp=NOW.timestamp() - 1801),
+        meter(book, UsageDimension="seats"),
+        meter(book, caller=Caller(access_key_id="another")),
+        meter(book, caller=Caller(region="eu-west-1")),
+    }
+    assert 4 == len(others - {first})
+    assert {"requests": 12, "seats": 3} == book.totals()
+
+
+@pytest.mark.parametrize(
+    ("age", "code"),
+    [
+        (timedelta(hours=6), None),
+        (timedelta(hours=6, seconds=1), "TimestampOutOfBoundsException"),
+        (timedelta(seconds=-1), "TimestampOutOfBoundsException"),
+    ],
+)
+def test_usage_is_taken_for_six_hours(age: timedelta, code: str | None) -> None:
+    """
+    Whatever the month: its end at six in the morning is a rule of batches.
+    """
+    book = Book()
+    said = meter(book, now=NOW, Timestamp=(NOW - age).timestamp())
+
+    assert (code or book.records[0].metering_record_id) == said
+
+
+def test_a_client_token_answers_the_same_or_conflicts() -> None:
+    """
+    With the status that the switch says; another workload's token is another one.
+    """
+    book = Book(rules=Rules(idempotency_conflict_status=409))
+    first = meter(book, ClientToken="t")
+
+    assert first == meter(book, ClientToken="t")
+    assert "IdempotencyConflictException" == meter(book, ClientToken="t", UsageQuantity=4)
+    assert first != meter(book, ClientToken="t", caller=Caller(access_key_id="another"))
+    with pytest.raises(Refusal) as caught:
+        book.meter_usage(
+            {"ProductCode": "q", "Timestamp": 0, "UsageDimension": "d", "ClientToken": ""},
+            now=NOW,
+            caller=Caller(),
+        )
+    assert "ValidationException" == caught.value.code
+    assert "IdempotencyConflictException" == meter(book, ClientToken="t", DryRun=False)
+
+
+def test_a_dry_run_meters_nothing_and_uses_no_token() -> None:
+    """
+    It says what would have been, also where that is a refusal.
+    """
+    book = Book()
+
+    assert "DryRunOperation" == meter(book, DryRun=True, ClientToken="t")
+    assert "TimestampOutOfBoundsException" == meter(book, DryRun=True, Timestamp=0)
+    assert "SerializationException" == meter(book, DryRun="yes")
+    assert 0 == len(book)
+    assert 1 == len({meter(book, ClientToken="t"), book.records[0].metering_record_id})
+
+
+def test_on_agentcore_each_token_is_usage_of_its_own() -> None:
+    """
+    No hour, no rounding: repeated timestamps add up, and a token is required.
+    """
+    book, runtime = Book(), Caller(platform="agentcore")
+
+    assert "ValidationException" == meter(book, caller=runtime)
+    ids = {meter(book, caller=runtime, ClientToken=token) for token in ("a", "b", "a")}
+    assert 2 == len(ids)
+    assert {"requests": 6} == book.totals()
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("ValidationException", {"ProductCode": None}),
+        ("InvalidProductCodeException", {"ProductCode": "other"}),
+        ("InvalidProductCodeException", {"ProductCode": ""}),
+        ("InvalidUsageDimensionException", {"UsageDimension": "Requests"}),
+        ("ValidationException", {"UsageDimension": "x" * 256}),
+        ("ValidationException", {"UsageQuantity": -1}),
+        ("SerializationException", {"UsageQuantity": 1.5}),
+        ("SerializationException", {"Timestamp": "now"}),
+        ("ValidationException", {"Timestamp": None}),
+        ("ValidationException", {"ClientToken": "x" * 65}),
+        ("InvalidUsageAllocationsException", {"UsageAllocations": [{"AllocatedUsageQuantity": 4}]}),
+        ("CustomerNotEntitledException", {"caller": Caller(account_id="9")}),
+        ("InvalidEndpointRegionException", {"caller": Caller(home_region="eu-west-1")}),
+    ],
+)
+def test_refusals_of_meter_usage(code: str, changes: dict[str, Any]) -> None:
+    """
+    Each by its own name, and nothing is applied.
+    """
+    book = Book(products={"p": Product(dimensions={"requests"}, customers={BUYER: True})})
+
+    assert code == meter(book, **changes)
+
+
+def register(book: Book, *, caller: Caller | None = None, **members: Any) -> str:
+    """Return "registered", or the code of the refusal."""
+    request = {"ProductCode": "p", "PublicKeyVersion": 1, **members}
+    request = {name: value for name, value in request.items() if value is not None}
+    try:
+        book.register_usage(request, now=NOW, caller=caller or Caller())
+    except Refusal as refusal:
+        return refusal.code
+    return "registered"
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("ValidationException", {"ProductCode": None}),
+        ("InvalidProductCodeException", {"ProductCode": "other"}),
+        ("ValidationException", {"PublicKeyVersion": None}),
+        ("ValidationException", {"PublicKeyVersion": 0}),
+        ("SerializationException", {"PublicKeyVersion": "1"}),
+        ("InvalidPublicKeyVersionException", {"PublicKeyVersion": 2}),
+        ("ValidationException", {"Nonce": "x" * 256}),
+        ("CustomerNotEntitledException", {"caller": Caller(account_id="9")}),
+        ("InvalidRegionException", {"caller": Caller(home_region="eu-west-1")}),
+        ("PlatformNotSupportedException", {"caller": Caller(platform="ec2")}),
+        ("registered", {"caller": Caller(account_id=BUYER, platform="eks")}),
+    ],
+)
+def test_refusals_of_register_usage(code: str, changes: dict[str, Any]) -> None:
+    """
+    Each by its own name.
+    """
+    book = Book(products={"p": Product(customers={BUYER: True})})
+
+    assert code == register(book, **changes)
+
+
+def test_only_the_first_registration_asks_for_a_subscription() -> None:
+    """
+    A workload that runs goes on running, also after its account has cancelled.
+    """
+    book = Book(products={"p": Product(customers={BUYER: True})})
+    running = Caller(access_key_id="task-1", account_id=BUYER)
+    assert "registered" == register(book, caller=running)
+    book.products["p"].customers[BUYER] = False
+
+    assert "registered" == register(book, caller=running)
+    new = Caller(access_key_id="task-2", account_id=BUYER)
+    assert "CustomerNotEntitledException" == register(book, caller=new)
+
+
+async def test_a_dry_run_without_permission_is_unauthorized() -> None:
+    """
+    And the same call in earnest is denied.
+    """
+    place = Sandbox(access_keys={"k": AccessKey("s", may=["ResolveCustomer"])})
+    caller = Caller(may=place.access_keys["k"].may)
+
+    for dry, code in ((True, "UnauthorizedException"), (False, "AccessDeniedException")):
+        with pytest.raises(Refusal) as caught:
+            caller.check_permission("MeterUsage", {"DryRun": dry})
+        assert code == caught.value.code
+    caller.check_permission("ResolveCustomer", {})
