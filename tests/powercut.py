@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Final, Self
@@ -58,6 +57,11 @@ MOST_LIVES: Final = 2
 """With more of them, a day goes by, and the service takes the first usage no more."""
 
 
+def copy_of(book: Book, count: int | None = None) -> Book:
+    """Return a book with the first *count* records of another one."""
+    return Book(records=dict(book.metered.entries()[:count]))
+
+
 @frozen
 class Wreck:
     """
@@ -84,8 +88,7 @@ class Wreck:
             on_the_wire=set(),
             now=outside.now + timedelta(minutes=chance.choice([0, 2, 45, 150])),
         )
-        records = dict(islice(book._records.items(), outside.billed))
-        return cls(disk.after_cut(), then, Book(records=records), lives)
+        return cls(disk.after_cut(), then, copy_of(book, outside.billed), lives)
 
     def write_to(self, folder: Path) -> None:
         for name, content in self.files.items():
@@ -110,7 +113,7 @@ class Recording:
         cls, wreck: Wreck, chance: Random, connect: Connect, failing: float = 0.0
     ) -> Self:
         """Live on from a *wreck*; what is recorded must be all that is on the disk."""
-        outside, book = wreck.outside, Book(records=dict(wreck.book._records))
+        outside, book = wreck.outside, copy_of(wreck.book)
         with (
             tempfile.TemporaryDirectory(dir=memory()) as name,
             recording(Path(name)) as recorder,
@@ -222,7 +225,7 @@ async def audited(wreck: Wreck) -> Audit:
 
 async def _start_again(folder: Path, wreck: Wreck, found: Audit) -> None:
     clock, outside = SetClock(wreck.outside.now), wreck.outside
-    book = Book(records=dict(wreck.book._records))
+    book = copy_of(wreck.book)
     service = MemoryService(book=book, clock=clock)
     service.round_trip = 0.0
     async with ledger_in(folder, clock) as ledger, client_for(service, clock) as client:
