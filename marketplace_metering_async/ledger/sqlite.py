@@ -41,6 +41,13 @@ DIALECT: Final = Dialect(
 _OLDEST_SQLITE: Final = (3, 37, 0)
 """The first with STRICT tables."""
 _BUSY_SECONDS: Final = 30.0
+_LOG_WAITS: Final = 1_000
+"""
+Milliseconds for which opening waits to empty the log. After a sync that failed, the system shows a
+commit which the disk does not have: before anything is added behind it, all is written elsewhere.
+Where others hold the log, they have it since before.
+"""
+_SYNC_FAILED: Final = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 _FAR_AWAY: Final = frozenset(
     {
         "nfs",
@@ -195,6 +202,8 @@ class SqliteDatabase:
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
+                f"busy_timeout = {_LOG_WAITS}",
+                "wal_checkpoint(TRUNCATE)",
                 f"busy_timeout = {int(_BUSY_SECONDS * 1000)}",
             ):
                 self._writer.execute(f"PRAGMA {pragma}").fetchall()
@@ -292,6 +301,8 @@ def _worded(path: Path, error: Exception) -> LedgerError:
         return LedgerUnusableError(f"{path} is damaged, or no ledger ({text}); restore a backup")
     if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
+    if code in _SYNC_FAILED:
+        return LedgerError(f"{path}: the disk failed, and whether this was stored is unknown")
     return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
 
 
