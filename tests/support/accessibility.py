@@ -91,7 +91,9 @@ _SMALL: Final = """(() => [...document.querySelectorAll("a, button, input, selec
   .filter(([, box]) => box.width < 24 || box.height < 24)
   .map(([node, box]) => `${node.outerHTML.slice(0, 60)} ${box.width}x${box.height}`))()"""
 
-_WIDE: Final = "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
+# A phone's innerWidth grows with what does not fit; the root's clientWidth is the screen's.
+_WIDE: Final = """(() => { const root = document.documentElement;
+  return Math.max(0, root.scrollWidth - root.clientWidth); })()"""
 
 _IDS: Final = """(() => {
   const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
