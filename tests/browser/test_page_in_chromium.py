@@ -543,12 +543,13 @@ async def test_the_page_is_for_everybody(
 
 async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
     """
-    A name that is missing, a heading out of order, a weak colour, something that is too wide.
+    A missing name, one given twice, a heading out of order, a weak colour, what is too wide.
     """
     assert [] == await obstacles(page)
     await page.run(
         """(() => { const find = (selector) => document.querySelector(selector);
         find("#clock-hour").textContent = "";
+        find("#clock-day").textContent = find("#clock-month").textContent;
         const low = document.createElement("h5"); low.textContent = "h5";
         find("#quota").prepend(low);
         find("#usage-title").style.color = "#bbb";
@@ -560,6 +561,7 @@ async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
 
     for line in (
         "button without a name",
+        "named as another one: button Month",
         "h5 follows h2",
         "too weak a contrast: Usage",
         "wider than the screen",

@@ -100,6 +100,13 @@ _IDS: Final = """(() => {
   return ids.filter((id, at) => ids.indexOf(id) !== at);
 })()"""
 
+_ALIKE: Final = """(() => {
+  const names = [...document.querySelectorAll("button, [aria-label]")]
+    .filter((node) => node.checkVisibility())
+    .map((node) => `${node.localName} ${node.getAttribute("aria-label") ?? node.textContent}`);
+  return names.filter((name, at) => names.indexOf(name) !== at);
+})()"""
+
 
 async def obstacles(page: Page) -> list[str]:
     """Return whatever stands in somebody's way, as lines; an empty list is a good page."""
@@ -107,6 +114,7 @@ async def obstacles(page: Page) -> list[str]:
     found = [*_unnamed(tree), *_disorder(tree), *_missing_landmarks(tree)]
     found += [f"too weak a contrast: {line}" for line in await page.run(_CONTRAST)]
     found += [f"too small to hit: {line}" for line in await page.run(_SMALL)]
+    found += [f"named as another one: {line}" for line in await page.run(_ALIKE)]
     found += [f"id given twice: {line}" for line in await page.run(_IDS)]
     if surplus := await page.run(_WIDE):
         found.append(f"wider than the screen by {surplus} px")

@@ -24,13 +24,13 @@ function row(agreement) {
   const { customer_aws_account_id: account, customer_identifier: identifier, state, suspended } = agreement;
   const offered = buttons(agreement);
   return el("li", {},
-    el("div", { class: "row wrap" },
+    el("div", { class: "head" },
       el("span", { class: "code" }, account),
       el("span", { class: "chips" },
         el("span", { class: `chip ${MOODS[state]}` }, state),
         agreement.free && state !== "ended" && el("span", { class: "chip" }, "free trial"),
-        suspended && el("span", { class: "chip bad" }, "suspended"))),
-    el("p", { class: "soft" }, times(agreement)),
+        suspended && el("span", { class: "chip bad" }, "suspended")),
+      el("span", { class: "soft" }, times(agreement))),
     el("dl", { class: "facts" },
       fact(`Agreement ${agreement.number}`, agreement.agreement_id),
       identifier && fact("Customer", identifier),
@@ -113,11 +113,11 @@ export function subscribing(code) {
   return el("details", { class: "more" },
     el("summary", { "aria-label": `Subscribe a buyer to ${code}` }, "Subscribe a buyer"),
     el("form", { class: "grid-form subscribing", "aria-label": `Subscribe a buyer to ${code}`, onsubmit: submit },
-      el("label", { class: "field wide" }, el("span", {}, "Account id, 12 digits"),
+      el("label", { class: "field" }, el("span", {}, "Account id, 12 digits"),
         el("input", { name: "account", required: true, pattern: "[0-9]{12}", title: "12 digits", inputmode: "numeric", maxlength: 12, autocomplete: "off" })),
       el("label", { class: "field" }, el("span", {}, "Customer identifier"),
         el("input", { name: "identifier", maxlength: 255, autocomplete: "off", placeholder: "none" })),
       el("label", { class: "field" }, el("span", {}, "Free trial, days"),
         el("input", { name: "days", type: "number", min: 0, step: "any", placeholder: "none" })),
-      el("div", { class: "buttons wide" }, el("button", { class: "main", "aria-label": `Subscribe buyer to ${code}` }, "Subscribe"))));
+      el("div", { class: "buttons" }, el("button", { class: "main", "aria-label": `Subscribe buyer to ${code}` }, "Subscribe"))));
 }
