@@ -69,7 +69,7 @@ class Catalogue:
     suspended: set[str] = Factory(set)
     _by_license: dict[str, str] = field(factory=dict, init=False)
     _by_customer: dict[tuple[str, str], list[str]] = field(factory=dict, init=False)
-    _of_product: set[str] = field(factory=set, init=False)
+    _of_product: dict[str, list[str]] = field(factory=dict, init=False)
 
     def clear(self) -> None:
         """Forget all."""
@@ -134,7 +134,7 @@ class Catalogue:
         self.agreements[agreement.agreement_id] = agreement
         if known:
             return
-        self._of_product.add(agreement.product_code)
+        self._of_product.setdefault(agreement.product_code, []).append(agreement.agreement_id)
         if agreement.license_arn is not None:
             self._by_license[agreement.license_arn] = agreement.agreement_id
         names = {agreement.customer_aws_account_id, agreement.customer_identifier} - {None}
@@ -161,6 +161,12 @@ class Catalogue:
         """Return a customer's agreements over a product, oldest first."""
         ids = self._by_customer.get((product_code, customer))
         return [self.agreements[agreement_id] for agreement_id in ids] if ids else []
+
+    def latest_agreements(self, product_code: str, most: int) -> tuple[list[Agreement], int]:
+        """Return the latest agreements over a product, newest first, and how many there are."""
+        ids = self._of_product.get(product_code, [])
+        latest = ids[: -most - 1 : -1]
+        return [self.agreements[agreement_id] for agreement_id in latest], len(ids)
 
     def agreement_of_license(self, license_arn: str) -> Agreement | None:
         """Return the agreement that granted a license."""

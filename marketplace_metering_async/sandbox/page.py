@@ -65,7 +65,7 @@ class Page:
         Tell all that the page shows, as soon as it differs from ?after=CHANGE.
 
         ?by=product,hour breaks the usage down, ?search=TEXT narrows it, ?wait=SECONDS is how long
-        to wait for a change.
+        to wait for a change; that an agreement becomes something else as time goes by is one.
         """
         query = request.query
         try:
@@ -98,12 +98,15 @@ class Page:
         if self._watchers >= _MOST_WATCHERS:
             raise web.HTTPServiceUnavailable(text="too many pages are open\n")
         self._watchers += 1
+        by_itself = self._view.products.seconds_to_next_change()
+        if by_itself is not None:
+            seconds = min(seconds, max(by_itself, _BETWEEN_LOOKS))
         try:
             async with asyncio.timeout(seconds):
                 await pulse.wait_beyond(change)
                 await asyncio.sleep(_BETWEEN_LOOKS)  # what comes together is shown together
         except TimeoutError:
-            pass  # nothing has changed, and the page is told just that
+            pass  # nothing has changed, but for what changes by itself, and the page is told that
         finally:
             self._watchers -= 1
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from marketplace_metering_async.sandbox.book import Product
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Kind
 from marketplace_metering_async.sandbox.history import Call
+from marketplace_metering_async.sandbox.products_view import ProductsView
 from marketplace_metering_async.sandbox.refusals import MENDING
 from marketplace_metering_async.sandbox.sums import COLUMNS, Row, Sums
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _MOST_ROWS: Final = 200
 _MOST_CALLS: Final = 40
 _MOST_BUCKETS: Final = 12
-_MOST_PRODUCTS: Final = 50
-_MOST_BUYERS: Final = 50
 _HOURS: Final = 24
 _THROTTLED: Final = "ThrottlingException"
 
@@ -34,6 +32,7 @@ class View:
     def __init__(self, sandbox: "Sandbox") -> None:
         self._sandbox = sandbox
         self._sums = Sums()
+        self.products = ProductsView(sandbox)
 
     def told(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
         """
@@ -57,7 +56,7 @@ class View:
             "refusals": self._refusals(),
             "quota": self._quota(monotonic),
             "faults": self._faults(),
-            "products": self._products(),
+            "products": self.products.told(),
             "environment": sandbox.instructions(),
         }
 
@@ -136,10 +135,6 @@ class View:
             "struck": dict(sandbox.struck),
         }
 
-    def _products(self) -> list[dict[str, Any]]:
-        products = list(self._sandbox.book.products.items())[:_MOST_PRODUCTS]
-        return [_product(code, product) for code, product in products]
-
 
 def _row(by: Sequence[str], row: Row) -> dict[str, Any]:
     place = {
@@ -159,21 +154,6 @@ def _fault(rule: Fault | FaultFunction) -> dict[str, Any]:
     if isinstance(rule, Fault):
         return attrs.asdict(rule)
     return {"function": getattr(rule, "__qualname__", type(rule).__qualname__)}
-
-
-def _product(code: str, product: Product) -> dict[str, Any]:
-    customers = list(product.customers.items())
-    return {
-        "product_code": code,
-        "dimensions": sorted(product.dimensions),
-        "customers": [
-            {"customer": customer, "subscribed": subscribed}
-            for customer, subscribed in customers[:_MOST_BUYERS]
-        ],
-        "more_customers": max(0, len(customers) - _MOST_BUYERS),
-        "licenses": dict(list(product.licenses.items())[:_MOST_BUYERS]),
-        "public_key_version": product.public_key_version,
-    }
 
 
 def columns_of(text: str) -> tuple[str, ...]:

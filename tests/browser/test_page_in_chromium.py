@@ -1,5 +1,6 @@
 """The page in a real browser: what it shows, what its buttons do, and for whom it works."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from support.accessibility import obstacles
-from support.chromium import Browser, Page, chromium, open_browser
+from support.chromium import PATIENCE, Browser, Page, chromium, open_browser
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
@@ -170,26 +171,157 @@ async def test_buyers_subscribe_and_cancel(page: Page, place: Sandbox) -> None:
     """
     A product is declared, a buyer added and cancelled by keyboard, and the focus stays there.
     """
-    await page.click("#buyers summary")
+    await page.click("#buyers > details > summary")
     await page.fill("#product-form [name=product_code]", "prod-1")
     await page.fill("#product-form [name=dimensions]", "requests, seats")
     await page.click("#product-form button")
     await page.shows("prod-1", "#buyers-list")
     assert {"requests", "seats"} == place.book.products["prod-1"].dimensions
-    await page.fill("#buyers-list input", BUYER)
+    await page.click("#buyers-list details:last-of-type summary")
+    await page.fill("#buyers-list .add input", BUYER)
     await page.press("Enter")
     await page.shows(BUYER, "#buyers-list")
     await page.run("document.querySelector('.buyers button').focus()")
     await page.press("Enter")
     await page.shows("cancelled", "#buyers-list")
     assert {BUYER: False} == place.book.products["prod-1"].customers
-    assert f"Subscribe {BUYER}" == await page.run("document.activeElement.ariaLabel")
+    label = await page.run("document.activeElement.ariaLabel")
+    assert f"Subscribe {BUYER}, buyer of prod-1" == label
     await page.press("Enter")
     await page.shows("subscribed", "#buyers-list")
     await page.click(".buyers button:nth-child(2)")
     token = await page.until("document.querySelector('#token-text').value")
     async with MarketplaceMeteringClient(**place.client_arguments) as client:
         assert BUYER == (await client.resolve_customer(token)).customer_aws_account_id
+
+
+async def test_an_agreement_lives_and_ends(page: Page, place: Sandbox) -> None:
+    """
+    Subscribed, cancelled, closed an hour later, and subscribed again; the focus stays at hand.
+    """
+    await page.click("#buyers > details > summary")
+    await page.fill("#product-form [name=product_code]", "prod-1")
+    await page.fill("#product-form [name=title]", "Widgets")
+    await page.fill("#product-form [name=registration_url]", "http://seller.example/welcome")
+    await page.click("#product-form button")
+    await page.shows("Widgets", "#buyers-list")
+    await page.shows("http://seller.example/welcome", "#buyers-list")
+    await page.click("#buyers-list summary")
+    await page.fill(".subscribing [name=account]", BUYER)
+    await page.fill(".subscribing [name=identifier]", "cust-1")
+    await page.fill(".subscribing [name=days]", "7")
+    await page.press("Enter")
+
+    await page.shows("active", AGREEMENT)
+    for text in (BUYER, "cust-1", "free trial", "license:l-"):
+        await page.shows(text, AGREEMENT)
+    assert "" == await page.run("document.querySelector('.subscribing [name=account]').value")
+    (agreement,) = place.book.catalogue.agreements.values()
+    assert agreement.free_until == agreement.begins + timedelta(days=7)
+
+    await page.fill(".subscribing [name=account]", "4444")
+    await page.run(f"{button('Cancel')}.focus()")
+    await page.press("Enter")
+    await page.shows("closing", AGREEMENT)
+    await page.shows("Cancelled", AGREEMENT)
+    said = f", {BUYER}, agreement 1 of prod-1"
+    assert (await page.run("document.activeElement.ariaLabel")).endswith(said)
+    await page.click("#clock-hour")
+    await page.shows("ended", AGREEMENT)
+    await page.run(f"{button('Subscribe again')}.click()")
+    await page.shows("Agreement 2", AGREEMENT)
+    await page.shows("active", AGREEMENT)
+    await page.shows("ended", f"{AGREEMENT} + li")
+    assert "4444" == await page.run("document.querySelector('.subscribing [name=account]').value")
+    first, second = place.book.catalogue.agreements.values()
+    assert (BUYER, "cust-1") == (second.customer_aws_account_id, second.customer_identifier)
+    assert first.license_arn != second.license_arn
+
+
+async def test_an_agreement_is_suspended_and_expires(page: Page, place: Sandbox) -> None:
+    """
+    And its token tells which agreement it is.
+    """
+    place.declare_product("prod-1", concurrent_agreements=True)
+    agreement = place.subscribe("prod-1", BUYER)
+    await page.shows("active", AGREEMENT)
+    await page.run(f"{button('Suspend')}.click()")
+    await page.shows("suspended", AGREEMENT)
+    assert {BUYER} == place.book.catalogue.suspended
+    await page.run(f"{button('Restore')}.click()")
+    await page.until(f"{button('Suspend')} !== undefined")
+    assert set() == place.book.catalogue.suspended
+    await page.shows("concurrent agreements", "#buyers-list")
+    await page.shows("“Set up your account” needs one", "#buyers-list")
+    assert await page.run(f"{button('Set up your account')} === undefined")
+    await page.run(f"{button('Token')}.click()")
+    token = await page.until("document.querySelector('#token-text').value")
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        assert agreement.license_arn == (await client.resolve_customer(token)).license_arn
+    await page.run(f"{button('Expire')}.click()")
+    await page.shows("Expired", AGREEMENT)
+
+
+async def test_an_agreement_ends_before_ones_eyes(page: Page, place: Sandbox) -> None:
+    """
+    Where the clock runs fast and nothing else happens, its state is still right.
+    """
+    place.declare_product("prod-1")
+    place.subscribe("prod-1", BUYER, ends=place.clock.now() + timedelta(hours=5))
+    await page.shows("active", AGREEMENT)
+    place.clock.run(7200)
+    place.pulse.beat()
+
+    await page.shows("closing", AGREEMENT)
+    await page.shows("ended", AGREEMENT)
+
+
+async def test_an_account_is_set_up_at_the_sellers_page(page: Page, place: Sandbox) -> None:
+    """
+    A form brings a token to it, in a tab of its own, as from AWS; and the token resolves.
+    """
+    brought: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+
+    async def welcome(request: web.Request) -> web.Response:
+        assert "application/x-www-form-urlencoded" == request.content_type
+        brought.set_result({name: str(value) for name, value in (await request.post()).items()})
+        return web.Response(text="welcome")
+
+    app = web.Application()
+    app.router.add_post("/welcome", welcome)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://localhost:{runner.addresses[0][1]}/welcome"
+        place.declare_product("prod-1", registration_url=url)
+        agreement = place.subscribe("prod-1", BUYER, free_trial=DAY)
+        await page.click(f"{AGREEMENT} button[aria-label^='Set up your account']")
+        async with asyncio.timeout(PATIENCE):
+            fields = await brought
+    finally:
+        await runner.cleanup()
+
+    assert "free-trial" == fields["x-amzn-marketplace-offer-type"]
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        customer = await client.resolve_customer(fields["x-amzn-marketplace-token"])
+    assert (BUYER, "prod-1") == (customer.customer_aws_account_id, customer.product_code)
+    assert agreement.license_arn == customer.license_arn
+    await page.shows(url, "#notice")
+    assert f"{place.url}/" == await page.run("location.href")
+    assert await page.run("document.querySelector('body > form') === null")
+
+
+AGREEMENT = "#buyers-list .agreements > li"
+"""The newest agreement over the first product."""
+
+
+def button(title: str) -> str:
+    """Return the script that finds a button of the newest agreement."""
+    return (
+        f"[...document.querySelectorAll('{AGREEMENT}:first-child button')]"
+        f".find((node) => node.textContent === '{title}')"
+    )
 
 
 async def test_reset_asks_first(page: Page, place: Sandbox) -> None:
@@ -237,6 +369,25 @@ async def test_the_keyboard_reaches_everything(page: Page) -> None:
     assert len(set(reached)) >= wanted - 1
 
 
+def show_agreements(place: Sandbox) -> None:
+    """Let there be an agreement of each kind."""
+    url = "https://seller.example/aws-marketplace/welcome"
+    place.declare_product("prod-x2", title="Widgets", registration_url=url)
+    now = place.clock.now()
+    old = place.subscribe("prod-x2", BUYER, begins=now - timedelta(days=40), free_trial=7 * DAY)
+    place.book.catalogue.end(old.agreement_id, now=now - timedelta(days=9), reason="expired")
+    place.subscribe("prod-x2", "5" * 12, begins=now + DAY, ends=now + 31 * DAY)
+    closing = place.subscribe("prod-x2", "6" * 12, customer_identifier="cust-6a")
+    place.cancel(closing.agreement_id)
+    place.subscribe("prod-x2", BUYER, customer_identifier="cust-1b", free_trial=31 * DAY)
+    place.subscribe("prod-x2", "7" * 12)
+    place.suspend("7" * 12)
+    place.declare_product("prod-x3", concurrent_agreements=True)
+    for _ in range(2):
+        place.subscribe("prod-x3", BUYER)
+
+
+DAY = timedelta(days=1)
 ATTACK = "<img src=x onerror=pwned=1><script>pwned=1</script>\"'><svg onload=pwned=1>"
 
 
@@ -244,7 +395,20 @@ async def test_script_in_every_field_stays_text(page: Page, place: Sandbox) -> N
     """
     Names, operations, requests, refusals, fault names, products and buyers. Covers: X04
     """
-    place.declare_product(ATTACK, dimensions=[ATTACK], customers=[ATTACK])
+    place.declare_product(
+        ATTACK,
+        title=f"title {ATTACK}",
+        dimensions=[ATTACK],
+        customers=[ATTACK],
+        registration_url=f"http://seller.example/{ATTACK}",
+    )
+    place.subscribe(
+        ATTACK,
+        f"account {ATTACK}",
+        customer_identifier=f"identifier {ATTACK}",
+        license_arn=f"license {ATTACK}",
+        free_trial=DAY,
+    )
     place.inject(Fault(kind=Kind.SLOW, product_code=ATTACK, customer=ATTACK, skip=9))
     place.inject(Fault(kind=Kind.REFUSE, operation="MeterUsage", code=ATTACK))
     license_arn = "arn:aws:license-manager::123456789012:license:l-1"
@@ -279,7 +443,9 @@ async def test_script_in_every_field_stays_text(page: Page, place: Sandbox) -> N
                 assert answer.status in {400, 403}
 
     await page.shows(ATTACK, "#usage-rows")
-    await page.shows(ATTACK, "#buyers-list")
+    for what in ("title ", "account ", "identifier ", "license ", "http://seller.example/"):
+        await page.shows(f"{what}{ATTACK}", "#buyers-list")
+    await page.shows(ATTACK, "#buyers-list .buyers:not(.agreements)")
     await page.shows(ATTACK, "#faults-list")
     await page.shows(ATTACK, "#calls-list")
     await page.shows(ATTACK, "#refusals-list")
@@ -289,6 +455,8 @@ async def test_script_in_every_field_stays_text(page: Page, place: Sandbox) -> N
         await page.shows('"ProductCode": "<i>"', f"#calls-list > li:nth-child({number})")
     await page.fill("#usage-tools [name=search]", ATTACK)
     await page.shows("1 row", "#usage-caption")
+    place.cancel(next(iter(place.book.catalogue.agreements)))
+    await page.shows("closing", AGREEMENT)
     assert await page.run("typeof pwned === 'undefined'")
     assert 0 == await page.run(
         "document.querySelectorAll('main img, main script, main b b').length"
@@ -349,6 +517,7 @@ async def test_the_page_is_for_everybody(
     place.declare_product("prod-x1", dimensions=["requests", "seats", "storage-gb"])
     place.set_subscribed("prod-x1", BUYER, subscribed=True)
     place.set_subscribed("prod-x1", "4" * 12, subscribed=False)
+    show_agreements(place)
     records = [
         usage(dimension, 90 + 7 * hours * (5 - hours % 5) // 3, hours)
         for hours in range(20)
@@ -374,12 +543,13 @@ async def test_the_page_is_for_everybody(
 
 async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
     """
-    A name that is missing, a heading out of order, a weak colour, something that is too wide.
+    A missing name, one given twice, a heading out of order, a weak colour, what is too wide.
     """
     assert [] == await obstacles(page)
     await page.run(
         """(() => { const find = (selector) => document.querySelector(selector);
         find("#clock-hour").textContent = "";
+        find("#clock-day").textContent = find("#clock-month").textContent;
         const low = document.createElement("h5"); low.textContent = "h5";
         find("#quota").prepend(low);
         find("#usage-title").style.color = "#bbb";
@@ -391,6 +561,7 @@ async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
 
     for line in (
         "button without a name",
+        "named as another one: button Month",
         "h5 follows h2",
         "too weak a contrast: Usage",
         "wider than the screen",

@@ -17,6 +17,7 @@ from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async import sandbox as package
 from marketplace_metering_async.sandbox import Book, Fault, Kind, Sandbox, SandboxClock
 from marketplace_metering_async.sandbox.sums import COLUMNS, Sums
+from marketplace_metering_async.sandbox.view import View
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 FOLDER = Path(package.__file__).with_name("page")
@@ -212,6 +213,78 @@ async def test_a_look_waits_for_a_change(place: Sandbox, web: aiohttp.ClientSess
     assert (NOW + timedelta(hours=2)).isoformat() == after["clock"]["now"]
     same = await look(place, web, after=after["change"], wait=0.05)
     assert after["change"] == same["change"]
+
+
+async def test_agreements_are_told_as_of_the_clock(
+    place: Sandbox, web: aiohttp.ClientSession
+) -> None:
+    """
+    Newest first, with what each is now, and whether its buyer may subscribe again.
+    """
+    place.declare_product("p", title="Widgets", registration_url="http://seller.example/welcome")
+    assert (await look(place, web))["products"][0]["open"]
+    first = place.subscribe("p", "1" * 12, customer_identifier="c-1", free_trial=timedelta(days=1))
+    place.cancel(first.agreement_id)
+    place.subscribe("p", "2" * 12, begins=NOW + timedelta(hours=1))
+    place.suspend("2" * 12)
+
+    (product,) = (await look(place, web))["products"]
+
+    assert ("Widgets", False, 0) == (product["title"], product["open"], product["more_agreements"])
+    assert "http://seller.example/welcome" == product["registration_url"]
+    assert not product["concurrent_agreements"]
+    second, ended = product["agreements"]
+    assert (2, "coming", True, False, None) == tuple(
+        second[name] for name in ("number", "state", "suspended", "may_subscribe_again", "closes")
+    )
+    assert (1, "closing", False, True, True, "cancelled", "c-1") == tuple(
+        ended[name]
+        for name in (
+            *("number", "state", "suspended", "may_subscribe_again", "free", "reason"),
+            "customer_identifier",
+        )
+    )
+    assert (NOW + timedelta(hours=1)).isoformat() == ended["closes"]
+    place.advance(days=1)
+    states = [
+        (entry["state"], entry["free"])
+        for entry in (await look(place, web))["products"][0]["agreements"]
+    ]
+    assert [("active", False), ("ended", False)] == states
+
+
+async def test_agreements_shown_are_bounded(place: Sandbox, web: aiohttp.ClientSession) -> None:
+    """
+    The latest are, and how many more there are is told.
+    """
+    place.declare_product("p")
+    for number in range(40):
+        place.subscribe("p", f"{number:012d}")
+
+    (product,) = (await look(place, web))["products"]
+
+    assert f"{39:012d}" == product["agreements"][0]["customer_aws_account_id"]
+    assert (30, 10) == (len(product["agreements"]), product["more_agreements"])
+
+
+async def test_a_look_ends_when_an_agreement_does(web: aiohttp.ClientSession) -> None:
+    """
+    The clock alone brings that about, and it may run fast; a clock that stands never does.
+    """
+    async with Sandbox(clock=SandboxClock(NOW, speed=36000)) as place:
+        place.declare_product("p")
+        place.subscribe("p", "1" * 12, ends=place.clock.now() + timedelta(hours=1))
+        place.subscribe("p", "2" * 12, ends=datetime.max.replace(tzinfo=UTC))
+        change = (await look(place, web))["change"]
+        states = set()
+        async with asyncio.timeout(5):
+            while "ended" not in states:
+                told = await look(place, web, after=change, wait=20)
+                assert change == told["change"]
+                states.add(told["products"][0]["agreements"][1]["state"])
+        place.clock.freeze()
+        view = View(place).products
+        assert view.seconds_to_next_change() is None
 
 
 async def test_a_page_that_waits_does_not_hold_up_the_end(web: aiohttp.ClientSession) -> None:

@@ -91,11 +91,20 @@ _SMALL: Final = """(() => [...document.querySelectorAll("a, button, input, selec
   .filter(([, box]) => box.width < 24 || box.height < 24)
   .map(([node, box]) => `${node.outerHTML.slice(0, 60)} ${box.width}x${box.height}`))()"""
 
-_WIDE: Final = "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
+# A phone's innerWidth grows with what does not fit; the root's clientWidth is the screen's.
+_WIDE: Final = """(() => { const root = document.documentElement;
+  return Math.max(0, root.scrollWidth - root.clientWidth); })()"""
 
 _IDS: Final = """(() => {
   const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
   return ids.filter((id, at) => ids.indexOf(id) !== at);
+})()"""
+
+_ALIKE: Final = """(() => {
+  const names = [...document.querySelectorAll("button, [aria-label]")]
+    .filter((node) => node.checkVisibility())
+    .map((node) => `${node.localName} ${node.getAttribute("aria-label") ?? node.textContent}`);
+  return names.filter((name, at) => names.indexOf(name) !== at);
 })()"""
 
 
@@ -105,6 +114,7 @@ async def obstacles(page: Page) -> list[str]:
     found = [*_unnamed(tree), *_disorder(tree), *_missing_landmarks(tree)]
     found += [f"too weak a contrast: {line}" for line in await page.run(_CONTRAST)]
     found += [f"too small to hit: {line}" for line in await page.run(_SMALL)]
+    found += [f"named as another one: {line}" for line in await page.run(_ALIKE)]
     found += [f"id given twice: {line}" for line in await page.run(_IDS)]
     if surplus := await page.run(_WIDE):
         found.append(f"wider than the screen by {surplus} px")

@@ -28,15 +28,19 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Keeps the nodes of items that did not change, so that focus and open details stay.
-export function list(parent, items, keyOf, build) {
+// Keeps the nodes of items that did not change, so that focus and open details stay. With *renew*,
+// a node is built once for its key, and renewed from then on.
+export function list(parent, items, keyOf, build, renew = null) {
   const known = parent.known ?? new Map();
   const next = new Map();
   for (const item of items) {
     const key = String(keyOf(item));
     const stamp = JSON.stringify(item);
     const before = known.get(key);
-    next.set(key, before?.stamp === stamp ? before : { stamp, node: build(item) });
+    const kept = before && (renew || before.stamp === stamp);
+    const node = kept ? before.node : build(item);
+    if (before?.stamp !== stamp) renew?.(node, item);
+    next.set(key, { stamp, node });
   }
   const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const name = focused?.getAttribute("aria-label");
@@ -54,13 +58,19 @@ export function list(parent, items, keyOf, build) {
   if (focused && !focused.isConnected) refocus(parent, name);
 }
 
-// A button that changed its words, such as Cancel to Subscribe, was replaced under the finger.
+// A button that changed its words, such as Cancel to Subscribe, was replaced under the finger: what
+// follows the verb, whose button it is, is the same.
 function refocus(parent, name) {
   const controls = [...parent.querySelectorAll("button, input, summary")];
-  const same = controls.find((control) => name && control.getAttribute("aria-label") === name);
-  const last = name?.split(" ").at(-1);
-  const alike = controls.find((control) => last && control.getAttribute("aria-label")?.endsWith(last));
-  (same ?? alike ?? controls[0])?.focus();
+  const alike = controls.map((control) => commonEnd(control.getAttribute("aria-label") ?? "", name ?? ""));
+  const most = Math.max(...alike);
+  controls[alike.indexOf(most)]?.focus();
+}
+
+function commonEnd(one, other) {
+  let length = 0;
+  while (length < Math.min(one.length, other.length) && one.at(-1 - length) === other.at(-1 - length)) length += 1;
+  return length;
 }
 
 const numbers = new Intl.NumberFormat("en-US");
