@@ -560,7 +560,11 @@ class UsageLedger:
         now = self._clock.now()
         moment = now if at is None else at
         record = _record(timestamp=moment, **members)
-        found = _without_nul(record)
+        found = _without_nul(
+            dimension=record.dimension,
+            customer_identifier=record.customer_identifier,
+            event_id=event_id,
+        )
         if not record.license_arn and not record.product_code:
             found += (Violation("product_code", "the product's code", "None"),)
         if record.timestamp > now + MAX_FUTURE:
@@ -613,13 +617,12 @@ def _record(**members: Any) -> UsageRecord:  # noqa: ANN401
         raise InvalidRecordError.of(renamed) from None
 
 
-def _without_nul(record: UsageRecord) -> tuple[Violation, ...]:
-    """Databases end a text at a NUL character, or refuse it."""
-    members = ("dimension", "customer_identifier")
+def _without_nul(**texts: str | None) -> tuple[Violation, ...]:
+    """Databases end a text at a NUL character, or refuse it with all that shares its commit."""
     return tuple(
-        Violation(name, "text without NUL characters", shown(getattr(record, name)))
-        for name in members
-        if "\0" in (getattr(record, name) or "")
+        Violation(name, "text without NUL characters", shown(value))
+        for name, value in texts.items()
+        if isinstance(value, str) and "\0" in value
     )
 
 
