@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final
 
-from marketplace_metering_async.ledger.states import UsageKey
+from marketplace_metering_async.ledger.states import UsageKey, name_of
 from marketplace_metering_async.records import UsageRecord
 
 _DIGEST_BYTES: Final = 16
@@ -18,13 +18,16 @@ _DIGEST_BYTES: Final = 16
 
 def digest(region_name: str, key: UsageKey, stamp: int, quantity: int) -> bytes:
     """Return the digest of a frozen record; *stamp* in seconds since 1970."""
-    content = json.dumps([region_name, *key, stamp, quantity], ensure_ascii=True)
-    return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
+    return _digest(f"[{json.dumps(region_name)}, {name_of(key)[1:-1]}, {stamp}, {quantity}]")
 
 
 def digest_of_event(key: UsageKey, at: int | None, quantity: int) -> bytes:
     """Return the digest of what a caller said of an event; None where it did not say when."""
-    content = json.dumps([*key, at, quantity], ensure_ascii=True)
+    moment = "null" if at is None else at
+    return _digest(f"[{name_of(key)[1:-1]}, {moment}, {quantity}]")
+
+
+def _digest(content: str) -> bytes:
     return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
 
 

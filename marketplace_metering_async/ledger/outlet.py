@@ -1,12 +1,17 @@
 """The ledger's way out: hours are sealed, claimed by one relay each, and settled."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.freezing import digest, record_of
 from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
-from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement, UsageKey
+from marketplace_metering_async.ledger.states import (
+    FrozenHour,
+    HourState,
+    Settlement,
+    UsageKey,
+    key_of,
+)
 
 MOST_CRASHES: Final = 25
 """Claims in a row that ended with their relay: then the record is put aside."""
@@ -54,7 +59,7 @@ def _of_hour(tx: Transaction) -> str:
 
 
 def _key(row: Row) -> UsageKey:
-    return UsageKey(*json.loads(row["name"]))
+    return key_of(row["name"])
 
 
 async def claim(

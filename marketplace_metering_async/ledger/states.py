@@ -1,6 +1,8 @@
 """The words of the ledger: what may become of usage, and the values that its parts hand around."""
 
+import json
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from attrs import field, frozen
@@ -80,6 +82,17 @@ class UsageKey(NamedTuple):
         return f"<UsageKey {self.product_code or 'license'} {mask(who)} {self.dimension}>"
 
 
+@lru_cache(maxsize=10_000)
+def name_of(key: UsageKey) -> str:
+    """Return the name of a key: all of it as a JSON list."""
+    return json.dumps(key)
+
+
+def key_of(name: str) -> UsageKey:
+    """Return the key of a name."""
+    return UsageKey(*json.loads(name))
+
+
 class CustomerKey(NamedTuple):
     """A customer of one product or license; '' for what a scheme does not have."""
 
@@ -105,7 +118,7 @@ class Usage:
         at: When it happened, in whole seconds since 1970.
         quantity: Whole units.
         event_id: The caller's name for it, or None.
-        digest: Of what the caller said, to tell a repetition from a mistake.
+        digest: Of what the caller said, to tell a repetition from a mistake; empty without a name.
     """
 
     key: UsageKey
