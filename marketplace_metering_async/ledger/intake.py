@@ -39,9 +39,6 @@ async def post(
     Raises:
         LedgerUnusableError: if the ledger has moved to another database.
     """
-    (ledger,) = await tx.rows("SELECT moved_to FROM ledger")
-    if ledger["moved_to"] is not None:
-        raise LedgerUnusableError(f"this ledger has moved to {ledger['moved_to']}; use that one")
     keys = await _load(tx, {usage.key: usage.license_product for usage in group}, group, now)
     known = await _known_events(tx, [u.event_id for u in group if u.event_id is not None])
     reach("post: loaded")
@@ -111,12 +108,15 @@ _CLOSED_BEFORE: Final = """
 
 
 async def _keys(tx: Transaction, names: list[str]) -> dict[str, KeyState]:
+    """Return those keys that are there, locked; refuse, if the ledger has moved, to go on."""
     rows = await tx.rows(
-        f"SELECT name, key_id, closed_at FROM usage_key WHERE name IN {tx.dialect.texts('names')} "
-        f"ORDER BY key_id {tx.dialect.for_update}",
+        "SELECT name, key_id, closed_at, (SELECT moved_to FROM ledger) AS moved_to FROM usage_key "
+        f"WHERE name IN {tx.dialect.texts('names')} ORDER BY key_id {tx.dialect.for_update}",
         names=names,
     )
-    return {name: KeyState(key_id, closed_at) for name, key_id, closed_at in rows}
+    if rows and rows[0]["moved_to"] is not None:
+        raise LedgerUnusableError(f"this ledger has moved to {rows[0]['moved_to']}; use that one")
+    return {name: KeyState(key_id, closed_at) for name, key_id, closed_at, _ in rows}
 
 
 async def _known_events(tx: Transaction, ids: list[str]) -> dict[str, bytes]:

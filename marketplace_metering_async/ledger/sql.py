@@ -155,7 +155,8 @@ class Given:
     def of(cls, statement: str) -> "Given":
         """Take *statement* apart."""
         before, inside, after = _GIVEN.split(statement)
-        return cls(before, dict(column.split() for column in inside.split(",")), after)
+        columns = (column.split(maxsplit=1) for column in inside.split(","))
+        return cls(before, dict(columns), after)
 
 
 def migrations(dialect: Dialect) -> list[tuple[int, list[str]]]:
