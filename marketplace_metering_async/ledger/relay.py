@@ -103,17 +103,35 @@ class Relay:
             await self._bind()
         report = RelayReport()
         begun = self._now()
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                lanes.create_task(self._lane(begun, report, lanes))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        for state, count in report.ended.items():
+            tell(self._observer, UsageEnded(state=state.value, records=count))
+        return report
+
+    async def _lane(
+        self, begun: int, report: RelayReport, others: asyncio.TaskGroup | None
+    ) -> None:
+        """
+        Seal, claim and deliver until nothing is left.
+
+        Where there is much to do, an other lane sends while this one is at the database. Not where
+        claims are small, for then relays have died of a record, which is to be sent alone.
+        """
         while not self._stop.is_set() and report.stopped_by is None:
             sealed = await self._seal()
             report.sealed += sealed
             claimed = await self._claim(begun)
+            if others is not None and len(claimed) >= _SEALED_AT_ONCE:
+                others.create_task(self._lane(begun, report, None))
+                others = None
             if claimed:
                 await self._deliver(claimed, report)
             elif sealed < _SEALED_AT_ONCE:
                 break
-        for state, count in report.ended.items():
-            tell(self._observer, UsageEnded(state=state.value, records=count))
-        return report
 
     async def until_stopped(self) -> None:
         """Relay until told to stop; see UsageLedger.relay."""
