@@ -88,6 +88,7 @@ def name_of(key: UsageKey) -> str:
     return json.dumps(key)
 
 
+@lru_cache(maxsize=10_000)
 def key_of(name: str) -> UsageKey:
     """Return the key of a name."""
     return UsageKey(*json.loads(name))
