@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from marketplace_metering_async.ledger.freezing import digest, record_of
+from marketplace_metering_async.ledger.freezing import digest
 from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
 from marketplace_metering_async.ledger.states import (
     FrozenHour,
@@ -157,7 +157,10 @@ def _frozen_hour(row: Row) -> FrozenHour:
     return FrozenHour(
         hour_id=row["hour_id"],
         fence=row["fence"] + 1,
-        record=record_of(_key(row), row["license_product"], row["stamp"], row["quantity"]),
+        key=_key(row),
+        license_product=row["license_product"],
+        stamp=row["stamp"],
+        quantity=row["quantity"],
         attempts=row["attempts"],
         # A lease that ran out had no answer: the service may have acted on it.
         ambiguous=bool(row["ambiguous"]) or row["lease_until"] is not None,

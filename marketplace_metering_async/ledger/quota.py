@@ -10,7 +10,7 @@ from marketplace_metering_async.ledger.sql import Database, Transaction
 from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
 
 _AHEAD: Final = 0.3
-"""Seconds for which turns are reserved at a time: they are lost to the others if a relay stops."""
+"""Seconds for which turns last that are reserved at a time: if a relay stops, they are lost."""
 _FEWEST: Final = 2
 _ENOUGH: Final = 0.4
 """The share of them with which it is time to ask for more: the database takes its time, too."""
@@ -47,7 +47,9 @@ class SharedPacer:
         """Space calls at *calls_per_second* over all relays."""
         self._database = database
         self._gap = 1 / (calls_per_second * _SHARE)
-        self._ahead = max(_FEWEST, ceil(calls_per_second * _AHEAD))
+        self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))
+        self._ahead = _FEWEST  # turns that are reserved at a time
+        self._reserved_at = 0.0
         self._kept = max(_KEPT, _KEPT_TURNS * self._gap)
         self._own = AdaptivePacer(calls_per_second)
         self._turns: deque[float] = deque()  # monotonic times at which calls may start
@@ -60,9 +62,9 @@ class SharedPacer:
         """See Pacer; where no turn is reserved yet, ask again in a moment."""
         while self._turns and self._turns[0] < now - self._kept:
             self._turns.popleft()
-        few = len(self._turns) <= self._ahead * _ENOUGH
+        few = len(self._turns) <= max(1, self._ahead * _ENOUGH)
         if few and self._reserving is None and now >= self._not_before:
-            self._reserving = asyncio.create_task(self._reserve(now))
+            self._reserving = asyncio.create_task(self._reserve(now, self._turns_to_reserve(now)))
         if not self._turns:
             return _LOOK_AGAIN
         if (wait := self._turns[0] - now) > 0:
@@ -91,10 +93,19 @@ class SharedPacer:
         elif how is CallEnd.ABANDONED:
             self._turns.appendleft(now)
 
-    async def _reserve(self, now: float) -> None:
+    def _turns_to_reserve(self, now: float) -> int:
+        """Return how many turns to reserve, going by how long it took to use the last ones."""
+        lasted, self._reserved_at = now - self._reserved_at, now
+        if lasted < _AHEAD:
+            self._ahead = min(self._most, self._ahead * 2)
+        elif lasted > 2 * _AHEAD:
+            self._ahead = max(_FEWEST, self._ahead // 2)
+        return self._ahead
+
+    async def _reserve(self, now: float, ahead: int) -> None:
         began = asyncio.get_running_loop().time()
         empty, self._empty = self._empty, 0.0
-        seconds = (self._ahead + empty) * self._gap
+        seconds = (ahead + empty) * self._gap
 
         async def reserve(tx: Transaction) -> float:
             rows = await tx.rows(_RESERVE, operation="BatchMeterUsage", seconds=seconds)
@@ -107,6 +118,6 @@ class SharedPacer:
             self._not_before = now + _AFTER_ERROR  # the relay meets the same error, and tells of it
         else:
             last = now + (asyncio.get_running_loop().time() - began) + until
-            self._turns.extend(last - self._gap * left for left in range(self._ahead, 0, -1))
+            self._turns.extend(last - self._gap * left for left in range(ahead, 0, -1))
         finally:
             self._reserving = None

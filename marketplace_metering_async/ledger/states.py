@@ -5,7 +5,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from attrs import field, frozen
+from attrs import frozen
 
 from marketplace_metering_async.errors import mask
 from marketplace_metering_async.records import UsageRecord
@@ -138,14 +138,20 @@ class FrozenHour:
     Attributes:
         hour_id: Its row.
         fence: Which claim this is: a later one invalidates it.
-        record: What is sent.
+        key: Whose.
+        license_product: With whom a license record may share a request.
+        stamp: Its timestamp, in seconds since 1970.
+        quantity: Whole units.
         attempts: Claims before this one that had an answer.
         ambiguous: Whether an earlier one may have been acted upon.
     """
 
     hour_id: int
     fence: int
-    record: UsageRecord = field(repr=False)
+    key: UsageKey
+    license_product: str
+    stamp: int
+    quantity: int
     attempts: int
     ambiguous: bool
 
