@@ -37,6 +37,8 @@ _MOST_IN_GROUP: Final = 1_000
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
 _PAGE: Final = 200
+_PRUNED_AT_ONCE: Final = 5_000
+"""Rows that one transaction removes: others wait for it, and its log is kept until it ends."""
 
 
 class UsageLedger:
@@ -405,6 +407,8 @@ class UsageLedger:
         """
         Remove metered and ended hours that were settled before *before*, but for their sums.
 
+        It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
+
         Returns: how many hours.
 
         Raises:
@@ -418,7 +422,16 @@ class UsageLedger:
         if before > self._clock.now() - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
         await self._database.tidy()
-        return await self._database.run(lambda tx: reports.prune(tx, int(before.timestamp())))
+        end, pruned, full = int(before.timestamp()), 0, True
+        hours = partial(reports.prune, before=end, limit=_PRUNED_AT_ONCE)
+        while full:
+            some = await self._database.run(hours)
+            pruned, full = pruned + some, some == _PRUNED_AT_ONCE
+        place: str | None = ""
+        while place is not None:
+            events = partial(reports.prune_events, before=end, after=place, limit=_PRUNED_AT_ONCE)
+            place = await self._database.run(events)
+        return pruned
 
     async def release(self) -> None:
         """
