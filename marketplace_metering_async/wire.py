@@ -267,9 +267,10 @@ class _Index:
 
     def __init__(self, sent: Sequence[Members]) -> None:
         self._sent = sent
-        self._near: dict[tuple[object, int], list[int]] = {}
+        self._near: dict[tuple[object, ...], list[int]] = {}
         for place, members in enumerate(sent):
-            key = (members["Dimension"], members["Timestamp"] // SECONDS_PER_HOUR)
+            hour = members["Timestamp"] // SECONDS_PER_HOUR
+            key = (members["Dimension"], hour, members.get("CustomerAWSAccountId"))
             self._near.setdefault(key, []).append(place)
         self.why_not = ""
 
@@ -281,7 +282,12 @@ class _Index:
             self.why_not = "a result that does not say of which record it is"
             return None
         dimension, hour = echo.get("Dimension"), _hour(echo.get("Timestamp"))
-        near = self._near.get((dimension, hour), []) if isinstance(dimension, str) and hour else []
+        account = echo.get("CustomerAWSAccountId")
+        near: list[int] = []
+        if isinstance(dimension, str) and hour:
+            near += self._near.get((dimension, hour, None), ())
+            if isinstance(account, str):
+                near += self._near.get((dimension, hour, account), ())
         found = [place for place in near if _same_customer(self._sent[place], echo)]
         if len(found) != 1:
             self.why_not = "a result for a record that was not sent"

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import evolve
 
 from marketplace_metering_async.ledger import intake, ledger, outlet, posting, relay
-from marketplace_metering_async.ledger.freezing import digest, record_of
+from marketplace_metering_async.ledger.freezing import digest
 from marketplace_metering_async.ledger.settling import settlement
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
 from marketplace_metering_async.ledger.states import HourState, Settlement
@@ -46,13 +46,7 @@ def fresh_timestamp() -> None:
 
     def stamped(row: Any) -> Any:
         held = frozen_hour(row)
-        moment = held.record.epoch + 3600 * held.fence - 3600
-        return evolve(
-            held,
-            record=record_of(
-                outlet._key(row), row["license_product"], moment, held.record.quantity
-            ),
-        )
+        return evolve(held, stamp=held.stamp + 3600 * held.fence - 3600)
 
     outlet._frozen_hour = stamped
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final
 
-from marketplace_metering_async.ledger.states import UsageKey
+from marketplace_metering_async.ledger.states import FrozenHour, UsageKey, name_of
 from marketplace_metering_async.records import UsageRecord
 
 _DIGEST_BYTES: Final = 16
@@ -18,29 +18,33 @@ _DIGEST_BYTES: Final = 16
 
 def digest(region_name: str, key: UsageKey, stamp: int, quantity: int) -> bytes:
     """Return the digest of a frozen record; *stamp* in seconds since 1970."""
-    content = json.dumps([region_name, *key, stamp, quantity], ensure_ascii=True)
-    return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
+    return _digest(f"[{json.dumps(region_name)}, {name_of(key)[1:-1]}, {stamp}, {quantity}]")
 
 
 def digest_of_event(key: UsageKey, at: int | None, quantity: int) -> bytes:
     """Return the digest of what a caller said of an event; None where it did not say when."""
-    content = json.dumps([*key, at, quantity], ensure_ascii=True)
+    moment = "null" if at is None else at
+    return _digest(f"[{name_of(key)[1:-1]}, {moment}, {quantity}]")
+
+
+def _digest(content: str) -> bytes:
     return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-def record_of(key: UsageKey, license_product: str, stamp: int, quantity: int) -> UsageRecord:
+def record_of(held: FrozenHour) -> UsageRecord:
     """
-    Return the record of a frozen row.
+    Return the record that is sent.
 
     Raises:
         InvalidRecordError: if the row makes none: it was damaged.
     """
+    key = held.key
     return UsageRecord(
-        timestamp=datetime.fromtimestamp(stamp, UTC),
+        timestamp=datetime.fromtimestamp(held.stamp, UTC),
         dimension=key.dimension,
-        quantity=quantity,
+        quantity=held.quantity,
         customer_aws_account_id=key.customer_aws_account_id or None,
         customer_identifier=key.customer_identifier or None,
         license_arn=key.license_arn or None,
-        product_code=(license_product if key.license_arn else key.product_code) or None,
+        product_code=(held.license_product if key.license_arn else key.product_code) or None,
     )

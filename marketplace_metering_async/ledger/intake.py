@@ -1,7 +1,6 @@
 """The ledger's way in: usage to the hours of its keys, subscriptions that end, and re-arming."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerUnusableError
@@ -21,6 +20,8 @@ from marketplace_metering_async.ledger.states import (
     HourState,
     Usage,
     UsageKey,
+    key_of,
+    name_of,
 )
 
 _CUSTOMER: Final = (
@@ -38,9 +39,6 @@ async def post(
     Raises:
         LedgerUnusableError: if the ledger has moved to another database.
     """
-    (ledger,) = await tx.rows("SELECT moved_to FROM ledger")
-    if ledger["moved_to"] is not None:
-        raise LedgerUnusableError(f"this ledger has moved to {ledger['moved_to']}; use that one")
     keys = await _load(tx, {usage.key: usage.license_product for usage in group}, group, now)
     known = await _known_events(tx, [u.event_id for u in group if u.event_id is not None])
     reach("post: loaded")
@@ -48,14 +46,9 @@ async def post(
     outcomes = [posting.post(usage) for usage in group]
     await _write(tx, keys.values(), now)
     reach("post: hours written")
-    added = [
-        {"event_id": event_id, "digest": digest, "now": now}
-        for event_id, digest in posting.events.items()
-    ]
-    if added:
-        await tx.many(
-            "INSERT INTO event (event_id, digest, added_at) VALUES (:event_id, :digest, :now)",
-            added,
+    if posting.events:
+        await tx.for_each(
+            _NEW_EVENT, [(name, digest, now) for name, digest in posting.events.items()]
         )
     reach("post: events written")
     return outcomes
@@ -65,67 +58,65 @@ async def _load(
     tx: Transaction, wanted: dict[UsageKey, str], group: Iterable[Usage], now: int
 ) -> dict[UsageKey, KeyState]:
     """Return the state of the keys, locked; those that are new get their rows."""
-    by_name = {_name(key): key for key in sorted(wanted)}
+    by_name = {name_of(key): key for key in wanted}
     found = await _keys(tx, list(by_name))
-    if missing := [name for name in by_name if name not in found]:
-        await tx.many(_NEW_KEY, [_key_row(by_name[name], name, wanted) for name in missing])
-        await tx.many(_CLOSED_BEFORE, [{"name": name} for name in missing])
+    if len(found) < len(by_name):
+        missing = sorted(by_name.keys() - found.keys())  # one order for all who make them
+        keys = [by_name[name] for name in missing]
+        await tx.for_each(
+            _NEW_KEY, [(name, *key, wanted[key]) for name, key in zip(missing, keys, strict=True)]
+        )
+        await tx.for_each(_CLOSED_BEFORE, [(name,) for name in missing])
         found |= await _keys(tx, missing)
     by_id = {state.key_id: state for state in found.values()}
     first = min([hour_of(usage.at) for usage in group] + [hour_of(now)])
-    for row in await tx.rows(
-        "SELECT key_id, hour, state, quantity, events, stamp, opened_at, seal_at, urgent, hour_id "
-        f"FROM hour WHERE key_id IN {tx.dialect.integers('ids')} AND hour >= :first "
+    for key_id, *hour in await tx.rows(
+        "SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, "
+        "urgent <> 0, hour_id FROM hour "
+        f"WHERE key_id IN {tx.dialect.integers('ids')} AND hour >= :first "
         f"ORDER BY hour_id {tx.dialect.for_update}",
         ids=sorted(by_id),
         first=first,
     ):
-        by_id[row["key_id"]].hours[row["hour"]] = OpenHour(
-            row["hour"],
-            is_open=row["state"] == HourState.OPEN,
-            quantity=row["quantity"],
-            events=row["events"],
-            stamp=row["stamp"],
-            opened_at=row["opened_at"],
-            seal_at=row["seal_at"],
-            urgent=bool(row["urgent"]),
-        )
+        by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return {by_name[name]: state for name, state in found.items()}
 
 
+_NEW_EVENT: Final = """
+    INSERT INTO event (event_id, digest, added_at)
+    SELECT given.event_id, given.digest, given.added_at
+    FROM given (event_id text, digest bytea, added_at bigint)
+"""
 _NEW_KEY: Final = """
     INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
                            license_arn, dimension, license_product)
-    VALUES (:name, :product_code, :customer_aws_account_id, :customer_identifier,
-            :license_arn, :dimension, :license_product)
-    ON CONFLICT (name) DO NOTHING
+    SELECT given.name, given.product_code, given.customer_aws_account_id,
+           given.customer_identifier, given.license_arn, given.dimension, given.license_product
+    FROM given (name text, product_code text, customer_aws_account_id text,
+                customer_identifier text, license_arn text, dimension text, license_product text)
+    WHERE true ON CONFLICT (name) DO NOTHING
 """
 _CLOSED_BEFORE: Final = """
-    UPDATE usage_key SET closed_at = (
-        SELECT closed_at FROM closed_customer AS c
-        WHERE c.product_code = usage_key.product_code
-          AND c.customer_aws_account_id = usage_key.customer_aws_account_id
-          AND c.customer_identifier = usage_key.customer_identifier
-          AND c.license_arn = usage_key.license_arn)
-    WHERE name = :name
+    UPDATE usage_key SET closed_at = c.closed_at
+    FROM closed_customer AS c, given (name text)
+    WHERE usage_key.name = given.name
+      AND c.product_code = usage_key.product_code
+      AND c.customer_aws_account_id = usage_key.customer_aws_account_id
+      AND c.customer_identifier = usage_key.customer_identifier
+      AND c.license_arn = usage_key.license_arn
 """
-
-
-def _name(key: UsageKey) -> str:
-    return json.dumps(list(key))
-
-
-def _key_row(key: UsageKey, name: str, products: dict[UsageKey, str]) -> dict[str, str]:
-    return {**key._asdict(), "name": name, "license_product": products[key]}
 
 
 async def _keys(tx: Transaction, names: list[str]) -> dict[str, KeyState]:
+    """Return those keys that are there, locked; refuse, if the ledger has moved, to go on."""
     rows = await tx.rows(
-        f"SELECT key_id, name, closed_at FROM usage_key WHERE name IN {tx.dialect.texts('names')} "
-        f"ORDER BY key_id {tx.dialect.for_update}",
+        "SELECT name, key_id, closed_at, (SELECT moved_to FROM ledger) AS moved_to FROM usage_key "
+        f"WHERE name IN {tx.dialect.texts('names')} ORDER BY key_id {tx.dialect.for_update}",
         names=names,
     )
-    return {row["name"]: KeyState(row["key_id"], row["closed_at"]) for row in rows}
+    if rows and rows[0]["moved_to"] is not None:
+        raise LedgerUnusableError(f"this ledger has moved to {rows[0]['moved_to']}; use that one")
+    return {name: KeyState(key_id, closed_at) for name, key_id, closed_at, _ in rows}
 
 
 async def _known_events(tx: Transaction, ids: list[str]) -> dict[str, bytes]:
@@ -134,73 +125,88 @@ async def _known_events(tx: Transaction, ids: list[str]) -> dict[str, bytes]:
     rows = await tx.rows(
         f"SELECT event_id, digest FROM event WHERE event_id IN {tx.dialect.texts('ids')}", ids=ids
     )
-    return {row["event_id"]: bytes(row["digest"]) for row in rows}
+    return {event_id: bytes(digest) for event_id, digest in rows}
 
 
 async def _write(tx: Transaction, keys: Iterable[KeyState], now: int) -> None:
     """Write down what a posting changed."""
-    changed = [(key.key_id, hour) for key in keys for hour in key.hours.values() if hour.changed]
-    if changed:
-        await tx.many(_WRITE_HOUR, [_hour_row(key_id, hour) for key_id, hour in changed])
-    carried = [
-        {"key_id": key_id, "hour": hour.hour, "origin": origin, "quantity": q, "events": n}
-        for key_id, hour in changed
-        for origin, (q, n) in hour.carried.items()
-    ]
-    if carried:
-        await tx.many(_WRITE_CARRIED, carried)
+    changed = [(key, hour) for key in keys for hour in key.hours.values() if hour.changed]
     stranded = [
-        {"key_id": key.key_id, "origin": o, "state": state, "quantity": q, "events": n, "now": now}
+        (key.key_id, origin, state, units, pieces, now)
         for key in keys
-        for (o, state), (q, n) in key.stranded.items()
+        for (origin, state), (units, pieces) in key.stranded.items()
     ]
-    if stranded:
-        await tx.many(_WRITE_STRANDED, stranded)
-    recorded = [{"key_id": key.key_id, "recorded": key.recorded} for key in keys if key.recorded]
-    if recorded:
-        await tx.many(
-            "UPDATE usage_key SET recorded = recorded + :recorded WHERE key_id = :key_id", recorded
-        )
+    for statement, rows in (
+        (_MORE_OF_HOUR, [_more(hour) for _, hour in changed if hour.hour_id is not None]),
+        (_NEW_HOUR, [_new(key, hour) for key, hour in changed if hour.hour_id is None]),
+        (_CARRIED, [row for key, hour in changed for row in _carried(key, hour)]),
+        (_STRANDED, stranded),
+        (_RECORDED, [(key.recorded, key.key_id) for key in keys if key.recorded]),
+    ):
+        if rows:
+            await tx.for_each(statement, rows)
 
 
-_WRITE_HOUR: Final = """
-    INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at, deadline,
-                      urgent)
-    VALUES (:key_id, :hour, 'open', :quantity, :events, :stamp, :opened_at, :seal_at, :deadline,
-            :urgent)
-    ON CONFLICT (key_id, hour) DO UPDATE SET
-        quantity = excluded.quantity, events = excluded.events, stamp = excluded.stamp,
-        opened_at = excluded.opened_at, seal_at = excluded.seal_at, deadline = excluded.deadline,
-        urgent = excluded.urgent
+_MORE_OF_HOUR: Final = """
+    UPDATE hour SET quantity = given.quantity, events = given.events, stamp = given.stamp,
+        opened_at = given.opened_at, seal_at = given.seal_at, deadline = given.deadline
+    FROM given (quantity bigint, events bigint, stamp bigint, opened_at bigint, seal_at bigint,
+                deadline bigint, hour_id bigint)
+    WHERE hour.hour_id = given.hour_id
 """
-_WRITE_CARRIED: Final = """
-    INSERT INTO carried (hour_id, origin, quantity, events)
-    SELECT hour_id, CAST(:origin AS bigint), CAST(:quantity AS bigint), CAST(:events AS bigint)
-    FROM hour WHERE key_id = :key_id AND hour = :hour
+_NEW_HOUR: Final = """
+    INSERT INTO hour (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, deadline,
+                      state)
+    SELECT given.key_id, given.hour, given.urgent, given.quantity, given.events, given.stamp,
+           given.opened_at, given.seal_at, given.deadline, 'open'
+    FROM given (key_id bigint, hour bigint, urgent bigint, quantity bigint, events bigint,
+                stamp bigint, opened_at bigint, seal_at bigint, deadline bigint)
+"""
+_CARRIED: Final = """
+    INSERT INTO carried (origin, quantity, events, hour_id)
+    SELECT given.origin, given.quantity, given.events, hour.hour_id
+    FROM hour, given (origin bigint, quantity bigint, events bigint, key_id bigint, hour bigint)
+    WHERE hour.key_id = given.key_id AND hour.hour = given.hour
     ON CONFLICT (hour_id, origin) DO UPDATE SET
         quantity = carried.quantity + excluded.quantity, events = carried.events + excluded.events
 """
-_WRITE_STRANDED: Final = """
+_STRANDED: Final = """
     INSERT INTO stranded (key_id, origin, state, quantity, events, since)
-    VALUES (:key_id, :origin, :state, :quantity, :events, :now)
-    ON CONFLICT (key_id, origin, state) DO UPDATE SET
+    SELECT given.key_id, given.origin, given.state, given.quantity, given.events, given.since
+    FROM given (key_id bigint, origin bigint, state text, quantity bigint, events bigint,
+                since bigint)
+    WHERE true ON CONFLICT (key_id, origin, state) DO UPDATE SET
         quantity = stranded.quantity + excluded.quantity,
         events = stranded.events + excluded.events
 """
+_RECORDED: Final = """
+    UPDATE usage_key SET recorded = usage_key.recorded + given.recorded
+    FROM given (recorded bigint, key_id bigint) WHERE usage_key.key_id = given.key_id
+"""
 
 
-def _hour_row(key_id: int, hour: OpenHour) -> dict[str, int]:
-    return {
-        "key_id": key_id,
-        "hour": hour.hour,
-        "quantity": hour.quantity,
-        "events": hour.events,
-        "stamp": hour.stamp,
-        "opened_at": hour.opened_at,
-        "seal_at": hour.seal_at,
-        "deadline": deadline_of(hour.stamp),
-        "urgent": int(hour.urgent),
-    }
+def _more(hour: OpenHour) -> tuple[int | None, ...]:
+    return (*_sums(hour), hour.hour_id)
+
+
+def _new(key: KeyState, hour: OpenHour) -> tuple[int, ...]:
+    return (key.key_id, hour.hour, int(hour.urgent), *_sums(hour))
+
+
+def _sums(hour: OpenHour) -> tuple[int, ...]:
+    return (
+        hour.quantity,
+        hour.events,
+        hour.stamp,
+        hour.opened_at,
+        hour.seal_at,
+        deadline_of(hour.stamp),
+    )
+
+
+def _carried(key: KeyState, hour: OpenHour) -> Iterator[tuple[int, ...]]:
+    for origin, (units, pieces) in hour.carried.items():
+        yield (origin, units, pieces, key.key_id, hour.hour)
 
 
 async def close_customer(tx: Transaction, customer: CustomerKey, at: int, now: int) -> int:
@@ -259,7 +265,7 @@ async def rearm(tx: Transaction, states: Sequence[HourState], now: int, rules: P
 
 async def _carry(tx: Transaction, moved: Sequence[Row], now: int, rules: PostingRules) -> None:
     names = {
-        row["key_id"]: (UsageKey(*json.loads(row["name"])), row["license_product"])
+        row["key_id"]: (key_of(row["name"]), row["license_product"])
         for row in await tx.rows(
             "SELECT key_id, name, license_product FROM usage_key "
             f"WHERE key_id IN {tx.dialect.integers('ids')}",

@@ -14,32 +14,31 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import (
     ConfigurationError,
-    InvalidRecordError,
     LedgerClosedError,
     LedgerElsewhereError,
     LedgerUnusableError,
     MeteringError,
-    Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
 from marketplace_metering_async.ledger import intake, moving, reports
-from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
+from marketplace_metering_async.ledger.reading import UsageReader, customer_of
 from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
 from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction, no_failure
-from marketplace_metering_async.ledger.states import ENDED, CustomerKey, HourState, Usage, UsageKey
-from marketplace_metering_async.limits import CALLS_PER_SECOND, MAX_FUTURE, MAX_TEXT
+from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
+from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord
-from marketplace_metering_async.rules import require, shown, text
+from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 _MOST_IN_GROUP: Final = 1_000
 """Pieces of usage that share one commit."""
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
 _PAGE: Final = 200
+_PRUNED_AT_ONCE: Final = 5_000
+"""Rows that one transaction removes: others wait for it, and its log is kept until it ends."""
 
 
 class UsageLedger:
@@ -81,6 +80,7 @@ class UsageLedger:
         self._reach = reach
         self._slice = slice_seconds
         self._is_open = False
+        self._reader = UsageReader()
         self._waiting: deque[tuple[Usage, asyncio.Future[AddedUsage]]] = deque()
         self._committing: asyncio.Task[None] | None = None
 
@@ -196,7 +196,8 @@ class UsageLedger:
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
         self._require_open()
-        usage = self._usage(
+        usage = self._reader.usage(
+            self._clock.now(),
             dimension=dimension,
             quantity=quantity,
             customer_aws_account_id=customer_aws_account_id,
@@ -290,8 +291,12 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        customer = self._customer(
-            customer_aws_account_id, customer_identifier, license_arn, product_code
+        customer = customer_of(
+            self._clock.now(),
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            product_code=product_code,
         )
         now = self._now()
         closed_at = now if at is None else int(at.timestamp())
@@ -313,8 +318,12 @@ class UsageLedger:
         Raises: as `close_customer`.
         """
         self._require_open()
-        customer = self._customer(
-            customer_aws_account_id, customer_identifier, license_arn, product_code
+        customer = customer_of(
+            self._clock.now(),
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            product_code=product_code,
         )
         await self._database.run(lambda tx: intake.reopen_customer(tx, customer))
 
@@ -398,6 +407,8 @@ class UsageLedger:
         """
         Remove metered and ended hours that were settled before *before*, but for their sums.
 
+        It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
+
         Returns: how many hours.
 
         Raises:
@@ -411,7 +422,16 @@ class UsageLedger:
         if before > self._clock.now() - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
         await self._database.tidy()
-        return await self._database.run(lambda tx: reports.prune(tx, int(before.timestamp())))
+        end, pruned, full = int(before.timestamp()), 0, True
+        hours = partial(reports.prune, before=end, limit=_PRUNED_AT_ONCE)
+        while full:
+            some = await self._database.run(hours)
+            pruned, full = pruned + some, some == _PRUNED_AT_ONCE
+        place: str | None = ""
+        while place is not None:
+            events = partial(reports.prune_events, before=end, after=place, limit=_PRUNED_AT_ONCE)
+            place = await self._database.run(events)
+        return pruned
 
     async def release(self) -> None:
         """
@@ -549,78 +569,6 @@ class UsageLedger:
                 waiting.cancel()
             else:
                 waiting.set_exception(outcome)
-
-    def _usage(
-        self,
-        *,
-        at: datetime | None,
-        event_id: str | None,
-        **members: Any,  # noqa: ANN401 - the record's own rules look at them
-    ) -> Usage:
-        now = self._clock.now()
-        moment = now if at is None else at
-        record = _record(timestamp=moment, **members)
-        found = _without_nul(record)
-        if not record.license_arn and not record.product_code:
-            found += (Violation("product_code", "the product's code", "None"),)
-        if record.timestamp > now + MAX_FUTURE:
-            ahead = f"at most {MAX_FUTURE} ahead of now"
-            found += (Violation("at", ahead, record.timestamp.isoformat()),)
-        if event_id is not None:
-            found += text("event_id", event_id, longest=MAX_TEXT)
-        require(found)
-        key = UsageKey.of(record)
-        said = None if at is None else record.epoch
-        return Usage(
-            key=key,
-            license_product=record.product_code or "" if record.license_arn else "",
-            at=record.epoch,
-            quantity=record.quantity,
-            event_id=event_id,
-            digest=digest_of_event(key, said, record.quantity),
-        )
-
-    def _customer(
-        self,
-        account: str | None,
-        identifier: str | None,
-        license_arn: str | None,
-        product_code: str | None,
-    ) -> CustomerKey:
-        record = _record(
-            timestamp=self._clock.now(),
-            dimension="any",
-            quantity=0,
-            customer_aws_account_id=account,
-            customer_identifier=identifier,
-            license_arn=license_arn,
-            product_code=product_code,
-        )
-        if not license_arn and not product_code:
-            require((Violation("product_code", "the product's code", "None"),))
-        return UsageKey.of(record).customer
-
-
-def _record(**members: Any) -> UsageRecord:  # noqa: ANN401
-    """Return a record of *members*, with the rules' complaints in the words of add_usage()."""
-    try:
-        return UsageRecord(**members)
-    except InvalidRecordError as error:
-        renamed = [
-            Violation("at", v.expected, v.got, v.wrong_type) if v.path == "timestamp" else v
-            for v in error.violations
-        ]
-        raise InvalidRecordError.of(renamed) from None
-
-
-def _without_nul(record: UsageRecord) -> tuple[Violation, ...]:
-    """Databases end a text at a NUL character, or refuse it."""
-    members = ("dimension", "customer_identifier")
-    return tuple(
-        Violation(name, "text without NUL characters", shown(getattr(record, name)))
-        for name in members
-        if "\0" in (getattr(record, name) or "")
-    )
 
 
 def _month(month: datetime | None) -> dict[str, Any]:

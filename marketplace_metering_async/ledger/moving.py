@@ -75,7 +75,7 @@ async def _copy(source: Database, tx: Transaction, table: str) -> int:
     order = ", ".join(_TABLES[table])
     copied = 0
     while rows := await _page(source, table, order, copied):
-        columns = list(rows[0])
+        columns = list(rows[0].keys())
         names, values = ", ".join(columns), ", ".join(f":{column}" for column in columns)
         await tx.many(f"INSERT INTO {table} ({names}) VALUES ({values})", [dict(r) for r in rows])
         copied += len(rows)

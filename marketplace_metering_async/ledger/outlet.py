@@ -1,12 +1,17 @@
 """The ledger's way out: hours are sealed, claimed by one relay each, and settled."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from marketplace_metering_async.ledger.freezing import digest, record_of
+from marketplace_metering_async.ledger.freezing import digest
 from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
-from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement, UsageKey
+from marketplace_metering_async.ledger.states import (
+    FrozenHour,
+    HourState,
+    Settlement,
+    UsageKey,
+    key_of,
+)
 
 MOST_CRASHES: Final = 25
 """Claims in a row that ended with their relay: then the record is put aside."""
@@ -32,16 +37,15 @@ async def seal(tx: Transaction, now: int, limit: int, region_name: str, reach: F
     )
     reach("seal: read")
     if due:
-        await tx.many(
-            "UPDATE hour SET state = 'frozen', sealed_at = :now, region_name = :region_name, "
-            "digest = :digest WHERE hour_id = :hour_id AND state = 'open'",
+        await tx.for_each(
+            _FREEZE,
             [
-                {
-                    "hour_id": row["hour_id"],
-                    "now": now,
-                    "region_name": region_name,
-                    "digest": digest(region_name, _key(row), row["stamp"], row["quantity"]),
-                }
+                (
+                    now,
+                    region_name,
+                    digest(region_name, _key(row), row["stamp"], row["quantity"]),
+                    row["hour_id"],
+                )
                 for row in due
             ],
         )
@@ -49,12 +53,20 @@ async def seal(tx: Transaction, now: int, limit: int, region_name: str, reach: F
     return len(due)
 
 
+_FREEZE: Final = """
+    UPDATE hour SET state = 'frozen', sealed_at = given.sealed_at,
+        region_name = given.region_name, digest = given.digest
+    FROM given (sealed_at bigint, region_name text, digest bytea, hour_id bigint)
+    WHERE hour.hour_id = given.hour_id AND hour.state = 'open'
+"""
+
+
 def _of_hour(tx: Transaction) -> str:
     return tx.dialect.skip_locked.replace("UPDATE", "UPDATE OF hour")
 
 
 def _key(row: Row) -> UsageKey:
-    return UsageKey(*json.loads(row["name"]))
+    return key_of(row["name"])
 
 
 async def claim(
@@ -103,19 +115,21 @@ async def claim(
         else:
             aside.append(_put_aside(row, why))
     if claimed:
-        await tx.many(
-            f"UPDATE hour SET fence = fence + 1, lease_until = {clock} + "
-            "CAST(:lease AS double precision), crashes = crashes + 1, ambiguous = :ambiguous "
-            "WHERE hour_id = :hour_id",
-            [
-                {"hour_id": c.hour_id, "lease": lease, "ambiguous": int(c.ambiguous), "now": now}
-                for c in claimed
-            ],
-        )
+        (times,) = await tx.rows(f"SELECT CAST({clock} AS double precision) AS clock", now=now)
+        until = times["clock"] + lease
+        await tx.for_each(_LEASE, [(until, int(one.ambiguous), one.hour_id) for one in claimed])
     if aside:
         await settle(tx, aside, now, reach)
     reach("claim: written")
     return claimed
+
+
+_LEASE: Final = """
+    UPDATE hour SET fence = fence + 1, crashes = crashes + 1,
+        lease_until = given.lease_until, ambiguous = given.ambiguous
+    FROM given (lease_until double precision, ambiguous bigint, hour_id bigint)
+    WHERE hour.hour_id = given.hour_id
+"""
 
 
 def _few(rows: Sequence[Row], limit: int) -> Iterator[Row]:
@@ -143,7 +157,10 @@ def _frozen_hour(row: Row) -> FrozenHour:
     return FrozenHour(
         hour_id=row["hour_id"],
         fence=row["fence"] + 1,
-        record=record_of(_key(row), row["license_product"], row["stamp"], row["quantity"]),
+        key=_key(row),
+        license_product=row["license_product"],
+        stamp=row["stamp"],
+        quantity=row["quantity"],
         attempts=row["attempts"],
         # A lease that ran out had no answer: the service may have acted on it.
         ambiguous=bool(row["ambiguous"]) or row["lease_until"] is not None,
@@ -169,37 +186,38 @@ async def settle(
 
     A claim that is not the latest any more is fenced off: a later relay has the record now.
     """
-    counted = []
-    for settlement in settlements:
-        done = await tx.rows(
-            _SETTLE,
-            hour_id=settlement.hour_id,
-            fence=settlement.fence,
-            state=settlement.state,
-            not_before=settlement.not_before,
-            ambiguous=int(settlement.ambiguous),
-            settled_at=None if settlement.state is HourState.FROZEN else now,
-            metering_record_id=settlement.metering_record_id,
-            reason=settlement.error,
-        )
-        if done:
-            counted.append(settlement)
+    done = await tx.for_each(
+        _SETTLE,
+        [
+            (
+                one.state,
+                one.not_before,
+                int(one.ambiguous),
+                None if one.state is HourState.FROZEN else now,
+                one.metering_record_id,
+                one.error,
+                one.hour_id,
+                one.fence,
+            )
+            for one in settlements
+        ],
+    )
+    written = {(row["hour_id"], row["fence"]) for row in done}
+    counted = [one for one in settlements if (one.hour_id, one.fence) in written]
     reach("settle: hours written")
     if counted:
-        await tx.many(
-            "INSERT INTO attempt (hour_id, fence, at, status, error, request_id, "
-            "metering_record_id) VALUES (:hour_id, :fence, :at, :status, :error, :request_id, "
-            ":metering_record_id) ON CONFLICT (hour_id, fence) DO NOTHING",
+        await tx.for_each(
+            _ATTEMPT,
             [
-                {
-                    "hour_id": one.hour_id,
-                    "fence": one.fence,
-                    "at": now,
-                    "status": one.status,
-                    "error": one.error,
-                    "request_id": one.request_id,
-                    "metering_record_id": one.metering_record_id,
-                }
+                (
+                    one.hour_id,
+                    one.fence,
+                    now,
+                    one.status,
+                    one.error,
+                    one.request_id,
+                    one.metering_record_id,
+                )
                 for one in counted
             ],
         )
@@ -210,11 +228,22 @@ async def settle(
 
 
 _SETTLE: Final = """
-    UPDATE hour SET state = :state, not_before = :not_before, ambiguous = :ambiguous,
-        settled_at = :settled_at, metering_record_id = :metering_record_id, reason = :reason,
+    UPDATE hour SET state = given.state, not_before = given.not_before,
+        ambiguous = given.ambiguous, settled_at = given.settled_at,
+        metering_record_id = given.metering_record_id, reason = given.reason,
         lease_until = NULL, crashes = 0, attempts = attempts + 1
-    WHERE hour_id = :hour_id AND fence = :fence AND state = 'frozen'
-    RETURNING hour_id
+    FROM given (state text, not_before bigint, ambiguous bigint, settled_at bigint,
+                metering_record_id text, reason text, hour_id bigint, fence bigint)
+    WHERE hour.hour_id = given.hour_id AND hour.fence = given.fence AND hour.state = 'frozen'
+    RETURNING hour.hour_id, hour.fence
+"""
+_ATTEMPT: Final = """
+    INSERT INTO attempt (hour_id, fence, at, status, error, request_id, metering_record_id)
+    SELECT given.hour_id, given.fence, given.at, given.status, given.error, given.request_id,
+           given.metering_record_id
+    FROM given (hour_id bigint, fence bigint, at bigint, status text, error text,
+                request_id text, metering_record_id text)
+    WHERE true ON CONFLICT (hour_id, fence) DO NOTHING
 """
 
 

@@ -23,6 +23,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.ledger.sql import (
     Dialect,
     FailPoint,
+    Given,
     Operation,
     Row,
     migrations,
@@ -67,6 +68,17 @@ def _translated(statement: str) -> tuple[str, tuple[str, ...]]:
     return _PARAMETER.sub(number, full), tuple(names)
 
 
+@cache
+def _at_once(statement: str) -> str:
+    """Return *statement* for all given rows, which come as one array for each column."""
+    given = Given.of(statement)
+    arrays = [
+        f"CAST(${number} AS {kind}[])" for number, kind in enumerate(given.columns.values(), 1)
+    ]
+    table = f"unnest({', '.join(arrays)}) AS given ({', '.join(given.columns)})"
+    return _translated(given.before + table + given.after)[0]
+
+
 class _PostgresTransaction:
     """Runs statements on a connection that is in a transaction."""
 
@@ -87,6 +99,11 @@ class _PostgresTransaction:
         await self._connection.executemany(
             text, [tuple(each[name] for name in names) for each in parameters]
         )
+
+    async def for_each(self, statement: str, given: Sequence[tuple[Any, ...]]) -> Sequence[Row]:
+        columns = zip(*given, strict=True)
+        found: Sequence[Row] = await self._connection.fetch(_at_once(statement), *columns)
+        return found
 
 
 class PostgresDatabase:

@@ -11,6 +11,7 @@ in one transaction.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, Literal
 
 from attrs import define, field, frozen
@@ -33,6 +34,7 @@ def hour_of(at: int) -> int:
     return at - at % SECONDS_PER_HOUR
 
 
+@lru_cache(maxsize=10_000)  # usage comes in seconds that are like each other
 def deadline_of(at: int) -> int:
     """Return when the service stops taking a record stamped *at*; both in seconds since 1970."""
     return int(limits.deadline(datetime.fromtimestamp(at, UTC)).timestamp())
@@ -180,6 +182,7 @@ class Posting:
         self.keys = keys
         self._known = known_events
         self.events: dict[str, bytes] = {}
+        self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group are told the same
 
     def post(self, usage: Usage) -> Outcome:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
@@ -202,7 +205,14 @@ class Posting:
             key.stranded[origin, place] = (quantity + usage.quantity, events + 1)
             return AddedUsage(ended=place)
         place.add(usage.at, usage.quantity, self._now, self._rules)
-        return AddedUsage(hour=datetime.fromtimestamp(place.hour, UTC), late=place.hour != origin)
+        return self._told(place.hour, late=place.hour != origin)
+
+    def _told(self, hour: int, *, late: bool) -> AddedUsage:
+        told = self._added.get((hour, late))
+        if told is None:
+            told = AddedUsage(hour=datetime.fromtimestamp(hour, UTC), late=late)
+            self._added[hour, late] = told
+        return told
 
     def _place(self, usage: Usage, key: KeyState) -> OpenHour | HourState | LateUsageError:
         origin = hour_of(usage.at)

@@ -2,21 +2,29 @@
 
 import asyncio
 from collections import deque
+from math import ceil
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerError
 from marketplace_metering_async.ledger.sql import Database, Transaction
 from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
 
-_AHEAD: Final = 5
-"""Calls that are reserved at a time: so many are lost to the others if a relay stops."""
-_ENOUGH: Final = 2
-_SHARE: Final = 0.98
+_AHEAD: Final = 0.3
+"""Seconds for which turns last that are reserved at a time: if a relay stops, they are lost."""
+_FEWEST: Final = 2
+_ENOUGH: Final = 0.4
+"""The share of them with which it is time to ask for more: the database takes its time, too."""
+_SHARE: Final = 0.99
 """The share of the quota that is used, so that calls which bunch are not throttled."""
+_KEPT: Final = 0.2
+_KEPT_TURNS: Final = 2
+"""For how long a turn that was not taken may be made up for: the service keeps few, too."""
 _LOOK_AGAIN: Final = 0.02
 _AFTER_ERROR: Final = 1.0
-_EMPTY_AFTER_THROTTLE: Final = 2.0
-"""Spaces that nobody uses after a throttle: somebody else uses the quota, too."""
+_EMPTY_AFTER_THROTTLE: Final = 1.0
+"""Spaces that nobody uses after a throttle, for the service is that much behind."""
+_BUNCHED: Final = 50
+"""Calls delivered since the last throttle from which on the next one is put down to bunching."""
 
 _RESERVE: Final = """
     INSERT INTO quota (operation, next_at)
@@ -39,16 +47,24 @@ class SharedPacer:
         """Space calls at *calls_per_second* over all relays."""
         self._database = database
         self._gap = 1 / (calls_per_second * _SHARE)
+        self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))
+        self._ahead = _FEWEST  # turns that are reserved at a time
+        self._reserved_at = 0.0
+        self._kept = max(_KEPT, _KEPT_TURNS * self._gap)
         self._own = AdaptivePacer(calls_per_second)
         self._turns: deque[float] = deque()  # monotonic times at which calls may start
+        self._taken = _BUNCHED  # calls delivered since the last throttle
         self._empty = 0.0  # spaces to leave out at the next reservation
         self._reserving: asyncio.Task[None] | None = None
         self._not_before = 0.0
 
     def start(self, now: float) -> float:
         """See Pacer; where no turn is reserved yet, ask again in a moment."""
-        if len(self._turns) <= _ENOUGH and self._reserving is None and now >= self._not_before:
-            self._reserving = asyncio.create_task(self._reserve(now))
+        while self._turns and self._turns[0] < now - self._kept:
+            self._turns.popleft()
+        few = len(self._turns) <= max(1, self._ahead * _ENOUGH)
+        if few and self._reserving is None and now >= self._not_before:
+            self._reserving = asyncio.create_task(self._reserve(now, self._turns_to_reserve(now)))
         if not self._turns:
             return _LOOK_AGAIN
         if (wait := self._turns[0] - now) > 0:
@@ -59,17 +75,37 @@ class SharedPacer:
         return wait
 
     def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
-        """See Pacer."""
-        self._own.end(now, how, retry_after=retry_after)
-        if how is CallEnd.THROTTLED:
+        """
+        See Pacer.
+
+        One throttle now and then says that calls of several relays met, and not that the quota is
+        smaller: this relay sees a part of it alone, and would take that part for the whole.
+        """
+        if how is CallEnd.THROTTLED and self._taken >= _BUNCHED:
+            self._own.end(now, CallEnd.ABANDONED)
+        else:
+            self._own.end(now, how, retry_after=retry_after)
+        if how is CallEnd.DELIVERED:
+            self._taken += 1
+        elif how is CallEnd.THROTTLED:
+            self._taken = 0
             self._empty += _EMPTY_AFTER_THROTTLE
         elif how is CallEnd.ABANDONED:
             self._turns.appendleft(now)
 
-    async def _reserve(self, now: float) -> None:
+    def _turns_to_reserve(self, now: float) -> int:
+        """Return how many turns to reserve, going by how long it took to use the last ones."""
+        lasted, self._reserved_at = now - self._reserved_at, now
+        if lasted < _AHEAD:
+            self._ahead = min(self._most, self._ahead * 2)
+        elif lasted > 2 * _AHEAD:
+            self._ahead = max(_FEWEST, self._ahead // 2)
+        return self._ahead
+
+    async def _reserve(self, now: float, ahead: int) -> None:
         began = asyncio.get_running_loop().time()
         empty, self._empty = self._empty, 0.0
-        seconds = (_AHEAD + empty) * self._gap
+        seconds = (ahead + empty) * self._gap
 
         async def reserve(tx: Transaction) -> float:
             rows = await tx.rows(_RESERVE, operation="BatchMeterUsage", seconds=seconds)
@@ -82,6 +118,6 @@ class SharedPacer:
             self._not_before = now + _AFTER_ERROR  # the relay meets the same error, and tells of it
         else:
             last = now + (asyncio.get_running_loop().time() - began) + until
-            self._turns.extend(last - self._gap * left for left in range(_AHEAD, 0, -1))
+            self._turns.extend(last - self._gap * left for left in range(ahead, 0, -1))
         finally:
             self._reserving = None

@@ -22,6 +22,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import Observer, UsageEnded, Warned, tell
 from marketplace_metering_async.ledger import outlet, reports
+from marketplace_metering_async.ledger.freezing import record_of
 from marketplace_metering_async.ledger.settling import settlement
 from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction
 from marketplace_metering_async.ledger.states import ENDED, FrozenHour, HourState, Settlement
@@ -103,17 +104,35 @@ class Relay:
             await self._bind()
         report = RelayReport()
         begun = self._now()
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                lanes.create_task(self._lane(begun, report, lanes))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        for state, count in report.ended.items():
+            tell(self._observer, UsageEnded(state=state.value, records=count))
+        return report
+
+    async def _lane(
+        self, begun: int, report: RelayReport, others: asyncio.TaskGroup | None
+    ) -> None:
+        """
+        Seal, claim and deliver until nothing is left.
+
+        Where there is much to do, an other lane sends while this one is at the database. Not where
+        claims are small, for then relays have died of a record, which is to be sent alone.
+        """
         while not self._stop.is_set() and report.stopped_by is None:
             sealed = await self._seal()
             report.sealed += sealed
             claimed = await self._claim(begun)
+            if others is not None and len(claimed) >= _SEALED_AT_ONCE:
+                others.create_task(self._lane(begun, report, None))
+                others = None
             if claimed:
                 await self._deliver(claimed, report)
             elif sealed < _SEALED_AT_ONCE:
                 break
-        for state, count in report.ended.items():
-            tell(self._observer, UsageEnded(state=state.value, records=count))
-        return report
 
     async def until_stopped(self) -> None:
         """Relay until told to stop; see UsageLedger.relay."""
@@ -191,9 +210,8 @@ class Relay:
         timer = asyncio.create_task(self._end_slice(ending))
         known: list[Settlement] = []
         try:
-            results = self._client.iter_batch_meter_usage(
-                [each.record for each in claimed], stop=ending
-            )
+            # Made one by one as they are sent: all at once, they would hold up what is on the wire.
+            results = self._client.iter_batch_meter_usage(map(record_of, claimed), stop=ending)
             async with aclosing(results):
                 async for result in results:
                     known.append(self._settlement(claimed[result.position], result, report, ending))
@@ -222,9 +240,9 @@ class Relay:
             if fault in _STOPS_ALL:
                 report.stopped_by = error
                 ending.set()
-            elif fault is Fault.PRODUCT and claim.record.product_code:
+            elif fault is Fault.PRODUCT and claim.key.product_code:
                 until = self._clock.monotonic() + _PRODUCT_PAUSE
-                self._paused[claim.record.product_code] = until
+                self._paused[claim.key.product_code] = until
         return settlement(claim, result, self._now())
 
     async def _settle(self, known: Sequence[Settlement], report: RelayReport) -> None:

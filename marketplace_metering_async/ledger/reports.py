@@ -325,27 +325,48 @@ def _entry(row: Row, carried: Sequence[Row], attempts: Sequence[Row]) -> History
     )
 
 
-async def prune(tx: Transaction, before: int) -> int:
-    """Remove what was settled before *before*, but for its sums; return how many hours."""
-    gone = f"state IN {tx.dialect.texts('states')} AND settled_at < :before"
-    states = [HourState.METERED, *ENDED]
+async def prune(tx: Transaction, before: int, limit: int) -> int:
+    """Remove some hours settled before *before*, but for their sums; return how many."""
+    found = await tx.rows(
+        f"SELECT hour_id FROM hour WHERE state IN {tx.dialect.texts('states')} "
+        "AND settled_at < :before ORDER BY settled_at LIMIT :limit " + tx.dialect.for_update,
+        states=[HourState.METERED, *ENDED],
+        before=before,
+        limit=limit,
+    )
+    ids = [row["hour_id"] for row in found]
+    gone = f"hour_id IN {tx.dialect.integers('ids')}"
     await tx.rows(
         "INSERT INTO pruned (product_code, dimension, state, quantity) "
         "SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END, dimension, "
         "state, SUM(quantity) FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id "
         f"WHERE {gone} GROUP BY 1, 2, 3 ON CONFLICT (product_code, dimension, state) "
         "DO UPDATE SET quantity = pruned.quantity + excluded.quantity",
-        states=states,
+        ids=ids,
+    )
+    for table in ("attempt", "carried", "hour"):
+        await tx.rows(f"DELETE FROM {table} WHERE {gone}", ids=ids)
+    return len(ids)
+
+
+async def prune_events(tx: Transaction, before: int, after: str, limit: int) -> str | None:
+    """
+    Forget the ids of old events among the next ones *after* an id.
+
+    Returns: the id to go on from; None at the end.
+    """
+    last = await tx.rows(
+        "SELECT event_id FROM event WHERE event_id > :after "
+        "ORDER BY event_id LIMIT 1 OFFSET :offset",
+        after=after,
+        offset=limit - 1,
+    )
+    until: str | None = last[0]["event_id"] if last else None
+    up_to = "" if until is None else "AND event_id <= :until"
+    await tx.rows(
+        f"DELETE FROM event WHERE event_id > :after {up_to} AND added_at < :before",
+        after=after,
         before=before,
+        **({} if until is None else {"until": until}),
     )
-    for table in ("attempt", "carried"):
-        await tx.rows(
-            f"DELETE FROM {table} WHERE hour_id IN (SELECT hour_id FROM hour WHERE {gone})",
-            states=states,
-            before=before,
-        )
-    hours = await tx.rows(
-        f"DELETE FROM hour WHERE {gone} RETURNING hour_id", states=states, before=before
-    )
-    await tx.rows("DELETE FROM event WHERE added_at < :before", before=before)
-    return len(hours)
+    return until

@@ -8,8 +8,8 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     TimestampOutOfBoundsException,
 )
+from marketplace_metering_async.ledger.posting import deadline_of
 from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement
-from marketplace_metering_async.limits import deadline
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.triage import Fault, triage
 
@@ -35,12 +35,12 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
         error=_worded(result.error),
         request_id=result.request_id,
         metering_record_id=result.metering_record_id,
-        quantity=claimed.record.quantity,
+        quantity=claimed.quantity,
     )
 
 
 def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bool) -> HourState:
-    over = now >= deadline(claimed.record.timestamp).timestamp()
+    over = now >= deadline_of(claimed.stamp)
     match result.status:
         case RecordStatus.SUCCESS:
             return HourState.METERED
@@ -64,7 +64,7 @@ def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bo
 
 def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) -> bool:
     """Whether a clock that ran ahead may have sealed the hour before the service's was over."""
-    young = now - claimed.record.epoch < _AHEAD
+    young = now - claimed.stamp < _AHEAD
     return young and isinstance(error, OutOfWindowError | TimestampOutOfBoundsException)
 
 

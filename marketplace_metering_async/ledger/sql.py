@@ -6,16 +6,32 @@ so its operations run from end to end in the thread that owns the connection; Po
 the event loop. Statements name their parameters (`:now`).
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, Protocol, TypeVar
 
 from attrs import frozen
 
-Row = Mapping[str, Any]
 T = TypeVar("T")
 
 SCHEMAS: Final = "marketplace_metering_async.ledger"
+
+
+class Row(Protocol):
+    """What a statement found: its values in order, each by its column's name, too."""
+
+    def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401
+        """Return the value in a column."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the values."""
+        ...
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of the columns."""
+        ...
 
 
 @frozen
@@ -54,6 +70,10 @@ class Transaction(Protocol):
 
     async def many(self, statement: str, parameters: Iterable[Mapping[str, Any]]) -> None:
         """Run a statement once for each set of parameters."""
+        ...
+
+    async def for_each(self, statement: str, given: Sequence[tuple[Any, ...]]) -> Sequence[Row]:
+        """Run a statement that reads from the table `given`, and return what it returns."""
         ...
 
 
@@ -111,6 +131,32 @@ class Database(Protocol):
     async def aclose(self) -> None:
         """Let go of it; twice is fine."""
         ...
+
+
+_GIVEN: Final = re.compile(r"\bgiven \(([^)]*)\)")
+
+
+@frozen
+class Given:
+    """
+    A statement that reads from the table `given`.
+
+    Attributes:
+        before: Its part before the table.
+        columns: Name to type, of the table.
+        after: Its part after the table.
+    """
+
+    before: str
+    columns: dict[str, str]
+    after: str
+
+    @classmethod
+    def of(cls, statement: str) -> "Given":
+        """Take *statement* apart."""
+        before, inside, after = _GIVEN.split(statement)
+        columns = (column.split(maxsplit=1) for column in inside.split(","))
+        return cls(before, dict(columns), after)
 
 
 def migrations(dialect: Dialect) -> list[tuple[int, list[str]]]:

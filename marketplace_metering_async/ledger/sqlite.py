@@ -9,11 +9,13 @@ IMMEDIATE, since one that turns from reading to writing may be refused without w
 import asyncio
 import json
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +23,7 @@ from marketplace_metering_async.errors import LedgerClosedError, LedgerError, Le
 from marketplace_metering_async.ledger.sql import (
     Dialect,
     FailPoint,
+    Given,
     Operation,
     Row,
     migrations,
@@ -86,15 +89,28 @@ class _SqliteTransaction:
         self._connection = connection
 
     async def rows(self, statement: str, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401
-        cursor = self._connection.execute(statement, _bound(parameters))
-        found = cursor.fetchall()
-        if not found:
-            return ()
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in found]
+        found: list[Row] = self._connection.execute(statement, _bound(parameters)).fetchall()
+        return found
 
     async def many(self, statement: str, parameters: Iterable[Mapping[str, Any]]) -> None:
         self._connection.executemany(statement, parameters)
+
+    async def for_each(self, statement: str, given: Sequence[tuple[Any, ...]]) -> Sequence[Row]:
+        text, returns = _one_by_one(statement)
+        if returns:
+            execute = self._connection.execute
+            return [found for row in given for found in execute(text, row).fetchall()]
+        self._connection.executemany(text, given)
+        return ()
+
+
+@cache
+def _one_by_one(statement: str) -> tuple[str, bool]:
+    """Return *statement* for one given row, and whether it returns something."""
+    given = Given.of(statement)
+    before = given.before.rstrip().removesuffix("FROM").removesuffix(",")
+    text = re.sub(r"\bgiven\.\w+", "?", before + given.after)
+    return text, "RETURNING" in given.after
 
 
 def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +214,7 @@ class SqliteDatabase:
             if not self._path.exists():  # made here, so that nobody else may read it
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
+            self._writer.row_factory = sqlite3.Row
             for pragma in (
                 "journal_mode = WAL",
                 "synchronous = FULL",
@@ -209,6 +226,7 @@ class SqliteDatabase:
                 self._writer.execute(f"PRAGMA {pragma}").fetchall()
             self._migrate()
             self._reader = self._connect(str(self._path))
+            self._reader.row_factory = sqlite3.Row
             self._reader.execute("PRAGMA query_only = ON").fetchall()
         found = self._path.stat()
         self._identity = (found.st_dev, found.st_ino)

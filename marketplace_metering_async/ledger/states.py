@@ -1,9 +1,11 @@
 """The words of the ledger: what may become of usage, and the values that its parts hand around."""
 
+import json
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
-from attrs import field, frozen
+from attrs import frozen
 
 from marketplace_metering_async.errors import mask
 from marketplace_metering_async.records import UsageRecord
@@ -80,6 +82,18 @@ class UsageKey(NamedTuple):
         return f"<UsageKey {self.product_code or 'license'} {mask(who)} {self.dimension}>"
 
 
+@lru_cache(maxsize=10_000)
+def name_of(key: UsageKey) -> str:
+    """Return the name of a key: all of it as a JSON list."""
+    return json.dumps(key)
+
+
+@lru_cache(maxsize=10_000)
+def key_of(name: str) -> UsageKey:
+    """Return the key of a name."""
+    return UsageKey(*json.loads(name))
+
+
 class CustomerKey(NamedTuple):
     """A customer of one product or license; '' for what a scheme does not have."""
 
@@ -105,7 +119,7 @@ class Usage:
         at: When it happened, in whole seconds since 1970.
         quantity: Whole units.
         event_id: The caller's name for it, or None.
-        digest: Of what the caller said, to tell a repetition from a mistake.
+        digest: Of what the caller said, to tell a repetition from a mistake; empty without a name.
     """
 
     key: UsageKey
@@ -124,14 +138,20 @@ class FrozenHour:
     Attributes:
         hour_id: Its row.
         fence: Which claim this is: a later one invalidates it.
-        record: What is sent.
+        key: Whose.
+        license_product: With whom a license record may share a request.
+        stamp: Its timestamp, in seconds since 1970.
+        quantity: Whole units.
         attempts: Claims before this one that had an answer.
         ambiguous: Whether an earlier one may have been acted upon.
     """
 
     hour_id: int
     fence: int
-    record: UsageRecord = field(repr=False)
+    key: UsageKey
+    license_product: str
+    stamp: int
+    quantity: int
     attempts: int
     ambiguous: bool
 

@@ -17,7 +17,7 @@ from marketplace_metering_async import (
     MarketplaceMeteringException,
 )
 from marketplace_metering_async.events import Warned
-from marketplace_metering_async.ledger import outlet
+from marketplace_metering_async.ledger import ledger, outlet
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
 from marketplace_metering_async.ledger.states import FrozenHour, Settlement
 from marketplace_metering_async.sandbox import Kind, Product, Refusal, Rules
@@ -542,6 +542,8 @@ async def test_bad_usage_is_named(house: House) -> None:
         await house.use(at=NOON + HOUR)
     with pytest.raises(InvalidRecordError, match="NUL"):
         await house.use(dimension="a\0b")
+    with pytest.raises(InvalidRecordError, match=r"event_id.*NUL"):
+        await house.use(event_id="a\0b")
 
     assert 0 == (await house.balance()).recorded
 
@@ -615,6 +617,27 @@ async def test_pruning_keeps_the_sums(house: House) -> None:
     assert 1 == pruned
     assert (3, 1, 2) == (status.recorded, status.metered, status.open)
     assert [2] == [entry.quantity async for entry in house.ledger.history()]
+
+
+async def test_pruning_goes_in_small_steps(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    And leaves out none, nor an event id that is young. Covers: D19
+    """
+    monkeypatch.setattr(ledger, "_PRUNED_AT_ONCE", 2)
+    for n in range(5):
+        await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"old-{n}")
+    house.clock.step(hours=1)
+    await house.relay()
+    house.clock.step(days=5)
+    for n in range(5):
+        await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"young-{n}")
+    pruned = await house.ledger.prune(house.clock.now() - timedelta(days=4))
+    first: dict[str, Any] = {"quantity": 1, "customer_aws_account_id": f"{0:012d}"}
+    again = [(await house.use(**first, event_id=f"{age}-0")).repeated for age in ("old", "young")]
+
+    assert 5 == pruned
+    assert [False, True] == again
+    assert 5 == (await house.balance()).metered
 
 
 async def test_status_tells_no_usage_from_broken_metering(house: House) -> None:

@@ -1,0 +1,158 @@
+"""From what a caller says to Usage: a record's rules, and a memory for keys that keep them."""
+
+from datetime import datetime
+from math import floor
+from typing import Any, Final
+
+from marketplace_metering_async.errors import InvalidRecordError, Violation
+from marketplace_metering_async.ledger.freezing import digest_of_event
+from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
+from marketplace_metering_async.limits import MAX_FUTURE, MAX_QUANTITY, MAX_TEXT
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.rules import require, shown, text
+
+_REMEMBERED: Final = 10_000
+"""Keys whose texts are not looked at again: the rules cost more than all else a call does."""
+
+
+class UsageReader:
+    """Reads what callers of add_usage() say."""
+
+    def __init__(self) -> None:
+        """Begin with no key in mind."""
+        self._known: dict[tuple[str | None, ...], tuple[UsageKey, str]] = {}
+
+    def usage(
+        self,
+        now: datetime,
+        *,
+        dimension: str,
+        quantity: int,
+        customer_aws_account_id: str | None,
+        customer_identifier: str | None,
+        license_arn: str | None,
+        product_code: str | None,
+        at: datetime | None,
+        event_id: str | None,
+    ) -> Usage:
+        """
+        Return the usage that a caller means.
+
+        Raises:
+            InvalidRecordError: with all that is wrong with it.
+        """
+        moment = now if at is None else at
+        who = (
+            dimension,
+            customer_aws_account_id,
+            customer_identifier,
+            license_arn,
+            product_code,
+        )
+        known = self._recall(who)
+        if known is not None and _is_plain(quantity, moment, event_id) and moment <= now:
+            key, license_product = known
+            epoch, units = floor(moment.timestamp()), quantity
+        else:
+            record = _record(
+                timestamp=moment,
+                dimension=dimension,
+                quantity=quantity,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            )
+            require(_violations(record, now, event_id))
+            key, license_product = self._remember(who, record)
+            epoch, units = record.epoch, record.quantity
+        digest = b""
+        if event_id is not None:
+            digest = digest_of_event(key, None if at is None else epoch, units)
+        return Usage(key, license_product, epoch, units, event_id, digest)
+
+    def _recall(self, who: tuple[str | None, ...]) -> tuple[UsageKey, str] | None:
+        try:
+            return self._known.get(who)
+        except TypeError:  # something that is no text, which the rules will name
+            return None
+
+    def _remember(self, who: tuple[str | None, ...], record: UsageRecord) -> tuple[UsageKey, str]:
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        product = record.product_code or "" if record.license_arn else ""
+        known = self._known[who] = (UsageKey.of(record), product)
+        return known
+
+
+def _is_plain(quantity: object, moment: object, event_id: object) -> bool:
+    """Whether these surely keep the rules; others are looked at more closely."""
+    return (
+        type(quantity) is int
+        and 0 <= quantity <= MAX_QUANTITY
+        and type(moment) is datetime
+        and moment.tzinfo is not None
+        and (
+            event_id is None
+            or (
+                type(event_id) is str
+                and 1 <= len(event_id) <= MAX_TEXT
+                and event_id.isascii()
+                and "\0" not in event_id
+            )
+        )
+    )
+
+
+def customer_of(now: datetime, **names: str | None) -> CustomerKey:
+    """
+    Return the customer that a caller means.
+
+    Raises:
+        InvalidRecordError: if no such customer can be.
+    """
+    record = _record(timestamp=now, dimension="any", quantity=0, **names)
+    require(_no_product(record))
+    return UsageKey.of(record).customer
+
+
+def _record(**members: Any) -> UsageRecord:  # noqa: ANN401
+    """Return a record of *members*, with the rules' complaints in the words of add_usage()."""
+    try:
+        return UsageRecord(**members)
+    except InvalidRecordError as error:
+        renamed = [
+            Violation("at", v.expected, v.got, v.wrong_type) if v.path == "timestamp" else v
+            for v in error.violations
+        ]
+        raise InvalidRecordError.of(renamed) from None
+
+
+def _violations(record: UsageRecord, now: datetime, event_id: str | None) -> tuple[Violation, ...]:
+    """What the ledger asks beyond the rules of a record."""
+    found = _no_product(record) + _without_nul(
+        dimension=record.dimension,
+        customer_identifier=record.customer_identifier,
+        event_id=event_id,
+    )
+    if record.timestamp > now + MAX_FUTURE:
+        ahead = f"at most {MAX_FUTURE} ahead of now"
+        found += (Violation("at", ahead, record.timestamp.isoformat()),)
+    if event_id is not None:
+        found += text("event_id", event_id, longest=MAX_TEXT)
+    return found
+
+
+def _no_product(record: UsageRecord) -> tuple[Violation, ...]:
+    if record.license_arn or record.product_code:
+        return ()
+    return (Violation("product_code", "the product's code", "None"),)
+
+
+def _without_nul(**texts: str | None) -> tuple[Violation, ...]:
+    """Databases end a text at a NUL character, or refuse it with all that shares its commit."""
+    return tuple(
+        Violation(name, "text without NUL characters", shown(value))
+        for name, value in texts.items()
+        if isinstance(value, str) and "\0" in value
+    )
