@@ -33,6 +33,7 @@ from marketplace_metering_async.results import (
     RecordStatus,
     Verdict,
     in_order,
+    without_ids,
 )
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
@@ -143,14 +144,14 @@ class Batch:
                 try:
                     record = admission.admit(position, candidate)
                 except InvalidRecordError as error:
-                    merger.add(((position, _rejected(error), None),))
+                    merger.add((without_ids(_rejected(error), (position,)),))
                     leaders.append(None)
                 else:
                     leaders.append(record if repeats.note(position, record) else None)
         for conflict in repeats.conflicts():
             for position in conflict.positions:
                 leaders[position] = None
-                merger.add(((position, _rejected(conflict), None),))
+            merger.add((without_ids(_rejected(conflict), conflict.positions),))
         for _ in repeats.forget_keys():
             await breather.breathe()
         return await self._lined_up(leaders, breather), repeats.followers
@@ -169,9 +170,10 @@ class Batch:
 def _shared(outcomes: Sequence[Outcome], followers: dict[int, list[int]]) -> list[Outcome]:
     """The outcomes of records identical to ones that were sent."""
     return [
-        (follower, evolve(verdict, duplicate_of=position), record_id)
-        for position, verdict, record_id in outcomes
-        for follower in followers.get(position, ())
+        Outcome(evolve(verdict, duplicate_of=position), alike, [record_id] * len(alike))
+        for verdict, positions, record_ids in outcomes
+        for position, record_id in zip(positions, record_ids, strict=True)
+        if (alike := followers.get(position))
     ]
 
 
@@ -343,16 +345,15 @@ class Stream:
     def _take_results(self, outcomes: Sequence[Outcome]) -> None:
         """Take verdicts from the delivery, and share them with identical records."""
         complete: list[RecordResult] = []
-        for position, verdict, record_id in outcomes:
-            record = self._sent.pop(position)
-            given = self._originals.pop(position, record)
-            complete.append(RecordResult(position, given, verdict, record_id))
-            for follower in self._repeats.forget(position, record):
-                given, shared = (
-                    self._followers.pop(follower),
-                    evolve(verdict, duplicate_of=position),
-                )
-                complete.append(RecordResult(follower, given, shared, record_id))
+        for verdict, positions, record_ids in outcomes:
+            for position, record_id in zip(positions, record_ids, strict=True):
+                record = self._sent.pop(position)
+                given = self._originals.pop(position, record)
+                complete.append(RecordResult(position, given, verdict, record_id))
+                for follower in self._repeats.forget(position, record):
+                    given = self._followers.pop(follower)
+                    shared = evolve(verdict, duplicate_of=position)
+                    complete.append(RecordResult(follower, given, shared, record_id))
         self._give(complete)
 
     def _give(self, results: Sequence[RecordResult]) -> None:

@@ -85,7 +85,7 @@ class Caller:
         self._closed = False
         self.places = asyncio.Semaphore(max_concurrency)
         self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
-        self._call_ended = asyncio.Event()  # set and replaced whenever a call ends
+        self._call_ended = asyncio.Event()  # since whoever is at the gate looked last
         self._worked = 0  # pieces of work in this turn of the event loop
         self._waiting: deque[asyncio.Future[None]] = deque()  # for one of the next turns
 
@@ -146,6 +146,7 @@ class Caller:
             if wait <= 0:
                 return True
             if math.isinf(wait):
+                self._call_ended.clear()
                 await self.sleep(_WITHOUT_NEWS, self._call_ended, halt)
             else:
                 await self.sleep(wait, halt)
@@ -180,7 +181,6 @@ class Caller:
         """Tell the pacer how a call ended, and whoever waits for that."""
         self.pacer.end(self.clock.monotonic(), how, retry_after=retry_after)
         self._call_ended.set()
-        self._call_ended = asyncio.Event()
 
     async def _nap(self, seconds: float) -> None:
         await self.clock.sleep(seconds)

@@ -33,9 +33,8 @@ class SystemClock:
         """Return the machine's wall time in UTC."""
         return datetime.now(UTC)
 
-    def monotonic(self) -> float:
-        """Return the machine's monotonic time in seconds."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Return the machine's monotonic time in seconds."""
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running event loop for *seconds*."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 from attrs import field, frozen
 
@@ -51,8 +51,24 @@ class Verdict:
     duplicate_of: int | None = None
 
 
-Outcome = tuple[int, Verdict, str | None]
-"""What became of the record at a position: the verdict, and the service's id of the record."""
+class Outcome(NamedTuple):
+    """
+    What became of some records: what they share, and what each has of its own.
+
+    Attributes:
+        verdict: On all of them.
+        positions: Where they stand in what was given.
+        record_ids: The service's id of each.
+    """
+
+    verdict: Verdict
+    positions: Sequence[int]
+    record_ids: Sequence[str | None]
+
+
+def without_ids(verdict: Verdict, positions: Sequence[int]) -> Outcome:
+    """Return the outcome of records that the service has not taken."""
+    return Outcome(verdict, positions, (None,) * len(positions))
 
 
 @frozen
@@ -251,9 +267,11 @@ def _not_metered(result: RecordResult) -> RecordNotMeteredError:
     return error
 
 
-def count(statuses: Iterable[RecordStatus]) -> dict[RecordStatus, int]:
+def count(outcomes: Iterable[Outcome]) -> dict[RecordStatus, int]:
     """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
-    counts = Counter(statuses)
+    counts: Counter[RecordStatus] = Counter()
+    for verdict, positions, _ in outcomes:
+        counts[verdict.status] += len(positions)
     return dict(counts) if len(counts) == 1 else in_order(counts)
 
 
@@ -321,21 +339,22 @@ class Merger:
         self._record_ids += [None] * len(given)
         self._missing += len(given)
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Iterable[Outcome]) -> None:
         """
         Take outcomes in.
 
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
-        verdicts, record_ids = self._verdicts, self._record_ids
-        for position, verdict, record_id in outcomes:
-            if not 0 <= position < len(verdicts) or verdicts[position] is not None:
-                raise ValueError(f"a second or foreign result for records[{position}]")
-            verdicts[position] = verdict
-            record_ids[position] = record_id
-        self._counter.update([verdict.status for _, verdict, _ in outcomes])
-        self._missing -= len(outcomes)
+        size, verdicts, record_ids = len(self.given), self._verdicts, self._record_ids
+        for verdict, positions, ids in outcomes:
+            for position, record_id in zip(positions, ids, strict=True):
+                if not 0 <= position < size or verdicts[position] is not None:
+                    raise ValueError(f"a second or foreign result for records[{position}]")
+                verdicts[position] = verdict
+                record_ids[position] = record_id
+            self._counter[verdict.status] += len(positions)
+            self._missing -= len(positions)
 
     def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
         """
@@ -364,7 +383,7 @@ def merge(
     record_of = {result.position: result.record for result in results}
     merger = Merger()
     merger.expect([record_of.get(position) for position in range(size)])
-    merger.add([(r.position, r.verdict, r.metering_record_id) for r in results])
+    merger.add(Outcome(r.verdict, (r.position,), (r.metering_record_id,)) for r in results)
     return merger.merged(calls=calls, throttled=throttled)
 
 

@@ -43,7 +43,7 @@ from marketplace_metering_async.isolation import (
 )
 from marketplace_metering_async.pacing import CallEnd
 from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, Open
-from marketplace_metering_async.results import Outcome, Verdict, count
+from marketplace_metering_async.results import Outcome, Verdict, count, without_ids
 from marketplace_metering_async.retries import Backoff, RetryPolicy
 from marketplace_metering_async.triage import Fault, leaves_doubt, triage
 from marketplace_metering_async.validation import expired
@@ -278,8 +278,10 @@ class Delivery:
         outcomes: list[Outcome] = []
         left: list[Open] = []
         unanswered: list[Open] = []
-        verdict: Verdict | None = None  # the last record's, which neighbours mostly share
+        word: str | None = None  # the last record's, which neighbours mostly share
         last: History | None = None
+        positions: list[int] = []
+        record_ids: list[str | None] = []
         for entry, status, record_id in zip(
             chunk.entries, reply.statuses, reply.record_ids, strict=True
         ):
@@ -288,11 +290,14 @@ class Delivery:
             elif status == wire.UNPROCESSED:
                 left.append(entry)
             else:
-                history = entry.history
-                if verdict is None or history is not last or status != verdict.service_status:
+                position, _, history = entry
+                if status != word or history is not last:
+                    word, last = status, history
+                    positions, record_ids = [], []
                     verdict = verdicts.answered(status, history, request_id)
-                    last = history
-                outcomes.append((entry.position, verdict, record_id))
+                    outcomes.append(Outcome(verdict, positions, record_ids))
+                positions.append(position)
+                record_ids.append(record_id)
         self._settled(outcomes, request_id)
         if reply.oddities:
             self._warn_of(reply, request_id)
@@ -311,8 +316,7 @@ class Delivery:
 
     def _settled(self, outcomes: Sequence[Outcome], request_id: str | None = None) -> None:
         if outcomes:
-            counts = count([verdict.status for _, verdict, _ in outcomes])
-            tell(self._caller.observer, Settled(counts=counts, request_id=request_id))
+            tell(self._caller.observer, Settled(counts=count(outcomes), request_id=request_id))
             self._settle(outcomes)
 
     # What an error asks for.
@@ -549,7 +553,7 @@ class Delivery:
 
 
 def _outcome(entry: Open, verdict: Verdict) -> Outcome:
-    return entry.position, verdict, None
+    return without_ids(verdict, (entry.position,))
 
 
 def _as_refusal(error: MeteringError) -> MarketplaceMeteringException:

@@ -101,9 +101,10 @@ class Session:
         await self._retiring.wait()
 
     def _take(self, outcomes: Sequence[Outcome]) -> None:
-        for position, verdict, record_id in outcomes:
-            self._counter[verdict.status] += 1
-            self._settle(self._entries.pop(position), verdict, record_id)
+        for verdict, positions, record_ids in outcomes:
+            self._counter[verdict.status] += len(positions)
+            for position, record_id in zip(positions, record_ids, strict=True):
+                self._settle(self._entries.pop(position), verdict, record_id)
         if not self._entries:
             self.retire()
 
