@@ -37,6 +37,8 @@ _DOUBT: Final = 5
 """Deliveries after the first throttle from which a told quota is doubted."""
 _WELL: Final = 6
 """Deliveries by which a rate is known well."""
+_WELL_TRIPS: Final = 2
+"""Round trips that they take: what was on the wire when the bucket ran dry tells nothing."""
 _FIRST_WINDOW: Final = 4
 _FIRST_GAP: Final = 0.004
 """Seconds between calls that the first throttle is taken to mean, when nothing is measured yet."""
@@ -51,6 +53,8 @@ _LONGEST_TRIPS: Final = 7
 _DEPTH: Final = 3.5
 """Tokens to gather after a throttle; fewer where the bucket turns out to be shallow."""
 _LEAST_DEPTH: Final = 0.5
+_LONGEST_REST: Final = 1.0
+"""Seconds that the bucket is left alone at most: one of several may have hardly any rate."""
 _SHALLOW_CYCLE: Final = 0.15
 """The share of a cycle that shows the bucket to be shallow if it was empty again by then."""
 _SHALLOWER: Final = 0.7
@@ -59,6 +63,9 @@ _OVERDUE: Final = 1.5
 """Cycles without a throttle after which the quota is taken to have risen."""
 _OVERDUE_SECONDS: Final = 2.0
 """Or so long, for one of several senders that gets too few calls through to wait for cycles."""
+_OVERDUE_CALLS: Final = 35
+"""Or as long as so many calls took at the rate that was had, where that is shorter."""
+_OVERDUE_LEAST: Final = 0.3
 _POOR: Final = 0.75
 """The share of the rate that was had, below which a sender does not wait for cycles."""
 _QUICKEN: Final = 0.2
@@ -69,6 +76,8 @@ _QUICKEN_CALLS: Final = 1.0
 """Calls a second that are added at least, so that a sender which has least comes back soon."""
 _REGAIN: Final = 0.4
 """The share of a rate that was had not long ago, from which it is regained."""
+_FOOTHOLD: Final = 0.15
+"""The share of it that a sender keeps trying, whatever the others leave it."""
 _FORGET: Final = 0.96
 """How much of such a rate is still believed after one more throttle."""
 _TOLD_SURPLUS: Final = 0.1
@@ -219,7 +228,8 @@ class AdaptivePacer:
         calls = _OVERDUE * self._cycle
         seconds = 2 * calls / max(self._had, _SLOWEST)
         if self.rate < _POOR * self._had or not self._had:
-            seconds = min(seconds, _OVERDUE_SECONDS)
+            soon = max(_OVERDUE_LEAST, _OVERDUE_CALLS / max(self._had, _SLOWEST))
+            seconds = min(seconds, _OVERDUE_SECONDS, soon)
         if self._taken - self._inflow.count <= calls and now - self._inflow.at <= seconds:
             return False
         self._inflow.forget()
@@ -238,9 +248,11 @@ class AdaptivePacer:
         if math.isinf(rate):
             rate = 1 / _FIRST_GAP if math.isinf(self.rate) else self.rate
         else:
-            had = rate if calls >= _WELL else 0.0
+            trip = 2 * (now - arrived)
+            well = calls >= _WELL and calls > _WELL_TRIPS * trip * rate
+            had = rate if well else 0.0
             self._had = max(self._known, self._had * _FORGET, had)
-        rate = max(rate, _SLOWEST)
+        rate = max(rate, _SLOWEST, _FOOTHOLD * self._had)
         holds = self._taken < self._doubt_from or rate >= _TOLD_HOLDS * self._told
         if self._known and holds:
             self._told_share = max(_SHALLOW_SHARE, self._told_share - _TOLD_STEP)
@@ -251,7 +263,7 @@ class AdaptivePacer:
         self._cycle = min(paid, max(_LONGEST, _LONGEST_TRIPS * len(self._starts)))
         surplus = max(rate * self._depth / (self._cycle - self._depth), _TOLD_SURPLUS * self._known)
         self._set(rate + surplus)
-        pause = (_LEAST_DEPTH + self._depth) / rate
+        pause = min(_LONGEST_REST, (_LEAST_DEPTH + self._depth) / rate)
         self._next = max(self._next, now, arrived + pause)
         self._burst = max(_LATENESS, _LATE_SECONDS * self.rate)
 
