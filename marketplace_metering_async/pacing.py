@@ -34,7 +34,7 @@ _TOLD_STEP: Final = 0.005
 _TOLD_HOLDS: Final = 0.88
 """The share of the told quota that, if it was delivered, shows that nobody else uses it."""
 _DOUBT: Final = 5
-"""Deliveries after the first throttle from which a told quota is doubted."""
+"""Deliveries after the first throttle, or twice their time, from which a told quota is doubted."""
 _WELL: Final = 6
 """Deliveries by which a rate is known well."""
 _WELL_TRIPS: Final = 2
@@ -165,7 +165,7 @@ class AdaptivePacer:
         self._had = self._known  # the highest rate that was had not long ago
         self._quicken_by = 0.0
         self._held = False  # a call had to wait since one was taken: the pace is what limits
-        self._doubt_from = 0  # taken calls until which a told quota is not doubted
+        self._doubt_from = (0, 0.0)  # a told quota is not doubted until so many calls, or so late
         self._failures = 0
         self._ill_until = -math.inf
 
@@ -238,7 +238,7 @@ class AdaptivePacer:
 
     def _on_throttled(self, now: float, arrived: float) -> None:
         if not self._inflow.ever:
-            self._doubt_from = self._taken + _DOUBT
+            self._doubt_from = (self._taken + _DOUBT, now + 2 * _DOUBT / max(self._known, _SLOWEST))
         self._window = math.inf
         self._debt += 1
         if self._inflow.known:
@@ -253,7 +253,8 @@ class AdaptivePacer:
             had = rate if well else 0.0
             self._had = max(self._known, self._had * _FORGET, had)
         rate = max(rate, _SLOWEST, _FOOTHOLD * self._had)
-        holds = self._taken < self._doubt_from or rate >= _TOLD_HOLDS * self._told
+        early = self._taken < self._doubt_from[0] and now < self._doubt_from[1]
+        holds = early or rate >= _TOLD_HOLDS * self._told
         if self._known and holds:
             self._told_share = max(_SHALLOW_SHARE, self._told_share - _TOLD_STEP)
             self._set(self._told)
