@@ -2,7 +2,8 @@
 AWS Signature Version 4 for this service's one kind of request: POST to one path, headers known.
 
 What changes once a day (the key), and once a second (the date in the headers), is kept; what is
-left to do for a request is a hash of its body and one HMAC. botocore's signer is the witness.
+left to do for a request is a hash of its body and the end of an HMAC. botocore's signer is the
+witness.
 """
 
 import hashlib
@@ -71,8 +72,7 @@ class _Prepared(NamedTuple):
     keys: Keys
     second: int
     canonical: "hashlib._Hash"
-    to_sign: str
-    key: bytes
+    mac: hmac.HMAC
     authorization: str
     headers: dict[str, str]
 
@@ -106,9 +106,10 @@ class SigV4:
             prepared = self._prepared[operation] = self._prepare(operation, now, second, keys)
         canonical = prepared.canonical.copy()
         canonical.update(hashlib.sha256(body).hexdigest().encode())
-        to_sign = prepared.to_sign + canonical.hexdigest()
-        signature = hmac.digest(prepared.key, to_sign.encode(), "sha256").hex()
-        return {**prepared.headers, "Authorization": prepared.authorization + signature}
+        signature = prepared.mac.copy()
+        signature.update(canonical.hexdigest().encode())
+        authorization = prepared.authorization + signature.hexdigest()
+        return {**prepared.headers, "Authorization": authorization}
 
     def _prepare(self, operation: str, now: datetime, second: int, keys: Keys) -> _Prepared:
         date = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -129,8 +130,9 @@ class SigV4:
             keys=keys,
             second=second,
             canonical=hashlib.sha256(f"POST\n{self._path}\n\n{lines}\n{names}\n".encode()),
-            to_sign=f"AWS4-HMAC-SHA256\n{date}\n{scope}\n",
-            key=self._key(day, keys),
+            mac=hmac.new(
+                self._key(day, keys), f"AWS4-HMAC-SHA256\n{date}\n{scope}\n".encode(), "sha256"
+            ),
             authorization=(
                 f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, "
                 f"SignedHeaders={names}, Signature="
