@@ -135,7 +135,7 @@ class Batch:
     ) -> tuple[Backlog, dict[int, list[int]]]:
         """Settle what need not be sent, line up the rest, and say what shares a verdict."""
         given = merger.given
-        admission = Admission(self._caller.now(), product_code=self._product_code)
+        admission = Admission(self._caller.span(), product_code=self._product_code)
         leaders: list[UsageRecord | None] = []  # of each position; None where nothing is sent
         repeats = Repeats(self._product_code, leaders.__getitem__)
         for start in range(0, len(given), _STEPS):
@@ -287,7 +287,7 @@ class Stream:
 
     async def _take_in(self) -> None:
         breather = _Breather(self._caller)
-        admission = Admission(self._caller.now(), product_code=self._product_code)
+        admission = Admission(self._caller.span(), product_code=self._product_code)
         try:
             if isinstance(self._records, AsyncIterable):
                 async for given in self._records:
@@ -302,7 +302,7 @@ class Stream:
         position = self._read
         self._read += 1
         if not position % _STEPS:
-            admission.at(self._caller.now())
+            admission.at(self._caller.span())
         self._admit(position, given, admission)  # before any wait: a stop must not lose it
         if not position % _STEPS:
             await breather.breathe()

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from attrs import frozen
 
 from marketplace_metering_async import wire
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, Span
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -33,6 +33,9 @@ from marketplace_metering_async.triage import Fault, triage
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
+
+_SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
+"""Refusals of a request whose signature, and so whose time, the service had found to be right."""
 
 _PIECES: Final = 4
 """Answers that are dealt with in one turn of the event loop: each takes tenths of a ms."""
@@ -81,6 +84,7 @@ class Caller:
         self.max_concurrency: Final = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
         self._corrections = 0  # how often it changed
+        self._lead: float | None = None  # the service's time less the monotonic one, once known
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
         self.places = asyncio.Semaphore(max_concurrency)
@@ -97,6 +101,19 @@ class Caller:
     def now(self) -> datetime:
         """Return the time as the service has it, as far as we were told."""
         return self.clock.now() + self._offset
+
+    def span(self) -> Span:
+        """
+        Return between which times the service is, give or take the minutes a signature holds.
+
+        What this machine's clock shows is certain of nothing: it may be wrong, and be put right or
+        wrong on the way. Certain is what the service has told, or accepted in a signature; but the
+        monotonic time that has passed since may leave out a time in which the machine slept.
+        """
+        if self._lead is None:
+            return Span()
+        told, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
+        return Span(min(told, shown), max(told, shown))
 
     async def open(self) -> Endpoint:
         """
@@ -262,10 +279,14 @@ class Caller:
         if transport is None:
             raise ClientClosedError("the client is not open")
         corrections = self._corrections
-        request = await self._signer.sign(operation, body, self.now())
+        signed_at = self.now()
+        lead = signed_at.timestamp() - self.clock.monotonic()
+        request = await self._signer.sign(operation, body, signed_at)
         response = await transport.send(request, timeout=self._attempt_timeout)
         if response.status in (400, 401, 403):
             await self._repair(operation, request, response, corrections)
+        if _accepted(operation, response):
+            self._lead = lead
         return response
 
     async def _repair(
@@ -299,6 +320,7 @@ class Caller:
             return False
         self._offset += difference
         self._corrections += 1
+        self._lead = theirs.timestamp() - self.clock.monotonic()
         seconds = self._offset.total_seconds()
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
         tell(self.observer, Warned(text=text))
@@ -339,6 +361,16 @@ class Ticket:
         if not self._ended:
             self.end(CallEnd.FAILED if self.spent else CallEnd.ABANDONED)
         self._caller.places.release()
+
+
+def _accepted(operation: str, response: Response) -> bool:
+    """Whether the service, and nobody in its place, has found the signature to be right."""
+    if "x-amzn-RequestId" not in response.headers:
+        return False
+    if response.status != 400:
+        return response.status == 200
+    error = wire.read_error(response.status, response.headers, response.body)
+    return triage(error, operation) in _SEEN_TO
 
 
 def _answer(response: Response, request_id: str | None) -> Answer:

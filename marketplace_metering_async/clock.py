@@ -1,9 +1,12 @@
 """Time as a seam: what the package asks of a clock, and the one that asks the system."""
 
 import asyncio
+import math
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, Self
+
+from attrs import frozen
 
 
 class Clock(Protocol):
@@ -24,6 +27,25 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Return after *seconds* of monotonic time."""
         ...
+
+
+@frozen
+class Span:
+    """
+    Between which times another clock is for certain; nothing is known of it to begin with.
+
+    Attributes:
+        earliest: Seconds since 1970.
+        latest: Seconds since 1970.
+    """
+
+    earliest: float = -math.inf
+    latest: float = math.inf
+
+    @classmethod
+    def at(cls, now: datetime) -> Self:
+        """Return the span of a clock that is known to show *now*."""
+        return cls(now.timestamp(), now.timestamp())
 
 
 class SystemClock:

@@ -17,6 +17,7 @@ from attrs import evolve, frozen
 
 from marketplace_metering_async import limits, verdicts, wire
 from marketplace_metering_async.calls import Caller, RepairedError, Ticket
+from marketplace_metering_async.clock import Span
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidAnswerError,
@@ -46,10 +47,11 @@ from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, O
 from marketplace_metering_async.results import Outcome, Verdict, count, without_ids
 from marketplace_metering_async.retries import Backoff, RetryPolicy
 from marketplace_metering_async.triage import Fault, leaves_doubt, triage
-from marketplace_metering_async.validation import expired
+from marketplace_metering_async.validation import expired, premature
 
 _OPERATION: Final = "BatchMeterUsage"
 _EDGE: Final = limits.EDGE.total_seconds()
+_MAX_FUTURE: Final = limits.MAX_FUTURE.total_seconds()
 _MOST_REPAIRS: Final = 2
 """Times that a record is sent again because credentials or clock were put right."""
 
@@ -210,19 +212,21 @@ class Delivery:
             chunk = self._backlog.take(now, moment, full=self.only_full)
             if chunk is None:
                 return None
-            chunk = self._sift(chunk, now)
+            chunk = self._sift(chunk)
             if len(chunk):
                 return chunk
 
-    def _sift(self, chunk: Chunk, now: float) -> Chunk:
-        late = self._backlog.deadline(chunk.entries[0].record) + _EDGE < now
-        if not (late or self._offenders or self._stopped_lanes or self._screen):
+    def _sift(self, chunk: Chunk) -> Chunk:
+        span = self._caller.span()
+        late = self._backlog.deadline(chunk.entries[0].record) + _EDGE < span.earliest
+        early = chunk.entries[-1].record.epoch > span.latest + _MAX_FUTURE
+        if not (late or early or self._offenders or self._stopped_lanes or self._screen):
             return chunk
         stopped = self._stopped_by(chunk.lane)
         kept: list[int] = []
         outcomes: list[Outcome] = []
         for index, entry in enumerate(chunk.entries):
-            verdict = self._early_verdict(entry, now, stopped)
+            verdict = self._early_verdict(entry, span, stopped)
             if verdict is None:
                 kept.append(index)
             else:
@@ -231,7 +235,7 @@ class Delivery:
         return chunk.part(kept) if outcomes else chunk
 
     def _early_verdict(
-        self, entry: Open, now: float, stopped: MeteringError | None
+        self, entry: Open, span: Span, stopped: MeteringError | None
     ) -> Verdict | None:
         if stopped is not None:
             return verdicts.gave_up(stopped, entry.history)
@@ -239,9 +243,12 @@ class Delivery:
             return screened
         if (refusal := self._offenders.refusal(entry.record)) is not None:
             return verdicts.of_refused_kind(refusal, shared_trait(refusal.code), entry.history)
-        if (deadline := self._backlog.deadline(entry.record)) + _EDGE < now:
+        if (deadline := self._backlog.deadline(entry.record)) + _EDGE < span.earliest:
             error = expired(entry.position, entry.record, deadline)
-            return verdicts.too_late(error, entry.history)
+            return verdicts.out_of_window(error, entry.history)
+        if entry.record.epoch > (newest := span.latest + _MAX_FUTURE):
+            error = premature(entry.position, entry.record, newest)
+            return verdicts.out_of_window(error, entry.history)
         return None
 
     async def _attempt(self, chunk: Chunk, ticket: Ticket) -> "_Refusal | bool":
@@ -390,11 +397,12 @@ class Delivery:
     def _put_back(self, entries: Sequence[Open], delay: float = 0.0) -> None:
         """Put *entries* into the backlog, but for those whose time or attempts are over."""
         now = self._caller.now().timestamp()
+        span = self._caller.span()
         moment = self._caller.clock.monotonic()
         kept: list[Open] = []
         outcomes: list[Outcome] = []
         for entry in entries:
-            verdict = self._last_verdict(entry, moment, now)
+            verdict = self._last_verdict(entry, moment, span)
             if verdict is None:
                 kept.append(entry)
             else:
@@ -406,7 +414,7 @@ class Delivery:
             self._backlog.put_back(kept, not_before=moment + rest if rest else None)
             self.ring()
 
-    def _last_verdict(self, entry: Open, moment: float, now: float) -> Verdict | None:
+    def _last_verdict(self, entry: Open, moment: float, span: Span) -> Verdict | None:
         history, policy = entry.history, self._policy
         stopped = self._stopped or self._stopped_by(self._backlog.lane_of(entry.record))
         if stopped is not None:
@@ -415,7 +423,7 @@ class Delivery:
             return verdicts.gave_up(history.error, history)
         if history.since is not None and moment - history.since >= policy.timeout:
             return verdicts.gave_up(history.error, history)
-        return self._early_verdict(entry, now, None)
+        return self._early_verdict(entry, span, None)
 
     def _give_up(self, entries: Iterable[Open], error: MeteringError) -> None:
         self._settled([_outcome(e, verdicts.gave_up(error, e.history)) for e in entries])
@@ -453,14 +461,13 @@ class Delivery:
         if waiting is not None:
             waiting.append(refusal)
             return
-        waiting = self._searches[lane] = []
+        waiting = self._searches[lane] = [refusal]
         if has_trait(refusal.error.code):
             self._backlog.hold(lane)  # more of the lane would be refused for the same trait
         try:
-            await self._search(refusal)
             while waiting:
                 refusal = waiting.pop()
-                innocent = self._sift(refusal.chunk, self._caller.now().timestamp())
+                innocent = self._sift(refusal.chunk)
                 if len(innocent) == len(refusal.chunk):
                     await self._search(refusal)
                 elif len(innocent):

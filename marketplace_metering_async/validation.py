@@ -1,11 +1,13 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from marketplace_metering_async import limits, rules, wire
+from marketplace_metering_async.clock import Span
 from marketplace_metering_async.errors import (
     ConflictingRecordsError,
     InvalidRecordError,
@@ -22,12 +24,13 @@ class Admission:
     """
     Turns whatever was given into a record to send, or tells why it is none.
 
-    The window is judged by *now*, the time as the service has it; call `at()` when it moves on.
+    The window is judged by the *span* in which the service's time lies: what may be inside is
+    admitted. Call `at()` when time moves on.
     """
 
     def __init__(
         self,
-        now: datetime,
+        span: Span,
         *,
         product_code: str | None = None,
         window: limits.MeteringWindow = limits.BATCH_WINDOW,
@@ -35,12 +38,16 @@ class Admission:
         self._product_code = product_code
         self._window = window
         self._product_violations = () if product_code is None else rules.product_code(product_code)
-        self.at(now)
+        self.at(span)
 
-    def at(self, now: datetime) -> None:
-        """Judge by *now* from now on."""
-        self._oldest = int(limits.oldest_open(now - limits.EDGE, self._window).timestamp())
-        self._newest = int((now + limits.MAX_FUTURE).timestamp())
+    def at(self, span: Span) -> None:
+        """Judge by *span* from now on."""
+        self._oldest, self._newest = -math.inf, math.inf
+        if span != Span():
+            earliest = datetime.fromtimestamp(span.earliest, UTC)
+            oldest = limits.oldest_open(earliest - limits.EDGE, self._window)
+            self._oldest = int(oldest.timestamp())
+            self._newest = int(span.latest + limits.MAX_FUTURE.total_seconds())
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """
@@ -58,7 +65,9 @@ class Admission:
             except InvalidRecordError as error:
                 raise error.under(f"records[{position}]") from None
         if not self._oldest <= record.epoch <= self._newest:
-            raise OutOfWindowError([self._out_of_window(position, record)])
+            if record.epoch > self._newest:
+                raise premature(position, record, self._newest)
+            raise OutOfWindowError([self._too_old(position, record)])
         if record.product_code is None and record.license_arn is None:
             self._require_product(position)
         if len(record.usage_allocations) > _MANY_ALLOCATIONS:
@@ -88,17 +97,17 @@ class Admission:
             expected = f"a request of fewer than {limits.REQUEST_BYTES} bytes"
             raise InvalidRecordError([Violation(place, expected, f"{size} bytes")])
 
-    def _out_of_window(self, position: int, record: UsageRecord) -> Violation:
-        if record.epoch > self._newest:
-            edge, word = self._newest, "by"
-        else:
-            edge, word = self._oldest, "from"
-        when = datetime.fromtimestamp(edge, UTC).isoformat()
-        return Violation(
-            f"records[{position}].timestamp",
-            f"a time {word} {when} on" if word == "from" else f"a time {word} {when}",
-            record.timestamp.isoformat(),
-        )
+    def _too_old(self, position: int, record: UsageRecord) -> Violation:
+        when = datetime.fromtimestamp(self._oldest, UTC).isoformat()
+        place = f"records[{position}].timestamp"
+        return Violation(place, f"a time from {when} on", record.timestamp.isoformat())
+
+
+def premature(position: int, record: UsageRecord, newest: float) -> OutOfWindowError:
+    """Return the error for a record from after *newest* (seconds since 1970)."""
+    when = datetime.fromtimestamp(newest, UTC).isoformat()
+    place = f"records[{position}].timestamp"
+    return OutOfWindowError([Violation(place, f"a time by {when}", record.timestamp.isoformat())])
 
 
 def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowError:

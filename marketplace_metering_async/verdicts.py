@@ -64,10 +64,10 @@ def gave_up(error: MeteringError | None, history: History) -> Verdict:
     return _verdict(open_status, error, history)
 
 
-def too_late(error: MeteringError, history: History) -> Verdict:
-    """Return the verdict on a record whose window closed while it waited."""
-    late_status = RecordStatus.UNCONFIRMED if history.ambiguous else RecordStatus.REJECTED
-    return _verdict(late_status, error, history)
+def out_of_window(error: MeteringError, history: History) -> Verdict:
+    """Return the verdict on a record whose window has closed, or is still to come."""
+    status = RecordStatus.UNCONFIRMED if history.ambiguous else RecordStatus.REJECTED
+    return _verdict(status, error, history)
 
 
 def _verdict(status: RecordStatus, error: MeteringError | None, history: History) -> Verdict:

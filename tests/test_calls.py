@@ -45,7 +45,7 @@ class SkewedService(MemoryService):
     """Refuses signatures whose date is more than five minutes from its own, as AWS does."""
 
     def __init__(self, skew: timedelta, *, date: str | None = "right") -> None:
-        super().__init__()
+        super().__init__(clock=VirtualClock(START + skew))
         self.skew = skew
         self.date = date
         self.signed: list[str] = []
@@ -68,11 +68,12 @@ def test_a_wrong_clock_is_corrected_once(hours: float) -> None:
     The service's time is learnt from its refusal, and timestamps stay as they are. Covers: H01, H02
     """
     service = SkewedService(timedelta(hours=hours))
+    records = usage(200, timestamp=START - timedelta(hours=6))
     events: list[Event] = []
 
     async def send() -> Any:
         async with client_of(service, observer=events.append, max_concurrency=3) as client:
-            return await client.batch_meter_usage(usage(200))
+            return await client.batch_meter_usage(records)
 
     result = run_virtual(send())
 
@@ -80,7 +81,7 @@ def test_a_wrong_clock_is_corrected_once(hours: float) -> None:
     assert len(service.signed) <= 8 + 3
     assert 1 == sum(isinstance(event, Warned) for event in events)
     assert {r["Timestamp"] for b in service.requests for r in b["UsageRecords"]} == {
-        usage(1)[0].epoch
+        records[0].epoch
     }
 
 
@@ -117,6 +118,51 @@ def test_a_date_that_never_fits_ends() -> None:
 
     assert {S.UNPROCESSED: 1} == run_virtual(send()).counts
     assert len(service.signed) <= 4
+
+
+def test_a_portal_confirms_no_clock() -> None:
+    """
+    An answer that is none of the service's says nothing of this machine's wrong clock, so no
+    record is too late by it. Covers: H01
+    """
+
+    class BehindPortal(SkewedService):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            self.signed.append(request.headers["X-Amz-Date"])
+            if len(self.signed) <= 3:
+                return Response(200, {}, b"<html>log in</html>")
+            return await super().send(request, timeout=timeout)
+
+    service = BehindPortal(timedelta(hours=-30))
+
+    async def send() -> Any:
+        async with client_of(service) as client:
+            return await client.batch_meter_usage(usage(3, timestamp=START - timedelta(hours=32)))
+
+    assert {S.SUCCESS: 3} == run_virtual(send()).counts
+
+
+@pytest.mark.parametrize("asleep", [timedelta(minutes=20), timedelta(hours=8)])
+def test_a_machine_that_slept_meters_what_is_new(asleep: timedelta) -> None:
+    """
+    No monotonic clock counts the time asleep, and no record is too new for that. Covers: H15
+    """
+
+    class Sleeper(VirtualClock):
+        slept = timedelta(0)
+
+        def now(self) -> datetime:
+            return super().now() + self.slept
+
+    clock = Sleeper()
+
+    async def send() -> Any:
+        async with client_of(MemoryService(clock=clock), clock=clock) as client:
+            await client.batch_meter_usage(usage(1))
+            clock.slept = asleep
+            return await client.batch_meter_usage(usage(3, timestamp=START + asleep))
+
+    assert {S.SUCCESS: 3} == run_virtual(send()).counts
 
 
 def test_expired_keys_that_cannot_be_renewed_stop_everything() -> None:
@@ -340,15 +386,17 @@ def test_delivery_ends_at_the_deadline() -> None:
     What can no longer be metered is not tried any more. Covers: T10, H07
     """
     hour = START - timedelta(hours=23, minutes=50)
-    service = MemoryService(lambda number, body: Kind.ERROR_503)
+    service = MemoryService(lambda number, body: Kind.ERROR_503 if number > 1 else None)
 
     async def send() -> Any:
         async with client_of(service, retry=RetryPolicy(timeout=7200)) as client:
+            await client.batch_meter_usage(usage(1))  # the service accepts the time of a signature
             return await client.batch_meter_usage(usage(5, timestamp=hour))
 
     result = run_virtual(send())
     assert {S.UNCONFIRMED: 5} == result.counts
     assert "window closed" in str(result[0].error)
+    assert 15 * 60 - 30 < service.last_at < 15 * 60 + 30
 
 
 CANARIES = ["CANARYSECRETKEY", "CANARYTOKEN", "CANARYCUSTOMER", "777777777777", "l-CANARYLICENSE"]

@@ -12,6 +12,7 @@ from support.memory import usage
 from support.virtual import START
 
 from marketplace_metering_async import limits, verdicts
+from marketplace_metering_async.clock import Span
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
     BatchMeterUsageError,
@@ -200,8 +201,8 @@ def test_giving_up() -> None:
     assert S.UNPROCESSED is verdicts.gave_up(None, FRESH).status
     assert S.UNCONFIRMED is verdicts.gave_up(None, DOUBTFUL).status
     late = OutOfWindowError([Violation("timestamp", "a time of today", "1970")])
-    assert S.REJECTED is verdicts.too_late(late, FRESH).status
-    assert S.UNCONFIRMED is verdicts.too_late(late, DOUBTFUL).status
+    assert S.REJECTED is verdicts.out_of_window(late, FRESH).status
+    assert S.UNCONFIRMED is verdicts.out_of_window(late, DOUBTFUL).status
 
 
 MONTHS = st.integers(2024 * 12, 2028 * 12).map(
@@ -231,7 +232,7 @@ def test_windows_are_data(hours: int, month_end: timedelta | None) -> None:
     Another rule is another value, and no other code. Covers: S22
     """
     window = limits.MeteringWindow(age=timedelta(hours=hours), month_end=month_end)
-    admission = Admission(START, window=window)
+    admission = Admission(Span.at(START), window=window)
     edge = START - timedelta(hours=hours, minutes=5)
 
     assert admission.admit(0, usage(1, timestamp=edge)[0]).timestamp == edge
@@ -248,7 +249,7 @@ def test_a_record_that_cannot_fit_alone_is_rejected_with_its_size() -> None:
     (record,) = usage(1, quantity=0, usage_allocations=parts)
 
     with pytest.raises(InvalidRecordError, match=r"fewer than 1000000 bytes, got 1\d{6} bytes"):
-        Admission(START).admit(0, record)
+        Admission(Span.at(START)).admit(0, record)
 
 
 def test_repeats() -> None:

@@ -206,9 +206,9 @@ class UsageBatcher:
         caller = self._client.caller
         moment = caller.clock.monotonic()
         if self._admission is None:
-            self._admission = Admission(caller.now(), product_code=self._product_code)
+            self._admission = Admission(caller.span(), product_code=self._product_code)
         elif moment - self._admission_of > _ADMISSION_HOLDS:
-            self._admission.at(caller.now())
+            self._admission.at(caller.span())
         else:
             return self._admission
         self._admission_of = moment
