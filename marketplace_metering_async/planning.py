@@ -59,7 +59,7 @@ class History:
     Attributes:
         attempts: Calls that carried the record.
         failures: Those that failed for the service's fault, throttles apart.
-        repairs: Those after which credentials or clock were put right.
+        repairs: The latest in a row after which credentials or clock were put right.
         ambiguous: Whether one of them may have been acted upon though no answer says so.
         since: Monotonic time of the first attempt; None before it.
         error: Why the last attempt settled nothing.
@@ -89,7 +89,7 @@ class History:
         return History(
             attempts=self.attempts + 1,
             failures=self.failures + failed,
-            repairs=self.repairs + repaired,
+            repairs=self.repairs + 1 if repaired else 0,
             ambiguous=self.ambiguous or doubt,
             since=moment if progress or self.since is None else self.since,
             error=error,

@@ -53,7 +53,7 @@ _OPERATION: Final = "BatchMeterUsage"
 _EDGE: Final = limits.EDGE.total_seconds()
 _MAX_FUTURE: Final = limits.MAX_FUTURE.total_seconds()
 _MOST_REPAIRS: Final = 2
-"""Times that a record is sent again because credentials or clock were put right."""
+"""Times in a row that a record is sent again because credentials or clock were put right."""
 
 Settle = Callable[[Sequence[Outcome]], None]
 """Takes verdicts as they come."""

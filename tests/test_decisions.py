@@ -205,6 +205,16 @@ def test_giving_up() -> None:
     assert S.UNCONFIRMED is verdicts.out_of_window(late, DOUBTFUL).status
 
 
+def test_repairs_count_in_a_row() -> None:
+    """
+    A record that waits through an outage may outlive several steps of the clock and sets of keys.
+    """
+    twice = FRESH.after(0, None, repaired=True).after(1, None, repaired=True)
+
+    assert 2 == twice.repairs
+    assert 0 == twice.after(2, None, failed=True).repairs
+
+
 MONTHS = st.integers(2024 * 12, 2028 * 12).map(
     lambda n: datetime(n // 12, n % 12 + 1, 1, tzinfo=UTC)
 )
