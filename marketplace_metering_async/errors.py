@@ -130,6 +130,10 @@ class OutOfWindowError(InvalidRecordError):
         "in the current hour. One from the future can be sent once its time has come."
     )
 
+    def __str__(self) -> str:
+        """Return the violations' text; the record may have been sent before its window closed."""
+        return "; ".join(map(str, self.violations))
+
 
 class ConflictingRecordsError(SdkClientError):
     """
@@ -570,7 +574,8 @@ class TimestampOutOfBoundsException(MarketplaceMeteringException):
 
     advice = (
         "A record older than 24 hours, or of last month after 06:00 UTC on the first, cannot be "
-        "metered any more; ask AWS Support, or meter the usage in the current hour."
+        "metered any more; ask AWS Support, or meter the usage in the current hour. One from the "
+        "future can be sent once its time has come."
     )
 
 

@@ -5,16 +5,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, cast, overload
+from typing import Any, Final, NamedTuple, cast, overload
 
 from attrs import field, frozen
 
 from marketplace_metering_async.errors import (
     BatchMeterUsageError,
     MeteringError,
+    OutOfWindowError,
     RecordNotMeteredError,
+    TimestampOutOfBoundsException,
 )
 from marketplace_metering_async.records import UsageRecord
+
+_OUT_OF_TIME: Final = (OutOfWindowError, TimestampOutOfBoundsException)
 
 
 class RecordStatus(StrEnum):
@@ -180,6 +184,13 @@ def _advice(result: RecordResult) -> str:
             return (
                 "Not metered, and not the record's fault. Send the identical record again before "
                 f"its window closes. {_reason(result.error)}"
+            )
+        case RecordStatus.UNCONFIRMED if isinstance(result.error, _OUT_OF_TIME):
+            return (
+                "Nobody knows yet whether it is metered: an attempt had no usable answer, and now "
+                "its timestamp is outside the window. Compare with CloudTrail (BatchMeterUsage, "
+                "some 15 minutes late) or the daily usage report before metering its usage in "
+                f"another hour, which could bill the customer twice. {result.error}."
             )
     return (
         "Nobody knows yet whether it is metered: an attempt had no usable answer. Send the "

@@ -20,6 +20,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     InvalidUsageDimensionException,
     MarketplaceMeteringException,
+    MeteringError,
     OutOfWindowError,
     RecordNotMeteredError,
     ThrottlingException,
@@ -213,6 +214,26 @@ def test_repairs_count_in_a_row() -> None:
 
     assert 2 == twice.repairs
     assert 0 == twice.after(2, None, failed=True).repairs
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfWindowError([Violation("timestamp", "a time of today", "1970")]),
+        MODELLED_ERRORS["TimestampOutOfBoundsException"]("TimestampOutOfBoundsException", "late"),
+    ],
+)
+def test_what_may_be_metered_is_not_to_be_metered_in_another_hour(error: MeteringError) -> None:
+    """
+    Its window has closed on a doubt: advice that suits a rejected record would bill it twice.
+    """
+    doubtful = Verdict(status=S.UNCONFIRMED, error=error, attempts=2, ambiguous=True)
+    refused = Verdict(status=S.REJECTED, error=error, attempts=2)
+
+    assert "in the current hour" in RecordResult(0, None, refused).advice
+    assert "in the current hour" not in RecordResult(0, None, doubtful).advice
+    assert "nothing was sent" not in RecordResult(0, None, doubtful).advice
+    assert "CloudTrail" in RecordResult(0, None, doubtful).advice
 
 
 MONTHS = st.integers(2024 * 12, 2028 * 12).map(
