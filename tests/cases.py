@@ -26,7 +26,6 @@ LEFT_OUT: Final = {
     "C21": "a blocked loop lets a lease run out, which the fence covers (M02)",
     "C24": "nothing of the client runs outside a call, so nothing can hang at the exit",
     "C25": "uvloop and later Pythons are not part of the test environment",
-    "H15": "a sleeping host is a clock that jumps (H04), and a relay that died (test_torture)",
     "V15": "a load test, not for every run; streams are held to a bound by test_client",
     "A09": "the client writes nothing to disk",
     "A20": _RELEASE,
