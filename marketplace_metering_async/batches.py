@@ -222,7 +222,7 @@ class Stream:
         self._most_open = 4 * MAX_RECORDS_PER_REQUEST * caller.max_concurrency
         self._news = asyncio.Event()  # set when there are results, or the end
         self._room = asyncio.Event()  # set when results were taken away
-        self._source_error: Exception | None = None
+        self._source_error: BaseException | None = None
         self._stop = stop  # the caller's: set when nothing new may start
         self._delivery = Delivery(
             caller,
@@ -297,6 +297,11 @@ class Stream:
                     await self._take_one(given, admission, breather)
         except Exception as error:  # noqa: BLE001 - raised by results() once all is yielded
             self._source_error = error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._source_error = error  # the source's own: something that it awaits was cancelled
 
     async def _take_one(self, given: object, admission: Admission, breather: _Breather) -> None:
         position = self._read

@@ -536,21 +536,23 @@ def test_a_slow_source_gets_its_results_all_the_same() -> None:
     assert run_virtual(stream()) < 5
 
 
-def test_a_source_that_raises_loses_nothing() -> None:
+@pytest.mark.parametrize("error", [OSError("the file is gone"), asyncio.CancelledError("gone")])
+def test_a_source_that_raises_loses_nothing(error: BaseException) -> None:
     """
-    All results of what was read come out first, then the error. Covers: V13
+    All results of what was read come out first, then the error; also where something was cancelled
+    that the source waits for, which is no end of the source. Covers: V13
     """
     service = MemoryService()
 
     async def source() -> AsyncIterator[UsageRecord]:
         for record in usage(60):
             yield record
-        raise OSError("the file is gone")
+        raise error
 
     async def stream() -> list[RecordResult]:
         seen = []
         async with client_of(service) as client:
-            with pytest.raises(OSError, match="the file is gone"):
+            with pytest.raises(type(error), match="gone"):
                 async for result in client.iter_batch_meter_usage(source()):
                     seen.append(result)
         return seen
