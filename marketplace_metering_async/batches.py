@@ -21,7 +21,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.events import BatchEnded, Settled, tell
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.planning import Backlog, Open
 from marketplace_metering_async.records import UsageRecord
@@ -32,6 +32,7 @@ from marketplace_metering_async.results import (
     RecordResult,
     RecordStatus,
     Verdict,
+    count,
     in_order,
     without_ids,
 )
@@ -118,8 +119,9 @@ class Batch:
 
         def settle(outcomes: Sequence[Outcome]) -> None:
             merger.add(outcomes)
-            if followers:
-                merger.add(_shared(outcomes, followers))
+            if followers and (shared := _shared(outcomes, followers)):
+                merger.add(shared)
+                tell(self._caller.observer, Settled(counts=count(shared)))
 
         delivery = Delivery(self._caller, backlog, settle, policy=self._policy, random=self._random)
         if backlog:
@@ -138,6 +140,7 @@ class Batch:
         admission = Admission(self._caller.span(), product_code=self._product_code)
         leaders: list[UsageRecord | None] = []  # of each position; None where nothing is sent
         repeats = Repeats(self._product_code, leaders.__getitem__)
+        rejected = 0
         for start in range(0, len(given), _STEPS):
             await breather.breathe(start)
             for position, candidate in enumerate(given[start : start + _STEPS], start):
@@ -146,12 +149,16 @@ class Batch:
                 except InvalidRecordError as error:
                     merger.add((without_ids(_rejected(error), (position,)),))
                     leaders.append(None)
+                    rejected += 1
                 else:
                     leaders.append(record if repeats.note(position, record) else None)
         for conflict in repeats.conflicts():
             for position in conflict.positions:
                 leaders[position] = None
             merger.add((without_ids(_rejected(conflict), conflict.positions),))
+            rejected += len(conflict.positions)
+        if rejected:
+            tell(self._caller.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
         for _ in repeats.forget_keys():
             await breather.breathe()
         return await self._lined_up(leaders, breather), repeats.followers
@@ -324,19 +331,19 @@ class Stream:
         try:
             record = admission.admit(position, given)
         except InvalidRecordError as error:
-            self._give((RecordResult(position, given, _rejected(error)),))
+            self._give_unsent(position, given, _rejected(error))
             return
         stopped = self._delivery.stopped
         if stopped is not None:
             verdict = Verdict(status=RecordStatus.UNPROCESSED, error=stopped)
-            self._give((RecordResult(position, given, verdict),))
+            self._give_unsent(position, given, verdict)
         elif self._repeats.note(position, record):
             self._sent[position] = record
             if record is not given:
                 self._originals[position] = given
             self._backlog.add(position, record)
         elif (conflict := self._repeats.conflict(record)) is not None:
-            self._give((RecordResult(position, given, _rejected(conflict)),))
+            self._give_unsent(position, given, _rejected(conflict))
         else:
             self._followers[position] = given
 
@@ -350,6 +357,7 @@ class Stream:
     def _take_results(self, outcomes: Sequence[Outcome]) -> None:
         """Take verdicts from the delivery, and share them with identical records."""
         complete: list[RecordResult] = []
+        shared: list[Outcome] = []
         for verdict, positions, record_ids in outcomes:
             for position, record_id in zip(positions, record_ids, strict=True):
                 record = self._sent.pop(position)
@@ -357,9 +365,16 @@ class Stream:
                 complete.append(RecordResult(position, given, verdict, record_id))
                 for follower in self._repeats.forget(position, record):
                     given = self._followers.pop(follower)
-                    shared = evolve(verdict, duplicate_of=position)
-                    complete.append(RecordResult(follower, given, shared, record_id))
+                    alike = evolve(verdict, duplicate_of=position)
+                    complete.append(RecordResult(follower, given, alike, record_id))
+                    shared.append(without_ids(alike, (follower,)))
         self._give(complete)
+        if shared:
+            tell(self._caller.observer, Settled(counts=count(shared)))
+
+    def _give_unsent(self, position: int, given: object, verdict: Verdict) -> None:
+        self._give((RecordResult(position, given, verdict),))
+        tell(self._caller.observer, Settled(counts={verdict.status: 1}))
 
     def _give(self, results: Sequence[RecordResult]) -> None:
         for result in results:

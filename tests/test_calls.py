@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -263,6 +264,33 @@ def test_every_kind_of_event_is_told() -> None:
     }
     assert kinds == {type(event) for event in told}
     assert len(service.requests) == sum(isinstance(event, CallEnded) for event in told)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_every_verdict_is_told(streamed: bool) -> None:  # noqa: FBT001
+    """
+    Of records that were not sent, too: invalid ones, ones that conflict, and identical ones.
+    """
+    told: list[Event] = []
+    conflicting = usage(1, dimension="c") + usage(1, dimension="c", quantity=9)
+    given = [*usage(3), *usage(3), 7, 8, *conflicting]
+
+    async def send() -> None:
+        async with client_of(MemoryService(), observer=told.append) as client:
+            if streamed:
+                async for _ in client.iter_batch_meter_usage(given):  # type: ignore[arg-type]
+                    pass
+            else:
+                await client.batch_meter_usage(given)  # type: ignore[arg-type]
+
+    run_virtual(send())
+
+    settled: Counter[S] = Counter()
+    for event in told:
+        if isinstance(event, Settled):
+            settled.update(event.counts)
+    (ended,) = (event for event in told if isinstance(event, BatchEnded))
+    assert {S.SUCCESS: 6, S.REJECTED: 4} == ended.counts == settled
 
 
 def test_an_observer_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
