@@ -19,7 +19,9 @@ from marketplace_metering_async import (
     UsageBatcher,
     UsageRecord,
 )
+from marketplace_metering_async.errors import UnexpectedError
 from marketplace_metering_async.events import Released
+from marketplace_metering_async.pacing import AdaptivePacer
 from marketplace_metering_async.records import Tag, UsageAllocation
 from marketplace_metering_async.sandbox import Kind, Refusal
 
@@ -387,9 +389,36 @@ def test_a_client_that_is_closed_first_leaves_nobody_waiting() -> None:
     assert {RecordStatus.UNPROCESSED} == {result.status for result in results}
 
 
+def test_a_sender_that_dies_of_a_bug_is_told_and_replaced() -> None:
+    """
+    Nobody is left waiting, and what comes next is sent. Covers: C19
+    """
+
+    class BrokenOnce(AdaptivePacer):
+        broken = True
+
+        def start(self, now: float) -> float:
+            if self.broken:
+                self.broken = False
+                raise KeyError("a bug")
+            return super().start(now)
+
+    service = MemoryService()
+
+    async def run() -> Results:
+        client = client_of(service, pacer=BrokenOnce(None), max_concurrency=1)
+        async with batcher_of(service, client=client) as batcher:
+            return [await batcher.meter(record) for record in usage(2)]
+
+    first, second = run_virtual(run())
+
+    assert (RecordStatus.UNPROCESSED, RecordStatus.SUCCESS) == (first.status, second.status)
+    assert isinstance(first.error, UnexpectedError)
+
+
 def test_a_client_that_cannot_start_says_why() -> None:
     """
-    Covers: C19
+    Each caller gets the error, as its verdict.
     """
 
     async def run() -> Results:

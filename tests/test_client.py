@@ -27,6 +27,7 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
+from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 
@@ -178,6 +179,28 @@ def test_a_clock_that_nothing_confirms_rejects_nothing() -> None:
 
     assert {S.REJECTED: 120} == result.counts
     assert [25] == service.sizes
+
+
+@pytest.mark.parametrize(
+    ("resend", "word"), [("success", S.SUCCESS), ("duplicate", S.DUPLICATE_RECORD)]
+)
+def test_a_request_that_a_proxy_doubles_is_billed_once(resend: Any, word: S) -> None:
+    """
+    The same bytes twice are one record, whichever of the two answers comes back. Covers: W12
+    """
+
+    class Doubling(MemoryService):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            await super().send(request, timeout=timeout)
+            return await super().send(request, timeout=timeout)
+
+    service = Doubling(book=Book(rules=Rules(identical_resend=resend)))
+    records = usage(30)
+
+    result = run_virtual(deliver(service, records))
+
+    assert {word: 30} == result.counts
+    assert [r.quantity for r in records] == sorted(r.quantity for r in service.book.records)
 
 
 def test_records_near_an_edge_travel_apart() -> None:

@@ -140,6 +140,21 @@ def test_timestamps_may_be_echoed_in_other_forms(form: str) -> None:
     assert ["Success"] * 5 == reply.statuses
 
 
+@pytest.mark.parametrize("odd", ["nul\0", "bell\a", "\x1b[31mred", "\u202eright to left", "🦆"])
+def test_odd_characters_are_matched(odd: str) -> None:
+    """
+    As they were sent, raw or escaped; they stay out of texts for people. Covers: R15
+    """
+    sent = {**SENT[0], "Dimension": odd}
+    body = {"Results": [result(sent)]}
+
+    for raw in (True, False):
+        encoded = json.dumps(body, ensure_ascii=not raw).encode()
+        assert ["Success"] == wire.read_reply([sent], encoded).statuses
+    foreign = wire.read_reply(SENT[:1], json.dumps(body).encode())
+    assert not any(odd in oddity for oddity in foreign.oddities)
+
+
 def test_zero_may_be_echoed_as_nothing() -> None:
     """
     An absent quantity is a zero. Covers: R14
