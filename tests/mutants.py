@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve
 
-from marketplace_metering_async.ledger import intake, ledger, outlet, posting, relay
+from marketplace_metering_async.ledger import grouping, intake, ledger, outlet, posting, relay
 from marketplace_metering_async.ledger.freezing import digest
 from marketplace_metering_async.ledger.settling import settlement
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
@@ -66,9 +66,8 @@ def events_first_sums_later() -> None:
     """The event id and the sum are stored in two transactions."""
     real = intake.post
 
-    async def commit(self: Any, group: Any) -> None:
+    async def post(self: Any, usages: Any) -> Any:
         now = self._now()
-        usages = [usage for usage, _ in group]
 
         async def known(tx: Transaction) -> set[str]:
             ids = [usage.event_id for usage in usages]
@@ -88,11 +87,9 @@ def events_first_sums_later() -> None:
             if named in new
         ]
         await self._database.run(lambda tx: real(tx, fresh, now, self._rules, no_failure))
-        for _, waiting in group:
-            if not waiting.done():
-                waiting.set_result(posting.AddedUsage())
+        return [posting.AddedUsage() for _ in usages]
 
-    ledger.UsageLedger._commit = commit  # type: ignore[method-assign]
+    ledger.UsageLedger._post = post  # type: ignore[method-assign]
 
 
 def late_usage_dropped() -> None:
@@ -155,7 +152,7 @@ def seal_in_two_transactions() -> None:
 
 def acknowledge_before_commit() -> None:
     """Usage is called stored while it is only in memory."""
-    commit = ledger.UsageLedger._commit
+    commit = grouping.GroupCommit._commit
 
     async def hasty(self: Any, group: Any) -> None:
         for _, waiting in group:
@@ -163,7 +160,7 @@ def acknowledge_before_commit() -> None:
                 waiting.set_result(posting.AddedUsage())
         await commit(self, group)
 
-    ledger.UsageLedger._commit = hasty  # type: ignore[method-assign]
+    grouping.GroupCommit._commit = hasty  # type: ignore[method-assign]
 
 
 def unprocessed_is_success() -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from contextlib import closing
 from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """
     path = tmp_path / "usage.db"
     await opened(path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 999")
 
     with pytest.raises(LedgerUnusableError, match="schema 999"):
@@ -99,7 +100,7 @@ async def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
     A ledger does not move in with others.
     """
     path = tmp_path / "other.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE theirs (id INTEGER)")
 
     with pytest.raises(LedgerUnusableError, match="database of something else"):
@@ -243,7 +244,7 @@ async def test_flipped_bits_bill_nobody(tmp_path: Path) -> None:
             relay: Relay = house.ledger._relay(client, None)
             await relay._bind()
             await relay._seal()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     whole = path.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 60)):

@@ -1,39 +1,29 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
-import copy
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import uuid4
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import (
-    ConfigurationError,
-    LedgerClosedError,
-    LedgerElsewhereError,
-    LedgerUnusableError,
-    MeteringError,
-)
+from marketplace_metering_async.errors import ConfigurationError, LedgerClosedError, MeteringError
 from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
-from marketplace_metering_async.ledger import intake, moving, reports
+from marketplace_metering_async.ledger import identity, intake, moving, reports
+from marketplace_metering_async.ledger.grouping import GroupCommit
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
 from marketplace_metering_async.ledger.reading import UsageReader, customer_of
 from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
-from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction, no_failure
+from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failure
 from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
-_MOST_IN_GROUP: Final = 1_000
-"""Pieces of usage that share one commit."""
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
 _PAGE: Final = 200
@@ -81,8 +71,7 @@ class UsageLedger:
         self._slice = slice_seconds
         self._is_open = False
         self._reader = UsageReader()
-        self._waiting: deque[tuple[Usage, asyncio.Future[AddedUsage]]] = deque()
-        self._committing: asyncio.Task[None] | None = None
+        self._groups = GroupCommit(self._post)
 
     @classmethod
     def open(
@@ -151,8 +140,7 @@ class UsageLedger:
     async def aclose(self) -> None:
         """Wait for usage that is being stored, and close the database; twice is fine."""
         self._is_open = False
-        if self._committing is not None:
-            await asyncio.shield(self._committing)
+        await self._groups.settled()
         await self._database.aclose()
 
     async def add_usage(
@@ -209,17 +197,7 @@ class UsageLedger:
         )
         if connection is not None:
             return await self._add_on(connection, usage)
-        waiting: asyncio.Future[AddedUsage] = asyncio.get_running_loop().create_future()
-        entry = (usage, waiting)
-        self._waiting.append(entry)
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_groups())
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-            raise
+        return await self._groups.add(usage)
 
     async def relay_once(
         self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
@@ -489,37 +467,10 @@ class UsageLedger:
         return int(self._clock.now().timestamp())
 
     async def _introduce(self) -> None:
-        """Enter this ledger's one row, or compare with the one that is there."""
         mark, now = await self._database.mark(), self._now()
-
-        async def introduce(tx: Transaction) -> bool:
-            found = await tx.rows("SELECT * FROM ledger")
-            if not found:
-                await tx.rows(
-                    "INSERT INTO ledger (one, ledger_id, created_at, region_name, mark) "
-                    "VALUES (1, :ledger_id, :now, :region_name, :mark) ON CONFLICT DO NOTHING",
-                    ledger_id=str(uuid4()),
-                    now=now,
-                    region_name=self._region_name,
-                    mark=mark,
-                )
-                return False
-            if found[0]["moved_to"] is not None:
-                to = found[0]["moved_to"]
-                raise LedgerUnusableError(f"this ledger has moved to {to}; use that one")
-            known = found[0]["region_name"]
-            if self._region_name is not None and known not in (None, self._region_name):
-                raise LedgerElsewhereError(
-                    f"the ledger's records go to {known}, not to {self._region_name}"
-                )
-            if found[0]["mark"] == mark:
-                return found[0]["guarded_since"] is not None
-            await tx.rows(
-                "UPDATE ledger SET mark = :mark, guarded_since = :now", mark=mark, now=now
-            )
-            return True
-
-        if await self._database.run(introduce):
+        if await self._database.run(
+            lambda tx: identity.introduce(tx, self._region_name, mark, now)
+        ):
             text = (
                 "this ledger is a copy, such as a restored backup: its open hours wait until a "
                 "person releases them (ledger.release(), or `ledger release URL`)"
@@ -539,36 +490,11 @@ class UsageLedger:
             raise outcome
         return outcome
 
-    async def _commit_groups(self) -> None:
-        """Store what waits, group by group; while one is stored, the next one gathers."""
-        try:
-            while self._waiting:
-                size = min(len(self._waiting), _MOST_IN_GROUP)
-                group = [self._waiting.popleft() for _ in range(size)]
-                await self._commit(group)
-        finally:
-            self._committing = None
-
-    async def _commit(self, group: list[tuple[Usage, asyncio.Future[AddedUsage]]]) -> None:
+    async def _post(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
         now = self._now()
-        usages = [usage for usage, _ in group]
-
-        async def post(tx: Transaction) -> list[Outcome]:
-            return await intake.post(tx, usages, now, self._rules, self._reach)
-
-        try:
-            outcomes: list[Outcome | BaseException] = [*await self._database.run(post, once=True)]
-        except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
-            outcomes = [copy.copy(error) for _ in group]
-        for (_, waiting), outcome in zip(group, outcomes, strict=True):
-            if waiting.done():
-                continue  # its caller was cancelled
-            if isinstance(outcome, AddedUsage):
-                waiting.set_result(outcome)
-            elif isinstance(outcome, asyncio.CancelledError):
-                waiting.cancel()
-            else:
-                waiting.set_exception(outcome)
+        return await self._database.run(
+            lambda tx: intake.post(tx, usages, now, self._rules, self._reach), once=True
+        )
 
 
 def _month(month: datetime | None) -> dict[str, Any]:

@@ -75,7 +75,11 @@ async def misbehave(
             return web.Response(status=307, headers={"Location": "http://other.invalid/"})
         case Kind.RESET_BEFORE:
             raise _reset(request)
-    return await _answer_badly(fault, strike.random, await apply(), request, request_id)
+    reply = await apply()
+    try:
+        return await _answer_badly(fault, strike.random, reply, request, request_id)
+    except ConnectionResetError:  # whoever asked has gone away meanwhile
+        raise LostError from None
 
 
 async def _answer_badly(

@@ -1,6 +1,8 @@
 """Faults by rule: which requests go wrong, how often, and how."""
 
+import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -191,6 +193,24 @@ async def test_each_kind_applies_the_request_or_does_not(place: Sandbox, kind: K
     in_shape = {Kind.SLOW, Kind.DRIP, Kind.SHUFFLE, Kind.ALTER, Kind.UNKNOWN_STATUS}
     assert fine == (kind in in_shape)
     assert {kind.value: 1} == dict(place.struck)
+
+
+@pytest.mark.parametrize("kind", [Kind.DRIP, Kind.STALL, Kind.SLOW])
+async def test_a_client_that_goes_away_is_no_accident(
+    place: Sandbox, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    What it asked for is applied, and nothing is said of an error.
+    """
+    place.inject(Fault(kind=kind, seconds=0.2))
+    before = place.pulse.count
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await call(place, batch("a"))
+    await place.pulse.wait_beyond(before)  # until the sandbox has done with it
+
+    assert 1 == len(place.book)
+    assert [] == [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 async def test_an_answer_of_ones_own(place: Sandbox) -> None:
