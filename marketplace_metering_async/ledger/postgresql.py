@@ -219,7 +219,7 @@ class PostgresDatabase:
             try:
                 async with asyncio.timeout(5):
                     await pool.close()
-            except (TimeoutError, OSError, self._asyncpg.PostgresError):
+            except (*self._passing, OSError, self._asyncpg.PostgresError):
                 pool.terminate()
 
     def _connection(self) -> Any:  # noqa: ANN401
@@ -239,6 +239,7 @@ class PostgresDatabase:
             pg.AdminShutdownError,
             pg.CrashShutdownError,
             pg.TooManyConnectionsError,
+            pg.InternalClientError,  # a connection that was lost while a statement was prepared
             ConnectionError,
             TimeoutError,
         )
