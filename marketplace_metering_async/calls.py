@@ -84,7 +84,7 @@ class Caller:
         self.max_concurrency: Final = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
         self._corrections = 0  # how often it changed
-        self._lead: float | None = None  # the service's time less the monotonic one, once known
+        self._lead: float | None = None  # the service's time less the monotonic one, once asked for
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
         self.places = asyncio.Semaphore(max_concurrency)
@@ -106,12 +106,13 @@ class Caller:
         """
         Return between which times the service is, give or take the minutes a signature holds.
 
-        What this machine's clock shows is certain of nothing: it may be wrong, and be put right or
-        wrong on the way. Certain is what the service has told, or accepted in a signature; but the
-        monotonic time that has passed since may leave out a time in which the machine slept.
+        Taken for certain is what the service has told, or accepted in a signature, and until then
+        what this machine showed at first; and no less what it shows now. They differ where its
+        clock is put right or wrong on the way, or where the machine slept, which the monotonic time
+        may leave out.
         """
         if self._lead is None:
-            return Span()
+            self._lead = self.now().timestamp() - self.clock.monotonic()
         told, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
         return Span(min(told, shown), max(told, shown))
 

@@ -1,7 +1,6 @@
 """Time as a seam: what the package asks of a clock, and the one that asks the system."""
 
 import asyncio
-import math
 import time
 from datetime import UTC, datetime
 from typing import Protocol, Self
@@ -32,15 +31,15 @@ class Clock(Protocol):
 @frozen
 class Span:
     """
-    Between which times another clock is for certain; nothing is known of it to begin with.
+    Between which times another clock is for certain.
 
     Attributes:
         earliest: Seconds since 1970.
         latest: Seconds since 1970.
     """
 
-    earliest: float = -math.inf
-    latest: float = math.inf
+    earliest: float
+    latest: float
 
     @classmethod
     def at(cls, now: datetime) -> Self:

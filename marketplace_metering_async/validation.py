@@ -1,6 +1,5 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -42,12 +41,9 @@ class Admission:
 
     def at(self, span: Span) -> None:
         """Judge by *span* from now on."""
-        self._oldest, self._newest = -math.inf, math.inf
-        if span != Span():
-            earliest = datetime.fromtimestamp(span.earliest, UTC)
-            oldest = limits.oldest_open(earliest - limits.EDGE, self._window)
-            self._oldest = int(oldest.timestamp())
-            self._newest = int(span.latest + limits.MAX_FUTURE.total_seconds())
+        earliest = datetime.fromtimestamp(span.earliest, UTC)
+        self._oldest = int(limits.oldest_open(earliest - limits.EDGE, self._window).timestamp())
+        self._newest = int(span.latest + limits.MAX_FUTURE.total_seconds())
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """

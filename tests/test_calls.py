@@ -123,24 +123,30 @@ def test_a_date_that_never_fits_ends() -> None:
 
 def test_a_portal_confirms_no_clock() -> None:
     """
-    An answer that is none of the service's says nothing of this machine's wrong clock, so no
-    record is too late by it. Covers: H01
+    An answer that is none of the service's says nothing of a clock that has stepped a day ahead, so
+    no record is too late by it. Covers: H01
     """
+
+    class Stepping(VirtualClock):
+        def now(self) -> datetime:
+            return super().now() + (timedelta(hours=30) if self.monotonic() else timedelta(0))
 
     class BehindPortal(SkewedService):
         async def send(self, request: Request, *, timeout: float) -> Response:
-            self.signed.append(request.headers["X-Amz-Date"])
-            if len(self.signed) <= 3:
+            if len(self.signed) < 3:
+                self.signed.append(request.headers["X-Amz-Date"])
+                await asyncio.sleep(self.round_trip)
                 return Response(200, {}, b"<html>log in</html>")
             return await super().send(request, timeout=timeout)
 
-    service = BehindPortal(timedelta(hours=-30))
+    service = BehindPortal(timedelta(0))
 
     async def send() -> Any:
-        async with client_of(service) as client:
-            return await client.batch_meter_usage(usage(3, timestamp=START - timedelta(hours=32)))
+        async with client_of(service, clock=Stepping()) as client:
+            return await client.batch_meter_usage(usage(3))
 
     assert {S.SUCCESS: 3} == run_virtual(send()).counts
+    assert len(service.signed) > 3
 
 
 @pytest.mark.parametrize("asleep", [timedelta(minutes=20), timedelta(hours=8)])

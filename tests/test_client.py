@@ -24,7 +24,7 @@ from marketplace_metering_async.errors import (
     TransportError,
 )
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
 from marketplace_metering_async.transport import Request, Response
@@ -150,35 +150,15 @@ def test_out_of_window_is_rejected_unsent() -> None:
     Certainly too old, or more than five minutes ahead: no call is spent on it. Covers: H05, H06
     """
     service = MemoryService()
-    known = usage(1)
     old = usage(1, timestamp=START - timedelta(hours=24, minutes=6))
     ahead = usage(1, timestamp=START + timedelta(minutes=6))
     edge = usage(2, timestamp=START - timedelta(hours=23, minutes=58))[1:]
 
-    async def send() -> BatchMeterUsageResult:
-        async with client_of(service) as client:
-            await client.batch_meter_usage(known)  # the service accepts the time of a signature
-            return await client.batch_meter_usage(old + ahead + edge)
-
-    result = run_virtual(send())
+    result = run_virtual(deliver(service, old + ahead + edge))
 
     assert [S.REJECTED, S.REJECTED, S.SUCCESS] == [r.status for r in result]
     assert all(isinstance(r.error, OutOfWindowError) for r in result[:2])
-    assert [1, 1] == service.sizes
-
-
-def test_a_clock_that_nothing_confirms_rejects_nothing() -> None:
-    """
-    Until the service has accepted a signature's time, it decides; then no more calls are spent.
-    """
-    service = MemoryService()
-    old = usage(60, timestamp=START - timedelta(days=2))
-    ahead = usage(60, timestamp=START + timedelta(hours=2))
-
-    result = run_virtual(deliver(service, old + ahead, max_concurrency=1))
-
-    assert {S.REJECTED: 120} == result.counts
-    assert [25] == service.sizes
+    assert [1] == service.sizes
 
 
 @pytest.mark.parametrize(
