@@ -289,7 +289,7 @@ def test_every_clock_edge_fault_and_length(cell: Cell, monkeypatch: pytest.Monke
     the machine's clock was hours off before the service could say so: what can be metered is, and
     no record is blamed but those that the service would not take.
 
-    Covers: W05, W06, W07, S01, S13, S17, S21, C03, T12, H01, H02, H05, H06, H07, H15
+    Covers: W05, W06, W07, S01, S13, S17, S21, C03, T12, H01, H02, H06, H07, H15
     """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "OLD")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
