@@ -3,12 +3,13 @@ How well does the client live with a quota? `python benchmarks/pacing.py`
 
 A sandbox with a token bucket on real time, 10,000 records (400 calls), 32 requests at once. Told
 are the time against the ideal, in which the quota, as it really changed, lets so many calls
-through; throttled answers for each delivered call; and records never delivered. Results go to
-benchmarks/results/ as JSON, by date and commit.
+through, less what another sender asks for; throttled answers for each delivered call; and records
+never delivered. Results go to benchmarks/results/ as JSON, by date and commit.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import platform
@@ -17,6 +18,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from attrs import frozen
+from botocore.exceptions import ClientError
 
 from marketplace_metering_async import (
     InvalidTokenException,
@@ -29,26 +35,49 @@ from marketplace_metering_async.sandbox import Sandbox
 BURST = 10.0
 RECORDS = 10_000
 Rates = list[tuple[float, float]]
-CASES: list[tuple[str, float | None, Rates, int]] = [
-    # name, what the client is told, from which second on the service allows which rate, clients
-    ("known 10/s", 10.0, [(0, 10)], 1),
-    ("unknown 10/s", None, [(0, 10)], 1),
-    ("unknown 50/s", None, [(0, 50)], 1),
-    ("unknown 200/s", None, [(0, 200)], 1),
-    ("unknown 50 to 10 to 50/s", None, [(0, 50), (3, 10), (9, 50)], 1),
-    ("two clients, known 10/s", 10.0, [(0, 10)], 2),
-    ("two clients, unknown 10/s", None, [(0, 10)], 2),
-    ("two clients, unknown 50/s", None, [(0, 50)], 2),
-]
 
 
-def records() -> list[UsageRecord]:
+@frozen
+class Case:
+    """
+    What is measured.
+
+    Attributes:
+        told: The quota that the clients are told; None: they have to find it.
+        rates: From which second on the service allows which rate.
+        clients: Of ours, which know nothing of each other.
+        other: Calls a second of a sender that goes on at its pace, whatever it is answered.
+    """
+
+    name: str
+    told: float | None
+    rates: Rates
+    clients: int = 1
+    other: float = 0.0
+
+
+CASES = (
+    Case("known 10/s", 10.0, [(0, 10)]),
+    Case("unknown 10/s", None, [(0, 10)]),
+    Case("unknown 50/s", None, [(0, 50)]),
+    Case("unknown 200/s", None, [(0, 200)]),
+    Case("unknown 50 to 10 to 50/s", None, [(0, 50), (3, 10), (9, 50)]),
+    Case("known 10/s, another sends 3/s", 10.0, [(0, 10)], other=3),
+    Case("unknown 10/s, another sends 3/s", None, [(0, 10)], other=3),
+    Case("unknown 50/s, another sends 20/s", None, [(0, 50)], other=20),
+    Case("two clients, known 10/s", 10.0, [(0, 10)], clients=2),
+    Case("two clients, unknown 10/s", None, [(0, 10)], clients=2),
+    Case("two clients, unknown 50/s", None, [(0, 50)], clients=2),
+)
+
+
+def records(count: int) -> list[UsageRecord]:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     return [
         UsageRecord(
             timestamp=hour, dimension="requests", quantity=1, customer_aws_account_id=f"{n:012d}"
         )
-        for n in range(RECORDS)
+        for n in range(count)
     ]
 
 
@@ -72,21 +101,44 @@ async def follow(sandbox: Sandbox, rates: Rates, was: Rates) -> None:
         was.append((time.monotonic() - begun, rate))
 
 
-async def run(name: str, told: float | None, rates: Rates, clients: int) -> dict[str, Any]:
-    given = records()
-    share = len(given) // clients
+async def another(sandbox: Sandbox, rate: float) -> None:
+    """Send a call of one record at a steady *rate*, as a program that reads no answers does."""
+    config = AioConfig(retries={"total_max_attempts": 1})
+    record = records(1)[0].to_boto() | {"Dimension": "of-another"}
+    opening: Any = get_session().create_client(
+        "meteringmarketplace", config=config, **sandbox.client_arguments
+    )
+    async with opening as client, asyncio.TaskGroup() as group:
+
+        async def call() -> None:
+            with contextlib.suppress(ClientError):
+                await client.batch_meter_usage(ProductCode="p", UsageRecords=[record])
+
+        begun = time.monotonic()
+        for n in itertools.count():
+            await asyncio.sleep(begun + n / rate - time.monotonic())
+            group.create_task(call())
+
+
+async def run(case: Case) -> dict[str, Any]:
+    given = records(RECORDS)
+    share = len(given) // case.clients
     was: Rates = []
     async with (
-        Sandbox(calls_per_second=rates[0][1], burst=BURST) as sandbox,
+        Sandbox(calls_per_second=case.rates[0][1], burst=BURST) as sandbox,
         contextlib.AsyncExitStack() as stack,
     ):
         opened = []
-        for _ in range(clients):
-            client = MarketplaceMeteringClient(**sandbox.client_arguments, calls_per_second=told)
+        for _ in range(case.clients):
+            client = MarketplaceMeteringClient(
+                **sandbox.client_arguments, calls_per_second=case.told
+            )
             opened.append(await stack.enter_async_context(client))
             with contextlib.suppress(InvalidTokenException):
                 await client.resolve_customer("opens the client before the clock starts")
-        changing = asyncio.create_task(follow(sandbox, rates, was))
+        besides = [asyncio.create_task(follow(sandbox, case.rates, was))]
+        if case.other:
+            besides.append(asyncio.create_task(another(sandbox, case.other)))
         begun = time.monotonic()
         results = await asyncio.gather(
             *(
@@ -95,15 +147,16 @@ async def run(name: str, told: float | None, rates: Rates, clients: int) -> dict
             )
         )
         took = time.monotonic() - begun
-        changing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await changing
+        for task in besides:
+            task.cancel()
+        await asyncio.gather(*besides, return_exceptions=True)
     calls = RECORDS // 25
     delivered = sum(result.counts.get(RecordStatus.SUCCESS, 0) for result in results)
+    left = [(start, rate - case.other) for start, rate in was]
     return {
-        "case": name,
+        "case": case.name,
         "seconds": round(took, 2),
-        "time_to_ideal": round(took / ideal(was, calls), 3),
+        "time_to_ideal": round(took / ideal(left, calls), 3),
         "throttled_per_call": round(sum(result.throttled for result in results) / calls, 3),
         "never_delivered": RECORDS - delivered,
     }
@@ -112,7 +165,7 @@ async def run(name: str, told: float | None, rates: Rates, clients: int) -> dict
 async def measure() -> list[dict[str, Any]]:
     rows = []
     for case in CASES:
-        rows.append(await run(*case))
+        rows.append(await run(case))
         print(rows[-1], flush=True)
     return rows
 
