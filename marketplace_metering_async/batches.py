@@ -9,9 +9,9 @@ import asyncio
 import gc
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import compress, islice
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from attrs import evolve
 
@@ -167,10 +167,10 @@ class Batch:
         backlog = Backlog(product_code=self._product_code)
         for start in range(0, len(leaders), _STEPS):
             await breather.breathe(start)
-            for position, record in enumerate(leaders[start : start + _STEPS], start):
-                if record is not None:
-                    backlog.add(position, record)
-                    leaders[position] = None  # all at once, later, would take long
+            some = leaders[start : start + _STEPS]
+            sent = compress(enumerate(some, start), some)
+            backlog.add(cast("Iterable[tuple[int, UsageRecord]]", sent))
+            leaders[start : start + _STEPS] = [None] * len(some)  # all at once would take long
         return backlog
 
 
@@ -341,7 +341,7 @@ class Stream:
             self._sent[position] = record
             if record is not given:
                 self._originals[position] = given
-            self._backlog.add(position, record)
+            self._backlog.add(((position, record),))
         elif (conflict := self._repeats.conflict(record)) is not None:
             self._give_unsent(position, given, _rejected(conflict))
         else:

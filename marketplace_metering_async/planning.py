@@ -9,12 +9,12 @@ that a refusal for their sake costs nobody else. What one chunk leaves open trav
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count, islice, repeat
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from marketplace_metering_async import limits, wire
 from marketplace_metering_async.errors import MeteringError
@@ -108,28 +108,28 @@ class Open(NamedTuple):
     history: History
 
 
-_open: Final = partial(tuple.__new__, Open)
-"""Makes an Open of three values at a third of the time that its own constructor takes."""
-
-
 @frozen
 class Chunk:
     """
-    Records that travel in one request.
+    Records that travel in one request, in columns: most chunks are settled as a whole.
 
     Attributes:
         lane: Whose records they are.
-        entries: The records with their positions and histories.
-        members: The records as the wire carries them, in the same order.
+        positions: Where they stand in what was given.
+        records: The records.
+        histories: What each has been through.
+        members: The records as the wire carries them.
     """
 
     lane: Lane
-    entries: Sequence[Open]
+    positions: Sequence[int]
+    records: Sequence[UsageRecord]
+    histories: Sequence[History]
     members: Sequence[wire.Members] = field(repr=False)
 
     def __len__(self) -> int:
         """Return the number of records."""
-        return len(self.entries)
+        return len(self.positions)
 
     @property
     def body(self) -> bytes:
@@ -137,16 +137,27 @@ class Chunk:
         return wire.encode_batch(self.lane.sent_product_code, self.members)
 
     @property
-    def records(self) -> list[UsageRecord]:
-        """The records, in the order in which they are sent."""
-        return [entry.record for entry in self.entries]
+    def entries(self) -> list[Open]:
+        """The records with their positions and histories."""
+        return list(map(Open, self.positions, self.records, self.histories))
 
     def part(self, indices: Iterable[int]) -> "Chunk":
         """Return a chunk of some of the records."""
         chosen = list(indices)
         return Chunk(
-            self.lane, [self.entries[i] for i in chosen], [self.members[i] for i in chosen]
+            self.lane,
+            [self.positions[i] for i in chosen],
+            [self.records[i] for i in chosen],
+            [self.histories[i] for i in chosen],
+            [self.members[i] for i in chosen],
         )
+
+    def advanced(self, entries: Iterable[Open]) -> "Chunk":
+        """Return the chunk with the histories that its *entries* have by now."""
+        return evolve(self, histories=[entry.history for entry in entries])
+
+
+_allocations: Final = attrgetter("usage_allocations")
 
 
 @define(eq=False)
@@ -169,17 +180,11 @@ class _Queue:
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
 
-    def add(self, position: int, record: UsageRecord) -> bool:
-        """Add a record, and return whether the queue now begins with another slot."""
-        number = record.epoch // _SLOT
-        self.size += 1
-        slot = self.slots.get(number)
-        if slot is not None:
-            slot += (position, record)
-            return False
-        self.slots[number] = deque((position, record))
+    def begin(self, number: int) -> deque[Any]:
+        """Add a slot, and return it."""
+        slot = self.slots[number] = deque()
         heappush(self.order, number)
-        return self.order[0] == number
+        return slot
 
     def wired(self, most: int, room: int, *, alone: bool) -> tuple[list[wire.Members], int]:
         """
@@ -188,32 +193,35 @@ class _Queue:
         They fit into *room* bytes, but for one that is *alone*. Returns the room that is left, too,
         which is negative once a record did not fit.
         """
+        records = list(islice(self.slots[self.order[0]], 1, 2 * most, 2))
+        members = list(map(wire.members_of, records))
+        left = room - wire.LARGEST_PLAIN_RECORD * len(members)
+        if left >= 0 and not any(map(_allocations, records)):
+            return members, left
         fitting: list[wire.Members] = []
-        for record in islice(self.slots[self.order[0]], 1, 2 * most, 2):
-            members = wire.members_of(record)
-            plain = not record.usage_allocations
-            room -= wire.LARGEST_PLAIN_RECORD if plain else wire.record_size(members)
+        for one in members:
+            room -= wire.record_size(one)
             if room < 0 and (fitting or not alone):
                 break
-            fitting.append(members)
+            fitting.append(one)
         return fitting, room
 
-    def pop(self, many: int) -> list[Open]:
-        """Take out the next records of the first slot."""
+    def pop(self, many: int) -> tuple[list[int], list[UsageRecord], list[History]]:
+        """Take out the next records of the first slot: positions, records and histories."""
         slot = self.slots[self.order[0]]
-        taken = [slot.popleft() for _ in range(2 * many)]
+        taken = list(map(deque.popleft, repeat(slot, 2 * many)))
         if not slot:
             del self.slots[heappop(self.order)]
         self.size -= many
         positions, known = taken[::2], self.histories
-        histories = [known.pop(p, FRESH) for p in positions] if known else repeat(FRESH, many)
-        return list(map(_open, zip(positions, taken[1::2], histories, strict=True)))
+        histories = [known.pop(p, FRESH) for p in positions] if known else [FRESH] * many
+        return positions, taken[1::2], histories
 
     def drain(self) -> list[Open]:
         """Take out all records."""
         entries: list[Open] = []
         while self.order:
-            entries += self.pop(len(self.slots[self.order[0]]) // 2)
+            entries += map(Open, *self.pop(len(self.slots[self.order[0]]) // 2))
         return entries
 
 
@@ -258,24 +266,30 @@ class Backlog:
         """How many lanes have had records."""
         return len(self._queues)
 
-    def add(self, position: int, record: UsageRecord) -> None:
-        """Put a record that was not sent yet among those that may go now."""
-        kind = (record.product_code, record.license_arn is not None)
-        queue = self._known.get(kind) or self._queue(record, kind)
-        begins = queue.add(position, record)
-        if self._held and queue.lane in self._held:
-            return
-        if begins:
-            self._line_up(queue)
-        self._ready += 1
-        if queue.size == self._limit:
-            self._full[queue.lane] = None
+    def add(self, given: Iterable[tuple[int, UsageRecord]]) -> None:
+        """Put records that were not sent yet, each with its position, among those that may go."""
+        known, held, limit = self._known, self._held, self._limit
+        for position, record in given:
+            kind = (record.product_code, record.license_arn is not None)
+            queue = known.get(kind) or self._queue(record, kind)
+            number = record.epoch // _SLOT
+            slot = queue.slots.get(number)
+            if slot is None:
+                slot = queue.begin(number)
+                if queue.order[0] == number and queue.lane not in held:
+                    self._line_up(queue)
+            slot += (position, record)
+            queue.size += 1
+            if held and queue.lane in held:
+                continue
+            self._ready += 1
+            if queue.size == limit:
+                self._full[queue.lane] = None
 
     def put_back(self, entries: Sequence[Open], *, not_before: float | None = None) -> None:
         """Put records back that an attempt has left open; they rest until *not_before*."""
         if not_before is None:
-            for entry in entries:
-                self._enqueue(entry)
+            self._enqueue(entries)
         elif entries:
             heappush(self._later, (not_before, next(self._turns), list(entries)))
             self._waiting += len(entries)
@@ -289,8 +303,7 @@ class Backlog:
         while self._later and self._later[0][0] <= moment:
             _, _, entries = heappop(self._later)
             self._waiting -= len(entries)
-            for entry in entries:
-                self._enqueue(entry)
+            self._enqueue(entries)
 
     def ready(self, moment: float, *, full: bool = False) -> bool:
         """Whether `take` would give a chunk; with *full*, one with no room left."""
@@ -356,8 +369,7 @@ class Backlog:
         if queue is not None:
             self._ready -= queue.size
             self._full.pop(lane, None)
-            for entry in queue.drain():
-                self._enqueue(entry)
+            self._enqueue(queue.drain())
 
     def deadline(self, record: UsageRecord) -> float:
         """Return when the window of *record* closes, in seconds since 1970."""
@@ -373,12 +385,12 @@ class Backlog:
             return Lane(lane.product_code, licensed=True, license_arn=record.license_arn)
         return lane
 
-    def _enqueue(self, entry: Open) -> None:
-        position, record, history = entry
-        if history is not FRESH:
-            kind = (record.product_code, record.license_arn is not None)
-            self._queue(record, kind).histories[position] = history
-        self.add(position, record)
+    def _enqueue(self, entries: Iterable[Open]) -> None:
+        for position, record, history in entries:
+            if history is not FRESH:
+                kind = (record.product_code, record.license_arn is not None)
+                self._queue(record, kind).histories[position] = history
+            self.add(((position, record),))
 
     def _queue(self, record: UsageRecord, kind: tuple[str | None, bool]) -> _Queue:
         lane = self.lane_of(record)
@@ -401,20 +413,25 @@ class Backlog:
                 return queue
 
     def _cut(self, queue: _Queue, now: float) -> Chunk:
-        entries: list[Open] = []
+        positions: list[int] = []
+        records: list[UsageRecord] = []
+        histories: list[History] = []
         members: list[wire.Members] = []
         room = queue.room
         kind = self._kind(queue.order[0], now)
-        while room >= 0 and queue.order and len(entries) < self._limit:
-            if entries and self._kind(queue.order[0], now) != kind:
+        while room >= 0 and queue.order and len(members) < self._limit:
+            if members and self._kind(queue.order[0], now) != kind:
                 break
-            fitting, room = queue.wired(self._limit - len(entries), room, alone=not entries)
+            fitting, room = queue.wired(self._limit - len(members), room, alone=not members)
             members += fitting
-            entries += queue.pop(len(fitting))
-        self._ready -= len(entries)
+            more = queue.pop(len(fitting))
+            positions += more[0]
+            records += more[1]
+            histories += more[2]
+        self._ready -= len(members)
         if queue.size < self._limit:
             self._full.pop(queue.lane, None)
-        return Chunk(queue.lane, entries, members)
+        return Chunk(queue.lane, positions, records, histories, members)
 
     def _kind(self, number: int, now: float) -> str:
         """Return what a slot's records may share a chunk with: an edge goes with its like."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Final
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from marketplace_metering_async import limits, verdicts, wire
 from marketplace_metering_async.calls import Caller, RepairedError, Ticket
@@ -218,8 +218,8 @@ class Delivery:
 
     def _sift(self, chunk: Chunk) -> Chunk:
         span = self._caller.span()
-        late = self._backlog.deadline(chunk.entries[0].record) + _EDGE < span.earliest
-        early = chunk.entries[-1].record.epoch > span.latest + _MAX_FUTURE
+        late = self._backlog.deadline(chunk.records[0]) + _EDGE < span.earliest
+        early = chunk.records[-1].epoch > span.latest + _MAX_FUTURE
         if not (late or early or self._offenders or self._stopped_lanes or self._screen):
             return chunk
         stopped = self._stopped_by(chunk.lane)
@@ -258,7 +258,7 @@ class Delivery:
         Return the refusal, or whether the service took the chunk.
         """
         moment = self._caller.clock.monotonic()
-        attempt = chunk.entries[0].history.attempts + 1
+        attempt = chunk.histories[0].attempts + 1
         ticket.spent = True
         self.calls += 1
         try:
@@ -285,26 +285,16 @@ class Delivery:
         outcomes: list[Outcome] = []
         left: list[Open] = []
         unanswered: list[Open] = []
-        word: str | None = None  # the last record's, which neighbours mostly share
-        last: History | None = None
-        positions: list[int] = []
-        record_ids: list[str | None] = []
-        for entry, status, record_id in zip(
-            chunk.entries, reply.statuses, reply.record_ids, strict=True
-        ):
+        for indices in _alike(reply.statuses, chunk.histories):
+            status, history = reply.statuses[indices[0]], chunk.histories[indices[0]]
             if status is None:
-                unanswered.append(entry)
+                unanswered += chunk.part(indices).entries
             elif status == wire.UNPROCESSED:
-                left.append(entry)
+                left += chunk.part(indices).entries
             else:
-                position, _, history = entry
-                if status != word or history is not last:
-                    word, last = status, history
-                    positions, record_ids = [], []
-                    verdict = verdicts.answered(status, history, request_id)
-                    outcomes.append(Outcome(verdict, positions, record_ids))
-                positions.append(position)
-                record_ids.append(record_id)
+                verdict = verdicts.answered(status, history, request_id)
+                positions = [chunk.positions[i] for i in indices]
+                outcomes.append(Outcome(verdict, positions, [reply.record_ids[i] for i in indices]))
         self._settled(outcomes, request_id)
         if reply.oddities:
             self._warn_of(reply, request_id)
@@ -344,7 +334,7 @@ class Delivery:
                 self._back_off(chunk.entries, error, moment=moment, doubt=doubt)
             case Fault.CONTENT | Fault.STATE | Fault.UNKNOWN:
                 ticket.end(CallEnd.DELIVERED)
-                advanced = evolve(chunk, entries=_advanced(chunk.entries, moment, error))
+                advanced = chunk.advanced(_advanced(chunk.entries, moment, error))
                 if isinstance(error, MarketplaceMeteringException):
                     return _Refusal(advanced, error)
                 return _Refusal(advanced, _as_refusal(error))
@@ -497,7 +487,7 @@ class Delivery:
         if search.culprits:
             offenders += self._blame(search, entries, 0, refusal.error)
         while (indices := search.next_part()) is not None:
-            part = evolve(chunk, entries=entries).part(indices)
+            part = chunk.advanced(entries).part(indices)
             outcome = await self._try(part)
             if isinstance(outcome, _Refusal):
                 for index, entry in zip(indices, outcome.chunk.entries, strict=True):
@@ -557,6 +547,17 @@ class Delivery:
         lane = refusal.chunk.lane
         if triage(refusal.error) is Fault.UNKNOWN and lane not in self._taken_lanes:
             self._stop_lane(lane, refusal.error)
+
+
+def _alike(statuses: Sequence[str | None], histories: Sequence[History]) -> Iterable[Sequence[int]]:
+    """Return the indices of records that have status and history in common: mostly of all."""
+    size = len(statuses)
+    if statuses.count(statuses[0]) == size == histories.count(histories[0]):
+        return (range(size),)
+    groups: dict[tuple[str | None, int], list[int]] = {}
+    for index, (status, history) in enumerate(zip(statuses, histories, strict=True)):
+        groups.setdefault((status, id(history)), []).append(index)
+    return groups.values()
 
 
 def _outcome(entry: Open, verdict: Verdict) -> Outcome:

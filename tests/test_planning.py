@@ -27,7 +27,7 @@ def chunks_of(backlog: Backlog, now: float = NOW) -> list[Chunk]:
 def filled(given_: list[UsageRecord]) -> Backlog:
     backlog = Backlog()
     for position, record in enumerate(given_):
-        backlog.add(position, record)
+        backlog.add(((position, record),))
     return backlog
 
 
@@ -152,7 +152,7 @@ class BacklogLife(RuleBasedStateMachine):
         for record in usage(
             count, product_code=product, timestamp=NOON - timedelta(minutes=minutes)
         ):
-            self.backlog.add(self.position, record)
+            self.backlog.add(((self.position, record),))
             self.inside.add(self.position)
             self.position += 1
 

@@ -57,7 +57,7 @@ class Session:
         """Let *entries* go."""
         for entry in entries:
             self._entries[entry.position] = entry
-            self._backlog.add(entry.position, entry.record)
+            self._backlog.add(((entry.position, entry.record),))
         self._delivery.ring()
 
     def retire(self) -> None:
