@@ -280,10 +280,10 @@ def _not_metered(result: RecordResult) -> RecordNotMeteredError:
 
 def count(outcomes: Iterable[Outcome]) -> dict[RecordStatus, int]:
     """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
-    counts: Counter[RecordStatus] = Counter()
+    counts: dict[RecordStatus, int] = {}
     for verdict, positions, _ in outcomes:
-        counts[verdict.status] += len(positions)
-    return dict(counts) if len(counts) == 1 else in_order(counts)
+        counts[verdict.status] = counts.get(verdict.status, 0) + len(positions)
+    return counts if len(counts) == 1 else in_order(counts)
 
 
 def in_order(counts: Mapping[RecordStatus, int]) -> dict[RecordStatus, int]:

@@ -17,18 +17,20 @@ from marketplace_metering_async.planning import History
 from marketplace_metering_async.results import RecordStatus, Verdict
 from marketplace_metering_async.triage import Fault, triage
 
-_FINAL: Final = frozenset(
-    {
+_FINAL: Final = {
+    status.value: status
+    for status in (
         RecordStatus.SUCCESS,
         RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
         RecordStatus.DUPLICATE_RECORD,
-    }
-)
+    )
+}
+"""The service's words, and the verdicts that they are."""
 
 
 def answered(status: str, history: History, request_id: str | None) -> Verdict:
     """Return the verdict for the service's *status*; one that nobody has heard of is no success."""
-    ours = RecordStatus(status) if status in _FINAL else RecordStatus.UNCONFIRMED
+    ours = _FINAL.get(status, RecordStatus.UNCONFIRMED)
     if ours is RecordStatus.CUSTOMER_NOT_SUBSCRIBED and history.ambiguous:
         ours = RecordStatus.UNCONFIRMED
     return Verdict(
