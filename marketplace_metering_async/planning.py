@@ -278,7 +278,8 @@ class Backlog:
                 slot = queue.begin(number)
                 if queue.order[0] == number and queue.lane not in held:
                     self._line_up(queue)
-            slot += (position, record)
+            slot.append(position)
+            slot.append(record)
             queue.size += 1
             if held and queue.lane in held:
                 continue

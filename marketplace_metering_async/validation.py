@@ -37,6 +37,7 @@ class Admission:
         self._product_code = product_code
         self._window = window
         self._product_violations = () if product_code is None else rules.product_code(product_code)
+        self._product_lacks = product_code is None or bool(self._product_violations)
         self.at(span)
 
     def at(self, span: Span) -> None:
@@ -64,8 +65,8 @@ class Admission:
             if record.epoch > self._newest:
                 raise premature(position, record, self._newest)
             raise OutOfWindowError([self._too_old(position, record)])
-        if record.product_code is None and record.license_arn is None:
-            self._require_product(position)
+        if self._product_lacks and record.product_code is None and record.license_arn is None:
+            raise self._no_product(position)
         if len(record.usage_allocations) > _MANY_ALLOCATIONS:
             self._require_size(position, record)
         return record
@@ -78,12 +79,11 @@ class Admission:
             raise InvalidRecordError.of([Violation("", expected, got, wrong_type=True)])
         return UsageRecord.from_boto(given)
 
-    def _require_product(self, position: int) -> None:
-        if self._product_code is None:
-            violation = Violation("product_code", "a product code, here or for the call", "none")
-            raise InvalidRecordError([violation.under(f"records[{position}]")])
+    def _no_product(self, position: int) -> InvalidRecordError:
         if self._product_violations:
-            raise InvalidRecordError.of(self._product_violations)
+            return InvalidRecordError.of(self._product_violations)
+        violation = Violation("product_code", "a product code, here or for the call", "none")
+        return InvalidRecordError([violation.under(f"records[{position}]")])
 
     def _require_size(self, position: int, record: UsageRecord) -> None:
         product = None if record.license_arn else (record.product_code or self._product_code)
