@@ -8,7 +8,7 @@ position exactly one result.
 import asyncio
 import gc
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from itertools import compress, islice
 from random import Random
 from typing import Final, cast
@@ -115,7 +115,8 @@ class Batch:
         breather = _Breather(self._caller)
         merger = Merger()
         await _collect(records, merger, breather)
-        backlog, followers = await self._plan(merger, breather)
+        records, followers = await self._plan(merger, breather)
+        backlog = await self._lined_up(records, breather)
 
         def settle(outcomes: Sequence[Outcome]) -> None:
             merger.add(outcomes)
@@ -128,49 +129,66 @@ class Batch:
             await self._caller.open()
             chunks = backlog.lanes + len(backlog) // MAX_RECORDS_PER_REQUEST
             await delivery.run(min(chunks, self._caller.max_concurrency), timeout=timeout)
+        while records:  # all at once would hold up the event loop
+            del records[-_STEPS:]
+            await breather.breathe()
         result = merger.merged(calls=delivery.calls, throttled=delivery.throttled)
         _tell_end(self._caller, result.counts, delivery, started)
         return result
 
     async def _plan(
         self, merger: Merger, breather: _Breather
-    ) -> tuple[Backlog, dict[int, list[int]]]:
-        """Settle what need not be sent, line up the rest, and say what shares a verdict."""
+    ) -> tuple[list[UsageRecord | None], dict[int, list[int]]]:
+        """
+        Settle what need not be sent, and say what shares a verdict.
+
+        Returns the record to send for each position, None where there is none.
+        """
         given = merger.given
         admission = Admission(self._caller.span(), product_code=self._product_code)
-        leaders: list[UsageRecord | None] = []  # of each position; None where nothing is sent
-        repeats = Repeats(self._product_code, leaders.__getitem__)
+        sent: list[UsageRecord | None] = []
+        repeats = Repeats(self._product_code, sent.__getitem__, expected=len(given))
         rejected = 0
         for start in range(0, len(given), _STEPS):
             await breather.breathe(start)
-            for position, candidate in enumerate(given[start : start + _STEPS], start):
-                try:
-                    record = admission.admit(position, candidate)
-                except InvalidRecordError as error:
-                    merger.add((without_ids(_rejected(error), (position,)),))
-                    leaders.append(None)
-                    rejected += 1
-                else:
-                    leaders.append(record if repeats.note(position, record) else None)
+            some = given[start : start + _STEPS]
+            if admission.admits(some):
+                sent += some
+                repeated = repeats.note(range(start, start + len(some)), some)
+            else:
+                admitted: dict[int, UsageRecord] = {}
+                for position, candidate in enumerate(some, start):
+                    try:
+                        admitted[position] = admission.admit(position, candidate)
+                    except InvalidRecordError as error:
+                        merger.add((without_ids(_rejected(error), (position,)),))
+                        rejected += 1
+                    sent.append(admitted.get(position))
+                repeated = repeats.note(list(admitted), list(admitted.values()))
+            for position in repeated:
+                sent[position] = None
         for conflict in repeats.conflicts():
             for position in conflict.positions:
-                leaders[position] = None
+                sent[position] = None
             merger.add((without_ids(_rejected(conflict), conflict.positions),))
             rejected += len(conflict.positions)
         if rejected:
             tell(self._caller.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
         for _ in repeats.forget_keys():
             await breather.breathe()
-        return await self._lined_up(leaders, breather), repeats.followers
+        return sent, repeats.followers
 
-    async def _lined_up(self, leaders: list[UsageRecord | None], breather: _Breather) -> Backlog:
-        backlog = Backlog(product_code=self._product_code)
-        for start in range(0, len(leaders), _STEPS):
+    async def _lined_up(self, records: list[UsageRecord | None], breather: _Breather) -> Backlog:
+        record_at = cast("Callable[[int], UsageRecord]", records.__getitem__)
+        backlog = Backlog(record_at, product_code=self._product_code)
+        for start in range(0, len(records), _STEPS):
             await breather.breathe(start)
-            some = leaders[start : start + _STEPS]
-            sent = compress(enumerate(some, start), some)
-            backlog.add(cast("Iterable[tuple[int, UsageRecord]]", sent))
-            leaders[start : start + _STEPS] = [None] * len(some)  # all at once would take long
+            some = records[start : start + _STEPS]
+            positions: Sequence[int] = range(start, start + len(some))
+            if not all(some):
+                positions = list(compress(positions, some))
+                some = list(filter(None, some))
+            backlog.add(positions, cast("list[UsageRecord]", some))
         return backlog
 
 
@@ -217,9 +235,9 @@ class Stream:
         self._caller = caller
         self._records = records
         self._product_code = product_code
-        self._backlog = Backlog(product_code=product_code)
         self._originals: dict[int, object] = {}  # what was given, where that was no UsageRecord
         self._sent: dict[int, UsageRecord] = {}  # records in flight, by position
+        self._backlog = Backlog(self._sent.__getitem__, product_code=product_code)
         self._repeats = Repeats(product_code, self._sent.get)
         self._followers: dict[int, object] = {}  # what was given for those identical to them
         self._ready: deque[Sequence[RecordResult]] = deque()
@@ -337,11 +355,11 @@ class Stream:
         if stopped is not None:
             verdict = Verdict(status=RecordStatus.UNPROCESSED, error=stopped)
             self._give_unsent(position, given, verdict)
-        elif self._repeats.note(position, record):
+        elif not self._repeats.note((position,), (record,)):
             self._sent[position] = record
             if record is not given:
                 self._originals[position] = given
-            self._backlog.add(((position, record),))
+            self._backlog.add((position,), (record,))
         elif (conflict := self._repeats.conflict(record)) is not None:
             self._give_unsent(position, given, _rejected(conflict))
         else:

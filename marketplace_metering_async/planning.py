@@ -6,13 +6,13 @@ deadline goes first; records near an edge of the service's window share chunks o
 that a refusal for their sake costs nobody else. What one chunk leaves open travels with others.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
-from itertools import count, islice, repeat
+from itertools import count
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from attrs import Factory, define, evolve, field, frozen
 
@@ -23,6 +23,8 @@ from marketplace_metering_async.records import UsageRecord
 _EDGE: Final = limits.EDGE.total_seconds()
 _SLOT: Final = 60
 """Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
+_GONE: Final = 4096
+"""Places of a slot that are kept though nobody stands there any more."""
 
 
 @frozen(cache_hash=True)
@@ -124,7 +126,7 @@ class Chunk:
     lane: Lane
     positions: Sequence[int]
     records: Sequence[UsageRecord]
-    histories: Sequence[History]
+    histories: list[History]
     members: Sequence[wire.Members] = field(repr=False)
 
     def __len__(self) -> int:
@@ -157,7 +159,50 @@ class Chunk:
         return evolve(self, histories=[entry.history for entry in entries])
 
 
+_product_code: Final = attrgetter("product_code")
+_license_arn: Final = attrgetter("license_arn")
 _allocations: Final = attrgetter("usage_allocations")
+
+_Kind = tuple[str | None, bool]
+"""What decides on a record's lane: its product code, and whether it names a license."""
+
+
+class _Slots(dict[int, "array[int]"]):
+    """
+    The positions of records by the minute of their timestamps, each minute first in, first out.
+
+    Bare numbers: of a million records that wait, an object each would take more memory than all
+    else that is kept of them, and the garbage collector would look at it again and again.
+    """
+
+    def __init__(self) -> None:
+        self.order: list[int] = []  # a heap of the minutes
+        self._gone: dict[int, int] = {}  # how many at the beginning have been taken out
+
+    def __missing__(self, number: int) -> "array[int]":
+        heappush(self.order, number)
+        slot = self[number] = array("q")
+        return slot
+
+    def ahead(self, most: int) -> list[int]:
+        """Return the next positions of the oldest slot, at *most* so many."""
+        gone = self._gone.get(self.order[0], 0)
+        return self[self.order[0]][gone : gone + most].tolist()
+
+    def drop(self, many: int) -> None:
+        """Take out so many positions of the oldest slot."""
+        number = self.order[0]
+        slot, gone = self[number], self._gone.get(number, 0) + many
+        if gone == len(slot):
+            del self[heappop(self.order)]
+            gone = 0
+        elif gone > _GONE and gone * 2 > len(slot):
+            del slot[:gone]
+            gone = 0
+        if gone:
+            self._gone[number] = gone
+        else:
+            self._gone.pop(number, None)
 
 
 @define(eq=False)
@@ -167,61 +212,59 @@ class _Queue:
     lane: Lane
     room: int
     """Bytes that a request of the lane has for its records."""
-    slots: dict[int, deque[Any]] = Factory(dict)
-    """
-    Of each slot, positions and records in turn. Of a million records that wait, an object each
-    would be looked at by the garbage collector again and again.
-    """
+    record_at: Callable[[int], UsageRecord]
+    slots: _Slots = Factory(_Slots)
     histories: dict[int, History] = Factory(dict)
     """Of the records that have one."""
-    order: list[int] = Factory(list)
-    """A heap of the slots' numbers."""
     size: int = 0
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
 
-    def begin(self, number: int) -> deque[Any]:
-        """Add a slot, and return it."""
-        slot = self.slots[number] = deque()
-        heappush(self.order, number)
-        return slot
+    def add(self, positions: Sequence[int], records: Iterable[UsageRecord]) -> bool:
+        """Add records; return whether the oldest slot is a new one."""
+        slots = self.slots
+        oldest = slots.order[0] if slots else None
+        for position, record in zip(positions, records, strict=True):
+            slots[record.epoch // _SLOT].append(position)
+        self.size += len(positions)
+        return slots.order[0] != oldest
 
-    def wired(self, most: int, room: int, *, alone: bool) -> tuple[list[wire.Members], int]:
+    def wired(
+        self, most: int, room: int, *, alone: bool
+    ) -> tuple[list[int], list[UsageRecord], list[wire.Members], int]:
         """
-        Return what the wire carries for the next records of the first slot, at *most* so many.
+        Return the next records of the first slot, and what the wire carries for each.
 
-        They fit into *room* bytes, but for one that is *alone*. Returns the room that is left, too,
-        which is negative once a record did not fit.
+        At *most* so many, and they fit into *room* bytes, but for one that is *alone*. Returns the
+        room that is left, too, which is negative once a record did not fit.
         """
-        records = list(islice(self.slots[self.order[0]], 1, 2 * most, 2))
-        members = list(map(wire.members_of, records))
+        positions = self.slots.ahead(most)
+        records = list(map(self.record_at, positions))
+        members = wire.members_of_all(records)
         left = room - wire.LARGEST_PLAIN_RECORD * len(members)
         if left >= 0 and not any(map(_allocations, records)):
-            return members, left
-        fitting: list[wire.Members] = []
+            return positions, records, members, left
+        fitting = 0
         for one in members:
             room -= wire.record_size(one)
             if room < 0 and (fitting or not alone):
                 break
-            fitting.append(one)
-        return fitting, room
+            fitting += 1
+        return positions[:fitting], records[:fitting], members[:fitting], room
 
-    def pop(self, many: int) -> tuple[list[int], list[UsageRecord], list[History]]:
-        """Take out the next records of the first slot: positions, records and histories."""
-        slot = self.slots[self.order[0]]
-        taken = list(map(deque.popleft, repeat(slot, 2 * many)))
-        if not slot:
-            del self.slots[heappop(self.order)]
-        self.size -= many
-        positions, known = taken[::2], self.histories
-        histories = [known.pop(p, FRESH) for p in positions] if known else [FRESH] * many
-        return positions, taken[1::2], histories
+    def pop(self, positions: Sequence[int]) -> list[History]:
+        """Take out the next records of the first slot; return their histories."""
+        self.slots.drop(len(positions))
+        self.size -= len(positions)
+        known = self.histories
+        return [known.pop(p, FRESH) for p in positions] if known else [FRESH] * len(positions)
 
     def drain(self) -> list[Open]:
         """Take out all records."""
         entries: list[Open] = []
-        while self.order:
-            entries += map(Open, *self.pop(len(self.slots[self.order[0]]) // 2))
+        while self.slots:
+            positions = self.slots.ahead(self.size)
+            entries += map(Open, positions, map(self.record_at, positions), self.pop(positions))
         return entries
 
 
@@ -235,17 +278,19 @@ class Backlog:
 
     def __init__(
         self,
+        record_at: Callable[[int], UsageRecord],
         *,
         product_code: str | None = None,
         limit: int = limits.MAX_RECORDS_PER_REQUEST,
         window: limits.MeteringWindow = limits.BATCH_WINDOW,
     ) -> None:
+        """Line records up by their positions; *record_at* returns the one at a position."""
+        self._record_at = record_at
         self._product_code = product_code
         self._limit = limit
         self._window = window
         self._queues: dict[Lane, _Queue] = {}
-        self._lanes: dict[tuple[str | None, bool], Lane] = {}  # saves making a Lane a record
-        self._known: dict[tuple[str | None, bool], _Queue] = {}  # and finding its queue
+        self._lanes: dict[_Kind, Lane] = {}  # saves making a Lane a record
         self._divided: set[Lane] = set()  # lanes whose licenses do not mix
         self._held: set[Lane] = set()  # lanes whose records wait for a search to end
         self._line: list[tuple[int, int, _Queue]] = []  # a heap: oldest slot, then longest unserved
@@ -266,26 +311,28 @@ class Backlog:
         """How many lanes have had records."""
         return len(self._queues)
 
-    def add(self, given: Iterable[tuple[int, UsageRecord]]) -> None:
-        """Put records that were not sent yet, each with its position, among those that may go."""
-        known, held, limit = self._known, self._held, self._limit
-        for position, record in given:
-            kind = (record.product_code, record.license_arn is not None)
-            queue = known.get(kind) or self._queue(record, kind)
-            number = record.epoch // _SLOT
-            slot = queue.slots.get(number)
-            if slot is None:
-                slot = queue.begin(number)
-                if queue.order[0] == number and queue.lane not in held:
-                    self._line_up(queue)
-            slot.append(position)
-            slot.append(record)
-            queue.size += 1
-            if held and queue.lane in held:
-                continue
-            self._ready += 1
-            if queue.size == limit:
-                self._full[queue.lane] = None
+    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
+        """Put records, which stand at *positions* of what was given, among those that may go."""
+        if len(set(map(_product_code, records))) == 1 and not any(map(_license_arn, records)):
+            self._add(self._queue(records[0]), positions, records)
+            return
+        parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
+        for position, record in zip(positions, records, strict=True):
+            part = parts.setdefault(self.lane_of(record), ([], []))
+            part[0].append(position)
+            part[1].append(record)
+        for part in parts.values():
+            self._add(self._queue(part[1][0]), *part)
+
+    def _add(self, queue: _Queue, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
+        is_older = queue.add(positions, records)
+        if queue.lane in self._held:
+            return
+        if is_older:
+            self._line_up(queue)
+        self._ready += len(positions)
+        if queue.size >= self._limit:
+            self._full[queue.lane] = None
 
     def put_back(self, entries: Sequence[Open], *, not_before: float | None = None) -> None:
         """Put records back that an attempt has left open; they rest until *not_before*."""
@@ -364,7 +411,6 @@ class Backlog:
     def divide(self, lane: Lane) -> None:
         """Let the licenses of *lane* share no request any more: they turned out not to mix."""
         self._divided.add(lane)
-        self._known.clear()
         self.release(lane)
         queue = self._queues.get(lane)
         if queue is not None:
@@ -386,26 +432,24 @@ class Backlog:
             return Lane(lane.product_code, licensed=True, license_arn=record.license_arn)
         return lane
 
-    def _enqueue(self, entries: Iterable[Open]) -> None:
+    def _enqueue(self, entries: Sequence[Open]) -> None:
         for position, record, history in entries:
             if history is not FRESH:
-                kind = (record.product_code, record.license_arn is not None)
-                self._queue(record, kind).histories[position] = history
-            self.add(((position, record),))
+                self._queue(record).histories[position] = history
+        if entries:
+            self.add([e.position for e in entries], [e.record for e in entries])
 
-    def _queue(self, record: UsageRecord, kind: tuple[str | None, bool]) -> _Queue:
+    def _queue(self, record: UsageRecord) -> _Queue:
         lane = self.lane_of(record)
         queue = self._queues.get(lane)
         if queue is None:
-            overhead = wire.batch_overhead(lane.sent_product_code)
-            queue = self._queues[lane] = _Queue(lane, limits.REQUEST_BYTES - 1 - overhead)
-        if lane.license_arn is None:
-            self._known[kind] = queue
+            room = limits.REQUEST_BYTES - 1 - wire.batch_overhead(lane.sent_product_code)
+            queue = self._queues[lane] = _Queue(lane, room, self._record_at)
         return queue
 
     def _line_up(self, queue: _Queue) -> None:
         queue.turn = next(self._turns)
-        heappush(self._line, (queue.order[0], queue.turn, queue))
+        heappush(self._line, (queue.slots.order[0], queue.turn, queue))
 
     def _first_in_line(self) -> _Queue:
         while True:
@@ -419,16 +463,17 @@ class Backlog:
         histories: list[History] = []
         members: list[wire.Members] = []
         room = queue.room
-        kind = self._kind(queue.order[0], now)
-        while room >= 0 and queue.order and len(members) < self._limit:
-            if members and self._kind(queue.order[0], now) != kind:
+        kind = self._kind(queue.slots.order[0], now)
+        while room >= 0 and queue.slots and len(members) < self._limit:
+            if members and self._kind(queue.slots.order[0], now) != kind:
                 break
-            fitting, room = queue.wired(self._limit - len(members), room, alone=not members)
-            members += fitting
-            more = queue.pop(len(fitting))
-            positions += more[0]
-            records += more[1]
-            histories += more[2]
+            places, some, wired, room = queue.wired(
+                self._limit - len(members), room, alone=not members
+            )
+            positions += places
+            records += some
+            members += wired
+            histories += queue.pop(places)
         self._ready -= len(members)
         if queue.size < self._limit:
             self._full.pop(queue.lane, None)

@@ -1,5 +1,6 @@
 """What is metered: UsageRecord with its allocations and tags, valid by construction."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar
@@ -10,6 +11,11 @@ from marketplace_metering_async import limits, rules
 from marketplace_metering_async.errors import InvalidRecordError, Violation, mask
 
 SECONDS_PER_HOUR: Final = 3600
+SECONDS_PER_DAY: Final = 86_400
+_1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Key = tuple[str | int | None, ...]
+"""What the service counts as one: license or product, customer, dimension, clock hour."""
 
 _Made = TypeVar("_Made")
 _Reader = Callable[[Any], Any]
@@ -19,7 +25,7 @@ def _masked(value: str | None) -> str:
     return "None" if value is None else repr(mask(value))
 
 
-# The converters below hand on unchanged what is of a wrong type, for the rules to name it.
+# What is of a wrong type is handed on unchanged, for the rules to name it.
 
 
 def _whole_utc_seconds(value: datetime) -> datetime:
@@ -37,10 +43,6 @@ def _exact_text(value: str) -> str:
     return value if type(value) is str or not isinstance(value, str) else str.__str__(value)
 
 
-def _exact_text_or_none(value: str | None) -> str | None:
-    return None if value is None else _exact_text(value)
-
-
 def _exact_int(value: int) -> int:
     if type(value) is int or isinstance(value, bool) or not isinstance(value, int):
         return value
@@ -52,7 +54,7 @@ def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
 
 
 def _allocations_tuple(value: "Iterable[UsageAllocation]") -> "tuple[UsageAllocation, ...]":
-    return tuple(value) if isinstance(value, Iterable) else value
+    return tuple(value) if type(value) is not tuple and isinstance(value, Iterable) else value
 
 
 @frozen
@@ -134,24 +136,48 @@ class UsageRecord:
         InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
     """
 
-    timestamp: datetime = field(converter=_whole_utc_seconds)
-    dimension: str = field(converter=_exact_text)
-    quantity: int = field(converter=_exact_int)
-    customer_aws_account_id: str | None = field(
-        default=None, converter=_exact_text_or_none, repr=_masked
-    )
-    customer_identifier: str | None = field(
-        default=None, converter=_exact_text_or_none, repr=_masked
-    )
-    license_arn: str | None = field(default=None, converter=_exact_text_or_none, repr=_masked)
-    product_code: str | None = field(default=None, converter=_exact_text_or_none)
+    timestamp: datetime
+    dimension: str
+    quantity: int
+    customer_aws_account_id: str | None = field(default=None, repr=_masked)
+    customer_identifier: str | None = field(default=None, repr=_masked)
+    license_arn: str | None = field(default=None, repr=_masked)
+    product_code: str | None = None
     usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=_allocations_tuple)
     epoch: int = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse, then note the timestamp as the wire has it."""
-        rules.require(self._violations())
-        object.__setattr__(self, "epoch", int(self.timestamp.timestamp()))
+        note = object.__setattr__.__get__(self)
+        if not self._is_plain():
+            note("timestamp", _whole_utc_seconds(self.timestamp))
+            note("quantity", _exact_int(self.quantity))
+            for name in _TEXTS:
+                note(name, _exact_text(getattr(self, name)))
+            rules.require(self._violations())
+        since = self.timestamp - _1970
+        note("epoch", since.days * SECONDS_PER_DAY + since.seconds)
+        note("dimension", sys.intern(self.dimension))  # there are few, and many records
+
+    def _is_plain(self) -> bool:
+        """Whether it is of the usual kind and keeps every rule, seen at a glance."""
+        when, identifier = self.timestamp, self.customer_identifier
+        return (
+            type(when) is datetime
+            and when.tzinfo is UTC
+            and not when.microsecond
+            and rules.is_plain_text(self.dimension)
+            and type(self.quantity) is int
+            and 0 <= self.quantity <= limits.MAX_QUANTITY
+            and (
+                rules.is_account_id(self.customer_aws_account_id)
+                if identifier is None
+                else self.customer_aws_account_id is None and rules.is_plain_text(identifier)
+            )
+            and self.license_arn is None
+            and self.product_code is None
+            and self.usage_allocations == ()
+        )
 
     def _violations(self) -> tuple[Violation, ...]:
         found = (
@@ -205,20 +231,37 @@ class UsageRecord:
             boto["UsageAllocations"] = [allocation_to_boto(a) for a in self.usage_allocations]
         return boto
 
-    def key(self, product_code: str | None = None) -> tuple[str | int | None, ...]:
+    def key(self, product_code: str | None = None) -> Key:
         """
         Return what the service counts as one: license or product, customer, dimension, clock hour.
 
         *product_code* stands in where the record has none.
         """
-        return (
-            self.license_arn,
-            None if self.license_arn else (self.product_code or product_code),
-            self.customer_aws_account_id,
-            self.customer_identifier,
-            self.dimension,
-            self.epoch // SECONDS_PER_HOUR,
+        return keys_of((self,), product_code)[0]
+
+
+_TEXTS: Final = (
+    "dimension",
+    "customer_aws_account_id",
+    "customer_identifier",
+    "license_arn",
+    "product_code",
+)
+
+
+def keys_of(records: Iterable[UsageRecord], product_code: str | None = None) -> list[Key]:
+    """Return the key of each of *records*; *product_code* stands in where one has none."""
+    return [
+        (
+            record.license_arn,
+            None if record.license_arn else (record.product_code or product_code),
+            record.customer_aws_account_id,
+            record.customer_identifier,
+            record.dimension,
+            record.epoch // SECONDS_PER_HOUR,
         )
+        for record in records
+    ]
 
 
 def allocation_to_boto(allocation: UsageAllocation) -> dict[str, Any]:
@@ -290,6 +333,23 @@ def _read(
     required: tuple[str, ...],
 ) -> _Made:
     """Make a *kind* of boto's members, or raise with every unknown, missing or broken one."""
+    members: dict[str, Any] = {}
+    try:
+        for name, value in mapping.items():  # type: ignore[attr-defined]
+            ours, reader = known[name]
+            members[ours] = value if reader is None else reader(value)
+        return kind(**members)
+    except (AttributeError, KeyError, TypeError, InvalidRecordError):
+        return _read_closely(kind, mapping, known, required)
+
+
+def _read_closely(
+    kind: Callable[..., _Made],
+    mapping: object,
+    known: Mapping[str, tuple[str, _Reader | None]],
+    required: tuple[str, ...],
+) -> _Made:
+    """Do the same, member by member, so that all that is wrong can be told."""
     if not isinstance(mapping, Mapping):
         raise InvalidRecordError.of(
             [Violation("", "a mapping", rules.shown(mapping), wrong_type=True)]

@@ -69,6 +69,16 @@ def text(
     return ()
 
 
+def is_plain_text(value: object) -> bool:
+    """Whether `text` finds nothing in *value*, seen at a glance; False says nothing."""
+    return type(value) is str and value.isascii() and 0 < len(value) <= limits.MAX_TEXT
+
+
+def is_account_id(value: object) -> bool:
+    """Whether *value* is an account's digits, seen at a glance; False says nothing."""
+    return is_plain_text(value) and value.isdigit()  # type: ignore[attr-defined]
+
+
 def quantity(path: str, value: object) -> Violations:
     """Whole units of int32; True and 1.0 are mistakes, not quantities."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -9,7 +9,7 @@ out. Nothing that the service or the network does makes a Delivery raise.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from random import Random
 from typing import Final
 
@@ -285,16 +285,14 @@ class Delivery:
         outcomes: list[Outcome] = []
         left: list[Open] = []
         unanswered: list[Open] = []
-        for indices in _alike(reply.statuses, chunk.histories):
-            status, history = reply.statuses[indices[0]], chunk.histories[indices[0]]
+        for part, status, record_ids in _alike(chunk, reply):
             if status is None:
-                unanswered += chunk.part(indices).entries
+                unanswered += part.entries
             elif status == wire.UNPROCESSED:
-                left += chunk.part(indices).entries
+                left += part.entries
             else:
-                verdict = verdicts.answered(status, history, request_id)
-                positions = [chunk.positions[i] for i in indices]
-                outcomes.append(Outcome(verdict, positions, [reply.record_ids[i] for i in indices]))
+                verdict = verdicts.answered(status, part.histories[0], request_id)
+                outcomes.append(Outcome(verdict, part.positions, record_ids))
         self._settled(outcomes, request_id)
         if reply.oddities:
             self._warn_of(reply, request_id)
@@ -549,15 +547,19 @@ class Delivery:
             self._stop_lane(lane, refusal.error)
 
 
-def _alike(statuses: Sequence[str | None], histories: Sequence[History]) -> Iterable[Sequence[int]]:
-    """Return the indices of records that have status and history in common: mostly of all."""
-    size = len(statuses)
+def _alike(
+    chunk: Chunk, reply: wire.Reply
+) -> Iterator[tuple[Chunk, str | None, Sequence[str | None]]]:
+    """Part records that have status and history in common: mostly all do."""
+    statuses, histories, size = reply.statuses, chunk.histories, len(chunk)
     if statuses.count(statuses[0]) == size == histories.count(histories[0]):
-        return (range(size),)
+        yield chunk, statuses[0], reply.record_ids
+        return
     groups: dict[tuple[str | None, int], list[int]] = {}
     for index, (status, history) in enumerate(zip(statuses, histories, strict=True)):
         groups.setdefault((status, id(history)), []).append(index)
-    return groups.values()
+    for (status, _), indices in groups.items():
+        yield chunk.part(indices), status, [reply.record_ids[i] for i in indices]
 
 
 def _outcome(entry: Open, verdict: Verdict) -> Outcome:

@@ -1,9 +1,8 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
-from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeGuard
 
 from marketplace_metering_async import limits, rules, wire
 from marketplace_metering_async.clock import Span
@@ -13,7 +12,7 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     Violation,
 )
-from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.records import Key, UsageRecord, keys_of
 
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
@@ -71,6 +70,19 @@ class Admission:
             self._require_size(position, record)
         return record
 
+    def admits(self, given: Sequence[object]) -> TypeGuard[Sequence[UsageRecord]]:
+        """Whether all of *given* may be sent as they are, seen at a glance; False says nothing."""
+        oldest, newest, lacks = self._oldest, self._newest, self._product_lacks
+        for record in given:
+            if (
+                type(record) is not UsageRecord
+                or not oldest <= record.epoch <= newest
+                or record.usage_allocations
+                or (lacks and record.product_code is None)
+            ):
+                return False
+        return True
+
     @staticmethod
     def _of_mapping(given: object) -> UsageRecord:
         if not isinstance(given, Mapping):
@@ -120,12 +132,10 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_Key = tuple[str | int | None, ...]
-
-_PARTS: Final = 512
+_PART: Final = 2**15
 """
-Parts of the table of keys. As one dict, that of a million records would hold up the event loop for
-a tenth of a second whenever it grows, and once more when it is freed.
+Keys in a part of their table. As one dict, that of a million records would hold up the event loop
+for a tenth of a second whenever it grows, and once more when it is freed.
 """
 
 
@@ -138,22 +148,55 @@ class Repeats:
     """
 
     def __init__(
-        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
+        self,
+        product_code: str | None,
+        record_at: Callable[[int], UsageRecord | None],
+        *,
+        expected: int = 0,
+        hashed: Callable[[Key], int] = hash,
     ) -> None:
-        """Compare records; *record_at* returns one that was noted, by its position."""
+        """
+        Compare records; *record_at* returns one that was noted, by its position.
+
+        About so many as *expected* are going to be noted.
+        """
         self._product_code = product_code
         self._record_at = record_at
-        self._leaders: defaultdict[int, dict[_Key, int]] = defaultdict(dict)
-        self._conflicts: dict[_Key, list[int]] = {}
+        self._hashed = hashed
+        # Of each hash of a key, the position of the first record that has it: a number takes a
+        # third of the memory of the key, and the garbage collector has nothing to look at.
+        self._leaders: list[dict[int, int]] = [{} for _ in range(1 + expected // _PART)]
+        self._collided: dict[Key, int] = {}  # the same of keys whose hash is another key's
+        self._conflicts: dict[Key, list[int]] = {}
         self.followers: dict[int, list[int]] = {}
         """Position of the record that is sent, to the positions of those identical to it."""
 
-    def note(self, position: int, record: UsageRecord) -> bool:
-        """Take note of a record; return whether it is the first of its key."""
-        key = record.key(self._product_code)
-        leader = self._leaders[hash(key) % _PARTS].setdefault(key, position)
-        if leader == position:
-            return True
+    def note(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> list[int]:
+        """Take note of records; return the positions of those that are not first of their key."""
+        keys = keys_of(records, self._product_code)
+        leaders, parts, collided = self._leaders, len(self._leaders), self._collided
+        repeated: list[int] = []
+        for position, hashed in zip(positions, map(self._hashed, keys), strict=True):
+            leader = leaders[hashed % parts].setdefault(hashed, position)
+            if leader != position or collided:
+                index = positions.index(position)
+                leader = self._leader(keys[index], hashed, position)
+                if leader != position:
+                    self._repeat(leader, keys[index], position, records[index])
+                    repeated.append(position)
+        return repeated
+
+    def _leader(self, key: Key, hashed: int, position: int) -> int:
+        """Return the position of the first record of *key*, be it the one at *position*."""
+        if key in self._collided:
+            return self._collided[key]
+        leader = self._part(hashed)[hashed]
+        if leader == position or self._key_at(leader) == key:
+            return leader
+        self._collided[key] = position
+        return position
+
+    def _repeat(self, leader: int, key: Key, position: int, record: UsageRecord) -> None:
         if key in self._conflicts:
             self._conflicts[key].append(position)
         elif self._same(self._record_at(leader), record):
@@ -161,7 +204,13 @@ class Repeats:
         else:
             identical = self.followers.get(leader, [])
             self._conflicts[key] = [leader, *identical, position]
-        return False
+
+    def _part(self, hashed: int) -> dict[int, int]:
+        return self._leaders[hashed % len(self._leaders)]
+
+    def _key_at(self, position: int) -> Key | None:
+        record = self._record_at(position)
+        return None if record is None else record.key(self._product_code)
 
     def conflicts(self) -> list[ConflictingRecordsError]:
         """Return an error for each key whose records differ, with all their positions."""
@@ -177,16 +226,20 @@ class Repeats:
     def forget(self, position: int, record: UsageRecord) -> list[int]:
         """Forget the key of a record that has its verdict; return the positions that share it."""
         key = record.key(self._product_code)
-        leaders = self._leaders[hash(key) % _PARTS]
-        if leaders.get(key) == position:
-            del leaders[key]
+        hashed = self._hashed(key)
+        leaders = self._part(hashed)
+        if self._collided.get(key) == position:
+            del self._collided[key]
+            self._conflicts.pop(key, None)
+        elif leaders.get(hashed) == position:
+            del leaders[hashed]
             self._conflicts.pop(key, None)
         return self.followers.pop(position, [])
 
     def forget_keys(self) -> Generator[None, None, None]:
         """Forget all keys, some at each step: no further record will be noted."""
         while self._leaders:
-            self._leaders.popitem()
+            self._leaders.pop()
             yield
 
     def _same(self, one: UsageRecord | None, other: UsageRecord) -> bool:

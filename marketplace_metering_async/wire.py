@@ -6,9 +6,8 @@ orjson is installed or not. Answers are matched to records by what they say, nev
 stand, and whatever they leave open, repeat or contradict is told and settles nothing.
 """
 
-import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from math import isfinite
 from typing import Any, Final
@@ -79,6 +78,28 @@ def members_of(record: UsageRecord) -> Members:
     if record.usage_allocations:
         members["UsageAllocations"] = [allocation_to_boto(a) for a in record.usage_allocations]
     return members
+
+
+def members_of_all(records: Iterable[UsageRecord]) -> list[Members]:
+    """Return each of *records* as the wire carries it: `members_of`, but most of them in place."""
+    return [
+        members_of(record)
+        if record.license_arn is not None or record.usage_allocations
+        else {
+            "Timestamp": record.epoch,
+            "Dimension": record.dimension,
+            "Quantity": record.quantity,
+            "CustomerAWSAccountId": record.customer_aws_account_id,
+        }
+        if record.customer_identifier is None
+        else {
+            "Timestamp": record.epoch,
+            "Dimension": record.dimension,
+            "Quantity": record.quantity,
+            "CustomerIdentifier": record.customer_identifier,
+        }
+        for record in records
+    ]
 
 
 LARGEST_PLAIN_RECORD: Final = 8_000
@@ -204,16 +225,20 @@ def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | Non
     results = answer.get("Results")
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
+    statuses: list[str | None] = []
+    record_ids: list[str | None] = []
     try:
-        if [result["UsageRecord"] for result in results] != sent:
-            return None
-        statuses: list[str | None] = [result["Status"] for result in results]
-        record_ids: list[str | None] = [result["MeteringRecordId"] for result in results]
+        for result, members in zip(results, sent, strict=True):
+            status, record_id = result["Status"], result["MeteringRecordId"]
+            if result["UsageRecord"] != members or type(record_id) is not str:
+                return None
+            statuses.append(status)
+            record_ids.append(record_id)
     except (KeyError, TypeError):
         return None
-    if {type(word) for word in itertools.chain(statuses, record_ids)} != {str}:
+    if set(map(type, statuses)) != {str} or "" in statuses or UNPROCESSED in statuses:
         return None
-    return None if "" in statuses or UNPROCESSED in statuses else Reply(statuses, record_ids)
+    return Reply(statuses, record_ids)
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:

@@ -360,7 +360,7 @@ async def test_an_unclosed_client_warns() -> None:
     """
     async with Sandbox() as sandbox:
         client = MarketplaceMeteringClient(**sandbox.client_arguments)
-        await client.batch_meter_usage(usage(1))
+        await client.batch_meter_usage(usage(1, timestamp=datetime.now(UTC)))
         transport = client._caller._own_transport
         clients = [client]
         del client

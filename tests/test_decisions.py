@@ -29,7 +29,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.isolation import Isolation, Offenders, named_in
 from marketplace_metering_async.planning import History
-from marketplace_metering_async.records import Tag, UsageAllocation
+from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, merge
 from marketplace_metering_async.retries import Backoff, RetryPolicy
 from marketplace_metering_async.validation import Admission, Repeats
@@ -291,14 +291,64 @@ def test_repeats() -> None:
     (changed,) = usage(1, quantity=9)
     repeats = Repeats(None, [a, b, a].__getitem__)
 
-    assert [True, True, False] == [repeats.note(p, r) for p, r in enumerate([a, b, a])]
+    assert [2] == repeats.note(range(3), [a, b, a])
     assert {0: [2]} == repeats.followers
     assert not repeats.conflicts()
-    assert not repeats.note(3, changed)
+    assert [3] == repeats.note((3,), (changed,))
     (conflict,) = repeats.conflicts()
     assert (0, 2, 3) == conflict.positions
     assert isinstance(repeats.conflict(a), ConflictingRecordsError)
     assert repeats.conflict(b) is None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2)), max_size=30),
+    st.integers(1, 4),
+    st.integers(1, 10),
+)
+def test_repeats_whose_hashes_collide(
+    given_: list[tuple[str, int]], hashes: int, step: int
+) -> None:
+    """
+    Keys are told apart though hashes are not: as a plain table of keys would.
+    """
+    records = [
+        usage(1, dimension=dimension, quantity=quantity)[0] for dimension, quantity in given_
+    ]
+    first: dict[str, int] = {}
+    wanted = [p for p, (dimension, _) in enumerate(given_) if first.setdefault(dimension, p) != p]
+    differing = {p for p, (d, q) in enumerate(given_) if q != given_[first[d]][1]}
+    repeats = Repeats(None, records.__getitem__, hashed=lambda key: hash(key) % hashes)
+
+    repeated: list[int] = []
+    for start in range(0, len(records), step):
+        some = records[start : start + step]
+        repeated += repeats.note(range(start, start + len(some)), some)
+
+    assert wanted == repeated
+    told = {p for conflict in repeats.conflicts() for p in conflict.positions}
+    in_conflict = {given_[p][0] for p in differing}
+    assert {p for p, (dimension, _) in enumerate(given_) if dimension in in_conflict} == told
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40), st.integers(1, 4))
+def test_forgotten_keys_may_come_again(steps: list[tuple[str, bool]], hashes: int) -> None:
+    """
+    A record that has its verdict is no repeat's leader any more, whatever its hash is.
+    """
+    sent: dict[int, UsageRecord] = {}
+    repeats = Repeats(None, sent.get, hashed=lambda key: hash(key) % hashes)
+    flying: dict[str, int] = {}
+    for position, (dimension, ends) in enumerate(steps):
+        (record,) = usage(1, dimension=dimension)
+        is_repeat = bool(repeats.note((position,), (record,)))
+        assert (dimension in flying) == is_repeat
+        if not is_repeat:
+            flying[dimension], sent[position] = position, record
+        if ends:
+            leader = flying.pop(dimension)
+            followers = repeats.forget(leader, sent.pop(leader))
+            assert all(steps[follower][0] == dimension for follower in followers)
 
 
 @given(st.permutations(range(30)), st.integers(1, 30))

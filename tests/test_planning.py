@@ -25,9 +25,8 @@ def chunks_of(backlog: Backlog, now: float = NOW) -> list[Chunk]:
 
 
 def filled(given_: list[UsageRecord]) -> Backlog:
-    backlog = Backlog()
-    for position, record in enumerate(given_):
-        backlog.add(((position, record),))
+    backlog = Backlog(given_.__getitem__)
+    backlog.add(range(len(given_)), given_)
     return backlog
 
 
@@ -45,6 +44,7 @@ def test_every_record_is_in_one_chunk_of_its_lane(given_: list[UsageRecord]) -> 
         assert {chunk.lane} == {chunk_key(record) for record in chunk.records}
         assert len(chunk.body) < limits.REQUEST_BYTES
         assert chunk.members == [wire.members_of(record) for record in chunk.records]
+        assert chunk.records == [given_[position] for position in chunk.positions]
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=200))
@@ -70,6 +70,21 @@ def test_the_earliest_deadline_goes_first(minutes: list[int]) -> None:
     sent = [entry.record.epoch // 60 for c in chunks_of(filled(given_)) for entry in c.entries]
 
     assert sorted(sent) == sent
+
+
+def test_records_of_one_minute_go_in_their_order() -> None:
+    """
+    First in, first out, also where thousands were taken and others come meanwhile.
+    """
+    given_ = usage(20_000)
+    backlog = Backlog(given_.__getitem__)
+    backlog.add(range(15_000), given_[:15_000])
+    first = [backlog.take(NOW, 0.0) for _ in range(500)]
+    backlog.add(range(15_000, 20_000), given_[15_000:])
+
+    chunks = [chunk for chunk in first if chunk is not None] + chunks_of(backlog)
+
+    assert list(range(20_000)) == [p for chunk in chunks for p in chunk.positions]
 
 
 def test_lanes_take_turns() -> None:
@@ -140,21 +155,20 @@ class BacklogLife(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backlog = Backlog()
+        self.records: list[UsageRecord] = []
+        self.backlog = Backlog(self.records.__getitem__)
         self.moment = 0.0
-        self.position = 0
         self.inside: set[int] = set()
         self.out: list[Chunk] = []
         self.held: set[Lane] = set()
 
     @rule(product=st.sampled_from("ab"), minutes=st.integers(0, 1200), count=st.integers(1, 40))
     def add(self, product: str, minutes: int, count: int) -> None:
-        for record in usage(
-            count, product_code=product, timestamp=NOON - timedelta(minutes=minutes)
-        ):
-            self.backlog.add(((self.position, record),))
-            self.inside.add(self.position)
-            self.position += 1
+        given = usage(count, product_code=product, timestamp=NOON - timedelta(minutes=minutes))
+        positions = range(len(self.records), len(self.records) + count)
+        self.records += given
+        self.backlog.add(positions, given)
+        self.inside |= set(positions)
 
     @rule(full=st.booleans())
     def take(self, full: bool) -> None:  # noqa: FBT001
@@ -213,7 +227,7 @@ def test_deadlines_are_the_services() -> None:
     """
     24 hours, and 06:00 UTC on the first for the month before. Covers: H07
     """
-    backlog = Backlog()
+    backlog = filled([])
     last = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
     (record,) = usage(1, timestamp=last)
 

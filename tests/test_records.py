@@ -8,8 +8,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import given
+from hypothesis import strategies as st
 from support.strategies import records, times
 
+from marketplace_metering_async import rules
 from marketplace_metering_async.errors import InvalidRecordError, InvalidRecordTypeError
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
@@ -265,3 +267,54 @@ def test_tags_are_checked() -> None:
     with pytest.raises(InvalidRecordError, match="at most 5 tags"):
         UsageAllocation(1, [Tag(str(n), "v") for n in range(6)])
     assert Tag("a b", "c").key == "a b"
+
+
+@given(
+    when=st.one_of(times, st.none(), st.text(max_size=3)),
+    dimension=st.one_of(st.text(max_size=300), st.integers(), st.none()),
+    quantity=st.one_of(st.integers(-2, 2), st.integers(2**31 - 2, 2**31 + 1), st.booleans()),
+    account=st.one_of(st.none(), st.text("0123456789", max_size=300), st.text(max_size=3)),
+    identifier=st.one_of(st.none(), st.none(), st.text(max_size=300)),
+)
+def test_what_passes_at_a_glance_breaks_no_rule(
+    when: Any, dimension: Any, quantity: Any, account: Any, identifier: Any
+) -> None:
+    """
+    The quick look lets nothing through that the rules would refuse.
+    """
+    members = {
+        "timestamp": when,
+        "dimension": dimension,
+        "quantity": quantity,
+        "customer_aws_account_id": account,
+        "customer_identifier": identifier,
+    }
+    found = (
+        rules.timestamp("timestamp", when)
+        + rules.text("dimension", dimension)
+        + rules.quantity("quantity", quantity)
+        + rules.identity(account, identifier, None)
+    )
+
+    if found:
+        with pytest.raises(InvalidRecordError) as caught:
+            UsageRecord(**members)
+        assert found == tuple(caught.value.violations)
+    else:
+        record = UsageRecord(**members)
+        assert (dimension, quantity, account, identifier) == (
+            record.dimension,
+            record.quantity,
+            record.customer_aws_account_id,
+            record.customer_identifier,
+        )
+        assert int(record.timestamp.timestamp()) == record.epoch
+
+
+def test_records_share_what_they_have_in_common() -> None:
+    """
+    A dimension is kept once, however many records name it.
+    """
+    one, other = (UsageRecord(**{**GOOD, "dimension": f"requests-{len(GOOD)}"}) for _ in "ab")
+
+    assert one.dimension is other.dimension

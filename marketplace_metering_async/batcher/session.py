@@ -10,6 +10,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import BatchEnded, tell
 from marketplace_metering_async.planning import Backlog
+from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, in_order
 from marketplace_metering_async.sending import Delivery
 
@@ -38,7 +39,7 @@ class Session:
         self._caller = client.caller
         self._settle = settle
         self._entries: dict[int, Entry] = {}
-        self._backlog = Backlog(product_code=product_code)
+        self._backlog = Backlog(self._record_at, product_code=product_code)
         self._retiring = asyncio.Event()
         self._counter: Counter[RecordStatus] = Counter()
         self._delivery = Delivery(
@@ -55,9 +56,8 @@ class Session:
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Let *entries* go."""
-        for entry in entries:
-            self._entries[entry.position] = entry
-            self._backlog.add(((entry.position, entry.record),))
+        self._entries.update((entry.position, entry) for entry in entries)
+        self._backlog.add([entry.position for entry in entries], [e.record for e in entries])
         self._delivery.ring()
 
     def retire(self) -> None:
@@ -96,6 +96,9 @@ class Session:
                 seconds=self._caller.clock.monotonic() - started,
             )
             tell(self._caller.observer, ended)
+
+    def _record_at(self, position: int) -> UsageRecord:
+        return self._entries[position].record
 
     async def _until_retired(self) -> None:
         await self._retiring.wait()

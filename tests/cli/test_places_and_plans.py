@@ -101,14 +101,15 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
     Conflicts and identical records are those that law 3 of sending finds.
     """
     repeats = Repeats("product", records.__getitem__)
-    leaders = [n for n, record in enumerate(records) if repeats.note(n, record)]
+    repeated = repeats.note(range(len(records)), records)
+    leaders = set(range(len(records))) - set(repeated)
     conflicting = {p for conflict in repeats.conflicts() for p in conflict.positions}
 
     plan, complaints = planned(list(records))
 
     assert len(records) == plan.records
     assert len(conflicting) == plan.refused
-    assert len(set(leaders) - conflicting) == plan.keys
+    assert len(leaders - conflicting) == plan.keys
     assert plan.records == plan.refused + plan.keys + plan.repeated
     assert bool(conflicting) == bool(complaints)
 
