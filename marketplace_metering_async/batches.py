@@ -9,6 +9,7 @@ import asyncio
 import gc
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from itertools import compress, islice
 from random import Random
 from typing import Final, cast
@@ -40,7 +41,7 @@ from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
 from marketplace_metering_async.validation import Admission, Repeats
 
-_STRETCH: Final = 0.002
+_STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
 _STEPS: Final = 64
 """Records between two looks at the clock."""
@@ -57,9 +58,9 @@ class _Breather:
         self._monotonic = caller.clock.monotonic
         self._since = self._monotonic()
 
-    async def breathe(self, done: int = 0) -> None:
+    async def breathe(self, done: int = 0) -> bool:
         """
-        Yield to the event loop if its last turn is long ago.
+        Yield to the event loop if its last turn is long ago; return whether it was.
 
         Call it in steps with the number of records that are *done*. What holds them turns old when
         they are many: the garbage collector goes through every young list from end to end, again
@@ -67,9 +68,11 @@ class _Breather:
         """
         if done == _MANY and gc.isenabled():
             gc.collect(1)
-        if self._monotonic() - self._since > _STRETCH:
-            await asyncio.sleep(0)
-            self._since = self._monotonic()
+        if self._monotonic() - self._since <= _STRETCH:
+            return False
+        await asyncio.sleep(0)
+        self._since = self._monotonic()
+        return True
 
 
 def require_iterable(records: object) -> None:
@@ -78,15 +81,21 @@ def require_iterable(records: object) -> None:
         raise TypeError(f"records: expected an iterable of records, got {type(records).__name__}")
 
 
-async def _collect(records: object, merger: Merger, breather: _Breather) -> None:
-    """Read all of *records*."""
+async def _in_steps(records: object) -> AsyncGenerator[list[object], None]:
+    """Yield all of *records*, some at a time."""
     if isinstance(records, AsyncIterable):
-        merger.expect([record async for record in records])
+        some: list[object] = []
+        async for record in records:
+            some.append(record)
+            if len(some) == _STEPS:
+                yield some
+                some = []
+        if some:
+            yield some
     elif isinstance(records, Iterable):
         source = iter(records)
         while some := list(islice(source, _STEPS)):
-            merger.expect(some)
-            await breather.breathe(len(merger.given))
+            yield some
 
 
 def _rejected(error: MeteringError) -> Verdict:
@@ -108,88 +117,104 @@ class Batch:
         self._product_code = product_code
         self._policy = policy
         self._random = random
+        self._breather = _Breather(caller)
+        self._merger = Merger()
+        self._sent: list[UsageRecord | None] = []  # of each position; None where nothing is sent
+        self._repeats = Repeats(product_code, self._sent.__getitem__)
+        self._backlog = self._new_backlog()
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
         started = self._caller.clock.monotonic()
-        breather = _Breather(self._caller)
-        merger = Merger()
-        await _collect(records, merger, breather)
-        records, followers = await self._plan(merger, breather)
-        backlog = await self._lined_up(records, breather)
-
-        def settle(outcomes: Sequence[Outcome]) -> None:
-            merger.add(outcomes)
-            if followers and (shared := _shared(outcomes, followers)):
-                merger.add(shared)
-                tell(self._caller.observer, Settled(counts=count(shared)))
-
-        delivery = Delivery(self._caller, backlog, settle, policy=self._policy, random=self._random)
-        if backlog:
+        await self._take_in(records)
+        await self._refuse_conflicts()
+        if rejected := self._merger.counts[RecordStatus.REJECTED]:
+            tell(self._caller.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
+        for _ in self._repeats.forget_keys():
+            await self._breather.breathe()
+        delivery = Delivery(
+            self._caller, self._backlog, self._settle, policy=self._policy, random=self._random
+        )
+        if self._backlog:
             await self._caller.open()
-            chunks = backlog.lanes + len(backlog) // MAX_RECORDS_PER_REQUEST
+            chunks = self._backlog.lanes + len(self._backlog) // MAX_RECORDS_PER_REQUEST
             await delivery.run(min(chunks, self._caller.max_concurrency), timeout=timeout)
-        while records:  # all at once would hold up the event loop
-            del records[-_STEPS:]
-            await breather.breathe()
-        result = merger.merged(calls=delivery.calls, throttled=delivery.throttled)
+        while self._sent:  # all at once would hold up the event loop
+            del self._sent[-_STEPS:]
+            await self._breather.breathe()
+        result = self._merger.merged(calls=delivery.calls, throttled=delivery.throttled)
         _tell_end(self._caller, result.counts, delivery, started)
         return result
 
-    async def _plan(
-        self, merger: Merger, breather: _Breather
-    ) -> tuple[list[UsageRecord | None], dict[int, list[int]]]:
-        """
-        Settle what need not be sent, and say what shares a verdict.
-
-        Returns the record to send for each position, None where there is none.
-        """
-        given = merger.given
+    async def _take_in(self, records: object) -> None:
+        """Read all records, settle what cannot be sent, and line up the rest."""
         admission = Admission(self._caller.span(), product_code=self._product_code)
-        sent: list[UsageRecord | None] = []
-        repeats = Repeats(self._product_code, sent.__getitem__, expected=len(given))
-        rejected = 0
-        for start in range(0, len(given), _STEPS):
-            await breather.breathe(start)
-            some = given[start : start + _STEPS]
-            if admission.admits(some):
-                sent += some
-                repeated = repeats.note(range(start, start + len(some)), some)
-            else:
-                admitted: dict[int, UsageRecord] = {}
-                for position, candidate in enumerate(some, start):
-                    try:
-                        admitted[position] = admission.admit(position, candidate)
-                    except InvalidRecordError as error:
-                        merger.add((without_ids(_rejected(error), (position,)),))
-                        rejected += 1
-                    sent.append(admitted.get(position))
-                repeated = repeats.note(list(admitted), list(admitted.values()))
-            for position in repeated:
-                sent[position] = None
-        for conflict in repeats.conflicts():
-            for position in conflict.positions:
-                sent[position] = None
-            merger.add((without_ids(_rejected(conflict), conflict.positions),))
-            rejected += len(conflict.positions)
-        if rejected:
-            tell(self._caller.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
-        for _ in repeats.forget_keys():
-            await breather.breathe()
-        return sent, repeats.followers
+        sent = self._sent
+        async with aclosing(_in_steps(records)) as steps:
+            async for some in steps:
+                start = len(sent)
+                if await self._breather.breathe(start):
+                    admission.at(self._caller.span())
+                self._merger.expect(some)
+                if admission.admits(some):
+                    sent += some
+                    self._line_up(range(start, start + len(some)), some)
+                else:
+                    sent += [None] * len(some)
+                    self._line_up(*self._admitted(some, start, admission))
 
-    async def _lined_up(self, records: list[UsageRecord | None], breather: _Breather) -> Backlog:
-        record_at = cast("Callable[[int], UsageRecord]", records.__getitem__)
-        backlog = Backlog(record_at, product_code=self._product_code)
-        for start in range(0, len(records), _STEPS):
-            await breather.breathe(start)
-            some = records[start : start + _STEPS]
-            positions: Sequence[int] = range(start, start + len(some))
-            if not all(some):
-                positions = list(compress(positions, some))
-                some = list(filter(None, some))
-            backlog.add(positions, cast("list[UsageRecord]", some))
-        return backlog
+    def _admitted(
+        self, some: Sequence[object], start: int, admission: Admission
+    ) -> tuple[list[int], list[UsageRecord]]:
+        """Settle those of *some* that cannot be sent; return the others and their positions."""
+        positions: list[int] = []
+        records: list[UsageRecord] = []
+        for position, given in enumerate(some, start):
+            try:
+                record = admission.admit(position, given)
+            except InvalidRecordError as error:
+                self._merger.add((without_ids(_rejected(error), (position,)),))
+            else:
+                self._sent[position] = record
+                positions.append(position)
+                records.append(record)
+        return positions, records
+
+    def _line_up(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
+        """Put records into the backlog, but for those whose key was there before."""
+        repeated = self._repeats.note(positions, records)
+        for position in repeated:
+            self._sent[position] = None
+        if repeated:
+            positions = [p for p in positions if self._sent[p] is not None]
+            records = list(filter(None, map(self._sent.__getitem__, positions)))
+        self._backlog.add(positions, records)
+
+    async def _refuse_conflicts(self) -> None:
+        """Settle the records of keys that are not alike, and line up the others anew."""
+        conflicts = self._repeats.conflicts()
+        if not conflicts:
+            return
+        for conflict in conflicts:
+            for position in conflict.positions:
+                self._sent[position] = None
+            self._merger.add((without_ids(_rejected(conflict), conflict.positions),))
+        self._backlog = self._new_backlog()
+        for start in range(0, len(self._sent), _STEPS):
+            await self._breather.breathe()
+            some = self._sent[start : start + _STEPS]
+            positions = list(compress(range(start, start + len(some)), some))
+            self._backlog.add(positions, list(filter(None, some)))
+
+    def _new_backlog(self) -> Backlog:
+        record_at = cast("Callable[[int], UsageRecord]", self._sent.__getitem__)
+        return Backlog(record_at, product_code=self._product_code)
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        self._merger.add(outcomes)
+        if self._repeats.followers and (shared := _shared(outcomes, self._repeats.followers)):
+            self._merger.add(shared)
+            tell(self._caller.observer, Settled(counts=count(shared)))
 
 
 def _shared(outcomes: Sequence[Outcome], followers: dict[int, list[int]]) -> list[Outcome]:

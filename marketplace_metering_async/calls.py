@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self
-
-from attrs import frozen
+from typing import Any, Final, NamedTuple, Self
 
 from marketplace_metering_async import wire
 from marketplace_metering_async.clock import Clock, Span
 from marketplace_metering_async.errors import (
     ClientClosedError,
+    InvalidAnswerError,
     MarketplaceMeteringException,
     MeteringError,
     UnexpectedError,
@@ -37,15 +36,16 @@ _SKEW: Final = timedelta(seconds=60)
 _SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
 """Refusals of a request whose signature, and so whose time, the service had found to be right."""
 
+_TURN: Final = 0.0005
+"""Seconds of a turn of the event loop in which answers are dealt with."""
 _PIECES: Final = 4
-"""Answers that are dealt with in one turn of the event loop: each takes tenths of a ms."""
+"""Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
 
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""
 
 
-@frozen
-class Answer:
+class Answer(NamedTuple):
     """The body of an answer with HTTP status 200, and the service's id of the request."""
 
     body: bytes
@@ -90,7 +90,7 @@ class Caller:
         self.places = asyncio.Semaphore(max_concurrency)
         self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
         self._call_ended = asyncio.Event()  # since whoever is at the gate looked last
-        self._worked = 0  # pieces of work in this turn of the event loop
+        self._turn_ends: float | None = None  # monotonic time of this turn of the event loop
         self._waiting: deque[asyncio.Future[None]] = deque()  # for one of the next turns
 
     @property
@@ -172,27 +172,26 @@ class Caller:
 
     async def turn(self) -> None:
         """
-        Wait for a turn of the event loop in which this client has not done much yet.
+        Wait for a turn of the event loop in which this client has not worked long yet.
 
         Answers come in crowds; without this, all of a crowd would be dealt with in one turn.
         """
-        if not self._worked:
+        if self._turn_ends is None:
+            self._turn_ends = self.clock.monotonic() + _TURN
             asyncio.get_running_loop().call_soon(self._next_turn)
-        if self._worked < _PIECES:
-            self._worked += 1
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        await waiter
+        elif self._waiting or self.clock.monotonic() > self._turn_ends:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
 
     def _next_turn(self) -> None:
-        self._worked = 0
-        while self._waiting and self._worked < _PIECES:
+        self._turn_ends = None
+        for _ in range(min(_PIECES, len(self._waiting))):
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                self._worked += 1
-        if self._worked:
+        if self._waiting:
+            self._turn_ends = self.clock.monotonic()
             asyncio.get_running_loop().call_soon(self._next_turn)
 
     def end(self, how: CallEnd, retry_after: float | None) -> None:
@@ -246,9 +245,16 @@ class Caller:
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
-            response = await self._send(operation, body)
+            transport, corrections, signed_at = self._transport(), self._corrections, self.now()
+            request = await self._signer.sign(operation, body, signed_at)
+            response = await transport.send(request, timeout=self._attempt_timeout)
             request_id = response.headers.get("x-amzn-RequestId")
-            answer = _answer(response, request_id)
+            refusal = _refusal(response)
+            if refusal is not None and response.status in (400, 401, 403):
+                await self._repair(operation, request, refusal, response, corrections)
+            if _accepted(operation, response, request_id, refusal):
+                self._lead = signed_at.timestamp() - started
+            _raise(refusal)
             code = None
         except RepairedError as repaired:
             code = _code(repaired.error)
@@ -260,7 +266,7 @@ class Caller:
             code = type(error).__name__
             raise unexpected(error) from error
         else:
-            return answer
+            return Answer(response.body, request_id)
         finally:
             tell(
                 self.observer,
@@ -274,27 +280,22 @@ class Caller:
                 ),
             )
 
-    async def _send(self, operation: str, body: bytes) -> Response:
+    def _transport(self) -> Transport:
         self.require_home()
         transport = self._given_transport or self._own_transport
         if transport is None:
             raise ClientClosedError("the client is not open")
-        corrections = self._corrections
-        signed_at = self.now()
-        lead = signed_at.timestamp() - self.clock.monotonic()
-        request = await self._signer.sign(operation, body, signed_at)
-        response = await transport.send(request, timeout=self._attempt_timeout)
-        if response.status in (400, 401, 403):
-            await self._repair(operation, request, response, corrections)
-        if _accepted(operation, response):
-            self._lead = lead
-        return response
+        return transport
 
     async def _repair(
-        self, operation: str, request: Request, response: Response, corrections: int
+        self,
+        operation: str,
+        request: Request,
+        error: MeteringError,
+        response: Response,
+        corrections: int,
     ) -> None:
         """Raise RepairedError if what the refusal is about can be, or was just, put right."""
-        error = wire.read_error(response.status, response.headers, response.body)
         match triage(error, operation):
             case Fault.CLOCK:
                 date = response.headers.get("Date")
@@ -364,20 +365,26 @@ class Ticket:
         self._caller.places.release()
 
 
-def _accepted(operation: str, response: Response) -> bool:
-    """Whether the service, and nobody in its place, has found the signature to be right."""
-    if "x-amzn-RequestId" not in response.headers:
-        return False
-    if response.status != 400:
-        return response.status == 200
-    error = wire.read_error(response.status, response.headers, response.body)
-    return triage(error, operation) in _SEEN_TO
-
-
-def _answer(response: Response, request_id: str | None) -> Answer:
+def _refusal(response: Response) -> MarketplaceMeteringException | InvalidAnswerError | None:
     if response.status == 200:
-        return Answer(response.body, request_id)
-    raise wire.read_error(response.status, response.headers, response.body)
+        return None
+    return wire.read_error(response.status, response.headers, response.body)
+
+
+def _raise(refusal: MeteringError | None) -> None:
+    if refusal is not None:
+        raise refusal
+
+
+def _accepted(
+    operation: str, response: Response, request_id: str | None, refusal: MeteringError | None
+) -> bool:
+    """Whether the service, and nobody in its place, has found the signature to be right."""
+    if request_id is None:
+        return False
+    if refusal is None:
+        return True
+    return response.status == 400 and triage(refusal, operation) in _SEEN_TO
 
 
 def _code(error: MeteringError) -> str:

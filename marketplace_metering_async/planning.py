@@ -161,7 +161,6 @@ class Chunk:
 
 _product_code: Final = attrgetter("product_code")
 _license_arn: Final = attrgetter("license_arn")
-_allocations: Final = attrgetter("usage_allocations")
 
 _Kind = tuple[str | None, bool]
 """What decides on a record's lane: its product code, and whether it names a license."""
@@ -205,6 +204,16 @@ class _Slots(dict[int, "array[int]"]):
             self._gone.pop(number, None)
 
 
+class _Taken(NamedTuple):
+    """Records that were taken out, in columns, and the bytes that are left; negative: none fit."""
+
+    positions: list[int]
+    records: list[UsageRecord]
+    histories: list[History]
+    members: list[wire.Members]
+    room: int
+
+
 @define(eq=False)
 class _Queue:
     """The records of one lane that may go now, in slots of timestamps, the oldest first."""
@@ -217,6 +226,8 @@ class _Queue:
     histories: dict[int, History] = Factory(dict)
     """Of the records that have one."""
     size: int = 0
+    has_allocations: bool = False
+    """Whether a record had any, and requests may be full before they have 25 records."""
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
 
@@ -226,33 +237,32 @@ class _Queue:
         oldest = slots.order[0] if slots else None
         for position, record in zip(positions, records, strict=True):
             slots[record.epoch // _SLOT].append(position)
+            if record.usage_allocations:
+                self.has_allocations = True
         self.size += len(positions)
         return slots.order[0] != oldest
 
-    def wired(
-        self, most: int, room: int, *, alone: bool
-    ) -> tuple[list[int], list[UsageRecord], list[wire.Members], int]:
+    def take(self, most: int, room: int, *, alone: bool = True) -> _Taken:
         """
-        Return the next records of the first slot, and what the wire carries for each.
+        Take out the next records of the first slot, at *most* so many.
 
-        At *most* so many, and they fit into *room* bytes, but for one that is *alone*. Returns the
-        room that is left, too, which is negative once a record did not fit.
+        They fit into *room* bytes, but for one that is *alone*.
         """
         positions = self.slots.ahead(most)
         records = list(map(self.record_at, positions))
         members = wire.members_of_all(records)
         left = room - wire.LARGEST_PLAIN_RECORD * len(members)
-        if left >= 0 and not any(map(_allocations, records)):
-            return positions, records, members, left
-        fitting = 0
-        for one in members:
-            room -= wire.record_size(one)
-            if room < 0 and (fitting or not alone):
-                break
-            fitting += 1
-        return positions[:fitting], records[:fitting], members[:fitting], room
+        if left < 0 or self.has_allocations:
+            fitting, left = 0, room
+            for one in members:
+                left -= wire.record_size(one)
+                if left < 0 and (fitting or not alone):
+                    break
+                fitting += 1
+            positions, records, members = positions[:fitting], records[:fitting], members[:fitting]
+        return _Taken(positions, records, self._pop(positions), members, left)
 
-    def pop(self, positions: Sequence[int]) -> list[History]:
+    def _pop(self, positions: Sequence[int]) -> list[History]:
         """Take out the next records of the first slot; return their histories."""
         self.slots.drop(len(positions))
         self.size -= len(positions)
@@ -264,7 +274,7 @@ class _Queue:
         entries: list[Open] = []
         while self.slots:
             positions = self.slots.ahead(self.size)
-            entries += map(Open, positions, map(self.record_at, positions), self.pop(positions))
+            entries += map(Open, positions, map(self.record_at, positions), self._pop(positions))
         return entries
 
 
@@ -458,22 +468,19 @@ class Backlog:
                 return queue
 
     def _cut(self, queue: _Queue, now: float) -> Chunk:
-        positions: list[int] = []
-        records: list[UsageRecord] = []
-        histories: list[History] = []
-        members: list[wire.Members] = []
-        room = queue.room
-        kind = self._kind(queue.slots.order[0], now)
-        while room >= 0 and queue.slots and len(members) < self._limit:
-            if members and self._kind(queue.slots.order[0], now) != kind:
+        number, slots = queue.slots.order[0], queue.slots
+        positions, records, histories, members, room = queue.take(self._limit, queue.room)
+        while room >= 0 and slots and len(members) < self._limit:
+            if slots.order[0] != number and self._kind(slots.order[0], now) != self._kind(
+                number, now
+            ):
                 break
-            places, some, wired, room = queue.wired(
-                self._limit - len(members), room, alone=not members
-            )
-            positions += places
-            records += some
-            members += wired
-            histories += queue.pop(places)
+            more = queue.take(self._limit - len(members), room, alone=False)
+            positions += more.positions
+            records += more.records
+            histories += more.histories
+            members += more.members
+            room = more.room
         self._ready -= len(members)
         if queue.size < self._limit:
             self._full.pop(queue.lane, None)

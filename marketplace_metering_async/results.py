@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, cast, overload
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from marketplace_metering_async.errors import (
     BatchMeterUsageError,
@@ -75,22 +75,46 @@ def without_ids(verdict: Verdict, positions: Sequence[int]) -> Outcome:
     return Outcome(verdict, positions, (None,) * len(positions))
 
 
-@frozen
+@define(repr=False, unsafe_hash=True)
 class RecordResult:
     """
-    The verdict on one record.
+    The verdict on one record; it cannot be changed.
 
-    Attributes:
-        position: Where the record stands in what was given, from 0.
-        record: What was given: a UsageRecord or a mapping, unchanged.
-        verdict: What it shares with the other records that one answer settled.
-        metering_record_id: The service's id of the metered record.
+    Read-only properties in place of a frozen class: there may be millions, and those take half as
+    long to make.
     """
 
-    position: int
-    record: UsageRecord | Mapping[str, Any] | object = field(repr=False)
-    verdict: Verdict
-    metering_record_id: str | None = None
+    _position: int
+    _record: UsageRecord | Mapping[str, Any] | object
+    _verdict: Verdict
+    _metering_record_id: str | None = None
+
+    def __repr__(self) -> str:
+        """Return what was decided, without the record: its ids are nobody else's business."""
+        return (
+            f"<RecordResult {self._position}: {self.status}, {self._metering_record_id!r}, "
+            f"{self._verdict!r}>"
+        )
+
+    @property
+    def position(self) -> int:
+        """Where the record stands in what was given, from 0."""
+        return self._position
+
+    @property
+    def record(self) -> UsageRecord | Mapping[str, Any] | object:
+        """What was given: a UsageRecord or a mapping, unchanged."""
+        return self._record
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it shares with the other records that one answer settled."""
+        return self._verdict
+
+    @property
+    def metering_record_id(self) -> str | None:
+        """The service's id of the metered record."""
+        return self._metering_record_id
 
     @property
     def status(self) -> RecordStatus:
@@ -249,6 +273,8 @@ class BatchMeterUsageResult(Sequence[RecordResult]):
     @property
     def failed(self) -> list[RecordResult]:
         """The results of the records that are not metered for certain."""
+        if self.counts.get(RecordStatus.SUCCESS, 0) == len(self):
+            return []
         return [r for r in self.results if r.verdict.status is not RecordStatus.SUCCESS]
 
     @property
@@ -334,13 +360,14 @@ class Merger:
 
     Attributes:
         given: What was given, so far.
+        counts: How many have which verdict, so far.
     """
 
     def __init__(self) -> None:
         self.given: list[object] = []
+        self.counts: Counter[RecordStatus] = Counter()
         self._verdicts: list[Verdict | None] = []
         self._record_ids: list[str | None] = []
-        self._counter: Counter[RecordStatus] = Counter()
         self._missing = 0
 
     def expect(self, given: Sequence[object]) -> None:
@@ -364,7 +391,7 @@ class Merger:
                     raise ValueError(f"a second or foreign result for records[{position}]")
                 verdicts[position] = verdict
                 record_ids[position] = record_id
-            self._counter[verdict.status] += len(positions)
+            self.counts[verdict.status] += len(positions)
             self._missing -= len(positions)
 
     def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
@@ -378,7 +405,7 @@ class Merger:
             raise ValueError(f"{self._missing} records have no result")
         verdicts = cast("list[Verdict]", self._verdicts)
         results = _Columns(self.given, verdicts, self._record_ids)
-        return BatchMeterUsageResult(results, in_order(self._counter), calls, throttled)
+        return BatchMeterUsageResult(results, in_order(self.counts), calls, throttled)
 
 
 def merge(

@@ -206,18 +206,14 @@ class Delivery:
 
     def _take(self) -> Chunk | None:
         """Return the next chunk, without the records on which there is a verdict by now."""
-        now = self._caller.now().timestamp()
-        while True:
-            moment = self._caller.clock.monotonic()
-            chunk = self._backlog.take(now, moment, full=self.only_full)
-            if chunk is None:
-                return None
-            chunk = self._sift(chunk)
+        span, moment = self._caller.span(), self._caller.clock.monotonic()
+        while (chunk := self._backlog.take(span.latest, moment, full=self.only_full)) is not None:
+            chunk = self._sift(chunk, span)
             if len(chunk):
                 return chunk
+        return None
 
-    def _sift(self, chunk: Chunk) -> Chunk:
-        span = self._caller.span()
+    def _sift(self, chunk: Chunk, span: Span) -> Chunk:
         late = self._backlog.deadline(chunk.records[0]) + _EDGE < span.earliest
         early = chunk.records[-1].epoch > span.latest + _MAX_FUTURE
         if not (late or early or self._offenders or self._stopped_lanes or self._screen):
@@ -455,7 +451,7 @@ class Delivery:
         try:
             while waiting:
                 refusal = waiting.pop()
-                innocent = self._sift(refusal.chunk)
+                innocent = self._sift(refusal.chunk, self._caller.span())
                 if len(innocent) == len(refusal.chunk):
                     await self._search(refusal)
                 elif len(innocent):

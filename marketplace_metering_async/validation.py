@@ -132,10 +132,10 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_PART: Final = 2**15
+_PARTS: Final = 64
 """
-Keys in a part of their table. As one dict, that of a million records would hold up the event loop
-for a tenth of a second whenever it grows, and once more when it is freed.
+Parts of the table of keys. As one dict, that of a million records would hold up the event loop for
+hundredths of a second whenever it grows, and once more when it is freed.
 """
 
 
@@ -152,20 +152,15 @@ class Repeats:
         product_code: str | None,
         record_at: Callable[[int], UsageRecord | None],
         *,
-        expected: int = 0,
         hashed: Callable[[Key], int] = hash,
     ) -> None:
-        """
-        Compare records; *record_at* returns one that was noted, by its position.
-
-        About so many as *expected* are going to be noted.
-        """
+        """Compare records; *record_at* returns one that was noted, by its position."""
         self._product_code = product_code
         self._record_at = record_at
         self._hashed = hashed
         # Of each hash of a key, the position of the first record that has it: a number takes a
         # third of the memory of the key, and the garbage collector has nothing to look at.
-        self._leaders: list[dict[int, int]] = [{} for _ in range(1 + expected // _PART)]
+        self._leaders: list[dict[int, int]] = [{} for _ in range(_PARTS)]
         self._collided: dict[Key, int] = {}  # the same of keys whose hash is another key's
         self._conflicts: dict[Key, list[int]] = {}
         self.followers: dict[int, list[int]] = {}
@@ -174,10 +169,10 @@ class Repeats:
     def note(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> list[int]:
         """Take note of records; return the positions of those that are not first of their key."""
         keys = keys_of(records, self._product_code)
-        leaders, parts, collided = self._leaders, len(self._leaders), self._collided
+        leaders, collided = self._leaders, self._collided
         repeated: list[int] = []
         for position, hashed in zip(positions, map(self._hashed, keys), strict=True):
-            leader = leaders[hashed % parts].setdefault(hashed, position)
+            leader = leaders[hashed % _PARTS].setdefault(hashed, position)
             if leader != position or collided:
                 index = positions.index(position)
                 leader = self._leader(keys[index], hashed, position)
@@ -206,7 +201,7 @@ class Repeats:
             self._conflicts[key] = [leader, *identical, position]
 
     def _part(self, hashed: int) -> dict[int, int]:
-        return self._leaders[hashed % len(self._leaders)]
+        return self._leaders[hashed % _PARTS]
 
     def _key_at(self, position: int) -> Key | None:
         record = self._record_at(position)
