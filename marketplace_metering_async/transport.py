@@ -123,7 +123,7 @@ class AiohttpTransport:
     def __init__(self, settings: TransportSettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
-        self._trust: ssl.SSLContext | bool = True  # replaced before the first use of TLS
+        self._trust: ssl.SSLContext | bool | None = None  # found before the first use of TLS
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
         self._closed = False
@@ -133,7 +133,7 @@ class AiohttpTransport:
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request*; see Transport."""
         session, url = self._session, self._parsed(request.url)
-        if session is None or (self._trust is True and url.scheme == "https"):
+        if session is None or (self._trust is None and url.scheme == "https"):
             session = await self._open(url)
         body = _Body(request.body)
         try:
@@ -141,7 +141,7 @@ class AiohttpTransport:
                 url,
                 data=body,
                 headers=request.headers,
-                ssl=self._trust,
+                ssl=True if self._trust is None else self._trust,
                 proxy_headers=self._proxy_headers,
                 timeout=self._limits_of(timeout),
                 allow_redirects=False,
@@ -168,7 +168,7 @@ class AiohttpTransport:
 
     async def _open(self, url: URL) -> aiohttp.ClientSession:
         async with self._opening:
-            if self._trust is True and url.scheme == "https":
+            if self._trust is None and url.scheme == "https":
                 self._trust = await _trust(self._settings)
             if self._closed:
                 raise ClientClosedError("the transport is closed")
@@ -237,7 +237,9 @@ def _proxy_headers(settings: TransportSettings) -> dict[str, str] | None:
     return {"Proxy-Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
-async def _trust(settings: TransportSettings) -> ssl.SSLContext:
+async def _trust(settings: TransportSettings) -> ssl.SSLContext | bool:
+    if settings.ca_bundle is None and settings.client_cert is None:
+        return True  # aiohttp has the system's certificates already; to read them takes 20 ms
     try:
         return await asyncio.to_thread(_read_certificates, settings)
     except OSError as error:  # which ssl.SSLError is too
