@@ -29,7 +29,7 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
         hour_id=claimed.hour_id,
         fence=claimed.fence,
         state=state,
-        not_before=now + _pause(claimed.attempts, result.error) if again else 0,
+        not_before=now + _pause(claimed.attempts, result) if again else 0,
         ambiguous=ambiguous or result.status is RecordStatus.UNCONFIRMED,
         status=result.service_status or result.status.value,
         error=_worded(result.error),
@@ -68,9 +68,14 @@ def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) ->
     return young and isinstance(error, OutOfWindowError | TimestampOutOfBoundsException)
 
 
-def _pause(attempts: int, error: MeteringError | None) -> int:
-    """Seconds until the next try: the client has tried for long, unless it was told to stop."""
-    if isinstance(error, DeliveryTimeoutError) or _is_of_account(error):
+def _pause(attempts: int, result: RecordResult) -> int:
+    """
+    Seconds until the next try: the client has tried for long, unless it was told to stop.
+
+    A rejected record that may be early has to wait: at once it would be rejected again, for ever.
+    """
+    told_to_stop = isinstance(result.error, DeliveryTimeoutError) or _is_of_account(result.error)
+    if told_to_stop and result.status is not RecordStatus.REJECTED:
         return 0
     return int(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts, 10)))
 

@@ -463,6 +463,23 @@ async def test_a_stale_claim_is_fenced(house: House) -> None:
     assert 3 == (await house.balance()).metered
 
 
+async def test_a_record_that_is_early_waits(house: House) -> None:
+    """
+    A clock that was set back makes the last hour lie ahead: one look a round, not an endless one.
+    """
+    await house.use(3)
+    house.clock.step(minutes=-20)
+    await house.ledger.close_customer(product_code="product", customer_aws_account_id=ACCOUNT)
+    async with asyncio.timeout(30):
+        early = await house.relay()
+        again = await house.relay()
+    house.clock.step(minutes=40)
+    sent = await house.relay()
+
+    assert (1, 0) == (early.returned, again.returned)
+    assert (1, 3) == (sent.metered, sent.units)
+
+
 async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
     """
     A flipped bit must not become a bill. Covers: D08
