@@ -31,14 +31,11 @@ WIDTH, LEFT, ROW = 720, 230, 44
 
 def latest(question: str) -> dict[str, Any]:
     """Return the newest result on *question*."""
-    files = sorted(
-        (HERE / "results").glob(f"*-{question}.json"),
-        key=lambda path: (path.name[:10], path.stat().st_mtime),
-    )
-    if not files:
+    files = (HERE / "results").glob(f"*-{question}.json")
+    found: list[dict[str, Any]] = [json.loads(path.read_text()) for path in files]
+    if not found:
         raise SystemExit(f"no results on {question}: python benchmarks/{question}.py")
-    found: dict[str, Any] = json.loads(files[-1].read_text())
-    return found
+    return max(found, key=lambda told: (told["date"], told.get("time", "")))
 
 
 def value_of(question: str, name: str) -> float:

@@ -76,6 +76,8 @@ class Server:
         command = [*pinned(0), sys.executable, str(HERE / "clients.py"), kind, work, url, *options]
         # With awscrt installed botocore signs through it; rows should not hang on what else is.
         given = {**os.environ, "AWS_CA_BUNDLE": self.authority, "BOTO_DISABLE_CRT": "true"}
+        # All are to run from bytecode, as installed; this checkout's is written where it may be.
+        given.pop("PYTHONDONTWRITEBYTECODE", None)
         before = self.cpu()
         done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -118,7 +120,14 @@ def results(question: str) -> Iterator[Row]:
     """Collect what was found in a dict, and write it to results/ with machine and commit."""
     found: Row = {}
     yield found
-    told: Row = {"question": question, "date": f"{datetime.now(UTC):%Y-%m-%d}", **where(), **found}
+    now = datetime.now(UTC)
+    told: Row = {
+        "question": question,
+        "date": f"{now:%Y-%m-%d}",
+        "time": f"{now:%H:%M:%S}",
+        **where(),
+        **found,
+    }
     out = HERE / "results" / f"{told['date']}-{told['commit']}-{question}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(told, indent=1) + "\n")

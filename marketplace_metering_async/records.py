@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Self, TypeVar
 
 from attrs import field, frozen
@@ -13,6 +14,9 @@ from marketplace_metering_async.errors import InvalidRecordError, Violation, mas
 SECONDS_PER_HOUR: Final = 3600
 SECONDS_PER_DAY: Final = 86_400
 _1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_shared: Final = lru_cache(maxsize=1024)(int)
+"""Returns the one object that stands for a number."""
 
 Key = tuple[str | int | None, ...]
 """What the service counts as one: license or product, customer, dimension, clock hour."""
@@ -156,8 +160,9 @@ class UsageRecord:
                 note(name, _exact_text(getattr(self, name)))
             rules.require(self._violations())
         since = self.timestamp - _1970
-        note("epoch", since.days * SECONDS_PER_DAY + since.seconds)
-        note("dimension", sys.intern(self.dimension))  # there are few, and many records
+        # There are few hours and dimensions, and many records: they share those objects.
+        note("epoch", _shared(since.days * SECONDS_PER_DAY + since.seconds))
+        note("dimension", sys.intern(self.dimension))
 
     def _is_plain(self) -> bool:
         """Whether it is of the usual kind and keeps every rule, seen at a glance."""

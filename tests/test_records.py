@@ -313,8 +313,9 @@ def test_what_passes_at_a_glance_breaks_no_rule(
 
 def test_records_share_what_they_have_in_common() -> None:
     """
-    A dimension is kept once, however many records name it.
+    A dimension and an hour are kept once, however many records name them.
     """
     one, other = (UsageRecord(**{**GOOD, "dimension": f"requests-{len(GOOD)}"}) for _ in "ab")
 
     assert one.dimension is other.dimension
+    assert one.epoch is other.epoch
