@@ -23,6 +23,8 @@ from marketplace_metering_async.records import UsageRecord
 _EDGE: Final = limits.EDGE.total_seconds()
 _SLOT: Final = 60
 """Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
+_STALE: Final = 64
+"""Places in line that are kept though their queue stands elsewhere by now."""
 _GONE: Final = 4096
 """Places of a slot that are kept though nobody stands there any more."""
 
@@ -460,6 +462,9 @@ class Backlog:
     def _line_up(self, queue: _Queue) -> None:
         queue.turn = next(self._turns)
         heappush(self._line, (queue.slots.order[0], queue.turn, queue))
+        if len(self._line) > 2 * len(self._queues) + _STALE:
+            self._line = [place for place in self._line if place[1] == place[2].turn]
+            heapify(self._line)
 
     def _first_in_line(self) -> _Queue:
         while True:

@@ -87,6 +87,22 @@ def test_records_of_one_minute_go_in_their_order() -> None:
     assert list(range(20_000)) == [p for chunk in chunks for p in chunk.positions]
 
 
+def test_a_long_stream_leaves_nothing_behind() -> None:
+    """
+    However many full chunks come and go, the line of lanes does not grow.
+    """
+    given_ = usage(30)
+    backlog = Backlog(lambda position: given_[position % 30])
+
+    for start in range(0, 30_000, 30):
+        backlog.add(range(start, start + 30), given_)
+        while backlog.take(NOW, 0.0, full=True) is not None:
+            pass
+
+    assert len(backlog) < 25
+    assert len(backlog._line) < 100
+
+
 def test_lanes_take_turns() -> None:
     """
     A flood of one product does not keep another waiting. Covers: T09
