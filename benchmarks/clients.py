@@ -73,7 +73,7 @@ class Ours:
         return [self.read(record) for record in given]
 
     async def send(self, given: Any) -> Any:
-        source = (self.read(r) if isinstance(r, dict) else r for r in given)
+        source = given if isinstance(given, list) else map(self.read, given)
         if not self.stream:
             return await self.client.batch_meter_usage(source, product_code=PRODUCT)
         count = 0

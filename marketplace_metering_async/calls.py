@@ -170,19 +170,23 @@ class Caller:
                 await self.sleep(wait, halt)
         return False
 
-    async def turn(self) -> None:
+    def crowded(self) -> bool:
         """
-        Wait for a turn of the event loop in which this client has not worked long yet.
+        Whether this client has worked long in this turn of the event loop: then await `turn`.
 
         Answers come in crowds; without this, all of a crowd would be dealt with in one turn.
         """
         if self._turn_ends is None:
             self._turn_ends = self.clock.monotonic() + _TURN
             asyncio.get_running_loop().call_soon(self._next_turn)
-        elif self._waiting or self.clock.monotonic() > self._turn_ends:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+            return False
+        return bool(self._waiting) or self.clock.monotonic() > self._turn_ends
+
+    async def turn(self) -> None:
+        """Wait for one of the next turns of the event loop."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
 
     def _next_turn(self) -> None:
         self._turn_ends = None

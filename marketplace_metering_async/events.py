@@ -143,6 +143,10 @@ Event = (
 )
 
 
+_DETAILS: Final = frozenset({CallEnded, Settled})
+"""Events that come with each call, and are logged at debug level only."""
+
+
 class Observer(Protocol):
     """
     Whoever wants to be told.
@@ -165,6 +169,8 @@ class LoggingObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
+        if type(event) in _DETAILS and not _logger.isEnabledFor(logging.DEBUG):
+            return
         match event:
             case BatchEnded(counts=counts) if any(s is not RecordStatus.SUCCESS for s in counts):
                 _logger.warning("not all records are metered: %s", _summary(event))
@@ -176,7 +182,7 @@ class LoggingObserver:
                 _logger.warning("%s", text)
             case UsageEnded(state=state, records=records):
                 _logger.warning("%d records of the ledger ended as %s", records, state)
-            case _ if _logger.isEnabledFor(logging.DEBUG):
+            case _:
                 _logger.debug("%s", event)
 
 

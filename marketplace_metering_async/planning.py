@@ -367,7 +367,8 @@ class Backlog:
 
     def ready(self, moment: float, *, full: bool = False) -> bool:
         """Whether `take` would give a chunk; with *full*, one with no room left."""
-        self.wake(moment)
+        if self._later:
+            self.wake(moment)
         return bool(self._full) if full else self._ready > 0
 
     def take(self, now: float, moment: float, *, full: bool = False) -> Chunk | None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from math import isfinite
+from operator import itemgetter
 from typing import Any, Final
 
 from attrs import Factory, define
@@ -193,6 +194,11 @@ def _retry_after(milliseconds: str | None) -> float | None:
     return int(milliseconds[:9]) / 1000
 
 
+_echo_of: Final = itemgetter("UsageRecord")
+_status_of: Final = itemgetter("Status")
+_record_id_of: Final = itemgetter("MeteringRecordId")
+
+
 @define
 class Reply:
     """
@@ -225,20 +231,17 @@ def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | Non
     results = answer.get("Results")
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
-    statuses: list[str | None] = []
-    record_ids: list[str | None] = []
     try:
-        for result, members in zip(results, sent, strict=True):
-            status, record_id = result["Status"], result["MeteringRecordId"]
-            if result["UsageRecord"] != members or type(record_id) is not str:
-                return None
-            statuses.append(status)
-            record_ids.append(record_id)
+        if list(map(_echo_of, results)) != sent:
+            return None
+        statuses: list[str | None] = list(map(_status_of, results))
+        record_ids: list[str | None] = list(map(_record_id_of, results))
     except (KeyError, TypeError):
         return None
-    if set(map(type, statuses)) != {str} or "" in statuses or UNPROCESSED in statuses:
+    if not set(map(type, statuses)) == set(map(type, record_ids)) == {str}:
         return None
-    return Reply(statuses, record_ids)
+    words = set(statuses)
+    return None if "" in words or UNPROCESSED in words else Reply(statuses, record_ids)
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
