@@ -43,9 +43,9 @@ from marketplace_metering_async.validation import Admission, Repeats
 
 _STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
-_STEPS: Final = 64
+_STEPS: Final = 128
 """Records between two looks at the clock."""
-_MANY: Final = 128 * _STEPS
+_MANY: Final = 64 * _STEPS
 """Records that are so many that more may come."""
 _LINGER: Final = 1.0
 """Seconds that a stream's source may be silent before chunks with room left go."""

@@ -1,5 +1,6 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
+from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeGuard
@@ -132,7 +133,7 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_PARTS: Final = 64
+_PARTS: Final = 256
 """
 Parts of the table of keys. As one dict, that of a million records would hold up the event loop for
 hundredths of a second whenever it grows, and once more when it is freed.
@@ -160,7 +161,7 @@ class Repeats:
         self._hashed = hashed
         # Of each hash of a key, the position of the first record that has it: a number takes a
         # third of the memory of the key, and the garbage collector has nothing to look at.
-        self._leaders: list[dict[int, int]] = [{} for _ in range(_PARTS)]
+        self._leaders: defaultdict[int, dict[int, int]] = defaultdict(dict)
         self._collided: dict[Key, int] = {}  # the same of keys whose hash is another key's
         self._conflicts: dict[Key, list[int]] = {}
         self.followers: dict[int, list[int]] = {}
@@ -234,7 +235,7 @@ class Repeats:
     def forget_keys(self) -> Generator[None, None, None]:
         """Forget all keys, some at each step: no further record will be noted."""
         while self._leaders:
-            self._leaders.pop()
+            self._leaders.popitem()
             yield
 
     def _same(self, one: UsageRecord | None, other: UsageRecord) -> bool:
