@@ -354,6 +354,12 @@ class _Columns(Sequence[RecordResult]):
         )
 
 
+def _lengthen(column: list[Any], size: int, *, ahead: float) -> None:
+    """Make room for *size* entries, and for a share more, so that it is seldom to be done."""
+    if len(column) < size:
+        column += [None] * (size - len(column) + int(size * ahead))
+
+
 class Merger:
     """
     Brings results that come in any order into the order of what was given.
@@ -373,9 +379,10 @@ class Merger:
     def expect(self, given: Sequence[object]) -> None:
         """Take note of what else was given."""
         self.given += given
-        self._verdicts += [None] * len(given)
-        self._record_ids += [None] * len(given)
         self._missing += len(given)
+        # A long list that has to grow is moved, which takes ms: so they do not all grow at once.
+        _lengthen(self._verdicts, len(self.given), ahead=1 / 16)
+        _lengthen(self._record_ids, len(self.given), ahead=1 / 11)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """
@@ -403,6 +410,7 @@ class Merger:
         """
         if self._missing:
             raise ValueError(f"{self._missing} records have no result")
+        del self._verdicts[len(self.given) :], self._record_ids[len(self.given) :]
         verdicts = cast("list[Verdict]", self._verdicts)
         results = _Columns(self.given, verdicts, self._record_ids)
         return BatchMeterUsageResult(results, in_order(self.counts), calls, throttled)
