@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import load
@@ -19,7 +20,7 @@ from marketplace_metering_async import (
     UsageBatcher,
     UsageRecord,
 )
-from marketplace_metering_async.errors import UnexpectedError
+from marketplace_metering_async.errors import ConfigurationError, UnexpectedError
 from marketplace_metering_async.events import Released
 from marketplace_metering_async.pacing import AdaptivePacer
 from marketplace_metering_async.records import Tag, UsageAllocation
@@ -523,3 +524,21 @@ async def test_a_sandbox_with_faults_equals_what_callers_were_told() -> None:
 
     assert [] == load.differences(told, sandbox)
     assert 2_000 == len(told)
+
+
+async def test_a_client_that_cannot_open_leaves_nobody_waiting() -> None:
+    """
+    Also where more records wait than may be in flight: each caller is told why.
+    """
+    client = MarketplaceMeteringClient(
+        region_name="us-east-1",
+        endpoint_url="http://example.com",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+    records = usage(2500, timestamp=datetime.now(UTC))
+    async with asyncio.timeout(60), UsageBatcher(client, linger=0.01) as batcher:
+        results = await asyncio.gather(*map(batcher.meter, records))
+
+    assert {RecordStatus.UNPROCESSED} == {result.status for result in results}
+    assert all(isinstance(result.error, ConfigurationError) for result in results)

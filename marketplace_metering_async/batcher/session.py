@@ -82,8 +82,10 @@ class Session:
             self._fail(UnexpectedError("the event loop ended before the record had its verdict"))
             raise
         except MeteringError as error:
+            self.retire()  # first, or what becomes due by the verdicts would join this one
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - told to whoever waits
+            self.retire()
             unexpected = UnexpectedError(f"{type(error).__name__}: {error}")
             unexpected.__cause__ = error
             self._fail(unexpected)
@@ -113,6 +115,7 @@ class Session:
 
     def _fail(self, error: MeteringError) -> None:
         """Leave nobody waiting: what became of records on the wire is unknown."""
+        self._backlog.drop()
         begun = self._delivery.calls > 0
         status = RecordStatus.UNCONFIRMED if begun else RecordStatus.UNPROCESSED
         for position in list(self._entries):
