@@ -170,9 +170,9 @@ class Caller:
                 await self.sleep(wait, halt)
         return False
 
-    def crowded(self) -> bool:
+    async def turn(self) -> None:
         """
-        Whether this client has worked long in this turn of the event loop: then await `turn`.
+        Wait for a turn of the event loop in which this client has not worked long yet.
 
         Answers come in crowds; without this, all of a crowd would be dealt with in one turn. Nobody
         lines up behind those who wait, or each answer would cost one more wake-up.
@@ -180,14 +180,10 @@ class Caller:
         if self._turn_ends is None:
             self._turn_ends = self.clock.monotonic() + _TURN
             asyncio.get_running_loop().call_soon(self._next_turn)
-            return False
-        return self.clock.monotonic() > self._turn_ends
-
-    async def turn(self) -> None:
-        """Wait for one of the next turns of the event loop."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        await waiter
+        elif self.clock.monotonic() > self._turn_ends:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
 
     def _next_turn(self) -> None:
         self._turn_ends = None
@@ -259,7 +255,7 @@ class Caller:
                 await self._repair(operation, request, refusal, response, corrections)
             if _accepted(operation, response, request_id, refusal):
                 self._lead = signed_at.timestamp() - started
-            _raise(refusal)
+            answer = _answer(response, request_id, refusal)
             code = None
         except RepairedError as repaired:
             code = _code(repaired.error)
@@ -271,7 +267,7 @@ class Caller:
             code = type(error).__name__
             raise unexpected(error) from error
         else:
-            return Answer(response.body, request_id)
+            return answer
         finally:
             tell(
                 self.observer,
@@ -376,9 +372,10 @@ def _refusal(response: Response) -> MarketplaceMeteringException | InvalidAnswer
     return wire.read_error(response.status, response.headers, response.body)
 
 
-def _raise(refusal: MeteringError | None) -> None:
+def _answer(response: Response, request_id: str | None, refusal: MeteringError | None) -> Answer:
     if refusal is not None:
         raise refusal
+    return Answer(response.body, request_id)
 
 
 def _accepted(

@@ -164,9 +164,6 @@ class Chunk:
 _product_code: Final = attrgetter("product_code")
 _license_arn: Final = attrgetter("license_arn")
 
-_Kind = tuple[str | None, bool]
-"""What decides on a record's lane: its product code, and whether it names a license."""
-
 
 class _Slots(dict[int, "array[int]"]):
     """
@@ -207,7 +204,7 @@ class _Slots(dict[int, "array[int]"]):
 
 
 class _Taken(NamedTuple):
-    """Records that were taken out, in columns, and the bytes that are left; negative: none fit."""
+    """Records that were taken out, in columns, and the bytes left; below 0 once one did not fit."""
 
     positions: list[int]
     records: list[UsageRecord]
@@ -302,7 +299,7 @@ class Backlog:
         self._limit = limit
         self._window = window
         self._queues: dict[Lane, _Queue] = {}
-        self._lanes: dict[_Kind, Lane] = {}  # saves making a Lane a record
+        self._lanes: dict[tuple[str | None, bool], Lane] = {}  # saves making a Lane a record
         self._divided: set[Lane] = set()  # lanes whose licenses do not mix
         self._held: set[Lane] = set()  # lanes whose records wait for a search to end
         self._line: list[tuple[int, int, _Queue]] = []  # a heap: oldest slot, then longest unserved
@@ -477,9 +474,7 @@ class Backlog:
         number, slots = queue.slots.order[0], queue.slots
         positions, records, histories, members, room = queue.take(self._limit, queue.room)
         while room >= 0 and slots and len(members) < self._limit:
-            if slots.order[0] != number and self._kind(slots.order[0], now) != self._kind(
-                number, now
-            ):
+            if self._kind(slots.order[0], now) != self._kind(number, now):
                 break
             more = queue.take(self._limit - len(members), room, alone=False)
             positions += more.positions

@@ -91,10 +91,7 @@ class RecordResult:
 
     def __repr__(self) -> str:
         """Return what was decided, without the record: its ids are nobody else's business."""
-        return (
-            f"<RecordResult {self._position}: {self.status}, {self._metering_record_id!r}, "
-            f"{self._verdict!r}>"
-        )
+        return f"<RecordResult {self._position}: {self._verdict!r}, {self._metering_record_id!r}>"
 
     @property
     def position(self) -> int:

@@ -169,8 +169,7 @@ class Delivery:
     # The worker's round: wait, take, attempt, search.
 
     async def _work(self) -> None:
-        if self._caller.crowded():
-            await self._caller.turn()
+        await self._caller.turn()
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
             with ticket:
@@ -262,8 +261,7 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk), attempt=attempt
             )
-            if self._caller.crowded():
-                await self._caller.turn()
+            await self._caller.turn()
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             ticket.end(CallEnd.DELIVERED)

@@ -283,6 +283,24 @@ def test_a_record_that_cannot_fit_alone_is_rejected_with_its_size() -> None:
         Admission(Span.at(START)).admit(0, record)
 
 
+@given(st.lists(st.integers(-30, 5), min_size=1, max_size=6), st.booleans())
+def test_what_is_admitted_at_a_glance_is_admitted(hours: list[int], named: bool) -> None:  # noqa: FBT001
+    """
+    The quick look at a step lets nothing through that the look at each record would refuse.
+    """
+    given_ = [
+        usage(1, timestamp=START + timedelta(hours=h), product_code="p" if named else None)[0]
+        for h in hours
+    ]
+    admission = Admission(Span.at(START))
+
+    if admission.admits(given_):
+        assert given_ == [admission.admit(n, record) for n, record in enumerate(given_)]
+    else:
+        with pytest.raises(InvalidRecordError):
+            [admission.admit(n, record) for n, record in enumerate(given_)]
+
+
 def test_repeats() -> None:
     """
     Identical ones follow the first; one that differs puts all of them in conflict.
