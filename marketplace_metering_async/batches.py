@@ -14,8 +14,6 @@ from itertools import compress, islice
 from random import Random
 from typing import Final, cast
 
-from attrs import evolve
-
 from marketplace_metering_async.calls import Caller
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
@@ -25,7 +23,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import BatchEnded, Settled, tell
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.planning import Backlog, Open
-from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.records import UsageRecord, key_hashes
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     Merger,
@@ -39,7 +37,7 @@ from marketplace_metering_async.results import (
 )
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
-from marketplace_metering_async.validation import Admission, Repeats
+from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
 _STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
@@ -120,6 +118,7 @@ class Batch:
         self._breather = _Breather(caller)
         self._merger = Merger()
         self._sent: list[UsageRecord | None] = []  # of each position; None where nothing is sent
+        self._hashes = Hashes()  # of the keys of all records
         self._repeats = Repeats(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
 
@@ -127,10 +126,11 @@ class Batch:
         """Return a result for each of *records*; see the client for what it raises."""
         started = self._caller.clock.monotonic()
         await self._take_in(records)
-        await self._refuse_conflicts()
+        if self._hashes.suspects:
+            await self._part_repeats()
         if rejected := self._merger.counts[RecordStatus.REJECTED]:
             tell(self._caller.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
-        for _ in self._repeats.forget_keys():
+        for _ in self._hashes.forget():
             await self._breather.breathe()
         delivery = Delivery(
             self._caller, self._backlog, self._settle, policy=self._policy, random=self._random
@@ -181,30 +181,38 @@ class Batch:
         return positions, records
 
     def _line_up(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
-        """Put records into the backlog, but for those whose key was there before."""
-        repeated = self._repeats.note(positions, records)
-        for position in repeated:
-            self._sent[position] = None
-        if repeated:
-            positions = [p for p in positions if self._sent[p] is not None]
-            records = list(filter(None, map(self._sent.__getitem__, positions)))
+        self._hashes.note(key_hashes(records, self._product_code))
         self._backlog.add(positions, records)
 
-    async def _refuse_conflicts(self) -> None:
-        """Settle the records of keys that are not alike, and line up the others anew."""
-        conflicts = self._repeats.conflicts()
-        if not conflicts:
-            return
-        for conflict in conflicts:
+    async def _part_repeats(self) -> None:
+        """
+        Find the records that have a key in common, and line up anew those that are sent.
+
+        Of identical ones that is the first; those that differ are refused.
+        """
+        suspects = self._hashes.suspects
+        async for positions, records in self._those_to_send():
+            hashes = key_hashes(records, self._product_code)
+            for position, record, hashed in zip(positions, records, hashes, strict=True):
+                if hashed in suspects and self._repeats.note(position, record):
+                    self._sent[position] = None
+        for conflict in self._repeats.conflicts():
             for position in conflict.positions:
                 self._sent[position] = None
             self._merger.add((without_ids(_rejected(conflict), conflict.positions),))
         self._backlog = self._new_backlog()
+        async for positions, records in self._those_to_send():
+            self._backlog.add(positions, records)
+
+    async def _those_to_send(self) -> AsyncGenerator[tuple[list[int], list[UsageRecord]], None]:
+        """Yield the positions and records that are to be sent, some at a time."""
         for start in range(0, len(self._sent), _STEPS):
             await self._breather.breathe()
             some = self._sent[start : start + _STEPS]
-            positions = list(compress(range(start, start + len(some)), some))
-            self._backlog.add(positions, list(filter(None, some)))
+            yield (
+                list(compress(range(start, start + len(some)), some)),
+                list(filter(None, some)),
+            )
 
     def _new_backlog(self) -> Backlog:
         record_at = cast("Callable[[int], UsageRecord]", self._sent.__getitem__)
@@ -220,7 +228,7 @@ class Batch:
 def _shared(outcomes: Sequence[Outcome], followers: dict[int, list[int]]) -> list[Outcome]:
     """The outcomes of records identical to ones that were sent."""
     return [
-        Outcome(evolve(verdict, duplicate_of=position), alike, [record_id] * len(alike))
+        Outcome(verdict._replace(duplicate_of=position), alike, [record_id] * len(alike))
         for verdict, positions, record_ids in outcomes
         for position, record_id in zip(positions, record_ids, strict=True)
         if (alike := followers.get(position))
@@ -380,7 +388,7 @@ class Stream:
         if stopped is not None:
             verdict = Verdict(status=RecordStatus.UNPROCESSED, error=stopped)
             self._give_unsent(position, given, verdict)
-        elif not self._repeats.note((position,), (record,)):
+        elif not self._repeats.note(position, record):
             self._sent[position] = record
             if record is not given:
                 self._originals[position] = given
@@ -408,7 +416,7 @@ class Stream:
                 complete.append(RecordResult(position, given, verdict, record_id))
                 for follower in self._repeats.forget(position, record):
                     given = self._followers.pop(follower)
-                    alike = evolve(verdict, duplicate_of=position)
+                    alike = verdict._replace(duplicate_of=position)
                     complete.append(RecordResult(follower, given, alike, record_id))
                     shared.append(without_ids(alike, (follower,)))
         self._give(complete)

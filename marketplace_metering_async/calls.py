@@ -11,19 +11,17 @@ import os
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, NoReturn
 
 from marketplace_metering_async import wire
 from marketplace_metering_async.clock import Clock, Span
 from marketplace_metering_async.errors import (
     ClientClosedError,
-    InvalidAnswerError,
     MarketplaceMeteringException,
     MeteringError,
     UnexpectedError,
 )
-from marketplace_metering_async.events import CallEnded, Observer, Warned, tell
+from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
 from marketplace_metering_async.pacing import CallEnd, Pacer
 from marketplace_metering_async.signing import Endpoint, Signer
 from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
@@ -36,9 +34,9 @@ _SKEW: Final = timedelta(seconds=60)
 _SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
 """Refusals of a request whose signature, and so whose time, the service had found to be right."""
 
-_TURN: Final = 0.001
+_TURN: Final = 0.002
 """Seconds of a turn of the event loop in which answers are dealt with."""
-_PIECES: Final = 4
+_PIECES: Final = 8
 """Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
 
 _WITHOUT_NEWS: Final = 1.0
@@ -87,8 +85,8 @@ class Caller:
         self._lead: float | None = None  # the service's time less the monotonic one, once asked for
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
-        self.places = asyncio.Semaphore(max_concurrency)
-        self._gate = asyncio.Lock()  # whoever holds it is the next to start a call
+        self._on_the_wire = 0  # calls; at most max_concurrency
+        self._line: deque[asyncio.Future[bool]] = deque()  # for a start; the first is at the gate
         self._call_ended = asyncio.Event()  # since whoever is at the gate looked last
         self._turn_ends: float | None = None  # monotonic time of this turn of the event loop
         self._waiting: deque[asyncio.Future[None]] = deque()  # for one of the next turns
@@ -100,7 +98,7 @@ class Caller:
 
     def now(self) -> datetime:
         """Return the time as the service has it, as far as we were told."""
-        return self.clock.now() + self._offset
+        return self.clock.now() + self._offset if self._offset else self.clock.now()
 
     def span(self) -> Span:
         """
@@ -114,7 +112,7 @@ class Caller:
         if self._lead is None:
             self._lead = self.now().timestamp() - self.clock.monotonic()
         told, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
-        return Span(min(told, shown), max(told, shown))
+        return Span(told, shown) if told < shown else Span(shown, told)
 
     async def open(self) -> Endpoint:
         """
@@ -145,30 +143,65 @@ class Caller:
 
         None as soon as it is not *wanted* any more; *halt* makes it look before its time.
         """
-        await self.places.acquire()
-        admitted = False
-        try:
-            if not self._gate.locked() and self.pacer.start(self.clock.monotonic()) <= 0:
-                admitted = True
-            else:
-                async with self._gate:
-                    admitted = await self._leave_of_pacer(wanted, halt)
-        finally:
-            if not admitted:
-                self.places.release()
-        return Ticket(self) if admitted else None
+        if (self._line or self._start() > 0) and not await self._line_up(wanted, halt):
+            return None
+        return Ticket(self)
 
-    async def _leave_of_pacer(self, wanted: Callable[[], bool], halt: asyncio.Event) -> bool:
-        while wanted():
-            wait = self.pacer.start(self.clock.monotonic())
-            if wait <= 0:
-                return True
-            if math.isinf(wait):
-                self._call_ended.clear()
-                await self.sleep(_WITHOUT_NEWS, self._call_ended, halt)
-            else:
-                await self.sleep(wait, halt)
-        return False
+    def _start(self) -> float:
+        """Take a place and ask the pacer; return how long to wait as the pacer does."""
+        if self._on_the_wire >= self.max_concurrency:
+            return math.inf
+        wait = self.pacer.start(self.clock.monotonic())
+        if wait <= 0:
+            self._on_the_wire += 1
+        return wait
+
+    async def _line_up(self, wanted: Callable[[], bool], halt: asyncio.Event) -> bool:
+        """Wait in line; return whether a call may start, and counts."""
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._line.append(place)
+        if self._line[0] is place:
+            place.set_result(False)
+        try:
+            may_start = await place
+            while not may_start and wanted():
+                wait = self._start()
+                may_start = wait <= 0
+                if not may_start:
+                    await self._wait_at_the_gate(wait, halt)
+        except asyncio.CancelledError:
+            if not place.cancelled() and place.result():
+                self.end(CallEnd.ABANDONED)
+            raise
+        else:
+            return may_start
+        finally:
+            if self._line and self._line[0] is place:
+                self._line.popleft()
+                self._call_the_next()
+            elif place in self._line:
+                self._line.remove(place)
+
+    def _call_the_next(self) -> None:
+        """Let as many in line start as may; the one after them is at the gate."""
+        while self._line:
+            place = self._line[0]
+            if not place.done():  # and not cancelled, that is
+                may_start = self._start() <= 0
+                place.set_result(may_start)
+                if not may_start:
+                    return
+            self._line.popleft()
+
+    async def _wait_at_the_gate(self, wait: float, halt: asyncio.Event) -> None:
+        if math.isfinite(wait):
+            await self.sleep(wait, halt)
+            return
+        self._call_ended.clear()
+        if self._on_the_wire >= self.max_concurrency:
+            await self._call_ended.wait()
+        else:
+            await self.sleep(_WITHOUT_NEWS, self._call_ended, halt)
 
     async def turn(self) -> None:
         """
@@ -195,8 +228,9 @@ class Caller:
             self._turn_ends = self.clock.monotonic() + _TURN
             asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def end(self, how: CallEnd, retry_after: float | None) -> None:
-        """Tell the pacer how a call ended, and whoever waits for that."""
+    def end(self, how: CallEnd, retry_after: float | None = None) -> None:
+        """Give a place back, tell the pacer how the call ended, and whoever waits for that."""
+        self._on_the_wire -= 1
         self.pacer.end(self.clock.monotonic(), how, retry_after=retry_after)
         self._call_ended.set()
 
@@ -250,12 +284,11 @@ class Caller:
             request = await self._signer.sign(operation, body, signed_at)
             response = await transport.send(request, timeout=self._attempt_timeout)
             request_id = response.headers.get("x-amzn-RequestId")
-            refusal = _refusal(response)
-            if refusal is not None and response.status in (400, 401, 403):
-                await self._repair(operation, request, refusal, response, corrections)
-            if _accepted(operation, response, request_id, refusal):
-                self._lead = signed_at.timestamp() - started
-            answer = _answer(response, request_id, refusal)
+            lead = signed_at.timestamp() - started
+            if response.status != 200:
+                await self._refused(operation, request, response, corrections, lead)
+            if request_id is not None:  # the service, and nobody in its place, has answered
+                self._lead = lead
             code = None
         except RepairedError as repaired:
             code = _code(repaired.error)
@@ -267,19 +300,18 @@ class Caller:
             code = type(error).__name__
             raise unexpected(error) from error
         else:
-            return answer
+            return Answer(response.body, request_id)
         finally:
-            tell(
-                self.observer,
-                CallEnded(
+            if wants_details(self.observer):
+                ended = CallEnded(
                     operation=operation,
                     records=records,
                     seconds=self.clock.monotonic() - started,
                     code=code,
                     request_id=request_id,
                     attempt=attempt,
-                ),
-            )
+                )
+                tell(self.observer, ended)
 
     def _transport(self) -> Transport:
         self.require_home()
@@ -287,6 +319,23 @@ class Caller:
         if transport is None:
             raise ClientClosedError("the client is not open")
         return transport
+
+    async def _refused(
+        self,
+        operation: str,
+        request: Request,
+        response: Response,
+        corrections: int,
+        lead: float,
+    ) -> NoReturn:
+        """Raise what the service answered in place of a success, or that its cause is mended."""
+        refusal = wire.read_error(response.status, response.headers, response.body)
+        if response.status in (400, 401, 403):
+            await self._repair(operation, request, refusal, response, corrections)
+        seen_to = response.status == 400 and triage(refusal, operation) in _SEEN_TO
+        if seen_to and refusal.request_id is not None:
+            self._lead = lead
+        raise refusal
 
     async def _repair(
         self,
@@ -334,8 +383,7 @@ class Ticket:
     """
     The right to make one call: a place among those on the wire, and the pacer's leave.
 
-    Whoever makes the call says `end(how)`. Leaving gives the place back, and the pacer's leave too
-    if no call was made.
+    Whoever makes the call says `end(how)`, and `give_back()` when done with it, come what may.
     """
 
     __slots__ = ("_caller", "_ended", "spent")
@@ -346,47 +394,14 @@ class Ticket:
         self.spent = False  # set when the call goes out
 
     def end(self, how: CallEnd, *, retry_after: float | None = None) -> None:
-        """Tell the pacer how the call ended."""
+        """Say how the call ended."""
         self._ended = True
         self._caller.end(how, retry_after)
 
-    def __enter__(self) -> Self:
-        """Do nothing; waiting was done before."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give back what is left."""
+    def give_back(self) -> None:
+        """Give back place and leave if nobody said how the call ended, or none was made."""
         if not self._ended:
             self.end(CallEnd.FAILED if self.spent else CallEnd.ABANDONED)
-        self._caller.places.release()
-
-
-def _refusal(response: Response) -> MarketplaceMeteringException | InvalidAnswerError | None:
-    if response.status == 200:
-        return None
-    return wire.read_error(response.status, response.headers, response.body)
-
-
-def _answer(response: Response, request_id: str | None, refusal: MeteringError | None) -> Answer:
-    if refusal is not None:
-        raise refusal
-    return Answer(response.body, request_id)
-
-
-def _accepted(
-    operation: str, response: Response, request_id: str | None, refusal: MeteringError | None
-) -> bool:
-    """Whether the service, and nobody in its place, has found the signature to be right."""
-    if request_id is None:
-        return False
-    if refusal is None:
-        return True
-    return response.status == 400 and triage(refusal, operation) in _SEEN_TO
 
 
 def _code(error: MeteringError) -> str:

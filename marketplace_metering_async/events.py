@@ -143,10 +143,6 @@ Event = (
 )
 
 
-_DETAILS: Final = frozenset({CallEnded, Settled})
-"""Events that come with each call, and are logged at debug level only."""
-
-
 class Observer(Protocol):
     """
     Whoever wants to be told.
@@ -169,8 +165,6 @@ class LoggingObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
-        if type(event) in _DETAILS and not _logger.isEnabledFor(logging.DEBUG):
-            return
         match event:
             case BatchEnded(counts=counts) if any(s is not RecordStatus.SUCCESS for s in counts):
                 _logger.warning("not all records are metered: %s", _summary(event))
@@ -189,6 +183,11 @@ class LoggingObserver:
 def _summary(event: BatchEnded) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in event.counts.items())
     return f"{counts or 'no records'}; {event.calls} calls, {event.throttled} throttled"
+
+
+def wants_details(observer: Observer) -> bool:
+    """Whether *observer* makes use of what comes with each call: CallEnded and Settled."""
+    return type(observer) is not LoggingObserver or _logger.isEnabledFor(logging.DEBUG)
 
 
 def tell(observer: Observer, event: Event) -> None:

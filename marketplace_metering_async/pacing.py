@@ -190,7 +190,8 @@ class AdaptivePacer:
         started = self._starts.popleft() if self._starts else now
         match how:
             case CallEnd.DELIVERED:
-                self._heal()
+                if self._failures:
+                    self._heal()
                 self._on_taken(now)
             case CallEnd.THROTTLED:
                 self._heal()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from itertools import count
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 from attrs import Factory, define, evolve, field, frozen
@@ -29,8 +28,7 @@ _GONE: Final = 4096
 """Places of a slot that are kept though nobody stands there any more."""
 
 
-@frozen(cache_hash=True)
-class Lane:
+class Lane(NamedTuple):
     """
     What shares requests: the records of one product and identity scheme.
 
@@ -42,7 +40,11 @@ class Lane:
 
     product_code: str | None
     licensed: bool = False
-    license_arn: str | None = field(default=None, repr=False)
+    license_arn: str | None = None
+
+    def __repr__(self) -> str:
+        """Return nothing of the license: it is nobody else's business."""
+        return f"<Lane {self.product_code}{' with licenses' if self.licensed else ''}>"
 
     @property
     def sent_product_code(self) -> str | None:
@@ -112,7 +114,7 @@ class Open(NamedTuple):
     history: History
 
 
-@frozen
+@define
 class Chunk:
     """
     Records that travel in one request, in columns: most chunks are settled as a whole.
@@ -138,7 +140,8 @@ class Chunk:
     @property
     def body(self) -> bytes:
         """The body of the request; the bytes of a record are the same in every chunk."""
-        return wire.encode_batch(self.lane.sent_product_code, self.members)
+        lane = self.lane
+        return wire.encode_batch(None if lane.licensed else lane.product_code, self.members)
 
     @property
     def entries(self) -> list[Open]:
@@ -159,10 +162,6 @@ class Chunk:
     def advanced(self, entries: Iterable[Open]) -> "Chunk":
         """Return the chunk with the histories that its *entries* have by now."""
         return evolve(self, histories=[entry.history for entry in entries])
-
-
-_product_code: Final = attrgetter("product_code")
-_license_arn: Final = attrgetter("license_arn")
 
 
 class _Slots(dict[int, "array[int]"]):
@@ -230,14 +229,14 @@ class _Queue:
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
 
-    def add(self, positions: Sequence[int], records: Iterable[UsageRecord]) -> bool:
+    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> bool:
         """Add records; return whether the oldest slot is a new one."""
         slots = self.slots
         oldest = slots.order[0] if slots else None
-        for position, record in zip(positions, records, strict=True):
-            slots[record.epoch // _SLOT].append(position)
-            if record.usage_allocations:
-                self.has_allocations = True
+        epochs = [record.epoch for record in records]
+        append = {epoch: slots[epoch // _SLOT].append for epoch in set(epochs)}
+        for position, epoch in zip(positions, epochs, strict=True):
+            append[epoch](position)
         self.size += len(positions)
         return slots.order[0] != oldest
 
@@ -322,7 +321,15 @@ class Backlog:
 
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
         """Put records, which stand at *positions* of what was given, among those that may go."""
-        if len(set(map(_product_code, records))) == 1 and not any(map(_license_arn, records)):
+        product_code = records[0].product_code if records else None
+        others = [
+            record
+            for record in records
+            if record.product_code != product_code
+            or record.license_arn is not None
+            or record.usage_allocations
+        ]
+        if records and not others:  # as most are
             self._add(self._queue(records[0]), positions, records)
             return
         parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
@@ -331,7 +338,9 @@ class Backlog:
             part[0].append(position)
             part[1].append(record)
         for part in parts.values():
-            self._add(self._queue(part[1][0]), *part)
+            queue = self._queue(part[1][0])
+            queue.has_allocations |= any(record.usage_allocations for record in part[1])
+            self._add(queue, *part)
 
     def _add(self, queue: _Queue, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
         is_older = queue.add(positions, records)
@@ -428,9 +437,13 @@ class Backlog:
             self._full.pop(lane, None)
             self._enqueue(queue.drain())
 
-    def deadline(self, record: UsageRecord) -> float:
-        """Return when the window of *record* closes, in seconds since 1970."""
-        return self._closes(record.epoch)
+    def deadline(self, epoch: int) -> float:
+        """Return when the window of a timestamp closes; both in seconds since 1970."""
+        found = self._deadlines.get(epoch)
+        if found is None:  # there are no more of them than seconds
+            stamp = datetime.fromtimestamp(epoch, UTC)
+            found = self._deadlines[epoch] = limits.deadline(stamp, self._window).timestamp()
+        return found
 
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
@@ -489,17 +502,9 @@ class Backlog:
 
     def _kind(self, number: int, now: float) -> str:
         """Return what a slot's records may share a chunk with: an edge goes with its like."""
-        if self._closes(number * _SLOT) - now <= _EDGE:
+        if self.deadline(number * _SLOT) - now <= _EDGE:
             return "late"
         return "ahead" if (number + 1) * _SLOT > now else "inside"
-
-    def _closes(self, epoch: int) -> float:
-        """Return when the window of a timestamp closes; there are no more of them than seconds."""
-        found = self._deadlines.get(epoch)
-        if found is None:
-            stamp = datetime.fromtimestamp(epoch, UTC)
-            found = self._deadlines[epoch] = limits.deadline(stamp, self._window).timestamp()
-        return found
 
 
 def _covers(lane: Lane, other: Lane) -> bool:

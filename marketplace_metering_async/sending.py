@@ -9,7 +9,7 @@ out. Nothing that the service or the network does makes a Delivery raise.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Final
 
@@ -34,6 +34,7 @@ from marketplace_metering_async.events import (
     Throttled,
     Warned,
     tell,
+    wants_details,
 )
 from marketplace_metering_async.isolation import (
     Isolation,
@@ -172,10 +173,12 @@ class Delivery:
         await self._caller.turn()
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
-            with ticket:
+            try:
                 chunk = self._take()
                 if chunk is not None:
                     refusal = await self._attempt(chunk, ticket)
+            finally:
+                ticket.give_back()
             if isinstance(refusal, _Refusal):
                 await self._isolate(refusal)
 
@@ -209,14 +212,14 @@ class Delivery:
         span, moment = self._caller.span(), self._caller.clock.monotonic()
         while (chunk := self._backlog.take(span.latest, moment, full=self.only_full)) is not None:
             chunk = self._sift(chunk, span)
-            if len(chunk):
+            if chunk.positions:
                 return chunk
         return None
 
     def _sift(self, chunk: Chunk, span: Span) -> Chunk:
-        late = self._backlog.deadline(chunk.records[0]) + _EDGE < span.earliest
+        late = self._backlog.deadline(chunk.records[0].epoch) + _EDGE < span.earliest
         early = chunk.records[-1].epoch > span.latest + _MAX_FUTURE
-        if not (late or early or self._offenders or self._stopped_lanes or self._screen):
+        if not (late or early or self._offenders.known or self._stopped_lanes or self._screen):
             return chunk
         stopped = self._stopped_by(chunk.lane)
         kept: list[int] = []
@@ -239,7 +242,7 @@ class Delivery:
             return screened
         if (refusal := self._offenders.refusal(entry.record)) is not None:
             return verdicts.of_refused_kind(refusal, shared_trait(refusal.code), entry.history)
-        if (deadline := self._backlog.deadline(entry.record)) + _EDGE < span.earliest:
+        if (deadline := self._backlog.deadline(entry.record.epoch)) + _EDGE < span.earliest:
             error = expired(entry.position, entry.record, deadline)
             return verdicts.out_of_window(error, entry.history)
         if entry.record.epoch > (newest := span.latest + _MAX_FUTURE):
@@ -259,7 +262,7 @@ class Delivery:
         self.calls += 1
         try:
             answer = await self._caller.exchange(
-                _OPERATION, chunk.body, records=len(chunk), attempt=attempt
+                _OPERATION, chunk.body, records=len(chunk.positions), attempt=attempt
             )
             await self._caller.turn()
             reply = wire.read_reply(chunk.members, answer.body)
@@ -307,7 +310,9 @@ class Delivery:
 
     def _settled(self, outcomes: Sequence[Outcome], request_id: str | None = None) -> None:
         if outcomes:
-            tell(self._caller.observer, Settled(counts=count(outcomes), request_id=request_id))
+            if wants_details(self._caller.observer):
+                settled = Settled(counts=count(outcomes), request_id=request_id)
+                tell(self._caller.observer, settled)
             self._settle(outcomes)
 
     # What an error asks for.
@@ -393,7 +398,7 @@ class Delivery:
                 outcomes.append(_outcome(entry, verdict))
         self._settled(outcomes)
         if kept:
-            closing = min(self._backlog.deadline(entry.record) for entry in kept)
+            closing = min(self._backlog.deadline(entry.record.epoch) for entry in kept)
             rest = max(0.0, min(delay, closing - now))  # rather early than too late
             self._backlog.put_back(kept, not_before=moment + rest if rest else None)
             self.ring()
@@ -508,8 +513,10 @@ class Delivery:
         if ticket is None:
             self._put_back(part.entries)
             return False
-        with ticket:
+        try:
             return await self._attempt(part, ticket)
+        finally:
+            ticket.give_back()
 
     def _blame(
         self,
@@ -543,19 +550,18 @@ class Delivery:
             self._stop_lane(lane, refusal.error)
 
 
-def _alike(
-    chunk: Chunk, reply: wire.Reply
-) -> Iterator[tuple[Chunk, str | None, Sequence[str | None]]]:
+def _alike(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Sequence[str | None]]]:
     """Part records that have status and history in common: mostly all do."""
-    statuses, histories, size = reply.statuses, chunk.histories, len(chunk)
+    statuses, histories, size = reply.statuses, chunk.histories, len(chunk.positions)
     if statuses.count(statuses[0]) == size == histories.count(histories[0]):
-        yield chunk, statuses[0], reply.record_ids
-        return
+        return [(chunk, statuses[0], reply.record_ids)]
     groups: dict[tuple[str | None, int], list[int]] = {}
     for index, (status, history) in enumerate(zip(statuses, histories, strict=True)):
         groups.setdefault((status, id(history)), []).append(index)
-    for (status, _), indices in groups.items():
-        yield chunk.part(indices), status, [reply.record_ids[i] for i in indices]
+    return [
+        (chunk.part(indices), status, [reply.record_ids[i] for i in indices])
+        for (status, _), indices in groups.items()
+    ]
 
 
 def _outcome(entry: Open, verdict: Verdict) -> Outcome:

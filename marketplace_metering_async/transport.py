@@ -127,26 +127,31 @@ class AiohttpTransport:
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
         self._closed = False
-        self._url = ("", URL())
-        self._limits = aiohttp.ClientTimeout()
+        self._terms: tuple[str, float, URL, aiohttp.ClientTimeout] | None = None
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request*; see Transport."""
-        session, url = self._session, self._parsed(request.url)
+        session, terms = self._session, self._terms
+        if terms is None or terms[0] != request.url or terms[1] != timeout:
+            terms = self._terms = _terms(request.url, timeout)
+        url, limits = terms[2:]
         if session is None or (self._trust is None and url.scheme == "https"):
             session = await self._open(url)
         body = _Body(request.body)
         try:
-            async with session.post(
+            answer = await session.post(
                 url,
                 data=body,
                 headers=request.headers,
                 ssl=True if self._trust is None else self._trust,
                 proxy_headers=self._proxy_headers,
-                timeout=self._limits_of(timeout),
+                timeout=limits,
                 allow_redirects=False,
-            ) as answer:
-                return await _read(answer)
+            )
+            try:
+                return Response(answer.status, answer.headers, await _read(answer))
+            finally:
+                answer.release()  # closes the connection where the body was not read to its end
         except aiohttp.ClientHttpProxyError as error:
             if error.status == 407:
                 return Response(407, {}, b"")
@@ -176,18 +181,6 @@ class AiohttpTransport:
                 self._session = _new_session(self._settings)
             return self._session
 
-    def _parsed(self, url: str) -> URL:
-        if self._url[0] != url:
-            self._url = (url, URL(url, encoded=True))
-        return self._url[1]
-
-    def _limits_of(self, timeout: float) -> aiohttp.ClientTimeout:
-        if self._limits.total != timeout:
-            self._limits = aiohttp.ClientTimeout(
-                total=timeout, connect=min(_CONNECT_TIMEOUT, timeout)
-            )
-        return self._limits
-
 
 class _Body(aiohttp.BytesPayload):
     """A request's body, which knows whether a connection was given any of the request."""
@@ -205,6 +198,12 @@ class _Request(aiohttp.ClientRequest):
     """A request with the headers that were signed, and none that aiohttp would add."""
 
     DEFAULT_HEADERS = {}  # noqa: RUF012 - aiohttp's own; cheaper than to skip them each time
+
+
+def _terms(url: str, timeout: float) -> tuple[str, float, URL, aiohttp.ClientTimeout]:
+    """Put a request's URL and timeout as aiohttp takes them: most requests have the same."""
+    limits = aiohttp.ClientTimeout(total=timeout, connect=min(_CONNECT_TIMEOUT, timeout))
+    return url, timeout, URL(url, encoded=True), limits
 
 
 def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
@@ -257,7 +256,7 @@ def _read_certificates(settings: TransportSettings) -> ssl.SSLContext:
     return context
 
 
-async def _read(answer: aiohttp.ClientResponse) -> Response:
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
     """Read the body as it comes, since what an answer says of its own length need not be true."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
@@ -274,7 +273,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
             if size > LARGEST_ANSWER:
                 raise InvalidAnswerError(_TOO_LARGE, answer.status)
         body = b"".join(parts)
-    return Response(answer.status, answer.headers, body)
+    return body
 
 
 def _words(error: Exception) -> str:

@@ -13,7 +13,7 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     Violation,
 )
-from marketplace_metering_async.records import Key, UsageRecord, keys_of
+from marketplace_metering_async.records import Key, UsageRecord
 
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
@@ -133,66 +133,72 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_PARTS: Final = 256
-"""
-Parts of the table of keys. As one dict, that of a million records would hold up the event loop for
-hundredths of a second whenever it grows, and once more when it is freed.
-"""
+_LARGEST: Final = 2**17
+"""Hashes in a set. Larger ones would hold up the event loop for hundredths of a second to grow."""
+_PARTS: Final = 64
+"""Parts of the table of keys."""
+
+
+class Hashes:
+    """
+    The hashes of all keys of a batch: they tell of most records that they are alone with theirs.
+
+    A number takes a third of the memory of a key, and the garbage collector has nothing to look at.
+
+    Attributes:
+        suspects: The hashes that may have come twice: those that did, and those noted with them.
+    """
+
+    def __init__(self, largest: int = _LARGEST) -> None:
+        """Keep at most *largest* of them in one set, give or take those of a step."""
+        self.suspects: set[int] = set()
+        self._largest = largest
+        self._noted: list[set[int]] = [set()]
+
+    def note(self, hashes: Sequence[int]) -> None:
+        """Take note of more of them."""
+        *others, newest = self._noted
+        before = len(newest)
+        newest.update(hashes)
+        if len(newest) - before < len(hashes) or not all(n.isdisjoint(hashes) for n in others):
+            self.suspects.update(hashes)
+        if len(newest) > self._largest:
+            self._noted.append(set())
+
+    def forget(self) -> Generator[None, None, None]:
+        """Forget all that was noted, some at each step: no more will come."""
+        while self._noted:
+            self._noted.pop()
+            yield
 
 
 class Repeats:
     """
-    The records of a batch, or of those in flight, that have a key in common.
+    Records that have a key in common.
 
     Identical ones are sent once and share the verdict; where any differ, none is sent, since the
     service would keep whichever came first.
     """
 
     def __init__(
-        self,
-        product_code: str | None,
-        record_at: Callable[[int], UsageRecord | None],
-        *,
-        hashed: Callable[[Key], int] = hash,
+        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
     ) -> None:
         """Compare records; *record_at* returns one that was noted, by its position."""
         self._product_code = product_code
         self._record_at = record_at
-        self._hashed = hashed
-        # Of each hash of a key, the position of the first record that has it: a number takes a
-        # third of the memory of the key, and the garbage collector has nothing to look at.
-        self._leaders: defaultdict[int, dict[int, int]] = defaultdict(dict)
-        self._collided: dict[Key, int] = {}  # the same of keys whose hash is another key's
+        # Of each key, the position of its first record. In parts, since one dict of very many would
+        # hold up the event loop for tenths of a second when it grows.
+        self._leaders: defaultdict[int, dict[Key, int]] = defaultdict(dict)
         self._conflicts: dict[Key, list[int]] = {}
         self.followers: dict[int, list[int]] = {}
         """Position of the record that is sent, to the positions of those identical to it."""
 
-    def note(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> list[int]:
-        """Take note of records; return the positions of those that are not first of their key."""
-        keys = keys_of(records, self._product_code)
-        leaders, collided = self._leaders, self._collided
-        repeated: list[int] = []
-        for position, hashed in zip(positions, map(self._hashed, keys), strict=True):
-            leader = leaders[hashed % _PARTS].setdefault(hashed, position)
-            if leader != position or collided:
-                index = positions.index(position)
-                leader = self._leader(keys[index], hashed, position)
-                if leader != position:
-                    self._repeat(leader, keys[index], position, records[index])
-                    repeated.append(position)
-        return repeated
-
-    def _leader(self, key: Key, hashed: int, position: int) -> int:
-        """Return the position of the first record of *key*, be it the one at *position*."""
-        if key in self._collided:
-            return self._collided[key]
-        leader = self._part(hashed)[hashed]
-        if leader == position or self._key_at(leader) == key:
-            return leader
-        self._collided[key] = position
-        return position
-
-    def _repeat(self, leader: int, key: Key, position: int, record: UsageRecord) -> None:
+    def note(self, position: int, record: UsageRecord) -> bool:
+        """Take note of a record; return whether one of its key was there before."""
+        key = record.key(self._product_code)
+        leader = self._leaders[hash(key) % _PARTS].setdefault(key, position)
+        if leader == position:
+            return False
         if key in self._conflicts:
             self._conflicts[key].append(position)
         elif self._same(self._record_at(leader), record):
@@ -200,13 +206,7 @@ class Repeats:
         else:
             identical = self.followers.get(leader, [])
             self._conflicts[key] = [leader, *identical, position]
-
-    def _part(self, hashed: int) -> dict[int, int]:
-        return self._leaders[hashed % _PARTS]
-
-    def _key_at(self, position: int) -> Key | None:
-        record = self._record_at(position)
-        return None if record is None else record.key(self._product_code)
+        return True
 
     def conflicts(self) -> list[ConflictingRecordsError]:
         """Return an error for each key whose records differ, with all their positions."""
@@ -222,21 +222,11 @@ class Repeats:
     def forget(self, position: int, record: UsageRecord) -> list[int]:
         """Forget the key of a record that has its verdict; return the positions that share it."""
         key = record.key(self._product_code)
-        hashed = self._hashed(key)
-        leaders = self._part(hashed)
-        if self._collided.get(key) == position:
-            del self._collided[key]
-            self._conflicts.pop(key, None)
-        elif leaders.get(hashed) == position:
-            del leaders[hashed]
+        leaders = self._leaders[hash(key) % _PARTS]
+        if leaders.get(key) == position:
+            del leaders[key]
             self._conflicts.pop(key, None)
         return self.followers.pop(position, [])
-
-    def forget_keys(self) -> Generator[None, None, None]:
-        """Forget all keys, some at each step: no further record will be noted."""
-        while self._leaders:
-            self._leaders.popitem()
-            yield
 
     def _same(self, one: UsageRecord | None, other: UsageRecord) -> bool:
         """Every member equal; the call's product code counts as a record's own."""

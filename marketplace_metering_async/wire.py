@@ -197,6 +197,8 @@ def _retry_after(milliseconds: str | None) -> float | None:
 _echo_of: Final = itemgetter("UsageRecord")
 _status_of: Final = itemgetter("Status")
 _record_id_of: Final = itemgetter("MeteringRecordId")
+_NO_WORDS: Final = ("", UNPROCESSED)
+"""Statuses that the usual answer does not have."""
 
 
 @define
@@ -235,13 +237,14 @@ def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | Non
         if list(map(_echo_of, results)) != sent:
             return None
         statuses: list[str | None] = list(map(_status_of, results))
-        record_ids: list[str | None] = list(map(_record_id_of, results))
+        record_ids: list[Any] = list(map(_record_id_of, results))
+        words = set(statuses)
+        "".join(record_ids)  # a TypeError unless all are text
     except (KeyError, TypeError):
         return None
-    if not set(map(type, statuses)) == set(map(type, record_ids)) == {str}:
+    if set(map(type, words)) != {str} or not words.isdisjoint(_NO_WORDS):
         return None
-    words = set(statuses)
-    return None if "" in words or UNPROCESSED in words else Reply(statuses, record_ids)
+    return Reply(statuses, record_ids)
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:

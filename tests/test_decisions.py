@@ -1,14 +1,16 @@
 """Isolation, verdicts, admission and merging: the smaller decisions."""
 
 import math
+from collections import Counter
 from datetime import UTC, datetime, timedelta
-from itertools import combinations
+from itertools import chain, combinations
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
+from support.strategies import recent, records
 from support.virtual import START
 
 from marketplace_metering_async import limits, verdicts
@@ -29,10 +31,10 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.isolation import Isolation, Offenders, named_in
 from marketplace_metering_async.planning import History
-from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord, key_hashes
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, merge
 from marketplace_metering_async.retries import Backoff, RetryPolicy
-from marketplace_metering_async.validation import Admission, Repeats
+from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
 S = RecordStatus
 FRESH = History()
@@ -137,10 +139,11 @@ def test_offenders_are_known_by_their_trait() -> None:
     (elsewhere,) = usage(1, dimension="another")
 
     offenders.remember(one, MODELLED_ERRORS["InvalidTagException"]("InvalidTagException"))
-    assert not offenders
+    assert not offenders.known
     refusal = InvalidUsageDimensionException("InvalidUsageDimensionException")
     offenders.remember(one, refusal)
 
+    assert offenders.known
     assert refusal is offenders.refusal(other)
     assert offenders.refusal(elsewhere) is None
 
@@ -307,59 +310,55 @@ def test_repeats() -> None:
     """
     a, b = usage(2)
     (changed,) = usage(1, quantity=9)
-    repeats = Repeats(None, [a, b, a].__getitem__)
+    given_ = [a, b, a]
+    repeats = Repeats(None, given_.__getitem__)
 
-    assert [2] == repeats.note(range(3), [a, b, a])
+    assert [False, False, True] == [repeats.note(n, record) for n, record in enumerate(given_)]
     assert {0: [2]} == repeats.followers
     assert not repeats.conflicts()
-    assert [3] == repeats.note((3,), (changed,))
+    assert repeats.note(3, changed)
     (conflict,) = repeats.conflicts()
     assert (0, 2, 3) == conflict.positions
     assert isinstance(repeats.conflict(a), ConflictingRecordsError)
     assert repeats.conflict(b) is None
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2)), max_size=30),
-    st.integers(1, 4),
-    st.integers(1, 10),
-)
-def test_repeats_whose_hashes_collide(
-    given_: list[tuple[str, int]], hashes: int, step: int
-) -> None:
+@given(st.lists(st.lists(st.integers(0, 50), max_size=9), max_size=30), st.integers(1, 20))
+def test_what_came_twice_is_suspected(steps: list[list[int]], largest: int) -> None:
     """
-    Keys are told apart though hashes are not: as a plain table of keys would.
+    However many sets there are; what comes before anything came twice is above suspicion.
     """
-    records = [
-        usage(1, dimension=dimension, quantity=quantity)[0] for dimension, quantity in given_
-    ]
-    first: dict[str, int] = {}
-    wanted = [p for p, (dimension, _) in enumerate(given_) if first.setdefault(dimension, p) != p]
-    differing = {p for p, (d, q) in enumerate(given_) if q != given_[first[d]][1]}
-    repeats = Repeats(None, records.__getitem__, hashed=lambda key: hash(key) % hashes)
+    hashes = Hashes(largest)
+    for step in steps:
+        hashes.note(step)
 
-    repeated: list[int] = []
-    for start in range(0, len(records), step):
-        some = records[start : start + step]
-        repeated += repeats.note(range(start, start + len(some)), some)
-
-    assert wanted == repeated
-    told = {p for conflict in repeats.conflicts() for p in conflict.positions}
-    in_conflict = {given_[p][0] for p in differing}
-    assert {p for p, (dimension, _) in enumerate(given_) if dimension in in_conflict} == told
+    counts = Counter(chain.from_iterable(steps))
+    assert {number for number, times in counts.items() if times > 1} <= hashes.suspects
+    assert bool(hashes.suspects) == (max(counts.values(), default=0) > 1)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40), st.integers(1, 4))
-def test_forgotten_keys_may_come_again(steps: list[tuple[str, bool]], hashes: int) -> None:
+@given(st.lists(records(recent), max_size=20))
+def test_equal_keys_have_equal_hashes(given_: list[UsageRecord]) -> None:
     """
-    A record that has its verdict is no repeat's leader any more, whatever its hash is.
+    So that no repeat is overlooked, whoever names the product.
+    """
+    keys = [record.key("product") for record in given_]
+    by_key = dict(zip(keys, key_hashes(given_, "product"), strict=True))
+
+    assert [by_key[key] for key in keys] == key_hashes(given_, "product")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))
+def test_forgotten_keys_may_come_again(steps: list[tuple[str, bool]]) -> None:
+    """
+    A record that has its verdict is no repeat's leader any more.
     """
     sent: dict[int, UsageRecord] = {}
-    repeats = Repeats(None, sent.get, hashed=lambda key: hash(key) % hashes)
+    repeats = Repeats(None, sent.get)
     flying: dict[str, int] = {}
     for position, (dimension, ends) in enumerate(steps):
         (record,) = usage(1, dimension=dimension)
-        is_repeat = bool(repeats.note((position,), (record,)))
+        is_repeat = repeats.note(position, record)
         assert (dimension in flying) == is_repeat
         if not is_repeat:
             flying[dimension], sent[position] = position, record

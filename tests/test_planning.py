@@ -247,4 +247,4 @@ def test_deadlines_are_the_services() -> None:
     last = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
     (record,) = usage(1, timestamp=last)
 
-    assert datetime(2026, 12, 1, 6, tzinfo=UTC).timestamp() == backlog.deadline(record)
+    assert datetime(2026, 12, 1, 6, tzinfo=UTC).timestamp() == backlog.deadline(record.epoch)

@@ -5,7 +5,7 @@ import copy
 from collections import OrderedDict
 from typing import Final
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from marketplace_metering_async.planning import Lane
 from marketplace_metering_async.records import UsageRecord
@@ -80,9 +80,9 @@ def result_for(
     if error is not None:
         own = copy.copy(error)
         own.__cause__ = error.__cause__
-        verdict = evolve(verdict, error=own)
+        verdict = verdict._replace(error=own)
     if position != first:
-        verdict = evolve(verdict, duplicate_of=first)
+        verdict = verdict._replace(duplicate_of=first)
     return RecordResult(position, given, verdict, record_id)
 
 

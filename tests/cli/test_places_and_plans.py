@@ -101,8 +101,7 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
     Conflicts and identical records are those that law 3 of sending finds.
     """
     repeats = Repeats("product", records.__getitem__)
-    repeated = repeats.note(range(len(records)), records)
-    leaders = set(range(len(records))) - set(repeated)
+    leaders = {n for n, record in enumerate(records) if not repeats.note(n, record)}
     conflicting = {p for conflict in repeats.conflicts() for p in conflict.positions}
 
     plan, complaints = planned(list(records))
