@@ -12,12 +12,12 @@ thinks fit; so that is told apart (`gc.freeze()`, as a program does that holds s
 
 import asyncio
 import gc
-import json
 import time
 from typing import Any
 
 from clients import KEYS, PRODUCT, REGION, records
 from harness import results
+from server import dumps, loads
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.transport import Request, Response
@@ -36,11 +36,11 @@ class Echo:
         del timeout
         begun = time.process_time()
         results = []
-        for record in json.loads(request.body)["UsageRecords"]:
+        for record in loads(request.body)["UsageRecords"]:
             self._taken += 1
             told = {"MeteringRecordId": f"{self._taken:036x}", "Status": "Success"}
             results.append(told | {"UsageRecord": record})
-        body = json.dumps({"Results": results}, separators=(",", ":")).encode()
+        body = dumps({"Results": results})
         self.spent += time.process_time() - begun
         await asyncio.sleep(0)
         return Response(200, {}, body)

@@ -34,9 +34,9 @@ _SKEW: Final = timedelta(seconds=60)
 _SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
 """Refusals of a request whose signature, and so whose time, the service had found to be right."""
 
-_TURN: Final = 0.002
+_TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
-_PIECES: Final = 8
+_PIECES: Final = 12
 """Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
 
 _WITHOUT_NEWS: Final = 1.0
@@ -78,6 +78,7 @@ class Caller:
         self.pacer: Final = pacer
         self.clock: Final = clock
         self.observer: Final = observer
+        self.tells_details = True  # found out by open()
         self._attempt_timeout = attempt_timeout
         self.max_concurrency: Final = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
@@ -123,6 +124,7 @@ class Caller:
             ConfigurationError: NoRegionError, NoCredentialsError, or what else cannot be used.
         """
         self.require_home()
+        self.tells_details = wants_details(self.observer)
         endpoint = await self._signer.open()
         self.require_home()
         if self._given_transport is None and self._own_transport is None:
@@ -171,7 +173,7 @@ class Caller:
                     await self._wait_at_the_gate(wait, halt)
         except asyncio.CancelledError:
             if not place.cancelled() and place.result():
-                self.end(CallEnd.ABANDONED)
+                Ticket(self).give_back()
             raise
         else:
             return may_start
@@ -203,9 +205,9 @@ class Caller:
         else:
             await self.sleep(_WITHOUT_NEWS, self._call_ended, halt)
 
-    async def turn(self) -> None:
+    def turn(self) -> asyncio.Future[None] | None:
         """
-        Wait for a turn of the event loop in which this client has not worked long yet.
+        Return what to await before work: None in a turn of the event loop without much work so far.
 
         Answers come in crowds; without this, all of a crowd would be dealt with in one turn. Nobody
         lines up behind those who wait, or each answer would cost one more wake-up.
@@ -216,7 +218,8 @@ class Caller:
         elif self.clock.monotonic() > self._turn_ends:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
-            await waiter
+            return waiter
+        return None
 
     def _next_turn(self) -> None:
         self._turn_ends = None
@@ -302,7 +305,7 @@ class Caller:
         else:
             return Answer(response.body, request_id)
         finally:
-            if wants_details(self.observer):
+            if self.tells_details:
                 ended = CallEnded(
                     operation=operation,
                     records=records,

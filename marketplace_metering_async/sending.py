@@ -34,7 +34,6 @@ from marketplace_metering_async.events import (
     Throttled,
     Warned,
     tell,
-    wants_details,
 )
 from marketplace_metering_async.isolation import (
     Isolation,
@@ -170,7 +169,8 @@ class Delivery:
     # The worker's round: wait, take, attempt, search.
 
     async def _work(self) -> None:
-        await self._caller.turn()
+        if (turn := self._caller.turn()) is not None:
+            await turn
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
             try:
@@ -264,7 +264,8 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk.positions), attempt=attempt
             )
-            await self._caller.turn()
+            if (turn := self._caller.turn()) is not None:
+                await turn
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             ticket.end(CallEnd.DELIVERED)
@@ -310,7 +311,7 @@ class Delivery:
 
     def _settled(self, outcomes: Sequence[Outcome], request_id: str | None = None) -> None:
         if outcomes:
-            if wants_details(self._caller.observer):
+            if self._caller.tells_details:
                 settled = Settled(counts=count(outcomes), request_id=request_id)
                 tell(self._caller.observer, settled)
             self._settle(outcomes)
