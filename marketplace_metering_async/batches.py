@@ -6,7 +6,6 @@ position exactly one result.
 """
 
 import asyncio
-import gc
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -37,40 +36,11 @@ from marketplace_metering_async.results import (
 )
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
+from marketplace_metering_async.turns import STEPS, Breather
 from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
-_STRETCH: Final = 0.0005
-"""Seconds of work after which the event loop gets its turn."""
-_STEPS: Final = 128
-"""Records between two looks at the clock."""
-_MANY: Final = 64 * _STEPS
-"""Records that are so many that more may come."""
 _LINGER: Final = 1.0
 """Seconds that a stream's source may be silent before chunks with room left go."""
-
-
-class _Breather:
-    """Gives the event loop its turn in long work."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._monotonic = caller.clock.monotonic
-        self._since = self._monotonic()
-
-    async def breathe(self, done: int = 0) -> bool:
-        """
-        Yield to the event loop if its last turn is long ago; return whether it was.
-
-        Call it in steps with the number of records that are *done*. What holds them turns old when
-        they are many: the garbage collector goes through every young list from end to end, again
-        and again, and at a million records that holds up the event loop for a tenth of a second.
-        """
-        if done == _MANY and gc.isenabled():
-            gc.collect(1)
-        if self._monotonic() - self._since <= _STRETCH:
-            return False
-        await asyncio.sleep(0)
-        self._since = self._monotonic()
-        return True
 
 
 def require_iterable(records: object) -> None:
@@ -85,14 +55,14 @@ async def _in_steps(records: object) -> AsyncGenerator[list[object], None]:
         some: list[object] = []
         async for record in records:
             some.append(record)
-            if len(some) == _STEPS:
+            if len(some) == STEPS:
                 yield some
                 some = []
         if some:
             yield some
     elif isinstance(records, Iterable):
         source = iter(records)
-        while some := list(islice(source, _STEPS)):
+        while some := list(islice(source, STEPS)):
             yield some
 
 
@@ -115,7 +85,7 @@ class Batch:
         self._product_code = product_code
         self._policy = policy
         self._random = random
-        self._breather = _Breather(caller)
+        self._breather = Breather(caller.clock)
         self._merger = Merger()
         self._sent: list[UsageRecord | None] = []  # of each position; None where nothing is sent
         self._hashes = Hashes()  # of the keys of all records
@@ -126,7 +96,7 @@ class Batch:
         """Return a result for each of *records*; see the client for what it raises."""
         started = self._caller.clock.monotonic()
         await self._take_in(records)
-        if self._hashes.suspects:
+        if self._hashes.repeated:
             await self._part_repeats()
         if rejected := self._merger.counts[RecordStatus.REJECTED]:
             tell(self._caller.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
@@ -140,7 +110,7 @@ class Batch:
             chunks = self._backlog.lanes + len(self._backlog) // MAX_RECORDS_PER_REQUEST
             await delivery.run(min(chunks, self._caller.max_concurrency), timeout=timeout)
         while self._sent:  # all at once would hold up the event loop
-            del self._sent[-_STEPS:]
+            del self._sent[-STEPS:]
             await self._breather.breathe()
         result = self._merger.merged(calls=delivery.calls, throttled=delivery.throttled)
         _tell_end(self._caller, result.counts, delivery, started)
@@ -190,13 +160,14 @@ class Batch:
 
         Of identical ones that is the first; those that differ are refused.
         """
-        suspects = self._hashes.suspects
+        repeated = self._hashes.repeated
         async for positions, records in self._those_to_send():
             hashes = key_hashes(records, self._product_code)
             for position, record, hashed in zip(positions, records, hashes, strict=True):
-                if hashed in suspects and self._repeats.note(position, record):
+                if hashed in repeated and self._repeats.note(position, record):
                     self._sent[position] = None
         for conflict in self._repeats.conflicts():
+            await self._breather.breathe()
             for position in conflict.positions:
                 self._sent[position] = None
             self._merger.add((without_ids(_rejected(conflict), conflict.positions),))
@@ -206,9 +177,9 @@ class Batch:
 
     async def _those_to_send(self) -> AsyncGenerator[tuple[list[int], list[UsageRecord]], None]:
         """Yield the positions and records that are to be sent, some at a time."""
-        for start in range(0, len(self._sent), _STEPS):
+        for start in range(0, len(self._sent), STEPS):
             await self._breather.breathe()
-            some = self._sent[start : start + _STEPS]
+            some = self._sent[start : start + STEPS]
             yield (
                 list(compress(range(start, start + len(some)), some)),
                 list(filter(None, some)),
@@ -344,7 +315,7 @@ class Stream:
                 self._delivery.ring()
 
     async def _take_in(self) -> None:
-        breather = _Breather(self._caller)
+        breather = Breather(self._caller.clock)
         admission = Admission(self._caller.span(), product_code=self._product_code)
         try:
             if isinstance(self._records, AsyncIterable):
@@ -361,13 +332,13 @@ class Stream:
                 raise
             self._source_error = error  # the source's own: something that it awaits was cancelled
 
-    async def _take_one(self, given: object, admission: Admission, breather: _Breather) -> None:
+    async def _take_one(self, given: object, admission: Admission, breather: Breather) -> None:
         position = self._read
         self._read += 1
-        if not position % _STEPS:
+        if not position % STEPS:
             admission.at(self._caller.span())
         self._admit(position, given, admission)  # before any wait: a stop must not lose it
-        if not position % _STEPS:
+        if not position % STEPS:
             await breather.breathe()
         self._delivery.only_full = True
         if self._backlog.ready(self._caller.clock.monotonic(), full=True):

@@ -1,17 +1,14 @@
 """
-One HTTP call to the service: wait for a place and the pacer, sign, send, read the answer.
+One HTTP call to the service: sign, send, read the answer.
 
-A Caller is shared by everything that one client sends: its places bound the requests on the wire,
-its pacer the calls a second, and its clock is corrected by the service's.
+A Caller is shared by everything that one client sends: its starts bound the requests on the wire
+and the calls a second, and its clock is corrected by the service's.
 """
 
 import asyncio
-import math
 import os
-from collections import deque
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from marketplace_metering_async import wire
 from marketplace_metering_async.clock import Clock, Span
@@ -22,10 +19,12 @@ from marketplace_metering_async.errors import (
     UnexpectedError,
 )
 from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
-from marketplace_metering_async.pacing import CallEnd, Pacer
+from marketplace_metering_async.pacing import Pacer
 from marketplace_metering_async.signing import Endpoint, Signer
+from marketplace_metering_async.starts import Starts
 from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.triage import Fault, triage
+from marketplace_metering_async.turns import Turns
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
@@ -33,14 +32,6 @@ _SKEW: Final = timedelta(seconds=60)
 
 _SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
 """Refusals of a request whose signature, and so whose time, the service had found to be right."""
-
-_TURN: Final = 0.003
-"""Seconds of a turn of the event loop in which answers are dealt with."""
-_PIECES: Final = 12
-"""Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
-
-_WITHOUT_NEWS: Final = 1.0
-"""Seconds after which a pacer that waits for a call to end is asked again all the same."""
 
 
 class Answer(NamedTuple):
@@ -75,10 +66,9 @@ class Caller:
         self._signer = signer
         self._given_transport = transport  # the caller's, and never closed by us
         self._own_transport: AiohttpTransport | None = None  # ours, made by open()
-        self.pacer: Final = pacer
         self.clock: Final = clock
         self.observer: Final = observer
-        self.tells_details = True  # found out by open()
+        self.tells_details = True  # of each call; found out by open(), so once a batch
         self._attempt_timeout = attempt_timeout
         self.max_concurrency: Final = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
@@ -86,11 +76,8 @@ class Caller:
         self._lead: float | None = None  # the service's time less the monotonic one, once asked for
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
-        self._on_the_wire = 0  # calls; at most max_concurrency
-        self._line: deque[asyncio.Future[bool]] = deque()  # for a start; the first is at the gate
-        self._call_ended = asyncio.Event()  # since whoever is at the gate looked last
-        self._turn_ends: float | None = None  # monotonic time of this turn of the event loop
-        self._waiting: deque[asyncio.Future[None]] = deque()  # for one of the next turns
+        self.starts: Final = Starts(pacer, clock, max_concurrency)
+        self.turns: Final = Turns(clock)
 
     @property
     def is_open(self) -> bool:
@@ -138,120 +125,6 @@ class Caller:
         self._closed = True
         if self._own_transport is not None:
             await self._own_transport.aclose()
-
-    async def admit(self, wanted: Callable[[], bool], halt: asyncio.Event) -> "Ticket | None":
-        """
-        Wait for a place and for the pacer, first come first served.
-
-        None as soon as it is not *wanted* any more; *halt* makes it look before its time.
-        """
-        if (self._line or self._start() > 0) and not await self._line_up(wanted, halt):
-            return None
-        return Ticket(self)
-
-    def _start(self) -> float:
-        """Take a place and ask the pacer; return how long to wait as the pacer does."""
-        if self._on_the_wire >= self.max_concurrency:
-            return math.inf
-        wait = self.pacer.start(self.clock.monotonic())
-        if wait <= 0:
-            self._on_the_wire += 1
-        return wait
-
-    async def _line_up(self, wanted: Callable[[], bool], halt: asyncio.Event) -> bool:
-        """Wait in line; return whether a call may start, and counts."""
-        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._line.append(place)
-        if self._line[0] is place:
-            place.set_result(False)
-        try:
-            may_start = await place
-            while not may_start and wanted():
-                wait = self._start()
-                may_start = wait <= 0
-                if not may_start:
-                    await self._wait_at_the_gate(wait, halt)
-        except asyncio.CancelledError:
-            if not place.cancelled() and place.result():
-                Ticket(self).give_back()
-            raise
-        else:
-            return may_start
-        finally:
-            if self._line and self._line[0] is place:
-                self._line.popleft()
-                self._call_the_next()
-            elif place in self._line:
-                self._line.remove(place)
-
-    def _call_the_next(self) -> None:
-        """Let as many in line start as may; the one after them is at the gate."""
-        while self._line:
-            place = self._line[0]
-            if not place.done():  # and not cancelled, that is
-                may_start = self._start() <= 0
-                place.set_result(may_start)
-                if not may_start:
-                    return
-            self._line.popleft()
-
-    async def _wait_at_the_gate(self, wait: float, halt: asyncio.Event) -> None:
-        if math.isfinite(wait):
-            await self.sleep(wait, halt)
-            return
-        self._call_ended.clear()
-        if self._on_the_wire >= self.max_concurrency:
-            await self._call_ended.wait()
-        else:
-            await self.sleep(_WITHOUT_NEWS, self._call_ended, halt)
-
-    def turn(self) -> asyncio.Future[None] | None:
-        """
-        Return what to await before work: None in a turn of the event loop without much work so far.
-
-        Answers come in crowds; without this, all of a crowd would be dealt with in one turn. Nobody
-        lines up behind those who wait, or each answer would cost one more wake-up.
-        """
-        if self._turn_ends is None:
-            self._turn_ends = self.clock.monotonic() + _TURN
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        elif self.clock.monotonic() > self._turn_ends:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            return waiter
-        return None
-
-    def _next_turn(self) -> None:
-        self._turn_ends = None
-        for _ in range(min(_PIECES, len(self._waiting))):
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-        if self._waiting:
-            self._turn_ends = self.clock.monotonic() + _TURN
-            asyncio.get_running_loop().call_soon(self._next_turn)
-
-    def end(self, how: CallEnd, retry_after: float | None = None) -> None:
-        """Give a place back, tell the pacer how the call ended, and whoever waits for that."""
-        self._on_the_wire -= 1
-        self.pacer.end(self.clock.monotonic(), how, retry_after=retry_after)
-        self._call_ended.set()
-
-    async def _nap(self, seconds: float) -> None:
-        await self.clock.sleep(seconds)
-
-    async def sleep(self, seconds: float, *bells: asyncio.Event) -> None:
-        """Sleep for *seconds*, or until one of *bells* rings."""
-        if any(bell.is_set() for bell in bells):
-            return
-        waits: list[asyncio.Task[Any]] = [asyncio.create_task(bell.wait()) for bell in bells]
-        waits.append(asyncio.create_task(self._nap(seconds)))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
 
     def require_home(self) -> None:
         """Raise ClientClosedError after aclose(), on another event loop, or in a forked process."""
@@ -380,31 +253,6 @@ class Caller:
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
         tell(self.observer, Warned(text=text))
         return True
-
-
-class Ticket:
-    """
-    The right to make one call: a place among those on the wire, and the pacer's leave.
-
-    Whoever makes the call says `end(how)`, and `give_back()` when done with it, come what may.
-    """
-
-    __slots__ = ("_caller", "_ended", "spent")
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-        self._ended = False
-        self.spent = False  # set when the call goes out
-
-    def end(self, how: CallEnd, *, retry_after: float | None = None) -> None:
-        """Say how the call ended."""
-        self._ended = True
-        self._caller.end(how, retry_after)
-
-    def give_back(self) -> None:
-        """Give back place and leave if nobody said how the call ended, or none was made."""
-        if not self._ended:
-            self.end(CallEnd.FAILED if self.spent else CallEnd.ABANDONED)
 
 
 def _code(error: MeteringError) -> str:

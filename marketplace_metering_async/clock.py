@@ -3,9 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Protocol, Self
-
-from attrs import frozen
+from typing import Any, NamedTuple, Protocol, Self
 
 
 class Clock(Protocol):
@@ -28,8 +26,7 @@ class Clock(Protocol):
         ...
 
 
-@frozen
-class Span:
+class Span(NamedTuple):
     """
     Between which times another clock is for certain.
 
@@ -45,6 +42,24 @@ class Span:
     def at(cls, now: datetime) -> Self:
         """Return the span of a clock that is known to show *now*."""
         return cls(now.timestamp(), now.timestamp())
+
+
+async def sleep(clock: Clock, seconds: float, *bells: asyncio.Event) -> None:
+    """Sleep for *seconds* of *clock*, or until one of *bells* rings."""
+    if any(bell.is_set() for bell in bells):
+        return
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(bell.wait()) for bell in bells]
+    waits.append(asyncio.create_task(_nap(clock, seconds)))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _nap(clock: Clock, seconds: float) -> None:
+    await clock.sleep(seconds)
 
 
 class SystemClock:

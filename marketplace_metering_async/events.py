@@ -168,7 +168,7 @@ class LoggingObserver:
         match event:
             case BatchEnded(counts=counts) if any(s is not RecordStatus.SUCCESS for s in counts):
                 _logger.warning("not all records are metered: %s", _summary(event))
-            case BatchEnded():
+            case BatchEnded() if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("all records are metered: %s", _summary(event))
             case Paused(product_code=product, error=error):
                 _logger.warning("sending stopped for %s: %s", product or "all products", error)

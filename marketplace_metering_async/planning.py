@@ -140,8 +140,7 @@ class Chunk:
     @property
     def body(self) -> bytes:
         """The body of the request; the bytes of a record are the same in every chunk."""
-        lane = self.lane
-        return wire.encode_batch(None if lane.licensed else lane.product_code, self.members)
+        return wire.encode_batch(self.lane.sent_product_code, self.members)
 
     @property
     def entries(self) -> list[Open]:

@@ -16,8 +16,8 @@ from typing import Final
 from attrs import frozen
 
 from marketplace_metering_async import limits, verdicts, wire
-from marketplace_metering_async.calls import Caller, RepairedError, Ticket
-from marketplace_metering_async.clock import Span
+from marketplace_metering_async.calls import Caller, RepairedError
+from marketplace_metering_async.clock import Span, sleep
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidAnswerError,
@@ -46,6 +46,7 @@ from marketplace_metering_async.pacing import CallEnd
 from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, Open
 from marketplace_metering_async.results import Outcome, Verdict, count, without_ids
 from marketplace_metering_async.retries import Backoff, RetryPolicy
+from marketplace_metering_async.starts import Ticket
 from marketplace_metering_async.triage import Fault, leaves_doubt, triage
 from marketplace_metering_async.validation import expired, premature
 
@@ -148,6 +149,7 @@ class Delivery:
             self._halt.set()
             self._give_up(self._backlog.drop(), error)
             self.ring()
+            self._caller.starts.look_again()
 
     @property
     def stopped(self) -> MeteringError | None:
@@ -169,7 +171,7 @@ class Delivery:
     # The worker's round: wait, take, attempt, search.
 
     async def _work(self) -> None:
-        if (turn := self._caller.turn()) is not None:
+        if (turn := self._caller.turns.wait()) is not None:
             await turn
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
@@ -186,7 +188,7 @@ class Delivery:
         """Wait until there is something to send and leave to send it; None when all is done."""
         while not self._halt.is_set():
             if self._wanted():
-                ticket = await self._caller.admit(self._wanted, self._halt)
+                ticket = await self._caller.starts.admit(self._wanted, self._halt)
                 if ticket is not None:
                     return ticket
             elif self._backlog or self._more_to_come:
@@ -205,7 +207,8 @@ class Delivery:
         if due is None:
             await self._bell.wait()
         else:
-            await self._caller.sleep(due - self._caller.clock.monotonic(), self._bell)
+            clock = self._caller.clock
+            await sleep(clock, due - clock.monotonic(), self._bell)
 
     def _take(self) -> Chunk | None:
         """Return the next chunk, without the records on which there is a verdict by now."""
@@ -264,7 +267,7 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk.positions), attempt=attempt
             )
-            if (turn := self._caller.turn()) is not None:
+            if (turn := self._caller.turns.wait()) is not None:
                 await turn
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
@@ -432,6 +435,7 @@ class Delivery:
             tell(self._caller.observer, Paused(product_code=lane.product_code, error=error))
             self._give_up(self._backlog.drop(lane), error)
             self.ring()
+            self._caller.starts.look_again()
 
     def _stop_all(self, error: MeteringError) -> None:
         if self._stopped is None:
@@ -510,7 +514,7 @@ class Delivery:
         def wanted() -> bool:
             return not self._halt.is_set() and self._stopped_by(part.lane) is None
 
-        ticket = await self._caller.admit(wanted, self._halt)
+        ticket = await self._caller.starts.admit(wanted, self._halt)
         if ticket is None:
             self._put_back(part.entries)
             return False

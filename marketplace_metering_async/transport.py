@@ -149,9 +149,11 @@ class AiohttpTransport:
                 allow_redirects=False,
             )
             try:
-                return Response(answer.status, answer.headers, await _read(answer))
-            finally:
-                answer.release()  # closes the connection where the body was not read to its end
+                content = await _read(answer)
+            except BaseException:
+                answer.close()  # and its connection, which goes back to the pool at the body's end
+                raise
+            return Response(answer.status, answer.headers, content)
         except aiohttp.ClientHttpProxyError as error:
             if error.status == 407:
                 return Response(407, {}, b"")

@@ -1,7 +1,6 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
-from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeGuard
 
@@ -133,10 +132,11 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_LARGEST: Final = 2**17
-"""Hashes in a set. Larger ones would hold up the event loop for hundredths of a second to grow."""
 _PARTS: Final = 64
-"""Parts of the table of keys."""
+"""
+Parts of the table of hashes. As one set, that of a million would hold up the event loop for
+hundredths of a second whenever it grows, and once more when it is freed.
+"""
 
 
 class Hashes:
@@ -146,29 +146,27 @@ class Hashes:
     A number takes a third of the memory of a key, and the garbage collector has nothing to look at.
 
     Attributes:
-        suspects: The hashes that may have come twice: those that did, and those noted with them.
+        repeated: Those that came twice: of keys that records share, or of keys that collide.
     """
 
-    def __init__(self, largest: int = _LARGEST) -> None:
-        """Keep at most *largest* of them in one set, give or take those of a step."""
-        self.suspects: set[int] = set()
-        self._largest = largest
-        self._noted: list[set[int]] = [set()]
+    def __init__(self) -> None:
+        self.repeated: set[int] = set()
+        self._parts: list[set[int]] = [set() for _ in range(_PARTS)]
 
-    def note(self, hashes: Sequence[int]) -> None:
+    def note(self, hashes: Iterable[int]) -> None:
         """Take note of more of them."""
-        *others, newest = self._noted
-        before = len(newest)
-        newest.update(hashes)
-        if len(newest) - before < len(hashes) or not all(n.isdisjoint(hashes) for n in others):
-            self.suspects.update(hashes)
-        if len(newest) > self._largest:
-            self._noted.append(set())
+        parts = self._parts
+        for hashed in hashes:
+            part = parts[hashed % _PARTS]
+            if hashed in part:
+                self.repeated.add(hashed)
+            else:
+                part.add(hashed)
 
     def forget(self) -> Generator[None, None, None]:
         """Forget all that was noted, some at each step: no more will come."""
-        while self._noted:
-            self._noted.pop()
+        while self._parts:
+            self._parts.pop()
             yield
 
 
@@ -186,9 +184,7 @@ class Repeats:
         """Compare records; *record_at* returns one that was noted, by its position."""
         self._product_code = product_code
         self._record_at = record_at
-        # Of each key, the position of its first record. In parts, since one dict of very many would
-        # hold up the event loop for tenths of a second when it grows.
-        self._leaders: defaultdict[int, dict[Key, int]] = defaultdict(dict)
+        self._leaders: dict[Key, int] = {}  # the position of the first record of each key
         self._conflicts: dict[Key, list[int]] = {}
         self.followers: dict[int, list[int]] = {}
         """Position of the record that is sent, to the positions of those identical to it."""
@@ -196,7 +192,7 @@ class Repeats:
     def note(self, position: int, record: UsageRecord) -> bool:
         """Take note of a record; return whether one of its key was there before."""
         key = record.key(self._product_code)
-        leader = self._leaders[hash(key) % _PARTS].setdefault(key, position)
+        leader = self._leaders.setdefault(key, position)
         if leader == position:
             return False
         if key in self._conflicts:
@@ -222,9 +218,8 @@ class Repeats:
     def forget(self, position: int, record: UsageRecord) -> list[int]:
         """Forget the key of a record that has its verdict; return the positions that share it."""
         key = record.key(self._product_code)
-        leaders = self._leaders[hash(key) % _PARTS]
-        if leaders.get(key) == position:
-            del leaders[key]
+        if self._leaders.get(key) == position:
+            del self._leaders[key]
             self._conflicts.pop(key, None)
         return self.followers.pop(position, [])
 

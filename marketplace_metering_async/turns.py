@@ -1,0 +1,88 @@
+"""
+Turns of the event loop, which others want to run as well: no long work at a stretch.
+
+The program awaits us among a thousand other things, and each of them waits while we compute.
+"""
+
+import asyncio
+import gc
+from collections import deque
+from typing import Final
+
+from marketplace_metering_async.clock import Clock
+
+_STRETCH: Final = 0.0005
+"""Seconds of work after which the event loop gets its turn."""
+STEPS: Final = 128
+"""Records between two looks at the clock."""
+_MANY: Final = 64 * STEPS
+"""Records that are so many that more may come."""
+
+_TURN: Final = 0.003
+"""Seconds of a turn of the event loop in which answers are dealt with."""
+_PIECES: Final = 12
+"""Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
+
+
+class Breather:
+    """Gives the event loop its turn in long work."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._monotonic = clock.monotonic
+        self._since = self._monotonic()
+
+    async def breathe(self, done: int = 0) -> bool:
+        """
+        Yield to the event loop if its last turn is long ago; return whether it was.
+
+        Call it in steps with the number of records that are *done*. What holds them turns old when
+        they are many: the garbage collector goes through every young list from end to end, again
+        and again, and at a million records that holds up the event loop for a tenth of a second.
+        """
+        if done == _MANY and gc.isenabled():
+            gc.collect(1)
+        if self._monotonic() - self._since <= _STRETCH:
+            return False
+        await asyncio.sleep(0)
+        self._since = self._monotonic()
+        return True
+
+
+class Turns:
+    """
+    Spreads the answers of one client over turns of the event loop.
+
+    They come in crowds; without this, all of a crowd would be dealt with in one turn.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._monotonic = clock.monotonic
+        self._ends: float | None = None  # monotonic time at which this turn's work should end
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def wait(self) -> asyncio.Future[None] | None:
+        """
+        Return what to await before some work; None in a turn without much work so far.
+
+        Nobody lines up behind those who wait, or each answer would cost one more wake-up.
+        """
+        if self._ends is None:
+            self._begin()
+        elif self._monotonic() > self._ends:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            return waiter
+        return None
+
+    def _begin(self) -> None:
+        self._ends = self._monotonic() + _TURN
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._ends = None
+        for _ in range(min(_PIECES, len(self._waiting))):
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._waiting:
+            self._begin()
