@@ -488,3 +488,54 @@ async def test_nothing_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
 def common() -> dict[str, Any]:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     return {"timestamp": hour, "dimension": "requests", "quantity": 1, "product_code": "product"}
+
+
+def test_no_search_begins_after_the_timeout() -> None:
+    """
+    A refusal that comes when the time is over is not looked into; the rest stays open.
+    """
+
+    def fault(number: int, body: dict[str, Any]) -> Refusal | None:
+        del number, body
+        return Refusal("InvalidCustomerIdentifierException", "")
+
+    service = MemoryService(fault)
+    service.round_trip = 1.0
+
+    async def send() -> Any:
+        async with client_of(service) as client:
+            return await client.batch_meter_usage(usage(25), timeout=0.2)
+
+    result = run_virtual(send())
+
+    assert {S.UNPROCESSED: 25} == result.counts
+    assert 1 == result.calls
+
+
+@pytest.mark.parametrize(
+    ("calls_per_second", "round_trip", "max_concurrency"), [(1.0, 0.02, 32), (None, 25.0, 4)]
+)
+def test_a_timeout_is_kept_behind_another_batch(
+    calls_per_second: float | None, round_trip: float, max_concurrency: int
+) -> None:
+    """
+    Whether the quota or the wire is what another batch uses up.
+    """
+    service = MemoryService()
+    service.round_trip = round_trip
+
+    async def send() -> float:
+        async with client_of(
+            service, calls_per_second=calls_per_second, max_concurrency=max_concurrency
+        ) as client:
+            first = client.batch_meter_usage(usage(25 * 200, product_code="a"))
+            other = asyncio.create_task(first)
+            await asyncio.sleep(5)
+            begun = asyncio.get_running_loop().time()
+            result = await client.batch_meter_usage(usage(25, product_code="b"), timeout=1.0)
+            seconds = asyncio.get_running_loop().time() - begun
+            assert {S.UNPROCESSED: 25} == result.counts
+            await other
+            return seconds
+
+    assert 1.0 <= run_virtual(send()) < 1.1
