@@ -186,16 +186,11 @@ class Delivery:
 
     async def _next_ticket(self) -> Ticket | None:
         """Wait until there is something to send and leave to send it; None when all is done."""
-        while not self._halt.is_set():
-            if self._wanted():
-                ticket = await self._caller.starts.admit(self._wanted, self._halt)
-                if ticket is not None:
-                    return ticket
-            elif self._backlog or self._more_to_come:
-                await self._rest()
-            else:
+        while (ticket := await self._caller.starts.admit(self._wanted, self._halt)) is None:
+            if self._halt.is_set() or not (self._backlog or self._more_to_come):
                 return None
-        return None
+            await self._rest()
+        return ticket
 
     def _wanted(self) -> bool:
         if self._halt.is_set():

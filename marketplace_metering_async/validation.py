@@ -1,6 +1,7 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeGuard
 
@@ -132,10 +133,10 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_PARTS: Final = 64
+_LARGEST: Final = 2**17
 """
-Parts of the table of hashes. As one set, that of a million would hold up the event loop for
-hundredths of a second whenever it grows, and once more when it is freed.
+Hashes in a set. One of a million would hold up the event loop for hundredths of a second whenever
+it grows, and once more when it is freed.
 """
 
 
@@ -149,24 +150,28 @@ class Hashes:
         repeated: Those that came twice: of keys that records share, or of keys that collide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int = _LARGEST) -> None:
+        """Begin another set when one has *largest* of them, give or take those of a step."""
         self.repeated: set[int] = set()
-        self._parts: list[set[int]] = [set() for _ in range(_PARTS)]
+        self._largest = largest
+        self._noted: list[set[int]] = [set()]
 
-    def note(self, hashes: Iterable[int]) -> None:
+    def note(self, hashes: Sequence[int]) -> None:
         """Take note of more of them."""
-        parts = self._parts
-        for hashed in hashes:
-            part = parts[hashed % _PARTS]
-            if hashed in part:
-                self.repeated.add(hashed)
-            else:
-                part.add(hashed)
+        fresh = set(hashes)
+        if len(fresh) < len(hashes):
+            self.repeated.update(n for n, times in Counter(hashes).items() if times > 1)
+        for noted in self._noted:
+            if not noted.isdisjoint(fresh):
+                self.repeated |= noted & fresh
+        if len(self._noted[-1]) >= self._largest:
+            self._noted.append(set())
+        self._noted[-1] |= fresh
 
     def forget(self) -> Generator[None, None, None]:
         """Forget all that was noted, some at each step: no more will come."""
-        while self._parts:
-            self._parts.pop()
+        while self._noted:
+            self._noted.pop()
             yield
 
 

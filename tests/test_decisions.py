@@ -323,12 +323,12 @@ def test_repeats() -> None:
     assert repeats.conflict(b) is None
 
 
-@given(st.lists(st.lists(st.integers(-80, 80), max_size=9), max_size=30))
-def test_hashes_that_come_twice(steps: list[list[int]]) -> None:
+@given(st.lists(st.lists(st.integers(-80, 80), max_size=9), max_size=30), st.integers(1, 20))
+def test_hashes_that_come_twice(steps: list[list[int]], largest: int) -> None:
     """
-    Those, and no others.
+    Those, and no others, however many sets they are in.
     """
-    hashes = Hashes()
+    hashes = Hashes(largest)
     for step in steps:
         hashes.note(step)
 
