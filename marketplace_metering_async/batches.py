@@ -123,15 +123,19 @@ class Batch:
         async with aclosing(_in_steps(records)) as steps:
             async for some in steps:
                 start = len(sent)
-                if await self._breather.breathe(start):
-                    admission.at(self._caller.span())
-                self._merger.expect(some)
+                self._merger.expect(some)  # long lists may have to be moved for that, as below
+                await self._breathe(admission, start)
                 if admission.admits(some):
                     sent += some
                     self._line_up(range(start, start + len(some)), some)
                 else:
                     sent += [None] * len(some)
                     self._line_up(*self._admitted(some, start, admission))
+                await self._breathe(admission)
+
+    async def _breathe(self, admission: Admission, done: int = 0) -> None:
+        if await self._breather.breathe(done):
+            admission.at(self._caller.span())
 
     def _admitted(
         self, some: Sequence[object], start: int, admission: Admission

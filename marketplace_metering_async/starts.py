@@ -16,6 +16,7 @@ from marketplace_metering_async.pacing import CallEnd, Pacer
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""
 _AT_ONCE: Final = 1e-9
+"""What whoever should look for itself is told to wait."""
 
 
 class _Waiting(NamedTuple):
@@ -58,7 +59,7 @@ class Starts:
         self._call_ended.set()
         for wanted, told in self._line:
             if not told.done() and not wanted():
-                told.set_result(math.inf)
+                told.set_result(_AT_ONCE)
 
     def end(self, how: CallEnd, retry_after: float | None = None) -> None:
         """Give a place back, and tell whoever waits, and the pacer, how the call ended."""
@@ -121,7 +122,7 @@ class Starts:
             wanted, told = self._line[0]
             if not told.done():  # and not cancelled, that is
                 is_wanted = wanted()
-                wait = self._ask_for_another() if is_wanted else math.inf
+                wait = self._ask_for_another() if is_wanted else _AT_ONCE
                 told.set_result(wait)
                 if is_wanted and wait > 0:
                     return
