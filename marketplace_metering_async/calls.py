@@ -86,7 +86,7 @@ class Caller:
 
     def now(self) -> datetime:
         """Return the time as the service has it, as far as we were told."""
-        return self.clock.now() + self._offset if self._offset else self.clock.now()
+        return self.clock.now() + self._offset
 
     def span(self) -> Span:
         """

@@ -45,7 +45,7 @@ class Span(NamedTuple):
 
 
 async def sleep(clock: Clock, seconds: float, *bells: asyncio.Event) -> None:
-    """Sleep for *seconds* of *clock*, or until one of *bells* rings."""
+    """Return after *seconds* of *clock*, or as soon as one of *bells* rings."""
     if any(bell.is_set() for bell in bells):
         return
     waits: list[asyncio.Task[Any]] = [asyncio.create_task(bell.wait()) for bell in bells]

@@ -156,20 +156,19 @@ class Offenders:
     The traits that the service refused in a batch.
 
     A wrong customer with a thousand records then costs one search and not a thousand.
-
-    Attributes:
-        known: Whether there is any.
     """
 
     def __init__(self) -> None:
-        self.known = False
         self._refusals: dict[tuple[str | None, ...], MarketplaceMeteringException] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any trait is known."""
+        return bool(self._refusals)
 
     def remember(self, record: UsageRecord, refusal: MarketplaceMeteringException) -> None:
         """Note that *record* was refused alone, if the refusal is about a trait."""
         if members := _TRAITS.get(refusal.code):
             self._refusals[_trait(refusal.code, members, record)] = refusal
-            self.known = True
 
     def refusal(self, record: UsageRecord) -> MarketplaceMeteringException | None:
         """Return the refusal that a record of the same trait met, if there was one."""

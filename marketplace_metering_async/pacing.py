@@ -190,8 +190,7 @@ class AdaptivePacer:
         started = self._starts.popleft() if self._starts else now
         match how:
             case CallEnd.DELIVERED:
-                if self._failures:
-                    self._heal()
+                self._heal()
                 self._on_taken(now)
             case CallEnd.THROTTLED:
                 self._heal()

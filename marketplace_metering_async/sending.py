@@ -105,7 +105,6 @@ class Delivery:
         self._taken_lanes: set[Lane] = set()  # lanes of which the service took something
         self._stopped_lanes: dict[Lane, MeteringError] = {}
         self._stopped: MeteringError | None = None
-        self._halt = asyncio.Event()  # set when everything is stopped
         self._bell = asyncio.Event()  # rung, and replaced, when the backlog has news
         self._more_to_come = False  # while an intake runs
         self.only_full = False  # while it is worth waiting for full chunks
@@ -146,7 +145,6 @@ class Delivery:
         """Start nothing new; await what is on the wire; leave the rest open because of *error*."""
         if self._stopped is None:
             self._stopped = error
-            self._halt.set()
             self._give_up(self._backlog.drop(), error)
             self.ring()
             self._caller.starts.look_again()
@@ -186,14 +184,14 @@ class Delivery:
 
     async def _next_ticket(self) -> Ticket | None:
         """Wait until there is something to send and leave to send it; None when all is done."""
-        while (ticket := await self._caller.starts.admit(self._wanted, self._halt)) is None:
-            if self._halt.is_set() or not (self._backlog or self._more_to_come):
+        while (ticket := await self._caller.starts.admit(self._wanted)) is None:
+            if self._stopped is not None or not (self._backlog or self._more_to_come):
                 return None
             await self._rest()
         return ticket
 
     def _wanted(self) -> bool:
-        if self._halt.is_set():
+        if self._stopped is not None:
             return False
         return self._backlog.ready(self._caller.clock.monotonic(), full=self.only_full)
 
@@ -217,7 +215,7 @@ class Delivery:
     def _sift(self, chunk: Chunk, span: Span) -> Chunk:
         late = self._backlog.deadline(chunk.records[0].epoch) + _EDGE < span.earliest
         early = chunk.records[-1].epoch > span.latest + _MAX_FUTURE
-        if not (late or early or self._offenders.known or self._stopped_lanes or self._screen):
+        if not (late or early or self._offenders or self._stopped_lanes or self._screen):
             return chunk
         stopped = self._stopped_by(chunk.lane)
         kept: list[int] = []
@@ -507,9 +505,9 @@ class Delivery:
 
     async def _try(self, part: Chunk) -> "_Refusal | bool":
         def wanted() -> bool:
-            return not self._halt.is_set() and self._stopped_by(part.lane) is None
+            return self._stopped is None and self._stopped_by(part.lane) is None
 
-        ticket = await self._caller.starts.admit(wanted, self._halt)
+        ticket = await self._caller.starts.admit(wanted)
         if ticket is None:
             self._put_back(part.entries)
             return False

@@ -37,26 +37,28 @@ class Starts:
         self._on_the_wire = 0
         self._line: deque[_Waiting] = deque()
         self._call_ended = asyncio.Event()  # since the first in line looked last
+        self._told_to_look = asyncio.Event()  # the same
 
-    async def admit(self, wanted: Callable[[], bool], halt: asyncio.Event) -> "Ticket | None":
+    async def admit(self, wanted: Callable[[], bool]) -> "Ticket | None":
         """
-        Wait until a call may start.
+        Wait until a call may start; None once it is not *wanted* any more.
 
-        None as soon as it is not *wanted* any more; *halt* makes the first in line look before its
-        time, `look_again()` everybody.
+        Whoever changes what is wanted says `look_again()`. Cancelling leaves the line, and gives a
+        start back that was granted by then.
         """
         if not wanted():
             return None
         wait = math.inf if self._line else self._ask()
         if wait > 0:
             me = _Waiting(wanted, asyncio.get_running_loop().create_future())
-            if not await self._line_up(me, wait, halt):
+            if not await self._line_up(me, wait):
                 return None
         return Ticket(self)
 
     def look_again(self) -> None:
-        """Let those leave the line who do not want to start any more."""
+        """Let those leave the line at once who do not want to start any more."""
         self._call_ended.set()
+        self._told_to_look.set()
         for wanted, told in self._line:
             if not told.done() and not wanted():
                 told.set_result(_AT_ONCE)
@@ -76,7 +78,7 @@ class Starts:
             self._on_the_wire += 1
         return wait
 
-    async def _line_up(self, me: _Waiting, wait: float, halt: asyncio.Event) -> bool:
+    async def _line_up(self, me: _Waiting, wait: float) -> bool:
         """Wait in line; return whether a call may start. The first of all is to *wait* so long."""
         self._line.append(me)
         if self._line[0] is me:
@@ -86,7 +88,7 @@ class Starts:
             while me.wanted():
                 if wait <= 0:
                     return True
-                await self._wait_first_in_line(wait, halt)
+                await self._wait_first_in_line(wait)
                 wait = self._ask()
             if wait <= 0:
                 self.end(CallEnd.ABANDONED)
@@ -99,15 +101,15 @@ class Starts:
         finally:
             self._leave_line(me)
 
-    async def _wait_first_in_line(self, wait: float, halt: asyncio.Event) -> None:
-        if math.isfinite(wait):
-            await sleep(self._clock, wait, halt)
-            return
+    async def _wait_first_in_line(self, wait: float) -> None:
         self._call_ended.clear()
-        if self._on_the_wire >= self._most:
+        self._told_to_look.clear()
+        if math.isfinite(wait):
+            await sleep(self._clock, wait, self._told_to_look)
+        elif self._on_the_wire >= self._most:
             await self._call_ended.wait()
         else:
-            await sleep(self._clock, _WITHOUT_NEWS, self._call_ended, halt)
+            await sleep(self._clock, _WITHOUT_NEWS, self._call_ended)
 
     def _leave_line(self, me: _Waiting) -> None:
         if self._line and self._line[0] is me:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import unquote
 
@@ -127,14 +128,10 @@ class AiohttpTransport:
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
         self._closed = False
-        self._terms: tuple[str, float, URL, aiohttp.ClientTimeout] | None = None
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request*; see Transport."""
-        session, terms = self._session, self._terms
-        if terms is None or terms[0] != request.url or terms[1] != timeout:
-            terms = self._terms = _terms(request.url, timeout)
-        url, limits = terms[2:]
+        session, (url, limits) = self._session, _terms(request.url, timeout)
         if session is None or (self._trust is None and url.scheme == "https"):
             session = await self._open(url)
         body = _Body(request.body)
@@ -202,10 +199,11 @@ class _Request(aiohttp.ClientRequest):
     DEFAULT_HEADERS = {}  # noqa: RUF012 - aiohttp's own; cheaper than to skip them each time
 
 
-def _terms(url: str, timeout: float) -> tuple[str, float, URL, aiohttp.ClientTimeout]:
+@lru_cache(maxsize=16)
+def _terms(url: str, timeout: float) -> tuple[URL, aiohttp.ClientTimeout]:
     """Put a request's URL and timeout as aiohttp takes them: most requests have the same."""
     limits = aiohttp.ClientTimeout(total=timeout, connect=min(_CONNECT_TIMEOUT, timeout))
-    return url, timeout, URL(url, encoded=True), limits
+    return URL(url, encoded=True), limits
 
 
 def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:

@@ -7,6 +7,7 @@ from itertools import chain, combinations
 from random import Random
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
@@ -139,11 +140,10 @@ def test_offenders_are_known_by_their_trait() -> None:
     (elsewhere,) = usage(1, dimension="another")
 
     offenders.remember(one, MODELLED_ERRORS["InvalidTagException"]("InvalidTagException"))
-    assert not offenders.known
+    assert not offenders
     refusal = InvalidUsageDimensionException("InvalidUsageDimensionException")
     offenders.remember(one, refusal)
 
-    assert offenders.known
     assert refusal is offenders.refusal(other)
     assert offenders.refusal(elsewhere) is None
 
@@ -336,15 +336,40 @@ def test_hashes_that_come_twice(steps: list[list[int]], largest: int) -> None:
     assert {number for number, times in counts.items() if times > 1} == hashes.repeated
 
 
-@given(st.lists(records(recent), max_size=20))
-def test_equal_keys_have_equal_hashes(given_: list[UsageRecord]) -> None:
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2)), max_size=30))
+def test_repeats_beside_a_plain_table(given_: list[tuple[str, int]]) -> None:
     """
-    So that no repeat is overlooked, whoever names the product.
+    All but the first of a key are repeats, and all of a key whose records differ are in conflict.
     """
-    keys = [record.key("product") for record in given_]
-    by_key = dict(zip(keys, key_hashes(given_, "product"), strict=True))
+    records = [
+        usage(1, dimension=dimension, quantity=quantity)[0] for dimension, quantity in given_
+    ]
+    first: dict[str, int] = {}
+    wanted = [p for p, (dimension, _) in enumerate(given_) if first.setdefault(dimension, p) != p]
+    differing = {p for p, (d, q) in enumerate(given_) if q != given_[first[d]][1]}
+    repeats = Repeats(None, records.__getitem__)
 
-    assert [by_key[key] for key in keys] == key_hashes(given_, "product")
+    assert wanted == [p for p, record in enumerate(records) if repeats.note(p, record)]
+    told = {p for conflict in repeats.conflicts() for p in conflict.positions}
+    in_conflict = {given_[p][0] for p in differing}
+    assert {p for p, (dimension, _) in enumerate(given_) if dimension in in_conflict} == told
+
+
+@given(records(recent))
+def test_equal_keys_have_equal_hashes(record: UsageRecord) -> None:
+    """
+    So that no repeat is overlooked, whoever names the product, and whatever else differs.
+    """
+    ours = record.product_code or "product"
+    alike = [
+        record,
+        evolve(record, product_code=ours),
+        evolve(record, usage_allocations=(), quantity=7),
+        evolve(record, timestamp=record.timestamp.replace(minute=59, second=59)),
+    ]
+
+    assert {record.key(ours)} == {one.key(ours) for one in alike}
+    assert 1 == len(set(key_hashes(alike, ours)))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))

@@ -104,7 +104,7 @@ def test_no_start_is_lost(seed: int) -> None:
             return not halt.is_set() and left[0] > 0
 
         while wanted():
-            ticket = await starts.admit(wanted, halt)
+            ticket = await starts.admit(wanted)
             if ticket is not None:
                 assert wanted()
                 left[0] -= 1
@@ -132,7 +132,7 @@ def test_no_start_is_lost(seed: int) -> None:
                     tasks.append(asyncio.create_task(work(*random.choice(groups))))
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert ended is None or isinstance(ended, asyncio.CancelledError)
-        last = await starts.admit(always, asyncio.Event())
+        last = await starts.admit(always)
         assert last is not None
         last.give_back()
 
@@ -149,10 +149,10 @@ def test_first_come_first_served_and_many_at_once() -> None:
 
     async def run() -> None:
         starts = Starts(AdaptivePacer(None), VirtualClock(), 4)
-        held = [await starts.admit(always, asyncio.Event()) for _ in range(4)]
+        held = [await starts.admit(always) for _ in range(4)]
 
         async def come(number: int) -> None:
-            assert await starts.admit(always, asyncio.Event()) is not None
+            assert await starts.admit(always) is not None
             order.append(number)
 
         tasks = [asyncio.create_task(come(number)) for number in range(6)]
@@ -178,16 +178,16 @@ def test_whoever_is_halted_leaves_at_once(places: int) -> None:
 
     async def run() -> None:
         starts, halt = Starts(AdaptivePacer(None), VirtualClock(), 1), asyncio.Event()
-        assert await starts.admit(always, asyncio.Event()) is not None
-        others = [asyncio.create_task(starts.admit(always, asyncio.Event())) for _ in range(places)]
+        assert await starts.admit(always) is not None
+        others = [asyncio.create_task(starts.admit(always)) for _ in range(places)]
         await asyncio.sleep(0)
-        mine = asyncio.create_task(starts.admit(lambda: not halt.is_set(), halt))
+        mine = asyncio.create_task(starts.admit(lambda: not halt.is_set()))
         await asyncio.sleep(10)
         halt.set()
         starts.look_again()
         async with asyncio.timeout(0.1):
             assert await mine is None
-        assert await starts.admit(lambda: not halt.is_set(), halt) is None
+        assert await starts.admit(lambda: not halt.is_set()) is None
         for other in others:
             other.cancel()
 
@@ -201,14 +201,14 @@ def test_whoever_is_cancelled_while_let_in_gives_the_start_back() -> None:
 
     async def run() -> None:
         starts = Starts(AdaptivePacer(None), VirtualClock(), 2)
-        held = [await starts.admit(always, asyncio.Event()) for _ in range(2)]
+        held = [await starts.admit(always) for _ in range(2)]
 
         async def first() -> None:
-            assert await starts.admit(always, asyncio.Event()) is not None
+            assert await starts.admit(always) is not None
             second.cancel()
 
         one = asyncio.create_task(first())
-        second = asyncio.create_task(starts.admit(always, asyncio.Event()))
+        second = asyncio.create_task(starts.admit(always))
         await asyncio.sleep(0)
         for ticket in held:
             assert ticket is not None
@@ -216,7 +216,7 @@ def test_whoever_is_cancelled_while_let_in_gives_the_start_back() -> None:
         await asyncio.gather(one, second, return_exceptions=True)
         assert second.cancelled()
         async with asyncio.timeout(0.1):
-            assert await starts.admit(always, asyncio.Event()) is not None
+            assert await starts.admit(always) is not None
 
     run_virtual(run())
 
@@ -232,7 +232,7 @@ def test_a_pacer_that_raises_hurts_only_who_asks(after: int) -> None:
         starts = Starts(pacer, VirtualClock(), 2)
 
         async def call() -> None:
-            ticket = await starts.admit(always, asyncio.Event())
+            ticket = await starts.admit(always)
             assert ticket is not None
             await asyncio.sleep(0.1)
             ticket.end(CallEnd.DELIVERED)
@@ -242,6 +242,6 @@ def test_a_pacer_that_raises_hurts_only_who_asks(after: int) -> None:
         assert all(end is None or isinstance(end, ZeroDivisionError) for end in ended)
         pacer.left = 0
         for _ in range(2):
-            assert await starts.admit(always, asyncio.Event()) is not None
+            assert await starts.admit(always) is not None
 
     run_virtual(run())

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from attrs import define, field
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, sleep
 from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
@@ -266,19 +266,7 @@ class Relay:
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless told to stop."""
-        tasks = (
-            asyncio.create_task(self._stop.wait()),
-            asyncio.create_task(self._sleep(seconds)),
-        )
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _sleep(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
+        await sleep(self._clock, seconds, self._stop)
 
     async def _watch_age(self) -> None:
         """Raise the alarm, once for each line that the oldest usage crosses."""
