@@ -49,12 +49,15 @@ class Entry:
     since: float
     waiters: list[Waiter] = field(factory=list)
     gathered: bool = True
-    _over: "asyncio.Future[None] | None" = None
+    _ended: bool = False
+    _over: "asyncio.Future[None] | None" = None  # made for the first who asks, maybe after the end
 
     def over(self) -> "asyncio.Future[None]":
         """Return what is done once there is a verdict, or nobody waits for one any more."""
         if self._over is None:
             self._over = asyncio.get_running_loop().create_future()
+            if self._ended:
+                self._over.set_result(None)
         return self._over
 
     def settle(self, verdict: Verdict, record_id: str | None) -> RecordResult:
@@ -68,6 +71,7 @@ class Entry:
 
     def end(self) -> None:
         """Nobody waits any more."""
+        self._ended = True
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from attrs import frozen
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.memory import MemoryService, client_of, metered, usage
 from support.virtual import run_virtual
@@ -116,6 +116,9 @@ class Script:
     script=st.lists(steps, max_size=80),
     faults=st.lists(st.sampled_from(KINDS), max_size=30),
     most=st.integers(1, 60),
+)
+@example(  # the verdict comes just when the drain begins to wait for it
+    script=[Submit(0, 0, "a", None), Tick(0.07), Drain(0.0)], faults=[], most=1
 )
 def test_no_caller_is_left_behind_and_none_is_told_a_lie(
     script: list[Any], faults: list[Kind | Refusal | None], most: int
