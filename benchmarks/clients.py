@@ -244,19 +244,24 @@ class Aiohttp:
 class _Line(asyncio.Protocol):
     """Sends prepared requests one after the other, and looks at nothing but lengths."""
 
-    def __init__(self, source: Iterator[tuple[bytes, int]], done: "asyncio.Future[None]") -> None:
-        self._source, self._done = source, done
-        self._left = -1  # bytes of the answer that are to come; -1: its head
+    _left = -1  # bytes of the answer that are to come; -1: its head
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    def work(self, source: Iterator[tuple[bytes, int]]) -> "asyncio.Future[None]":
+        self._source = source
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next()
+        return self._done
+
+    def close(self) -> None:
+        self._transport.close()
 
     def _next(self) -> None:
         request = next(self._source, None)
         if request is None:
             self._done.set_result(None)
-            self._transport.close()
         else:
             self._transport.write(request[0])
 
@@ -282,6 +287,7 @@ class Load:
         secure = url.startswith("https")
         self._tls = ssl.create_default_context(cafile=os.environ["AWS_CA_BUNDLE"])
         self._tls_or_none = self._tls if secure else None
+        self._lines: list[_Line] = []
 
     def prepare(self, given: Iterable[Boto]) -> Any:
         made = []
@@ -294,24 +300,18 @@ class Load:
     async def send(self, given: Any) -> Any:
         loop, source = asyncio.get_running_loop(), iter(given)
         port = int(self._url.rpartition(":")[2])
-        ends = []
-        for _ in range(self._concurrency):
-            end: asyncio.Future[None] = loop.create_future()
-            ends.append(end)
-            await loop.create_connection(
-                lambda end=end: _Line(source, end),  # type: ignore[misc]
-                "127.0.0.1",
-                port,
-                ssl=self._tls_or_none,
-            )
-        await asyncio.gather(*ends)
+        while len(self._lines) < self._concurrency:
+            _, line = await loop.create_connection(_Line, "127.0.0.1", port, ssl=self._tls_or_none)
+            self._lines.append(line)
+        await asyncio.gather(*[line.work(source) for line in self._lines])
         return range(sum(count for _, count in given))
 
     async def one(self, record: Any) -> None:
         await self.send([record])
 
     async def aclose(self) -> None:
-        """Have nothing open."""
+        for line in self._lines:
+            line.close()
 
 
 def client(kind: str, url: str, concurrency: int) -> Any:

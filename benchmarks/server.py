@@ -9,7 +9,10 @@ signatures and keeps a book; it is for what must be right, this is for what must
 
 import asyncio
 import ipaddress
+import itertools
 import json
+import re
+import selectors
 import ssl
 import sys
 import tempfile
@@ -33,11 +36,27 @@ HEAD = (
 )
 
 
+RESULT = (
+    b'{"MeteringRecordId":"%08x-91e6-4a3c-8f0b-3d2b6f1f9f0d","Status":"Success","UsageRecord":{%b}}'
+)
+BETWEEN = re.compile(rb"},\s*{")
+ids = itertools.count()
+
+
+def answer_to(body: bytes) -> bytes:
+    """Echo the records; as text where they hold no lists, which costs a tenth of reading them."""
+    if body.count(b"[") == 1:
+        records = BETWEEN.split(body[body.index(b"[") + 2 : body.rindex(b"]") - 1])
+    else:
+        records = [dumps(record)[1:-1] for record in loads(body)["UsageRecords"]]
+    results = b",".join([RESULT % (next(ids), record) for record in records])
+    return b'{"Results":[%b],"UnprocessedRecords":[]}' % results
+
+
 class Service(asyncio.Protocol):
     """One connection."""
 
     latency = 0.0
-    taken = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -66,14 +85,7 @@ class Service(asyncio.Protocol):
         if head.startswith(b"get"):
             told = dumps({"cpu": time.process_time()})
             return HEAD % (len(told), told)
-        results = []
-        for record in loads(body)["UsageRecords"]:
-            Service.taken += 1
-            record_id = f"{Service.taken:08x}-91e6-4a3c-8f0b-3d2b6f1f9f0d"
-            results.append(
-                {"MeteringRecordId": record_id, "Status": "Success", "UsageRecord": record}
-            )
-        answer = dumps({"Results": results, "UnprocessedRecords": []})
+        answer = answer_to(body)
         return HEAD % (len(answer), answer)
 
 
@@ -142,5 +154,11 @@ async def main() -> None:
         await loop.run_in_executor(None, sys.stdin.read)  # until whoever started it goes
 
 
+def _punctual_loop() -> asyncio.SelectorEventLoop:
+    """Return an event loop whose timers are not late: epoll's wait in whole milliseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=_punctual_loop) as runner:
+        runner.run(main())

@@ -125,12 +125,15 @@ class Batch:
                 start = len(sent)
                 self._merger.expect(some)  # long lists may have to be moved for that, as below
                 await self._breathe(admission, start)
-                if admission.admits(some):
-                    sent += some
-                    self._line_up(range(start, start + len(some)), some)
+                if (alike := admission.alike(some)) is not None:
+                    sent += alike.records
+                    self._hashes.note(key_hashes(alike.records, self._product_code))
+                    self._backlog.add_alike(range(start, len(sent)), *alike)
                 else:
                     sent += [None] * len(some)
-                    self._line_up(*self._admitted(some, start, admission))
+                    positions, admitted = self._admitted(some, start, admission)
+                    self._hashes.note(key_hashes(admitted, self._product_code))
+                    self._backlog.add(positions, admitted)
                 await self._breathe(admission)
 
     async def _breathe(self, admission: Admission, done: int = 0) -> None:
@@ -153,10 +156,6 @@ class Batch:
                 positions.append(position)
                 records.append(record)
         return positions, records
-
-    def _line_up(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
-        self._hashes.note(key_hashes(records, self._product_code))
-        self._backlog.add(positions, records)
 
     async def _part_repeats(self) -> None:
         """

@@ -22,6 +22,8 @@ from marketplace_metering_async.records import UsageRecord
 _EDGE: Final = limits.EDGE.total_seconds()
 _SLOT: Final = 60
 """Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
+_FEW: Final = 25
+"""Records that are sorted in at once."""
 _STALE: Final = 64
 """Places in line that are kept though their queue stands elsewhere by now."""
 _GONE: Final = 4096
@@ -180,6 +182,11 @@ class _Slots(dict[int, "array[int]"]):
         slot = self[number] = array("q")
         return slot
 
+    def holds(self, many: int) -> bool:
+        """Whether the oldest slot has so many."""
+        number = self.order[0]
+        return len(self[number]) - self._gone.get(number, 0) >= many
+
     def ahead(self, most: int) -> list[int]:
         """Return the next positions of the oldest slot, at *most* so many."""
         gone = self._gone.get(self.order[0], 0)
@@ -201,6 +208,14 @@ class _Slots(dict[int, "array[int]"]):
             self._gone.pop(number, None)
 
 
+class _Part(NamedTuple):
+    """Records that came together: the slot of their oldest, how many came before, and where."""
+
+    oldest: int
+    before: int
+    positions: Sequence[int]
+
+
 class _Taken(NamedTuple):
     """Records that were taken out, in columns, and the bytes left; below 0 once one did not fit."""
 
@@ -220,24 +235,54 @@ class _Queue:
     """Bytes that a request of the lane has for its records."""
     record_at: Callable[[int], UsageRecord]
     slots: _Slots = Factory(_Slots)
+    unsorted: list[_Part] = Factory(list)
+    """A heap of those that are in no slot yet: sorting all beforehand would keep the wire idle."""
     histories: dict[int, History] = Factory(dict)
     """Of the records that have one."""
     size: int = 0
+    added: int = 0
     has_allocations: bool = False
     """Whether a record had any, and requests may be full before they have 25 records."""
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
 
-    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> bool:
-        """Add records; return whether the oldest slot is a new one."""
+    @property
+    def oldest(self) -> int:
+        """The slot of the oldest record; there must be one."""
+        order, unsorted = self.slots.order, self.unsorted
+        if not unsorted:
+            return order[0]
+        return min(order[0], unsorted[0].oldest) if order else unsorted[0].oldest
+
+    def add(self, positions: Sequence[int], oldest: int) -> bool:
+        """Add records, the *oldest* of that slot; return whether none in line is as old."""
+        is_older = not self.size or oldest < self.oldest
+        if len(positions) > _FEW or self.unsorted:
+            compact = positions if isinstance(positions, range) else array("q", positions)
+            heappush(self.unsorted, _Part(oldest, self.added, compact))
+        else:
+            self._sort(positions)
+        self.added += len(positions)
+        self.size += len(positions)
+        return is_older
+
+    def _sort_for(self, most: int) -> None:
+        """Sort in what is needed to tell which are the next *most* records of the oldest slot."""
+        slots, unsorted = self.slots, self.unsorted
+        while unsorted and (
+            not slots
+            or unsorted[0].oldest < slots.order[0]
+            or (unsorted[0].oldest == slots.order[0] and not slots.holds(most))
+        ):
+            self._sort(heappop(unsorted).positions)
+
+    def _sort(self, positions: Sequence[int]) -> None:
+        """Put positions into their slots."""
         slots = self.slots
-        oldest = slots.order[0] if slots else None
-        epochs = [record.epoch for record in records]
+        epochs = [record.epoch for record in map(self.record_at, positions)]
         append = {epoch: slots[epoch // _SLOT].append for epoch in set(epochs)}
         for position, epoch in zip(positions, epochs, strict=True):
             append[epoch](position)
-        self.size += len(positions)
-        return slots.order[0] != oldest
 
     def take(self, most: int, room: int, *, alone: bool = True) -> _Taken:
         """
@@ -245,6 +290,7 @@ class _Queue:
 
         They fit into *room* bytes, but for one that is *alone*.
         """
+        self._sort_for(most)
         positions = self.slots.ahead(most)
         records = list(map(self.record_at, positions))
         members = wire.members_of_all(records)
@@ -269,7 +315,8 @@ class _Queue:
     def drain(self) -> list[Open]:
         """Take out all records."""
         entries: list[Open] = []
-        while self.slots:
+        while self.size:
+            self._sort_for(self.size)
             positions = self.slots.ahead(self.size)
             entries += map(Open, positions, map(self.record_at, positions), self._pop(positions))
         return entries
@@ -329,20 +376,23 @@ class Backlog:
             or record.usage_allocations
         ]
         if records and not others:  # as most are
-            self._add(self._queue(records[0]), positions, records)
+            self.add_alike(positions, records, min(record.epoch for record in records))
             return
         parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
         for position, record in zip(positions, records, strict=True):
             part = parts.setdefault(self.lane_of(record), ([], []))
             part[0].append(position)
             part[1].append(record)
-        for part in parts.values():
-            queue = self._queue(part[1][0])
-            queue.has_allocations |= any(record.usage_allocations for record in part[1])
-            self._add(queue, *part)
+        for at, alike in parts.values():
+            self._queue(alike[0]).has_allocations |= any(one.usage_allocations for one in alike)
+            self.add_alike(at, alike, min(record.epoch for record in alike))
 
-    def _add(self, queue: _Queue, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
-        is_older = queue.add(positions, records)
+    def add_alike(
+        self, positions: Sequence[int], records: Sequence[UsageRecord], oldest: int
+    ) -> None:
+        """Do the same with records of one lane, the *oldest* of which is of that epoch."""
+        queue = self._queue(records[0])
+        is_older = queue.add(positions, oldest // _SLOT)
         if queue.lane in self._held:
             return
         if is_older:
@@ -471,7 +521,7 @@ class Backlog:
 
     def _line_up(self, queue: _Queue) -> None:
         queue.turn = next(self._turns)
-        heappush(self._line, (queue.slots.order[0], queue.turn, queue))
+        heappush(self._line, (queue.oldest, queue.turn, queue))
         if len(self._line) > 2 * len(self._queues) + _STALE:
             self._line = [place for place in self._line if place[1] == place[2].turn]
             heapify(self._line)
@@ -483,10 +533,10 @@ class Backlog:
                 return queue
 
     def _cut(self, queue: _Queue, now: float) -> Chunk:
-        number, slots = queue.slots.order[0], queue.slots
+        number = queue.oldest
         positions, records, histories, members, room = queue.take(self._limit, queue.room)
-        while room >= 0 and slots and len(members) < self._limit:
-            if self._kind(slots.order[0], now) != self._kind(number, now):
+        while room >= 0 and queue.size and len(members) < self._limit:
+            if self._kind(queue.oldest, now) != self._kind(number, now):
                 break
             more = queue.take(self._limit - len(members), room, alone=False)
             positions += more.positions

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeGuard
+from typing import Final, NamedTuple, cast
 
 from marketplace_metering_async import limits, rules, wire
 from marketplace_metering_async.clock import Span
@@ -17,6 +17,13 @@ from marketplace_metering_async.records import Key, UsageRecord
 
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
+
+
+class Alike(NamedTuple):
+    """Records of one product, without licenses and allocations, and the earliest of their times."""
+
+    records: Sequence[UsageRecord]
+    oldest: int
 
 
 class Admission:
@@ -71,18 +78,24 @@ class Admission:
             self._require_size(position, record)
         return record
 
-    def admits(self, given: Sequence[object]) -> TypeGuard[Sequence[UsageRecord]]:
-        """Whether all of *given* may be sent as they are, seen at a glance; False says nothing."""
-        oldest, newest, lacks = self._oldest, self._newest, self._product_lacks
+    def alike(self, given: Sequence[object]) -> Alike | None:
+        """Return *given*, if all may be sent and are alike at a glance; None says nothing."""
+        product_code = getattr(given[0], "product_code", None)
+        if self._product_lacks and product_code is None:
+            return None
         for record in given:
             if (
                 type(record) is not UsageRecord
-                or not oldest <= record.epoch <= newest
+                or record.product_code != product_code
+                or record.license_arn is not None
                 or record.usage_allocations
-                or (lacks and record.product_code is None)
             ):
-                return False
-        return True
+                return None
+        records = cast("Sequence[UsageRecord]", given)
+        epochs = {record.epoch for record in records}  # few, so the rest is quick
+        if self._oldest <= (oldest := min(epochs)) and max(epochs) <= self._newest:
+            return Alike(records, oldest)
+        return None
 
     @staticmethod
     def _of_mapping(given: object) -> UsageRecord:
@@ -158,15 +171,15 @@ class Hashes:
 
     def note(self, hashes: Sequence[int]) -> None:
         """Take note of more of them."""
-        fresh = set(hashes)
-        if len(fresh) < len(hashes):
-            self.repeated.update(n for n, times in Counter(hashes).items() if times > 1)
         for noted in self._noted:
-            if not noted.isdisjoint(fresh):
-                self.repeated |= noted & fresh
+            if not noted.isdisjoint(hashes):
+                self.repeated |= noted.intersection(hashes)
         if len(self._noted[-1]) >= self._largest:
             self._noted.append(set())
-        self._noted[-1] |= fresh
+        before = len(self._noted[-1])
+        self._noted[-1].update(hashes)
+        if len(self._noted[-1]) < before + len(hashes):
+            self.repeated.update(n for n, times in Counter(hashes).items() if times > 1)
 
     def forget(self) -> Generator[None, None, None]:
         """Forget all that was noted, some at each step: no more will come."""
