@@ -8,10 +8,11 @@ nobody asked for, are refused unread.
 
 import asyncio
 import ssl
+import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import aiohttp
@@ -19,12 +20,14 @@ from aiohttp.abc import AbstractStreamWriter
 from attrs import field, frozen
 from yarl import URL
 
+from marketplace_metering_async.eager import begin
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     InvalidAnswerError,
     TransportError,
 )
+from marketplace_metering_async.turns import Crowd
 
 LARGEST_ANSWER: Final = 8 * 2**20
 """Bytes. The largest request is a megabyte, and an answer repeats it with an id for each record."""
@@ -34,6 +37,9 @@ _CONNECT_TIMEOUT: Final = 10.0
 """Seconds for name, connection, proxy and TLS together: most of an attempt is for the answer."""
 _KEEPALIVE: Final = 15.0
 """Seconds an idle connection is kept: servers and NAT gateways drop them without a word later."""
+
+_BEGINS_AT_ONCE: Final = sys.version_info >= (3, 12)
+"""Whether aiohttp's task that writes is an eager one, and waits for no turn of the event loop."""
 
 
 @frozen
@@ -127,6 +133,7 @@ class AiohttpTransport:
         self._trust: ssl.SSLContext | bool | None = None  # found before the first use of TLS
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
+        self._crowd = Crowd()
         self._closed = False
 
     async def send(self, request: Request, *, timeout: float) -> Response:
@@ -135,6 +142,8 @@ class AiohttpTransport:
         if session is None or (self._trust is None and url.scheme == "https"):
             session = await self._open(url)
         body = _Body(request.body)
+        if not _BEGINS_AT_ONCE:
+            body.at_once = not self._crowd.join()
         try:
             answer = await session.post(
                 url,
@@ -182,9 +191,15 @@ class AiohttpTransport:
 
 
 class _Body(aiohttp.BytesPayload):
-    """A request's body, which knows whether a connection was given any of the request."""
+    """
+    A request's body, which knows whether a connection was given any of the request.
+
+    Attributes:
+        at_once: Whether to write it without a turn of the event loop between.
+    """
 
     leaving = False
+    at_once = False
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
@@ -197,6 +212,17 @@ class _Request(aiohttp.ClientRequest):
     """A request with the headers that were signed, and none that aiohttp would add."""
 
     DEFAULT_HEADERS = {}  # noqa: RUF012 - aiohttp's own; cheaper than to skip them each time
+
+    if not _BEGINS_AT_ONCE:
+
+        def write_bytes(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self,
+            *args: Any,  # noqa: ANN401
+            **named: Any,  # noqa: ANN401
+        ) -> Coroutine[Any, Any, None]:
+            """Write, for which aiohttp makes a task; begin already if the body is to go at once."""
+            writing = super().write_bytes(*args, **named)
+            return begin(writing) if getattr(self.body, "at_once", False) else writing
 
 
 @lru_cache(maxsize=16)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import gzip
+import select
 import socket
 import ssl
 import threading
@@ -199,6 +200,27 @@ async def test_a_connection_is_kept(transport: AiohttpTransport) -> None:
         for _ in range(20):
             await transport.send(request(server.url), timeout=5)
         assert server.accepted == 1
+
+
+async def test_a_lone_request_is_written_at_once(transport: AiohttpTransport) -> None:
+    """It does not wait for the event loop's turn: what else is to be done there may take long."""
+    arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer()
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        arrived.put_nowait(connection.writer.get_extra_info("socket"))
+        await asyncio.Event().wait()
+
+    async with Loopback(script) as server:
+        await transport.send(request(server.url), timeout=5)
+        end = await arrived.get()
+        sending = asyncio.create_task(transport.send(request(server.url), timeout=5))
+        await asyncio.sleep(0)
+        assert select.select([end], [], [], 0)[0]
+        sending.cancel()
+        await asyncio.wait((sending,))
 
 
 async def test_connections_are_bounded(transport: AiohttpTransport) -> None:

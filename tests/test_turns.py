@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.turns import Breather, Turns
+from marketplace_metering_async.turns import Breather, Crowd, Turns
 
 
 class WorkingClock:
@@ -110,3 +110,22 @@ def test_long_work_breathes(steps: list[float]) -> None:
 
     assert most <= 0.0005 + 2 * max(steps)
     assert breaths <= sum(steps) / 0.0005
+
+
+@given(st.lists(st.integers(1, 9), min_size=1))
+def test_a_crowd_is_told_by_the_turn_before(turns: list[int]) -> None:
+    """
+    Five or more of one turn of the event loop; turns without any do not count.
+    """
+
+    async def run() -> list[list[bool]]:
+        crowd = Crowd()
+        told = []
+        for number, many in enumerate(turns):
+            told.append([crowd.join() for _ in range(many)])
+            for _ in range(1 + number % 3):
+                await asyncio.sleep(0)
+        return told
+
+    before = [0, *turns]
+    assert [[b >= 5] * many for b, many in zip(before, turns, strict=False)] == asyncio.run(run())
