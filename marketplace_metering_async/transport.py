@@ -27,6 +27,7 @@ from marketplace_metering_async.errors import (
     InvalidAnswerError,
     TransportError,
 )
+from marketplace_metering_async.timeouts import Timeouts
 from marketplace_metering_async.turns import Crowd
 
 LARGEST_ANSWER: Final = 8 * 2**20
@@ -134,6 +135,7 @@ class AiohttpTransport:
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
         self._crowd = Crowd()
+        self._timeouts = Timeouts()
         self._closed = False
 
     async def send(self, request: Request, *, timeout: float) -> Response:
@@ -144,6 +146,8 @@ class AiohttpTransport:
         body = _Body(request.body)
         if not _BEGINS_AT_ONCE:
             body.at_once = not self._crowd.join()
+        reason: str | None
+        self._timeouts.begin(body, timeout)
         try:
             answer = await session.post(
                 url,
@@ -159,21 +163,28 @@ class AiohttpTransport:
             except BaseException:
                 answer.close()  # and its connection, which goes back to the pool at the body's end
                 raise
-            return Response(answer.status, answer.headers, content)
+            if not body.expired:
+                return Response(answer.status, answer.headers, content)
+            reason = None  # what ended because the connection was dropped need not be whole
         except aiohttp.ClientHttpProxyError as error:
             if error.status == 407:
                 return Response(407, {}, b"")
             reason = f"the proxy answered HTTP {error.status} to CONNECT"
         except TimeoutError:
-            reason = f"no answer within {timeout:g} s" if body.leaving else "no connection in time"
+            reason = None
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
+        finally:
+            self._timeouts.end(body)
+        if reason is None or body.expired:
+            reason = f"no answer within {timeout:g} s" if body.leaving else "no connection in time"
         # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
         raise TransportError(reason, sent=body.leaving)
 
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
+        self._timeouts.close()
         async with self._opening:
             session, self._session = self._session, None
         if session is not None:
@@ -196,15 +207,30 @@ class _Body(aiohttp.BytesPayload):
 
     Attributes:
         at_once: Whether to write it without a turn of the event loop between.
+        expired: Whether its time is over, so that its connection was dropped, or is not used.
     """
 
-    leaving = False
     at_once = False
+    expired = False
+    _writer: AbstractStreamWriter | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a connection was given any of the request."""
+        return self._writer is not None
+
+    def expire(self) -> None:
+        """Drop the connection, if there is one by now."""
+        self.expired = True
+        if self._writer is not None and self._writer.transport is not None:
+            self._writer.transport.abort()
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        self.leaving = True  # head and body go out together
+        if self.expired:
+            raise TimeoutError
+        self._writer = writer  # head and body go out together
         await super().write_with_length(writer, content_length)
 
 
@@ -227,8 +253,12 @@ class _Request(aiohttp.ClientRequest):
 
 @lru_cache(maxsize=16)
 def _terms(url: str, timeout: float) -> tuple[URL, aiohttp.ClientTimeout]:
-    """Put a request's URL and timeout as aiohttp takes them: most requests have the same."""
-    limits = aiohttp.ClientTimeout(total=timeout, connect=min(_CONNECT_TIMEOUT, timeout))
+    """
+    Put a request's URL and timeout as aiohttp takes them: most requests have the same.
+
+    aiohttp minds the time until there is a connection, and `Timeouts` all of it.
+    """
+    limits = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT_TIMEOUT, timeout))
     return URL(url, encoded=True), limits
 
 

@@ -365,6 +365,30 @@ async def test_connecting_takes_a_part_of_the_time(
     assert (error.reason, error.sent) == ("no connection in time", False)
 
 
+async def test_a_connection_that_comes_too_late(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It is not used: what would be sent then, nobody would wait for.
+
+    Covers: W02.
+    """
+    loop, begin = asyncio.get_running_loop(), transport._timeouts.begin
+    connect = loop.sock_connect
+
+    async def sock_connect(*to: Any) -> None:
+        await asyncio.sleep(SHORT)
+        await connect(*to)
+
+    monkeypatch.setattr(loop, "sock_connect", sock_connect)
+    monkeypatch.setattr(transport._timeouts, "begin", lambda body, _: begin(body, SHORT / 10))
+    async with Loopback() as server:
+        error = await failure(transport, server.url, timeout=5)
+        assert (error.reason, error.sent) == ("no connection in time", False)
+        await server.all_closed()
+        assert not server.requests
+
+
 async def stalls(connection: Connection) -> None:
     """Never answer."""
     await connection.request()
@@ -385,6 +409,13 @@ async def stalls_in_the_body(connection: Connection) -> None:
     await connection.closed()
 
 
+async def stalls_without_a_length(connection: Connection) -> None:
+    """Stop in the middle of a body that only the end of the connection ends."""
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\n\r\n{")
+    await connection.closed()
+
+
 async def drips(connection: Connection) -> None:
     """Send the body byte by byte, each in time."""
     await connection.request()
@@ -402,9 +433,24 @@ async def drips_interim_answers(connection: Connection) -> None:
         await asyncio.sleep(SHORT / 20)
 
 
-@pytest.mark.parametrize(
-    "script", [stalls, stalls_in_the_head, stalls_in_the_body, drips, drips_interim_answers]
-)
+EVASIONS = [
+    stalls,
+    stalls_in_the_head,
+    stalls_in_the_body,
+    stalls_without_a_length,
+    drips,
+    drips_interim_answers,
+]
+
+
+async def require_time_limit(transport: AiohttpTransport, server: Loopback) -> None:
+    error = await failure(transport, server.url, timeout=SHORT)
+    assert (error.reason, error.sent) == (f"no answer within {SHORT:g} s", True)
+    await server.all_closed()
+    assert (await transport.send(request(server.url), timeout=5)).status == 200
+
+
+@pytest.mark.parametrize("script", EVASIONS)
 async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, script: Script) -> None:
     """
     The limit is for the whole attempt, however the time is spent; the connection is dropped.
@@ -412,10 +458,42 @@ async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, scri
     Covers: W07, W09.
     """
     async with Loopback(script, serve) as server:
-        error = await failure(transport, server.url, timeout=SHORT)
-        assert (error.reason, error.sent) == (f"no answer within {SHORT:g} s", True)
-        await server.all_closed()
-        assert (await transport.send(request(server.url), timeout=5)).status == 200
+        await require_time_limit(transport, server)
+
+
+@pytest.mark.parametrize("script", EVASIONS)
+async def test_nor_can_it_over_tls(authority: Authority, script: Script) -> None:
+    """
+    There, too, it is the connection that is dropped.
+
+    Covers: W07, W09.
+    """
+    tls = authority.server("127.0.0.1")
+    async with Loopback(script, serve, tls=tls) as server, trusting(authority) as transport:
+        await require_time_limit(transport, server)
+
+
+async def test_a_time_limit_ends_with_its_request(transport: AiohttpTransport) -> None:
+    """
+    A connection that serves another by then is left alone, and closing leaves no timer behind.
+    """
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer()
+        await connection.request()
+        await asyncio.sleep(2 * SHORT)
+        await connection.answer()
+        await connection.closed()
+
+    async with Loopback(script) as server:
+        await transport.send(request(server.url), timeout=SHORT)
+        assert (await transport.send(request(server.url), timeout=60)).status == 200
+        assert server.accepted == 1
+        await transport.aclose()
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
+        assert not [timer for timer in timers if not timer.cancelled() and "_look" in repr(timer)]
 
 
 async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
