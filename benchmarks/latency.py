@@ -2,12 +2,13 @@
 How near does it come to what the round trip allows? `python benchmarks/latency.py [rounds]`
 
 With 20 ms of latency and n calls at once nothing can deliver more than 25 n / 0.02 records a
-second. Told is the share of that which 1 s of records reaches, for 32 and 64 calls at once.
+second. Told is the share of that which 1 s of records reaches, for 32 and 64 calls at once; that
+of `load`, which does nothing but send and receive, is what the server and the machine allow.
 """
 
 from harness import Server, in_turn, results, rounds_asked, spread
 
-KINDS = ("ours", "aiobotocore", "aiohttp")
+KINDS = ("ours", "aiobotocore", "aiohttp", "load")
 LATENCY = 20.0
 
 
