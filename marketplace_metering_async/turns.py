@@ -22,8 +22,10 @@ _TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
 _PIECES: Final = 12
 """Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
-_CROWD: Final = 5
-"""Requests that leave in one turn and are a crowd."""
+_CROWD: Final = 2.5
+"""Requests that leave in one turn, on average, and are a crowd."""
+_TURNS: Final = 16
+"""Turns whose mean that is, about: single turns tell little."""
 
 
 class Breather:
@@ -92,7 +94,7 @@ class Turns:
 
 class Crowd:
     """
-    Tells whether requests leave in crowds, many in one turn of the event loop.
+    Tells whether requests leave in crowds, several in one turn of the event loop.
 
     A lone one had better be written at once, before other work: its answer comes earlier. A crowd
     had better be written one after the other when all of it is ready, which takes less of the
@@ -101,14 +103,15 @@ class Crowd:
 
     def __init__(self) -> None:
         self._now = 0
-        self._before = 0  # in the last turn that had any
+        self._usual = 0.0  # a mean of the turns that had any, the latest of which count most
 
     def join(self) -> bool:
-        """Take note of a request that leaves; return whether it does so in a crowd."""
+        """Take note of a request that leaves; return whether those usually leave in a crowd."""
         if not self._now:
             asyncio.get_running_loop().call_soon(self._end_turn)
         self._now += 1
-        return self._before >= _CROWD
+        return self._usual >= _CROWD
 
     def _end_turn(self) -> None:
-        self._before, self._now = self._now, 0
+        self._usual += (self._now - self._usual) / _TURNS
+        self._now = 0
