@@ -80,7 +80,8 @@ class Admission:
 
     def alike(self, given: Sequence[object]) -> Alike | None:
         """Return *given*, if all may be sent and are alike at a glance; None says nothing."""
-        product_code = getattr(given[0], "product_code", None)
+        first = given[0]
+        product_code = first.product_code if type(first) is UsageRecord else None
         if self._product_lacks and product_code is None:
             return None
         for record in given:

@@ -305,6 +305,21 @@ def test_what_is_admitted_at_a_glance_is_admitted(hours: list[int], named: bool)
             [admission.admit(n, record) for n, record in enumerate(given_)]
 
 
+def test_a_glance_trusts_nobody() -> None:
+    """
+    Whatever somebody hands in is asked for nothing before it is known to be a record.
+    """
+
+    class Odd:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(name)
+
+    admission = Admission(Span.at(START), product_code="p")
+
+    assert admission.alike([Odd()]) is None
+    assert admission.alike([*usage(1), Odd()]) is None
+
+
 def test_repeats() -> None:
     """
     Identical ones follow the first; one that differs puts all of them in conflict.
