@@ -36,7 +36,7 @@ from marketplace_metering_async.results import (
 )
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
-from marketplace_metering_async.turns import STEPS, Breather
+from marketplace_metering_async.turns import MOST, STEPS, Breather
 from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
 _LINGER: Final = 1.0
@@ -88,7 +88,7 @@ class Batch:
         self._breather = Breather(caller.clock)
         self._merger = Merger()
         self._sent: list[UsageRecord | None] = []  # of each position; None where nothing is sent
-        self._hashes = Hashes()  # of the keys of all records
+        self._hashes = Hashes(MOST)  # of the keys of all records
         self._repeats = Repeats(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
 

@@ -209,11 +209,16 @@ class _Slots(dict[int, "array[int]"]):
 
 
 class _Part(NamedTuple):
-    """Records that came together: the slot of their oldest, how many came before, and where."""
+    """
+    Records that came together: the slot of their oldest, how many came before, where they stand.
+
+    Bare numbers, too: the garbage collector has nothing to look at.
+    """
 
     oldest: int
     before: int
     positions: Sequence[int]
+    epochs: "array[int]"
 
 
 class _Taken(NamedTuple):
@@ -254,14 +259,15 @@ class _Queue:
             return order[0]
         return min(order[0], unsorted[0].oldest) if order else unsorted[0].oldest
 
-    def add(self, positions: Sequence[int], oldest: int) -> bool:
-        """Add records, the *oldest* of that slot; return whether none in line is as old."""
+    def add(self, positions: Sequence[int], epochs: Sequence[int]) -> bool:
+        """Add records of these *epochs*; return whether none in line was as old as one is."""
+        oldest = min(epochs) // _SLOT
         is_older = not self.size or oldest < self.oldest
         if len(positions) > _FEW or self.unsorted:
             compact = positions if isinstance(positions, range) else array("q", positions)
-            heappush(self.unsorted, _Part(oldest, self.added, compact))
+            heappush(self.unsorted, _Part(oldest, self.added, compact, array("q", epochs)))
         else:
-            self._sort(positions)
+            self._sort(positions, epochs)
         self.added += len(positions)
         self.size += len(positions)
         return is_older
@@ -274,12 +280,12 @@ class _Queue:
             or unsorted[0].oldest < slots.order[0]
             or (unsorted[0].oldest == slots.order[0] and not slots.holds(most))
         ):
-            self._sort(heappop(unsorted).positions)
+            _, _, positions, epochs = heappop(unsorted)
+            self._sort(positions, epochs)
 
-    def _sort(self, positions: Sequence[int]) -> None:
+    def _sort(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
         """Put positions into their slots."""
         slots = self.slots
-        epochs = [record.epoch for record in map(self.record_at, positions)]
         append = {epoch: slots[epoch // _SLOT].append for epoch in set(epochs)}
         for position, epoch in zip(positions, epochs, strict=True):
             append[epoch](position)
@@ -376,7 +382,7 @@ class Backlog:
             or record.usage_allocations
         ]
         if records and not others:  # as most are
-            self.add_alike(positions, records, min(record.epoch for record in records))
+            self.add_alike(positions, records, [record.epoch for record in records])
             return
         parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
         for position, record in zip(positions, records, strict=True):
@@ -385,14 +391,14 @@ class Backlog:
             part[1].append(record)
         for at, alike in parts.values():
             self._queue(alike[0]).has_allocations |= any(one.usage_allocations for one in alike)
-            self.add_alike(at, alike, min(record.epoch for record in alike))
+            self.add_alike(at, alike, [record.epoch for record in alike])
 
     def add_alike(
-        self, positions: Sequence[int], records: Sequence[UsageRecord], oldest: int
+        self, positions: Sequence[int], records: Sequence[UsageRecord], epochs: Sequence[int]
     ) -> None:
-        """Do the same with records of one lane, the *oldest* of which is of that epoch."""
+        """Do the same with records of one lane, which are of these *epochs*."""
         queue = self._queue(records[0])
-        is_older = queue.add(positions, oldest // _SLOT)
+        is_older = queue.add(positions, epochs)
         if queue.lane in self._held:
             return
         if is_older:

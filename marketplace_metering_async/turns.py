@@ -17,6 +17,8 @@ STEPS: Final = 128
 """Records between two looks at the clock."""
 _MANY: Final = 64 * STEPS
 """Records that are so many that more may come."""
+MOST: Final = 2**17
+"""Records, or what is noted of them, after which a set begins anew; see Breather."""
 
 _TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
@@ -40,10 +42,11 @@ class Breather:
         Yield to the event loop if its last turn is long ago; return whether it was.
 
         Call it in steps with the number of records that are *done*. What holds them turns old when
-        they are many: the garbage collector goes through every young list from end to end, again
-        and again, and at a million records that holds up the event loop for a tenth of a second.
+        they are many: the garbage collector goes through every young list and set from end to end,
+        again and again, and at a million records that holds up the event loop for a tenth of a
+        second.
         """
-        if done == _MANY and gc.isenabled():
+        if done % MOST == _MANY and gc.isenabled():
             gc.collect(1)
         if self._monotonic() - self._since <= _STRETCH:
             return False

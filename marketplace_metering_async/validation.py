@@ -20,10 +20,10 @@ _MANY_ALLOCATIONS: Final = 200
 
 
 class Alike(NamedTuple):
-    """Records of one product, without licenses and allocations, and the earliest of their times."""
+    """Records of one product, without licenses and allocations, and the epoch of each."""
 
     records: Sequence[UsageRecord]
-    oldest: int
+    epochs: Sequence[int]
 
 
 class Admission:
@@ -93,9 +93,10 @@ class Admission:
             ):
                 return None
         records = cast("Sequence[UsageRecord]", given)
-        epochs = {record.epoch for record in records}  # few, so the rest is quick
-        if self._oldest <= (oldest := min(epochs)) and max(epochs) <= self._newest:
-            return Alike(records, oldest)
+        epochs = [record.epoch for record in records]
+        few = set(epochs)
+        if self._oldest <= min(few) and max(few) <= self._newest:
+            return Alike(records, epochs)
         return None
 
     @staticmethod
@@ -147,13 +148,6 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
     )
 
 
-_LARGEST: Final = 2**17
-"""
-Hashes in a set. One of a million would hold up the event loop for hundredths of a second whenever
-it grows, and once more when it is freed.
-"""
-
-
 class Hashes:
     """
     The hashes of all keys of a batch: they tell of most records that they are alone with theirs.
@@ -164,8 +158,13 @@ class Hashes:
         repeated: Those that came twice: of keys that records share, or of keys that collide.
     """
 
-    def __init__(self, largest: int = _LARGEST) -> None:
-        """Begin another set when one has *largest* of them, give or take those of a step."""
+    def __init__(self, largest: int) -> None:
+        """
+        Begin another set when one has *largest* of them, give or take those of a step.
+
+        One of a million would hold up the event loop for hundredths of a second whenever it grows,
+        and once more when it is freed.
+        """
         self.repeated: set[int] = set()
         self._largest = largest
         self._noted: list[set[int]] = [set()]
