@@ -35,10 +35,10 @@ class Timeouts:
         self._due.pop(what, None)
 
     def close(self) -> None:
-        """Forget everything."""
-        self._due.clear()
-        if self._timer is not None:
+        """Drop the timer, unless somebody has not ended yet."""
+        if self._timer is not None and not self._due:
             self._timer.cancel()
+            self._timer = None
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         if self._timer is not None:

@@ -184,11 +184,11 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
-        self._timeouts.close()
         async with self._opening:
             session, self._session = self._session, None
         if session is not None:
             await session.close()
+        self._timeouts.close()
 
     async def _open(self, url: URL) -> aiohttp.ClientSession:
         async with self._opening:
@@ -213,6 +213,7 @@ class _Body(aiohttp.BytesPayload):
     at_once = False
     expired = False
     _writer: AbstractStreamWriter | None = None
+    _transport: asyncio.WriteTransport | None = None  # the writer's, which closing takes from it
 
     @property
     def leaving(self) -> bool:
@@ -220,10 +221,10 @@ class _Body(aiohttp.BytesPayload):
         return self._writer is not None
 
     def expire(self) -> None:
-        """Drop the connection, if there is one by now."""
+        """Drop the connection; one that comes later is not used."""
         self.expired = True
-        if self._writer is not None and self._writer.transport is not None:
-            self._writer.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
@@ -231,6 +232,7 @@ class _Body(aiohttp.BytesPayload):
         if self.expired:
             raise TimeoutError
         self._writer = writer  # head and body go out together
+        self._transport = writer.transport
         await super().write_with_length(writer, content_length)
 
 

@@ -52,15 +52,22 @@ def test_those_that_take_too_long_are_told(plan: list[tuple[int, int, int]]) -> 
     run_virtual(run())
 
 
-def test_nobody_is_told_once_it_is_closed() -> None:
-    """The timer is gone as well."""
+def test_who_has_not_ended_is_told_after_closing_too() -> None:
+    """Only then is the timer dropped, and another may be set."""
 
     async def run() -> None:
-        timeouts, piece = Timeouts(), Piece()
+        timeouts, piece, other = Timeouts(), Piece(), Piece()
         timeouts.begin(piece, 1)
         timeouts.close()
         await asyncio.sleep(2)
-        assert not piece.told
+        assert piece.told == [1]
+        timeouts.begin(piece, 1)
+        timeouts.end(piece)
+        timeouts.close()
+        assert timeouts._timer is None
+        timeouts.begin(other, 5)
+        await asyncio.sleep(6)
+        assert other.told == [7]
 
     run_virtual(run())
 

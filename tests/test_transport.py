@@ -1124,6 +1124,33 @@ async def test_closing_with_a_request_under_way(transport: AiohttpTransport) -> 
         await server.all_closed()
 
 
+async def test_closing_under_a_request_that_is_not_read(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its time limit: what is left to send would keep the connection for ever."""
+    loop = asyncio.get_running_loop()
+    connect = loop.sock_connect
+
+    async def sock_connect(sock: socket.socket, to: Any) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await connect(sock, to)
+
+    monkeypatch.setattr(loop, "sock_connect", sock_connect)
+
+    async def script(connection: Connection) -> None:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    async with Loopback(script, window=4096) as server, asyncio.timeout(10):
+        body = b"x" * 999_999
+        sending = asyncio.create_task(transport.send(request(server.url, body), timeout=2 * SHORT))
+        await asyncio.sleep(SHORT)
+        closing = asyncio.create_task(transport.aclose())
+        with pytest.raises(TransportError, match="no answer within"):
+            await sending
+        await closing
+
+
 async def test_closing_twice() -> None:
     """
     Closing again does nothing, at once or later.
