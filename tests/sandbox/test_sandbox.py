@@ -342,7 +342,7 @@ async def test_only_loopback_is_bound() -> None:
 
 async def test_the_quota_throttles_and_the_client_delivers() -> None:
     """
-    Ten at once, then the rate; a client that is told it is hardly throttled.
+    Ten at once, then the rate; a client that is told it is not throttled.
     """
     async with Sandbox(calls_per_second=50) as sandbox:
         hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -355,7 +355,7 @@ async def test_the_quota_throttles_and_the_client_delivers() -> None:
             result = await client.batch_meter_usage(usage, product_code="p")
 
     assert {RecordStatus.SUCCESS: 1000} == result.counts
-    assert result.throttled <= 12  # on a busy machine; one that hammers meets hundreds
+    assert result.throttled <= 4
     assert 40 == result.calls - result.throttled
 
 
