@@ -116,24 +116,24 @@ class Batch:
         _tell_end(self._caller, result.counts, delivery, started)
         return result
 
-    async def _take_in(self, records: object) -> None:
-        """Read all records, settle what cannot be sent, and line up the rest."""
+    async def _take_in(self, given: object) -> None:
+        """Read all that was given, settle what cannot be sent, and line up the rest."""
         admission = Admission(self._caller.span(), product_code=self._product_code)
         sent = self._sent
-        async with aclosing(_in_steps(records)) as steps:
+        async with aclosing(_in_steps(given)) as steps:
             async for some in steps:
                 start = len(sent)
                 self._merger.expect(some)  # long lists may have to be moved for that, as below
                 await self._breathe(admission, start)
                 if (alike := admission.alike(some)) is not None:
-                    sent += alike.records
-                    self._hashes.note(key_hashes(alike.records, self._product_code))
-                    self._backlog.add_alike(range(start, len(sent)), *alike)
+                    records = alike.records
+                    sent += records
+                    self._backlog.add_alike(range(start, len(sent)), records, alike.epochs)
                 else:
                     sent += [None] * len(some)
-                    positions, admitted = self._admitted(some, start, admission)
-                    self._hashes.note(key_hashes(admitted, self._product_code))
-                    self._backlog.add(positions, admitted)
+                    positions, records = self._admitted(some, start, admission)
+                    self._backlog.add(positions, records)
+                self._hashes.note(key_hashes(records, self._product_code))
                 await self._breathe(admission)
 
     async def _breathe(self, admission: Admission, done: int = 0) -> None:

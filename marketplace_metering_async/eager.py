@@ -11,7 +11,8 @@ def begin(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
     """
     Run *work* until it first waits, and return what is left of it, for a task to go on with.
 
-    What it raises until then comes out here.
+    What it raises until then comes out here. The work hears when the task is cancelled, but for a
+    task that has not gone on yet: then it is closed (GeneratorExit).
     """
     try:
         awaited = work.send(None)

@@ -6,7 +6,6 @@ deadline goes first; records near an edge of the service's window share chunks o
 that a refusal for their sake costs nobody else. What one chunk leaves open travels with others.
 """
 
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
@@ -18,16 +17,11 @@ from attrs import Factory, define, evolve, field, frozen
 from marketplace_metering_async import limits, wire
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.slots import SLOT, Slots
 
 _EDGE: Final = limits.EDGE.total_seconds()
-_SLOT: Final = 60
-"""Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
-_FEW: Final = 25
-"""Records that are sorted in at once."""
 _STALE: Final = 64
 """Places in line that are kept though their queue stands elsewhere by now."""
-_GONE: Final = 4096
-"""Places of a slot that are kept though nobody stands there any more."""
 
 
 class Lane(NamedTuple):
@@ -165,62 +159,6 @@ class Chunk:
         return evolve(self, histories=[entry.history for entry in entries])
 
 
-class _Slots(dict[int, "array[int]"]):
-    """
-    The positions of records by the minute of their timestamps, each minute first in, first out.
-
-    Bare numbers: of a million records that wait, an object each would take more memory than all
-    else that is kept of them, and the garbage collector would look at it again and again.
-    """
-
-    def __init__(self) -> None:
-        self.order: list[int] = []  # a heap of the minutes
-        self._gone: dict[int, int] = {}  # how many at the beginning have been taken out
-
-    def __missing__(self, number: int) -> "array[int]":
-        heappush(self.order, number)
-        slot = self[number] = array("q")
-        return slot
-
-    def holds(self, many: int) -> bool:
-        """Whether the oldest slot has so many."""
-        number = self.order[0]
-        return len(self[number]) - self._gone.get(number, 0) >= many
-
-    def ahead(self, most: int) -> list[int]:
-        """Return the next positions of the oldest slot, at *most* so many."""
-        gone = self._gone.get(self.order[0], 0)
-        return self[self.order[0]][gone : gone + most].tolist()
-
-    def drop(self, many: int) -> None:
-        """Take out so many positions of the oldest slot."""
-        number = self.order[0]
-        slot, gone = self[number], self._gone.get(number, 0) + many
-        if gone == len(slot):
-            del self[heappop(self.order)]
-            gone = 0
-        elif gone > _GONE and gone * 2 > len(slot):
-            del slot[:gone]
-            gone = 0
-        if gone:
-            self._gone[number] = gone
-        else:
-            self._gone.pop(number, None)
-
-
-class _Part(NamedTuple):
-    """
-    Records that came together: the slot of their oldest, how many came before, where they stand.
-
-    Bare numbers, too: the garbage collector has nothing to look at.
-    """
-
-    oldest: int
-    before: int
-    positions: Sequence[int]
-    epochs: "array[int]"
-
-
 class _Taken(NamedTuple):
     """Records that were taken out, in columns, and the bytes left; below 0 once one did not fit."""
 
@@ -239,56 +177,13 @@ class _Queue:
     room: int
     """Bytes that a request of the lane has for its records."""
     record_at: Callable[[int], UsageRecord]
-    slots: _Slots = Factory(_Slots)
-    unsorted: list[_Part] = Factory(list)
-    """A heap of those that are in no slot yet: sorting all beforehand would keep the wire idle."""
+    slots: Slots = Factory(Slots)
     histories: dict[int, History] = Factory(dict)
     """Of the records that have one."""
-    size: int = 0
-    added: int = 0
     has_allocations: bool = False
     """Whether a record had any, and requests may be full before they have 25 records."""
     turn: int = -1
     """Where it stands in line: the newest of its places in the backlog's heap; others are stale."""
-
-    @property
-    def oldest(self) -> int:
-        """The slot of the oldest record; there must be one."""
-        order, unsorted = self.slots.order, self.unsorted
-        if not unsorted:
-            return order[0]
-        return min(order[0], unsorted[0].oldest) if order else unsorted[0].oldest
-
-    def add(self, positions: Sequence[int], epochs: Sequence[int]) -> bool:
-        """Add records of these *epochs*; return whether none in line was as old as one is."""
-        oldest = min(epochs) // _SLOT
-        is_older = not self.size or oldest < self.oldest
-        if len(positions) > _FEW or self.unsorted:
-            compact = positions if isinstance(positions, range) else array("q", positions)
-            heappush(self.unsorted, _Part(oldest, self.added, compact, array("q", epochs)))
-        else:
-            self._sort(positions, epochs)
-        self.added += len(positions)
-        self.size += len(positions)
-        return is_older
-
-    def _sort_for(self, most: int) -> None:
-        """Sort in what is needed to tell which are the next *most* records of the oldest slot."""
-        slots, unsorted = self.slots, self.unsorted
-        while unsorted and (
-            not slots
-            or unsorted[0].oldest < slots.order[0]
-            or (unsorted[0].oldest == slots.order[0] and not slots.holds(most))
-        ):
-            _, _, positions, epochs = heappop(unsorted)
-            self._sort(positions, epochs)
-
-    def _sort(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
-        """Put positions into their slots."""
-        slots = self.slots
-        append = {epoch: slots[epoch // _SLOT].append for epoch in set(epochs)}
-        for position, epoch in zip(positions, epochs, strict=True):
-            append[epoch](position)
 
     def take(self, most: int, room: int, *, alone: bool = True) -> _Taken:
         """
@@ -296,7 +191,6 @@ class _Queue:
 
         They fit into *room* bytes, but for one that is *alone*.
         """
-        self._sort_for(most)
         positions = self.slots.ahead(most)
         records = list(map(self.record_at, positions))
         members = wire.members_of_all(records)
@@ -314,16 +208,14 @@ class _Queue:
     def _pop(self, positions: Sequence[int]) -> list[History]:
         """Take out the next records of the first slot; return their histories."""
         self.slots.drop(len(positions))
-        self.size -= len(positions)
         known = self.histories
         return [known.pop(p, FRESH) for p in positions] if known else [FRESH] * len(positions)
 
     def drain(self) -> list[Open]:
         """Take out all records."""
         entries: list[Open] = []
-        while self.size:
-            self._sort_for(self.size)
-            positions = self.slots.ahead(self.size)
+        while self.slots.size:
+            positions = self.slots.ahead(self.slots.size)
             entries += map(Open, positions, map(self.record_at, positions), self._pop(positions))
         return entries
 
@@ -363,7 +255,7 @@ class Backlog:
 
     def __len__(self) -> int:
         """Return how many records are open here."""
-        held = sum(self._queues[lane].size for lane in self._held if lane in self._queues)
+        held = sum(self._queues[lane].slots.size for lane in self._held if lane in self._queues)
         return self._ready + self._waiting + held
 
     @property
@@ -390,21 +282,22 @@ class Backlog:
             part[0].append(position)
             part[1].append(record)
         for at, alike in parts.values():
-            self._queue(alike[0]).has_allocations |= any(one.usage_allocations for one in alike)
+            has_allocations = any(record.usage_allocations for record in alike)
+            self._queue(alike[0]).has_allocations |= has_allocations
             self.add_alike(at, alike, [record.epoch for record in alike])
 
     def add_alike(
         self, positions: Sequence[int], records: Sequence[UsageRecord], epochs: Sequence[int]
     ) -> None:
-        """Do the same with records of one lane, which are of these *epochs*."""
+        """Do the same with records of one lane, of which these are the *epochs*."""
         queue = self._queue(records[0])
-        is_older = queue.add(positions, epochs)
+        is_older = queue.slots.add(positions, epochs)
         if queue.lane in self._held:
             return
         if is_older:
             self._line_up(queue)
         self._ready += len(positions)
-        if queue.size >= self._limit:
+        if queue.slots.size >= self._limit:
             self._full[queue.lane] = None
 
     def put_back(self, entries: Sequence[Open], *, not_before: float | None = None) -> None:
@@ -438,7 +331,7 @@ class Backlog:
             return None
         queue = self._queues[next(iter(self._full))] if full else self._first_in_line()
         chunk = self._cut(queue, now)
-        if queue.size:
+        if queue.slots.size:
             self._line_up(queue)
         return chunk
 
@@ -448,17 +341,17 @@ class Backlog:
             self._held.add(lane)
             self._full.pop(lane, None)
             if lane in self._queues:
-                self._ready -= self._queues[lane].size
+                self._ready -= self._queues[lane].slots.size
 
     def release(self, lane: Lane) -> None:
         """Let the records of *lane* go again."""
         if lane in self._held:
             self._held.discard(lane)
             queue = self._queues.get(lane)
-            if queue is not None and queue.size:
-                self._ready += queue.size
+            if queue is not None and queue.slots.size:
+                self._ready += queue.slots.size
                 self._line_up(queue)
-                if queue.size >= self._limit:
+                if queue.slots.size >= self._limit:
                     self._full[lane] = None
 
     def drop(self, lane: Lane | None = None) -> list[Open]:
@@ -466,7 +359,7 @@ class Backlog:
         dropped: list[Open] = []
         for queue in self._queues.values():
             if lane is None or _covers(lane, queue.lane):
-                self._ready -= 0 if queue.lane in self._held else queue.size
+                self._ready -= 0 if queue.lane in self._held else queue.slots.size
                 dropped += queue.drain()
                 self._full.pop(queue.lane, None)
         kept: list[tuple[float, int, list[Open]]] = []
@@ -488,7 +381,7 @@ class Backlog:
         self.release(lane)
         queue = self._queues.get(lane)
         if queue is not None:
-            self._ready -= queue.size
+            self._ready -= queue.slots.size
             self._full.pop(lane, None)
             self._enqueue(queue.drain())
 
@@ -527,7 +420,7 @@ class Backlog:
 
     def _line_up(self, queue: _Queue) -> None:
         queue.turn = next(self._turns)
-        heappush(self._line, (queue.oldest, queue.turn, queue))
+        heappush(self._line, (queue.slots.oldest, queue.turn, queue))
         if len(self._line) > 2 * len(self._queues) + _STALE:
             self._line = [place for place in self._line if place[1] == place[2].turn]
             heapify(self._line)
@@ -535,14 +428,14 @@ class Backlog:
     def _first_in_line(self) -> _Queue:
         while True:
             _, turn, queue = heappop(self._line)
-            if turn == queue.turn and queue.size and queue.lane not in self._held:
+            if turn == queue.turn and queue.slots.size and queue.lane not in self._held:
                 return queue
 
     def _cut(self, queue: _Queue, now: float) -> Chunk:
-        number = queue.oldest
+        number = queue.slots.oldest
         positions, records, histories, members, room = queue.take(self._limit, queue.room)
-        while room >= 0 and queue.size and len(members) < self._limit:
-            if self._kind(queue.oldest, now) != self._kind(number, now):
+        while room >= 0 and queue.slots.size and len(members) < self._limit:
+            if self._kind(queue.slots.oldest, now) != self._kind(number, now):
                 break
             more = queue.take(self._limit - len(members), room, alone=False)
             positions += more.positions
@@ -551,15 +444,15 @@ class Backlog:
             members += more.members
             room = more.room
         self._ready -= len(members)
-        if queue.size < self._limit:
+        if queue.slots.size < self._limit:
             self._full.pop(queue.lane, None)
         return Chunk(queue.lane, positions, records, histories, members)
 
     def _kind(self, number: int, now: float) -> str:
         """Return what a slot's records may share a chunk with: an edge goes with its like."""
-        if self.deadline(number * _SLOT) - now <= _EDGE:
+        if self.deadline(number * SLOT) - now <= _EDGE:
             return "late"
-        return "ahead" if (number + 1) * _SLOT > now else "inside"
+        return "ahead" if (number + 1) * SLOT > now else "inside"
 
 
 def _covers(lane: Lane, other: Lane) -> bool:

@@ -203,25 +203,21 @@ class AiohttpTransport:
 
 class _Body(aiohttp.BytesPayload):
     """
-    A request's body, which knows whether a connection was given any of the request.
+    A request's body, which knows what becomes of it.
 
     Attributes:
         at_once: Whether to write it without a turn of the event loop between.
+        leaving: Whether a connection was given any of the request.
         expired: Whether its time is over, so that its connection was dropped, or is not used.
     """
 
     at_once = False
+    leaving = False
     expired = False
-    _writer: AbstractStreamWriter | None = None
     _transport: asyncio.WriteTransport | None = None  # the writer's, which closing takes from it
 
-    @property
-    def leaving(self) -> bool:
-        """Whether a connection was given any of the request."""
-        return self._writer is not None
-
     def expire(self) -> None:
-        """Drop the connection; one that comes later is not used."""
+        """Drop the connection; while there is none, aiohttp minds the time, and none is used."""
         self.expired = True
         if self._transport is not None:
             self._transport.abort()
@@ -231,7 +227,7 @@ class _Body(aiohttp.BytesPayload):
     ) -> None:
         if self.expired:
             raise TimeoutError
-        self._writer = writer  # head and body go out together
+        self.leaving = True  # head and body go out together
         self._transport = writer.transport
         await super().write_with_length(writer, content_length)
 
@@ -250,7 +246,8 @@ class _Request(aiohttp.ClientRequest):
         ) -> Coroutine[Any, Any, None]:
             """Write, for which aiohttp makes a task; begin already if the body is to go at once."""
             writing = super().write_bytes(*args, **named)
-            return begin(writing) if getattr(self.body, "at_once", False) else writing
+            at_once = isinstance(self.body, _Body) and self.body.at_once
+            return begin(writing) if at_once else writing
 
 
 @lru_cache(maxsize=16)

@@ -26,7 +26,7 @@ _PIECES: Final = 12
 """Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
 _CROWD: Final = 2.5
 """Requests that leave in one turn, on average, and are a crowd."""
-_TURNS: Final = 16
+_MEAN_OF: Final = 16
 """Turns whose mean that is, about: single turns tell little."""
 
 
@@ -116,5 +116,5 @@ class Crowd:
         return self._usual >= _CROWD
 
     def _end_turn(self) -> None:
-        self._usual += (self._now - self._usual) / _TURNS
+        self._usual += (self._now - self._usual) / _MEAN_OF
         self._now = 0

@@ -191,6 +191,9 @@ def test_licenses_are_divided_on_demand() -> None:
     assert all(c.lane.license_arn is not None for c in divided)
 
 
+minutes_ago = st.lists(st.integers(0, 9) | st.integers(0, 1200), min_size=1)
+
+
 class BacklogLife(RuleBasedStateMachine):
     """Records that are added, taken, put back, held, dropped: each is somewhere, once."""
 
@@ -203,7 +206,7 @@ class BacklogLife(RuleBasedStateMachine):
         self.out: list[Chunk] = []
         self.held: set[Lane] = set()
 
-    @rule(product=st.sampled_from("ab"), minutes=st.lists(st.integers(0, 9), min_size=1))
+    @rule(product=st.sampled_from("ab"), minutes=minutes_ago)
     def add(self, product: str, minutes: list[int]) -> None:
         given = [
             usage(1, product_code=product, timestamp=NOON - timedelta(minutes=m))[0]
