@@ -21,6 +21,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import BatchEnded, Settled, tell
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
+from marketplace_metering_async.pages import PAGE, Pages
 from marketplace_metering_async.planning import Backlog, Open
 from marketplace_metering_async.records import UsageRecord, key_hashes
 from marketplace_metering_async.results import (
@@ -36,7 +37,7 @@ from marketplace_metering_async.results import (
 )
 from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sending import Delivery
-from marketplace_metering_async.turns import MOST, STEPS, Breather
+from marketplace_metering_async.turns import STEPS, Breather
 from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
 _LINGER: Final = 1.0
@@ -87,8 +88,8 @@ class Batch:
         self._random = random
         self._breather = Breather(caller.clock)
         self._merger = Merger()
-        self._sent: list[UsageRecord | None] = []  # of each position; None where nothing is sent
-        self._hashes = Hashes(MOST)  # of the keys of all records
+        self._sent: Pages[UsageRecord | None] = Pages()  # None where nothing is sent
+        self._hashes = Hashes(PAGE)  # of the keys of all records
         self._repeats = Repeats(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
 
@@ -109,9 +110,10 @@ class Batch:
             await self._caller.open()
             chunks = self._backlog.lanes + len(self._backlog) // MAX_RECORDS_PER_REQUEST
             await delivery.run(min(chunks, self._caller.max_concurrency), timeout=timeout)
-        while self._sent:  # all at once would hold up the event loop
-            del self._sent[-STEPS:]
-            await self._breather.breathe()
+        for page in self._sent.pages:  # all at once would hold up the event loop
+            while page:
+                del page[-STEPS:]
+                await self._breather.breathe()
         result = self._merger.merged(calls=delivery.calls, throttled=delivery.throttled)
         _tell_end(self._caller, result.counts, delivery, started)
         return result
@@ -123,22 +125,18 @@ class Batch:
         async with aclosing(_in_steps(given)) as steps:
             async for some in steps:
                 start = len(sent)
-                self._merger.expect(some)  # long lists may have to be moved for that, as below
-                await self._breathe(admission, start)
+                self._merger.expect(some)
                 if (alike := admission.alike(some)) is not None:
                     records = alike.records
-                    sent += records
+                    sent.extend(records)
                     self._backlog.add_alike(range(start, len(sent)), records, alike.epochs)
                 else:
-                    sent += [None] * len(some)
+                    sent.extend([None] * len(some))
                     positions, records = self._admitted(some, start, admission)
                     self._backlog.add(positions, records)
                 self._hashes.note(key_hashes(records, self._product_code))
-                await self._breathe(admission)
-
-    async def _breathe(self, admission: Admission, done: int = 0) -> None:
-        if await self._breather.breathe(done):
-            admission.at(self._caller.span())
+                if await self._breather.breathe(start):
+                    admission.at(self._caller.span())
 
     def _admitted(
         self, some: Sequence[object], start: int, admission: Admission
@@ -152,7 +150,7 @@ class Batch:
             except InvalidRecordError as error:
                 self._merger.add((without_ids(_rejected(error), (position,)),))
             else:
-                self._sent[position] = record
+                self._sent.put(position, record)
                 positions.append(position)
                 records.append(record)
         return positions, records
@@ -168,11 +166,11 @@ class Batch:
             hashes = key_hashes(records, self._product_code)
             for position, record, hashed in zip(positions, records, hashes, strict=True):
                 if hashed in repeated and self._repeats.note(position, record):
-                    self._sent[position] = None
+                    self._sent.put(position, None)
         for conflict in self._repeats.conflicts():
             await self._breather.breathe()
             for position in conflict.positions:
-                self._sent[position] = None
+                self._sent.put(position, None)
             self._merger.add((without_ids(_rejected(conflict), conflict.positions),))
         self._backlog = self._new_backlog()
         async for positions, records in self._those_to_send():
@@ -189,8 +187,8 @@ class Batch:
             )
 
     def _new_backlog(self) -> Backlog:
-        record_at = cast("Callable[[int], UsageRecord]", self._sent.__getitem__)
-        return Backlog(record_at, product_code=self._product_code)
+        records_at = cast("Callable[[Sequence[int]], list[UsageRecord]]", self._sent.at)
+        return Backlog(records_at, product_code=self._product_code)
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         self._merger.add(outcomes)
@@ -244,7 +242,7 @@ class Stream:
         self._product_code = product_code
         self._originals: dict[int, object] = {}  # what was given, where that was no UsageRecord
         self._sent: dict[int, UsageRecord] = {}  # records in flight, by position
-        self._backlog = Backlog(self._sent.__getitem__, product_code=product_code)
+        self._backlog = Backlog(self._sent_at, product_code=product_code)
         self._repeats = Repeats(product_code, self._sent.get)
         self._followers: dict[int, object] = {}  # what was given for those identical to them
         self._ready: deque[Sequence[RecordResult]] = deque()
@@ -396,6 +394,9 @@ class Stream:
         self._give(complete)
         if shared:
             tell(self._caller.observer, Settled(counts=count(shared)))
+
+    def _sent_at(self, positions: Sequence[int]) -> list[UsageRecord]:
+        return [self._sent[position] for position in positions]
 
     def _give_unsent(self, position: int, given: object, verdict: Verdict) -> None:
         self._give((RecordResult(position, given, verdict),))

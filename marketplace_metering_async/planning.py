@@ -176,7 +176,7 @@ class _Queue:
     lane: Lane
     room: int
     """Bytes that a request of the lane has for its records."""
-    record_at: Callable[[int], UsageRecord]
+    records_at: Callable[[Sequence[int]], list[UsageRecord]]
     slots: Slots = Factory(Slots)
     histories: dict[int, History] = Factory(dict)
     """Of the records that have one."""
@@ -192,7 +192,7 @@ class _Queue:
         They fit into *room* bytes, but for one that is *alone*.
         """
         positions = self.slots.ahead(most)
-        records = list(map(self.record_at, positions))
+        records = self.records_at(positions)
         members = wire.members_of_all(records)
         left = room - wire.LARGEST_PLAIN_RECORD * len(members)
         if left < 0 or self.has_allocations:
@@ -216,7 +216,8 @@ class _Queue:
         entries: list[Open] = []
         while self.slots.size:
             positions = self.slots.ahead(self.slots.size)
-            entries += map(Open, positions, map(self.record_at, positions), self._pop(positions))
+            records, histories = self.records_at(positions), self._pop(positions)
+            entries += map(Open, positions, records, histories)
         return entries
 
 
@@ -230,14 +231,14 @@ class Backlog:
 
     def __init__(
         self,
-        record_at: Callable[[int], UsageRecord],
+        records_at: Callable[[Sequence[int]], list[UsageRecord]],
         *,
         product_code: str | None = None,
         limit: int = limits.MAX_RECORDS_PER_REQUEST,
         window: limits.MeteringWindow = limits.BATCH_WINDOW,
     ) -> None:
-        """Line records up by their positions; *record_at* returns the one at a position."""
-        self._record_at = record_at
+        """Line records up by their positions; *records_at* returns those at some."""
+        self._records_at = records_at
         self._product_code = product_code
         self._limit = limit
         self._window = window
@@ -415,7 +416,7 @@ class Backlog:
         queue = self._queues.get(lane)
         if queue is None:
             room = limits.REQUEST_BYTES - 1 - wire.batch_overhead(lane.sent_product_code)
-            queue = self._queues[lane] = _Queue(lane, room, self._record_at)
+            queue = self._queues[lane] = _Queue(lane, room, self._records_at)
         return queue
 
     def _line_up(self, queue: _Queue) -> None:

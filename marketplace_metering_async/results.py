@@ -16,6 +16,7 @@ from marketplace_metering_async.errors import (
     RecordNotMeteredError,
     TimestampOutOfBoundsException,
 )
+from marketplace_metering_async.pages import LAST_OF_PAGE, PAGE_BITS, Pages
 from marketplace_metering_async.records import UsageRecord
 
 _OUT_OF_TIME: Final = (OutOfWindowError, TimestampOutOfBoundsException)
@@ -324,7 +325,7 @@ class _Columns(Sequence[RecordResult]):
     __slots__ = ("_given", "_record_ids", "_verdicts")
 
     def __init__(
-        self, given: Sequence[object], verdicts: list[Verdict], record_ids: list[str | None]
+        self, given: Pages[object], verdicts: Pages[Verdict], record_ids: Pages[str | None]
     ) -> None:
         self._given = given
         self._verdicts = verdicts
@@ -350,12 +351,6 @@ class _Columns(Sequence[RecordResult]):
         )
 
 
-def _lengthen(column: list[Any], size: int, *, ahead: float) -> None:
-    """Make room for *size* entries, and for a share more, so that it is seldom to be done."""
-    if len(column) < size:
-        column += [None] * (size - len(column) + int(size * ahead))
-
-
 class Merger:
     """
     Brings results that come in any order into the order of what was given.
@@ -366,19 +361,18 @@ class Merger:
     """
 
     def __init__(self) -> None:
-        self.given: list[object] = []
+        self.given: Pages[object] = Pages()
         self.counts: Counter[RecordStatus] = Counter()
-        self._verdicts: list[Verdict | None] = []
-        self._record_ids: list[str | None] = []
+        self._verdicts: Pages[Verdict | None] = Pages()
+        self._record_ids: Pages[str | None] = Pages()
         self._missing = 0
 
     def expect(self, given: Sequence[object]) -> None:
         """Take note of what else was given."""
-        self.given += given
+        self.given.extend(given)
+        self._verdicts.extend([None] * len(given))
+        self._record_ids.extend([None] * len(given))
         self._missing += len(given)
-        # A long list that has to grow is moved, which takes ms: so they do not all grow at once.
-        _lengthen(self._verdicts, len(self.given), ahead=1 / 16)
-        _lengthen(self._record_ids, len(self.given), ahead=1 / 11)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """
@@ -387,13 +381,14 @@ class Merger:
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
-        size, verdicts, record_ids = len(self.given), self._verdicts, self._record_ids
+        size, verdicts, record_ids = len(self.given), self._verdicts.pages, self._record_ids.pages
         for verdict, positions, ids in outcomes:
             for position, record_id in zip(positions, ids, strict=True):
-                if not 0 <= position < size or verdicts[position] is not None:
+                page, place = position >> PAGE_BITS, position & LAST_OF_PAGE
+                if not 0 <= position < size or verdicts[page][place] is not None:
                     raise ValueError(f"a second or foreign result for records[{position}]")
-                verdicts[position] = verdict
-                record_ids[position] = record_id
+                verdicts[page][place] = verdict
+                record_ids[page][place] = record_id
             self.counts[verdict.status] += len(positions)
             self._missing -= len(positions)
 
@@ -406,8 +401,7 @@ class Merger:
         """
         if self._missing:
             raise ValueError(f"{self._missing} records have no result")
-        del self._verdicts[len(self.given) :], self._record_ids[len(self.given) :]
-        verdicts = cast("list[Verdict]", self._verdicts)
+        verdicts = cast("Pages[Verdict]", self._verdicts)
         results = _Columns(self.given, verdicts, self._record_ids)
         return BatchMeterUsageResult(results, in_order(self.counts), calls, throttled)
 

@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.pages import PAGE
 
 _STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
@@ -17,8 +18,6 @@ STEPS: Final = 128
 """Records between two looks at the clock."""
 _MANY: Final = 64 * STEPS
 """Records that are so many that more may come."""
-MOST: Final = 2**17
-"""Records, or what is noted of them, after which a set begins anew; see Breather."""
 
 _TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
@@ -46,7 +45,7 @@ class Breather:
         again and again, and at a million records that holds up the event loop for a tenth of a
         second.
         """
-        if done % MOST == _MANY and gc.isenabled():
+        if done % PAGE == _MANY and gc.isenabled():
             gc.collect(1)
         if self._monotonic() - self._since <= _STRETCH:
             return False

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -25,8 +26,12 @@ def chunks_of(backlog: Backlog, now: float = NOW) -> list[Chunk]:
     return taken
 
 
+def at(given_: list[UsageRecord]) -> Callable[[Sequence[int]], list[UsageRecord]]:
+    return lambda positions: [given_[position] for position in positions]
+
+
 def filled(given_: list[UsageRecord]) -> Backlog:
-    backlog = Backlog(given_.__getitem__)
+    backlog = Backlog(at(given_))
     backlog.add(range(len(given_)), given_)
     return backlog
 
@@ -67,7 +72,7 @@ def test_the_earliest_deadline_goes_first(parts: list[list[int]]) -> None:
     To the minute, however they come; after noon nothing of these is near an edge. Covers: T08
     """
     given_ = [usage(1, timestamp=NOON - timedelta(minutes=m))[0] for m in itertools.chain(*parts)]
-    backlog = Backlog(given_.__getitem__)
+    backlog = Backlog(at(given_))
     start = 0
     for part in parts:
         end = start + len(part)
@@ -84,7 +89,7 @@ def test_nobody_is_overtaken_for_ever() -> None:
     Many that came together go before few of the same minute that come later.
     """
     given_ = usage(30 + 20 * 25)
-    backlog = Backlog(given_.__getitem__)
+    backlog = Backlog(at(given_))
     backlog.add(range(30), given_[:30])
     sent: list[int] = []
 
@@ -102,7 +107,7 @@ def test_records_of_one_minute_go_in_their_order() -> None:
     First in, first out, also where thousands were taken and others come meanwhile.
     """
     given_ = usage(20_000)
-    backlog = Backlog(given_.__getitem__)
+    backlog = Backlog(at(given_))
     backlog.add(range(15_000), given_[:15_000])
     first = [backlog.take(NOW, 0.0) for _ in range(500)]
     backlog.add(range(15_000, 20_000), given_[15_000:])
@@ -117,7 +122,7 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
     However many full chunks come and go, the line of lanes does not grow.
     """
     given_ = usage(30)
-    backlog = Backlog(lambda position: given_[position % 30])
+    backlog = Backlog(lambda positions: [given_[p % 30] for p in positions])
 
     for start in range(0, 30_000, 30):
         backlog.add(range(start, start + 30), given_)
@@ -200,7 +205,7 @@ class BacklogLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[UsageRecord] = []
-        self.backlog = Backlog(self.records.__getitem__)
+        self.backlog = Backlog(at(self.records))
         self.moment = 0.0
         self.inside: set[int] = set()
         self.out: list[Chunk] = []

@@ -39,7 +39,7 @@ class Session:
         self._caller = client.caller
         self._settle = settle
         self._entries: dict[int, Entry] = {}
-        self._backlog = Backlog(self._record_at, product_code=product_code)
+        self._backlog = Backlog(self._records_at, product_code=product_code)
         self._retiring = asyncio.Event()
         self._counter: Counter[RecordStatus] = Counter()
         self._delivery = Delivery(
@@ -99,8 +99,8 @@ class Session:
             )
             tell(self._caller.observer, ended)
 
-    def _record_at(self, position: int) -> UsageRecord:
-        return self._entries[position].record
+    def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
+        return [self._entries[position].record for position in positions]
 
     async def _until_retired(self) -> None:
         await self._retiring.wait()
