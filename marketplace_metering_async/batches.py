@@ -21,7 +21,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import BatchEnded, Settled, tell
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
-from marketplace_metering_async.pages import PAGE, Pages
+from marketplace_metering_async.pages import Pages
 from marketplace_metering_async.planning import Backlog, Open
 from marketplace_metering_async.records import UsageRecord, key_hashes
 from marketplace_metering_async.results import (
@@ -89,7 +89,7 @@ class Batch:
         self._breather = Breather(caller.clock)
         self._merger = Merger()
         self._sent: Pages[UsageRecord | None] = Pages()  # None where nothing is sent
-        self._hashes = Hashes(PAGE)  # of the keys of all records
+        self._hashes = Hashes()  # of the keys of all records
         self._repeats = Repeats(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final, Generic, TypeVar, overload
 
-PAGE_BITS: Final = 16
+PAGE_BITS: Final = 15
 PAGE: Final = 1 << PAGE_BITS
 """Entries of a page."""
 LAST_OF_PAGE: Final = PAGE - 1

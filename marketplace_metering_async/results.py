@@ -365,6 +365,7 @@ class Merger:
         self.counts: Counter[RecordStatus] = Counter()
         self._verdicts: Pages[Verdict | None] = Pages()
         self._record_ids: Pages[str | None] = Pages()
+        self._size = 0
         self._missing = 0
 
     def expect(self, given: Sequence[object]) -> None:
@@ -372,6 +373,7 @@ class Merger:
         self.given.extend(given)
         self._verdicts.extend([None] * len(given))
         self._record_ids.extend([None] * len(given))
+        self._size += len(given)
         self._missing += len(given)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
@@ -381,13 +383,13 @@ class Merger:
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
-        size, verdicts, record_ids = len(self.given), self._verdicts.pages, self._record_ids.pages
+        size, verdicts, record_ids = self._size, self._verdicts.pages, self._record_ids.pages
         for verdict, positions, ids in outcomes:
             for position, record_id in zip(positions, ids, strict=True):
                 page, place = position >> PAGE_BITS, position & LAST_OF_PAGE
-                if not 0 <= position < size or verdicts[page][place] is not None:
+                if not 0 <= position < size or (column := verdicts[page])[place] is not None:
                     raise ValueError(f"a second or foreign result for records[{position}]")
-                verdicts[page][place] = verdict
+                column[place] = verdict
                 record_ids[page][place] = record_id
             self.counts[verdict.status] += len(positions)
             self._missing -= len(positions)

@@ -19,7 +19,7 @@ class _Part(NamedTuple):
     oldest: int
     before: int
     positions: Sequence[int]
-    epochs: "array[int]"
+    epochs: Sequence[int]
 
 
 class Slots:
@@ -51,12 +51,16 @@ class Slots:
         return min(order[0], unsorted[0].oldest) if order else unsorted[0].oldest
 
     def add(self, positions: Sequence[int], epochs: Sequence[int]) -> bool:
-        """Add positions of these *epochs*; return whether none was there as old as one of them."""
+        """
+        Add positions of these *epochs*, a list that nobody may change from now on.
+
+        Return whether none was there as old as one of them.
+        """
         oldest = min(epochs) // SLOT
         is_older = not self.size or oldest < self.oldest
         if len(positions) > _FEW or self._unsorted:  # few must not overtake those that wait
             compact = positions if isinstance(positions, range) else array("q", positions)
-            heappush(self._unsorted, _Part(oldest, self._added, compact, array("q", epochs)))
+            heappush(self._unsorted, _Part(oldest, self._added, compact, epochs))
         else:
             self._sort_in(positions, epochs)
         self._added += len(positions)

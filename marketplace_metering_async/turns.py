@@ -7,6 +7,7 @@ The program awaits us among a thousand other things, and each of them waits whil
 import asyncio
 import gc
 from collections import deque
+from collections.abc import Awaitable
 from typing import Final
 
 from marketplace_metering_async.clock import Clock
@@ -22,7 +23,7 @@ _MANY: Final = 64 * STEPS
 _TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
 _PIECES: Final = 12
-"""Answers that had to wait and are dealt with in the next turn: each takes tenths of a ms."""
+"""Answers that had to wait and are let go on together: each mostly takes tenths of a ms."""
 _CROWD: Final = 2.5
 """Requests that leave in one turn, on average, and are a crowd."""
 _MEAN_OF: Final = 16
@@ -40,9 +41,9 @@ class Breather:
         """
         Yield to the event loop if its last turn is long ago; return whether it was.
 
-        Call it in steps with the number of records that are *done*. What holds them turns old when
-        they are many: the garbage collector goes through every young list and set from end to end,
-        again and again, and at a million records that holds up the event loop for a tenth of a
+        Call it in steps with the number of records that are *done*. What holds them turns old while
+        it is small: the garbage collector goes through every young list and set from end to end,
+        again and again, and at a million records that holds up the event loop for hundredths of a
         second.
         """
         if done % PAGE == _MANY and gc.isenabled():
@@ -65,33 +66,47 @@ class Turns:
         self._monotonic = clock.monotonic
         self._ends: float | None = None  # monotonic time at which this turn's work should end
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._has_next = False
 
-    def wait(self) -> asyncio.Future[None] | None:
+    def wait(self) -> Awaitable[None] | None:
         """
         Return what to await before some work; None in a turn without much work so far.
 
         Nobody lines up behind those who wait, or each answer would cost one more wake-up.
         """
+        return None if self._has_time() else self._line_up()
+
+    def _has_time(self) -> bool:
         if self._ends is None:
-            self._begin()
-        elif self._monotonic() > self._ends:
+            self._ends = self._monotonic() + _TURN
+            self._call_next()
+            return True
+        return self._monotonic() <= self._ends
+
+    async def _line_up(self) -> None:
+        """Wait for a turn that has time left: those that were let go together may need it all."""
+        while True:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
-            return waiter
-        return None
+            self._call_next()
+            await waiter
+            if self._has_time():
+                return
 
-    def _begin(self) -> None:
-        self._ends = self._monotonic() + _TURN
-        asyncio.get_running_loop().call_soon(self._next)
+    def _call_next(self) -> None:
+        if not self._has_next:
+            self._has_next = True
+            asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
+        self._has_next = False
         self._ends = None
         for _ in range(min(_PIECES, len(self._waiting))):
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
         if self._waiting:
-            self._begin()
+            self._call_next()
 
 
 class Crowd:

@@ -1,7 +1,7 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, cast
 
@@ -15,6 +15,8 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import Key, UsageRecord
 
+_LAST_BITS: Final = 63
+"""Bits of a hash that tell its set."""
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
 
@@ -153,38 +155,31 @@ class Hashes:
     The hashes of all keys of a batch: they tell of most records that they are alone with theirs.
 
     A number takes a third of the memory of a key, and the garbage collector has nothing to look at.
+    They are in many sets, by their last bits: one of a million would hold up the event loop for
+    hundredths of a second whenever it grows, and once more when it is freed.
 
     Attributes:
         repeated: Those that came twice: of keys that records share, or of keys that collide.
     """
 
-    def __init__(self, largest: int) -> None:
-        """
-        Begin another set when one has *largest* of them, give or take those of a step.
-
-        One of a million would hold up the event loop for hundredths of a second whenever it grows,
-        and once more when it is freed.
-        """
+    def __init__(self) -> None:
         self.repeated: set[int] = set()
-        self._largest = largest
-        self._noted: list[set[int]] = [set()]
+        self._noted: defaultdict[int, set[int]] = defaultdict(set)
 
-    def note(self, hashes: Sequence[int]) -> None:
+    def note(self, hashes: Iterable[int]) -> None:
         """Take note of more of them."""
-        for noted in self._noted:
-            if not noted.isdisjoint(hashes):
-                self.repeated |= noted.intersection(hashes)
-        if len(self._noted[-1]) >= self._largest:
-            self._noted.append(set())
-        before = len(self._noted[-1])
-        self._noted[-1].update(hashes)
-        if len(self._noted[-1]) < before + len(hashes):
-            self.repeated.update(n for n, times in Counter(hashes).items() if times > 1)
+        sets = self._noted
+        for one in hashes:
+            noted = sets[one & _LAST_BITS]
+            if one in noted:
+                self.repeated.add(one)
+            else:
+                noted.add(one)
 
     def forget(self) -> Generator[None, None, None]:
         """Forget all that was noted, some at each step: no more will come."""
         while self._noted:
-            self._noted.pop()
+            self._noted.popitem()
             yield
 
 

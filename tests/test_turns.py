@@ -36,6 +36,7 @@ async def most_work_in_a_turn(clock: WorkingClock, done: asyncio.Event) -> float
 
 
 @given(st.lists(st.floats(0.0001, 0.004), min_size=1, max_size=80))
+@example([0.0002] * 80)
 @example([0.002] * 60)
 def test_a_crowd_is_spread_over_turns(pieces: list[float]) -> None:
     """
@@ -62,7 +63,7 @@ def test_a_crowd_is_spread_over_turns(pieces: list[float]) -> None:
     most = asyncio.run(run())
 
     assert sorted(dealt) == list(range(len(pieces)))
-    assert most <= 0.003 + 13 * max(pieces)
+    assert most <= 0.003 + max(pieces) + 1e-9
 
 
 def test_whoever_is_cancelled_holds_nobody_up() -> None:
@@ -75,12 +76,14 @@ def test_whoever_is_cancelled_holds_nobody_up() -> None:
     async def run() -> None:
         assert turns.wait() is None
         clock.time += 1
-        first, second = turns.wait(), turns.wait()
-        assert first is not None
-        assert second is not None
-        first.cancel()
+        waits = [turns.wait() for _ in range(30)]
+        tasks = [asyncio.ensure_future(wait) for wait in waits if wait is not None]
+        assert 30 == len(tasks)
+        await asyncio.sleep(0)
+        for task in tasks[:-1]:
+            task.cancel()
         async with asyncio.timeout(1):
-            await second
+            await tasks[-1]
 
     asyncio.run(run())
 
