@@ -4,10 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final, Generic, TypeVar, overload
 
-PAGE_BITS: Final = 15
-PAGE: Final = 1 << PAGE_BITS
+PAGE: Final = 2**15
 """Entries of a page."""
-LAST_OF_PAGE: Final = PAGE - 1
 
 _Entry = TypeVar("_Entry")
 
@@ -30,11 +28,13 @@ class Pages(Sequence[_Entry], Generic[_Entry]):
 
     def extend(self, entries: Sequence[_Entry]) -> None:
         """Append *entries*."""
-        while len(entries) > (room := PAGE - len(self.pages[-1])):
-            self.pages[-1] += entries[:room]
-            self.pages.append([])
+        page = self.pages[-1]
+        while len(entries) > (room := PAGE - len(page)):
+            page += entries[:room]
             entries = entries[room:]
-        self.pages[-1] += entries
+            page = []
+            self.pages.append(page)
+        page += entries
 
     @overload
     def __getitem__(self, index: int) -> _Entry: ...
@@ -50,11 +50,11 @@ class Pages(Sequence[_Entry], Generic[_Entry]):
         pages = self.pages
         if len(pages) == 1:  # as there mostly is
             return list(map(pages[0].__getitem__, indices))
-        return [pages[index >> PAGE_BITS][index & LAST_OF_PAGE] for index in indices]
+        return [pages[index // PAGE][index % PAGE] for index in indices]
 
     def put(self, index: int, entry: _Entry) -> None:
         """Replace the entry at *index*, which counts from the first."""
-        self.pages[index >> PAGE_BITS][index & LAST_OF_PAGE] = entry
+        self.pages[index // PAGE][index % PAGE] = entry
 
     def __len__(self) -> int:
         """Return the number of entries."""

@@ -16,7 +16,7 @@ from marketplace_metering_async.errors import (
     RecordNotMeteredError,
     TimestampOutOfBoundsException,
 )
-from marketplace_metering_async.pages import LAST_OF_PAGE, PAGE_BITS, Pages
+from marketplace_metering_async.pages import PAGE, Pages
 from marketplace_metering_async.records import UsageRecord
 
 _OUT_OF_TIME: Final = (OutOfWindowError, TimestampOutOfBoundsException)
@@ -75,7 +75,7 @@ def without_ids(verdict: Verdict, positions: Sequence[int]) -> Outcome:
     return Outcome(verdict, positions, (None,) * len(positions))
 
 
-@define(repr=False, unsafe_hash=True)
+@define(repr=False, unsafe_hash=True, weakref_slot=False)
 class RecordResult:
     """
     The verdict on one record; it cannot be changed.
@@ -365,7 +365,6 @@ class Merger:
         self.counts: Counter[RecordStatus] = Counter()
         self._verdicts: Pages[Verdict | None] = Pages()
         self._record_ids: Pages[str | None] = Pages()
-        self._size = 0
         self._missing = 0
 
     def expect(self, given: Sequence[object]) -> None:
@@ -373,7 +372,6 @@ class Merger:
         self.given.extend(given)
         self._verdicts.extend([None] * len(given))
         self._record_ids.extend([None] * len(given))
-        self._size += len(given)
         self._missing += len(given)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
@@ -383,16 +381,28 @@ class Merger:
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
-        size, verdicts, record_ids = self._size, self._verdicts.pages, self._record_ids.pages
+        start = end = 0  # of the page that the one before stands on
+        verdicts: list[Verdict | None] = []
+        record_ids: list[str | None] = []
         for verdict, positions, ids in outcomes:
             for position, record_id in zip(positions, ids, strict=True):
-                page, place = position >> PAGE_BITS, position & LAST_OF_PAGE
-                if not 0 <= position < size or (column := verdicts[page])[place] is not None:
-                    raise ValueError(f"a second or foreign result for records[{position}]")
-                column[place] = verdict
-                record_ids[page][place] = record_id
+                if not start <= position < end:
+                    start, end, verdicts, record_ids = self._page(position)
+                place = position - start
+                if verdicts[place] is not None:
+                    raise ValueError(f"a second result for records[{position}]")
+                verdicts[place] = verdict
+                record_ids[place] = record_id
             self.counts[verdict.status] += len(positions)
             self._missing -= len(positions)
+
+    def _page(self, position: int) -> tuple[int, int, list[Verdict | None], list[str | None]]:
+        """Return where the page of *position* starts and ends, and what is on it."""
+        if not 0 <= position < len(self.given):
+            raise ValueError(f"a foreign result for records[{position}]")
+        page = position // PAGE
+        verdicts, record_ids = self._verdicts.pages[page], self._record_ids.pages[page]
+        return page * PAGE, page * PAGE + len(verdicts), verdicts, record_ids
 
     def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
         """

@@ -23,6 +23,7 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     TransportError,
 )
+from marketplace_metering_async.pages import PAGE
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.retries import RetryPolicy
@@ -143,6 +144,28 @@ def test_records_of_one_key_that_differ_are_not_sent() -> None:
     error = result[4].error
     assert isinstance(error, ConflictingRecordsError)
     assert (0, 3, 4) == error.positions
+
+
+def test_records_that_stand_pages_apart() -> None:
+    """
+    Identical ones share a verdict and differing ones are refused, with faults on the way.
+    """
+    service = MemoryService(lambda n, body: Kind.UNPROCESSED if n % 7 == 0 else None)
+    (other,) = usage(1, quantity=99)
+    given_ = usage(PAGE + 200)
+    given_[PAGE - 1], given_[PAGE + 100] = given_[2], given_[7]
+    given_ += [other, {"no": "record"}, *usage(3)[1:]]  # type: ignore[list-item]
+    size = len(given_)
+
+    result = run_virtual(deliver(service, given_))
+
+    unlike = {0: S.REJECTED, size - 4: S.REJECTED, size - 3: S.REJECTED}
+    same = {size - 2: 1, size - 1: 2, PAGE - 1: 2, PAGE + 100: 7}
+    assert [unlike.get(at, S.SUCCESS) for at in range(size)] == [r.status for r in result]
+    assert same == {r.position: r.duplicate_of for r in result if r.duplicate_of is not None}
+    assert all(r.record is given_[r.position] for r in result)
+    assert not untrue((r for r in result if r.position != size - 3), service.book)
+    assert size - len(unlike) - len(same) == len(metered(service.book))
 
 
 def test_out_of_window_is_rejected_unsent() -> None:

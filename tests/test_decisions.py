@@ -424,9 +424,9 @@ def test_merge_brings_results_in_order(order: list[int], size: int) -> None:
     assert list(range(30)) == [result.position for result in merge(30, parts)]
     with pytest.raises(ValueError, match="have no result"):
         merge(31, parts)
-    with pytest.raises(ValueError, match="second or foreign"):
+    with pytest.raises(ValueError, match="a second result"):
         merge(30, [*parts, results[:1]])
-    with pytest.raises(ValueError, match="second or foreign"):
+    with pytest.raises(ValueError, match="a foreign result"):
         merge(29, parts)
 
 
