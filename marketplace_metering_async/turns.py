@@ -42,7 +42,7 @@ class Breather:
         Yield to the event loop if its last turn is long ago; return whether it was.
 
         Call it in steps with the number of records that are *done*. What holds them turns old while
-        it is small: the garbage collector goes through every young list and set from end to end,
+        it is small: the garbage collector goes through every young list and table from end to end,
         again and again, and at a million records that holds up the event loop for hundredths of a
         second.
         """

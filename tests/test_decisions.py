@@ -342,7 +342,7 @@ def test_repeats() -> None:
 @given(st.lists(st.lists(st.integers(-200, 200), max_size=9), max_size=30))
 def test_hashes_that_come_twice(steps: list[list[int]]) -> None:
     """
-    Those, and no others, whichever sets they are in; and in the end all are forgotten.
+    Those, and no others, whichever tables they are in; and in the end all are forgotten.
     """
     hashes = Hashes()
     for step in steps:
