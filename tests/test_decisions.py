@@ -286,20 +286,27 @@ def test_a_record_that_cannot_fit_alone_is_rejected_with_its_size() -> None:
         Admission(Span.at(START)).admit(0, record)
 
 
-@given(st.lists(st.integers(-30, 5), min_size=1, max_size=6), st.booleans())
-def test_what_is_admitted_at_a_glance_is_admitted(hours: list[int], named: bool) -> None:  # noqa: FBT001
+@given(
+    st.lists(st.integers(-30, 5), min_size=1, max_size=6),
+    st.sampled_from(["p", None]),
+    st.sampled_from(["p", "q", None]),
+)
+def test_what_is_admitted_at_a_glance_is_admitted(
+    hours: list[int], product_code: str | None, of_all: str | None
+) -> None:
     """
     The quick look at a step lets nothing through that the look at each record would refuse.
     """
     given_ = [
-        usage(1, timestamp=START + timedelta(hours=h), product_code="p" if named else None)[0]
-        for h in hours
+        usage(1, timestamp=START + timedelta(hours=h), product_code=product_code)[0] for h in hours
     ]
-    admission = Admission(Span.at(START))
+    admission = Admission(Span.at(START), product_code=of_all)
 
     if (alike := admission.alike(given_)) is not None:
         assert given_ == [admission.admit(n, record) for n, record in enumerate(given_)]
-        assert (given_, [record.epoch for record in given_]) == alike
+        assert given_ == alike.records
+        assert [record.epoch for record in given_] == alike.epochs
+        assert key_hashes(given_, of_all) == alike.hashes
     else:
         with pytest.raises(InvalidRecordError):
             [admission.admit(n, record) for n, record in enumerate(given_)]
