@@ -7,7 +7,6 @@ The program awaits us among a thousand other things, and each of them waits whil
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Awaitable
 from typing import Final
 
 from marketplace_metering_async.clock import Clock
@@ -66,32 +65,23 @@ class Turns:
         self._monotonic = clock.monotonic
         self._ends: float | None = None  # monotonic time at which this turn's work should end
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._has_next = False
+        self._has_next = False  # always, while a turn has an end
 
-    def wait(self) -> Awaitable[None] | None:
+    def wait(self) -> asyncio.Future[None] | None:
         """
-        Return what to await before some work; None in a turn without much work so far.
+        Return what to await before some work and before asking again; None: go on.
 
-        Nobody lines up behind those who wait, or each answer would cost one more wake-up.
+        Those that were let go together may need more time than their turn has. Nobody lines up
+        behind those who wait while there is time, or each answer would cost one more wake-up.
         """
-        return None if self._has_time() else self._line_up()
-
-    def _has_time(self) -> bool:
         if self._ends is None:
             self._ends = self._monotonic() + _TURN
             self._call_next()
-            return True
-        return self._monotonic() <= self._ends
-
-    async def _line_up(self) -> None:
-        """Wait for a turn that has time left: those that were let go together may need it all."""
-        while True:
+        elif self._monotonic() > self._ends:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
-            self._call_next()
-            await waiter
-            if self._has_time():
-                return
+            return waiter
+        return None
 
     def _call_next(self) -> None:
         if not self._has_next:

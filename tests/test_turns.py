@@ -47,7 +47,7 @@ def test_a_crowd_is_spread_over_turns(pieces: list[float]) -> None:
     dealt: list[int] = []
 
     async def deal_with(number: int, seconds: float) -> None:
-        if (turn := turns.wait()) is not None:
+        while (turn := turns.wait()) is not None:
             await turn
         clock.time += seconds
         dealt.append(number)
@@ -77,13 +77,12 @@ def test_whoever_is_cancelled_holds_nobody_up() -> None:
         assert turns.wait() is None
         clock.time += 1
         waits = [turns.wait() for _ in range(30)]
-        tasks = [asyncio.ensure_future(wait) for wait in waits if wait is not None]
-        assert 30 == len(tasks)
-        await asyncio.sleep(0)
-        for task in tasks[:-1]:
-            task.cancel()
+        *cancelled, last = [wait for wait in waits if wait is not None]
+        assert 29 == len(cancelled)
+        for wait in cancelled:
+            wait.cancel()
         async with asyncio.timeout(1):
-            await tasks[-1]
+            await last
 
     asyncio.run(run())
 
