@@ -87,9 +87,10 @@ def test_the_host_is_that_of_the_url(url: str, by: Keys, body: bytes, now: dt.da
     assert botocore.auth._host_from_url(url) == headers["Host"]
 
 
-@given(st.text(min_size=1, max_size=20), st.integers(0, 2))
-def test_keys_that_break_out_of_a_header(text: str, which: int) -> None:
+@given(st.text(max_size=10), st.text(max_size=10), st.integers(0, 2))
+def test_keys_that_break_out_of_a_header(before: str, after: str, which: int) -> None:
     """Keys are of visible ASCII, or refused without being shown."""
+    text = f"{before}7{after}"  # without a digit it might be a word of the refusal itself
     parts = ["AKID", "secret", "token"]
     parts[which] = text
     if text.isascii() and text.isprintable() and " " not in text:
