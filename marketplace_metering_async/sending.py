@@ -169,7 +169,7 @@ class Delivery:
     # The worker's round: wait, take, attempt, search.
 
     async def _work(self) -> None:
-        while (turn := self._caller.turns.wait()) is not None:
+        if (turn := self._caller.turns.wait()) is not None:
             await turn
         while (ticket := await self._next_ticket()) is not None:
             refusal: _Refusal | bool = False
@@ -260,7 +260,7 @@ class Delivery:
             answer = await self._caller.exchange(
                 _OPERATION, chunk.body, records=len(chunk.positions), attempt=attempt
             )
-            while (turn := self._caller.turns.wait()) is not None:
+            if (turn := self._caller.turns.wait()) is not None:
                 await turn
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:

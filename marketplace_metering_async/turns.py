@@ -7,6 +7,7 @@ The program awaits us among a thousand other things, and each of them waits whil
 import asyncio
 import gc
 from collections import deque
+from collections.abc import Awaitable
 from typing import Final
 
 from marketplace_metering_async.clock import Clock
@@ -65,23 +66,41 @@ class Turns:
         self._monotonic = clock.monotonic
         self._ends: float | None = None  # monotonic time at which this turn's work should end
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._again: deque[asyncio.Future[None]] = deque()  # before all of those
         self._has_next = False  # always, while a turn has an end
 
-    def wait(self) -> asyncio.Future[None] | None:
+    def wait(self) -> Awaitable[None] | None:
         """
-        Return what to await before some work and before asking again; None: go on.
+        Return what to await before some work; None in a turn without much work so far.
 
-        Those that were let go together may need more time than their turn has. Nobody lines up
-        behind those who wait while there is time, or each answer would cost one more wake-up.
+        Nobody lines up behind those who wait while there is time, or each answer would cost one
+        more wake-up.
         """
+        return None if self._has_time() else self._line_up()
+
+    def _has_time(self) -> bool:
         if self._ends is None:
             self._ends = self._monotonic() + _TURN
             self._call_next()
-        elif self._monotonic() > self._ends:
+            return True
+        return self._monotonic() <= self._ends
+
+    async def _line_up(self) -> None:
+        """
+        Wait for a turn that has time left.
+
+        Those that are let go together may need more than their turn has. They keep their place
+        before all others, and the first of them always goes on.
+        """
+        line = self._waiting
+        while True:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            return waiter
-        return None
+            line.append(waiter)
+            self._call_next()
+            await waiter
+            if self._has_time():
+                return
+            line = self._again
 
     def _call_next(self) -> None:
         if not self._has_next:
@@ -91,12 +110,21 @@ class Turns:
     def _next(self) -> None:
         self._has_next = False
         self._ends = None
-        for _ in range(min(_PIECES, len(self._waiting))):
-            waiter = self._waiting.popleft()
+        if not (self._again or self._waiting):
+            return
+        asyncio.get_running_loop().call_soon(self._begin_anew)
+        for _ in range(_PIECES):
+            line = self._again or self._waiting
+            if not line:
+                break
+            waiter = line.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-        if self._waiting:
-            self._call_next()
+        self._call_next()
+
+    def _begin_anew(self) -> None:
+        """Give those that are let go, which come next, time that nobody before them has used."""
+        self._ends = self._monotonic() + _TURN
 
 
 class Crowd:

@@ -47,7 +47,7 @@ def test_a_crowd_is_spread_over_turns(pieces: list[float]) -> None:
     dealt: list[int] = []
 
     async def deal_with(number: int, seconds: float) -> None:
-        while (turn := turns.wait()) is not None:
+        if (turn := turns.wait()) is not None:
             await turn
         clock.time += seconds
         dealt.append(number)
@@ -66,6 +66,51 @@ def test_a_crowd_is_spread_over_turns(pieces: list[float]) -> None:
     assert most <= 0.003 + max(pieces) + 1e-9
 
 
+@given(
+    st.integers(1, 64),
+    st.floats(0.0001, 0.002),
+    st.integers(1, 4),
+    st.sampled_from([0, 0.002, 0.005]),
+)
+@example(64, 0.0004, 1, 0)
+@example(32, 0.0004, 2, 0.005)
+def test_nobody_starves(many: int, seconds: float, hops: int, others: float) -> None:
+    """
+    Whoever waits is served before those who come later have been served many times.
+
+    New work keeps coming, and another task of the program takes a share of each turn.
+    """
+    clock = WorkingClock()
+    turns, done = Turns(clock), asyncio.Event()
+    served = [0] * many
+    longest = 0
+
+    async def worker(number: int) -> None:
+        nonlocal longest
+        while not done.is_set():
+            for _ in range(hops):
+                await asyncio.sleep(0)
+            before = sum(served)
+            if (turn := turns.wait()) is not None:
+                await turn
+            longest = max(longest, sum(served) - before)
+            clock.time += seconds
+            served[number] += 1
+
+    async def run() -> None:
+        workers = [asyncio.create_task(worker(number)) for number in range(many)]
+        for _ in range(600):
+            clock.time += others
+            await asyncio.sleep(0)
+        done.set()
+        await asyncio.gather(*workers)
+
+    asyncio.run(run())
+
+    assert min(served) >= 1
+    assert longest <= 6 * many + 100
+
+
 def test_whoever_is_cancelled_holds_nobody_up() -> None:
     """
     Those behind get their turn all the same.
@@ -77,12 +122,13 @@ def test_whoever_is_cancelled_holds_nobody_up() -> None:
         assert turns.wait() is None
         clock.time += 1
         waits = [turns.wait() for _ in range(30)]
-        *cancelled, last = [wait for wait in waits if wait is not None]
-        assert 29 == len(cancelled)
-        for wait in cancelled:
-            wait.cancel()
+        tasks = [asyncio.ensure_future(wait) for wait in waits if wait is not None]
+        assert 30 == len(tasks)
+        await asyncio.sleep(0)
+        for task in tasks[:-1]:
+            task.cancel()
         async with asyncio.timeout(1):
-            await last
+            await tasks[-1]
 
     asyncio.run(run())
 
