@@ -27,8 +27,8 @@ class Slots:
     Positions by slot; within one, first in, first out of all that were sorted in together.
 
     They are sorted in when they are needed: to sort a million beforehand would keep the wire idle.
-    All are bare numbers: an object each would take more memory than all else that is kept of
-    records that wait, and the garbage collector would look at it again and again.
+    Those that are sorted in are bare numbers: an object each would take more memory than all else
+    that is kept of records that wait, and the garbage collector would look at it again and again.
 
     Attributes:
         size: How many there are.

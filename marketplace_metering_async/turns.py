@@ -22,6 +22,8 @@ _MANY: Final = 64 * STEPS
 
 _TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
+_SHARE: Final = 0.001
+"""Seconds of a turn that are theirs who had to wait, whatever came before them."""
 _PIECES: Final = 12
 """Answers that had to wait and are let go on together: each mostly takes tenths of a ms."""
 _CROWD: Final = 2.5
@@ -124,7 +126,7 @@ class Turns:
 
     def _begin_anew(self) -> None:
         """Give those that are let go, which come next, time that nobody before them has used."""
-        self._ends = self._monotonic() + _TURN
+        self._ends = self._monotonic() + _SHARE
 
 
 class Crowd:
