@@ -127,15 +127,14 @@ class Batch:
                 start = len(sent)
                 self._merger.expect(some)
                 if (alike := admission.alike(some)) is not None:
-                    sent.extend(alike.records)
-                    positions = range(start, len(sent))
-                    self._backlog.add_alike(positions, alike.records, alike.epochs)
-                    self._hashes.note(alike.hashes)
+                    records = alike.records
+                    sent.extend(records)
+                    self._backlog.add_alike(range(start, len(sent)), records, alike.epochs)
                 else:
                     sent.extend([None] * len(some))
-                    places, records = self._admitted(some, start, admission)
-                    self._backlog.add(places, records)
-                    self._hashes.note(key_hashes(records, self._product_code))
+                    positions, records = self._admitted(some, start, admission)
+                    self._backlog.add(positions, records)
+                self._hashes.note(key_hashes(records, self._product_code))
                 if await self._breather.breathe(start):
                     admission.at(self._caller.span())
 

@@ -43,7 +43,9 @@ class Pages(Sequence[_Entry], Generic[_Entry]):
     def __getitem__(self, index: int | slice) -> _Entry | list[_Entry]:
         """Return the entry at *index*, or a list of those in a slice."""
         places = range(len(self))[index]
-        return self.at((places,))[0] if isinstance(places, int) else self.at(places)
+        if isinstance(places, int):
+            return self.pages[places // PAGE][places % PAGE]
+        return self.at(places)
 
     def at(self, indices: Sequence[int]) -> list[_Entry]:
         """Return the entries at *indices*, which count from the first."""

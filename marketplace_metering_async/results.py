@@ -346,12 +346,8 @@ class _Columns(Sequence[RecordResult]):
         return map(RecordResult, itertools.count(), self._given, self._verdicts, self._record_ids)
 
     def _at(self, place: int) -> RecordResult:
-        page, at = divmod(place, PAGE)
         return RecordResult(
-            place,
-            self._given.pages[page][at],
-            self._verdicts.pages[page][at],
-            self._record_ids.pages[page][at],
+            place, self._given[place], self._verdicts[place], self._record_ids[place]
         )
 
 

@@ -69,7 +69,6 @@ class Turns:
         self._ends: float | None = None  # monotonic time at which this turn's work should end
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._again: deque[asyncio.Future[None]] = deque()  # before all of those
-        self._has_next = False  # always, while a turn has an end
 
     def wait(self) -> Awaitable[None] | None:
         """
@@ -82,8 +81,7 @@ class Turns:
 
     def _has_time(self) -> bool:
         if self._ends is None:
-            self._ends = self._monotonic() + _TURN
-            self._call_next()
+            self._begin()
             return True
         return self._monotonic() <= self._ends
 
@@ -95,36 +93,29 @@ class Turns:
         before all others, and the first of them always goes on.
         """
         line = self._waiting
-        while True:
+        while not self._has_time():
             waiter = asyncio.get_running_loop().create_future()
             line.append(waiter)
-            self._call_next()
             await waiter
-            if self._has_time():
-                return
             line = self._again
 
-    def _call_next(self) -> None:
-        if not self._has_next:
-            self._has_next = True
-            asyncio.get_running_loop().call_soon(self._next)
+    def _begin(self) -> None:
+        self._ends = self._monotonic() + _TURN
+        asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        self._has_next = False
         self._ends = None
         if not (self._again or self._waiting):
             return
-        asyncio.get_running_loop().call_soon(self._begin_anew)
+        asyncio.get_running_loop().call_soon(self._begin_share)
         for _ in range(_PIECES):
-            line = self._again or self._waiting
-            if not line:
-                break
-            waiter = line.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-        self._call_next()
+            if line := self._again or self._waiting:
+                waiter = line.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+        self._begin()
 
-    def _begin_anew(self) -> None:
+    def _begin_share(self) -> None:
         """Give those that are let go, which come next, time that nobody before them has used."""
         self._ends = self._monotonic() + _SHARE
 

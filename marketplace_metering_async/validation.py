@@ -13,7 +13,7 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     Violation,
 )
-from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
+from marketplace_metering_async.records import Key, UsageRecord
 
 _LAST_BITS: Final = 63
 """Bits of a hash that tell its table."""
@@ -22,18 +22,10 @@ _MANY_ALLOCATIONS: Final = 200
 
 
 class Alike(NamedTuple):
-    """
-    Records of one product, without licenses and allocations.
-
-    Attributes:
-        records: The records.
-        epochs: The epoch of each.
-        hashes: That of the key of each, as `key_hashes` tells it.
-    """
+    """Records of one product, without licenses and allocations, and the epoch of each."""
 
     records: Sequence[UsageRecord]
     epochs: Sequence[int]
-    hashes: Sequence[int]
 
 
 class Admission:
@@ -94,9 +86,6 @@ class Admission:
         product_code = first.product_code if type(first) is UsageRecord else None
         if self._product_lacks and product_code is None:
             return None
-        shared_code = product_code or self._product_code
-        epochs: list[int] = []
-        hashes: list[int] = []
         for record in given:
             if (
                 type(record) is not UsageRecord
@@ -105,22 +94,11 @@ class Admission:
                 or record.usage_allocations
             ):
                 return None
-            epoch = record.epoch
-            epochs.append(epoch)
-            hashes.append(
-                hash(
-                    (
-                        shared_code,
-                        record.customer_aws_account_id,
-                        record.customer_identifier,
-                        record.dimension,
-                        epoch // SECONDS_PER_HOUR,
-                    )
-                )
-            )
+        records = cast("Sequence[UsageRecord]", given)
+        epochs = [record.epoch for record in records]
         few = set(epochs)
         if self._oldest <= min(few) and max(few) <= self._newest:
-            return Alike(cast("Sequence[UsageRecord]", given), epochs, hashes)
+            return Alike(records, epochs)
         return None
 
     @staticmethod

@@ -118,13 +118,18 @@ def test_whoever_is_cancelled_holds_nobody_up() -> None:
     clock = WorkingClock()
     turns = Turns(clock)
 
-    async def run() -> None:
+    def work() -> None:
         assert turns.wait() is None
         clock.time += 1
+
+    async def run() -> None:
+        work()
         waits = [turns.wait() for _ in range(30)]
+        asyncio.get_running_loop().call_soon(work)  # the tasks begin a turn of the loop later
         tasks = [asyncio.ensure_future(wait) for wait in waits if wait is not None]
         assert 30 == len(tasks)
         await asyncio.sleep(0)
+        assert not any(task.done() for task in tasks)
         for task in tasks[:-1]:
             task.cancel()
         async with asyncio.timeout(1):
