@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
     from marketplace_metering_async.errors import (
         BatchMeterUsageError,
+        BothSchemesError,
         ClientClosedError,
         ConfigurationError,
         ConflictingRecordsError,
@@ -84,6 +85,7 @@ __all__ = [
     "AdaptivePacer",
     "BatchMeterUsageError",
     "BatchMeterUsageResult",
+    "BothSchemesError",
     "ClientClosedError",
     "Clock",
     "Coalesced",

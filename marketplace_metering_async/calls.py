@@ -7,6 +7,7 @@ and the calls a second, and its clock is corrected by the service's.
 
 import asyncio
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn
 
@@ -73,6 +74,7 @@ class Caller:
         self.max_concurrency: Final = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
         self._corrections = 0  # how often it changed
+        self._told_lead: float | None = None  # the same, by the `Date` of the latest refusal
         self._lead: float | None = None  # the service's time less the monotonic one, once asked for
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
@@ -101,6 +103,10 @@ class Caller:
             self._lead = self.now().timestamp() - self.clock.monotonic()
         told, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
         return Span(told, shown) if told < shown else Span(shown, told)
+
+    def service_time(self) -> float | None:
+        """Return what the service's clock shows, in seconds since 1970, by its latest refusal."""
+        return None if self._told_lead is None else self._told_lead + self.clock.monotonic()
 
     async def open(self) -> Endpoint:
         """
@@ -140,10 +146,18 @@ class Caller:
             raise ClientClosedError("the client belongs to another event loop; make one for this")
 
     async def exchange(
-        self, operation: str, body: bytes, *, records: int = 0, attempt: int = 1
+        self,
+        operation: str,
+        body: bytes,
+        *,
+        records: int = 0,
+        attempt: int = 1,
+        leaving: Callable[[], None] | None = None,
     ) -> Answer:
         """
         Send one request and return the answer. Cancelling it closes the connection.
+
+        *leaving* is called once the request is signed and about to be handed to the transport.
 
         Raises:
             MarketplaceMeteringException: the service refused.
@@ -158,6 +172,8 @@ class Caller:
         try:
             transport, corrections, signed_at = self._transport(), self._corrections, self.now()
             request = await self._signer.sign(operation, body, signed_at)
+            if leaving is not None:
+                leaving()
             response = await transport.send(request, timeout=self._attempt_timeout)
             request_id = response.headers.get("x-amzn-RequestId")
             lead = signed_at.timestamp() - started
@@ -208,6 +224,9 @@ class Caller:
         refusal = wire.read_error(response.status, response.headers, response.body)
         if response.status in (400, 401, 403):
             await self._repair(operation, request, refusal, response, corrections)
+        date = _date_of(response)
+        if date is not None and refusal.request_id is not None:
+            self._told_lead = date.timestamp() - self.clock.monotonic()
         seen_to = response.status == 400 and triage(refusal, operation) in _SEEN_TO
         if seen_to and refusal.request_id is not None:
             self._lead = lead
@@ -224,7 +243,7 @@ class Caller:
         """Raise RepairedError if what the refusal is about can be, or was just, put right."""
         match triage(error, operation):
             case Fault.CLOCK:
-                date = response.headers.get("Date")
+                date = _date_of(response)
                 if corrections != self._corrections or self._correct_clock(date):
                     raise RepairedError(error)
             case Fault.CREDENTIALS:
@@ -235,13 +254,9 @@ class Caller:
                     )
                     raise RepairedError(error)
 
-    def _correct_clock(self, date: str | None) -> bool:
+    def _correct_clock(self, theirs: datetime | None) -> bool:
         """Learn the service's time from a refusal's `Date`; whether that may help."""
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
-
-        try:
-            theirs = parsedate_to_datetime(date or "").astimezone(UTC)
-        except (TypeError, ValueError, OverflowError):
+        if theirs is None:
             return False
         difference = theirs - self.now()
         if abs(difference) < _SKEW:
@@ -262,3 +277,13 @@ def _code(error: MeteringError) -> str:
 def unexpected(error: Exception) -> UnexpectedError:
     """Return what becomes a verdict in place of *error*, which no part is meant to raise."""
     return UnexpectedError(type(error).__name__)
+
+
+def _date_of(response: Response) -> datetime | None:
+    """Return the `Date` of a response, in UTC."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
+
+    try:
+        return parsedate_to_datetime(response.headers.get("Date") or "").astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None

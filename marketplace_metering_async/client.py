@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from marketplace_metering_async import limits, rules, wire
-from marketplace_metering_async.batches import Batch, Stream, require_iterable
 from marketplace_metering_async.calls import Answer, Caller, RepairedError
 from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.delivery.batch import Batch, require_iterable
+from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
     MarketplaceMeteringException,
@@ -131,6 +132,11 @@ class MarketplaceMeteringClient:
         """When it sends again and when it gives up."""
         return self._policy
 
+    @property
+    def random(self) -> Random:
+        """Where its jitter comes from; for the package's own parts."""
+        return self._random
+
     async def endpoint(self) -> Endpoint:
         """
         Return the URL and region that requests go to, found as the first call would.
@@ -181,6 +187,7 @@ class MarketplaceMeteringClient:
         *,
         product_code: str | None = None,
         stop: asyncio.Event | None = None,
+        linger: float = 1.0,
     ) -> AsyncGenerator[RecordResult, None]:
         """
         Meter a stream of *records* in flat memory, and yield a result for each as chunks end.
@@ -207,6 +214,7 @@ class MarketplaceMeteringClient:
             product_code=product_code,
             policy=self._policy,
             random=self._random,
+            linger=linger,
             stop=stop,
         )
         return stream.results()

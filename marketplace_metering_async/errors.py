@@ -7,7 +7,8 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── InvalidRecordTypeError          (also a TypeError)
     │   │   └── OutOfWindowError                too old or too new for the service
     │   ├── ConflictingRecordsError             two records of one key in a batch
-    │   │   └── KeyAlreadySentError             one of them went out before
+    │   │   ├── KeyAlreadySentError             one of them went out before
+    │   │   └── BothSchemesError                one by product code, one by license
     │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
     │   ├── RecordOfRefusedKindError            the service refused its like earlier in the batch
     │   ├── ConfigurationError                  region, credentials, endpoint, arguments
@@ -185,6 +186,29 @@ class KeyAlreadySentError(ConflictingRecordsError):
         return (
             f"record {this} has the key (product or license, customer, dimension, hour) of "
             f"record {first}, which went out before, but differs from it"
+        )
+
+
+class BothSchemesError(ConflictingRecordsError):
+    """
+    A customer's hour of one dimension came both by product code and by license.
+
+    The service would take both and bill the customer twice (service model, LicenseArn), so none
+    was sent.
+
+    Attributes:
+        positions: Where the records stand in what was given.
+    """
+
+    advice = "Send the hour's usage once: with the license where the listing has licenses."
+
+    def __str__(self) -> str:
+        """Name the positions."""
+        shown = ", ".join(str(position) for position in self.positions[:10])
+        more = ", …" if len(self.positions) > 10 else ""
+        return (
+            f"records[{shown}{more}] name one customer's hour and dimension, by product code and "
+            "by license; the service would bill both, so none was sent"
         )
 
 

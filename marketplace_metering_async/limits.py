@@ -76,18 +76,15 @@ class MeteringWindow:
 
     Attributes:
         age: From the timestamp on.
-        month_end: From the first of the next month, 00:00 UTC, on; None where months do not count.
+        month_end: From the first of the next month, 00:00 UTC, on.
     """
 
     age: timedelta
-    month_end: timedelta | None
+    month_end: timedelta
 
 
 BATCH_WINDOW: Final = MeteringWindow(age=timedelta(hours=24), month_end=timedelta(hours=6))
 """BatchMeterUsage since July 2026 (6 hours before): 24 hours, and 06:00 UTC on the first."""
-
-METER_WINDOW: Final = MeteringWindow(age=timedelta(hours=6), month_end=None)
-"""MeterUsage: 6 hours (MeterUsage page)."""
 
 
 def deadline(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
@@ -96,19 +93,18 @@ def deadline(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> date
 
     The month's end only ever tightens the window. Source: the BatchMeterUsage page.
     """
-    by_age = timestamp + window.age
-    if window.month_end is None:
-        return by_age
+    return min(timestamp + window.age, month_closes(timestamp, window))
+
+
+def month_closes(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
+    """Return when the service stops taking records of the month of *timestamp* (both in UTC)."""
     year, month = timestamp.year, timestamp.month
-    next_month = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    return min(by_age, next_month + window.month_end)
+    return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC) + window.month_end
 
 
 def oldest_open(now: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
     """Return the earliest timestamp whose deadline has not passed at *now* (both in UTC)."""
     by_age = now - window.age
-    if window.month_end is None:
-        return by_age
     month = datetime(now.year, now.month, 1, tzinfo=UTC)
     return max(by_age, month) if now > month + window.month_end else by_age
 

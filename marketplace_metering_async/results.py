@@ -1,11 +1,9 @@
 """What became of it: one verdict for every record, and the answers of the other calls."""
 
-import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, cast, overload
+from typing import Any, Final, NamedTuple, overload
 
 from attrs import define, field, frozen
 
@@ -14,9 +12,9 @@ from marketplace_metering_async.errors import (
     MeteringError,
     OutOfWindowError,
     RecordNotMeteredError,
+    RecordOfRefusedKindError,
     TimestampOutOfBoundsException,
 )
-from marketplace_metering_async.pages import PAGE, Pages
 from marketplace_metering_async.records import UsageRecord
 
 _OUT_OF_TIME: Final = (OutOfWindowError, TimestampOutOfBoundsException)
@@ -168,6 +166,8 @@ class RecordResult:
     @property
     def retryable(self) -> bool:
         """Whether the identical record should be sent again."""
+        if isinstance(self.error, RecordOfRefusedKindError):
+            return True
         return self.status in (RecordStatus.UNPROCESSED, RecordStatus.UNCONFIRMED)
 
     @property
@@ -312,127 +312,6 @@ def count(outcomes: Iterable[Outcome]) -> dict[RecordStatus, int]:
 def in_order(counts: Mapping[RecordStatus, int]) -> dict[RecordStatus, int]:
     """Return *counts* in the order of RecordStatus, without zeros."""
     return {status: counts[status] for status in RecordStatus if counts.get(status)}
-
-
-class _Columns(Sequence[RecordResult]):
-    """
-    Results in columns, each made when it is asked for.
-
-    A million objects more would take as much memory as the records, and the time of the garbage
-    collector, which looks at all of them again and again while the rest is sent.
-    """
-
-    __slots__ = ("_given", "_record_ids", "_verdicts")
-
-    def __init__(
-        self, given: Pages[object], verdicts: Pages[Verdict], record_ids: Pages[str | None]
-    ) -> None:
-        self._given = given
-        self._verdicts = verdicts
-        self._record_ids = record_ids
-
-    @overload
-    def __getitem__(self, index: int) -> RecordResult: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RecordResult]: ...
-    def __getitem__(self, index: int | slice) -> RecordResult | Sequence[RecordResult]:
-        places = range(len(self._given))[index]
-        return self._at(places) if isinstance(places, int) else [self._at(n) for n in places]
-
-    def __len__(self) -> int:
-        return len(self._given)
-
-    def __iter__(self) -> Iterator[RecordResult]:
-        return map(RecordResult, itertools.count(), self._given, self._verdicts, self._record_ids)
-
-    def _at(self, place: int) -> RecordResult:
-        return RecordResult(
-            place, self._given[place], self._verdicts[place], self._record_ids[place]
-        )
-
-
-class Merger:
-    """
-    Brings results that come in any order into the order of what was given.
-
-    Attributes:
-        given: What was given, so far.
-        counts: How many have which verdict, so far.
-    """
-
-    def __init__(self) -> None:
-        self.given: Pages[object] = Pages()
-        self.counts: Counter[RecordStatus] = Counter()
-        self._verdicts: Pages[Verdict | None] = Pages()
-        self._record_ids: Pages[str | None] = Pages()
-        self._missing = 0
-
-    def expect(self, given: Sequence[object]) -> None:
-        """Take note of what else was given."""
-        self.given.extend(given)
-        self._verdicts.extend([None] * len(given))
-        self._record_ids.extend([None] * len(given))
-        self._missing += len(given)
-
-    def add(self, outcomes: Iterable[Outcome]) -> None:
-        """
-        Take outcomes in.
-
-        Raises:
-            ValueError: for a position that has one already, or lies outside what was given.
-        """
-        start = end = 0  # of the page that the one before stands on
-        verdicts: list[Verdict | None] = []
-        record_ids: list[str | None] = []
-        for verdict, positions, ids in outcomes:
-            for position, record_id in zip(positions, ids, strict=True):
-                if not start <= position < end:
-                    start, end, verdicts, record_ids = self._page(position)
-                place = position - start
-                if verdicts[place] is not None:
-                    raise ValueError(f"a second result for records[{position}]")
-                verdicts[place] = verdict
-                record_ids[place] = record_id
-            self.counts[verdict.status] += len(positions)
-            self._missing -= len(positions)
-
-    def _page(self, position: int) -> tuple[int, int, list[Verdict | None], list[str | None]]:
-        """Return where the page of *position* starts and ends, and what is on it."""
-        if not 0 <= position < len(self.given):
-            raise ValueError(f"a foreign result for records[{position}]")
-        page = position // PAGE
-        verdicts, record_ids = self._verdicts.pages[page], self._record_ids.pages[page]
-        return page * PAGE, page * PAGE + len(verdicts), verdicts, record_ids
-
-    def merged(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
-        """
-        Return all results.
-
-        Raises:
-            ValueError: if a position has none.
-        """
-        if self._missing:
-            raise ValueError(f"{self._missing} records have no result")
-        verdicts = cast("Pages[Verdict]", self._verdicts)
-        results = _Columns(self.given, verdicts, self._record_ids)
-        return BatchMeterUsageResult(results, in_order(self.counts), calls, throttled)
-
-
-def merge(
-    size: int, parts: Iterable[Iterable[RecordResult]], *, calls: int = 0, throttled: int = 0
-) -> BatchMeterUsageResult:
-    """
-    Bring the results of all *parts* into the order of what was given.
-
-    Raises:
-        ValueError: if a position has no result, two, or lies outside 0 to *size*.
-    """
-    results = list(itertools.chain.from_iterable(parts))
-    record_of = {result.position: result.record for result in results}
-    merger = Merger()
-    merger.expect([record_of.get(position) for position in range(size)])
-    merger.add(Outcome(r.verdict, (r.position,), (r.metering_record_id,)) for r in results)
-    return merger.merged(calls=calls, throttled=throttled)
 
 
 @frozen(kw_only=True)

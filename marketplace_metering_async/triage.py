@@ -193,3 +193,8 @@ def leaves_doubt(error: MeteringError) -> bool:
             return sent
         case _:
             return triage(error) is Fault.SERVICE
+
+
+def is_foreign_too_large(error: MeteringError) -> bool:
+    """Return whether somebody on the way to the service found the request too large."""
+    return isinstance(error, InvalidAnswerError) and error.status == 413

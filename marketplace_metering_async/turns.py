@@ -5,20 +5,16 @@ The program awaits us among a thousand other things, and each of them waits whil
 """
 
 import asyncio
-import gc
 from collections import deque
 from collections.abc import Awaitable
 from typing import Final
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.pages import PAGE
 
 _STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
 STEPS: Final = 128
 """Records between two looks at the clock."""
-_MANY: Final = 64 * STEPS
-"""Records that are so many that more may come."""
 
 _TURN: Final = 0.003
 """Seconds of a turn of the event loop in which answers are dealt with."""
@@ -39,17 +35,8 @@ class Breather:
         self._monotonic = clock.monotonic
         self._since = self._monotonic()
 
-    async def breathe(self, done: int = 0) -> bool:
-        """
-        Yield to the event loop if its last turn is long ago; return whether it was.
-
-        Call it in steps with the number of records that are *done*. What holds them turns old while
-        it is small: the garbage collector goes through every young list and table from end to end,
-        again and again, and at a million records that holds up the event loop for hundredths of a
-        second.
-        """
-        if done % PAGE == _MANY and gc.isenabled():
-            gc.collect(1)
+    async def breathe(self) -> bool:
+        """Yield to the event loop if its last turn is long ago; return whether it was."""
         if self._monotonic() - self._since <= _STRETCH:
             return False
         await asyncio.sleep(0)

@@ -48,6 +48,16 @@ async def metered_by(
         return list(await asyncio.gather(*(batcher.meter(record) for record in records)))
 
 
+async def metered_once_the_first_has_left(
+    records: list[UsageRecord], service: MemoryService
+) -> Results:
+    """Meter the first of *records*, and the others while it is on the wire."""
+    async with batcher_of(service) as batcher:
+        first = asyncio.create_task(batcher.meter(records[0]))
+        await asyncio.sleep(0.06)
+        return list(await asyncio.gather(first, *map(batcher.meter, records[1:])))
+
+
 def test_many_callers_share_full_requests() -> None:
     """
     And each gets the verdict on its own record. Covers: B04
@@ -202,7 +212,7 @@ def test_a_different_record_of_a_key_is_rejected_once_the_first_is_metered() -> 
     (record,) = usage(1)
     (other,) = usage(1, quantity=77)
 
-    first, second = run_virtual(metered_by([record, other], service))
+    first, second = run_virtual(metered_once_the_first_has_left([record, other], service))
 
     assert RecordStatus.SUCCESS is first.status
     assert RecordStatus.REJECTED is second.status
@@ -220,9 +230,24 @@ def test_a_different_record_of_a_key_is_sent_where_the_first_was_not_metered() -
     (record,) = usage(1)
     (other,) = usage(1, quantity=77)
 
-    first, second = run_virtual(metered_by([record, other], service))
+    first, second = run_virtual(metered_once_the_first_has_left([record, other], service))
 
     assert (RecordStatus.REJECTED, RecordStatus.SUCCESS) == (first.status, second.status)
+
+
+def test_different_records_of_a_key_are_all_rejected_while_none_has_left() -> None:
+    """
+    None of them is more right than the others.
+    """
+    service = MemoryService()
+    (record,) = usage(1)
+    (other,) = usage(1, quantity=77)
+
+    results = run_virtual(metered_by([record, other, record], service))
+
+    assert {RecordStatus.REJECTED} == {result.status for result in results}
+    assert {(0, 1, 2)} == {result.error.positions for result in results}
+    assert 0 == len(service.requests)
 
 
 def test_an_unconfirmed_record_may_be_sent_again_and_no_other_of_its_key() -> None:
@@ -488,7 +513,7 @@ def test_whoever_observes_is_told_of_queue_wait_and_flight() -> None:
 
     run_virtual(run())
 
-    assert [(25, 0, 25), (5, 0, 5)] == [(t.records, t.waiting, t.in_flight) for t in told]
+    assert [(25, 5, 25), (5, 0, 5)] == [(t.records, t.waiting, t.in_flight) for t in told]
     assert [0.0, pytest.approx(0.5)] == [t.waited for t in told]
 
 

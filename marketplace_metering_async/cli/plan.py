@@ -12,15 +12,15 @@ from marketplace_metering_async import wire
 from marketplace_metering_async.cli.places import Places
 from marketplace_metering_async.cli.results import complaint
 from marketplace_metering_async.clock import Span, SystemClock
+from marketplace_metering_async.delivery.admission import Admission
+from marketplace_metering_async.delivery.chunks import Lane, lane_of
 from marketplace_metering_async.errors import (
     ConflictingRecordsError,
     InvalidRecordError,
     MeteringError,
 )
 from marketplace_metering_async.limits import CALL_BURST, MAX_RECORDS_PER_REQUEST, REQUEST_BYTES
-from marketplace_metering_async.planning import Lane, chunk_key
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.validation import Admission
 
 _LANES_SHOWN: Final = 5
 _POSITION_BITS: Final = 40
@@ -95,7 +95,8 @@ class Plan:
         return hash((product, record.epoch, record.quantity, record.usage_allocations))
 
     def _count(self, record: UsageRecord, one: int) -> None:
-        lane = chunk_key(record, self._product_code)
+        code = record.product_code or self._product_code
+        lane = lane_of(code, licensed=record.license_arn is not None)
         self._lanes[lane] += one
         self._bytes[lane] += one * wire.record_size(wire.members_of(record))
 

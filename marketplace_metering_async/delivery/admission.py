@@ -1,29 +1,22 @@
-"""What of a batch need not be sent, and why: records against the time and against each other."""
+"""Whether what was given is a record that may be sent now."""
 
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, cast
 
 from marketplace_metering_async import limits, rules, wire
 from marketplace_metering_async.clock import Span
-from marketplace_metering_async.errors import (
-    ConflictingRecordsError,
-    InvalidRecordError,
-    OutOfWindowError,
-    Violation,
-)
-from marketplace_metering_async.records import Key, UsageRecord
+from marketplace_metering_async.errors import InvalidRecordError, OutOfWindowError, Violation
+from marketplace_metering_async.records import UsageRecord
 
-_LAST_BITS: Final = 63
-"""Bits of a hash that tell its table."""
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
 
 
-class Alike(NamedTuple):
+class UniformBatch(NamedTuple):
     """Records of one product, without licenses and allocations, and the epoch of each."""
 
+    product_code: str | None
     records: Sequence[UsageRecord]
     epochs: Sequence[int]
 
@@ -33,7 +26,7 @@ class Admission:
     Turns whatever was given into a record to send, or tells why it is none.
 
     The window is judged by the *span* in which the service's time lies: what may be inside is
-    admitted. Call `at()` when time moves on.
+    admitted. Call `set_time()` when time moves on.
     """
 
     def __init__(
@@ -47,9 +40,9 @@ class Admission:
         self._window = window
         self._product_violations = () if product_code is None else rules.product_code(product_code)
         self._product_lacks = product_code is None or bool(self._product_violations)
-        self.at(span)
+        self.set_time(span)
 
-    def at(self, span: Span) -> None:
+    def set_time(self, span: Span) -> None:
         """Judge by *span* from now on."""
         earliest = datetime.fromtimestamp(span.earliest, UTC)
         self._oldest = int(limits.oldest_open(earliest - limits.EDGE, self._window).timestamp())
@@ -80,8 +73,8 @@ class Admission:
             self._require_size(position, record)
         return record
 
-    def alike(self, given: Sequence[object]) -> Alike | None:
-        """Return *given*, if all may be sent and are alike at a glance; None says nothing."""
+    def uniform(self, given: Sequence[object]) -> UniformBatch | None:
+        """Return *given* if all of it is plainly valid; None means: look at each record."""
         first = given[0]
         product_code = first.product_code if type(first) is UsageRecord else None
         if self._product_lacks and product_code is None:
@@ -98,7 +91,7 @@ class Admission:
         epochs = [record.epoch for record in records]
         few = set(epochs)
         if self._oldest <= min(few) and max(few) <= self._newest:
-            return Alike(records, epochs)
+            return UniformBatch(product_code or self._product_code, records, epochs)
         return None
 
     @staticmethod
@@ -148,103 +141,3 @@ def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowE
             )
         ]
     )
-
-
-class Hashes:
-    """
-    The hashes of all keys of a batch: they tell of most records that they are alone with theirs.
-
-    A number takes a third of the memory of a key, and the garbage collector has nothing to look at.
-    They are in many tables, by their last bits: one of a million would hold up the event loop for
-    hundredths of a second whenever it grows, and once more when it is freed. The tables are dicts
-    without values, since sets take up to twice the memory.
-
-    Attributes:
-        repeated: Those that came twice: of keys that records share, or of keys that collide.
-    """
-
-    def __init__(self) -> None:
-        self.repeated: set[int] = set()
-        self._tables: defaultdict[int, dict[int, None]] = defaultdict(dict)
-
-    def note(self, hashes: Iterable[int]) -> None:
-        """Take note of more of them."""
-        tables = self._tables
-        for one in hashes:
-            noted = tables[one & _LAST_BITS]
-            if one in noted:
-                self.repeated.add(one)
-            else:
-                noted[one] = None
-
-    def forget(self) -> Generator[None, None, None]:
-        """Forget all that was noted, some at each step: no more will come."""
-        while self._tables:
-            self._tables.popitem()
-            yield
-
-
-class Repeats:
-    """
-    Records that have a key in common.
-
-    Identical ones are sent once and share the verdict; where any differ, none is sent, since the
-    service would keep whichever came first.
-    """
-
-    def __init__(
-        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
-    ) -> None:
-        """Compare records; *record_at* returns one that was noted, by its position."""
-        self._product_code = product_code
-        self._record_at = record_at
-        self._leaders: dict[Key, int] = {}  # the position of the first record of each key
-        self._conflicts: dict[Key, list[int]] = {}
-        self.followers: dict[int, list[int]] = {}
-        """Position of the record that is sent, to the positions of those identical to it."""
-
-    def note(self, position: int, record: UsageRecord) -> bool:
-        """Take note of a record; return whether one of its key was there before."""
-        key = record.key(self._product_code)
-        leader = self._leaders.setdefault(key, position)
-        if leader == position:
-            return False
-        if key in self._conflicts:
-            self._conflicts[key].append(position)
-        elif self._same(self._record_at(leader), record):
-            self.followers.setdefault(leader, []).append(position)
-        else:
-            identical = self.followers.get(leader, [])
-            self._conflicts[key] = [leader, *identical, position]
-        return True
-
-    def conflicts(self) -> list[ConflictingRecordsError]:
-        """Return an error for each key whose records differ, with all their positions."""
-        return [ConflictingRecordsError(positions) for positions in self._conflicts.values()]
-
-    def conflict(self, record: UsageRecord) -> ConflictingRecordsError | None:
-        """Return the conflict that *record* is in."""
-        if not self._conflicts:
-            return None
-        positions = self._conflicts.get(record.key(self._product_code))
-        return None if positions is None else ConflictingRecordsError(positions)
-
-    def forget(self, position: int, record: UsageRecord) -> list[int]:
-        """Forget the key of a record that has its verdict; return the positions that share it."""
-        key = record.key(self._product_code)
-        if self._leaders.get(key) == position:
-            del self._leaders[key]
-            self._conflicts.pop(key, None)
-        return self.followers.pop(position, [])
-
-    def _same(self, one: UsageRecord | None, other: UsageRecord) -> bool:
-        """Every member equal; the call's product code counts as a record's own."""
-        if one is None:
-            return False
-        if (one.product_code or self._product_code) != (other.product_code or self._product_code):
-            return False
-        return (one.epoch, one.quantity, one.usage_allocations) == (
-            other.epoch,
-            other.quantity,
-            other.usage_allocations,
-        )

@@ -1,19 +1,19 @@
 """
 From what a record has been through to the verdict on it.
 
-The whole of design law 5: an attempt without an answer leaves a doubt. A refusal of content
-settles it, since the record would have been refused before as well; a refusal of time or state
-does not, and neither does giving up.
+An attempt without a response of the service leaves a doubt. A refusal of content that a record met
+alone settles it, since the record would have been refused before as well; a refusal of time or
+state does not, and neither does giving up.
 """
 
 from typing import Final
 
+from marketplace_metering_async.delivery.chunks import AttemptHistory
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     MeteringError,
     RecordOfRefusedKindError,
 )
-from marketplace_metering_async.planning import History
 from marketplace_metering_async.results import RecordStatus, Verdict
 from marketplace_metering_async.triage import Fault, triage
 
@@ -28,55 +28,60 @@ _FINAL: Final = {
 """The service's words, and the verdicts that they are."""
 
 
-def answered(status: str, history: History, request_id: str | None) -> Verdict:
+def answered(status: str, history: AttemptHistory, request_id: str | None) -> Verdict:
     """Return the verdict for the service's *status*; one that nobody has heard of is no success."""
     ours = _FINAL.get(status, RecordStatus.UNCONFIRMED)
-    if ours is RecordStatus.CUSTOMER_NOT_SUBSCRIBED and history.ambiguous:
+    if ours is RecordStatus.CUSTOMER_NOT_SUBSCRIBED and history.doubt:
         ours = RecordStatus.UNCONFIRMED
     return Verdict(
         status=ours,
         service_status=status,
         attempts=history.attempts + 1,
         request_id=request_id,
-        ambiguous=history.ambiguous,
+        ambiguous=history.doubt,
         error=history.error if ours is RecordStatus.UNCONFIRMED else None,
     )
 
 
-def refused_alone(error: MarketplaceMeteringException, history: History) -> Verdict:
+def refused_alone(error: MarketplaceMeteringException, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record that the service refused when it travelled alone."""
     fault = triage(error)
-    if fault is Fault.CONTENT or (fault is Fault.STATE and not history.ambiguous):
+    if fault is Fault.CONTENT or (fault is Fault.STATE and not history.doubt):
         return _verdict(RecordStatus.REJECTED, error, history)
     return gave_up(error, history)
 
 
-def of_refused_kind(refusal: MarketplaceMeteringException, trait: str, history: History) -> Verdict:
-    """Return the verdict on a record that shares the *trait* for which another was refused."""
-    error = RecordOfRefusedKindError(refusal.code, trait)
+def similar_refused(
+    refusal: MarketplaceMeteringException, member: str, history: AttemptHistory
+) -> Verdict:
+    """Return the verdict on a record with the *member* for which another was refused just now."""
+    error = RecordOfRefusedKindError(refusal.code, member)
     error.__cause__ = refusal
-    if triage(refusal) is Fault.STATE and history.ambiguous:
-        return gave_up(error, history)
-    return _verdict(RecordStatus.REJECTED, error, history)
+    return gave_up(error, history) if history.doubt else rejected(error, history)
 
 
-def gave_up(error: MeteringError | None, history: History) -> Verdict:
+def gave_up(error: MeteringError | None, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record that is not at fault and is not sent any more."""
-    open_status = RecordStatus.UNCONFIRMED if history.ambiguous else RecordStatus.UNPROCESSED
+    open_status = RecordStatus.UNCONFIRMED if history.doubt else RecordStatus.UNPROCESSED
     return _verdict(open_status, error, history)
 
 
-def out_of_window(error: MeteringError, history: History) -> Verdict:
+def out_of_window(error: MeteringError, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record whose window has closed, or is still to come."""
-    status = RecordStatus.UNCONFIRMED if history.ambiguous else RecordStatus.REJECTED
+    status = RecordStatus.UNCONFIRMED if history.doubt else RecordStatus.REJECTED
     return _verdict(status, error, history)
 
 
-def _verdict(status: RecordStatus, error: MeteringError | None, history: History) -> Verdict:
+def rejected(error: MeteringError, history: AttemptHistory) -> Verdict:
+    """Return the verdict on a record that is at fault by *error*."""
+    return _verdict(RecordStatus.REJECTED, error, history)
+
+
+def _verdict(status: RecordStatus, error: MeteringError | None, history: AttemptHistory) -> Verdict:
     return Verdict(
         status=status,
         error=error,
         attempts=history.attempts,
         request_id=history.request_id,
-        ambiguous=history.ambiguous,
+        ambiguous=history.doubt,
     )

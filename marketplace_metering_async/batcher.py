@@ -1,0 +1,306 @@
+"""UsageBatcher: gathers single records of many callers into full requests."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from itertools import count
+from types import TracebackType
+from typing import Any, Final, Self
+
+from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.delivery.feed import Feed
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    DeliveryTimeoutError,
+    InvalidRecordError,
+    MeteringError,
+)
+from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, in_order
+
+_KEYS_REMEMBERED: Final = 100_000
+"""Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
+_REPORT_EVERY: Final = 60.0
+"""Seconds after which a batcher that is never idle reports what became of its records."""
+
+
+class UsageBatcher:
+    """
+    Gathers single records into full requests, and gives every caller the verdict on its own.
+
+    For finished hourly records that come one by one from many tasks; raw events belong in a
+    UsageLedger, since the service keeps the first quantity of a customer's hour. Use it with
+    `async with`, inside that of its client.
+    """
+
+    def __init__(
+        self,
+        client: MarketplaceMeteringClient,
+        *,
+        product_code: str | None = None,
+        linger: float = 0.05,
+        max_pending: int = 10_000,
+    ) -> None:
+        """
+        Batch for *client*; nothing runs before the first record comes.
+
+        Args:
+            client: Sends the requests; close it after the batcher.
+            product_code: The product of records that name none.
+            linger: Seconds that a record waits for company at the most.
+            max_pending: Records without a verdict at the most; further callers wait.
+
+        Raises:
+            ValueError: for a negative linger, or less than one record pending.
+        """
+        if not linger >= 0:
+            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
+        if max_pending < 1:
+            raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
+        self._client = client
+        self._product_code = product_code
+        self._linger = linger
+        self._places = _PendingLimit(max_pending)
+        self._positions = count()
+        self._waiters: dict[int, asyncio.Future[RecordResult]] = {}
+        self._made: Feed | None = None
+        self._closed = False
+        self._unsure: list[RecordResult] | None = None  # kept while draining
+        self._counter: Counter[RecordStatus] = Counter()  # since it last reported
+        self._reported = (0.0, 0, 0)  # when, calls, throttled
+
+    @property
+    def waiting(self) -> int:
+        """How many records are gathered and not sent yet."""
+        return 0 if self._made is None else self._made.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """How many records are on their way."""
+        return 0 if self._made is None else self._made.in_flight
+
+    async def meter(self, record: UsageRecord | Mapping[str, Any]) -> RecordResult:
+        """
+        Meter one record, and return the verdict on it.
+
+        It travels with others: as soon as a request is full, or when it has waited `linger`
+        seconds. Identical records share one verdict. Of a key (product or license, customer,
+        dimension, hour), records that differ are all Rejected with ConflictingRecordsError while
+        none of them has left. One that comes later waits for the verdict of what left; it is
+        Rejected with KeyAlreadySentError unless that one is not metered for certain. Keys are
+        remembered for the latest 100,000 records.
+
+        Cancelling takes back a record that has not left; after that it may still be metered, and
+        its verdict is lost to you. Others are not affected.
+
+        Returns: its result; `position` counts the records of this batcher.
+
+        Raises:
+            ClientClosedError: after drain() or aclose(), or after the client was closed, or on
+                another event loop.
+        """
+        self._require_open()
+        feed, position = self._feed(), next(self._positions)
+        try:
+            admitted = feed.admit(position, record)
+        except InvalidRecordError as error:
+            verdict = Verdict(status=RecordStatus.REJECTED, error=error)
+            return RecordResult(position, record, verdict)
+        await self._places.enter(admitted.product_code or self._product_code)
+        waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
+        self._waiters[position] = waiter
+        try:
+            entry = feed.join(position, record, admitted)
+            try:
+                return await waiter
+            except asyncio.CancelledError:
+                if entry is not None:
+                    feed.leave(entry, position)
+                raise
+        finally:
+            del self._waiters[position]
+            self._places.leave()
+
+    async def flush(self) -> None:
+        """
+        Let all go that is gathered, and return when everything pending now has its verdict.
+
+        Cancelling it takes nothing back.
+        """
+        pending = list(self._waiters.values())
+        if self._made is not None:
+            self._made.delivery.flush()
+        if pending:
+            await asyncio.wait(pending)
+
+    async def drain(self, timeout: float | None = None) -> list[RecordResult]:
+        """
+        Take no more records, let all go, and return what is not metered for certain.
+
+        After *timeout* seconds nothing new starts; requests on the wire are awaited, and what is
+        left is Unprocessed, or Unconfirmed where an attempt had no response. Every caller of
+        meter() has its verdict then. A second call waits for the same end, and returns nothing.
+
+        Cancelling it leaves the batcher closed and its delivery running; call it again to wait.
+        """
+        self._closed = True
+        self._places.close()
+        unsure: list[RecordResult] = []
+        if self._unsure is None:
+            self._unsure = unsure
+        if self._made is None:
+            return unsure
+        delivery = self._made.delivery
+        delivery.flush()
+        timer = None if timeout is None else asyncio.create_task(self._stop_after(timeout))
+        try:
+            await delivery.finished()
+        finally:
+            if timer is not None:
+                timer.cancel()
+                await asyncio.gather(timer, return_exceptions=True)
+        await delivery.abort()
+        return unsure
+
+    async def aclose(self) -> None:
+        """Drain without a limit; twice is fine. Cancelling it is as cancelling `drain`."""
+        await self.drain()
+
+    async def __aenter__(self) -> Self:
+        """Return the batcher; nothing runs before the first record comes."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Drain."""
+        await self.aclose()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClientClosedError("the batcher is closed")
+        self._client.caller.require_home()
+
+    def _feed(self) -> Feed:
+        if self._made is None:
+            self._made = Feed(
+                self._client.caller,
+                self._take_results,
+                product_code=self._product_code,
+                policy=self._client.retry,
+                random=self._client.random,
+                linger=self._linger,
+                keys_remembered=_KEYS_REMEMBERED,
+            )
+            self._reported = (self._client.caller.clock.monotonic(), 0, 0)
+        return self._made
+
+    async def _stop_after(self, timeout: float) -> None:
+        await self._client.caller.clock.sleep(timeout)
+        if self._made is not None:
+            error = DeliveryTimeoutError("the time allowed for draining is over")
+            self._made.delivery.stop(error)
+
+    def _take_results(self, results: Sequence[RecordResult]) -> None:
+        for result in results:
+            self._counter[result.status] += 1
+            if self._unsure is not None and result.metered is not True:
+                if result.duplicate_of is None:
+                    self._unsure.append(result)
+            waiter = self._waiters.get(result.position)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(_with_own_error(result))
+        self._report()
+
+    def _report(self) -> None:
+        """Tell the observer what became of records, once idle and every minute."""
+        feed, clock = self._made, self._client.caller.clock
+        if feed is None or not self._counter:
+            return
+        since, calls, throttled = self._reported
+        moment = clock.monotonic()
+        if feed.waiting or feed.in_flight:
+            if moment - since < _REPORT_EVERY:
+                return
+        delivery = feed.delivery
+        ended = BatchEnded(
+            counts=in_order(self._counter),
+            calls=delivery.calls - calls,
+            throttled=delivery.throttled - throttled,
+            seconds=moment - since,
+        )
+        self._counter.clear()
+        self._reported = (moment, delivery.calls, delivery.throttled)
+        tell(self._client.caller.observer, ended)
+
+
+def _with_own_error(result: RecordResult) -> RecordResult:
+    """Return *result* with an exception of its own: raised by several, one would pile up traces."""
+    error = result.error
+    if error is None:
+        return result
+    verdict = result.verdict._replace(error=_copied(error))
+    return RecordResult(result.position, result.record, verdict, result.metering_record_id)
+
+
+def _copied(error: MeteringError) -> MeteringError:
+    own = error.__class__.__new__(error.__class__, *error.args)
+    own.__dict__.update(error.__dict__)
+    own.__cause__ = error.__cause__
+    return own
+
+
+class _PendingLimit:
+    """How many records may be pending: whoever comes later waits, product by product in turn."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
+        self._closed = False
+
+    async def enter(self, product_code: str | None) -> None:
+        """
+        Take a place, waiting for one if need be.
+
+        Raises:
+            ClientClosedError: after close(), also while waiting.
+        """
+        if self._closed:
+            raise ClientClosedError("the batcher is closed")
+        if self._free and not self._waiting:
+            self._free -= 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(product_code, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self.leave()  # it was given to us at the same moment
+            raise
+
+    def leave(self) -> None:
+        """Give a place back; the next product in turn gets it, so that no flood starves others."""
+        while self._waiting:
+            product_code = next(iter(self._waiting))
+            queue = self._waiting.pop(product_code)
+            place = queue.popleft()
+            if queue:
+                self._waiting[product_code] = queue  # and goes to the end of the line
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._closed = True
+        for queue in self._waiting.values():
+            for place in queue:
+                if not place.done():
+                    place.set_exception(ClientClosedError("the batcher is closed"))
+        self._waiting.clear()

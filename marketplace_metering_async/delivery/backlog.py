@@ -1,0 +1,279 @@
+"""
+What is still to be sent, and which of it goes next: records to chunks.
+
+A chunk holds records of one lane, at most 25, in fewer than a million bytes. A lane may go when it
+fills a chunk, when its oldest record has waited for `linger` seconds, or when something of it was
+sent before. Of the lanes that may go, the earliest deadline goes first. Records near an edge of the
+service's window share chunks of their own, so that a refusal for their sake costs nobody else.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Final
+
+from marketplace_metering_async import limits, wire
+from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord, lane_of
+from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
+from marketplace_metering_async.records import UsageRecord
+
+_EDGE: Final = limits.EDGE.total_seconds()
+_DAY: Final = 86_400
+_AGE: Final = limits.BATCH_WINDOW.age.total_seconds()
+_NOW: Final = -math.inf
+"""The time at which whoever may go at once may go."""
+_STALE: Final = 64
+"""Entries of a heap that may be out of date before it is built anew."""
+
+
+@lru_cache(maxsize=64)
+def _month_closes(day: int) -> float:
+    """Return when the month of a day (days since 1970) closes, in seconds since 1970."""
+    try:
+        return limits.month_closes(datetime.fromtimestamp(day * _DAY, UTC)).timestamp()
+    except (ValueError, OverflowError):  # the last month that Python knows
+        return math.inf
+
+
+def deadline(epoch: int) -> float:
+    """Return when the window of a timestamp closes; both in seconds since 1970."""
+    return min(epoch + _AGE, _month_closes(epoch // _DAY))
+
+
+class Backlog:
+    """
+    All records of a delivery that have no verdict and are neither on the wire nor searched.
+
+    It knows no clock: times come in. `now` is wall time in seconds since 1970, corrected by the
+    service's; `moment` is monotonic time in seconds.
+
+    Attributes:
+        linger: Seconds that a record waits for company at the most; 0: nobody waits.
+    """
+
+    def __init__(
+        self,
+        records_at: Callable[[Sequence[int]], list[UsageRecord]],
+        *,
+        product_code: str | None = None,
+        linger: float = 0.0,
+    ) -> None:
+        """Line records up by their positions; *records_at* returns those at some."""
+        self.linger = linger
+        self._records_at = records_at
+        self._product_code = product_code
+        self._queues: dict[Lane, LaneQueue] = {}
+        self._group_of: Callable[[UsageRecord], int | None] = lambda record: None
+        self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
+        self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
+        self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
+        self._places = count()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Return how many records are here."""
+        return self._size
+
+    def group_by(self, group_of: Callable[[UsageRecord], int | None]) -> None:
+        """Ask *group_of* from now on which records of licenses of unnamed products may mix."""
+        self._group_of = group_of
+
+    def add(self, positions: Sequence[int], records: Sequence[UsageRecord], moment: float) -> None:
+        """Put records, which stand at *positions* of what was given, among those that wait."""
+        parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
+        for position, record in zip(positions, records, strict=True):
+            part = parts.setdefault(self.lane_of(record), ([], []))
+            part[0].append(position)
+            part[1].append(record)
+        for lane, (at, alike) in parts.items():
+            self.add_uniform(lane, at, [record.epoch for record in alike], moment)
+            for record in alike:
+                if record.usage_allocations:
+                    self._queues[lane].count_bytes(record)
+                    self._line_up(self._queues[lane], moment)
+
+    def add_uniform(
+        self, lane: Lane, positions: Sequence[int], epochs: Sequence[int], moment: float
+    ) -> None:
+        """Do the same with records of one *lane*, without allocations."""
+        queue = self._queue(lane)
+        if queue.size == 0:
+            queue.since = moment
+        was_full, oldest = queue.is_full, queue.oldest if queue.size else None
+        queue.add(positions, epochs)
+        self._size += len(positions)
+        if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
+            self._line_up(queue, moment)
+
+    def put_back(
+        self, entries: Sequence[PendingRecord], moment: float, *, not_before: float | None = None
+    ) -> None:
+        """Put records back that an attempt has left open; they rest until *not_before*."""
+        self._size += len(entries)
+        if not_before is not None and not_before > moment:
+            heappush(self._resting, (not_before, next(self._places), entries))
+        else:
+            self._return(entries, moment)
+
+    def ready(self, moment: float) -> bool:
+        """Return whether `take` would give a chunk."""
+        while self._resting and self._resting[0][0] <= moment:
+            self._return(heappop(self._resting)[2], moment)
+        while self._waiting and self._waiting[0][0] <= moment:
+            _, place, queue = heappop(self._waiting)
+            if place == queue.place and queue.size:
+                self._line_up(queue, moment)
+        while self._line and not self._is_current(self._line[0]):
+            heappop(self._line)
+        return bool(self._line)
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time at which something that waits may go, if anything does."""
+        while self._waiting and not self._is_current(self._waiting[0]):
+            heappop(self._waiting)
+        times = [heap[0][0] for heap in (self._waiting, self._resting) if heap]
+        return min(times, default=None)
+
+    def take(self, now: float, moment: float) -> Chunk | None:
+        """Return the chunk whose deadline is the earliest, or None where nothing may go now."""
+        while self.ready(moment):
+            queue = heappop(self._line)[2]
+            chunk = Chunk(queue.lane, *queue.cut(lambda minute: _kind(minute, now)))
+            self._line_up(queue, moment)
+            if not self._is_outdated(chunk):
+                self._size -= len(chunk)
+                return chunk
+            self._return(chunk.entries, moment)
+        return None
+
+    def _is_outdated(self, chunk: Chunk) -> bool:
+        """Return whether licenses of a chunk were grouped since their records came."""
+        lane = chunk.lane
+        if lane.product_code is not None or not lane.licensed:
+            return False
+        return any(self._group_of(record) != lane.group for record in chunk.records)
+
+    def flush(self, moment: float) -> None:
+        """Let everything go that waits for company."""
+        for queue in self._queues.values():
+            queue.since = _NOW
+            self._line_up(queue, moment)
+
+    def hold(self, lane: Lane, until: float, moment: float) -> None:
+        """Keep what waits of *lane* back until a monotonic time, or until `release`."""
+        queue = self._queue(lane)
+        queue.held_until = until
+        self._line_up(queue, moment)
+
+    def release(self, lane: Lane, moment: float) -> None:
+        """Let *lane* go again."""
+        queue = self._queues.get(lane)
+        if queue is not None and queue.held_until > _NOW:
+            queue.held_until = _NOW
+            self._line_up(queue, moment)
+
+    def narrow(self, lane: Lane, most: int) -> None:
+        """Put at *most* that many records of *lane* into one request from now on."""
+        queue = self._queue(lane)
+        queue.limit = max(1, min(queue.limit, most))
+
+    def discard(self, position: int, record: UsageRecord, moment: float) -> bool:
+        """Take out a record that was never sent; return whether it was here."""
+        queue = self._queues.get(self.lane_of(record))
+        if queue is None or not queue.discard(position, record):
+            return False
+        self._size -= 1
+        self._line_up(queue, moment)
+        return True
+
+    def drop(self, most: int, lane: Lane | None = None) -> list[PendingRecord]:
+        """Take out at *most* that many records, of *lane* with all its groups or of any."""
+        dropped: list[PendingRecord] = []
+        for queue in list(self._queues.values()):
+            if lane is None or queue.lane.whole == lane:
+                dropped += queue.drain(most - len(dropped))
+                self._forget_if_empty(queue)
+                if len(dropped) >= most:
+                    break
+        else:
+            dropped += self._drop_resting(lane)
+        self._size -= len(dropped)
+        return dropped
+
+    def lane_of(self, record: UsageRecord) -> Lane:
+        """Return the lane that *record* travels in now."""
+        code = record.product_code or self._product_code
+        lane = lane_of(code, licensed=record.license_arn is not None)
+        if lane.product_code is None and lane.licensed:
+            group = self._group_of(record)
+            return lane if group is None else lane._replace(group=group)
+        return lane
+
+    def _drop_resting(self, lane: Lane | None) -> list[PendingRecord]:
+        dropped: list[PendingRecord] = []
+        kept = []
+        for resting in self._resting:
+            hit = lane is None or self.lane_of(resting[2][0].record).whole == lane
+            if hit:
+                dropped += resting[2]
+            else:
+                kept.append(resting)
+        heapify(kept)
+        self._resting = kept
+        return dropped
+
+    def _return(self, entries: Sequence[PendingRecord], moment: float) -> None:
+        queues: dict[int, LaneQueue] = {}
+        for entry in entries:
+            queue = self._queue(self.lane_of(entry.record))
+            queue.put_back(entry)
+            queues[id(queue)] = queue
+        for queue in queues.values():
+            self._line_up(queue, moment)
+
+    def _queue(self, lane: Lane) -> LaneQueue:
+        queue = self._queues.get(lane)
+        if queue is None:
+            room = limits.REQUEST_BYTES - 1 - wire.batch_overhead(lane.sent_product_code)
+            queue = self._queues[lane] = LaneQueue(lane, room, self._records_at)
+        return queue
+
+    def _line_up(self, queue: LaneQueue, moment: float) -> None:
+        """Put a lane where it belongs now; places that it had before are out of date."""
+        queue.place = next(self._places)
+        if not queue.size:
+            self._forget_if_empty(queue)
+            return
+        if queue.held_until <= moment:
+            queue.held_until = _NOW
+        due = queue.held_until
+        if not (queue.has_returned or queue.is_full):
+            due = max(due, queue.since + self.linger)
+        if due > moment:
+            heappush(self._waiting, (due, queue.place, queue))
+        else:
+            heappush(self._line, (queue.oldest, queue.place, queue))
+        if len(self._line) + len(self._waiting) > 2 * len(self._queues) + _STALE:
+            self._line = [entry for entry in self._line if self._is_current(entry)]
+            heapify(self._line)
+            self._waiting = [entry for entry in self._waiting if self._is_current(entry)]
+            heapify(self._waiting)
+
+    def _is_current(self, entry: tuple[float, int, LaneQueue]) -> bool:
+        return entry[1] == entry[2].place and entry[2].size > 0
+
+    def _forget_if_empty(self, queue: LaneQueue) -> None:
+        """Forget a lane without records; one that is held or narrowed is remembered."""
+        if not queue.size and queue.held_until == _NOW and not queue.is_narrowed:
+            self._queues.pop(queue.lane, None)
+
+
+def _kind(minute: int, now: float) -> str:
+    """Return what the records of a minute may share a chunk with: an edge goes with its like."""
+    start = minute * MINUTE
+    if deadline(start) - now <= _EDGE:
+        return "late"
+    return "ahead" if start + MINUTE > now else "inside"

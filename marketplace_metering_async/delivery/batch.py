@@ -1,0 +1,295 @@
+"""All records of one call: looked at together, sent together, answered together."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Mapping, Sequence
+from itertools import compress, islice
+from random import Random
+from typing import Any, Final, cast
+
+from marketplace_metering_async.calls import Caller
+from marketplace_metering_async.delivery.admission import Admission
+from marketplace_metering_async.delivery.backlog import Backlog
+from marketplace_metering_async.delivery.chunks import lane_of
+from marketplace_metering_async.delivery.collector import ResultCollector
+from marketplace_metering_async.delivery.delivery import Delivery
+from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
+from marketplace_metering_async.errors import (
+    BothSchemesError,
+    DeliveryTimeoutError,
+    InvalidRecordError,
+    MeteringError,
+)
+from marketplace_metering_async.events import BatchEnded, Settled, Warned, tell
+from marketplace_metering_async.records import UsageRecord, key_hashes
+from marketplace_metering_async.results import (
+    BatchMeterUsageResult,
+    Outcome,
+    RecordStatus,
+    Verdict,
+    count,
+    without_ids,
+)
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.turns import STEPS, Breather
+
+UNCLEAR_SCHEMES: Final = (
+    "records of one account, dimension and hour came with and without a license; if both are of "
+    "one product, the service bills both. Name the product code of the licensed ones, too"
+)
+
+
+def require_iterable(records: object) -> None:
+    """Raise TypeError for what can be no batch, such as one record, or a table by its columns."""
+    got = f"records: expected an iterable of records, got a {type(records).__name__}"
+    if hasattr(records, "__dataframe__"):
+        raise TypeError(f'{got}; give its rows, such as frame.to_dict("records")')
+    if not isinstance(records, Iterable | AsyncIterable) or isinstance(
+        records, str | bytes | bytearray | Mapping
+    ):
+        raise TypeError(got)
+
+
+class Batch:
+    """The records of one call of `batch_meter_usage`."""
+
+    def __init__(
+        self, connection: Caller, *, product_code: str | None, policy: RetryPolicy, random: Random
+    ) -> None:
+        self._connection = connection
+        self._product_code = product_code
+        self._policy = policy
+        self._random = random
+        self._breather = Breather(connection.clock)
+        self._collector = ResultCollector()
+        self._sent: list[UsageRecord | None] = []  # None where nothing is sent
+        self._hashes = KeyHashes()
+        self._has_licensed = self._has_unlicensed = False
+        self._duplicates = Duplicates(product_code, self._sent.__getitem__)
+        self._backlog = self._new_backlog()
+        self._delivery: Delivery | None = None
+        self._over: MeteringError | None = None  # set when the time allowed is over
+        self._waits_for: asyncio.Task[Any] | None = None  # what is given up then
+
+    async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
+        """Return a result for each of *records*; see the client for what it raises."""
+        clock = self._connection.clock
+        started = clock.monotonic()
+        timer = None if timeout is None else asyncio.create_task(self._watch_the_time(timeout))
+        try:
+            await self._read(records)
+            await self._compare()
+            delivery = await self._send()
+        finally:
+            if timer is not None:
+                timer.cancel()
+                await asyncio.gather(timer, return_exceptions=True)
+        result = self._collector.result(calls=delivery.calls, throttled=delivery.throttled)
+        ended = BatchEnded(
+            counts=result.counts,
+            calls=delivery.calls,
+            throttled=delivery.throttled,
+            seconds=clock.monotonic() - started,
+        )
+        tell(self._connection.observer, ended)
+        return result
+
+    # The time allowed.
+
+    async def _watch_the_time(self, timeout: float) -> None:
+        await self._connection.clock.sleep(timeout)
+        self._over = DeliveryTimeoutError("the time allowed for the call is over")
+        if self._waits_for is not None:
+            self._waits_for.cancel()
+        if self._delivery is not None:
+            self._delivery.stop(self._over)
+
+    async def _unless_over(self, work: Coroutine[Any, Any, object]) -> bool:
+        """Await *work*, which is given up when the time is over; return whether it ended."""
+        task = self._waits_for = asyncio.ensure_future(work)
+        if self._over is not None:
+            task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if self._over is None or (current is not None and current.cancelling()):
+                raise
+            return False
+        finally:
+            self._waits_for = None
+        return True
+
+    # Reading.
+
+    async def _read(self, given: object) -> None:
+        """Read all that was given, settle what cannot be sent, and line up the rest."""
+        admission = Admission(self._connection.span(), product_code=self._product_code)
+        if isinstance(given, AsyncIterable):
+            read: list[object] = []
+            if not await self._unless_over(self._read_as_it_comes(given, read, admission)):
+                text = "the time allowed was over before the source ended; what was read of it"
+                tell(self._connection.observer, Warned(text=f"{text} has results"))
+            self._take_in(read, admission)
+        elif isinstance(given, Iterable):
+            source = iter(given)
+            while some := list(islice(source, STEPS)):
+                self._take_in(some, admission)
+                if await self._breather.breathe():
+                    admission.set_time(self._connection.span())
+
+    async def _read_as_it_comes(
+        self, given: AsyncIterable[object], read: list[object], admission: Admission
+    ) -> None:
+        """Fill *read*, and take it in whenever there is a step's worth."""
+        async for one in given:
+            read.append(one)
+            if len(read) == STEPS:
+                self._take_in(read, admission)
+                read.clear()
+                if await self._breather.breathe():
+                    admission.set_time(self._connection.span())
+
+    def _take_in(self, some: Sequence[object], admission: Admission) -> None:
+        if not some:
+            return
+        start, moment = len(self._sent), self._connection.clock.monotonic()
+        self._collector.expect(some)
+        if (uniform := admission.uniform(some)) is not None:
+            records = uniform.records
+            self._sent += records
+            lane = lane_of(uniform.product_code)
+            self._backlog.add_uniform(lane, range(start, len(self._sent)), uniform.epochs, moment)
+            self._has_unlicensed = True
+        else:
+            positions, records = self._admitted(some, start, admission)
+            self._backlog.add(positions, records, moment)
+        self._hashes.note(key_hashes(records, self._product_code))
+
+    def _admitted(
+        self, some: Sequence[object], start: int, admission: Admission
+    ) -> tuple[list[int], list[UsageRecord]]:
+        """Settle those of *some* that cannot be sent; return the others and their positions."""
+        positions: list[int] = []
+        records: list[UsageRecord] = []
+        for position, given in enumerate(some, start):
+            try:
+                record = admission.admit(position, given)
+            except InvalidRecordError as error:
+                self._sent.append(None)
+                self._reject([position], error)
+            else:
+                self._sent.append(record)
+                positions.append(position)
+                records.append(record)
+                if record.license_arn is None:
+                    self._has_unlicensed = True
+                else:
+                    self._has_licensed = True
+        return positions, records
+
+    # Records against each other.
+
+    async def _compare(self) -> None:
+        """Send one of several identical records; reject those of one key that differ."""
+        if self._hashes.repeated:
+            await self._part_repeats()
+        if self._has_licensed and self._has_unlicensed:
+            await self._part_schemes()
+        if self._hashes.repeated or (self._has_licensed and self._has_unlicensed):
+            self._backlog = self._new_backlog()
+            moment = self._connection.clock.monotonic()
+            async for positions, records in self._those_to_send():
+                self._backlog.add(positions, records, moment)
+        if rejected := self._collector.counts[RecordStatus.REJECTED]:
+            tell(self._connection.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
+
+    async def _part_repeats(self) -> None:
+        repeated = self._hashes.repeated
+        async for positions, records in self._those_to_send():
+            hashes = key_hashes(records, self._product_code)
+            for position, record, hashed in zip(positions, records, hashes, strict=True):
+                if hashed in repeated and self._duplicates.note(position, record):
+                    self._sent[position] = None
+        for conflict in self._duplicates.conflicts():
+            await self._breather.breathe()
+            self._reject(conflict.positions, conflict)
+
+    async def _part_schemes(self) -> None:
+        """Reject what came both by product code and by license."""
+        overlaps = SchemeOverlaps(self._product_code)
+        both: dict[int, set[int]] = {}
+        async for positions, records in self._those_to_send():
+            for position, record in zip(positions, records, strict=True):
+                for other in overlaps.note(position, record):
+                    together = both.setdefault(other, {other})
+                    together.add(position)
+                    both[position] = together
+        for together in {id(found): found for found in both.values()}.values():
+            copies = [c for p in together for c in self._duplicates.copies.pop(p, ())]
+            places = sorted([*together, *copies])
+            self._reject(places, BothSchemesError(places))
+        if overlaps.is_unclear:
+            tell(self._connection.observer, Warned(text=UNCLEAR_SCHEMES))
+
+    def _reject(self, positions: Sequence[int], error: MeteringError) -> None:
+        for position in positions:
+            self._sent[position] = None
+        verdict = Verdict(status=RecordStatus.REJECTED, error=error)
+        self._collector.add((without_ids(verdict, positions),))
+
+    async def _those_to_send(self) -> AsyncGenerator[tuple[list[int], list[UsageRecord]], None]:
+        """Yield the positions and records that are to be sent, some at a time."""
+        for start in range(0, len(self._sent), STEPS):
+            await self._breather.breathe()
+            some = self._sent[start : start + STEPS]
+            yield (
+                list(compress(range(start, start + len(some)), some)),
+                list(filter(None, some)),
+            )
+
+    # Sending.
+
+    async def _send(self) -> Delivery:
+        delivery = self._delivery = Delivery(
+            self._connection,
+            self._backlog,
+            self._settle,
+            self._collector.missing,
+            policy=self._policy,
+            random=self._random,
+            product_code=self._product_code,
+        )
+        try:
+            if len(self._backlog) and self._over is None:
+                await self._unless_over(self._connection.open())
+            if self._over is not None:
+                delivery.stop(self._over)
+            elif len(self._backlog):
+                delivery.start()
+            await delivery.finished()
+        finally:
+            await delivery.abort()
+        return delivery
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        self._collector.add(outcomes)
+        copies = self._duplicates.copies
+        if copies and (shared := _shared(outcomes, copies)):
+            self._collector.add(shared)
+            tell(self._connection.observer, Settled(counts=count(shared)))
+
+    def _new_backlog(self) -> Backlog:
+        return Backlog(self._records_at, product_code=self._product_code)
+
+    def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
+        return list(map(cast("list[UsageRecord]", self._sent).__getitem__, positions))
+
+
+def _shared(outcomes: Sequence[Outcome], copies: dict[int, list[int]]) -> list[Outcome]:
+    """Return the outcomes of records identical to ones that were sent."""
+    return [
+        Outcome(verdict._replace(duplicate_of=position), alike, [record_id] * len(alike))
+        for verdict, positions, record_ids in outcomes
+        for position, record_id in zip(positions, record_ids, strict=True)
+        if (alike := copies.get(position))
+    ]

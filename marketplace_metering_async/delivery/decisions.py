@@ -1,0 +1,365 @@
+"""
+What follows from one response, or error, for the records of the chunk that was sent.
+
+Pure: a chunk and what became of the call go in, a Decision comes out. What it puts back is sent
+again, ahead of what was never sent; what it refuses is searched; what it stops starts nothing new.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from attrs import evolve, frozen
+
+from marketplace_metering_async import limits, wire
+from marketplace_metering_async.delivery import verdicts
+from marketplace_metering_async.delivery.admission import premature
+from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
+from marketplace_metering_async.errors import (
+    InvalidAnswerError,
+    LeftUnprocessedError,
+    MarketplaceMeteringException,
+    MeteringError,
+    TimestampOutOfBoundsException,
+    UnexpectedError,
+)
+from marketplace_metering_async.pacing import CallEnd
+from marketplace_metering_async.results import Outcome, Verdict, without_ids
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.triage import Fault, is_foreign_too_large, leaves_doubt, triage
+
+_MOST_REPAIRS: Final = 2
+"""Times in a row that a record is sent again because credentials or clock were corrected."""
+_FEWEST_FAILURES: Final = 5
+"""Failed attempts of a record before its own time is over while others progress."""
+_LONGEST_AHEAD: Final = limits.MAX_FUTURE.total_seconds()
+_DATE_STEP: Final = 1.0
+"""Seconds: the resolution of a `Date` header."""
+
+
+class Scope(Enum):
+    """What an error of the account stops."""
+
+    LANE = auto()
+    EVERYTHING = auto()
+
+
+class Return(NamedTuple):
+    """
+    Records to be sent again.
+
+    Attributes:
+        entries: They, with what they have been through by now.
+        failures: After how many failures in a row they back off; 0: they go at once.
+        seconds: How long they rest besides.
+    """
+
+    entries: Sequence[PendingRecord]
+    failures: int = 0
+    seconds: float = 0.0
+
+
+class Refusal(NamedTuple):
+    """A chunk that the service refused whole for the sake of some record in it."""
+
+    chunk: Chunk
+    error: MarketplaceMeteringException
+
+
+@frozen(kw_only=True)
+class Decision:
+    """
+    What follows from one call.
+
+    Attributes:
+        ended: How the call ended, for the quota and the service's health.
+        settled: Verdicts.
+        returned: What is sent again.
+        refusal: What has to be searched.
+        stop: What starts nothing new, because of *error*.
+        taken: Whether the service took the request and said something of its records.
+        progress: Whether it settled a record, or refused the request for a record's sake.
+        failed: Whether records of the lane were left open for the service's fault.
+        narrow: How many records a request of the lane may have from now on.
+        error: What was wrong, if anything.
+    """
+
+    ended: CallEnd
+    settled: Sequence[Outcome] = ()
+    returned: Sequence[Return] = ()
+    refusal: Refusal | None = None
+    stop: Scope | None = None
+    taken: bool = False
+    progress: bool = False
+    failed: bool = False
+    narrow: int | None = None
+    error: MeteringError | None = None
+
+
+def on_reply(
+    chunk: Chunk, reply: wire.Reply, request_id: str | None, moment: float, policy: RetryPolicy
+) -> Decision:
+    """
+    Decide on the response to *chunk*, which was sent at the monotonic time *moment*.
+
+    What it does not answer, or contradicts itself about, is sent again in doubt.
+    """
+    statuses, histories, size = reply.statuses, chunk.histories, len(chunk.positions)
+    parts: list[tuple[Chunk, str | None, Sequence[str | None]]]
+    if statuses.count(statuses[0]) == size == histories.count(histories[0]):
+        parts = [(chunk, statuses[0], reply.record_ids)]  # as most are
+    else:
+        parts = _parts(chunk, reply)
+    settled: list[Outcome] = []
+    left: list[PendingRecord] = []
+    for part, status, record_ids in parts:
+        if status is None:
+            error: MeteringError = InvalidAnswerError(reply.oddities[0], 200, request_id)
+            left += _after_failure(part.entries, error, moment, doubt=True, request_id=request_id)
+        elif status == wire.UNPROCESSED:
+            error = LeftUnprocessedError()
+            left += _after_failure(part.entries, error, moment, request_id=request_id)
+        else:
+            verdict = verdicts.answered(status, part.histories[0], request_id)
+            settled.append(Outcome(verdict, part.positions, record_ids))
+    progress = bool(settled)
+    ended = CallEnd.DELIVERED if progress else CallEnd.FAILED
+    if not left:
+        return Decision(ended=ended, settled=settled, taken=True, progress=True)
+    ends, returned = _ended_or_again(left, moment, policy)
+    return Decision(
+        ended=ended,
+        settled=settled + ends,
+        returned=returned,
+        taken=progress or wire.UNPROCESSED in statuses,
+        progress=progress,
+        failed=True,
+        error=left[0].history.error,
+    )
+
+
+def on_error(
+    chunk: Chunk,
+    error: MeteringError,
+    moment: float,
+    policy: RetryPolicy,
+    *,
+    left: bool = True,
+    service_time: float | None = None,
+) -> Decision:
+    """
+    Decide on the *error* that ended the call with *chunk*, sent at the monotonic time *moment*.
+
+    *left* is False where nothing was handed to the transport: that is no attempt. *service_time* is
+    what the service's clock shows, in seconds since 1970, if it said so.
+    """
+    if not left:
+        settled = give_up(chunk.entries, error)
+        return Decision(
+            ended=CallEnd.ABANDONED, settled=settled, stop=Scope.EVERYTHING, error=error
+        )
+    doubt = leaves_doubt(error)
+    match triage(error):
+        case Fault.THROTTLE:
+            entries = _after(chunk.entries, lambda h: _attempted(h, error))
+            return Decision(ended=CallEnd.THROTTLED, returned=[Return(entries)], error=error)
+        case Fault.SERVICE:
+            failed = _after_failure(chunk.entries, error, moment, doubt=doubt)
+            ends, returned = _ended_or_again(failed, moment, policy)
+            narrow = max(1, len(chunk) // 2) if is_foreign_too_large(error) else None
+            return Decision(
+                ended=CallEnd.FAILED,
+                settled=ends,
+                returned=returned,
+                failed=True,
+                narrow=narrow,
+                error=error,
+            )
+        case Fault.CONTENT | Fault.STATE | Fault.UNKNOWN if isinstance(
+            error, MarketplaceMeteringException
+        ):
+            return _on_refusal(chunk, error, moment, service_time)
+        case Fault.PRODUCT:
+            return _on_account_error(chunk, error, moment, Scope.LANE, doubt=False)
+    return _on_account_error(chunk, error, moment, Scope.EVERYTHING, doubt=doubt)
+
+
+def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
+    """Decide on a call that was refused for credentials or a clock which are corrected now."""
+    entries = _after(
+        chunk.entries,
+        lambda h: evolve(_attempted(h, error, moment), repairs=h.repairs + 1),
+    )
+    if any(entry.history.repairs > _MOST_REPAIRS for entry in entries):
+        settled = give_up(entries, error)
+        return Decision(
+            ended=CallEnd.DELIVERED, settled=settled, stop=Scope.EVERYTHING, error=error
+        )
+    return Decision(ended=CallEnd.DELIVERED, returned=[Return(entries)], error=error)
+
+
+def on_bug(chunk: Chunk, cause: Exception, *, left: bool) -> Decision:
+    """Decide on an exception that nobody expected: it ends these records, and no others."""
+    error = unexpected(cause)
+    entries = _after(
+        chunk.entries, lambda h: evolve(_attempted(h, error), doubt=h.doubt or left) if left else h
+    )
+    return Decision(ended=CallEnd.FAILED, settled=give_up(entries, error), error=error)
+
+
+def on_refused_alone(entry: PendingRecord, error: MarketplaceMeteringException) -> list[Outcome]:
+    """Decide on a record that the service refused when it travelled alone."""
+    return [_outcome(entry, verdicts.refused_alone(error, entry.history))]
+
+
+def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[Outcome]:
+    """Return the outcomes of records that are sent no more because of *error*."""
+    return [_outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
+
+
+def unexpected(cause: Exception) -> UnexpectedError:
+    """Return what stands for an exception of our own; its text may hold secrets and is left out."""
+    error = UnexpectedError(type(cause).__name__)
+    error.__cause__ = cause
+    return error
+
+
+def _on_refusal(
+    chunk: Chunk,
+    error: MarketplaceMeteringException,
+    moment: float,
+    service_time: float | None,
+) -> Decision:
+    entries = _after(chunk.entries, lambda h: _attempted(h, error, moment))
+    if isinstance(error, TimestampOutOfBoundsException) and service_time is not None:
+        early = [e for e in entries if e.record.epoch > service_time and not e.history.rested]
+        if early:
+            return _on_early(entries, early, error, service_time)
+    refusal = Refusal(chunk.advanced(entries), error)
+    return Decision(ended=CallEnd.DELIVERED, refusal=refusal, progress=True, error=error)
+
+
+def _on_early(
+    entries: Sequence[PendingRecord],
+    early: Sequence[PendingRecord],
+    error: MeteringError,
+    service_time: float,
+) -> Decision:
+    """Let records that are ahead of the service's clock rest, once, before any is searched for."""
+    ahead = {entry.position for entry in early}
+    others = [entry for entry in entries if entry.position not in ahead]
+    newest = service_time + _LONGEST_AHEAD
+    settled: list[Outcome] = []
+    resting: list[PendingRecord] = []
+    for entry in early:
+        if entry.record.epoch > newest:
+            too_early = premature(entry.position, entry.record, newest)
+            settled.append(_outcome(entry, verdicts.out_of_window(too_early, entry.history)))
+        else:
+            resting.append(entry._replace(history=evolve(entry.history, rested=True)))
+    returned = [Return(others)] if others else []
+    if resting:
+        latest = max(entry.record.epoch for entry in resting)
+        returned.append(Return(resting, seconds=latest - service_time + _DATE_STEP))
+    return Decision(
+        ended=CallEnd.DELIVERED, settled=settled, returned=returned, progress=True, error=error
+    )
+
+
+def _on_account_error(
+    chunk: Chunk, error: MeteringError, moment: float, scope: Scope, *, doubt: bool
+) -> Decision:
+    entries = _after(
+        chunk.entries, lambda h: evolve(_attempted(h, error, moment), doubt=h.doubt or doubt)
+    )
+    return Decision(
+        ended=CallEnd.DELIVERED, settled=give_up(entries, error), stop=scope, error=error
+    )
+
+
+def _ended_or_again(
+    entries: Sequence[PendingRecord], moment: float, policy: RetryPolicy
+) -> tuple[list[Outcome], list[Return]]:
+    """Part failed records into those whose attempts or time are over, and those sent again."""
+    ends: list[Outcome] = []
+    again: list[PendingRecord] = []
+    for entry in entries:
+        if _is_over(entry.history, moment, policy):
+            ends.append(_outcome(entry, verdicts.gave_up(entry.history.error, entry.history)))
+        else:
+            again.append(entry)
+    if not again:
+        return ends, []
+    return ends, [Return(again, failures=max(entry.history.failures for entry in again))]
+
+
+def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> bool:
+    if policy.max_attempts is not None and history.failures >= policy.max_attempts:
+        return True
+    if history.since is None or history.failures < _FEWEST_FAILURES:
+        return False
+    return moment - history.since >= policy.timeout
+
+
+def _attempted(
+    history: AttemptHistory, error: MeteringError, moment: float | None = None
+) -> AttemptHistory:
+    """Return the history after one more attempt, begun at *moment* unless it was throttled."""
+    return AttemptHistory(
+        attempts=history.attempts + 1,
+        failures=history.failures,
+        doubt=history.doubt,
+        rested=history.rested,
+        since=moment if history.since is None else history.since,
+        error=error,
+        request_id=getattr(error, "request_id", None),
+    )
+
+
+def _after_failure(
+    entries: Iterable[PendingRecord],
+    error: MeteringError,
+    moment: float,
+    *,
+    doubt: bool = False,
+    request_id: str | None = None,
+) -> list[PendingRecord]:
+    def failed(history: AttemptHistory) -> AttemptHistory:
+        after = _attempted(history, error, moment)
+        return evolve(
+            after,
+            failures=history.failures + 1,
+            doubt=history.doubt or doubt,
+            request_id=request_id or after.request_id,
+        )
+
+    return _after(entries, failed)
+
+
+def _after(
+    entries: Iterable[PendingRecord], step: Callable[[AttemptHistory], AttemptHistory]
+) -> list[PendingRecord]:
+    """Return *entries* with the histories after one *step*, shared as before."""
+    histories: dict[int, AttemptHistory] = {}
+    advanced: list[PendingRecord] = []
+    for position, record, history in entries:
+        after = histories.get(id(history))
+        if after is None:
+            after = histories[id(history)] = step(history)
+        advanced.append(PendingRecord(position, record, after))
+    return advanced
+
+
+def _parts(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Sequence[str | None]]]:
+    """Part records that have status and history in common."""
+    groups: dict[tuple[str | None, int], list[int]] = {}
+    for index, (status, history) in enumerate(zip(reply.statuses, chunk.histories, strict=True)):
+        groups.setdefault((status, id(history)), []).append(index)
+    return [
+        (chunk.part(indices), status, [reply.record_ids[i] for i in indices])
+        for (status, _), indices in groups.items()
+    ]
+
+
+def _outcome(entry: PendingRecord, verdict: Verdict) -> Outcome:
+    return without_ids(verdict, (entry.position,))

@@ -1,0 +1,126 @@
+"""Records that the service would take for one: of one key, or of one hour under both schemes."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from marketplace_metering_async.errors import ConflictingRecordsError
+from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
+
+
+def is_same(one: UsageRecord, other: UsageRecord) -> bool:
+    """Return whether two records of one key are the same for the service."""
+    return (one.epoch, one.quantity, one.usage_allocations) == (
+        other.epoch,
+        other.quantity,
+        other.usage_allocations,
+    )
+
+
+class KeyHashes:
+    """
+    Hashes of keys: one that came once proves that its key is unique.
+
+    Attributes:
+        repeated: Those that came twice: of keys that records share, or of keys that collide.
+    """
+
+    def __init__(self) -> None:
+        self.repeated: set[int] = set()
+        self._seen: set[int] = set()
+
+    def note(self, hashes: Iterable[int]) -> None:
+        """Take note of more of them."""
+        seen, add = self._seen, self._seen.add
+        for one in hashes:
+            if one in seen:
+                self.repeated.add(one)
+            else:
+                add(one)
+
+
+class Duplicates:
+    """
+    Records of a batch that have a key in common.
+
+    Identical ones are sent once and share the verdict; where any differ, none is sent, since the
+    service would keep whichever came first.
+
+    Attributes:
+        copies: Position of the record that is sent, to the positions of those identical to it.
+    """
+
+    def __init__(
+        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
+    ) -> None:
+        """Compare records; *record_at* returns one that was noted, by its position."""
+        self.copies: dict[int, list[int]] = {}
+        self._product_code = product_code
+        self._record_at = record_at
+        self._first: dict[Key, int] = {}  # the position of the first record of each key
+        self._conflicts: dict[Key, list[int]] = {}
+
+    def note(self, position: int, record: UsageRecord) -> bool:
+        """Take note of a record; return whether one of its key was there before."""
+        key = record.key(self._product_code)
+        first = self._first.setdefault(key, position)
+        if first == position:
+            return False
+        before = self._record_at(first)
+        if key in self._conflicts:
+            self._conflicts[key].append(position)
+        elif before is not None and is_same(before, record):
+            self.copies.setdefault(first, []).append(position)
+        else:
+            self._conflicts[key] = [first, *self.copies.pop(first, []), position]
+        return True
+
+    def conflicts(self) -> Iterator[ConflictingRecordsError]:
+        """Yield an error for each key whose records differ, with all their positions."""
+        return map(ConflictingRecordsError, self._conflicts.values())
+
+
+class SchemeOverlaps:
+    """
+    Finds one customer's hour and dimension by product code as well as by license.
+
+    The service model says of such that both are billed.
+
+    Attributes:
+        is_unclear: Whether that was suspected where product or account are not both named.
+    """
+
+    def __init__(self, product_code: str | None) -> None:
+        self.is_unclear = False
+        self._product_code = product_code
+        self._positions: dict[tuple[object, ...], dict[tuple[str | None, bool], list[int]]] = {}
+
+    def note(self, position: int, record: UsageRecord) -> list[int]:
+        """Take note of a record; return the positions of those under the other scheme."""
+        product = record.product_code or self._product_code
+        licensed = record.license_arn is not None
+        schemes = self._positions.setdefault(self._place(record), {})
+        schemes.setdefault((product, licensed), []).append(position)
+        if record.customer_aws_account_id is None:
+            return []
+        if any(other != licensed and None in (code, product) for code, other in schemes):
+            self.is_unclear = True
+        return list(schemes.get((product, not licensed), ())) if product else []
+
+    def forget(self, position: int, record: UsageRecord) -> None:
+        """Forget a record that has its verdict."""
+        place = self._place(record)
+        scheme = (record.product_code or self._product_code, record.license_arn is not None)
+        positions = self._positions.get(place, {}).get(scheme, [])
+        if position in positions:
+            positions.remove(position)
+            if not positions:
+                del self._positions[place][scheme]
+            if not self._positions[place]:
+                del self._positions[place]
+
+    @staticmethod
+    def _place(record: UsageRecord) -> tuple[object, ...]:
+        return (
+            record.customer_aws_account_id,
+            record.dimension,
+            record.epoch // SECONDS_PER_HOUR,
+        )

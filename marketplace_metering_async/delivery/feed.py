@@ -1,0 +1,328 @@
+"""Records that join a delivery while it runs: what a stream and a batcher have in common."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final, NamedTuple
+
+from attrs import define, field
+
+from marketplace_metering_async.calls import Caller
+from marketplace_metering_async.delivery.admission import Admission
+from marketplace_metering_async.delivery.backlog import Backlog
+from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
+from marketplace_metering_async.delivery.chunks import PendingRecord
+from marketplace_metering_async.delivery.delivery import Delivery
+from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
+from marketplace_metering_async.errors import (
+    BothSchemesError,
+    ConflictingRecordsError,
+    KeyAlreadySentError,
+    MeteringError,
+)
+from marketplace_metering_async.events import Released, Settled, Warned, tell
+from marketplace_metering_async.records import Key, UsageRecord
+from marketplace_metering_async.results import Outcome, RecordResult, RecordStatus, Verdict, count
+from marketplace_metering_async.retries import RetryPolicy
+
+_ADMISSION_HOLDS: Final = 1.0
+"""Seconds: fine beside the minutes of the service's window."""
+_MAY_BE_ON_FILE: Final = (
+    RecordStatus.SUCCESS,
+    RecordStatus.DUPLICATE_RECORD,
+    RecordStatus.UNCONFIRMED,
+)
+
+
+class _Given(NamedTuple):
+    position: int
+    given: object
+    record: UsageRecord
+
+
+@define(eq=False)
+class Entry:
+    """
+    A record without a verdict, and those that share its fate.
+
+    Attributes:
+        position: Where it stands in what was given.
+        record: The record.
+        given: What was given for it; None once nobody wants its verdict.
+        key: What the service counts as one.
+        since: Monotonic time at which it came.
+        copies: What was given for identical records, by position.
+        rivals: Different records of the key that came after it had left.
+        conflict: Why none of the records of the key is sent.
+        left: Whether it was handed to the transport.
+    """
+
+    position: int
+    record: UsageRecord
+    given: object
+    key: Key
+    since: float
+    copies: dict[int, object] = field(factory=dict)
+    rivals: dict[int, _Given] = field(factory=dict)
+    conflict: list[int] = field(factory=list)
+    conflict_kind: type[ConflictingRecordsError] = ConflictingRecordsError
+    left: bool = False
+
+
+class _Sent(NamedTuple):
+    """What went out for a key, and what became of it."""
+
+    position: int
+    record: UsageRecord
+    verdict: Verdict
+    record_id: str | None
+
+
+class Feed:
+    """
+    Compares records with those that have no verdict yet, and hands them to a delivery.
+
+    Attributes:
+        delivery: What sends them.
+        waiting: Records that were not sent yet.
+        in_flight: Records that were, and have no verdict.
+    """
+
+    def __init__(
+        self,
+        connection: Caller,
+        take_results: Callable[[Sequence[RecordResult]], None],
+        *,
+        product_code: str | None,
+        policy: RetryPolicy,
+        random: Random,
+        linger: float,
+        keys_remembered: int = 0,
+    ) -> None:
+        """
+        Make a feed whose results *take_results* gets.
+
+        Args:
+            connection: Makes the calls.
+            take_results: Is given each result once.
+            product_code: The product of records that name none.
+            policy: When to give up.
+            random: Where jitter comes from.
+            linger: Seconds that a record waits for company at the most.
+            keys_remembered: Keys that may be on file with the service and are remembered after
+                their verdict.
+        """
+        self.waiting = 0
+        self.in_flight = 0
+        self._connection = connection
+        self._take_results = take_results
+        self._product_code = product_code
+        self._keys_remembered = keys_remembered
+        self._admission = Admission(connection.span(), product_code=product_code)
+        self._admission_of = connection.clock.monotonic()
+        self._entries: dict[int, Entry] = {}
+        self._by_key: dict[Key, Entry] = {}
+        self._sent: OrderedDict[Key, _Sent] = OrderedDict()
+        self._schemes: SchemeOverlaps | None = None  # once a record had a license
+        self._has_warned = False
+        backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
+        self.delivery = Delivery(
+            connection,
+            backlog,
+            self._settle,
+            self._unsettled,
+            policy=policy,
+            random=random,
+            product_code=product_code,
+            goes_on=True,
+            screen=self._screen,
+            leaving=self._leaving,
+        )
+
+    def admit(self, position: int, given: object) -> UsageRecord:
+        """
+        Return the record to send for what was *given*.
+
+        Raises:
+            InvalidRecordError: as `Admission.admit`.
+        """
+        moment = self._connection.clock.monotonic()
+        if moment - self._admission_of > _ADMISSION_HOLDS:
+            self._admission.set_time(self._connection.span())
+            self._admission_of = moment
+        return self._admission.admit(position, given)
+
+    def join(self, position: int, given: object, record: UsageRecord) -> Entry | None:
+        """
+        Let a record be sent, or share the fate of one with its key.
+
+        Return the entry whose verdict decides; None where the result is known by now.
+        """
+        if self.delivery.stopped is not None:
+            verdict = Verdict(status=RecordStatus.UNPROCESSED, error=self.delivery.stopped)
+            self._give([RecordResult(position, given, verdict)])
+            return None
+        key = record.key(self._product_code)
+        first = self._by_key.get(key)
+        if first is None:
+            return self._join_first(position, given, record, key)
+        if first.conflict:
+            first.conflict.append(position)
+            first.copies[position] = given
+        elif is_same(first.record, record):
+            first.copies[position] = given
+        elif first.left:
+            first.rivals[position] = _Given(position, given, record)
+        else:
+            first.conflict = [first.position, *first.copies, position]
+            first.copies[position] = given
+        return first
+
+    def leave(self, entry: Entry, position: int) -> None:
+        """Take back what was given at *position*; it is not sent if nobody else wants that."""
+        if position == entry.position:
+            entry.given = None
+        entry.copies.pop(position, None)
+        entry.rivals.pop(position, None)
+        if entry.given is not None or entry.copies or entry.left or entry.conflict:
+            return
+        if self.delivery.take_back(entry.position, entry.record):
+            del self._entries[entry.position]
+            self._forget(entry)
+
+    def _join_first(
+        self, position: int, given: object, record: UsageRecord, key: Key
+    ) -> Entry | None:
+        sent = self._sent.get(key)
+        if sent is not None:
+            if not is_same(sent.record, record):
+                error = KeyAlreadySentError((sent.position, position))
+                verdict = Verdict(status=RecordStatus.REJECTED, error=error)
+                self._give([RecordResult(position, given, verdict)])
+                return None
+            if sent.verdict.status is not RecordStatus.UNCONFIRMED:
+                verdict = sent.verdict._replace(duplicate_of=sent.position)
+                self._give([RecordResult(position, given, verdict, sent.record_id)])
+                return None
+        moment = self._connection.clock.monotonic()
+        entry = Entry(position, record, given, key, moment)
+        self._entries[position] = self._by_key[key] = entry
+        self.waiting += 1
+        self._note_scheme(entry)
+        self.delivery.add((position,), (record,))
+        return entry
+
+    def _note_scheme(self, entry: Entry) -> None:
+        """Refuse what is in flight by product code as well as by license, where it can be known."""
+        if self._schemes is None:
+            if entry.record.license_arn is None:
+                return
+            self._schemes = SchemeOverlaps(self._product_code)
+            for other in self._entries.values():
+                if other is not entry:
+                    self._schemes.note(other.position, other.record)
+        others = self._schemes.note(entry.position, entry.record)
+        if self._schemes.is_unclear and not self._has_warned:
+            self._has_warned = True
+            tell(self._connection.observer, Warned(text=UNCLEAR_SCHEMES))
+        if others:
+            positions = [*others, entry.position]
+            unsent = [entry, *(self._entries[p] for p in others if not self._entries[p].left)]
+            for one in unsent:
+                one.conflict, one.conflict_kind = positions, BothSchemesError
+
+    # What the delivery asks and says.
+
+    def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
+        return [self._entries[position].record for position in positions]
+
+    def _unsettled(self) -> list[int]:
+        return list(self._entries)
+
+    def _screen(self, pending: PendingRecord) -> Verdict | None:
+        """A record is not sent once a different one of its key has come."""
+        entry = self._entries[pending.position]
+        if entry.conflict and not entry.left:
+            return Verdict(
+                status=RecordStatus.REJECTED, error=entry.conflict_kind(sorted(entry.conflict))
+            )
+        return None
+
+    def _leaving(self, positions: Sequence[int]) -> None:
+        entries = [self._entries[position] for position in positions]
+        fresh = [entry for entry in entries if not entry.left]
+        if not fresh:
+            return
+        for entry in fresh:
+            entry.left = True
+        self.waiting -= len(fresh)
+        self.in_flight += len(fresh)
+        if self._connection.tells_details:
+            waited = self._connection.clock.monotonic() - min(entry.since for entry in fresh)
+            released = Released(
+                records=len(fresh), waited=waited, waiting=self.waiting, in_flight=self.in_flight
+            )
+            tell(self._connection.observer, released)
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Take verdicts, and share them with those that share the fate of a record."""
+        results: list[RecordResult] = []
+        shared: list[Outcome] = []
+        rivals: list[_Given] = []
+        for verdict, positions, record_ids in outcomes:
+            for position, record_id in zip(positions, record_ids, strict=True):
+                entry = self._entries.pop(position)
+                self._forget(entry)
+                self._remember(entry, verdict, record_id)
+                if entry.given is not None:
+                    results.append(RecordResult(position, entry.given, verdict, record_id))
+                if entry.copies:
+                    copy = verdict if entry.conflict else verdict._replace(duplicate_of=position)
+                    for at, given in entry.copies.items():
+                        results.append(RecordResult(at, given, copy, record_id))
+                    shared.append(Outcome(copy, list(entry.copies), ()))
+                if entry.rivals and (verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous):
+                    for rival in entry.rivals.values():
+                        error = KeyAlreadySentError((position, rival.position))
+                        refused = Verdict(status=RecordStatus.REJECTED, error=error)
+                        results.append(RecordResult(rival.position, rival.given, refused))
+                        shared.append(Outcome(refused, (rival.position,), ()))
+                else:
+                    rivals += entry.rivals.values()
+        if shared:
+            tell(self._connection.observer, Settled(counts=count(shared)))
+        self._take_results(results)
+        for rival in rivals:
+            self.join(*rival)
+
+    def _forget(self, entry: Entry) -> None:
+        del self._by_key[entry.key]
+        if self._schemes is not None:
+            self._schemes.forget(entry.position, entry.record)
+        if entry.left:
+            self.in_flight -= 1
+        else:
+            self.waiting -= 1
+
+    def _remember(self, entry: Entry, verdict: Verdict, record_id: str | None) -> None:
+        """Keep what may be on file with the service for those of its key that come later."""
+        if not self._keys_remembered:
+            return
+        if verdict.status in _MAY_BE_ON_FILE:
+            self._sent[entry.key] = _Sent(entry.position, entry.record, verdict, record_id)
+            self._sent.move_to_end(entry.key)
+            if len(self._sent) > self._keys_remembered:
+                self._sent.popitem(last=False)
+        else:
+            self._sent.pop(entry.key, None)
+
+    def _give(self, results: Sequence[RecordResult]) -> None:
+        """Hand out results of records that no delivery has."""
+        for result in results:
+            tell(self._connection.observer, Settled(counts={result.status: 1}))
+        self._take_results(results)
+
+    def reject(self, position: int, given: object, error: MeteringError) -> None:
+        """Give the result of what is no record, or may not be sent."""
+        verdict = Verdict(status=RecordStatus.REJECTED, error=error)
+        self._give([RecordResult(position, given, verdict)])

@@ -1,0 +1,147 @@
+"""Records that are read while they are sent, in flat memory."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from random import Random
+
+from marketplace_metering_async.calls import Caller
+from marketplace_metering_async.delivery.feed import Feed
+from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
+from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
+from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
+from marketplace_metering_async.retries import RetryPolicy
+from marketplace_metering_async.turns import STEPS, Breather
+
+
+class Stream:
+    """
+    The records of one call of `iter_batch_meter_usage`.
+
+    What is read and not yet yielded is bounded, so a slow service, or a slow reader of the
+    results, holds back the source.
+    """
+
+    def __init__(
+        self,
+        connection: Caller,
+        records: object,
+        *,
+        product_code: str | None,
+        policy: RetryPolicy,
+        random: Random,
+        linger: float,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        self._connection = connection
+        self._records = records
+        self._stop = stop  # the caller's: set when nothing new may start
+        self._feed = Feed(
+            connection,
+            self._take_results,
+            product_code=product_code,
+            policy=policy,
+            random=random,
+            linger=linger,
+        )
+        self._ready: deque[Sequence[RecordResult]] = deque()
+        self._counter: Counter[RecordStatus] = Counter()
+        self._read = 0
+        self._yielded = 0
+        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * connection.max_concurrency
+        self._news = asyncio.Event()  # set when there are results, or the end
+        self._room = asyncio.Event()  # set when results were taken away
+        self._source_error: BaseException | None = None
+
+    async def results(self) -> AsyncGenerator[RecordResult, None]:
+        """Yield a result for each record as chunks end; then raise what the source raised."""
+        started = self._connection.clock.monotonic()
+        await self._connection.open()
+        running = asyncio.ensure_future(self._run())
+        running.add_done_callback(lambda _: self._news.set())
+        try:
+            while self._ready or not running.done():
+                while self._ready:
+                    for result in self._ready.popleft():
+                        self._yielded += 1
+                        yield result
+                    self._room.set()
+                if not running.done():
+                    await self._news.wait()
+                self._news.clear()
+            await running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await self._feed.delivery.abort()
+            ended = BatchEnded(
+                counts=in_order(self._counter),
+                calls=self._feed.delivery.calls,
+                throttled=self._feed.delivery.throttled,
+                seconds=self._connection.clock.monotonic() - started,
+            )
+            tell(self._connection.observer, ended)
+        if self._source_error is not None:
+            raise self._source_error
+
+    async def _run(self) -> None:
+        reading = asyncio.ensure_future(self._read_all())
+        heeding = None
+        if self._stop is not None:
+            heeding = asyncio.ensure_future(self._heed(self._stop, reading))
+        try:
+            await asyncio.wait((reading,))
+            self._feed.delivery.backlog.linger = 0.0  # nobody comes for whom to wait
+            self._feed.delivery.flush()
+            await self._feed.delivery.finished()
+        finally:
+            tasks = [task for task in (reading, heeding) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _heed(self, stop: asyncio.Event, reading: "asyncio.Task[None]") -> None:
+        """Once asked to *stop*, read nothing more and start nothing more."""
+        await stop.wait()
+        reading.cancel()
+        self._feed.delivery.stop(DeliveryTimeoutError("the stream was stopped"))
+
+    async def _read_all(self) -> None:
+        breather = Breather(self._connection.clock)
+        try:
+            if isinstance(self._records, AsyncIterable):
+                async for given in self._records:
+                    await self._read_one(given, breather)
+            elif isinstance(self._records, Iterable):
+                for given in self._records:
+                    await self._read_one(given, breather)
+        except Exception as error:  # noqa: BLE001 - raised by results() once all is yielded
+            self._source_error = error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._source_error = error  # the source's own: something that it awaits was cancelled
+
+    async def _read_one(self, given: object, breather: Breather) -> None:
+        position = self._read
+        self._read += 1
+        try:  # before any wait: a stop must not lose it
+            record = self._feed.admit(position, given)
+        except InvalidRecordError as error:
+            self._feed.reject(position, given, error)
+        else:
+            self._feed.join(position, given, record)
+        if not position % STEPS:
+            await breather.breathe()
+        while self._read - self._yielded >= self._most_open:
+            self._room.clear()
+            await self._room.wait()
+
+    def _take_results(self, results: Sequence[RecordResult]) -> None:
+        for result in results:
+            self._counter[result.verdict.status] += 1
+        if results:
+            self._ready.append(results)
+            self._news.set()
