@@ -208,9 +208,9 @@ class UsageBatcher:
     def _take_results(self, results: Sequence[RecordResult]) -> None:
         for result in results:
             self._counter[result.status] += 1
-            if self._unsure is not None and result.metered is not True:
-                if result.duplicate_of is None:
-                    self._unsure.append(result)
+            is_unsure = result.metered is not True and result.duplicate_of is None
+            if self._unsure is not None and is_unsure:
+                self._unsure.append(result)
             waiter = self._waiters.get(result.position)
             if waiter is not None and not waiter.done():
                 waiter.set_result(_with_own_error(result))
@@ -223,9 +223,8 @@ class UsageBatcher:
             return
         since, calls, throttled = self._reported
         moment = clock.monotonic()
-        if feed.waiting or feed.in_flight:
-            if moment - since < _REPORT_EVERY:
-                return
+        if (feed.waiting or feed.in_flight) and moment - since < _REPORT_EVERY:
+            return
         delivery = feed.delivery
         ended = BatchEnded(
             counts=in_order(self._counter),

@@ -225,7 +225,7 @@ def test_a_different_record_of_a_key_is_sent_where_the_first_was_not_metered() -
     """
     A refusal leaves the key free.
     """
-    refusal = Refusal("InvalidUsageDimensionException", "no such dimension")
+    refusal = Refusal("InvalidTagException", "no such tag")
     service = MemoryService(lambda number, body: refusal if number == 1 else None)
     (record,) = usage(1)
     (other,) = usage(1, quantity=77)

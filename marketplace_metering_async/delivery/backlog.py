@@ -66,7 +66,7 @@ class Backlog:
         self._records_at = records_at
         self._product_code = product_code
         self._queues: dict[Lane, LaneQueue] = {}
-        self._group_of: Callable[[UsageRecord], int | None] = lambda record: None
+        self._group_of: Callable[[UsageRecord], int | None] = _in_no_group
         self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
         self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
         self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
@@ -269,6 +269,10 @@ class Backlog:
         """Forget a lane without records; one that is held or narrowed is remembered."""
         if not queue.size and queue.held_until == _NOW and not queue.is_narrowed:
             self._queues.pop(queue.lane, None)
+
+
+def _in_no_group(_: UsageRecord) -> int | None:
+    return None
 
 
 def _kind(minute: int, now: float) -> str:

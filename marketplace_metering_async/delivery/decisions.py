@@ -207,6 +207,11 @@ def on_bug(chunk: Chunk, cause: Exception, *, left: bool) -> Decision:
     return Decision(ended=CallEnd.FAILED, settled=give_up(entries, error), error=error)
 
 
+def on_cancelled(chunk: Chunk, error: MeteringError) -> Decision:
+    """Decide on a call that was cancelled, because of *error*, before its request left."""
+    return Decision(ended=CallEnd.ABANDONED, settled=give_up(chunk.entries, error), error=error)
+
+
 def on_refused_alone(entry: PendingRecord, error: MarketplaceMeteringException) -> list[Outcome]:
     """Decide on a record that the service refused when it travelled alone."""
     return [_outcome(entry, verdicts.refused_alone(error, entry.history))]
@@ -219,6 +224,8 @@ def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[Outc
 
 def unexpected(cause: Exception) -> UnexpectedError:
     """Return what stands for an exception of our own; its text may hold secrets and is left out."""
+    if isinstance(cause, UnexpectedError):
+        return cause
     error = UnexpectedError(type(cause).__name__)
     error.__cause__ = cause
     return error

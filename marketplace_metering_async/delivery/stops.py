@@ -1,0 +1,149 @@
+"""What starts nothing new, and for how long there has been no progress."""
+
+from typing import Final, NamedTuple
+
+from attrs import define
+
+from marketplace_metering_async.delivery.chunks import Lane
+from marketplace_metering_async.errors import MeteringError
+
+_PROBED_AFTER: Final = 60.0
+"""Seconds after which what was stopped is tried again, where records go on coming."""
+
+
+class _Stop(NamedTuple):
+    """
+    Why nothing new of a lane, or of all, starts.
+
+    Attributes:
+        error: The reason.
+        since: Monotonic time; what was on the wire then is not sent again.
+        until: Monotonic time from which it may be tried again.
+    """
+
+    error: MeteringError
+    since: float
+    until: float
+
+
+class Stops:
+    """
+    Lanes, with all their groups, that start nothing new; None stands for all lanes.
+
+    Attributes:
+        final: Why nothing at all starts any more, if so.
+    """
+
+    def __init__(self) -> None:
+        self.final: MeteringError | None = None
+        self._stops: dict[Lane | None, _Stop] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether anything was stopped."""
+        return self.final is not None or bool(self._stops)
+
+    def add(self, lane: Lane | None, error: MeteringError, moment: float, *, probed: bool) -> bool:
+        """Stop a lane, until it is *probed* after a minute; return whether that is new."""
+        known = self._stops.get(lane)
+        until = moment + _PROBED_AFTER if probed else float("inf")
+        self._stops[lane] = _Stop(error, moment, until)
+        return known is None or known.until <= moment
+
+    def end(self, lane: Lane | None, error: MeteringError, moment: float) -> None:
+        """End what is open of a lane now; what comes later is tried."""
+        self._stops[lane] = _Stop(error, moment, moment)
+
+    def error_for(self, lane: Lane | None, moment: float) -> MeteringError | None:
+        """Return why nothing of a lane starts now, if so."""
+        if self.final is not None or not self._stops:
+            return self.final
+        for key in {None, lane and lane.whole}:
+            stop = self._stops.get(key)
+            if stop is not None and moment < stop.until:
+                return stop.error
+        return None
+
+    def error_after(self, lane: Lane, begun: float, moment: float) -> MeteringError | None:
+        """Return why what was sent at *begun*, and is open, is not sent again, if so."""
+        if (error := self.error_for(lane, moment)) is not None:
+            return error
+        for key in (None, lane.whole):
+            stop = self._stops.get(key)
+            if stop is not None and begun <= stop.since:
+                return stop.error
+        return None
+
+    def forget(self, moment: float, oldest: float) -> None:
+        """Forget stops that are over; nothing on the wire began before *oldest*."""
+        over = [key for key, s in self._stops.items() if s.until <= moment and s.since < oldest]
+        for key in over:
+            del self._stops[key]
+
+
+@define
+class _Stall:
+    """
+    How long a lane has been without progress, its waits for a turn left out.
+
+    Attributes:
+        seconds: So long, since its first failed attempt began.
+        ended: Monotonic time at which the latest failed attempt ended.
+        rest: Seconds that its records were to rest then.
+    """
+
+    seconds: float
+    ended: float
+    rest: float = 0.0
+
+
+class Progress:
+    """
+    Measures the time without progress: of each lane, and of all together.
+
+    Attributes:
+        stalled_since: Monotonic time since which nothing of any lane has progressed.
+        latest: The latest error.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        """Time is over after *timeout* seconds."""
+        self.stalled_since: float | None = None
+        self.latest: MeteringError | None = None
+        self._timeout = timeout
+        self._stalls: dict[Lane, _Stall] = {}
+
+    def reset(self) -> None:
+        """Forget everything: nothing is open any more."""
+        self.stalled_since = self.latest = None
+        self._stalls.clear()
+
+    def made(self, lane: Lane) -> None:
+        """Note that the service dealt with records of a lane."""
+        self.stalled_since = None
+        self._stalls.pop(lane.whole, None)
+
+    def missing(self, begun: float, error: MeteringError | None) -> None:
+        """Note a failed, or throttled, attempt that began at *begun*."""
+        if self.stalled_since is None:
+            self.stalled_since = begun
+        if error is not None:
+            self.latest = error
+
+    def failed(self, lane: Lane, begun: float, moment: float, rest: float) -> bool:
+        """Note a failed attempt of a lane whose records *rest*; return whether its time is over."""
+        stall = self._stalls.get(lane.whole)
+        if stall is None:
+            stall = self._stalls[lane.whole] = _Stall(moment - begun, moment)
+        else:
+            stall.seconds += min(moment - stall.ended, moment - begun + stall.rest)
+        stall.ended, stall.rest = moment, rest
+        if stall.seconds < self._timeout:
+            return False
+        del self._stalls[lane.whole]
+        return True
+
+    def seconds_left(self, moment: float) -> float | None:
+        """Return after how many seconds the time of all is over; None while there is progress."""
+        if self.stalled_since is None:
+            return None
+        return self.stalled_since + self._timeout - moment
