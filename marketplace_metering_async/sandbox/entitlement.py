@@ -45,8 +45,8 @@ def product_named(catalogue: Catalogue, product_code: str, seller: str | None) -
 
 
 def _no_product(why: str, known: Iterable[str]) -> Refusal:
-    mend = f"Declared: {', '.join(sorted(known))}." if known else None
-    return Refusal("InvalidProductCodeException", f"productCode: {why}", mend=mend)
+    remedy = f"Declared: {', '.join(sorted(known))}." if known else None
+    return Refusal("InvalidProductCodeException", f"productCode: {why}", remedy=remedy)
 
 
 def check_dimension(product: Product, dimension: str, name: str, where: str = "") -> None:
@@ -55,7 +55,7 @@ def check_dimension(product: Product, dimension: str, name: str, where: str = ""
         raise Refusal(
             "InvalidUsageDimensionException",
             f"{path_of(where, name)}: the product has no such dimension",
-            mend=f"The product's dimensions: {', '.join(sorted(product.dimensions))}.",
+            remedy=f"The product's dimensions: {', '.join(sorted(product.dimensions))}.",
         )
 
 
@@ -109,7 +109,7 @@ def _outside(usage: Usage, rules: Rules, code: str) -> Standing:
         raise Refusal(
             code,
             f"{usage.path}.timestamp: before the agreement began, or after it ended",
-            mend="Stamp usage between the agreement's begin and its end.",
+            remedy="Stamp usage between the agreement's begin and its end.",
         )
     return SUBSCRIBED if rules.outside_agreement == "take" else NOT_SUBSCRIBED
 

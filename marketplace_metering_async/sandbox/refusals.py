@@ -1,4 +1,4 @@
-"""How the sandbox says no: the service's codes, and for people how to mend what was refused."""
+"""How the sandbox says no: the service's codes, and for people how to fix what was refused."""
 
 from typing import Final
 
@@ -12,16 +12,16 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the 
         message: The rule that was broken, as in the answer; it names no customer and no license,
             since clients put it into their logs.
         status: The HTTP status.
-        mend: What a person can do about it; never sent.
+        remedy: What a person can do about it; never sent.
     """
 
     def __init__(
-        self, code: str, message: str = "", status: int = 400, *, mend: str | None = None
+        self, code: str, message: str = "", status: int = 400, *, remedy: str | None = None
     ) -> None:
         self.code = code
         self.message = message
         self.status = status
-        self.mend = MENDING.get(code, "") if mend is None else mend
+        self.remedy = REMEDIES.get(code, "") if remedy is None else remedy
         super().__init__(code, message)
 
 
@@ -36,7 +36,7 @@ def unreadable(path: str, expected: str) -> Refusal:
     return Refusal("SerializationException", f"{path}: expected {expected}")
 
 
-MENDING: Final[dict[str, str]] = {
+REMEDIES: Final[dict[str, str]] = {
     "AccessDeniedException": "Let the credentials call aws-marketplace:<operation>.",
     "CustomerNotEntitledException": "Subscribe the buyer before the workload starts.",
     "DisabledApiException": "Use a region where the operation is offered, such as us-east-1.",

@@ -101,7 +101,7 @@ class RegistrationTokens:
             raise Refusal(
                 "ExpiredTokenException",
                 "registrationToken: it has expired",
-                mend='Let the buyer click "Set up your account" again.',
+                remedy='Let the buyer click "Set up your account" again.',
             )
         self.add(attrs.evolve(token, resolved=token.resolved + 1))
         return token.answer

@@ -164,4 +164,6 @@ def _check_operation(request: web.BaseRequest, operation: str) -> None:
         raise Refusal("UnknownOperationException", "X-Amz-Target names none of the operations")
     if request.content_type != CONTENT_TYPE:
         text = f"Content-Type is not {CONTENT_TYPE}"
-        raise Refusal("UnknownOperationException", text, mend=f"Send Content-Type: {CONTENT_TYPE}.")
+        raise Refusal(
+            "UnknownOperationException", text, remedy=f"Send Content-Type: {CONTENT_TYPE}."
+        )

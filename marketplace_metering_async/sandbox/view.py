@@ -13,7 +13,7 @@ import attrs
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Kind
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.products_view import ProductsView
-from marketplace_metering_async.sandbox.refusals import MENDING
+from marketplace_metering_async.sandbox.refusals import REMEDIES
 from marketplace_metering_async.sandbox.sums import COLUMNS, Row, Sums
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class View:
             {
                 "code": code,
                 "count": count,
-                "mend": MENDING.get(code, ""),
+                "remedy": REMEDIES.get(code, ""),
                 "rule": last[code].rule if code in last else None,
                 "call": last[code].number if code in last else None,
             }

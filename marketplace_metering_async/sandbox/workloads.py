@@ -106,7 +106,7 @@ class Workload:
             raise Refusal(
                 "TimestampOutOfBoundsException",
                 f"timestamp: {objection}",
-                mend="MeterUsage takes usage for six hours, and none of the future.",
+                remedy="MeterUsage takes usage for six hours, and none of the future.",
             )
         if self._is_dry(request):
             raise Refusal("DryRunOperation", "the request would have succeeded", 412)
