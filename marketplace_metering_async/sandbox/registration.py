@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import Factory, define, frozen
 
-from marketplace_metering_async.sandbox.members import text_of
+from marketplace_metering_async.sandbox.members import check_names, text_of
 from marketplace_metering_async.sandbox.refusals import Refusal
 from marketplace_metering_async.sandbox.rules import Rules
 
@@ -88,6 +88,7 @@ class RegistrationTokens:
         Raises:
             Refusal: for a token that does not exist, is of another seller, or has expired.
         """
+        check_names(request, "ResolveCustomer", rules)
         token = self._tokens.get(text_of(request, "RegistrationToken"))
         if token is None:
             text = "registrationToken: it was never issued"

@@ -96,6 +96,8 @@ class Rules:
             time, "refuse" is InvalidLicenseException, which is documented.)
         begins_from: Whether an agreement covers usage from its begin on, or from the start of the
             hour that it begins in.
+        unknown_members: Whether a member that the service's model does not have refuses the
+            request or is ignored.
         unknown_customer: Whether an unknown customer refuses the request or is not subscribed.
         repeated_key: Whether a key twice in one call refuses it or makes the second a duplicate.
         tags_counted: Whether five different tag keys are the most in an allocation, as the
@@ -128,6 +130,7 @@ class Rules:
     closing: timedelta = _hours(1)
     outside_agreement: Literal["refuse", "status", "take"] = _switch("refuse", "status", "take")
     begins_from: Literal["instant", "hour"] = _switch("instant", "hour")
+    unknown_members: Literal["refuse", "ignore"] = _switch("refuse", "ignore")
     unknown_customer: Literal["refuse", "status"] = _switch("refuse", "status")
     repeated_key: Literal["refuse", "duplicate"] = _switch("refuse", "duplicate")
     tags_counted: Literal["allocation", "record"] = _switch("allocation", "record")

@@ -12,6 +12,7 @@ from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.catalogue import Catalogue, Product
 from marketplace_metering_async.sandbox.entitlement import check_dimension, product_named
 from marketplace_metering_async.sandbox.members import (
+    check_names,
     optional_text_of,
     quantity_of,
     required_product_code_of,
@@ -88,6 +89,7 @@ class Workload:
         Raises:
             Refusal: and nothing is applied.
         """
+        check_names(request, "MeterUsage", self.rules)
         product_code = required_product_code_of(request)
         timestamp = timestamp_of(request)
         dimension = text_of(request, "UsageDimension", 255)
@@ -140,6 +142,7 @@ class Workload:
         Raises:
             Refusal: when the workload may not run; a workload that has registered before may.
         """
+        check_names(request, "RegisterUsage", self.rules)
         product_code = required_product_code_of(request)
         version = request.get("PublicKeyVersion")
         if version is None:
