@@ -109,6 +109,9 @@ class Rules:
             the timestamp to whole seconds.
         token_life: How long a registration token lives.
         token_use: Whether a registration token may be resolved many times, or once.
+        dry_run: Whether a permitted dry run of MeterUsage returns normally, without a record id, as
+            AWS's own container sample needs it, or is the error DryRunOperation, which the API
+            reference names and the service's model does not have.
         idempotency_conflict_status: 400 by the API reference, 409 by the JavaScript SDK.
         most_bytes: A request is smaller than this.
         regions: Where BatchMeterUsage and ResolveCustomer are offered; empty: everywhere.
@@ -139,6 +142,7 @@ class Rules:
     echo: Literal["given", "filled"] = _switch("given", "filled")
     token_life: timedelta = _hours(4)
     token_use: Literal["many", "once"] = _switch("many", "once")
+    dry_run: Literal["success", "error"] = _switch("success", "error")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
     most_bytes: int = field(default=1_000_000, validator=ge(1))
     regions: frozenset[str] = field(default=REGIONS, converter=_texts)

@@ -84,7 +84,7 @@ class Workload:
 
     def meter_usage(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Answer MeterUsage: once for each hour, dimension and workload.
+        Answer MeterUsage: once for each hour, dimension and workload; a dry run meters nothing.
 
         Raises:
             Refusal: and nothing is applied.
@@ -111,6 +111,8 @@ class Workload:
                 remedy="MeterUsage takes usage for six hours, and none of the future.",
             )
         if self._is_dry(request):
+            if self.rules.dry_run == "success":
+                return {}
             raise Refusal("DryRunOperation", "the request would have succeeded", 412)
         known = self._known_answer(token, request)
         if known is not None:
