@@ -194,6 +194,26 @@ def test_the_server_serves_other_processes(run: object) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_no_test_leaves_its_rules_or_quota_to_the_next(run: object) -> None:
+    """
+    Sandbox T2. The server that all tests share is as it was made before each.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.parametrize("switched", [True, False, True, False])
+    def test_resend(metering_sandbox_server, switched):
+        if switched:
+            metering_sandbox_server.order("rules", identical_resend="success")
+            metering_sandbox_server.set_quota(1, burst=2)
+        assert meter() == ["Success"]
+        assert meter() == (["Success"] if switched else ["DuplicateRecord"])
+        (bucket,) = metering_sandbox_server.state["quotas"]
+        assert (bucket["calls_per_second"], bucket["burst"]) == ((1, 2) if switched else (10, 10))
+    """)
+
+    result.assert_outcomes(passed=4)
+
+
 def test_the_plugin_is_cheap_to_load() -> None:
     """
     Pytest loads it in every project: no HTTP, no SDK, no Hypothesis, no sandbox before use.

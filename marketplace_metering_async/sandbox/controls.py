@@ -248,7 +248,11 @@ class Controls:
         return {"token": self._sandbox.issue_token(**_texts(order))}
 
     def reset(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Forget records, counts and faults; {"everything": true}: products and buyers as well."""
+        """
+        Forget records, counts and faults; rules and quota are those the sandbox was made with.
+
+        {"everything": true}: products and buyers are forgotten as well, and the time is real.
+        """
         _check_names(order, {"everything"})
         self._sandbox.reset(everything=bool(order.get("everything")))
         return {"records": len(self._sandbox.book)}

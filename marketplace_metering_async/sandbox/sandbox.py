@@ -28,7 +28,6 @@ from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.signatures import AccessKey
 from marketplace_metering_async.sandbox.state import StateFile
 
-_USUAL_QUOTA: Final = 10.0
 _BETWEEN_SAVES: Final = 0.5
 _logger: Final = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class Sandbox(Marketplace):
         *,
         host: str = "127.0.0.1",
         clock: SandboxClock | None = None,
-        calls_per_second: float | None = _USUAL_QUOTA,
+        calls_per_second: float | None = 10.0,
         burst: float = 10.0,
         faults: Iterable[Fault | FaultFunction] = (),
         seed: int = 0,
@@ -106,6 +105,7 @@ class Sandbox(Marketplace):
         self.guard = Guard(open_to, token)
         if not is_loopback(host) and self.guard.token is None:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
+        self._made_with = (rules or Rules(), calls_per_second, burst)
         self.book = Book(rules=rules)
         self.clock = clock or SandboxClock()
         self.pulse = Pulse()
@@ -293,16 +293,18 @@ class Sandbox(Marketplace):
         """
         Forget what was metered, the counts and the faults; declared products stay.
 
-        With *everything*, they do not, the clock shows the real time, and the quota is the usual.
+        Rules and quota are again those that the sandbox was made with, and all buckets are full.
+        With *everything*, no product stays, and the clock shows the real time.
         """
+        rules, calls_per_second, burst = self._made_with
         self.book.forget()
+        self.book.rules = rules
+        self.set_quota(calls_per_second, burst=burst)
         if everything:
             self.forget_marketplace()
             self.clock.reset()
-            self.set_quota(_USUAL_QUOTA)
         self.faults.clear()
         for counter in (self.calls, self.refusals, self.struck):
             counter.clear()
         self.history.clear()
-        self.quotas.clear()
         self.pulse.beat()

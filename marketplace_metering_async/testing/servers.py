@@ -123,7 +123,7 @@ class SandboxServer:
         return str(self.order("tokens", product_code=product_code, **buyer)["token"])
 
     def reset(self) -> None:
-        """Forget everything, products as well, and go by the real time again."""
+        """Forget everything, also products; rules and quota are the usual, and the time is real."""
         self.order("reset", everything=True)
 
     def ask(self, path: str, **query: str) -> Any:  # noqa: ANN401 - JSON
