@@ -58,8 +58,12 @@ def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field say
     return field(default=default, converter=_duration, validator=ge(timedelta(0)))
 
 
-def _texts(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(values)
+def texts(values: Iterable[str]) -> frozenset[str]:
+    """Return several texts as a set; TypeError for one text alone, and for what is none."""
+    found = None if isinstance(values, str) else frozenset(values)
+    if found is None or not all(isinstance(value, str) for value in found):
+        raise TypeError(f"expected several texts, got {values!r}")
+    return found
 
 
 def _switch(*readings: str) -> Any:  # noqa: ANN401 - the annotation at the field says which
@@ -145,7 +149,7 @@ class Rules:
     dry_run: Literal["success", "error"] = _switch("success", "error")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
     most_bytes: int = field(default=1_000_000, validator=ge(1))
-    regions: frozenset[str] = field(default=REGIONS, converter=_texts)
+    regions: frozenset[str] = field(default=REGIONS, converter=texts)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """
