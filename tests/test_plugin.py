@@ -201,11 +201,11 @@ def test_the_book_of_the_server_is_its_own(run: object) -> None:
     assert callable(run)
     result = run("""
     def agree(server, units):
-        told = server.ask("book")
-        assert (units, units) == (told["totals"]["requests"], server.book.totals()["requests"])
-        assert told["records"] == len(server.book)
-        assert told["double_billed"] == server.book.double_billed()
-        return told["double_billed"]
+        answer = server.ask("book")
+        assert (units, units) == (answer["totals"]["requests"], server.book.totals()["requests"])
+        assert answer["records"] == len(server.book)
+        assert answer["double_billed"] == server.book.double_billed()
+        return answer["double_billed"]
 
     def test_workloads(metering_sandbox_server, monkeypatch):
         import boto3

@@ -26,11 +26,11 @@ def book_to_json(book: Book) -> dict[str, Any]:
     }
 
 
-def book_from_json(told: Mapping[str, Any]) -> Book:
-    """Return a book that remembers what the one did that *told* is of."""
-    book = Book(rules=Rules().changed(told["rules"]))
-    remember_entries(book, told["records"])
-    remember_rest(book, told)
+def book_from_json(kept: Mapping[str, Any]) -> Book:
+    """Return a book that remembers what `book_to_json()` has *kept* of another one."""
+    book = Book(rules=Rules().changed(kept["rules"]))
+    remember_entries(book, kept["records"])
+    remember_rest(book, kept)
     return book
 
 
@@ -42,8 +42,8 @@ def entries_to_json(entries: Iterable[tuple[Key, Metered]]) -> list[Any]:
 def remember_entries(book: Book, entries: Iterable[Any]) -> None:
     """Put records on file; of a key that came again, because it was forgotten, the later counts."""
     metered = book.metered
-    for key, told in entries:
-        read = _read(told)
+    for key, kept in entries:
+        read = _read(kept)
         read["allocations"] = tuple(
             (tuple((name, value) for name, value in tags), share)
             for tags, share in read["allocations"]
@@ -61,47 +61,47 @@ def rest_to_json(book: Book) -> dict[str, Any]:
         "suspended": sorted(catalogue.suspended),
         "tokens": [_plain(attrs.asdict(token)) for token in book.tokens],
         "taken_keys": sorted(book.metered.taken_keys, key=str),
-        "client_tokens": [[*w, *told] for w, told in book.workloads.client_tokens.items()],
+        "client_tokens": [[*w, *kept] for w, kept in book.workloads.client_tokens.items()],
         "registered": sorted(book.workloads.registered),
         "statuses": dict(book.statuses),
     }
 
 
-def remember_rest(book: Book, told: Mapping[str, Any]) -> None:
+def remember_rest(book: Book, kept: Mapping[str, Any]) -> None:
     """Take in what `rest_to_json()` said, in place of what was there."""
     catalogue, workloads = book.catalogue, book.workloads
     catalogue.clear()
-    for code, product in told["products"].items():
+    for code, product in kept["products"].items():
         catalogue.products[code] = Product(**_read(product, _MOMENTS_OF_PRODUCTS))
-    for agreement in told["agreements"]:
+    for agreement in kept["agreements"]:
         catalogue.add(Agreement(**_read(agreement)))
-    catalogue.suspended.update(told["suspended"])
+    catalogue.suspended.update(kept["suspended"])
     book.tokens.clear()
-    for token in told["tokens"]:
+    for token in kept["tokens"]:
         book.tokens.add(RegistrationToken(**_read(token)))
-    for key in told["taken_keys"]:
+    for key in kept["taken_keys"]:
         book.metered.take_key(tuple(key))
     workloads.client_tokens.update(
         {
             (key, region, token): (request, id_)
-            for key, region, token, request, id_ in told["client_tokens"]
+            for key, region, token, request, id_ in kept["client_tokens"]
         }
     )
-    workloads.registered.update((key, code) for key, code in told["registered"])
+    workloads.registered.update((key, code) for key, code in kept["registered"])
     book.statuses.clear()
-    book.statuses.update(told["statuses"])
+    book.statuses.update(kept["statuses"])
 
 
 def _product_to_json(product: Product) -> dict[str, Any]:
     return {**_plain(attrs.asdict(product)), "dimensions": sorted(product.dimensions)}
 
 
-def _plain(told: dict[str, Any]) -> dict[str, Any]:
-    return {n: v.isoformat() if isinstance(v, datetime) else v for n, v in told.items()}
+def _plain(members: dict[str, Any]) -> dict[str, Any]:
+    return {n: v.isoformat() if isinstance(v, datetime) else v for n, v in members.items()}
 
 
-def _read(told: dict[str, Any], moments: frozenset[str] = _MOMENTS) -> dict[str, Any]:
+def _read(kept: dict[str, Any], moments: frozenset[str] = _MOMENTS) -> dict[str, Any]:
     return {
         name: datetime.fromisoformat(value) if name in moments and value is not None else value
-        for name, value in told.items()
+        for name, value in kept.items()
     }

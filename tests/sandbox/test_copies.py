@@ -28,8 +28,10 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = (NOW - timedelta(hours=1)).replace(minute=0, second=0)
 BUYER = "111122223333"
 LICENSE = "arn:aws:license-manager::000000000000:license:l-1"
-GROUPS = ("dimension", "customer", "product_code", "license_arn", "region", "hour", "identity")
-GROUPS += ("free", "customer_aws_account_id", "customer_identifier")
+GROUPS = [
+    *("dimension", "customer", "product_code", "license_arn", "region", "hour", "identity"),
+    *("free", "customer_aws_account_id", "customer_identifier"),
+]
 
 
 def client_of(sandbox: Sandbox, *, key: str = "sandbox", region: str = "us-east-1") -> Any:
@@ -154,14 +156,14 @@ async def test_the_book_is_the_server_s_book(
         server = SandboxServer()
         server.url = sandbox.url
         book = await asyncio.to_thread(lambda: server.book)
-        told = {by: await asyncio.to_thread(server.ask, "book", by=by) for by in GROUPS}
+        answers = {by: await asyncio.to_thread(server.ask, "book", by=by) for by in GROUPS}
 
     assert units == sum(book.totals().values())
-    assert {by: answer["totals"] for by, answer in told.items()} == {
+    assert {by: answer["totals"] for by, answer in answers.items()} == {
         by: book.totals(by=by) for by in GROUPS
     }
-    assert told["dimension"]["records"] == len(book)
-    assert told["dimension"]["double_billed"] == book.double_billed()
+    assert answers["dimension"]["records"] == len(book)
+    assert answers["dimension"]["double_billed"] == book.double_billed()
     assert twice == len(book.double_billed())
     assert sandbox.book.records == book.records
     book.assert_metered(metered_of(sandbox.book))

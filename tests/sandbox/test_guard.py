@@ -125,6 +125,7 @@ def test_what_is_let_in_needs_the_token() -> None:
     assert not passes({"Host": "localhost:9001"}, guard, controls=False)
     assert not passes({"Host": "sandbox:1"}, guard)
     assert not passes({"Host": "sandbox:1", "X-Sandbox-Token": "secre"}, guard)
+    assert not passes({"Host": "sandbox:1", "X-Sandbox-Token": "\udcff"}, guard)  # no UTF-8
     assert passes({"Host": "sandbox:1", "X-Sandbox-Token": "secret"}, guard)
     assert Guard(["a"]).token != Guard(["a"]).token
     with pytest.raises(ValueError, match="open_to"):
