@@ -59,8 +59,11 @@ class BatchMeterUsage:
             objection = window.objection(seconds)
             if objection is not None:
                 path = next(usage.path for usage in usages if usage.seconds == seconds)
-                text = f"{path}.timestamp: {objection}"
-                raise Refusal("TimestampOutOfBoundsException", text)
+                raise Refusal(
+                    "TimestampOutOfBoundsException",
+                    f"{path}.timestamp: {objection.rule}",
+                    remedy=objection.remedy,
+                )
         standings = self._standings(usages, product_code)
         keys = [self._key_of(usage, product_code) for usage in usages]
         if self.rules.repeated_key == "refuse" and len(set(keys)) < len(keys):

@@ -9,7 +9,7 @@ import attrs
 from attrs import Factory, define, frozen
 
 from marketplace_metering_async.sandbox.members import check_names, text_of
-from marketplace_metering_async.sandbox.refusals import Refusal
+from marketplace_metering_async.sandbox.refusals import ANOTHER_SELLER, Refusal
 from marketplace_metering_async.sandbox.rules import Rules
 
 
@@ -94,8 +94,8 @@ class RegistrationTokens:
             text = "registrationToken: it was never issued"
             raise Refusal("InvalidTokenException", text)
         if seller is not None and token.seller not in (None, seller):
-            text = "registrationToken: another account published the product"
-            raise Refusal("InvalidTokenException", text)
+            text = f"registrationToken: {ANOTHER_SELLER.rule}"
+            raise Refusal("InvalidTokenException", text, remedy=ANOTHER_SELLER.remedy)
         once = rules.token_use == "once"  # noqa: S105 - a reading, not a token
         used_up = once and token.resolved > 0
         if now - token.issued >= rules.token_life or used_up:

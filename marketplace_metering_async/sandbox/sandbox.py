@@ -24,6 +24,7 @@ from marketplace_metering_async.sandbox.keys import SigningKeys
 from marketplace_metering_async.sandbox.marketplace import Marketplace
 from marketplace_metering_async.sandbox.posting import RegistrationAnswer, post_registration
 from marketplace_metering_async.sandbox.quota import Quota, Quotas
+from marketplace_metering_async.sandbox.refusals import Cause
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.signatures import AccessKey
 from marketplace_metering_async.sandbox.state import StateFile
@@ -54,6 +55,7 @@ class Sandbox(Marketplace):
         access_keys: Declared access keys; with any, others are refused and signatures verified.
         calls: Requests by operation.
         refusals: Refused requests by code, throttles among them.
+        causes: Why the latest request was refused, by code.
         struck: Faults that struck, by kind.
         history: The latest calls.
         pulse: Beats with every change.
@@ -115,6 +117,7 @@ class Sandbox(Marketplace):
         self.access_keys = dict(access_keys or {})
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.causes: dict[str, Cause] = {}
         self.struck: Counter[str] = Counter()
         self.history = History(history)
         self._host = host
@@ -304,7 +307,7 @@ class Sandbox(Marketplace):
             self.forget_marketplace()
             self.clock.reset()
         self.faults.clear()
-        for counter in (self.calls, self.refusals, self.struck):
-            counter.clear()
+        for counts in (self.calls, self.refusals, self.causes, self.struck):
+            counts.clear()
         self.history.clear()
         self.pulse.beat()

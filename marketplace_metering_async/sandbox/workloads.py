@@ -107,8 +107,8 @@ class Workload:
         if objection is not None:
             raise Refusal(
                 "TimestampOutOfBoundsException",
-                f"timestamp: {objection}",
-                remedy="MeterUsage takes usage for six hours, and none of the future.",
+                f"timestamp: {objection.rule}",
+                remedy=objection.remedy,
             )
         if self._is_dry(request):
             if self.rules.dry_run == "success":

@@ -110,7 +110,7 @@ async def test_a_refusal_tells_the_rule_and_how_to_fix_it(page: Page, place: San
 
     await page.shows("InvalidUsageDimensionException", "#refusals-list")
     await page.shows("the product has no such dimension", "#refusals-list")
-    await page.shows("letter case counts", "#refusals-list")
+    await page.shows("The product's dimensions: seats.", "#refusals-list")
     await page.click("#calls-form [value=throttled]")
     await page.until("document.querySelectorAll('#calls-list > li').length === 1")
     await page.shows("ThrottlingException", "#calls-list")
