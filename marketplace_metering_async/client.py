@@ -243,7 +243,8 @@ class MarketplaceMeteringClient:
             timestamp: When it was used; aware.
             usage_dimension: One of the product's dimensions.
             usage_quantity: Whole units, 0 to 2147483647.
-            dry_run: Only ask whether the call would be allowed; the answer is a result.
+            dry_run: Only ask whether the call would be allowed; that it would be is a result,
+                whether the service says so with a response or with the error DryRunOperation.
             usage_allocations: How the quantity splits by tags.
             client_token: Yours, of 1 to 64 characters, to repeat a request of earlier.
             timeout: Seconds after which no further attempt starts.
@@ -291,9 +292,10 @@ class MarketplaceMeteringClient:
                     request_id=error.request_id,
                 )
             raise
-        record_id = _text(answer, "MeteringRecordId")
+        if dry_run:
+            wire.decode(answer.body)  # a page in place of a response allows nothing
         return MeterUsageResult(
-            metering_record_id=record_id,
+            metering_record_id=None if dry_run else _text(answer, "MeteringRecordId"),
             dry_run=dry_run,
             client_token=token,
             request_id=answer.request_id,

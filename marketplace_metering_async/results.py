@@ -321,7 +321,7 @@ class MeterUsageResult:
 
     Attributes:
         metering_record_id: The service's id of the record; None after a dry run.
-        dry_run: Whether it was a dry run that would have been allowed (`DryRunOperation`).
+        dry_run: Whether it was a dry run that would have been allowed.
         client_token: The token that was sent, for repeating the very same request.
         request_id: The service's id of the request.
     """

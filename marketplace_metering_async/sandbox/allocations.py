@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from marketplace_metering_async.sandbox.members import quantity_of
+from marketplace_metering_async.sandbox.members import check_names, quantity_of
 from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.rules import Rules
 
@@ -33,6 +33,7 @@ def allocations_of(value: object, quantity: int, rules: Rules, path: str) -> All
         place = f"{path}.{position}.member"
         if not isinstance(part, dict):
             raise unreadable(place, "a structure")
+        check_names(part, "UsageAllocation", rules, place)
         share = quantity_of(part, "AllocatedUsageQuantity", None, place)
         tags = _tags_of(part.get("Tags"), rules, f"{place}.tags")
         if tags in found:
@@ -68,6 +69,7 @@ def _tags_of(value: object, rules: Rules, path: str) -> tuple[tuple[str, str], .
 def _tag_of(tag: Any, rules: Rules, path: str) -> tuple[str, str]:  # noqa: ANN401 - from JSON
     if not isinstance(tag, dict):
         raise unreadable(path, "a structure")
+    check_names(tag, "Tag", rules, path)
     pair = []
     for name, longest in (("Key", 100), ("Value", 256)):
         text, place = tag.get(name), f"{path}.{name.lower()}"

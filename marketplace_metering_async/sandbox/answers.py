@@ -66,7 +66,8 @@ async def misbehave(
         case Kind.ERROR_500:
             raise Refusal("InternalServiceErrorException", "an internal error occurred", 500)
         case Kind.REFUSE:
-            raise Refusal(fault.code, "refused on demand", fault.status)
+            remedy = "Remove the fault: it refuses whatever is sent."
+            raise Refusal(fault.code, "refused on demand", fault.status, remedy=remedy)
         case Kind.ERROR_503:
             return _page(503, "503 Service Unavailable")
         case Kind.HTML:

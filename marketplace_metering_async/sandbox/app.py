@@ -11,7 +11,7 @@ from aiohttp import web
 
 from marketplace_metering_async.sandbox.controls import Controls
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden
-from marketplace_metering_async.sandbox.page import Page, is_static
+from marketplace_metering_async.sandbox.page import Page, is_static, shows_page
 from marketplace_metering_async.sandbox.service import Service
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class App:
         method, path = request.method, request.path
         sandbox.heard(request.protocol)
         try:
-            self._check(request, path)
+            self._check(request)
         except Forbidden as forbidden:
             return web.Response(status=403, text=f"{forbidden}\n")
         answer = await self._found(method, path)(request)
@@ -55,11 +55,11 @@ class App:
             answer.headers.update(ANSWER_HEADERS)
         return answer
 
-    def _check(self, request: web.BaseRequest, path: str) -> None:
+    def _check(self, request: web.BaseRequest) -> None:
         guard, transport = self._sandbox.guard, request.transport
         port = transport.get_extra_info("sockname")[1] if transport else 0
         guard.check(request.headers, port)
-        if path.startswith(_OWN) and not is_static(path):
+        if not _is_public(request):
             guard.check_controls(request.headers)
 
     def _found(self, method: str, path: str) -> Handler:
@@ -69,3 +69,10 @@ class App:
         if path not in self._paths:
             raise web.HTTPNotFound
         raise web.HTTPMethodNotAllowed(method, {m for m, p in self._routes if p == path})
+
+
+def _is_public(request: web.BaseRequest) -> bool:
+    """Return whether a request needs no token: to the service, for the page, or for its files."""
+    if request.path == "/":
+        return request.method == "POST" or shows_page(request)
+    return is_static(request.path)

@@ -14,7 +14,7 @@ from marketplace_metering_async.sandbox.entitlement import (
     standing_by_license,
     standing_by_product,
 )
-from marketplace_metering_async.sandbox.members import product_code_of
+from marketplace_metering_async.sandbox.members import check_names, product_code_of
 from marketplace_metering_async.sandbox.metered import Key, Metered, MeteredRecords
 from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.rules import Rules
@@ -51,6 +51,7 @@ class BatchMeterUsage:
         Raises:
             Refusal: and nothing is applied.
         """
+        check_names(request, "BatchMeterUsage", self.rules)
         product_code = product_code_of(request)
         usages = self._usages_of(request, product_code)
         window = Window.of_batches(self.rules, self.now)
@@ -58,8 +59,11 @@ class BatchMeterUsage:
             objection = window.objection(seconds)
             if objection is not None:
                 path = next(usage.path for usage in usages if usage.seconds == seconds)
-                text = f"{path}.timestamp: {objection}"
-                raise Refusal("TimestampOutOfBoundsException", text)
+                raise Refusal(
+                    "TimestampOutOfBoundsException",
+                    f"{path}.timestamp: {objection.rule}",
+                    remedy=objection.remedy,
+                )
         standings = self._standings(usages, product_code)
         keys = [self._key_of(usage, product_code) for usage in usages]
         if self.rules.repeated_key == "refuse" and len(set(keys)) < len(keys):

@@ -1,7 +1,6 @@
 """What the marketplace knows: products, buyers, agreements and licenses, and their life cycle."""
 
 import uuid
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ import attrs
 from attrs import Factory, define, field
 
 from marketplace_metering_async.sandbox.agreements import Agreement
+from marketplace_metering_async.sandbox.rules import texts
 
 _LICENSE: Final = "arn:aws:license-manager::{seller}:license:l-{number}"
 _SANDBOX_ACCOUNT: Final = "000000000000"
@@ -18,10 +18,6 @@ _SANDBOX_ACCOUNT: Final = "000000000000"
 def _web_address(_: object, __: object, value: str | None) -> None:
     if value is not None and (urlsplit(value).scheme not in ("http", "https")):
         raise ValueError(f"registration_url: expected http:// or https://, got {value!r}")
-
-
-def _texts(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(values)
 
 
 @define(kw_only=True)
@@ -42,7 +38,7 @@ class Product:
         seller: The publishing account; with it, access keys of other accounts are refused.
     """
 
-    dimensions: frozenset[str] = field(default=frozenset(), converter=_texts)
+    dimensions: frozenset[str] = field(default=frozenset(), converter=texts)
     customers: dict[str, bool] = Factory(dict)
     licenses: dict[str, str] = Factory(dict)
     public_key_version: int = 1

@@ -13,6 +13,7 @@ from aiohttp import web
 from marketplace_metering_async.sandbox.doors import LARGEST_ORDER, body_of
 from marketplace_metering_async.sandbox.faults import Fault
 from marketplace_metering_async.sandbox.keys import ExtraMissingError
+from marketplace_metering_async.sandbox.memory import book_to_json
 from marketplace_metering_async.sandbox.posting import RegistrationError, post_registration
 from marketplace_metering_async.sandbox.telling import (
     agreement_to_json,
@@ -43,6 +44,7 @@ class Controls:
         asked: dict[str, Handler] = {
             "state": self.state,
             "book": self.book,
+            "memory": self.memory,
             "calls": self.calls,
             "marketplace": self.marketplace,
             "public-key": self.public_key,
@@ -109,6 +111,10 @@ class Controls:
         if request.query.get("records"):
             answer["records"] = [metered_to_json(record) for record in book.records]
         return web.json_response(answer)
+
+    async def memory(self, _: web.BaseRequest) -> web.StreamResponse:
+        """All that the book remembers, with its rules, for a Book in another process."""
+        return web.json_response(book_to_json(self._sandbox.book))
 
     async def calls(self, request: web.BaseRequest) -> web.StreamResponse:
         """The latest calls, oldest first; ?since=NUMBER leaves out that one and those before."""
@@ -248,7 +254,11 @@ class Controls:
         return {"token": self._sandbox.issue_token(**_texts(order))}
 
     def reset(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Forget records, counts and faults; {"everything": true}: products and buyers as well."""
+        """
+        Forget records, counts and faults; rules and quota are those the sandbox was made with.
+
+        {"everything": true}: products and buyers are forgotten as well, and the time is real.
+        """
         _check_names(order, {"everything"})
         self._sandbox.reset(everything=bool(order.get("everything")))
         return {"records": len(self._sandbox.book)}

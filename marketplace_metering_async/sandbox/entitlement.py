@@ -1,6 +1,5 @@
 """Whether a buyer may be metered: catalogue and usage in, refusal or standing out."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -9,7 +8,7 @@ from attrs import frozen
 from marketplace_metering_async.sandbox.agreements import Agreement, AgreementState
 from marketplace_metering_async.sandbox.catalogue import Catalogue, Product
 from marketplace_metering_async.sandbox.members import path_of
-from marketplace_metering_async.sandbox.refusals import Refusal
+from marketplace_metering_async.sandbox.refusals import ANOTHER_SELLER, Cause, Refusal
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.usage import Usage
 
@@ -38,15 +37,16 @@ def product_named(catalogue: Catalogue, product_code: str, seller: str | None) -
     """Return a declared product by its code, or refuse; *seller* is the caller's account."""
     product = catalogue.products.get(product_code)
     if product is None:
-        raise _no_product("no such product is declared", catalogue.products)
+        declared = f"Declared: {', '.join(sorted(catalogue.products))}."
+        raise _no_product(Cause("no such product is declared", declared))
     if seller is not None and product.seller not in (None, seller):
-        raise _no_product("another account published the product", ())
+        raise _no_product(ANOTHER_SELLER)
     return product
 
 
-def _no_product(why: str, known: Iterable[str]) -> Refusal:
-    mend = f"Declared: {', '.join(sorted(known))}." if known else None
-    return Refusal("InvalidProductCodeException", f"productCode: {why}", mend=mend)
+def _no_product(why: Cause) -> Refusal:
+    text = f"productCode: {why.rule}"
+    return Refusal("InvalidProductCodeException", text, remedy=why.remedy)
 
 
 def check_dimension(product: Product, dimension: str, name: str, where: str = "") -> None:
@@ -55,7 +55,7 @@ def check_dimension(product: Product, dimension: str, name: str, where: str = ""
         raise Refusal(
             "InvalidUsageDimensionException",
             f"{path_of(where, name)}: the product has no such dimension",
-            mend=f"The product's dimensions: {', '.join(sorted(product.dimensions))}.",
+            remedy=f"The product's dimensions: {', '.join(sorted(product.dimensions))}.",
         )
 
 
@@ -109,7 +109,7 @@ def _outside(usage: Usage, rules: Rules, code: str) -> Standing:
         raise Refusal(
             code,
             f"{usage.path}.timestamp: before the agreement began, or after it ended",
-            mend="Stamp usage between the agreement's begin and its end.",
+            remedy="Stamp usage between the agreement's begin and its end.",
         )
     return SUBSCRIBED if rules.outside_agreement == "take" else NOT_SUBSCRIBED
 
@@ -130,8 +130,8 @@ def standing_by_license(
         raise Refusal("InvalidLicenseException", f"{usage.path}.licenseArn: {why}")
     product = catalogue.products[code]
     if seller is not None and product.seller not in (None, seller):
-        text = f"{usage.path}.licenseArn: another account published the product"
-        raise Refusal("InvalidLicenseException", text)
+        text = f"{usage.path}.licenseArn: {ANOTHER_SELLER.rule}"
+        raise Refusal("InvalidLicenseException", text, remedy=ANOTHER_SELLER.remedy)
     check_dimension(product, usage.dimension, "Dimension", usage.path)
     if usage.account in catalogue.suspended:
         return NOT_SUBSCRIBED

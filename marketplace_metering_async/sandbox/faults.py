@@ -262,8 +262,9 @@ class Faults:
         del self._in_force[index]
 
     def clear(self) -> None:
-        """Let nothing go wrong any more."""
+        """Let nothing go wrong any more; rules to come have the chances of the first ones."""
         self._in_force.clear()
+        self._made = 0
 
     def strike(self, operation: str, request: Mapping[str, Any]) -> Strike | None:
         """Return what goes wrong with this request, if anything."""

@@ -26,7 +26,7 @@ class Call:
         status: The HTTP status; None where there was no answer.
         code: The error code of a refusal.
         rule: The rule that was broken.
-        mend: What can be done about it.
+        remedy: What can be done about it.
         results: Status of each record of the answer, with what the answer says of it.
         unprocessed: How many records were left.
         fault: The fault that struck.
@@ -44,7 +44,7 @@ class Call:
     status: int | None = None
     code: str | None = None
     rule: str | None = None
-    mend: str | None = None
+    remedy: str | None = None
     results: tuple[Mapping[str, Any], ...] = ()
     unprocessed: int = 0
     fault: str | None = None
@@ -75,7 +75,7 @@ class Call:
             "status": self.status,
             "code": self.code,
             "rule": self.rule,
-            "mend": self.mend,
+            "remedy": self.remedy,
             "results": list(self.results),
             "verdicts": self.verdicts,
             "unprocessed": self.unprocessed,

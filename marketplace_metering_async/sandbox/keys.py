@@ -80,4 +80,4 @@ def _new_private_pem() -> str:
 
 def refusal_of(error: ExtraMissingError) -> Refusal:
     """Return how the wire says that the extra is missing: no client takes it for an outage."""
-    return Refusal("SandboxExtraMissing", str(error), mend=str(error))
+    return Refusal("SandboxExtraMissing", str(error), remedy=str(error))

@@ -8,7 +8,40 @@ from typing import Any, Final
 
 from marketplace_metering_async.sandbox.bodies import decoded
 from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
+from marketplace_metering_async.sandbox.rules import Rules
 
+MEMBERS: Final[Mapping[str, frozenset[str]]] = {
+    "BatchMeterUsage": frozenset({"ProductCode", "UsageRecords"}),
+    "MeterUsage": frozenset(
+        {
+            "ProductCode",
+            "Timestamp",
+            "UsageDimension",
+            "UsageQuantity",
+            "DryRun",
+            "UsageAllocations",
+            "ClientToken",
+        }
+    ),
+    "RegisterUsage": frozenset({"ProductCode", "PublicKeyVersion", "Nonce"}),
+    "ResolveCustomer": frozenset({"RegistrationToken"}),
+    "UsageRecord": frozenset(
+        {
+            "Timestamp",
+            "CustomerIdentifier",
+            "Dimension",
+            "Quantity",
+            "UsageAllocations",
+            "CustomerAWSAccountId",
+            "LicenseArn",
+        }
+    ),
+    "UsageAllocation": frozenset({"AllocatedUsageQuantity", "Tags"}),
+    "Tag": frozenset({"Key", "Value"}),
+}
+"""The members of each structure that requests are made of, by the service's model."""
+
+_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _INT32: Final = 2**31 - 1
 _PRODUCT: Final = re.compile(r"[-a-zA-Z0-9/=:_.@]{0,255}")
 
@@ -22,6 +55,36 @@ def members_of(body: bytes) -> dict[str, Any]:
     if not isinstance(members, dict):
         raise unreadable("the body", "a structure")
     return members
+
+
+def check_names(members: Mapping[str, Any], structure: str, rules: Rules, where: str = "") -> None:
+    """
+    Refuse a member that *structure* does not have in the service's model; *where* is its path.
+
+    Whether the service refuses it or reads over it is not documented. Read over, a quantity under
+    a misspelled or newer name is metered as 0 without a word, so to refuse is the default. The code
+    is the one that the JSON protocol has for what does not fit the model, as for a wrong type: no
+    client takes it for an outage.
+
+    Raises:
+        Refusal: SerializationException, unless the rules ignore unknown members.
+    """
+    if members.keys() <= MEMBERS[structure] or rules.unknown_members == "ignore":
+        return
+    name = next(name for name in members if name not in MEMBERS[structure])
+    # Anything can be a name, also what must not get into a client's log.
+    if _NAME.fullmatch(name):
+        place, said = path_of(where, name), f"{structure} has no {name}"
+    else:
+        place, said = where or "the request", f"{structure} has no such member"
+    raise Refusal(
+        "SerializationException",
+        f"{place}: {said}",
+        remedy=(
+            f"Send only members of the service's model, in its spelling: {said}. "
+            'Rules(unknown_members="ignore") lets others pass.'
+        ),
+    )
 
 
 def product_code_of(request: Mapping[str, Any]) -> str | None:

@@ -34,6 +34,11 @@ def is_static(path: str) -> bool:
     return path.startswith(f"{ROOT}/") and path.endswith(tuple(_TYPES))
 
 
+def shows_page(request: web.BaseRequest) -> bool:
+    """Return whether whoever asks for the root is shown the page, and no line to paste."""
+    return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+
+
 class Page:
     """Answers a browser."""
 
@@ -55,8 +60,12 @@ class Page:
         return {"/": self.start, **files, f"{ROOT}/view": self.view, f"{ROOT}/call": self.call}
 
     async def start(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Show the page to a browser, and to anybody else what to paste into a shell."""
-        if "text/html" in request.headers.get("Accept", ""):
+        """
+        Show the page to a browser, and to anybody else what to paste into a shell.
+
+        The lines have the secret access key, so that they need the token where there is one.
+        """
+        if shows_page(request):
             return self._answer("index.html")
         return web.Response(text=self._sandbox.instructions())
 

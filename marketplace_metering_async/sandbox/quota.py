@@ -72,10 +72,6 @@ class Quotas:
         self._calls_per_second, self._burst = _checked(calls_per_second), burst
         self._quotas.clear()
 
-    def clear(self) -> None:
-        """Fill all buckets."""
-        self._quotas.clear()
-
     def of(self, account: str, region: str, operation: str) -> Quota:
         """Return the quota that a request counts against."""
         whose = (account, region, operation)

@@ -1,6 +1,22 @@
-"""How the sandbox says no: the service's codes, and for people how to mend what was refused."""
+"""How the sandbox says no: the service's codes, and for people how to fix what was refused."""
 
 from typing import Final
+
+from attrs import frozen
+
+
+@frozen
+class Cause:
+    """
+    Why a request was refused.
+
+    Attributes:
+        rule: The rule that was broken, as in the answer.
+        remedy: What a person can do about it.
+    """
+
+    rule: str
+    remedy: str
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the sandbox
@@ -12,17 +28,24 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the 
         message: The rule that was broken, as in the answer; it names no customer and no license,
             since clients put it into their logs.
         status: The HTTP status.
-        mend: What a person can do about it; never sent.
+        remedy: What a person can do about it; never sent.
     """
 
     def __init__(
-        self, code: str, message: str = "", status: int = 400, *, mend: str | None = None
+        self, code: str, message: str = "", status: int = 400, *, remedy: str | None = None
     ) -> None:
         self.code = code
         self.message = message
         self.status = status
-        self.mend = MENDING.get(code, "") if mend is None else mend
+        self.remedy = REMEDIES.get(code, "") if remedy is None else remedy
         super().__init__(code, message)
+
+
+ANOTHER_SELLER: Final = Cause(
+    "another account published the product",
+    "Use credentials of the account that published the product.",
+)
+"""Why a seller may not meter, or resolve, for a product."""
 
 
 def invalid(path: str, constraint: str) -> Refusal:
@@ -36,7 +59,7 @@ def unreadable(path: str, expected: str) -> Refusal:
     return Refusal("SerializationException", f"{path}: expected {expected}")
 
 
-MENDING: Final[dict[str, str]] = {
+REMEDIES: Final[dict[str, str]] = {
     "AccessDeniedException": "Let the credentials call aws-marketplace:<operation>.",
     "CustomerNotEntitledException": "Subscribe the buyer before the workload starts.",
     "DisabledApiException": "Use a region where the operation is offered, such as us-east-1.",
@@ -61,16 +84,14 @@ MENDING: Final[dict[str, str]] = {
     "InvalidTagException": "At most five tags of letters, digits, blanks and +-=._:/@.",
     "InvalidTokenException": "Decode the form field once and send its value.",
     "InvalidUsageAllocationsException": "Let the allocations add up, each with its own tags.",
-    "InvalidUsageDimensionException": "Send a dimension of the product; letter case counts.",
     "MissingAuthenticationTokenException": "Sign the request with Signature Version 4.",
     "PlatformNotSupportedException": "Call from a task of Amazon ECS or a pod of Amazon EKS.",
     "RequestEntityTooLargeException": "Send fewer than 1,000,000 bytes a request.",
     "SerializationException": "Send JSON of the types that the service's model has.",
     "ThrottlingException": "Slow down, and send the same records again.",
-    "TimestampOutOfBoundsException": "Send within 24 hours, and by 06:00 UTC on the 1st.",
     "UnauthorizedException": "Let the credentials call aws-marketplace:MeterUsage.",
     "UnknownOperationException": "Name one of the four operations in X-Amz-Target.",
     "UnrecognizedClientException": "Use a declared access key.",
     "ValidationException": "Keep to the members and limits of the service's model.",
 }
-"""What a person can do about each refusal."""
+"""What a person can do about a refusal that names no remedy of its own."""

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 from attrs import Factory, define, frozen
 
-from marketplace_metering_async.sandbox.members import text_of
-from marketplace_metering_async.sandbox.refusals import Refusal
+from marketplace_metering_async.sandbox.members import check_names, text_of
+from marketplace_metering_async.sandbox.refusals import ANOTHER_SELLER, Refusal
 from marketplace_metering_async.sandbox.rules import Rules
 
 
@@ -88,20 +88,21 @@ class RegistrationTokens:
         Raises:
             Refusal: for a token that does not exist, is of another seller, or has expired.
         """
+        check_names(request, "ResolveCustomer", rules)
         token = self._tokens.get(text_of(request, "RegistrationToken"))
         if token is None:
             text = "registrationToken: it was never issued"
             raise Refusal("InvalidTokenException", text)
         if seller is not None and token.seller not in (None, seller):
-            text = "registrationToken: another account published the product"
-            raise Refusal("InvalidTokenException", text)
+            text = f"registrationToken: {ANOTHER_SELLER.rule}"
+            raise Refusal("InvalidTokenException", text, remedy=ANOTHER_SELLER.remedy)
         once = rules.token_use == "once"  # noqa: S105 - a reading, not a token
         used_up = once and token.resolved > 0
         if now - token.issued >= rules.token_life or used_up:
             raise Refusal(
                 "ExpiredTokenException",
                 "registrationToken: it has expired",
-                mend='Let the buyer click "Set up your account" again.',
+                remedy='Let the buyer click "Set up your account" again.',
             )
         self.add(attrs.evolve(token, resolved=token.resolved + 1))
         return token.answer

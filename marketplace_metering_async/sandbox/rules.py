@@ -58,8 +58,12 @@ def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field say
     return field(default=default, converter=_duration, validator=ge(timedelta(0)))
 
 
-def _texts(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(values)
+def texts(values: Iterable[str]) -> frozenset[str]:
+    """Return several texts as a set; TypeError for one text alone, and for what is none."""
+    found = None if isinstance(values, str) else frozenset(values)
+    if found is None or not all(isinstance(value, str) for value in found):
+        raise TypeError(f"expected several texts, got {values!r}")
+    return found
 
 
 def _switch(*readings: str) -> Any:  # noqa: ANN401 - the annotation at the field says which
@@ -96,6 +100,8 @@ class Rules:
             time, "refuse" is InvalidLicenseException, which is documented.)
         begins_from: Whether an agreement covers usage from its begin on, or from the start of the
             hour that it begins in.
+        unknown_members: Whether a member that the service's model does not have refuses the
+            request or is ignored.
         unknown_customer: Whether an unknown customer refuses the request or is not subscribed.
         repeated_key: Whether a key twice in one call refuses it or makes the second a duplicate.
         tags_counted: Whether five different tag keys are the most in an allocation, as the
@@ -107,6 +113,9 @@ class Rules:
             the timestamp to whole seconds.
         token_life: How long a registration token lives.
         token_use: Whether a registration token may be resolved many times, or once.
+        dry_run: Whether a permitted dry run of MeterUsage returns normally, without a record id, as
+            AWS's own container sample needs it, or is the error DryRunOperation, which the API
+            reference names and the service's model does not have.
         idempotency_conflict_status: 400 by the API reference, 409 by the JavaScript SDK.
         most_bytes: A request is smaller than this.
         regions: Where BatchMeterUsage and ResolveCustomer are offered; empty: everywhere.
@@ -128,6 +137,7 @@ class Rules:
     closing: timedelta = _hours(1)
     outside_agreement: Literal["refuse", "status", "take"] = _switch("refuse", "status", "take")
     begins_from: Literal["instant", "hour"] = _switch("instant", "hour")
+    unknown_members: Literal["refuse", "ignore"] = _switch("refuse", "ignore")
     unknown_customer: Literal["refuse", "status"] = _switch("refuse", "status")
     repeated_key: Literal["refuse", "duplicate"] = _switch("refuse", "duplicate")
     tags_counted: Literal["allocation", "record"] = _switch("allocation", "record")
@@ -136,9 +146,10 @@ class Rules:
     echo: Literal["given", "filled"] = _switch("given", "filled")
     token_life: timedelta = _hours(4)
     token_use: Literal["many", "once"] = _switch("many", "once")
+    dry_run: Literal["success", "error"] = _switch("success", "error")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
     most_bytes: int = field(default=1_000_000, validator=ge(1))
-    regions: frozenset[str] = field(default=REGIONS, converter=_texts)
+    regions: frozenset[str] = field(default=REGIONS, converter=texts)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """

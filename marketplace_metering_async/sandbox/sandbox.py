@@ -24,11 +24,11 @@ from marketplace_metering_async.sandbox.keys import SigningKeys
 from marketplace_metering_async.sandbox.marketplace import Marketplace
 from marketplace_metering_async.sandbox.posting import RegistrationAnswer, post_registration
 from marketplace_metering_async.sandbox.quota import Quota, Quotas
+from marketplace_metering_async.sandbox.refusals import Cause
 from marketplace_metering_async.sandbox.rules import Rules
 from marketplace_metering_async.sandbox.signatures import AccessKey
 from marketplace_metering_async.sandbox.state import StateFile
 
-_USUAL_QUOTA: Final = 10.0
 _BETWEEN_SAVES: Final = 0.5
 _logger: Final = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Sandbox(Marketplace):
         access_keys: Declared access keys; with any, others are refused and signatures verified.
         calls: Requests by operation.
         refusals: Refused requests by code, throttles among them.
+        causes: Why the latest request was refused, by code.
         struck: Faults that struck, by kind.
         history: The latest calls.
         pulse: Beats with every change.
@@ -67,7 +68,7 @@ class Sandbox(Marketplace):
         *,
         host: str = "127.0.0.1",
         clock: SandboxClock | None = None,
-        calls_per_second: float | None = _USUAL_QUOTA,
+        calls_per_second: float | None = 10.0,
         burst: float = 10.0,
         faults: Iterable[Fault | FaultFunction] = (),
         seed: int = 0,
@@ -106,6 +107,7 @@ class Sandbox(Marketplace):
         self.guard = Guard(open_to, token)
         if not is_loopback(host) and self.guard.token is None:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
+        self._made_with = (rules or Rules(), calls_per_second, burst)
         self.book = Book(rules=rules)
         self.clock = clock or SandboxClock()
         self.pulse = Pulse()
@@ -115,6 +117,7 @@ class Sandbox(Marketplace):
         self.access_keys = dict(access_keys or {})
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.causes: dict[str, Cause] = {}
         self.struck: Counter[str] = Counter()
         self.history = History(history)
         self._host = host
@@ -293,16 +296,18 @@ class Sandbox(Marketplace):
         """
         Forget what was metered, the counts and the faults; declared products stay.
 
-        With *everything*, they do not, the clock shows the real time, and the quota is the usual.
+        Rules and quota are again those that the sandbox was made with, and all buckets are full.
+        With *everything*, no product stays, and the clock shows the real time.
         """
+        rules, calls_per_second, burst = self._made_with
         self.book.forget()
+        self.book.rules = rules
+        self.set_quota(calls_per_second, burst=burst)
         if everything:
             self.forget_marketplace()
             self.clock.reset()
-            self.set_quota(_USUAL_QUOTA)
         self.faults.clear()
-        for counter in (self.calls, self.refusals, self.struck):
-            counter.clear()
+        for counts in (self.calls, self.refusals, self.causes, self.struck):
+            counts.clear()
         self.history.clear()
-        self.quotas.clear()
         self.pulse.beat()

@@ -18,7 +18,7 @@ from marketplace_metering_async.sandbox.doors import body_of
 from marketplace_metering_async.sandbox.faults import Strike
 from marketplace_metering_async.sandbox.keys import ExtraMissingError, refusal_of
 from marketplace_metering_async.sandbox.members import members_of
-from marketplace_metering_async.sandbox.refusals import Refusal
+from marketplace_metering_async.sandbox.refusals import Cause, Refusal
 from marketplace_metering_async.sandbox.signatures import SignedRequest, check
 from marketplace_metering_async.sandbox.visits import Visit
 
@@ -113,6 +113,7 @@ class Service:
     def _refused(self, refusal: Refusal, visit: Visit) -> web.Response:
         visit.refusal, visit.status = refusal, refusal.status
         self._sandbox.refusals[refusal.code] += 1
+        self._sandbox.causes[refusal.code] = Cause(refusal.message, refusal.remedy)
         return refusal_answer(refusal, visit.request_id)
 
     def _check_region(self, operation: str, caller: Caller) -> None:
@@ -164,4 +165,6 @@ def _check_operation(request: web.BaseRequest, operation: str) -> None:
         raise Refusal("UnknownOperationException", "X-Amz-Target names none of the operations")
     if request.content_type != CONTENT_TYPE:
         text = f"Content-Type is not {CONTENT_TYPE}"
-        raise Refusal("UnknownOperationException", text, mend=f"Send Content-Type: {CONTENT_TYPE}.")
+        raise Refusal(
+            "UnknownOperationException", text, remedy=f"Send Content-Type: {CONTENT_TYPE}."
+        )

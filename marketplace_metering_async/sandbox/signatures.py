@@ -186,7 +186,8 @@ def _check_token(token: str | None, key: AccessKey, now: datetime) -> None:
         raise Refusal("ExpiredTokenException", text, 403)
     if token != key.session_token:
         text = "The security token included in the request is invalid"
-        raise Refusal("UnrecognizedClientException", text, 403)
+        remedy = "Send the session token that belongs to the access key; none where it has none."
+        raise Refusal("UnrecognizedClientException", text, 403, remedy=remedy)
 
 
 def _signature(

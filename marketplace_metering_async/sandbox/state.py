@@ -9,17 +9,16 @@ access keys) is not kept.
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import attrs
-
-from marketplace_metering_async.sandbox.agreements import Agreement
-from marketplace_metering_async.sandbox.catalogue import Product
-from marketplace_metering_async.sandbox.metered import Key, Metered
-from marketplace_metering_async.sandbox.registration import RegistrationToken
+from marketplace_metering_async.sandbox.memory import (
+    entries_to_json,
+    remember_entries,
+    remember_rest,
+    rest_to_json,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from marketplace_metering_async.sandbox.sandbox import Sandbox
 
 _VERSION: Final = 1
-_MOMENTS: Final = frozenset({"timestamp", "received", "begins", "ends", "free_until", "issued"})
-_MOMENTS_OF_PRODUCTS: Final = frozenset({"key_rotated"})
 
 
 class StateFileError(RuntimeError):
@@ -125,7 +122,7 @@ class StateFile:
     def _append(self, file: TextIO, sandbox: "Sandbox") -> None:
         entries = sandbox.book.metered.entries(self._written)
         if entries:
-            file.write(json.dumps({"records": list(map(_entry_to_json, entries))}) + "\n")
+            file.write(json.dumps({"records": entries_to_json(entries)}) + "\n")
             self._written += len(entries)
         rest = json.dumps(_rest_of(sandbox))
         if rest != self._rest:
@@ -145,22 +142,9 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _entry_to_json(entry: tuple[Key, Metered]) -> list[Any]:
-    key, metered = entry
-    return [key, _plain(attrs.asdict(metered))]
-
-
 def _rest_of(sandbox: "Sandbox") -> dict[str, Any]:
-    book, catalogue = sandbox.book, sandbox.book.catalogue
     return {
-        "products": {code: _product_to_json(p) for code, p in catalogue.products.items()},
-        "agreements": [_plain(attrs.asdict(a)) for a in catalogue.agreements.values()],
-        "suspended": sorted(catalogue.suspended),
-        "tokens": [_plain(attrs.asdict(token)) for token in book.tokens],
-        "taken_keys": sorted(book.metered.taken_keys, key=str),
-        "client_tokens": [[*w, *told] for w, told in book.workloads.client_tokens.items()],
-        "registered": sorted(book.workloads.registered),
-        "statuses": dict(book.statuses),
+        **rest_to_json(sandbox.book),
         "signing_keys": {str(v): pem for v, pem in sandbox.keys.private_pems.items()},
         "clock": sandbox.clock.to_json(),
     }
@@ -168,56 +152,8 @@ def _rest_of(sandbox: "Sandbox") -> dict[str, Any]:
 
 def _remember(sandbox: "Sandbox", line: dict[str, Any]) -> None:
     if "records" in line:
-        _remember_records(sandbox, line["records"])
+        remember_entries(sandbox.book, line["records"])
         return
-    book, catalogue = sandbox.book, sandbox.book.catalogue
-    catalogue.clear()
-    for code, told in line["products"].items():
-        catalogue.products[code] = Product(**_read(told, _MOMENTS_OF_PRODUCTS))
-    for told in line["agreements"]:
-        catalogue.add(Agreement(**_read(told)))
-    catalogue.suspended.update(line["suspended"])
-    book.tokens.clear()
-    for told in line["tokens"]:
-        book.tokens.add(RegistrationToken(**_read(told)))
-    for key in line["taken_keys"]:
-        book.metered.take_key(tuple(key))
-    workloads = book.workloads
-    workloads.client_tokens.update(
-        {
-            (key, region, token): (request, id_)
-            for key, region, token, request, id_ in line["client_tokens"]
-        }
-    )
-    workloads.registered.update((key, code) for key, code in line["registered"])
-    book.statuses.clear()
-    book.statuses.update(line["statuses"])
+    remember_rest(sandbox.book, line)
     sandbox.keys.private_pems.update({int(v): pem for v, pem in line["signing_keys"].items()})
     sandbox.clock.restore(line["clock"])
-
-
-def _remember_records(sandbox: "Sandbox", entries: Iterable[Any]) -> None:
-    metered = sandbox.book.metered
-    for key, told in entries:
-        read = _read(told)
-        read["allocations"] = tuple(
-            (tuple((name, value) for name, value in tags), share)
-            for tags, share in read["allocations"]
-        )
-        metered.forget_key(tuple(key))
-        metered.add(tuple(key), Metered(**read))
-
-
-def _product_to_json(product: Product) -> dict[str, Any]:
-    return {**_plain(attrs.asdict(product)), "dimensions": sorted(product.dimensions)}
-
-
-def _plain(told: dict[str, Any]) -> dict[str, Any]:
-    return {n: v.isoformat() if isinstance(v, datetime) else v for n, v in told.items()}
-
-
-def _read(told: dict[str, Any], moments: frozenset[str] = _MOMENTS) -> dict[str, Any]:
-    return {
-        name: datetime.fromisoformat(value) if name in moments and value is not None else value
-        for name, value in told.items()
-    }

@@ -10,7 +10,6 @@ from marketplace_metering_async.sandbox.agreements import Agreement
 from marketplace_metering_async.sandbox.catalogue import Product
 from marketplace_metering_async.sandbox.faults import Fault, RuleInForce
 from marketplace_metering_async.sandbox.metered import Metered
-from marketplace_metering_async.sandbox.refusals import MENDING
 
 if TYPE_CHECKING:
     from marketplace_metering_async.sandbox.sandbox import Sandbox
@@ -113,7 +112,7 @@ def state_to_json(sandbox: "Sandbox") -> dict[str, Any]:
         "faults_in_force": [fault_to_json(entry) for entry in sandbox.faults.in_force],
         "rules": book.rules.to_json(),
         "refusals": {
-            code: {"count": count, "mend": MENDING.get(code, "")}
+            code: {"count": count, **attrs.asdict(sandbox.causes[code])}
             for code, count in sandbox.refusals.items()
         },
         "statuses": dict(book.statuses),

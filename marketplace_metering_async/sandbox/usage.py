@@ -8,6 +8,8 @@ from attrs import define
 
 from marketplace_metering_async.sandbox.allocations import Allocations, allocations_of
 from marketplace_metering_async.sandbox.members import (
+    MEMBERS,
+    check_names,
     optional_text_of,
     path_of,
     quantity_of,
@@ -17,17 +19,7 @@ from marketplace_metering_async.sandbox.members import (
 from marketplace_metering_async.sandbox.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.rules import Rules
 
-_MEMBERS: Final = frozenset(
-    {
-        "Timestamp",
-        "CustomerIdentifier",
-        "Dimension",
-        "Quantity",
-        "UsageAllocations",
-        "CustomerAWSAccountId",
-        "LicenseArn",
-    }
-)
+_MEMBERS: Final = MEMBERS["UsageRecord"]
 _LICENSE_PATTERN: Final = (
     r"arn:aws[a-zA-Z-]*:[A-Za-z0-9][A-Za-z0-9_/.-]{0,62}:[A-Za-z0-9_/.-]{0,63}"
     r":[A-Za-z0-9_/.-]{0,63}:[A-Za-z0-9][A-Za-z0-9:_/+=,@.-]{0,1023}"
@@ -80,6 +72,7 @@ def usage_of(path: str, record: object, product_code: str | None, rules: Rules) 
     """
     if type(record) is not dict:
         raise unreadable(path, "a structure")
+    check_names(record, "UsageRecord", rules, path)
     find = record.get
     timestamp = timestamp_of(record, path)
     quantity = quantity_of(record, "Quantity", 0, path)
@@ -104,7 +97,7 @@ def usage_of(path: str, record: object, product_code: str | None, rules: Rules) 
 
 
 def _echo(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what the answer says of the record: members that the service does not know are not."""
+    """Return what the answer says of the record, which is nothing of members that are ignored."""
     if record.keys() <= _MEMBERS and None not in record.values():
         return record
     return {name: value for name, value in record.items() if name in _MEMBERS and value is not None}

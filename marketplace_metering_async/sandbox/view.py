@@ -13,7 +13,6 @@ import attrs
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Kind
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.products_view import ProductsView
-from marketplace_metering_async.sandbox.refusals import MENDING
 from marketplace_metering_async.sandbox.sums import COLUMNS, Row, Sums
 
 if TYPE_CHECKING:
@@ -97,15 +96,9 @@ class View:
         return [_summary(call) for call in reversed(latest)]
 
     def _refusals(self) -> list[dict[str, Any]]:
-        last = {call.code: call for call in self._sandbox.history if call.code is not None}
+        causes = self._sandbox.causes
         return [
-            {
-                "code": code,
-                "count": count,
-                "mend": MENDING.get(code, ""),
-                "rule": last[code].rule if code in last else None,
-                "call": last[code].number if code in last else None,
-            }
+            {"code": code, "count": count, **attrs.asdict(causes[code])}
             for code, count in self._sandbox.refusals.most_common()
         ]
 

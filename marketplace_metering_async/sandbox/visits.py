@@ -46,7 +46,7 @@ class Visit:
             status=self.status,
             code=refusal.code if refusal else None,
             rule=refusal.message if refusal else None,
-            mend=refusal.mend if refusal else None,
+            remedy=refusal.remedy if refusal else None,
             results=tuple(reply.get("Results") or ()),
             unprocessed=len(reply.get("UnprocessedRecords") or ()),
             fault=self.fault,

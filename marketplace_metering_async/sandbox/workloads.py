@@ -12,6 +12,7 @@ from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.catalogue import Catalogue, Product
 from marketplace_metering_async.sandbox.entitlement import check_dimension, product_named
 from marketplace_metering_async.sandbox.members import (
+    check_names,
     optional_text_of,
     quantity_of,
     required_product_code_of,
@@ -83,11 +84,12 @@ class Workload:
 
     def meter_usage(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Answer MeterUsage: once for each hour, dimension and workload.
+        Answer MeterUsage: once for each hour, dimension and workload; a dry run meters nothing.
 
         Raises:
             Refusal: and nothing is applied.
         """
+        check_names(request, "MeterUsage", self.rules)
         product_code = required_product_code_of(request)
         timestamp = timestamp_of(request)
         dimension = text_of(request, "UsageDimension", 255)
@@ -105,10 +107,12 @@ class Workload:
         if objection is not None:
             raise Refusal(
                 "TimestampOutOfBoundsException",
-                f"timestamp: {objection}",
-                mend="MeterUsage takes usage for six hours, and none of the future.",
+                f"timestamp: {objection.rule}",
+                remedy=objection.remedy,
             )
         if self._is_dry(request):
+            if self.rules.dry_run == "success":
+                return {}
             raise Refusal("DryRunOperation", "the request would have succeeded", 412)
         known = self._known_answer(token, request)
         if known is not None:
@@ -140,6 +144,7 @@ class Workload:
         Raises:
             Refusal: when the workload may not run; a workload that has registered before may.
         """
+        check_names(request, "RegisterUsage", self.rules)
         product_code = required_product_code_of(request)
         version = request.get("PublicKeyVersion")
         if version is None:

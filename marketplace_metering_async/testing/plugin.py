@@ -57,7 +57,8 @@ def metering_sandbox_server(
     A sandbox of the metering service in a process of its own, for programs in any language.
 
     Endpoint, region and dummy credentials are in the environment, for child processes to inherit.
-    The process serves all tests of the session, and forgets everything before each.
+    The process serves all tests of the session, and is as new before each: nothing metered, no
+    products, no faults, the usual rules and quota, the real time.
     """
     _metering_sandbox_process.reset()
     _lead_to(_metering_sandbox_process.environment, monkeypatch)

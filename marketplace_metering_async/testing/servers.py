@@ -12,8 +12,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import attrs
 
-from marketplace_metering_async.sandbox import Book, Fault, Metered
-from marketplace_metering_async.sandbox.book import Key
+from marketplace_metering_async.sandbox import Book, Fault
+from marketplace_metering_async.sandbox.memory import book_from_json
 
 _PATIENCE: Final = 30.0
 
@@ -75,8 +75,16 @@ class SandboxServer:
 
     @property
     def book(self) -> Book:
-        """What was metered until now, as a copy to assert on."""
-        return Book(records=dict(map(_metered, self.ask("book", records="1")["records"])))
+        """
+        The server's book as it is now: every record, the products and buyers, the rules.
+
+        It is a copy, which does not see what comes later; ask for another one then.
+
+        Raises:
+            ValueError: if the server refuses.
+            OSError: if it does not answer within half a minute.
+        """
+        return book_from_json(self.ask("memory"))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -123,7 +131,7 @@ class SandboxServer:
         return str(self.order("tokens", product_code=product_code, **buyer)["token"])
 
     def reset(self) -> None:
-        """Forget everything, products as well, and go by the real time again."""
+        """Forget everything, also products; rules and quota are the usual, and the time is real."""
         self.order("reset", everything=True)
 
     def ask(self, path: str, **query: str) -> Any:  # noqa: ANN401 - JSON
@@ -157,25 +165,3 @@ class SandboxServer:
         except HTTPError as refused:
             with refused:
                 raise ValueError(refused.read().decode().strip()) from refused
-
-
-def _metered(told: Mapping[str, Any]) -> tuple[Key, Metered]:
-    """Return a record of the book from JSON, by its key."""
-    names = {attribute.name for attribute in attrs.fields(Metered)}
-    known = {name: value for name, value in told.items() if name in names}
-    stamp = datetime.fromisoformat(known["timestamp"])
-    received = datetime.fromisoformat(known.get("received", known["timestamp"]))
-    record = Metered(
-        **{"allocations": (), "workload": None, **known, "timestamp": stamp, "received": received}
-    )
-    seconds = int(record.timestamp.timestamp())
-    key = (
-        record.region,
-        record.product_code,
-        record.license_arn,
-        record.customer_aws_account_id,
-        record.customer_identifier,
-        record.dimension,
-        seconds,
-    )
-    return key, record

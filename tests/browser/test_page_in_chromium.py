@@ -100,7 +100,7 @@ async def test_the_table_is_broken_down_and_narrowed(page: Page, place: Sandbox)
     await page.until("!document.querySelector('#usage-rows').innerText.includes('requests')")
 
 
-async def test_a_refusal_tells_the_rule_and_how_to_mend_it(page: Page, place: Sandbox) -> None:
+async def test_a_refusal_tells_the_rule_and_how_to_fix_it(page: Page, place: Sandbox) -> None:
     """
     Among the refusals and in the call; throttles are shown apart.
     """
@@ -110,7 +110,7 @@ async def test_a_refusal_tells_the_rule_and_how_to_mend_it(page: Page, place: Sa
 
     await page.shows("InvalidUsageDimensionException", "#refusals-list")
     await page.shows("the product has no such dimension", "#refusals-list")
-    await page.shows("letter case counts", "#refusals-list")
+    await page.shows("The product's dimensions: seats.", "#refusals-list")
     await page.click("#calls-form [value=throttled]")
     await page.until("document.querySelectorAll('#calls-list > li').length === 1")
     await page.shows("ThrottlingException", "#calls-list")

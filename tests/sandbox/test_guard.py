@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from support.raw import exchange, status_of
 
-from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox import Rules, Sandbox
 from marketplace_metering_async.sandbox.doors import Doors
 from marketplace_metering_async.sandbox.guard import Forbidden, Guard, is_loopback
 
@@ -125,6 +125,7 @@ def test_what_is_let_in_needs_the_token() -> None:
     assert not passes({"Host": "localhost:9001"}, guard, controls=False)
     assert not passes({"Host": "sandbox:1"}, guard)
     assert not passes({"Host": "sandbox:1", "X-Sandbox-Token": "secre"}, guard)
+    assert not passes({"Host": "sandbox:1", "X-Sandbox-Token": "\udcff"}, guard)  # no UTF-8
     assert passes({"Host": "sandbox:1", "X-Sandbox-Token": "secret"}, guard)
     assert Guard(["a"]).token != Guard(["a"]).token
     with pytest.raises(ValueError, match="open_to"):
@@ -182,7 +183,7 @@ async def test_nothing_is_told_to_a_foreign_page(place: Sandbox) -> None:
     """
     Neither figures nor calls, and no answer allows another origin to read it.
     """
-    for path in ("state", "book", "page/view", "page/call?number=1"):
+    for path in ("state", "book", "memory", "page/view", "page/call?number=1"):
         foreign = {"Origin": "http://evil.example"}
         assert 403 == await status_of("GET", place.url, f"/_sandbox/{path}", b"", foreign)
         foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
@@ -232,6 +233,10 @@ BROKEN = [
     b'{"remove": 7}',
     b'{"product_code": []}',
     b'{"product_code": "q", "licenses": 5}',
+    b'{"product_code": "q", "dimensions": [1, "a"]}',
+    b'{"product_code": "q", "dimensions": "requests"}',
+    b'{"regions": [1, "a"]}',
+    b'{"regions": "us-east-1"}',
     b'{"calls_per_second": 0}',
     b'{"calls_per_second": NaN}',
     b'{"calls_per_second": [1]}',
@@ -254,6 +259,7 @@ async def test_broken_orders_are_refused(place: Sandbox, path: str) -> None:
         assert status == 400 or (harmless and status == 200), (path, body[:60], status)
     assert {"p": {"1": True}} == {c: p.customers for c, p in place.book.products.items()}
     assert ([], 1, None) == (place.faults.rules, place.clock.speed, place.calls_per_second)
+    assert Rules() == place.book.rules
 
 
 @pytest.mark.parametrize("path", ["/", "/_sandbox/clock", "/_sandbox/products"])

@@ -148,7 +148,7 @@ def usage(count: int, **members: Any) -> list[UsageRecord]:
 
 async def test_the_view_tells_what_happened(place: Sandbox, web: aiohttp.ClientSession) -> None:
     """
-    Usage, calls with verdicts, refusals with the rule and how to mend it, quota and faults.
+    Usage, calls with verdicts, refusals with the rule and how to fix it, quota and faults.
     """
     place.clock.set(datetime.now(UTC) + timedelta(seconds=1))
     place.declare_product("p", dimensions=["requests"], customers={f"{0:012d}": True})
@@ -168,7 +168,7 @@ async def test_the_view_tells_what_happened(place: Sandbox, web: aiohttp.ClientS
     refusals = {entry["code"]: entry for entry in told["refusals"]}
     wrong = refusals["InvalidUsageDimensionException"]
     assert "usageRecords.1.member.dimension: the product has no such dimension" == wrong["rule"]
-    assert "letter case" in wrong["mend"]
+    assert "The product's dimensions: requests." == wrong["remedy"]
     (bucket,) = told["quota"]["buckets"]
     assert 7 <= bucket["left"] <= 10
     assert [0, None] == [rule["times"] for rule in told["faults"]["in_force"]]

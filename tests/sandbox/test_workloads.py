@@ -1,12 +1,14 @@
 """MeterUsage and RegisterUsage: software in the buyer's account, under its credentials."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from marketplace_metering_async import InvalidAnswerError, MarketplaceMeteringClient
 from marketplace_metering_async.sandbox import (
     AccessKey,
+    Answer,
     Book,
     Caller,
     Product,
@@ -20,7 +22,9 @@ BUYER = "111122223333"
 
 
 def meter(book: Book, *, caller: Caller | None = None, now: datetime = NOW, **members: Any) -> str:
-    """Return the record id, or the code of the refusal; a refusal leaves nothing applied."""
+    """
+    Return the record id, "no record" or the code of the refusal; a refusal leaves nothing applied.
+    """
     request = {
         "ProductCode": "p",
         "Timestamp": NOW.timestamp(),
@@ -35,7 +39,7 @@ def meter(book: Book, *, caller: Caller | None = None, now: datetime = NOW, **me
     except Refusal as refusal:
         assert before == book.records
         return refusal.code
-    return str(reply["MeteringRecordId"])
+    return str(reply.get("MeteringRecordId", "no record"))
 
 
 def test_an_hour_is_metered_once_for_a_dimension_and_workload() -> None:
@@ -97,13 +101,22 @@ def test_a_client_token_answers_the_same_or_conflicts() -> None:
     assert "IdempotencyConflictException" == meter(book, ClientToken="t", DryRun=False)
 
 
-def test_a_dry_run_meters_nothing_and_uses_no_token() -> None:
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (Rules(), "no record"),
+        (Rules(dry_run="success"), "no record"),
+        (Rules(dry_run="error"), "DryRunOperation"),
+    ],
+)
+def test_a_dry_run_meters_nothing_and_uses_no_token(rules: Rules, said: str) -> None:
     """
-    It says what would have been, also where that is a refusal.
+    Sandbox F1. A permitted one returns normally, as AWS's own sample needs it, or as the error that
+    the reference names; where the request would be refused, it is.
     """
-    book = Book()
+    book = Book(rules=rules)
 
-    assert "DryRunOperation" == meter(book, DryRun=True, ClientToken="t")
+    assert said == meter(book, DryRun=True, ClientToken="t")
     assert "TimestampOutOfBoundsException" == meter(book, DryRun=True, Timestamp=0)
     assert "SerializationException" == meter(book, DryRun="yes")
     assert 0 == len(book)
@@ -197,6 +210,58 @@ def test_only_the_first_registration_asks_for_a_subscription() -> None:
     assert "registered" == register(book, caller=running)
     new = Caller(access_key_id="task-2", account_id=BUYER)
     assert "CustomerNotEntitledException" == register(book, caller=new)
+
+
+@pytest.mark.parametrize("reading", ["success", "error"])
+async def test_the_client_takes_both_readings_of_a_dry_run(
+    reading: Literal["success", "error"],
+) -> None:
+    """
+    Sandbox F1. The result is the same, and has no record id, since nothing was metered.
+    """
+    async with (
+        Sandbox(rules=Rules(dry_run=reading)) as sandbox,
+        MarketplaceMeteringClient(**sandbox.client_arguments) as client,
+    ):
+        result = await client.meter_usage(
+            product_code="p",
+            timestamp=datetime.now(UTC),
+            usage_dimension="requests",
+            usage_quantity=3,
+            dry_run=True,
+            client_token="t",
+        )
+
+    assert (True, None, "t") == (result.dry_run, result.metering_record_id, result.client_token)
+    assert result.request_id == sandbox.history.since(0)[0].request_id
+    assert 0 == len(sandbox.book)
+
+
+@pytest.mark.parametrize(
+    ("body", "allowed"),
+    [(b'{"MeteringRecordId": "0"}', True), (b"{}", True), (b"<html>", False), (b"", False)],
+)
+async def test_a_dry_run_is_allowed_by_the_service_alone(body: bytes, *, allowed: bool) -> None:
+    """
+    Whether or not its answer has an id; a captive portal's page allows nothing.
+    """
+    answer = Answer(body=body)
+    async with (
+        Sandbox(faults=[lambda _, __: answer]) as sandbox,
+        MarketplaceMeteringClient(**sandbox.client_arguments) as client,
+    ):
+        asked = client.meter_usage(
+            product_code="p",
+            timestamp=datetime.now(UTC),
+            usage_dimension="requests",
+            usage_quantity=3,
+            dry_run=True,
+        )
+        if allowed:
+            assert (await asked).metering_record_id is None
+        else:
+            with pytest.raises(InvalidAnswerError):
+                await asked
 
 
 async def test_a_dry_run_without_permission_is_unauthorized() -> None:

@@ -153,7 +153,7 @@ async def test_boto3_with_a_wrong_secret_is_refused(place: Sandbox) -> None:
 
 async def test_boto3_uses_the_other_operations(place: Sandbox) -> None:
     """
-    ResolveCustomer, MeterUsage with a dry run, and RegisterUsage.
+    ResolveCustomer, MeterUsage with a dry run in both readings, and RegisterUsage.
     """
     token = place.issue_token("prod", customer_aws_account_id="123456789012")
 
@@ -162,8 +162,10 @@ async def test_boto3_uses_the_other_operations(place: Sandbox) -> None:
         with pytest.raises(client.exceptions.InvalidTokenException):
             client.resolve_customer(RegistrationToken="forged")
         usage = {"ProductCode": "prod", "Timestamp": HOUR, "UsageDimension": "requests"}
+        assert "MeteringRecordId" not in client.meter_usage(**usage, UsageQuantity=4, DryRun=True)
+        place.change_rules(dry_run="error")
         with pytest.raises(ClientError, match="DryRunOperation"):
-            client.meter_usage(**usage, UsageQuantity=3, DryRun=True)
+            client.meter_usage(**usage, UsageQuantity=4, DryRun=True)
         first = client.meter_usage(**usage, UsageQuantity=3)
         again = client.meter_usage(**usage, UsageQuantity=3)
         with pytest.raises(client.exceptions.DuplicateRequestException):

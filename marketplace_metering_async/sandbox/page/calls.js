@@ -73,7 +73,7 @@ async function fill(inside, summary) {
     ["Status", call.status === null ? "no answer" : call.status],
     ["Size", count(call.size, "byte", "bytes")],
     ["Rule broken", call.rule],
-    ["How to mend", call.mend],
+    ["How to fix it", call.remedy],
   ].filter(([, value]) => value);
   inside.replaceChildren(
     el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])),
@@ -95,12 +95,12 @@ function verdict(result) {
 }
 
 export function showRefusals(refusals) {
-  list(find("refusals-list"), refusals, ({ code }) => code, ({ code, count: times, rule, mend }) =>
+  list(find("refusals-list"), refusals, ({ code }) => code, ({ code, count: times, rule, remedy }) =>
     el("li", {},
       el("div", { class: "row wrap" },
         el("h3", {}, code),
         el("span", { class: `chip ${code === THROTTLED ? "warn" : "bad"}` }, count(times, "time", "times"))),
       rule && el("p", { class: "soft" }, `Rule broken: ${rule}`),
-      mend && el("p", { class: "mend" }, el("b", {}, "Mend: "), mend)));
+      remedy && el("p", { class: "remedy" }, el("b", {}, "Fix: "), remedy)));
   find("refusals-empty").hidden = refusals.length > 0;
 }
