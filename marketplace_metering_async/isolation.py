@@ -10,9 +10,9 @@ the uneven one of the Fibonacci numbers: one culprit of 25 is found with at most
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from attrs import define
 
@@ -139,43 +139,63 @@ class Isolation:
 
 _TRAITS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "InvalidCustomerIdentifierException": (
-            "product_code",
-            "customer_identifier",
-            "customer_aws_account_id",
-        ),
-        "InvalidUsageDimensionException": ("product_code", "license_arn", "dimension"),
-        "InvalidLicenseException": ("license_arn", "customer_aws_account_id"),
+        "InvalidCustomerIdentifierException": ("customer_identifier", "customer_aws_account_id"),
+        "InvalidUsageDimensionException": ("dimension",),
     }
 )
-"""The members that such a refusal is about: records that share them would be refused alike."""
+"""
+The members that such a refusal is about: records of a product that share them would be refused
+alike. No refusal of a time or a license is among them: it says nothing of another hour.
+"""
+
+_REMEMBERED: Final = 60.0
+"""Seconds for which a refusal holds back records unsent: a customer may subscribe meanwhile."""
+
+
+class _Refused(NamedTuple):
+    refusal: MarketplaceMeteringException
+    until: float
 
 
 class Offenders:
     """
-    The traits that the service refused in a batch.
+    The traits that the service refused lately in one delivery.
 
-    A wrong customer with a thousand records then costs one search and not a thousand.
+    A wrong customer with a thousand records then costs one search and not a thousand. Moments are
+    monotonic times in seconds.
     """
 
-    def __init__(self) -> None:
-        self._refusals: dict[tuple[str | None, ...], MarketplaceMeteringException] = {}
+    def __init__(self, product_of: Callable[[UsageRecord], str | None]) -> None:
+        """Begin with none; *product_of* returns the product of a record, or None if unnamed."""
+        self._product_of = product_of
+        self._refused: dict[tuple[str | None, ...], _Refused] = {}
 
     def __bool__(self) -> bool:
         """Whether any trait is known."""
-        return bool(self._refusals)
+        return bool(self._refused)
 
-    def remember(self, record: UsageRecord, refusal: MarketplaceMeteringException) -> None:
+    def remember(
+        self, record: UsageRecord, refusal: MarketplaceMeteringException, moment: float
+    ) -> None:
         """Note that *record* was refused alone, if the refusal is about a trait."""
+        self._refused = {key: one for key, one in self._refused.items() if one.until > moment}
         if members := _TRAITS.get(refusal.code):
-            self._refusals[_trait(refusal.code, members, record)] = refusal
+            trait = self._trait(refusal.code, members, record)
+            self._refused[trait] = _Refused(refusal, moment + _REMEMBERED)
 
-    def refusal(self, record: UsageRecord) -> MarketplaceMeteringException | None:
-        """Return the refusal that a record of the same trait met, if there was one."""
+    def refusal(self, record: UsageRecord, moment: float) -> MarketplaceMeteringException | None:
+        """Return the refusal that a record of the same trait met lately, if there was one."""
         for code, members in _TRAITS.items():
-            if found := self._refusals.get(_trait(code, members, record)):
-                return found
+            found = self._refused.get(self._trait(code, members, record))
+            if found is not None and found.until > moment:
+                return found.refusal
         return None
+
+    def _trait(
+        self, code: str, members: tuple[str, ...], record: UsageRecord
+    ) -> tuple[str | None, ...]:
+        product = self._product_of(record) or record.license_arn  # which is of one product
+        return (code, product, *(getattr(record, member) for member in members))
 
 
 def has_trait(code: str) -> bool:
@@ -185,11 +205,37 @@ def has_trait(code: str) -> bool:
 
 def shared_trait(code: str) -> str:
     """Return in words what the records of a refused kind share."""
-    return " and ".join(member for member in _TRAITS[code] if member != "product_code")
+    return " and ".join(_TRAITS[code])
 
 
-def _trait(code: str, members: tuple[str, ...], record: UsageRecord) -> tuple[str | None, ...]:
-    return (code, *(getattr(record, member) for member in members))
+_MOST_REFUSED: Final = 3
+
+
+class UnknownRefusals:
+    """
+    The chunks of one lane that a code nobody has heard of refused to the last record.
+
+    One odd record, or one odd customer, must not keep the others from being metered. Only where
+    three chunks with different customers went this way, and nothing was taken in between, is the
+    refusal about the lane.
+    """
+
+    def __init__(self) -> None:
+        self._customers: set[str | None] = set()  # one for each of the chunks
+
+    def note(self, records: Iterable[UsageRecord]) -> bool:
+        """Note that each of *records*, a whole chunk, was refused alone; whether to stop now."""
+        others = {_customer(record) for record in records} - self._customers
+        self._customers.update(sorted(others, key=str)[:1])
+        return len(self._customers) >= _MOST_REFUSED
+
+    def taken(self) -> None:
+        """Note that the service took something of the lane."""
+        self._customers.clear()
+
+
+def _customer(record: UsageRecord) -> str | None:
+    return record.customer_aws_account_id or record.customer_identifier
 
 
 _WORD: Final = re.compile(r"[^\s'\"`,;()\[\]{}<>]+")

@@ -9,6 +9,7 @@ out. Nothing that the service or the network does makes a Delivery raise.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Final
@@ -38,6 +39,7 @@ from marketplace_metering_async.events import (
 from marketplace_metering_async.isolation import (
     Isolation,
     Offenders,
+    UnknownRefusals,
     has_trait,
     named_in,
     shared_trait,
@@ -100,9 +102,9 @@ class Delivery:
         self._policy = policy
         self._backoff = Backoff(policy, random)
         self._screen = screen
-        self._offenders = Offenders()
+        self._offenders = Offenders(lambda record: backlog.lane_of(record).product_code)
         self._searches: dict[Lane, list[_Refusal]] = {}  # lanes under search; refusals that wait
-        self._taken_lanes: set[Lane] = set()  # lanes of which the service took something
+        self._unknown: defaultdict[Lane, UnknownRefusals] = defaultdict(UnknownRefusals)
         self._stopped_lanes: dict[Lane, MeteringError] = {}
         self._stopped: MeteringError | None = None
         self._bell = asyncio.Event()  # rung, and replaced, when the backlog has news
@@ -236,7 +238,7 @@ class Delivery:
             return verdicts.gave_up(stopped, entry.history)
         if self._screen is not None and (screened := self._screen(entry)) is not None:
             return screened
-        if (refusal := self._offenders.refusal(entry.record)) is not None:
+        if self._offenders and (refusal := self._refusal_of_kind(entry)) is not None:
             return verdicts.of_refused_kind(refusal, shared_trait(refusal.code), entry.history)
         if (deadline := self._backlog.deadline(entry.record.epoch)) + _EDGE < span.earliest:
             error = expired(entry.position, entry.record, deadline)
@@ -245,6 +247,9 @@ class Delivery:
             error = premature(entry.position, entry.record, newest)
             return verdicts.out_of_window(error, entry.history)
         return None
+
+    def _refusal_of_kind(self, entry: Open) -> MarketplaceMeteringException | None:
+        return self._offenders.refusal(entry.record, self._caller.clock.monotonic())
 
     async def _attempt(self, chunk: Chunk, ticket: Ticket) -> "_Refusal | bool":
         """
@@ -271,7 +276,8 @@ class Delivery:
             return self._failed(chunk, error, moment, ticket)
         settled = self._answered(chunk, reply, answer.request_id)
         ticket.end(CallEnd.DELIVERED if settled else CallEnd.FAILED)
-        self._taken_lanes.add(chunk.lane)
+        if chunk.lane in self._unknown:
+            self._unknown[chunk.lane].taken()
         return True
 
     # What an answer settles.
@@ -481,7 +487,9 @@ class Delivery:
         search = Isolation(len(chunk), named_in(refusal.error.message, chunk.records))
         entries = list(chunk.entries)
         offenders = 0
+        alone: list[MarketplaceMeteringException] = []  # the refusals of single records
         if search.culprits:
+            alone.append(refusal.error)
             offenders += self._blame(search, entries, 0, refusal.error)
         while (indices := search.next_part()) is not None:
             part = chunk.advanced(entries).part(indices)
@@ -491,8 +499,8 @@ class Delivery:
                     entries[index] = entry
                 search.refused()
                 if len(indices) == 1:
+                    alone.append(outcome.error)
                     offenders += self._blame(search, entries, indices[0], outcome.error)
-                    self._stop_if_nobody_is_taken(outcome)
             elif outcome:
                 search.taken()
             else:
@@ -502,6 +510,13 @@ class Delivery:
                 break
         ended = Isolated(code=code, calls=search.tried, offenders=offenders)
         tell(self._caller.observer, ended)
+        if len(alone) == len(chunk) and {triage(error) for error in alone} == {Fault.UNKNOWN}:
+            self._note_unknown(chunk, alone[-1])
+
+    def _note_unknown(self, chunk: Chunk, error: MarketplaceMeteringException) -> None:
+        """Stop the lane if *chunk*, refused to the last record, is one of too many."""
+        if self._unknown[chunk.lane].note(chunk.records):
+            self._stop_lane(chunk.lane, error)
 
     async def _try(self, part: Chunk) -> "_Refusal | bool":
         def wanted() -> bool:
@@ -527,11 +542,11 @@ class Delivery:
         culprit = entries[index]
         verdict = verdicts.refused_alone(error, culprit.history)
         outcomes = [_outcome(culprit, verdict)]
-        self._offenders.remember(culprit.record, error)
+        self._offenders.remember(culprit.record, error, self._caller.clock.monotonic())
         alike = [
             (other, refusal)
             for other in search.remaining()
-            if (refusal := self._offenders.refusal(entries[other].record)) is not None
+            if (refusal := self._refusal_of_kind(entries[other])) is not None
         ]
         for other, refusal in alike:
             trait = shared_trait(refusal.code)
@@ -540,12 +555,6 @@ class Delivery:
         search.excuse(other for other, _ in alike)
         self._settled(outcomes, error.request_id)
         return len(outcomes)
-
-    def _stop_if_nobody_is_taken(self, refusal: _Refusal) -> None:
-        """A refusal nobody has heard of, of every part of a lane, is about more than a record."""
-        lane = refusal.chunk.lane
-        if triage(refusal.error) is Fault.UNKNOWN and lane not in self._taken_lanes:
-            self._stop_lane(lane, refusal.error)
 
 
 def _alike(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Sequence[str | None]]]:
