@@ -45,9 +45,14 @@ _LINGER: Final = 1.0
 
 
 def require_iterable(records: object) -> None:
-    """Raise TypeError for what can be no batch; a mapping is one record and not a batch."""
-    if not isinstance(records, Iterable | AsyncIterable) or isinstance(records, str | bytes | dict):
-        raise TypeError(f"records: expected an iterable of records, got {type(records).__name__}")
+    """Raise TypeError for what can be no batch, such as one record, or a table by its columns."""
+    got = f"records: expected an iterable of records, got a {type(records).__name__}"
+    if hasattr(records, "__dataframe__"):
+        raise TypeError(f'{got}; give its rows, such as frame.to_dict("records")')
+    if not isinstance(records, Iterable | AsyncIterable) or isinstance(
+        records, str | bytes | bytearray | Mapping
+    ):
+        raise TypeError(got)
 
 
 async def _in_steps(records: object) -> AsyncGenerator[list[object], None]:
