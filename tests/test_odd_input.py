@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from support.ledgers import house_at
+from support.ledgers import ACCOUNT, house_at
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, run_virtual
 
@@ -134,6 +134,21 @@ async def test_the_ledger_refuses_an_odd_time(odd: object, tmp_path: Path) -> No
             await house.use(1)
 
         assert 2 == (await house.balance()).recorded
+
+
+@pytest.mark.parametrize("odd", ODD[2:], ids=[str(n) for n in range(2, len(ODD))])
+async def test_the_ledger_refuses_an_odd_end_of_a_subscription(odd: Any, tmp_path: Path) -> None:
+    """
+    A naive one would be local time of this machine, hours off. (core F17)
+    """
+    async with house_at(f"sqlite:///{tmp_path / 'ledger.db'}") as house:
+        await house.use(1)
+        with pytest.raises(ValueError, match=r"^at: expected a "):
+            await house.ledger.close_customer(
+                customer_aws_account_id=ACCOUNT, product_code="product", at=odd
+            )
+        with pytest.raises(ValueError, match=r"^before: expected a "):
+            await house.ledger.prune(odd)
 
 
 def test_the_present_must_be_a_time() -> None:

@@ -9,7 +9,7 @@ from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_FUTURE, MAX_QUANTITY, MAX_TEXT
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
-from marketplace_metering_async.rules import require, shown, text
+from marketplace_metering_async.rules import require, shown, text, timestamp
 
 _REMEMBERED: Final = 10_000
 """Keys whose texts are not looked at again: the rules cost more than all else a call does."""
@@ -114,6 +114,17 @@ def customer_of(now: datetime, **names: str | None) -> CustomerKey:
     record = _record(timestamp=now, dimension="any", quantity=0, **names)
     require(_no_product(record))
     return UsageKey.of(record).customer
+
+
+def moment_of(path: str, value: datetime) -> datetime:
+    """
+    Return a caller's time in UTC and whole seconds.
+
+    Raises:
+        InvalidRecordError: (a ValueError) if it is no aware time that UTC can express.
+    """
+    require(timestamp(path, value))
+    return whole_utc_seconds(value)
 
 
 def _record(**members: Any) -> UsageRecord:  # noqa: ANN401
