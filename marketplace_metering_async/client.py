@@ -4,6 +4,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -334,9 +335,7 @@ class MarketplaceMeteringClient:
         rotated = wire.decode(answer.body).get("PublicKeyRotationTimestamp")
         return RegisterUsageResult(
             signature=_text(answer, "Signature"),
-            public_key_rotation_timestamp=(
-                datetime.fromtimestamp(rotated, UTC) if isinstance(rotated, int | float) else None
-            ),
+            public_key_rotation_timestamp=_moment(rotated),
             request_id=answer.request_id,
         )
 
@@ -448,6 +447,16 @@ def _text(answer: Answer, member: str) -> str:
     if not isinstance(value, str):
         raise InvalidAnswerError(f"no {member} in the answer", 200, answer.request_id)
     return value
+
+
+def _moment(value: object) -> datetime | None:
+    """Read the service's timestamp; one that no calendar has does not undo what was done."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    try:
+        return datetime.fromtimestamp(float(value), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _meter_usage_violations(

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import define, evolve, frozen
 
+from marketplace_metering_async import rules
 from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
@@ -21,7 +22,6 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.limits import MAX_QUANTITY
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Tag, UsageAllocation, UsageRecord
-from marketplace_metering_async.rules import shown
 
 _TagSet = frozenset[tuple[str, str]]
 _UNTAGGED: _TagSet = frozenset()
@@ -108,7 +108,9 @@ class Coalescer:
             record = UsageRecord.from_boto(usage)
         else:
             wanted = "a UsageRecord or a mapping"
-            raise InvalidRecordError.of([Violation("", wanted, shown(usage), wrong_type=True)])
+            raise InvalidRecordError.of(
+                [Violation("", wanted, rules.shown(usage), wrong_type=True)]
+            )
         place = self._places.setdefault(record.key(self._product_code), len(self._sums))
         if place == len(self._sums):
             self._sums.append(_Sum(record, 0, {}, 0))
@@ -122,8 +124,8 @@ class Coalescer:
         Raises:
             ValueError: if *now* has no time zone.
         """
-        if now.tzinfo is None:
-            raise ValueError("now: expected a datetime with a time zone, got a naive one")
+        for violation in rules.timestamp("now", now):
+            raise ValueError(str(violation))
         outcomes: list[Outcome] = []
         for total in self._sums:
             outcome = _outcome(total, total.first.product_code or self._product_code)
@@ -215,7 +217,7 @@ def _place(first: UsageRecord, product_code: str | None, start: datetime) -> str
     customer = mask(first.customer_aws_account_id or first.customer_identifier)
     product = mask(first.license_arn) if first.license_arn else product_code or "no product"
     hour = f"{start:%Y-%m-%dT%H:%MZ}"
-    return f"{shown(first.dimension)} of {product}, customer {customer}, hour {hour}"
+    return f"{rules.shown(first.dimension)} of {product}, customer {customer}, hour {hour}"
 
 
 def _allocations(total: _Sum) -> Sequence[UsageAllocation]:

@@ -32,13 +32,17 @@ def _masked(value: str | None) -> str:
 # What is of a wrong type is handed on unchanged, for the rules to name it.
 
 
-def _whole_utc_seconds(value: datetime) -> datetime:
-    """Floor to the whole seconds that the wire carries; rounding could reach the next hour."""
-    if not isinstance(value, datetime) or value.tzinfo is None:
+def whole_utc_seconds(value: datetime) -> datetime:
+    """
+    Floor to the whole seconds that the wire carries; rounding could reach the next hour.
+
+    What is no aware time that UTC can express is handed on unchanged, for the rules to name it.
+    """
+    if type(value) is datetime and value.tzinfo is UTC and not value.microsecond:
         return value
-    if value.tzinfo is UTC and not value.microsecond and type(value) is datetime:
+    if rules.timestamp("", value):
         return value
-    utc = value.astimezone(UTC)
+    utc = datetime.astimezone(value, UTC)
     return datetime(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, tzinfo=UTC)
 
 
@@ -154,7 +158,7 @@ class UsageRecord:
         """Refuse what the service would refuse, then note the timestamp as the wire has it."""
         note = object.__setattr__.__get__(self)
         if not self._is_plain():
-            note("timestamp", _whole_utc_seconds(self.timestamp))
+            note("timestamp", whole_utc_seconds(self.timestamp))
             note("quantity", _exact_int(self.quantity))
             for name in _TEXTS:
                 note(name, _exact_text(getattr(self, name)))

@@ -8,7 +8,7 @@ on the rest of a batch is in `validation`. Source of every number and pattern: `
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from marketplace_metering_async import limits
@@ -91,12 +91,16 @@ def quantity(path: str, value: object) -> Violations:
 
 
 def timestamp(path: str, value: object) -> Violations:
-    """An aware datetime, since a naive one is somebody's local time."""
+    """An aware datetime, since a naive one is somebody's local time, that UTC can express."""
     wanted = "a datetime with a time zone"
     if not isinstance(value, datetime):
         return (Violation(path, wanted, shown(value), wrong_type=True),)
-    if value.tzinfo is None:
-        return (Violation(path, wanted, "a naive one"),)
+    try:
+        if datetime.utcoffset(value) is None:  # as Python defines naive, whatever tzinfo is
+            return (Violation(path, wanted, "a naive one"),)
+        datetime.astimezone(value, UTC)
+    except Exception as error:  # noqa: BLE001 - a tzinfo is anybody's code
+        return (Violation(path, "a time that UTC can express", type(error).__name__),)
     return ()
 
 

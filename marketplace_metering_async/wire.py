@@ -7,9 +7,12 @@ stand, and whatever they leave open, repeat or contradict is told and settles no
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
-from math import isfinite
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from math import floor
 from operator import itemgetter
 from typing import Any, Final
 
@@ -38,11 +41,20 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _by_its_digits(number: str) -> Decimal:
+    try:
+        return Decimal(number)
+    except ArithmeticError:
+        raise ValueError("a number beyond all bounds") from None
+
+
 class StandardJson:
     """The standard library's JSON, with the bytes that orjson writes and the strictness it has."""
 
     _encode = staticmethod(json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode)
-    _decode = staticmethod(json.JSONDecoder(parse_constant=_refuse_constant).decode)
+    _decode = staticmethod(
+        json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_by_its_digits).decode
+    )
 
     @classmethod
     def dumps(cls, value: object) -> bytes:
@@ -51,7 +63,11 @@ class StandardJson:
 
     @classmethod
     def loads(cls, body: bytes) -> object:
-        """Read strict JSON in UTF-8; ValueError or RecursionError for anything else."""
+        """
+        Read strict JSON in UTF-8; ValueError or RecursionError for anything else.
+
+        Numbers with a point or an exponent are Decimals: unlike orjson's floats they are exact.
+        """
         return cls._decode(body.decode())
 
 
@@ -140,7 +156,7 @@ def decode(body: bytes) -> dict[str, Any]:
         InvalidAnswerError: if it is no JSON object.
     """
     try:
-        answer = loads(body)
+        answer = StandardJson.loads(body)
     except (ValueError, RecursionError):
         kind = "an empty body" if not body.strip() else "a body that is no JSON"
         raise InvalidAnswerError(f"{kind} where the service's answer should be") from None
@@ -197,6 +213,7 @@ def _retry_after(milliseconds: str | None) -> float | None:
 _echo_of: Final = itemgetter("UsageRecord")
 _status_of: Final = itemgetter("Status")
 _record_id_of: Final = itemgetter("MeteringRecordId")
+_EXACT: Final = frozenset({int, type(None)})
 _NO_WORDS: Final = ("", UNPROCESSED)
 """Statuses that the usual answer does not have."""
 
@@ -224,17 +241,22 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     Raises:
         InvalidAnswerError: if the body is no JSON object.
     """
-    answer = decode(body)
-    return _plain_reply(sent, answer) or _odd_reply(sent, answer)
+    with suppress(ValueError, RecursionError):  # what orjson cannot read, another may
+        if (reply := _plain_reply(sent, loads(body))) is not None:
+            return reply
+    return _odd_reply(sent, decode(body))
 
 
-def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | None:
+def _plain_reply(sent: Sequence[Members], answer: object) -> Reply | None:
     """Read the usual answer: one result a record, in order, each with the very record."""
+    if type(answer) is not dict:
+        return None
     results = answer.get("Results")
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
     try:
-        if list(map(_echo_of, results)) != sent:
+        echoes = list(map(_echo_of, results))
+        if echoes != sent or not _are_exact(echoes):
             return None
         statuses: list[str | None] = list(map(_status_of, results))
         record_ids: list[Any] = list(map(_record_id_of, results))
@@ -245,6 +267,15 @@ def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | Non
     if set(map(type, words)) != {str} or not words.isdisjoint(_NO_WORDS):
         return None
     return Reply(statuses, record_ids)
+
+
+def _are_exact(echoes: Iterable[Members]) -> bool:
+    """Whether the quantities, equal to those sent, were integers or text: a float is rounded."""
+    numbers = [echo.get("Quantity") for echo in echoes]
+    for echo in echoes:
+        if "UsageAllocations" in echo:
+            numbers += [part.get("AllocatedUsageQuantity") for part in echo["UsageAllocations"]]
+    return _EXACT.issuperset(map(type, numbers))
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
@@ -315,7 +346,7 @@ class _Index:
         dimension, hour = echo.get("Dimension"), _hour(echo.get("Timestamp"))
         account = echo.get("CustomerAWSAccountId")
         near: list[int] = []
-        if isinstance(dimension, str) and hour:
+        if isinstance(dimension, str) and hour is not None:
             near += self._near.get((dimension, hour, None), ())
             if isinstance(account, str):
                 near += self._near.get((dimension, hour, account), ())
@@ -337,8 +368,7 @@ def _same_customer(members: Members, echo: dict[str, Any]) -> bool:
 
 def _same_content(members: Members, echo: dict[str, Any]) -> bool:
     """Whether quantity and, where they are echoed, allocations are those that were sent."""
-    quantity = echo.get("Quantity")
-    if (0 if quantity is None else quantity) != members["Quantity"] or isinstance(quantity, bool):
+    if _quantity(echo, "Quantity") != _quantity(members, "Quantity"):
         return False
     echoed = echo.get("UsageAllocations")
     if not echoed:
@@ -351,19 +381,44 @@ def _allocation(part: object) -> object:
     """An allocation in a form without order; None if it has none."""
     try:
         tags = frozenset((tag["Key"], tag["Value"]) for tag in part.get("Tags") or ())  # type: ignore[attr-defined]
-        quantity = part.get("AllocatedUsageQuantity")  # type: ignore[attr-defined]
-        return (tags, quantity) if isinstance(quantity, int) else None
     except (AttributeError, KeyError, TypeError):
         return None
+    return (tags, _quantity(part, "AllocatedUsageQuantity"))  # type: ignore[arg-type]
+
+
+def _quantity(members: Mapping[str, Any], name: str) -> int | Decimal | None:
+    """
+    Return a quantity by value, from the integer member, the decimal one or both; absent, it is 0.
+
+    None if there is no such quantity: it equals no other.
+    """
+    given = [members.get(member) for member in (name, f"{name}AsDecimal")]
+    values = {_number(value) for value in given if value is not None}
+    return values.pop() if len(values) == 1 else None if values else 0
+
+
+_DECIMAL: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+def _number(value: object) -> int | Decimal | None:
+    if isinstance(value, str):
+        return Decimal(value) if _DECIMAL.fullmatch(value) else None
+    return value if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
 
 
 def _hour(timestamp: object) -> int | None:
     """The clock hour of an echoed timestamp: epoch seconds, whole or not, or ISO 8601."""
     if isinstance(timestamp, str):
         try:
-            timestamp = datetime.fromisoformat(timestamp).timestamp()
+            moment = datetime.fromisoformat(timestamp)
+            timestamp = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             return None
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float | Decimal):
         return None
-    return int(timestamp // SECONDS_PER_HOUR) if isfinite(timestamp) else None
+    in_time = -_END_OF_TIME < timestamp < _END_OF_TIME
+    return floor(timestamp) // SECONDS_PER_HOUR if in_time else None
+
+
+_END_OF_TIME: Final = 253_402_300_800
+"""Seconds from 1970 to the year 10000."""

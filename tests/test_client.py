@@ -750,13 +750,16 @@ def test_swapped_answers_meter_nothing_by_mistake() -> None:
 
 def test_a_refusal_of_our_own_making_stops_the_lane() -> None:
     """
-    Where the service finds every request invalid, no record is burnt on it. Covers: S20
+    Where the service finds every request invalid, no record is burnt on it: three chunks are
+    searched to the last record, and nothing else of the lane is tried. (core F1) Covers: S20
     """
     service = MemoryService(lambda number, body: Refusal("ValidationException", "no"))
 
     result = run_virtual(deliver(service, usage(1000), max_concurrency=1))
 
+    tried = {r["CustomerAWSAccountId"] for body in service.requests for r in body["UsageRecords"]}
     assert {S.UNPROCESSED: 1000} == result.counts
+    assert 75 == len(tried)
     assert len(service.requests) <= 3 * 49
 
 

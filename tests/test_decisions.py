@@ -30,7 +30,7 @@ from marketplace_metering_async.errors import (
     TransportError,
     Violation,
 )
-from marketplace_metering_async.isolation import Isolation, Offenders, named_in
+from marketplace_metering_async.isolation import Isolation, Offenders, UnknownRefusals, named_in
 from marketplace_metering_async.planning import History
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord, key_hashes
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, merge
@@ -135,17 +135,32 @@ def test_offenders_are_known_by_their_trait() -> None:
     """
     A wrong dimension is wrong for every customer; a broken tag tells nothing of others.
     """
-    offenders = Offenders()
+    offenders = Offenders(lambda record: record.product_code)
     one, other = usage(2)
     (elsewhere,) = usage(1, dimension="another")
 
-    offenders.remember(one, MODELLED_ERRORS["InvalidTagException"]("InvalidTagException"))
+    offenders.remember(one, MODELLED_ERRORS["InvalidTagException"]("InvalidTagException"), 0.0)
     assert not offenders
     refusal = InvalidUsageDimensionException("InvalidUsageDimensionException")
-    offenders.remember(one, refusal)
+    offenders.remember(one, refusal, 0.0)
 
-    assert refusal is offenders.refusal(other)
-    assert offenders.refusal(elsewhere) is None
+    assert refusal is offenders.refusal(other, 59.9)
+    assert offenders.refusal(other, 60.0) is None
+    assert offenders.refusal(elsewhere, 0.0) is None
+
+
+def test_three_chunks_of_different_customers_are_about_their_lane() -> None:
+    """
+    However many of one customer are not, and neither are three with a success between. (core F1)
+    """
+    a, b, c, d = usage(4)
+
+    one_customer, three, interrupted = UnknownRefusals(), UnknownRefusals(), UnknownRefusals()
+    assert not any(one_customer.note([a]) for _ in range(10))
+    assert [False, False, True] == [three.note(chunk) for chunk in ([a, b], [b, a], [c])]
+    assert [False, False] == [interrupted.note(chunk) for chunk in ([a], [b])]
+    interrupted.taken()
+    assert [False, False] == [interrupted.note(chunk) for chunk in ([c], [d])]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.memory import MemoryService, client_of
+from support.virtual import run_virtual
 
 from marketplace_metering_async import (
     ConfigurationError,
@@ -16,7 +18,9 @@ from marketplace_metering_async import (
     MarketplaceMeteringException,
     verify_registration,
 )
+from marketplace_metering_async.results import RegisterUsageResult
 from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.transport import Request, Response
 
 CLAIMS = {"ProductCode": "prod", "PublicKeyVersion": 1, "Nonce": "once"}
 SENT: dict[str, Any] = {"product_code": "prod", "public_key_version": 1, "nonce": "once"}
@@ -71,6 +75,8 @@ def test_without_a_nonce_none_is_signed(absent: str | None) -> None:
         ("Nonce", "twice"),
         ("Nonce", None),
         ("PublicKeyRotationTimestamp", "soon"),
+        ("PublicKeyRotationTimestamp", "0001-01-01T00:00:00+01:00"),
+        ("PublicKeyRotationTimestamp", 10**40),
     ],
 )
 def test_another_claim_proves_nothing(claim: str, value: Any) -> None:
@@ -193,3 +199,37 @@ async def test_a_sandbox_without_the_extra_says_so(monkeypatch: pytest.MonkeyPat
 
     assert "marketplace-metering-async[jwt]" in caught.value.message
     assert 1 == sandbox.refusals["SandboxExtraMissing"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("1780000000", datetime.fromtimestamp(1_780_000_000, UTC)),
+        ("1780000000.5", datetime.fromtimestamp(1_780_000_000.5, UTC)),
+        ("9" * 400, None),
+        ("1e300", None),
+        ("-1e300", None),
+        ("253402300800", None),
+        ("true", None),
+        ('"soon"', None),
+        ("null", None),
+        ("[]", None),
+    ],
+)
+def test_an_odd_time_does_not_undo_a_registration(said: str, expected: datetime | None) -> None:
+    """
+    The container is registered; the time of a rotation is then None. (core F19)
+    """
+
+    class Registrar(MemoryService):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            body = f'{{"Signature": "signed", "PublicKeyRotationTimestamp": {said}}}'
+            return Response(200, {"x-amzn-RequestId": "r"}, body.encode())
+
+    async def register() -> RegisterUsageResult:
+        async with client_of(Registrar()) as client:
+            return await client.register_usage(product_code="prod", public_key_version=1)
+
+    result = run_virtual(register())
+
+    assert ("signed", expected) == (result.signature, result.public_key_rotation_timestamp)

@@ -1,6 +1,8 @@
 """The wire: records to bytes, answers to replies, whatever comes."""
 
 import json
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -138,6 +140,25 @@ def test_timestamps_may_be_echoed_in_other_forms(form: str) -> None:
     reply = wire.read_reply(SENT, answer([result(m, Timestamp=echoed) for m in SENT]))
 
     assert ["Success"] * 5 == reply.statuses
+
+
+@pytest.fixture
+def _machine_in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_machine_in_new_york")
+def test_an_echoed_time_without_a_zone_is_utc() -> None:
+    """
+    And not the local time of this machine. (core F17)
+    """
+    echo = result(SENT[0], Timestamp="2026-11-23T10:00:00")
+
+    assert ["Success"] == wire.read_reply(SENT[:1], answer([echo])).statuses
 
 
 @pytest.mark.parametrize("odd", ["nul\0", "bell\a", "\x1b[31mred", "\u202eright to left", "🦆"])
@@ -278,3 +299,136 @@ def test_answers_without_a_code_are_somebody_elses(body: bytes) -> None:
     Covers: S02, W10
     """
     assert isinstance(wire.read_error(503, {}, body), InvalidAnswerError)
+
+
+def echoed(**members: Any) -> list[str | None]:
+    """Return the statuses of a record of 17 units, whose echo has *members* for its quantity."""
+    sent = {**SENT[0], "Quantity": 17}
+    echo = {name: value for name, value in sent.items() if name != "Quantity"} | members
+    return wire.read_reply([sent], answer([result(echo)])).statuses
+
+
+@pytest.mark.parametrize("member", ["Quantity", "QuantityAsDecimal"])
+@pytest.mark.parametrize("value", [17, 17.0, "17", "17.0", "17.00", "17.000000"])
+def test_a_quantity_may_be_echoed_in_either_member_and_any_form(member: str, value: Any) -> None:
+    """
+    It is the same by value. (core F8)
+    """
+    assert ["Success"] == echoed(**{member: value})
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"Quantity": 18},
+        {"Quantity": "18"},
+        {"Quantity": True},
+        {"Quantity": "seventeen"},
+        {"Quantity": " 17"},
+        {"Quantity": "1_7"},
+        {"Quantity": "\u0661\u0667"},
+        {"Quantity": [17]},
+        {"QuantityAsDecimal": "17.000001"},
+        {"QuantityAsDecimal": "NaN"},
+        {"QuantityAsDecimal": "1" * 5000},
+        {"Quantity": 17, "QuantityAsDecimal": "18"},
+        {},
+    ],
+)
+def test_another_quantity_is_no_answer(members: dict[str, Any]) -> None:
+    """
+    What is no number is none, and two members must agree. (core F8)
+    """
+    assert [None] == echoed(**members)
+
+
+def test_two_members_that_agree_are_one_quantity() -> None:
+    """
+    The service may echo both. (core F8)
+    """
+    assert ["Success"] == echoed(Quantity=17, QuantityAsDecimal="17.0")
+
+
+@pytest.mark.parametrize("number", ["17.0000000000000000001", "16.99999999999999999999", "1.7e2"])
+@pytest.mark.parametrize("loads", [wire.loads, wire.StandardJson.loads])
+def test_a_quantity_is_read_by_its_digits(
+    number: str, loads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    No float stands between: what a float would round to 17 is not 17. (core F8)
+    """
+    monkeypatch.setattr(wire, "loads", loads)
+    sent = {**SENT[0], "Quantity": 17}
+    body = answer([result(sent)]).replace(b'"Quantity": 17', f'"Quantity": {number}'.encode())
+
+    assert [None] == wire.read_reply([sent], body).statuses
+
+
+@pytest.mark.parametrize("number", ["17.0", "17.00", "1.7e1", "170E-1"])
+@pytest.mark.parametrize("loads", [wire.loads, wire.StandardJson.loads])
+def test_a_number_in_another_form_is_the_same_number(
+    number: str, loads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    With orjson and without. (core F8)
+    """
+    monkeypatch.setattr(wire, "loads", loads)
+    sent = {**SENT[0], "Quantity": 17}
+    body = answer([result(sent)]).replace(b'"Quantity": 17', f'"Quantity": {number}'.encode())
+
+    assert ["Success"] == wire.read_reply([sent], body).statuses
+
+
+@pytest.mark.parametrize("quantity", ["17.420001", "9999999999.999999"])
+def test_a_decimal_that_was_sent_is_compared_by_value(quantity: str) -> None:
+    """
+    Digits that no float has are told apart. (core F8)
+    """
+    sent = {name: value for name, value in SENT[0].items() if name != "Quantity"}
+    sent["QuantityAsDecimal"] = quantity
+    other = quantity[:-1] + ("2" if quantity[-1] == "1" else "8")
+
+    def statuses(number: str, member: str) -> list[str | None]:
+        rest = {name: value for name, value in sent.items() if name != "QuantityAsDecimal"}
+        body = answer([result({**rest, member: "HERE"})]).replace(b'"HERE"', number.encode())
+        return wire.read_reply([sent], body).statuses
+
+    for member in ("Quantity", "QuantityAsDecimal"):
+        assert ["Success"] == statuses(quantity, member)
+        assert ["Success"] == statuses(f'"{quantity}"', member)
+        assert [None] == statuses(other, member)
+
+
+@pytest.mark.parametrize("member", ["AllocatedUsageQuantity", "AllocatedUsageQuantityAsDecimal"])
+@pytest.mark.parametrize("value", [17, 17.0, "17.00"])
+def test_allocations_may_be_echoed_in_either_member(member: str, value: Any) -> None:
+    """
+    By value, as the record's quantity. (core F8)
+    """
+    tags = [{"Key": "k", "Value": "v"}]
+    sent = {**SENT[0], "Quantity": 17}
+    sent["UsageAllocations"] = [{"AllocatedUsageQuantity": 17, "Tags": tags}]
+
+    def statuses(value: Any) -> list[str | None]:
+        echo = {**sent, "UsageAllocations": [{member: value, "Tags": tags}]}
+        return wire.read_reply([sent], answer([result(echo)])).statuses
+
+    assert ["Success"] == statuses(value)
+    assert [None] == statuses(16)
+
+
+@pytest.mark.parametrize(
+    "timestamp", ["9" * 400, "-" + "9" * 400, "1e400", "1e999999999", "1e-400"]
+)
+@pytest.mark.parametrize("loads", [wire.loads, wire.StandardJson.loads])
+def test_a_timestamp_beyond_all_calendars_is_another_records(
+    timestamp: str, loads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It settles nothing and breaks nothing. (core F18)
+    """
+    monkeypatch.setattr(wire, "loads", loads)
+    body = answer([result(SENT[0])])
+    body = body.replace(str(SENT[0]["Timestamp"]).encode(), timestamp.encode())
+
+    assert [None] == wire.read_reply(SENT[:1], body).statuses

@@ -15,7 +15,7 @@ from marketplace_metering_async.ledger import identity, intake, moving, reports
 from marketplace_metering_async.ledger.grouping import GroupCommit
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
-from marketplace_metering_async.ledger.reading import UsageReader, customer_of
+from marketplace_metering_async.ledger.reading import UsageReader, customer_of, moment_of
 from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
 from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failure
@@ -265,7 +265,7 @@ class UsageLedger:
         many hours are on their way.
 
         Raises:
-            InvalidRecordError: no such customer can be.
+            InvalidRecordError: no such customer can be, or *at* is no aware time.
             LedgerError: the database cannot be used.
         """
         self._require_open()
@@ -277,7 +277,7 @@ class UsageLedger:
             product_code=product_code,
         )
         now = self._now()
-        closed_at = now if at is None else int(at.timestamp())
+        closed_at = now if at is None else int(moment_of("at", at).timestamp())
         return await self._database.run(
             lambda tx: intake.close_customer(tx, customer, closed_at, now)
         )
@@ -395,8 +395,7 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        if before.tzinfo is None:
-            raise ValueError("before: expected a datetime with a time zone, got a naive one")
+        before = moment_of("before", before)
         if before > self._clock.now() - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
         await self._database.tidy()

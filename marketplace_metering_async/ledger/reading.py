@@ -1,6 +1,6 @@
 """From what a caller says to Usage: a record's rules, and a memory for keys that keep them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from math import floor
 from typing import Any, Final
 
@@ -8,8 +8,8 @@ from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_FUTURE, MAX_QUANTITY, MAX_TEXT
-from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.rules import require, shown, text
+from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
+from marketplace_metering_async.rules import require, shown, text, timestamp
 
 _REMEMBERED: Final = 10_000
 """Keys whose texts are not looked at again: the rules cost more than all else a call does."""
@@ -41,7 +41,7 @@ class UsageReader:
         Raises:
             InvalidRecordError: with all that is wrong with it.
         """
-        moment = now if at is None else at
+        moment = now if at is None else whole_utc_seconds(at)
         who = (
             dimension,
             customer_aws_account_id,
@@ -91,7 +91,7 @@ def _is_plain(quantity: object, moment: object, event_id: object) -> bool:
         type(quantity) is int
         and 0 <= quantity <= MAX_QUANTITY
         and type(moment) is datetime
-        and moment.tzinfo is not None
+        and moment.tzinfo is UTC
         and (
             event_id is None
             or (
@@ -114,6 +114,17 @@ def customer_of(now: datetime, **names: str | None) -> CustomerKey:
     record = _record(timestamp=now, dimension="any", quantity=0, **names)
     require(_no_product(record))
     return UsageKey.of(record).customer
+
+
+def moment_of(path: str, value: datetime) -> datetime:
+    """
+    Return a caller's time in UTC and whole seconds.
+
+    Raises:
+        InvalidRecordError: (a ValueError) if it is no aware time that UTC can express.
+    """
+    require(timestamp(path, value))
+    return whole_utc_seconds(value)
 
 
 def _record(**members: Any) -> UsageRecord:  # noqa: ANN401

@@ -1,0 +1,245 @@
+"""What one refused record costs the others: nothing, whichever door they came through."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ledgers import HOUR, NOON, house_at
+from support.memory import MemoryService, client_of, metered, untrue, usage
+from support.virtual import START, run_virtual
+
+from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.sandbox import Book, Product, Refusal
+
+S = RecordStatus
+LICENSE = "arn:aws:license-manager::123456789012:license:l-{}"
+
+
+async def batch(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
+    async with client_of(service, **settings) as client:
+        return list(await client.batch_meter_usage(records))
+
+
+async def stream(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
+    async with client_of(service, **settings) as client:
+        found = [result async for result in client.iter_batch_meter_usage(records)]
+    return sorted(found, key=lambda result: result.position)
+
+
+async def batcher(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
+    async with client_of(service, **settings) as client, UsageBatcher(client) as door:
+        return list(await asyncio.gather(*map(door.meter, records)))
+
+
+DOORS = pytest.mark.parametrize("door", [batch, stream, batcher])
+Door = Callable[..., Any]
+
+
+def refusing(is_odd: Callable[[dict[str, Any]], bool], code: str, text: str = "no") -> Any:
+    """Return a fault: every request with an odd record in it is refused with *code*."""
+
+    def refuse(_: int, body: dict[str, Any]) -> Refusal | None:
+        odd = [record for record in body["UsageRecords"] if is_odd(record)]
+        return Refusal(code, text.format(**odd[0])) if odd else None
+
+    return refuse
+
+
+@DOORS
+@pytest.mark.parametrize("text", ["no", "{CustomerAWSAccountId} is odd"])
+@pytest.mark.parametrize("place", [0, 1, 12, 24])
+@pytest.mark.parametrize("size", [25, 60])
+def test_one_odd_record_costs_the_others_nothing(
+    door: Door, text: str, place: int, size: int
+) -> None:
+    """
+    All others are metered, wherever it stands and whether or not the text names it. (core F1)
+    """
+    records = usage(size)
+    account = records[place].customer_aws_account_id
+    service = MemoryService(
+        refusing(lambda r: r["CustomerAWSAccountId"] == account, "ValidationException", text)
+    )
+
+    results = run_virtual(door(service, records))
+
+    assert {place} == {r.position for r in results if r.metered is not True}
+    assert (S.UNPROCESSED, False) == (results[place].status, results[place].metered)
+    assert "ValidationException" == getattr(results[place].error, "code", None)
+    assert size - 1 == len(service.book)
+
+
+def test_one_customer_does_not_stop_a_lane() -> None:
+    """
+    However many of its chunks are refused to the last record: all others are metered. (core F1)
+    """
+    odd = [
+        UsageRecord(
+            timestamp=START - timedelta(hours=3),
+            dimension=f"d{n}",
+            quantity=1,
+            customer_aws_account_id="9" * 12,
+            product_code="product",
+        )
+        for n in range(200)
+    ]
+    good = usage(50)
+    service = MemoryService(
+        refusing(lambda r: r["CustomerAWSAccountId"] == "9" * 12, "ValidationException")
+    )
+
+    results = run_virtual(batch(service, odd + good, max_concurrency=1))
+
+    assert {S.UNPROCESSED} == {r.status for r in results[:200]}
+    assert {S.SUCCESS} == {r.status for r in results[200:]}
+
+
+async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path) -> None:
+    """
+    Hour after hour, though the odd record goes out first each time. (core F1)
+    """
+    odd = refusing(lambda r: r["CustomerAWSAccountId"] == "0" * 12, "ValidationException")
+    async with house_at(f"sqlite:///{tmp_path / 'ledger.db'}", odd) as house:
+        for number in range(25):
+            at = NOON - (HOUR / 4 if number else HOUR / 2)
+            await house.use(10, customer_aws_account_id=f"{number:012d}", at=at)
+        for _ in range(3):
+            house.clock.step(hours=1)
+            await house.relay()
+
+        assert 240 == sum(house.metered().values())
+        assert 240 == (await house.balance()).metered
+
+
+@DOORS
+def test_a_license_refused_for_one_hour_says_nothing_of_another(door: Door) -> None:
+    """
+    Hours after the license was activated are metered, though earlier ones are refused. (core F2)
+    """
+    activated = START - timedelta(hours=5, minutes=30)
+    records = [
+        UsageRecord(
+            timestamp=START - timedelta(hours=hours),
+            dimension="requests",
+            quantity=1,
+            customer_aws_account_id="1" * 12,
+            license_arn=LICENSE.format("a"),
+            product_code="product",
+        )
+        for hours in range(20, 0, -1)
+    ]
+    service = MemoryService(
+        refusing(lambda r: r["Timestamp"] < activated.timestamp(), "InvalidLicenseException")
+    )
+
+    results = run_virtual(door(service, records))
+
+    assert [S.REJECTED] * 15 + [S.SUCCESS] * 5 == [r.status for r in results]
+
+
+@pytest.mark.parametrize("code", ["TimestampOutOfBoundsException", "InvalidLicenseException"])
+def test_no_record_is_held_back_for_a_refusal_of_time_or_license(code: str) -> None:
+    """
+    Whatever it has in common with the refused one, it is sent. (core F2)
+    """
+    (first,) = usage(1, license_arn=LICENSE.format("a"))
+    (second,) = usage(
+        1, license_arn=LICENSE.format("a"), timestamp=first.timestamp + timedelta(hours=1)
+    )
+    odd = first.epoch
+    service = MemoryService(refusing(lambda r: r["Timestamp"] == odd, code))
+
+    results = run_virtual(batch(service, [first, second]))
+
+    assert [S.REJECTED, S.SUCCESS] == [r.status for r in results]
+
+
+def test_a_wrong_dimension_is_wrong_for_all_licenses_of_its_product() -> None:
+    """
+    So it costs one search and not one for each license. (core F12's second half, F2)
+    """
+    good = [
+        usage(1, license_arn=LICENSE.format(n), customer_aws_account_id=f"{n:012d}")[0]
+        for n in range(100)
+    ]
+    bad = [
+        usage(
+            1,
+            license_arn=LICENSE.format(n),
+            customer_aws_account_id=f"{n:012d}",
+            dimension="requets",
+        )[0]
+        for n in range(100)
+    ]
+    service = MemoryService(
+        refusing(lambda r: r["Dimension"] == "requets", "InvalidUsageDimensionException")
+    )
+
+    results = run_virtual(batch(service, good + bad, max_concurrency=1))
+
+    assert {S.SUCCESS} == {r.status for r in results[:100]}
+    assert {S.REJECTED} == {r.status for r in results[100:]}
+    assert len(service.requests) <= 4 + 12
+
+
+def test_a_wrong_dimension_of_one_product_is_sent_for_another() -> None:
+    """
+    Products have dimensions of their own.
+    """
+    service = MemoryService(
+        book=Book(
+            products={
+                "one": Product(dimensions=frozenset({"other"})),
+                "two": Product(dimensions=frozenset({"requests"})),
+            }
+        )
+    )
+    records = usage(3, product_code="one") + usage(3, product_code="two")
+
+    results = run_virtual(batch(service, records, max_concurrency=1))
+
+    assert [S.REJECTED] * 3 + [S.SUCCESS] * 3 == [r.status for r in results]
+    assert 3 == len(metered(service.book))
+    assert not untrue(results, service.book)
+
+
+def test_a_customer_refused_for_one_unnamed_product_is_sent_for_another() -> None:
+    """
+    Where nobody named the product, only records of the same license are surely of the same one.
+    """
+    account = "1" * 12
+    records = [
+        usage(1, license_arn=LICENSE.format(n), customer_aws_account_id=account, product_code=None)
+        for n in range(2)
+    ]
+    code = "InvalidCustomerIdentifierException"
+    service = MemoryService(refusing(lambda r: r["LicenseArn"].endswith("l-0"), code))
+
+    results = run_virtual(batch(service, [*records[0], *records[1]]))
+
+    assert [S.REJECTED, S.SUCCESS] == [r.status for r in results]
+
+
+def test_what_was_learned_of_a_customer_is_forgotten_after_a_minute() -> None:
+    """
+    In a stream that runs for weeks, a customer who subscribes meanwhile is metered. (core F4)
+    """
+    known = {"1" * 12: True}
+    service = MemoryService(book=Book(products={"product": Product(customers=known)}))
+
+    async def source() -> Any:
+        for minute in range(6):
+            if minute == 2:
+                known["2" * 12] = True
+            (record,) = usage(1, customer_aws_account_id="2" * 12, dimension=f"of minute {minute}")
+            yield record
+            await asyncio.sleep(61)
+
+    results = run_virtual(stream(service, source()))
+
+    assert [S.REJECTED] * 2 + [S.SUCCESS] * 4 == [r.status for r in results]
