@@ -10,6 +10,9 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from marketplace_metering_async.isolation import Isolation, Offenders, UnknownRefusals, named_in
+from marketplace_metering_async.planning import History
+from marketplace_metering_async.validation import Admission, Hashes, Repeats
 from support.memory import usage
 from support.strategies import recent, records
 from support.virtual import START
@@ -30,12 +33,9 @@ from marketplace_metering_async.errors import (
     TransportError,
     Violation,
 )
-from marketplace_metering_async.isolation import Isolation, Offenders, UnknownRefusals, named_in
-from marketplace_metering_async.planning import History
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord, key_hashes
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, merge
 from marketplace_metering_async.retries import Backoff, RetryPolicy
-from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
 S = RecordStatus
 FRESH = History()

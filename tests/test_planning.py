@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from marketplace_metering_async.planning import Backlog, Chunk, Lane, chunk_key
 from support.memory import usage
 from support.strategies import NOON, recent, records
 
 from marketplace_metering_async import limits, wire
-from marketplace_metering_async.planning import Backlog, Chunk, Lane, chunk_key
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
 NOW = (NOON + timedelta(hours=1)).timestamp()

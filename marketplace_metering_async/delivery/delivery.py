@@ -423,7 +423,9 @@ class Delivery:
         if call.search is not None:
             self._follow(call, self._searches.advance(call.search, call.chunk, decision, moment))
         elif decision.refusal is not None:
-            self._follow(call, self._searches.refused(decision.refusal, moment))
+            entries = decision.refusal.chunk.entries
+            if len(entries) == 1 or not self._ends(call, entries, moment):
+                self._follow(call, self._searches.refused(decision.refusal, moment))
         if self._stops:
             oldest = min((other.begun for other in self._on_the_wire), default=moment)
             self._stops.forget(moment, oldest)

@@ -80,7 +80,11 @@ class Searches:
         findings = Findings()
         if not self._is_current(search):  # given up meanwhile
             if decision.refusal is not None:
-                findings.returned += decision.refusal.chunk.entries
+                chunk, error = decision.refusal
+                if len(chunk) == 1:
+                    self._refused_alone(chunk.lane, chunk.entries[0], error, moment, findings)
+                else:
+                    findings.returned += chunk.entries
             return findings
         if decision.refusal is not None:
             alone = search.refused(decision.refusal.chunk.entries)

@@ -12,6 +12,7 @@ from marketplace_metering_async.cli.exits import Exit, gravest, of_error, of_res
 from marketplace_metering_async.cli.output import printable
 from marketplace_metering_async.cli.places import Places, RecentPlaces
 from marketplace_metering_async.cli.plan import Plan
+from marketplace_metering_async.delivery.duplicates import Duplicates
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidRecordError,
@@ -24,7 +25,6 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.validation import Repeats
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
 
@@ -100,7 +100,7 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
     """
     Conflicts and identical records are those that law 3 of sending finds.
     """
-    repeats = Repeats("product", records.__getitem__)
+    repeats = Duplicates("product", records.__getitem__)
     leaders = {n for n, record in enumerate(records) if not repeats.note(n, record)}
     conflicting = {p for conflict in repeats.conflicts() for p in conflict.positions}
 
