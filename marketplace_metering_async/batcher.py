@@ -183,24 +183,22 @@ class UsageBatcher:
     def _require_open(self) -> None:
         if self._closed:
             raise ClientClosedError("the batcher is closed")
-        self._client.caller.require_home()
+        self._client.shared.connection.require_home()
 
     def _feed(self) -> Feed:
         if self._made is None:
             self._made = Feed(
-                self._client.caller,
+                self._client.shared,
                 self._take_results,
                 product_code=self._product_code,
-                policy=self._client.retry,
-                random=self._client.random,
                 linger=self._linger,
                 keys_remembered=_KEYS_REMEMBERED,
             )
-            self._reported = (self._client.caller.clock.monotonic(), 0, 0)
+            self._reported = (self._client.shared.clock.monotonic(), 0, 0)
         return self._made
 
     async def _stop_after(self, timeout: float) -> None:
-        await self._client.caller.clock.sleep(timeout)
+        await self._client.shared.clock.sleep(timeout)
         if self._made is not None:
             error = DeliveryTimeoutError("the time allowed for draining is over")
             self._made.delivery.stop(error)
@@ -218,7 +216,7 @@ class UsageBatcher:
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""
-        feed, clock = self._made, self._client.caller.clock
+        feed, clock = self._made, self._client.shared.clock
         if feed is None or not self._counter:
             return
         since, calls, throttled = self._reported
@@ -234,7 +232,7 @@ class UsageBatcher:
         )
         self._counter.clear()
         self._reported = (moment, delivery.calls, delivery.throttled)
-        tell(self._client.caller.observer, ended)
+        tell(self._client.shared.observer, ended)
 
 
 def _with_own_error(result: RecordResult) -> RecordResult:

@@ -1,8 +1,7 @@
 """
 One HTTP call to the service: sign, send, read the answer.
 
-A Caller is shared by everything that one client sends: its starts bound the requests on the wire
-and the calls a second, and its clock is corrected by the service's.
+A Caller is shared by everything that one client sends; its clock is corrected by the service's.
 """
 
 import asyncio
@@ -20,12 +19,9 @@ from marketplace_metering_async.errors import (
     UnexpectedError,
 )
 from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
-from marketplace_metering_async.pacing import Pacer
 from marketplace_metering_async.signing import Endpoint, Signer
-from marketplace_metering_async.starts import Starts
 from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.triage import Fault, triage
-from marketplace_metering_async.turns import Turns
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
@@ -58,7 +54,6 @@ class Caller:
         *,
         signer: Signer,
         transport: Transport | None,
-        pacer: Pacer,
         clock: Clock,
         observer: Observer,
         attempt_timeout: float,
@@ -71,15 +66,13 @@ class Caller:
         self.observer: Final = observer
         self.tells_details = True  # of each call; found out by open(), so once a batch
         self._attempt_timeout = attempt_timeout
-        self.max_concurrency: Final = max_concurrency
+        self._max_concurrency = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
         self._corrections = 0  # how often it changed
         self._told_lead: float | None = None  # the same, by the `Date` of the latest refusal
         self._lead: float | None = None  # the service's time less the monotonic one, once asked for
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
-        self.starts: Final = Starts(pacer, clock, max_concurrency)
-        self.turns: Final = Turns(clock)
 
     @property
     def is_open(self) -> bool:
@@ -121,7 +114,7 @@ class Caller:
         endpoint = await self._signer.open()
         self.require_home()
         if self._given_transport is None and self._own_transport is None:
-            self._own_transport = AiohttpTransport(endpoint.settings(self.max_concurrency))
+            self._own_transport = AiohttpTransport(endpoint.settings(self._max_concurrency))
         return endpoint
 
     async def aclose(self) -> None:

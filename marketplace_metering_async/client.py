@@ -13,6 +13,7 @@ from marketplace_metering_async import limits, rules, wire
 from marketplace_metering_async.calls import Answer, Caller, RepairedError
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
+from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
@@ -33,8 +34,10 @@ from marketplace_metering_async.results import (
 )
 from marketplace_metering_async.retries import RetryPolicy, retrying
 from marketplace_metering_async.signing import Endpoint, Signer
+from marketplace_metering_async.starts import Starts
 from marketplace_metering_async.transport import Transport
 from marketplace_metering_async.triage import Fault, triage
+from marketplace_metering_async.turns import Turns
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
@@ -114,29 +117,31 @@ class MarketplaceMeteringClient:
                 session=session,
             ),
             transport=transport,
-            pacer=(
-                AdaptivePacer(calls_per_second, burst=limits.CALL_BURST) if pacer is None else pacer
-            ),
             clock=SystemClock() if clock is None else clock,
             observer=LoggingObserver() if observer is None else observer,
             attempt_timeout=self._policy.attempt_timeout,
             max_concurrency=max_concurrency,
         )
+        if pacer is None:
+            pacer = AdaptivePacer(calls_per_second, burst=limits.CALL_BURST)
+        self._shared = Shared(
+            connection=self._caller,
+            permits=Starts(pacer, self._caller.clock, max_concurrency),
+            turns=Turns(self._caller.clock),
+            policy=self._policy,
+            random=self._random,
+            max_concurrency=max_concurrency,
+        )
 
     @property
-    def caller(self) -> Caller:
-        """What makes its calls; for the package's own parts."""
-        return self._caller
+    def shared(self) -> Shared:
+        """What its deliveries have in common; for the package's own parts."""
+        return self._shared
 
     @property
     def retry(self) -> RetryPolicy:
         """When it sends again and when it gives up."""
         return self._policy
-
-    @property
-    def random(self) -> Random:
-        """Where its jitter comes from; for the package's own parts."""
-        return self._random
 
     async def endpoint(self) -> Endpoint:
         """
@@ -167,8 +172,10 @@ class MarketplaceMeteringClient:
         Args:
             records: UsageRecord objects or mappings as boto3 takes them.
             product_code: The product of all records that name none.
-            timeout: Seconds after which nothing new starts; every verdict known is returned, and
-                the rest is Unprocessed, or Unconfirmed where an attempt had no answer.
+            timeout: Seconds from the call on, reading and finding credentials included, after
+                which nothing new starts; requests on the wire are awaited, every verdict known is
+                returned, and the rest is Unprocessed, or Unconfirmed where an attempt had no
+                answer. What an asynchronous source did not give by then has no result.
 
         Raises:
             TypeError: if *records* is no iterable.
@@ -177,9 +184,7 @@ class MarketplaceMeteringClient:
         """
         require_iterable(records)
         self._caller.require_home()
-        batch = Batch(
-            self._caller, product_code=product_code, policy=self._policy, random=self._random
-        )
+        batch = Batch(self._shared, product_code=product_code)
         return await batch.deliver(records, timeout)
 
     def iter_batch_meter_usage(
@@ -194,8 +199,9 @@ class MarketplaceMeteringClient:
         Meter a stream of *records* in flat memory, and yield a result for each as chunks end.
 
         Sending starts before the source ends, and the source is held back while the service, or
-        whoever takes the results, is slow. Results come in the order in which they are known;
-        `position` tells which record each is of. If the source raises, what was read is still
+        whoever takes the results, is slow. A record goes as soon as its request is full, or has
+        waited for *linger* seconds. Results come in the order in which they are known; `position`
+        tells which record each is of. If the source raises, what was read is still
         delivered, all results come out, and then the error does.
 
         Records of one key are compared while they are in flight; beyond that the service's
@@ -206,18 +212,24 @@ class MarketplaceMeteringClient:
         on the wire are awaited, and every record that was read gets its result, be it Unprocessed
         or, where an attempt had no answer, Unconfirmed.
 
+        What the account is at fault for (a product, the credentials) stops, and is tried again
+        every minute; records that come meanwhile are Unprocessed.
+
+        Args:
+            records: UsageRecord objects or mappings as boto3 takes them.
+            product_code: The product of all records that name none.
+            stop: Set it to end the stream.
+            linger: Seconds that a record waits for company at the most.
+
+        Raises:
+            ValueError: for a negative linger.
+
         Raises, at the first step: as `batch_meter_usage`.
         """
         require_iterable(records)
-        stream = Stream(
-            self._caller,
-            records,
-            product_code=product_code,
-            policy=self._policy,
-            random=self._random,
-            linger=linger,
-            stop=stop,
-        )
+        if not linger >= 0:
+            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
+        stream = Stream(self._shared, records, product_code=product_code, linger=linger, stop=stop)
         return stream.results()
 
     async def meter_usage(

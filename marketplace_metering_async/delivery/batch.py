@@ -3,16 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Mapping, Sequence
 from itertools import compress, islice
-from random import Random
 from typing import Any, Final, cast
 
-from marketplace_metering_async.calls import Caller
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.chunks import lane_of
 from marketplace_metering_async.delivery.collector import ResultCollector
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
+from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
     DeliveryTimeoutError,
@@ -29,7 +28,6 @@ from marketplace_metering_async.results import (
     count,
     without_ids,
 )
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.turns import STEPS, Breather
 
 UNCLEAR_SCHEMES: Final = (
@@ -52,14 +50,11 @@ def require_iterable(records: object) -> None:
 class Batch:
     """The records of one call of `batch_meter_usage`."""
 
-    def __init__(
-        self, connection: Caller, *, product_code: str | None, policy: RetryPolicy, random: Random
-    ) -> None:
-        self._connection = connection
+    def __init__(self, shared: Shared, *, product_code: str | None) -> None:
+        self._shared = shared
+        self._connection = shared.connection
         self._product_code = product_code
-        self._policy = policy
-        self._random = random
-        self._breather = Breather(connection.clock)
+        self._breather = Breather(shared.clock)
         self._collector = ResultCollector()
         self._sent: list[UsageRecord | None] = []  # None where nothing is sent
         self._hashes = KeyHashes()
@@ -72,7 +67,7 @@ class Batch:
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
-        clock = self._connection.clock
+        clock = self._shared.clock
         started = clock.monotonic()
         timer = None if timeout is None else asyncio.create_task(self._watch_the_time(timeout))
         try:
@@ -90,13 +85,13 @@ class Batch:
             throttled=delivery.throttled,
             seconds=clock.monotonic() - started,
         )
-        tell(self._connection.observer, ended)
+        tell(self._shared.observer, ended)
         return result
 
     # The time allowed.
 
     async def _watch_the_time(self, timeout: float) -> None:
-        await self._connection.clock.sleep(timeout)
+        await self._shared.clock.sleep(timeout)
         self._over = DeliveryTimeoutError("the time allowed for the call is over")
         if self._waits_for is not None:
             self._waits_for.cancel()
@@ -128,7 +123,7 @@ class Batch:
             read: list[object] = []
             if not await self._unless_over(self._read_as_it_comes(given, read, admission)):
                 text = "the time allowed was over before the source ended; what was read of it"
-                tell(self._connection.observer, Warned(text=f"{text} has results"))
+                tell(self._shared.observer, Warned(text=f"{text} has results"))
             self._take_in(read, admission)
         elif isinstance(given, Iterable):
             source = iter(given)
@@ -152,7 +147,7 @@ class Batch:
     def _take_in(self, some: Sequence[object], admission: Admission) -> None:
         if not some:
             return
-        start, moment = len(self._sent), self._connection.clock.monotonic()
+        start, moment = len(self._sent), self._shared.clock.monotonic()
         self._collector.expect(some)
         if (uniform := admission.uniform(some)) is not None:
             records = uniform.records
@@ -197,11 +192,11 @@ class Batch:
             await self._part_schemes()
         if self._hashes.repeated or (self._has_licensed and self._has_unlicensed):
             self._backlog = self._new_backlog()
-            moment = self._connection.clock.monotonic()
+            moment = self._shared.clock.monotonic()
             async for positions, records in self._those_to_send():
                 self._backlog.add(positions, records, moment)
         if rejected := self._collector.counts[RecordStatus.REJECTED]:
-            tell(self._connection.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
+            tell(self._shared.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
 
     async def _part_repeats(self) -> None:
         repeated = self._hashes.repeated
@@ -229,7 +224,7 @@ class Batch:
             places = sorted([*together, *copies])
             self._reject(places, BothSchemesError(places))
         if overlaps.is_unclear:
-            tell(self._connection.observer, Warned(text=UNCLEAR_SCHEMES))
+            tell(self._shared.observer, Warned(text=UNCLEAR_SCHEMES))
 
     def _reject(self, positions: Sequence[int], error: MeteringError) -> None:
         for position in positions:
@@ -251,12 +246,10 @@ class Batch:
 
     async def _send(self) -> Delivery:
         delivery = self._delivery = Delivery(
-            self._connection,
+            self._shared,
             self._backlog,
             self._settle,
             self._collector.missing,
-            policy=self._policy,
-            random=self._random,
             product_code=self._product_code,
         )
         try:
@@ -276,7 +269,7 @@ class Batch:
         copies = self._duplicates.copies
         if copies and (shared := _shared(outcomes, copies)):
             self._collector.add(shared)
-            tell(self._connection.observer, Settled(counts=count(shared)))
+            tell(self._shared.observer, Settled(counts=count(shared)))
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._records_at, product_code=self._product_code)

@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from random import Random
 from typing import Final
 
 from attrs import define
 
 from marketplace_metering_async import wire
-from marketplace_metering_async.calls import Caller, RepairedError
+from marketplace_metering_async.calls import RepairedError
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
 from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord
@@ -28,6 +27,7 @@ from marketplace_metering_async.delivery.refusals import REMEMBERED, is_about_a_
 from marketplace_metering_async.delivery.screening import Screen, screen
 from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.searches import Findings, Searches
+from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import Paused, Retrying, Settled, Throttled, Warned, tell
@@ -35,7 +35,7 @@ from marketplace_metering_async.pacing import CallEnd
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, without_ids
 from marketplace_metering_async.results import count as counted
-from marketplace_metering_async.retries import Backoff, RetryPolicy
+from marketplace_metering_async.retries import Backoff
 from marketplace_metering_async.starts import Ticket
 from marketplace_metering_async.turns import Breather
 
@@ -80,13 +80,11 @@ class Delivery:
 
     def __init__(
         self,
-        connection: Caller,
+        shared: Shared,
         backlog: Backlog,
         settle: Settle,
         unsettled: Callable[[], Sequence[int]],
         *,
-        policy: RetryPolicy,
-        random: Random,
         product_code: str | None = None,
         goes_on: bool = False,
         screen: Screen | None = None,
@@ -96,12 +94,10 @@ class Delivery:
         Prepare to send what is in *backlog*.
 
         Args:
-            connection: Makes the calls.
+            shared: What all deliveries of a client have in common.
             backlog: What is to be sent.
             settle: Takes verdicts; each position gets one.
             unsettled: Returns the positions without a verdict: the net below a bug.
-            policy: When to give up.
-            random: Where jitter comes from.
             product_code: The product of records that name none.
             goes_on: Whether records may come later, so that what is stopped is tried again after
                 a minute.
@@ -111,18 +107,21 @@ class Delivery:
         self.calls = 0
         self.throttled = 0
         self.backlog = backlog
-        self._connection = connection
-        self._clock = connection.clock
+        self._connection = shared.connection
+        self._permits = shared.permits
+        self._turns = shared.turns
+        self._observer = shared.observer
+        self._clock = shared.clock
         self._settle_at_door = settle
         self._unsettled = unsettled
-        self._policy = policy
-        self._backoff = Backoff(policy, random)
+        self._policy = shared.policy
+        self._backoff = Backoff(shared.policy, shared.random)
         self._goes_on = goes_on
         self._screen = screen
         self._leaving = leaving
         self._searches = Searches(product_code)
         self._stops = Stops()
-        self._progress = Progress(policy.timeout)
+        self._progress = Progress(shared.policy.timeout)
         self._watch: asyncio.Task[None] | None = None  # of the time without progress
         self._given_up: deque[tuple[Lane | None, MeteringError]] = deque()  # what is to be settled
         backlog.group_by(self._searches.licenses.group_of)
@@ -228,7 +227,7 @@ class Delivery:
         elif self._wakeup is not None:
             _set(self._wakeup)
         elif self._asks_for_permit and not self._wanted():
-            self._connection.starts.look_again()
+            self._permits.look_again()
 
     async def _dispatch_while_needed(self, number: int) -> None:
         try:
@@ -265,7 +264,7 @@ class Delivery:
             self._is_open = True
         self._asks_for_permit = True
         try:
-            return await self._connection.starts.admit(self._wanted)
+            return await self._permits.admit(self._wanted)
         finally:
             self._asks_for_permit = False
 
@@ -372,7 +371,7 @@ class Delivery:
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=leaving,
             )
-            if (turn := self._connection.turns.wait()) is not None:
+            if (turn := self._turns.wait()) is not None:
                 await turn
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
@@ -389,7 +388,7 @@ class Delivery:
         if reply.oddities:
             oddities = "; ".join(dict.fromkeys(reply.oddities))
             text = f"odd response to request {answer.request_id}: {oddities}"
-            tell(self._connection.observer, Warned(text=text))
+            tell(self._observer, Warned(text=text))
         return decisions.on_reply(chunk, reply, answer.request_id, call.begun, policy)
 
     def _finish(self, call: _Call, decision: Decision) -> None:
@@ -410,7 +409,7 @@ class Delivery:
             self._progress.made(lane)
         if decision.ended is CallEnd.THROTTLED:
             self.throttled += 1
-            tell(self._connection.observer, Throttled(records=len(call.chunk)))
+            tell(self._observer, Throttled(records=len(call.chunk)))
         if decision.narrow is not None:
             self.backlog.narrow(lane, decision.narrow)
         rest = self._put_back(call, decision, moment)
@@ -420,15 +419,19 @@ class Delivery:
             self._searches.note_taken(lane)
         if decision.stop is not None and decision.error is not None:
             self._stop(None if decision.stop is Scope.EVERYTHING else lane.whole, decision.error)
+        self._search(call, decision, moment)
+        if self._stops:
+            oldest = min((other.begun for other in self._on_the_wire), default=moment)
+            self._stops.forget(moment, oldest)
+
+    def _search(self, call: _Call, decision: Decision, moment: float) -> None:
+        """Go on with the search that the call was a part of, or begin one."""
         if call.search is not None:
             self._follow(call, self._searches.advance(call.search, call.chunk, decision, moment))
         elif decision.refusal is not None:
             entries = decision.refusal.chunk.entries
             if len(entries) == 1 or not self._ends(call, entries, moment):
                 self._follow(call, self._searches.refused(decision.refusal, moment))
-        if self._stops:
-            oldest = min((other.begun for other in self._on_the_wire), default=moment)
-            self._stops.forget(moment, oldest)
 
     def _put_back(self, call: _Call, decision: Decision, moment: float) -> float:
         """Put back what is sent again; return how long it rests."""
@@ -448,7 +451,7 @@ class Delivery:
                     delay=rest,
                     error=decision.error,
                 )
-                tell(self._connection.observer, retrying)
+                tell(self._observer, retrying)
             self.backlog.put_back(entries, moment, not_before=moment + rest)
             longest = max(longest, rest)
         return longest
@@ -466,7 +469,7 @@ class Delivery:
         if self._connection.tells_details:
             request_id = outcomes[0].verdict.request_id
             settled = Settled(counts=counted(outcomes), request_id=request_id)
-            tell(self._connection.observer, settled)
+            tell(self._observer, settled)
         self._open -= sum(len(outcome.positions) for outcome in outcomes)
         self._settle_at_door(outcomes)
 
@@ -476,7 +479,7 @@ class Delivery:
         """Start nothing new of a lane, or of all; where records go on coming, for a minute."""
         if self._stops.add(lane, error, self._clock.monotonic(), probed=self._goes_on):
             product = None if lane is None else lane.product_code
-            tell(self._connection.observer, Paused(product_code=product, error=error))
+            tell(self._observer, Paused(product_code=product, error=error))
         self._given_up.append((lane, error))
         if lane is None:
             self._cancel_what_has_not_left()
@@ -524,7 +527,7 @@ class Delivery:
         moment = self._clock.monotonic()
         self._release(findings)
         for event in findings.events:
-            tell(self._connection.observer, event)
+            tell(self._observer, event)
         for refusal in findings.begun:
             if is_about_a_member(refusal.error.code):  # more of the lane would be refused for it
                 self.backlog.hold(refusal.chunk.lane, moment + REMEMBERED, moment)

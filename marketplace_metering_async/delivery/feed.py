@@ -2,18 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import Final, NamedTuple
 
 from attrs import define, field
 
-from marketplace_metering_async.calls import Caller
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
 from marketplace_metering_async.delivery.chunks import PendingRecord
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
+from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
     ConflictingRecordsError,
@@ -23,7 +22,6 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import Released, Settled, Warned, tell
 from marketplace_metering_async.records import Key, UsageRecord
 from marketplace_metering_async.results import Outcome, RecordResult, RecordStatus, Verdict, count
-from marketplace_metering_async.retries import RetryPolicy
 
 _ADMISSION_HOLDS: Final = 1.0
 """Seconds: fine beside the minutes of the service's window."""
@@ -90,12 +88,10 @@ class Feed:
 
     def __init__(
         self,
-        connection: Caller,
+        shared: Shared,
         take_results: Callable[[Sequence[RecordResult]], None],
         *,
         product_code: str | None,
-        policy: RetryPolicy,
-        random: Random,
         linger: float,
         keys_remembered: int = 0,
     ) -> None:
@@ -103,23 +99,21 @@ class Feed:
         Make a feed whose results *take_results* gets.
 
         Args:
-            connection: Makes the calls.
+            shared: What all deliveries of a client have in common.
             take_results: Is given each result once.
             product_code: The product of records that name none.
-            policy: When to give up.
-            random: Where jitter comes from.
             linger: Seconds that a record waits for company at the most.
             keys_remembered: Keys that may be on file with the service and are remembered after
                 their verdict.
         """
         self.waiting = 0
         self.in_flight = 0
-        self._connection = connection
+        self._connection = shared.connection
         self._take_results = take_results
         self._product_code = product_code
         self._keys_remembered = keys_remembered
-        self._admission = Admission(connection.span(), product_code=product_code)
-        self._admission_of = connection.clock.monotonic()
+        self._admission = Admission(shared.connection.span(), product_code=product_code)
+        self._admission_of = shared.clock.monotonic()
         self._entries: dict[int, Entry] = {}
         self._by_key: dict[Key, Entry] = {}
         self._sent: OrderedDict[Key, _Sent] = OrderedDict()
@@ -127,12 +121,10 @@ class Feed:
         self._has_warned = False
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
         self.delivery = Delivery(
-            connection,
+            shared,
             backlog,
             self._settle,
             self._unsettled,
-            policy=policy,
-            random=random,
             product_code=product_code,
             goes_on=True,
             screen=self._screen,

@@ -3,15 +3,13 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
-from random import Random
 
-from marketplace_metering_async.calls import Caller
 from marketplace_metering_async.delivery.feed import Feed
+from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
 from marketplace_metering_async.events import BatchEnded, tell
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.turns import STEPS, Breather
 
 
@@ -25,39 +23,35 @@ class Stream:
 
     def __init__(
         self,
-        connection: Caller,
+        shared: Shared,
         records: object,
         *,
         product_code: str | None,
-        policy: RetryPolicy,
-        random: Random,
         linger: float,
         stop: asyncio.Event | None = None,
     ) -> None:
-        self._connection = connection
+        self._shared = shared
         self._records = records
         self._stop = stop  # the caller's: set when nothing new may start
         self._feed = Feed(
-            connection,
+            shared,
             self._take_results,
             product_code=product_code,
-            policy=policy,
-            random=random,
             linger=linger,
         )
         self._ready: deque[Sequence[RecordResult]] = deque()
         self._counter: Counter[RecordStatus] = Counter()
         self._read = 0
         self._yielded = 0
-        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * connection.max_concurrency
+        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.max_concurrency
         self._news = asyncio.Event()  # set when there are results, or the end
         self._room = asyncio.Event()  # set when results were taken away
         self._source_error: BaseException | None = None
 
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
-        started = self._connection.clock.monotonic()
-        await self._connection.open()
+        started = self._shared.clock.monotonic()
+        await self._shared.connection.open()
         running = asyncio.ensure_future(self._run())
         running.add_done_callback(lambda _: self._news.set())
         try:
@@ -79,9 +73,9 @@ class Stream:
                 counts=in_order(self._counter),
                 calls=self._feed.delivery.calls,
                 throttled=self._feed.delivery.throttled,
-                seconds=self._connection.clock.monotonic() - started,
+                seconds=self._shared.clock.monotonic() - started,
             )
-            tell(self._connection.observer, ended)
+            tell(self._shared.observer, ended)
         if self._source_error is not None:
             raise self._source_error
 
@@ -108,7 +102,7 @@ class Stream:
         self._feed.delivery.stop(DeliveryTimeoutError("the stream was stopped"))
 
     async def _read_all(self) -> None:
-        breather = Breather(self._connection.clock)
+        breather = Breather(self._shared.clock)
         try:
             if isinstance(self._records, AsyncIterable):
                 async for given in self._records:
