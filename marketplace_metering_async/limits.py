@@ -96,7 +96,10 @@ def deadline(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> date
 
     The month's end only ever tightens the window. Source: the BatchMeterUsage page.
     """
-    by_age = timestamp + window.age
+    try:
+        by_age = timestamp + window.age
+    except OverflowError:  # the last day that a calendar has
+        return datetime.max.replace(tzinfo=UTC)
     if window.month_end is None:
         return by_age
     year, month = timestamp.year, timestamp.month

@@ -49,7 +49,7 @@ from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, O
 from marketplace_metering_async.results import Outcome, Verdict, count, without_ids
 from marketplace_metering_async.retries import Backoff, RetryPolicy
 from marketplace_metering_async.starts import Ticket
-from marketplace_metering_async.triage import Fault, leaves_doubt, triage
+from marketplace_metering_async.triage import Fault, is_foreign_too_large, leaves_doubt, triage
 from marketplace_metering_async.validation import expired, premature
 
 _OPERATION: Final = "BatchMeterUsage"
@@ -208,7 +208,8 @@ class Delivery:
     def _take(self) -> Chunk | None:
         """Return the next chunk, without the records on which there is a verdict by now."""
         span, moment = self._caller.span(), self._caller.clock.monotonic()
-        while (chunk := self._backlog.take(span.latest, moment, full=self.only_full)) is not None:
+        now = self._caller.now().timestamp()
+        while (chunk := self._backlog.take(now, moment, full=self.only_full)) is not None:
             chunk = self._sift(chunk, span)
             if chunk.positions:
                 return chunk
@@ -258,12 +259,18 @@ class Delivery:
         Return the refusal, or whether the service took the chunk.
         """
         moment = self._caller.clock.monotonic()
-        attempt = chunk.histories[0].attempts + 1
-        ticket.spent = True
-        self.calls += 1
+
+        def leaving() -> None:
+            ticket.spent = True
+            self.calls += 1
+
         try:
             answer = await self._caller.exchange(
-                _OPERATION, chunk.body, records=len(chunk.positions), attempt=attempt
+                _OPERATION,
+                chunk.body,
+                records=len(chunk.positions),
+                attempt=chunk.histories[0].attempts + 1,
+                leaving=leaving,
             )
             if (turn := self._caller.turns.wait()) is not None:
                 await turn
@@ -323,6 +330,10 @@ class Delivery:
     def _failed(
         self, chunk: Chunk, error: MeteringError, moment: float, ticket: Ticket
     ) -> "_Refusal | bool":
+        if not ticket.spent:  # nothing was sent, and nothing can be
+            self._give_up(chunk.entries, error)
+            self._stop_all(error)
+            return False
         fault = triage(error)
         doubt = leaves_doubt(error)
         match fault:
@@ -331,20 +342,23 @@ class Delivery:
                 self.throttled += 1
                 tell(self._caller.observer, Throttled(records=len(chunk)))
                 self._put_back(_advanced(chunk.entries, moment, error))
+            case Fault.SERVICE if is_foreign_too_large(error) and len(chunk) > 1:
+                ticket.end(CallEnd.FAILED)
+                advanced = _advanced(chunk.entries, moment, error, doubt=True)
+                return _Refusal(chunk.advanced(advanced), _as_refusal(error))
             case Fault.SERVICE:
                 ticket.end(CallEnd.FAILED)
                 self._back_off(chunk.entries, error, moment=moment, doubt=doubt)
-            case Fault.CONTENT | Fault.STATE | Fault.UNKNOWN:
+            case Fault.CONTENT | Fault.STATE | Fault.UNKNOWN if isinstance(
+                error, MarketplaceMeteringException
+            ):
                 ticket.end(CallEnd.DELIVERED)
-                advanced = chunk.advanced(_advanced(chunk.entries, moment, error))
-                if isinstance(error, MarketplaceMeteringException):
-                    return _Refusal(advanced, error)
-                return _Refusal(advanced, _as_refusal(error))
+                return _Refusal(chunk.advanced(_advanced(chunk.entries, moment, error)), error)
             case Fault.PRODUCT:
                 ticket.end(CallEnd.DELIVERED)
                 self._give_up(_advanced(chunk.entries, moment, error), error)
                 self._stop_lane(chunk.lane, error)
-            case Fault.ACCOUNT | Fault.CREDENTIALS | Fault.CLOCK:
+            case _:
                 ticket.end(CallEnd.DELIVERED)
                 self._give_up(_advanced(chunk.entries, moment, error, doubt=doubt), error)
                 self._stop_all(error)
@@ -576,12 +590,8 @@ def _outcome(entry: Open, verdict: Verdict) -> Outcome:
 
 
 def _as_refusal(error: MeteringError) -> MarketplaceMeteringException:
-    """A proxy's 413 has no code of the service; it refuses a chunk all the same."""
-    status = getattr(error, "status", None)
-    request_id = getattr(error, "request_id", None)
-    return MarketplaceMeteringException(
-        "RequestEntityTooLarge", str(error), status=status, request_id=request_id
-    )
+    """A proxy's 413 is taken apart as a refusal that blames no record."""
+    return MarketplaceMeteringException("ForeignRequestTooLarge", str(error))
 
 
 def _advanced(

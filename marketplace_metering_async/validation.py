@@ -1,5 +1,6 @@
 """What of a batch need not be sent, and why: records against the time and against each other."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -50,10 +51,11 @@ class Admission:
         self.at(span)
 
     def at(self, span: Span) -> None:
-        """Judge by *span* from now on."""
-        earliest = datetime.fromtimestamp(span.earliest, UTC)
-        self._oldest = int(limits.oldest_open(earliest - limits.EDGE, self._window).timestamp())
-        self._newest = int(span.latest + limits.MAX_FUTURE.total_seconds())
+        """Judge by *span* from now on; by one that is unbounded, no time is out of the window."""
+        self._oldest, self._newest = -math.inf, span.latest + limits.MAX_FUTURE.total_seconds()
+        if math.isfinite(span.earliest):
+            earliest = datetime.fromtimestamp(span.earliest, UTC) - limits.EDGE
+            self._oldest = limits.oldest_open(earliest, self._window).timestamp()
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """
