@@ -6,12 +6,12 @@ A Caller is shared by everything that one client sends; its clock is corrected b
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from marketplace_metering_async import wire
-from marketplace_metering_async.clock import Clock, Span
+from marketplace_metering_async.clock import ANY_TIME, Clock, Span
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -28,7 +28,10 @@ _SKEW: Final = timedelta(seconds=60)
 
 
 _SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
-"""Refusals of a request whose signature, and so whose time, the service had found to be right."""
+"""Errors that come after a signature was checked: they confirm the time that it was signed at."""
+
+
+_Result = TypeVar("_Result")
 
 
 class Answer(NamedTuple):
@@ -39,7 +42,7 @@ class Answer(NamedTuple):
 
 
 class RepairedError(Exception):
-    """The call was refused for stale credentials or a wrong clock, and that is mended now."""
+    """The call was refused for stale credentials or a wrong clock, and that is corrected now."""
 
     def __init__(self, error: MeteringError) -> None:
         self.error = error
@@ -69,8 +72,8 @@ class Caller:
         self._max_concurrency = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
         self._corrections = 0  # how often it changed
-        self._told_lead: float | None = None  # the same, by the `Date` of the latest refusal
-        self._lead: float | None = None  # the service's time less the monotonic one, once asked for
+        self._lead: float | None = None  # its time less the monotonic one, once it confirmed any
+        self._dated: float | None = None  # the same by the latest `Date` of a refusal of its own
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
 
@@ -85,21 +88,25 @@ class Caller:
 
     def span(self) -> Span:
         """
-        Return between which times the service is, give or take the minutes a signature holds.
+        Return the earliest and latest time that the service's clock can show now.
 
-        Taken for certain is what the service has told, or accepted in a signature, and until then
-        what this machine showed at first; and no less what it shows now. They differ where its
-        clock is put right or wrong on the way, or where the machine slept, which the monotonic time
-        may leave out.
+        Give or take the minutes for which a signature holds. Until the service has confirmed a
+        time, be it by accepting a signature or by its `Date`, nothing is known. From then on both
+        that time and what this machine's clock shows are inside: they differ where its clock is
+        stepped, or where the machine slept, which the monotonic time may leave out.
         """
         if self._lead is None:
-            self._lead = self.now().timestamp() - self.clock.monotonic()
-        told, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
-        return Span(told, shown) if told < shown else Span(shown, told)
+            return ANY_TIME
+        confirmed, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
+        return Span(confirmed, shown) if confirmed < shown else Span(shown, confirmed)
 
     def service_time(self) -> float | None:
-        """Return what the service's clock shows, in seconds since 1970, by its latest refusal."""
-        return None if self._told_lead is None else self._told_lead + self.clock.monotonic()
+        """
+        Return what the service's clock shows, by the `Date` of its latest refusal.
+
+        In seconds since 1970; None if it has not said so.
+        """
+        return None if self._dated is None else self._dated + self.clock.monotonic()
 
     async def open(self) -> Endpoint:
         """
@@ -148,55 +155,56 @@ class Caller:
         leaving: Callable[[], None] | None = None,
     ) -> Answer:
         """
-        Send one request and return the answer. Cancelling it closes the connection.
+        Send one request and return the answer.
 
-        *leaving* is called once the request is signed and about to be handed to the transport.
+        *leaving* is called when the transport gets the request, which from then on may have been
+        acted upon: cancelling closes the connection. What is raised before, or a cancellation
+        while credentials are awaited, means that nothing was sent.
 
         Raises:
             MarketplaceMeteringException: the service refused.
             TransportError: no answer came.
             InvalidAnswerError: the answer is none of the service's.
-            RepairedError: refused for a cause that is mended now; send again.
+            RepairedError: refused for a cause that is corrected now; send again.
+            UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
         """
-        started = self.clock.monotonic()
+        self._transport()
+        request = await _expected(self._signer.sign(operation, body, self.now))
+        transport = self._transport()
+        sent = _Sent(operation, request, self._corrections, self.clock.monotonic(), self.now())
+        if leaving is not None:
+            leaving()
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
-            transport, corrections, signed_at = self._transport(), self._corrections, self.now()
-            request = await self._signer.sign(operation, body, signed_at)
-            if leaving is not None:
-                leaving()
-            response = await transport.send(request, timeout=self._attempt_timeout)
-            request_id = response.headers.get("x-amzn-RequestId")
-            lead = signed_at.timestamp() - started
-            if response.status != 200:
-                await self._refused(operation, request, response, corrections, lead)
-            if request_id is not None:  # the service, and nobody in its place, has answered
-                self._lead = lead
-            code = None
-        except RepairedError as repaired:
-            code = _code(repaired.error)
+            answer = await _expected(self._answer(transport, sent))
+            code, request_id = None, answer.request_id
+        except (MeteringError, RepairedError) as error:
+            code, request_id = _facts(error)
             raise
-        except MeteringError as error:
-            code = _code(error)
-            raise
-        except Exception as error:
-            code = type(error).__name__
-            raise unexpected(error) from error
         else:
-            return Answer(response.body, request_id)
+            return answer
         finally:
             if self.tells_details:
                 ended = CallEnded(
                     operation=operation,
                     records=records,
-                    seconds=self.clock.monotonic() - started,
+                    seconds=self.clock.monotonic() - sent.moment,
                     code=code,
                     request_id=request_id,
                     attempt=attempt,
                 )
                 tell(self.observer, ended)
+
+    async def _answer(self, transport: Transport, sent: "_Sent") -> Answer:
+        response = await transport.send(sent.request, timeout=self._attempt_timeout)
+        if response.status != 200:
+            await self._refused(sent, response)
+        request_id = wire.header(response.headers, "x-amzn-RequestId")
+        if request_id is not None:  # the service, and nobody in its place, has answered
+            self._lead = sent.lead
+        return Answer(response.body, request_id)
 
     def _transport(self) -> Transport:
         self.require_home()
@@ -205,54 +213,39 @@ class Caller:
             raise ClientClosedError("the client is not open")
         return transport
 
-    async def _refused(
-        self,
-        operation: str,
-        request: Request,
-        response: Response,
-        corrections: int,
-        lead: float,
-    ) -> NoReturn:
-        """Raise what the service answered in place of a success, or that its cause is mended."""
+    async def _refused(self, sent: "_Sent", response: Response) -> NoReturn:
+        """Raise the service's error, or RepairedError if credentials or clock were corrected."""
         refusal = wire.read_error(response.status, response.headers, response.body)
-        if response.status in (400, 401, 403):
-            await self._repair(operation, request, refusal, response, corrections)
-        date = _date_of(response)
-        if date is not None and refusal.request_id is not None:
-            self._told_lead = date.timestamp() - self.clock.monotonic()
-        seen_to = response.status == 400 and triage(refusal, operation) in _SEEN_TO
-        if seen_to and refusal.request_id is not None:
-            self._lead = lead
+        if not isinstance(refusal, MarketplaceMeteringException):
+            raise refusal
+        fault = triage(refusal, sent.operation)
+        date = _date(response)
+        if date is not None:
+            self._dated = date.timestamp() - self.clock.monotonic()
+        if fault is Fault.CLOCK and (
+            sent.corrections != self._corrections or self._correct_clock(date)
+        ):
+            raise RepairedError(refusal)
+        if fault is Fault.CREDENTIALS and await self._renewed(sent.request):
+            text = "the service refused the AWS credentials; newer found"
+            tell(self.observer, Warned(text=text))
+            raise RepairedError(refusal)
+        if fault in _SEEN_TO:
+            self._lead = sent.lead
         raise refusal
 
-    async def _repair(
-        self,
-        operation: str,
-        request: Request,
-        error: MeteringError,
-        response: Response,
-        corrections: int,
-    ) -> None:
-        """Raise RepairedError if what the refusal is about can be, or was just, put right."""
-        match triage(error, operation):
-            case Fault.CLOCK:
-                date = _date_of(response)
-                if corrections != self._corrections or self._correct_clock(date):
-                    raise RepairedError(error)
-            case Fault.CREDENTIALS:
-                if await self._signer.renew(request):
-                    tell(
-                        self.observer,
-                        Warned(text="the service refused the AWS credentials; newer found"),
-                    )
-                    raise RepairedError(error)
+    async def _renewed(self, request: Request) -> bool:
+        """Return whether there are newer credentials than those of *request*, within an attempt."""
+        try:
+            async with asyncio.timeout(self._attempt_timeout):
+                return await self._signer.renew(request)
+        except TimeoutError:
+            return False
 
     def _correct_clock(self, theirs: datetime | None) -> bool:
-        """Learn the service's time from a refusal's `Date`; whether that may help."""
-        if theirs is None:
-            return False
-        difference = theirs - self.now()
-        if abs(difference) < _SKEW:
+        """Learn the service's time from a refusal's `Date`; return whether that may help."""
+        difference = timedelta(0) if theirs is None else theirs - self.now()
+        if theirs is None or abs(difference) < _SKEW:
             return False
         self._offset += difference
         self._corrections += 1
@@ -263,20 +256,56 @@ class Caller:
         return True
 
 
-def _code(error: MeteringError) -> str:
-    return error.code if isinstance(error, MarketplaceMeteringException) else type(error).__name__
+class _Sent(NamedTuple):
+    """A request that the transport got, and when it was signed, by our clock as corrected."""
+
+    operation: str
+    request: Request
+    corrections: int
+    moment: float
+    signed_at: datetime
+
+    @property
+    def lead(self) -> float:
+        """The service's time less the monotonic one, if the signature's time is right."""
+        return self.signed_at.timestamp() - self.moment
 
 
-def unexpected(error: Exception) -> UnexpectedError:
-    """Return what becomes a verdict in place of *error*, which no part is meant to raise."""
-    return UnexpectedError(type(error).__name__)
-
-
-def _date_of(response: Response) -> datetime | None:
-    """Return the `Date` of a response, in UTC."""
+def _date(response: Response) -> datetime | None:
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
 
     try:
-        return parsedate_to_datetime(response.headers.get("Date") or "").astimezone(UTC)
+        return parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _facts(error: "MeteringError | RepairedError") -> tuple[str, str | None]:
+    """Return the code of an error, and the service's request id."""
+    known = error.error if isinstance(error, RepairedError) else error
+    match known:
+        case MarketplaceMeteringException(code=code, request_id=request_id):
+            return code, request_id
+        case UnexpectedError(cause=cause):
+            return cause, None
+    return type(known).__name__, getattr(known, "request_id", None)
+
+
+async def _expected(work: Awaitable[_Result]) -> _Result:
+    """Return what *work* comes to; UnexpectedError stands for what no part is meant to raise."""
+    try:
+        return await work
+    except (MeteringError, RepairedError):
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise unexpected(error) from error  # a part's own, and nobody's wish
+    except Exception as error:
+        raise unexpected(error) from error
+
+
+def unexpected(error: BaseException) -> UnexpectedError:
+    """Wrap an exception that nobody expected, so that it becomes a verdict."""
+    return UnexpectedError(type(error).__name__)

@@ -1,9 +1,10 @@
 """Time as a seam: what the package asks of a clock, and the one that asks the system."""
 
 import asyncio
+import math
 import time
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 
 class Clock(Protocol):
@@ -31,8 +32,8 @@ class Span(NamedTuple):
     Between which times another clock is for certain.
 
     Attributes:
-        earliest: Seconds since 1970.
-        latest: Seconds since 1970.
+        earliest: Seconds since 1970; -inf where nothing is known.
+        latest: Seconds since 1970; inf where nothing is known.
     """
 
     earliest: float
@@ -42,6 +43,10 @@ class Span(NamedTuple):
     def at(cls, now: datetime) -> Self:
         """Return the span of a clock that is known to show *now*."""
         return cls(now.timestamp(), now.timestamp())
+
+
+ANY_TIME: Final = Span(-math.inf, math.inf)
+"""The span of a clock of which nothing is known."""
 
 
 async def sleep(clock: Clock, seconds: float, *bells: asyncio.Event) -> None:

@@ -62,8 +62,8 @@ LICENSE_ARN: Final = re.compile(
 )
 """LicenseArn of the service model (since February 2026). Match the whole text, in ASCII."""
 
-MAX_FUTURE: Final = timedelta(minutes=5)
-"""How far ahead of the service's clock a timestamp may be before we refuse it ourselves."""
+MAX_FUTURE: Final = timedelta(minutes=15)
+"""How far ahead of the service's clock a timestamp may be before it is refused for good."""
 
 EDGE: Final = timedelta(minutes=5)
 """Records this close to an edge of the window travel apart: whose clock decides is unpublished."""
@@ -93,7 +93,10 @@ def deadline(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> date
 
     The month's end only ever tightens the window. Source: the BatchMeterUsage page.
     """
-    return min(timestamp + window.age, month_closes(timestamp, window))
+    try:
+        return min(timestamp + window.age, month_closes(timestamp, window))
+    except (OverflowError, ValueError):  # the last month that a calendar has
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def month_closes(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:

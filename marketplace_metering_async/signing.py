@@ -9,6 +9,7 @@ client is made: that is what would be slow.
 
 import asyncio
 import os
+from collections.abc import Callable
 from datetime import datetime
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
@@ -83,9 +84,12 @@ class Signer:
             return self._endpoint
         return await self._opening.run(self._open)
 
-    async def sign(self, operation: str, body: bytes, now: datetime) -> Request:
+    async def sign(self, operation: str, body: bytes, now: Callable[[], datetime]) -> Request:
         """
-        Return a signed request of *operation*; *now* is the time as the service has it, aware.
+        Return a signed request of *operation*; *now* returns the service's time, aware.
+
+        It is asked once there are keys, which may take long where they have expired. Cancelling
+        leaves whoever else waits for them waiting.
 
         Raises:
             ConfigurationError: not open, or the credentials have expired and cannot be refreshed.
@@ -93,7 +97,7 @@ class Signer:
         if self._endpoint is None or self._sigv4 is None or self._credentials is None:
             raise ConfigurationError("the signer is not open")
         keys = self._latest = self._fixed or await self._credentials.keys()
-        return Request(self._endpoint.url, self._sigv4.headers(operation, body, now, keys), body)
+        return Request(self._endpoint.url, self._sigv4.headers(operation, body, now(), keys), body)
 
     async def renew(self, refused: Request | None = None) -> bool:
         """

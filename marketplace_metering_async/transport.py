@@ -8,9 +8,8 @@ nobody asked for, are refused unread.
 
 import asyncio
 import ssl
-import sys
 from base64 import b64encode
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -20,15 +19,12 @@ from aiohttp.abc import AbstractStreamWriter
 from attrs import field, frozen
 from yarl import URL
 
-from marketplace_metering_async.eager import begin
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     InvalidAnswerError,
     TransportError,
 )
-from marketplace_metering_async.timeouts import Timeouts
-from marketplace_metering_async.turns import Crowd
 
 LARGEST_ANSWER: Final = 8 * 2**20
 """Bytes. The largest request is a megabyte, and an answer repeats it with an id for each record."""
@@ -38,9 +34,6 @@ _CONNECT_TIMEOUT: Final = 10.0
 """Seconds for name, connection, proxy and TLS together: most of an attempt is for the answer."""
 _KEEPALIVE: Final = 15.0
 """Seconds an idle connection is kept: servers and NAT gateways drop them without a word later."""
-
-_BEGINS_AT_ONCE: Final = sys.version_info >= (3, 12)
-"""Whether aiohttp's task that writes is an eager one, and waits for no turn of the event loop."""
 
 
 @frozen
@@ -71,8 +64,11 @@ class Transport(Protocol):
         Cancelling closes the connection; the service may have acted on the request.
 
         Raises:
-            TransportError: no whole answer came; `sent` says whether the request may have arrived.
+            TransportError: no whole answer came; `sent` is False only where it is certain that
+                nothing was sent.
             InvalidAnswerError: an answer that is too large, or compressed.
+
+        Whatever else it raises is taken for a request that may have been acted upon.
         """
         ...
 
@@ -134,8 +130,6 @@ class AiohttpTransport:
         self._trust: ssl.SSLContext | bool | None = None  # found before the first use of TLS
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
-        self._crowd = Crowd()
-        self._timeouts = Timeouts()
         self._closed = False
 
     async def send(self, request: Request, *, timeout: float) -> Response:
@@ -143,43 +137,36 @@ class AiohttpTransport:
         session, (url, limits) = self._session, _terms(request.url, timeout)
         if session is None or (self._trust is None and url.scheme == "https"):
             session = await self._open(url)
-        body = _Body(request.body)
-        if not _BEGINS_AT_ONCE:
-            body.at_once = not self._crowd.join()
-        reason: str | None
-        self._timeouts.begin(body, timeout)
+        way = _Way()
         try:
-            answer = await session.post(
-                url,
-                data=body,
-                headers=request.headers,
-                ssl=True if self._trust is None else self._trust,
-                proxy_headers=self._proxy_headers,
-                timeout=limits,
-                allow_redirects=False,
-            )
-            try:
-                content = await _read(answer)
-            except BaseException:
-                answer.close()  # and its connection, which goes back to the pool at the body's end
-                raise
-            if not body.expired:
-                return Response(answer.status, answer.headers, content)
-            reason = None  # what ended because the connection was dropped need not be whole
-        except aiohttp.ClientHttpProxyError as error:
-            if error.status == 407:
-                return Response(407, {}, b"")
-            reason = f"the proxy answered HTTP {error.status} to CONNECT"
+            async with asyncio.timeout(timeout):
+                answer = await session.post(
+                    url,
+                    data=_Body(request.body, way),
+                    headers=request.headers,
+                    ssl=True if self._trust is None else self._trust,
+                    proxy_headers=self._proxy_headers,
+                    timeout=limits,
+                    allow_redirects=False,
+                    trace_request_ctx=way,
+                )
+                try:
+                    return Response(answer.status, answer.headers, await _read(answer))
+                except BaseException:
+                    answer.close()  # and its connection, which goes back to the pool at the end
+                    raise
+        except asyncio.CancelledError:
+            way.drop()
+            raise
         except TimeoutError:
-            reason = None
+            way.drop()
+            reason = (
+                "no connection in time" if way.connecting else f"no answer within {timeout:g} s"
+            )
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
-        finally:
-            self._timeouts.end(body)
-        if reason is None or body.expired:
-            reason = f"no answer within {timeout:g} s" if body.leaving else "no connection in time"
         # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
-        raise TransportError(reason, sent=body.leaving)
+        raise TransportError(reason, sent=not way.connecting)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -188,7 +175,6 @@ class AiohttpTransport:
             session, self._session = self._session, None
         if session is not None:
             await session.close()
-        self._timeouts.close()
 
     async def _open(self, url: URL) -> aiohttp.ClientSession:
         async with self._opening:
@@ -201,62 +187,58 @@ class AiohttpTransport:
             return self._session
 
 
-class _Body(aiohttp.BytesPayload):
+class _Way:
     """
-    A request's body, which knows what becomes of it.
+    How far a request has come, as far as aiohttp's tracing says so.
 
     Attributes:
-        at_once: Whether to write it without a turn of the event loop between.
-        leaving: Whether a connection was given any of the request.
-        expired: Whether its time is over, so that its connection was dropped, or is not used.
+        connecting: Whether it waits for a connection, so that certainly nothing was sent. Should
+            the tracing ever fail to say so, a request counts as sent.
+        transport: The connection that is written to.
     """
 
-    at_once = False
-    leaving = False
-    expired = False
-    _transport: asyncio.WriteTransport | None = None  # the writer's, which closing takes from it
+    connecting = False
+    transport: asyncio.WriteTransport | None = None
 
-    def expire(self) -> None:
-        """Drop the connection; while there is none, aiohttp minds the time, and none is used."""
-        self.expired = True
-        if self._transport is not None:
-            self._transport.abort()
+    def drop(self) -> None:
+        """Drop the connection at once: to close it would wait until all is read that was sent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Body(aiohttp.BytesPayload):
+    """A request's body, which notes the connection that it is written to."""
+
+    def __init__(self, value: bytes, way: _Way) -> None:
+        super().__init__(value)
+        self._way = way
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        if self.expired:
-            raise TimeoutError
-        self.leaving = True  # head and body go out together
-        self._transport = writer.transport
+        self._way.transport = writer.transport
         await super().write_with_length(writer, content_length)
 
 
-class _Request(aiohttp.ClientRequest):
-    """A request with the headers that were signed, and none that aiohttp would add."""
+def _tracing() -> aiohttp.TraceConfig:
+    config = aiohttp.TraceConfig()
+    config.on_connection_create_start.append(_begin_connecting)
+    config.on_connection_create_end.append(_end_connecting)
+    config.on_request_headers_sent.append(_end_connecting)
+    return config
 
-    DEFAULT_HEADERS = {}  # noqa: RUF012 - aiohttp's own; cheaper than to skip them each time
 
-    if not _BEGINS_AT_ONCE:
+async def _begin_connecting(_: aiohttp.ClientSession, context: Any, __: object) -> None:  # noqa: ANN401
+    context.trace_request_ctx.connecting = True
 
-        def write_bytes(  # pyright: ignore[reportIncompatibleMethodOverride]
-            self,
-            *args: Any,  # noqa: ANN401
-            **named: Any,  # noqa: ANN401
-        ) -> Coroutine[Any, Any, None]:
-            """Write, for which aiohttp makes a task; begin already if the body is to go at once."""
-            writing = super().write_bytes(*args, **named)
-            at_once = isinstance(self.body, _Body) and self.body.at_once
-            return begin(writing) if at_once else writing
+
+async def _end_connecting(_: aiohttp.ClientSession, context: Any, __: object) -> None:  # noqa: ANN401
+    context.trace_request_ctx.connecting = False
 
 
 @lru_cache(maxsize=16)
 def _terms(url: str, timeout: float) -> tuple[URL, aiohttp.ClientTimeout]:
-    """
-    Put a request's URL and timeout as aiohttp takes them: most requests have the same.
-
-    aiohttp minds the time until there is a connection, and `Timeouts` all of it.
-    """
+    """Put a request's URL and timeout as aiohttp takes them: most requests have the same."""
     limits = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT_TIMEOUT, timeout))
     return URL(url, encoded=True), limits
 
@@ -271,7 +253,8 @@ def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         proxy=None if proxy is None else proxy.with_user(None),
-        request_class=_Request,
+        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),  # none but what is signed
+        trace_configs=[_tracing()],
     )
 
 
@@ -334,6 +317,9 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
 def _words(error: Exception) -> str:
     """Say what happened without aiohttp's texts: they may repeat a proxy's URL and password."""
     match error:
+        case aiohttp.ClientHttpProxyError(status=status):
+            wants = ": it asks for a user and a password" if status == 407 else ""
+            return f"the proxy answered HTTP {status} to CONNECT{wants}"
         case aiohttp.ClientConnectorDNSError(host=host):
             return f"the name {host} cannot be resolved"
         case aiohttp.ClientConnectorCertificateError(host=host, certificate_error=why):
@@ -348,9 +334,8 @@ def _words(error: Exception) -> str:
             return "the answer was cut short"
         case aiohttp.ClientResponseError():
             return "what came is no HTTP"
-        case OSError():
-            return f"the connection broke: {_cause(error)}"
-    return f"the connection broke ({type(error).__name__})"
+    what = _cause(error) if isinstance(error, OSError) else type(error).__name__
+    return f"the connection broke: {what}"
 
 
 def _verdict(why: Exception) -> str:

@@ -1,9 +1,10 @@
 """
-Whose fault an error is: one table from the service's code, or the bare HTTP status, to a Fault.
+Whose fault an error is: one table from the service's code, or its HTTP status, to a Fault.
 
-The order of the questions: is it an answer of the service (it has a code)? Then the code decides,
-and where the code is unknown the status. Is it an answer of somebody else? Then the status
-decides. Is it no answer? Then it is the service's fault, whatever broke.
+The order of the questions: is it a response of the service? Then a 5xx is the service's fault, the
+code decides otherwise, and where the code is unknown the status. Is it somebody else's response,
+or none at all? Then it is the service's fault, or that of the way to it, whatever broke: it says
+nothing of any record, and nothing of what became of the request.
 
 What is unknown is not the record's fault: a new code of the service must not burn records.
 """
@@ -18,6 +19,7 @@ from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     MeteringError,
     TransportError,
+    UnexpectedError,
 )
 
 
@@ -139,16 +141,17 @@ _FAULT_OF_STATUS: Final[Mapping[int, Fault]] = MappingProxyType(
     {
         401: Fault.ACCOUNT,
         403: Fault.ACCOUNT,
-        404: Fault.ACCOUNT,  # an endpoint that is none of the service's
+        404: Fault.ACCOUNT,
         405: Fault.ACCOUNT,
-        407: Fault.ACCOUNT,  # a proxy that wants a password
         408: Fault.SERVICE,
         413: Fault.CONTENT,
         429: Fault.THROTTLE,
     }
 )
+"""Of a code that nobody has heard of."""
 
 _CREDENTIALS_STATUS: Final = 403
+_TOO_LARGE_STATUS: Final = 413
 
 
 def triage(error: MeteringError, operation: str = "BatchMeterUsage") -> Fault:
@@ -158,36 +161,26 @@ def triage(error: MeteringError, operation: str = "BatchMeterUsage") -> Fault:
     Any text of the service's message is ignored: it may be reworded or translated at any time.
     """
     match error:
-        case TransportError():
+        case TransportError() | InvalidAnswerError() | UnexpectedError():
             return Fault.SERVICE
-        case InvalidAnswerError(status=status):
-            return _of_foreign_status(status)
         case MarketplaceMeteringException(code=code, status=status):
+            if status is not None and status >= 500:
+                return Fault.SERVICE
             # On ResolveCustomer this code with any other status is a stale registration token.
             if code == "ExpiredTokenException" and operation == "ResolveCustomer":
                 expired = status == _CREDENTIALS_STATUS
                 return Fault.CREDENTIALS if expired else Fault.UNKNOWN
-            return FAULT_OF_CODE.get(code) or _of_unknown_code(status)
+            return FAULT_OF_CODE.get(code) or _FAULT_OF_STATUS.get(status or 0, Fault.UNKNOWN)
     return Fault.ACCOUNT
 
 
-def _of_unknown_code(status: int | None) -> Fault:
-    if status is None:
-        return Fault.UNKNOWN
-    if status >= 500:
-        return Fault.SERVICE
-    return _FAULT_OF_STATUS.get(status, Fault.UNKNOWN)
-
-
-def _of_foreign_status(status: int | None) -> Fault:
-    """A redirect is a wrong endpoint or a portal; what else is no JSON is no answer."""
-    if status is not None and 300 <= status < 400:
-        return Fault.ACCOUNT
-    return _FAULT_OF_STATUS.get(status or 0, Fault.SERVICE)
-
-
 def leaves_doubt(error: MeteringError) -> bool:
-    """Return whether the service may have acted on the request that *error* ended."""
+    """
+    Return whether the service may have acted on the request that *error* ended.
+
+    Only the service itself proves that it has not, by a 4xx with a code and its request id; or
+    the transport, where nothing was sent.
+    """
     match error:
         case TransportError(sent=sent):
             return sent
@@ -196,5 +189,9 @@ def leaves_doubt(error: MeteringError) -> bool:
 
 
 def is_foreign_too_large(error: MeteringError) -> bool:
-    """Return whether somebody on the way to the service found the request too large."""
-    return isinstance(error, InvalidAnswerError) and error.status == 413
+    """
+    Return whether somebody on the way, such as a proxy, found the request too large (HTTP 413).
+
+    It leaves doubt, and blames no record; smaller requests may get through.
+    """
+    return isinstance(error, InvalidAnswerError) and error.status == _TOO_LARGE_STATUS

@@ -22,10 +22,6 @@ _SHARE: Final = 0.001
 """Seconds of a turn that are theirs who had to wait, whatever came before them."""
 _PIECES: Final = 12
 """Answers that had to wait and are let go on together: each mostly takes tenths of a ms."""
-_CROWD: Final = 2.5
-"""Requests that leave in one turn, on average, and are a crowd."""
-_MEAN_OF: Final = 16
-"""Turns whose mean that is, about: single turns tell little."""
 
 
 class Breather:
@@ -105,28 +101,3 @@ class Turns:
     def _begin_share(self) -> None:
         """Give those that are let go, which come next, time that nobody before them has used."""
         self._ends = self._monotonic() + _SHARE
-
-
-class Crowd:
-    """
-    Tells whether requests leave in crowds, several in one turn of the event loop.
-
-    A lone one had better be written at once, before other work: its answer comes earlier. A crowd
-    had better be written one after the other when all of it is ready, which takes less of the
-    processor than to mix writing with other work.
-    """
-
-    def __init__(self) -> None:
-        self._now = 0
-        self._usual = 0.0  # a mean of the turns that had any, the latest of which count most
-
-    def join(self) -> bool:
-        """Take note of a request that leaves; return whether those usually leave in a crowd."""
-        if not self._now:
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        self._now += 1
-        return self._usual >= _CROWD
-
-    def _end_turn(self) -> None:
-        self._usual += (self._now - self._usual) / _MEAN_OF
-        self._now = 0

@@ -172,27 +172,39 @@ def read_error(
     Read an answer whose *status* is not 200.
 
     The code may be in the header, in `__type` or in `code`, with a namespace before and a URI
-    behind it. Without any, the answer is somebody else's.
+    behind it. Without a code, or without the service's request id, the answer is somebody else's,
+    and so is whatever is neither a 4xx nor a 5xx.
     """
-    request_id = headers.get("x-amzn-RequestId")
+    request_id = header(headers, "x-amzn-RequestId")
     try:
         members = decode(body)
     except InvalidAnswerError:
         members = {}
-    places = (headers.get("x-amzn-ErrorType"), *map(members.get, ("__type", "code", "Code")))
+    places = (header(headers, "x-amzn-ErrorType"), *map(members.get, ("__type", "code", "Code")))
     code = next((code for place in places if (code := _bare_code(place))), None)
+    if 300 <= status < 400:
+        return InvalidAnswerError("a redirect, which is not followed", status, request_id)
     if code is None:
-        if 300 <= status < 400:
-            return InvalidAnswerError("a redirect, which is not followed", status, request_id)
         return InvalidAnswerError("no error of the service in the answer", status, request_id)
+    if request_id is None or status < 400:
+        return InvalidAnswerError(f"{code}, but no request id of the service", status, request_id)
     message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
     return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
         code,
         message,
         status=status,
         request_id=request_id,
-        retry_after=_retry_after(headers.get("x-amz-retry-after")),
+        retry_after=_retry_after(header(headers, "x-amz-retry-after")),
     )
+
+
+def header(headers: Mapping[str, str], name: str) -> str | None:
+    """Return a header of an answer by its *name*, in whatever letter case it came."""
+    found = headers.get(name)
+    if found is not None:
+        return found
+    lower = name.lower()
+    return next((value for one, value in headers.items() if one.lower() == lower), None)
 
 
 def _bare_code(value: object) -> str | None:

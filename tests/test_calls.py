@@ -60,7 +60,8 @@ class SkewedService(MemoryService):
             return await super().send(request, timeout=timeout)
         date = format_datetime(now) if self.date == "right" else self.date
         body = json.dumps({"__type": "InvalidSignatureException", "message": "expired"}).encode()
-        return Response(403, {"Date": date} if date else {}, body)
+        headers = {"x-amzn-RequestId": "refused"} | ({"Date": date} if date else {})
+        return Response(403, headers, body)
 
 
 @pytest.mark.parametrize("hours", [-3, 0.2, 3])
@@ -200,7 +201,8 @@ class Rotated(MemoryService):
         self.keys.append(key)
         if key == self.known:
             return await super().send(request, timeout=timeout)
-        return Response(403, {}, json.dumps({"__type": self.code}).encode())
+        headers = {"x-amzn-RequestId": "refused"}
+        return Response(403, headers, json.dumps({"__type": self.code}).encode())
 
 
 @pytest.mark.parametrize("code", ["UnrecognizedClientException", "InvalidClientTokenId"])
@@ -350,7 +352,7 @@ def test_a_transport_that_breaks_is_a_verdict() -> None:
             return await client.batch_meter_usage(usage(100))
 
     result = run_virtual(send())
-    assert {S.SUCCESS: 50, S.UNPROCESSED: 50} == result.counts
+    assert {S.SUCCESS: 50, S.UNCONFIRMED: 50} == result.counts
     assert "KeyError" in str(result[99].error)
 
 

@@ -171,18 +171,25 @@ def test_records_that_stand_pages_apart() -> None:
 
 def test_out_of_window_is_rejected_unsent() -> None:
     """
-    Certainly too old, or more than five minutes ahead: no call is spent on it. Covers: H05, H06
+    Certainly too old, or more than 15 minutes ahead, by a time that the service has confirmed: no call
+    is spent on it. Covers: H05, H06
     """
     service = MemoryService()
+    confirming = usage(1, dimension="confirming")
     old = usage(1, timestamp=START - timedelta(hours=24, minutes=6))
-    ahead = usage(1, timestamp=START + timedelta(minutes=6))
+    ahead = usage(1, timestamp=START + timedelta(minutes=16))
     edge = usage(2, timestamp=START - timedelta(hours=23, minutes=58))[1:]
 
-    result = run_virtual(deliver(service, old + ahead + edge))
+    async def send() -> Any:
+        async with client_of(service) as client:
+            await client.batch_meter_usage(confirming)
+            return await client.batch_meter_usage(old + ahead + edge)
+
+    result = run_virtual(send())
 
     assert [S.REJECTED, S.REJECTED, S.SUCCESS] == [r.status for r in result]
     assert all(isinstance(r.error, OutOfWindowError) for r in result[:2])
-    assert [1] == service.sizes
+    assert [1, 1] == service.sizes
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 async def signed(signer: Signer) -> Request:
     """Return a signed request."""
-    return await signer.sign("BatchMeterUsage", b"{}", NOW)
+    return await signer.sign("BatchMeterUsage", b"{}", lambda: NOW)
 
 
 def who(request: Request) -> tuple[str, str | None]:

@@ -225,7 +225,8 @@ class Service(MemoryService):
             return await super().send(request, timeout=timeout)
         await asyncio.sleep(self.round_trip)
         date = format_datetime(self.clock.now())
-        return Response(403, {"Date": date}, json.dumps({"__type": code}).encode())
+        headers = {"Date": date, "x-amzn-RequestId": "at-the-door"}
+        return Response(403, headers, json.dumps({"__type": code}).encode())
 
     def _refused_at_the_door(self, request: Request) -> str | None:
         now, signed = self.clock.now(), request.headers["X-Amz-Date"]

@@ -5,6 +5,7 @@ import threading
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -67,9 +68,9 @@ async def test_what_arrives_is_what_was_signed(
         signer = Signer(endpoint_url=url, **keys)
         transport = AiohttpTransport((await signer.open()).settings(1))
         for seconds in range(3):
-            now = NOW + timedelta(seconds=seconds)
+            clock = partial(NOW.__add__, timedelta(seconds=seconds))
             body = f'{{"n":{seconds}}}'.encode()
-            await transport.send(await signer.sign("MeterUsage", body, now), timeout=5)
+            await transport.send(await signer.sign("MeterUsage", body, clock), timeout=5)
         await transport.aclose()
     for seconds, received in enumerate(server.requests):
         now = NOW + timedelta(seconds=seconds)
@@ -82,7 +83,7 @@ async def test_a_request_says_who_we_are(machine: Machine) -> None:
     """The user agent is the package with its version, and compression is declined."""
     signer = Signer(**KEYS)
     await signer.open()
-    headers = (await signer.sign("MeterUsage", b"{}", NOW)).headers
+    headers = (await signer.sign("MeterUsage", b"{}", lambda: NOW)).headers
     project = Path(__file__).parents[1] / "pyproject.toml"
     version = tomllib.loads(project.read_text())["project"]["version"]
     assert headers["User-Agent"] == f"marketplace-metering-async/{version}"
@@ -94,7 +95,7 @@ async def test_a_request_goes_to_the_endpoint(machine: Machine) -> None:
     """The URL is the endpoint's, and the signing region the one that was found."""
     signer = Signer(region_name="eu-central-2", **KEYS)
     endpoint = await signer.open()
-    request = await signer.sign("MeterUsage", b"{}", NOW)
+    request = await signer.sign("MeterUsage", b"{}", lambda: NOW)
     assert request.url == endpoint.url == "https://metering.marketplace.eu-central-2.amazonaws.com"
     assert "/eu-central-2/aws-marketplace/aws4_request" in request.headers["Authorization"]
     assert machine.home.exists()
@@ -113,7 +114,7 @@ async def test_secrets_are_not_shown(machine: Machine) -> None:
     Covers: A08.
     """
     signer = Signer(**KEYS)
-    shown = [signer, await signer.open(), await signer.sign("MeterUsage", b"{}", NOW)]
+    shown = [signer, await signer.open(), await signer.sign("MeterUsage", b"{}", lambda: NOW)]
     shown += [signer._latest, signer._sigv4, signer._credentials]
     assert "canary" not in repr(shown)
     assert machine.home.exists()
@@ -154,7 +155,7 @@ async def test_it_opens_after_a_failure(machine: Machine) -> None:
         with pytest.raises(NoRegionError):
             await signer.open()
     with pytest.raises(ConfigurationError, match="not open"):
-        await signer.sign("MeterUsage", b"{}", NOW)
+        await signer.sign("MeterUsage", b"{}", lambda: NOW)
     machine.set(AWS_REGION="eu-west-1")
     assert (await signer.open()).region_name == "eu-west-1"
 

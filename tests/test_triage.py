@@ -15,7 +15,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
     TransportError,
 )
-from marketplace_metering_async.triage import Fault, leaves_doubt, triage
+from marketplace_metering_async.triage import Fault, is_foreign_too_large, leaves_doubt, triage
 
 
 def error(code: str, status: int = 400, message: str = "") -> MarketplaceMeteringException:
@@ -60,7 +60,7 @@ def test_modelled_errors_of_the_batch_operation(code: str, fault: Fault, message
         ("InternalServiceException", 400, Fault.SERVICE),
         ("ServiceUnavailable", 503, Fault.SERVICE),
         ("InternalFailure", 500, Fault.SERVICE),
-        ("SlowDown", 503, Fault.THROTTLE),
+        ("SlowDown", 503, Fault.SERVICE),
         ("TooManyRequestsException", 429, Fault.THROTTLE),
         ("RequestEntityTooLargeException", 413, Fault.CONTENT),
         ("ValidationException", 400, Fault.UNKNOWN),
@@ -87,30 +87,51 @@ def test_expired_token_means_two_things() -> None:
 
 
 @pytest.mark.parametrize("status", range(100, 600))
-def test_answers_of_somebody_else_have_a_class_each(status: int) -> None:
+def test_answers_of_somebody_else_are_faults_on_the_way(status: int) -> None:
     """
-    No crash and no blame for a record, but where a proxy finds the request too large.
-    Covers: W15, T05
+    They blame no record, stop nothing and leave doubt; a 413 may mean that less would get through.
+    (core F9) Covers: W15, T05
     """
-    fault = triage(InvalidAnswerError("html", status))
+    foreign = InvalidAnswerError("html", status)
 
-    expected = {401, 403, 404, 405, 407} | set(range(300, 400))
-    if status in expected:
-        assert Fault.ACCOUNT is fault
-    else:
-        assert {413: Fault.CONTENT, 429: Fault.THROTTLE}.get(status, Fault.SERVICE) is fault
+    assert Fault.SERVICE is triage(foreign)
+    assert leaves_doubt(foreign)
+    assert (status == 413) is is_foreign_too_large(foreign)
 
 
-def test_doubt() -> None:
+@pytest.mark.parametrize("code", [*MODELLED_ERRORS, "AccessDenied", "SlowDown", "MoonPhase"])
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_5xx_of_the_services_own_leaves_doubt(code: str, status: int) -> None:
     """
-    A 5xx, a garbled answer or none may hide an applied request; a refusal does not.
+    Whatever its code says. (core F9)
     """
-    assert leaves_doubt(TransportError("reset", sent=True))
+    assert Fault.SERVICE is triage(error(code, status))
+    assert leaves_doubt(error(code, status))
+
+
+@pytest.mark.parametrize("code", [*BATCH_FAULTS, "AccessDenied", "SlowDown", "MoonPhase"])
+def test_a_4xx_of_the_services_own_leaves_none(code: str) -> None:
+    """
+    Its own word, with its request id, that it did not act; but for its internal errors.
+    """
+    refusal = error(code, 400)
+
+    assert (code == "InternalServiceErrorException") is leaves_doubt(refusal)
+    assert not is_foreign_too_large(error("RequestEntityTooLargeException", 413))
+
+
+def test_what_broke_on_the_way() -> None:
+    """
+    A garbled answer, none, or an exception nobody expected may hide an applied request. (core F9)
+    """
+    for unknown in (
+        TransportError("reset", sent=True),
+        InvalidAnswerError("html", 200),
+        errors.UnexpectedError("KeyError"),
+    ):
+        assert Fault.SERVICE is triage(unknown)
+        assert leaves_doubt(unknown)
     assert not leaves_doubt(TransportError("refused", sent=False))
-    assert leaves_doubt(InvalidAnswerError("html", 200))
-    assert leaves_doubt(error("InternalServiceErrorException", 500))
-    assert not leaves_doubt(error("ThrottlingException"))
-    assert not leaves_doubt(error("InvalidTagException"))
 
 
 def test_every_error_has_advice_and_survives_pickling() -> None:

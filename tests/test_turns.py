@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.turns import Breather, Crowd, Turns
+from marketplace_metering_async.turns import Breather, Turns
 
 
 class WorkingClock:
@@ -163,35 +163,3 @@ def test_long_work_breathes(steps: list[float]) -> None:
 
     assert most <= 0.0005 + 2 * max(steps)
     assert breaths <= sum(steps) / 0.0005
-
-
-@given(st.lists(st.integers(1, 40), max_size=20), st.integers(1, 40), st.integers(0, 2))
-def test_a_crowd_is_told_by_what_is_usual(before: list[int], many: int, idle: int) -> None:
-    """
-    Three or more a turn of the event loop, whatever was before; turns without any do not count.
-    """
-
-    async def run() -> list[bool]:
-        crowd = Crowd()
-        told = []
-        for requests in (*before, *[many] * 80):
-            told = [crowd.join() for _ in range(requests)]
-            for _ in range(1 + idle):
-                await asyncio.sleep(0)
-        return told
-
-    assert [many >= 3] * many == asyncio.run(run())
-
-
-async def test_one_turn_tells_little() -> None:
-    """
-    A crowd among lone requests does not make them a crowd, nor does a lone one end a crowd.
-    """
-    crowd = Crowd()
-    told = []
-    for many in (*[1] * 40, 12, 1, *[12] * 40, 1, 12):
-        told.append({crowd.join() for _ in range(many)})
-        await asyncio.sleep(0)
-
-    assert [{False}] * 42 == told[:42]
-    assert [{True}] * 2 == told[-2:]

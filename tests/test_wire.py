@@ -258,7 +258,7 @@ def test_codes_are_found_wherever_they_hide(headers: dict[str, str], body: dict[
     """
     In header or body, with a namespace before and a URI behind. Covers: S03
     """
-    read = wire.read_error(400, headers, json.dumps(body).encode())
+    read = wire.read_error(400, headers | {"x-amzn-RequestId": "r"}, json.dumps(body).encode())
 
     assert isinstance(read, ThrottlingException)
     assert ("ThrottlingException", 400) == (read.code, read.status)
@@ -287,18 +287,45 @@ def test_garbled_hints_are_ignored(hint: str) -> None:
     """
     A delay is digits. Covers: T02
     """
-    read = wire.read_error(400, {"x-amz-retry-after": hint}, b'{"__type":"ThrottlingException"}')
+    headers = {"x-amz-retry-after": hint, "x-amzn-RequestId": "r"}
+    read = wire.read_error(400, headers, b'{"__type":"ThrottlingException"}')
 
     assert isinstance(read, ThrottlingException)
     assert read.retry_after is None
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"__type": 5}', b'{"__type": "a b"}'])
-def test_answers_without_a_code_are_somebody_elses(body: bytes) -> None:
+@pytest.mark.parametrize("status", [200, 302, 400, 403, 404, 413, 429, 500, 503])
+def test_answers_without_a_code_are_somebody_elses(body: bytes, status: int) -> None:
     """
-    Covers: S02, W10
+    Whatever their status says. Covers: S02, W10
     """
-    assert isinstance(wire.read_error(503, {}, body), InvalidAnswerError)
+    read = wire.read_error(status, {"x-amzn-RequestId": "r"}, body)
+
+    assert isinstance(read, InvalidAnswerError)
+    assert (status, "r") == (read.status, read.request_id)
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 400, 401, 403, 404, 413, 429, 500, 503])
+def test_a_code_without_the_services_request_id_is_somebody_elses(status: int) -> None:
+    """
+    It may be a gateway's, which did or did not hand the request on; the code is in the text.
+    (core F9)
+    """
+    read = wire.read_error(status, {}, b'{"__type": "AccessDeniedException"}')
+
+    assert isinstance(read, InvalidAnswerError)
+    assert status == 302 or "AccessDeniedException" in str(read)
+
+
+@pytest.mark.parametrize("name", ["x-amzn-RequestId", "x-amzn-requestid", "X-AMZN-REQUESTID"])
+def test_headers_are_found_in_any_letter_case(name: str) -> None:
+    """
+    In a plain dict, too, as a transport of somebody's own may hand them over.
+    """
+    read = wire.read_error(400, {name: "r"}, b'{"__type": "ThrottlingException"}')
+
+    assert isinstance(read, ThrottlingException)
 
 
 def echoed(**members: Any) -> list[str | None]:

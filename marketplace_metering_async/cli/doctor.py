@@ -130,7 +130,7 @@ async def _service(target: Target) -> list[Finding]:
     body = wire.encode_call(_NO_TOKEN)
     transport = AiohttpTransport(target.endpoint.settings(1))
     try:
-        request = await target.signer.sign(_OPERATION, body, _CLOCK.now())
+        request = await target.signer.sign(_OPERATION, body, _CLOCK.now)
         started = _CLOCK.monotonic()
         response = await transport.send(request, timeout=_TIMEOUT)
         seconds = _CLOCK.monotonic() - started

@@ -143,7 +143,7 @@ class Settings:
             region_name=self.region, endpoint_url=self.endpoint_url, profile_name=self.profile
         )
         endpoint = await signer.open()
-        request = await signer.sign("ResolveCustomer", b"{}", SystemClock().now())
+        request = await signer.sign("ResolveCustomer", b"{}", SystemClock().now)
         credential = request.headers["Authorization"].partition("Credential=")[2]
         return Target(
             endpoint=endpoint,

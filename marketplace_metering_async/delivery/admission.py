@@ -1,5 +1,6 @@
 """Whether what was given is a record that may be sent now."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, cast
@@ -43,10 +44,11 @@ class Admission:
         self.set_time(span)
 
     def set_time(self, span: Span) -> None:
-        """Judge by *span* from now on."""
-        earliest = datetime.fromtimestamp(span.earliest, UTC)
-        self._oldest = int(limits.oldest_open(earliest - limits.EDGE, self._window).timestamp())
-        self._newest = int(span.latest + limits.MAX_FUTURE.total_seconds())
+        """Judge by *span* from now on; by one that is unbounded, no time is out of the window."""
+        self._oldest, self._newest = -math.inf, span.latest + limits.MAX_FUTURE.total_seconds()
+        if math.isfinite(span.earliest):
+            earliest = datetime.fromtimestamp(span.earliest, UTC) - limits.EDGE
+            self._oldest = limits.oldest_open(earliest, self._window).timestamp()
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """

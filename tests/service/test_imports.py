@@ -28,7 +28,7 @@ os.environ.update({"AWS_SHARED_CREDENTIALS_FILE": ""})
 async def main():
     signer = Signer(aws_access_key_id="a", aws_secret_access_key="b")
     await signer.open()
-    await signer.sign("MeterUsage", b"", datetime.now(UTC))
+    await signer.sign("MeterUsage", b"", lambda: datetime.now(UTC))
 asyncio.run(main())
 """
 
