@@ -71,6 +71,34 @@ class MinutesLife(RuleBasedStateMachine):
 TestMinutesLife = MinutesLife.TestCase
 
 
+def test_minutes_that_were_emptied_begin_anew() -> None:
+    """
+    What was taken of one before its last position was taken out is not skipped of what comes.
+    """
+    minutes = Minutes()
+    minutes.add([0, 1], [60, 60])
+    minutes.pop(1)
+    assert minutes.discard(1, 60)
+
+    minutes.add([2], [60])
+
+    assert [2] == minutes.peek(5)
+
+
+@given(st.permutations(range(9)), st.permutations(range(9)))
+def test_the_oldest_minute_is_known_whichever_goes(come: list[int], go: list[int]) -> None:
+    """
+    Whole minutes are taken out from anywhere.
+    """
+    minutes = Minutes()
+    minutes.add(come, [position * 60 for position in come])
+    left = set(come)
+    for position in go:
+        assert min(left) == minutes.oldest
+        assert minutes.discard(position, position * 60)
+        left.remove(position)
+
+
 @pytest.mark.parametrize("step", [1, 25, 4096, 4097])
 def test_a_minute_of_thousands_is_taken_in_its_order(step: int) -> None:
     """
@@ -175,6 +203,25 @@ def test_a_record_that_does_not_fit_waits_and_none_overtakes_it(returned: bool) 
     assert [4, *range(5, 15)] == second.positions
     assert max(map(body_size, (first.members, second.members))) < limits.REQUEST_BYTES
     assert 0 == queue.bytes == queue.size
+
+
+@pytest.mark.parametrize(("spare", "taken"), [(0, 2), (-1, 1)])
+@pytest.mark.parametrize("returned", [False, True])
+def test_room_is_used_to_the_last_byte(spare: int, taken: int, returned: bool) -> None:  # noqa: FBT001
+    """
+    Two that fit exactly go together.
+    """
+    record = large_record(1)
+    room = 2 * wire.record_size(wire.members_of(record)) + spare
+    queue = LaneQueue(PRODUCT, room, at([record] * 2))
+    for position in range(2):
+        if returned:
+            queue.put_back(PendingRecord(position, record, SENT))
+        else:
+            queue.add([position], [record.epoch])
+            queue.count_bytes(record)
+
+    assert taken == len(queue.cut(alike).positions)
 
 
 def test_one_that_fits_no_request_goes_alone() -> None:
