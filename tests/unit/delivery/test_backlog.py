@@ -239,6 +239,24 @@ def test_the_last_month_that_python_knows_closes_never() -> None:
     assert last + 86_400 == deadline(last)
 
 
+@pytest.mark.parametrize("add", ["add", "add_uniform"])
+def test_a_lane_that_fills_a_chunk_goes_at_once(add: str) -> None:
+    """
+    Others of the same minute had come before and waited for company.
+    """
+    given_ = usage(25)
+    backlog = Backlog(at(given_), linger=LINGER)
+    backlog.add(range(24), given_[:24], 0.0)
+    assert backlog.take(NOW, 0.5) is None
+
+    if add == "add":
+        backlog.add([24], given_[24:], 0.5)
+    else:
+        backlog.add_uniform(Lane("product"), [24], [given_[24].epoch], 0.5)
+
+    assert [25] == list(map(len, chunks_of(backlog, moment=0.5)))
+
+
 # Licenses of products that nobody named.
 
 

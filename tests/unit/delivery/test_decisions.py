@@ -346,6 +346,24 @@ def test_a_response_of_several_words_settles_what_it_answers() -> None:
     assert decision.error is not None
 
 
+def test_one_word_for_records_of_several_histories() -> None:
+    """
+    Each has the verdict that follows from its own.
+    """
+    chunk = chunk_of(usage(3), [FIRST, evolve(BEFORE, doubt=True), FIRST])
+    reply = reply_of(["CustomerNotSubscribed"] * 3)
+
+    decision = decisions.on_reply(chunk, reply, "now", MOMENT, POLICY)
+
+    assert [
+        (S.CUSTOMER_NOT_SUBSCRIBED, 1, False, [0, 2]),
+        (S.UNCONFIRMED, 4, True, [1]),
+    ] == [
+        (verdict.status, verdict.attempts, verdict.ambiguous, list(positions))
+        for verdict, positions, _ in decision.settled
+    ]
+
+
 # When it is over.
 
 
