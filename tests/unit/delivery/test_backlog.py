@@ -257,6 +257,19 @@ def test_a_lane_that_fills_a_chunk_goes_at_once(add: str) -> None:
     assert [25] == list(map(len, chunks_of(backlog, moment=0.5)))
 
 
+def test_nobody_is_woken_for_what_is_gone() -> None:
+    """
+    Once nothing waits any more, nothing is due.
+    """
+    given_ = usage(1)
+    backlog = filled(given_, linger=LINGER)
+    assert LINGER == backlog.next_due()
+
+    assert backlog.discard(0, given_[0], 0.0)
+
+    assert backlog.next_due() is None
+
+
 # Licenses of products that nobody named.
 
 

@@ -461,6 +461,18 @@ def test_repairs_count_in_a_row() -> None:
     ]
 
 
+def test_one_record_that_was_repaired_for_too_often_stops_all() -> None:
+    """
+    Whoever travels with it would be refused for the same keys.
+    """
+    chunk = chunk_of(usage(2), [evolve(FIRST, repairs=2), FIRST])
+
+    decision = decisions.on_repaired(chunk, refusal("ExpiredTokenException", 403), MOMENT)
+
+    assert Scope.EVERYTHING is decision.stop
+    assert [0, 1] == settled_positions(decision)
+
+
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("doubt", [False, True])
 def test_a_bug_ends_the_records_that_it_touched(left: bool, doubt: bool) -> None:  # noqa: FBT001
