@@ -270,6 +270,20 @@ def test_nobody_is_woken_for_what_is_gone() -> None:
     assert backlog.next_due() is None
 
 
+def test_a_lane_that_is_full_no_more_waits_for_company() -> None:
+    """
+    One of its 25 was taken out.
+    """
+    given_ = usage(25)
+    backlog = filled(given_, linger=LINGER)
+    assert backlog.ready(0.0)
+
+    assert backlog.discard(7, given_[7], 0.0)
+
+    assert not backlog.ready(0.0)
+    assert LINGER == backlog.next_due()
+
+
 # Licenses of products that nobody named.
 
 
