@@ -16,7 +16,13 @@ from itertools import count
 from typing import Final
 
 from marketplace_metering_async import limits, wire
-from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord, lane_of
+from marketplace_metering_async.delivery.chunks import (
+    NO_ATTEMPTS,
+    Chunk,
+    Lane,
+    PendingRecord,
+    lane_of,
+)
 from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
 from marketplace_metering_async.records import UsageRecord
 
@@ -100,8 +106,7 @@ class Backlog:
     ) -> None:
         """Do the same with records of one *lane*, without allocations."""
         queue = self._queue(lane)
-        if queue.size == 0:
-            queue.since = moment
+        queue.since = min(queue.since, moment) if queue.has_fresh else moment
         was_full, oldest = queue.is_full, queue.oldest if queue.size else None
         queue.add(positions, epochs)
         self._size += len(positions)
@@ -143,10 +148,10 @@ class Backlog:
             queue = heappop(self._line)[2]
             chunk = Chunk(queue.lane, *queue.cut(lambda minute: _kind(minute, now)))
             self._line_up(queue, moment)
+            self._size -= len(chunk)
             if not self._is_outdated(chunk):
-                self._size -= len(chunk)
                 return chunk
-            self._return(chunk.entries, moment)
+            self._regroup(chunk, queue.since, moment)
         return None
 
     def _is_outdated(self, chunk: Chunk) -> bool:
@@ -156,9 +161,16 @@ class Backlog:
             return False
         return any(self._group_of(record) != lane.group for record in chunk.records)
 
+    def _regroup(self, chunk: Chunk, since: float, moment: float) -> None:
+        """Line the records of an outdated chunk up anew; some had come by *since*."""
+        sent = [entry for entry in chunk.entries if entry.history != NO_ATTEMPTS]
+        fresh = [entry for entry in chunk.entries if entry.history == NO_ATTEMPTS]
+        self.put_back(sent, moment)
+        self.add([entry.position for entry in fresh], [entry.record for entry in fresh], since)
+
     def flush(self, moment: float) -> None:
         """Let everything go that waits for company."""
-        for queue in self._queues.values():
+        for queue in list(self._queues.values()):
             queue.since = _NOW
             self._line_up(queue, moment)
 
@@ -179,15 +191,18 @@ class Backlog:
         """Put at *most* that many records of *lane* into one request from now on."""
         queue = self._queue(lane)
         queue.limit = max(1, min(queue.limit, most))
+        self._line_up(queue, _NOW)
 
     def discard(self, position: int, record: UsageRecord, moment: float) -> bool:
         """Take out a record that was never sent; return whether it was here."""
-        queue = self._queues.get(self.lane_of(record))
-        if queue is None or not queue.discard(position, record):
-            return False
-        self._size -= 1
-        self._line_up(queue, moment)
-        return True
+        lane = self.lane_of(record)
+        for place in (lane, lane.whole):  # it may have come before its license had a group
+            queue = self._queues.get(place)
+            if queue is not None and queue.discard(position, record):
+                self._size -= 1
+                self._line_up(queue, moment)
+                return True
+        return False
 
     def drop(self, most: int, lane: Lane | None = None) -> list[PendingRecord]:
         """Take out at *most* that many records, of *lane* with all its groups or of any."""
@@ -195,11 +210,10 @@ class Backlog:
         for queue in list(self._queues.values()):
             if lane is None or queue.lane.whole == lane:
                 dropped += queue.drain(most - len(dropped))
-                self._forget_if_empty(queue)
+                self._line_up(queue, _NOW)
                 if len(dropped) >= most:
                     break
-        else:
-            dropped += self._drop_resting(lane)
+        dropped += self._drop_resting(most - len(dropped), lane)
         self._size -= len(dropped)
         return dropped
 
@@ -212,15 +226,15 @@ class Backlog:
             return lane if group is None else lane._replace(group=group)
         return lane
 
-    def _drop_resting(self, lane: Lane | None) -> list[PendingRecord]:
+    def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:
         dropped: list[PendingRecord] = []
         kept = []
-        for resting in self._resting:
-            hit = lane is None or self.lane_of(resting[2][0].record).whole == lane
-            if hit:
-                dropped += resting[2]
-            else:
-                kept.append(resting)
+        for until, place, entries in self._resting:
+            hit = lane is None or self.lane_of(entries[0].record).whole == lane
+            gone = most - len(dropped) if hit else 0
+            dropped += entries[:gone]
+            if rest := entries[gone:]:
+                kept.append((until, place, rest))
         heapify(kept)
         self._resting = kept
         return dropped
@@ -244,11 +258,11 @@ class Backlog:
     def _line_up(self, queue: LaneQueue, moment: float) -> None:
         """Put a lane where it belongs now; places that it had before are out of date."""
         queue.place = next(self._places)
+        if queue.held_until <= moment:
+            queue.held_until = _NOW
         if not queue.size:
             self._forget_if_empty(queue)
             return
-        if queue.held_until <= moment:
-            queue.held_until = _NOW
         due = queue.held_until
         if not (queue.has_returned or queue.is_full):
             due = max(due, queue.since + self.linger)

@@ -15,6 +15,7 @@ from marketplace_metering_async import limits, wire
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import premature
 from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
+from marketplace_metering_async.delivery.lane_queue import MINUTE
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
     LeftUnprocessedError,
@@ -32,7 +33,7 @@ _MOST_REPAIRS: Final = 2
 """Times in a row that a record is sent again because credentials or clock were corrected."""
 _FEWEST_FAILURES: Final = 5
 """Failed attempts of a record before its own time is over while others progress."""
-_LONGEST_AHEAD: Final = limits.MAX_FUTURE.total_seconds()
+_LONGEST_REST: Final = limits.MAX_FUTURE.total_seconds()
 _DATE_STEP: Final = 1.0
 """Seconds: the resolution of a `Date` header."""
 
@@ -255,17 +256,17 @@ def _on_early(
     """Let records that are ahead of the service's clock rest, once, before any is searched for."""
     ahead = {entry.position for entry in early}
     others = [entry for entry in entries if entry.position not in ahead]
-    newest = service_time + _LONGEST_AHEAD
+    newest = service_time + _LONGEST_REST
     settled: list[Outcome] = []
-    resting: list[PendingRecord] = []
-    for entry in early:
+    minutes: dict[int, list[PendingRecord]] = {}  # together they take few calls
+    for entry in _after(early, lambda h: evolve(h, rested=True)):
         if entry.record.epoch > newest:
             too_early = premature(entry.position, entry.record, newest)
             settled.append(_outcome(entry, verdicts.out_of_window(too_early, entry.history)))
         else:
-            resting.append(entry._replace(history=evolve(entry.history, rested=True)))
+            minutes.setdefault(entry.record.epoch // MINUTE, []).append(entry)
     returned = [Return(others)] if others else []
-    if resting:
+    for resting in minutes.values():
         latest = max(entry.record.epoch for entry in resting)
         returned.append(Return(resting, seconds=latest - service_time + _DATE_STEP))
     return Decision(

@@ -158,6 +158,11 @@ class LaneQueue:
         return self.limit < MAX_RECORDS_PER_REQUEST
 
     @property
+    def has_fresh(self) -> bool:
+        """Whether some were never sent."""
+        return self._fresh.size > 0
+
+    @property
     def has_returned(self) -> bool:
         """Whether some were sent before."""
         return bool(self._returned)
@@ -184,8 +189,8 @@ class LaneQueue:
     def discard(self, position: int, record: UsageRecord) -> bool:
         """Take out a record that was never sent; return whether it was here."""
         found = self._fresh.discard(position, record.epoch)
-        if found and record.usage_allocations:
-            self.bytes -= wire.record_size(wire.members_of(record))
+        if found:
+            self._uncount_bytes(record)
         return found
 
     def cut(self, kind: Callable[[int], str]) -> Cut:
@@ -197,8 +202,6 @@ class LaneQueue:
             if kind(self._fresh.oldest) != first:
                 break
             left = self._cut_fresh(taken, left)
-        if self.size == 0:
-            self.bytes = 0
         return taken
 
     def drain(self, most: int) -> list[PendingRecord]:
@@ -213,8 +216,8 @@ class LaneQueue:
             entries += [
                 PendingRecord(p, r, NO_ATTEMPTS) for p, r in zip(positions, records, strict=True)
             ]
-        if self.size == 0:
-            self.bytes = 0
+        for entry in entries:
+            self._uncount_bytes(entry.record)
         return entries
 
     def _cut_returned(self, taken: Cut, kind: Callable[[int], str], first: str) -> int:
@@ -253,12 +256,18 @@ class LaneQueue:
             if fitting < len(members):
                 left = 0
             positions, records, members = positions[:fitting], records[:fitting], members[:fitting]
+        else:
+            left -= wire.LARGEST_PLAIN_RECORD * len(members)
         self._fresh.pop(len(positions))
         taken.positions.extend(positions)
         taken.records.extend(records)
         taken.histories.extend([NO_ATTEMPTS] * len(positions))
         taken.members.extend(members)
         return left
+
+    def _uncount_bytes(self, record: UsageRecord) -> None:
+        if record.usage_allocations:
+            self._forget_bytes(wire.members_of(record))
 
     def _forget_bytes(self, members: wire.Members) -> None:
         if "UsageAllocations" in members:

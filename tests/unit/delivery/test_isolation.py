@@ -1,0 +1,308 @@
+"""Isolation: the good records of a refused chunk are metered in few calls; none is blamed."""
+
+from itertools import combinations
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.memory import usage
+
+from marketplace_metering_async.delivery.isolation import FIRST_SHARE, Isolation, named_in
+
+
+def search(
+    size: int, bad: set[int], hinted: set[int] | None = None, labels: list[object] | None = None
+) -> tuple[list[int], int]:
+    """Return what was refused alone of a chunk with *bad* records, and the calls after its own."""
+    isolation = Isolation(size, hinted or (), labels)
+    taken: set[int] = set()
+    while (part := isolation.next_part()) is not None:
+        if bad & set(part):
+            isolation.refused()
+        else:
+            isolation.taken()
+            assert taken.isdisjoint(part)
+            taken.update(part)
+    assert taken == set(range(size)) - bad
+    return sorted(isolation.refused_alone), isolation.tried
+
+
+sizes_with_bad = st.integers(1, 25).flatmap(
+    lambda n: st.tuples(
+        st.just(n), st.sets(st.integers(0, n - 1), min_size=1), st.sets(st.integers(0, n - 1))
+    )
+)
+
+
+@given(sizes_with_bad)
+def test_every_bad_record_is_found_and_no_other(case: tuple[int, set[int], set[int]]) -> None:
+    """
+    Whatever the service's text hinted at; every good one is taken once. Covers: S05, S18
+    """
+    size, bad, hinted = case
+
+    refused, calls = search(size, bad, hinted)
+
+    assert sorted(bad) == refused
+    assert calls <= 2 * size - 2 or size == 1 == calls + 1
+
+
+def test_one_bad_of_25_costs_at_most_eight_calls_and_two_at_most_fourteen() -> None:
+    """
+    Two where the hint was right, nine where it misled, 48 where all are bad. Covers: S19
+    """
+    assert 8 == max(search(25, {bad})[1] for bad in range(25))
+    assert 14 == max(search(25, set(pair))[1] for pair in combinations(range(25), 2))
+    assert 48 == search(25, set(range(25)))[1]
+    assert 2 == max(search(25, {bad}, {bad})[1] for bad in range(25))
+    assert 9 >= max(search(25, {a}, {b})[1] for a, b in combinations(range(25), 2))
+
+
+def test_no_division_costs_less() -> None:
+    """
+    One bad record of any number costs at worst what the best first shares allow.
+    """
+    least = {1: 1}  # calls by the size of a part that is known to hold one
+    for size in range(2, 26):
+        least[size] = min(
+            max(2 + (least[share] if share > 1 else 0), 1 + least[size - share])
+            for share in range(1, size)
+        )
+
+    worst = {size: max(search(size, {bad})[1] for bad in range(size)) for size in range(2, 26)}
+
+    assert {1: 1, **worst} == least
+
+
+def test_one_record_was_refused_alone_already() -> None:
+    """
+    There is nothing to search.
+    """
+    isolation = Isolation(1)
+
+    assert isolation.next_part() is None
+    assert [0] == isolation.refused_alone
+
+
+def test_a_search_of_a_passing_fault_blames_nobody() -> None:
+    """
+    All parts are taken, and all records with them. Covers: S18
+    """
+    isolation = Isolation(25)
+    taken: list[int] = []
+    while (part := isolation.next_part()) is not None:
+        taken += part
+        isolation.taken()
+
+    assert list(range(25)) == sorted(taken)
+    assert [] == isolation.refused_alone
+
+
+@given(st.integers(2, 25), st.integers(0, 2**32), st.booleans())
+def test_a_wandering_fault_ends_within_the_bound(
+    size: int,
+    seed: int,
+    labelled: bool,  # noqa: FBT001
+) -> None:
+    """
+    Random answers: whoever is refused alone was tried alone, and all is settled or left open.
+    Covers: S19
+    """
+    random = Random(seed)
+    labels = [random.randrange(4) for _ in range(size)] if labelled else None
+    isolation = Isolation(size, (), labels)
+    alone: list[int] = []
+    done: list[int] = []
+    while (part := isolation.next_part()) is not None:
+        answer = random.choice(["taken", "refused", "left_open"])
+        if answer == "refused" and len(part) == 1:
+            alone += part
+        elif answer != "refused":
+            done += part
+        getattr(isolation, answer)()
+
+    assert isolation.tried <= 2 * size - 2
+    assert alone == isolation.refused_alone
+    assert list(range(size)) == sorted(alone + done)
+
+
+@given(
+    sizes_with_bad,
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.sampled_from([0.1, 0.5]),
+)
+def test_what_is_settled_otherwise_is_left_out(
+    case: tuple[int, set[int], set[int]],
+    seed: int,
+    labelled: bool,  # noqa: FBT001
+    share: float,
+) -> None:
+    """
+    Removed at any time, also while a part is tried; nothing is inferred of what lost records.
+
+    Everything good is taken, each bad record is refused alone or removed, and nothing twice.
+    House 5.2: each line of the removal has its mutant killed here.
+    """
+    size, bad, hinted = case
+    random = Random(seed)
+    labels = [random.randrange(4) for _ in range(size)] if labelled else None
+    isolation = Isolation(size, () if labelled else hinted, labels)
+    taken: list[int] = []
+    removed: list[int] = []
+
+    def remove() -> None:
+        gone = [index for index in isolation.remaining() if random.random() < share]
+        isolation.remove(iter(gone))
+        removed.extend(gone)
+        assert set(gone).isdisjoint(isolation.remaining())
+
+    if random.random() < share:
+        remove()
+    while (part := isolation.next_part()) is not None:
+        assert part
+        assert set(part).isdisjoint(isolation.remaining())
+        assert set(part).isdisjoint([*taken, *removed, *isolation.refused_alone])
+        if random.random() < share:
+            remove()
+        if bad & set(part):
+            isolation.refused()
+        else:
+            isolation.taken()
+            taken += part
+        if random.random() < share:
+            remove()
+
+    refused = isolation.refused_alone
+    assert [] == isolation.remaining()
+    assert set(refused) <= bad
+    assert set(taken).isdisjoint(bad)
+    assert list(range(size)) == sorted(taken + removed + refused)
+    assert isolation.tried <= max(2 * size - 2, 0)
+
+
+def test_a_part_that_lost_the_bad_one_proves_nothing_of_the_rest() -> None:
+    """
+    The first share is taken, but it was refused for whom it lost: the rest is tried, not divided.
+    """
+    isolation = Isolation(8)
+    rest = isolation.remaining()[: -FIRST_SHARE[8]]
+    isolation.remove([isolation.remaining()[-1]])
+
+    first = isolation.next_part()
+    assert first is not None
+    assert FIRST_SHARE[8] - 1 == len(first)
+    isolation.taken()
+
+    assert tuple(rest) == isolation.next_part()
+
+
+def test_a_rest_that_lost_records_is_tried_whole() -> None:
+    """
+    The one that it was refused for may be gone, before the first share is taken or after it.
+    """
+    for before in (True, False):
+        isolation = Isolation(8)
+        first = isolation.next_part()
+        assert first is not None
+        rest = isolation.remaining()
+        if before:
+            isolation.remove(rest[:1])
+        isolation.taken()
+        if not before:
+            isolation.remove(rest[:1])
+
+        assert tuple(rest[1:]) == isolation.next_part()
+
+
+def test_what_was_taken_whole_says_where_the_bad_one_is() -> None:
+    """
+    The rest is divided without a call of its own, unless others were removed elsewhere.
+    """
+    isolation = Isolation(8)
+    isolation.next_part()
+    isolation.remove([])
+    isolation.remove([99])
+    isolation.taken()
+
+    part = isolation.next_part()
+
+    assert part is not None
+    assert len(part) < 8 - FIRST_SHARE[8]
+
+
+def test_who_says_what_became_of_no_part_is_told() -> None:
+    """
+    A defect of the caller must not settle anything.
+    """
+    isolation = Isolation(4)
+
+    with pytest.raises(RuntimeError, match="no part is being tried"):
+        isolation.taken()
+    isolation.next_part()
+    isolation.left_open()
+    with pytest.raises(RuntimeError, match="no part is being tried"):
+        isolation.refused()
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=25), st.data())
+def test_records_of_one_label_stay_together(labels: list[int], data: st.DataObject) -> None:
+    """
+    As long as others are there: a part holds all of its labels, or records of one alone.
+    """
+    size = len(labels)
+    bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
+    isolation = Isolation(size, (), labels)
+    while (part := isolation.next_part()) is not None:
+        found = {labels[index] for index in part}
+        if len(found) > 1:
+            assert {index for index in range(size) if labels[index] in found} == set(part)
+        (isolation.refused if bad & set(part) else isolation.taken)()
+
+    assert sorted(bad) == sorted(isolation.refused_alone)
+
+
+def test_labels_are_divided_nearest_to_the_cheapest_place() -> None:
+    """
+    25 labels of one record each cost no more than none; one label costs as many.
+    """
+    for labels in (list(range(25)), [0] * 25):
+        assert 8 == max(search(25, {bad}, None, list(labels))[1] for bad in range(25))
+    isolation = Isolation(25, (), [*"a" * 3, *"b" * 8, *"c" * 14])
+    assert tuple(range(11)) == isolation.next_part()
+
+
+def test_the_hinted_go_first_and_together() -> None:
+    """
+    In the order of the chunk; a text that names all of them says nothing.
+    """
+    isolation = Isolation(9, {6, 2})
+    assert (2, 6) == isolation.next_part()
+    isolation.taken()
+    assert FIRST_SHARE[7] == len(isolation.next_part() or ())
+
+    assert FIRST_SHARE[9] == len(Isolation(9, set(range(9))).next_part() or ())
+
+
+def test_texts_only_say_where_to_look() -> None:
+    """
+    Ids are found as whole words; a text that names all names nobody.
+    """
+    arn = "arn:aws:license-manager::123456789012:license:l-1"
+    records = [
+        *usage(2),
+        usage(1, dimension="api")[0],
+        usage(1, dimension="calls", license_arn=arn)[0],
+        usage(1, customer_aws_account_id=None, customer_identifier="cust-7")[0],
+    ]
+
+    assert {1} == named_in("The customer '000000000001' is not valid.", records)
+    assert {1} == named_in("000000000001.", records)
+    assert {3} == named_in(f"License: {arn}", records)
+    assert {3, 4} == named_in("[cust-7] and (calls);", records)
+    assert {0, 1, 4} == named_in("the dimension requests:", records)
+    assert set() == named_in("requests", records[:2])
+    assert set() == named_in("10000000000012", records)
+    assert set() == named_in("api", records)  # too short for a name
+    assert set() == named_in("", records)

@@ -1,0 +1,51 @@
+"""Retries: delays within their bounds, and policies that are checked."""
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace_metering_async.errors import ThrottlingException
+from marketplace_metering_async.retries import Backoff, RetryPolicy
+
+
+@given(st.integers(1, 200), st.integers())
+def test_delays_are_jittered_within_bounds(failures: int, seed: int) -> None:
+    """
+    Between nothing and a bound that doubles up to the longest delay. Covers: T01
+    """
+    policy = RetryPolicy(base_delay=0.1, max_delay=20.0)
+
+    delay = Backoff(policy, Random(seed)).delay(failures)
+
+    assert 0 <= delay <= min(20.0, 0.1 * 2.0 ** min(failures - 1, 30))
+    assert math.isfinite(delay)
+
+
+@pytest.mark.parametrize(
+    ("hint", "low", "high"), [(3.0, 3.0, 3.0), (900.0, 5.0, 5.2), (0.0, 0, 0.2)]
+)
+def test_hints_of_the_service_are_honoured_within_bounds(
+    hint: float, low: float, high: float
+) -> None:
+    """
+    At least as long as asked, but no more than five seconds longer than our own. Covers: T02
+    """
+    error = ThrottlingException("ThrottlingException", retry_after=hint)
+
+    delay = Backoff(RetryPolicy(), Random(1)).delay(1, error)
+
+    assert low <= delay <= high
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": 0}, {"base_delay": -1}, {"max_attempts": 0}, {"max_delay": 0}]
+)
+def test_policies_are_checked(wrong: dict[str, float]) -> None:
+    """
+    Times are above zero, attempts at least one.
+    """
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        RetryPolicy(**wrong)  # type: ignore[arg-type]
