@@ -158,7 +158,7 @@ class Backlog:
 
     def flush(self, moment: float) -> None:
         """Let everything go that waits for company."""
-        for queue in self._queues.values():
+        for queue in list(self._queues.values()):
             queue.since = _NOW
             self._line_up(queue, moment)
 
@@ -202,6 +202,19 @@ class Backlog:
             dropped += self._drop_resting(lane)
         self._size -= len(dropped)
         return dropped
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self._queues.clear()
+        self._line.clear()
+        self._waiting.clear()
+        self._resting.clear()
+        self._size = 0
+
+    def sent_before(self) -> set[int]:
+        """Return the positions of all that were put back."""
+        resting = {entry.position for _, _, entries in self._resting for entry in entries}
+        return resting.union(*(queue.returned_positions() for queue in self._queues.values()))
 
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
