@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from attrs import evolve, frozen
 
-from marketplace_metering_async import limits, wire
+from marketplace_metering_async import wire
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import premature
 from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
@@ -32,7 +32,8 @@ _MOST_REPAIRS: Final = 2
 """Times in a row that a record is sent again because credentials or clock were corrected."""
 _FEWEST_FAILURES: Final = 5
 """Failed attempts of a record before its own time is over while others progress."""
-_LONGEST_AHEAD: Final = limits.MAX_FUTURE.total_seconds()
+_LONGEST_AHEAD: Final = 900.0
+"""Seconds by which records may be ahead of the service's clock and rest until it reaches them."""
 _DATE_STEP: Final = 1.0
 """Seconds: the resolution of a `Date` header."""
 

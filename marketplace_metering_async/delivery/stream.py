@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from random import Random
+from typing import Any
 
 from marketplace_metering_async.calls import Caller
 from marketplace_metering_async.delivery.feed import Feed
@@ -57,7 +58,8 @@ class Stream:
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._connection.clock.monotonic()
-        await self._connection.open()
+        if not await self._open():
+            return
         running = asyncio.ensure_future(self._run())
         running.add_done_callback(lambda _: self._news.set())
         try:
@@ -84,6 +86,24 @@ class Stream:
             tell(self._connection.observer, ended)
         if self._source_error is not None:
             raise self._source_error
+
+    async def _open(self) -> bool:
+        """Find region and credentials; return False once the caller has asked to stop."""
+        if self._stop is None:
+            await self._connection.open()
+            return True
+        opening = asyncio.ensure_future(self._connection.open())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        tasks: tuple[asyncio.Future[Any], ...] = (opening, stopping)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                await opening
+            return opening.done()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         reading = asyncio.ensure_future(self._read_all())

@@ -127,11 +127,10 @@ class Dated(MemoryService):
     """The service with its own clock: it judges timestamps, and its refusals carry its `Date`."""
 
     def __init__(self, ahead: timedelta) -> None:
-        super().__init__()
-        self.ahead = ahead  # of the client's clock before the service's
+        super().__init__(clock=VirtualClock(START - ahead))
 
     def now(self) -> datetime:
-        return VirtualClock().now() - self.ahead
+        return self._clock.now()
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         now = self.now()
