@@ -227,10 +227,6 @@ def test_no_door_starts_more_tasks_than_three_a_call(door: str) -> None:
     assert run_virtual(run()) <= 3 * 40 + 6
 
 
-class _HangingClient:
-    """Opening it takes for ever; that is what a credential provider does at times."""
-
-
 @pytest.mark.parametrize("door", DOORS)
 def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) -> None:
     """
@@ -259,3 +255,35 @@ def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) 
                 continue
             on_file = _is_on_file(service, r)
             assert r.metered is None or r.metered == on_file, (moment, r)
+
+
+@pytest.mark.parametrize("door", ["batch", "stream"])
+@pytest.mark.parametrize("moment", [0.0, 0.005, 0.3, 0.6, 1.2])
+def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: float) -> None:
+    """
+    The second cancellation comes while the first is being dealt with. Law 10
+    """
+    service = MemoryService()
+
+    async def source() -> Any:
+        for record in usage(60):
+            yield record
+            await asyncio.sleep(0.1)
+
+    async def send(client: Any) -> None:
+        if door == "batch":
+            await client.batch_meter_usage(usage(500))
+        else:
+            async for _ in client.iter_batch_meter_usage(source(), linger=5):
+                pass
+
+    async def run() -> None:
+        async with opened(service, max_concurrency=1, calls_per_second=1) as client:
+            sending = asyncio.create_task(send(client))
+            await asyncio.sleep(moment)
+            for _ in range(3):
+                sending.cancel()
+                await asyncio.sleep(0)
+            await asyncio.gather(sending, return_exceptions=True)
+
+    run_virtual(run())

@@ -223,7 +223,7 @@ class Delivery:
     def _wake(self) -> None:
         """Have the dispatcher look again, and start it if it does not run and has work."""
         if self._running is None:
-            if not (self._given_up or self._wanted() or self.backlog.next_due() is not None):
+            if not (self._given_up or self._wanted() or self._next_due() is not None):
                 return
             number = self._running = next(self._runs)  # first: an eager task runs at once
             self._dispatcher = task = asyncio.create_task(self._dispatch_while_needed(number))
@@ -268,7 +268,7 @@ class Delivery:
                 permit = await self._permit()
                 if permit is not None:
                     await self._send_next(permit, breather)
-            elif (due := self.backlog.next_due()) is not None:
+            elif (due := self._next_due()) is not None:
                 await self._sleep(due)
             else:
                 return
@@ -295,6 +295,9 @@ class Delivery:
         if self._stops.final is not None or self._given_up:
             return False
         return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
+
+    def _next_due(self) -> float | None:
+        return self.backlog.next_due() if self._stops.final is None else None
 
     async def _sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""

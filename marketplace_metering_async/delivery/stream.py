@@ -75,8 +75,10 @@ class Stream:
             await running
         finally:
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            await self._feed.delivery.abort()
+            try:
+                await asyncio.gather(running, return_exceptions=True)
+            finally:  # even if it is cancelled once more
+                await self._feed.delivery.abort()
             ended = BatchEnded(
                 counts=in_order(self._counter),
                 calls=self._feed.delivery.calls,
