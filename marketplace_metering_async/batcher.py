@@ -111,12 +111,11 @@ class UsageBatcher:
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         self._waiters[position] = waiter
         try:
-            entry = feed.join(position, record, admitted)
+            feed.join(position, record, admitted)
             try:
                 return await waiter
             except asyncio.CancelledError:
-                if entry is not None:
-                    feed.leave(entry, position)
+                feed.leave(position, admitted)
                 raise
         finally:
             del self._waiters[position]

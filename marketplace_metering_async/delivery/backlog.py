@@ -217,6 +217,19 @@ class Backlog:
         self._size -= len(dropped)
         return dropped
 
+    def clear(self) -> None:
+        """Forget all records."""
+        self._queues.clear()
+        self._line.clear()
+        self._waiting.clear()
+        self._resting.clear()
+        self._size = 0
+
+    def sent_before(self) -> set[int]:
+        """Return the positions of all that were put back."""
+        resting = {entry.position for _, _, entries in self._resting for entry in entries}
+        return resting.union(*(queue.returned_positions() for queue in self._queues.values()))
+
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
         code = record.product_code or self._product_code

@@ -219,7 +219,10 @@ class Batch:
                     together = both.setdefault(other, {other})
                     together.add(position)
                     both[position] = together
-        for together in {id(found): found for found in both.values()}.values():
+        for position, together in both.items():
+            await self._breather.breathe()
+            if position != min(together):  # they are refused together, once
+                continue
             copies = [c for p in together for c in self._duplicates.copies.pop(p, ())]
             places = sorted([*together, *copies])
             self._reject(places, BothSchemesError(places))

@@ -60,9 +60,10 @@ class ResultCollector:
             self.counts[verdict.status] += len(positions)
             self._missing -= len(positions)
 
-    def missing(self) -> list[int]:
-        """Return the positions that have no verdict."""
-        return [at for at, verdict in enumerate(self._verdicts) if verdict is None]
+    def missing(self, among: Sequence[int] | None = None) -> list[int]:
+        """Return which of some positions, or of all, have no verdict."""
+        places = range(len(self._verdicts)) if among is None else among
+        return [place for place in places if self._verdicts[place] is None]
 
     def result(self, *, calls: int = 0, throttled: int = 0) -> BatchMeterUsageResult:
         """

@@ -83,7 +83,7 @@ class Delivery:
         shared: Shared,
         backlog: Backlog,
         settle: Settle,
-        unsettled: Callable[[], Sequence[int]],
+        unsettled: Callable[[Sequence[int] | None], Sequence[int]],
         *,
         product_code: str | None = None,
         goes_on: bool = False,
@@ -97,7 +97,8 @@ class Delivery:
             shared: What all deliveries of a client have in common.
             backlog: What is to be sent.
             settle: Takes verdicts; each position gets one.
-            unsettled: Returns the positions without a verdict: the net below a bug.
+            unsettled: Returns which of some positions, or of all, have no verdict: the net below
+                a bug.
             product_code: The product of records that name none.
             goes_on: Whether records may come later, so that what is stopped is tried again after
                 a minute.
@@ -219,11 +220,13 @@ class Delivery:
         self._wake()
 
     def _wake(self) -> None:
-        """Have the dispatcher look again, and start it if it does not run."""
+        """Have the dispatcher look again, and start it if it does not run and has work."""
         if self._running is None:
+            if not (self._given_up or self._wanted() or self._next_due() is not None):
+                return
             number = self._running = next(self._runs)  # first: an eager task runs at once
             self._dispatcher = task = asyncio.create_task(self._dispatch_while_needed(number))
-            task.add_done_callback(self._dispatcher_ended)
+            task.add_done_callback(partial(self._dispatcher_ended, number))
         elif self._wakeup is not None:
             _set(self._wakeup)
         elif self._asks_for_permit and not self._wanted():
@@ -231,24 +234,40 @@ class Delivery:
 
     async def _dispatch_while_needed(self, number: int) -> None:
         try:
-            await self._dispatch()
+            while True:
+                try:
+                    return await self._dispatch()
+                except Exception as error:  # noqa: BLE001 - what waits is over; what comes is tried
+                    if self._is_given_up_in_vain():
+                        return None
+                    self._bug = decisions.unexpected(error)
+                    self._given_up.append((None, self._bug))
         finally:
-            if self._running == number:
-                self._running = None
+            self._note_end_of_dispatcher(number)
+
+    def _is_given_up_in_vain(self) -> bool:
+        """Return whether the bug was met while giving up: what is left then ends with the rest."""
+        in_vain = bool(self._given_up)
+        self._given_up.clear()
+        return in_vain
+
+    def _note_end_of_dispatcher(self, number: int) -> None:
+        if self._running == number:
+            self._running = None
 
     async def _dispatch(self) -> None:
         breather = Breather(self._clock)
         while True:
+            await breather.breathe()
             if self._given_up:
                 self._give_up_some()
-                await breather.breathe()
             elif (stop := self._stop_of_all()) is not None and self._wanted():
                 self._given_up.append((None, stop))
             elif self._wanted():
                 permit = await self._permit()
                 if permit is not None:
                     await self._send_next(permit, breather)
-            elif (due := self.backlog.next_due()) is not None:
+            elif (due := self._next_due()) is not None:
                 await self._sleep(due)
             else:
                 return
@@ -275,6 +294,9 @@ class Delivery:
         if self._stops.final is not None or self._given_up:
             return False
         return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
+
+    def _next_due(self) -> float | None:
+        return self.backlog.next_due() if self._stops.final is None else None
 
     async def _sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""
@@ -318,7 +340,7 @@ class Delivery:
             if len(kept) == len(part):
                 return part, search
             self.backlog.put_back(kept.entries, moment)
-            self._release(self._searches.skip(search, moment))
+            self._follow(self._searches.skip(search, moment), moment)
             return None
         chunk = self.backlog.take(self._connection.now().timestamp(), moment)
         if chunk is None:
@@ -331,8 +353,12 @@ class Delivery:
         self._searches.similar.forget(moment)
         stop = self._stops.error_for(chunk.lane, moment)
         similar, span = self._searches.similar, self._connection.span()
-        kept, outcomes = screen(chunk, span, stop, similar, self._screen)
-        self._settle(outcomes)
+        try:
+            kept, outcomes = screen(chunk, span, stop, similar, self._screen)
+            self._settle(outcomes)
+        except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
+            self._end_lost(chunk, error, left=False)
+            return chunk.part(())
         return kept
 
     # One call.
@@ -393,14 +419,29 @@ class Delivery:
 
     def _finish(self, call: _Call, decision: Decision) -> None:
         """Apply what was decided."""
-        retry_after = getattr(decision.error, "retry_after", None)
-        if call.left:
-            call.permit.end(decision.ended, retry_after=retry_after)
-        else:
-            call.permit.give_back()
+        self._return_permit(call, decision)
         self._on_the_wire.discard(call)
-        self._apply(call, decision)
+        try:
+            self._apply(call, decision)
+        except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
+            moment, lane = self._clock.monotonic(), call.chunk.lane
+            rest = self._release(self._searches.drop(lane.whole)).returned
+            gone = set(call.chunk.positions)
+            self.backlog.put_back([e for e in rest if e.position not in gone], moment)
+            self._end_lost(call.chunk, error, left=call.left)
         self._wake()
+
+    def _return_permit(self, call: _Call, decision: Decision | None = None) -> None:
+        """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
+        try:
+            if decision is not None and call.left:
+                retry_after = getattr(decision.error, "retry_after", None)
+                call.permit.end(decision.ended, retry_after=retry_after)
+            else:
+                call.permit.give_back()
+        except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
+            text = f"the pacer raised {type(error).__name__} when a call had ended"
+            tell(self._observer, Warned(text=text))
 
     def _apply(self, call: _Call, decision: Decision) -> None:
         moment, lane = self._clock.monotonic(), call.chunk.lane
@@ -427,17 +468,19 @@ class Delivery:
     def _search(self, call: _Call, decision: Decision, moment: float) -> None:
         """Go on with the search that the call was a part of, or begin one."""
         if call.search is not None:
-            self._follow(call, self._searches.advance(call.search, call.chunk, decision, moment))
-        elif decision.refusal is not None:
-            entries = decision.refusal.chunk.entries
-            if len(entries) == 1 or not self._ends(call, entries, moment):
-                self._follow(call, self._searches.refused(decision.refusal, moment))
+            findings = self._searches.advance(call.search, call.chunk, decision, moment)
+            self._follow(findings, call.begun)
+        elif (refusal := decision.refusal) is not None:
+            entries = refusal.chunk.entries
+            alone = len(entries) == 1
+            if alone or not self._ends(call.chunk.lane, entries, call.begun, moment):
+                self._follow(self._searches.refused(refusal, moment), call.begun)
 
     def _put_back(self, call: _Call, decision: Decision, moment: float) -> float:
         """Put back what is sent again; return how long it rests."""
         longest = 0.0
         for entries, failures, seconds in decision.returned:
-            if self._ends(call, entries, moment):
+            if self._ends(call.chunk.lane, entries, call.begun, moment):
                 continue
             rest = seconds
             if failures and decision.error is not None:
@@ -456,9 +499,11 @@ class Delivery:
             longest = max(longest, rest)
         return longest
 
-    def _ends(self, call: _Call, entries: Sequence[PendingRecord], moment: float) -> bool:
-        """Settle *entries* if what was on the wire when the call began is not sent again."""
-        error = self._stops.error_after(call.chunk.lane, call.begun, moment)
+    def _ends(
+        self, lane: Lane, entries: Sequence[PendingRecord], begun: float, moment: float
+    ) -> bool:
+        """Settle *entries* if what was sent at *begun*, and is open, is not sent again."""
+        error = self._stops.error_after(lane, begun, moment)
         if error is not None:
             self._settle(decisions.give_up(entries, error))
         return error is not None
@@ -522,8 +567,8 @@ class Delivery:
 
     # What is refused.
 
-    def _follow(self, call: _Call, findings: Findings) -> None:
-        """Put into practice what the searches found."""
+    def _follow(self, findings: Findings, begun: float) -> None:
+        """Put into practice what the searches found, after a call that *begun* then."""
         moment = self._clock.monotonic()
         self._release(findings)
         for event in findings.events:
@@ -532,8 +577,9 @@ class Delivery:
             if is_about_a_member(refusal.error.code):  # more of the lane would be refused for it
                 self.backlog.hold(refusal.chunk.lane, moment + REMEMBERED, moment)
         self._settle(findings.settled)
-        if findings.returned and not self._ends(call, findings.returned, moment):
-            self.backlog.put_back(findings.returned, moment)
+        for lane, entries in _by_lane(self.backlog, findings.returned).items():
+            if not self._ends(lane, entries, begun, moment):
+                self.backlog.put_back(entries, moment)
         if findings.stop is not None:
             self._stop(*findings.stop)
 
@@ -544,19 +590,14 @@ class Delivery:
 
     # The net below a bug.
 
-    def _dispatcher_ended(self, task: "asyncio.Task[None]") -> None:
-        if task.cancelled():
-            self._rescue_if_lost()
-            return
-        error = task.exception()
-        if isinstance(error, Exception):  # everything that it had is over; what comes is tried
-            self._bug = decisions.unexpected(error)
-            self._given_up.append((None, self._bug))
-            self._wake()
+    def _dispatcher_ended(self, number: int, task: "asyncio.Task[None]") -> None:
+        self._note_end_of_dispatcher(number)  # one that was cancelled may never have begun
+        if not task.cancelled():
+            task.exception()  # a SystemExit, which the event loop raises by itself
         self._rescue_if_lost()
 
     def _call_ended(self, call: _Call, task: "asyncio.Task[None]") -> None:
-        call.permit.give_back()
+        self._return_permit(call)
         if call in self._on_the_wire:  # cancelled before it began
             stop = self._stops.final or UnexpectedError("cancelled before it began")
             self._finish(call, decisions.on_cancelled(call.chunk, stop))
@@ -565,6 +606,14 @@ class Delivery:
             self._bug = decisions.unexpected(error)
         self._rescue_if_lost()
 
+    def _end_lost(self, chunk: Chunk, error: Exception, *, left: bool) -> None:
+        """End those of *chunk* that a bug has left in nobody's hands."""
+        self._bug = decisions.unexpected(error)
+        kept = self.backlog.sent_before() | self._searches.positions()
+        lost = frozenset(self._unsettled(chunk.positions)) - kept
+        part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)
+        self._settle(decisions.on_bug(part, error, left=left).settled)
+
     def _rescue_if_lost(self) -> None:
         """Once nothing runs any more, leave nobody waiting."""
         if self._running is not None or self._on_the_wire:
@@ -572,17 +621,31 @@ class Delivery:
         if self._watch is not None:
             self._watch.cancel()
         self._progress.reset()
-        if self._open:
-            error = self._bug or UnexpectedError("the event loop ended before the verdict")
-            doubt = self.calls > 0
-            status = RecordStatus.UNCONFIRMED if doubt else RecordStatus.UNPROCESSED
-            verdict = Verdict(status=status, error=error, ambiguous=doubt)
-            lost = self._unsettled()
-            self._open = len(lost)
-            self._settle([without_ids(verdict, lost)] if lost else [])
-        finished, self._finished = self._finished, []
-        for future in finished:
-            _set(future)
+        try:
+            if self._open:
+                self._end_all()
+        finally:
+            finished, self._finished = self._finished, []
+            for future in finished:
+                _set(future)
+
+    def _end_all(self) -> None:
+        error = self._bug or UnexpectedError("the event loop ended before the verdict")
+        doubt = self.calls > 0
+        status = RecordStatus.UNCONFIRMED if doubt else RecordStatus.UNPROCESSED
+        verdict = Verdict(status=status, error=error, ambiguous=doubt)
+        lost = self._unsettled(None)
+        self._open = len(lost)
+        self.backlog.clear()
+        self._release(self._searches.drop(None))
+        self._settle([without_ids(verdict, lost)] if lost else [])
+
+
+def _by_lane(backlog: Backlog, entries: Sequence[PendingRecord]) -> dict[Lane, list[PendingRecord]]:
+    lanes: dict[Lane, list[PendingRecord]] = {}
+    for entry in entries:
+        lanes.setdefault(backlog.lane_of(entry.record), []).append(entry)
+    return lanes
 
 
 def _set(future: "asyncio.Future[None]") -> None:

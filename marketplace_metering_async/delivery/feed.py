@@ -144,21 +144,17 @@ class Feed:
             self._admission_of = moment
         return self._admission.admit(position, given)
 
-    def join(self, position: int, given: object, record: UsageRecord) -> Entry | None:
-        """
-        Let a record be sent, or share the fate of one with its key.
-
-        Return the entry whose verdict decides; None where the result is known by now.
-        """
+    def join(self, position: int, given: object, record: UsageRecord) -> None:
+        """Let a record be sent, or share the fate of one with its key."""
         if self.delivery.stopped is not None:
             verdict = Verdict(status=RecordStatus.UNPROCESSED, error=self.delivery.stopped)
             self._give([RecordResult(position, given, verdict)])
-            return None
+            return
         key = record.key(self._product_code)
         first = self._by_key.get(key)
         if first is None:
-            return self._join_first(position, given, record, key)
-        if first.conflict:
+            self._join_first(position, given, record, key)
+        elif first.conflict:
             first.conflict.append(position)
             first.copies[position] = given
         elif is_same(first.record, record):
@@ -168,10 +164,12 @@ class Feed:
         else:
             first.conflict = [first.position, *first.copies, position]
             first.copies[position] = given
-        return first
 
-    def leave(self, entry: Entry, position: int) -> None:
+    def leave(self, position: int, record: UsageRecord) -> None:
         """Take back what was given at *position*; it is not sent if nobody else wants that."""
+        entry = self._by_key.get(record.key(self._product_code))
+        if entry is None:
+            return
         if position == entry.position:
             entry.given = None
         entry.copies.pop(position, None)
@@ -182,27 +180,24 @@ class Feed:
             del self._entries[entry.position]
             self._forget(entry)
 
-    def _join_first(
-        self, position: int, given: object, record: UsageRecord, key: Key
-    ) -> Entry | None:
+    def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
         sent = self._sent.get(key)
         if sent is not None:
             if not is_same(sent.record, record):
                 error = KeyAlreadySentError((sent.position, position))
                 verdict = Verdict(status=RecordStatus.REJECTED, error=error)
                 self._give([RecordResult(position, given, verdict)])
-                return None
+                return
             if sent.verdict.status is not RecordStatus.UNCONFIRMED:
                 verdict = sent.verdict._replace(duplicate_of=sent.position)
                 self._give([RecordResult(position, given, verdict, sent.record_id)])
-                return None
+                return
         moment = self._connection.clock.monotonic()
         entry = Entry(position, record, given, key, moment)
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
         self._note_scheme(entry)
         self.delivery.add((position,), (record,))
-        return entry
 
     def _note_scheme(self, entry: Entry) -> None:
         """Refuse what is in flight by product code as well as by license, where it can be known."""
@@ -228,8 +223,8 @@ class Feed:
     def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
         return [self._entries[position].record for position in positions]
 
-    def _unsettled(self) -> list[int]:
-        return list(self._entries)
+    def _unsettled(self, among: Sequence[int] | None) -> list[int]:
+        return [p for p in (self._entries if among is None else among) if p in self._entries]
 
     def _screen(self, pending: PendingRecord) -> Verdict | None:
         """A record is not sent once a different one of its key has come."""

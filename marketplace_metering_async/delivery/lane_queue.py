@@ -167,6 +167,10 @@ class LaneQueue:
         """Whether some were sent before."""
         return bool(self._returned)
 
+    def returned_positions(self) -> set[int]:
+        """Return the positions of those that were sent before."""
+        return {entry.position for _, _, entry in self._returned}
+
     @property
     def oldest(self) -> int:
         """The minute of the timestamp whose record goes next."""

@@ -124,6 +124,14 @@ class Searches:
             findings.ended.append(found.search.chunk.lane)
         return findings
 
+    def positions(self) -> set[int]:
+        """Return the positions of all that wait here."""
+        parts = {position for _, part in self.parts for position in part.positions}
+        for found in self._searches.values():
+            parts.update(entry.position for entry in found.search.waiting())
+            parts.update(p for refusal in found.waiting for p in refusal.chunk.positions)
+        return parts
+
     def _is_current(self, search: Search) -> bool:
         found = self._searches.get(search.chunk.lane.whole)
         return found is not None and found.search is search

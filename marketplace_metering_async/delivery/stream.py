@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from typing import Any
 
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
@@ -51,7 +52,8 @@ class Stream:
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._shared.clock.monotonic()
-        await self._shared.connection.open()
+        if not await self._open():
+            return
         running = asyncio.ensure_future(self._run())
         running.add_done_callback(lambda _: self._news.set())
         try:
@@ -67,8 +69,10 @@ class Stream:
             await running
         finally:
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            await self._feed.delivery.abort()
+            try:
+                await asyncio.gather(running, return_exceptions=True)
+            finally:  # even if it is cancelled once more
+                await self._feed.delivery.abort()
             ended = BatchEnded(
                 counts=in_order(self._counter),
                 calls=self._feed.delivery.calls,
@@ -78,6 +82,24 @@ class Stream:
             tell(self._shared.observer, ended)
         if self._source_error is not None:
             raise self._source_error
+
+    async def _open(self) -> bool:
+        """Find region and credentials; return False once the caller has asked to stop."""
+        if self._stop is None:
+            await self._shared.connection.open()
+            return True
+        opening = asyncio.ensure_future(self._shared.connection.open())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        tasks: tuple[asyncio.Future[Any], ...] = (opening, stopping)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                await opening
+            return opening.done()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         reading = asyncio.ensure_future(self._read_all())

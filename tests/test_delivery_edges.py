@@ -1,0 +1,287 @@
+"""Where calls, stops, searches and cancellations meet in the delivery: nothing is lost."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.figures import DOORS, CountingLoop, opened, refusing, send_through, through
+from support.memory import MemoryService, metered, usage
+from support.virtual import run_virtual
+
+from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
+from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
+from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
+from marketplace_metering_async.sandbox import Refusal
+
+S = RecordStatus
+
+
+@pytest.mark.parametrize("code", ["ValidationException", "InvalidUsageDimensionException"])
+def test_a_refusal_that_comes_after_the_stop_leaves_no_doubt(code: str) -> None:
+    """
+    The time is over while a request is on the wire that is then refused: no search begins, and none
+    of its records is in doubt. Core F21
+    """
+    service = MemoryService(refusing(lambda r: True, code))
+    service.round_trip = 4.0
+
+    async def run() -> BatchMeterUsageResult:
+        async with opened(service) as client:
+            return await client.batch_meter_usage(usage(25), timeout=1.0)
+
+    result = run_virtual(run())
+
+    assert [25] == service.sizes
+    assert {S.UNPROCESSED: 25} == result.counts
+    assert {False} == {r.metered for r in result}
+    assert {DeliveryTimeoutError} == {type(r.error) for r in result}
+
+
+def test_a_part_that_needs_no_call_any_more_loses_nobody() -> None:
+    """
+    The part of a search is settled otherwise before its turn, while other chunks wait for the search:
+    they are searched next. Core F18
+    """
+    bad = {f"{n:012d}" for n in range(0, 100, 10)}
+    refused = refusing(
+        lambda r: r["CustomerAWSAccountId"] in bad, "InvalidCustomerIdentifierException"
+    )
+    service = MemoryService(refused)
+    service.round_trip = 1.0
+    hours = [
+        usage(100, dimension=f"dimension-{n}") for n in range(4)
+    ]  # each bad customer is in four chunks, which are refused at once
+
+    result = run_virtual(_batch(service, [r for hour in hours for r in hour]))
+
+    assert {S.SUCCESS: 360, S.REJECTED: 40} == result.counts
+
+
+async def _batch(service: Any, records: Any, **settings: Any) -> BatchMeterUsageResult:
+    async with opened(service, **settings) as client:
+        return await client.batch_meter_usage(records)
+
+
+class _EndsBadly(AdaptivePacer):
+    """A pacer with a bug when the third call ends."""
+
+    ended = 0
+
+    def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
+        self.ended += 1
+        super().end(now, how, retry_after=retry_after)
+        if self.ended == 3:
+            raise KeyError("a bug")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_bug_of_the_pacer_when_a_call_ends_costs_no_verdict(door: str) -> None:
+    """
+    The response has come: what it says is true, whatever the pacer makes of it. Core F18
+    """
+    service = MemoryService()
+
+    results = send_through(door, service, usage(200), pacer=_EndsBadly(None), max_concurrency=2)
+
+    assert 200 == len(results)
+    assert [True] * 200 == [r.metered for r in results]
+
+
+class _StartsBadly(AdaptivePacer):
+    """A pacer with a bug at its third call."""
+
+    asked = 0
+
+    def start(self, now: float) -> float:
+        self.asked += 1
+        if self.asked == 3:
+            raise KeyError("a bug")
+        return super().start(now)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_bug_of_the_pacer_before_a_call_leaves_nobody_waiting(door: str) -> None:
+    """
+    What was on the wire has the service's verdict; what was not sent says so. Core F18
+    """
+    service = MemoryService()
+
+    results = send_through(door, service, usage(200), pacer=_StartsBadly(None), max_concurrency=2)
+
+    assert 200 == len(results)
+    assert {S.SUCCESS, S.UNPROCESSED} >= {r.status for r in results}
+    assert len(service.book) == sum(r.metered is True for r in results) > 0
+    assert all(isinstance(r.error, UnexpectedError) for r in results if not r.metered)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "marketplace_metering_async.delivery.decisions.on_reply",
+        "marketplace_metering_async.delivery.verdicts.answered",
+        "marketplace_metering_async.wire.read_reply",
+        "marketplace_metering_async.wire.encode_batch",
+        "marketplace_metering_async.delivery.stops.Progress.made",
+        "marketplace_metering_async.delivery.delivery.screen",
+    ],
+)
+def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
+    place: str, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
+    """
+    import importlib
+
+    parts = place.split(".")
+    for size in range(len(parts) - 1, 0, -1):
+        try:
+            owner: Any = importlib.import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        break
+    for name in parts[size:-1]:
+        owner = getattr(owner, name)
+    real, calls = getattr(owner, parts[-1]), 0
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyError("a bug")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, parts[-1], broken)
+    service = MemoryService()
+
+    results = send_through(door, service, usage(200), max_concurrency=2)
+
+    touched = [r for r in results if r.status is not S.SUCCESS]
+    assert 200 == len(results)
+    assert 25 >= len(touched)
+    assert all(isinstance(r.error, UnexpectedError) for r in touched)
+    assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
+    assert not [r for r in results if r.metered and not _is_on_file(service, r)]
+
+
+def _is_on_file(service: MemoryService, result: RecordResult) -> bool:
+    return any(key[1] == result.record.customer_aws_account_id for key in metered(service.book))  # type: ignore[union-attr]
+
+
+def test_a_caller_that_left_after_its_rival_was_settled_is_not_sent() -> None:
+    """
+    A different record of a key waits for the first; the first is not metered, the other one joins
+    in its place, and its caller leaves before it goes. Core F10
+    """
+    service = MemoryService(lambda n, _: Refusal("InvalidTagException"))
+    (first,), (rival,) = usage(1), usage(1, quantity=99)
+
+    async def run() -> RecordResult:
+        async with opened(service) as client, UsageBatcher(client, linger=1.0) as batcher:
+            one = asyncio.create_task(batcher.meter(first))
+            await asyncio.sleep(1.005)  # it is on the wire
+            other = asyncio.create_task(batcher.meter(rival))
+            result = await one
+            await asyncio.sleep(0.1)
+            other.cancel()
+            await asyncio.sleep(2)
+            return result
+
+    assert S.REJECTED is run_virtual(run()).status
+    assert [1] == service.sizes
+
+
+def test_five_calls_one_after_the_other_start_few_tasks() -> None:
+    """
+    At most three a call, whatever `max_concurrency` is. Law 16
+    """
+    service = MemoryService()
+
+    async def run() -> int:
+        async with opened(service, max_concurrency=500) as client, UsageBatcher(client) as batcher:
+            with CountingLoop() as counting:
+                for record in usage(5):
+                    await batcher.meter(record)
+            return counting.started
+
+    assert run_virtual(run()) <= 15
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_starts_more_tasks_than_three_a_call(door: str) -> None:
+    """
+    A thousand records in forty calls. Law 16
+    """
+    service = MemoryService()
+
+    async def run() -> int:
+        async with opened(service, max_concurrency=500) as client:
+            with CountingLoop() as counting:
+                await through(door, client, usage(1000))
+            return counting.started - (1000 if door == "batcher" else 0)
+
+    assert run_virtual(run()) <= 3 * 40 + 6
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) -> None:
+    """
+    All tasks but the caller's are cancelled at each moment of a delivery: it ends all the same,
+    with a verdict for each record, none of them a lie. Core F18
+    """
+    for moment in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07):
+        service = MemoryService()
+
+        async def run(moment: float = moment, service: MemoryService = service) -> Any:
+            async with opened(service, max_concurrency=1) as client:
+                sending = asyncio.create_task(through(door, client, usage(60)))
+                await asyncio.sleep(moment)
+                spared = {asyncio.current_task(), sending}
+                for task in asyncio.all_tasks() - spared:
+                    task.cancel()
+                async with asyncio.timeout(100):
+                    return (await asyncio.gather(sending, return_exceptions=True))[0]
+
+        results = run_virtual(run())
+        if isinstance(results, asyncio.CancelledError):
+            continue
+        assert 60 == len(results)
+        for r in results:
+            if isinstance(r, asyncio.CancelledError):
+                continue
+            on_file = _is_on_file(service, r)
+            assert r.metered is None or r.metered == on_file, (moment, r)
+
+
+@pytest.mark.parametrize("door", ["batch", "stream"])
+@pytest.mark.parametrize("moment", [0.0, 0.005, 0.3, 0.6, 1.2])
+def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: float) -> None:
+    """
+    The second cancellation comes while the first is being dealt with. Law 10
+    """
+    service = MemoryService()
+
+    async def source() -> Any:
+        for record in usage(60):
+            yield record
+            await asyncio.sleep(0.1)
+
+    async def send(client: Any) -> None:
+        if door == "batch":
+            await client.batch_meter_usage(usage(500))
+        else:
+            async for _ in client.iter_batch_meter_usage(source(), linger=5):
+                pass
+
+    async def run() -> None:
+        async with opened(service, max_concurrency=1, calls_per_second=1) as client:
+            sending = asyncio.create_task(send(client))
+            await asyncio.sleep(moment)
+            for _ in range(3):
+                sending.cancel()
+                await asyncio.sleep(0)
+            await asyncio.gather(sending, return_exceptions=True)
+
+    run_virtual(run())
