@@ -169,10 +169,10 @@ def test_the_services_clock_is_known_by_its_refusals() -> None:
 
 def test_records_ahead_of_a_confirmed_time_are_not_sent() -> None:
     """
-    More than five minutes ahead, by a time that the service has confirmed.
+    More than 15 minutes ahead, by a time that the service has confirmed.
     """
     service = Service()
-    ahead = usage(1, timestamp=START + timedelta(minutes=6), dimension="ahead")
+    ahead = usage(1, timestamp=START + timedelta(minutes=16), dimension="ahead")
 
     async def send() -> Any:
         async with client_of(service) as client:
