@@ -129,6 +129,7 @@ class Caller:
         if self._closed:
             return
         self._closed = True
+        await self._signer.aclose()
         if self._own_transport is not None:
             await self._own_transport.aclose()
 

@@ -16,6 +16,7 @@ from marketplace_metering_async.delivery.batch import Batch, require_iterable
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
     InvalidAnswerError,
     MarketplaceMeteringException,
     MeteringError,
@@ -260,13 +261,14 @@ class MarketplaceMeteringClient:
                 whether the service says so with a response or with the error DryRunOperation.
             usage_allocations: How the quantity splits by tags.
             client_token: Yours, of 1 to 64 characters, to repeat a request of earlier.
-            timeout: Seconds after which no further attempt starts.
+            timeout: Seconds, from the call on, after which no further attempt starts.
 
         Raises:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
             MarketplaceMeteringException: the service refused, under its own name.
             TransportError: no answer; with the same client token it may be sent again.
             InvalidAnswerError: an answer that is none of the service's.
+            DeliveryTimeoutError: no credentials within *timeout*; nothing was sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
         Cancelling leaves open whether the usage is metered.
@@ -332,7 +334,7 @@ class MarketplaceMeteringClient:
             product_code: The product.
             public_key_version: Of the product's key pair, from 1.
             nonce: At most 255 characters, echoed in the signature against replays.
-            timeout: Seconds after which no further attempt starts.
+            timeout: Seconds, from the call on, after which no further attempt starts.
 
         Raises: as `meter_usage`. Cancelling leaves open whether the container is registered.
         """
@@ -362,7 +364,7 @@ class MarketplaceMeteringClient:
 
         Args:
             registration_token: The form field `x-amzn-marketplace-token`.
-            timeout: Seconds after which no further attempt starts.
+            timeout: Seconds, from the call on, after which no further attempt starts.
 
         Raises: as `meter_usage`. Cancelling changes nothing: the call only reads.
         """
@@ -389,31 +391,58 @@ class MarketplaceMeteringClient:
 
     async def _call(self, operation: str, members: Mapping[str, Any], timeout: float) -> Answer:
         """One call of an operation without a batch, sent again while that is worth it."""
-        await self._caller.open()
+        clock = self._caller.clock
+        end = clock.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._caller.open()
+        except TimeoutError:
+            raise _no_credentials_in_time() from None
         body = wire.encode_call(members)
+        previous: MeteringError | None = None
 
         def worth(error: MeteringError) -> bool:
             return triage(error, operation) in (Fault.THROTTLE, Fault.SERVICE)
 
         async for attempt in retrying(
             self._policy,
-            clock=self._caller.clock,
+            clock=clock,
             random=self._random,
             worth=worth,
-            timeout=timeout,
+            timeout=end - clock.monotonic(),
         ):
             with attempt:
                 try:
-                    return await self._caller.exchange(operation, body)
-                except RepairedError:
-                    return await self._once_more(operation, body)
+                    return await self._exchange(operation, body, end)
+                except DeliveryTimeoutError:
+                    if previous is not None:  # which may have been acted upon
+                        raise previous from None
+                    raise
+                except MeteringError as error:
+                    previous = error
+                    raise
         raise AssertionError("tenacity raises the last error")  # for the type checkers
 
-    async def _once_more(self, operation: str, body: bytes) -> Answer:
+    async def _exchange(self, operation: str, body: bytes, end: float) -> Answer:
+        """Make one attempt, which leaves before *end*, and one more after a repair."""
         try:
-            return await self._caller.exchange(operation, body)
+            return await self._leave_by(end, operation, body)
         except RepairedError as repaired:
-            raise repaired.error from None
+            refusal = repaired.error
+        try:
+            return await self._leave_by(end, operation, body)
+        except (RepairedError, DeliveryTimeoutError):
+            raise refusal from None
+
+    async def _leave_by(self, end: float, operation: str, body: bytes) -> Answer:
+        seconds = max(0.0, end - self._caller.clock.monotonic())
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await self._caller.exchange(
+                    operation, body, leaving=lambda: limit.reschedule(None)
+                )
+        except TimeoutError:
+            raise _no_credentials_in_time() from None
 
     async def aclose(self) -> None:
         """
@@ -452,6 +481,10 @@ def _new_token() -> str:
     from uuid import uuid4  # noqa: PLC0415 - heavy
 
     return str(uuid4())
+
+
+def _no_credentials_in_time() -> DeliveryTimeoutError:
+    return DeliveryTimeoutError("no credentials within the time allowed; nothing was sent")
 
 
 def _text(answer: Answer, member: str) -> str:

@@ -11,14 +11,22 @@ import asyncio
 import copy
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from marketplace_metering_async.errors import ConfigurationError, MeteringError, NoCredentialsError
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    MeteringError,
+    NoCredentialsError,
+    UnexpectedError,
+)
 from marketplace_metering_async.sigv4 import Keys
 
 _PAUSE: Final = 5.0
 """Seconds before a provider that failed, or brought what it had before, is asked again."""
+_LONGEST: float = 120.0
+"""Seconds after which a provider that does not answer has failed; STS alone is given 60."""
 
 _PLAIN: Final = frozenset(
     {
@@ -35,7 +43,7 @@ _PLAIN: Final = frozenset(
 """Errors of botocore whose texts name settings only. Others may repeat what a process printed."""
 
 Again = Callable[[], Awaitable[Any]]
-"""Asks the provider that found some credentials for such once more."""
+"""Asks the same provider for fresh credentials."""
 
 Result = TypeVar("Result")
 
@@ -44,29 +52,61 @@ class SingleFlight(Generic[Result]):
     """
     Runs a piece of work once for all who ask for it at the same time; all get its outcome.
 
-    If the one who runs it is cancelled, the next of those who wait runs it.
+    Whoever is cancelled leaves the others waiting. Work that nobody waits for any more is
+    cancelled, unless it was begun ahead of need.
     """
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._ended = 0
-        self._result: Result
-        self._error: MeteringError | None = None
+        self._running: asyncio.Task[Result] | None = None
+        self._waiting = 0
+        self._ahead = False  # whether it was begun ahead of need
+        self._closed = False
 
-    async def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Return or raise what *work*, run by this or an earlier caller, comes to."""
-        ended = self._ended
-        async with self._lock:
-            if self._ended == ended:
-                self._error = None
-                try:
-                    self._result = await work()
-                except MeteringError as error:
-                    self._error = error
-                self._ended += 1
-        if self._error is not None:
-            raise copy.copy(self._error)  # a copy each, so that tracebacks do not pile up
-        return self._result
+    def begin(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> "asyncio.Task[Result]":
+        """Begin *work* ahead of need, unless some is running."""
+        if self._running is None:
+            if self._closed:
+                raise ClientClosedError("the client is closed")
+            self._running = asyncio.create_task(work())
+            self._running.add_done_callback(self._end)
+            self._ahead = True
+        return self._running
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return or raise what *work*, run for this or an earlier caller, comes to."""
+        is_new = self._running is None
+        running = self.begin(work)
+        if is_new:
+            self._ahead = False
+        self._waiting += 1
+        try:
+            await asyncio.wait((running,))
+        finally:
+            self._waiting -= 1
+            if not (self._waiting or self._ahead or running.done()):
+                running.cancel()
+                self._running = None
+        if running.cancelled():
+            if self._closed:
+                raise ClientClosedError("the client is closed")
+            raise UnexpectedError("CancelledError")  # the work's own, and nobody's wish
+        error = running.exception()
+        if error is not None:
+            raise copy.copy(error)  # a copy each, so that tracebacks do not pile up
+        return running.result()
+
+    async def aclose(self) -> None:
+        """Cancel what runs; whoever waits for it gets ClientClosedError."""
+        self._closed = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait((self._running,), timeout=_PAUSE)
+
+    def _end(self, task: "asyncio.Task[Result]") -> None:
+        if not task.cancelled():
+            task.exception()  # nobody may have waited for it
+        if self._running is task:
+            self._running = None
 
 
 class Credentials(Protocol):
@@ -95,6 +135,10 @@ class Credentials(Protocol):
         """
         ...
 
+    async def aclose(self) -> None:
+        """End what runs; whoever waits for keys gets ClientClosedError."""
+        ...
+
 
 class FixedKeys:
     """Keys that were passed in."""
@@ -109,8 +153,11 @@ class FixedKeys:
         return self._keys
 
     async def renew(self) -> bool:
-        """Find nothing: whoever passed them in has others, if anybody."""
+        """Explicit keys cannot be renewed."""
         return False
+
+    async def aclose(self) -> None:
+        """Nothing runs."""
 
 
 class EnvironmentKeys(FixedKeys):
@@ -164,21 +211,35 @@ class FoundCredentials:
         return str(getattr(self._found, "method", "") or type(self._found).__name__)
 
     async def keys(self) -> Keys:
-        """Return access key, secret and token as one; the provider refreshes them before time."""
+        """
+        Return access key, secret and token as one.
+
+        Keys that are about to expire are refreshed ahead of time, while they are still used; only
+        where they have expired is a refresh awaited, which cancelling leaves to the others.
+        """
         if not self._needs_refresh():
             return self._as_keys(await self._found.get_frozen_credentials())
         if self._monotonic() < self._rest_until:
             return self._still_good()
+        if (keys := self._good()) is not None:
+            self._refreshing.begin(self._refresh)
+            return keys
         return await self._refreshing.run(self._refresh)
 
     async def renew(self) -> bool:
         """Ask the same provider again; another one might stand for another account."""
         return await self._renewing.run(self._ask_again)
 
+    async def aclose(self) -> None:
+        """End what asks the provider now."""
+        await self._refreshing.aclose()
+        await self._renewing.aclose()
+
     async def _refresh(self) -> Keys:
         self._failure = None
         try:
-            keys = self._as_keys(await self._found.get_frozen_credentials())
+            async with asyncio.timeout(_LONGEST):
+                keys = self._as_keys(await self._found.get_frozen_credentials())
         except Exception as error:  # noqa: BLE001 - a provider may raise anything
             self._failure = _failure(self.source, error)
         else:
@@ -191,14 +252,15 @@ class FoundCredentials:
         if self._monotonic() >= self._rest_until:
             self._failure, before = None, self._keys
             try:
-                found = await self._again()
-                if found is not None:
-                    fresh = self._as_keys(await found.get_frozen_credentials())
-                    if fresh != before:
-                        self._found = found
-                        return True
+                async with asyncio.timeout(_LONGEST):
+                    found = await self._again()
+                    fresh = None if found is None else await found.get_frozen_credentials()
             except Exception as error:  # noqa: BLE001 - a provider may raise anything
                 self._failure = _failure(self.source, error)
+            else:
+                if fresh is not None and self._as_keys(fresh) != before:
+                    self._found = found
+                    return True
             self._rest_until = self._monotonic() + _PAUSE
         if self._failure is not None:
             raise copy.copy(self._failure)
@@ -209,11 +271,20 @@ class FoundCredentials:
         return needed is not None and bool(needed(within))
 
     def _still_good(self) -> Keys:
-        if self._keys is not None and not self._needs_refresh(within=0):
-            return self._keys
+        if (keys := self._good()) is not None:
+            return keys
         raise copy.copy(
             self._failure or ConfigurationError(f"credentials of {self.source}: expired")
         )
+
+    def _good(self) -> Keys | None:
+        """Return the keys at hand, if they have not expired."""
+        if self._needs_refresh(within=0):
+            return None
+        if self._keys is None:  # it has some, but to ask for them would wait for newer ones
+            frozen = getattr(self._found, "_frozen_credentials", None)
+            return None if frozen is None else self._as_keys(frozen)
+        return self._keys
 
     def _as_keys(self, frozen: Any) -> Keys:
         if self._keys is None or frozen != self._frozen:
@@ -269,5 +340,7 @@ def _failure(source: str, error: Exception) -> MeteringError:
     if isinstance(error, MeteringError):
         return error
     kind = type(error).__name__
+    if isinstance(error, TimeoutError) and not error.args:
+        return ConfigurationError(f"credentials of {source}: no answer within {_LONGEST:g} s")
     reason = str(error) if kind in _PLAIN else kind
     return ConfigurationError(f"credentials of {source}: {reason}")

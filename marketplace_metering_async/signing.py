@@ -120,6 +120,12 @@ class Signer:
             self._fixed = self._latest if self._fixed is not None else None
         return renewed
 
+    async def aclose(self) -> None:
+        """End what looks for credentials now; whoever waits for it gets ClientClosedError."""
+        await self._opening.aclose()
+        if self._credentials is not None:
+            await self._credentials.aclose()
+
     async def _open(self) -> Endpoint:
         if self._endpoint is not None:
             return self._endpoint

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
 from attrs import field, frozen
 from yarl import URL
 
@@ -148,7 +149,6 @@ class AiohttpTransport:
                     proxy_headers=self._proxy_headers,
                     timeout=limits,
                     allow_redirects=False,
-                    trace_request_ctx=way,
                 )
                 try:
                     return Response(answer.status, answer.headers, await _read(answer))
@@ -189,11 +189,11 @@ class AiohttpTransport:
 
 class _Way:
     """
-    How far a request has come, as far as aiohttp's tracing says so.
+    How far a request has come.
 
     Attributes:
         connecting: Whether it waits for a connection, so that certainly nothing was sent. Should
-            the tracing ever fail to say so, a request counts as sent.
+            aiohttp ever cease to ask the connector for one, a request counts as sent.
         transport: The connection that is written to.
     """
 
@@ -211,29 +211,26 @@ class _Body(aiohttp.BytesPayload):
 
     def __init__(self, value: bytes, way: _Way) -> None:
         super().__init__(value)
-        self._way = way
+        self.way = way
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        self._way.transport = writer.transport
+        self.way.transport = writer.transport
         await super().write_with_length(writer, content_length)
 
 
-def _tracing() -> aiohttp.TraceConfig:
-    config = aiohttp.TraceConfig()
-    config.on_connection_create_start.append(_begin_connecting)
-    config.on_connection_create_end.append(_end_connecting)
-    config.on_request_headers_sent.append(_end_connecting)
-    return config
+class _Connector(aiohttp.TCPConnector):
+    """The pool of connections; it notes which requests wait for one."""
 
-
-async def _begin_connecting(_: aiohttp.ClientSession, context: Any, __: object) -> None:  # noqa: ANN401
-    context.trace_request_ctx.connecting = True
-
-
-async def _end_connecting(_: aiohttp.ClientSession, context: Any, __: object) -> None:  # noqa: ANN401
-    context.trace_request_ctx.connecting = False
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        way = req.body.way if isinstance(req.body, _Body) else _Way()
+        way.connecting = True
+        connection = await super().connect(req, traces, timeout)
+        way.connecting = False
+        return connection
 
 
 @lru_cache(maxsize=16)
@@ -246,15 +243,12 @@ def _terms(url: str, timeout: float) -> tuple[URL, aiohttp.ClientTimeout]:
 def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
     proxy = None if settings.proxy_url is None else URL(settings.proxy_url)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=settings.max_connections, keepalive_timeout=_KEEPALIVE
-        ),
+        connector=_Connector(limit=settings.max_connections, keepalive_timeout=_KEEPALIVE),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
         proxy=None if proxy is None else proxy.with_user(None),
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),  # none but what is signed
-        trace_configs=[_tracing()],
     )
 
 

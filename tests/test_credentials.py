@@ -399,7 +399,8 @@ async def test_a_key_and_its_token(machine: Machine) -> None:
 
 async def test_one_refresh_for_all(machine: Machine) -> None:
     """
-    A hundred requests that meet the end of some credentials cost one call for new ones.
+    A hundred requests that come near the end of some credentials cost one call for new ones, and
+    go on with the old ones meanwhile.
 
     Covers: A01, A02.
     """
@@ -410,8 +411,35 @@ async def test_one_refresh_for_all(machine: Machine) -> None:
         found = await session.get_credentials()  # five minutes: within the time to refresh
         credentials = FoundCredentials(found, never)
         keys = await asyncio.gather(*(credentials.keys() for _ in range(CALLERS)))
+        assert {key.access_key_id for key in keys} == {"AKID1"}
+        assert {key.access_key_id for key in await fresh(credentials)} == {"AKID2"}
+    assert container.asked == 2
+
+
+async def test_one_refresh_for_all_who_need_it(machine: Machine) -> None:
+    """
+    A hundred requests that meet the end of some credentials wait for the same call.
+
+    Covers: A01, A02.
+    """
+    container = Container(60, 60)
+    async with Loopback(container.script) as server:
+        machine.set(AWS_CONTAINER_CREDENTIALS_FULL_URI=server.url)
+        found = await AioSession().get_credentials()
+        credentials = FoundCredentials(found, never)
+        await credentials.keys()
+        found._expiry_time = datetime.now(UTC) - timedelta(seconds=1)
+        keys = await asyncio.gather(*(credentials.keys() for _ in range(CALLERS)))
     assert {key.access_key_id for key in keys} == {"AKID2"}
     assert container.asked == 2
+
+
+async def fresh(credentials: FoundCredentials) -> list[Any]:
+    """Wait for what is refreshed ahead of time, and return the keys of a hundred callers."""
+    running = credentials._refreshing._running
+    if running is not None:
+        await asyncio.wait((running,))
+    return await asyncio.gather(*(credentials.keys() for _ in range(CALLERS)))
 
 
 async def never() -> None:
@@ -478,10 +506,12 @@ async def test_a_refresh_that_fails_in_time(minutes: float) -> None:
     failing = await primed(minutes)
     for _ in range(3):
         assert {key.access_key_id for key in await failing.all()} == {"AKID"}
+    assert {key.access_key_id for key in await fresh(failing.credentials)} == {"AKID"}
     assert failing.asked == 1
     failing.fails = False
     failing.now += 10
-    assert {key.access_key_id for key in await failing.all()} == {"FRESH"}
+    assert {key.access_key_id for key in await failing.all()} == {"AKID"}
+    assert {key.access_key_id for key in await fresh(failing.credentials)} == {"FRESH"}
 
 
 async def test_a_refresh_that_fails_too_late() -> None:

@@ -1199,31 +1199,26 @@ def test_one_is_made_anywhere() -> None:
 # Whether a request left, should aiohttp change.
 
 
-@pytest.mark.parametrize(
-    "gone",
-    [
-        ["send_connection_create_start"],
-        ["send_connection_create_end"],
-        ["send_request_headers"],
-        ["send_connection_create_start", "send_connection_create_end", "send_request_headers"],
-    ],
-)
-async def test_without_its_tracing_a_request_counts_as_sent(
-    gone: list[str], transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+async def test_without_its_connector_a_request_counts_as_sent(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Should aiohttp cease to say how far a request is, a lost answer is never called unsent.
-
-    (core F9)
+    Should aiohttp cease to ask it for connections, no request is called unsent. (core F9)
     """
-
-    async def silent(*_: Any) -> None:
-        """Say nothing."""
-
-    for name in gone:
-        monkeypatch.setattr(aiohttp.tracing.Trace, name, silent)
+    monkeypatch.setattr(wire._Connector, "connect", aiohttp.TCPConnector.connect)
     async with Loopback(ends, stalls, serve) as server:
         assert (await failure(transport, server.url)).sent is True
         assert (await failure(transport, server.url, timeout=SHORT)).sent is True
-    unsaid = "send_connection_create_start" in gone
-    assert (await failure(transport, "http://127.0.0.1:1")).sent is unsaid
+    assert (await failure(transport, "http://127.0.0.1:1")).sent is True
+
+
+async def test_without_its_body_a_request_counts_as_sent(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Nor should it cease to write bodies as it does. (core F9)
+    """
+    monkeypatch.setattr(wire._Body, "write_with_length", aiohttp.BytesPayload.write_with_length)
+    async with Loopback(ends, stalls, serve) as server:
+        assert (await failure(transport, server.url)).sent is True
+        assert (await failure(transport, server.url, timeout=SHORT)).sent is True

@@ -157,14 +157,18 @@ def test_the_services_clock_is_known_by_its_refusals() -> None:
             before = client.shared.connection.service_time()
             await client.batch_meter_usage(late)
             await asyncio.sleep(100)
-            return [before, client.shared.connection.service_time(), VirtualClock().now().timestamp()]
+            return [
+                before,
+                client.shared.connection.service_time(),
+                VirtualClock().now().timestamp(),
+            ]
 
-    before, told, true = run_virtual(ask())
+    before, shown, true = run_virtual(ask())
 
     assert before is None
-    assert told is not None
+    assert shown is not None
     assert true is not None
-    assert abs(told - true) < 1.1
+    assert abs(shown - true) < 1.1
 
 
 def test_records_ahead_of_a_confirmed_time_are_not_sent() -> None:

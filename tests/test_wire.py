@@ -409,7 +409,7 @@ def test_a_number_in_another_form_is_the_same_number(
 @pytest.mark.parametrize("quantity", ["17.420001", "9999999999.999999"])
 def test_a_decimal_that_was_sent_is_compared_by_value(quantity: str) -> None:
     """
-    Digits that no float has are told apart. (core F8)
+    Digits that no float has make a difference. (core F8)
     """
     sent = {name: value for name, value in SENT[0].items() if name != "Quantity"}
     sent["QuantityAsDecimal"] = quantity
