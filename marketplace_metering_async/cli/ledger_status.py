@@ -15,7 +15,7 @@ _PREFIX = "marketplace_metering_ledger"
 
 async def show(url: str, people: People, *, json: bool, prometheus: bool) -> Exit:
     """Show the status, and end with what it means."""
-    async with UsageLedger.open(url, observer=_unheard) as ledger:
+    async with UsageLedger.open(url, create=False, observer=_unheard) as ledger:
         status = await ledger.status()
     if json:
         print_json(asdict(status))

@@ -112,7 +112,7 @@ async def take_over(url: str, old: str, people: People) -> Exit:
 
 async def relay(url: str, settings: Settings, people: People, *, once: bool) -> Exit:
     """Relay once, or until a signal."""
-    async with _open(url, people, region_name=settings.region) as ledger:
+    async with _open(url, people, create=False, region_name=settings.region) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             with Interrupts(people, _CLOSES) as interrupts:
@@ -169,7 +169,7 @@ async def send_through(order: Order, url: str, people: People) -> Exit:
 
 async def history(url: str, where: Mapping[str, Any], people: People, *, as_csv: bool) -> Exit:
     """Print the story of every hour to stdout."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
         if table is not None:
             table.writerow(_COLUMNS)
@@ -220,7 +220,7 @@ async def retry(url: str, names: Sequence[str], people: People) -> Exit:
     """Send ended records again."""
     if unknown := [name for name in names if name not in ENDED]:
         raise MisuseError(f"--state: expected one of {', '.join(ENDED)}; got {unknown[0]!r}")
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         count = await ledger.retry(*(HourState(name) for name in names))
     people.print(f"{count:,} are on their way again")
     return Exit.METERED
@@ -228,7 +228,7 @@ async def retry(url: str, names: Sequence[str], people: People) -> Exit:
 
 async def prune(url: str, before: datetime, people: People) -> Exit:
     """Remove what was settled long ago."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         try:
             count = await ledger.prune(before)
         except ValueError as error:
@@ -239,7 +239,7 @@ async def prune(url: str, before: datetime, people: People) -> Exit:
 
 async def release(url: str, people: People) -> Exit:
     """Go on with a copy."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         await ledger.release()
     people.print("released: its open hours are metered from now on")
     return Exit.METERED
@@ -247,7 +247,7 @@ async def release(url: str, people: People) -> Exit:
 
 async def close_customer(url: str, who: Mapping[str, Any], people: People, *, reopen: bool) -> Exit:
     """Close a customer's hours, or take usage again."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         if reopen:
             await ledger.reopen_customer(**who)
             people.print("usage of the customer is taken again")
