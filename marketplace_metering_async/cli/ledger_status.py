@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from attrs import asdict
 from rich.table import Table
+from rich.text import Text
 
 from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.output import People, print_json
+from marketplace_metering_async.cli.output import People, print_json, printable
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import LedgerStatus, ProductStatus, UsageLedger
 
@@ -47,7 +48,7 @@ def _tell(status: LedgerStatus, people: People) -> None:
         ended = sum(one.ended.values())
         table.add_row(
             one.product_code or "-",
-            one.dimension,
+            Text(printable(one.dimension)),
             f"{one.open:,}",
             f"{one.frozen:,}",
             f"[green]{one.metered:,}[/]",

@@ -18,7 +18,7 @@ from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.ledger_status import exit_of
 from marketplace_metering_async.cli.options import Settings
 from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import People, error_text, print_json
+from marketplace_metering_async.cli.output import People, error_text, print_json, printable
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reading import Source
 from marketplace_metering_async.cli.reporting import Complaints
@@ -117,7 +117,8 @@ async def relay(url: str, settings: Settings, people: People, *, once: bool) -> 
         async with settings.client(pacer=pacer) as client:
             with Interrupts(people, _CLOSES) as interrupts:
                 if not once:
-                    people.print(f"relaying to {(await client.endpoint()).url}; Ctrl-C ends it")
+                    where = printable((await client.endpoint()).url)
+                    people.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
                     return Exit.INTERRUPTED if interrupts.happened else Exit.METERED
                 report = await ledger.relay_once(client, stop=interrupts.stopped)

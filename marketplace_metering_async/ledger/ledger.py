@@ -1,6 +1,7 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
+from calendar import monthrange
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,7 +23,7 @@ from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failur
 from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.records import SECONDS_PER_HOUR
+from marketplace_metering_async.records import SECONDS_PER_DAY
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -506,9 +507,9 @@ def _month(month: datetime | None) -> dict[str, Any]:
     if month is None:
         return {"first": 0, "end": 2**40}
     start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = (start + timedelta(days=32)).replace(day=1)
-    first, last = int(start.timestamp()), int(end.timestamp())
-    return {"first": first - first % SECONDS_PER_HOUR, "end": last}
+    first = int(start.timestamp())
+    days = monthrange(start.year, start.month)[1]
+    return {"first": first, "end": first + days * SECONDS_PER_DAY}
 
 
 def _database_of(url: str, *, create: bool = True) -> Database:

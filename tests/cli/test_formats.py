@@ -10,7 +10,7 @@ from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.cli import reading
+from marketplace_metering_async.cli import formats, reading
 from marketplace_metering_async.cli.formats import (
     UsageFileError,
     csv_rows,
@@ -180,6 +180,8 @@ def test_a_wrong_header_is_told(header: bytes, says: str) -> None:
         (b"2026-11-23 10:00,d,5,1", "timestamp: expected a datetime with a time zone"),
         (b"9" * 5000 + b",d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"1795428000000,d,5,1", "timestamp: expected an ISO 8601 time"),
+        (b"0001-01-01T00:00:00+01:00,d,5,1", "timestamp: expected an ISO 8601 time"),
+        (b"9999-12-31T23:59:59-05:00,d,5,1", "timestamp: expected an ISO 8601 time"),
         (
             "2026-11-23T10:00:00Z,d,5,\u0661".encode(),
             "customer_aws_account_id: expected the digits",
@@ -337,6 +339,25 @@ def test_no_bytes_break_the_parsers(line: bytes, name: str) -> None:
     for parse in (parse_json, csv_rows("f:1", HEADER), format_of(name, line) or parse_json):
         with suppress(InvalidRecordError):
             assert isinstance(parse(line), dict)
+
+
+WRONG: list[Any] = [
+    *(None, True, -1, 1.5, 2**31, 10**30, 1e300, [], {}, [[1]], [{"a": 1}]),
+    *("", "7", "\ud800", "[/]", STAMP, "2026-11-23T10:00"),
+    *("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"),  # in UTC of no year
+]
+
+
+@given(
+    st.dictionaries(st.sampled_from([*formats._NAMES, "Quantity", "other"]), st.sampled_from(WRONG))
+)
+def test_no_members_break_the_reading(members: dict[str, Any]) -> None:
+    """
+    Whatever stands for a member, a line is a record, or refused with a reason. Newcomer M9.
+    """
+    record = reading._record(parse_json, json.dumps(members).encode())
+
+    assert isinstance(record, UsageRecord | InvalidRecordError)
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=20)

@@ -276,6 +276,22 @@ def test_ctrl_c_while_nothing_comes_in(sandbox: Sandbox, options: list[str]) -> 
     assert 0 == sandbox.calls.total()
 
 
+def test_an_address_is_only_text(sandbox: Sandbox, tmp_path: Path) -> None:
+    """
+    What a relay says of where it sends is no markup. Newcomer M9.
+    """
+    url, where = f"sqlite:///{tmp_path}/usage.db", f"{sandbox.url}/[/]"
+    members = ["--dimension", "d", "--quantity", 1, "--account", 1, "--product-code", "p"]
+    assert 0 == process("ledger", "add", url, *members).code
+    with started("ledger", "relay", url, "--endpoint-url", where) as running:
+        told = pipe(running.stderr).readline()
+        running.terminate()
+        _, err = running.communicate(timeout=30)
+
+    assert f"relaying to {where}; Ctrl-C ends it" in told.decode()
+    assert b"Traceback" not in err
+
+
 def test_a_command_that_was_killed_may_be_run_again(sandbox: Sandbox) -> None:
     """
     With the same input: what it had metered is refused, the rest is metered, once. Covers: X09
