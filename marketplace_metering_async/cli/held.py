@@ -19,22 +19,29 @@ def list_held(outcomes: Sequence[HourOutcome], people: People) -> None:
     """List the held hours among *outcomes* by hour, product and dimension; nothing if none is."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, BlockedHour)]
     early = [outcome.record for outcome in outcomes if isinstance(outcome, HeldHour)]
-    if blocked:
-        people.print(
-            f"[cyan]{len(blocked):,} hours are held back,[/] since they may lack lines that say no "
-            "record and would be locked at a part of their sum. Fix those lines, then send all of "
-            "the input again."
-        )
-        if anywhere := next((hour.place for hour in blocked if hour.anywhere), None):
-            people.complain(f"{anywhere} may belong to any hour: fix it first.")
-        _list([hour.record for hour in blocked], people)
+    anywhere = next((hour.place for hour in blocked if hour.anywhere), None)
+    tell_blocked(len(blocked), anywhere, people)
+    _list([hour.record for hour in blocked], people)
     if early:
         people.print(
             f"[cyan]{len(early):,} hours are not over and are held back,[/] since their first "
             "record would lock them at a part of their sum. Send all their usage again once they "
             "are over, or use --include-current-hour."
         )
-        _list(early, people)
+    _list(early, people)
+
+
+def tell_blocked(hours: int, anywhere: str | None, people: People) -> None:
+    """Say that *hours* may lack a bad line; *anywhere* is the place of one that names no hour."""
+    if not hours:
+        return
+    people.print(
+        f"[cyan]{hours:,} hours are held back,[/] since they may lack lines that say no record, "
+        "and would be locked at a part of their sum. Fix those lines, then send all of the input "
+        "again."
+    )
+    if anywhere is not None:
+        people.complain(f"{anywhere} may belong to any hour: fix it first.")
 
 
 def _list(records: Iterable[UsageRecord], people: People) -> None:
@@ -45,6 +52,8 @@ def _list(records: Iterable[UsageRecord], people: People) -> None:
         row = (hour, record.product_code or "", printable(record.dimension))
         customers[row] += 1
         quantities[row] += record.quantity
+    if not customers:
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("hour", "product", "dimension"):
         table.add_column(name)

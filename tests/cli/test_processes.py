@@ -13,51 +13,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
-from support.commands import command, environment, line, process, target
+from support.commands import command, environment, line, pipe, process, started, target, wait_for
 
 from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
 
 MANY = "".join(f"{line(n)}\n" for n in range(3000)).encode()
 
 
-@contextmanager
-def started(
-    *arguments: object, code: str | None = None, **settings: object
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with pipes, ended at last; with *code* in place of the command line's own."""
-    whole = command(*arguments)
-    if code is not None:
-        whole = [sys.executable, "-c", code, *map(str, arguments)]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    usual: dict[str, Any] = {**pipes, "env": environment()}
-    with subprocess.Popen(whole, **(usual | settings)) as running:  # noqa: S603 - our own
-        try:
-            yield running
-        finally:
-            running.kill()
-
-
-def pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
-
-
 def give(running: subprocess.Popen[bytes], data: bytes) -> None:
     pipe(running.stdin).write(data)
     pipe(running.stdin).close()
     running.stdin = None
-
-
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    """Wait until *condition* holds."""
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.01)
 
 
 def test_a_reader_that_leaves_ends_nothing(sandbox: Sandbox) -> None:
