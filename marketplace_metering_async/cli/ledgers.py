@@ -142,11 +142,11 @@ async def relay(url: str, settings: Settings, people: People, *, once: bool) -> 
                     return Exit.INTERRUPTED if interrupts.happened else Exit.METERED
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
         status = await ledger.status()
-    codes = {_told(report, people), tell_unsettled(status, SystemClock().now(), people)}
-    return exits.gravest(codes)
+    codes = {_print_report(report, people), tell_unsettled(status, SystemClock().now(), people)}
+    return exits.gravest(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
 
 
-def _told(report: RelayReport, people: People) -> Exit:
+def _print_report(report: RelayReport, people: People) -> Exit:
     print_json(
         {
             "sealed": report.sealed,
@@ -175,7 +175,7 @@ async def send_through(order: Order, url: str, people: People) -> Exit:
             codes = {await _import_whole(ledger, order, people)}
             with Interrupts(people, _CLOSES) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
-            codes.add(_told(report, people))
+            codes.add(_print_report(report, people))
             if interrupts.happened:
                 codes.add(Exit.INTERRUPTED)
         status = await ledger.status()

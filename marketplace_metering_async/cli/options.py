@@ -44,7 +44,7 @@ def whole_number(text: str | int) -> int:
 def moment(text: str) -> datetime:
     """Read a time as files have it: ISO 8601 with a time zone, or whole seconds since 1970."""
     digits = text.isascii() and text.isdigit() and len(text) < 20
-    with _told_of_option():
+    with _as_option_error():
         time = usage_timestamp(int(text) if digits else text)
         rules.require(rules.timestamp("", time))
     return time
@@ -55,7 +55,7 @@ def _kept(rule: Callable[[str], rules.Violations]) -> Callable[[str | None], str
 
     def check(text: str | None) -> str | None:
         if text is not None:
-            with _told_of_option():
+            with _as_option_error():
                 rules.require(rule(text))
         return text
 
@@ -63,7 +63,7 @@ def _kept(rule: Callable[[str], rules.Violations]) -> Callable[[str | None], str
 
 
 @contextmanager
-def _told_of_option() -> Iterator[None]:
+def _as_option_error() -> Iterator[None]:
     """Turn the complaint of a record's rule into one of the option at hand."""
     try:
         yield

@@ -158,7 +158,7 @@ def _blocks(name: str, read: Read) -> Iterator[list[Line]]:
 def _read(
     parse: Parse, line: bytes
 ) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None]:
-    """Return the record, or why there is none and the members that could be told apart."""
+    """Return the record, or why there is none and the members that could be read."""
     if len(line) > _LONGEST_LINE:
         return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None
     members = None

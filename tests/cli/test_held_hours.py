@@ -7,6 +7,7 @@ The service keeps the first record of an hour, so a sum that lacks a line loses 
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ from marketplace_metering_async.cli.sums import Sums
 from marketplace_metering_async.sandbox import Sandbox
 
 LICENSE = "arn:aws:license-manager::123456789012:license:l-1"
+
+LEDGER_USAGE = ["--dimension", "d", "--quantity", 7, "--account", 1, "--product-code", "prod"]
 
 Sends = Callable[..., Run]
 """Sends lines in one of the ways that add usage up."""
@@ -194,7 +197,7 @@ def test_a_bad_cell_hides_no_other(sandbox: Sandbox, shell: Shell, cell: str) ->
     assert {"requests": 3} == sandbox.book.totals()
 
 
-def test_an_hour_that_is_not_over_is_told_so_too(sandbox: Sandbox, shell: Shell) -> None:
+def test_an_hour_that_is_not_over_says_so_too(sandbox: Sandbox, shell: Shell) -> None:
     """
     Held for two reasons, it may be sent when neither holds.
     """
@@ -230,9 +233,57 @@ def test_the_plan_and_validate_tell_the_same(sandbox: Sandbox, shell: Shell) -> 
         assert mine.get("advice") == other.get("advice")
     assert re.search(r"hours held back +2\b", plan.err)
     assert re.search(r"records to send +1\b", plan.err)
-    for told in (plan.err, valid.err, sent.err):
-        assert "1 hours are held back" in told
-        assert "1 hours are not over and are held back" in told
+    for shown in (plan.err, valid.err, sent.err):
+        assert "1 hours are held back" in shown
+        assert "1 hours are not over and are held back" in shown
+
+
+@pytest.mark.parametrize("way", ["--coalesce", "--ledger"])
+def test_an_input_that_breaks_off_sends_nothing(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """
+    Nobody knows to which hours the rest of it belongs; a ledger is given none of it.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text("\n".join(line(1, quantity=1) for _ in range(2000)))
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    assert 0 == shell("ledger", "add", url, *LEDGER_USAGE).code
+    read, reads = os.read, 0
+
+    def failing(handle: int, size: int) -> bytes:
+        nonlocal reads
+        reads += size == 2**16
+        if size == 2**16 and reads > 2:  # the first is of the header, the second of the content
+            raise OSError(5, "Input/output error")
+        return read(handle, size)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", failing)
+        done = shell("send", way, *([url] if way == "--ledger" else []), *target(sandbox), file)
+    status = shell("ledger", "status", url, "--json").lines[0]
+
+    assert (Exit.USAGE, "") == (done.code, done.out)
+    assert "usage.jsonl: Input/output error" in done.err
+    assert 0 == len(sandbox.book)
+    assert (7, 7) == (status["recorded"], status["open"])
+
+
+def test_allocations_that_a_ledger_does_not_take_hold_their_hour(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """
+    Whatever a ledger refuses of a line is as bad as what the service would refuse.
+    """
+    file = tmp_path / "usage.jsonl"
+    whole = [{"allocated_usage_quantity": 5}]
+    file.write_text("\n".join([line(1), line(1, usage_allocations=whole), line(2)]))
+
+    done = shell("send", "--ledger", f"sqlite:///{tmp_path}/l.db", *target(sandbox), file)
+
+    assert Exit.UNDELIVERED == done.code
+    assert ["Held", "Rejected", "Recorded"] == [one["status"] for one in done.lines[:3]]
+    assert 1 == len(sandbox.book)
 
 
 # As a law

@@ -141,7 +141,7 @@ def test_misuse_is_told(tmp_path: Path, usage: Path, arguments: list[str], told:
         ["close-customer", "--account", "1", "--product-code", "p", "--reopen"],
     ],
 )
-def test_a_mistyped_url_is_told_and_makes_no_ledger(
+def test_a_mistyped_url_is_an_error_and_makes_no_ledger(
     tmp_path: Path, shell: Shell, arguments: list[str]
 ) -> None:
     """

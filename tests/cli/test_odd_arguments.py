@@ -109,7 +109,7 @@ def test_no_argument_ends_in_a_traceback(shell: Shell, place: str, name: str) ->
         assert "\x1b" not in done.out + done.err, given
 
 
-def test_what_is_wrong_with_a_time_is_told_where_it_was_typed(shell: Shell, place: str) -> None:
+def test_what_is_wrong_with_a_time_is_said_of_its_option(shell: Shell, place: str) -> None:
     """
     By the name of the option; seconds since 1970 are a time as in files. Newcomer M9.
     """

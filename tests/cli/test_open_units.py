@@ -70,7 +70,7 @@ def test_what_a_dead_relay_holds_is_not_all_metered(
     soon = shell("send", "--ledger", url, *target(sandbox), usage)
     relayed = shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
     status = shell("ledger", "status", url, "--json").lines[0]
-    told = shell("ledger", "status", url)
+    shown = shell("ledger", "status", url)
     end_claims(tmp_path / "ledger.db")
     later = shell("send", "--ledger", url, *target(sandbox), usage)
 
@@ -80,13 +80,13 @@ def test_what_a_dead_relay_holds_is_not_all_metered(
         assert Exit.UNDELIVERED == done.code
         assert "Run this again after " in done.err
         assert ": 15 units are claimed until then by a relay that may be dead." in done.err
-    assert "what is in flight is claimed by a relay until" in told.err
+    assert "what is in flight is claimed by a relay until" in shown.err
     assert "maybe_ours" in later.out  # the service had acted, and the answer came to nobody
     assert "Run this again" not in later.err
     assert {"requests": 15} == sandbox.book.totals()
 
 
-def test_what_is_not_sealed_yet_is_told_with_its_time(
+def test_what_is_not_sealed_yet_is_shown_with_its_time(
     sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
 ) -> None:
     """
@@ -96,16 +96,16 @@ def test_what_is_not_sealed_yet_is_told_with_its_time(
 
     imported = shell("ledger", "import", url, usage, "--product-code", "p")
     relayed = shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
-    told = shell("ledger", "status", url)
+    shown = shell("ledger", "status", url)
 
     assert Exit.METERED == imported.code  # what it is for is done: the usage is recorded
     assert "The next hours are sealed at " in imported.err
     assert Exit.UNDELIVERED == relayed.code
     assert "or let `ledger relay` run: 15 units are open" in relayed.err
-    assert "the next hours are sealed at " in told.err
+    assert "the next hours are sealed at " in shown.err
 
 
-def test_what_the_service_left_open_is_told(
+def test_what_the_service_left_open_is_shown(
     sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
 ) -> None:
     """

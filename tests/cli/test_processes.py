@@ -253,11 +253,11 @@ def test_an_address_is_only_text(sandbox: Sandbox, tmp_path: Path) -> None:
     members = ["--dimension", "d", "--quantity", 1, "--account", 1, "--product-code", "p"]
     assert 0 == process("ledger", "add", url, *members).code
     with started("ledger", "relay", url, "--endpoint-url", where) as running:
-        told = pipe(running.stderr).readline()
+        said = pipe(running.stderr).readline()
         running.terminate()
         _, err = running.communicate(timeout=30)
 
-    assert f"relaying to {where}; Ctrl-C ends it" in told.decode()
+    assert f"relaying to {where}; Ctrl-C ends it" in said.decode()
     assert b"Traceback" not in err
 
 

@@ -12,7 +12,7 @@ from marketplace_metering_async.sandbox import Kind
 OVER = NOON.replace(minute=0) + HOUR
 
 
-async def test_the_next_hour_to_be_sealed_is_told(house: House) -> None:
+async def test_the_next_hour_to_be_sealed_is_shown(house: House) -> None:
     """
     An hour's grace counts from its end, or from the first usage of one that is over. Newcomer M5.
     """
@@ -23,7 +23,7 @@ async def test_the_next_hour_to_be_sealed_is_told(house: House) -> None:
     assert NOON + timedelta(minutes=10) == (await house.balance()).next_seal_at
 
 
-async def test_what_is_to_be_sent_again_is_told(url: str) -> None:
+async def test_what_is_to_be_sent_again_is_shown(url: str) -> None:
     """
     With the time before which nobody sends it. Newcomer H4.
     """
@@ -38,7 +38,7 @@ async def test_what_is_to_be_sent_again_is_told(url: str) -> None:
     assert timedelta(0) < status.next_send_at - house.clock.now() <= timedelta(minutes=5)
 
 
-async def test_what_somebody_claims_is_told(house: House) -> None:
+async def test_what_somebody_claims_is_shown(house: House) -> None:
     """
     With the time at which the claim ends, whether its relay lives or not. Newcomer H4.
     """
