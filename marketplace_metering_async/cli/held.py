@@ -36,12 +36,11 @@ def tell_blocked(hours: int, anywhere: str | None, people: People) -> None:
     if not hours:
         return
     people.print(
-        f"[cyan]{hours:,} hours are held back,[/] since they may lack lines that say no record, "
-        "and would be locked at a part of their sum. Fix those lines, then send all of the input "
-        "again."
+        f"[cyan]{hours:,} hours are held back.[/] Fix the lines that are refused, then send all of "
+        "the input again: without one of them an hour might be locked at a part of its sum."
     )
     if anywhere is not None:
-        people.complain(f"{anywhere} may belong to any hour: fix it first.")
+        people.complain(f"Fix {anywhere} first: it may belong to any hour.")
 
 
 def _list(records: Iterable[UsageRecord], people: People) -> None:

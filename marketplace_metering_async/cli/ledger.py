@@ -105,7 +105,8 @@ def relay(
     url: Url,
     *,
     once: Annotated[
-        bool, typer.Option("--once", help="Send what may be sent now, and end.")
+        bool,
+        typer.Option("--once", help="Send what may be sent now; exit code 3: some is still open."),
     ] = False,
     endpoint_url: EndpointUrl = None,
     profile: Profile = None,

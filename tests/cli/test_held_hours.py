@@ -109,7 +109,7 @@ def test_a_line_that_may_belong_anywhere_holds_everything(
     assert Exit.UNDELIVERED == done.code
     assert ["Held", "Rejected", "Held", "Held"] == done.statuses
     assert 0 == len(sandbox.book)
-    assert "usage.jsonl:2 may belong to any hour" in done.err
+    assert "usage.jsonl:2 first: it may belong to any hour." in done.err
     assert "3 hours are held back" in done.err
 
 
