@@ -24,6 +24,7 @@ Every exception of the package, and whose fault an error is.
     │   ├── LedgerError                         the ledger could not do it; nothing was stored
     │   │   ├── LedgerClosedError               used after aclose()
     │   │   ├── LedgerUnusableError             damaged, too new, or where it must not be
+    │   │   │   └── LedgerMissingError          there is none, and none was to be made
     │   │   ├── LedgerElsewhereError            (also a ConfigurationError) for another region
     │   │   ├── EventConflictError              a known event id with other content
     │   │   └── LateUsageError                  late usage that was to be refused
@@ -412,6 +413,15 @@ class LedgerUnusableError(LedgerError):
     """The database cannot hold a ledger, or not one that this version may touch."""
 
     advice = "Nothing was changed. Do what the text says, or open another ledger."
+
+
+class LedgerMissingError(LedgerUnusableError):
+    """There is no ledger at this place, and whoever opened it wanted none to be made."""
+
+    advice = (
+        "Check the URL: a relative path starts from the working directory. The first usage makes a "
+        "new ledger: `marketplace-metering ledger add` or `import`, or UsageLedger.open(url)."
+    )
 
 
 class LedgerElsewhereError(LedgerError, ConfigurationError):

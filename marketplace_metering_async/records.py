@@ -301,8 +301,10 @@ def usage_timestamp(value: object) -> datetime:
     """
     if isinstance(value, str):
         try:
-            return datetime.fromisoformat(value)
-        except ValueError:
+            time = datetime.fromisoformat(value)
+            # .NET's word for no time is 0001-01-01T00:00:00+01:00, which in UTC was in no year.
+            return time if time.tzinfo is None else time.astimezone(UTC)
+        except (ValueError, OverflowError):
             pass
     elif isinstance(value, int) and not isinstance(value, bool):
         try:

@@ -1,12 +1,14 @@
 """The house itself: what its files may hold, and that no failure case is forgotten."""
 
 import re
+import tomllib
 from pathlib import Path
 
 from cases import LEFT_OUT, covered, missing
 
 import marketplace_metering_async
 
+README = Path(__file__).parent.parent / "README.md"
 SOURCES = sorted(Path(marketplace_metering_async.__file__).parent.rglob("*.py"))
 
 
@@ -40,3 +42,19 @@ def test_nothing_unsafe_is_loaded() -> None:
     No pickle, eval, exec or YAML in the package. Covers: A19
     """
     assert set() == names_of(r"\bimport pickle|\beval\(|\bexec\(|\byaml\b|\bmarshal\b")
+
+
+def test_every_extra_brings_what_is_imported() -> None:
+    """
+    And `all` brings every extra but those of tests. Newcomer M12.
+    """
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    named = re.findall(r"[a-z]+", extras.pop("all")[0].partition("[")[2])
+    brought = {re.split(r"[\[>]", one)[0] for name in named for one in extras[name]}
+    modules = {"jwt" if one == "pyjwt" else one for one in brought}
+
+    unused = {module for module in modules if not names_of(rf"\b(import|from) {module}\b")}
+
+    assert set() == unused
+    assert {"test"} == set(extras) - set(named)

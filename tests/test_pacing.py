@@ -8,6 +8,7 @@ from statistics import mean
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.quota import Bucket, Rates, Sender, ideal, simulate, stepping
 
 from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
@@ -140,7 +141,7 @@ def test_a_quota_is_used_up_with_few_throttles(  # noqa: PLR0917 - a row of the 
     assert mean(throttled) <= throttles * calls
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.floats(3, 300),
     st.floats(5, 100),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 
 import marketplace_metering_async as package
 from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
@@ -353,7 +354,7 @@ def test_records_of_the_strategy_are_taken(data: st.DataObject, now: datetime) -
     assert all(isinstance(tag, Tag) for part in record.usage_allocations for tag in part.tags)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     batch=batches(now=NOW, max_size=30, allocations=False),
     faults=fault_scripts(kinds=[Kind.ERROR_500, Kind.RESET_BEFORE, Kind.UNPROCESSED, Kind.DROP]),

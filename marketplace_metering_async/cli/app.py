@@ -35,8 +35,8 @@ app = typer.Typer(
         "Results go to stdout as JSON lines, everything for people to stderr."
     ),
     epilog=(
-        "Exit codes: 0 all metered; 1 some rejected; 2 wrong usage; 3 some undelivered, send "
-        "again; 4 account or configuration; 130 interrupted."
+        "Exit codes: 0 all metered; 1 some rejected; 2 wrong usage; 3 some undelivered, held back "
+        "or open in the ledger, send again; 4 account or configuration; 130 interrupted."
     ),
 )
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from marketplace_metering_async.cli.bad_lines import BlockedHour, HourOutcome
 from marketplace_metering_async.cli.exits import Exit, MisuseError
 from marketplace_metering_async.cli.held import list_held
 from marketplace_metering_async.cli.intake import Intake
@@ -15,10 +16,9 @@ from marketplace_metering_async.cli.plan import Plan
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reporting import Complaints
 from marketplace_metering_async.cli.result_lines import ResultLines
-from marketplace_metering_async.cli.results import Members, of_refusal
+from marketplace_metering_async.cli.results import Members, of_held, of_refusal
 from marketplace_metering_async.cli.sums import Sums, add_up
-from marketplace_metering_async.coalescing import HeldHour, Outcome
-from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.coalescing import HeldHour
 
 _BREATH: Final = 500
 _VALID: Final[Members] = {"status": "Valid"}
@@ -46,20 +46,22 @@ async def plan_of_lines(
 
 
 def plan_of_hours(
-    order: Order, sums: Sums, outcomes: Sequence[Outcome], complain: Complaints
-) -> tuple[Plan, list[MeteringError | None]]:
-    """Return the plan for the hours that the lines were added up to, and what is wrong with any."""
+    order: Order, sums: Sums, outcomes: Sequence[HourOutcome], complain: Complaints
+) -> tuple[Plan, list[Members]]:
+    """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(order.product_code, sums.places, complain)
-    errors: list[MeteringError | None] = []
+    fates: list[Members] = []
     for hour, outcome in enumerate(outcomes):
-        held = isinstance(outcome, HeldHour)
-        plan.held += held
-        errors.append(
-            None if isinstance(outcome, HeldHour) else plan.look_at(sums.first_line(hour), outcome)
-        )
+        if isinstance(outcome, HeldHour | BlockedHour):
+            plan.held += 1
+            fates.append(of_held(outcome))
+            continue
+        first = sums.first_line(hour)
+        error = plan.look_at(first, outcome)
+        fates.append(_VALID if error is None else of_refusal(error, sums.places(first)))
     plan.records = len(sums) - sums.refused
     plan.refused += sums.refused
-    return plan, errors
+    return plan, fates
 
 
 async def show_plan(order: Order, people: People, *, coalesce: bool) -> Exit:
@@ -70,13 +72,17 @@ async def show_plan(order: Order, people: People, *, coalesce: bool) -> Exit:
     else:
         plan = await plan_of_lines(order, people, complaints)
     people.print(plan.table(order.settings.calls_per_second, await order.target_or_why_not()))
+    return _code_of(plan)
+
+
+def _code_of(plan: Plan) -> Exit:
     if plan.held:
         return Exit.UNDELIVERED
     return Exit.REJECTED if plan.refused else Exit.METERED
 
 
 async def validate(order: Order, people: People, *, coalesce: bool) -> Exit:
-    """Tell of every line whether it breaks a rule that can be known without asking the service."""
+    """Tell of every line whether `send` would send it, as far as the service need not be asked."""
     complaints = Complaints(people, most=sys.maxsize)
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     failures: list[OSError] = []
@@ -90,7 +96,7 @@ async def validate(order: Order, people: People, *, coalesce: bool) -> Exit:
     people.print(plan.table(order.settings.calls_per_second))
     if failures:
         raise MisuseError(f"results cannot be written to stdout: {failures[0].strerror}")
-    return Exit.REJECTED if plan.refused else Exit.METERED
+    return _code_of(plan)
 
 
 async def _added_up(
@@ -99,19 +105,15 @@ async def _added_up(
     with Sums(order.product_code) as sums:
         await add_up(order, sums, people, complain)
         outcomes = sums.outcomes(include_current_hour=order.include_current_hour)
-        plan, errors = plan_of_hours(order, sums, outcomes, complain)
+        plan, fates = plan_of_hours(order, sums, outcomes, complain)
         complain.end()
         if lines is not None:
-            await _tell(sums, errors, lines)
+            await _tell(sums, fates, lines)
     list_held(outcomes, people)
     return plan
 
 
-async def _tell(sums: Sums, errors: Sequence[MeteringError | None], lines: ResultLines) -> None:
-    fates = [
-        _VALID if error is None else of_refusal(error, sums.places(sums.first_line(hour)))
-        for hour, error in enumerate(errors)
-    ]
+async def _tell(sums: Sums, fates: Sequence[Members], lines: ResultLines) -> None:
     for number, (file, line, hour) in enumerate(sums.lines()):
         members = fates[hour] if isinstance(hour, int) else hour
         lines.write({"file": file, "line": line, **members})

@@ -9,6 +9,7 @@ from marketplace_metering_async.errors import (
     ConfigurationError,
     DeliveryTimeoutError,
     InvalidRecordError,
+    LedgerMissingError,
     LeftUnprocessedError,
     MeteringError,
     UnexpectedError,
@@ -67,7 +68,7 @@ def _is_account_fault(error: MeteringError) -> bool:
 
 def of_error(error: MeteringError, operation: str) -> Exit:
     """Return the code for an *operation* that ended with *error*."""
-    if isinstance(error, InvalidRecordError):
+    if isinstance(error, InvalidRecordError | LedgerMissingError):
         return Exit.USAGE
     if isinstance(error, ConfigurationError | ClientClosedError):
         return Exit.ACCOUNT

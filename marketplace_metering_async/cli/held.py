@@ -1,36 +1,58 @@
-"""Hours that are not over, listed for people."""
+"""Hours that are held back, listed for people."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.table import Table
 from rich.text import Text
 
+from marketplace_metering_async.cli.bad_lines import BlockedHour, HourOutcome
 from marketplace_metering_async.cli.output import People, printable
-from marketplace_metering_async.coalescing import HeldHour, Outcome
+from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.records import UsageRecord
 
 _MOST_ROWS: Final = 20
 
 
-def list_held(outcomes: Iterable[Outcome], people: People) -> None:
+def list_held(outcomes: Sequence[HourOutcome], people: People) -> None:
     """List the held hours among *outcomes* by hour, product and dimension; nothing if none is."""
-    customers: Counter[tuple[str, str, str]] = Counter()
-    quantities: Counter[tuple[str, str, str]] = Counter()
-    for outcome in outcomes:
-        if isinstance(outcome, HeldHour):
-            record = outcome.record
-            hour = f"{record.timestamp:%Y-%m-%dT%H:%MZ}"
-            row = (hour, record.product_code or "", printable(record.dimension))
-            customers[row] += 1
-            quantities[row] += record.quantity
-    if not customers:
+    blocked = [outcome for outcome in outcomes if isinstance(outcome, BlockedHour)]
+    early = [outcome.record for outcome in outcomes if isinstance(outcome, HeldHour)]
+    anywhere = next((hour.place for hour in blocked if hour.anywhere), None)
+    tell_blocked(len(blocked), anywhere, people)
+    _list([hour.record for hour in blocked], people)
+    if early:
+        people.print(
+            f"[cyan]{len(early):,} hours are not over and are held back,[/] since their first "
+            "record would lock them at a part of their sum. Send all their usage again once they "
+            "are over, or use --include-current-hour."
+        )
+    _list(early, people)
+
+
+def tell_blocked(hours: int, anywhere: str | None, people: People) -> None:
+    """Say that *hours* may lack a bad line; *anywhere* is the place of one that names no hour."""
+    if not hours:
         return
     people.print(
-        f"[cyan]{customers.total():,} hours are not over and are held back,[/] since their first "
-        "record would lock them at a part of their sum. Send all their usage again once they are "
-        "over, or use --include-current-hour."
+        f"[cyan]{hours:,} hours are held back.[/] Fix the lines that are refused, then send all of "
+        "the input again: without one of them an hour might be locked at a part of its sum."
     )
+    if anywhere is not None:
+        people.complain(f"Fix {anywhere} first: it may belong to any hour.")
+
+
+def _list(records: Iterable[UsageRecord], people: People) -> None:
+    customers: Counter[tuple[str, str, str]] = Counter()
+    quantities: Counter[tuple[str, str, str]] = Counter()
+    for record in records:
+        hour = f"{record.timestamp:%Y-%m-%dT%H:%MZ}"
+        row = (hour, record.product_code or "", printable(record.dimension))
+        customers[row] += 1
+        quantities[row] += record.quantity
+    if not customers:
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("hour", "product", "dimension"):
         table.add_column(name)

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from marketplace_metering_async.cli import exits, results
 from marketplace_metering_async.cli.approval import approved
+from marketplace_metering_async.cli.bad_lines import BlockedHour, HourOutcome
 from marketplace_metering_async.cli.checking import plan_of_hours
 from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.held import list_held
@@ -19,7 +20,7 @@ from marketplace_metering_async.cli.result_lines import ResultLines
 from marketplace_metering_async.cli.results import Members
 from marketplace_metering_async.cli.sending import DRAINS, ended
 from marketplace_metering_async.cli.sums import Sums, add_up
-from marketplace_metering_async.coalescing import HeldHour, Outcome
+from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
@@ -49,7 +50,9 @@ async def send_hours(order: Order, people: People) -> Exit:
         return await _Hours(order, sums, outcomes).send(people, interrupts)
 
 
-async def _may_send(order: Order, sums: Sums, outcomes: Sequence[Outcome], people: People) -> bool:
+async def _may_send(
+    order: Order, sums: Sums, outcomes: Sequence[HourOutcome], people: People
+) -> bool:
     target = await order.target_to_approve()
     if target is None:
         return True
@@ -62,7 +65,7 @@ async def _may_send(order: Order, sums: Sums, outcomes: Sequence[Outcome], peopl
 class _Hours:
     """The hours on their way to the service, each with its fate as far as it is known."""
 
-    def __init__(self, order: Order, sums: Sums, outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, order: Order, sums: Sums, outcomes: Sequence[HourOutcome]) -> None:
         self._order = order
         self._sums = sums
         self._outcomes = outcomes
@@ -121,11 +124,12 @@ class _Hours:
             else:
                 yield file, line, hour, Exit.REJECTED
 
-    def _unsent(self, hour: int, outcome: Outcome) -> _Fate:
+    def _unsent(self, hour: int, outcome: HourOutcome) -> _Fate:
         """Return the fate of an hour as long as it is not sent."""
         match outcome:
-            case HeldHour(record=record):
-                return _Fate(_with_sum(results.of_held(outcome), record), Exit.UNDELIVERED)
+            case HeldHour() | BlockedHour():
+                members = results.of_held(outcome)
+                return _Fate(_with_sum(members, outcome.record), Exit.UNDELIVERED)
             case MeteringError():
                 place = self._sums.places(self._sums.first_line(hour))
                 return _Fate(results.of_refusal(outcome, place), Exit.REJECTED)
@@ -133,7 +137,7 @@ class _Hours:
         return _Fate(_with_sum(members, outcome), Exit.UNDELIVERED)
 
 
-def _with_sum(members: Members, outcome: Outcome) -> Members:
+def _with_sum(members: Members, outcome: HourOutcome) -> Members:
     """Tell of which hourly record a line has become a part."""
     if not isinstance(outcome, UsageRecord):
         return members

@@ -7,7 +7,7 @@ the same file may be imported again, and a file that grew is imported from where
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any, Final
@@ -15,31 +15,42 @@ from typing import Any, Final
 from attrs import frozen
 
 from marketplace_metering_async.cli import results
+from marketplace_metering_async.cli.bad_lines import record_of
 from marketplace_metering_async.cli.exits import Exit, MisuseError
-from marketplace_metering_async.cli.intake import Intake
 from marketplace_metering_async.cli.reading import STDIN, Line, Source
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
+from marketplace_metering_async.ledger.reading import UsageReader
 from marketplace_metering_async.records import UsageRecord
 
 RECORDED: Final = "Recorded"
 REPEATED: Final = "Repeated"
+FIX_AND_IMPORT: Final = (
+    "Fix what the text names and import the file again: lines that were imported add nothing."
+)
 _AT_ONCE: Final = 1_000
 """Lines that share a commit."""
 
 
 @frozen
-class Imported:
+class Entry:
     """
-    What became of one line.
+    A line on its way into a ledger.
 
     Attributes:
-        members: Of its result line.
-        code: What it asks the command to end with.
+        file: Where it stands.
+        number: Of the line in the file.
+        usage: What to add, its event id included; None where nothing is to be added.
+        result: The members of its result line, if they are known already.
+        code: What the result asks the command to end with.
     """
 
-    members: results.Members
-    code: Exit
+    file: str
+    number: int
+    usage: Mapping[str, Any] | None
+    result: results.Members | None = None
+    code: Exit = Exit.METERED
 
 
 def require_names(sources: Sequence[Source], name: str | None) -> None:
@@ -48,44 +59,40 @@ def require_names(sources: Sequence[Source], name: str | None) -> None:
         raise MisuseError("-: standard input needs --name, so that a repetition is known as one")
 
 
-async def import_lines(
-    ledger: UsageLedger, sources: Sequence[Source], product_code: str | None, name: str | None
-) -> AsyncIterator[Imported]:
-    """
-    Add each line of *sources* to *ledger*, and yield what became of it, in order.
+class Entries:
+    """Makes entries of lines, by all rules of a ledger: what has usage will be added."""
 
-    Raises:
-        UsageFileError: once all that was read before is stored and yielded.
-        LedgerError: the ledger cannot store it; import again.
-    """
-    async for block in Intake(sources).blocks():
-        for start in range(0, len(block), _AT_ONCE):
-            lines = block[start : start + _AT_ONCE]
-            adding = (_add(ledger, line, product_code, name) for line in lines)
-            for line, imported in zip(lines, await asyncio.gather(*adding), strict=True):
-                place = {"file": line.file, "line": line.number}
-                yield Imported(place | imported.members, imported.code)
+    def __init__(self, product_code: str | None, name: str | None, advice: str) -> None:
+        """*name* is the input's, by default its file's; *advice* is for lines that break a rule."""
+        self._product_code = product_code
+        self._name = name
+        self._advice = advice
+        self._reader = UsageReader()
+
+    def of(self, line: Line) -> Entry:
+        """Return the entry of a line."""
+        try:
+            members = self._members(line)
+            event_id = _event_id(line, members, self._name)
+            self._reader.usage(SystemClock().now(), **members, event_id=event_id)
+        except InvalidRecordError as error:
+            place = f"{line.file}:{line.number}"
+            refusal = results.of_refusal(error, place, advice=self._advice)
+            return Entry(line.file, line.number, None, refusal, Exit.REJECTED)
+        return Entry(line.file, line.number, {**members, "event_id": event_id})
+
+    def _members(self, line: Line) -> dict[str, Any]:
+        record = record_of(line, self._product_code)
+        if isinstance(record, InvalidRecordError):
+            raise record
+        if record.usage_allocations:
+            expected = "none: a ledger adds up quantities, not their allocations"
+            came = f"{len(record.usage_allocations)} allocations"
+            raise InvalidRecordError([Violation("usage_allocations", expected, came)])
+        return _usage_of(record, self._product_code)
 
 
-async def _add(
-    ledger: UsageLedger, line: Line, product_code: str | None, name: str | None
-) -> Imported:
-    place = f"{line.file}:{line.number}"
-    try:
-        members = _members(line.record, product_code)
-        added = await ledger.add_usage(**members, event_id=_event_id(line, members, name))
-    except InvalidRecordError as error:
-        return Imported(results.of_refusal(error, place), Exit.REJECTED)
-    return Imported(_result(added), Exit.REJECTED if added.ended else Exit.METERED)
-
-
-def _members(record: UsageRecord | InvalidRecordError, product_code: str | None) -> dict[str, Any]:
-    if isinstance(record, InvalidRecordError):
-        raise record
-    if record.usage_allocations:
-        expected = "none: a ledger adds up quantities, not their allocations"
-        came = f"{len(record.usage_allocations)} allocations"
-        raise InvalidRecordError([Violation("usage_allocations", expected, came)])
+def _usage_of(record: UsageRecord, product_code: str | None) -> dict[str, Any]:
     return {
         "dimension": record.dimension,
         "quantity": record.quantity,
@@ -100,6 +107,32 @@ def _members(record: UsageRecord | InvalidRecordError, product_code: str | None)
 def _event_id(line: Line, members: dict[str, Any], name: str | None) -> str:
     said = json.dumps([name or PurePath(line.file).name, line.number, members], default=str)
     return f"import-{blake2b(said.encode(), digest_size=16).hexdigest()}"
+
+
+async def import_entries(
+    ledger: UsageLedger, blocks: AsyncIterable[Sequence[Entry]]
+) -> AsyncIterator[Entry]:
+    """
+    Add what there is to add to *ledger*, and yield each entry with its result, in order.
+
+    Raises:
+        UsageFileError: once all that was read before is stored and yielded.
+        LedgerError: the ledger cannot store it; import again.
+    """
+    async for block in blocks:
+        for start in range(0, len(block), _AT_ONCE):
+            for entry in await asyncio.gather(
+                *(_add(ledger, entry) for entry in block[start : start + _AT_ONCE])
+            ):
+                yield entry
+
+
+async def _add(ledger: UsageLedger, entry: Entry) -> Entry:
+    if entry.usage is None:
+        return entry
+    added = await ledger.add_usage(**entry.usage)
+    code = Exit.REJECTED if added.ended else Exit.METERED
+    return Entry(entry.file, entry.number, None, _result(added), code)
 
 
 def _result(added: AddedUsage) -> results.Members:

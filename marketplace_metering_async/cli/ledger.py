@@ -1,24 +1,27 @@
 """`ledger …`: the commands of the ledger and their options; what they do is in `ledgers`."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from marketplace_metering_async.cli.options import (
     QUOTA,
+    Account,
     CallsPerSecond,
+    Customer,
     EndpointUrl,
+    License,
     ProductCode,
     Profile,
     Region,
     Settings,
+    moment,
     whole_number,
 )
 from marketplace_metering_async.cli.output import people
 from marketplace_metering_async.cli.running import finish, sources_or_exit
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.records import usage_timestamp
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,15 +31,9 @@ app = typer.Typer(
     ),
 )
 
+_LONGEST_DAYS: Final = 36_500
+
 Url = Annotated[str, typer.Argument(metavar="URL", help="Of the ledger.")]
-Account = Annotated[
-    str | None, typer.Option("--account", metavar="ID", help="The buyer's AWS account.")
-]
-Customer = Annotated[
-    str | None,
-    typer.Option("--customer-identifier", metavar="ID", help="Of legacy integrations."),
-]
-License = Annotated[str | None, typer.Option("--license-arn", metavar="ARN")]
 
 
 @app.command()
@@ -52,7 +49,10 @@ def add(
     license_arn: License = None,
     product_code: ProductCode = None,
     at: Annotated[
-        str | None, typer.Option("--at", metavar="TIME", help="ISO 8601 with a time zone.")
+        datetime | None,
+        typer.Option(
+            "--at", metavar="TIME", parser=moment, help="ISO 8601 with a time zone; now by default."
+        ),
     ] = None,
     event_id: Annotated[
         str | None, typer.Option("--event-id", metavar="TEXT", help="Counts once.")
@@ -68,7 +68,7 @@ def add(
         "customer_identifier": customer_identifier,
         "license_arn": license_arn,
         "product_code": product_code,
-        "at": None if at is None else usage_timestamp(at),
+        "at": at,
         "event_id": event_id,
     }
     finish(ledgers.add(url, members, people()))
@@ -105,7 +105,8 @@ def relay(
     url: Url,
     *,
     once: Annotated[
-        bool, typer.Option("--once", help="Send what may be sent now, and end.")
+        bool,
+        typer.Option("--once", help="Send what may be sent now; exit code 3: some is still open."),
     ] = False,
     endpoint_url: EndpointUrl = None,
     profile: Profile = None,
@@ -194,6 +195,8 @@ def prune(
     """Remove old hours that are metered or ended, but for their sums."""
     from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
 
+    if days > _LONGEST_DAYS:
+        raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     before = SystemClock().now() - timedelta(days=days)
     finish(ledgers.prune(url, before, people()))
 

@@ -1,21 +1,25 @@
 """`ledger status`: where all usage is, for a person, for a program, and for an alarm."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from attrs import asdict
 from rich.table import Table
+from rich.text import Text
 
 from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.output import People, print_json
+from marketplace_metering_async.cli.output import People, print_json, printable
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
-from marketplace_metering_async.ledger import LedgerStatus, ProductStatus, UsageLedger
+from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
 
 _PREFIX = "marketplace_metering_ledger"
+_GUARDED = "[bold yellow]A copy: open hours wait for `ledger release`.[/]"
 
 
 async def show(url: str, people: People, *, json: bool, prometheus: bool) -> Exit:
     """Show the status, and end with what it means."""
-    async with UsageLedger.open(url, observer=_unheard) as ledger:
+    async with UsageLedger.open(url, create=False, observer=_unheard) as ledger:
         status = await ledger.status()
     if json:
         print_json(asdict(status))
@@ -37,6 +41,41 @@ def exit_of(status: LedgerStatus) -> Exit:
     return Exit.REJECTED if any(status.ended.values()) else Exit.METERED
 
 
+def tell_unsettled(status: LedgerStatus, now: datetime, people: People) -> Exit:
+    """Say what is not settled at *now* and when to go on; return 3 where there is something."""
+    if status.claimed_until is not None:
+        of_whom = "claimed until then by a relay that may be dead"
+        if status.claimed_until <= now:
+            of_whom = "left over from a relay that is dead"
+        again = _again("after", status.claimed_until, now)
+        people.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
+    if status.next_send_at is not None:
+        again = _again("at", status.next_send_at, now)
+        waiting = status.frozen - status.in_flight
+        people.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
+    if status.guarded:
+        people.print(_GUARDED)
+    elif status.next_seal_at is not None:
+        again = _again("at", status.next_seal_at, now)
+        people.print(
+            f"{again}, or let `ledger relay` run: {status.open:,} units are open, and the next of "
+            "their hours are sealed then."
+        )
+    unsettled = status.records.get(HourState.OPEN) or status.records.get(HourState.FROZEN)
+    return Exit.UNDELIVERED if unsettled else Exit.METERED
+
+
+def _again(word: str, when: datetime, now: datetime) -> str:
+    return "Run this again" + (f" {word} {at_minute(when, now)}" if when > now else "")
+
+
+def at_minute(when: datetime, now: datetime) -> str:
+    """Return the first full minute from *when* on, with its day where that is another than now."""
+    last = when + timedelta(minutes=1) - timedelta(microseconds=1)
+    whole = last.replace(second=0, microsecond=0)
+    return f"{whole:%H:%M} UTC" if whole.date() == now.date() else f"{whole:%Y-%m-%d %H:%M} UTC"
+
+
 def _tell(status: LedgerStatus, people: People) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("product")
@@ -47,7 +86,7 @@ def _tell(status: LedgerStatus, people: People) -> None:
         ended = sum(one.ended.values())
         table.add_row(
             one.product_code or "-",
-            one.dimension,
+            Text(printable(one.dimension)),
             f"{one.open:,}",
             f"{one.frozen:,}",
             f"[green]{one.metered:,}[/]",
@@ -66,14 +105,23 @@ def _tell(status: LedgerStatus, people: People) -> None:
         people.print(f"[{style}]the first of it is lost {text}[/]")
     if status.at_risk:
         people.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
+    _tell_times(status, SystemClock().now(), people)
+    if status.guarded:
+        people.print(_GUARDED)
+
+
+def _tell_times(status: LedgerStatus, now: datetime, people: People) -> None:
+    if status.claimed_until is not None:
+        until = at_minute(status.claimed_until, now)
+        people.print(f"what is in flight is claimed by a relay until {until}")
+    if status.next_seal_at is not None:
+        people.print(f"the next hours are sealed at {at_minute(status.next_seal_at, now)}")
     if status.last_success_seconds is not None:
         people.print(f"last success: {_hours(status.last_success_seconds)} ago")
     elif status.last_usage_seconds is None:
         people.print("no usage yet")
     else:
         people.print("nothing was metered yet")
-    if status.guarded:
-        people.print("[bold yellow]A copy: open hours wait for `ledger release`.[/]")
 
 
 def _hours(seconds: float) -> str:

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,16 +13,27 @@ from attrs import asdict
 from marketplace_metering_async.cli import exits
 from marketplace_metering_async.cli.exits import Exit, MisuseError
 from marketplace_metering_async.cli.formats import UsageFileError
-from marketplace_metering_async.cli.importing import import_lines, require_names
+from marketplace_metering_async.cli.held import tell_blocked
+from marketplace_metering_async.cli.importing import (
+    FIX_AND_IMPORT,
+    Entries,
+    Entry,
+    import_entries,
+    require_names,
+)
+from marketplace_metering_async.cli.intake import Intake
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.ledger_status import exit_of
+from marketplace_metering_async.cli.kept import KeptLines
+from marketplace_metering_async.cli.ledger_status import at_minute, exit_of, tell_unsettled
 from marketplace_metering_async.cli.options import Settings
 from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import People, error_text, print_json
+from marketplace_metering_async.cli.output import People, error_text, print_json, printable
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reading import Source
 from marketplace_metering_async.cli.reporting import Complaints
 from marketplace_metering_async.cli.result_lines import ResultLines
+from marketplace_metering_async.cli.results import FIX_AND_SEND_ALL
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, UsageEnded, Warned
 from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
 from marketplace_metering_async.ledger.states import ENDED
@@ -65,18 +76,25 @@ async def import_files(
     name: str | None,
     people: People,
 ) -> Exit:
-    """Add every line, and tell of each."""
+    """Add every line as it is read, and tell of each."""
     require_names(sources, name)
+    entries = Entries(product_code, name, FIX_AND_IMPORT)
+
+    async def blocks() -> AsyncIterator[list[Entry]]:
+        async for block in Intake(sources).blocks():
+            yield [entries.of(line) for line in block]
+
     async with _open(url, people) as ledger:
-        return await _import(ledger, sources, product_code, name, people)
+        code = await _import(ledger, blocks(), people)
+        status = await ledger.status()
+    if status.next_seal_at is not None:
+        when = at_minute(status.next_seal_at, SystemClock().now())
+        people.print(f"The next hours are sealed at {when}; `ledger relay` meters them.")
+    return code
 
 
 async def _import(
-    ledger: UsageLedger,
-    sources: Sequence[Source],
-    product_code: str | None,
-    name: str | None,
-    people: People,
+    ledger: UsageLedger, blocks: AsyncIterator[Sequence[Entry]], people: People
 ) -> Exit:
     complain = Complaints(people)
     counts: Counter[str] = Counter()
@@ -85,12 +103,13 @@ async def _import(
     lines = ResultLines(people, failures.append)
     async with Watch(people, "importing", unit="lines") as watch:
         try:
-            async for imported in import_lines(ledger, sources, product_code, name):
-                counts[str(imported.members["status"])] += 1
-                codes.add(imported.code)
-                if "message" in imported.members:
-                    complain(imported.members["message"])
-                lines.write(imported.members)
+            async for entry in import_entries(ledger, blocks):
+                members = entry.result or {}
+                counts[str(members["status"])] += 1
+                codes.add(entry.code)
+                if "message" in members:
+                    complain(members["message"])
+                lines.write({"file": entry.file, "line": entry.number, **members})
                 watch.advance()
                 await lines.room.wait()
         except UsageFileError as error:
@@ -112,19 +131,22 @@ async def take_over(url: str, old: str, people: People) -> Exit:
 
 async def relay(url: str, settings: Settings, people: People, *, once: bool) -> Exit:
     """Relay once, or until a signal."""
-    async with _open(url, people, region_name=settings.region) as ledger:
+    async with _open(url, people, create=False, region_name=settings.region) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             with Interrupts(people, _CLOSES) as interrupts:
                 if not once:
-                    people.print(f"relaying to {(await client.endpoint()).url}; Ctrl-C ends it")
+                    where = printable((await client.endpoint()).url)
+                    people.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
                     return Exit.INTERRUPTED if interrupts.happened else Exit.METERED
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
-        return _told(report, people)
+        status = await ledger.status()
+    codes = {_print_report(report, people), tell_unsettled(status, SystemClock().now(), people)}
+    return exits.gravest(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
 
 
-def _told(report: RelayReport, people: People) -> Exit:
+def _print_report(report: RelayReport, people: People) -> Exit:
     print_json(
         {
             "sealed": report.sealed,
@@ -150,26 +172,34 @@ async def send_through(order: Order, url: str, people: People) -> Exit:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             await client.endpoint()  # whoever has no account is told before anything is stored
-            code = await _import(ledger, order.sources, order.product_code, None, people)
+            codes = {await _import_whole(ledger, order, people)}
             with Interrupts(people, _CLOSES) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
-            codes = {code, _told(report, people)}
+            codes.add(_print_report(report, people))
             if interrupts.happened:
                 codes.add(Exit.INTERRUPTED)
         status = await ledger.status()
-    if status.open:
-        people.print(
-            f"{status.open:,} units are of hours that are not due yet; "
-            "send again, or let `ledger relay` run."
-        )
-        codes.add(Exit.UNDELIVERED)
-    codes.add(exit_of(status))
+    codes |= {tell_unsettled(status, SystemClock().now(), people), exit_of(status)}
     return exits.gravest(codes)
+
+
+async def _import_whole(ledger: UsageLedger, order: Order, people: People) -> Exit:
+    """Add all lines but those of hours that a bad line may belong to, once all are read."""
+    entries = Entries(order.product_code, None, FIX_AND_SEND_ALL)
+    with KeptLines(order.product_code) as kept:
+        async with Watch(people, "reading", total=order.size, unit="lines") as watch:
+            async for block in Intake(order.sources).blocks():
+                for line in block:
+                    kept.add(line, entries.of(line))
+                    watch.advance(line.size)
+        code = await _import(ledger, kept.blocks(), people)
+        tell_blocked(len(kept.held), kept.anywhere, people)
+    return code
 
 
 async def history(url: str, where: Mapping[str, Any], people: People, *, as_csv: bool) -> Exit:
     """Print the story of every hour to stdout."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
         if table is not None:
             table.writerow(_COLUMNS)
@@ -220,7 +250,7 @@ async def retry(url: str, names: Sequence[str], people: People) -> Exit:
     """Send ended records again."""
     if unknown := [name for name in names if name not in ENDED]:
         raise MisuseError(f"--state: expected one of {', '.join(ENDED)}; got {unknown[0]!r}")
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         count = await ledger.retry(*(HourState(name) for name in names))
     people.print(f"{count:,} are on their way again")
     return Exit.METERED
@@ -228,7 +258,7 @@ async def retry(url: str, names: Sequence[str], people: People) -> Exit:
 
 async def prune(url: str, before: datetime, people: People) -> Exit:
     """Remove what was settled long ago."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         try:
             count = await ledger.prune(before)
         except ValueError as error:
@@ -239,7 +269,7 @@ async def prune(url: str, before: datetime, people: People) -> Exit:
 
 async def release(url: str, people: People) -> Exit:
     """Go on with a copy."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         await ledger.release()
     people.print("released: its open hours are metered from now on")
     return Exit.METERED
@@ -247,7 +277,7 @@ async def release(url: str, people: People) -> Exit:
 
 async def close_customer(url: str, who: Mapping[str, Any], people: People, *, reopen: bool) -> Exit:
     """Close a customer's hours, or take usage again."""
-    async with _open(url, people) as ledger:
+    async with _open(url, people, create=False) as ledger:
         if reopen:
             await ledger.reopen_customer(**who)
             people.print("usage of the customer is taken again")

@@ -1,6 +1,7 @@
 """`resolve`, `meter` and `register`: the service's other operations, each one call."""
 
 import sys
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -13,12 +14,12 @@ from marketplace_metering_async.cli.options import (
     Region,
     Settings,
     TheProduct,
+    moment,
     whole_number,
 )
 from marketplace_metering_async.cli.output import print_json
 from marketplace_metering_async.cli.running import finish
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.records import usage_timestamp
 
 
 def resolve(
@@ -51,9 +52,12 @@ def meter(
         int, typer.Option("--quantity", metavar="NUMBER", parser=whole_number, help="Whole units.")
     ],
     timestamp: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
-            "--timestamp", metavar="TIME", help="ISO 8601 with a time zone; by default now."
+            "--timestamp",
+            metavar="TIME",
+            parser=moment,
+            help="ISO 8601 with a time zone; now by default.",
         ),
     ] = None,
     client_token: Annotated[
@@ -71,11 +75,10 @@ def meter(
     settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
 
     async def call() -> Exit:
-        when = SystemClock().now() if timestamp is None else usage_timestamp(timestamp)
         async with settings.client() as client:
             result = await client.meter_usage(
                 product_code=product_code,
-                timestamp=when,
+                timestamp=SystemClock().now() if timestamp is None else timestamp,
                 usage_dimension=dimension,
                 usage_quantity=quantity,
                 dry_run=dry_run,

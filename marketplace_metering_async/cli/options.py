@@ -2,6 +2,9 @@
 
 import ipaddress
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +16,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, mask
 from marketplace_metering_async.limits import CALLS_PER_SECOND
+from marketplace_metering_async.records import usage_timestamp
 from marketplace_metering_async.signing import Endpoint, Signer
 
 # Typer hands a default to the parser as it is, and what was typed as text.
@@ -37,16 +41,39 @@ def whole_number(text: str | int) -> int:
     return int(text)
 
 
-def _product_code(text: str | None) -> str | None:
-    if text is not None:
-        try:
-            rules.require(rules.product_code(text))
-        except InvalidRecordError as error:
-            violation = error.violations[0]
-            raise typer.BadParameter(
-                f"expected {violation.expected}, got {violation.got}"
-            ) from None
-    return text
+def moment(text: str) -> datetime:
+    """Read a time as files have it: ISO 8601 with a time zone, or whole seconds since 1970."""
+    digits = text.isascii() and text.isdigit() and len(text) < 20
+    with _as_option_error():
+        time = usage_timestamp(int(text) if digits else text)
+        rules.require(rules.timestamp("", time))
+    return time
+
+
+def _kept(rule: Callable[[str], rules.Violations]) -> Callable[[str | None], str | None]:
+    """Return a callback that refuses what breaks *rule*."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            with _as_option_error():
+                rules.require(rule(text))
+        return text
+
+    return check
+
+
+@contextmanager
+def _as_option_error() -> Iterator[None]:
+    """Turn the complaint of a record's rule into one of the option at hand."""
+    try:
+        yield
+    except InvalidRecordError as error:
+        violation = error.violations[0]
+        text = f"expected {violation.expected}, got {violation.got}"
+        raise typer.BadParameter(text) from None
+
+
+_product_code = _kept(rules.product_code)
 
 
 EndpointUrl = Annotated[
@@ -69,6 +96,33 @@ ProductCode = Annotated[
 TheProduct = Annotated[
     str,
     typer.Option("--product-code", metavar="CODE", help="The product.", callback=_product_code),
+]
+Account = Annotated[
+    str | None,
+    typer.Option(
+        "--account",
+        metavar="ID",
+        help="The buyer's AWS account.",
+        callback=_kept(lambda text: rules.identity(text, None, None)),
+    ),
+]
+Customer = Annotated[
+    str | None,
+    typer.Option(
+        "--customer-identifier",
+        metavar="ID",
+        help="Of legacy integrations.",
+        callback=_kept(lambda text: rules.identity(None, text, None)),
+    ),
+]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license-arn",
+        metavar="ARN",
+        help="The buyer's license, together with the account.",
+        callback=_kept(lambda text: rules.identity("0", None, text)),
+    ),
 ]
 CallsPerSecond = Annotated[
     float,

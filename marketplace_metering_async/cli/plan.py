@@ -38,7 +38,7 @@ class Plan:
         records: Lines that say a record.
         refused: Lines that would be rejected unsent.
         repeated: Lines that say the same as an earlier one.
-        held: Hours that are not over.
+        held: Hours that would be held back.
     """
 
     def __init__(self, product_code: str | None, places: Places, complain: Complain) -> None:

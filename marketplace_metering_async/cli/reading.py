@@ -7,10 +7,10 @@ Input is cut at newlines alone, so that no character inside a text ends a line.
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from attrs import frozen
 
@@ -41,12 +41,14 @@ class Line(NamedTuple):
         number: From 1, counting every line of the file.
         size: Bytes that were read since the line before.
         record: What it says, or the reason why it says no record.
+        members: With boto3's names, of a line that says no record but could be taken apart.
     """
 
     file: str
     number: int
     size: int
     record: UsageRecord | InvalidRecordError
+    members: Mapping[str, Any] | None = None
 
 
 @frozen
@@ -147,19 +149,24 @@ def _blocks(name: str, read: Read) -> Iterator[list[Line]]:
                 if parse is None:
                     parse = csv_rows(f"{name}:{number}", line)
                     continue
-            block.append(Line(name, number, size, _record(parse, line)))
+            block.append(Line(name, number, size, *_read(parse, line)))
             size = 0
         if block:
             yield block
 
 
-def _record(parse: Parse, line: bytes) -> UsageRecord | InvalidRecordError:
+def _read(
+    parse: Parse, line: bytes
+) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None]:
+    """Return the record, or why there is none and the members that could be read."""
     if len(line) > _LONGEST_LINE:
-        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line")
+        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None
+    members = None
     try:
-        return UsageRecord.from_boto(parse(line))
+        members = parse(line)
+        return UsageRecord.from_boto(members), None
     except InvalidRecordError as error:
-        return error
+        return error, members
 
 
 def _cut(read: Read) -> Iterator[list[bytes]]:

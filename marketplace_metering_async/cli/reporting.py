@@ -190,9 +190,15 @@ class Report:
         if self._newest and not self.has_all:
             self._people.print(f"Reading ended after {printable(self._newest)}.", markup=False)
         code = gravest(self._codes)
-        if code in _WHAT_NOW:
+        if code in _WHAT_NOW and not self._only_held(code):
             self._people.print(_WHAT_NOW[code])
         return code
+
+    def _only_held(self, code: Exit) -> bool:
+        """Whether nothing is undelivered but what is held back, of which the list says more."""
+        undelivered = self.verdicts[RecordStatus.UNPROCESSED]
+        undelivered += self.verdicts[RecordStatus.UNCONFIRMED]
+        return code is Exit.UNDELIVERED and not undelivered
 
 
 def _add_row(

@@ -1,8 +1,10 @@
 """The members of a result line: what became of one line of input."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
+from marketplace_metering_async.cli.bad_lines import BlockedHour
 from marketplace_metering_async.cli.formats import worded
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import (
@@ -15,11 +17,18 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
 Members = dict[str, Any]
+_MINUTE: Final = "%Y-%m-%dT%H:%MZ"
 PlaceOf = Callable[[int], str]
 """Turns the position of a record in what the client was given into `file:line`."""
 
 HELD = "Held"
-"""Beside the words of RecordStatus: the hour is not over, and was not sent."""
+"""Beside the words of RecordStatus: the hour is not over, or may lack a line, and was not sent."""
+
+FIX_AND_SEND_ALL = (
+    "Fix what the text names, then send all of the input again: the hours that this line may "
+    "belong to are held until then."
+)
+"""The advice on a line that says no record, where lines add up to hours."""
 
 
 def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> Members:
@@ -43,20 +52,33 @@ def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> Members:
     return members
 
 
-def of_refusal(error: MeteringError, place: str, place_of: PlaceOf = str) -> Members:
+def of_refusal(
+    error: MeteringError, place: str, place_of: PlaceOf = str, *, advice: str | None = None
+) -> Members:
     """Return the members for a line that was never sent because of *error*."""
     members: Members = {"status": RecordStatus.REJECTED.value, "metered": False}
-    return members | _of_error(error, place, place_of) | {"advice": error.advice, "attempts": 0}
+    members |= _of_error(error, place, place_of)
+    return members | {"advice": advice or error.advice, "attempts": 0}
 
 
-def of_held(hour: HeldHour) -> Members:
-    """Return the members for a line whose hour is not over."""
-    return {
-        "status": HELD,
-        "metered": False,
-        "advice": f"The hour is not over; send it all again after {hour.over_at:%Y-%m-%dT%H:%MZ}.",
-        "attempts": 0,
-    }
+def of_held(hour: HeldHour | BlockedHour) -> Members:
+    """Return the members for a line whose hour is held back."""
+    if isinstance(hour, BlockedHour):
+        return of_blocked(hour.place, hour.over_at)
+    return _held(f"The hour is not over; send it all again after {hour.over_at:{_MINUTE}}.")
+
+
+def of_blocked(place: str, over_at: datetime | None = None) -> Members:
+    """Return the members for a line whose hour may lack the one at *place*."""
+    after = "" if over_at is None else f" after {over_at:{_MINUTE}}"
+    return _held(
+        f"Fix {place}, then send all of the input again{after}: without that line the hour might "
+        "be locked at a part of its sum."
+    )
+
+
+def _held(advice: str) -> Members:
+    return {"status": HELD, "metered": False, "advice": advice, "attempts": 0}
 
 
 def of_unsent(reason: str) -> Members:

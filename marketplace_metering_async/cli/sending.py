@@ -10,7 +10,7 @@ from marketplace_metering_async.cli.formats import UsageFileError
 from marketplace_metering_async.cli.intake import Intake
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import People
+from marketplace_metering_async.cli.output import People, printable
 from marketplace_metering_async.cli.places import RecentPlaces
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reporting import Complaints, Report
@@ -51,7 +51,9 @@ async def _may_send(order: Order, people: People) -> bool:
     if target is None:
         return True
     if order.size is None:
-        people.print(f"A stream of records goes to {target}; there is no plan of a stream.")
+        to = printable(str(target))
+        text = f"A stream of records goes to {to}; there is no plan of a stream."
+        people.print(text, markup=False)
     else:
         plan = await plan_of_lines(order, people, Complaints(people))
         people.print(plan.table(order.settings.calls_per_second, target))

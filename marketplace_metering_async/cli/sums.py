@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final, Self
 
+from marketplace_metering_async.cli.bad_lines import BadLines, BlockedHour, HourOutcome, record_of
 from marketplace_metering_async.cli.intake import Intake
 from marketplace_metering_async.cli.order import Order
 from marketplace_metering_async.cli.output import People
@@ -14,10 +15,10 @@ from marketplace_metering_async.cli.places import Places
 from marketplace_metering_async.cli.progress import Watch
 from marketplace_metering_async.cli.reading import Line
 from marketplace_metering_async.cli.reporting import Complaints
-from marketplace_metering_async.cli.results import Members, of_refusal
+from marketplace_metering_async.cli.results import FIX_AND_SEND_ALL, Members, of_refusal
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.coalescing import Coalescer, Outcome
-from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.coalescing import Coalescer, HeldHour, Outcome
+from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 _REFUSED: Final = 2**32 - 1
 _IN_MEMORY: Final = 2**20
@@ -39,6 +40,8 @@ class Sums:
         """*product_code* is that of records which name none."""
         self.places = Places()
         self.refused = 0
+        self._product_code = product_code
+        self._bad = BadLines(product_code)
         self._coalescer = Coalescer(product_code)
         self._hours = array("I")  # by line: the index of its hour
         self._firsts = array("Q")  # by hour: the number of its first line
@@ -59,22 +62,38 @@ class Sums:
     def add(self, line: Line) -> Members | None:
         """Add a line to its hour; return the members of its result if it says no record."""
         number = self.places.add(line.file, line.number)
-        if isinstance(line.record, InvalidRecordError):
-            members = of_refusal(line.record, f"{line.file}:{line.number}")
+        record = record_of(line, self._product_code)
+        if isinstance(record, InvalidRecordError):
+            place = f"{line.file}:{line.number}"
+            members = of_refusal(record, place, advice=FIX_AND_SEND_ALL)
             self._refusals.write(json.dumps(members).encode("ascii") + b"\n")
             self._hours.append(_REFUSED)
+            self._bad.add(number, line)
             self.refused += 1
             return members
-        hour = self._coalescer.add(line.record)
+        hour = self._coalescer.add(record)
         if hour == len(self._firsts):
             self._firsts.append(number)
         self._hours.append(hour)
         return None
 
-    def outcomes(self, *, include_current_hour: bool) -> list[Outcome]:
+    def outcomes(self, *, include_current_hour: bool) -> list[HourOutcome]:
         """Return what became of each hour, in the order of their first lines."""
         now = SystemClock().now()
-        return self._coalescer.outcomes(now, include_current_hour=include_current_hour)
+        found = self._coalescer.outcomes(now, include_current_hour=include_current_hour)
+        return [self._with_bad_lines(outcome) for outcome in found]
+
+    def _with_bad_lines(self, outcome: Outcome) -> HourOutcome:
+        if isinstance(outcome, MeteringError):
+            return outcome
+        if isinstance(outcome, HeldHour):
+            record, over_at = outcome.record, outcome.over_at
+        else:
+            record, over_at = outcome, None
+        bad = self._bad.of(record.key(self._product_code))
+        if bad is None:
+            return outcome
+        return BlockedHour(record, self.places(bad), self._bad.is_anywhere(bad), over_at)
 
     def first_line(self, hour: int) -> int:
         """Return the number of the first line of *hour*."""

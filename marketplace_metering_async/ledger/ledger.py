@@ -1,6 +1,7 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
+from calendar import monthrange
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,7 +23,7 @@ from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failur
 from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.records import SECONDS_PER_HOUR
+from marketplace_metering_async.records import SECONDS_PER_DAY
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -78,6 +79,7 @@ class UsageLedger:
         cls,
         url: str,
         *,
+        create: bool = True,
         region_name: str | None = None,
         grace: float = 600.0,
         late: Late = "carry",
@@ -85,11 +87,13 @@ class UsageLedger:
         observer: Observer | None = None,
     ) -> Self:
         """
-        Return the ledger at *url*, to be used with `async with`; it is made if it is not there.
+        Return the ledger at *url*, to be used with `async with`.
 
         Args:
             url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
                 `postgresql://user:password@host/database` (extra `postgres`).
+            create: Whether it is made if it is not there. Say no where you only look, so that a
+                mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which
                 relays first. One ledger serves one region.
             grace: Seconds after an hour, and after the first usage of an hour that is over, before
@@ -103,12 +107,13 @@ class UsageLedger:
             ConfigurationError: for a URL of another kind.
             ValueError: for a negative grace, or another word for late.
 
-        Entering it raises LedgerUnusableError (a subclass of LedgerError) where the database is
+        Entering it raises LedgerMissingError where there is no ledger and *create* is false;
+        LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where it is
         damaged, newer, something else's, or on a network file system; LedgerElsewhereError where it
         belongs to another region; ConfigurationError where an extra is missing.
         """
         return cls(
-            _database_of(url),
+            _database_of(url, create=create),
             region_name=region_name,
             grace=grace,
             late=late,
@@ -434,13 +439,14 @@ class UsageLedger:
 
         Raises:
             ConfigurationError: for a URL of another kind, or where this one is not in PostgreSQL.
+            LedgerMissingError: there is no ledger at *url*.
             LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
             LedgerError: one of the databases cannot be used.
         """
         self._require_open()
         if not self._database.shares_quota:
             raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
-        source = _database_of(url)
+        source = _database_of(url, create=False)
         await source.open()
         try:
             return await moving.move(source, self._database)
@@ -500,20 +506,20 @@ def _month(month: datetime | None) -> dict[str, Any]:
     if month is None:
         return {"first": 0, "end": 2**40}
     start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = (start + timedelta(days=32)).replace(day=1)
-    first, last = int(start.timestamp()), int(end.timestamp())
-    return {"first": first - first % SECONDS_PER_HOUR, "end": last}
+    first = int(start.timestamp())
+    days = monthrange(start.year, start.month)[1]
+    return {"first": first, "end": first + days * SECONDS_PER_DAY}
 
 
-def _database_of(url: str) -> Database:
+def _database_of(url: str, *, create: bool = True) -> Database:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
         from marketplace_metering_async.ledger.sqlite import SqliteDatabase  # noqa: PLC0415
 
-        return SqliteDatabase(rest[1:])
+        return SqliteDatabase(rest[1:], create=create)
     if scheme in ("postgresql", "postgres"):
         from marketplace_metering_async.ledger.postgresql import PostgresDatabase  # noqa: PLC0415
 
-        return PostgresDatabase(url)
+        return PostgresDatabase(url, create=create)
     expected = "sqlite:///usage.db or postgresql://user@host/database"
     raise ConfigurationError(f"ledger URL: expected {expected}, got one of scheme {scheme[:20]!r}")

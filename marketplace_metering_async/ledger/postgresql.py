@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
     LedgerError,
+    LedgerMissingError,
     LedgerUnusableError,
 )
 from marketplace_metering_async.ledger.sql import (
@@ -112,9 +114,10 @@ class PostgresDatabase:
     shares_quota = True
     clock_is_ours = False
 
-    def __init__(self, url: str, *, reach: FailPoint = no_failure) -> None:
+    def __init__(self, url: str, *, create: bool = True, reach: FailPoint = no_failure) -> None:
         """Note where; open() does the work."""
         self._url = url
+        self._create = create
         self._reach = reach
         self._pool: Any = None  # an asyncpg pool while open
 
@@ -270,6 +273,10 @@ class PostgresDatabase:
         newest = known[-1][0]
         async with self._connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
+            if not self._create and not await connection.fetchval(
+                f"SELECT to_regclass('{_SCHEMA}.schema_version')"
+            ):
+                raise LedgerMissingError(f"there is no ledger at {_place_of(self._url)}")
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
             await connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {_SCHEMA}.schema_version (version bigint NOT NULL)"
@@ -291,3 +298,9 @@ class PostgresDatabase:
                         f"INSERT INTO {_SCHEMA}.schema_version VALUES ($1)", number
                     )
             self._reach("migrate: done")
+
+
+def _place_of(url: str) -> str:
+    """Return host and database of *url*, and nothing that may be secret."""
+    parts = urlsplit(url)
+    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"

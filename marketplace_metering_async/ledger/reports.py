@@ -44,6 +44,11 @@ class LedgerStatus:
         at_risk: Unsettled units whose window closes within six hours.
         last_success_seconds: Since the service last took a record; None: never.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
+        claimed_until: When the last claim of a relay on a frozen record ends, were the relay dead;
+            None where there is no claim.
+        next_send_at: When a frozen record that no relay holds is due to be sent; None: there is
+            none.
+        next_seal_at: When an open hour is next due for sealing; None where none is open.
         records: How many records are in each state.
         guarded: Whether this is a copy that a person has not released: open hours wait.
         region_name: Where its records go; None until the first relay.
@@ -62,6 +67,9 @@ class LedgerStatus:
     at_risk: int
     last_success_seconds: float | None
     last_usage_seconds: float | None
+    claimed_until: datetime | None
+    next_send_at: datetime | None
+    next_seal_at: datetime | None
     records: Mapping[HourState, int]
     guarded: bool
     region_name: str | None
@@ -130,7 +138,10 @@ async def status(tx: Transaction, now: int) -> LedgerStatus:
             "SELECT MIN(hour) AS oldest, MIN(deadline) AS deadline, "
             "COALESCE(SUM(CASE WHEN deadline <= :soon THEN quantity ELSE 0 END), 0) AS at_risk, "
             "COALESCE(SUM(CASE WHEN state = 'frozen' AND lease_until IS NOT NULL "
-            "THEN quantity ELSE 0 END), 0) AS in_flight "
+            "THEN quantity ELSE 0 END), 0) AS in_flight, "
+            "MAX(CASE WHEN state = 'frozen' THEN lease_until END) AS claimed_until, "
+            "MIN(CASE WHEN state = 'frozen' AND lease_until IS NULL THEN not_before END) "
+            "AS next_send, MIN(CASE WHEN state = 'open' THEN seal_at END) AS next_seal "
             "FROM hour WHERE state IN ('open', 'frozen')",
             soon=now + _AT_RISK_WITHIN,
         )
@@ -151,6 +162,9 @@ async def status(tx: Transaction, now: int) -> LedgerStatus:
         at_risk=int(unsent["at_risk"]),
         last_success_seconds=_seconds(now, ledger["last_success_at"], 0),
         last_usage_seconds=_seconds(now, latest, 0),
+        claimed_until=_when(unsent["claimed_until"]),
+        next_send_at=_when(unsent["next_send"]),
+        next_seal_at=_when(unsent["next_seal"]),
         records=_records(by_lane),
         guarded=ledger["guarded_since"] is not None,
         region_name=ledger["region_name"],
@@ -275,7 +289,7 @@ def _by_hour(rows: Sequence[Row]) -> dict[int, list[Row]]:
     return found
 
 
-def _when(at: int | None) -> datetime | None:
+def _when(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 

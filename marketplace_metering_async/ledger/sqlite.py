@@ -19,7 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from marketplace_metering_async.errors import LedgerClosedError, LedgerError, LedgerUnusableError
+from marketplace_metering_async.errors import (
+    LedgerClosedError,
+    LedgerError,
+    LedgerMissingError,
+    LedgerUnusableError,
+)
 from marketplace_metering_async.ledger.sql import (
     Dialect,
     FailPoint,
@@ -138,10 +143,16 @@ class SqliteDatabase:
     clock_is_ours = True
 
     def __init__(
-        self, path: str, *, connect: Connect = _connect, reach: FailPoint = no_failure
+        self,
+        path: str,
+        *,
+        create: bool = True,
+        connect: Connect = _connect,
+        reach: FailPoint = no_failure,
     ) -> None:
         """Note where; open() does the work."""
         self._path = Path(path)
+        self._create = create
         self._connect = connect
         self._reach = reach
         self._writer: Any = None
@@ -209,12 +220,15 @@ class SqliteDatabase:
             raise LedgerUnusableError(
                 f"SQLite {sqlite3.sqlite_version} is older than 3.37, which the ledger needs"
             )
+        if not self._create and not self._path.exists():
+            raise self._missing()
         self._require_place()
         with _named(self._path):
             if not self._path.exists():  # made here, so that nobody else may read it
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row
+            self._version()  # what is none of ours is not even given another kind of log
             for pragma in (
                 "journal_mode = WAL",
                 "synchronous = FULL",
@@ -245,25 +259,34 @@ class SqliteDatabase:
             )
 
     def _migrate(self) -> None:
-        known = migrations(DIALECT)
-        newest = known[-1][0]
         with self._transaction():
-            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-            if version > newest:
-                raise LedgerUnusableError(
-                    f"{self._path} has schema {version}, and this version of the package knows "
-                    f"{newest}; use a newer one"
-                )
-            tables = self._writer.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]
-            if not version and tables:
-                raise LedgerUnusableError(f"{self._path} is a database of something else")
-            for number, statements in known:
+            version = self._version()
+            for number, statements in migrations(DIALECT):
                 if number > version:
                     for statement in statements:
                         self._writer.execute(statement)
                         self._reach("migrate: statement")
                     self._writer.execute(f"PRAGMA user_version = {number}")
             self._reach("migrate: done")
+
+    def _version(self) -> int:
+        """Return the version of the schema; 0 in an empty file, which is to become a ledger."""
+        newest = migrations(DIALECT)[-1][0]
+        version: int = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        if version > newest:
+            raise LedgerUnusableError(
+                f"{self._path} has schema {version}, and this version of the package knows "
+                f"{newest}; use a newer one"
+            )
+        if not version:
+            if self._writer.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]:
+                raise LedgerUnusableError(f"{self._path} is a database of something else")
+            if not self._create:
+                raise self._missing()
+        return version
+
+    def _missing(self) -> LedgerMissingError:
+        return LedgerMissingError(f"there is no ledger at {self._path.absolute()}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.cli import reading
+from marketplace_metering_async.cli import formats, reading
 from marketplace_metering_async.cli.formats import (
     UsageFileError,
     csv_rows,
@@ -167,19 +167,23 @@ def test_a_wrong_header_is_told(header: bytes, says: str) -> None:
         (b'2026-11-23T10:00:00Z,"d"x,5,1', "expected a CSV row on one line"),
         (b"2026-11-23T10:00:00Z,d\0,5,1", "a NUL character"),
         (b"2026-11-23T10:00:00Z,d\r,5,1", "expected a CSV row on one line"),
-        (b"2026-11-23T10:00:00Z,d,1_000,1", "quantity: expected a whole number in digits"),
-        (b"2026-11-23T10:00:00Z,d, 5 ,1", "quantity: expected a whole number in digits"),
+        (b"2026-11-23T10:00:00Z,d,1_000,1", "quantity: expected a whole number from 0"),
+        (b"2026-11-23T10:00:00Z,d, 5 ,1", "quantity: expected a whole number from 0"),
         ("2026-11-23T10:00:00Z,d,\uff15,1".encode(), "quantity: expected a whole number"),
-        (b"2026-11-23T10:00:00Z,d,5.0,1", "quantity: expected a whole number in digits"),
-        (b"2026-11-23T10:00:00Z,d,1e3,1", "quantity: expected a whole number in digits"),
-        (b"2026-11-23T10:00:00Z,d,+5,1", "quantity: expected a whole number in digits"),
+        (b"2026-11-23T10:00:00Z,d,5.0,1", "quantity: expected a whole number from 0"),
+        (b"2026-11-23T10:00:00Z,d,1e3,1", "quantity: expected a whole number from 0"),
+        (b"2026-11-23T10:00:00Z,d,+5,1", "quantity: expected a whole number from 0"),
         (b"2026-11-23T10:00:00Z,d,-5,1", "quantity: expected 0 to 2147483647, got -5"),
         (b"2026-11-23T10:00:00Z,d,2147483648,1", "got 2147483648"),
         (b"2026-11-23T10:00:00Z,d," + b"9" * 5000 + b",1", "quantity: expected 0 to 2147483647"),
+        (b"2026-11-23T10:00:00Z,d," + b"0" * 30 + b"5,1", "quantity: expected 0 to 2147483647"),
         (b"2026-11-23T10:00:00Z,d,,1", "quantity: expected a whole number"),
         (b"2026-11-23 10:00,d,5,1", "timestamp: expected a datetime with a time zone"),
         (b"9" * 5000 + b",d,5,1", "timestamp: expected an ISO 8601 time"),
+        (b"0" * 20 + b"1795428000,d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"1795428000000,d,5,1", "timestamp: expected an ISO 8601 time"),
+        (b"0001-01-01T00:00:00+01:00,d,5,1", "timestamp: expected an ISO 8601 time"),
+        (b"9999-12-31T23:59:59-05:00,d,5,1", "timestamp: expected an ISO 8601 time"),
         (
             "2026-11-23T10:00:00Z,d,5,\u0661".encode(),
             "customer_aws_account_id: expected the digits",
@@ -213,10 +217,12 @@ def test_csv_takes_what_json_takes() -> None:
 
 def test_allocations_that_are_no_json_are_refused() -> None:
     """
-    With the name of the column.
+    With the name of the column, and whose they are can be read all the same.
     """
-    with pytest.raises(InvalidRecordError, match="usage_allocations: expected a JSON list"):
-        csv_rows("f:1", HEADER + b",usage_allocations")(ROW + b",[{]")
+    members = csv_rows("f:1", HEADER + b",usage_allocations")(ROW + b",[{]")
+
+    with pytest.raises(InvalidRecordError, match="usage_allocations: expected a list"):
+        UsageRecord.from_boto(members)
 
 
 def test_lines_are_cut_at_newlines_alone(tmp_path: Path) -> None:
@@ -337,6 +343,25 @@ def test_no_bytes_break_the_parsers(line: bytes, name: str) -> None:
     for parse in (parse_json, csv_rows("f:1", HEADER), format_of(name, line) or parse_json):
         with suppress(InvalidRecordError):
             assert isinstance(parse(line), dict)
+
+
+WRONG: list[Any] = [
+    *(None, True, -1, 1.5, 2**31, 10**30, 1e300, [], {}, [[1]], [{"a": 1}]),
+    *("", "7", "\ud800", "[/]", STAMP, "2026-11-23T10:00"),
+    *("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"),  # in UTC of no year
+]
+
+
+@given(
+    st.dictionaries(st.sampled_from([*formats._NAMES, "Quantity", "other"]), st.sampled_from(WRONG))
+)
+def test_no_members_break_the_reading(members: dict[str, Any]) -> None:
+    """
+    Whatever stands for a member, a line is a record, or refused with a reason. Newcomer M9.
+    """
+    record, _ = reading._read(parse_json, json.dumps(members).encode())
+
+    assert isinstance(record, UsageRecord | InvalidRecordError)
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=20)

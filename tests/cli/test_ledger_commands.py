@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import Run, line, process, running_sandbox, target
+from support.commands import Run, Shell, line, process, running_sandbox, target
 
 from marketplace_metering_async.cli.exits import Exit
 
@@ -113,13 +113,45 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path) -> None:
         (["status", "mysql://x"], "expected sqlite:///usage.db or postgresql://"),
     ],
 )
-def test_misuse_is_told(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_misuse_is_told(tmp_path: Path, usage: Path, arguments: list[str], told: str) -> None:
     """
     In a line, without a traceback.
     """
     url = url_in(tmp_path)
+    process("ledger", "import", url, usage, "--product-code", "p")
     run = process("ledger", *[argument.replace("{url}", url) for argument in arguments])
 
     assert run.code in (Exit.USAGE, Exit.ACCOUNT)
     assert told in " ".join(run.err.split())
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["status", "--json"],
+        ["history"],
+        ["relay"],
+        ["relay", "--once"],
+        ["retry"],
+        ["prune"],
+        ["release"],
+        ["close-customer", "--account", "1", "--product-code", "p"],
+        ["close-customer", "--account", "1", "--product-code", "p", "--reopen"],
+    ],
+)
+def test_a_mistyped_url_is_an_error_and_makes_no_ledger(
+    tmp_path: Path, shell: Shell, arguments: list[str]
+) -> None:
+    """
+    Whatever looks at a ledger, or works on what is in it, finds it or says where it looked.
+    Newcomer H6.
+    """
+    command, *options = arguments
+
+    done = shell("ledger", command, f"sqlite:///{tmp_path}/none.db", *options)
+
+    assert (Exit.USAGE, "") == (done.code, done.out)
+    assert f"there is no ledger at {tmp_path}/none.db. Check the URL" in done.err
+    assert [] == list(tmp_path.iterdir())

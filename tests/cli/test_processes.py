@@ -13,51 +13,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
-from support.commands import command, environment, line, process, target
+from support.commands import command, environment, line, pipe, process, started, target, wait_for
 
 from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
 
 MANY = "".join(f"{line(n)}\n" for n in range(3000)).encode()
 
 
-@contextmanager
-def started(
-    *arguments: object, code: str | None = None, **settings: object
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with pipes, ended at last; with *code* in place of the command line's own."""
-    whole = command(*arguments)
-    if code is not None:
-        whole = [sys.executable, "-c", code, *map(str, arguments)]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    usual: dict[str, Any] = {**pipes, "env": environment()}
-    with subprocess.Popen(whole, **(usual | settings)) as running:  # noqa: S603 - our own
-        try:
-            yield running
-        finally:
-            running.kill()
-
-
-def pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
-
-
 def give(running: subprocess.Popen[bytes], data: bytes) -> None:
     pipe(running.stdin).write(data)
     pipe(running.stdin).close()
     running.stdin = None
-
-
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    """Wait until *condition* holds."""
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.01)
 
 
 def test_a_reader_that_leaves_ends_nothing(sandbox: Sandbox) -> None:
@@ -274,6 +243,22 @@ def test_ctrl_c_while_nothing_comes_in(sandbox: Sandbox, options: list[str]) -> 
 
     assert (130, False) == (code, b"Traceback" in err), err
     assert 0 == sandbox.calls.total()
+
+
+def test_an_address_is_only_text(sandbox: Sandbox, tmp_path: Path) -> None:
+    """
+    What a relay says of where it sends is no markup. Newcomer M9.
+    """
+    url, where = f"sqlite:///{tmp_path}/usage.db", f"{sandbox.url}/[/]"
+    members = ["--dimension", "d", "--quantity", 1, "--account", 1, "--product-code", "p"]
+    assert 0 == process("ledger", "add", url, *members).code
+    with started("ledger", "relay", url, "--endpoint-url", where) as running:
+        said = pipe(running.stderr).readline()
+        running.terminate()
+        _, err = running.communicate(timeout=30)
+
+    assert f"relaying to {where}; Ctrl-C ends it" in said.decode()
+    assert b"Traceback" not in err
 
 
 def test_a_command_that_was_killed_may_be_run_again(sandbox: Sandbox) -> None:

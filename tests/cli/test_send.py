@@ -314,7 +314,7 @@ def test_validate_tells_which_lines_make_an_hour_too_large(shell: Shell) -> None
     """
     The first line of the hour names it; each of its lines is rejected.
     """
-    given = [line(2), line(1, quantity=2**31 - 1), line(1), "{", line(2)]
+    given = [line(2), line(1, quantity=2**31 - 1), line(1), line(3, quantity=-1), line(2)]
 
     done = shell("validate", "--coalesce", "--product-code", "p", "-", stdin="\n".join(given))
 
@@ -331,7 +331,7 @@ def test_events_are_added_up_to_hours(sandbox: Sandbox, shell: Shell) -> None:
     Each line is answered with the fate of its hour; malformed lines keep their place.
     """
     given = [line(1, timestamp=(HOUR + timedelta(minutes=m)).isoformat()) for m in range(60)]
-    given[30:30] = ["{", line(2, quantity=7)]
+    given[30:30] = [line(3, quantity=-1), line(2, quantity=7)]
 
     done = shell("send", "--coalesce", *target(sandbox), "-", stdin="\n".join(given))
 
@@ -342,7 +342,7 @@ def test_events_are_added_up_to_hours(sandbox: Sandbox, shell: Shell) -> None:
     assert list(range(1, 63)) == [entry["line"] for entry in done.lines]
     assert {300, 7, None} == {entry.get("hour_quantity") for entry in done.lines}
     assert {HOUR.isoformat(), None} == {entry.get("hour") for entry in done.lines}
-    assert "-:31: expected a JSON object" in done.err
+    assert "-:31: quantity: expected 0 to" in done.err
     assert re.search(r"Success +61 +2\b", done.err)
 
 
@@ -352,7 +352,7 @@ def test_the_hour_that_is_not_over_is_held(sandbox: Sandbox, shell: Shell) -> No
     """
     now = datetime.now(UTC)
     running = line(2, timestamp=now.isoformat())
-    given = [line(1), running, "{"]
+    given = [line(1), running, line(3, quantity=-1)]
 
     done = shell("send", "--coalesce", *target(sandbox), "-", stdin="\n".join(given))
 
@@ -406,7 +406,7 @@ def test_a_plan_of_hours(sandbox: Sandbox, shell: Shell) -> None:
     What --coalesce would send, and what it would hold.
     """
     given = [line(n % 3) for n in range(30)]
-    given += [line(9, timestamp=datetime.now(UTC).isoformat()), "x"]
+    given += [line(9, timestamp=datetime.now(UTC).isoformat()), line(10, quantity=-1)]
 
     done = shell("send", "--coalesce", "--dry-run", *target(sandbox), "-", stdin="\n".join(given))
 

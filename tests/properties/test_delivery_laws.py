@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.examples import examples
 from support.memory import MemoryService, client_of, metered, untrue
 from support.virtual import START, VirtualLoop, run_virtual
 
@@ -93,7 +94,7 @@ def check_result(given_: list[UsageRecord], result: BatchMeterUsageResult, book:
         assert (r.status is RecordStatus.SUCCESS) == (r.metered is True)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     given_=st.lists(records, max_size=120),
     faults=st.lists(st.sampled_from([None, *FAULTS]), max_size=40),
@@ -286,8 +287,5 @@ class ClientLife(RuleBasedStateMachine):
 
 
 TestClientLife = ClientLife.TestCase
-_EXAMPLES = settings.get_profile(settings.get_current_profile_name()).max_examples
-# 5,000 steps in the default profile, and 500,000 in the thorough one.
-TestClientLife.settings = settings(
-    max_examples=100 if _EXAMPLES < 1000 else 2 * _EXAMPLES, stateful_step_count=50
-)
+# 5,000 steps in the fast profile, and 400,000 in the thorough one.
+TestClientLife.settings = settings(max_examples=examples(100), stateful_step_count=50)

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.examples import examples
 from support.ledgers import House
 
 from marketplace_metering_async import HourState, RetryPolicy
@@ -150,5 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._folder.cleanup()
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+LedgerMachine.TestCase.settings = settings(
+    max_examples=examples(20), stateful_step_count=20, deadline=None
+)
 TestLedgerMachine = LedgerMachine.TestCase

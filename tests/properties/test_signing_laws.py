@@ -16,6 +16,7 @@ from botocore.credentials import Credentials
 from botocore.utils import get_environ_proxies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from urllib3.util import parse_url
 from yarl import URL
 
@@ -194,7 +195,7 @@ variables = plain | st.builds(lambda usual, strange: usual | strange, plain, odd
 
 
 @given(found=variables, region=st.none() | regions, url=st.none() | urls)
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_environment_means_to_us_what_it_means_to_botocore(
     found: dict[str, str], region: str | None, url: str | None
 ) -> None:
@@ -248,7 +249,7 @@ GLUE = ["@", ":", "/", "\\", "#", "?", "%2f", "%40", ".", "\t", "\n", " ", "//",
 
 
 @given(st.lists(st.sampled_from(PIECES + GLUE), max_size=5).map("".join))
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_no_plain_http_but_to_loopback(rest: str) -> None:
     """
     Whatever is written after `http://`, what is let through goes to loopback for every parser.

@@ -12,7 +12,6 @@ HEAVY = [
     "botocore",
     "importlib.metadata",
     "jwt",
-    "opentelemetry",
     "rich",
     "sqlite3",
     "typer",

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from attrs import frozen
@@ -125,6 +126,36 @@ def process(*arguments: object, stdin: str = "", **changes: str | None) -> Run:
     err = done.stderr.decode(errors="replace")
     assert "Traceback" not in err, err
     return Run(done.returncode, done.stdout.decode(), err)
+
+
+@contextmanager
+def started(
+    *arguments: object, code: str | None = None, **settings: object
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with pipes, ended at last; with *code* in place of the command line's own."""
+    whole = command(*arguments)
+    if code is not None:
+        whole = [sys.executable, "-c", code, *map(str, arguments)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    usual: dict[str, Any] = {**pipes, "env": environment()}
+    with subprocess.Popen(whole, **(usual | settings)) as running:  # noqa: S603 - our own
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until *condition* holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.01)
 
 
 def line(customer: int = 1, **changes: Any) -> str:

@@ -1,0 +1,97 @@
+"""`send --ledger`: all lines of an input, kept until the last one is read."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final, Self
+
+from marketplace_metering_async.cli.bad_lines import BadLines
+from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.importing import Entry
+from marketplace_metering_async.cli.output import json_line
+from marketplace_metering_async.cli.places import Places
+from marketplace_metering_async.cli.reading import Line
+from marketplace_metering_async.cli.results import of_blocked
+from marketplace_metering_async.records import SECONDS_PER_HOUR, Key
+
+_IN_MEMORY: Final = 2**20
+_BLOCK: Final = 1_000
+
+
+class KeptLines:
+    """
+    Keeps entries in a temporary file until it is known which hours a bad line may belong to.
+
+    Of those nothing is added: whatever relays from the ledger would seal them.
+
+    Attributes:
+        held: The hours of which nothing is added; complete once all blocks were taken.
+        anywhere: The first line that may belong to any hour, as `file:line`; None if there is none.
+    """
+
+    def __init__(self, product_code: str | None) -> None:
+        """*product_code* is that of lines which name none."""
+        self.held: set[Key] = set()
+        self.anywhere: str | None = None
+        self._bad = BadLines(product_code)
+        self._places = Places()
+        self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see __exit__
+
+    def __enter__(self) -> Self:
+        """Return the lines themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop the temporary file."""
+        self._file.close()
+
+    def add(self, line: Line, entry: Entry) -> None:
+        """Keep the entry of a line."""
+        number = self._places.add(line.file, line.number)
+        usage = entry.usage
+        if usage is None:
+            self._bad.add(number, line)
+            if self._bad.is_anywhere(number):
+                self.anywhere = self._places(number)
+        else:
+            usage = {**usage, "at": int(usage["at"].timestamp())}
+        row = {"file": entry.file, "number": entry.number, "usage": usage, "result": entry.result}
+        self._file.write(json_line(row).encode("ascii"))
+
+    async def blocks(self) -> AsyncIterator[list[Entry]]:
+        """Yield all entries in order; those of hours that are held add nothing."""
+        self._file.seek(0)
+        block: list[Entry] = []
+        for row in self._file:
+            block.append(self._entry(**json.loads(row)))
+            if len(block) == _BLOCK:
+                yield block
+                block = []
+        yield block
+
+    def _entry(
+        self, file: str, number: int, usage: dict[str, Any] | None, result: dict[str, Any] | None
+    ) -> Entry:
+        if usage is None:
+            return Entry(file, number, None, result, Exit.REJECTED)
+        key = _key_of(usage)
+        bad = self._bad.of(key)
+        if bad is not None:
+            self.held.add(key)
+            return Entry(file, number, None, of_blocked(self._places(bad)), Exit.UNDELIVERED)
+        at = datetime.fromtimestamp(usage["at"], UTC)
+        return Entry(file, number, {**usage, "at": at})
+
+
+def _key_of(usage: Mapping[str, Any]) -> Key:
+    """Return what UsageRecord.key() is of the usage's record."""
+    license_arn = usage["license_arn"]
+    return (
+        license_arn,
+        None if license_arn else usage["product_code"],
+        usage["customer_aws_account_id"],
+        usage["customer_identifier"],
+        usage["dimension"],
+        usage["at"] // SECONDS_PER_HOUR,
+    )

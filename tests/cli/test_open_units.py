@@ -1,0 +1,195 @@
+"""Units that are not settled yet: no command that sends ends with 0 while there are any."""
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from support.commands import Shell, line, pipe, started, target, wait_for
+
+from marketplace_metering_async import LedgerStatus
+from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.ledger_status import tell_unsettled
+from marketplace_metering_async.cli.output import people
+from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+
+NOW = datetime(2026, 11, 28, 3, 30, tzinfo=UTC)
+SETTLED = LedgerStatus(
+    recorded=9,
+    open=0,
+    frozen=0,
+    in_flight=0,
+    metered=9,
+    ended={},
+    products=[],
+    oldest_unsent_seconds=None,
+    seconds_to_first_loss=None,
+    at_risk=0,
+    last_success_seconds=60,
+    last_usage_seconds=7200,
+    claimed_until=None,
+    next_send_at=None,
+    next_seal_at=None,
+    records={HourState.METERED: 2},
+    guarded=False,
+    region_name="us-east-1",
+    host="localhost",
+)
+
+
+@pytest.fixture
+def usage(tmp_path: Path) -> Path:
+    path = tmp_path / "usage.jsonl"
+    path.write_text("\n".join(line(n) for n in (1, 2, 3)) + "\n")
+    return path
+
+
+def end_claims(path: Path) -> None:
+    """Let the time pass for which a dead relay holds its claims."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE hour SET lease_until = 0 WHERE lease_until IS NOT NULL")
+
+
+def test_what_a_dead_relay_holds_is_not_all_metered(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+) -> None:
+    """
+    Killed and started again it ends with 3 until its claims are over. Newcomer H4.
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    sandbox.inject(Fault(kind=Kind.SLOW, seconds=600, times=1))
+    with started("send", "--ledger", url, *target(sandbox), usage) as running:
+        wait_for(lambda: sandbox.calls["BatchMeterUsage"] > 0)
+        running.kill()
+        pipe(running.stderr).read()
+
+    soon = shell("send", "--ledger", url, *target(sandbox), usage)
+    relayed = shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
+    status = shell("ledger", "status", url, "--json").lines[0]
+    shown = shell("ledger", "status", url)
+    end_claims(tmp_path / "ledger.db")
+    later = shell("send", "--ledger", url, *target(sandbox), usage)
+
+    until = datetime.fromisoformat(status["claimed_until"])
+    assert timedelta(0) < until - datetime.now(UTC) < timedelta(minutes=5)
+    for done in (soon, relayed):
+        assert Exit.UNDELIVERED == done.code
+        assert "Run this again after " in done.err
+        assert ": 15 units are claimed until then by a relay that may be dead." in done.err
+    assert "what is in flight is claimed by a relay until" in shown.err
+    assert "maybe_ours" in later.out  # the service had acted, and the answer came to nobody
+    assert "Run this again" not in later.err
+    assert {"requests": 15} == sandbox.book.totals()
+
+
+def test_what_is_not_sealed_yet_is_shown_with_its_time(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+) -> None:
+    """
+    An hour that is over, too, is sealed ten minutes after its first usage. Newcomer H4, M5.
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+
+    imported = shell("ledger", "import", url, usage, "--product-code", "p")
+    relayed = shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
+    shown = shell("ledger", "status", url)
+
+    assert Exit.METERED == imported.code  # what it is for is done: the usage is recorded
+    assert "The next hours are sealed at " in imported.err
+    assert Exit.UNDELIVERED == relayed.code
+    assert "or let `ledger relay` run: 15 units are open" in relayed.err
+    assert "the next hours are sealed at " in shown.err
+
+
+def test_what_the_service_left_open_is_shown(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+) -> None:
+    """
+    A refusal of the account comes before what is open, and hides it from nobody. Newcomer H4.
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    sandbox.inject(Fault(kind=Kind.REFUSE, code="AccessDeniedException", status=403, times=1))
+
+    refused = shell("send", "--ledger", url, *target(sandbox), usage)
+    again = shell("send", "--ledger", url, *target(sandbox), usage)
+
+    assert Exit.ACCOUNT == refused.code
+    assert "Run this again: 15 units are frozen and wait to be sent." in refused.err
+    assert Exit.METERED == again.code
+
+
+CLAIMED = (
+    "Run this again after 03:33 UTC: 30,586 units are claimed until then by a relay that may be "
+    "dead."
+)
+OPEN = (
+    "Run this again at {}, or let `ledger relay` run: {} units are open, and the next of their "
+    "hours are sealed then."
+)
+LEFT: list[tuple[str, dict[str, Any]]] = [
+    (
+        CLAIMED,
+        {
+            "frozen": 30_586,
+            "in_flight": 30_586,
+            "claimed_until": NOW + timedelta(minutes=2, microseconds=1),
+            "records": {HourState.FROZEN: 1025},
+        },
+    ),
+    (
+        "Run this again: 5 units are left over from a relay that is dead.",
+        {"in_flight": 5, "claimed_until": NOW, "records": {HourState.FROZEN: 1}},
+    ),
+    (
+        "Run this again at 03:35 UTC: 2 units are frozen and wait to be sent.",
+        {
+            "frozen": 7,
+            "in_flight": 5,
+            "next_send_at": NOW + timedelta(minutes=5),
+            "records": {HourState.FROZEN: 2},
+        },
+    ),
+    (
+        "Run this again: 7 units are frozen and wait to be sent.",
+        {"frozen": 7, "next_send_at": datetime(1970, 1, 1, tzinfo=UTC), "records": {"frozen": 1}},
+    ),
+    (
+        OPEN.format("03:40 UTC", 785),
+        {"open": 785, "next_seal_at": NOW + timedelta(minutes=10), "records": {"open": 12}},
+    ),
+    (
+        OPEN.format("2026-11-29 00:30 UTC", 0),
+        {"open": 0, "next_seal_at": NOW + timedelta(hours=21), "records": {"open": 120}},
+    ),
+    (
+        "A copy: open hours wait for `ledger release`.",
+        {"open": 3, "next_seal_at": NOW, "guarded": True, "records": {"open": 1}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "changes"), LEFT)
+def test_each_kind_of_open_units_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], text: str, changes: dict[str, Any]
+) -> None:
+    """
+    And when; a minute is rounded up, for then it is surely over.
+    """
+    code = tell_unsettled(evolve(SETTLED, **changes), NOW, people())
+
+    assert (Exit.UNDELIVERED, f"{text}\n") == (code, capsys.readouterr().err)
+
+
+def test_nothing_open_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    What has ended unmetered is not open: other codes speak of it.
+    """
+    over = evolve(SETTLED, ended={HourState.CONFLICT: 3}, records={HourState.CONFLICT: 1})
+
+    assert Exit.METERED == tell_unsettled(SETTLED, NOW, people())
+    assert Exit.METERED == tell_unsettled(over, NOW, people())
+    assert "" == capsys.readouterr().err

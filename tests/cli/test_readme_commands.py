@@ -1,0 +1,53 @@
+"""The README's commands, as they stand there: none is a wrong use of the command line."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from support.commands import Shell, line
+
+from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.sandbox import Sandbox
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+COMMANDS = [
+    shlex.split(one, comments=True)[1:]
+    for block in BLOCKS
+    for one in block.splitlines()
+    if one.startswith("marketplace-metering ")
+]
+
+
+def test_every_command_of_the_readme_runs(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One after the other, in a folder with some usage, with the endpoint of a sandbox.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", sandbox.url)
+    Path("usage.jsonl").write_text(f"{line(1)}\n{line(2)}\n")
+    members = json.loads(line(3))
+    Path("usage.csv").write_text(f"{','.join(members)}\n{','.join(map(str, members.values()))}\n")
+    done = {}
+    for words in COMMANDS:
+        once = ["--once"] if words[:2] == ["ledger", "relay"] else []  # else until Ctrl-C
+        done[shlex.join(words)] = shell(*words, *once)
+
+    codes = {text: run.code for text, run in done.items()}
+    assert 9 < len(codes)
+    open_ones = {text for text, code in codes.items() if code == Exit.UNDELIVERED}
+    assert {Exit.METERED, Exit.UNDELIVERED} == set(codes.values()), codes
+    assert all(text.startswith(("ledger relay", "send --ledger")) for text in open_ones)
+
+
+def test_the_exit_codes_are_those_of_the_table() -> None:
+    """
+    Each of them, and no other.
+    """
+    rows = re.findall(r"^\| (\d+) \| ", README.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert [str(code.value) for code in Exit] == rows
