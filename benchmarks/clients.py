@@ -189,7 +189,7 @@ class Boto3:
 
 def requests(given: Iterable[Boto], url: str) -> list[tuple[dict[str, str], bytes, int]]:
     """Encode and sign requests beforehand; how, does not matter to what is measured."""
-    from marketplace_metering_async.sigv4 import Keys, SigV4
+    from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 
     signer, keys = SigV4(url, REGION, unsigned={}), Keys(*KEYS.values())
     made = []

@@ -21,7 +21,7 @@ from harness import Row, results
 from ledger import unheard
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageLedger
-from marketplace_metering_async.transport import Request, Response
+from marketplace_metering_async.aws.transport import Request, Response
 
 KEYS = 1_000_000
 FIRST = 20_000

@@ -23,7 +23,7 @@ from harness import results
 from server import dumps, loads
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
-from marketplace_metering_async.transport import Request, Response
+from marketplace_metering_async.aws.transport import Request, Response
 
 SIZES = (10_000, 100_000, 1_000_000)
 KINDS = (

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy, UsageRecord
-from marketplace_metering_async.transport import Request, Response
+from marketplace_metering_async.aws.transport import Request, Response
 
 LIMITS = {(100_000, False): 20.0, (100_000, True): 100.0, (1_000_000, False): 100.0}
 LIMITS[1_000_000, True] = 300.0

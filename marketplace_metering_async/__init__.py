@@ -67,9 +67,10 @@ if TYPE_CHECKING:
         Violation,
     )
     from marketplace_metering_async.events import LoggingObserver, Observer
+    from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+    from marketplace_metering_async.flow.retries import RetryPolicy
     from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
     from marketplace_metering_async.limits import ServiceMetadata
-    from marketplace_metering_async.pacing import AdaptivePacer, Pacer
     from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
     from marketplace_metering_async.registration import Registration, verify_registration
     from marketplace_metering_async.results import (
@@ -80,7 +81,6 @@ if TYPE_CHECKING:
         RegisterUsageResult,
         ResolveCustomerResult,
     )
-    from marketplace_metering_async.retries import RetryPolicy
 
 __all__ = [
     "AdaptivePacer",
@@ -171,7 +171,8 @@ _NAMES_OF: Final = {
     "events": ["LoggingObserver", "Observer"],
     "ledger": ["HourState", "LedgerStatus", "UsageLedger"],
     "limits": ["ServiceMetadata"],
-    "pacing": ["AdaptivePacer", "Pacer"],
+    "flow.pacing": ["AdaptivePacer", "Pacer"],
+    "flow.retries": ["RetryPolicy"],
     "records": ["Tag", "UsageAllocation", "UsageRecord"],
     "registration": ["Registration", "verify_registration"],
     "results": [
@@ -182,7 +183,6 @@ _NAMES_OF: Final = {
         "RegisterUsageResult",
         "ResolveCustomerResult",
     ],
-    "retries": ["RetryPolicy"],
 }
 _HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 

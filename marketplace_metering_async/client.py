@@ -9,12 +9,16 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from marketplace_metering_async import limits, rules, wire
-from marketplace_metering_async.calls import Answer, Caller, RepairedError
+from marketplace_metering_async import limits, rules
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.aws.connection import Answer, Caller, RepairedError
+from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.transport import Transport
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stream import Stream
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidAnswerError,
@@ -23,8 +27,11 @@ from marketplace_metering_async.errors import (
     Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
+from marketplace_metering_async.flow.loop_budget import Turns
+from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.flow.permits import Starts
+from marketplace_metering_async.flow.retries import RetryPolicy, retrying
 from marketplace_metering_async.limits import ServiceMetadata
-from marketplace_metering_async.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.records import UsageAllocation, UsageRecord, allocation_to_boto
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
@@ -33,12 +40,6 @@ from marketplace_metering_async.results import (
     RegisterUsageResult,
     ResolveCustomerResult,
 )
-from marketplace_metering_async.retries import RetryPolicy, retrying
-from marketplace_metering_async.signing import Endpoint, Signer
-from marketplace_metering_async.starts import Starts
-from marketplace_metering_async.transport import Transport
-from marketplace_metering_async.triage import Fault, triage
-from marketplace_metering_async.turns import Turns
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support.memory import usage
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.error_kinds import leaves_doubt, triage
 from marketplace_metering_async.errors import InvalidAnswerError
-from marketplace_metering_async.triage import leaves_doubt, triage
 
 SENT = [wire.members_of(record) for record in usage(8)]
 GOOD = {

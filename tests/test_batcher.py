@@ -22,7 +22,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.errors import ConfigurationError, UnexpectedError
 from marketplace_metering_async.events import Released
-from marketplace_metering_async.pacing import AdaptivePacer
+from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import Tag, UsageAllocation
 from marketplace_metering_async.sandbox import Kind, Refusal
 

@@ -16,6 +16,7 @@ from support.aws import bare_machine
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock, run_virtual
 
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.events import (
@@ -30,11 +31,10 @@ from marketplace_metering_async.events import (
     Throttled,
     Warned,
 )
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Book, Fault, Kind, Product, Refusal, Sandbox
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 

@@ -8,7 +8,7 @@ import pytest
 from support.canaries import CUSTOMER_IDENTIFIER, SECRET_ACCESS_KEY, Ear
 
 from marketplace_metering_async import MeteringError
-from marketplace_metering_async.sigv4 import Keys
+from marketplace_metering_async.aws.sigv4 import Keys
 
 LEAKS = {
     "a secret": SECRET_ACCESS_KEY,

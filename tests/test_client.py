@@ -12,6 +12,7 @@ import pytest
 from support.memory import MemoryService, client_of, metered, untrue, usage
 from support.virtual import START, VirtualClock, run_virtual
 
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConflictingRecordsError,
@@ -23,11 +24,10 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     TransportError,
 )
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 

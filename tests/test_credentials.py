@@ -16,10 +16,10 @@ from botocore.credentials import ReadOnlyCredentials
 from support.aws import Machine, bare_machine
 from support.loopback import Connection, Loopback
 
-from marketplace_metering_async.credentials import FoundCredentials, SingleFlight
+from marketplace_metering_async.aws.credentials import FoundCredentials, SingleFlight
+from marketplace_metering_async.aws.signing import Signer
+from marketplace_metering_async.aws.transport import Request
 from marketplace_metering_async.errors import ConfigurationError, NoCredentialsError, NoRegionError
-from marketplace_metering_async.signing import Signer
-from marketplace_metering_async.transport import Request
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 CALLERS = 100

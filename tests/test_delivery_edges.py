@@ -10,7 +10,7 @@ from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
-from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
+from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import Refusal
 
@@ -121,8 +121,8 @@ def test_a_bug_of_the_pacer_before_a_call_leaves_nobody_waiting(door: str) -> No
     [
         "marketplace_metering_async.delivery.decisions.on_reply",
         "marketplace_metering_async.delivery.verdicts.answered",
-        "marketplace_metering_async.wire.read_reply",
-        "marketplace_metering_async.wire.encode_batch",
+        "marketplace_metering_async.aws.wire.read_reply",
+        "marketplace_metering_async.aws.wire.encode_batch",
         "marketplace_metering_async.delivery.stops.Progress.made",
         "marketplace_metering_async.delivery.delivery.screen",
     ],

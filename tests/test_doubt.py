@@ -16,12 +16,12 @@ from support.memory import MemoryService, client_of, untrue, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import InvalidAnswerError, TransportError, UnexpectedError
 from marketplace_metering_async.events import CallEnded, Event, Paused
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Book, Refusal, Rules
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 HTML = b"<html>log in</html>"

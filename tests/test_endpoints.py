@@ -15,10 +15,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from support.aws import Machine, bare_machine
 
-from marketplace_metering_async import endpoints, limits
-from marketplace_metering_async.endpoints import Endpoint
+from marketplace_metering_async import limits
+from marketplace_metering_async.aws import endpoints
+from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
-from marketplace_metering_async.signing import Signer
 
 LOADER: Final = botocore.session.Session().get_component("data_loader")
 """One for all sessions: it keeps what it has read."""

@@ -23,11 +23,11 @@ from hypothesis import settings
 from support.memory import MemoryService, client_of, untrue
 from support.virtual import START, VirtualClock, run_virtual
 
-from marketplace_metering_async.pacing import AdaptivePacer
+from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
 from marketplace_metering_async.sandbox import Book, Kind, Product, Rules
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 HOUR: Final = timedelta(hours=1)

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
+from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.ledger.quota import SharedPacer
-from marketplace_metering_async.pacing import CallEnd
 
 
 class Row:

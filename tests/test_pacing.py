@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.examples import examples
 from support.quota import Bucket, Rates, Sender, ideal, simulate, stepping
 
-from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
+from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 
 
 def constant(rate: float) -> Callable[[float], float]:

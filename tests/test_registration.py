@@ -18,9 +18,9 @@ from marketplace_metering_async import (
     MarketplaceMeteringException,
     verify_registration,
 )
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.results import RegisterUsageResult
 from marketplace_metering_async.sandbox import Sandbox
-from marketplace_metering_async.transport import Request, Response
 
 CLAIMS = {"ProductCode": "prod", "PublicKeyVersion": 1, "Nonce": "once"}
 SENT: dict[str, Any] = {"product_code": "prod", "public_key_version": 1, "nonce": "once"}

@@ -17,10 +17,10 @@ from botocore.credentials import Credentials
 from support.aws import Machine, bare_machine
 from support.loopback import Loopback, Received
 
-from marketplace_metering_async import endpoints
+from marketplace_metering_async.aws import endpoints
+from marketplace_metering_async.aws.signing import Signer
+from marketplace_metering_async.aws.transport import AiohttpTransport
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
-from marketplace_metering_async.signing import Signer
-from marketplace_metering_async.transport import AiohttpTransport
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 KEYS = {

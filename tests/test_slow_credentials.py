@@ -12,16 +12,16 @@ from aiobotocore.session import AioSession
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock
 
+from marketplace_metering_async.aws.credentials import FoundCredentials
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.credentials import FoundCredentials
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     DeliveryTimeoutError,
 )
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 
@@ -246,7 +246,7 @@ async def test_a_provider_that_hangs_is_given_up_and_asked_again(
     """
     It is a failure like any other: those who need keys hear of it, and it may recover.
     """
-    monkeypatch.setattr("marketplace_metering_async.credentials._LONGEST", 0.02)
+    monkeypatch.setattr("marketplace_metering_async.aws.credentials._LONGEST", 0.02)
     provider, now = Provider(60), [0.0]
     credentials = FoundCredentials(provider.found, provider.again, lambda: now[0])
     await credentials.keys()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.virtual import VirtualClock, run_virtual
 
-from marketplace_metering_async.pacing import AdaptivePacer, CallEnd, Pacer
-from marketplace_metering_async.starts import Starts, Ticket
+from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
+from marketplace_metering_async.flow.permits import Starts, Ticket
 
 
 def always() -> bool:

@@ -18,19 +18,19 @@ import pytest
 from support.certificates import Authority, new_authority
 from support.loopback import Connection, Loopback, Script, serve
 
-from marketplace_metering_async import transport as wire
-from marketplace_metering_async.errors import (
-    ClientClosedError,
-    ConfigurationError,
-    InvalidAnswerError,
-    TransportError,
-)
-from marketplace_metering_async.transport import (
+from marketplace_metering_async.aws import transport as wire
+from marketplace_metering_async.aws.transport import (
     LARGEST_ANSWER,
     AiohttpTransport,
     Request,
     Response,
     TransportSettings,
+)
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    InvalidAnswerError,
+    TransportError,
 )
 
 TOKEN = "canary-session-token"

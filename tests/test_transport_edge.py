@@ -22,7 +22,14 @@ from support.memory import usage
 from support.virtual import START, VirtualClock
 from yarl import URL
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.aws.transport import (
+    LARGEST_ANSWER,
+    AiohttpTransport,
+    Request,
+    Response,
+    TransportSettings,
+)
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
@@ -30,15 +37,8 @@ from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     TransportError,
 )
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.transport import (
-    LARGEST_ANSWER,
-    AiohttpTransport,
-    Request,
-    Response,
-    TransportSettings,
-)
 
 HOST = "metering.marketplace.us-east-1.amazonaws.com"
 URL_OF = f"https://{HOST}"

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async import errors
+from marketplace_metering_async.error_kinds import Fault, is_foreign_too_large, leaves_doubt, triage
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
     InvalidAnswerError,
@@ -15,7 +16,6 @@ from marketplace_metering_async.errors import (
     MeteringError,
     TransportError,
 )
-from marketplace_metering_async.triage import Fault, is_foreign_too_large, leaves_doubt, triage
 
 
 def error(code: str, status: int = 400, message: str = "") -> MarketplaceMeteringException:

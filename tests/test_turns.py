@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.turns import Breather, Turns
+from marketplace_metering_async.flow.loop_budget import Breather, Turns
 
 
 class WorkingClock:

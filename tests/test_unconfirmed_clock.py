@@ -11,10 +11,10 @@ from support.memory import MemoryService, client_of, untrue, usage
 from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import OutOfWindowError, TimestampOutOfBoundsException
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 

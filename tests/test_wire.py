@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.memory import usage
 from support.strategies import json_values, records
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
     MarketplaceMeteringException,

@@ -14,19 +14,19 @@ from attrs import frozen
 from rich.table import Table
 from rich.text import Text
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.aws.transport import AiohttpTransport, Response
 from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.options import Settings, Target
 from marketplace_metering_async.cli.output import People, error_text, printable, tell_programs
 from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
     MarketplaceMeteringException,
     MeteringError,
 )
 from marketplace_metering_async.limits import service_metadata
-from marketplace_metering_async.transport import AiohttpTransport, Response
-from marketplace_metering_async.triage import Fault, triage
 
 _CLOCK: Final = SystemClock()
 _PACKAGE: Final = "marketplace-metering-async"

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -15,7 +16,6 @@ from marketplace_metering_async.errors import (
     UnexpectedError,
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.triage import Fault, triage
 
 
 class MisuseError(Exception):

@@ -12,12 +12,12 @@ import typer
 from attrs import frozen
 
 from marketplace_metering_async import rules
+from marketplace_metering_async.aws.signing import Endpoint, Signer
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, mask
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.records import usage_timestamp
-from marketplace_metering_async.signing import Endpoint, Signer
 
 # Typer hands a default to the parser as it is, and what was typed as text.
 

@@ -8,7 +8,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.cli.places import Places
 from marketplace_metering_async.cli.results import complaint
 from marketplace_metering_async.clock import Span, SystemClock

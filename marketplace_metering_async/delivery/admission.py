@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, cast
 
-from marketplace_metering_async import limits, rules, wire
+from marketplace_metering_async import limits, rules
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.clock import Span
 from marketplace_metering_async.errors import InvalidRecordError, OutOfWindowError, Violation
 from marketplace_metering_async.records import UsageRecord

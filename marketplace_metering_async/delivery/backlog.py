@@ -15,7 +15,8 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
-from marketplace_metering_async import limits, wire
+from marketplace_metering_async import limits
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.chunks import (
     NO_ATTEMPTS,
     Chunk,

@@ -19,6 +19,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.events import BatchEnded, Settled, Warned, tell
+from marketplace_metering_async.flow.loop_budget import STEPS, Breather
 from marketplace_metering_async.records import UsageRecord, key_hashes
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
@@ -28,7 +29,6 @@ from marketplace_metering_async.results import (
     count,
     without_ids,
 )
-from marketplace_metering_async.turns import STEPS, Breather
 
 UNCLEAR_SCHEMES: Final = (
     "records of one account, dimension and hour came with and without a license; if both are of "

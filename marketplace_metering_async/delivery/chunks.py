@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from attrs import define, evolve, field, frozen
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 

@@ -11,11 +11,13 @@ from typing import Final, NamedTuple
 
 from attrs import evolve, frozen
 
-from marketplace_metering_async import limits, wire
+from marketplace_metering_async import limits
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import premature
 from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.lane_queue import MINUTE
+from marketplace_metering_async.error_kinds import Fault, is_foreign_too_large, leaves_doubt, triage
 from marketplace_metering_async.errors import (
     InvalidAnswerError,
     LeftUnprocessedError,
@@ -24,10 +26,9 @@ from marketplace_metering_async.errors import (
     TimestampOutOfBoundsException,
     UnexpectedError,
 )
-from marketplace_metering_async.pacing import CallEnd
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import Outcome, Verdict, without_ids
-from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.triage import Fault, is_foreign_too_large, leaves_doubt, triage
 
 _MOST_REPAIRS: Final = 2
 """Times in a row that a record is sent again because credentials or clock were corrected."""

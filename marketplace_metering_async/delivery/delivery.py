@@ -17,8 +17,8 @@ from typing import Final
 
 from attrs import define
 
-from marketplace_metering_async import wire
-from marketplace_metering_async.calls import RepairedError
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.aws.connection import RepairedError
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
 from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord
@@ -31,13 +31,13 @@ from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import Paused, Retrying, Settled, Throttled, Warned, tell
-from marketplace_metering_async.pacing import CallEnd
+from marketplace_metering_async.flow.loop_budget import Breather
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.flow.permits import Ticket
+from marketplace_metering_async.flow.retries import Backoff
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, without_ids
 from marketplace_metering_async.results import count as counted
-from marketplace_metering_async.retries import Backoff
-from marketplace_metering_async.starts import Ticket
-from marketplace_metering_async.turns import Breather
 
 _OPERATION: Final = "BatchMeterUsage"
 _STEP: Final = 256

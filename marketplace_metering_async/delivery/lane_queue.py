@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from attrs import Factory, define
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.chunks import (
     NO_ATTEMPTS,
     AttemptHistory,

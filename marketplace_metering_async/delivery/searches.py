@@ -10,11 +10,11 @@ from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecor
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
 from marketplace_metering_async.delivery.refusals import LicenseGroups, SimilarRefusals
 from marketplace_metering_async.delivery.search import Search
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Event, Isolated, Isolating
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import Outcome, without_ids
-from marketplace_metering_async.triage import Fault, triage
 
 _WHOLE_REFUSALS: Final = 3
 """Chunks refused to the last record by an unknown code, after which their lane stops."""

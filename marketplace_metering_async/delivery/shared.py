@@ -4,12 +4,12 @@ from random import Random
 
 from attrs import frozen
 
-from marketplace_metering_async.calls import Caller
+from marketplace_metering_async.aws.connection import Caller
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.events import Observer
-from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.starts import Starts
-from marketplace_metering_async.turns import Turns
+from marketplace_metering_async.flow.loop_budget import Turns
+from marketplace_metering_async.flow.permits import Starts
+from marketplace_metering_async.flow.retries import RetryPolicy
 
 
 @frozen(eq=False, kw_only=True)

@@ -9,9 +9,9 @@ from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
 from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.flow.loop_budget import STEPS, Breather
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
-from marketplace_metering_async.turns import STEPS, Breather
 
 
 class Stream:

@@ -9,13 +9,13 @@ state does not, and neither does giving up.
 from typing import Final
 
 from marketplace_metering_async.delivery.chunks import AttemptHistory
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     MeteringError,
     RecordOfRefusedKindError,
 )
 from marketplace_metering_async.results import RecordStatus, Verdict
-from marketplace_metering_async.triage import Fault, triage
 
 _FINAL: Final = {
     status.value: status

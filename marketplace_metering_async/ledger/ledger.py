@@ -12,6 +12,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerClosedError, MeteringError
 from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
+from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger import identity, intake, moving, reports
 from marketplace_metering_async.ledger.grouping import GroupCommit
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
@@ -22,7 +23,6 @@ from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
 from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failure
 from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
 from marketplace_metering_async.limits import CALLS_PER_SECOND
-from marketplace_metering_async.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.records import SECONDS_PER_DAY
 
 _KEPT: Final = timedelta(days=3)

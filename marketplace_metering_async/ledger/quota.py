@@ -6,8 +6,8 @@ from math import ceil
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerError
+from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.ledger.sql import Database, Transaction
-from marketplace_metering_async.pacing import AdaptivePacer, CallEnd
 
 _AHEAD: Final = 0.3
 """Seconds for which turns last that are reserved at a time: if a relay stops, they are lost."""

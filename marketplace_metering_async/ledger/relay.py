@@ -11,6 +11,7 @@ from attrs import define, field
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
@@ -27,7 +28,6 @@ from marketplace_metering_async.ledger.settling import settlement
 from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction
 from marketplace_metering_async.ledger.states import ENDED, FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult
-from marketplace_metering_async.triage import Fault, triage
 
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000

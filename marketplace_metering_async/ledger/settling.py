@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     MeteringError,
@@ -11,7 +12,6 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.ledger.posting import deadline_of
 from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.triage import Fault, triage
 
 _FIRST_PAUSE: Final = 5
 _LONGEST_PAUSE: Final = 300

@@ -8,8 +8,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Final
 
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import MeteringError
-from marketplace_metering_async.transport import Request, Response
 
 _TURNS: Final = 50
 """Rounds of the event loop in which everything woken has surely run on to its next wait."""

@@ -11,9 +11,9 @@ from support.memory import MemoryService, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Kind
 
 S = RecordStatus

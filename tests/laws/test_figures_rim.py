@@ -12,10 +12,10 @@ from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import TransportError
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.transport import Request, Response
 
 S = RecordStatus
 

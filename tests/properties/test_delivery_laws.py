@@ -15,9 +15,9 @@ from support.examples import examples
 from support.memory import MemoryService, client_of, metered, untrue
 from support.virtual import START, VirtualLoop, run_virtual
 
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
 
 BEFORE = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.HTML, Kind.RESET_BEFORE]

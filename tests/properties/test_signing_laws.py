@@ -20,10 +20,10 @@ from support.examples import examples
 from urllib3.util import parse_url
 from yarl import URL
 
-from marketplace_metering_async import credentials, endpoints
-from marketplace_metering_async.endpoints import Endpoint
+from marketplace_metering_async.aws import credentials, endpoints
+from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.errors import ConfigurationError
-from marketplace_metering_async.sigv4 import Keys, SigV4
 
 visible = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
 keys = st.builds(Keys, visible, visible, st.none() | visible)

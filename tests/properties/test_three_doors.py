@@ -16,11 +16,11 @@ from support.memory import MemoryService, client_of, metered
 from support.virtual import START, VirtualClock, VirtualLoop
 
 from marketplace_metering_async import ClientClosedError, UsageBatcher
+from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.retries import RetryPolicy
 from marketplace_metering_async.sandbox import Kind, Refusal
-from marketplace_metering_async.transport import Request, Response
 
 EAGER = bool(os.environ.get("METERING_TEST_EAGER"))
 """Whether tasks begin eagerly: Python 3.12 and later."""

@@ -21,7 +21,7 @@ HEAVY = [
 OPEN_A_SIGNER = """
 import asyncio, os
 from datetime import UTC, datetime
-from marketplace_metering_async.signing import Signer
+from marketplace_metering_async.aws.signing import Signer
 os.environ.update({"AWS_REGION": "us-east-1", "AWS_CONFIG_FILE": "", "HTTPS_PROXY": "proxy:1"})
 os.environ.update({"AWS_SHARED_CREDENTIALS_FILE": ""})
 async def main():

@@ -12,7 +12,8 @@ from botocore.serialize import create_serializer
 from hypothesis import given
 from support.strategies import records
 
-from marketplace_metering_async import limits, wire
+from marketplace_metering_async import limits
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.errors import MODELLED_ERRORS
 from marketplace_metering_async.records import UsageRecord
 

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, Final
 
 from marketplace_metering_async import errors, events
-from marketplace_metering_async.sigv4 import Keys
+from marketplace_metering_async.aws.sigv4 import Keys
 
 ACCESS_KEY_ID: Final = "AKIACANARYCANARY0001"
 SECRET_ACCESS_KEY: Final = "canary/secret+access/key/of/forty/signs0"

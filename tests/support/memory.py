@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import Book, Kind, Refusal
-from marketplace_metering_async.transport import Request, Response
 from support.virtual import START, VirtualClock
 
 ROUND_TRIP = 0.02

@@ -8,7 +8,7 @@ from random import Random
 
 from attrs import Factory, define
 
-from marketplace_metering_async.pacing import CallEnd, Pacer
+from marketplace_metering_async.flow.pacing import CallEnd, Pacer
 
 
 @define

@@ -12,10 +12,10 @@ from typing import Any, Final
 from attrs import Factory, define, frozen
 
 from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, UsageLedger
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.ledger.sqlite import SqliteDatabase
 from marketplace_metering_async.ledger.sqlite import _connect as store_connect
 from marketplace_metering_async.sandbox import Book, Kind
-from marketplace_metering_async.transport import Request, Response
 from support.disk import Mark
 from support.ledgers import NOON, QUICK, SetClock
 from support.memory import MemoryService, client_of

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.errors import ThrottlingException
-from marketplace_metering_async.retries import Backoff, RetryPolicy
+from marketplace_metering_async.flow.retries import Backoff, RetryPolicy
 
 
 @given(st.integers(1, 200), st.integers())

@@ -17,7 +17,8 @@ from support.chunks import at, large_record
 from support.memory import usage
 from support.strategies import NOON, recent, records
 
-from marketplace_metering_async import limits, wire
+from marketplace_metering_async import limits
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
 from marketplace_metering_async.delivery.chunks import (
     NO_ATTEMPTS,

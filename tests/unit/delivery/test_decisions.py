@@ -11,10 +11,11 @@ from support.chunks import chunk_of
 from support.memory import usage
 from support.virtual import START
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.decisions import Decision, Scope
+from marketplace_metering_async.error_kinds import Fault, leaves_doubt, triage
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
     InvalidAnswerError,
@@ -27,10 +28,9 @@ from marketplace_metering_async.errors import (
     TransportError,
     UnexpectedError,
 )
-from marketplace_metering_async.pacing import CallEnd
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.triage import Fault, leaves_doubt, triage
 
 S = RecordStatus
 MOMENT: Final = 1_000.0

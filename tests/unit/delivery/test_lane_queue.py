@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.chunks import PRODUCT, at, large_record
 from support.memory import usage
 
-from marketplace_metering_async import limits, wire
+from marketplace_metering_async import limits
+from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.chunks import NO_ATTEMPTS, AttemptHistory, PendingRecord
 from marketplace_metering_async.delivery.lane_queue import LaneQueue, Minutes
 from marketplace_metering_async.records import UsageRecord

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from marketplace_metering_async.aws.sigv4 import Keys
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -21,7 +22,6 @@ from marketplace_metering_async.errors import (
     NoCredentialsError,
     UnexpectedError,
 )
-from marketplace_metering_async.sigv4 import Keys
 
 _PAUSE: Final = 5.0
 """Seconds before a provider that failed, or brought what it had before, is asked again."""

@@ -24,7 +24,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
 
-from marketplace_metering_async.inflow import Inflow
+from marketplace_metering_async.flow.refill_rate import Inflow
 
 _TOLD_SHARE: Final = 0.98
 """The share of a told quota that is used, so that calls which bunch are not throttled."""

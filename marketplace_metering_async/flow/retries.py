@@ -12,8 +12,8 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base, wait_exponential
 
 from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import MarketplaceMeteringException, MeteringError
-from marketplace_metering_async.triage import Fault, triage
 
 MOST_EXTRA_HINT: Final = 5.0
 """Seconds by which a hint of the service may lengthen a delay (AWS's SDK reference, 2026)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from marketplace_metering_async.clock import Clock, sleep
-from marketplace_metering_async.pacing import CallEnd, Pacer
+from marketplace_metering_async.flow.pacing import CallEnd, Pacer
 
 _WITHOUT_NEWS: Final = 1.0
 """Seconds after which a pacer that waits for a call to end is asked again all the same."""

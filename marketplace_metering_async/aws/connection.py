@@ -10,8 +10,11 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
-from marketplace_metering_async import wire
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.clock import ANY_TIME, Clock, Span
+from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -19,9 +22,6 @@ from marketplace_metering_async.errors import (
     UnexpectedError,
 )
 from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
-from marketplace_metering_async.signing import Endpoint, Signer
-from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
-from marketplace_metering_async.triage import Fault, triage
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
 
+from marketplace_metering_async.aws.transport import TransportSettings
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
 from marketplace_metering_async.limits import service_metadata
-from marketplace_metering_async.transport import TransportSettings
 
 _BOTO_NAME: Final = "meteringmarketplace"
 _SERVICE_ID: Final = "marketplace-metering"

@@ -14,17 +14,17 @@ from datetime import datetime
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
-from marketplace_metering_async import credentials, endpoints
-from marketplace_metering_async.credentials import (
+from marketplace_metering_async.aws import credentials, endpoints
+from marketplace_metering_async.aws.credentials import (
     Credentials,
     EnvironmentKeys,
     FixedKeys,
     SingleFlight,
 )
-from marketplace_metering_async.endpoints import Endpoint
+from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.sigv4 import Keys, SigV4
+from marketplace_metering_async.aws.transport import Request
 from marketplace_metering_async.errors import ConfigurationError
-from marketplace_metering_async.sigv4 import Keys, SigV4
-from marketplace_metering_async.transport import Request
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession

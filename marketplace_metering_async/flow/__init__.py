@@ -1,0 +1,1 @@
+"""How fast: pacing, permits to start calls, retries, and the event loop's share."""
