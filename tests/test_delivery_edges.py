@@ -1,6 +1,8 @@
 """Where calls, stops, searches and cancellations meet in the delivery: nothing is lost."""
 
 import asyncio
+import importlib
+import sys
 from typing import Any
 
 import pytest
@@ -135,8 +137,6 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
     """
     One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
     """
-    import importlib
-
     parts = place.split(".")
     for size in range(len(parts) - 1, 0, -1):
         try:
@@ -287,3 +287,40 @@ def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: fl
             await asyncio.gather(sending, return_exceptions=True)
 
     run_virtual(run())
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_one_hour_under_both_schemes_is_not_sent(door: str) -> None:
+    """
+    The same customer, dimension, hour and product, with and without a license: the service would
+    bill both, so neither is sent. Core F7
+    """
+    service = MemoryService()
+    arn = "arn:aws:license-manager::123456789012:license:l-a"
+
+    results = send_through(door, service, usage(2) + usage(1, license_arn=arn))
+
+    assert [S.REJECTED, S.SUCCESS, S.REJECTED] == [r.status for r in results]
+    assert ["BothSchemesError"] * 2 == [type(r.error).__name__ for r in results if r.error]
+    assert 1 == len(service.book)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin eagerly from Python 3.12 on")
+def test_eager_tasks_and_a_client_that_is_closed_first() -> None:
+    """
+    Nobody is left waiting by meter() or drain(). Core F16
+    """
+    service = MemoryService()
+
+    async def run() -> list[RecordResult]:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        client = client_of(service)
+        await client.endpoint()
+        batcher = UsageBatcher(client)
+        callers = [asyncio.create_task(batcher.meter(record)) for record in usage(3)]
+        await client.aclose()
+        async with asyncio.timeout(10):
+            await batcher.drain(timeout=1.0)
+            return list(await asyncio.gather(*callers))
+
+    assert [S.UNPROCESSED] * 3 == [r.status for r in run_virtual(run())]

@@ -205,5 +205,3 @@ def test_what_is_similar_is_held_back_for_a_minute_only() -> None:
     unsent = [r for r in result if r.attempts == 0]
     assert len(unsent) >= 900
     assert all(r.retryable for r in unsent)
-
-

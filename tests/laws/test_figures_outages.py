@@ -234,6 +234,4 @@ def test_a_lane_that_fails_ends_while_another_progresses() -> None:
 
     assert 20_000 == result.counts[S.SUCCESS]
     assert 2000 == len(result) - 20_000
-    assert not any(
-        r.metered for r in result if getattr(r.record, "product_code", "") == "bad"
-    )
+    assert not any(r.metered for r in result if getattr(r.record, "product_code", "") == "bad")

@@ -206,6 +206,8 @@ def test_a_different_record_of_a_key_on_the_wire_is_refused_as_such() -> None:
     results = run_virtual(run())
 
     assert [S.SUCCESS, S.REJECTED, S.SUCCESS] == [r.status for r in results]
-    assert ["NoneType", "KeyAlreadySentError", "NoneType"] == [type(r.error).__name__ for r in results]
+    assert ["NoneType", "KeyAlreadySentError", "NoneType"] == [
+        type(r.error).__name__ for r in results
+    ]
     assert [None, None, 0] == [r.duplicate_of for r in results]
     assert [1] == service.sizes

@@ -370,7 +370,6 @@ class ThreeDoors(RuleBasedStateMachine):
         self.loop.close()
 
 
-
 TestThreeDoors = ThreeDoors.TestCase
 _EXAMPLES = settings.get_profile(settings.get_current_profile_name()).max_examples
 # 5,000 steps in the default profile, and 500,000 in the thorough one.
