@@ -16,7 +16,7 @@ from support.virtual import START, run_virtual
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
 from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.sandbox import Kind
+from marketplace_metering_async.sandbox import Kind, Refusal
 from marketplace_metering_async.transport import Request, Response
 
 pytestmark = pytest.mark.campaign
@@ -101,7 +101,7 @@ def test_300_000_records_with_trouble(share: float, calls_per_second: float | No
     random, quota = Random(7), slow_quota(10)
     kinds = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.RESET_AFTER]
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> Kind | Refusal | None:
         return quota(number, body) or (random.choice(kinds) if random.random() < share else None)
 
     service = MemoryService(fault_of)

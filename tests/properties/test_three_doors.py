@@ -6,7 +6,7 @@ import os
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field
 from hypothesis import settings
@@ -142,7 +142,7 @@ class ThreeDoors(RuleBasedStateMachine):
                 await self.credentials.wait()
             return await sign(*args)
 
-        signer.sign = maybe_hanging  # type: ignore[method-assign]
+        signer.sign = maybe_hanging  # type: ignore[assignment, method-assign]
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -163,7 +163,7 @@ class ThreeDoors(RuleBasedStateMachine):
             )
         return made
 
-    records = {
+    records: ClassVar[dict[str, Any]] = {
         "count": st.integers(1, 80),
         "kinds": st.sampled_from(
             [["requests"], ["odd"], ["typo"], ["odd", *["requests"] * 30], ["requests", "typo"]]
@@ -196,6 +196,7 @@ class ThreeDoors(RuleBasedStateMachine):
     )
     def stream(
         self,
+        *,
         count: int,
         kinds: list[str],
         product: str,
