@@ -171,8 +171,8 @@ def test_records_that_stand_pages_apart() -> None:
 
 def test_out_of_window_is_rejected_unsent() -> None:
     """
-    Certainly too old, or more than 15 minutes ahead, by a time that the service has confirmed: no call
-    is spent on it. Covers: H05, H06
+    Certainly too old, or more than 15 minutes ahead, by a time that the service has confirmed: no
+    call is spent on it. Covers: H05, H06
     """
     service = MemoryService()
     confirming = usage(1, dimension="confirming")

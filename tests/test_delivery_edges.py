@@ -1,11 +1,13 @@
 """Where calls, stops, searches and cancellations meet in the delivery: nothing is lost."""
 
 import asyncio
+import importlib
+import sys
 from typing import Any
 
 import pytest
 from support.figures import DOORS, CountingLoop, opened, refusing, send_through, through
-from support.memory import MemoryService, metered, usage
+from support.memory import MemoryService, client_of, metered, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
@@ -40,8 +42,8 @@ def test_a_refusal_that_comes_after_the_stop_leaves_no_doubt(code: str) -> None:
 
 def test_a_part_that_needs_no_call_any_more_loses_nobody() -> None:
     """
-    The part of a search is settled otherwise before its turn, while other chunks wait for the search:
-    they are searched next. Core F18
+    The part of a search is settled otherwise before its turn, while other chunks wait for the
+    search: they are searched next. Core F18
     """
     bad = {f"{n:012d}" for n in range(0, 100, 10)}
     refused = refusing(
@@ -133,8 +135,6 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
     """
     One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
     """
-    import importlib
-
     parts = place.split(".")
     for size in range(len(parts) - 1, 0, -1):
         try:
@@ -167,7 +167,8 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
 
 
 def _is_on_file(service: MemoryService, result: RecordResult) -> bool:
-    return any(key[1] == result.record.customer_aws_account_id for key in metered(service.book))  # type: ignore[union-attr]
+    account = getattr(result.record, "customer_aws_account_id", None)
+    return any(key[1] == account for key in metered(service.book))
 
 
 def test_a_caller_that_left_after_its_rival_was_settled_is_not_sent() -> None:
@@ -285,3 +286,40 @@ def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: fl
             await asyncio.gather(sending, return_exceptions=True)
 
     run_virtual(run())
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_one_hour_under_both_schemes_is_not_sent(door: str) -> None:
+    """
+    The same customer, dimension, hour and product, with and without a license: the service would
+    bill both, so neither is sent. Core F7
+    """
+    service = MemoryService()
+    arn = "arn:aws:license-manager::123456789012:license:l-a"
+
+    results = send_through(door, service, usage(2) + usage(1, license_arn=arn))
+
+    assert [S.REJECTED, S.SUCCESS, S.REJECTED] == [r.status for r in results]
+    assert ["BothSchemesError"] * 2 == [type(r.error).__name__ for r in results if r.error]
+    assert 1 == len(service.book)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin eagerly from Python 3.12 on")
+def test_eager_tasks_and_a_client_that_is_closed_first() -> None:
+    """
+    Nobody is left waiting by meter() or drain(). Core F16
+    """
+    service = MemoryService()
+
+    async def run() -> list[RecordResult]:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        client = client_of(service)
+        await client.endpoint()
+        batcher = UsageBatcher(client)
+        callers = [asyncio.create_task(batcher.meter(record)) for record in usage(3)]
+        await client.aclose()
+        async with asyncio.timeout(10):
+            await batcher.drain(timeout=1.0)
+            return list(await asyncio.gather(*callers))
+
+    assert [S.UNPROCESSED] * 3 == [r.status for r in run_virtual(run())]

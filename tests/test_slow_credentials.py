@@ -302,7 +302,7 @@ async def test_a_renewal_that_hangs_is_within_the_time_of_the_attempt() -> None:
         client(provider, service, retry=RetryPolicy(attempt_timeout=0.05)) as own,
     ):
         await own.endpoint()
-        own.caller._signer._credentials._again = hang  # type: ignore[union-attr]
+        own.shared.connection._signer._credentials._again = hang  # type: ignore[union-attr]
         result = await own.batch_meter_usage(usage(1))
 
     assert {S.UNPROCESSED: 1} == result.counts
@@ -323,7 +323,7 @@ async def test_a_call_cancelled_while_it_waits_for_keys_never_left() -> None:
         def call(number: int) -> asyncio.Task[Any]:
             leaving = partial(left.append, number)
             return asyncio.create_task(
-                own.caller.exchange("BatchMeterUsage", b'{"UsageRecords":[]}', leaving=leaving)
+                own.shared.connection.exchange("BatchMeterUsage", b'{"UsageRecords":[]}', leaving=leaving)
             )
 
         first, second = call(1), call(2)

@@ -1,1 +1,1 @@
-"""One signed call: the wire, signatures, credentials, endpoints, and the connection that uses them."""
+"""One signed call: wire, signatures, credentials, endpoints, and the connection that uses them."""

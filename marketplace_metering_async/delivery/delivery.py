@@ -460,20 +460,19 @@ class Delivery:
             self._searches.note_taken(lane)
         if decision.stop is not None and decision.error is not None:
             self._stop(None if decision.stop is Scope.EVERYTHING else lane.whole, decision.error)
-        self._search(call, decision, moment)
+        self._go_on_searching(call, decision, moment)
         if self._stops:
             oldest = min((other.begun for other in self._on_the_wire), default=moment)
             self._stops.forget(moment, oldest)
 
-    def _search(self, call: _Call, decision: Decision, moment: float) -> None:
+    def _go_on_searching(self, call: _Call, decision: Decision, moment: float) -> None:
         """Go on with the search that the call was a part of, or begin one."""
         if call.search is not None:
             findings = self._searches.advance(call.search, call.chunk, decision, moment)
             self._follow(findings, call.begun)
         elif (refusal := decision.refusal) is not None:
             entries = refusal.chunk.entries
-            alone = len(entries) == 1
-            if alone or not self._ends(call.chunk.lane, entries, call.begun, moment):
+            if len(entries) == 1 or not self._ends(call.chunk.lane, entries, call.begun, moment):
                 self._follow(self._searches.refused(refusal, moment), call.begun)
 
     def _put_back(self, call: _Call, decision: Decision, moment: float) -> float:

@@ -37,7 +37,7 @@ def _names_customers(odd: Sequence[dict[str, Any]]) -> str:
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(("odd", "size", "place"), odd_places())
 def test_odd_records_cost_no_other_its_verdict(
-    odd: int, size: int, place: int, named: bool
+    odd: int, size: int, place: int, *, named: bool
 ) -> None:
     """
     Records that meet a code nobody knows, at any place, named in the message or not: every other
@@ -184,7 +184,7 @@ def test_a_misspelt_dimension_in_2000_license_records(
 
 def test_what_is_similar_is_held_back_for_a_minute_only() -> None:
     """
-    A wrong customer with a thousand hours costs one search; the others of it are not final. Core F22
+    A wrong customer with a thousand hours costs one search, and no verdict is final. Core F22
     """
     bad = "000000000007"
     service = MemoryService(

@@ -72,8 +72,8 @@ def many(products: int, each: int) -> list[UsageRecord]:
 @pytest.mark.parametrize("kind", [Kind.ERROR_500, Kind.THROTTLE, None])
 def test_a_timeout_ends_a_batch_of_many_products(kind: Kind | None) -> None:
     """
-    `timeout=5` with 9,000 records over 40 products: over within 5 s and the attempt on the wire, and
-    no call starts after that. Core F12, F13
+    `timeout=5` with 9,000 records over 40 products: over within 5 s and the attempt on the wire,
+    and no call starts after that. Core F12, F13
     """
     service = _Times(lambda number, _: kind)
     service.round_trip = ROUND_TRIP
@@ -123,7 +123,7 @@ def test_a_drain_ends_in_time(pending: int, kind: Kind | None) -> None:
 
 def test_a_timeout_counts_the_reading_of_the_source() -> None:
     """
-    A source that takes 500 s: over after 5 s, with results for what was read, nothing sent. Core F21
+    A source that takes 500 s: over after 5 s, with results for what was read. Core F21
     """
     service = _Times()
 

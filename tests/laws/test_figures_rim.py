@@ -1,4 +1,4 @@
-"""Figures of the rim: proxies, transports, clocks, credentials: never a claim that is not proven."""
+"""Figures of the rim: proxies, transports, clocks, credentials; nothing unproven is claimed."""
 
 import asyncio
 import json
@@ -260,7 +260,7 @@ def test_credentials_that_are_not_found_in_time(door: str) -> None:
                 await asyncio.sleep(3600)
                 return await real()
 
-            signer.open = open_
+            signer.open = open_  # type: ignore[method-assign]
             began = loop.time()
             results = await _five_seconds(door, client)
             return loop.time() - began, results

@@ -84,10 +84,10 @@ def test_a_rare_product_beside_a_busy_one() -> None:
 
 def test_what_a_full_request_leaves_open_goes_on_at_once() -> None:
     """
-    The service leaves one record of a full request open, and no other comes for its product. Core F3
+    The service leaves some of a full request open, and no other of its product comes. Core F3
     """
     service = MemoryService(lambda number, _: Kind.UNPROCESSED if number == 1 else None)
-    products: list[str | None] = ["first"] * 25 + ["second", None] * 1800
+    products: list[str | None] = [*["first"] * 25, *[None, "second"] * 1800]
 
     async def run() -> tuple[list[RecordResult], list[Arrival]]:
         return await stream(service, products, 0.01)
@@ -103,13 +103,16 @@ def test_a_license_is_metered_within_a_minute_of_becoming_valid() -> None:
     """
     Refused in the first ten minutes of a stream, valid afterwards. Core F4
     """
-    loop_time = lambda: asyncio.get_running_loop().time()  # noqa: E731
+
+    def loop_time() -> float:
+        return asyncio.get_running_loop().time()
+
     valid_from = 600.0
 
     service = MemoryService(
-        lambda number, body: refusing(
+        refusing(
             lambda r: "LicenseArn" in r and loop_time() < valid_from, "InvalidLicenseException"
-        )(number, body)
+        )
     )
 
     async def run() -> list[tuple[float, RecordResult]]:

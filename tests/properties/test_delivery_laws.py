@@ -4,21 +4,19 @@ import asyncio
 from collections import defaultdict
 from datetime import timedelta
 from itertools import product
-from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.examples import examples
 from support.memory import MemoryService, client_of, metered, untrue
-from support.virtual import START, VirtualLoop, run_virtual
+from support.virtual import START, run_virtual
 
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
+from marketplace_metering_async.sandbox import Book, Kind, Product, Rules
 
 BEFORE = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.HTML, Kind.RESET_BEFORE]
 AFTER = [Kind.ERROR_500_AFTER, Kind.RESET_AFTER, Kind.GARBAGE, Kind.EMPTY, Kind.STALL]
@@ -177,115 +175,3 @@ def test_the_matrix_of_steps_and_faults(kind: Kind | str, step: str, resend: str
     assert known == metered(service.book)
     if kind != "cancel":  # a second batch cannot know what the first one got metered
         check_result(given_, result, service.book)
-
-
-class ClientLife(RuleBasedStateMachine):
-    """A client and a faulty service on a virtual clock: batches, streams, trouble, the end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop = VirtualLoop()
-        self.random = Random(0)
-        self.kind: Kind | Refusal | None = None
-        self.share = 0.0
-        self.service = MemoryService(self.fault_of, book=a_book("duplicate"))
-        self.client = client_of(
-            self.service, max_concurrency=3, retry=RetryPolicy(timeout=60), random=Random(1)
-        )
-        self.batches: list[tuple[list[UsageRecord], asyncio.Task[BatchMeterUsageResult]]] = []
-        self.customer = 100
-        self.closed = False
-        self.loop.run_until_complete(
-            self.client.batch_meter_usage([a_record(0, "bytes", "prod-a", 3, 1)])
-        )
-
-    def fault_of(self, number: int, body: dict[str, Any]) -> Kind | Refusal | None:
-        return self.kind if self.random.random() < self.share else None
-
-    def fresh(self, count: int, product_code: str) -> list[UsageRecord]:
-        """Records of customers who were in no batch before, so that batches cannot collide."""
-        made = []
-        for _ in range(count):
-            self.customer += 1
-            account = f"{self.customer:012d}"
-            if product_code in self.service.book.products:
-                self.service.book.products[product_code].customers[account] = self.customer % 9 != 0
-            made.append(a_record(self.customer, "requests", product_code, 1, self.customer % 5))
-        return made
-
-    @precondition(lambda self: not self.closed)
-    @rule(count=st.integers(0, 80), product_code=st.sampled_from(["prod-a", "prod-b", "unknown"]))
-    def send_a_batch(self, count: int, product_code: str) -> None:
-        given_ = self.fresh(count, product_code)
-        task = self.loop.create_task(self.client.batch_meter_usage(given_))
-        self.batches.append((given_, task))
-
-    @precondition(lambda self: not self.closed)
-    @rule(count=st.integers(0, 80), take=st.integers(0, 80))
-    def stream_and_stop_early(self, count: int, take: int) -> None:
-        given_ = self.fresh(count, "prod-b")
-
-        async def stream() -> None:
-            results = self.client.iter_batch_meter_usage(given_)
-            async with asyncio.timeout(200):
-                taken = 0
-                async for result in results:
-                    assert not untrue([result], self.service.book)
-                    taken += 1
-                    if taken >= take:
-                        break
-            await results.aclose()
-
-        try:
-            self.loop.run_until_complete(stream())
-        except TimeoutError:
-            assert self.share > 0
-
-    @rule(
-        kind=st.sampled_from(FAULTS),
-        share=st.sampled_from([0.0, 0.2, 0.6, 1.0]),
-    )
-    def trouble(self, kind: Kind, share: float) -> None:
-        self.kind, self.share = kind, share
-
-    @rule(seconds=st.floats(0.01, 40))
-    def pass_time(self, seconds: float) -> None:
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-
-    @precondition(lambda self: self.batches)
-    @rule(index=st.integers(0, 5))
-    def cancel(self, index: int) -> None:
-        self.batches[index % len(self.batches)][1].cancel()
-        self.loop.run_until_complete(asyncio.sleep(0.001))
-
-    @precondition(lambda self: not self.closed and len(self.batches) > 3)
-    @rule()
-    def close(self) -> None:
-        self.closed = True
-        self.loop.run_until_complete(self.client.aclose())
-
-    @invariant()
-    def what_is_said_is_true(self) -> None:
-        check_requests(self.service)
-        for given_, task in self.batches:
-            if task.done() and not task.cancelled():
-                assert task.exception() is None or self.closed
-                if task.exception() is None:
-                    check_result(given_, task.result(), self.service.book)
-
-    def teardown(self) -> None:
-        self.share = 0.0
-        for _, task in self.batches:
-            self.loop.run_until_complete(asyncio.wait({task}, timeout=1000))
-            assert task.done()
-        self.what_is_said_is_true()
-        self.loop.run_until_complete(self.client.aclose())
-        self.loop.run_until_complete(asyncio.sleep(0))
-        assert not asyncio.all_tasks(self.loop)
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
-
-
-TestClientLife = ClientLife.TestCase
-# 5,000 steps in the fast profile, and 400,000 in the thorough one.
-TestClientLife.settings = settings(max_examples=examples(100), stateful_step_count=50)

@@ -6,12 +6,13 @@ import os
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.examples import examples
 from support.memory import MemoryService, client_of, metered
 from support.virtual import START, VirtualClock, VirtualLoop
 
@@ -142,7 +143,7 @@ class ThreeDoors(RuleBasedStateMachine):
                 await self.credentials.wait()
             return await sign(*args)
 
-        signer.sign = maybe_hanging  # type: ignore[method-assign]
+        signer.sign = maybe_hanging  # type: ignore[assignment, method-assign]
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -163,7 +164,7 @@ class ThreeDoors(RuleBasedStateMachine):
             )
         return made
 
-    records = {
+    records: ClassVar[dict[str, Any]] = {
         "count": st.integers(1, 80),
         "kinds": st.sampled_from(
             [["requests"], ["odd"], ["typo"], ["odd", *["requests"] * 30], ["requests", "typo"]]
@@ -196,6 +197,7 @@ class ThreeDoors(RuleBasedStateMachine):
     )
     def stream(
         self,
+        *,
         count: int,
         kinds: list[str],
         product: str,
@@ -371,8 +373,4 @@ class ThreeDoors(RuleBasedStateMachine):
 
 
 TestThreeDoors = ThreeDoors.TestCase
-_EXAMPLES = settings.get_profile(settings.get_current_profile_name()).max_examples
-# 5,000 steps in the default profile, and 500,000 in the thorough one.
-TestThreeDoors.settings = settings(
-    max_examples=100 if _EXAMPLES < 1000 else 2 * _EXAMPLES, stateful_step_count=50
-)
+TestThreeDoors.settings = settings(max_examples=examples(100), stateful_step_count=50)

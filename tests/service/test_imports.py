@@ -41,7 +41,7 @@ def loaded_by(program: str, *names: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["signing", "transport", "client"])
+@pytest.mark.parametrize("module", ["aws.signing", "aws.transport", "client"])
 def test_an_import_is_light(module: str) -> None:
     """The client's floors load neither an AWS SDK nor what extras bring."""
     assert loaded_by(f"import marketplace_metering_async.{module}", *HEAVY) == set()

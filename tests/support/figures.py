@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 from attrs import define
 
@@ -12,7 +12,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult
 from marketplace_metering_async.sandbox import Kind, Refusal
-from support.memory import FaultOf, MemoryService, client_of
+from support.memory import FaultOf, client_of
 from support.virtual import run_virtual
 
 DOORS = ("batch", "stream", "batcher")
@@ -96,7 +96,7 @@ class CountingLoop:
     def __init__(self) -> None:
         self.started = 0
 
-    def __enter__(self) -> "CountingLoop":
+    def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._before = loop.get_task_factory()
 
@@ -125,8 +125,3 @@ def slow_quota(calls_per_second: float, burst: float = 10.0) -> FaultOf:
         return None
 
     return fault_of
-
-
-def spread(service: MemoryService) -> float:
-    """Return the loop time of the latest request."""
-    return service.last_at

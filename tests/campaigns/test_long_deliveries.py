@@ -1,0 +1,116 @@
+"""Figures that take minutes: `pytest -m campaign tests/campaigns`."""
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from support.figures import opened, slow_quota
+from support.memory import MemoryService, usage
+from support.virtual import START, run_virtual
+
+from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.flow.retries import RetryPolicy
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
+from marketplace_metering_async.sandbox import Kind, Refusal
+
+pytestmark = pytest.mark.campaign
+S = RecordStatus
+DAY = 86_400
+
+
+class Forgetful(MemoryService):
+    """Keeps no request and no record, so that what grows is ours."""
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        response = await super().send(request, timeout=timeout)
+        self.requests.clear()
+        return response
+
+
+async def _grown(days: int, every: float) -> float:
+    """Return the MiB by which a stream has grown from its second day to the last."""
+    loop = asyncio.get_running_loop()
+    service = Forgetful(lambda n, _: Kind.THROTTLE if n % 50 == 0 else None)
+    read = 0
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        nonlocal read
+        while loop.time() < days * DAY:
+            moment = START + timedelta(seconds=loop.time() - 3600)
+            product = f"product-{read % 200}"
+            yield usage(
+                1, product_code=product, timestamp=moment, customer_aws_account_id=f"{read:012d}"
+            )[0]
+            read += 1
+            await asyncio.sleep(every)
+
+    sizes: list[int] = []
+    async with opened(service, calls_per_second=10) as client:
+        async for result in client.iter_batch_meter_usage(source()):
+            assert result.status in (S.SUCCESS, S.DUPLICATE_RECORD)
+            if loop.time() > (len(sizes) + 1) * DAY:
+                service.book = type(service.book)()
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+    return (sizes[-1] - sizes[0]) / 2**20
+
+
+def test_a_month_of_a_stream_takes_no_more_memory_than_a_day() -> None:
+    """
+    A record every twenty seconds over 200 products, with throttles. Core F24
+    """
+    tracemalloc.start()
+    try:
+        assert run_virtual(_grown(30, 20.0)) <= 1.0
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [100_000, 300_000])
+def test_an_outage_ends_a_large_batch_by_its_policy(size: int) -> None:
+    """
+    Every call fails: all verdicts by 960 s. Core F13
+    """
+    service = MemoryService(lambda number, _: Kind.ERROR_500)
+
+    async def run() -> tuple[float, BatchMeterUsageResult]:
+        policy = RetryPolicy(timeout=900)
+        async with opened(service, retry=policy, calls_per_second=10) as client:
+            result = await client.batch_meter_usage(usage(size))
+            return asyncio.get_running_loop().time(), result
+
+    took, result = run_virtual(run())
+
+    assert took <= 960
+    assert size == len(result)
+
+
+@pytest.mark.parametrize("calls_per_second", [10.0, None])
+@pytest.mark.parametrize("share", [0.02])
+def test_300_000_records_with_trouble(share: float, calls_per_second: float | None) -> None:
+    """
+    2 % of the calls are throttled or fail, the quota configured or found: nothing is given up.
+    Core F11
+    """
+    random, quota = Random(7), slow_quota(10)
+    kinds = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.RESET_AFTER]
+
+    def fault_of(number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+        return quota(number, body) or (random.choice(kinds) if random.random() < share else None)
+
+    service = MemoryService(fault_of)
+
+    async def run() -> BatchMeterUsageResult:
+        async with opened(service, calls_per_second=calls_per_second) as client:
+            return await client.batch_meter_usage(usage(300_000))
+
+    result = run_virtual(run())
+
+    assert {S.SUCCESS, S.DUPLICATE_RECORD} >= set(result.counts)
+    assert 300_000 == len(service.book)
