@@ -323,7 +323,9 @@ async def test_a_call_cancelled_while_it_waits_for_keys_never_left() -> None:
         def call(number: int) -> asyncio.Task[Any]:
             leaving = partial(left.append, number)
             return asyncio.create_task(
-                own.shared.connection.exchange("BatchMeterUsage", b'{"UsageRecords":[]}', leaving=leaving)
+                own.shared.connection.exchange(
+                    "BatchMeterUsage", b'{"UsageRecords":[]}', leaving=leaving
+                )
             )
 
         first, second = call(1), call(2)

@@ -105,14 +105,14 @@ def test_conflicts_and_repeats_name_lines(sandbox: Sandbox, shell: Shell) -> Non
 
 def test_a_rejection_by_the_rules_names_the_line(sandbox: Sandbox, shell: Shell) -> None:
     """
-    Too old, and without a product.
+    Below zero, and without a product.
     """
-    old = line(1, timestamp="2020-01-01T00:00:00Z")
+    wrong = line(1, quantity=-1)
     where = ["--endpoint-url", sandbox.url]
 
-    done = shell("send", *where, "-", stdin=f"\n{old}\n{line(2)}")
+    done = shell("send", *where, "-", stdin=f"\n{wrong}\n{line(2)}")
 
-    assert done.lines[0]["message"].startswith("-:2: timestamp: expected a time from")
+    assert done.lines[0]["message"].startswith("-:2: quantity: expected 0 to")
     assert done.lines[1]["message"].startswith("-:3: product_code: expected a product code")
     assert 0 == sandbox.calls.total()
 
