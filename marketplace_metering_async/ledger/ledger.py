@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
@@ -16,13 +16,21 @@ from marketplace_metering_async.ledger.grouping import GroupCommit
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
 from marketplace_metering_async.ledger.reading import UsageReader, customer_of
-from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
-from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failure
+from marketplace_metering_async.ledger.sql import (
+    Database,
+    FailPoint,
+    Operation,
+    Transaction,
+    no_failure,
+)
 from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.records import SECONDS_PER_HOUR
+
+T = TypeVar("T")
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -121,7 +129,6 @@ class UsageLedger:
         await self._database.open()
         try:
             await self._introduce()
-            await self._database.tidy()
         except BaseException:
             await self._database.aclose()
             raise
@@ -220,22 +227,41 @@ class UsageLedger:
         return await self._relay(client, stop).once()
 
     async def relay(
-        self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
+        self,
+        client: MarketplaceMeteringClient,
+        *,
+        stop: asyncio.Event | None = None,
+        on_account_error: OnAccountError = "retry",
     ) -> None:
         """
         Relay until *stop* is set, for as long as the program runs.
 
-        A database that is away for a while is waited for. What lies with the account ends it.
+        It outlives whatever may pass: a database that is away or read-only, missing credentials, a
+        denied access. It reports that at once and then every minute (RelayBlocked, an ERROR in the
+        log), and goes on trying, at least every 30 seconds; all records are kept as they are.
+
+        Args:
+            client: Of the ledger's own region and host.
+            stop: Ends it, and loses no answer.
+            on_account_error: "retry", or "raise" to end with what lies with the account.
 
         Raises:
-            MarketplaceMeteringException: access is denied, the operation disabled, or the like; all
-                records are kept as they are.
-            LedgerElsewhereError, ClientClosedError, ConfigurationError: as `relay_once`.
+            LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerUnusableError: at the beginning alone: the ledger has moved, or cannot be used.
+            NoRegionError: the client knows no region.
+            LedgerClosedError, ClientClosedError: one of them was closed.
+            MarketplaceMeteringException, ConfigurationError: with "raise": access is denied, there
+                are no credentials, or the like.
+            ValueError: for another word for on_account_error.
 
-        Cancelling it is as cancelling `relay_once`; setting *stop* loses no answer.
+        Cancelling it is as cancelling `relay_once`.
         """
         self._require_open()
-        await self._relay(client, stop).until_stopped()
+        if on_account_error not in ("retry", "raise"):
+            raise ValueError(
+                f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}"
+            )
+        await self._relay(client, stop).until_stopped(on_account_error)
 
     def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
         """
@@ -278,9 +304,7 @@ class UsageLedger:
         )
         now = self._now()
         closed_at = now if at is None else int(at.timestamp())
-        return await self._database.run(
-            lambda tx: intake.close_customer(tx, customer, closed_at, now)
-        )
+        return await self._change(lambda tx: intake.close_customer(tx, customer, closed_at, now))
 
     async def reopen_customer(
         self,
@@ -303,7 +327,7 @@ class UsageLedger:
             license_arn=license_arn,
             product_code=product_code,
         )
-        await self._database.run(lambda tx: intake.reopen_customer(tx, customer))
+        await self._change(lambda tx: intake.reopen_customer(tx, customer))
 
     async def status(self) -> LedgerStatus:
         """
@@ -377,9 +401,7 @@ class UsageLedger:
         if wrong := [state for state in states if state not in ENDED]:
             raise ValueError(f"states: expected end states, got {wrong[0]}")
         now = self._now()
-        return await self._database.run(
-            lambda tx: intake.rearm(tx, states or ENDED, now, self._rules)
-        )
+        return await self._change(lambda tx: intake.rearm(tx, states or ENDED, now, self._rules))
 
     async def prune(self, before: datetime) -> int:
         """
@@ -399,16 +421,17 @@ class UsageLedger:
             raise ValueError("before: expected a datetime with a time zone, got a naive one")
         if before > self._clock.now() - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        await self._database.tidy()
+        while await self._database.tidy():
+            pass
         end, pruned, full = int(before.timestamp()), 0, True
         hours = partial(reports.prune, before=end, limit=_PRUNED_AT_ONCE)
         while full:
-            some = await self._database.run(hours)
+            some = await self._change(hours)
             pruned, full = pruned + some, some == _PRUNED_AT_ONCE
         place: str | None = ""
         while place is not None:
             events = partial(reports.prune_events, before=end, after=place, limit=_PRUNED_AT_ONCE)
-            place = await self._database.run(events)
+            place = await self._change(events)
         return pruned
 
     async def release(self) -> None:
@@ -422,7 +445,7 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        await self._database.run(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
+        await self._change(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
 
     async def take_over(self, url: str) -> int:
         """
@@ -468,14 +491,20 @@ class UsageLedger:
 
     async def _introduce(self) -> None:
         mark, now = await self._database.mark(), self._now()
-        if await self._database.run(
+        text = await self._database.run(
             lambda tx: identity.introduce(tx, self._region_name, mark, now)
-        ):
-            text = (
-                "this ledger is a copy, such as a restored backup: its open hours wait until a "
-                "person releases them (ledger.release(), or `ledger release URL`)"
-            )
+        )
+        if text is not None:
             tell(self._observer, Warned(text=text))
+
+    async def _change(self, operation: Operation[T]) -> T:
+        """Run *operation* on a ledger that has not moved."""
+
+        async def checked(tx: Transaction) -> T:
+            await identity.require_here(tx)
+            return await operation(tx)
+
+        return await self._database.run(checked)
 
     async def _add_on(self, connection: Any, usage: Usage) -> AddedUsage:  # noqa: ANN401
         run_on = getattr(self._database, "run_on", None)
@@ -509,9 +538,9 @@ def _month(month: datetime | None) -> dict[str, Any]:
 def _database_of(url: str) -> Database:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        from marketplace_metering_async.ledger.sqlite import SqliteDatabase  # noqa: PLC0415
+        from marketplace_metering_async.ledger import sqlite  # noqa: PLC0415
 
-        return SqliteDatabase(rest[1:])
+        return sqlite.SqliteDatabase(sqlite.path_of(rest[1:]))
     if scheme in ("postgresql", "postgres"):
         from marketplace_metering_async.ledger.postgresql import PostgresDatabase  # noqa: PLC0415
 

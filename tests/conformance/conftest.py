@@ -20,6 +20,12 @@ def postgres() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture
+async def place(postgres: str) -> str:
+    """An empty database in PostgreSQL."""
+    return await new_postgres_database(postgres)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
