@@ -14,6 +14,7 @@ from support.proxy import proxy_to
 from marketplace_metering_async import LedgerError, LedgerOutcomeUnknownError
 from marketplace_metering_async.events import RelayBlocked
 from marketplace_metering_async.ledger import blockage, postgresql, relay
+from marketplace_metering_async.ledger.sql import Transaction
 
 THIS_HOUR = NOON.replace(minute=0)
 NAME = "ledger.test"
@@ -58,19 +59,19 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("cut", [True, False], ids=["cut off", "stalled"])
 async def test_usage_counts_once_however_late_its_commit_lands(
-    place: str, *, cut: bool, monkeypatch: pytest.MonkeyPatch
+    either: str, *, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The next try waits for the one in doubt, and returns what that one did. ledger C3
     """
     if not cut:
         monkeypatch.setattr(postgresql, "_COMMAND_SECONDS", 0.5)
-    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=cut)
         adding = asyncio.create_task(house.use(100, event_id="late"))
         await late.left.wait()
-        await until_somebody_waits(place)
+        await until_somebody_waits(either)
         await late.land()
         added = await adding
 
@@ -80,13 +81,13 @@ async def test_usage_counts_once_however_late_its_commit_lands(
 
 
 async def test_usage_counts_once_though_its_commit_never_lands(
-    place: str, monkeypatch: pytest.MonkeyPatch
+    either: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The server ends a transaction whose client is gone, and the next try stores it. ledger C3
     """
     monkeypatch.setattr(postgresql, "_BEGIN_ONCE", postgresql._BEGIN_ONCE.replace("30s", "500ms"))
-    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=True)
         await house.use(100)
@@ -96,11 +97,11 @@ async def test_usage_counts_once_though_its_commit_never_lands(
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_a_commit_that_nobody_can_ask_about_is_unknown(place: str) -> None:
+async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> None:
     """
     The error says so, and repeating the call with its event id counts once. ledger C3
     """
-    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=True)
         adding = asyncio.create_task(house.use(100, event_id="doubtful"))
@@ -116,11 +117,11 @@ async def test_a_commit_that_nobody_can_ask_about_is_unknown(place: str) -> None
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_what_never_got_to_its_commit_is_not_stored(place: str) -> None:
+async def test_what_never_got_to_its_commit_is_not_stored(either: str) -> None:
     """
     And the error is certain of it. ledger C3
     """
-    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         await proxy.cut()
         with pytest.raises(LedgerError, match="nothing was stored") as refusal:
@@ -129,6 +130,49 @@ async def test_what_never_got_to_its_commit_is_not_stored(place: str) -> None:
 
         assert LedgerError is refusal.type
         assert 1 == (await house.balance()).recorded
+
+
+async def test_a_doubt_that_was_settled_is_none(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The first try is surely gone where the second one begins: what that one meets is certain.
+    ledger C3
+    """
+    monkeypatch.setattr(postgresql, "_BEGIN_ONCE", postgresql._BEGIN_ONCE.replace("30s", "500ms"))
+    tries: list[int] = []
+
+    async def broken_the_second_time(tx: Transaction) -> None:
+        tries.append(1)
+        if len(tries) == 2:
+            await tx.rows("SELECT 1 / 0")
+
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        late = proxy.delay_commit(cut=True)
+        with pytest.raises(LedgerError, match="division by zero; nothing was stored") as refusal:
+            await house.ledger._database.run(broken_the_second_time, once=True)
+        await late.land()
+
+    assert LedgerError is refusal.type
+
+
+@pytest.mark.parametrize("once", [False, True])
+async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
+    """
+    Though the connection is lost right after it. ledger C3
+    """
+    tries: list[int] = []
+
+    async def count(tx: Transaction) -> int:
+        tries.append(1)
+        return len(tries)
+
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        proxy.loses_at = b"UNLISTEN"  # a session is made ready for the next one who needs it
+        done = await house.ledger._database.run(count, once=once)
+
+    assert (1, 1) == (done, len(tries))
+    assert proxy.loses_at is None
 
 
 OUTAGES = {

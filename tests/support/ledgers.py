@@ -121,7 +121,7 @@ async def until_somebody_waits(place: str) -> None:
     """Wait until a session of the database waits for another one's lock."""
     import asyncpg  # noqa: PLC0415
 
-    connection = await asyncpg.connect(place)
+    connection = await asyncpg.connect(place, statement_cache_size=0)
     try:
         async with asyncio.timeout(30):
             while not await connection.fetchval(  # noqa: ASYNC110 - the server sets no event

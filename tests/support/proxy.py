@@ -48,11 +48,12 @@ class Proxy:
     The proxy.
 
     Attributes:
-        url: Of the database, through the proxy.
-        port: Where it listens, on all addresses of loopback.
+        port: Where it listens, on loopback.
+        loses_at: A text in what a client says with which its connection is lost, once.
     """
 
     def __init__(self, url: str) -> None:
+        self.loses_at: bytes | None = None
         self._target = urlsplit(url)
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: LateCommit | None = None
@@ -61,6 +62,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
+        """The URL of the database, through the proxy."""
         return self.url_at("127.0.0.1")
 
     def url_at(self, host: str) -> str:
@@ -109,6 +111,9 @@ class Proxy:
         back = asyncio.create_task(_answers(there, writer, late))
         try:
             while message := await reader.read(2**16):
+                if self.loses_at is not None and self.loses_at in message:
+                    self.loses_at = None
+                    return
                 if _COMMIT in message and self._late is not None:
                     late.append(self._late)
                     self._late = None
@@ -125,10 +130,11 @@ class Proxy:
             to_server.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        port = self._target.port or 5432
-        if folder := parse_qs(self._target.query).get("host"):
+        options = parse_qs(self._target.query)
+        (port,) = options.get("port", [str(self._target.port or 5432)])
+        if folder := options.get("host"):
             return await asyncio.open_unix_connection(f"{folder[0]}/.s.PGSQL.{port}")
-        return await asyncio.open_connection(self._target.hostname, port)
+        return await asyncio.open_connection(self._target.hostname, int(port))
 
 
 async def _answers(
