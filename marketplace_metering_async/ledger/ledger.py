@@ -108,12 +108,13 @@ class UsageLedger:
             observer: Is told of warnings and events; by default the package's logger.
 
         Raises:
-            ConfigurationError: for a URL of another kind.
+            ConfigurationError: for a URL of another kind, of memory, or with options of a file.
             ValueError: for a negative grace, or another word for late.
 
         Entering it raises LedgerUnusableError (a subclass of LedgerError) where the database is
-        damaged, newer, something else's, or on a network file system; LedgerElsewhereError where it
-        belongs to another region; ConfigurationError where an extra is missing.
+        damaged, newer, something else's, or does not keep what it commits: on a network file
+        system, without WAL, with `fsync = off`; LedgerElsewhereError where it belongs to another
+        region; ConfigurationError where an extra is missing. One that has moved can only be read.
         """
         return cls(
             _database_of(url),
@@ -177,15 +178,18 @@ class UsageLedger:
             event_id: Your name for it, of 1 to 255 characters: given again with the same content it
                 adds nothing. Without one, a call whose outcome you do not know cannot be repeated
                 safely.
-            connection: An asyncpg connection of yours to the ledger's database: usage commits or
-                rolls back together with your transaction on it.
+            connection: An asyncpg connection of yours to the ledger's database, on which you have
+                begun a transaction: usage commits or rolls back together with it. SQLAlchemy begins
+                with the first statement, so execute one before.
 
         Raises:
             InvalidRecordError: what the service would refuse; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
-            LedgerError: the database cannot store it; nothing was stored unless the text says that
-                this is unknown.
+            LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
+                stored is unknown; with an event id, call again.
+            LedgerError: the database cannot store it, or *connection* is in no transaction; nothing
+                was stored.
             LedgerClosedError: outside `async with`.
 
         Cancelling leaves open whether it was stored; with an event id, call again.
@@ -217,6 +221,7 @@ class UsageLedger:
 
         Raises:
             LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerUnusableError: the ledger has moved.
             LedgerError: the database cannot be used; what was sent is sent again, unchanged, later.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
@@ -451,14 +456,17 @@ class UsageLedger:
         """
         Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
 
-        This one must be new and in PostgreSQL. The old one takes no more usage from then on; stop
-        whatever uses it first. If it is interrupted, call it again.
+        This one must be new and in PostgreSQL. The old one takes no more usage from then on, but
+        can be read; stop whatever uses it first. Where nothing is moved, because it is refused,
+        fails or is cancelled, the old one stays as it was. If the process is killed, or a database
+        lost in the middle of it, call it again.
 
         Returns: how many hours were moved.
 
         Raises:
             ConfigurationError: for a URL of another kind, or where this one is not in PostgreSQL.
             LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
+            LedgerOutcomeUnknownError: this database went away at the commit.
             LedgerError: one of the databases cannot be used.
         """
         self._require_open()

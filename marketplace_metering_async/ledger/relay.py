@@ -152,18 +152,7 @@ class Relay:
     async def until_stopped(self, on_account_error: OnAccountError) -> None:
         """Relay until *stop* is set; see UsageLedger.relay."""
         while not self._stop.is_set():
-            try:
-                report = await self.once()
-                await self._watch_age()
-                wait = await self._wait()
-            except (LedgerClosedError, ClientClosedError):
-                raise
-            except (LedgerError, ConfigurationError) as error:
-                if not self._region_name and isinstance(error, _UNCURED):
-                    raise
-                problem: MeteringError | None = error
-            else:
-                problem = report.stopped_by
+            wait, problem = await self._round()
             if problem is None:
                 self._blockage.end()
             elif on_account_error == "raise" and not isinstance(problem, LedgerError):
@@ -171,6 +160,19 @@ class Relay:
             else:
                 wait = self._blockage.wait(problem)
             await self._rest(wait)
+
+    async def _round(self) -> tuple[float, MeteringError | None]:
+        """Relay once; return the seconds until the next time, and what has come between, if so."""
+        try:
+            report = await self.once()
+            await self._watch_age()
+            return await self._wait(), report.stopped_by
+        except (LedgerClosedError, ClientClosedError):
+            raise
+        except (LedgerError, ConfigurationError) as error:
+            if not self._region_name and isinstance(error, _UNCURED):
+                raise
+            return 0.0, error
 
     async def _bind(self) -> None:
         """Tie the ledger to the client's region and host, or refuse another one."""

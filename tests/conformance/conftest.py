@@ -16,6 +16,10 @@ from support.ledgers import (
     postgres_server,
 )
 
+_HAS_POOLER = {"METERING_TEST_POSTGRESQL", "METERING_TEST_PGBOUNCER"} <= os.environ.keys()
+_POSTGRESQL = ["postgresql", "pooled"] if _HAS_POOLER else ["postgresql"]
+"""The ways to PostgreSQL; without a pooler, the tests of test_ledger_pooled say what is missing."""
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
@@ -32,15 +36,12 @@ async def place(postgres: str) -> str:
 @pytest.fixture
 async def pooled() -> str:
     """An empty database behind a pooler."""
+    if not _HAS_POOLER:
+        pytest.skip(
+            "METERING_TEST_POSTGRESQL and METERING_TEST_PGBOUNCER are not set: .ci/run starts "
+            "Debian's servers and sets them"
+        )
     return await new_pooled_database()
-
-
-@pytest.fixture(params=["postgresql", "pooled"])
-async def either(request: pytest.FixtureRequest) -> str:
-    """An empty database in PostgreSQL, reached in both ways."""
-    if request.param == "pooled":
-        return await new_pooled_database()
-    return await new_postgres_database(request.getfixturevalue("postgres"))
 
 
 async def new_pooled_database() -> str:
@@ -49,23 +50,28 @@ async def new_pooled_database() -> str:
 
     Its server is Debian's PostgreSQL, set to `synchronous_commit = off`.
     """
-    servers = [os.environ.get(f"METERING_TEST_{name}") for name in ("POSTGRESQL", "PGBOUNCER")]
-    if None in servers:
-        pytest.skip(
-            "METERING_TEST_POSTGRESQL and METERING_TEST_PGBOUNCER are not set: .ci/run starts "
-            "Debian's servers and sets them"
-        )
-    server, pooler = map(str, servers)
-    return database_at(pooler, urlsplit(await new_postgres_database(server)).path[1:])
+    made = await new_postgres_database(os.environ["METERING_TEST_POSTGRESQL"])
+    return database_at(os.environ["METERING_TEST_PGBOUNCER"], urlsplit(made).path[1:])
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "pooled"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/usage.db"
+async def new_place(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database, reached as the parameter says."""
     if request.param == "pooled":
         return await new_pooled_database()
     return await new_postgres_database(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture(params=_POSTGRESQL)
+async def either(request: pytest.FixtureRequest) -> str:
+    """An empty database in PostgreSQL, in all ways that there are here."""
+    return await new_place(request)
+
+
+@pytest.fixture(params=["sqlite", *_POSTGRESQL])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/usage.db"
+    return await new_place(request)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

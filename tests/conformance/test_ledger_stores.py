@@ -21,7 +21,7 @@ from marketplace_metering_async import (
     NoCredentialsError,
 )
 from marketplace_metering_async.events import RelayBlocked, Warned
-from marketplace_metering_async.ledger import blockage, ledger, outlet
+from marketplace_metering_async.ledger import blockage, ledger, outlet, relay
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
 from marketplace_metering_async.ledger.states import FrozenHour, Settlement
 from marketplace_metering_async.sandbox import Kind, Product, Refusal, Rules
@@ -352,8 +352,9 @@ async def test_a_refused_record_is_named_and_costs_nobody_else(house: House) -> 
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a blocked relay try again at once."""
+    """Let relays look again soon, blocked or not."""
     monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
 
 
 DENIED = Refusal("AccessDeniedException", "not authorized", 400)
@@ -416,7 +417,7 @@ async def test_a_blocked_relay_tries_one_record(url: str) -> None:
             stop.set()
             await relaying
 
-        assert [25, 1, 1, 1] == house.service.sizes[:4]
+        assert [25, 1, 1, 1, 25, 25, 9] == house.service.sizes
         assert 60 == (await house.balance()).metered
 
 
@@ -481,6 +482,30 @@ async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> No
             await house.ledger.relay(client)
 
     assert [] == blocked(house)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
+    """
+    Whatever a ledger meets later on may be put right again. ledger H12
+    """
+    move = "UPDATE ledger SET moved_to = :place"
+    stop = asyncio.Event()
+    await house.use(3, at=NOON - 2 * HOUR)
+    house.clock.step(minutes=11)
+    async with house.client() as client:
+        relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        await house.until(lambda: len(house.metered()) == 1 or relaying.done())
+        await house.use(4, at=NOON - HOUR)
+        await house.ledger._database.run(lambda tx: tx.rows(move, place="x"))
+        house.clock.step(minutes=11)
+        await house.until(lambda: bool(blocked(house)) or relaying.done())
+        await house.ledger._database.run(lambda tx: tx.rows(move, place=None))
+        await house.until(lambda: len(house.metered()) == 2 or relaying.done())
+        stop.set()
+        await relaying
+
+    assert ["this ledger has moved to x; use that one"] == [str(e.error) for e in blocked(house)]
 
 
 async def test_a_relay_whose_ledger_is_closed_ends(house: House) -> None:
