@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import pytest
 from support.ledgers import SetClock
 
 from marketplace_metering_async import LedgerError
-from marketplace_metering_async.events import RelayBlocked
+from marketplace_metering_async.events import LoggingObserver, RelayBlocked
 from marketplace_metering_async.ledger.blockage import Blockage
 
 ERROR = LedgerError("away")
@@ -52,3 +53,14 @@ def test_it_is_said_at_once_and_then_every_minute() -> None:
 
     expected = [RelayBlocked(error=ERROR, seconds=seconds) for seconds in (0, 60, 120, 0)]
     assert expected == said
+
+
+def test_the_log_has_it_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    With what to do about it. ledger H12
+    """
+    Blockage(Steady(), LoggingObserver(), longest=30.0).wait(ERROR)
+
+    assert [("ERROR", True)] == [
+        (record.levelname, ERROR.advice in record.getMessage()) for record in caplog.records
+    ]

@@ -174,7 +174,7 @@ class PostgresDatabase:
                 statement_cache_size=0 if pooled else _CACHED_STATEMENTS,
             )
         except self._errors as error:
-            raise LedgerError(f"PostgreSQL cannot be reached: {_text_of(error)}") from error
+            raise LedgerError(f"PostgreSQL cannot be used: {_text_of(error)}") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "

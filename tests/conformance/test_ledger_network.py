@@ -11,7 +11,7 @@ from attrs import define
 from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at, until_somebody_waits
 from support.proxy import proxy_to
 
-from marketplace_metering_async import LedgerError, LedgerOutcomeUnknownError
+from marketplace_metering_async import LedgerError, LedgerOutcomeUnknownError, UsageLedger
 from marketplace_metering_async.events import RelayBlocked
 from marketplace_metering_async.ledger import blockage, postgresql, relay
 from marketplace_metering_async.ledger.sql import Transaction
@@ -227,9 +227,21 @@ async def test_opening_meets_ledger_errors_alone(
     async with proxy_to(place) as proxy:
         await proxy.cut()
         names.answer = outage
-        with pytest.raises(LedgerError, match=r"PostgreSQL cannot be reached: .+"):
+        with pytest.raises(LedgerError, match=r"PostgreSQL cannot be used: .+"):
             async with house_at(proxy.url_at(NAME)):
                 pass
+
+
+async def test_a_url_that_cannot_be_read_shows_no_password() -> None:
+    """
+    Whichever part of it a parser stumbles over. ledger H1
+    """
+    with pytest.raises(LedgerError, match="check the ledger's URL") as refusal:
+        async with UsageLedger.open("postgresql://me:pa/s3cret@host/billing"):
+            pass
+
+    assert "s3cret" not in str(refusal.value)
+    assert refusal.value.__suppress_context__
 
 
 @pytest.mark.usefixtures("_impatient")
