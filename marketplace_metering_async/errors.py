@@ -22,6 +22,7 @@ Every exception of the package, and whose fault an error is.
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
     │   ├── UnexpectedError                     something broke that should not
     │   ├── LedgerError                         the ledger could not do it; nothing was stored
+    │   │   ├── LedgerOutcomeUnknownError       whether it was stored is unknown
     │   │   ├── LedgerClosedError               used after aclose()
     │   │   ├── LedgerUnusableError             damaged, too new, or where it must not be
     │   │   │   └── LedgerMissingError          there is none, and none was to be made
@@ -398,9 +399,22 @@ class UnexpectedError(SdkClientError):
 
 
 class LedgerError(SdkClientError):
-    """The ledger could not do it: its database is locked, full, read-only, or gone."""
+    """
+    The ledger could not do it: its database is locked, full, read-only, or gone.
 
-    advice = "Nothing was stored. Mend what the text names and call again with the same event id."
+    Nothing was stored, unless it is a LedgerOutcomeUnknownError.
+    """
+
+    advice = "Fix what the text names, and call again with the same event id."
+
+
+class LedgerOutcomeUnknownError(LedgerError):
+    """The database failed, or could not be reached any more, at the commit."""
+
+    advice = (
+        "Call again with the same event id, which counts once. Usage without an event id may have "
+        "been stored: look at `history()` before you add it again."
+    )
 
 
 class LedgerClosedError(LedgerError):

@@ -128,6 +128,22 @@ class UsageEnded:
     records: int
 
 
+@frozen(kw_only=True)
+class RelayBlocked:
+    """
+    The ledger's relay can do nothing for now, and goes on trying; no usage is lost by it.
+
+    It is reported at once, and then every minute while it lasts.
+
+    Attributes:
+        error: What the latest try ended with: of the account, or of the ledger's database.
+        seconds: For how long it has been so.
+    """
+
+    error: MeteringError
+    seconds: float
+
+
 Event = (
     CallEnded
     | Retrying
@@ -140,6 +156,7 @@ Event = (
     | BatchEnded
     | Released
     | UsageEnded
+    | RelayBlocked
 )
 
 
@@ -160,7 +177,7 @@ class LoggingObserver:
     Tell the logger `marketplace_metering_async`.
 
     One warning a batch in which anything failed, with counts; warnings for what a person should
-    know of; everything else at debug level.
+    know of; an error for a relay that is blocked; everything else at debug level.
     """
 
     def __call__(self, event: Event, /) -> None:
@@ -176,6 +193,9 @@ class LoggingObserver:
                 _logger.warning("%s", text)
             case UsageEnded(state=state, records=records):
                 _logger.warning("%d records of the ledger ended as %s", records, state)
+            case RelayBlocked(error=error, seconds=seconds):
+                text = "%s The relay has been blocked for %.0f s and goes on trying: %s"
+                _logger.error(text, error.advice, seconds, error)
             case _:
                 _logger.debug("%s", event)
 

@@ -119,18 +119,131 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: by
         await opened(path)
 
 
+FAR_AWAY = (
+    "nfs4",
+    "fuse.glusterfs",
+    "glusterfs",
+    "fuse.ceph-fuse",
+    "fuse.s3fs",
+    "fuse.gcsfuse",
+    "fuse.juicefs",
+    "fuse.sshfs",
+    "fuse",
+    "virtiofs",
+    "vboxsf",
+    "gpfs",
+    "beegfs",
+)
+
+
+@pytest.mark.parametrize("kind", FAR_AWAY)
 async def test_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """
+    WAL loses data there. ledger M10. Covers: D10, M08
+    """
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/data {tmp_path} {kind} rw 0 0\n")
+    monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
+
+    with pytest.raises(LedgerUnusableError, match=rf"network file system \({kind}\)"):
+        await opened(tmp_path / "usage.db")
+
+
+async def test_a_link_to_a_network_file_system_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    WAL loses data there. Covers: D10, M08
+    Be it the file that is a link, to one that is there or not, its folder, or a file that is
+    mounted by itself. ledger M10
     """
+    far, near = tmp_path / "far", tmp_path / "near"
+    far.mkdir()
+    near.mkdir()
+    (near / "there.db").symlink_to(far / "there.db")
+    (near / "folder").symlink_to(far)
+    (near / "missing.db").symlink_to(far / "missing.db")
+    await opened(far / "there.db")
     mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/data {tmp_path} nfs4 rw 0 0\n")
+    mounts.write_text(
+        f"/dev/sda / ext4 rw 0 0\ns:/d {far} nfs4 rw 0 0\ns:/d {near}/mounted.db nfs rw 0 0\n"
+    )
     monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
 
-    with pytest.raises(LedgerUnusableError, match=r"network file system \(nfs4\)"):
-        await opened(tmp_path / "usage.db")
+    for name in ("there.db", "missing.db", "folder/new.db", "mounted.db"):
+        with pytest.raises(LedgerUnusableError, match="network file system"):
+            await opened(near / name)
+    await opened(near / "usage.db")
+
+
+async def test_a_file_without_a_log_is_refused(tmp_path: Path) -> None:
+    """
+    With a rollback journal, the last commit may be lost. ledger M10. Covers: D15
+    """
+
+    def without_shared_memory(path: str) -> Any:
+        return sqlite3.connect(
+            f"file:{path}?vfs=unix-dotfile", uri=True, check_same_thread=False, isolation_level=None
+        )
+
+    database = sqlite.SqliteDatabase(str(tmp_path / "usage.db"), connect=without_shared_memory)
+    with pytest.raises(LedgerUnusableError, match="SQLite cannot use WAL here"):
+        async with UsageLedger(database):
+            pass
+
+
+async def test_a_program_may_go_to_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A relative path is one of the folder in which the ledger was opened. ledger M10
+    """
+    monkeypatch.chdir(tmp_path)
+    async with house_at("sqlite:///usage.db") as house:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        await house.use(1)
+
+        assert 1 == (await house.balance()).recorded
+    assert (tmp_path / "usage.db").is_file()
+
+
+async def test_a_name_in_a_url_may_be_written_with_percents(tmp_path: Path) -> None:
+    """
+    As in every URL. ledger M10
+    """
+    async with house_at(f"sqlite:///{tmp_path}/my%20usage%3F%23.db"):
+        pass
+    async with house_at(f"sqlite:///{tmp_path}/100%.db"):
+        pass
+
+    assert (tmp_path / "my usage?#.db").is_file()
+    assert (tmp_path / "100%.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rest", "word"),
+    [
+        (":memory:", "in place of :memory:"),
+        ("./:memory:", "in place of :memory:"),
+        ("%3Amemory%3A", "in place of :memory:"),
+        ("usage.db?mode=ro", r"leave out what follows '\?'.*written %3F"),
+        ("usage.db#1", "leave out what follows '#'.*written %23"),
+        ("usage%00.db", "NUL"),
+    ],
+)
+def test_what_is_no_file_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str, word: str
+) -> None:
+    """
+    Before anything is made: memory forgets, and an option would be part of the name. ledger M10
+    """
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=word):
+        UsageLedger.open(f"sqlite:///{rest}")
+
+    assert [] == list(tmp_path.iterdir())
 
 
 async def test_a_missing_folder_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -141,6 +254,9 @@ async def test_a_missing_folder_and_a_folder_are_refused(tmp_path: Path) -> None
         await opened(tmp_path / "nowhere" / "usage.db")
     with pytest.raises(LedgerUnusableError, match="expected a file"):
         await opened(tmp_path)
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    with pytest.raises(LedgerError, match=r"loop\.db"):
+        await opened(tmp_path / "loop.db")
 
 
 async def test_a_file_that_goes_away_stops_the_ledger(tmp_path: Path) -> None:

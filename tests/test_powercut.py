@@ -21,7 +21,7 @@ from support.ledgers import ACCOUNT, NOON, SetClock
 from support.recorded import Event, add, ledger_in
 from support.vfs import NoWayInError, recording
 
-from marketplace_metering_async import LedgerError
+from marketplace_metering_async import LedgerOutcomeUnknownError
 
 OLD, NEW = b"o" * 1024, b"n" * 1024
 FILE: list[Operation] = [Create("file", 1), Write(1, 0, OLD), Sync(1), SyncFolder()]
@@ -84,7 +84,7 @@ async def test_nothing_is_built_on_a_commit_that_was_not_synced(tmp_path: Path) 
     with recording(tmp_path) as recorder:
         async with ledger_in(tmp_path, clock) as ledger:
             recorder.sync_fails = lambda: True
-            with pytest.raises(LedgerError, match="unknown"):
+            with pytest.raises(LedgerOutcomeUnknownError, match="unknown"):
                 await add(ledger, lost)
         recorder.sync_fails = lambda: False
         async with ledger_in(tmp_path, clock) as ledger:

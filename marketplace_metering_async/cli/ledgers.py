@@ -34,7 +34,7 @@ from marketplace_metering_async.cli.reporting import Complaints
 from marketplace_metering_async.cli.result_lines import ResultLines
 from marketplace_metering_async.cli.results import FIX_AND_SEND_ALL
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.events import Event, UsageEnded, Warned
+from marketplace_metering_async.events import Event, RelayBlocked, UsageEnded, Warned
 from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
 from marketplace_metering_async.ledger.states import ENDED
 
@@ -50,6 +50,8 @@ def _open(url: str, people: People, **settings: Any) -> UsageLedger:  # noqa: AN
                 people.complain(text)
             case UsageEnded(state=state, records=records):
                 people.complain(f"{records:,} records ended as {state}")
+            case RelayBlocked(error=error):
+                people.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
 
     return UsageLedger.open(url, observer=tell, **settings)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
@@ -18,12 +18,20 @@ from marketplace_metering_async.ledger.grouping import GroupCommit
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
 from marketplace_metering_async.ledger.quota import SharedPacer
 from marketplace_metering_async.ledger.reading import UsageReader, customer_of, moment_of
-from marketplace_metering_async.ledger.relay import SLICE, Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
-from marketplace_metering_async.ledger.sql import Database, FailPoint, no_failure
+from marketplace_metering_async.ledger.sql import (
+    Database,
+    FailPoint,
+    Operation,
+    Transaction,
+    no_failure,
+)
 from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.records import SECONDS_PER_DAY
+
+T = TypeVar("T")
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -104,13 +112,14 @@ class UsageLedger:
             observer: Is told of warnings and events; by default the package's logger.
 
         Raises:
-            ConfigurationError: for a URL of another kind.
+            ConfigurationError: for a URL of another kind, of memory, or with options of a file.
             ValueError: for a negative grace, or another word for late.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
-        LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where it is
-        damaged, newer, something else's, or on a network file system; LedgerElsewhereError where it
-        belongs to another region; ConfigurationError where an extra is missing.
+        LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
+        is damaged, newer, something else's, or does not keep what it commits: on a network file
+        system, without WAL, with `fsync = off`; LedgerElsewhereError where it belongs to another
+        region; ConfigurationError where an extra is missing. One that has moved can only be read.
         """
         return cls(
             _database_of(url, create=create),
@@ -126,7 +135,6 @@ class UsageLedger:
         await self._database.open()
         try:
             await self._introduce()
-            await self._database.tidy()
         except BaseException:
             await self._database.aclose()
             raise
@@ -175,15 +183,18 @@ class UsageLedger:
             event_id: Your name for it, of 1 to 255 characters: given again with the same content it
                 adds nothing. Without one, a call whose outcome you do not know cannot be repeated
                 safely.
-            connection: An asyncpg connection of yours to the ledger's database: usage commits or
-                rolls back together with your transaction on it.
+            connection: An asyncpg connection of yours to the ledger's database, on which you have
+                begun a transaction: usage commits or rolls back together with it. SQLAlchemy begins
+                with the first statement, so execute one before.
 
         Raises:
             InvalidRecordError: what the service would refuse; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
-            LedgerError: the database cannot store it; nothing was stored unless the text says that
-                this is unknown.
+            LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
+                stored is unknown; with an event id, call again.
+            LedgerError: the database cannot store it, or *connection* is in no transaction; nothing
+                was stored.
             LedgerClosedError: outside `async with`.
 
         Cancelling leaves open whether it was stored; with an event id, call again.
@@ -215,6 +226,7 @@ class UsageLedger:
 
         Raises:
             LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerUnusableError: the ledger has moved.
             LedgerError: the database cannot be used; what was sent is sent again, unchanged, later.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
@@ -225,22 +237,41 @@ class UsageLedger:
         return await self._relay(client, stop).once()
 
     async def relay(
-        self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
+        self,
+        client: MarketplaceMeteringClient,
+        *,
+        stop: asyncio.Event | None = None,
+        on_account_error: OnAccountError = "retry",
     ) -> None:
         """
         Relay until *stop* is set, for as long as the program runs.
 
-        A database that is away for a while is waited for. What lies with the account ends it.
+        It outlives whatever may pass: a database that is away or read-only, missing credentials, a
+        denied access. It reports that at once and then every minute (RelayBlocked, an ERROR in the
+        log), and goes on trying, at least every 30 seconds; all records are kept as they are.
+
+        Args:
+            client: Of the ledger's own region and host.
+            stop: Ends it, and loses no answer.
+            on_account_error: "retry", or "raise" to end with what lies with the account.
 
         Raises:
-            MarketplaceMeteringException: access is denied, the operation disabled, or the like; all
-                records are kept as they are.
-            LedgerElsewhereError, ClientClosedError, ConfigurationError: as `relay_once`.
+            LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerUnusableError: at the beginning alone: the ledger has moved, or cannot be used.
+            NoRegionError: the client knows no region.
+            LedgerClosedError, ClientClosedError: one of them was closed.
+            MarketplaceMeteringException, ConfigurationError: with "raise": access is denied, there
+                are no credentials, or the like.
+            ValueError: for another word for on_account_error.
 
-        Cancelling it is as cancelling `relay_once`; setting *stop* loses no answer.
+        Cancelling it is as cancelling `relay_once`.
         """
         self._require_open()
-        await self._relay(client, stop).until_stopped()
+        if on_account_error not in ("retry", "raise"):
+            raise ValueError(
+                f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}"
+            )
+        await self._relay(client, stop).until_stopped(on_account_error)
 
     def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
         """
@@ -283,9 +314,7 @@ class UsageLedger:
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
-        return await self._database.run(
-            lambda tx: intake.close_customer(tx, customer, closed_at, now)
-        )
+        return await self._change(lambda tx: intake.close_customer(tx, customer, closed_at, now))
 
     async def reopen_customer(
         self,
@@ -308,7 +337,7 @@ class UsageLedger:
             license_arn=license_arn,
             product_code=product_code,
         )
-        await self._database.run(lambda tx: intake.reopen_customer(tx, customer))
+        await self._change(lambda tx: intake.reopen_customer(tx, customer))
 
     async def status(self) -> LedgerStatus:
         """
@@ -382,9 +411,7 @@ class UsageLedger:
         if wrong := [state for state in states if state not in ENDED]:
             raise ValueError(f"states: expected end states, got {wrong[0]}")
         now = self._now()
-        return await self._database.run(
-            lambda tx: intake.rearm(tx, states or ENDED, now, self._rules)
-        )
+        return await self._change(lambda tx: intake.rearm(tx, states or ENDED, now, self._rules))
 
     async def prune(self, before: datetime) -> int:
         """
@@ -403,16 +430,17 @@ class UsageLedger:
         before = moment_of("before", before)
         if before > self._clock.now() - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        await self._database.tidy()
+        while await self._database.tidy():
+            pass
         end, pruned, full = int(before.timestamp()), 0, True
         hours = partial(reports.prune, before=end, limit=_PRUNED_AT_ONCE)
         while full:
-            some = await self._database.run(hours)
+            some = await self._change(hours)
             pruned, full = pruned + some, some == _PRUNED_AT_ONCE
         place: str | None = ""
         while place is not None:
             events = partial(reports.prune_events, before=end, after=place, limit=_PRUNED_AT_ONCE)
-            place = await self._database.run(events)
+            place = await self._change(events)
         return pruned
 
     async def release(self) -> None:
@@ -426,14 +454,16 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        await self._database.run(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
+        await self._change(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
 
     async def take_over(self, url: str) -> int:
         """
         Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
 
-        This one must be new and in PostgreSQL. The old one takes no more usage from then on; stop
-        whatever uses it first. If it is interrupted, call it again.
+        This one must be new and in PostgreSQL. The old one takes no more usage from then on, but
+        can be read; stop whatever uses it first. Where nothing is moved, because it is refused,
+        fails or is cancelled, the old one stays as it was. If the process is killed, or a database
+        lost in the middle of it, call it again.
 
         Returns: how many hours were moved.
 
@@ -441,6 +471,7 @@ class UsageLedger:
             ConfigurationError: for a URL of another kind, or where this one is not in PostgreSQL.
             LedgerMissingError: there is no ledger at *url*.
             LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
+            LedgerOutcomeUnknownError: this database went away at the commit.
             LedgerError: one of the databases cannot be used.
         """
         self._require_open()
@@ -473,14 +504,20 @@ class UsageLedger:
 
     async def _introduce(self) -> None:
         mark, now = await self._database.mark(), self._now()
-        if await self._database.run(
+        text = await self._database.run(
             lambda tx: identity.introduce(tx, self._region_name, mark, now)
-        ):
-            text = (
-                "this ledger is a copy, such as a restored backup: its open hours wait until a "
-                "person releases them (ledger.release(), or `ledger release URL`)"
-            )
+        )
+        if text is not None:
             tell(self._observer, Warned(text=text))
+
+    async def _change(self, operation: Operation[T]) -> T:
+        """Run *operation* on a ledger that has not moved."""
+
+        async def checked(tx: Transaction) -> T:
+            await identity.require_here(tx)
+            return await operation(tx)
+
+        return await self._database.run(checked)
 
     async def _add_on(self, connection: Any, usage: Usage) -> AddedUsage:  # noqa: ANN401
         run_on = getattr(self._database, "run_on", None)
@@ -514,9 +551,9 @@ def _month(month: datetime | None) -> dict[str, Any]:
 def _database_of(url: str, *, create: bool = True) -> Database:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        from marketplace_metering_async.ledger.sqlite import SqliteDatabase  # noqa: PLC0415
+        from marketplace_metering_async.ledger import sqlite  # noqa: PLC0415
 
-        return SqliteDatabase(rest[1:], create=create)
+        return sqlite.SqliteDatabase(sqlite.path_of(rest[1:]), create=create)
     if scheme in ("postgresql", "postgres"):
         from marketplace_metering_async.ledger.postgresql import PostgresDatabase  # noqa: PLC0415
 

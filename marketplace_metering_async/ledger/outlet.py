@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.freezing import digest
+from marketplace_metering_async.ledger.identity import require_here
 from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
 from marketplace_metering_async.ledger.states import (
     FrozenHour,
@@ -23,9 +24,11 @@ async def seal(tx: Transaction, now: int, limit: int, region_name: str, reach: F
 
     The sum is read in the transaction that closes the hour, under a lock, so that no usage can slip
     in between.
+
+    Raises:
+        LedgerUnusableError: if the ledger has moved to another database.
     """
-    (ledger,) = await tx.rows("SELECT guarded_since, moved_to FROM ledger")
-    if ledger["guarded_since"] is not None or ledger["moved_to"] is not None:
+    if (await require_here(tx))["guarded_since"] is not None:
         return 0
     due = await tx.rows(
         "SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name FROM hour "
@@ -85,7 +88,11 @@ async def claim(
 
     A lease that outlasts its own length can only come of a clock that was set back, and is over.
     What does not match its digest is put aside.
+
+    Raises:
+        LedgerUnusableError: if the ledger has moved to another database.
     """
+    await require_here(tx)
     clock = tx.dialect.now
     rows = await tx.rows(
         "SELECT hour.hour_id, hour.stamp, hour.quantity, hour.digest, hour.region_name, "

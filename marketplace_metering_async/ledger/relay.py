@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from attrs import define, field
@@ -13,6 +13,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep
 from marketplace_metering_async.error_kinds import Fault, triage
 from marketplace_metering_async.errors import (
+    ClientClosedError,
     ConfigurationError,
     LedgerClosedError,
     LedgerElsewhereError,
@@ -20,9 +21,11 @@ from marketplace_metering_async.errors import (
     LedgerUnusableError,
     MarketplaceMeteringException,
     MeteringError,
+    NoRegionError,
 )
 from marketplace_metering_async.events import Observer, UsageEnded, Warned, tell
-from marketplace_metering_async.ledger import outlet, reports
+from marketplace_metering_async.ledger import identity, outlet, reports
+from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.freezing import record_of
 from marketplace_metering_async.ledger.settling import settlement
 from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction
@@ -32,6 +35,8 @@ from marketplace_metering_async.results import RecordResult
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000
 """Eight seconds of the quota: enough for full chunks, few enough to go by deadline."""
+_CLAIMED_TO_TRY: Final = 1
+"""After a fault of the account: each try leaves a row for each record, and a fault may last."""
 SLICE: Final = 60.0
 """Seconds after which no more of a claim is sent, so that it surely ends before its lease."""
 _LEASE_MARGIN: Final = 0.5
@@ -40,13 +45,18 @@ _SETTLED_AT_ONCE: Final = 250
 _LONGEST_WAIT: Final = 30.0
 """Seconds between two looks at the ledger: other processes add to it, too."""
 _SHORTEST_WAIT: Final = 0.2
-_AFTER_ERROR: Final = 5.0
+_TIDIED_EACH: Final = 3600.0
+"""Seconds between two looks for notes in the ledger that nobody needs any more."""
 _PRODUCT_PAUSE: Final = 60.0
 """Seconds for which a product that the service refuses is left alone."""
 _TARGET: Final = 6 * 3600
 """The age by which usage should be out under every rule that the service has had so far."""
 _ALARMS: Final = (0.8, 0.5)
 
+OnAccountError = Literal["retry", "raise"]
+
+_UNCURED: Final = (LedgerElsewhereError, LedgerUnusableError, NoRegionError)
+"""What is as it is when a relay begins, however long it tries."""
 _STOPS_ALL: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK)
 
 
@@ -97,6 +107,9 @@ class Relay:
         self._slice = slice_seconds
         self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
         self._alarm = 0.0
+        self._at_once = _CLAIMED_AT_ONCE  # records that the next claim takes
+        self._blockage = Blockage(clock, observer, longest=_LONGEST_WAIT)
+        self._tidy_at = 0.0  # monotonic time
 
     async def once(self) -> RelayReport:
         """Seal what is due and send what may be sent; see UsageLedger.relay_once."""
@@ -109,6 +122,7 @@ class Relay:
                 lanes.create_task(self._lane(begun, report, lanes))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        await self._tidy()
         for state, count in report.ended.items():
             tell(self._observer, UsageEnded(state=state.value, records=count))
         return report
@@ -131,27 +145,34 @@ class Relay:
                 others = None
             if claimed:
                 await self._deliver(claimed, report)
+                self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
             elif sealed < _SEALED_AT_ONCE:
                 break
 
-    async def until_stopped(self) -> None:
-        """Relay until told to stop; see UsageLedger.relay."""
+    async def until_stopped(self, on_account_error: OnAccountError) -> None:
+        """Relay until *stop* is set; see UsageLedger.relay."""
         while not self._stop.is_set():
-            try:
-                report = await self.once()
-                await self._watch_age()
-                wait = await self._wait()
-            except LedgerError as error:
-                if isinstance(
-                    error, LedgerElsewhereError | LedgerUnusableError | LedgerClosedError
-                ):
-                    raise
-                tell(self._observer, Warned(text=f"the ledger cannot be used now: {error}"))
-                wait = _AFTER_ERROR
+            wait, problem = await self._round()
+            if problem is None:
+                self._blockage.end()
+            elif on_account_error == "raise" and not isinstance(problem, LedgerError):
+                raise problem
             else:
-                if report.stopped_by is not None:
-                    raise report.stopped_by
+                wait = self._blockage.wait(problem)
             await self._rest(wait)
+
+    async def _round(self) -> tuple[float, MeteringError | None]:
+        """Relay once; return the seconds until the next time, and what has come between, if so."""
+        try:
+            report = await self.once()
+            await self._watch_age()
+            return await self._wait(), report.stopped_by
+        except (LedgerClosedError, ClientClosedError):
+            raise
+        except (LedgerError, ConfigurationError) as error:
+            if not self._region_name and isinstance(error, _UNCURED):
+                raise
+            return 0.0, error
 
     async def _bind(self) -> None:
         """Tie the ledger to the client's region and host, or refuse another one."""
@@ -159,6 +180,7 @@ class Relay:
         region, host = endpoint.region_name, urlsplit(endpoint.url).hostname or ""
 
         async def bind(tx: Transaction) -> None:
+            await identity.require_here(tx)
             await tx.rows(
                 "UPDATE ledger SET region_name = COALESCE(region_name, :region), "
                 "host = COALESCE(host, :host)",
@@ -194,7 +216,7 @@ class Relay:
                 tx,
                 now,
                 begun=begun,
-                limit=_CLAIMED_AT_ONCE,
+                limit=self._at_once,
                 lease=lease,
                 region_name=self._region_name,
                 without=sorted(self._paused),
@@ -263,6 +285,13 @@ class Relay:
         if due is None:
             return _LONGEST_WAIT
         return min(_LONGEST_WAIT, max(_SHORTEST_WAIT, due - self._clock.now().timestamp()))
+
+    async def _tidy(self) -> None:
+        """Remove some of the notes in the ledger that nobody needs any more, now and then."""
+        now = self._clock.monotonic()
+        if now >= self._tidy_at:
+            more = await self._database.tidy()
+            self._tidy_at = now if more else now + _TIDIED_EACH
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless told to stop."""

@@ -112,20 +112,31 @@ class Database(Protocol):
         and the operation is one that could be done twice.
 
         Raises:
+            LedgerOutcomeUnknownError: if it failed at the commit, and nobody can be asked.
             LedgerError: if the database cannot do it; nothing has happened then.
         """
         ...
 
     async def read(self, operation: Operation[T]) -> T:
-        """Run *operation*, which only reads."""
+        """
+        Run *operation*, which only reads.
+
+        Raises:
+            LedgerError: if the database cannot be read.
+        """
         ...
 
     async def mark(self) -> str:
         """Return what tells this database from a copy of it."""
         ...
 
-    async def tidy(self) -> None:
-        """Remove notes of its own that nobody needs any more."""
+    async def tidy(self) -> bool:
+        """
+        Remove some notes of its own that nobody needs any more; return whether there are others.
+
+        Raises:
+            LedgerError: as `run`.
+        """
         ...
 
     async def aclose(self) -> None:

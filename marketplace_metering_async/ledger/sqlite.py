@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
 from marketplace_metering_async.errors import (
+    ConfigurationError,
     LedgerClosedError,
     LedgerError,
     LedgerMissingError,
+    LedgerOutcomeUnknownError,
     LedgerUnusableError,
 )
 from marketplace_metering_async.ledger.sql import (
@@ -55,23 +58,20 @@ Milliseconds for which opening waits to empty the log. After a sync that failed,
 commit which the disk does not have: before anything is added behind it, all is written elsewhere.
 Where others hold the log, they have it since before.
 """
-_SYNC_FAILED: Final = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 _FAR_AWAY: Final = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "9p",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "fuse.sshfs",
-        "lustre",
-    }
+    """
+    nfs nfs4 cifs smb3 smbfs afs ncpfs sshfs rclone davfs davfs2 curlftpfs
+    ceph ceph-fuse glusterfs lustre gpfs beegfs ocfs2 gfs2 orangefs pvfs2 panfs wekafs mfs moosefs
+    lizardfs juicefs seaweedfs alluxio alluxio-fuse cvmfs2
+    s3fs goofys geesefs gcsfuse mountpoint-s3 blobfuse blobfuse2 objectivefs
+    9p virtiofs vboxsf vmhgfs vmhgfs-fuse prl_fs drvfs grpcfuse osxfs fakeowner
+    fuse
+    """.split()  # noqa: SIM905 - one name a line would fill a page
 )
-"""File systems of other machines, where the shared memory of WAL does not work."""
+"""
+File systems of other machines, and of the machine around this one, where the shared memory of WAL
+does not work; `fuse` is one that does not say what it is.
+"""
 _MOUNTS: Final = Path("/proc/mounts")
 _MACHINE_ID: Final = Path("/etc/machine-id")
 
@@ -151,7 +151,7 @@ class SqliteDatabase:
         reach: FailPoint = no_failure,
     ) -> None:
         """Note where; open() does the work."""
-        self._path = Path(path)
+        self._path = Path(path).absolute()  # the program may go to another directory meanwhile
         self._create = create
         self._connect = connect
         self._reach = reach
@@ -185,15 +185,17 @@ class SqliteDatabase:
 
     async def mark(self) -> str:
         """Return the file's number on its disk and the machine's: a copy has others."""
-        found = self._path.stat()
+        with _named(self._path):
+            found = self._path.stat()
         try:
             machine = _MACHINE_ID.read_text("ascii").strip()
         except OSError:
             machine = ""
         return f"{found.st_ino} {machine}".strip()
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> bool:
         """Nothing to remove; see Database."""
+        return False
 
     async def aclose(self) -> None:
         """Close the file; see Database."""
@@ -222,15 +224,20 @@ class SqliteDatabase:
             )
         if not self._create and not self._path.exists():
             raise self._missing()
-        self._require_place()
         with _named(self._path):
+            self._require_place()
             if not self._path.exists():  # made here, so that nobody else may read it
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row
             self._version()  # what is none of ours is not even given another kind of log
+            (mode,) = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise LedgerUnusableError(
+                    f"keep {self._path} on another disk: SQLite cannot use WAL here (its journal "
+                    f"stays {mode!r}), without which a commit may be lost"
+                )
             for pragma in (
-                "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
                 f"busy_timeout = {_LOG_WAITS}",
@@ -246,13 +253,13 @@ class SqliteDatabase:
         self._identity = (found.st_dev, found.st_ino)
 
     def _require_place(self) -> None:
-        parent = self._path.absolute().parent
+        parent = self._path.parent
         if not parent.is_dir():
             raise LedgerUnusableError(f"{parent}: there is no such directory")
         if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
             raise LedgerUnusableError(f"{self._path}: expected a file, got something else")
-        kind = _file_system(parent.resolve())
-        if kind in _FAR_AWAY:
+        kind = _file_system(Path(os.path.realpath(self._path)))  # resolve() raises on loops
+        if kind.removeprefix("fuse.") in _FAR_AWAY:
             raise LedgerUnusableError(
                 f"{self._path} lies on a network file system ({kind}), where SQLite's WAL loses "
                 "data; keep it on a local disk, or use PostgreSQL for many machines"
@@ -295,12 +302,23 @@ class SqliteDatabase:
         try:
             yield
             self._reach("transaction: commits")
-            self._writer.execute("COMMIT")
+            self._commit()
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
         self._reach("transaction: committed")
+
+    def _commit(self) -> None:
+        try:
+            self._writer.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR:
+                raise
+            raise LedgerOutcomeUnknownError(
+                f"{self._path}: the disk failed at the commit ({error}), and whether this was "
+                "stored is unknown"
+            ) from error
 
     def _write(self, operation: Operation[T]) -> T:
         with _named(self._path):
@@ -342,13 +360,33 @@ def _worded(path: Path, error: Exception) -> LedgerError:
         return LedgerUnusableError(f"{path} is damaged, or no ledger ({text}); restore a backup")
     if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
-    if code in _SYNC_FAILED:
-        return LedgerError(f"{path}: the disk failed, and whether this was stored is unknown")
     return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
 
 
-def _file_system(directory: Path) -> str:
-    """Return the kind of file system that *directory* lies on; '' where the system does not say."""
+def path_of(rest: str) -> str:
+    """
+    Return the file that a URL names with *rest*, what follows `sqlite:///`.
+
+    Raises:
+        ConfigurationError: it names none, or asks for what a ledger has not.
+    """
+    if sign := next((sign for sign in "?#" if sign in rest), None):
+        raise ConfigurationError(
+            f"ledger URL: leave out what follows {sign!r}, a ledger in a file has no options; in a "
+            f"file's own name it is written %{ord(sign):X}"
+        )
+    path = unquote(rest)
+    if Path(path).name == ":memory:":
+        raise ConfigurationError(
+            "ledger URL: name a file in place of :memory:, whose usage would end with the process"
+        )
+    if "\0" in path:
+        raise ConfigurationError("ledger URL: expected a file's name, got one with a NUL in it")
+    return path
+
+
+def _file_system(file: Path) -> str:
+    """Return the kind of file system that *file* lies on; '' where the system does not say."""
     try:
         lines = _MOUNTS.read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -357,6 +395,6 @@ def _file_system(directory: Path) -> str:
     for line in lines:
         _, point, found, *_ = line.split(" ")
         place = Path(point.replace("\\040", " "))
-        if (directory == place or place in directory.parents) and len(place.parts) >= best:
+        if (file == place or place in file.parents) and len(place.parts) >= best:
             best, kind = len(place.parts), found
     return kind

@@ -1,19 +1,34 @@
 """What only PostgreSQL can do: the caller's transaction, one quota for many relays, taking over."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
-from support.ledgers import ACCOUNT, NOON, House, house_at, new_postgres_database
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from support.ledgers import (
+    ACCOUNT,
+    NOON,
+    House,
+    empty_postgres_database,
+    execute,
+    house_at,
+    until_somebody_waits,
+)
+from support.proxy import proxy_to
 
-from marketplace_metering_async import LedgerUnusableError, MarketplaceMeteringClient, UsageLedger
+from marketplace_metering_async import (
+    LedgerError,
+    LedgerOutcomeUnknownError,
+    LedgerUnusableError,
+    MarketplaceMeteringClient,
+    UsageLedger,
+)
+from marketplace_metering_async.ledger import moving, postgresql
 from marketplace_metering_async.sandbox import Sandbox
-
-
-@pytest.fixture
-async def place(postgres: str) -> str:
-    return await new_postgres_database(postgres)
 
 
 async def test_usage_commits_with_the_callers_data(place: str) -> None:
@@ -37,6 +52,69 @@ async def test_usage_commits_with_the_callers_data(place: str) -> None:
         assert 7 == (await house.balance()).recorded
         assert (await house.use(5, event_id="lost")).repeated is False
         assert (await house.use(7, event_id="kept")).repeated is True
+
+
+async def test_a_connection_without_a_transaction_is_refused(place: str) -> None:
+    """
+    Usage would be stored by itself, whatever becomes of the caller's data. ledger C4
+    """
+    async with house_at(place) as house:
+        connection = await asyncpg.connect(place)
+        try:
+            with pytest.raises(LedgerError, match="begin a transaction on it first") as refusal:
+                await house.use(5, connection=connection)
+            async with connection.transaction():
+                await house.use(7, connection=connection)
+        finally:
+            await connection.close()
+        with pytest.raises(LedgerError, match="nothing was stored"):
+            await house.use(5, connection=connection)
+
+        assert str(refusal.value).endswith("nothing was stored")
+        assert 7 == (await house.balance()).recorded
+
+
+async def test_usage_rolls_back_with_a_session_of_sqlalchemy(place: str) -> None:
+    """
+    Which begins with its first statement only, and is refused before. ledger C4
+    """
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=partial(asyncpg.connect, place)
+    )
+    async with house_at(place) as house, AsyncSession(engine) as session:
+        raw = await (await session.connection()).get_raw_connection()
+        ours: dict[str, Any] = {"event_id": "e", "connection": raw.driver_connection}
+        with pytest.raises(LedgerError, match="SQLAlchemy begins only with the first statement"):
+            await house.use(5, **ours)
+        await session.execute(text("SELECT 1"))
+        await house.use(5, **ours)
+        await session.rollback()
+        rolled_back = await house.balance()
+        await session.execute(text("SELECT 1"))
+        await house.use(5, **ours)
+        await session.commit()
+
+        assert 0 == rolled_back.recorded
+        assert 5 == (await house.balance()).recorded
+    await engine.dispose()
+
+
+async def test_a_refusal_leaves_the_callers_transaction_usable(place: str) -> None:
+    """
+    And is a LedgerError, as everywhere. ledger C4
+    """
+    async with house_at(place) as house:
+        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 9)")
+        connection = await asyncpg.connect(place)
+        try:
+            async with connection.transaction():
+                with pytest.raises(LedgerError, match="nothing was stored"):
+                    await house.use(9, connection=connection)
+                await house.use(8, connection=connection)
+        finally:
+            await connection.close()
+
+        assert 8 == (await house.balance()).recorded
 
 
 async def test_many_adders_on_one_key_lose_nothing(place: str) -> None:
@@ -95,7 +173,8 @@ async def relayed(place: str, house: House, box: Sandbox) -> None:
 
 async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
     """
-    With all it had, and takes no more usage; called again, it is refused. Covers: M19
+    With all it had, and takes no more usage, but can be read; called again, it is refused.
+    ledger C2. Covers: M19
     """
     old = f"sqlite:///{tmp_path}/usage.db"
     async with house_at(old) as house:
@@ -109,13 +188,141 @@ async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
         after = await new.balance()
         with pytest.raises(LedgerUnusableError, match="only a new ledger"):
             await new.ledger.take_over(old)
-        with pytest.raises(LedgerUnusableError, match="has moved"):
-            async with house_at(old):
-                pass
+        async with house_at(old) as left:
+            with pytest.raises(LedgerUnusableError, match="has moved"):
+                await left.use(1)
+            kept = await left.balance()
 
         assert 2 == moved
         assert (before.recorded, before.metered) == (after.recorded, after.metered)
+        assert (before.recorded, before.metered) == (kept.recorded, kept.metered)
         new.clock.step(hours=1)
         assert (await new.use(1, event_id="first", at=None)).repeated
         await new.use(4, customer_aws_account_id=ACCOUNT)
         assert 7 == (await new.balance()).recorded
+
+
+async def a_file_of_three_units(folder: Path) -> str:
+    url = f"sqlite:///{folder}/usage.db"
+    async with house_at(url) as house:
+        await house.use(3, event_id="first")
+    return url
+
+
+async def test_a_move_that_is_refused_changes_nothing(place: str, tmp_path: Path) -> None:
+    """
+    The file lives on, and moves into a ledger that is new. ledger C2
+    """
+    old = await a_file_of_three_units(tmp_path)
+    async with house_at(place) as used:
+        await used.use(1)
+        with pytest.raises(LedgerUnusableError, match="only a new ledger"):
+            await used.ledger.take_over(old)
+    async with house_at(old) as house:
+        await house.use(4)
+        house.clock.step(hours=1)
+        assert 1 == (await house.relay()).metered
+    await empty_postgres_database(place)
+    async with house_at(place) as new:
+        assert 1 == await new.ledger.take_over(old)
+        assert 7 == (await new.balance()).metered
+
+
+async def test_a_move_that_fails_on_its_way_changes_nothing(place: str, tmp_path: Path) -> None:
+    """
+    The file is opened again, and once the cause is gone, it moves. ledger C2
+    """
+    old = await a_file_of_three_units(tmp_path)
+    async with house_at(place) as new:
+        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 3)")
+        with pytest.raises(LedgerError, match="hour_quantity_check"):
+            await new.ledger.take_over(old)
+        async with house_at(old) as house:
+            await house.use(4)
+        await execute(
+            place, "ALTER TABLE marketplace_metering.hour DROP CONSTRAINT hour_quantity_check"
+        )
+
+        assert 1 == await new.ledger.take_over(old)
+        assert 7 == (await new.balance()).open
+
+
+async def test_a_move_that_is_cancelled_changes_nothing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    As one that fails. ledger C2
+    """
+    old = await a_file_of_three_units(tmp_path)
+    copying = asyncio.Event()
+
+    async def stuck(*_: Any) -> int:
+        copying.set()
+        await asyncio.Event().wait()
+        return 0
+
+    async with house_at(place) as new:
+        with monkeypatch.context() as patched:
+            patched.setattr(moving, "_copy", stuck)
+            taking = asyncio.create_task(new.ledger.take_over(old))
+            await copying.wait()
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+        async with house_at(old) as house:
+            await house.use(4)
+
+        assert 1 == await new.ledger.take_over(old)
+
+
+async def test_a_move_in_doubt_ends_in_one_ledger_alone(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The old one is opened again only where the new one surely has nothing of it. ledger C2, C3
+    """
+    monkeypatch.setattr(postgresql, "_TRIES", 1)
+    old = await a_file_of_three_units(tmp_path)
+    async with proxy_to(place) as proxy, house_at(proxy.url) as new:
+        late = proxy.delay_commit(cut=True)
+        taking = asyncio.create_task(new.ledger.take_over(old))
+        await late.left.wait()
+        await until_somebody_waits(place)
+        await late.land()
+        with pytest.raises(LedgerOutcomeUnknownError):
+            await taking
+        async with house_at(old) as house:
+            with pytest.raises(LedgerUnusableError, match="has moved"):
+                await house.use(4)
+
+        assert 3 == (await new.balance()).open
+
+
+async def test_two_moves_at_once_end_in_one_ledger_alone(place: str, tmp_path: Path) -> None:
+    """
+    The one that comes too late does not open the old one again. ledger C2
+    """
+    old = await a_file_of_three_units(tmp_path)
+    async with house_at(place) as new, new.another() as other:
+        moves = (ledger.take_over(old) for ledger in (new.ledger, other))
+        ends = await asyncio.gather(*moves, return_exceptions=True)
+        async with house_at(old) as house:
+            with pytest.raises(LedgerUnusableError, match="has moved"):
+                await house.use(4)
+
+        assert 1 == ends.count(1)
+        assert 1 == sum(isinstance(end, LedgerUnusableError) for end in ends)
+        assert 3 == (await new.balance()).open
+
+
+async def test_a_ledger_does_not_move_into_itself(place: str) -> None:
+    """
+    New or used, it goes on. ledger C2
+    """
+    async with house_at(place) as house:
+        for _ in range(2):
+            with pytest.raises(LedgerUnusableError):
+                await house.ledger.take_over(place)
+            await house.use(1)
+
+        assert 2 == (await house.balance()).recorded

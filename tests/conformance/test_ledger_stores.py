@@ -1,7 +1,9 @@
 """What holds of a ledger, on whichever database it is kept."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from marketplace_metering_async import (
     LateUsageError,
     LedgerClosedError,
     LedgerElsewhereError,
+    LedgerUnusableError,
     MarketplaceMeteringException,
+    NoCredentialsError,
 )
-from marketplace_metering_async.events import Warned
-from marketplace_metering_async.ledger import ledger, outlet
+from marketplace_metering_async.events import RelayBlocked, Warned
+from marketplace_metering_async.ledger import blockage, ledger, outlet, relay
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
 from marketplace_metering_async.ledger.states import FrozenHour, Settlement
 from marketplace_metering_async.sandbox import Kind, Product, Refusal, Rules
@@ -346,19 +350,29 @@ async def test_a_refused_record_is_named_and_costs_nobody_else(house: House) -> 
     assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let relays look again soon, blocked or not."""
+    monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
+
+
+DENIED = Refusal("AccessDeniedException", "not authorized", 400)
+
+
+def blocked(house: House) -> list[RelayBlocked]:
+    return [event for event in house.warned if isinstance(event, RelayBlocked)]
+
+
 async def test_what_lies_with_the_account_leaves_records_alone(url: str) -> None:
     """
-    The round ends, nothing is ended, and relay() raises; once mended, all is metered. Covers: S12
+    The round ends and no record does; once it is put right, all is metered. Covers: S12
     """
-    denied = Refusal("AccessDeniedException", "not authorized", 400)
     broken = [True]
-    async with house_at(url, lambda number, body: denied if broken[0] else None) as house:
+    async with house_at(url, lambda number, body: DENIED if broken[0] else None) as house:
         await house.use(3)
         house.clock.step(hours=1)
         report = await house.relay()
-        async with house.client() as client:
-            with pytest.raises(MarketplaceMeteringException, match="AccessDenied"):
-                await house.ledger.relay(client)
         kept = await house.balance()
         broken[0] = False
         await house.relay()
@@ -366,6 +380,175 @@ async def test_what_lies_with_the_account_leaves_records_alone(url: str) -> None
         assert report.stopped_by is not None
         assert (3, {}) == (kept.frozen, kept.ended)
         assert 3 == (await house.balance()).metered
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_relay_outlives_a_fault_of_the_account(url: str) -> None:
+    """
+    It reports it at once, goes on trying, and meters everything once it has passed. ledger H12
+    """
+    async with house_at(url, lambda number, body: DENIED if number <= 2 else None) as house:
+        await house.use(3)
+        house.clock.step(hours=1)
+        stop = asyncio.Event()
+        async with house.client() as client:
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await house.until(lambda: bool(house.metered()) or relaying.done())
+            stop.set()
+            await relaying
+
+        assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
+        assert ["AccessDeniedException"] == [getattr(e.error, "code", "") for e in blocked(house)]
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_blocked_relay_tries_one_record(url: str) -> None:
+    """
+    Each try leaves a row for each record that was claimed, and a fault may last. ledger H12
+    """
+    async with house_at(url, lambda number, body: DENIED if number <= 3 else None) as house:
+        for n in range(60):
+            await house.use(1, customer_aws_account_id=f"{n:012d}")
+        house.clock.step(hours=1)
+        stop = asyncio.Event()
+        async with house.client(max_concurrency=1) as client:
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await house.until(lambda: len(house.metered()) == 60 or relaying.done())
+            stop.set()
+            await relaying
+
+        assert [25, 1, 1, 1, 25, 25, 9] == house.service.sizes
+        assert 60 == (await house.balance()).metered
+
+
+async def test_a_relay_may_be_asked_to_raise(url: str) -> None:
+    """
+    With what lies with the account, for a program that is started again by another. ledger H12
+    """
+    async with house_at(url, lambda number, body: DENIED) as house:
+        await house.use(3)
+        house.clock.step(hours=1)
+        async with house.client() as client:
+            with pytest.raises(MarketplaceMeteringException, match="AccessDenied"):
+                await house.ledger.relay(client, on_account_error="raise")
+            with pytest.raises(ValueError, match="expected 'retry' or 'raise', got 'panic'"):
+                await house.ledger.relay(client, on_account_error="panic")  # type: ignore[arg-type]
+
+        assert [] == blocked(house)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_missing_credentials_are_waited_for(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    From the beginning: a role may take a while to reach a new machine. ledger H12
+    """
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    async with house_at(url) as house:
+        await house.use(3)
+        house.clock.step(hours=1)
+        stop = asyncio.Event()
+        keyless: dict[str, Any] = {"aws_access_key_id": None, "aws_secret_access_key": None}
+        async with house.client(**keyless) as client:
+            with pytest.raises(NoCredentialsError):
+                await house.ledger.relay(client, on_account_error="raise")
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await house.until(lambda: bool(blocked(house)) or relaying.done())
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+            await house.until(lambda: bool(house.metered()) or relaying.done())
+            stop.set()
+            await relaying
+
+        assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
+
+
+async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> None:
+    """
+    Another region or host than the ledger's, and a ledger that has moved. ledger H12
+    """
+    await house.relay()
+    async with house.client(region_name="eu-west-1") as elsewhere:
+        with pytest.raises(LedgerElsewhereError):
+            await house.ledger.relay(elsewhere)
+    await house.ledger._database.run(lambda tx: tx.rows("UPDATE ledger SET moved_to = 'x'"))
+    async with house.client() as client:
+        with pytest.raises(LedgerUnusableError, match="has moved to x"):
+            await house.ledger.relay(client)
+
+    assert [] == blocked(house)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
+    """
+    Whatever a ledger meets later on may be put right again. ledger H12
+    """
+    move = "UPDATE ledger SET moved_to = :place"
+    stop = asyncio.Event()
+    await house.use(3, at=NOON - 2 * HOUR)
+    house.clock.step(minutes=11)
+    async with house.client() as client:
+        relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        await house.until(lambda: len(house.metered()) == 1 or relaying.done())
+        await house.use(4, at=NOON - HOUR)
+        await house.ledger._database.run(lambda tx: tx.rows(move, place="x"))
+        house.clock.step(minutes=11)
+        await house.until(lambda: bool(blocked(house)) or relaying.done())
+        await house.ledger._database.run(lambda tx: tx.rows(move, place=None))
+        await house.until(lambda: len(house.metered()) == 2 or relaying.done())
+        stop.set()
+        await relaying
+
+    assert ["this ledger has moved to x; use that one"] == [str(e.error) for e in blocked(house)]
+
+
+async def test_a_relay_whose_ledger_is_closed_ends(house: House) -> None:
+    """
+    With an error, since nobody would notice a relay that has nothing to relay. ledger H12
+    """
+    async with house.client() as client, house.another() as other:
+        relaying = asyncio.create_task(other.relay(client))
+        await asyncio.sleep(0)
+        await other.aclose()
+        with pytest.raises(LedgerClosedError):
+            await relaying
+
+
+async def test_a_ledger_that_moved_can_only_be_read(url: str) -> None:
+    """
+    Everything else is refused, and says where it is now. ledger C2
+    """
+    customer: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+    async with house_at(url) as house:
+        await house.use(3, event_id="first")
+        await house.ledger._database.run(lambda tx: tx.rows("UPDATE ledger SET moved_to = 'x'"))
+    async with house_at(url) as moved:
+        moved.clock.step(days=9)
+        changes: list[Callable[[], Awaitable[Any]]] = [
+            moved.use,
+            lambda: moved.use(customer_aws_account_id="000000000002"),
+            moved.relay,
+            lambda: moved.ledger.close_customer(**customer),
+            lambda: moved.ledger.reopen_customer(**customer),
+            moved.ledger.retry,
+            lambda: moved.ledger.prune(NOON),
+            moved.ledger.release,
+        ]
+        for change in changes:
+            with pytest.raises(LedgerUnusableError, match="has moved to x"):
+                await change()
+
+        assert [3] == [entry.quantity async for entry in moved.ledger.history()]
+        assert 3 == (await moved.balance()).open
+        assert ["this ledger has moved to x; it can only be read"] == [
+            event.text for event in moved.warned if isinstance(event, Warned)
+        ]
 
 
 async def test_a_product_that_is_refused_stops_no_other(url: str) -> None:

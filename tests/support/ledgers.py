@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from marketplace_metering_async import RetryPolicy, UsageLedger
@@ -94,26 +95,47 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 async def new_postgres_database(server: str) -> str:
     """Return the URL of an empty database on *server*."""
+    name = f"ledger_{uuid4().hex}"
+    await execute(server, f"CREATE DATABASE {name}")
+    return database_at(server, name)
+
+
+def database_at(server: str, name: str) -> str:
+    """Return the URL of another database on *server*."""
+    return urlsplit(server)._replace(path=f"/{name}").geturl()
+
+
+async def execute(url: str, *statements: str) -> None:
+    """Run statements, each on its own, on a connection that is closed again."""
     import asyncpg  # noqa: PLC0415
 
-    name = f"ledger_{uuid4().hex}"
-    connection = await asyncpg.connect(server)
+    connection = await asyncpg.connect(url, statement_cache_size=0)
     try:
-        await connection.execute(f"CREATE DATABASE {name}")
+        for statement in statements:
+            await connection.execute(statement)
     finally:
         await connection.close()
-    return server.replace("/postgres?", f"/{name}?")
+
+
+async def until_somebody_waits(place: str) -> None:
+    """Wait until a session of the database waits for another one's lock."""
+    import asyncpg  # noqa: PLC0415
+
+    connection = await asyncpg.connect(place, statement_cache_size=0)
+    try:
+        async with asyncio.timeout(30):
+            while not await connection.fetchval(  # noqa: ASYNC110 - the server sets no event
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
 
 
 async def empty_postgres_database(url: str) -> None:
     """Remove the ledger from a database."""
-    import asyncpg  # noqa: PLC0415
-
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute("DROP SCHEMA marketplace_metering CASCADE")
-    finally:
-        await connection.close()
+    await execute(url, "DROP SCHEMA marketplace_metering CASCADE")
 
 
 class House:

@@ -1,0 +1,186 @@
+"""What a ledger in PostgreSQL asks of its server: that a commit is on the disk, and little else."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from support.ledgers import (
+    PostgresServer,
+    execute,
+    house_at,
+    new_postgres_database,
+    postgres_server,
+)
+
+from marketplace_metering_async import LedgerUnusableError
+from marketplace_metering_async.ledger import postgresql
+
+
+@pytest.fixture
+def careless() -> Iterator[PostgresServer]:
+    """A server of our own, whose settings may be changed and which may be crashed."""
+    with postgres_server() as server:
+        yield server
+
+
+async def configure(server: PostgresServer, **settings: str) -> None:
+    """Change settings of the whole server, and wait until new sessions have them."""
+    statements = (f"ALTER SYSTEM SET {name} = '{value}'" for name, value in settings.items())
+    await execute(server.url, *statements, "SELECT pg_reload_conf()")
+    async with asyncio.timeout(30):
+        while settings != await settings_of(server.url, *settings):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+
+
+async def settings_of(url: str, *names: str) -> dict[str, str]:
+    connection = await asyncpg.connect(url)
+    try:
+        return {
+            name: await connection.fetchval("SELECT current_setting($1)", name) for name in names
+        }
+    finally:
+        await connection.close()
+
+
+async def test_a_crash_loses_nothing_that_was_acknowledged(careless: PostgresServer) -> None:
+    """
+    Though the server does not wait for its disk where nobody asks it to. ledger H14. Covers: M10
+    """
+    await configure(careless, synchronous_commit="off", wal_writer_delay="10s")
+    async with house_at(await new_postgres_database(careless.url)) as house:
+        await house.use(1)
+        connection = await asyncpg.connect(house.url)
+        async with connection.transaction():
+            await house.use(2, connection=connection)
+        careless.crash()
+        connection.terminate()
+        await asyncio.gather(house.ledger.status(), return_exceptions=True)  # a session that ended
+
+        assert 3 == (await house.balance()).recorded
+
+
+@pytest.mark.parametrize(
+    ("configured", "used"),
+    [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")],
+)
+async def test_every_transaction_waits_for_the_disk(place: str, configured: str, used: str) -> None:
+    """
+    The ledger's own and the caller's, for as long as it lasts; more than that is left. ledger H14
+    """
+    setting = "SELECT current_setting('synchronous_commit') AS setting"
+    await execute(
+        place, f"ALTER DATABASE {urlsplit(place).path[1:]} SET synchronous_commit = {configured}"
+    )
+    async with house_at(place) as house:
+        (own,) = await house.ledger._database.run(lambda tx: tx.rows(setting))
+        (noted,) = await house.ledger._database.run(lambda tx: tx.rows(setting), once=True)
+        connection = await asyncpg.connect(place)
+        try:
+            async with connection.transaction():
+                await house.use(1, connection=connection)
+                callers = await connection.fetchval(setting)
+            after = await connection.fetchval(setting)
+        finally:
+            await connection.close()
+
+    assert (used, used, used) == (own["setting"], noted["setting"], callers)
+    assert configured == after
+
+
+async def test_a_server_that_never_waits_for_its_disk_is_refused(careless: PostgresServer) -> None:
+    """
+    Nothing that it acknowledges is there for certain. ledger H14
+    """
+    place = await new_postgres_database(careless.url)
+    await configure(careless, fsync="off")
+    with pytest.raises(LedgerUnusableError, match="set fsync = on"):
+        async with house_at(place):
+            pass
+    await configure(careless, fsync="on")
+    async with house_at(place):
+        pass
+
+
+async def notes_in(place: str) -> int:
+    connection = await asyncpg.connect(place)
+    try:
+        notes: int = await connection.fetchval("SELECT count(*) FROM marketplace_metering.posting")
+    finally:
+        await connection.close()
+    return notes
+
+
+async def test_commits_leave_no_notes_behind(place: str) -> None:
+    """
+    But for the latest one of each process. ledger H6
+    """
+    async with house_at(place) as house, house.another() as other:
+        for _ in range(5):
+            await house.use(1)
+            await house.use(1, other)
+
+    assert 2 == await notes_in(place)
+
+
+async def test_opening_waits_for_no_notes(place: str) -> None:
+    """
+    However many there are, and whoever else is at them. ledger H6
+    """
+    async with house_at(place):
+        pass
+    connection = await asyncpg.connect(place)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE marketplace_metering.posting")
+            async with asyncio.timeout(30), house_at(place) as house:
+                await house.balance()
+    finally:
+        await connection.close()
+
+
+async def test_a_relay_removes_old_notes_in_small_pieces(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Those of processes that ended long ago, and no others. ledger H6
+    """
+    monkeypatch.setattr(postgresql, "_NOTES_AT_ONCE", 4)
+    async with house_at(place) as house:
+        await house.use(1)
+        await execute(
+            place,
+            "INSERT INTO marketplace_metering.posting "
+            "SELECT 'old ' || n, now() - interval '25 hours' FROM generate_series(1, 6) AS n",
+            "INSERT INTO marketplace_metering.posting "
+            "SELECT 'young ' || n, now() - interval '23 hours' FROM generate_series(1, 2) AS n",
+        )
+        left = [await notes_in(place)]
+        for _ in range(3):
+            await house.relay()
+            left.append(await notes_in(place))
+        await house.ledger.prune(house.clock.now() - timedelta(days=4))
+
+    assert [9, 5, 3, 3] == left
+    assert 3 == await notes_in(place)
+
+
+async def test_a_long_relay_removes_old_notes_now_and_then(place: str) -> None:
+    """
+    Without being opened again. ledger H6
+    """
+    async with house_at(place) as house, house.client() as client:
+        relay = house.ledger._relay(client, None)
+        await relay.once()
+        await execute(
+            place,
+            "INSERT INTO marketplace_metering.posting VALUES ('old', now() - interval '2 days')",
+        )
+        await relay.once()
+        soon = await notes_in(place)
+        relay._tidy_at -= 3600
+        await relay.once()
+
+    assert (1, 0) == (soon, await notes_in(place))

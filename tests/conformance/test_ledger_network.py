@@ -1,0 +1,269 @@
+"""A ledger in PostgreSQL when the way there breaks: what passes is outlived, doubt has a name."""
+
+import asyncio
+import errno
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from attrs import define
+from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at, until_somebody_waits
+from support.proxy import proxy_to
+
+from marketplace_metering_async import LedgerError, LedgerOutcomeUnknownError, UsageLedger
+from marketplace_metering_async.events import RelayBlocked
+from marketplace_metering_async.ledger import blockage, postgresql, relay
+from marketplace_metering_async.ledger.sql import Transaction
+
+THIS_HOUR = NOON.replace(minute=0)
+NAME = "ledger.test"
+
+
+@define
+class Names:
+    """What the name of the proxy stands for: addresses, or the error of looking it up."""
+
+    answer: list[str] | OSError
+
+    def look_up(self, real: Any) -> Any:
+        """Return a getaddrinfo() that knows the name, and asks the *real* one about others."""
+
+        def getaddrinfo(host: Any, port: Any, *more: Any, **named: Any) -> Any:
+            if host != NAME:
+                return real(host, port, *more, **named)
+            if isinstance(self.answer, OSError):
+                raise self.answer
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+                for address in self.answer
+            ]
+
+        return getaddrinfo
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    names = Names(["127.0.0.1"])
+    monkeypatch.setattr(socket, "getaddrinfo", names.look_up(socket.getaddrinfo))
+    return names
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon, and look again soon."""
+    monkeypatch.setattr(postgresql, "_TRIES", 2)
+    monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut off", "stalled"])
+async def test_usage_counts_once_however_late_its_commit_lands(
+    either: str, *, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The next try waits for the one in doubt, and returns what that one did. ledger C3
+    """
+    if not cut:
+        monkeypatch.setattr(postgresql, "_COMMAND_SECONDS", 0.5)
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        late = proxy.delay_commit(cut=cut)
+        adding = asyncio.create_task(house.use(100, event_id="late"))
+        await late.left.wait()
+        await until_somebody_waits(either)
+        await late.land()
+        added = await adding
+
+        assert (False, THIS_HOUR) == (added.repeated, added.hour)
+        assert 101 == (await house.balance()).recorded
+        assert (await house.use(100, event_id="late")).repeated
+
+
+async def test_usage_counts_once_though_its_commit_never_lands(
+    either: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The server ends a transaction whose client is gone, and the next try stores it. ledger C3
+    """
+    monkeypatch.setattr(postgresql, "_BEGIN_ONCE", postgresql._BEGIN_ONCE.replace("30s", "500ms"))
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        late = proxy.delay_commit(cut=True)
+        await house.use(100)
+        await late.land()
+
+        assert 101 == (await house.balance()).recorded
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> None:
+    """
+    The error says so, and repeating the call with its event id counts once. ledger C3
+    """
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        late = proxy.delay_commit(cut=True)
+        adding = asyncio.create_task(house.use(100, event_id="doubtful"))
+        await late.left.wait()
+        proxy.refuse()
+        with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored is unknown"):
+            await adding
+        await late.land()
+        await proxy.listen()
+
+        assert (await house.use(100, event_id="doubtful")).repeated
+        assert 101 == (await house.balance()).recorded
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_what_never_got_to_its_commit_is_not_stored(either: str) -> None:
+    """
+    And the error is certain of it. ledger C3
+    """
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        await proxy.cut()
+        with pytest.raises(LedgerError, match="nothing was stored") as refusal:
+            await house.use(100)
+        await proxy.listen()
+
+        assert LedgerError is refusal.type
+        assert 1 == (await house.balance()).recorded
+
+
+async def test_a_doubt_that_was_settled_is_none(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The first try is surely gone where the second one begins: what that one meets is certain.
+    ledger C3
+    """
+    monkeypatch.setattr(postgresql, "_BEGIN_ONCE", postgresql._BEGIN_ONCE.replace("30s", "500ms"))
+    tries: list[int] = []
+
+    async def broken_the_second_time(tx: Transaction) -> None:
+        tries.append(1)
+        if len(tries) == 2:
+            await tx.rows("SELECT 1 / 0")
+
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        late = proxy.delay_commit(cut=True)
+        with pytest.raises(LedgerError, match="division by zero; nothing was stored") as refusal:
+            await house.ledger._database.run(broken_the_second_time, once=True)
+        await late.land()
+
+    assert LedgerError is refusal.type
+
+
+@pytest.mark.parametrize("once", [False, True])
+async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
+    """
+    Though the connection is lost right after it. ledger C3
+    """
+    tries: list[int] = []
+
+    async def count(tx: Transaction) -> int:
+        tries.append(1)
+        return len(tries)
+
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        proxy.loses_at = b"UNLISTEN"  # a session is made ready for the next one who needs it
+        done = await house.ledger._database.run(count, once=once)
+
+    assert (1, 1) == (done, len(tries))
+    assert proxy.loses_at is None
+
+
+OUTAGES = {
+    "refused at two addresses": ["127.0.0.1", "127.0.0.2"],
+    "no such name": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    "no route": ["255.255.255.255"],
+    "no network": OSError(errno.ENETDOWN, "Network is down"),
+}
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("outage", OUTAGES.values(), ids=OUTAGES)
+async def test_a_relay_outlives_an_outage(
+    place: str, names: Names, outage: list[str] | OSError
+) -> None:
+    """
+    Whatever error the system has for it, which nobody meets but as LedgerError. ledger H1
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url_at(NAME), grace=0) as house:
+        await house.use(3, at=NOON - HOUR)
+        stop = asyncio.Event()
+        async with house.client() as client:
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await house.until(lambda: len(house.metered()) == 1 or relaying.done())
+            names.answer = outage
+            await proxy.cut()
+            with pytest.raises(LedgerError, match=r"PostgreSQL: .+; nothing was stored"):
+                await house.use(5, at=NOON - 2 * HOUR)
+            await house.until(
+                lambda: any(isinstance(e, RelayBlocked) for e in house.warned) or relaying.done()
+            )
+            names.answer = ["127.0.0.1"]
+            await proxy.listen()
+            await house.use(5, at=NOON - 2 * HOUR)
+            await house.until(lambda: len(house.metered()) == 2 or relaying.done())
+            stop.set()
+            await relaying
+
+        assert {(ACCOUNT, THIS_HOUR - HOUR): 3, (ACCOUNT, THIS_HOUR - 2 * HOUR): 5} == (
+            house.metered()
+        )
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("outage", OUTAGES.values(), ids=OUTAGES)
+async def test_opening_meets_ledger_errors_alone(
+    place: str, names: Names, outage: list[str] | OSError
+) -> None:
+    """
+    As every other call. ledger H1
+    """
+    async with proxy_to(place) as proxy:
+        await proxy.cut()
+        names.answer = outage
+        with pytest.raises(LedgerError, match=r"PostgreSQL cannot be used: .+"):
+            async with house_at(proxy.url_at(NAME)):
+                pass
+
+
+async def test_a_url_that_cannot_be_read_shows_no_password() -> None:
+    """
+    Whichever part of it a parser stumbles over. ledger H1
+    """
+    with pytest.raises(LedgerError, match="check the ledger's URL") as refusal:
+        async with UsageLedger.open("postgresql://me:pa/s3cret@host/billing"):
+            pass
+
+    assert "s3cret" not in str(refusal.value)
+    assert refusal.value.__suppress_context__
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_session_that_cannot_write_is_replaced(place: str, postgres: str) -> None:
+    """
+    It stays so when the server can write again, or when another one has taken over. ledger H13
+    """
+    name = urlsplit(place).path[1:]
+    async with house_at(place) as house:
+        await house.use(1)
+        await execute(
+            postgres,
+            f"ALTER DATABASE {name} SET default_transaction_read_only = on",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+        )
+        for _ in range(2):  # the first time around, each session finds that it has ended
+            looks = (house.ledger.status() for _ in range(postgresql._CONNECTIONS))
+            await asyncio.gather(*looks, return_exceptions=True)
+        with pytest.raises(LedgerError, match="read-only transaction; nothing was stored"):
+            await house.use(2)
+        await asyncio.gather(*(house.ledger.status() for _ in range(postgresql._CONNECTIONS)))
+        await execute(postgres, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await house.use(2)
+
+        assert 3 == (await house.balance()).recorded
