@@ -12,7 +12,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
 from typing import Final
 
 from attrs import define
@@ -23,6 +22,7 @@ from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
 from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.decisions import Decision, Scope
+from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.refusals import REMEMBERED, is_about_a_member
 from marketplace_metering_async.delivery.screening import Screen, screen
 from marketplace_metering_async.delivery.search import Search
@@ -31,7 +31,6 @@ from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import Paused, Retrying, Settled, Throttled, Warned, tell
-from marketplace_metering_async.flow.loop_budget import Breather
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Ticket
 from marketplace_metering_async.flow.retries import Backoff
@@ -109,7 +108,6 @@ class Delivery:
         self.throttled = 0
         self.backlog = backlog
         self._connection = shared.connection
-        self._permits = shared.permits
         self._turns = shared.turns
         self._observer = shared.observer
         self._clock = shared.clock
@@ -128,13 +126,8 @@ class Delivery:
         backlog.group_by(self._searches.licenses.group_of)
         self._open = len(backlog)  # records without a verdict
         self._on_the_wire: set[_Call] = set()
-        self._dispatcher: asyncio.Task[None] | None = None
-        self._runs = count()  # numbers the dispatchers
-        self._running: int | None = None  # the number of the one that runs
         self._is_open = False  # region and credentials were found
-        self._asks_for_permit = False
-        self._sleeps_until: float | None = None  # the dispatcher; None while it is awake
-        self._wakeup: asyncio.Future[None] | None = None
+        self._dispatcher = Dispatcher(self._clock, shared.permits, self, self._rescue_if_lost)
         self._finished: list[asyncio.Future[None]] = []
         self._bug: MeteringError | None = None
 
@@ -143,25 +136,28 @@ class Delivery:
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
         """Add records at *positions*; sending begins by itself."""
         self._open += len(positions)
-        self.backlog.add(positions, records, self._clock.monotonic())
-        self._wake_if_due()
+        moment = self._clock.monotonic()
+        self.backlog.add(positions, records, moment)
+        due = moment if self.backlog.ready(moment) else self.backlog.next_due()
+        if due is not None:
+            self._dispatcher.wake_for(due)
 
     def take_back(self, position: int, record: UsageRecord) -> bool:
         """Forget a record that was not taken up yet; return whether that was so."""
         if not self.backlog.discard(position, record, self._clock.monotonic()):
             return False
         self._open -= 1
-        self._wake()
+        self._dispatcher.wake()
         return True
 
     def start(self) -> None:
         """Begin to send what is in the backlog."""
-        self._wake()
+        self._dispatcher.wake()
 
     def flush(self) -> None:
         """Let everything go that waits for company."""
         self.backlog.flush(self._clock.monotonic())
-        self._wake()
+        self._dispatcher.wake()
 
     def stop(self, error: MeteringError) -> None:
         """Start nothing new; await what is on the wire; leave the rest open because of *error*."""
@@ -170,10 +166,7 @@ class Delivery:
         self._stops.final = error
         self._given_up.append((None, error))
         self._cancel_what_has_not_left()
-        if self._dispatcher is not None and self._running is not None:
-            self._dispatcher.cancel()  # it may wait for credentials, or for a permit
-            self._running = None
-        self._wake()
+        self._dispatcher.restart()
 
     def _cancel_what_has_not_left(self) -> None:
         for call in self._on_the_wire:
@@ -184,11 +177,6 @@ class Delivery:
     def stopped(self) -> MeteringError | None:
         """Why nothing new starts any more, if so."""
         return self._stops.final
-
-    @property
-    def open(self) -> int:
-        """How many records have no verdict."""
-        return self._open
 
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""
@@ -202,134 +190,78 @@ class Delivery:
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
         tasks = [call.task for call in self._on_the_wire if call.task is not None]
-        tasks += [task for task in (self._dispatcher, self._watch) if task is not None]
+        tasks += [t for t in (self._dispatcher.cancel(), self._watch) if t is not None]
         self._on_the_wire.clear()
-        self._dispatcher = self._watch = None
+        self._watch = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # The dispatcher: sleep, permit, chunk, call.
+    # What the dispatcher asks.
 
-    def _wake_if_due(self) -> None:
-        until = self._sleeps_until
-        if until is not None and not self.backlog.ready(self._clock.monotonic()):
-            due = self.backlog.next_due()
-            if due is None or due >= until:
-                return
-        self._wake()
+    def has_work(self) -> bool:
+        """Return whether anything is to be settled, or sent now or later."""
+        return bool(self._given_up) or self.wanted() or self.next_due() is not None
 
-    def _wake(self) -> None:
-        """Have the dispatcher look again, and start it if it does not run and has work."""
-        if self._running is None:
-            if not (self._given_up or self._wanted() or self._next_due() is not None):
-                return
-            number = self._running = next(self._runs)  # first: an eager task runs at once
-            self._dispatcher = task = asyncio.create_task(self._dispatch_while_needed(number))
-            task.add_done_callback(partial(self._dispatcher_ended, number))
-        elif self._wakeup is not None:
-            _set(self._wakeup)
-        elif self._asks_for_permit and not self._wanted():
-            self._permits.look_again()
+    def wanted(self) -> bool:
+        """Return whether a call may be started now."""
+        if self._stops.final is not None or self._given_up:
+            return False
+        return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
 
-    async def _dispatch_while_needed(self, number: int) -> None:
-        try:
-            while True:
-                try:
-                    return await self._dispatch()
-                except Exception as error:  # noqa: BLE001 - what waits is over; what comes is tried
-                    if self._is_given_up_in_vain():
-                        return None
-                    self._bug = decisions.unexpected(error)
-                    self._given_up.append((None, self._bug))
-        finally:
-            self._note_end_of_dispatcher(number)
+    def next_due(self) -> float | None:
+        """Return the monotonic time at which one may be, if nothing else happens."""
+        return self.backlog.next_due() if self._stops.final is None else None
 
-    def _is_given_up_in_vain(self) -> bool:
-        """Return whether the bug was met while giving up: what is left then ends with the rest."""
-        in_vain = bool(self._given_up)
-        self._given_up.clear()
-        return in_vain
+    def give_up_some(self) -> bool:
+        """Settle some of what is not sent any more; return whether there was anything."""
+        stop = self._stops.error_for(None, self._clock.monotonic())
+        if stop is not None and self.wanted():
+            self._given_up.append((None, stop))
+        if not self._given_up:
+            return False
+        lane, error = self._given_up[0]
+        entries = self.backlog.drop(_STEP, lane)
+        if not entries:
+            self._given_up.popleft()
+            entries = self._release(self._searches.drop(lane)).returned
+        self._settle(decisions.give_up(entries, error))
+        return True
 
-    def _note_end_of_dispatcher(self, number: int) -> None:
-        if self._running == number:
-            self._running = None
-
-    async def _dispatch(self) -> None:
-        breather = Breather(self._clock)
-        while True:
-            await breather.breathe()
-            if self._given_up:
-                self._give_up_some()
-            elif (stop := self._stop_of_all()) is not None and self._wanted():
-                self._given_up.append((None, stop))
-            elif self._wanted():
-                permit = await self._permit()
-                if permit is not None:
-                    await self._send_next(permit, breather)
-            elif (due := self._next_due()) is not None:
-                await self._sleep(due)
-            else:
-                return
-
-    async def _permit(self) -> Ticket | None:
-        """Wait until a call may start; None once none is wanted any more."""
+    async def prepare(self) -> bool:
+        """Find region and credentials; what waits for nothing ends where they are not found."""
         if not self._is_open:
             try:
                 await self._connection.open()
             except MeteringError as error:
                 self._given_up.append((None, error))
-                return None
+                return False
             self._is_open = True
-        self._asks_for_permit = True
-        try:
-            return await self._permits.admit(self._wanted)
-        finally:
-            self._asks_for_permit = False
+        return True
 
-    def _stop_of_all(self) -> MeteringError | None:
-        return self._stops.error_for(None, self._clock.monotonic())
-
-    def _wanted(self) -> bool:
-        if self._stops.final is not None or self._given_up:
+    def send_some(self, permit: Ticket) -> bool:
+        """Start a call, which takes the *permit* over; return False if none was ready after all."""
+        found = self._take()
+        if found is None:
             return False
-        return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
+        call = _Call(*found, permit, self._clock.monotonic())
+        self._on_the_wire.add(call)
+        call.task = asyncio.create_task(self._make(call))
+        call.task.add_done_callback(partial(self._call_ended, call))
+        return True
 
-    def _next_due(self) -> float | None:
-        return self.backlog.next_due() if self._stops.final is None else None
+    def met_bug(self, error: Exception) -> bool:
+        """
+        End what waits, and try what comes.
 
-    async def _sleep(self, due: float) -> None:
-        """Return at the monotonic time *due*, or when something woke the dispatcher."""
-        wakeup = self._wakeup = asyncio.get_running_loop().create_future()
-        self._sleeps_until = due
-        timer = asyncio.create_task(self._nap(due - self._clock.monotonic()))
-        timer.add_done_callback(lambda _: _set(wakeup))
-        try:
-            await wakeup
-        finally:
-            timer.cancel()
-            if self._wakeup is wakeup:
-                self._wakeup = self._sleeps_until = None
-
-    async def _nap(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-
-    async def _send_next(self, permit: Ticket, breather: Breather) -> None:
-        """Start a call with *permit*, or give it back where nothing is left to send."""
-        try:
-            while self._wanted():
-                if (found := self._take()) is not None:
-                    chunk, search = found
-                    call = _Call(chunk, search, permit, self._clock.monotonic())
-                    self._on_the_wire.add(call)
-                    call.task = asyncio.create_task(self._make(call))
-                    call.task.add_done_callback(partial(self._call_ended, call))
-                    return
-                await breather.breathe()
-        except BaseException:
-            permit.give_back()
-            raise
-        permit.give_back()
+        Return False where the bug was met while giving up: what is left then ends with the rest.
+        """
+        in_vain = bool(self._given_up)
+        self._given_up.clear()
+        if not in_vain:
+            self._bug = decisions.unexpected(error)
+            self._given_up.append((None, self._bug))
+        return not in_vain
 
     def _take(self) -> tuple[Chunk, Search | None] | None:
         """Return what goes next, without the records on which there is a verdict by now."""
@@ -345,8 +277,11 @@ class Delivery:
         chunk = self.backlog.take(self._connection.now().timestamp(), moment)
         if chunk is None:
             return None
-        chunk = self._sift(chunk, moment)
-        return (chunk, None) if len(chunk) else None
+        kept = self._sift(chunk, moment)
+        if len(kept) == len(chunk):
+            return chunk, None
+        self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
+        return None
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
         """Settle the records of *chunk* on which there is a verdict; return the others."""
@@ -429,7 +364,7 @@ class Delivery:
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
             self._end_lost(call.chunk, error, left=call.left)
-        self._wake()
+        self._dispatcher.wake()
 
     def _return_permit(self, call: _Call, decision: Decision | None = None) -> None:
         """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
@@ -533,15 +468,6 @@ class Delivery:
         self._stops.end(lane, error, self._clock.monotonic())
         self._given_up.append((lane, error))
 
-    def _give_up_some(self) -> None:
-        """Settle some of what was given up; the dispatcher comes again for the rest."""
-        lane, error = self._given_up[0]
-        entries = self.backlog.drop(_STEP, lane)
-        if not entries:
-            self._given_up.popleft()
-            entries = self._release(self._searches.drop(lane)).returned
-        self._settle(decisions.give_up(entries, error))
-
     def _note_no_progress(self, call: _Call, decision: Decision, rest: float) -> None:
         """Let time run against the lane, and against the whole delivery."""
         if decision.progress:
@@ -562,7 +488,7 @@ class Delivery:
             else:
                 progress.stalled_since = None
                 self._end(None, progress.latest or _no_progress())
-                self._wake()
+                self._dispatcher.wake()
 
     # What is refused.
 
@@ -589,12 +515,6 @@ class Delivery:
 
     # The net below a bug.
 
-    def _dispatcher_ended(self, number: int, task: "asyncio.Task[None]") -> None:
-        self._note_end_of_dispatcher(number)  # one that was cancelled may never have begun
-        if not task.cancelled():
-            task.exception()  # a SystemExit, which the event loop raises by itself
-        self._rescue_if_lost()
-
     def _call_ended(self, call: _Call, task: "asyncio.Task[None]") -> None:
         self._return_permit(call)
         if call in self._on_the_wire:  # cancelled before it began
@@ -615,7 +535,7 @@ class Delivery:
 
     def _rescue_if_lost(self) -> None:
         """Once nothing runs any more, leave nobody waiting."""
-        if self._running is not None or self._on_the_wire:
+        if self._dispatcher.is_running or self._on_the_wire:
             return
         if self._watch is not None:
             self._watch.cancel()
@@ -626,7 +546,8 @@ class Delivery:
         finally:
             finished, self._finished = self._finished, []
             for future in finished:
-                _set(future)
+                if not future.done():
+                    future.set_result(None)
 
     def _end_all(self) -> None:
         error = self._bug or UnexpectedError("the event loop ended before the verdict")
@@ -645,11 +566,6 @@ def _by_lane(backlog: Backlog, entries: Sequence[PendingRecord]) -> dict[Lane, l
     for entry in entries:
         lanes.setdefault(backlog.lane_of(entry.record), []).append(entry)
     return lanes
-
-
-def _set(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _no_progress() -> MeteringError:
