@@ -179,7 +179,7 @@ def test_a_misspelt_dimension_in_2000_license_records(
     result = batch(service, records, calls_per_second=calls_per_second)
 
     assert {S.SUCCESS: 2000 - bad, S.REJECTED: bad} == result.counts
-    assert result.calls <= -(-(2000 - bad) // 25) + (30 if share < 0.5 else 60)
+    assert result.calls <= -(-(2000 - bad) // 25) + 30
 
 
 def test_what_is_similar_is_held_back_for_a_minute_only() -> None:
