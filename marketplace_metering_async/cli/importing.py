@@ -22,7 +22,7 @@ from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
 from marketplace_metering_async.ledger.reading import UsageReader
-from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.records import Key, UsageRecord
 
 RECORDED: Final = "Recorded"
 REPEATED: Final = "Repeated"
@@ -42,13 +42,15 @@ class Entry:
         file: Where it stands.
         number: Of the line in the file.
         usage: What to add, its event id included; None where nothing is to be added.
+        key: Of the hour that usage belongs to.
         result: The members of its result line, if they are known already.
         code: What the result asks the command to end with.
     """
 
     file: str
     number: int
-    usage: Mapping[str, Any] | None
+    usage: Mapping[str, Any] | None = None
+    key: Key | None = None
     result: results.Members | None = None
     code: Exit = Exit.METERED
 
@@ -72,16 +74,18 @@ class Entries:
     def of(self, line: Line) -> Entry:
         """Return the entry of a line."""
         try:
-            members = self._members(line)
+            record = self._record(line)
+            members = _usage_of(record, self._product_code)
             event_id = _event_id(line, members, self._name)
             self._reader.usage(SystemClock().now(), **members, event_id=event_id)
         except InvalidRecordError as error:
             place = f"{line.file}:{line.number}"
             refusal = results.of_refusal(error, place, advice=self._advice)
-            return Entry(line.file, line.number, None, refusal, Exit.REJECTED)
-        return Entry(line.file, line.number, {**members, "event_id": event_id})
+            return Entry(line.file, line.number, result=refusal, code=Exit.REJECTED)
+        usage = {**members, "event_id": event_id}
+        return Entry(line.file, line.number, usage, record.key(self._product_code))
 
-    def _members(self, line: Line) -> dict[str, Any]:
+    def _record(self, line: Line) -> UsageRecord:
         record = record_of(line, self._product_code)
         if isinstance(record, InvalidRecordError):
             raise record
@@ -89,7 +93,7 @@ class Entries:
             expected = "none: a ledger adds up quantities, not their allocations"
             came = f"{len(record.usage_allocations)} allocations"
             raise InvalidRecordError([Violation("usage_allocations", expected, came)])
-        return _usage_of(record, self._product_code)
+        return record
 
 
 def _usage_of(record: UsageRecord, product_code: str | None) -> dict[str, Any]:
@@ -132,7 +136,7 @@ async def _add(ledger: UsageLedger, entry: Entry) -> Entry:
         return entry
     added = await ledger.add_usage(**entry.usage)
     code = Exit.REJECTED if added.ended else Exit.METERED
-    return Entry(entry.file, entry.number, None, _result(added), code)
+    return Entry(entry.file, entry.number, result=_result(added), code=code)
 
 
 def _result(added: AddedUsage) -> results.Members:

@@ -1,7 +1,7 @@
 """`send --ledger`: all lines of an input, kept until the last one is read."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, Self
@@ -13,7 +13,7 @@ from marketplace_metering_async.cli.output import json_line
 from marketplace_metering_async.cli.places import Places
 from marketplace_metering_async.cli.reading import Line
 from marketplace_metering_async.cli.results import of_blocked
-from marketplace_metering_async.records import SECONDS_PER_HOUR, Key
+from marketplace_metering_async.records import Key
 
 _IN_MEMORY: Final = 2**20
 _BLOCK: Final = 1_000
@@ -56,7 +56,13 @@ class KeptLines:
                 self.anywhere = self._places(number)
         else:
             usage = {**usage, "at": int(usage["at"].timestamp())}
-        row = {"file": entry.file, "number": entry.number, "usage": usage, "result": entry.result}
+        row = {
+            "file": entry.file,
+            "number": entry.number,
+            "usage": usage,
+            "key": entry.key,
+            "result": entry.result,
+        }
         self._file.write(json_line(row).encode("ascii"))
 
     async def blocks(self) -> AsyncIterator[list[Entry]]:
@@ -71,27 +77,19 @@ class KeptLines:
         yield block
 
     def _entry(
-        self, file: str, number: int, usage: dict[str, Any] | None, result: dict[str, Any] | None
+        self,
+        file: str,
+        number: int,
+        usage: dict[str, Any] | None,
+        key: list[str | int | None] | None,
+        result: dict[str, Any] | None,
     ) -> Entry:
-        if usage is None:
-            return Entry(file, number, None, result, Exit.REJECTED)
-        key = _key_of(usage)
-        bad = self._bad.of(key)
+        if usage is None or key is None:
+            return Entry(file, number, result=result, code=Exit.REJECTED)
+        hour = tuple(key)
+        bad = self._bad.of(hour)
         if bad is not None:
-            self.held.add(key)
-            return Entry(file, number, None, of_blocked(self._places(bad)), Exit.UNDELIVERED)
-        at = datetime.fromtimestamp(usage["at"], UTC)
-        return Entry(file, number, {**usage, "at": at})
-
-
-def _key_of(usage: Mapping[str, Any]) -> Key:
-    """Return what UsageRecord.key() is of the usage's record."""
-    license_arn = usage["license_arn"]
-    return (
-        license_arn,
-        None if license_arn else usage["product_code"],
-        usage["customer_aws_account_id"],
-        usage["customer_identifier"],
-        usage["dimension"],
-        usage["at"] // SECONDS_PER_HOUR,
-    )
+            self.held.add(hour)
+            held = of_blocked(self._places(bad))
+            return Entry(file, number, result=held, code=Exit.UNDELIVERED)
+        return Entry(file, number, {**usage, "at": datetime.fromtimestamp(usage["at"], UTC)}, hour)

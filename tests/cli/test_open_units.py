@@ -130,6 +130,27 @@ OPEN = (
     "Run this again at {}, or let `ledger relay` run: {} units are open, and the next of their "
     "hours are sealed then."
 )
+
+
+def test_a_relay_that_is_stopped_says_so(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+) -> None:
+    """
+    Also with --once: what it did not get to is open, and it was interrupted. Newcomer H4.
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    sandbox.inject(Fault(kind=Kind.REFUSE, code="AccessDeniedException", status=403, times=1))
+    assert Exit.ACCOUNT == shell("send", "--ledger", url, *target(sandbox), usage).code
+    sandbox.inject(Fault(kind=Kind.SLOW, seconds=2, times=1))
+    with started("ledger", "relay", "--once", url, *target(sandbox)[:2]) as running:
+        wait_for(lambda: sandbox.calls["BatchMeterUsage"] > 1)
+        running.terminate()
+        running.communicate(timeout=30)
+
+    assert Exit.INTERRUPTED == running.returncode
+    assert {"requests": 15} == sandbox.book.totals()
+
+
 LEFT: list[tuple[str, dict[str, Any]]] = [
     (
         CLAIMED,

@@ -1,6 +1,7 @@
 """What a ledger says of what comes next: when it seals, when it sends again, whose claims end."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from support.ledgers import HOUR, NOON, House, house_at
@@ -40,26 +41,24 @@ async def test_what_is_to_be_sent_again_is_shown(url: str) -> None:
 
 async def test_what_somebody_claims_is_shown(house: House) -> None:
     """
-    With the time at which the claim ends, whether its relay lives or not. Newcomer H4.
+    With the time at which the last claim ends, whether its relay lives or not. Newcomer H4.
     """
     await house.use(1)
+    await house.use(2, dimension="other")
     house.clock.set(OVER + HOUR)
     now = int(house.clock.now().timestamp())
     database = house.ledger._database
     await database.run(lambda tx: outlet.seal(tx, now, 10, "us-east-1", no_failure))
     before = await house.balance()
-    claim: dict[str, Any] = {
-        "begun": now,
-        "limit": 10,
-        "lease": 120.0,
-        "region_name": "us-east-1",
-        "without": [],
-    }
-    await database.run(lambda tx: outlet.claim(tx, now, **claim, reach=no_failure))
+    for lease in (60.0, 120.0):
+        claim: dict[str, Any] = {"begun": now, "limit": 1, "lease": lease, "without": []}
+        await database.run(
+            partial(outlet.claim, now=now, region_name="us-east-1", reach=no_failure, **claim)
+        )
     after = await house.balance()
 
     assert (0, None) == (before.in_flight, before.claimed_until)
-    assert (1, None) == (after.in_flight, after.next_send_at)
+    assert (3, None) == (after.in_flight, after.next_send_at)
     assert after.claimed_until is not None
     if house.url.startswith("sqlite"):  # PostgreSQL's claims go by its own clock
         assert timedelta(seconds=120) == after.claimed_until - house.clock.now()
