@@ -99,6 +99,26 @@ def test_one_customer_does_not_stop_a_lane() -> None:
     assert {S.SUCCESS} == {r.status for r in results[200:]}
 
 
+def test_a_lane_of_which_something_is_taken_in_between_goes_on() -> None:
+    """
+    However many chunks of different customers are refused to the last record. (core F1)
+    """
+    records = [
+        usage(
+            1, customer_aws_account_id=f"{n:012d}", timestamp=START - timedelta(hours=20 - n // 25)
+        )
+        for n in range(250)
+    ]
+    service = MemoryService(
+        refusing(lambda r: int(r["CustomerAWSAccountId"]) // 25 % 2 == 0, "ValidationException")
+    )
+
+    results = run_virtual(batch(service, [r for one in records for r in one], max_concurrency=1))
+
+    expected = [S.SUCCESS if n // 25 % 2 else S.UNPROCESSED for n in range(250)]
+    assert expected == [r.status for r in results]
+
+
 async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path) -> None:
     """
     Hour after hour, though the odd record goes out first each time. (core F1)

@@ -19,6 +19,7 @@ from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     DeliveryTimeoutError,
+    TransportError,
 )
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordStatus
@@ -169,6 +170,24 @@ async def test_a_refresh_that_must_be_awaited_is_within_the_time_of_the_call() -
         assert {S.SUCCESS: 1} == (await own.batch_meter_usage(usage(1))).counts
 
 
+async def test_what_an_earlier_attempt_left_open_is_not_said_to_be_unsent() -> None:
+    """
+    Its answer was lost, and then the keys ended: the lost answer is what the caller hears of.
+    """
+    provider = Provider(60)
+
+    class Lost(Listening):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            provider.age(-1)
+            raise TransportError("reset", sent=True)
+
+    async with asyncio.timeout(10), client(provider, Lost()) as own:
+        with pytest.raises(TransportError, match="reset"):
+            await own.resolve_customer("token", timeout=0.3)
+
+    assert 1 == provider.asked
+
+
 async def test_finding_credentials_is_within_the_time_of_the_call() -> None:
     """
     The very first call, too. (core F14)
@@ -224,7 +243,7 @@ async def test_what_nobody_waits_for_any_more_ends() -> None:
 
 async def test_a_refresh_ahead_of_time_serves_those_who_need_it() -> None:
     """
-    The keys end while it runs: who comes then waits for it, and may leave it running.
+    The keys end while it runs: who comes then waits for it, and leaves it running.
     """
     provider = Provider(14)
     credentials = FoundCredentials(provider.found, provider.again)
@@ -232,11 +251,14 @@ async def test_a_refresh_ahead_of_time_serves_those_who_need_it() -> None:
     provider.age(-1)
     waiting = [asyncio.create_task(credentials.keys()) for _ in range(2)]
     await turns()
-    waiting[0].cancel()
-    await asyncio.wait(waiting[:1])
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    await turns()
+    assert 1 == provider.running
     provider.let.set()
 
-    assert "NEW" == (await waiting[1]).access_key_id
+    assert "NEW" == (await credentials.keys()).access_key_id
     assert 1 == provider.asked
 
 

@@ -265,11 +265,18 @@ async def metered(*answers: dict[str, Any], **settings: Any) -> Any:
 class Clock(VirtualClock):
     """Shows the day of the records; what is slept is over at once."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._slept = 0.0
+
     def now(self) -> Any:
         return START
 
+    def monotonic(self) -> float:
+        return self._slept
+
     async def sleep(self, seconds: float) -> None:
-        """Be done."""
+        self._slept += seconds
 
 
 def success() -> dict[str, Any]:
@@ -333,13 +340,16 @@ async def test_every_modelled_error_comes_under_its_own_name(code: str) -> None:
     From its header or its body; no request is made but those that search for a record.
     """
     client = MarketplaceMeteringClient(
-        region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret"
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        clock=Clock(),
     )
     with aioresponses() as web:
         web.post(ANY_URL, response_class=Answer, repeat=True, **refusal(code))
         async with client:
             with pytest.raises(MODELLED_ERRORS[code]) as caught:
-                await client.resolve_customer("token", timeout=0.01)
+                await client.resolve_customer("token", timeout=60)
 
     assert isinstance(caught.value, MarketplaceMeteringException)
     assert (400, "r-0") == (caught.value.status, caught.value.request_id)

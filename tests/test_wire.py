@@ -318,6 +318,18 @@ def test_a_code_without_the_services_request_id_is_somebody_elses(status: int) -
     assert status == 302 or "AccessDeniedException" in str(read)
 
 
+@pytest.mark.parametrize("status", [201, 204, 299])
+def test_a_code_is_no_refusal_unless_the_status_is_one(status: int) -> None:
+    """
+    What is neither a success nor a refusal settles nothing. (core F9)
+    """
+    headers = {"x-amzn-RequestId": "r"}
+
+    read = wire.read_error(status, headers, b'{"__type": "ThrottlingException"}')
+
+    assert isinstance(read, InvalidAnswerError)
+
+
 @pytest.mark.parametrize("name", ["x-amzn-RequestId", "x-amzn-requestid", "X-AMZN-REQUESTID"])
 def test_headers_are_found_in_any_letter_case(name: str) -> None:
     """

@@ -195,7 +195,7 @@ class FoundCredentials:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Hold what was *found*; *again* asks the same provider for it once more."""
-        self._found = found
+        self._found: Any = found
         self._again = again
         self._monotonic = monotonic
         self._frozen: Any = None

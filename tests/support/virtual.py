@@ -14,14 +14,15 @@ START = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Never waits: what it was asked to wait is added to the time."""
+    """Never waits but for threads: what else it was asked to wait is added to the time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.time = 0.0
+        self.threads = 0  # at work, which takes no virtual time
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:  # no timer: only a thread's word can come
+        if timeout is None or (timeout > 0 and self.threads):  # only a thread's word can come
             events = super().select(_THREAD_TIMEOUT)
             if not events:
                 raise RuntimeError("the event loop would wait for ever: a task waits for nothing")
@@ -39,6 +40,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.time
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        working = super().run_in_executor(executor, func, *args)
+        self._jumping.threads += 1
+        working.add_done_callback(self._thread_is_done)
+        return working
+
+    def _thread_is_done(self, _: object) -> None:
+        self._jumping.threads -= 1
 
 
 class VirtualClock:
