@@ -1,7 +1,7 @@
 """
 One HTTP call to the service: sign, send, read the answer.
 
-A Caller is shared by everything that one client sends: its starts bound the requests on the wire
+A Caller is shared by everything that one client sends: its permits bound the requests on the wire
 and the calls a second, and its clock is corrected by the service's.
 """
 
@@ -21,7 +21,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
 from marketplace_metering_async.pacing import Pacer
 from marketplace_metering_async.signing import Endpoint, Signer
-from marketplace_metering_async.starts import Starts
+from marketplace_metering_async.starts import CallPermits
 from marketplace_metering_async.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.triage import Fault, triage
 from marketplace_metering_async.turns import Turns
@@ -76,7 +76,7 @@ class Caller:
         self._lead: float | None = None  # the service's time less the monotonic one, once asked for
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
-        self.starts: Final = Starts(pacer, clock, max_concurrency)
+        self.permits: Final = CallPermits(pacer, clock, max_concurrency)
         self.turns: Final = Turns(clock)
 
     @property

@@ -93,12 +93,10 @@ class MarketplaceMeteringClient:
             random: Where jitter comes from, for tests.
 
         Raises:
-            ValueError: for a rate or a concurrency that is not above 0.
+            ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
         """
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
-        if calls_per_second is not None and not calls_per_second > 0:
-            raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
         self._policy = RetryPolicy() if retry is None else retry
         self._random = Random() if random is None else random
         self._caller = Caller(

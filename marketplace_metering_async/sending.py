@@ -46,7 +46,7 @@ from marketplace_metering_async.pacing import CallEnd
 from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, Open
 from marketplace_metering_async.results import Outcome, Verdict, count, without_ids
 from marketplace_metering_async.retries import Backoff, RetryPolicy
-from marketplace_metering_async.starts import Ticket
+from marketplace_metering_async.starts import Permit
 from marketplace_metering_async.triage import Fault, leaves_doubt, triage
 from marketplace_metering_async.validation import expired, premature
 
@@ -147,7 +147,7 @@ class Delivery:
             self._stopped = error
             self._give_up(self._backlog.drop(), error)
             self.ring()
-            self._caller.starts.look_again()
+            self._caller.permits.recheck(self)
 
     @property
     def stopped(self) -> MeteringError | None:
@@ -171,24 +171,24 @@ class Delivery:
     async def _work(self) -> None:
         if (turn := self._caller.turns.wait()) is not None:
             await turn
-        while (ticket := await self._next_ticket()) is not None:
+        while (permit := await self._next_permit()) is not None:
             refusal: _Refusal | bool = False
             try:
                 chunk = self._take()
                 if chunk is not None:
-                    refusal = await self._attempt(chunk, ticket)
+                    refusal = await self._attempt(chunk, permit)
             finally:
-                ticket.give_back()
+                permit.release()
             if isinstance(refusal, _Refusal):
                 await self._isolate(refusal)
 
-    async def _next_ticket(self) -> Ticket | None:
-        """Wait until there is something to send and leave to send it; None when all is done."""
-        while (ticket := await self._caller.starts.admit(self._wanted)) is None:
+    async def _next_permit(self) -> Permit | None:
+        """Wait until there is something to send and a permit to send it; None when all is done."""
+        while (permit := await self._caller.permits.acquire(self._wanted, self)) is None:
             if self._stopped is not None or not (self._backlog or self._more_to_come):
                 return None
             await self._rest()
-        return ticket
+        return permit
 
     def _wanted(self) -> bool:
         if self._stopped is not None:
@@ -246,7 +246,7 @@ class Delivery:
             return verdicts.out_of_window(error, entry.history)
         return None
 
-    async def _attempt(self, chunk: Chunk, ticket: Ticket) -> "_Refusal | bool":
+    async def _attempt(self, chunk: Chunk, permit: Permit) -> "_Refusal | bool":
         """
         Make one call with *chunk*; settle or put back all of it, unless it is refused.
 
@@ -254,7 +254,7 @@ class Delivery:
         """
         moment = self._caller.clock.monotonic()
         attempt = chunk.histories[0].attempts + 1
-        ticket.spent = True
+        permit.sent = True
         self.calls += 1
         try:
             answer = await self._caller.exchange(
@@ -264,13 +264,13 @@ class Delivery:
                 await turn
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
-            ticket.end(CallEnd.DELIVERED)
+            permit.end(CallEnd.DELIVERED)
             self._repaired(chunk, repaired.error, moment)
             return False
         except MeteringError as error:
-            return self._failed(chunk, error, moment, ticket)
+            return self._failed(chunk, error, moment, permit)
         settled = self._answered(chunk, reply, answer.request_id)
-        ticket.end(CallEnd.DELIVERED if settled else CallEnd.FAILED)
+        permit.end(CallEnd.DELIVERED if settled else CallEnd.FAILED)
         self._taken_lanes.add(chunk.lane)
         return True
 
@@ -315,31 +315,31 @@ class Delivery:
     # What an error asks for.
 
     def _failed(
-        self, chunk: Chunk, error: MeteringError, moment: float, ticket: Ticket
+        self, chunk: Chunk, error: MeteringError, moment: float, permit: Permit
     ) -> "_Refusal | bool":
         fault = triage(error)
         doubt = leaves_doubt(error)
         match fault:
             case Fault.THROTTLE:
-                ticket.end(CallEnd.THROTTLED, retry_after=getattr(error, "retry_after", None))
+                permit.end(CallEnd.THROTTLED, retry_after=getattr(error, "retry_after", None))
                 self.throttled += 1
                 tell(self._caller.observer, Throttled(records=len(chunk)))
                 self._put_back(_advanced(chunk.entries, moment, error))
             case Fault.SERVICE:
-                ticket.end(CallEnd.FAILED)
+                permit.end(CallEnd.FAILED)
                 self._back_off(chunk.entries, error, moment=moment, doubt=doubt)
             case Fault.CONTENT | Fault.STATE | Fault.UNKNOWN:
-                ticket.end(CallEnd.DELIVERED)
+                permit.end(CallEnd.DELIVERED)
                 advanced = chunk.advanced(_advanced(chunk.entries, moment, error))
                 if isinstance(error, MarketplaceMeteringException):
                     return _Refusal(advanced, error)
                 return _Refusal(advanced, _as_refusal(error))
             case Fault.PRODUCT:
-                ticket.end(CallEnd.DELIVERED)
+                permit.end(CallEnd.DELIVERED)
                 self._give_up(_advanced(chunk.entries, moment, error), error)
                 self._stop_lane(chunk.lane, error)
             case Fault.ACCOUNT | Fault.CREDENTIALS | Fault.CLOCK:
-                ticket.end(CallEnd.DELIVERED)
+                permit.end(CallEnd.DELIVERED)
                 self._give_up(_advanced(chunk.entries, moment, error, doubt=doubt), error)
                 self._stop_all(error)
         return False
@@ -428,7 +428,7 @@ class Delivery:
             tell(self._caller.observer, Paused(product_code=lane.product_code, error=error))
             self._give_up(self._backlog.drop(lane), error)
             self.ring()
-            self._caller.starts.look_again()
+            self._caller.permits.recheck(self)
 
     def _stop_all(self, error: MeteringError) -> None:
         if self._stopped is None:
@@ -507,14 +507,14 @@ class Delivery:
         def wanted() -> bool:
             return self._stopped is None and self._stopped_by(part.lane) is None
 
-        ticket = await self._caller.starts.admit(wanted)
-        if ticket is None:
+        permit = await self._caller.permits.acquire(wanted, self)
+        if permit is None:
             self._put_back(part.entries)
             return False
         try:
-            return await self._attempt(part, ticket)
+            return await self._attempt(part, permit)
         finally:
-            ticket.give_back()
+            permit.release()
 
     def _blame(
         self,
