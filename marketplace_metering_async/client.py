@@ -29,7 +29,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import LoggingObserver, Observer
 from marketplace_metering_async.flow.loop_budget import Turns
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.flow.permits import Starts
+from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
 from marketplace_metering_async.limits import ServiceMetadata
 from marketplace_metering_async.records import UsageAllocation, UsageRecord, allocation_to_boto
@@ -100,12 +100,10 @@ class MarketplaceMeteringClient:
             random: Where jitter comes from, for tests.
 
         Raises:
-            ValueError: for a rate or a concurrency that is not above 0.
+            ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
         """
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
-        if calls_per_second is not None and not calls_per_second > 0:
-            raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
         self._policy = RetryPolicy() if retry is None else retry
         self._random = Random() if random is None else random
         self._caller = Caller(
@@ -128,7 +126,7 @@ class MarketplaceMeteringClient:
             pacer = AdaptivePacer(calls_per_second, burst=limits.CALL_BURST)
         self._shared = Shared(
             connection=self._caller,
-            permits=Starts(pacer, self._caller.clock, max_concurrency),
+            permits=CallPermits(pacer, self._caller.clock, max_concurrency),
             turns=Turns(self._caller.clock),
             policy=self._policy,
             random=self._random,

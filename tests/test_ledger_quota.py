@@ -1,7 +1,10 @@
 """SharedPacer: turns out of one row, whoever reserves them."""
 
 import asyncio
+import math
 from typing import Any
+
+import pytest
 
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.ledger.quota import SharedPacer
@@ -73,20 +76,52 @@ async def test_turns_that_went_by_are_forgotten() -> None:
     assert count <= 0.2 * 50
 
 
+async def throttled(row: Row, pacer: SharedPacer) -> None:
+    """Let one call start, and be throttled."""
+    while pacer.start(row.now) > 0:
+        row.now += 0.005
+        await asyncio.sleep(0)
+    pacer.end(row.now, CallEnd.THROTTLED)
+
+
 async def test_a_rare_throttle_does_not_make_a_relay_slower() -> None:
     """
-    It sees its part of the quota alone; throttle after throttle does.
+    It says that calls of several relays met; throttle after throttle says that the quota is less.
     """
     row = Row()
-    pacers: list[SharedPacer] = [SharedPacer(row, 50) for _ in range(4)]  # type: ignore[arg-type]
-    rates = []
-    for calls in (20, 1, 1):
-        await started(row, pacers, calls)
-        while pacers[0].start(row.now) > 0:
+    pacer = SharedPacer(row, 50)  # type: ignore[arg-type]
+    await started(row, [pacer], 20)
+
+    await throttled(row, pacer)
+    (after_one,) = await started(row, [pacer], 2)
+    for _ in range(20):
+        await throttled(row, pacer)
+    (after_many,) = await started(row, [pacer], 0.2)
+
+    assert 0.9 * 50 * 2 <= after_one <= 50 * 2
+    assert after_many <= 0.5 * 50 * 0.2
+
+
+async def test_a_cancelled_call_keeps_its_turn() -> None:
+    """
+    It may have spent quota, so the turn is not taken again; one that was abandoned is.
+    """
+    for how, again in ((CallEnd.CANCELLED, False), (CallEnd.ABANDONED, True)):
+        row = Row()
+        pacer = SharedPacer(row, 1)  # type: ignore[arg-type]
+        await started(row, [pacer], 3)
+        while pacer.start(row.now) > 0:
             row.now += 0.005
             await asyncio.sleep(0)
-        pacers[0].end(row.now, CallEnd.THROTTLED)
-        rates.append(pacers[0]._own.rate)
+        pacer.end(row.now, how)
 
-    assert 49 == rates[0]
-    assert rates[-1] < 45
+        assert again == (pacer.start(row.now) <= 0)
+
+
+@pytest.mark.parametrize("quota", [0.0, -1.0, math.inf, math.nan])
+def test_a_quota_that_is_none_is_refused(quota: float) -> None:
+    """
+    Relays cannot share what is unknown.
+    """
+    with pytest.raises(ValueError, match="calls_per_second: expected above 0, or None, got"):
+        SharedPacer(Row(), quota)  # type: ignore[arg-type]

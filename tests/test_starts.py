@@ -1,4 +1,4 @@
-"""Starts: first come first served, no start lost or made twice, nobody left waiting."""
+"""CallPermits: first come first served, no permit lost or given twice, nobody left waiting."""
 
 import asyncio
 import math
@@ -10,11 +10,24 @@ from hypothesis import strategies as st
 from support.virtual import VirtualClock, run_virtual
 
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
-from marketplace_metering_async.flow.permits import Starts, Ticket
+from marketplace_metering_async.flow.permits import CallPermits, Permit
 
 
 def always() -> bool:
     return True
+
+
+class Agreeing:
+    """A pacer that agrees to everything, and notes how calls end."""
+
+    def __init__(self) -> None:
+        self.ends: list[CallEnd] = []
+
+    def start(self, now: float) -> float:
+        return 0.0
+
+    def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
+        self.ends.append(how)
 
 
 class Counting:
@@ -79,17 +92,17 @@ def a_pacer(random: Random) -> Pacer:
 @given(st.integers(0, 2**32))
 def test_no_start_is_lost(seed: int) -> None:
     """
-    Whoever is cancelled, halted or served elsewhere meanwhile: starts equal ends, and at the end
-    the next one gets through at once.
+    Whoever is cancelled, halted or served elsewhere meanwhile: starts equal ends, nobody gets a
+    permit after a halt, and at the end the next one gets through at once.
     """
     random = Random(seed)
     pacer, most = Counting(a_pacer(random)), random.choice([1, 2, 3, 8])
-    starts = Starts(pacer, VirtualClock(), most)
+    permits = CallPermits(pacer, VirtualClock(), most)
     flying = 0
 
-    async def call(ticket: Ticket) -> None:
+    async def call(permit: Permit) -> None:
         nonlocal flying
-        ticket.spent = True
+        permit.sent = True
         flying += 1
         assert flying <= most
         try:
@@ -97,21 +110,21 @@ def test_no_start_is_lost(seed: int) -> None:
         finally:
             flying -= 1
         if random.random() < 0.9:
-            ticket.end(random.choice([CallEnd.DELIVERED, CallEnd.THROTTLED, CallEnd.FAILED]))
+            permit.end(random.choice([CallEnd.DELIVERED, CallEnd.THROTTLED, CallEnd.FAILED]))
 
     async def work(halt: asyncio.Event, left: list[int]) -> None:
         def wanted() -> bool:
             return not halt.is_set() and left[0] > 0
 
         while wanted():
-            ticket = await starts.admit(wanted)
-            if ticket is not None:
+            permit = await permits.acquire(wanted, halt)
+            if permit is not None:
                 assert wanted()
                 left[0] -= 1
                 try:
-                    await call(ticket)
+                    await call(permit)
                 finally:
-                    ticket.give_back()
+                    permit.release()
 
     async def run() -> None:
         groups = [(asyncio.Event(), [random.randint(0, 15)]) for _ in range(3)]
@@ -124,17 +137,18 @@ def test_no_start_is_lost(seed: int) -> None:
                 case "cancel":
                     random.choice(tasks).cancel()
                 case "halt":
-                    random.choice(groups)[0].set()
-                    starts.look_again()
+                    halt = random.choice(groups)[0]
+                    halt.set()
+                    permits.recheck(halt)
                 case "more":
                     random.choice(groups)[1][0] += random.randint(1, 10)
                 case "come":
                     tasks.append(asyncio.create_task(work(*random.choice(groups))))
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert ended is None or isinstance(ended, asyncio.CancelledError)
-        last = await starts.admit(always)
+        last = await permits.acquire(always)
         assert last is not None
-        last.give_back()
+        last.release()
 
     run_virtual(run())
 
@@ -148,18 +162,18 @@ def test_first_come_first_served_and_many_at_once() -> None:
     order: list[int] = []
 
     async def run() -> None:
-        starts = Starts(AdaptivePacer(None), VirtualClock(), 4)
-        held = [await starts.admit(always) for _ in range(4)]
+        permits = CallPermits(Agreeing(), VirtualClock(), 4)
+        held = [await permits.acquire(always) for _ in range(4)]
 
         async def come(number: int) -> None:
-            assert await starts.admit(always) is not None
+            assert await permits.acquire(always) is not None
             order.append(number)
 
         tasks = [asyncio.create_task(come(number)) for number in range(6)]
         await asyncio.sleep(0)
-        for ticket in held:
-            assert ticket is not None
-            ticket.end(CallEnd.DELIVERED)
+        for permit in held:
+            assert permit is not None
+            permit.end(CallEnd.DELIVERED)
         for _ in range(4):
             await asyncio.sleep(0)
         for task in tasks:
@@ -177,17 +191,17 @@ def test_whoever_is_halted_leaves_at_once(places: int) -> None:
     """
 
     async def run() -> None:
-        starts, halt = Starts(AdaptivePacer(None), VirtualClock(), 1), asyncio.Event()
-        assert await starts.admit(always) is not None
-        others = [asyncio.create_task(starts.admit(always)) for _ in range(places)]
+        permits, halt = CallPermits(Agreeing(), VirtualClock(), 1), asyncio.Event()
+        assert await permits.acquire(always) is not None
+        others = [asyncio.create_task(permits.acquire(always)) for _ in range(places)]
         await asyncio.sleep(0)
-        mine = asyncio.create_task(starts.admit(lambda: not halt.is_set()))
+        mine = asyncio.create_task(permits.acquire(lambda: not halt.is_set()))
         await asyncio.sleep(10)
         halt.set()
-        starts.look_again()
+        permits.recheck()
         async with asyncio.timeout(0.1):
             assert await mine is None
-        assert await starts.admit(lambda: not halt.is_set()) is None
+        assert await permits.acquire(lambda: not halt.is_set()) is None
         for other in others:
             other.cancel()
 
@@ -200,23 +214,23 @@ def test_whoever_is_cancelled_while_let_in_gives_the_start_back() -> None:
     """
 
     async def run() -> None:
-        starts = Starts(AdaptivePacer(None), VirtualClock(), 2)
-        held = [await starts.admit(always) for _ in range(2)]
+        permits = CallPermits(Agreeing(), VirtualClock(), 2)
+        held = [await permits.acquire(always) for _ in range(2)]
 
         async def first() -> None:
-            assert await starts.admit(always) is not None
+            assert await permits.acquire(always) is not None
             second.cancel()
 
         one = asyncio.create_task(first())
-        second = asyncio.create_task(starts.admit(always))
+        second = asyncio.create_task(permits.acquire(always))
         await asyncio.sleep(0)
-        for ticket in held:
-            assert ticket is not None
-            ticket.end(CallEnd.DELIVERED)
+        for permit in held:
+            assert permit is not None
+            permit.end(CallEnd.DELIVERED)
         await asyncio.gather(one, second, return_exceptions=True)
         assert second.cancelled()
         async with asyncio.timeout(0.1):
-            assert await starts.admit(always) is not None
+            assert await permits.acquire(always) is not None
 
     run_virtual(run())
 
@@ -229,19 +243,108 @@ def test_a_pacer_that_raises_hurts_only_who_asks(after: int) -> None:
 
     async def run() -> None:
         pacer = Raising(after)
-        starts = Starts(pacer, VirtualClock(), 2)
+        permits = CallPermits(pacer, VirtualClock(), 2)
 
         async def call() -> None:
-            ticket = await starts.admit(always)
-            assert ticket is not None
+            permit = await permits.acquire(always)
+            assert permit is not None
             await asyncio.sleep(0.1)
-            ticket.end(CallEnd.DELIVERED)
+            permit.end(CallEnd.DELIVERED)
 
         ended = await asyncio.gather(*(call() for _ in range(8)), return_exceptions=True)
         assert sum(isinstance(end, ZeroDivisionError) for end in ended) <= 1
         assert all(end is None or isinstance(end, ZeroDivisionError) for end in ended)
         pacer.left = 0
         for _ in range(2):
-            assert await starts.admit(always) is not None
+            assert await permits.acquire(always) is not None
 
     run_virtual(run())
+
+
+def test_a_call_that_was_cancelled_is_no_failure() -> None:
+    """
+    A permit that is released ends as cancelled if the call went out, and as abandoned if not.
+    Covers core F15
+    """
+    pacer = Agreeing()
+
+    async def run() -> None:
+        permits = CallPermits(pacer, VirtualClock(), 1)
+        for sent in (True, False):
+            permit = await permits.acquire(always)
+            assert permit is not None
+            permit.sent = sent
+            permit.release()
+            permit = await permits.acquire(always)
+            assert permit is not None
+            permit.sent = True
+            permit.end(CallEnd.DELIVERED)
+            permit.release()
+
+    run_virtual(run())
+
+    delivered = CallEnd.DELIVERED
+    assert [CallEnd.CANCELLED, delivered, CallEnd.ABANDONED, delivered] == pacer.ends
+
+
+def test_a_call_that_ends_before_the_first_in_line_woke_is_not_missed() -> None:
+    """
+    Whoever becomes first in line asks for itself when it wakes, and waits for no news of the past.
+    """
+
+    async def run() -> None:
+        permits = CallPermits(Agreeing(), VirtualClock(), 1)
+        held = await permits.acquire(always)
+        assert held is not None
+
+        async def give_up() -> None:
+            try:
+                await permits.acquire(always)
+            finally:
+                held.end(CallEnd.DELIVERED)  # the second is first now, and did not run yet
+
+        first = asyncio.create_task(give_up())
+        second = asyncio.create_task(permits.acquire(always))
+        await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(0.1):
+            assert await second is not None
+
+    run_virtual(run())
+
+
+def test_a_recheck_asks_those_of_its_owner_alone() -> None:
+    """
+    However many others wait: so many callers who stop together take no time that grows with the
+    square of their number. Covers core F20
+    """
+    asked: list[int] = []
+
+    async def run() -> None:
+        permits = CallPermits(Agreeing(), VirtualClock(), 1)
+        held = await permits.acquire(always)
+        assert held is not None
+        stopped = set[int]()
+
+        def needed(number: int) -> bool:
+            asked.append(number)
+            return number not in stopped
+
+        tasks = [
+            asyncio.create_task(permits.acquire(lambda number=number: needed(number), number))  # type: ignore[misc]
+            for number in range(100)
+        ]
+        await asyncio.sleep(1)
+        asked.clear()
+        for number in range(50, 100):
+            stopped.add(number)
+            permits.recheck(number)
+        done, _ = await asyncio.wait(tasks, timeout=0.1)
+        assert tasks[50:] == [task for task in tasks if task in done]
+        for task in tasks[:50]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_virtual(run())
+
+    assert len(asked) <= 4 * 100

@@ -32,7 +32,7 @@ from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import Paused, Retrying, Settled, Throttled, Warned, tell
 from marketplace_metering_async.flow.pacing import CallEnd
-from marketplace_metering_async.flow.permits import Ticket
+from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import Backoff
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, without_ids
@@ -62,7 +62,7 @@ class _Call:
 
     chunk: Chunk
     search: Search | None
-    permit: Ticket
+    permit: Permit
     begun: float
     left: bool = False
     task: "asyncio.Task[None] | None" = None
@@ -239,7 +239,7 @@ class Delivery:
             self._is_open = True
         return True
 
-    def send_some(self, permit: Ticket) -> bool:
+    def send_some(self, permit: Permit) -> bool:
         """Start a call, which takes the *permit* over; return False if none was ready after all."""
         found = self._take()
         if found is None:
@@ -318,7 +318,7 @@ class Delivery:
         chunk, policy = call.chunk, self._policy
 
         def leaving() -> None:
-            call.left = call.permit.spent = True
+            call.left = call.permit.sent = True
             call.begun = self._clock.monotonic()
             self.calls += 1
             if self._leaving is not None:
@@ -373,7 +373,7 @@ class Delivery:
                 retry_after = getattr(decision.error, "retry_after", None)
                 call.permit.end(decision.ended, retry_after=retry_after)
             else:
-                call.permit.give_back()
+                call.permit.release()
         except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
             text = f"the pacer raised {type(error).__name__} when a call had ended"
             tell(self._observer, Warned(text=text))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.flow.loop_budget import Breather
-from marketplace_metering_async.flow.permits import Starts, Ticket
+from marketplace_metering_async.flow.permits import CallPermits, Permit
 
 
 class Work(Protocol):
@@ -34,7 +34,7 @@ class Work(Protocol):
         """Find region and credentials; return False where nothing can be sent without them."""
         ...
 
-    def send_some(self, permit: Ticket) -> bool:
+    def send_some(self, permit: Permit) -> bool:
         """Start a call, which takes the *permit* over; return False if none was ready after all."""
         ...
 
@@ -52,7 +52,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, clock: Clock, permits: Starts, work: Work, ended: Callable[[], None]
+        self, clock: Clock, permits: CallPermits, work: Work, ended: Callable[[], None]
     ) -> None:
         """Start calls of *work*; *ended* is called whenever the task has ended."""
         self._clock = clock
@@ -84,7 +84,7 @@ class Dispatcher:
         elif self._wakeup is not None:
             _set(self._wakeup)
         elif self._asks_for_permit and not self._work.wanted():
-            self._permits.look_again()
+            self._permits.recheck(self)
 
     def start(self) -> None:
         """Start the task."""
@@ -140,15 +140,15 @@ class Dispatcher:
             else:
                 return
 
-    async def _permit(self) -> Ticket | None:
+    async def _permit(self) -> Permit | None:
         """Wait until a call may start; None once none is wanted any more."""
         self._asks_for_permit = True
         try:
-            return await self._permits.admit(self._work.wanted)
+            return await self._permits.acquire(self._work.wanted, self)
         finally:
             self._asks_for_permit = False
 
-    async def _send(self, permit: Ticket, breather: Breather) -> None:
+    async def _send(self, permit: Permit, breather: Breather) -> None:
         """Start a call with *permit*, or give it back where nothing is left to send."""
         try:
             while self._work.wanted():
@@ -156,9 +156,9 @@ class Dispatcher:
                     return
                 await breather.breathe()
         except BaseException:
-            permit.give_back()
+            permit.release()
             raise
-        permit.give_back()
+        permit.release()
 
     async def _sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""

@@ -8,7 +8,7 @@ from marketplace_metering_async.aws.connection import Caller
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.events import Observer
 from marketplace_metering_async.flow.loop_budget import Turns
-from marketplace_metering_async.flow.permits import Starts
+from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy
 
 
@@ -27,7 +27,7 @@ class Shared:
     """
 
     connection: Caller
-    permits: Starts
+    permits: CallPermits
     turns: Turns
     policy: RetryPolicy
     random: Random

@@ -1,21 +1,20 @@
 """
 How many calls a second, and what a throttle changes: one controller for all that a client sends.
 
-The service holds a token bucket of unknown depth. Whenever it throttles, the bucket is empty; so
-what it took between two throttles is what flowed in, whatever the depth, and the rate is measured
-and not guessed. Before the first throttle, calls in flight double each round trip if no quota was
-told; with a quota told, calls are spaced at it after a rested account's burst.
+The service holds a token bucket of unknown depth. A throttle says that it is empty, so what it let
+through between two throttles is what flowed in: the rate is measured and not guessed. After a
+throttle the pacer rests until a token or two have gathered, sends at the measured rate, and goes
+faster the longer no throttle comes: little at first, then ever more (a cube, as TCP CUBIC has it).
+So the quota is used up and measured again and again, a quota that fell shows in throttles that come
+early, and one that rose is found within a second or two.
 
-After a throttle the bucket is left alone until a few tokens are in it, and then calls are sent so
-much faster than they flow in that it is empty again after a number of calls: the cycle. So the
-quota is used up and measured over and over, and the length of the cycle is the price of that: it is
-chosen to keep to a budget of throttles for each call delivered. A quota that falls shows in
-throttles that follow too soon, one that rises in a throttle that fails to come; then the pace
-quickens with each call taken, until one does. A told quota is never exceeded.
+A quota that is configured caps the rate and changes nothing else. Where it is right, hardly a
+throttle comes; where it is too high, or others use it too, it is given up for what is measured.
+Without one, calls in flight grow from round trip to round trip until the first throttle.
 
-A run of failures means that the service is ill: then calls probe, one at a time and further and
-further apart, until one is delivered. The pacer only ever delays; it imports no clock and sleeps
-nowhere.
+A run of failures means that the service is unhealthy: then calls probe, one at a time and further
+and further apart, until one is delivered. The pacer only ever delays; it imports no clock and
+sleeps nowhere.
 """
 
 import math
@@ -24,74 +23,35 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
 
-from marketplace_metering_async.flow.refill_rate import Inflow
+from marketplace_metering_async.flow.refill_rate import RefillRate
 
-_TOLD_SHARE: Final = 0.98
-"""The share of a told quota that is used, so that calls which bunch are not throttled."""
-_SHALLOW_SHARE: Final = 0.96
-"""The share that it goes down to where they are throttled all the same: the bucket is shallow."""
-_TOLD_STEP: Final = 0.005
-_TOLD_HOLDS: Final = 0.88
-"""The share of the told quota that, if it was delivered, shows that nobody else uses it."""
-_DOUBT: Final = 5
-"""Deliveries after the first throttle, or twice their time, from which a told quota is doubted."""
-_WELL: Final = 6
-"""Deliveries by which a rate is known well."""
-_WELL_TRIPS: Final = 2
-"""Round trips that they take: what was on the wire when the bucket ran dry tells nothing."""
-_FIRST_WINDOW: Final = 4
-_FIRST_GAP: Final = 0.004
-"""Seconds between calls that the first throttle is taken to mean, when nothing is measured yet."""
-_BUDGET: Final = 0.09
-"""Throttles for each call delivered."""
-_REPAY: Final = 0.25
-"""How much a cycle is longer for each throttle above the budget."""
-_LONGEST: Final = 18
-"""Calls of the longest cycle: a rise of the quota shows no sooner."""
-_LONGEST_TRIPS: Final = 7
-"""Or so often those on the wire, where that is more: then more are throttled at once."""
-_DEPTH: Final = 3.5
-"""Tokens to gather after a throttle; fewer where the bucket turns out to be shallow."""
-_LEAST_DEPTH: Final = 0.5
-_LONGEST_REST: Final = 1.0
-"""Seconds that the bucket is left alone at most: one of several may have hardly any rate."""
-_SHALLOW_CYCLE: Final = 0.15
-"""The share of a cycle that shows the bucket to be shallow if it was empty again by then."""
-_SHALLOWER: Final = 0.7
-_DEEPER: Final = 0.5
-_OVERDUE: Final = 1.5
-"""Cycles without a throttle after which the quota is taken to have risen."""
-_OVERDUE_SECONDS: Final = 2.0
-"""Or so long, for one of several senders that gets too few calls through to wait for cycles."""
-_OVERDUE_CALLS: Final = 35
-"""Or as long as so many calls took at the rate that was had, where that is shorter."""
-_OVERDUE_LEAST: Final = 0.3
-_POOR: Final = 0.75
-"""The share of the rate that was had, below which a sender does not wait for cycles."""
-_QUICKEN: Final = 0.2
-"""The share of the rate that each call taken adds, once a throttle is overdue."""
-_QUICKEN_TRIP: Final = 0.6
-"""The share that is added in a round trip at most, for a throttle is known only after one."""
-_QUICKEN_CALLS: Final = 1.0
-"""Calls a second that are added at least, so that a sender which has least comes back soon."""
-_REGAIN: Final = 0.4
-"""The share of a rate that was had not long ago, from which it is regained."""
-_FOOTHOLD: Final = 0.15
-"""The share of it that a sender keeps trying, whatever the others leave it."""
-_FORGET: Final = 0.96
-"""How much of such a rate is still believed after one more throttle."""
-_TOLD_SURPLUS: Final = 0.1
-"""The share of a told quota by which senders that share it try for more, whatever each has."""
-_LATENESS: Final = 1.5
-"""The burst after a throttle: so much that a late timer costs no rate."""
-_LATE_SECONDS: Final = 0.05
-"""Or what is due in so long, where that is more."""
-_SLOWEST: Final = 0.5
-_ILL: Final = 8
-"""Failures in a row after which the service is taken to be ill."""
+_USED_SHARE: Final = 0.96
+"""The share of a configured quota that is used: calls that arrive bunched need some slack."""
+_REST: Final = 1.5
+"""Tokens that are left to gather after a throttle, so that other senders find some as well."""
+_CYCLE: Final = 20
+"""Calls delivered without a throttle by which the rate doubles; the next one comes before that."""
+_FAST: Final = 10.0
+"""Calls a second below which the cycle is shorter: so the slower of two senders catches up."""
+_LAG: Final = 5
+"""Calls by which each one in flight makes the cycle longer: throttles are known a trip late."""
+_RISEN: Final = 2.5
+"""Times the measured rate at which calls have to be delivered to show that the quota rose."""
+_SLOWEST: Final = 0.25
+"""Calls a second that are tried whatever is measured."""
+_FIRST_WINDOW: Final = 2
+"""Calls in flight at first, where no quota is configured."""
+_WINDOW_GROWTH: Final = 0.5
+"""Calls in flight that each delivered one adds until the first throttle."""
+_UNHEALTHY: Final = 8
+"""Failures in a row after which the service is taken to be unhealthy."""
+_FIRST_PAUSE: Final = 0.1
+"""Seconds until the first probe then, at most; each failed one doubles them."""
 _LONGEST_PAUSE: Final = 20.0
-_MOST_HINT: Final = 5.0
-"""Seconds of a server's hint that are believed."""
+_LONGEST_HINT: Final = 5.0
+"""Seconds of the service's Retry-After that are believed."""
+_ROUNDING: Final = 1e-6
+"""Tokens that may be missing for a call to start: so far are floating-point seconds trusted."""
 
 
 class CallEnd(Enum):
@@ -102,9 +62,11 @@ class CallEnd(Enum):
     THROTTLED = auto()
     """Refused for the quota."""
     FAILED = auto()
-    """A 5xx or no answer: it says nothing about the quota."""
+    """A 5xx or no response; it may have spent quota."""
+    CANCELLED = auto()
+    """Its caller gave it up: it may have spent quota, and says nothing about the service."""
     ABANDONED = auto()
-    """Never sent: its leave is given back."""
+    """Never sent: it spent nothing."""
 
 
 class Pacer(Protocol):
@@ -120,17 +82,17 @@ class Pacer(Protocol):
         ...
 
     def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
-        """Say that a call which was let go has ended; *retry_after* is the service's hint."""
+        """Say that a call which was let go has ended; *retry_after*: the service's, in seconds."""
         ...
 
 
 class AdaptivePacer:
     """
-    The pacer of every client; one may be shared by several, so that they share a quota.
+    The pacer of every client; several on one event loop may share one, and so a quota.
 
     Attributes:
         rate: Calls a second that it lets go now; infinite before the first throttle if no quota
-            was told.
+            is configured.
     """
 
     def __init__(
@@ -144,136 +106,117 @@ class AdaptivePacer:
         Begin rested.
 
         Args:
-            calls_per_second: The quota; None if it is to be found.
+            calls_per_second: The quota, never exceeded; None: it is to be found.
             burst: Calls that a rested account may make at once.
             random: Where the jitter of pauses comes from.
+
+        Raises:
+            ValueError: for a quota that is not above 0 or is infinite, or a burst below 1.
         """
-        self._told = math.inf if calls_per_second is None else calls_per_second
-        self._known = 0.0 if calls_per_second is None else calls_per_second
-        self._told_share = _TOLD_SHARE
-        self.rate = self._told * self._told_share
+        if calls_per_second is not None and not 0 < calls_per_second < math.inf:
+            raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
+        if not burst >= 1:
+            raise ValueError(f"burst: expected at least 1, got {burst}")
+        self._quota = math.inf if calls_per_second is None else _USED_SHARE * calls_per_second
+        self.rate = self._quota
         self._burst = burst
         self._random = random or Random()
-        self._window = _FIRST_WINDOW if math.isinf(self._told) else math.inf
-        self._next = -math.inf  # when the next call is due
-        self._starts: deque[float] = deque()  # of the calls in flight, taken to end in order
-        self._taken = 0
-        self._inflow = Inflow()
-        self._debt = 0.0  # throttles above the budget
-        self._cycle = 1 / _BUDGET
-        self._depth = _DEPTH
-        self._had = self._known  # the highest rate that was had not long ago
-        self._quicken_by = 0.0
-        self._held = False  # a call had to wait since one was taken: the pace is what limits
-        self._doubt_from = (0, 0.0)  # a told quota is not doubted until so many calls, or so late
-        self._failures = 0
-        self._ill_until = -math.inf
+        self._tokens = burst  # of our own bucket, which keeps to the quota; unused if none is known
+        self._counted_at = -math.inf  # when they were counted last
+        self._idle = 0.0  # seconds in which it was full: calls did not come at the pace then
+        self._window = _FIRST_WINDOW if calls_per_second is None else math.inf
+        self._in_flight: deque[float] = deque()  # when each started; taken to end in order
+        self._taken = 0  # calls that the service let through, or may have
+        self._refill = RefillRate(0.0)
+        self._measured = math.inf  # calls a second, by the last throttle
+        self._paced = 0  # calls delivered since the last throttle that had to wait for the pace
+        self._waited = False  # whether one had to since the last was delivered
+        self._failures = 0  # in a row
+        self._paused_until = -math.inf
 
     def start(self, now: float) -> float:
         """Let a call go, or say how long to wait; see Pacer."""
-        if now < self._ill_until:
-            return self._ill_until - now
-        if len(self._starts) >= self._window or (self._failures >= _ILL and self._starts):
+        if now < self._paused_until:
+            return self._paused_until - now
+        window = 1 if self._failures >= _UNHEALTHY else self._window
+        if len(self._in_flight) >= window:
             return math.inf
+        self._count_tokens(now)
+        if self._tokens < 1 - _ROUNDING:
+            self._waited = True
+            return (1 - self._tokens) / self.rate
         if math.isfinite(self.rate):
-            if self._next > now:
-                self._held = True
-                return self._next - now
-            gap = 1 / self.rate
-            # Lateness is made up for, but leave that was not used is kept for one burst at most.
-            self._next = max(self._next, now - (self._burst - 1) * gap) + gap
-        self._starts.append(now)
+            self._tokens -= 1
+        self._in_flight.append(now)
         return 0.0
 
     def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
         """Learn from how a call ended; see Pacer."""
-        started = self._starts.popleft() if self._starts else now
+        started = self._in_flight.popleft() if self._in_flight else now
+        self._count_tokens(now)
         match how:
             case CallEnd.DELIVERED:
-                self._heal()
-                self._on_taken(now)
+                self._taken += 1
+                self._mark_healthy()
+                self._go_faster(now)
             case CallEnd.THROTTLED:
-                self._heal()
-                self._on_throttled(now, (started + now) / 2)
-                if retry_after:
-                    self._next = max(self._next, now + min(retry_after, _MOST_HINT))
+                self._mark_healthy()
+                self._measure((started + now) / 2)
+                if retry_after is not None:
+                    self._paused_until = now + min(retry_after, _LONGEST_HINT)
             case CallEnd.FAILED:
+                self._taken += 1
                 self._failures += 1
-                if self._failures >= _ILL:
-                    bound = min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(self._failures - _ILL, 10))
-                    self._ill_until = now + bound * (0.5 + self._random.random() / 2)
+                if self._failures >= _UNHEALTHY:
+                    doublings = min(self._failures - _UNHEALTHY, 10)
+                    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**doublings)
+                    self._paused_until = now + pause * (0.5 + self._random.random() / 2)
+            case CallEnd.CANCELLED:
+                self._taken += 1
             case CallEnd.ABANDONED:
-                if math.isfinite(self.rate):
-                    self._next -= 1 / self.rate
+                self._tokens = min(self._burst, self._tokens + 1)
 
-    def _heal(self) -> None:
+    def _count_tokens(self, now: float) -> None:
+        """Add what flowed into our own bucket; what is more than a burst is lost."""
+        if math.isinf(self._counted_at):
+            self._refill.restart(now, 0)
+        elif math.isfinite(self.rate):
+            self._tokens += (now - self._counted_at) * self.rate
+            if self._tokens > self._burst:
+                self._idle += (self._tokens - self._burst) / self.rate
+                self._tokens = self._burst
+        self._counted_at = now
+
+    def _mark_healthy(self) -> None:
+        if self._failures >= _UNHEALTHY:
+            self._paused_until = -math.inf
         self._failures = 0
-        self._ill_until = -math.inf
 
-    def _on_taken(self, now: float) -> None:
-        self._taken += 1
-        self._debt = max(-1.0, self._debt - _BUDGET)
-        if math.isinf(self.rate):
-            self._window += 1  # doubles in a round trip
-        elif self._held and self._inflow.ever and self._overdue(now):
-            self._held = False
-            trip = _QUICKEN_TRIP / (1 + len(self._starts))
-            step = self._quicken_by * min(_QUICKEN, trip)
-            self._set(self.rate + max(step, min(self.rate, _QUICKEN_CALLS)))
-
-    def _overdue(self, now: float) -> bool:
-        """Tell whether the bucket should have been found empty by now, if its rate were the old."""
-        if not self._inflow.known:
-            return True
-        calls = _OVERDUE * self._cycle
-        seconds = 2 * calls / max(self._had, _SLOWEST)
-        if self.rate < _POOR * self._had or not self._had:
-            soon = max(_OVERDUE_LEAST, _OVERDUE_CALLS / max(self._had, _SLOWEST))
-            seconds = min(seconds, _OVERDUE_SECONDS, soon)
-        if self._taken - self._inflow.count <= calls and now - self._inflow.at <= seconds:
-            return False
-        self._inflow.forget()
-        self._quicken_by = max(self.rate, _REGAIN * self._had)
-        return True
-
-    def _on_throttled(self, now: float, arrived: float) -> None:
-        if not self._inflow.ever:
-            self._doubt_from = (self._taken + _DOUBT, now + 2 * _DOUBT / max(self._known, _SLOWEST))
-        self._window = math.inf
-        self._debt += 1
-        if self._inflow.known:
-            self._sound(self._taken - self._inflow.count)
-        self._inflow.found_empty(arrived, self._taken)
-        rate, calls = self._inflow.rate()
-        if math.isinf(rate):
-            rate = 1 / _FIRST_GAP if math.isinf(self.rate) else self.rate
-        else:
-            trip = 2 * (now - arrived)
-            well = calls >= _WELL and calls > _WELL_TRIPS * trip * rate
-            had = rate if well else 0.0
-            self._had = max(self._known, self._had * _FORGET, had)
-        rate = max(rate, _SLOWEST, _FOOTHOLD * self._had)
-        early = self._taken < self._doubt_from[0] and now < self._doubt_from[1]
-        holds = early or rate >= _TOLD_HOLDS * self._told
-        if self._known and holds:
-            self._told_share = max(_SHALLOW_SHARE, self._told_share - _TOLD_STEP)
-            self._set(self._told)
-            self._burst = _LATENESS
+    def _go_faster(self, now: float) -> None:
+        """Raise the rate for a delivered call, if it is the pace that limits the calls."""
+        self._window += _WINDOW_GROWTH
+        if not self._waited:
             return
-        paid = (1 + _REPAY * max(0.0, self._debt - 1)) / _BUDGET
-        self._cycle = min(paid, max(_LONGEST, _LONGEST_TRIPS * len(self._starts)))
-        surplus = max(rate * self._depth / (self._cycle - self._depth), _TOLD_SURPLUS * self._known)
-        self._set(rate + surplus)
-        pause = min(_LONGEST_REST, (_LEAST_DEPTH + self._depth) / rate)
-        self._next = max(self._next, now, arrived + pause)
-        self._burst = max(_LATENESS, _LATE_SECONDS * self.rate)
+        self._waited = False
+        self._paced += 1
+        before, outdated = self.rate, _RISEN * self._measured
+        faster = 1 + (self._paced / self._cycle()) ** 3
+        self.rate = min(self._quota, self._measured * faster)
+        if before < outdated <= self.rate:
+            self._refill.restart(now - self._idle, self._taken)
 
-    def _sound(self, calls: int) -> None:
-        """Learn how deep the bucket is from the *calls* that it took since it was empty."""
-        if 0 < calls < _SHALLOW_CYCLE * self._cycle:
-            self._depth *= _SHALLOWER
-        elif calls:
-            self._depth = min(_DEPTH, self._depth + _DEEPER)
+    def _measure(self, arrived: float) -> None:
+        """Learn what flows into the bucket, which was empty when a call *arrived*, and rest."""
+        self._window = math.inf
+        flowed_in = self._refill.bucket_was_empty(
+            arrived - self._idle, self._taken, window=self._cycle()
+        )
+        self._measured = max(_SLOWEST, flowed_in)
+        self._paced = 0
+        self.rate = min(self._quota, self._measured)
+        self._tokens = min(self._tokens, 1 - _REST)
 
-    def _set(self, rate: float) -> None:
-        self.rate = min(max(rate, _SLOWEST), self._told * self._told_share)
+    def _cycle(self) -> float:
+        """Return by how many calls without a throttle the rate doubles."""
+        share = min(1.0, math.sqrt(self._measured / _FAST))
+        return _CYCLE * share + _LAG * len(self._in_flight)

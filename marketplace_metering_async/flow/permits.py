@@ -1,72 +1,85 @@
 """
-Who may start a call, and when: a place among the calls on the wire, and the pacer's leave.
+Who may start a call, and when: a place among the calls on the wire, and the pacer's consent.
 
 First come, first served, for everything that one client sends.
 """
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from marketplace_metering_async.clock import Clock, sleep
 from marketplace_metering_async.flow.pacing import CallEnd, Pacer
 
-_WITHOUT_NEWS: Final = 1.0
-"""Seconds after which a pacer that waits for a call to end is asked again all the same."""
-_AT_ONCE: Final = 1e-9
-"""What whoever should look for itself is told to wait."""
+_LONGEST_WAIT: Final = 1.0
+"""Seconds after which a pacer is asked again, whatever it said and whether a call ended or not."""
 
 
-class _Waiting(NamedTuple):
-    """One in line: whether it still wants to start, and how long it is told to wait."""
+class _Waiter:
+    """
+    One in line.
 
-    wanted: Callable[[], bool]
-    told: asyncio.Future[float]
-    """0: it may start, which counts. Otherwise as Pacer.start; whoever is first waits so long."""
+    Attributes:
+        still_needed: Says whether it still needs a permit.
+        owner: Whose it is.
+        granted: Whether it was given a permit; otherwise it is first, and asks for itself.
+    """
+
+    __slots__ = ("granted", "owner", "still_needed")
+
+    def __init__(self, still_needed: Callable[[], bool], owner: object) -> None:
+        self.still_needed = still_needed
+        self.owner = owner
+        self.granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def answer(self, *, granted: bool) -> None:
+        if not self.granted.done():
+            self.granted.set_result(granted)
 
 
-class Starts:
-    """Lets calls start: at most *most* are on the wire, and each has the pacer's leave."""
+class CallPermits:
+    """Permits calls to start: at most *most* are on the wire, and the pacer agrees to each."""
 
     def __init__(self, pacer: Pacer, clock: Clock, most: int) -> None:
         self._pacer = pacer
         self._clock = clock
         self._most = most
         self._on_the_wire = 0
-        self._line: deque[_Waiting] = deque()
-        self._call_ended = asyncio.Event()  # since the first in line looked last
-        self._told_to_look = asyncio.Event()  # the same
+        self._line: OrderedDict[_Waiter, None] = OrderedDict()
+        self._of_owner: defaultdict[object, dict[_Waiter, None]] = defaultdict(dict)
+        self._wake_first = asyncio.Event()  # has the first in line look again
+        self._first_awaits_end = False  # whether it waits for a call to end
 
-    async def admit(self, wanted: Callable[[], bool]) -> "Ticket | None":
+    async def acquire(
+        self, still_needed: Callable[[], bool], owner: object = None
+    ) -> "Permit | None":
         """
-        Wait until a call may start; None once it is not *wanted* any more.
+        Wait until a call may start; return None once the permit is not *still_needed*.
 
-        Whoever changes what is wanted says `look_again()`. Cancelling leaves the line, and gives a
-        start back that was granted by then.
+        Whoever changes what is needed calls `recheck` with the same *owner*. Cancelling leaves the
+        line, and gives back a permit that was granted by then.
         """
-        if not wanted():
+        if not still_needed():
             return None
-        wait = math.inf if self._line else self._ask()
-        if wait > 0:
-            me = _Waiting(wanted, asyncio.get_running_loop().create_future())
-            if not await self._line_up(me, wait):
-                return None
-        return Ticket(self)
+        if not self._line and self._ask() <= 0:
+            return Permit(self)
+        return Permit(self) if await self._line_up(_Waiter(still_needed, owner)) else None
 
-    def look_again(self) -> None:
-        """Let those leave the line at once who do not want to start any more."""
-        self._call_ended.set()
-        self._told_to_look.set()
-        for wanted, told in self._line:
-            if not told.done() and not wanted():
-                told.set_result(_AT_ONCE)
+    def recheck(self, owner: object = None) -> None:
+        """Let those of *owner* leave the line at once who do not need a permit any more."""
+        for waiter in self._of_owner.get(owner, ()):
+            if not waiter.still_needed():
+                waiter.answer(granted=False)
+                if waiter is self._first():
+                    self._wake_first.set()
 
     def end(self, how: CallEnd, retry_after: float | None = None) -> None:
-        """Give a place back, and tell whoever waits, and the pacer, how the call ended."""
+        """Give a place back, and tell the pacer and whoever waits how the call ended."""
         self._on_the_wire -= 1
-        self._call_ended.set()
+        if self._first_awaits_end:
+            self._wake_first.set()
         self._pacer.end(self._clock.monotonic(), how, retry_after=retry_after)
 
     def _ask(self) -> float:
@@ -78,85 +91,92 @@ class Starts:
             self._on_the_wire += 1
         return wait
 
-    async def _line_up(self, me: _Waiting, wait: float) -> bool:
-        """Wait in line; return whether a call may start. The first of all is to *wait* so long."""
-        self._line.append(me)
-        if self._line[0] is me:
-            me.told.set_result(wait)
+    async def _line_up(self, me: _Waiter) -> bool:
+        """Wait in line; return whether a call may start."""
+        self._line[me] = self._of_owner[me.owner][me] = None
+        if me is self._first():
+            me.answer(granted=False)
         try:
-            wait = await me.told
-            while me.wanted():
+            granted = await me.granted
+            while me.still_needed():
+                wait = 0.0 if granted else self._ask()
                 if wait <= 0:
                     return True
-                await self._wait_first_in_line(wait)
-                wait = self._ask()
-            if wait <= 0:
+                await self._wait_as_first(wait)
+            if granted:
                 self.end(CallEnd.ABANDONED)
         except asyncio.CancelledError:
-            if not me.told.cancelled() and me.told.result() <= 0:
+            if not me.granted.cancelled() and me.granted.result():
                 self.end(CallEnd.ABANDONED)
             raise
         else:
             return False
         finally:
-            self._leave_line(me)
+            self._leave(me)
 
-    async def _wait_first_in_line(self, wait: float) -> None:
-        self._call_ended.clear()
-        self._told_to_look.clear()
-        if math.isfinite(wait):
-            await sleep(self._clock, wait, self._told_to_look)
-        elif self._on_the_wire >= self._most:
-            await self._call_ended.wait()
+    async def _wait_as_first(self, wait: float) -> None:
+        self._wake_first.clear()
+        self._first_awaits_end = math.isinf(wait)
+        if self._on_the_wire >= self._most:
+            await self._wake_first.wait()
         else:
-            await sleep(self._clock, _WITHOUT_NEWS, self._call_ended)
+            await sleep(self._clock, min(wait, _LONGEST_WAIT), self._wake_first)
 
-    def _leave_line(self, me: _Waiting) -> None:
-        if self._line and self._line[0] is me:
-            self._line.popleft()
-            self._call_the_next()
-        elif me in self._line:
-            self._line.remove(me)
+    def _first(self) -> _Waiter | None:
+        return next(iter(self._line), None)
 
-    def _call_the_next(self) -> None:
-        """Let as many in line start as may; whoever is first after them waits for the rest."""
-        while self._line:
-            wanted, told = self._line[0]
-            if not told.done():  # and not cancelled, that is
-                is_wanted = wanted()
-                wait = self._ask_for_another() if is_wanted else _AT_ONCE
-                told.set_result(wait)
-                if is_wanted and wait > 0:
+    def _leave(self, me: _Waiter) -> None:
+        of_owner = self._of_owner[me.owner]
+        del of_owner[me]
+        if not of_owner:
+            del self._of_owner[me.owner]
+        if me is self._first():
+            del self._line[me]
+            self._serve()
+        else:
+            self._line.pop(me, None)
+
+    def _serve(self) -> None:
+        """Grant as many in line as may start; whoever is first then waits for the rest."""
+        while (waiter := self._first()) is not None:
+            if not waiter.granted.done():  # and not cancelled, that is
+                needed = waiter.still_needed()
+                granted = needed and self._ask_for_another() <= 0
+                waiter.answer(granted=granted)
+                if needed and not granted:
                     return
-            self._line.popleft()
+            del self._line[waiter]
 
     def _ask_for_another(self) -> float:
         try:
             return self._ask()
-        except Exception:  # noqa: BLE001 - the other asks again at once, and meets the error itself
-            return _AT_ONCE
+        except Exception:  # noqa: BLE001 - the other asks for itself, and meets the error
+            return math.inf
 
 
-class Ticket:
+class Permit:
     """
     The right to make one call.
 
-    Whoever makes it says `end(how)`, and `give_back()` when done with it, come what may.
+    Whoever makes it calls `end(how)`, and `release()` when done with it, whatever happens.
+
+    Attributes:
+        sent: Whether the call went out; set by whoever makes it.
     """
 
-    __slots__ = ("_ended", "_starts", "spent")
+    __slots__ = ("_ended", "_permits", "sent")
 
-    def __init__(self, starts: Starts) -> None:
-        self._starts = starts
+    def __init__(self, permits: CallPermits) -> None:
+        self._permits = permits
         self._ended = False
-        self.spent = False  # set when the call goes out
+        self.sent = False
 
     def end(self, how: CallEnd, *, retry_after: float | None = None) -> None:
         """Say how the call ended."""
         self._ended = True
-        self._starts.end(how, retry_after)
+        self._permits.end(how, retry_after)
 
-    def give_back(self) -> None:
-        """Give back place and leave if nobody said how the call ended, or none was made."""
+    def release(self) -> None:
+        """Give the permit back if nobody said how the call ended: it was cancelled or not made."""
         if not self._ended:
-            self.end(CallEnd.FAILED if self.spent else CallEnd.ABANDONED)
+            self.end(CallEnd.CANCELLED if self.sent else CallEnd.ABANDONED)

@@ -44,14 +44,19 @@ class SharedPacer:
     """
 
     def __init__(self, database: Database, calls_per_second: float) -> None:
-        """Space calls at *calls_per_second* over all relays."""
+        """
+        Space calls at *calls_per_second* over all relays.
+
+        Raises:
+            ValueError: for a quota that is not above 0, or is infinite.
+        """
+        self._own = AdaptivePacer(calls_per_second)
         self._database = database
         self._gap = 1 / (calls_per_second * _SHARE)
         self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))
         self._ahead = _FEWEST  # turns that are reserved at a time
         self._reserved_at = 0.0
         self._kept = max(_KEPT, _KEPT_TURNS * self._gap)
-        self._own = AdaptivePacer(calls_per_second)
         self._turns: deque[float] = deque()  # monotonic times at which calls may start
         self._taken = _BUNCHED  # calls delivered since the last throttle
         self._empty = 0.0  # spaces to leave out at the next reservation

@@ -1,12 +1,11 @@
 """A service with a quota, in virtual time, and senders that go by pacers."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
 
-from attrs import Factory, define
+from attrs import define, frozen
 
 from marketplace_metering_async.flow.pacing import CallEnd, Pacer
 
@@ -52,7 +51,7 @@ def ideal(rates: Rates, calls: int, burst: float) -> float:
         if left <= (end - start) * rate:
             return start + left / rate
         left -= (end - start) * rate
-    raise AssertionError("the last rate holds for ever")
+    raise AssertionError("the last rate holds on")
 
 
 @define
@@ -61,8 +60,9 @@ class Sender:
     One client: a pacer, a number of calls to deliver, and so many at once.
 
     Attributes:
-        finished: When the last call was delivered.
-        throttled: Answers that were throttles.
+        counted_from: From when on the following are counted.
+        delivered: Calls that the service let through.
+        throttled: Calls that it throttled.
     """
 
     pacer: Pacer
@@ -70,17 +70,17 @@ class Sender:
     workers: int = 32
     rtt: float = 0.02
     fails: float = 0.0
+    counted_from: float = 0.0
     to_start: int = 0
+    left: int = 0
     delivered: int = 0
     throttled: int = 0
-    finished: float = 0.0
     asking: bool = False
     asleep_for_end: bool = False
     free: int = 0
-    ends: deque[float] = Factory(deque)
 
     def __attrs_post_init__(self) -> None:
-        self.to_start = self.calls
+        self.to_start = self.left = self.calls
         self.free = self.workers
 
 
@@ -134,12 +134,12 @@ def simulate(  # noqa: PLR0915 - a little world in one place
     def end(sender: Sender, now: float, how: CallEnd) -> None:
         sender.pacer.end(now, how)
         sender.free += 1
-        if how is CallEnd.DELIVERED:
-            sender.delivered += 1
-            sender.finished = now
-            sender.ends.append(now)
-        else:
+        if now >= sender.counted_from:
+            sender.delivered += how is CallEnd.DELIVERED
             sender.throttled += how is CallEnd.THROTTLED
+        if how is CallEnd.DELIVERED:
+            sender.left -= 1
+        else:
             sender.to_start += 1
         for each in senders:
             if each is sender or each.asleep_for_end:
@@ -153,6 +153,45 @@ def simulate(  # noqa: PLR0915 - a little world in one place
     while heap and now < until:
         now, _, what = heappop(heap)
         what(now)
-        if all(sender.delivered == sender.calls for sender in senders):
+        if not any(sender.left for sender in senders):
             break
     return now
+
+
+@frozen
+class Shares:
+    """
+    How some senders that never run dry got on with a quota.
+
+    Attributes:
+        used: The share of the quota that was used.
+        throttled: Throttles for each call delivered.
+        least: What the last of them got, of what would be fair.
+    """
+
+    used: float
+    throttled: float
+    least: float
+
+
+def compete(
+    pacers: Sequence[Pacer],
+    rate: float,
+    *,
+    depth: float = 10.0,
+    round_trip: float = 0.02,
+    seed: int = 0,
+    begin: float = 10.0,
+    until: float = 70.0,
+) -> Shares:
+    """Let senders of *pacers* compete for *rate*, and look from *begin* seconds on."""
+    senders = [Sender(pacer, 10**9, rtt=round_trip, counted_from=begin) for pacer in pacers]
+    simulate(senders, Bucket(lambda now: rate, depth), seed=seed, until=until)
+    delivered = sum(sender.delivered for sender in senders)
+    throttled = sum(sender.throttled for sender in senders)
+    least = min(sender.delivered for sender in senders)
+    return Shares(
+        used=delivered / (rate * (until - begin)),
+        throttled=throttled / max(1, delivered),
+        least=least * len(senders) / max(1, delivered),
+    )
