@@ -46,7 +46,8 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.ledger import HourState, LedgerStatus
 from marketplace_metering_async.ledger.ledger import _database_of
-from marketplace_metering_async.sandbox import Fault, Kind, Rules, Sandbox, SandboxClock, signatures
+from marketplace_metering_async.sandbox import Fault, Kind, Rules, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox.http import signatures
 
 START = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 SPEED = 1800.0

@@ -7,19 +7,21 @@ A local stand-in for the AWS Marketplace Metering Service, for development and t
 It imports nothing of the client, so that a mistake is not made twice alike.
 """
 
-from marketplace_metering_async.sandbox.agreements import Agreement, AgreementState
-from marketplace_metering_async.sandbox.book import Book
-from marketplace_metering_async.sandbox.callers import Caller
-from marketplace_metering_async.sandbox.catalogue import Product
 from marketplace_metering_async.sandbox.clock import SandboxClock
 from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultFunction, Kind
-from marketplace_metering_async.sandbox.metered import Metered
-from marketplace_metering_async.sandbox.posting import RegistrationAnswer, RegistrationError
-from marketplace_metering_async.sandbox.refusals import Refusal
-from marketplace_metering_async.sandbox.registration import RegistrationForm
-from marketplace_metering_async.sandbox.rules import Rules
+from marketplace_metering_async.sandbox.http.registration_page import (
+    RegistrationAnswer,
+    RegistrationError,
+)
 from marketplace_metering_async.sandbox.sandbox import ClientArguments, Sandbox
-from marketplace_metering_async.sandbox.signatures import AccessKey
+from marketplace_metering_async.sandbox.service.agreements import Agreement, AgreementState
+from marketplace_metering_async.sandbox.service.book import Book
+from marketplace_metering_async.sandbox.service.catalogue import Product
+from marketplace_metering_async.sandbox.service.metered import Metered
+from marketplace_metering_async.sandbox.service.principal import AccessKey, Caller
+from marketplace_metering_async.sandbox.service.refusals import Refusal
+from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm
+from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.state import StateFileError
 
 __all__ = [

@@ -61,28 +61,6 @@ class Call:
             found["Unprocessed"] = self.unprocessed
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the call for JSON."""
-        return {
-            "number": self.number,
-            "received": self.received.isoformat(),
-            "operation": self.operation,
-            "request_id": self.request_id,
-            "region": self.region,
-            "access_key_id": self.access_key_id,
-            "request": self.request,
-            "size": self.size,
-            "status": self.status,
-            "code": self.code,
-            "rule": self.rule,
-            "remedy": self.remedy,
-            "results": list(self.results),
-            "verdicts": self.verdicts,
-            "unprocessed": self.unprocessed,
-            "fault": self.fault,
-            "seconds": round(self.seconds, 6),
-        }
-
 
 class History:
     """The latest calls, oldest first; those before are forgotten."""

@@ -158,7 +158,7 @@ def test_a_demo_that_differs_says_so(shell: Shell, monkeypatch: pytest.MonkeyPat
         def differences(self, *_: Any, **__: Any) -> list[str]:
             return ["000000000001 seats 2026-11-23T10:00Z: expected 5, metered 4"]
 
-    monkeypatch.setattr("marketplace_metering_async.sandbox.sandbox.Book", Thief)
+    monkeypatch.setattr("marketplace_metering_async.sandbox.world.Book", Thief)
     monkeypatch.setattr(demo, "_RECORDS", 200)
 
     done = shell("demo")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async import sandbox as package
 from marketplace_metering_async.sandbox import Book, Fault, Kind, Sandbox, SandboxClock
-from marketplace_metering_async.sandbox.sums import COLUMNS, Sums
-from marketplace_metering_async.sandbox.view import View
+from marketplace_metering_async.sandbox.page.sums import COLUMNS, Sums
+from marketplace_metering_async.sandbox.page.view import View
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
-FOLDER = Path(package.__file__).with_name("page")
+FOLDER = Path(package.__file__).parent / "page" / "assets"
 
 
 def meter(book: Book, *usage: Any, product: str = "p") -> None:
@@ -283,7 +283,7 @@ async def test_a_look_ends_when_an_agreement_does(web: aiohttp.ClientSession) ->
                 assert change == told["change"]
                 states.add(told["products"][0]["agreements"][1]["state"])
         place.clock.freeze()
-        view = View(place).products
+        view = View(place, place).products
         assert view.seconds_to_next_change() is None
 
 
