@@ -22,6 +22,7 @@ from marketplace_metering_async.sandbox.http.registration_page import (
 from marketplace_metering_async.sandbox.service.principal import AccessKey
 from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.state import StateFile
+from marketplace_metering_async.sandbox.transport import SocketlessTransport
 from marketplace_metering_async.sandbox.world import World
 
 _BETWEEN_SAVES: Final = 0.5
@@ -208,6 +209,16 @@ class Sandbox(World):
                 except OSError:
                     _logger.exception("the sandbox's state file could not be written")
             await asyncio.sleep(_BETWEEN_SAVES)
+
+    def transport(self) -> SocketlessTransport:
+        """
+        Return the service without a socket, for tests in this process; no port is needed.
+
+        It raises what a socket does. A client of this package takes
+        `marketplace_metering_async.testing.SandboxTransport(sandbox)`, which is the same with the
+        package's own errors.
+        """
+        return SocketlessTransport(self)
 
     async def serve(self) -> None:
         """Run until cancelled."""
