@@ -8,7 +8,7 @@ It imports nothing of the client, so that a mistake is not made twice alike.
 """
 
 from marketplace_metering_async.sandbox.clock import SandboxClock
-from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultFunction, Kind
+from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultFunction, FaultKind
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationAnswer,
     RegistrationError,
@@ -34,7 +34,7 @@ __all__ = [
     "ClientArguments",
     "Fault",
     "FaultFunction",
-    "Kind",
+    "FaultKind",
     "Metered",
     "Product",
     "Refusal",

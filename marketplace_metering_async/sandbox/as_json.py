@@ -48,46 +48,48 @@ def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
     raise TypeError(f"expected a value of the sandbox, got {type(value).__name__}")
 
 
-def from_json(kind: type[T], told: object) -> T:
+def from_json(kind: type[T], written: object) -> T:
     """
-    Return the value of *kind* that `as_json()` has *told* of.
+    Return the value of *kind* that `as_json()` has *written*.
 
     Args:
         kind: A class, or any annotation that as_json() has a form for.
-        told: What JSON said.
+        written: What JSON said.
 
     Raises:
         TypeError, ValueError: for what is no value of *kind*.
     """
-    return _read(kind, told)  # type: ignore[no-any-return]
+    return _read(kind, written)  # type: ignore[no-any-return]
 
 
-def _read(kind: Any, told: Any) -> Any:  # noqa: ANN401 - annotations and JSON
+def _read(kind: Any, written: Any) -> Any:  # noqa: ANN401 - annotations and JSON
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         kinds = [part for part in parts if part is not type(None)]
-        return told if told is None or len(kinds) > 1 else _read(kinds[0], told)
+        return written if written is None or len(kinds) > 1 else _read(kinds[0], written)
     if origin is tuple and parts[1:] != (Ellipsis,):
-        return tuple(_read(part, one) for part, one in zip(parts, _listed(told), strict=True))
+        return tuple(_read(part, one) for part, one in zip(parts, _listed(written), strict=True))
     if origin in (tuple, list, set, frozenset):
-        return origin(_read(parts[0], one) for one in _listed(told))
+        return origin(_read(parts[0], one) for one in _listed(written))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {_named(parts[0], name): _read(parts[1], one) for name, one in _object(told).items()}
+        return {
+            _named(parts[0], name): _read(parts[1], one) for name, one in _object(written).items()
+        }
     if kind is datetime:
-        return datetime.fromisoformat(told)
+        return datetime.fromisoformat(written)
     if kind is timedelta:
-        return timedelta(seconds=told)
+        return timedelta(seconds=written)
     if attrs.has(kind):
-        return _instance(kind, _object(told))
-    return told
+        return _instance(kind, _object(written))
+    return written
 
 
-def _instance(kind: Any, told: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a class of attrs
+def _instance(kind: Any, written: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a class of attrs
     annotations = _annotations_of(kind)
-    if unknown := told.keys() - annotations.keys():
+    if unknown := written.keys() - annotations.keys():
         known = ", ".join(sorted(annotations))
         raise ValueError(f"expected {known}, got {', '.join(sorted(unknown))}")
-    return kind(**{name: _read(annotations[name], value) for name, value in told.items()})
+    return kind(**{name: _read(annotations[name], value) for name, value in written.items()})
 
 
 @cache
@@ -101,16 +103,16 @@ def _named(kind: Any, name: str) -> Any:  # noqa: ANN401 - an annotation
     return int(name) if kind is int else name
 
 
-def _listed(told: object) -> list[Any]:
-    if not isinstance(told, list):
-        raise TypeError(f"expected a list, got {told!r}")
-    return told
+def _listed(written: object) -> list[Any]:
+    if not isinstance(written, list):
+        raise TypeError(f"expected a list, got {written!r}")
+    return written
 
 
-def _object(told: object) -> dict[str, Any]:
-    if not isinstance(told, dict):
-        raise TypeError(f"expected an object, got {told!r}")
-    return told
+def _object(written: object) -> dict[str, Any]:
+    if not isinstance(written, dict):
+        raise TypeError(f"expected an object, got {written!r}")
+    return written
 
 
 def _no_number(name: str) -> NoReturn:

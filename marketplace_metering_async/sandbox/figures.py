@@ -44,7 +44,7 @@ def rule_figures(rule: Fault | FaultFunction) -> dict[str, Any]:
 def _in_force(entry: RuleInForce) -> dict[str, Any]:
     figures = rule_figures(entry.rule)
     named = {"rule": figures} if isinstance(entry.rule, Fault) else figures
-    return {"matched": entry.matched, "struck": entry.struck, **named}
+    return {"matched": entry.matched, "hits": entry.hits, **named}
 
 
 def quota_figures(world: World, monotonic: float, latest: int | None = None) -> list[Any]:
@@ -86,14 +86,14 @@ def world_figures(world: World, monotonic: float) -> dict[str, Any]:
     """Return counts, clock, quotas, rules and faults; *monotonic* is the event loop's time."""
     clock, book = world.clock, world.book
     return {
-        "change": world.pulse.count,
+        "change": world.changes.count,
         "now": clock.now().isoformat(),
         "speed": clock.speed,
         "real_time": clock.is_real,
         "calls_per_second": world.calls_per_second,
         "quotas": quota_figures(world, monotonic),
         "calls": dict(world.calls),
-        "faults": dict(world.struck),
+        "faults": dict(world.hits),
         "faults_in_force": [_in_force(entry) for entry in world.faults.in_force],
         "rules": as_json(book.rules),
         "refusals": refusal_figures(world),

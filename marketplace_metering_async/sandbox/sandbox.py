@@ -182,7 +182,7 @@ class Sandbox(World):
         trace: TracebackType | None,
     ) -> None:
         """Close the port; what was metered can still be read. OSError if it cannot be kept."""
-        self.pulse.stop()
+        self.changes.stop()
         try:
             if self._runner is not None:
                 await self._runner.cleanup()
@@ -202,8 +202,8 @@ class Sandbox(World):
         """Keep what has changed; a full disk stops the keeping, not the service."""
         saved = -1
         while True:
-            if self.pulse.count != saved:
-                saved = self.pulse.count
+            if self.changes.count != saved:
+                saved = self.changes.count
                 try:
                     state.save(self)
                 except OSError:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from marketplace_metering_async.sandbox.clock import SandboxClock
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Faults
-from marketplace_metering_async.sandbox.history import History, Pulse
+from marketplace_metering_async.sandbox.history import ChangeCounter, History
 from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.catalogue import Product
@@ -37,9 +37,9 @@ class World:
         calls: Requests by operation.
         refusals: Refused requests by code, throttles among them.
         causes: Why the latest request was refused, by code.
-        struck: Faults that struck, by kind.
+        hits: Faults that hit a request, by kind.
         history: The latest calls.
-        pulse: Beats with every change.
+        changes: Counts every change, for those who wait for one.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class World:
         self._made_with = (rules or Rules(), calls_per_second, burst)
         self.book = Book(rules=rules)
         self.clock = clock or SandboxClock()
-        self.pulse = Pulse()
+        self.changes = ChangeCounter()
         self.faults = Faults(faults, seed=seed)
         self.quotas = Quotas(calls_per_second, burst)
         self.keys = SigningKeys()
@@ -82,7 +82,7 @@ class World:
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.causes: dict[str, Cause] = {}
-        self.struck: Counter[str] = Counter()
+        self.hits: Counter[str] = Counter()
         self.history = History(history)
 
     def declare_product(
@@ -132,7 +132,7 @@ class World:
             seller=seller,
         )
         self.book.products[product_code] = product
-        self.pulse.beat()
+        self.changes.bump()
         return product
 
     def rotate_key(self, product_code: str) -> int:
@@ -147,7 +147,7 @@ class World:
         product = self.book.products[product_code]
         product.public_key_version += 1
         product.key_rotated = self.clock.now()
-        self.pulse.beat()
+        self.changes.bump()
         return product.public_key_version
 
     def set_subscribed(self, product_code: str, customer: str, *, subscribed: bool) -> None:
@@ -163,7 +163,7 @@ class World:
         if not isinstance(customer, str) or not customer:
             raise ValueError(f"customer: expected an id, got {customer!r}")
         self.book.products[product_code].customers[customer] = subscribed
-        self.pulse.beat()
+        self.changes.bump()
 
     def subscribe(
         self,
@@ -201,7 +201,7 @@ class World:
             customer_identifier=customer_identifier,
             license_arn=license_arn,
         )
-        self.pulse.beat()
+        self.changes.bump()
         return agreement
 
     def cancel(self, agreement_id: str) -> Agreement:
@@ -221,23 +221,23 @@ class World:
     def _end(self, agreement_id: str, reason: str) -> Agreement:
         catalogue = self.book.catalogue
         agreement = catalogue.end(agreement_id, now=self.clock.now(), reason=reason)
-        self.pulse.beat()
+        self.changes.bump()
         return agreement
 
     def suspend(self, customer_aws_account_id: str) -> None:
         """Let AWS suspend an account: its usage is CustomerNotSubscribed."""
         self.book.catalogue.suspended.add(customer_aws_account_id)
-        self.pulse.beat()
+        self.changes.bump()
 
     def restore(self, customer_aws_account_id: str) -> None:
         """Take a suspension back."""
         self.book.catalogue.suspended.discard(customer_aws_account_id)
-        self.pulse.beat()
+        self.changes.bump()
 
     def issue_token(self, product_code: str, **buyer: str) -> str:
         """Return a registration token for a *buyer*; see Book.issue_token."""
         token = self.book.issue_token(product_code, now=self.clock.now(), **buyer)
-        self.pulse.beat()
+        self.changes.bump()
         return token
 
     def set_up_account(self, agreement_id: str) -> RegistrationForm:
@@ -256,7 +256,7 @@ class World:
             raise ValueError(f"declare {agreement.product_code!r} with a registration_url")
         now = self.clock.now()
         token = self.book.issue_token_for(agreement_id, now=now)
-        self.pulse.beat()
+        self.changes.bump()
         return form_of(product.registration_url, token, free_trial=agreement.is_free(now))
 
     def change_rules(self, **changes: object) -> None:
@@ -268,17 +268,17 @@ class World:
             ValueError: for a reading that does not exist.
         """
         self.book.rules = self.book.rules.changed(changes)
-        self.pulse.beat()
+        self.changes.bump()
 
     def advance(self, **difference: float) -> None:
         """Move the clock: `advance(hours=2)`, with the words of timedelta."""
         self.clock.step(timedelta(**difference))
-        self.pulse.beat()
+        self.changes.bump()
 
     def inject(self, *faults: Fault | FaultFunction) -> None:
-        """Let *faults* strike from now on, after those in force."""
+        """Let *faults* hit requests from now on, after those in force."""
         self.faults.add(*faults)
-        self.pulse.beat()
+        self.changes.bump()
 
     @property
     def calls_per_second(self) -> float | None:
@@ -288,12 +288,12 @@ class World:
     @calls_per_second.setter
     def calls_per_second(self, calls_per_second: float | None) -> None:
         self.quotas.calls_per_second = calls_per_second
-        self.pulse.beat()
+        self.changes.bump()
 
     def set_quota(self, calls_per_second: float | None, *, burst: float = 10.0) -> None:
         """Change the quota, with full buckets; None switches it off."""
         self.quotas.set(calls_per_second, burst)
-        self.pulse.beat()
+        self.changes.bump()
 
     def quota_of(self, caller: Caller, operation: str) -> Quota:
         """Return the quota that a request counts against."""
@@ -329,7 +329,7 @@ class World:
             self.book.catalogue.clear()
             self.clock.reset()
         self.faults.clear()
-        for counts in (self.calls, self.refusals, self.causes, self.struck):
+        for counts in (self.calls, self.refusals, self.causes, self.hits):
             counts.clear()
         self.history.clear()
-        self.pulse.beat()
+        self.changes.bump()

@@ -100,7 +100,7 @@ class SandboxServer:
         self.order("clock", now=now.isoformat(), **({} if speed is None else {"speed": speed}))
 
     def inject(self, *faults: Fault) -> None:
-        """Let *faults* strike from now on, after those in force."""
+        """Let *faults* hit requests from now on, after those in force."""
         self.order("faults", faults=as_json(faults), add=True)
 
     def declare_product(

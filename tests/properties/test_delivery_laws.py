@@ -17,18 +17,30 @@ from support.virtual import START, VirtualLoop, run_virtual
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
 from marketplace_metering_async.retries import RetryPolicy
-from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
+from marketplace_metering_async.sandbox import Book, FaultKind, Product, Refusal, Rules
 
-BEFORE = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.HTML, Kind.RESET_BEFORE]
-AFTER = [Kind.ERROR_500_AFTER, Kind.RESET_AFTER, Kind.GARBAGE, Kind.EMPTY, Kind.STALL]
+BEFORE = [
+    FaultKind.THROTTLE,
+    FaultKind.ERROR_500,
+    FaultKind.ERROR_503,
+    FaultKind.HTML,
+    FaultKind.RESET_BEFORE,
+]
+AFTER = [
+    FaultKind.ERROR_500_AFTER,
+    FaultKind.RESET_AFTER,
+    FaultKind.GARBAGE,
+    FaultKind.EMPTY,
+    FaultKind.STALL,
+]
 ODD = [
-    Kind.SHUFFLE,
-    Kind.DROP,
-    Kind.ALTER,
-    Kind.FOREIGN,
-    Kind.DISAGREE,
-    Kind.UNKNOWN_STATUS,
-    Kind.UNPROCESSED,
+    FaultKind.SHUFFLE,
+    FaultKind.DROP,
+    FaultKind.ALTER,
+    FaultKind.FOREIGN,
+    FaultKind.DISAGREE,
+    FaultKind.UNKNOWN_STATUS,
+    FaultKind.UNPROCESSED,
 ]
 FAULTS = [*BEFORE, *AFTER, *ODD]
 HOUR = START.replace(minute=0)
@@ -103,7 +115,7 @@ def check_result(given_: list[UsageRecord], result: BatchMeterUsageResult, book:
 )
 def test_every_verdict_is_true_of_the_book(
     given_: list[UsageRecord],
-    faults: list[Kind | None],
+    faults: list[FaultKind | None],
     resend: str,
     concurrency: int,
     attempts: int | None,
@@ -134,7 +146,7 @@ def test_every_verdict_is_true_of_the_book(
 @pytest.mark.parametrize("resend", ["duplicate", "success"])
 @pytest.mark.parametrize("step", ["first", "second", "search", "resend", "last"])
 @pytest.mark.parametrize("kind", [*FAULTS, "cancel"])
-def test_the_matrix_of_steps_and_faults(kind: Kind | str, step: str, resend: str) -> None:
+def test_the_matrix_of_steps_and_faults(kind: FaultKind | str, step: str, resend: str) -> None:
     """
     A fault at each step of a delivery that has a refusal, a search and a resend in it anyway.
 
@@ -147,12 +159,12 @@ def test_the_matrix_of_steps_and_faults(kind: Kind | str, step: str, resend: str
     at = {"first": 1, "second": 2, "search": 4, "resend": 6, "last": 9}[step]
     task: asyncio.Task[Any] | None = None
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
         if number == 3:
-            return Kind.RESET_AFTER
+            return FaultKind.RESET_AFTER
         if number == at and kind == "cancel" and task is not None:
             task.cancel()
-        return kind if number == at and isinstance(kind, Kind) else None
+        return kind if number == at and isinstance(kind, FaultKind) else None
 
     service = MemoryService(fault_of, book=a_book(resend), seed=at)
 
@@ -185,7 +197,7 @@ class ClientLife(RuleBasedStateMachine):
         super().__init__()
         self.loop = VirtualLoop()
         self.random = Random(0)
-        self.kind: Kind | Refusal | None = None
+        self.kind: FaultKind | Refusal | None = None
         self.share = 0.0
         self.service = MemoryService(self.fault_of, book=a_book("duplicate"))
         self.client = client_of(
@@ -198,7 +210,7 @@ class ClientLife(RuleBasedStateMachine):
             self.client.batch_meter_usage([a_record(0, "bytes", "prod-a", 3, 1)])
         )
 
-    def fault_of(self, number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+    def fault_of(self, number: int, body: dict[str, Any]) -> FaultKind | Refusal | None:
         return self.kind if self.random.random() < self.share else None
 
     def fresh(self, count: int, product_code: str) -> list[UsageRecord]:
@@ -244,7 +256,7 @@ class ClientLife(RuleBasedStateMachine):
         kind=st.sampled_from(FAULTS),
         share=st.sampled_from([0.0, 0.2, 0.6, 1.0]),
     )
-    def trouble(self, kind: Kind, share: float) -> None:
+    def trouble(self, kind: FaultKind, share: float) -> None:
         self.kind, self.share = kind, share
 
     @rule(seconds=st.floats(0.01, 40))

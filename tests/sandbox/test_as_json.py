@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.sandbox import Agreement, Fault, Kind, Metered, Product, Rules
+from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Metered, Product, Rules
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.clock import Setting
 from marketplace_metering_async.sandbox.service.metered import Key
@@ -27,7 +27,7 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
         Fault,
         st.builds(
             Fault,
-            kind=st.sampled_from(Kind),
+            kind=st.sampled_from(FaultKind),
             records=st.none() | st.lists(st.integers(0, 24)),
             customer=st.none() | st.text(),
         ),

@@ -17,7 +17,7 @@ from marketplace_metering_async import (
     TransportError,
     UsageRecord,
 )
-from marketplace_metering_async.sandbox import AccessKey, Fault, Kind, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox import AccessKey, Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.testing import SandboxTransport
 
 Outcome = tuple[int, str, str] | str
@@ -78,13 +78,13 @@ async def without(sandbox: Sandbox, sent: Sent) -> Outcome:
     return outcome(answer.status, answer.headers, answer.body)
 
 
-def sandbox_with(*kinds: Kind) -> Sandbox:
+def sandbox_with(*kinds: FaultKind) -> Sandbox:
     faults = [Fault(kind=kind, seconds=0.05, operation=None) for kind in kinds]
     return Sandbox(faults=faults, seed=7)
 
 
-@pytest.mark.parametrize("kind", [*Kind, None])
-async def test_every_fault_is_the_same_without_a_socket(kind: Kind | None) -> None:
+@pytest.mark.parametrize("kind", [*FaultKind, None])
+async def test_every_fault_is_the_same_without_a_socket(kind: FaultKind | None) -> None:
     """
     The same bytes or the same loss, the same book, the same counts and history.
     """
@@ -95,11 +95,14 @@ async def test_every_fault_is_the_same_without_a_socket(kind: Kind | None) -> No
     expected = await by_port(there, sent)
     found = await without(here, sent)
 
-    if kind in (Kind.REDIRECT, Kind.EMPTY):  # aiohttp names a type where there is no content
+    if kind in (
+        FaultKind.REDIRECT,
+        FaultKind.EMPTY,
+    ):  # aiohttp names a type where there is no content
         expected, found = (expected[0], expected[2]), (found[0], found[2])  # type: ignore[assignment]
     assert expected == found
     assert there.book.totals(by="customer") == here.book.totals(by="customer")
-    assert (there.calls, there.struck, there.refusals) == (here.calls, here.struck, here.refusals)
+    assert (there.calls, there.hits, there.refusals) == (here.calls, here.hits, here.refusals)
     for name in ("operation", "status", "code", "fault", "verdicts", "size"):
         assert [getattr(c, name) for c in there.history] == [getattr(c, name) for c in here.history]
 
@@ -155,13 +158,13 @@ async def test_a_client_signs_for_it() -> None:
     assert sandbox.url.endswith(":0")
 
 
-@pytest.mark.parametrize("kind", [Kind.SLOW, Kind.STALL, Kind.DRIP])
-def test_time_is_the_loop_s_own(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [FaultKind.SLOW, FaultKind.STALL, FaultKind.DRIP])
+def test_time_is_the_loop_s_own(kind: FaultKind) -> None:
     """
     An hour of a slow service is over at once in virtual time; records of that time are taken.
     """
     sandbox = Sandbox(clock=SandboxClock(START, speed=0))
-    sandbox.inject(Fault(kind=kind, seconds=3600, times=1))
+    sandbox.inject(Fault(kind=kind, seconds=3600, max_hits=1))
     sent = request("http://127.0.0.1:1", now=START)
 
     async def send() -> int:
@@ -179,7 +182,7 @@ async def test_a_batch_is_metered_without_a_socket() -> None:
     """
     In the usual way: the book has it, and a lost answer is a doubt that the next try settles.
     """
-    sandbox = Sandbox(faults=[Fault(kind=Kind.RESET_AFTER, times=1)])
+    sandbox = Sandbox(faults=[Fault(kind=FaultKind.RESET_AFTER, max_hits=1)])
     now = datetime.now(UTC)
     record = UsageRecord(
         timestamp=now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1),

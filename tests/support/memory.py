@@ -12,7 +12,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Answer, Book, Fault, Kind, Refusal, SandboxClock
+from marketplace_metering_async.sandbox import Answer, Book, Fault, FaultKind, Refusal, SandboxClock
 from marketplace_metering_async.sandbox.world import World
 from marketplace_metering_async.testing import SandboxTransport
 from marketplace_metering_async.transport import Request, Response
@@ -20,7 +20,7 @@ from support.virtual import START, VirtualClock
 
 ROUND_TRIP = 0.02
 
-FaultOf = Callable[[int, dict[str, Any]], Kind | Refusal | None]
+FaultOf = Callable[[int, dict[str, Any]], FaultKind | Refusal | None]
 """Asked for each request (its number from 1, its body): what goes wrong."""
 
 _FAULT: ContextVar[Fault | Answer | None] = ContextVar("fault")
@@ -107,22 +107,24 @@ class MemoryService:
         _FAULT.set(self._rule(self._fault_of(len(self.requests), body), body))
         return await self._transport.send(request, timeout=timeout)
 
-    def _rule(self, fault: Kind | Refusal | None, body: dict[str, Any]) -> Fault | Answer | None:
+    def _rule(
+        self, fault: FaultKind | Refusal | None, body: dict[str, Any]
+    ) -> Fault | Answer | None:
         if left := self._left(fault, body):
-            return Fault(kind=Kind.UNPROCESSED, records=left)
+            return Fault(kind=FaultKind.UNPROCESSED, records=left)
         match fault:
             case Refusal(code=code, message=message, status=status):
                 headers = {"x-amzn-RequestId": f"request-{len(self.requests)}"}
                 refused = json.dumps({"__type": code, "message": message}).encode()
                 return Answer(status, refused, headers)
-            case Kind.STALL:
+            case FaultKind.STALL:
                 return Fault(kind=fault, seconds=3600)  # longer than anybody waits
-            case None | Kind.UNPROCESSED:
+            case None | FaultKind.UNPROCESSED:
                 return None
         return Fault(kind=fault)
 
-    def _left(self, fault: Kind | Refusal | None, body: dict[str, Any]) -> list[int]:
-        if fault is not Kind.UNPROCESSED:
+    def _left(self, fault: FaultKind | Refusal | None, body: dict[str, Any]) -> list[int]:
+        if fault is not FaultKind.UNPROCESSED:
             return []
         size = len(body["UsageRecords"])
         return [index for index in range(size) if self._random.random() < 0.4]

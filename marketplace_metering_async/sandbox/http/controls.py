@@ -77,9 +77,9 @@ class Controls:
         async def handler(request: web.Request) -> web.StreamResponse:
             order = await order_of(request)
             try:
-                told = carry_out(order)
-                if isawaitable(told):
-                    told = await told
+                answer = carry_out(order)
+                if isawaitable(answer):
+                    answer = await answer
             except _MISTAKES as error:
                 why = (
                     f"missing or unknown: {error}" if isinstance(error, LookupError) else str(error)
@@ -87,12 +87,12 @@ class Controls:
                 raise web.HTTPBadRequest(text=f"{why}\n") from error
             except RegistrationError as error:
                 raise web.HTTPBadGateway(text=f"{error}\n") from error
-            self._world.pulse.beat()
-            return web.json_response(told)
+            self._world.changes.bump()
+            return web.json_response(answer)
 
         return handler
 
-    # What is told
+    # What is shown
 
     async def state(self, _: web.Request) -> web.StreamResponse:
         """Counts, clock, quota in use, rules, faults, products and buyers."""
@@ -244,14 +244,14 @@ class Controls:
         """
         {"agreement_id": …}: what the buyer's browser posts, and where to.
 
-        With "post": true it is posted here and now, and the seller's answer told as well.
+        With "post": true it is posted here and now, and the seller's answer shown as well.
         """
         _check_names(order, {"agreement_id", "post"})
         form = self._world.set_up_account(order["agreement_id"])
-        told: dict[str, Any] = {"url": form.url, "fields": form.fields}
+        answer: dict[str, Any] = {"url": form.url, "fields": form.fields}
         if order.get("post"):
-            told["answer"] = as_json(await post_registration(form))
-        return told
+            answer["answer"] = as_json(await post_registration(form))
+        return answer
 
     def issue_token(self, order: dict[str, Any]) -> dict[str, Any]:
         """The arguments of Sandbox.issue_token."""

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from attrs import frozen
 
 from marketplace_metering_async.sandbox.clock import real_now
-from marketplace_metering_async.sandbox.faults import Strike
+from marketplace_metering_async.sandbox.faults import FaultHit
 from marketplace_metering_async.sandbox.http.request_log import RequestContext
 from marketplace_metering_async.sandbox.http.responses import (
     CONTENT_TYPE,
@@ -93,7 +93,7 @@ class Operations:
             if world.history.keeps:
                 call = context.call(world.history.next_number(), time() - context.began)
                 world.history.add(call)
-            world.pulse.beat()
+            world.changes.bump()
 
     async def _response(self, request: ServiceRequest, context: RequestContext) -> ServiceResponse:
         try:
@@ -121,19 +121,19 @@ class Operations:
         self._check_region(operation, caller)
         context.members = members = members_of(body)
         caller.check_permission(operation, members)
-        strike = world.faults.strike(operation, members)
-        if strike is None:
+        hit = world.faults.hit(operation, members)
+        if hit is None:
             context.reply = reply = await self._reply(operation, members, caller)
             return reply_response(reply, context.request_id)
-        context.fault = strike.name
-        world.struck[strike.name] += 1
+        context.fault = hit.name
+        world.hits[hit.name] += 1
 
         async def apply() -> dict[str, Any]:
-            reply = await self._reply(operation, members, caller, strike)
+            reply = await self._reply(operation, members, caller, hit)
             context.reply = reply  # as it should have been
             return {**reply, "Results": [*reply["Results"]]} if "Results" in reply else reply
 
-        return await apply_fault(strike, apply, context.request_id)
+        return await apply_fault(hit, apply, context.request_id)
 
     def _check_region(self, operation: str, caller: Caller) -> None:
         regions = self._world.book.rules.regions
@@ -145,12 +145,12 @@ class Operations:
         operation: str,
         members: dict[str, Any],
         caller: Caller,
-        strike: Strike | None = None,
+        hit: FaultHit | None = None,
     ) -> dict[str, Any]:
         book, now = self._world.book, self._world.clock.now()
         match operation:
             case "BatchMeterUsage":
-                left = strike.left(members) if strike else ()
+                left = hit.left(members) if hit else ()
                 return book.batch_meter_usage(members, now=now, caller=caller, unprocessed=left)
             case "MeterUsage":
                 return book.meter_usage(members, now=now, caller=caller)

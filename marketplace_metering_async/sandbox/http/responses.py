@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from marketplace_metering_async.sandbox.as_json import encoded
-from marketplace_metering_async.sandbox.faults import Answer, Fault, Kind, Strike
+from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultHit, FaultKind
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
@@ -72,60 +72,60 @@ def _foreign(status: int, body: bytes, content_type: str = CONTENT_TYPE) -> Serv
 
 
 async def apply_fault(
-    strike: Strike, apply: Callable[[], Awaitable[Reply]], request_id: str
+    hit: FaultHit, apply: Callable[[], Awaitable[Reply]], request_id: str
 ) -> ServiceResponse:
     """
     Do what a fault says, before or after the request is applied.
 
     Args:
-        strike: The fault.
+        hit: The fault.
         apply: Applies the request and returns the reply.
         request_id: For the response.
 
     Raises:
         Refusal: where the fault is an error of the service, or the request breaks a rule.
     """
-    fault = strike.fault
+    fault = hit.fault
     if isinstance(fault, Answer):
         return ServiceResponse(fault.status, fault.body, fault.headers)
     match fault.kind:
-        case Kind.THROTTLE:
+        case FaultKind.THROTTLE:
             raise Refusal("ThrottlingException", "Rate exceeded")
-        case Kind.ERROR_500:
+        case FaultKind.ERROR_500:
             raise Refusal("InternalServiceErrorException", "an internal error occurred", 500)
-        case Kind.REFUSE:
+        case FaultKind.REFUSE:
             remedy = "Remove the fault: it refuses whatever is sent."
             raise Refusal(fault.code, "refused on demand", fault.status, remedy=remedy)
-        case Kind.ERROR_503:
+        case FaultKind.ERROR_503:
             return _page(503, "503 Service Unavailable")
-        case Kind.HTML:
+        case FaultKind.HTML:
             return _page(200, "Please log in")
-        case Kind.REDIRECT:
+        case FaultKind.REDIRECT:
             return ServiceResponse(307, b"", {"Location": "http://other.invalid/"})
-        case Kind.RESET_BEFORE:
+        case FaultKind.RESET_BEFORE:
             return _RESET
     reply = await apply()
-    return await _after(fault, strike.random, reply, request_id)
+    return await _after(fault, hit.random, reply, request_id)
 
 
 async def _after(fault: Fault, random: Random, reply: Reply, request_id: str) -> ServiceResponse:
     """Return what comes of the response to a request that was applied."""
     match fault.kind:
-        case Kind.ERROR_500_AFTER:
+        case FaultKind.ERROR_500_AFTER:
             raise Refusal("InternalServiceErrorException", "an internal error occurred", 500)
-        case Kind.RESET_AFTER:
+        case FaultKind.RESET_AFTER:
             return _RESET
-        case Kind.GARBAGE:
+        case FaultKind.GARBAGE:
             return _foreign(200, b'{"Results": [{"')
-        case Kind.WRONG_CONTENT:
+        case FaultKind.WRONG_CONTENT:
             return _foreign(200, b'{"status": "ok"}', "application/json")
-        case Kind.EMPTY:
+        case FaultKind.EMPTY:
             return _foreign(200, b"")
-        case Kind.TRUNCATED:
+        case FaultKind.TRUNCATED:
             return _cut_short(reply, seconds=0)
-        case Kind.STALL:
+        case FaultKind.STALL:
             return _cut_short(reply, seconds=fault.seconds)
-        case Kind.DRIP:
+        case FaultKind.DRIP:
             return ServiceResponse(
                 200,
                 encoded(reply),
@@ -133,7 +133,7 @@ async def _after(fault: Fault, random: Random, reply: Reply, request_id: str) ->
                 pieces=_PIECES,
                 seconds=fault.seconds,
             )
-        case Kind.SLOW:
+        case FaultKind.SLOW:
             await asyncio.sleep(fault.seconds)
         case _:
             _spoil(fault.kind, reply, random)
@@ -145,7 +145,7 @@ def _cut_short(reply: Reply, *, seconds: float) -> ServiceResponse:
     return ServiceResponse(200, body, headers, comes=len(body) // 2, seconds=seconds)
 
 
-def _spoil(kind: Kind, reply: Reply, random: Random) -> None:
+def _spoil(kind: FaultKind, reply: Reply, random: Random) -> None:
     """Change the results of a BatchMeterUsage response, where there are any."""
     results: list[dict[str, Any]] = reply.get("Results") or []
     if not results:
@@ -154,23 +154,23 @@ def _spoil(kind: Kind, reply: Reply, random: Random) -> None:
     one = results[at]
     echo = one["UsageRecord"]
     match kind:
-        case Kind.SHUFFLE:
+        case FaultKind.SHUFFLE:
             random.shuffle(results)
-        case Kind.DROP:
+        case FaultKind.DROP:
             del results[at]
-        case Kind.DUPLICATE:
+        case FaultKind.DUPLICATE:
             results.append(one)
-        case Kind.ALTER:
+        case FaultKind.ALTER:
             results[at] = {
                 **one,
                 "UsageRecord": {**echo, "Quantity": (echo.get("Quantity") or 0) ^ 1},
             }
-        case Kind.FOREIGN:
+        case FaultKind.FOREIGN:
             foreign = {**echo, "Dimension": "of-somebody-else"}
             results.append({**one, "UsageRecord": foreign})
-        case Kind.DISAGREE:
+        case FaultKind.DISAGREE:
             results.append({**one, "Status": "CustomerNotSubscribed"})
-        case Kind.UNKNOWN_STATUS:
+        case FaultKind.UNKNOWN_STATUS:
             results[at] = {**one, "Status": "Postponed"}
 
 

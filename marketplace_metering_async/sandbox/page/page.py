@@ -41,7 +41,7 @@ class Page:
     """Answers a browser."""
 
     def __init__(self, world: World, entrance: Entrance) -> None:
-        self._pulse = world.pulse
+        self._changes = world.changes
         self._entrance = entrance
         self._view = View(world, entrance)
         folder = resources.files("marketplace_metering_async.sandbox.page").joinpath("assets")
@@ -81,22 +81,22 @@ class Page:
         time = asyncio.get_running_loop().time
         began = time()
         search = query.get("search", "")[:_LONGEST_SEARCH]
-        told = self._view.told(by=by, search=search, monotonic=began)
-        told["took"] = round(time() - began, 6)
-        return web.json_response(told, headers=ANSWER_HEADERS)
+        figures = self._view.figures(by=by, search=search, monotonic=began)
+        figures["took"] = round(time() - began, 6)
+        return web.json_response(figures, headers=ANSWER_HEADERS)
 
     async def call(self, request: web.Request) -> web.StreamResponse:
         """Tell one of the latest calls in full: ?number=1."""
         number = request.query.get("number", "")
         known = number.isdecimal() and len(number) <= _LONGEST_NUMBER
-        told = self._view.call(int(number)) if known else None
-        if told is None:
+        figures = self._view.call(int(number)) if known else None
+        if figures is None:
             raise web.HTTPNotFound(text="this call is no longer known\n")
-        return web.json_response(told, headers=ANSWER_HEADERS)
+        return web.json_response(figures, headers=ANSWER_HEADERS)
 
     async def _wait_beyond(self, change: int, seconds: float) -> None:
-        pulse = self._pulse
-        if not seconds or pulse.count != change:
+        changes = self._changes
+        if not seconds or changes.count != change:
             return
         if self._watchers >= _MOST_WATCHERS:
             raise web.HTTPServiceUnavailable(text="too many pages are open\n")
@@ -106,7 +106,7 @@ class Page:
             seconds = min(seconds, max(by_itself, _BETWEEN_LOOKS))
         try:
             async with asyncio.timeout(seconds):
-                await pulse.wait_beyond(change)
+                await changes.wait_beyond(change)
                 await asyncio.sleep(_BETWEEN_LOOKS)  # what comes together is shown together
         except TimeoutError:
             pass  # nothing has changed, but for what changes by itself, and the page is shown that

@@ -21,7 +21,7 @@ class ProductsView:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def told(self) -> list[dict[str, Any]]:
+    def figures(self) -> list[dict[str, Any]]:
         """Return the products, each with its latest agreements, newest first, and its buyers."""
         now = self._world.clock.now()
         return [self._product(code, product, now) for code, product in self._products()]

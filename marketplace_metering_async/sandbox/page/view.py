@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from marketplace_metering_async.sandbox.as_json import as_json
-from marketplace_metering_async.sandbox.faults import Kind
+from marketplace_metering_async.sandbox.faults import FaultKind
 from marketplace_metering_async.sandbox.figures import (
     call_figures,
     quota_figures,
@@ -49,7 +49,7 @@ class View:
         self._sums = Sums()
         self.products = ProductsView(world)
 
-    def told(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
+    def figures(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
         """
         Return all that the page shows.
 
@@ -61,7 +61,7 @@ class View:
         world = self._world
         self._sums.follow(world.book)
         return {
-            "change": world.pulse.count,
+            "change": world.changes.count,
             "url": self._entrance.url,
             "clock": self._clock(),
             "totals": self._totals(),
@@ -71,7 +71,7 @@ class View:
             "refusals": self._refusals(),
             "quota": self._quota(monotonic),
             "faults": self._faults(),
-            "products": self.products.told(),
+            "products": self.products.figures(),
             "environment": self._entrance.instructions(),
         }
 
@@ -94,7 +94,7 @@ class View:
             "calls": sum(world.calls.values()),
             "refused": refused - throttled,
             "throttled": throttled,
-            "struck": sum(world.struck.values()),
+            "hits": sum(world.hits.values()),
             "statuses": dict(world.book.statuses),
             "regions": sorted(self._sums.regions),
         }
@@ -125,7 +125,7 @@ class View:
         return {
             "kinds": [{"kind": kind.value, "means": means} for kind, means in MEANINGS.items()],
             "in_force": [rule_figures(rule) for rule in world.faults.rules],
-            "struck": dict(world.struck),
+            "hits": dict(world.hits),
         }
 
 
@@ -154,29 +154,29 @@ def columns_of(text: str) -> tuple[str, ...]:
 
 
 MEANINGS: Final = {
-    Kind.THROTTLE: "Refused: too many calls",
-    Kind.ERROR_500: "An internal error; nothing was applied",
-    Kind.ERROR_500_AFTER: "An internal error, after all was applied",
-    Kind.ERROR_503: "A load balancer's page instead of an answer",
-    Kind.UNPROCESSED: "Part of the records is left unprocessed",
-    Kind.RESET_BEFORE: "The connection breaks before anything is applied",
-    Kind.RESET_AFTER: "All is applied, and the answer is lost",
-    Kind.TRUNCATED: "All is applied, and the answer is cut short",
-    Kind.SLOW: "The answer comes late",
-    Kind.STALL: "The answer stops half-way",
-    Kind.DRIP: "The answer comes in drops",
-    Kind.GARBAGE: "The answer is no JSON",
-    Kind.WRONG_CONTENT: "The answer is JSON of another shape",
-    Kind.HTML: "A captive portal's page; nothing was applied",
-    Kind.EMPTY: "The answer is empty",
-    Kind.REDIRECT: "A redirect to another host",
-    Kind.SHUFFLE: "Results in another order",
-    Kind.DROP: "One result is missing",
-    Kind.DUPLICATE: "One result is there twice",
-    Kind.ALTER: "One result echoes another quantity",
-    Kind.FOREIGN: "A result for a record that nobody sent",
-    Kind.DISAGREE: "Two results for one record disagree",
-    Kind.UNKNOWN_STATUS: "A status that nobody knows",
-    Kind.REFUSE: "Access denied",
+    FaultKind.THROTTLE: "Refused: too many calls",
+    FaultKind.ERROR_500: "An internal error; nothing was applied",
+    FaultKind.ERROR_500_AFTER: "An internal error, after all was applied",
+    FaultKind.ERROR_503: "A load balancer's page instead of an answer",
+    FaultKind.UNPROCESSED: "Part of the records is left unprocessed",
+    FaultKind.RESET_BEFORE: "The connection breaks before anything is applied",
+    FaultKind.RESET_AFTER: "All is applied, and the answer is lost",
+    FaultKind.TRUNCATED: "All is applied, and the answer is cut short",
+    FaultKind.SLOW: "The answer comes late",
+    FaultKind.STALL: "The answer stops half-way",
+    FaultKind.DRIP: "The answer comes in drops",
+    FaultKind.GARBAGE: "The answer is no JSON",
+    FaultKind.WRONG_CONTENT: "The answer is JSON of another shape",
+    FaultKind.HTML: "A captive portal's page; nothing was applied",
+    FaultKind.EMPTY: "The answer is empty",
+    FaultKind.REDIRECT: "A redirect to another host",
+    FaultKind.SHUFFLE: "Results in another order",
+    FaultKind.DROP: "One result is missing",
+    FaultKind.DUPLICATE: "One result is there twice",
+    FaultKind.ALTER: "One result echoes another quantity",
+    FaultKind.FOREIGN: "A result for a record that nobody sent",
+    FaultKind.DISAGREE: "Two results for one record disagree",
+    FaultKind.UNKNOWN_STATUS: "A status that nobody knows",
+    FaultKind.REFUSE: "Access denied",
 }
 """What each kind of fault does, in a line."""

@@ -9,9 +9,9 @@ from attrs import define
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue
 from marketplace_metering_async.sandbox.service.entitlement import (
     SUBSCRIBED,
-    Standing,
-    standing_by_license,
-    standing_by_product,
+    Subscription,
+    subscription_by_license,
+    subscription_by_product,
 )
 from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
 from marketplace_metering_async.sandbox.service.parsing import check_names, product_code_of
@@ -64,7 +64,7 @@ class BatchMeterUsage:
                     f"{path}.timestamp: {objection.rule}",
                     remedy=objection.remedy,
                 )
-        standings = self._standings(usages, product_code)
+        subscriptions = self._subscriptions(usages, product_code)
         keys = [self._key_of(usage, product_code) for usage in usages]
         if self.rules.repeated_key == "refuse" and len(set(keys)) < len(keys):
             text = "usageRecords: two records of one customer, dimension and hour"
@@ -73,7 +73,7 @@ class BatchMeterUsage:
         if self.rules.same_instant:
             left.update(index for index, key in enumerate(keys) if self._has_just_come(key))
         results = [
-            self._take(usage, keys[index], standings[index], product_code)
+            self._take(usage, keys[index], subscriptions[index], product_code)
             for index, usage in enumerate(usages)
             if index not in left
         ]
@@ -101,21 +101,21 @@ class BatchMeterUsage:
             for path, record in zip(_PATHS, records, strict=False)
         ]
 
-    def _standings(self, usages: list[Usage], product_code: str | None) -> list[Standing]:
+    def _subscriptions(self, usages: list[Usage], product_code: str | None) -> list[Subscription]:
         """Until a product is declared, everything is taken."""
         if not self.catalogue.products:
             return [SUBSCRIBED] * len(usages)
-        standings = [self._standing_of(usage, product_code) for usage in usages]
+        subscriptions = [self._subscription_of(usage, product_code) for usage in usages]
         licenses = {usage.license_arn for usage in usages if usage.license_arn is not None}
         if len({self.catalogue.product_of_license(arn) for arn in licenses}) > 1:
             text = "usageRecords: licenses of more than one product"
             raise Refusal("InvalidLicenseException", text)
-        return standings
+        return subscriptions
 
-    def _standing_of(self, usage: Usage, product_code: str | None) -> Standing:
+    def _subscription_of(self, usage: Usage, product_code: str | None) -> Subscription:
         seller = self.caller.account_id
         if usage.license_arn is not None:
-            return standing_by_license(
+            return subscription_by_license(
                 usage,
                 usage.license_arn,
                 catalogue=self.catalogue,
@@ -123,7 +123,7 @@ class BatchMeterUsage:
                 now=self.now,
                 seller=seller,
             )
-        return standing_by_product(
+        return subscription_by_product(
             usage,
             product_code or "",
             catalogue=self.catalogue,
@@ -147,9 +147,9 @@ class BatchMeterUsage:
         )
 
     def _take(
-        self, usage: Usage, key: Key, standing: Standing, product_code: str | None
+        self, usage: Usage, key: Key, subscription: Subscription, product_code: str | None
     ) -> dict[str, Any]:
-        if not standing.subscribed:
+        if not subscription.subscribed:
             if self.rules.not_subscribed_takes_key:
                 self.records.take_key(key)
             return {"UsageRecord": usage.echo, "Status": "CustomerNotSubscribed"}
@@ -158,7 +158,7 @@ class BatchMeterUsage:
             if self.records.is_taken(key):
                 return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
             metering_record_id = self.records.next_id()
-            metered = self._metered(usage, metering_record_id, standing, product_code)
+            metered = self._metered(usage, metering_record_id, subscription, product_code)
             self.records.add(key, metered)
         elif self.rules.identical_resend == "success" and self._is_the_same(usage, first):
             metering_record_id = first.metering_record_id
@@ -186,7 +186,11 @@ class BatchMeterUsage:
         return self.rules.identical_means == "quantity" or usage.allocations == first.allocations
 
     def _metered(
-        self, usage: Usage, metering_record_id: str, standing: Standing, product_code: str | None
+        self,
+        usage: Usage,
+        metering_record_id: str,
+        subscription: Subscription,
+        product_code: str | None,
     ) -> Metered:
         return Metered(  # by position: by name it takes half as long again
             self.caller.region,
@@ -201,5 +205,5 @@ class BatchMeterUsage:
             usage.allocations,
             metering_record_id,
             self.now,
-            standing.free,
+            subscription.free,
         )

@@ -1,4 +1,4 @@
-"""Whether a buyer may be metered: catalogue and usage in, refusal or standing out."""
+"""Whether a buyer may be metered: catalogue and usage in, refusal or subscription out."""
 
 from datetime import datetime
 from typing import Final
@@ -16,7 +16,7 @@ _TAKING: Final = (AgreementState.ACTIVE, AgreementState.CLOSING)
 
 
 @frozen
-class Standing:
+class Subscription:
     """
     What a buyer's usage is, where the request breaks no rule.
 
@@ -29,8 +29,8 @@ class Standing:
     free: bool = False
 
 
-SUBSCRIBED: Final = Standing(subscribed=True)
-NOT_SUBSCRIBED: Final = Standing(subscribed=False)
+SUBSCRIBED: Final = Subscription(subscribed=True)
+NOT_SUBSCRIBED: Final = Subscription(subscribed=False)
 
 
 def product_named(catalogue: Catalogue, product_code: str, seller: str | None) -> Product:
@@ -59,7 +59,7 @@ def check_dimension(product: Product, dimension: str, name: str, where: str = ""
         )
 
 
-def standing_by_product(
+def subscription_by_product(
     usage: Usage,
     product_code: str,
     *,
@@ -67,8 +67,8 @@ def standing_by_product(
     rules: Rules,
     now: datetime,
     seller: str | None,
-) -> Standing:
-    """Return the standing of usage that came under a product code."""
+) -> Subscription:
+    """Return the subscription of usage that came under a product code."""
     product = product_named(catalogue, product_code, seller)
     if product.concurrent_agreements:
         # Reported from the field; which error is not known.
@@ -88,23 +88,23 @@ def standing_by_product(
     if suspended and catalogue.buyer_of(product_code, customer) in suspended:
         return NOT_SUBSCRIBED
     if agreements:
-        return _standing_under(agreements, usage, rules=rules, now=now)
+        return _subscription_under(agreements, usage, rules=rules, now=now)
     return SUBSCRIBED if subscribed or (subscribed is None and is_open) else NOT_SUBSCRIBED
 
 
-def _standing_under(
+def _subscription_under(
     agreements: list[Agreement], usage: Usage, *, rules: Rules, now: datetime
-) -> Standing:
+) -> Subscription:
     taking = [a for a in agreements if a.state(now, rules.closing) in _TAKING]
     if not taking:
         return NOT_SUBSCRIBED
     for agreement in reversed(taking):
         if agreement.covers(usage.timestamp, from_hour=rules.begins_from == "hour"):
-            return Standing(subscribed=True, free=agreement.is_free(usage.timestamp))
+            return Subscription(subscribed=True, free=agreement.is_free(usage.timestamp))
     return _outside(usage, rules, "TimestampOutOfBoundsException")
 
 
-def _outside(usage: Usage, rules: Rules, code: str) -> Standing:
+def _outside(usage: Usage, rules: Rules, code: str) -> Subscription:
     if rules.outside_agreement == "refuse":
         raise Refusal(
             code,
@@ -114,7 +114,7 @@ def _outside(usage: Usage, rules: Rules, code: str) -> Standing:
     return SUBSCRIBED if rules.outside_agreement == "take" else NOT_SUBSCRIBED
 
 
-def standing_by_license(
+def subscription_by_license(
     usage: Usage,
     license_arn: str,
     *,
@@ -122,8 +122,8 @@ def standing_by_license(
     rules: Rules,
     now: datetime,
     seller: str | None,
-) -> Standing:
-    """Return the standing of usage that came under a license."""
+) -> Subscription:
+    """Return the subscription of usage that came under a license."""
     code = catalogue.product_of_license(license_arn)
     if code is None or catalogue.account_of_license(license_arn) != usage.account:
         why = "it is not known" if code is None else "it belongs to another account"
@@ -142,5 +142,5 @@ def standing_by_license(
     if agreement.state(now, rules.closing) is AgreementState.ENDED:
         return NOT_SUBSCRIBED
     if agreement.covers(usage.timestamp, from_hour=rules.begins_from == "hour"):
-        return Standing(subscribed=True, free=agreement.is_free(usage.timestamp))
+        return Subscription(subscribed=True, free=agreement.is_free(usage.timestamp))
     return _outside(usage, rules, "InvalidLicenseException")

@@ -192,8 +192,8 @@ class MeteredRecords:
             several_agreements = None not in licenses and len(licenses) == len(records)
             workloads = all(record.workload is not None for record in records)
             if len(records) > 1 and not several_agreements and not workloads:
-                told = ", ".join(f"{r.quantity} by {r.identity} in {r.region}" for r in records)
-                lines.append(f"{product} {buyer} {dimension} {_word(hour)}: {told}")
+                parts = ", ".join(f"{r.quantity} by {r.identity} in {r.region}" for r in records)
+                lines.append(f"{product} {buyer} {dimension} {_word(hour)}: {parts}")
         return lines
 
 

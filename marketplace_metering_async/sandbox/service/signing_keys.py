@@ -1,4 +1,4 @@
-"""The key pairs that RegisterUsage signs with; the public halves are there for everybody."""
+"""The key pairs that RegisterUsage signs with; the public halves are anybody's."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -11,11 +11,11 @@ export function agreements(code) {
     el("p", { class: "soft rest" }));
 }
 
-export function showAgreements(node, { agreements: told, more_agreements: more, registration_url: url }) {
+export function showAgreements(node, { agreements: latest, more_agreements: more, registration_url: url }) {
   const [rows, rest] = node.children;
-  list(rows, told.map((agreement) => ({ ...agreement, has_page: url !== null })),
+  list(rows, latest.map((agreement) => ({ ...agreement, has_page: url !== null })),
     (agreement) => agreement.agreement_id, row);
-  rows.hidden = !told.length;
+  rows.hidden = !latest.length;
   setText(rest, more > 0 ? `and ${count(more, "older one", "older ones")}` : "");
   rest.hidden = more === 0;
 }
@@ -77,24 +77,24 @@ function buttons(agreement) {
 const known = (members) => Object.fromEntries(Object.entries(members).filter(([, value]) => value !== null));
 
 export async function issue(buyer) {
-  const told = await order("tokens", buyer, "A token that lives four hours.");
-  if (!told) return;
+  const answer = await order("tokens", buyer, "A token that lives four hours.");
+  if (!answer) return;
   find("token").hidden = false;
-  find("token-text").value = told.token;
+  find("token-text").value = answer.token;
   find("token-text").focus();
   find("token-text").select();
 }
 
 // As the buyer's browser does it: a form, posted from a page of AWS to the seller's own, in a new tab.
 async function setUp(agreement_id) {
-  const told = await order("set-up-account", { agreement_id });
-  if (!told) return;
-  const form = el("form", { method: "post", action: told.url, target: "_blank", rel: "noopener", hidden: true },
-    Object.entries(told.fields).map(([name, value]) => el("input", { type: "hidden", name, value })));
+  const answer = await order("set-up-account", { agreement_id });
+  if (!answer) return;
+  const form = el("form", { method: "post", action: answer.url, target: "_blank", rel: "noopener", hidden: true },
+    Object.entries(answer.fields).map(([name, value]) => el("input", { type: "hidden", name, value })));
   document.body.append(form);
   form.submit();
   form.remove();
-  notify(`Posted a token to ${told.url} in a new tab.`);
+  notify(`Posted a token to ${answer.url} in a new tab.`);
 }
 
 export function subscribing(code) {
@@ -102,13 +102,13 @@ export function subscribing(code) {
     event.preventDefault();
     const form = event.currentTarget;
     const { account, identifier, days } = Object.fromEntries(new FormData(form));
-    const told = await order("subscribe", known({
+    const answer = await order("subscribe", known({
       product_code: code,
       customer_aws_account_id: account.trim(),
       customer_identifier: identifier.trim() || null,
       free_trial: Number(days) > 0 ? Number(days) * 86400 : null,
     }), "The buyer is subscribed.");
-    if (told) form.reset();
+    if (answer) form.reset();
   };
   return el("details", { class: "more" },
     el("summary", { "aria-label": `Subscribe a buyer to ${code}` }, "Subscribe a buyer"),

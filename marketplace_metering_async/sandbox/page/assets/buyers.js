@@ -68,8 +68,8 @@ function adding(code) {
       event.preventDefault();
       const customer = field.value.trim();
       if (!customer) return;
-      const told = await order("buyers", { product_code: code, customer, subscribed: true }, "The buyer is subscribed.");
-      if (told) field.value = "";
+      const answer = await order("buyers", { product_code: code, customer, subscribed: true }, "The buyer is subscribed.");
+      if (answer) field.value = "";
     } },
       el("label", { class: "field" }, el("span", {}, "New buyer’s account id"), field),
       el("button", { "aria-label": `Add buyer to ${code}` }, "Add")));
@@ -78,7 +78,7 @@ function adding(code) {
 export function listen() {
   form("product-form", async ({ product_code, title, dimensions, customers, registration_url, concurrent }, node) => {
     const parts = (text) => text.split(",").map((part) => part.trim()).filter(Boolean);
-    const told = await order("products", {
+    const answer = await order("products", {
       product_code,
       title: title.trim(),
       dimensions: parts(dimensions),
@@ -86,6 +86,6 @@ export function listen() {
       registration_url: registration_url.trim() || null,
       concurrent_agreements: concurrent !== undefined,
     }, "The product is declared.");
-    if (told) node.reset();
+    if (answer) node.reset();
   });
 }

@@ -11,8 +11,8 @@ let quotaSeen = 0;
 // The sandbox's time in milliseconds, ticking here between two answers.
 const clockNow = () => Date.parse(clock.now) + (performance.now() - clockSeen) * clock.speed;
 
-export function showClock(told) {
-  clock = told;
+export function showClock(found) {
+  clock = found;
   clockSeen = performance.now();
   setText(find("clock-freeze"), clock.speed === 0 ? "Let run" : "Freeze");
   const away = Math.abs(Date.parse(clock.now) - Date.now()) > 90000;
@@ -30,13 +30,13 @@ export function tick() {
   if (quota) for (const bar of find("quota-list").querySelectorAll("[role=meter]")) fillBar(bar);
 }
 
-export function showQuota(told) {
-  quota = told;
+export function showQuota(found) {
+  quota = found;
   quotaSeen = performance.now();
-  const rate = told.calls_per_second;
+  const rate = found.calls_per_second;
   setText(find("quota-note"), rate === null ? "No quota: every call is let through."
     : `${count(rate, "call", "calls")} a second for each access key, region and operation.`);
-  const buckets = rate === null ? [] : told.buckets;
+  const buckets = rate === null ? [] : found.buckets;
   list(find("quota-list"), buckets.map(({ account, region, operation, burst }) => ({ account, region, operation, burst })),
     ({ account, region, operation }) => [account, region, operation].join("\u0000"), bucket);
   tick();
@@ -78,13 +78,13 @@ export function showFaults({ kinds, in_force: rules }) {
 }
 
 function scope(rule) {
-  const often = rule.times === null ? "always" : rule.times === 0 ? "spent" : `${count(rule.times, "time", "times")} more`;
+  const often = rule.max_hits === null ? "always" : rule.max_hits === 0 ? "spent" : `${count(rule.max_hits, "time", "times")} more`;
   return [
     rule.kind,
     rule.operation ?? "any operation",
     often,
-    rule.share < 1 ? `${Math.round(rule.share * 100)} % of calls` : null,
-    rule.skip ? `after ${count(rule.skip, "call", "calls")}` : null,
+    rule.probability < 1 ? `${Math.round(rule.probability * 100)} % of calls` : null,
+    rule.after ? `after ${count(rule.after, "call", "calls")}` : null,
     rule.product_code && `product ${rule.product_code}`,
     rule.customer && `customer ${rule.customer}`,
   ].filter(Boolean).join(" · ");
@@ -115,8 +115,8 @@ export function listen() {
     faults: [{
       kind,
       operation: operation || null,
-      times: times === "" ? null : Number(times),
-      share: Number(share) / 100,
+      max_hits: times === "" ? null : Number(times),
+      probability: Number(share) / 100,
       product_code: product_code || null,
       customer: customer || null,
     }],

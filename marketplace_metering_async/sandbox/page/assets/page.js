@@ -13,7 +13,7 @@ const HIDDEN_PAUSE = 2000;
 const PACE = 5; // rest so many times as long as the sandbox took to answer: it has other things to do
 const LONGEST_PAUSE = 10000;
 
-let told = null;
+let view = null;
 let change = -1;
 let asking = null;
 let chosen = null;
@@ -26,16 +26,16 @@ function query() {
 }
 
 function show() {
-  showFigures(told.totals);
-  drawHours(told.hours, () => drawHours(told.hours));
-  showUsage(told.usage, told.totals);
-  showCalls(told.calls, new FormData(find("calls-form")).get("show"));
-  showRefusals(told.refusals);
-  showClock(told.clock);
-  showQuota(told.quota);
-  showFaults(told.faults);
-  showBuyers(told.products);
-  setText(find("environment"), told.environment);
+  showFigures(view.totals);
+  drawHours(view.hours, () => drawHours(view.hours));
+  showUsage(view.usage, view.totals);
+  showCalls(view.calls, new FormData(find("calls-form")).get("show"));
+  showRefusals(view.refusals);
+  showClock(view.clock);
+  showQuota(view.quota);
+  showFaults(view.faults);
+  showBuyers(view.products);
+  setText(find("environment"), view.environment);
 }
 
 function live(state, text) {
@@ -52,12 +52,12 @@ async function follow() {
     let rest = 0;
     try {
       const after = fresh ? {} : { after: change, wait: WAIT };
-      told = await ask("page/view", { ...query(), ...after }, asking.signal);
-      change = told.change;
+      view = await ask("page/view", { ...query(), ...after }, asking.signal);
+      change = view.change;
       lost = 0;
       show();
       live("live", "Live");
-      rest = Math.min(PACE * 1000 * told.took, LONGEST_PAUSE);
+      rest = Math.min(PACE * 1000 * view.took, LONGEST_PAUSE);
     } catch (error) {
       if (error.name !== "AbortError") {
         lost += 1;
@@ -77,7 +77,7 @@ find("usage-tools").addEventListener("input", () => {
   typing = setTimeout(again, 150);
 });
 find("usage-tools").addEventListener("submit", (event) => event.preventDefault());
-find("calls-form").addEventListener("change", () => told && show());
+find("calls-form").addEventListener("change", () => view && show());
 listenControls();
 listenBuyers();
 setInterval(tick, 250);

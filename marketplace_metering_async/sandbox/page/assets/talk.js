@@ -18,7 +18,7 @@ export async function ask(path, query = {}, signal = undefined) {
   return answer.json();
 }
 
-// Returns what the sandbox told, or null if it refused; either way the person is told.
+// Returns what the sandbox answered, or null if it refused; either way a notice says so.
 export async function order(path, members, done) {
   try {
     const answer = await fetch(`/_sandbox/${path}`, {

@@ -15,7 +15,7 @@ export function showFigures(totals) {
     ["Calls", totals.calls, quiet],
     ["Refused", totals.refused, totals.refused ? "bad" : quiet],
     ["Throttled", totals.throttled, totals.throttled ? "warn" : quiet],
-    ["Faults struck", totals.struck, totals.struck ? "warn" : quiet],
+    ["Faults hit", totals.hits, totals.hits ? "warn" : quiet],
   ];
   list(find("figures"), figures, ([name]) => name, ([name, value, mood]) =>
     el("div", { class: mood }, el("dt", {}, name), el("dd", { title: number(value) }, value < 1e7 ? number(value) : short(value))));
