@@ -146,7 +146,7 @@ async def run(seed: int, people: People) -> Exit:
             result = await client.batch_meter_usage(given.records, product_code=_PRODUCT)
     people.print(_verdicts(result))
     people.print(_way(result, witness))
-    people.print(_struck(sandbox))
+    people.print(_hits(sandbox))
     return _compare(sandbox, given, result, watch.seconds, people)
 
 
@@ -188,7 +188,7 @@ def _way(result: BatchMeterUsageResult, witness: _Witness) -> Table:
     return table
 
 
-def _struck(sandbox: Sandbox) -> Table:
+def _hits(sandbox: Sandbox) -> Table:
     table = _table("\nfaults of the sandbox", "\n")
     for kind, (name, share) in _FAULTS.items():
         table.add_row(name, f"{sandbox.hits[kind]:,}", f"{share:.0%} of the calls")

@@ -40,7 +40,7 @@ def hits(fault: Any, count: int, request: Any = None, seed: int = 0) -> list[int
     return [n for n in range(count) if faults.hit("BatchMeterUsage", request)]
 
 
-def test_the_nth_call_is_struck() -> None:
+def test_the_nth_call_is_hit() -> None:
     """
     After some are skipped, each n-th, at most a number of times.
     """
@@ -64,7 +64,7 @@ def test_a_share_is_the_same_for_a_seed(seed: int, share: float) -> None:
     assert alone == [n for n, s in enumerate(hit) if s is not None and s.name == "throttle"]
 
 
-def test_only_what_a_rule_is_about_is_struck() -> None:
+def test_only_what_a_rule_is_about_is_hit() -> None:
     """
     Operation, product, customer and dimension.
     """

@@ -70,7 +70,3 @@ class Agreement:
     def is_free(self, moment: datetime) -> bool:
         """Return whether usage at *moment* costs the buyer nothing."""
         return self.free_until is not None and moment < self.free_until
-
-    def is_with(self, customer: str) -> bool:
-        """Return whether *customer*, an account id or a customer identifier, is the buyer."""
-        return customer in (self.customer_aws_account_id, self.customer_identifier)
