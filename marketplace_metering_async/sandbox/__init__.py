@@ -4,7 +4,8 @@ A local stand-in for the AWS Marketplace Metering Service, for development and t
     async with Sandbox() as sandbox:
         client = MarketplaceMeteringClient(endpoint_url=sandbox.url, …)
 
-It imports nothing of the client, so that a mistake is not made twice alike.
+`World` is all that the service remembers, without HTTP; `Sandbox` is a world on a port, and its
+`transport()` needs none. It imports nothing of the client, so that no mistake is made twice alike.
 """
 
 from marketplace_metering_async.sandbox.clock import SandboxClock
@@ -23,6 +24,8 @@ from marketplace_metering_async.sandbox.service.refusals import Refusal
 from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm
 from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.state import StateFileError
+from marketplace_metering_async.sandbox.transport import SocketlessTransport
+from marketplace_metering_async.sandbox.world import World
 
 __all__ = [
     "AccessKey",
@@ -44,5 +47,7 @@ __all__ = [
     "Rules",
     "Sandbox",
     "SandboxClock",
+    "SocketlessTransport",
     "StateFileError",
+    "World",
 ]

@@ -1,8 +1,8 @@
 """A client of this package and a sandbox in one process, without a socket."""
 
 from marketplace_metering_async.errors import TransportError
+from marketplace_metering_async.sandbox import World
 from marketplace_metering_async.sandbox.transport import HttpRequest, SocketlessTransport
-from marketplace_metering_async.sandbox.world import World
 from marketplace_metering_async.transport import Response
 
 

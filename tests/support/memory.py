@@ -12,8 +12,15 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Answer, Book, Fault, FaultKind, Refusal, SandboxClock
-from marketplace_metering_async.sandbox.world import World
+from marketplace_metering_async.sandbox import (
+    Answer,
+    Book,
+    Fault,
+    FaultKind,
+    Refusal,
+    SandboxClock,
+    World,
+)
 from marketplace_metering_async.testing import SandboxTransport
 from marketplace_metering_async.transport import Request, Response
 from support.virtual import START, VirtualClock
