@@ -15,17 +15,17 @@ from datetime import UTC, datetime, timedelta
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageBatcher, UsageRecord
 from marketplace_metering_async.results import RecordResult
-from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 FAULTS = (
-    (Kind.RESET_AFTER, 0.03),
-    (Kind.RESET_BEFORE, 0.02),
-    (Kind.THROTTLE, 0.05),
-    (Kind.UNPROCESSED, 0.05),
-    (Kind.ERROR_500_AFTER, 0.02),
-    (Kind.TRUNCATED, 0.01),
-    (Kind.DROP, 0.01),
-    (Kind.SHUFFLE, 0.05),
+    (FaultKind.RESET_AFTER, 0.03),
+    (FaultKind.RESET_BEFORE, 0.02),
+    (FaultKind.THROTTLE, 0.05),
+    (FaultKind.UNPROCESSED, 0.05),
+    (FaultKind.ERROR_500_AFTER, 0.02),
+    (FaultKind.TRUNCATED, 0.01),
+    (FaultKind.DROP, 0.01),
+    (FaultKind.SHUFFLE, 0.05),
 )
 PRODUCTS = ("api", "storage", "seats")
 
@@ -43,7 +43,7 @@ def record(number: int) -> UsageRecord:
 
 async def load(records: int, tasks: int, seed: int) -> tuple[list[RecordResult], Sandbox]:
     """Return what callers were told, and the sandbox, whose book says what is on file."""
-    faults = [Fault(kind=kind, share=share) for kind, share in FAULTS]
+    faults = [Fault(kind=kind, probability=share) for kind, share in FAULTS]
     sandbox = Sandbox(calls_per_second=None, faults=faults, seed=seed)
     async with (
         sandbox,
@@ -85,7 +85,7 @@ def main() -> int:
     wrong = differences(told, sandbox)
     sys.stdout.write(
         f"seed {given.seed}: {len(told)} told, {len(sandbox.book)} on file, {len(wrong)} differ, "
-        f"{sum(sandbox.struck.values())} faults, {time.monotonic() - began:.0f} s\n"
+        f"{sum(sandbox.hits.values())} faults, {time.monotonic() - began:.0f} s\n"
     )
     for line in wrong[:20]:
         sys.stdout.write(f"{line}\n")

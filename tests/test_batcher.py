@@ -24,7 +24,7 @@ from marketplace_metering_async.errors import ConfigurationError, UnexpectedErro
 from marketplace_metering_async.events import Released
 from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import Tag, UsageAllocation
-from marketplace_metering_async.sandbox import Kind, Refusal
+from marketplace_metering_async.sandbox import FaultKind, Refusal
 
 Results = list[Any]
 
@@ -254,7 +254,7 @@ def test_an_unconfirmed_record_may_be_sent_again_and_no_other_of_its_key() -> No
     """
     Only the identical one is harmless.
     """
-    service = MemoryService(lambda number, body: Kind.RESET_AFTER if number == 1 else None)
+    service = MemoryService(lambda number, body: FaultKind.RESET_AFTER if number == 1 else None)
     (record,) = usage(1)
     (other,) = usage(1, quantity=77)
 
@@ -317,7 +317,7 @@ def test_what_a_request_leaves_open_travels_on() -> None:
     """
     With others, until it has a verdict.
     """
-    service = MemoryService(lambda number, body: Kind.UNPROCESSED if number <= 2 else None)
+    service = MemoryService(lambda number, body: FaultKind.UNPROCESSED if number <= 2 else None)
 
     results = run_virtual(metered_by(usage(50), service))
 
@@ -349,7 +349,7 @@ def test_drain_returns_what_is_not_metered_for_certain() -> None:
     """
     In time, with a dead service; every caller is told, and nothing is sent afterwards. Covers: C11
     """
-    service = MemoryService(lambda number, body: Kind.ERROR_503)
+    service = MemoryService(lambda number, body: FaultKind.ERROR_503)
 
     async def run() -> tuple[list[Any], list[Any], int]:
         async with client_of(service) as client:
@@ -530,7 +530,13 @@ def test_the_book_equals_what_callers_were_told() -> None:
     """
     Under faults, to the unit.
     """
-    kinds = [Kind.THROTTLE, Kind.RESET_AFTER, Kind.UNPROCESSED, Kind.ERROR_500_AFTER, Kind.DROP]
+    kinds = [
+        FaultKind.THROTTLE,
+        FaultKind.RESET_AFTER,
+        FaultKind.UNPROCESSED,
+        FaultKind.ERROR_500_AFTER,
+        FaultKind.DROP,
+    ]
     service = MemoryService(lambda number, body: kinds[number % 17] if number % 17 < 5 else None)
     records = usage(3_000)
 

@@ -34,7 +34,7 @@ from marketplace_metering_async.events import (
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus
-from marketplace_metering_async.sandbox import Book, Fault, Kind, Product, Refusal, Sandbox
+from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Product, Refusal, Sandbox
 
 S = RecordStatus
 
@@ -238,13 +238,13 @@ def test_every_kind_of_event_is_told() -> None:
     told: list[Event] = []
     dropped: list[int] = []
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
         if number <= 2:
-            return (Kind.THROTTLE, Kind.ERROR_500)[number - 1]
+            return (FaultKind.THROTTLE, FaultKind.ERROR_500)[number - 1]
         quantities = {record["Quantity"] for record in body["UsageRecords"]}
         if not dropped and 30 in quantities and 4 not in quantities:
             dropped.append(number)
-            return Kind.DROP
+            return FaultKind.DROP
         return None
 
     known = {f"{n:012d}": True for n in range(30) if n != 3}
@@ -402,8 +402,8 @@ def test_an_outage_of_minutes_is_waited_out() -> None:
     Everything is delivered, in few calls, within the default policy. Covers: S21
     """
 
-    def down(number: int, body: dict[str, Any]) -> Kind | None:
-        return Kind.ERROR_503 if 1 < asyncio.get_running_loop().time() < 601 else None
+    def down(number: int, body: dict[str, Any]) -> FaultKind | None:
+        return FaultKind.ERROR_503 if 1 < asyncio.get_running_loop().time() < 601 else None
 
     service = MemoryService(down)
 
@@ -422,7 +422,7 @@ def test_delivery_ends_at_the_deadline() -> None:
     What can no longer be metered is not tried any more. Covers: T10, H07
     """
     hour = START - timedelta(hours=23, minutes=50)
-    service = MemoryService(lambda number, body: Kind.ERROR_503 if number > 1 else None)
+    service = MemoryService(lambda number, body: FaultKind.ERROR_503 if number > 1 else None)
 
     async def send() -> Any:
         async with client_of(service, retry=RetryPolicy(timeout=7200)) as client:
@@ -464,9 +464,15 @@ async def test_nothing_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
     def tell(event: Event) -> None:
         told.append(repr(event))
 
-    kinds = [kind for kind in Kind if kind not in (Kind.SLOW, Kind.STALL, Kind.REDIRECT)]
+    kinds = [
+        kind
+        for kind in FaultKind
+        if kind not in (FaultKind.SLOW, FaultKind.STALL, FaultKind.REDIRECT)
+    ]
     for kind in kinds:
-        async with Sandbox(faults=[Fault(kind=kind, share=0.5)], calls_per_second=None) as sandbox:
+        async with Sandbox(
+            faults=[Fault(kind=kind, probability=0.5)], calls_per_second=None
+        ) as sandbox:
             client = MarketplaceMeteringClient(
                 endpoint_url=sandbox.url,
                 region_name="us-east-1",

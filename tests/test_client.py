@@ -27,7 +27,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Book, Kind, Product, Refusal, Rules
+from marketplace_metering_async.sandbox import Book, FaultKind, Product, Refusal, Rules
 
 S = RecordStatus
 
@@ -151,7 +151,7 @@ def test_records_that_stand_pages_apart() -> None:
     """
     Identical ones share a verdict and differing ones are refused, with faults on the way.
     """
-    service = MemoryService(lambda n, body: Kind.UNPROCESSED if n % 7 == 0 else None)
+    service = MemoryService(lambda n, body: FaultKind.UNPROCESSED if n % 7 == 0 else None)
     (other,) = usage(1, quantity=99)
     given_ = usage(32768 + 200)
     given_[32768 - 1], given_[32768 + 100] = given_[2], given_[7]
@@ -366,7 +366,7 @@ def test_a_lost_answer_is_followed_by_the_identical_records(lost: int, resend: A
     Applied k times without an answer, the records are on file once. Covers: W05, S16
     """
     service = MemoryService(
-        lambda number, body: Kind.RESET_AFTER if number <= lost else None,
+        lambda number, body: FaultKind.RESET_AFTER if number <= lost else None,
         book=Book(rules=Rules(identical_resend=resend)),
     )
     records = usage(25)
@@ -386,7 +386,7 @@ def test_unconfirmed_when_no_answer_ever_comes() -> None:
     """
     It is never called a failure: the record may be metered. Covers: W05, S01
     """
-    service = MemoryService(lambda number, body: Kind.RESET_AFTER)
+    service = MemoryService(lambda number, body: FaultKind.RESET_AFTER)
 
     result = run_virtual(deliver(service, usage(30), retry=RetryPolicy(max_attempts=3)))
 
@@ -415,7 +415,7 @@ def test_unprocessed_records_travel_on_with_others() -> None:
     """
     What chunks leave open fills the next chunks, so calls stay few. Covers: S17
     """
-    service = MemoryService(lambda number, body: Kind.UNPROCESSED if number <= 20 else None)
+    service = MemoryService(lambda number, body: FaultKind.UNPROCESSED if number <= 20 else None)
 
     result = run_virtual(deliver(service, usage(1000), max_concurrency=4))
 
@@ -447,7 +447,7 @@ def test_an_unheard_of_status_is_no_success() -> None:
     """
     It is kept verbatim and unconfirmed. Covers: R09
     """
-    service = MemoryService(lambda number, body: Kind.UNKNOWN_STATUS)
+    service = MemoryService(lambda number, body: FaultKind.UNKNOWN_STATUS)
 
     result = run_virtual(deliver(service, usage(3)))
 
@@ -467,7 +467,7 @@ def test_not_subscribed_after_a_lost_answer_stays_open() -> None:
         records[1].customer_aws_account_id or "": True,
     }
     service = MemoryService(
-        lambda number, body: Kind.RESET_BEFORE if number == 1 else None,
+        lambda number, body: FaultKind.RESET_BEFORE if number == 1 else None,
         book=Book(products={"product": Product(customers=customers)}),
     )
 
@@ -651,7 +651,7 @@ def test_cancelling_leaves_nothing_running() -> None:
     """
 
     async def cancelled(after: float) -> None:
-        service = MemoryService(lambda n, body: Kind.RESET_AFTER if n % 3 == 0 else None)
+        service = MemoryService(lambda n, body: FaultKind.RESET_AFTER if n % 3 == 0 else None)
         async with client_of(service, calls_per_second=50) as client:
             sending = asyncio.create_task(client.batch_meter_usage(usage(1000)))
             await asyncio.sleep(after)
@@ -779,7 +779,7 @@ def test_steps_of_the_wall_clock_do_not_matter_on_the_way() -> None:
         def now(self) -> datetime:
             return super().now() + timedelta(minutes=int(self.monotonic() * 7) % 30)
 
-    service = MemoryService(lambda number, body: Kind.ERROR_500 if number % 3 == 0 else None)
+    service = MemoryService(lambda number, body: FaultKind.ERROR_500 if number % 3 == 0 else None)
 
     result = run_virtual(deliver(service, usage(500), clock=Stepping()))
 
@@ -791,7 +791,7 @@ def test_there_is_one_retry_layer() -> None:
     """
     Every HTTP request is an attempt that is counted. Covers: T13
     """
-    service = MemoryService(lambda number, body: Kind.RESET_BEFORE)
+    service = MemoryService(lambda number, body: FaultKind.RESET_BEFORE)
 
     result = run_virtual(deliver(service, usage(25), retry=RetryPolicy(max_attempts=4)))
 
@@ -828,7 +828,7 @@ def test_licenses_that_do_not_mix_are_divided_once() -> None:
     assert len(service.requests) <= 8 + 40
 
 
-def _sometimes(kind: Kind, random: Random) -> Any:
+def _sometimes(kind: FaultKind, random: Random) -> Any:
     return lambda number, body: kind if random.random() < 0.3 else None
 
 
@@ -837,8 +837,8 @@ def test_metered_once_through_every_fault() -> None:
     Every kind of fault at every call: the book has each record at most once, rightly, and no
     verdict contradicts it.
     """
-    for kind, resend, seed in product(Kind, ("duplicate", "success"), range(2)):
-        if kind in (Kind.REFUSE, Kind.REDIRECT, Kind.SLOW):
+    for kind, resend, seed in product(FaultKind, ("duplicate", "success"), range(2)):
+        if kind in (FaultKind.REFUSE, FaultKind.REDIRECT, FaultKind.SLOW):
             continue
         random = Random(f"{kind}{seed}")
         service = MemoryService(

@@ -27,7 +27,7 @@ from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.sandbox import Book, Kind, Product, Rules
+from marketplace_metering_async.sandbox import Book, FaultKind, Product, Rules
 
 S = RecordStatus
 HOUR: Final = timedelta(hours=1)
@@ -120,16 +120,16 @@ LENGTHS: Final = [
 ]
 
 FAULTS: Final = [
-    Kind.THROTTLE,
-    Kind.UNPROCESSED,
-    Kind.ERROR_500,
-    Kind.ERROR_500_AFTER,
-    Kind.RESET_BEFORE,
-    Kind.RESET_AFTER,
-    Kind.TRUNCATED,
-    Kind.STALL,
-    Kind.GARBAGE,
-    Kind.DROP,
+    FaultKind.THROTTLE,
+    FaultKind.UNPROCESSED,
+    FaultKind.ERROR_500,
+    FaultKind.ERROR_500_AFTER,
+    FaultKind.RESET_BEFORE,
+    FaultKind.RESET_AFTER,
+    FaultKind.TRUNCATED,
+    FaultKind.STALL,
+    FaultKind.GARBAGE,
+    FaultKind.DROP,
     "expired-keys",
     "cancel",
     "timeout",
@@ -142,7 +142,7 @@ class Cell:
 
     machine: Machine
     edge: Edge
-    fault: Kind | str
+    fault: FaultKind | str
     length: Length
     resend: str
 
@@ -207,17 +207,17 @@ class Service(MemoryService):
         self.clock = clock
         self._cell = cell
 
-    def _strikes(self, number: int, body: dict[str, Any]) -> Kind | None:
+    def _strikes(self, number: int, body: dict[str, Any]) -> FaultKind | None:
         moment, length = self.clock.monotonic(), self._cell.length
         match self._cell.fault:
-            case Kind() as kind:
+            case FaultKind() as kind:
                 return kind if moment < length.end else None
             case "expired-keys":
-                return Kind.ERROR_503 if moment < length.edge else None
-        return Kind.RESET_AFTER if moment < length.edge else None
+                return FaultKind.ERROR_503 if moment < length.edge else None
+        return FaultKind.RESET_AFTER if moment < length.edge else None
 
     def _left(self, fault: Any, body: dict[str, Any]) -> list[int]:
-        return list(range(25)) if fault is Kind.UNPROCESSED else []
+        return list(range(25)) if fault is FaultKind.UNPROCESSED else []
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         code = self._refused_at_the_door(request)

@@ -16,7 +16,7 @@ from support.examples import examples
 import marketplace_metering_async as package
 from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
 from marketplace_metering_async.records import Tag
-from marketplace_metering_async.sandbox import Book, Fault, Kind, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.testing import SandboxServer, SandboxThread
 from marketplace_metering_async.testing.strategies import batches, fault_scripts, usage_records
 
@@ -93,17 +93,17 @@ def test_the_fixture_serves_asyncio(run: object) -> None:
     assert callable(run)
     result = run("""
     from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
-    from marketplace_metering_async.sandbox import Fault, Kind
+    from marketplace_metering_async.sandbox import Fault, FaultKind
 
     async def test_delivery(metering_sandbox):
-        metering_sandbox.inject(Fault(kind=Kind.ERROR_500, times=1))
+        metering_sandbox.inject(Fault(kind=FaultKind.ERROR_500, max_hits=1))
         metering_sandbox.advance(hours=2)
         record = UsageRecord(timestamp=NOW, dimension="requests", quantity=5,
                              customer_aws_account_id=BUYER, product_code="p")
         async with MarketplaceMeteringClient() as client:
             result = await client.batch_meter_usage([record])
         assert result.succeeded
-        assert metering_sandbox.struck == {"error-500": 1}
+        assert metering_sandbox.hits == {"error-500": 1}
         assert metering_sandbox.clock.now() > NOW + timedelta(hours=1)
         metering_sandbox.book.assert_metered({(BUYER, "requests", NOW): 5})
     """)
@@ -157,7 +157,7 @@ def test_the_server_serves_other_processes(run: object) -> None:
     assert callable(run)
     result = run("""
     import subprocess, sys
-    from marketplace_metering_async.sandbox import Fault, Kind
+    from marketplace_metering_async.sandbox import Fault, FaultKind
 
     CHILD = (
         "import boto3, datetime\\n"
@@ -172,7 +172,7 @@ def test_the_server_serves_other_processes(run: object) -> None:
         server = metering_sandbox_server
         server.declare_product("p", dimensions=["requests"], customers=[BUYER])
         server.set_quota(None)
-        server.inject(Fault(kind=Kind.ERROR_500, times=1))
+        server.inject(Fault(kind=FaultKind.ERROR_500, max_hits=1))
         done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True)
         assert done.stdout == "Success\\n", done.stderr
         assert server.state["faults"] == {"error-500": 1}
@@ -357,7 +357,9 @@ def test_records_of_the_strategy_are_taken(data: st.DataObject, now: datetime) -
 @settings(max_examples=examples(15))
 @given(
     batch=batches(now=NOW, max_size=30, allocations=False),
-    faults=fault_scripts(kinds=[Kind.ERROR_500, Kind.RESET_BEFORE, Kind.UNPROCESSED, Kind.DROP]),
+    faults=fault_scripts(
+        kinds=[FaultKind.ERROR_500, FaultKind.RESET_BEFORE, FaultKind.UNPROCESSED, FaultKind.DROP]
+    ),
 )
 async def test_batches_are_delivered_through_fault_scripts(
     batch: list[UsageRecord], faults: list[Fault]

@@ -11,7 +11,7 @@ from support.virtual import run_virtual
 from marketplace_metering_async.errors import DeliveryTimeoutError
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Kind
+from marketplace_metering_async.sandbox import FaultKind
 
 
 async def stopped_after(
@@ -57,7 +57,7 @@ def test_an_attempt_without_an_answer_leaves_a_doubt() -> None:
     """
     Records that wait for another attempt when the stream is stopped are Unconfirmed.
     """
-    service = MemoryService(lambda number, body: Kind.RESET_AFTER)
+    service = MemoryService(lambda number, body: FaultKind.RESET_AFTER)
 
     results, taken, _ = run_virtual(stopped_after(2.0, service, records=50))
 

@@ -46,7 +46,8 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.ledger import HourState, LedgerStatus
 from marketplace_metering_async.ledger.ledger import _database_of
-from marketplace_metering_async.sandbox import Fault, Kind, Rules, Sandbox, SandboxClock, signatures
+from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox.http import signatures
 
 START = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 SPEED = 1800.0
@@ -55,12 +56,12 @@ CUSTOMERS = 12
 PRODUCT = "product"
 
 FAULTS = (
-    (Kind.RESET_AFTER, 0.10),
-    (Kind.TRUNCATED, 0.05),
-    (Kind.THROTTLE, 0.05),
-    (Kind.UNPROCESSED, 0.05),
-    (Kind.ERROR_500_AFTER, 0.02),
-    (Kind.ERROR_500, 0.02),
+    (FaultKind.RESET_AFTER, 0.10),
+    (FaultKind.TRUNCATED, 0.05),
+    (FaultKind.THROTTLE, 0.05),
+    (FaultKind.UNPROCESSED, 0.05),
+    (FaultKind.ERROR_500_AFTER, 0.02),
+    (FaultKind.ERROR_500, 0.02),
 )
 
 
@@ -258,7 +259,7 @@ def serve(begun: float, pipe: int, seed: int) -> None:
     signatures._SKEW = timedelta(days=30)  # type: ignore[misc]  # minutes go by between signing and reading
 
     async def run() -> None:
-        faults = [Fault(kind=kind, share=share) for kind, share in FAULTS]
+        faults = [Fault(kind=kind, probability=share) for kind, share in FAULTS]
         rules = Rules(future=timedelta(minutes=5))
         clock = SandboxClock(FastClock(begun).now(), speed=SPEED)
         async with Sandbox(

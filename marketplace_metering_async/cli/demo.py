@@ -18,7 +18,7 @@ from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, Isolated, Retrying, Settled, Throttled
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 _RECORDS: Final = 12_000
 _CALLS_PER_SECOND: Final = 100.0
@@ -31,12 +31,12 @@ _CLOSES: Final = timedelta(hours=5, minutes=50)
 """After the month's end: soon the sandbox, as the service, takes no more of the last month."""
 
 _FAULTS: Final = {
-    Kind.THROTTLE: ("a throttle", 0.01),
-    Kind.ERROR_500: ("500 of the service", 0.02),
-    Kind.ERROR_503: ("503 of a load balancer", 0.01),
-    Kind.RESET_BEFORE: ("request lost", 0.01),
-    Kind.RESET_AFTER: ("answer lost", 0.01),
-    Kind.UNPROCESSED: ("records left unprocessed", 0.04),
+    FaultKind.THROTTLE: ("a throttle", 0.01),
+    FaultKind.ERROR_500: ("500 of the service", 0.02),
+    FaultKind.ERROR_503: ("503 of a load balancer", 0.01),
+    FaultKind.RESET_BEFORE: ("request lost", 0.01),
+    FaultKind.RESET_AFTER: ("answer lost", 0.01),
+    FaultKind.UNPROCESSED: ("records left unprocessed", 0.04),
 }
 _MEANS: Final = {
     RecordStatus.SUCCESS: "metered",
@@ -131,7 +131,7 @@ class _Witness:
 async def run(seed: int, people: People) -> Exit:
     """Run the demo and return 0 if the book is equal to the input."""
     given = usage(seed, SystemClock().now())
-    faults = [Fault(kind=kind, share=share) for kind, (_, share) in _FAULTS.items()]
+    faults = [Fault(kind=kind, probability=share) for kind, (_, share) in _FAULTS.items()]
     sandbox = Sandbox(calls_per_second=_CALLS_PER_SECOND, faults=faults, seed=seed)
     sandbox.declare_product(_PRODUCT, dimensions=_DIMENSIONS, customers=given.customers)
     watch = Watch(people, "metering", total=_RECORDS, stays=True)
@@ -146,7 +146,7 @@ async def run(seed: int, people: People) -> Exit:
             result = await client.batch_meter_usage(given.records, product_code=_PRODUCT)
     people.print(_verdicts(result))
     people.print(_way(result, witness))
-    people.print(_struck(sandbox))
+    people.print(_hits(sandbox))
     return _compare(sandbox, given, result, watch.seconds, people)
 
 
@@ -188,10 +188,10 @@ def _way(result: BatchMeterUsageResult, witness: _Witness) -> Table:
     return table
 
 
-def _struck(sandbox: Sandbox) -> Table:
+def _hits(sandbox: Sandbox) -> Table:
     table = _table("\nfaults of the sandbox", "\n")
     for kind, (name, share) in _FAULTS.items():
-        table.add_row(name, f"{sandbox.struck[kind]:,}", f"{share:.0%} of the calls")
+        table.add_row(name, f"{sandbox.hits[kind]:,}", f"{share:.0%} of the calls")
     return table
 
 

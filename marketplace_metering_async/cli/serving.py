@@ -7,7 +7,6 @@ from marketplace_metering_async.cli.exits import Exit, MisuseError
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.output import People
 from marketplace_metering_async.sandbox import Sandbox, StateFileError
-from marketplace_metering_async.sandbox.process import collect_rarely
 
 
 async def serve(
@@ -27,7 +26,6 @@ async def serve(
 
 
 async def _serve(sandbox: Sandbox, people: People) -> Exit:
-    collect_rarely()
     with Interrupts(people, "the sandbox closes.") as interrupts:
         async with sandbox:
             sys.stdout.write(sandbox.instructions())

@@ -4,23 +4,28 @@ A local stand-in for the AWS Marketplace Metering Service, for development and t
     async with Sandbox() as sandbox:
         client = MarketplaceMeteringClient(endpoint_url=sandbox.url, …)
 
-It imports nothing of the client, so that a mistake is not made twice alike.
+`World` is all that the service remembers, without HTTP; `Sandbox` is a world on a port, and its
+`transport()` needs none. It imports nothing of the client, so that no mistake is made twice alike.
 """
 
-from marketplace_metering_async.sandbox.agreements import Agreement, AgreementState
-from marketplace_metering_async.sandbox.book import Book
-from marketplace_metering_async.sandbox.callers import Caller
-from marketplace_metering_async.sandbox.catalogue import Product
 from marketplace_metering_async.sandbox.clock import SandboxClock
-from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultFunction, Kind
-from marketplace_metering_async.sandbox.metered import Metered
-from marketplace_metering_async.sandbox.posting import RegistrationAnswer, RegistrationError
-from marketplace_metering_async.sandbox.refusals import Refusal
-from marketplace_metering_async.sandbox.registration import RegistrationForm
-from marketplace_metering_async.sandbox.rules import Rules
+from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultFunction, FaultKind
+from marketplace_metering_async.sandbox.http.registration_page import (
+    RegistrationAnswer,
+    RegistrationError,
+)
 from marketplace_metering_async.sandbox.sandbox import ClientArguments, Sandbox
-from marketplace_metering_async.sandbox.signatures import AccessKey
+from marketplace_metering_async.sandbox.service.agreements import Agreement, AgreementState
+from marketplace_metering_async.sandbox.service.book import Book
+from marketplace_metering_async.sandbox.service.catalogue import Product
+from marketplace_metering_async.sandbox.service.metered import Metered
+from marketplace_metering_async.sandbox.service.principal import AccessKey, Caller
+from marketplace_metering_async.sandbox.service.refusals import Refusal
+from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm
+from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.state import StateFileError
+from marketplace_metering_async.sandbox.transport import SocketlessTransport
+from marketplace_metering_async.sandbox.world import World
 
 __all__ = [
     "AccessKey",
@@ -32,7 +37,7 @@ __all__ = [
     "ClientArguments",
     "Fault",
     "FaultFunction",
-    "Kind",
+    "FaultKind",
     "Metered",
     "Product",
     "Refusal",
@@ -42,5 +47,7 @@ __all__ = [
     "Rules",
     "Sandbox",
     "SandboxClock",
+    "SocketlessTransport",
     "StateFileError",
+    "World",
 ]

@@ -10,14 +10,12 @@ import json
 import sys
 
 from marketplace_metering_async.sandbox import Sandbox
-from marketplace_metering_async.sandbox.process import collect_rarely
 
 
 async def _serve() -> None:
-    collect_rarely()
     async with Sandbox() as sandbox:
-        told = {"url": sandbox.url, "environment": sandbox.environment}
-        sys.stdout.write(json.dumps(told) + "\n")
+        place = {"url": sandbox.url, "environment": sandbox.environment}
+        sys.stdout.write(json.dumps(place) + "\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 

@@ -2,7 +2,8 @@
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+
+from attrs import frozen
 
 
 def real_now() -> datetime:
@@ -10,9 +11,17 @@ def real_now() -> datetime:
     return datetime.now(UTC)
 
 
+@frozen(kw_only=True)
+class Setting:
+    """What a clock was set to: a time, and how fast it runs."""
+
+    now: datetime
+    speed: float
+
+
 class SandboxClock:
     """
-    A wall clock that can be told what time it is.
+    A wall clock that can be set.
 
     Only the service's rules go by it. The quota goes by real time, and so do signatures, as the
     answer's Date header does; a client under test that goes by the sandbox's time is let in, too.
@@ -38,7 +47,7 @@ class SandboxClock:
 
     @property
     def is_real(self) -> bool:
-        """Whether the clock shows the machine's time, because nobody has told it otherwise."""
+        """Whether the clock shows the machine's time, because nobody has set it."""
         return self._is_real
 
     def now(self) -> datetime:
@@ -72,15 +81,16 @@ class SandboxClock:
         """Show the machine's time again."""
         self._speed, self._is_real = 1.0, True
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what the clock was told, for `restore()`; a real one was told nothing."""
-        return {} if self._is_real else {"now": self.now().isoformat(), "speed": self._speed}
+    @property
+    def setting(self) -> Setting | None:
+        """What the clock was set to, for `restore()`; None where it shows the machine's time."""
+        return None if self._is_real else Setting(now=self.now(), speed=self._speed)
 
-    def restore(self, told: dict[str, Any]) -> None:
-        """Go on where the clock stood that said *told*."""
-        if told:
-            self._speed = _speed(told["speed"])
-            self.set(datetime.fromisoformat(told["now"]))
+    def restore(self, setting: Setting | None) -> None:
+        """Go on where a clock stood that had this *setting*."""
+        if setting is not None:
+            self._speed = _speed(setting.speed)
+            self.set(setting.now)
 
 
 def _speed(speed: float) -> float:

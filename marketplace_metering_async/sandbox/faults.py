@@ -9,7 +9,7 @@ from attrs import define, evolve, field, frozen
 from attrs.validators import ge, instance_of, le, optional
 
 
-class Kind(StrEnum):
+class FaultKind(StrEnum):
     """What goes wrong."""
 
     THROTTLE = "throttle"
@@ -77,31 +77,33 @@ class Fault:
         product_code: Only for this product.
         customer: Only where this customer is among the records; UNPROCESSED leaves only those.
         dimension: The same, of a dimension.
-        skip: Leave so many matching requests alone first.
-        every: Then strike only every so-manieth of them.
-        times: Strike at most so often; None: always.
-        share: The chance that a matching request is struck.
+        after: How many matching requests are left alone first.
+        every_nth: Then only each n-th of them is hit.
+        max_hits: How often the rule hits at most; None: always.
+        probability: The chance that a matching request is hit.
         seconds: How slow, for SLOW, STALL and DRIP.
-        part: The share of the records that UNPROCESSED leaves.
-        records: Which records UNPROCESSED leaves, by index, whatever `part` says.
-        most: How many records UNPROCESSED leaves at most.
+        unprocessed_share: The share of the records that UNPROCESSED leaves.
+        records: Which records UNPROCESSED leaves, by index, whatever the share.
+        max_unprocessed: How many records UNPROCESSED leaves at most.
         code: The code, for REFUSE.
         status: The HTTP status, for REFUSE.
     """
 
-    kind: Kind = field(converter=Kind)
+    kind: FaultKind = field(converter=FaultKind)
     operation: str | None = "BatchMeterUsage"
     product_code: str | None = None
     customer: str | None = None
     dimension: str | None = None
-    skip: int = field(default=0, validator=[instance_of(int), ge(0)])
-    every: int = field(default=1, validator=[instance_of(int), ge(1)])
-    times: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
-    share: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(1)])
+    after: int = field(default=0, validator=[instance_of(int), ge(0)])
+    every_nth: int = field(default=1, validator=[instance_of(int), ge(1)])
+    max_hits: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
+    probability: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(1)])
     seconds: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(3600)])
-    part: float = field(default=0.2, validator=[instance_of((int, float)), ge(0), le(1)])
+    unprocessed_share: float = field(
+        default=0.2, validator=[instance_of((int, float)), ge(0), le(1)]
+    )
     records: tuple[int, ...] | None = field(default=None, converter=_indices)
-    most: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
+    max_unprocessed: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
     code: str = field(default="AccessDeniedException", validator=instance_of(str))
     status: int = field(default=400, validator=[instance_of(int), ge(400), le(599)])
 
@@ -140,12 +142,12 @@ class Answer:
     headers: Mapping[str, str] = field(factory=dict)
 
 
-FaultFunction = Callable[[str, Mapping[str, Any]], Fault | Kind | Answer | None]
+FaultFunction = Callable[[str, Mapping[str, Any]], Fault | FaultKind | Answer | None]
 """Is asked about a request (operation, body); returns what goes wrong with it, or None."""
 
 
 @frozen
-class Strike:
+class FaultHit:
     """
     A fault, or an answer of one's own, that strikes a request.
 
@@ -165,7 +167,7 @@ class Strike:
     def left(self, request: Mapping[str, Any]) -> list[int]:
         """Return the indices of the records that are left unprocessed."""
         fault = self.fault
-        if not isinstance(fault, Fault) or fault.kind is not Kind.UNPROCESSED:
+        if not isinstance(fault, Fault) or fault.kind is not FaultKind.UNPROCESSED:
             return []
         found = [
             index
@@ -173,10 +175,11 @@ class Strike:
             if (
                 index in fault.records
                 if fault.records is not None
-                else fault.concerns_record(record) and self.random.random() < fault.part
+                else fault.concerns_record(record)
+                and self.random.random() < fault.unprocessed_share
             )
         ]
-        return found if fault.most is None else found[: fault.most]
+        return found[: fault.max_unprocessed]
 
 
 @define
@@ -188,13 +191,13 @@ class RuleInForce:
         rule: The rule.
         random: Of its own, so that one rule's chances do not depend on another's.
         matched: How many requests it was about.
-        struck: How many of them it struck.
+        hits: How many of them it hits.
     """
 
     rule: Fault | FaultFunction
     random: Random
     matched: int = 0
-    struck: int = 0
+    hits: int = 0
 
     @property
     def left(self) -> Fault | FaultFunction:
@@ -202,29 +205,29 @@ class RuleInForce:
         rule = self.rule
         if not isinstance(rule, Fault):
             return rule
-        times = None if rule.times is None else rule.times - self.struck
-        return evolve(rule, times=times, skip=max(0, rule.skip - self.matched))
+        max_hits = None if rule.max_hits is None else rule.max_hits - self.hits
+        return evolve(rule, max_hits=max_hits, after=max(0, rule.after - self.matched))
 
-    def strike(self, operation: str, request: Mapping[str, Any]) -> Strike | None:
+    def hit(self, operation: str, request: Mapping[str, Any]) -> FaultHit | None:
         """Return what goes wrong with a request, if anything."""
         if not isinstance(self.rule, Fault):
             found = self.rule(operation, request)
-            fault = Fault(kind=found) if isinstance(found, Kind) else found
+            fault = Fault(kind=found) if isinstance(found, FaultKind) else found
         else:
-            fault = self.rule if self._hits(self.rule, operation, request) else None
+            fault = self.rule if self._is_hit(self.rule, operation, request) else None
         if fault is None:
             return None
-        self.struck += 1
-        return Strike(fault, self.random)
+        self.hits += 1
+        return FaultHit(fault, self.random)
 
-    def _hits(self, fault: Fault, operation: str, request: Mapping[str, Any]) -> bool:
-        if self.struck == fault.times or not fault.concerns(operation, request):
+    def _is_hit(self, fault: Fault, operation: str, request: Mapping[str, Any]) -> bool:
+        if self.hits == fault.max_hits or not fault.concerns(operation, request):
             return False
         self.matched += 1
-        in_turn = (self.matched - fault.skip) % fault.every == 0
-        if self.matched <= fault.skip or not in_turn:
+        in_turn = (self.matched - fault.after) % fault.every_nth == 0
+        if self.matched <= fault.after or not in_turn:
             return False
-        return fault.share >= 1 or self.random.random() < fault.share
+        return fault.probability >= 1 or self.random.random() < fault.probability
 
 
 class Faults:
@@ -266,12 +269,12 @@ class Faults:
         self._in_force.clear()
         self._made = 0
 
-    def strike(self, operation: str, request: Mapping[str, Any]) -> Strike | None:
+    def hit(self, operation: str, request: Mapping[str, Any]) -> FaultHit | None:
         """Return what goes wrong with this request, if anything."""
         for entry in self._in_force:
-            strike = entry.strike(operation, request)
-            if strike is not None:
-                return strike
+            hit = entry.hit(operation, request)
+            if hit is not None:
+                return hit
         return None
 
 

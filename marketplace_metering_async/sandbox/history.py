@@ -1,4 +1,4 @@
-"""The latest calls, with what became of them; and a pulse for whoever watches."""
+"""The latest calls, with what became of them; and a counter of changes for whoever watches."""
 
 import asyncio
 from collections import deque
@@ -29,7 +29,7 @@ class Call:
         remedy: What can be done about it.
         results: Status of each record of the answer, with what the answer says of it.
         unprocessed: How many records were left.
-        fault: The fault that struck.
+        fault: The fault that hit it.
         seconds: How long it took, in real time.
     """
 
@@ -60,28 +60,6 @@ class Call:
         if self.unprocessed:
             found["Unprocessed"] = self.unprocessed
         return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the call for JSON."""
-        return {
-            "number": self.number,
-            "received": self.received.isoformat(),
-            "operation": self.operation,
-            "request_id": self.request_id,
-            "region": self.region,
-            "access_key_id": self.access_key_id,
-            "request": self.request,
-            "size": self.size,
-            "status": self.status,
-            "code": self.code,
-            "rule": self.rule,
-            "remedy": self.remedy,
-            "results": list(self.results),
-            "verdicts": self.verdicts,
-            "unprocessed": self.unprocessed,
-            "fault": self.fault,
-            "seconds": round(self.seconds, 6),
-        }
 
 
 class History:
@@ -121,15 +99,15 @@ class History:
         self._calls.clear()
 
 
-class Pulse:
-    """A counter of changes that can be waited for; it may beat from any thread."""
+class ChangeCounter:
+    """A counter of changes that can be waited for; any thread may raise it."""
 
     def __init__(self) -> None:
         self.count = 0
         self.stopped = False
         self._waiting: set[asyncio.Future[None]] = set()
 
-    def beat(self) -> None:
+    def bump(self) -> None:
         """Something has changed."""
         self.count += 1
         if self._waiting:
@@ -146,12 +124,12 @@ class Pulse:
             future.get_loop().call_soon_threadsafe(_finish, future)
 
     async def wait_beyond(self, count: int) -> int:
-        """Return the count as soon as it is above *count*, or the pulse has stopped."""
+        """Return the count as soon as it is above *count*, or the counter has stopped."""
         while self.count <= count and not self.stopped:
             future = asyncio.get_running_loop().create_future()
             self._waiting.add(future)
             try:
-                if self.count <= count:  # nobody has beaten it since
+                if self.count <= count:  # nothing has changed since
                     await future
             finally:
                 self._waiting.discard(future)

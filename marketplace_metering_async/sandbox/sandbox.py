@@ -4,30 +4,26 @@ import asyncio
 import logging
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self, TypedDict
 
 from aiohttp import web
 
-from marketplace_metering_async.sandbox.app import App
-from marketplace_metering_async.sandbox.book import Book
-from marketplace_metering_async.sandbox.callers import Caller
 from marketplace_metering_async.sandbox.clock import SandboxClock
-from marketplace_metering_async.sandbox.doors import GuardedSite
-from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Faults
+from marketplace_metering_async.sandbox.faults import Fault, FaultFunction
 from marketplace_metering_async.sandbox.guard import Guard, is_loopback
-from marketplace_metering_async.sandbox.history import History, Pulse
-from marketplace_metering_async.sandbox.keys import SigningKeys
-from marketplace_metering_async.sandbox.marketplace import Marketplace
-from marketplace_metering_async.sandbox.posting import RegistrationAnswer, post_registration
-from marketplace_metering_async.sandbox.quota import Quota, Quotas
-from marketplace_metering_async.sandbox.refusals import Cause
-from marketplace_metering_async.sandbox.rules import Rules
-from marketplace_metering_async.sandbox.signatures import AccessKey
+from marketplace_metering_async.sandbox.http.app import application
+from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit, LimitedSite
+from marketplace_metering_async.sandbox.http.registration_page import (
+    RegistrationAnswer,
+    post_registration,
+)
+from marketplace_metering_async.sandbox.service.principal import AccessKey
+from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.state import StateFile
+from marketplace_metering_async.sandbox.transport import SocketlessTransport
+from marketplace_metering_async.sandbox.world import World
 
 _BETWEEN_SAVES: Final = 0.5
 _logger: Final = logging.getLogger(__name__)
@@ -42,23 +38,11 @@ class ClientArguments(TypedDict):
     aws_secret_access_key: str
 
 
-class Sandbox(Marketplace):
+class Sandbox(World):
     """
-    The service on a port of this machine.
+    The service on a port of this machine: a World that listens.
 
     Attributes:
-        book: What was metered.
-        clock: The service's time, which can be set.
-        faults: The misbehaviour in force.
-        quotas: Calls per second, by account, region and operation.
-        keys: What RegisterUsage signs with.
-        access_keys: Declared access keys; with any, others are refused and signatures verified.
-        calls: Requests by operation.
-        refusals: Refused requests by code, throttles among them.
-        causes: Why the latest request was refused, by code.
-        struck: Faults that struck, by kind.
-        history: The latest calls.
-        pulse: Beats with every change.
         guard: Who may talk to it.
     """
 
@@ -107,23 +91,19 @@ class Sandbox(Marketplace):
         self.guard = Guard(open_to, token)
         if not is_loopback(host) and self.guard.token is None:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
-        self._made_with = (rules or Rules(), calls_per_second, burst)
-        self.book = Book(rules=rules)
-        self.clock = clock or SandboxClock()
-        self.pulse = Pulse()
-        self.faults = Faults(faults, seed=seed)
-        self.quotas = Quotas(calls_per_second, burst)
-        self.keys = SigningKeys()
-        self.access_keys = dict(access_keys or {})
-        self.calls: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
-        self.causes: dict[str, Cause] = {}
-        self.struck: Counter[str] = Counter()
-        self.history = History(history)
+        super().__init__(
+            clock=clock,
+            calls_per_second=calls_per_second,
+            burst=burst,
+            faults=faults,
+            seed=seed,
+            rules=rules,
+            access_keys=access_keys,
+            history=history,
+        )
         self._host = host
         self._port = port
-        self._runner: web.ServerRunner | None = None
-        self._site: GuardedSite | None = None
+        self._runner: web.AppRunner | None = None
         self._state = None if state is None else StateFile(state)
         self._saving: asyncio.Task[None] | None = None
         if self._state is not None:
@@ -142,7 +122,7 @@ class Sandbox(Marketplace):
 
     @property
     def client_arguments(self) -> ClientArguments:
-        """What a MarketplaceMeteringClient, or a boto3 client, needs to be told to come here."""
+        """The arguments that bring a MarketplaceMeteringClient, or a boto3 client, here."""
         return {
             "endpoint_url": self.url,
             "region_name": "us-east-1",
@@ -187,13 +167,11 @@ class Sandbox(Marketplace):
         return self
 
     async def _listen(self) -> None:
-        runner = web.ServerRunner(
-            web.Server(App(self).answer, access_log=None), shutdown_timeout=1.0
-        )
+        connections = ConnectionLimit()
+        app = application(self, self.guard, self, connections)
+        self._runner = runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        self._runner = runner
-        self._site = GuardedSite(runner, self._host, self._port)
-        await self._site.start()
+        await LimitedSite(runner, self._host, self._port, connections).start()
         if not self._port:
             self._port = runner.addresses[0][1]
 
@@ -204,7 +182,7 @@ class Sandbox(Marketplace):
         trace: TracebackType | None,
     ) -> None:
         """Close the port; what was metered can still be read. OSError if it cannot be kept."""
-        self.pulse.stop()
+        self.changes.stop()
         try:
             if self._runner is not None:
                 await self._runner.cleanup()
@@ -224,62 +202,28 @@ class Sandbox(Marketplace):
         """Keep what has changed; a full disk stops the keeping, not the service."""
         saved = -1
         while True:
-            if self.pulse.count != saved:
-                saved = self.pulse.count
+            if self.changes.count != saved:
+                saved = self.changes.count
                 try:
                     state.save(self)
                 except OSError:
                     _logger.exception("the sandbox's state file could not be written")
             await asyncio.sleep(_BETWEEN_SAVES)
 
-    def heard(self, connection: web.RequestHandler) -> None:
-        """Take note that a connection brought a request."""
-        if self._site is not None and self._site.doors is not None:
-            self._site.doors.heard(connection)
+    def transport(self) -> SocketlessTransport:
+        """
+        Return the service without a socket, for tests in this process; no port is needed.
+
+        It raises what a socket does. A client of this package takes
+        `marketplace_metering_async.testing.SandboxTransport(sandbox)`, which is the same with the
+        package's own errors.
+        """
+        return SocketlessTransport(self)
 
     async def serve(self) -> None:
         """Run until cancelled."""
         async with self:
             await asyncio.Event().wait()
-
-    def advance(self, **difference: float) -> None:
-        """Move the clock: `advance(hours=2)`, with the words of timedelta."""
-        self.clock.step(timedelta(**difference))
-        self.pulse.beat()
-
-    def inject(self, *faults: Fault | FaultFunction) -> None:
-        """Let *faults* strike from now on, after those in force."""
-        self.faults.add(*faults)
-        self.pulse.beat()
-
-    @property
-    def calls_per_second(self) -> float | None:
-        """The quota; set, it holds at once, and what is in the buckets stays there."""
-        return self.quotas.calls_per_second
-
-    @calls_per_second.setter
-    def calls_per_second(self, calls_per_second: float | None) -> None:
-        self.quotas.calls_per_second = calls_per_second
-        self.pulse.beat()
-
-    def set_quota(self, calls_per_second: float | None, *, burst: float = 10.0) -> None:
-        """Change the quota, with full buckets; None switches it off."""
-        self.quotas.set(calls_per_second, burst)
-        self.pulse.beat()
-
-    def quota_of(self, caller: Caller, operation: str) -> Quota:
-        """Return the quota that a request counts against."""
-        return self.quotas.of(caller.account, caller.region, operation)
-
-    def public_key(self, version: int = 1) -> str:
-        """
-        Return the public half of what RegisterUsage signs with, as PEM.
-
-        Raises:
-            RuntimeError: where the extra `jwt` is not installed; the text says how to install it.
-            ValueError: for a version below 1.
-        """
-        return self.keys.public_pem(version)
 
     async def register_account(self, agreement_id: str) -> RegistrationAnswer:
         """
@@ -291,23 +235,3 @@ class Sandbox(Marketplace):
             RegistrationError: where the seller's page does not answer.
         """
         return await post_registration(self.set_up_account(agreement_id))
-
-    def reset(self, *, everything: bool = False) -> None:
-        """
-        Forget what was metered, the counts and the faults; declared products stay.
-
-        Rules and quota are again those that the sandbox was made with, and all buckets are full.
-        With *everything*, no product stays, and the clock shows the real time.
-        """
-        rules, calls_per_second, burst = self._made_with
-        self.book.forget()
-        self.book.rules = rules
-        self.set_quota(calls_per_second, burst=burst)
-        if everything:
-            self.forget_marketplace()
-            self.clock.reset()
-        self.faults.clear()
-        for counts in (self.calls, self.refusals, self.causes, self.struck):
-            counts.clear()
-        self.history.clear()
-        self.pulse.beat()

@@ -11,22 +11,34 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
-from marketplace_metering_async.sandbox.memory import (
-    entries_to_json,
-    remember_entries,
-    remember_rest,
-    rest_to_json,
+from attrs import frozen
+
+from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.clock import Setting
+from marketplace_metering_async.sandbox.service.memory import (
+    Entry,
+    Memory,
+    memory_of,
+    remember,
+    remember_records,
 )
+from marketplace_metering_async.sandbox.world import World
 
 if sys.platform != "win32":
     import fcntl
 
-if TYPE_CHECKING:
-    from marketplace_metering_async.sandbox.sandbox import Sandbox
-
 _VERSION: Final = 1
+
+
+@frozen(kw_only=True)
+class _Rest:
+    """What is kept beside records."""
+
+    memory: Memory
+    signing_keys: dict[int, str]
+    clock: Setting | None
 
 
 class StateFileError(RuntimeError):
@@ -47,16 +59,16 @@ class StateFile:
         self._generation = 0
         self._rest = ""
 
-    def restore(self, sandbox: "Sandbox") -> None:
+    def restore(self, world: World) -> None:
         """
-        Let *sandbox* remember what is in the file, if there is one.
+        Let *world* remember what is in the file, if there is one.
 
         Raises:
             StateFileError: if it cannot be read, or is no state file.
         """
         try:
             for line in self._lines():
-                _remember(sandbox, line)
+                _remember(world, line)
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise StateFileError(f"{self._path} cannot be read as a state file: {error}") from error
 
@@ -71,21 +83,21 @@ class StateFile:
                 if line.endswith("\n"):  # the last one may be torn, where a process was killed
                     yield json.loads(line)
 
-    def open(self, sandbox: "Sandbox") -> None:
+    def open(self, world: World) -> None:
         """
-        Take the file and write all that *sandbox* remembers.
+        Take the file and write all that *world* remembers.
 
         Raises:
             StateFileError: if another sandbox has it, or it cannot be written.
         """
         try:
-            self._begin(sandbox)
+            self._begin(world)
         except BlockingIOError as error:
             raise StateFileError(f"{self._path}: another sandbox is using it") from error
         except OSError as error:
             raise StateFileError(f"{self._path} cannot be written: {error}") from error
 
-    def _begin(self, sandbox: "Sandbox") -> None:
+    def _begin(self, world: World) -> None:
         if self._file is None and self._path.exists():
             with self._path.open("a", encoding="utf-8") as file:
                 _lock(file)  # is anybody there?
@@ -95,7 +107,7 @@ class StateFile:
         file = os.fdopen(descriptor, "w", encoding="utf-8")
         try:
             _lock(file)
-            self._write_all(file, sandbox)
+            self._write_all(file, world)
             fresh.replace(self._path)
         except BaseException:
             file.close()
@@ -104,27 +116,27 @@ class StateFile:
             self._file.close()
         self._file = file
 
-    def _write_all(self, file: TextIO, sandbox: "Sandbox") -> None:
+    def _write_all(self, file: TextIO, world: World) -> None:
         file.write(json.dumps({"sandbox_state": _VERSION}) + "\n")
         self._written, self._rest = 0, ""
-        self._generation = sandbox.book.metered.generation
-        self._append(file, sandbox)
+        self._generation = world.book.metered.generation
+        self._append(file, world)
 
-    def save(self, sandbox: "Sandbox") -> None:
+    def save(self, world: World) -> None:
         """Write what has changed; OSError if it cannot be written."""
         if self._file is None:
             raise RuntimeError("the state file is not open")
-        if self._generation != sandbox.book.metered.generation:
-            self._begin(sandbox)  # the sandbox has forgotten what the file still has
+        if self._generation != world.book.metered.generation:
+            self._begin(world)  # the sandbox has forgotten what the file still has
         else:
-            self._append(self._file, sandbox)
+            self._append(self._file, world)
 
-    def _append(self, file: TextIO, sandbox: "Sandbox") -> None:
-        entries = sandbox.book.metered.entries(self._written)
+    def _append(self, file: TextIO, world: World) -> None:
+        entries = world.book.metered.entries(self._written)
         if entries:
-            file.write(json.dumps({"records": entries_to_json(entries)}) + "\n")
+            file.write(json.dumps({"records": as_json(entries)}) + "\n")
             self._written += len(entries)
-        rest = json.dumps(_rest_of(sandbox))
+        rest = json.dumps({"rest": as_json(_rest_of(world))})
         if rest != self._rest:
             file.write(rest + "\n")
             self._rest = rest
@@ -142,18 +154,19 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _rest_of(sandbox: "Sandbox") -> dict[str, Any]:
-    return {
-        **rest_to_json(sandbox.book),
-        "signing_keys": {str(v): pem for v, pem in sandbox.keys.private_pems.items()},
-        "clock": sandbox.clock.to_json(),
-    }
+def _rest_of(world: World) -> _Rest:
+    return _Rest(
+        memory=memory_of(world.book),
+        signing_keys=dict(world.keys.private_pems),
+        clock=world.clock.setting,
+    )
 
 
-def _remember(sandbox: "Sandbox", line: dict[str, Any]) -> None:
+def _remember(world: World, line: dict[str, Any]) -> None:
     if "records" in line:
-        remember_entries(sandbox.book, line["records"])
+        remember_records(world.book, from_json(tuple[Entry, ...], line["records"]))
         return
-    remember_rest(sandbox.book, line)
-    sandbox.keys.private_pems.update({int(v): pem for v, pem in line["signing_keys"].items()})
-    sandbox.clock.restore(line["clock"])
+    rest = from_json(_Rest, line["rest"])
+    remember(world.book, rest.memory)
+    world.keys.private_pems.update(rest.signing_keys)
+    world.clock.restore(rest.clock)

@@ -13,13 +13,22 @@ if TYPE_CHECKING:
     from marketplace_metering_async.testing.fakes import FakeClock, ScriptedTransport, Step
     from marketplace_metering_async.testing.servers import SandboxServer
     from marketplace_metering_async.testing.threads import SandboxThread
+    from marketplace_metering_async.testing.transport import SandboxTransport
 
-__all__ = ["FakeClock", "SandboxServer", "SandboxThread", "ScriptedTransport", "Step"]
+__all__ = [
+    "FakeClock",
+    "SandboxServer",
+    "SandboxThread",
+    "SandboxTransport",
+    "ScriptedTransport",
+    "Step",
+]
 
 _HOMES: Final = {
     "FakeClock": "fakes",
     "SandboxServer": "servers",
     "SandboxThread": "threads",
+    "SandboxTransport": "transport",
     "ScriptedTransport": "fakes",
     "Step": "fakes",
 }

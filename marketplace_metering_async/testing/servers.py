@@ -10,10 +10,9 @@ from typing import Any, Final, Self
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-import attrs
-
 from marketplace_metering_async.sandbox import Book, Fault
-from marketplace_metering_async.sandbox.memory import book_from_json
+from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.service.memory import Copy, book_of
 
 _PATIENCE: Final = 30.0
 
@@ -52,8 +51,8 @@ class SandboxServer:
         if not line:
             self.__exit__(None, None, None)
             raise RuntimeError("the sandbox's process ended before it listened")
-        told = json.loads(line)
-        self.url, self.environment = told["url"], told["environment"]
+        place = json.loads(line)
+        self.url, self.environment = place["url"], place["environment"]
         return self
 
     def __exit__(
@@ -84,13 +83,13 @@ class SandboxServer:
             ValueError: if the server refuses.
             OSError: if it does not answer within half a minute.
         """
-        return book_from_json(self.ask("memory"))
+        return book_of(from_json(Copy, self.ask("memory")))
 
     @property
     def state(self) -> dict[str, Any]:
         """Counts, clock and quota now."""
-        told: dict[str, Any] = self.ask("state")
-        return told
+        state: dict[str, Any] = self.ask("state")
+        return state
 
     def advance(self, **difference: float) -> None:
         """Move the clock: `advance(hours=2)`, with the words of timedelta."""
@@ -101,8 +100,8 @@ class SandboxServer:
         self.order("clock", now=now.isoformat(), **({} if speed is None else {"speed": speed}))
 
     def inject(self, *faults: Fault) -> None:
-        """Let *faults* strike from now on, after those in force."""
-        self.order("faults", faults=[attrs.asdict(fault) for fault in faults], add=True)
+        """Let *faults* hit requests from now on, after those in force."""
+        self.order("faults", faults=as_json(faults), add=True)
 
     def declare_product(
         self,

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.limits import MAX_QUANTITY, oldest_open
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
-from marketplace_metering_async.sandbox import Fault, Kind
+from marketplace_metering_async.sandbox import Fault, FaultKind
 
-_OLDEST: Final = timedelta(hours=23)
-_MONTH_END: Final = timedelta(hours=6)
+_MARGIN: Final = timedelta(hours=1)
 
 _accounts = st.text("0123456789", min_size=12, max_size=12)
 _names = st.text(
@@ -45,7 +44,7 @@ def usage_records(
     Args:
         draw: Of Hypothesis.
         now: The time of the sandbox; timestamps are up to 23 hours older, and of this month if
-            the last one has closed.
+            the last one has closed or closes within the hour.
         product_codes: Of which products.
         dimensions: Of which dimensions; None: any text.
         customers: Of which account ids; None: any.
@@ -69,9 +68,8 @@ def usage_records(
 
 
 def timestamps(*, now: datetime) -> st.SearchStrategy[datetime]:
-    """Times of usage that the service takes at *now*, in whole seconds."""
-    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    earliest = now - _OLDEST if now < month + _MONTH_END else max(month, now - _OLDEST)
+    """Times of usage that the service takes at *now* and for an hour yet, in whole seconds."""
+    earliest = oldest_open(now + _MARGIN)
     seconds = st.integers(0, int((now - earliest).total_seconds()))
     return seconds.map(lambda back: (now - timedelta(seconds=back)).replace(microsecond=0))
 
@@ -100,27 +98,31 @@ def _key(record: UsageRecord) -> tuple[object, ...]:
     return (seller, record.customer_aws_account_id, record.dimension, hour)
 
 
-def faults(*, kinds: Sequence[Kind] | None = None) -> st.SearchStrategy[Fault]:
+def faults(*, kinds: Sequence[FaultKind] | None = None) -> st.SearchStrategy[Fault]:
     """
     Rules of misbehaviour that end: each strikes a few times, and no wait is long.
 
     Args:
         kinds: What may go wrong; None: all but REFUSE, which no client can live through.
     """
-    chosen = [kind for kind in Kind if kind is not Kind.REFUSE] if kinds is None else list(kinds)
+    chosen = (
+        [kind for kind in FaultKind if kind is not FaultKind.REFUSE]
+        if kinds is None
+        else list(kinds)
+    )
     return st.builds(
         Fault,
         kind=st.sampled_from(chosen),
-        skip=st.integers(0, 3),
-        times=st.integers(1, 3),
-        share=st.sampled_from([0.5, 1.0]),
+        after=st.integers(0, 3),
+        max_hits=st.integers(1, 3),
+        probability=st.sampled_from([0.5, 1.0]),
         seconds=st.just(0.01),
-        part=st.sampled_from([0.2, 0.9]),
+        unprocessed_share=st.sampled_from([0.2, 0.9]),
     )
 
 
 def fault_scripts(
-    *, max_size: int = 4, kinds: Sequence[Kind] | None = None
+    *, max_size: int = 4, kinds: Sequence[FaultKind] | None = None
 ) -> st.SearchStrategy[list[Fault]]:
     """Lists of such rules, asked in their order."""
     return st.lists(faults(kinds=kinds), max_size=max_size)

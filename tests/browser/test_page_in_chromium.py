@@ -15,7 +15,7 @@ from support.accessibility import obstacles
 from support.chromium import PATIENCE, Browser, Page, chromium, open_browser
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
-from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 PROGRAM = chromium()
 pytestmark = [
@@ -105,7 +105,7 @@ async def test_a_refusal_tells_the_rule_and_how_to_fix_it(page: Page, place: San
     Among the refusals and in the call; throttles are shown apart.
     """
     place.declare_product("p", dimensions=["seats"])
-    place.inject(Fault(kind=Kind.THROTTLE, times=1))
+    place.inject(Fault(kind=FaultKind.THROTTLE, max_hits=1))
     await meter(place, usage())
 
     await page.shows("InvalidUsageDimensionException", "#refusals-list")
@@ -270,7 +270,7 @@ async def test_an_agreement_ends_before_ones_eyes(page: Page, place: Sandbox) ->
     place.subscribe("prod-1", BUYER, ends=place.clock.now() + timedelta(hours=5))
     await page.shows("active", AGREEMENT)
     place.clock.run(7200)
-    place.pulse.beat()
+    place.changes.bump()
 
     await page.shows("closing", AGREEMENT)
     await page.shows("ended", AGREEMENT)
@@ -409,8 +409,8 @@ async def test_script_in_every_field_stays_text(page: Page, place: Sandbox) -> N
         license_arn=f"license {ATTACK}",
         free_trial=DAY,
     )
-    place.inject(Fault(kind=Kind.SLOW, product_code=ATTACK, customer=ATTACK, skip=9))
-    place.inject(Fault(kind=Kind.REFUSE, operation="MeterUsage", code=ATTACK))
+    place.inject(Fault(kind=FaultKind.SLOW, product_code=ATTACK, customer=ATTACK, after=9))
+    place.inject(Fault(kind=FaultKind.REFUSE, operation="MeterUsage", code=ATTACK))
     license_arn = "arn:aws:license-manager::123456789012:license:l-1"
     place.book.products["q"] = type(place.book.products[ATTACK])(licenses={license_arn: "1"})
     hostile = {
@@ -524,7 +524,10 @@ async def test_the_page_is_for_everybody(
         for dimension in ("requests", "seats", "storage-gb")
     ]
     await meter(place, *records, product_code="prod-x1")
-    place.inject(Fault(kind=Kind.THROTTLE, times=1), Fault(kind=Kind.RESET_AFTER, share=0.5))
+    place.inject(
+        Fault(kind=FaultKind.THROTTLE, max_hits=1),
+        Fault(kind=FaultKind.RESET_AFTER, probability=0.5),
+    )
     await meter(place, usage("Requests"), product_code="prod-x1")
     page = await browser.open(place.page_url, width=width, height=900, scheme=scheme)
     await page.shows("InvalidUsageDimensionException", "#refusals-list")

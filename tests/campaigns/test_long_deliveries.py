@@ -17,7 +17,7 @@ from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.sandbox import Kind, Refusal
+from marketplace_metering_async.sandbox import FaultKind, Refusal
 
 pytestmark = pytest.mark.campaign
 S = RecordStatus
@@ -36,7 +36,7 @@ class Forgetful(MemoryService):
 async def _grown(days: int, every: float) -> float:
     """Return the MiB by which a stream has grown from its second day to the last."""
     loop = asyncio.get_running_loop()
-    service = Forgetful(lambda n, _: Kind.THROTTLE if n % 50 == 0 else None)
+    service = Forgetful(lambda n, _: FaultKind.THROTTLE if n % 50 == 0 else None)
     read = 0
 
     async def source() -> AsyncIterator[UsageRecord]:
@@ -77,7 +77,7 @@ def test_an_outage_ends_a_large_batch_by_its_policy(size: int) -> None:
     """
     Every call fails: all verdicts by 960 s. Core F13
     """
-    service = MemoryService(lambda number, _: Kind.ERROR_500)
+    service = MemoryService(lambda number, _: FaultKind.ERROR_500)
 
     async def run() -> tuple[float, BatchMeterUsageResult]:
         policy = RetryPolicy(timeout=900)
@@ -99,9 +99,9 @@ def test_300_000_records_with_trouble(share: float, calls_per_second: float | No
     Core F11
     """
     random, quota = Random(7), slow_quota(10)
-    kinds = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.RESET_AFTER]
+    kinds = [FaultKind.THROTTLE, FaultKind.ERROR_500, FaultKind.ERROR_503, FaultKind.RESET_AFTER]
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | Refusal | None:
         return quota(number, body) or (random.choice(kinds) if random.random() < share else None)
 
     service = MemoryService(fault_of)

@@ -10,7 +10,7 @@ from support.commands import Shell, line, target
 
 from marketplace_metering_async.cli import demo, progress
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.sandbox import AccessKey, Book, Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import AccessKey, Book, Fault, FaultKind, Sandbox
 
 
 def found(run_lines: list[dict[str, str]]) -> dict[str, str]:
@@ -71,7 +71,7 @@ def test_a_doctor_reads_how_the_service_says_no(
     """
     Credentials that are refused are bad; a permission that is missing may be meant so.
     """
-    fault = Fault(kind=Kind.REFUSE, operation="ResolveCustomer", code=code, status=status)
+    fault = Fault(kind=FaultKind.REFUSE, operation="ResolveCustomer", code=code, status=status)
     sandbox.inject(fault)
 
     done = shell("doctor", "--endpoint-url", sandbox.url)
@@ -158,7 +158,7 @@ def test_a_demo_that_differs_says_so(shell: Shell, monkeypatch: pytest.MonkeyPat
         def differences(self, *_: Any, **__: Any) -> list[str]:
             return ["000000000001 seats 2026-11-23T10:00Z: expected 5, metered 4"]
 
-    monkeypatch.setattr("marketplace_metering_async.sandbox.sandbox.Book", Thief)
+    monkeypatch.setattr("marketplace_metering_async.sandbox.world.Book", Thief)
     monkeypatch.setattr(demo, "_RECORDS", 200)
 
     done = shell("demo")
@@ -200,7 +200,10 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     Every few seconds, with what holds it up, also while nothing moves.
     """
     monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.2)
-    sandbox.inject(Fault(kind=Kind.ERROR_500, times=3), Fault(kind=Kind.SLOW, seconds=0.5, times=1))
+    sandbox.inject(
+        Fault(kind=FaultKind.ERROR_500, max_hits=3),
+        Fault(kind=FaultKind.SLOW, seconds=0.5, max_hits=1),
+    )
 
     done = shell("send", *target(sandbox), "-", stdin=line())
 

@@ -15,7 +15,7 @@ from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.ledger_status import tell_unsettled
 from marketplace_metering_async.cli.output import people
 from marketplace_metering_async.ledger import HourState
-from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 NOW = datetime(2026, 11, 28, 3, 30, tzinfo=UTC)
 SETTLED = LedgerStatus(
@@ -61,7 +61,7 @@ def test_what_a_dead_relay_holds_is_not_all_metered(
     Killed and started again it ends with 3 until its claims are over. Newcomer H4.
     """
     url = f"sqlite:///{tmp_path}/ledger.db"
-    sandbox.inject(Fault(kind=Kind.SLOW, seconds=600, times=1))
+    sandbox.inject(Fault(kind=FaultKind.SLOW, seconds=600, max_hits=1))
     with started("send", "--ledger", url, *target(sandbox), usage) as running:
         wait_for(lambda: sandbox.calls["BatchMeterUsage"] > 0)
         running.kill()
@@ -112,7 +112,9 @@ def test_what_the_service_left_open_is_shown(
     A refusal of the account comes before what is open, and hides it from nobody. Newcomer H4.
     """
     url = f"sqlite:///{tmp_path}/ledger.db"
-    sandbox.inject(Fault(kind=Kind.REFUSE, code="AccessDeniedException", status=403, times=1))
+    sandbox.inject(
+        Fault(kind=FaultKind.REFUSE, code="AccessDeniedException", status=403, max_hits=1)
+    )
 
     refused = shell("send", "--ledger", url, *target(sandbox), usage)
     again = shell("send", "--ledger", url, *target(sandbox), usage)
@@ -139,9 +141,11 @@ def test_a_relay_that_is_stopped_says_so(
     Also with --once: what it did not get to is open, and it was interrupted. Newcomer H4.
     """
     url = f"sqlite:///{tmp_path}/ledger.db"
-    sandbox.inject(Fault(kind=Kind.REFUSE, code="AccessDeniedException", status=403, times=1))
+    sandbox.inject(
+        Fault(kind=FaultKind.REFUSE, code="AccessDeniedException", status=403, max_hits=1)
+    )
     assert Exit.ACCOUNT == shell("send", "--ledger", url, *target(sandbox), usage).code
-    sandbox.inject(Fault(kind=Kind.SLOW, seconds=2, times=1))
+    sandbox.inject(Fault(kind=FaultKind.SLOW, seconds=2, max_hits=1))
     with started("ledger", "relay", "--once", url, *target(sandbox)[:2]) as running:
         wait_for(lambda: sandbox.calls["BatchMeterUsage"] > 1)
         running.terminate()

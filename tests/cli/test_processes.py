@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 from support.commands import command, environment, line, pipe, process, started, target, wait_for
 
-from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 MANY = "".join(f"{line(n)}\n" for n in range(3000)).encode()
 
@@ -74,7 +74,7 @@ def test_a_source_is_held_back_while_the_service_is_slow(sandbox: Sandbox) -> No
     """
     Input of any length takes bounded memory.
     """
-    sandbox.inject(Fault(kind=Kind.SLOW, seconds=60))
+    sandbox.inject(Fault(kind=FaultKind.SLOW, seconds=60))
     with started("send", *target(sandbox), "-", bufsize=0) as running:
         handle = pipe(running.stdin).fileno()
         os.set_blocking(handle, False)
@@ -213,7 +213,7 @@ def test_the_second_ctrl_c_aborts(sandbox: Sandbox) -> None:
     """
     At once, though the service is silent. Covers: C15
     """
-    sandbox.inject(Fault(kind=Kind.SLOW, seconds=60))
+    sandbox.inject(Fault(kind=FaultKind.SLOW, seconds=60))
     with started("send", *target(sandbox), "-") as running:
         pipe(running.stdin).write(MANY)
         pipe(running.stdin).flush()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.commands import HOUR, Shell, line, target
 
-from marketplace_metering_async.sandbox import Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 METER = ["meter", "--product-code", "p", "--dimension", "d", "--quantity"]
 
@@ -137,7 +137,8 @@ def test_lines_lost_on_the_way_are_sent_again(sandbox: Sandbox, shell: Shell) ->
     Faults of the service delay the results and change none.
     """
     sandbox.inject(
-        Fault(kind=Kind.ERROR_500, times=2), Fault(kind=Kind.UNPROCESSED, times=2, part=0.5)
+        Fault(kind=FaultKind.ERROR_500, max_hits=2),
+        Fault(kind=FaultKind.UNPROCESSED, max_hits=2, unprocessed_share=0.5),
     )
     given = "\n".join(line(n) for n in range(100))
 
@@ -152,7 +153,7 @@ def test_an_account_fault_exits_with_4(sandbox: Sandbox, shell: Shell) -> None:
     """
     It comes before the undelivered and the rejected; no line is lost, and the cause is told once.
     """
-    sandbox.inject(Fault(kind=Kind.REFUSE, code="AccessDeniedException", status=403))
+    sandbox.inject(Fault(kind=FaultKind.REFUSE, code="AccessDeniedException", status=403))
 
     done = shell("send", *target(sandbox), "-", stdin="\n".join([line(1), "x", line(2)]))
 

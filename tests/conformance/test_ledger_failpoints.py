@@ -9,7 +9,7 @@ from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
 
 from marketplace_metering_async import HourState, UsageLedger
 from marketplace_metering_async.ledger.ledger import _database_of
-from marketplace_metering_async.sandbox import Kind, Rules
+from marketplace_metering_async.sandbox import FaultKind, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
 HITS = 2
@@ -73,10 +73,10 @@ async def points_of(url: str) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize(
     ("resend", "fault"),
-    [("duplicate", None), ("duplicate", Kind.RESET_AFTER), ("success", Kind.DROP)],
+    [("duplicate", None), ("duplicate", FaultKind.RESET_AFTER), ("success", FaultKind.DROP)],
 )
 async def test_wherever_it_breaks_usage_is_billed_once(
-    new_url: Callable[[], Any], resend: Any, fault: Kind | None
+    new_url: Callable[[], Any], resend: Any, fault: FaultKind | None
 ) -> None:
     """
     And the caller who repeats with the same event ids loses and doubles nothing. Covers: K01, K04

@@ -24,7 +24,7 @@ from marketplace_metering_async.events import RelayBlocked, Warned
 from marketplace_metering_async.ledger import blockage, ledger, outlet, relay
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
 from marketplace_metering_async.ledger.states import FrozenHour, Settlement
-from marketplace_metering_async.sandbox import Kind, Product, Refusal, Rules
+from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -243,7 +243,7 @@ async def test_every_attempt_carries_the_same_bytes(url: str) -> None:
     """
     Whatever is added or sealed in between. Covers: K07, H02
     """
-    lost = iter([Kind.RESET_AFTER] * 4)
+    lost = iter([FaultKind.RESET_AFTER] * 4)
     async with house_at(url, lambda number, body: next(lost, None)) as house:
         await house.use(3)
         house.clock.step(hours=1)
@@ -267,7 +267,7 @@ async def test_a_duplicate_after_a_lost_answer_may_be_ours(url: str) -> None:
     And is told apart from another's record. Covers: S16
     """
     async with house_at(
-        url, lambda number, body: Kind.RESET_AFTER if number == 1 else None
+        url, lambda number, body: FaultKind.RESET_AFTER if number == 1 else None
     ) as house:
         await house.use(3)
         house.clock.step(hours=1)
@@ -282,7 +282,7 @@ async def test_an_identical_resend_that_succeeds_is_metered(url: str) -> None:
     Under the other reading of the service's page.
     """
     async with house_at(
-        url, lambda number, body: Kind.RESET_AFTER if number == 1 else None
+        url, lambda number, body: FaultKind.RESET_AFTER if number == 1 else None
     ) as house:
         house.book.rules = Rules(identical_resend="success")
         await house.use(3)

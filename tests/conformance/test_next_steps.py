@@ -8,7 +8,7 @@ from support.ledgers import HOUR, NOON, House, house_at
 
 from marketplace_metering_async.ledger import outlet
 from marketplace_metering_async.ledger.sql import no_failure
-from marketplace_metering_async.sandbox import Kind
+from marketplace_metering_async.sandbox import FaultKind
 
 OVER = NOON.replace(minute=0) + HOUR
 
@@ -28,7 +28,7 @@ async def test_what_is_to_be_sent_again_is_shown(url: str) -> None:
     """
     With the time before which nobody sends it. Newcomer H4.
     """
-    async with house_at(url, lambda number, body: Kind.ERROR_500) as house:
+    async with house_at(url, lambda number, body: FaultKind.ERROR_500) as house:
         await house.use(1)
         house.clock.set(OVER + HOUR)
         await house.relay()

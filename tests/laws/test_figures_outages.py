@@ -14,7 +14,7 @@ from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Kind
+from marketplace_metering_async.sandbox import FaultKind
 
 S = RecordStatus
 ROUND_TRIP = 1.0
@@ -24,9 +24,9 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-@pytest.mark.parametrize("kind", [Kind.ERROR_500, Kind.RESET_AFTER, Kind.THROTTLE])
+@pytest.mark.parametrize("kind", [FaultKind.ERROR_500, FaultKind.RESET_AFTER, FaultKind.THROTTLE])
 @pytest.mark.parametrize("size", [25, 1000, 20_000])
-def test_an_outage_ends_a_batch_by_its_policy(size: int, kind: Kind) -> None:
+def test_an_outage_ends_a_batch_by_its_policy(size: int, kind: FaultKind) -> None:
     """
     Every call fails, or is throttled: all verdicts are there a minute after `timeout`. Core F13
     """
@@ -34,13 +34,13 @@ def test_an_outage_ends_a_batch_by_its_policy(size: int, kind: Kind) -> None:
 
     assert 900 <= took <= 960
     assert size == len(result)
-    in_doubt = [r for r in result if r.attempts and kind is not Kind.THROTTLE]
+    in_doubt = [r for r in result if r.attempts and kind is not FaultKind.THROTTLE]
     assert {S.UNCONFIRMED} >= {r.status for r in in_doubt}
     assert {S.UNPROCESSED} >= {r.status for r in result if not r.attempts}
-    assert {S.UNPROCESSED: size} == result.counts or kind is not Kind.THROTTLE
+    assert {S.UNPROCESSED: size} == result.counts or kind is not FaultKind.THROTTLE
 
 
-def _outage(size: int, kind: Kind) -> tuple[float, BatchMeterUsageResult]:
+def _outage(size: int, kind: FaultKind) -> tuple[float, BatchMeterUsageResult]:
     service = MemoryService(lambda number, _: kind)
 
     async def run() -> tuple[float, BatchMeterUsageResult]:
@@ -69,8 +69,8 @@ def many(products: int, each: int) -> list[UsageRecord]:
     return [r for n in range(products) for r in usage(each, product_code=f"product-{n}")]
 
 
-@pytest.mark.parametrize("kind", [Kind.ERROR_500, Kind.THROTTLE, None])
-def test_a_timeout_ends_a_batch_of_many_products(kind: Kind | None) -> None:
+@pytest.mark.parametrize("kind", [FaultKind.ERROR_500, FaultKind.THROTTLE, None])
+def test_a_timeout_ends_a_batch_of_many_products(kind: FaultKind | None) -> None:
     """
     `timeout=5` with 9,000 records over 40 products: over within 5 s and the attempt on the wire,
     and no call starts after that. Core F12, F13
@@ -91,9 +91,9 @@ def test_a_timeout_ends_a_batch_of_many_products(kind: Kind | None) -> None:
     assert 9000 == len(result)
 
 
-@pytest.mark.parametrize("kind", [Kind.ERROR_500, Kind.THROTTLE, None])
+@pytest.mark.parametrize("kind", [FaultKind.ERROR_500, FaultKind.THROTTLE, None])
 @pytest.mark.parametrize("pending", [500, 2000, 9000])
-def test_a_drain_ends_in_time(pending: int, kind: Kind | None) -> None:
+def test_a_drain_ends_in_time(pending: int, kind: FaultKind | None) -> None:
     """
     `drain(timeout=5)` in an outage: over within 5 s and the attempt on the wire; no call starts
     after that, and every caller has its verdict. Core F12
@@ -174,9 +174,9 @@ def test_a_stream_that_is_stopped_while_its_source_is_slow() -> None:
 def trouble(share: float, seed: int) -> Any:
     """Throttle or fail so many of all calls, at random."""
     random = Random(seed)
-    kinds = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.RESET_AFTER]
+    kinds = [FaultKind.THROTTLE, FaultKind.ERROR_500, FaultKind.ERROR_503, FaultKind.RESET_AFTER]
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
         return random.choice(kinds) if random.random() < share else None
 
     return fault_of
@@ -203,10 +203,10 @@ def test_after_an_outage_nothing_is_given_up() -> None:
     """
     random = Random(3)
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
         if 60 < loop_time() < 660:
-            return Kind.ERROR_500
-        return Kind.THROTTLE if random.random() < 0.1 else None
+            return FaultKind.ERROR_500
+        return FaultKind.THROTTLE if random.random() < 0.1 else None
 
     service = MemoryService(fault_of)
 
@@ -220,7 +220,7 @@ def test_a_lane_that_fails_ends_while_another_progresses() -> None:
     One product always fails; its records end after `timeout`, and the other's are metered. Core F13
     """
     service = MemoryService(
-        lambda n, body: Kind.ERROR_500 if body["ProductCode"] == "bad" else None
+        lambda n, body: FaultKind.ERROR_500 if body["ProductCode"] == "bad" else None
     )
 
     async def run() -> tuple[float, BatchMeterUsageResult]:

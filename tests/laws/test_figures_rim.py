@@ -127,10 +127,11 @@ class Dated(MemoryService):
     """The service with its own clock: it judges timestamps, and its refusals carry its `Date`."""
 
     def __init__(self, ahead: timedelta) -> None:
-        super().__init__(clock=VirtualClock(START - ahead))
+        self._own = VirtualClock(START - ahead)
+        super().__init__(clock=self._own)
 
     def now(self) -> datetime:
-        return self._clock.now()
+        return self._own.now()
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         now = self.now()

@@ -13,7 +13,7 @@ from support.virtual import START, run_virtual
 
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Kind
+from marketplace_metering_async.sandbox import FaultKind
 
 S = RecordStatus
 LINGER = 1.0
@@ -86,7 +86,7 @@ def test_what_a_full_request_leaves_open_goes_on_at_once() -> None:
     """
     The service leaves some of a full request open, and no other of its product comes. Core F3
     """
-    service = MemoryService(lambda number, _: Kind.UNPROCESSED if number == 1 else None)
+    service = MemoryService(lambda number, _: FaultKind.UNPROCESSED if number == 1 else None)
     products: list[str | None] = [*["first"] * 25, *[None, "second"] * 1800]
 
     async def run() -> tuple[list[RecordResult], list[Arrival]]:

@@ -13,16 +13,16 @@ from support.virtual import run_virtual
 
 from marketplace_metering_async import ClientClosedError, RetryPolicy, UsageBatcher
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.sandbox import Kind, Refusal
+from marketplace_metering_async.sandbox import FaultKind, Refusal
 
-KINDS: list[Kind | Refusal | None] = [
+KINDS: list[FaultKind | Refusal | None] = [
     *[None] * 6,
-    Kind.THROTTLE,
-    Kind.RESET_AFTER,
-    Kind.UNPROCESSED,
-    Kind.ERROR_503,
-    Kind.SHUFFLE,
-    Kind.DROP,
+    FaultKind.THROTTLE,
+    FaultKind.RESET_AFTER,
+    FaultKind.UNPROCESSED,
+    FaultKind.ERROR_503,
+    FaultKind.SHUFFLE,
+    FaultKind.DROP,
     Refusal("InvalidProductCodeException", "no such product"),
     Refusal("AccessDeniedException", "no"),
 ]
@@ -121,7 +121,7 @@ class Script:
     script=[Submit(0, 0, "a", None), Tick(0.07), Drain(0.0)], faults=[], most=1
 )
 def test_no_caller_is_left_behind_and_none_is_told_a_lie(
-    script: list[Any], faults: list[Kind | Refusal | None], most: int
+    script: list[Any], faults: list[FaultKind | Refusal | None], most: int
 ) -> None:
     """
     One verdict a caller, true of the book; requests within their limits; no key in two requests but

@@ -16,18 +16,30 @@ from support.virtual import START, run_virtual
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.sandbox import Book, Kind, Product, Rules
+from marketplace_metering_async.sandbox import Book, FaultKind, Product, Rules
 
-BEFORE = [Kind.THROTTLE, Kind.ERROR_500, Kind.ERROR_503, Kind.HTML, Kind.RESET_BEFORE]
-AFTER = [Kind.ERROR_500_AFTER, Kind.RESET_AFTER, Kind.GARBAGE, Kind.EMPTY, Kind.STALL]
+BEFORE = [
+    FaultKind.THROTTLE,
+    FaultKind.ERROR_500,
+    FaultKind.ERROR_503,
+    FaultKind.HTML,
+    FaultKind.RESET_BEFORE,
+]
+AFTER = [
+    FaultKind.ERROR_500_AFTER,
+    FaultKind.RESET_AFTER,
+    FaultKind.GARBAGE,
+    FaultKind.EMPTY,
+    FaultKind.STALL,
+]
 ODD = [
-    Kind.SHUFFLE,
-    Kind.DROP,
-    Kind.ALTER,
-    Kind.FOREIGN,
-    Kind.DISAGREE,
-    Kind.UNKNOWN_STATUS,
-    Kind.UNPROCESSED,
+    FaultKind.SHUFFLE,
+    FaultKind.DROP,
+    FaultKind.ALTER,
+    FaultKind.FOREIGN,
+    FaultKind.DISAGREE,
+    FaultKind.UNKNOWN_STATUS,
+    FaultKind.UNPROCESSED,
 ]
 FAULTS = [*BEFORE, *AFTER, *ODD]
 HOUR = START.replace(minute=0)
@@ -102,7 +114,7 @@ def check_result(given_: list[UsageRecord], result: BatchMeterUsageResult, book:
 )
 def test_every_verdict_is_true_of_the_book(
     given_: list[UsageRecord],
-    faults: list[Kind | None],
+    faults: list[FaultKind | None],
     resend: str,
     concurrency: int,
     attempts: int | None,
@@ -133,7 +145,7 @@ def test_every_verdict_is_true_of_the_book(
 @pytest.mark.parametrize("resend", ["duplicate", "success"])
 @pytest.mark.parametrize("step", ["first", "second", "search", "resend", "last"])
 @pytest.mark.parametrize("kind", [*FAULTS, "cancel"])
-def test_the_matrix_of_steps_and_faults(kind: Kind | str, step: str, resend: str) -> None:
+def test_the_matrix_of_steps_and_faults(kind: FaultKind | str, step: str, resend: str) -> None:
     """
     A fault at each step of a delivery that has a refusal, a search and a resend in it anyway.
 
@@ -146,12 +158,12 @@ def test_the_matrix_of_steps_and_faults(kind: Kind | str, step: str, resend: str
     at = {"first": 1, "second": 2, "search": 4, "resend": 6, "last": 9}[step]
     task: asyncio.Task[Any] | None = None
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
         if number == 3:
-            return Kind.RESET_AFTER
+            return FaultKind.RESET_AFTER
         if number == at and kind == "cancel" and task is not None:
             task.cancel()
-        return kind if number == at and isinstance(kind, Kind) else None
+        return kind if number == at and isinstance(kind, FaultKind) else None
 
     service = MemoryService(fault_of, book=a_book(resend), seed=at)
 

@@ -14,19 +14,19 @@ from support.examples import examples
 from support.ledgers import House
 
 from marketplace_metering_async import HourState, RetryPolicy
-from marketplace_metering_async.sandbox import Kind, Product, Refusal
+from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 IMPATIENT = RetryPolicy(max_attempts=2, base_delay=0.0001, max_delay=0.0001, attempt_timeout=0.05)
 CUSTOMERS = [f"{n:012d}" for n in range(3)]
-FAULTS: list[Kind | Refusal | None] = [
+FAULTS: list[FaultKind | Refusal | None] = [
     None,
     None,
-    Kind.RESET_AFTER,
-    Kind.RESET_BEFORE,
-    Kind.UNPROCESSED,
-    Kind.ERROR_500_AFTER,
-    Kind.GARBAGE,
-    Kind.DROP,
+    FaultKind.RESET_AFTER,
+    FaultKind.RESET_BEFORE,
+    FaultKind.UNPROCESSED,
+    FaultKind.ERROR_500_AFTER,
+    FaultKind.GARBAGE,
+    FaultKind.DROP,
     Refusal("InternalServiceErrorException", "", 500),
     Refusal("AccessDeniedException", "no", 400),
 ]
@@ -39,7 +39,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self._loop = asyncio.new_event_loop()
         self._folder = tempfile.TemporaryDirectory()
-        self._faults: list[Kind | Refusal | None] = []
+        self._faults: list[FaultKind | Refusal | None] = []
         self.house = House(f"sqlite:///{Path(self._folder.name)}/usage.db", self._fault)
         self.house.service.round_trip = 0.0
         self.run(self.house.ledger.__aenter__())
@@ -52,7 +52,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def run(self, work: Any) -> Any:
         return self._loop.run_until_complete(work)
 
-    def _fault(self, number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+    def _fault(self, number: int, body: dict[str, Any]) -> FaultKind | Refusal | None:
         return self._faults.pop() if self._faults else None
 
     @rule(
@@ -90,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.house.clock.step(minutes=-minutes)
 
     @rule(faults=st.lists(st.sampled_from(FAULTS), max_size=4))
-    def relay(self, faults: list[Kind | Refusal | None]) -> None:
+    def relay(self, faults: list[FaultKind | Refusal | None]) -> None:
         self._faults = faults
         self.run(self.house.ledger.relay_once(self.client))
         self._faults = []

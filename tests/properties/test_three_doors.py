@@ -21,7 +21,7 @@ from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Kind, Refusal
+from marketplace_metering_async.sandbox import FaultKind, Refusal
 
 EAGER = bool(os.environ.get("METERING_TEST_EAGER"))
 """Whether tasks begin eagerly: Python 3.12 and later."""
@@ -33,23 +33,23 @@ SCOPES = {
     "odd": Refusal("NovelException"),
 }
 FAULTS: list[Any] = [
-    Kind.THROTTLE,
-    Kind.ERROR_500,
-    Kind.ERROR_503,
-    Kind.HTML,
-    Kind.RESET_BEFORE,
-    Kind.ERROR_500_AFTER,
-    Kind.RESET_AFTER,
-    Kind.GARBAGE,
-    Kind.EMPTY,
-    Kind.STALL,
-    Kind.SHUFFLE,
-    Kind.DROP,
-    Kind.ALTER,
-    Kind.FOREIGN,
-    Kind.DISAGREE,
-    Kind.UNKNOWN_STATUS,
-    Kind.UNPROCESSED,
+    FaultKind.THROTTLE,
+    FaultKind.ERROR_500,
+    FaultKind.ERROR_503,
+    FaultKind.HTML,
+    FaultKind.RESET_BEFORE,
+    FaultKind.ERROR_500_AFTER,
+    FaultKind.RESET_AFTER,
+    FaultKind.GARBAGE,
+    FaultKind.EMPTY,
+    FaultKind.STALL,
+    FaultKind.SHUFFLE,
+    FaultKind.DROP,
+    FaultKind.ALTER,
+    FaultKind.FOREIGN,
+    FaultKind.DISAGREE,
+    FaultKind.UNKNOWN_STATUS,
+    FaultKind.UNPROCESSED,
     Refusal("AccessDeniedException"),
     Refusal("ExpiredTokenException"),
     Refusal("NovelException"),
@@ -75,14 +75,14 @@ class FaultyService(MemoryService):
         self.share = 0.0
         self.ahead = timedelta(0)  # of the client's clock before the service's
 
-    def _fault(self, number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+    def _fault(self, number: int, body: dict[str, Any]) -> FaultKind | Refusal | None:
         if body.get("ProductCode") == "unknown":
             return SCOPES["unknown"]
         for record in body["UsageRecords"]:
             if record["Dimension"] in SCOPES:
                 return SCOPES[record["Dimension"]]
         drawn = self.kind if self.random.random() < self.share else None
-        return drawn if isinstance(drawn, Kind | Refusal) else None
+        return drawn if isinstance(drawn, FaultKind | Refusal) else None
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         self._clock = VirtualClock(START - self.ahead)

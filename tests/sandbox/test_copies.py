@@ -21,7 +21,8 @@ from marketplace_metering_async.sandbox import (
     Sandbox,
     SandboxClock,
 )
-from marketplace_metering_async.sandbox.memory import book_from_json, book_to_json
+from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.service.memory import Copy, book_of, copy_of
 from marketplace_metering_async.testing import SandboxServer
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -232,9 +233,9 @@ def test_a_copy_goes_on_as_its_original(
         now += timedelta(seconds=step["later"])
         carried_out(book, step, now)
 
-    copy = book_from_json(json.loads(json.dumps(book_to_json(book))))
+    copy = book_of(from_json(Copy, json.loads(json.dumps(as_json(copy_of(book))))))
 
-    assert book_to_json(book) == book_to_json(copy)
+    assert copy_of(book) == copy_of(copy)
     assert book.records == copy.records
     assert book.double_billed() == copy.double_billed()
     for step in after:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.sandbox import Answer, Book, Fault, Kind, Refusal, Sandbox
+from marketplace_metering_async.sandbox import Answer, Book, Fault, FaultKind, Refusal, Sandbox
 from marketplace_metering_async.sandbox.faults import Faults
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -33,21 +33,21 @@ def batch(*dimensions: str, customer: str = "1", product: str = "p") -> dict[str
     }
 
 
-def strikes(fault: Any, count: int, request: Any = None, seed: int = 0) -> list[int]:
-    """Return which of *count* requests are struck."""
+def hits(fault: Any, count: int, request: Any = None, seed: int = 0) -> list[int]:
+    """Return which of *count* requests are hit."""
     faults = Faults([fault], seed=seed)
     request = batch("a") if request is None else request
-    return [n for n in range(count) if faults.strike("BatchMeterUsage", request)]
+    return [n for n in range(count) if faults.hit("BatchMeterUsage", request)]
 
 
-def test_the_nth_call_is_struck() -> None:
+def test_the_nth_call_is_hit() -> None:
     """
-    After some are skipped, each so-manieth, so often.
+    After some are skipped, each n-th, at most a number of times.
     """
-    assert [0, 1, 2, 3] == strikes(Fault(kind=Kind.THROTTLE), 4)
-    assert [2] == strikes(Fault(kind=Kind.THROTTLE, skip=2, times=1), 6)
-    assert [2, 5, 8] == strikes(Fault(kind=Kind.THROTTLE, every=3), 9)
-    assert [3, 5] == strikes(Fault(kind=Kind.THROTTLE, skip=2, every=2, times=2), 9)
+    assert [0, 1, 2, 3] == hits(Fault(kind=FaultKind.THROTTLE), 4)
+    assert [2] == hits(Fault(kind=FaultKind.THROTTLE, after=2, max_hits=1), 6)
+    assert [2, 5, 8] == hits(Fault(kind=FaultKind.THROTTLE, every_nth=3), 9)
+    assert [3, 5] == hits(Fault(kind=FaultKind.THROTTLE, after=2, every_nth=2, max_hits=2), 9)
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9))
@@ -55,22 +55,22 @@ def test_a_share_is_the_same_for_a_seed(seed: int, share: float) -> None:
     """
     Whatever other rules are in force beside it.
     """
-    fault = Fault(kind=Kind.THROTTLE, share=share)
-    alone = strikes(fault, 50, seed=seed)
-    beside = Faults([fault, Fault(kind=Kind.SLOW, share=0.5)], seed=seed)
-    hit = [beside.strike("BatchMeterUsage", batch("a")) for _ in range(50)]
+    fault = Fault(kind=FaultKind.THROTTLE, probability=share)
+    alone = hits(fault, 50, seed=seed)
+    beside = Faults([fault, Fault(kind=FaultKind.SLOW, probability=0.5)], seed=seed)
+    hit = [beside.hit("BatchMeterUsage", batch("a")) for _ in range(50)]
 
-    assert alone == strikes(fault, 50, seed=seed)
+    assert alone == hits(fault, 50, seed=seed)
     assert alone == [n for n, s in enumerate(hit) if s is not None and s.name == "throttle"]
 
 
-def test_only_what_a_rule_is_about_is_struck() -> None:
+def test_only_what_a_rule_is_about_is_hit() -> None:
     """
     Operation, product, customer and dimension.
     """
-    faults = Faults([Fault(kind=Kind.THROTTLE, product_code="p", customer="1", dimension="a")])
+    faults = Faults([Fault(kind=FaultKind.THROTTLE, product_code="p", customer="1", dimension="a")])
 
-    assert faults.strike("BatchMeterUsage", batch("b", "a"))
+    assert faults.hit("BatchMeterUsage", batch("b", "a"))
     for operation, request in (
         ("MeterUsage", batch("a")),
         ("BatchMeterUsage", batch("a", product="q")),
@@ -78,53 +78,55 @@ def test_only_what_a_rule_is_about_is_struck() -> None:
         ("BatchMeterUsage", batch("b")),
         ("BatchMeterUsage", {"ProductCode": "p", "UsageRecords": 5}),
     ):
-        assert faults.strike(operation, request) is None
-    everywhere = Faults([Fault(kind=Kind.THROTTLE, operation=None)])
-    assert everywhere.strike("MeterUsage", {})
+        assert faults.hit(operation, request) is None
+    everywhere = Faults([Fault(kind=FaultKind.THROTTLE, operation=None)])
+    assert everywhere.hit("MeterUsage", {})
 
 
 def test_records_are_left_by_index_by_customer_or_by_chance() -> None:
     """
-    And never more than so many.
+    And never more than a number of them.
     """
 
     def left(**how: Any) -> list[int]:
-        strike = Faults([Fault(kind=Kind.UNPROCESSED, **how)]).strike("BatchMeterUsage", request)
-        assert strike is not None
-        return strike.left(request)
+        hit = Faults([Fault(kind=FaultKind.UNPROCESSED, **how)]).hit("BatchMeterUsage", request)
+        assert hit is not None
+        return hit.left(request)
 
     request = batch("a", "b", "c", "a")
 
     assert [0, 2] == left(records=[2, 0, 99])
-    assert [0, 3] == left(dimension="a", part=1)
-    assert [0, 1] == left(part=1, most=2)
-    assert [] == left(part=0)
+    assert [0, 3] == left(dimension="a", unprocessed_share=1)
+    assert [0, 1] == left(unprocessed_share=1, max_unprocessed=2)
+    assert [] == left(unprocessed_share=0)
 
 
 def test_what_is_left_of_a_rule_is_told() -> None:
     """
     As the page shows it; rules are taken away one by one.
     """
-    faults = Faults([Fault(kind=Kind.THROTTLE, skip=1, times=3), Fault(kind=Kind.SLOW)])
+    faults = Faults(
+        [Fault(kind=FaultKind.THROTTLE, after=1, max_hits=3), Fault(kind=FaultKind.SLOW)]
+    )
     for _ in range(3):
-        faults.strike("BatchMeterUsage", batch("a"))
+        faults.hit("BatchMeterUsage", batch("a"))
     first = faults.rules[0]
     assert isinstance(first, Fault)
-    assert (0, 1) == (first.skip, first.times)
-    assert (3, 2) == (faults.in_force[0].matched, faults.in_force[0].struck)
+    assert (0, 1) == (first.after, first.max_hits)
+    assert (3, 2) == (faults.in_force[0].matched, faults.in_force[0].hits)
     faults.remove(0)
 
-    assert [Kind.SLOW] == [getattr(rule, "kind", None) for rule in faults.rules]
+    assert [FaultKind.SLOW] == [getattr(rule, "kind", None) for rule in faults.rules]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"kind": "none"},
-        {"share": 2},
-        {"times": -1},
-        {"skip": "1"},
-        {"every": 0},
+        {"probability": 2},
+        {"max_hits": -1},
+        {"after": "1"},
+        {"every_nth": 0},
         {"seconds": -1},
         {"status": 200},
     ],
@@ -162,19 +164,19 @@ async def call(place: Sandbox, request: dict[str, Any]) -> tuple[int, str, bytes
 
 
 NOT_APPLIED = {
-    Kind.THROTTLE,
-    Kind.ERROR_500,
-    Kind.ERROR_503,
-    Kind.RESET_BEFORE,
-    Kind.HTML,
-    Kind.REDIRECT,
-    Kind.REFUSE,
+    FaultKind.THROTTLE,
+    FaultKind.ERROR_500,
+    FaultKind.ERROR_503,
+    FaultKind.RESET_BEFORE,
+    FaultKind.HTML,
+    FaultKind.REDIRECT,
+    FaultKind.REFUSE,
 }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.UNPROCESSED])
+@pytest.mark.parametrize("kind", [kind for kind in FaultKind if kind is not FaultKind.UNPROCESSED])
 @pytest.mark.filterwarnings("ignore:.*unclosed")
-async def test_each_kind_applies_the_request_or_does_not(place: Sandbox, kind: Kind) -> None:
+async def test_each_kind_applies_the_request_or_does_not(place: Sandbox, kind: FaultKind) -> None:
     """
     As it says; and what was answered is never all that a client would want.
     """
@@ -190,24 +192,30 @@ async def test_each_kind_applies_the_request_or_does_not(place: Sandbox, kind: K
         fine = False
 
     assert (0 if kind in NOT_APPLIED else 3) == len(place.book)
-    in_shape = {Kind.SLOW, Kind.DRIP, Kind.SHUFFLE, Kind.ALTER, Kind.UNKNOWN_STATUS}
+    in_shape = {
+        FaultKind.SLOW,
+        FaultKind.DRIP,
+        FaultKind.SHUFFLE,
+        FaultKind.ALTER,
+        FaultKind.UNKNOWN_STATUS,
+    }
     assert fine == (kind in in_shape)
-    assert {kind.value: 1} == dict(place.struck)
+    assert {kind.value: 1} == dict(place.hits)
 
 
-@pytest.mark.parametrize("kind", [Kind.DRIP, Kind.STALL, Kind.SLOW])
+@pytest.mark.parametrize("kind", [FaultKind.DRIP, FaultKind.STALL, FaultKind.SLOW])
 async def test_a_client_that_goes_away_is_no_accident(
-    place: Sandbox, kind: Kind, caplog: pytest.LogCaptureFixture
+    place: Sandbox, kind: FaultKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     What it asked for is applied, and nothing is said of an error.
     """
     place.inject(Fault(kind=kind, seconds=0.2))
-    before = place.pulse.count
+    before = place.changes.count
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await call(place, batch("a"))
-    await place.pulse.wait_beyond(before)  # until the sandbox has done with it
+    await place.changes.wait_beyond(before)  # until the sandbox has done with it
 
     assert 1 == len(place.book)
     assert [] == [each for each in caplog.records if each.levelno >= logging.ERROR]
@@ -219,12 +227,14 @@ async def test_an_answer_of_ones_own(place: Sandbox) -> None:
     """
     teapot = Answer(418, b"short and stout", {"Content-Type": "text/tea"})
     place.inject(lambda operation, body: teapot if body["ProductCode"] == "tea" else None)
-    place.inject(lambda operation, body: Kind.ERROR_500 if body["ProductCode"] == "x" else None)
+    place.inject(
+        lambda operation, body: FaultKind.ERROR_500 if body["ProductCode"] == "x" else None
+    )
 
     assert (418, "text/tea", teapot.body) == await call(place, batch("a", product="tea"))
     assert 500 == (await call(place, batch("a", product="x")))[0]
     assert 200 == (await call(place, batch("a")))[0]
-    assert {"answer": 1, "error-500": 1} == dict(place.struck)
+    assert {"answer": 1, "error-500": 1} == dict(place.hits)
     assert 1 == len(place.book)
 
 
@@ -241,13 +251,13 @@ async def test_faults_are_switched_while_it_runs(place: Sandbox) -> None:
 
         assert 1 == await order(faults=[{"kind": "throttle"}])
         assert 400 == (await call(place, batch("a")))[0]
-        assert 2 == await order(faults=[{"kind": "error-503", "every": 2}], add=True)
+        assert 2 == await order(faults=[{"kind": "error-503", "every_nth": 2}], add=True)
         assert 1 == await order(remove=0)
         assert [200, 503] == [(await call(place, batch(name)))[0] for name in "ab"]
         async with web.get(f"{place.url}/_sandbox/state") as answer:
             (told,) = (await answer.json())["faults_in_force"]
 
-    assert ("error-503", 2, 1) == (told["rule"]["kind"], told["matched"], told["struck"])
+    assert ("error-503", 2, 1) == (told["rule"]["kind"], told["matched"], told["hits"])
 
 
 json_values = st.recursive(

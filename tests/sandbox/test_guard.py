@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -12,8 +13,9 @@ import pytest
 from support.raw import exchange, status_of
 
 from marketplace_metering_async.sandbox import Rules, Sandbox
-from marketplace_metering_async.sandbox.doors import Doors
+from marketplace_metering_async.sandbox import sandbox as server
 from marketplace_metering_async.sandbox.guard import Forbidden, Guard, is_loopback
+from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
 
 PORT = 8765
 HERE = f"127.0.0.1:{PORT}"
@@ -304,15 +306,15 @@ async def test_junk_is_answered_or_cut_off(place: Sandbox, junk: bytes) -> None:
     assert 200 == await status_of("GET", place.url, "/_sandbox/state", b"", {})
 
 
-async def test_a_thousand_silent_connections_lock_nobody_out() -> None:
+async def test_a_thousand_silent_connections_lock_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """
     They are bounded, and the oldest of them makes room for who has something to say. Covers: X06
     """
+    at_once = partial(ConnectionLimit, patience=0.0)
+    monkeypatch.setattr(server, "ConnectionLimit", at_once)
     async with Sandbox(calls_per_second=None) as sandbox, AsyncExitStack() as stack:
-        assert sandbox._site is not None
-        doors = sandbox._site.doors
-        assert doors is not None
-        doors._patience = 0.0
         address = sandbox.url.removeprefix("http://").split(":")
 
         async def connect() -> None:
@@ -323,43 +325,45 @@ async def test_a_thousand_silent_connections_lock_nobody_out() -> None:
             await asyncio.gather(*(connect() for _ in range(100)))
         assert 200 == await status_of("GET", sandbox.url, "/_sandbox/state", b"", {})
 
-        assert len(doors._server.connections) <= 512
+        assert sandbox._runner is not None
+        assert sandbox._runner.server is not None
+        assert len(sandbox._runner.server.connections) <= 512
         assert 0 == len(sandbox.book)
 
 
-async def test_a_full_house_closes_its_doors() -> None:
+async def test_at_the_limit_who_has_been_silent_makes_room() -> None:
     """
-    Until somebody has been silent too long; who has spoken may stay. Covers: X06
+    Until somebody has been silent too long nobody new comes in; who has spoken stays. Covers: X06
     """
     now = 0.0
     async with Sandbox() as sandbox:
         assert sandbox._runner is not None
-        server = sandbox._runner.server
-        assert server is not None
-        doors = Doors(server, most=2, patience=10, monotonic=lambda: now)
+        own = sandbox._runner.server
+        assert own is not None
+        limit = ConnectionLimit(most=2, patience=10, monotonic=lambda: now)
         inside: list[Any] = []
         wires: list[_Wire] = []
 
-        def come() -> bool:
-            protocol = doors()
+        async def come() -> bool:
+            protocol = limit.protocol(own)
             if not hasattr(protocol, "force_close"):
                 return False
             inside.append(protocol)
             wires.append(_Wire())
             protocol.connection_made(wires[-1])
-            doors._arrived()
+            await asyncio.sleep(0)  # the loop's next turn, in which the server knows of it
             return True
 
-        assert come()
-        assert come()
-        doors.heard(inside[0])
-        assert not come()
+        assert await come()
+        assert await come()
+        limit.heard(inside[0])
+        assert not await come()
         now = 11.0
-        assert come()
+        assert await come()
         inside[1].connection_lost(None)
         assert [False, True, False] == [wire.closed for wire in wires]
         now = 12.0
-        assert not come()
+        assert not await come()
         for protocol in (inside[0], inside[2]):
             protocol.connection_lost(None)
 

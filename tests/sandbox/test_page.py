@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async import sandbox as package
-from marketplace_metering_async.sandbox import Book, Fault, Kind, Sandbox, SandboxClock
-from marketplace_metering_async.sandbox.sums import COLUMNS, Sums
-from marketplace_metering_async.sandbox.view import View
+from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox.page.sums import COLUMNS, Sums
+from marketplace_metering_async.sandbox.page.view import View
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
-FOLDER = Path(package.__file__).with_name("page")
+FOLDER = Path(package.__file__).parent / "page" / "assets"
 
 
 def meter(book: Book, *usage: Any, product: str = "p") -> None:
@@ -152,7 +152,7 @@ async def test_the_view_tells_what_happened(place: Sandbox, web: aiohttp.ClientS
     """
     place.clock.set(datetime.now(UTC) + timedelta(seconds=1))
     place.declare_product("p", dimensions=["requests"], customers={f"{0:012d}": True})
-    place.inject(Fault(kind=Kind.THROTTLE, times=1), Fault(kind=Kind.DROP, skip=100))
+    place.inject(Fault(kind=FaultKind.THROTTLE, max_hits=1), Fault(kind=FaultKind.DROP, after=100))
     async with MarketplaceMeteringClient(**place.client_arguments) as client:
         await client.batch_meter_usage(usage(1))
         await client.batch_meter_usage(usage(1, dimension="Requests"))
@@ -171,7 +171,7 @@ async def test_the_view_tells_what_happened(place: Sandbox, web: aiohttp.ClientS
     assert "The product's dimensions: requests." == wrong["remedy"]
     (bucket,) = told["quota"]["buckets"]
     assert 7 <= bucket["left"] <= 10
-    assert [0, None] == [rule["times"] for rule in told["faults"]["in_force"]]
+    assert [0, None] == [rule["max_hits"] for rule in told["faults"]["in_force"]]
     assert [{"customer": f"{0:012d}", "subscribed": True}] == told["products"][0]["customers"]
     number = told["calls"][1]["number"]
     async with web.get(f"{place.url}/_sandbox/page/call?number={number}") as answer:
@@ -283,7 +283,7 @@ async def test_a_look_ends_when_an_agreement_does(web: aiohttp.ClientSession) ->
                 assert change == told["change"]
                 states.add(told["products"][0]["agreements"][1]["state"])
         place.clock.freeze()
-        view = View(place).products
+        view = View(place, place).products
         assert view.seconds_to_next_change() is None
 
 

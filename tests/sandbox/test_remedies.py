@@ -9,7 +9,14 @@ import pytest
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.errors import MarketplaceMeteringException
-from marketplace_metering_async.sandbox import AccessKey, Fault, Kind, Rules, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox import (
+    AccessKey,
+    Fault,
+    FaultKind,
+    Rules,
+    Sandbox,
+    SandboxClock,
+)
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = NOW - timedelta(hours=1)
@@ -91,7 +98,7 @@ def session_token_of_another_key(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def fault(sandbox: Sandbox) -> dict[str, Any]:
-    sandbox.inject(Fault(kind=Kind.REFUSE))
+    sandbox.inject(Fault(kind=FaultKind.REFUSE))
     return {}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from marketplace_metering_async.sandbox import Caller, Fault, Kind, Rules, Sandbox
+from marketplace_metering_async.sandbox import Caller, Fault, FaultKind, Rules, Sandbox
 
 everything = pytest.mark.parametrize("everything", [False, True])
 
@@ -64,8 +64,8 @@ def test_faults_strike_by_the_same_chance(*, everything: bool) -> None:
     sandbox = Sandbox(seed=5)
 
     def strikes() -> list[bool]:
-        sandbox.inject(Fault(kind=Kind.THROTTLE, share=0.5))
-        return [sandbox.faults.strike("BatchMeterUsage", {}) is not None for _ in range(64)]
+        sandbox.inject(Fault(kind=FaultKind.THROTTLE, probability=0.5))
+        return [sandbox.faults.hit("BatchMeterUsage", {}) is not None for _ in range(64)]
 
     first = strikes()
     sandbox.reset(everything=everything)

@@ -15,7 +15,7 @@ from marketplace_metering_async.sandbox import (
     AccessKey,
     Book,
     Fault,
-    Kind,
+    FaultKind,
     Product,
     Refusal,
     Rules,
@@ -268,7 +268,7 @@ async def test_it_is_controlled_over_http(place: Sandbox, web: aiohttp.ClientSes
     await order("quota", calls_per_second=5, burst=1)
     assert 5 == place.calls_per_second
     await order("quota", calls_per_second=None)
-    await order("faults", faults=[{"kind": "throttle", "times": 1}])
+    await order("faults", faults=[{"kind": "throttle", "max_hits": 1}])
 
     hour = NOW - timedelta(hours=1)
     usage = UsageRecord(
@@ -392,8 +392,8 @@ async def test_faults_strike_by_rule() -> None:
     By operation, product, customer, number and share; a function may decide as well.
     """
     strikes = [
-        Fault(kind=Kind.ERROR_500, skip=1, times=1),
-        Fault(kind=Kind.THROTTLE, customer="000000000007", times=2),
+        Fault(kind=FaultKind.ERROR_500, after=1, max_hits=1),
+        Fault(kind=FaultKind.THROTTLE, customer="000000000007", max_hits=2),
         lambda operation, request: None,
     ]
     async with Sandbox(calls_per_second=None, faults=strikes) as sandbox:  # type: ignore[arg-type]
@@ -408,5 +408,5 @@ async def test_faults_strike_by_rule() -> None:
         async with client, asyncio.timeout(30):
             result = await client.batch_meter_usage(usage, product_code="p")
 
-    assert {"error-500": 1, "throttle": 2} == dict(sandbox.struck)
+    assert {"error-500": 1, "throttle": 2} == dict(sandbox.hits)
     assert {RecordStatus.SUCCESS: 60} == result.counts

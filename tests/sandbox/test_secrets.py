@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from marketplace_metering_async.sandbox import AccessKey, Sandbox
-from marketplace_metering_async.sandbox.app import App
+from marketplace_metering_async.sandbox.http.app import application
+from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
 
 SECRETS = ("hush/secret-key", "hush/session-token", "hush/token-of-the-sandbox")
 
@@ -46,7 +47,9 @@ async def test_no_secret_is_said_without_the_token(
     tried = [{}, {"X-Sandbox-Token": "guessed"}, {"Host": "sandbox"}]
     said = []
     async with aiohttp.ClientSession(skip_auto_headers=["Accept"]) as web:
-        for method, path in App(opened)._routes:
+        app = application(opened, opened.guard, opened, ConnectionLimit())
+        for route in app.router.routes():
+            method, path = route.method, route.resource.canonical if route.resource else ""
             for more in tried:
                 order = {"json": {"wrong": 1}} if method == "POST" else {}
                 said.append(

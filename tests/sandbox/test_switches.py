@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from marketplace_metering_async.sandbox import Book, Product, Refusal, Rules
+from marketplace_metering_async.sandbox.as_json import as_json, from_json
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 HOUR = datetime(2026, 11, 23, 11, tzinfo=UTC)
@@ -233,7 +234,8 @@ def test_rules_go_through_json_and_back() -> None:
     """
     rules = Rules(age=timedelta(hours=6), key_by="timestamp", regions=["us-east-1"])
 
-    assert rules == Rules().changed(rules.to_json())
+    assert rules == from_json(Rules, as_json(rules))
+    assert rules == Rules().changed(as_json(rules))
     for wrong in ({"key_by": "day"}, {"age": -1}, {"not_subscribed_takes_key": "yes"}, {"x": 1}):
         with pytest.raises((ValueError, TypeError)):
             Rules().changed(wrong)

@@ -13,7 +13,7 @@ from botocore.model import ServiceModel, StructureShape
 from marketplace_metering_async import MarketplaceMeteringClient
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.sandbox import Book, Caller, Refusal, Rules, Sandbox
-from marketplace_metering_async.sandbox.members import MEMBERS
+from marketplace_metering_async.sandbox.service.parsing import MEMBERS
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 BUYER = "111122223333"

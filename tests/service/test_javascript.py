@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from marketplace_metering_async import verify_registration
-from marketplace_metering_async.sandbox import AccessKey, Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import AccessKey, Fault, FaultKind, Sandbox
 from marketplace_metering_async.testing import SandboxThread
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -37,8 +37,8 @@ def folder() -> str:
 def told(folder: str) -> dict[str, dict[str, Any]]:
     """What the SDK said of each step of the scenario."""
     faults = [
-        Fault(kind=Kind.THROTTLE, dimension="throttled"),
-        Fault(kind=Kind.ERROR_500, dimension="broken"),
+        Fault(kind=FaultKind.THROTTLE, dimension="throttled"),
+        Fault(kind=FaultKind.ERROR_500, dimension="broken"),
     ]
     keys = {"AKIDWITNESS": AccessKey("secret/of+the=witness")}
     sandbox = Sandbox(access_keys=keys, faults=faults, calls_per_second=None)

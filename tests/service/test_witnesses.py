@@ -14,7 +14,7 @@ from aiobotocore.session import get_session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from marketplace_metering_async.sandbox import AccessKey, Fault, Kind, Sandbox
+from marketplace_metering_async.sandbox import AccessKey, Fault, FaultKind, Sandbox
 
 KEYS = {"aws_access_key_id": "AKIDWITNESS", "aws_secret_access_key": "secret/of+the=witness"}
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -119,7 +119,9 @@ async def test_boto3_reads_throttles_and_internal_errors(place: Sandbox) -> None
     """
     Faults come in the shape that SDKs know how to retry.
     """
-    place.inject(Fault(kind=Kind.THROTTLE, times=1), Fault(kind=Kind.ERROR_500, times=1))
+    place.inject(
+        Fault(kind=FaultKind.THROTTLE, max_hits=1), Fault(kind=FaultKind.ERROR_500, max_hits=1)
+    )
 
     def work(client: Any) -> list[tuple[str, int]]:
         seen = []

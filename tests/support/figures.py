@@ -11,7 +11,7 @@ from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult
-from marketplace_metering_async.sandbox import Kind, Refusal
+from marketplace_metering_async.sandbox import FaultKind, Refusal
 from support.memory import FaultOf, client_of
 from support.virtual import run_virtual
 
@@ -75,7 +75,7 @@ def refusing(
 ) -> FaultOf:
     """Return faults that refuse whole each request with an odd record in it."""
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | Refusal | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | Refusal | None:
         odd = [record for record in body["UsageRecords"] if is_odd(record)]
         return Refusal(code, message(odd)) if odd else None
 
@@ -115,12 +115,12 @@ def slow_quota(calls_per_second: float, burst: float = 10.0) -> FaultOf:
     """Return faults that throttle what a token bucket does not let through."""
     tokens, since = burst, 0.0
 
-    def fault_of(number: int, body: dict[str, Any]) -> Kind | None:
+    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
         nonlocal tokens, since
         now = asyncio.get_running_loop().time()
         tokens, since = min(burst, tokens + (now - since) * calls_per_second), now
         if tokens < 1:
-            return Kind.THROTTLE
+            return FaultKind.THROTTLE
         tokens -= 1
         return None
 

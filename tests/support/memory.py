@@ -1,8 +1,9 @@
-"""The sandbox's book behind a transport in memory: a faulty service without a socket."""
+"""A faulty service without a socket: a sandbox's transport, and a fault for each request."""
 
 import asyncio
 import json
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -10,16 +11,38 @@ from typing import Any
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Book, Kind, Refusal
+from marketplace_metering_async.sandbox import (
+    Answer,
+    Book,
+    Fault,
+    FaultKind,
+    Refusal,
+    SandboxClock,
+    World,
+)
+from marketplace_metering_async.testing import SandboxTransport
 from support.virtual import START, VirtualClock
 
 ROUND_TRIP = 0.02
 
-FaultOf = Callable[[int, dict[str, Any]], Kind | Refusal | None]
+FaultOf = Callable[[int, dict[str, Any]], FaultKind | Refusal | None]
 """Asked for each request (its number from 1, its body): what goes wrong."""
+
+_FAULT: ContextVar[Fault | Answer | None] = ContextVar("fault")
+"""Of the request that this task sends."""
+
+
+class _SameTime(SandboxClock):
+    """A service whose clock shows what the test's clock shows."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def now(self) -> datetime:
+        return self._clock.now()
 
 
 class MemoryService:
@@ -40,15 +63,38 @@ class MemoryService:
         clock: Clock | None = None,
         seed: int = 0,
     ) -> None:
-        self.book = Book() if book is None else book
         self.requests: list[dict[str, Any]] = []
-        self.round_trip = ROUND_TRIP  # seconds
         self.last_at = 0.0  # loop time of the latest request
         self.in_flight = 0
         self.most_in_flight = 0
         self._fault_of = fault_of
-        self._clock: Clock = clock or VirtualClock()
         self._random = Random(seed)
+        self._world = World(
+            clock=_SameTime(clock or VirtualClock()),
+            calls_per_second=None,
+            faults=[lambda operation, body: _FAULT.get()],
+            history=0,
+            seed=seed,
+        )
+        if book is not None:
+            self._world.book = book
+        self._transport = SandboxTransport(self._world, round_trip=ROUND_TRIP)
+
+    @property
+    def book(self) -> Book:
+        return self._world.book
+
+    @book.setter
+    def book(self, book: Book) -> None:
+        self._world.book = book
+
+    @property
+    def round_trip(self) -> float:
+        return self._transport.round_trip
+
+    @round_trip.setter
+    def round_trip(self, seconds: float) -> None:
+        self._transport.round_trip = seconds
 
     @property
     def sizes(self) -> list[int]:
@@ -69,79 +115,30 @@ class MemoryService:
         self.last_at = asyncio.get_running_loop().time()
         body = json.loads(request.body)
         self.requests.append(body)
-        number = len(self.requests)
-        fault = self._fault_of(number, body)
-        await asyncio.sleep(self.round_trip / 2)
-        try:
-            before = self._before(fault)
-            if before is not None:
-                return before
-            left = self._left(fault, body)
-            reply = self.book.batch_meter_usage(
-                body, now=self._clock.now(), region="us-east-1", unprocessed=left
-            )
-        except Refusal as refusal:
-            return self._refusal(refusal)
-        await asyncio.sleep(self.round_trip / 2)
-        return await self._after(fault, reply, timeout)
+        _FAULT.set(self._rule(self._fault_of(len(self.requests), body), body))
+        return await self._transport.send(request, timeout=timeout)
 
-    def _before(self, fault: Kind | Refusal | None) -> Response | None:
+    def _rule(
+        self, fault: FaultKind | Refusal | None, body: dict[str, Any]
+    ) -> Fault | Answer | None:
+        if left := self._left(fault, body):
+            return Fault(kind=FaultKind.UNPROCESSED, records=left)
         match fault:
-            case Refusal():
-                raise fault
-            case Kind.THROTTLE:
-                raise Refusal("ThrottlingException", "Rate exceeded")
-            case Kind.ERROR_500:
-                raise Refusal("InternalServiceErrorException", "", 500)
-            case Kind.ERROR_503:
-                return Response(503, {}, b"<html>503</html>")
-            case Kind.HTML:
-                return Response(200, {}, b"<html>log in</html>")
-            case Kind.RESET_BEFORE:
-                raise TransportError("reset", sent=True)
-        return None
+            case Refusal(code=code, message=message, status=status):
+                headers = {"x-amzn-RequestId": f"request-{len(self.requests)}"}
+                refused = json.dumps({"__type": code, "message": message}).encode()
+                return Answer(status, refused, headers)
+            case FaultKind.STALL:
+                return Fault(kind=fault, seconds=3600)  # longer than anybody waits
+            case None | FaultKind.UNPROCESSED:
+                return None
+        return Fault(kind=fault)
 
-    def _left(self, fault: Kind | Refusal | None, body: dict[str, Any]) -> list[int]:
-        if fault is not Kind.UNPROCESSED:
+    def _left(self, fault: FaultKind | Refusal | None, body: dict[str, Any]) -> list[int]:
+        if fault is not FaultKind.UNPROCESSED:
             return []
         size = len(body["UsageRecords"])
         return [index for index in range(size) if self._random.random() < 0.4]
-
-    async def _after(
-        self, fault: Kind | Refusal | None, reply: dict[str, Any], timeout: float
-    ) -> Response:
-        results = reply["Results"]
-        match fault:
-            case Kind.ERROR_500_AFTER:
-                return self._refusal(Refusal("InternalServiceErrorException", "", 500))
-            case Kind.RESET_AFTER | Kind.TRUNCATED:
-                raise TransportError("reset", sent=True)
-            case Kind.STALL:
-                await asyncio.sleep(timeout)
-                raise TransportError(f"no answer within {timeout:g} s", sent=True)
-            case Kind.GARBAGE:
-                return Response(200, {}, b'{"Results": [{')
-            case Kind.EMPTY:
-                return Response(200, {}, b"")
-            case Kind.SHUFFLE:
-                self._random.shuffle(results)
-            case Kind.DROP if results:
-                results.pop(self._random.randrange(len(results)))
-            case Kind.ALTER if results:
-                results[0]["UsageRecord"] = {**results[0]["UsageRecord"], "Quantity": 2**31 - 1}
-            case Kind.FOREIGN if results:
-                echo = {**results[0]["UsageRecord"], "Dimension": "of-somebody-else"}
-                results.append({**results[0], "UsageRecord": echo})
-            case Kind.DISAGREE if results:
-                results.append({**results[0], "Status": "CustomerNotSubscribed"})
-            case Kind.UNKNOWN_STATUS if results:
-                results[0]["Status"] = "Postponed"
-        headers = {"x-amzn-RequestId": f"request-{len(self.requests)}"}
-        return Response(200, headers, json.dumps(reply).encode())
-
-    def _refusal(self, refusal: Refusal) -> Response:
-        body = json.dumps({"__type": refusal.code, "message": refusal.message}).encode()
-        return Response(refusal.status, {"x-amzn-RequestId": f"request-{len(self.requests)}"}, body)
 
 
 def client_of(service: MemoryService, **settings: Any) -> MarketplaceMeteringClient:

@@ -15,7 +15,7 @@ from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, U
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.ledger.sqlite import SqliteDatabase
 from marketplace_metering_async.ledger.sqlite import _connect as store_connect
-from marketplace_metering_async.sandbox import Book, Kind
+from marketplace_metering_async.sandbox import Book, FaultKind
 from support.disk import Mark
 from support.ledgers import NOON, QUICK, SetClock
 from support.memory import MemoryService, client_of
@@ -83,8 +83,8 @@ class MarkingService(MemoryService):
         self._chance = chance
         self._mark = mark
 
-    def _lose(self, number: int, body: dict[str, Any]) -> Kind | None:
-        return Kind.RESET_AFTER if self._chance.random() < 0.05 else None
+    def _lose(self, number: int, body: dict[str, Any]) -> FaultKind | None:
+        return FaultKind.RESET_AFTER if self._chance.random() < 0.05 else None
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         number = len(self.requests)

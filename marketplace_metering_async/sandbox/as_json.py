@@ -1,0 +1,148 @@
+"""
+The sandbox's values as JSON, and back: for its state file, controls, page and copies.
+
+Moments are ISO 8601, durations seconds, sets sorted lists; a class of attrs is an object with its
+public attributes. `from_json()` reads by type annotations, so that no class has a codec of its own.
+Bytes go through orjson where the extra `speedups` is, and are the same either way.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import cache
+from types import UnionType
+from typing import Any, Final, NoReturn, TypeVar, Union, get_args, get_origin
+
+import attrs
+
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+
+
+def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
+    """Return *value* as what JSON has: dicts with texts as keys, lists, texts, numbers, None."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return [as_json(part) for part in sorted(value, key=str)]
+    if isinstance(value, Mapping):
+        return {str(name): as_json(part) for name, part in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Enum):
+        return value.value
+    kind: Any = type(value)
+    if attrs.has(kind):
+        return {name: as_json(getattr(value, name)) for name in _annotations_of(kind)}
+    raise TypeError(f"expected a value of the sandbox, got {type(value).__name__}")
+
+
+def from_json(kind: type[T], written: object) -> T:
+    """
+    Return the value of *kind* that `as_json()` has *written*.
+
+    Args:
+        kind: A class, or any annotation that as_json() has a form for.
+        written: What JSON said.
+
+    Raises:
+        TypeError, ValueError: for what is no value of *kind*.
+    """
+    return _read(kind, written)  # type: ignore[no-any-return]
+
+
+def _read(kind: Any, written: Any) -> Any:  # noqa: ANN401 - annotations and JSON
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        kinds = [part for part in parts if part is not type(None)]
+        return written if written is None or len(kinds) > 1 else _read(kinds[0], written)
+    if origin is tuple and parts[1:] != (Ellipsis,):
+        return tuple(_read(part, one) for part, one in zip(parts, _listed(written), strict=True))
+    if origin in (tuple, list, set, frozenset):
+        return origin(_read(parts[0], one) for one in _listed(written))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {
+            _named(parts[0], name): _read(parts[1], one) for name, one in _object(written).items()
+        }
+    if kind is datetime:
+        return datetime.fromisoformat(written)
+    if kind is timedelta:
+        return timedelta(seconds=written)
+    if attrs.has(kind):
+        return _instance(kind, _object(written))
+    return written
+
+
+def _instance(kind: Any, written: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a class of attrs
+    annotations = _annotations_of(kind)
+    if unknown := written.keys() - annotations.keys():
+        known = ", ".join(sorted(annotations))
+        raise ValueError(f"expected {known}, got {', '.join(sorted(unknown))}")
+    return kind(**{name: _read(annotations[name], value) for name, value in written.items()})
+
+
+@cache
+def _annotations_of(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of attrs
+    """Return the public attributes of a class, in their order, to their annotations."""
+    fields = attrs.fields(attrs.resolve_types(kind))
+    return {field.name: field.type for field in fields if not field.name.startswith("_")}
+
+
+def _named(kind: Any, name: str) -> Any:  # noqa: ANN401 - an annotation
+    return int(name) if kind is int else name
+
+
+def _listed(written: object) -> list[Any]:
+    if not isinstance(written, list):
+        raise TypeError(f"expected a list, got {written!r}")
+    return written
+
+
+def _object(written: object) -> dict[str, Any]:
+    if not isinstance(written, dict):
+        raise TypeError(f"expected an object, got {written!r}")
+    return written
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)
+
+
+def decoded(body: bytes) -> object:
+    """
+    Return what *body* says.
+
+    Raises:
+        ValueError: if it is no JSON in UTF-8.
+    """
+    if orjson is not None:
+        value: object = orjson.loads(body)
+        return value
+    try:
+        return _DECODER.decode(body.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def encoded(members: Mapping[str, Any]) -> bytes:
+    """Return *members*, which are JSON already, as a body."""
+    if orjson is not None:
+        try:
+            return orjson.dumps(members)
+        except TypeError:
+            pass  # an echo of what only the standard library can write, such as huge integers
+    return json.dumps(members).encode()

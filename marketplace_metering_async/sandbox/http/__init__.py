@@ -1,0 +1,1 @@
+"""The sandbox over HTTP: the service at `/`, its controls at `/_sandbox/`."""

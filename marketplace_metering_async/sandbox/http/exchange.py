@@ -1,0 +1,64 @@
+"""Requests and responses as aiohttp has them: a body read within bounds, a response sent."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from marketplace_metering_async.sandbox.http.responses import ServiceResponse
+
+LARGEST_BODY: Final = 16 * 2**20
+_SECONDS_TO_SEND: Final = 30.0
+
+
+async def body_of(request: web.Request) -> bytes:
+    """
+    Read a request's body.
+
+    Raises:
+        web.HTTPRequestEntityTooLarge: for more than the application takes, decompressed.
+        web.HTTPRequestTimeout: for one that is not there after half a minute.
+    """
+    if request.content.is_eof():  # as most requests are: all there at once
+        return await request.read()
+    try:
+        async with asyncio.timeout(_SECONDS_TO_SEND):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text="the body came too slowly\n") from error
+
+
+async def deliver(response: ServiceResponse, request: web.Request) -> web.StreamResponse:
+    """
+    Send *response* as it is to travel, or return it for aiohttp to send.
+
+    Raises:
+        ConnectionResetError: where the connection was reset, by a fault or by the client.
+    """
+    if response.comes is None and response.pieces == 1:
+        return web.Response(status=response.status, body=response.body, headers=response.headers)
+    if response.comes != 0:
+        stream = await _begun(response, request)
+        await _send_parts(response, stream)
+        if response.comes is None:
+            await stream.write_eof()
+            return stream
+        await asyncio.sleep(response.seconds)
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionResetError("a fault has reset the connection")
+
+
+async def _begun(response: ServiceResponse, request: web.Request) -> web.StreamResponse:
+    headers = {**response.headers, "Content-Length": str(len(response.body))}
+    stream = web.StreamResponse(status=response.status, headers=headers)
+    await stream.prepare(request)
+    return stream
+
+
+async def _send_parts(response: ServiceResponse, stream: web.StreamResponse) -> None:
+    parts = response.parts()
+    for part in parts:
+        if len(parts) > 1:
+            await asyncio.sleep(response.seconds / len(parts))
+        await stream.write(part)

@@ -1,0 +1,185 @@
+"""
+The service's four operations: signature, quota, region, permission, faults, rules; and the history.
+
+A request comes in as a value and a response goes out as one, so that a port serves them and a
+transport without a socket does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from attrs import frozen
+
+from marketplace_metering_async.sandbox.clock import real_now
+from marketplace_metering_async.sandbox.faults import FaultHit
+from marketplace_metering_async.sandbox.http.request_log import RequestContext
+from marketplace_metering_async.sandbox.http.responses import (
+    CONTENT_TYPE,
+    ServiceResponse,
+    apply_fault,
+    refusal_response,
+    reply_response,
+)
+from marketplace_metering_async.sandbox.http.signatures import SignedRequest, check
+from marketplace_metering_async.sandbox.service.parsing import members_of
+from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.refusals import Refusal
+from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError, refusal_of
+from marketplace_metering_async.sandbox.world import World
+
+_TARGET: Final = "AWSMPMeteringService."
+_OPERATIONS: Final = frozenset(
+    {"BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer"}
+)
+_REGIONAL: Final = frozenset({"BatchMeterUsage", "ResolveCustomer"})
+_UNKNOWN: Final = "UnknownOperation"
+
+T = TypeVar("T")
+
+
+@frozen
+class ServiceRequest:
+    """
+    A request to the service.
+
+    Attributes:
+        headers: Found in any letter case.
+        path: As it came, percent-encoded.
+        query: The same.
+        read: Reads the body; None where it is larger than anybody may send.
+    """
+
+    headers: Mapping[str, str]
+    path: str
+    query: str
+    read: Callable[[], Awaitable[bytes | None]]
+
+
+class Operations:
+    """Answers requests to one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def answer(
+        self, request: ServiceRequest, deliver: Callable[[ServiceResponse], Awaitable[T]]
+    ) -> T:
+        """
+        Answer one request, or do to it what a fault says; and remember it.
+
+        Args:
+            request: What came.
+            deliver: Sends the response; ConnectionError where the connection ends before that.
+
+        Raises:
+            ConnectionError: of *deliver*.
+        """
+        world, time = self._world, asyncio.get_running_loop().time
+        operation = request.headers.get("X-Amz-Target", "").removeprefix(_TARGET)
+        context = RequestContext(
+            # A header must not fill the memory.
+            operation=operation if operation in _OPERATIONS else _UNKNOWN,
+            received=world.clock.now(),
+            began=time(),
+        )
+        world.calls[context.operation] += 1
+        try:
+            response = await self._response(request, context)
+            delivered = await deliver(response)
+            context.status = response.status
+            return delivered
+        finally:
+            if world.history.keeps:
+                call = context.call(world.history.next_number(), time() - context.began)
+                world.history.add(call)
+            world.changes.bump()
+
+    async def _response(self, request: ServiceRequest, context: RequestContext) -> ServiceResponse:
+        try:
+            return await self._answered(request, context)
+        except Refusal as refusal:
+            context.refusal = refusal
+            self._world.note_refusal(refusal)
+            return refusal_response(refusal, context.request_id)
+
+    async def _answered(self, request: ServiceRequest, context: RequestContext) -> ServiceResponse:
+        world, operation = self._world, context.operation
+        body = await request.read()
+        context.size = 0 if body is None else len(body)
+        if body is None or context.size >= world.book.rules.most_bytes:
+            text = f"the request is not smaller than {world.book.rules.most_bytes} bytes"
+            raise Refusal("RequestEntityTooLargeException", text, 413)
+        _check_operation(request, operation)
+        context.caller = caller = check(
+            SignedRequest(request.headers, request.path, request.query, body),
+            world.access_keys,
+            now=real_now(),
+            sandbox_now=context.received,
+        )
+        world.quota_of(caller, operation).require(asyncio.get_running_loop().time())
+        self._check_region(operation, caller)
+        context.members = members = members_of(body)
+        caller.check_permission(operation, members)
+        hit = world.faults.hit(operation, members)
+        if hit is None:
+            context.reply = reply = await self._reply(operation, members, caller)
+            return reply_response(reply, context.request_id)
+        context.fault = hit.name
+        world.hits[hit.name] += 1
+
+        async def apply() -> dict[str, Any]:
+            reply = await self._reply(operation, members, caller, hit)
+            context.reply = reply  # as it should have been
+            return {**reply, "Results": [*reply["Results"]]} if "Results" in reply else reply
+
+        return await apply_fault(hit, apply, context.request_id)
+
+    def _check_region(self, operation: str, caller: Caller) -> None:
+        regions = self._world.book.rules.regions
+        if operation in _REGIONAL and regions and caller.region not in regions:
+            raise Refusal("DisabledApiException", f"{operation} is not offered in this region")
+
+    async def _reply(
+        self,
+        operation: str,
+        members: dict[str, Any],
+        caller: Caller,
+        hit: FaultHit | None = None,
+    ) -> dict[str, Any]:
+        book, now = self._world.book, self._world.clock.now()
+        match operation:
+            case "BatchMeterUsage":
+                left = hit.left(members) if hit else ()
+                return book.batch_meter_usage(members, now=now, caller=caller, unprocessed=left)
+            case "MeterUsage":
+                return book.meter_usage(members, now=now, caller=caller)
+            case "RegisterUsage":
+                return await self._register(members, caller)
+            case _:
+                return book.resolve_customer(members, now=now, caller=caller)
+
+    async def _register(self, members: dict[str, Any], caller: Caller) -> dict[str, Any]:
+        world = self._world
+        registration = world.book.register_usage(members, now=world.clock.now(), caller=caller)
+        claims, reply = dict(registration.claims), {}
+        if registration.rotated is not None:
+            seconds = int(registration.rotated.timestamp())
+            claims["PublicKeyRotationTimestamp"] = reply["PublicKeyRotationTimestamp"] = seconds
+        sign, version = world.keys.sign, members["PublicKeyVersion"]
+        try:
+            signature = await asyncio.to_thread(sign, claims, version)  # a new key takes a while
+        except ExtraMissingError as error:
+            raise refusal_of(error) from error
+        return {"Signature": signature, **reply}
+
+
+def _check_operation(request: ServiceRequest, operation: str) -> None:
+    if operation == _UNKNOWN:
+        raise Refusal("UnknownOperationException", "X-Amz-Target names none of the operations")
+    given = request.headers.get("Content-Type", "")
+    if given.partition(";")[0].strip().lower() != CONTENT_TYPE:
+        text = f"Content-Type is not {CONTENT_TYPE}"
+        raise Refusal(
+            "UnknownOperationException", text, remedy=f"Send Content-Type: {CONTENT_TYPE}."
+        )

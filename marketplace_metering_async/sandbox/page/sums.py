@@ -1,0 +1,116 @@
+"""Sums over the book that grow with it: by product, customer, dimension and hour."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from attrs import Factory, define, frozen
+
+from marketplace_metering_async.sandbox.service.book import Book, Metered
+
+COLUMNS: Final = ("product", "customer", "dimension", "hour")
+"""What usage can be broken down by."""
+
+_HOUR: Final = timedelta(hours=1)
+
+Cell = tuple[str, str, str, datetime]
+
+
+@frozen
+class Row:
+    """The usage of one combination of the columns asked for."""
+
+    place: tuple[Any, ...]
+    quantity: int
+    records: int
+
+
+@define
+class Sums:
+    """
+    What was metered, added up; `follow` takes in what has come to the book since.
+
+    Attributes:
+        quantity: Of all records.
+        regions: Where they were metered, since the service counts each region for itself.
+    """
+
+    quantity: int = 0
+    regions: set[str] = Factory(set)
+    _cells: dict[Cell, list[int]] = Factory(dict)
+    _seen: int = 0
+    _first: Metered | None = None
+
+    def __len__(self) -> int:
+        """Return how many records were taken in."""
+        return self._seen
+
+    def follow(self, book: Book) -> None:
+        """Take in the records since the last time; begin anew with a book that has forgotten."""
+        records = book.records
+        first = records[0] if records else None
+        if first is not self._first or len(records) < self._seen:
+            self._forget()
+        for record in records[self._seen :]:
+            self._add(record)
+        self._seen = len(records)
+        self._first = first
+
+    def rows(self, by: Sequence[str], search: str, most: int) -> tuple[list[Row], int]:
+        """Return the *most* latest rows broken down *by* some columns, and how many there are."""
+        at = [COLUMNS.index(name) for name in by]
+        wanted = search.casefold()
+        found: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
+        for cell, (quantity, records) in self._cells.items():
+            if wanted and not any(wanted in name.casefold() for name in cell[:3]):
+                continue
+            total = found[tuple(cell[index] for index in at)]
+            total[0] += quantity
+            total[1] += records
+        hour_at = by.index("hour") if "hour" in by else None
+
+        def order(item: tuple[tuple[Any, ...], list[int]]) -> tuple[Any, ...]:
+            place, (quantity, _) = item
+            if hour_at is None:
+                return (-quantity, *place)
+            rest = place[:hour_at] + place[hour_at + 1 :]
+            return (-place[hour_at].timestamp(), *rest)
+
+        chosen = heapq.nsmallest(most, found.items(), key=order)
+        return [Row(place, *total) for place, total in chosen], len(found)
+
+    def hours(self, now: datetime, count: int) -> list[tuple[datetime, dict[str, int]]]:
+        """
+        Return *count* hours with the usage of each dimension, oldest first.
+
+        They end with the hour of *now*, or with the latest usage if all of it lies elsewhere.
+        """
+        last = _hour_of(now)
+        used = {cell[3] for cell in self._cells}
+        if used and not any(last - count * _HOUR < hour <= last for hour in used):
+            last = max(used)
+        window = {last - back * _HOUR: defaultdict[str, int](int) for back in range(count)}
+        for (_, _, dimension, hour), (quantity, _) in self._cells.items():
+            if hour in window:
+                window[hour][dimension] += quantity
+        return [(hour, dict(sums)) for hour, sums in sorted(window.items())]
+
+    def _add(self, record: Metered) -> None:
+        product = record.product_code or record.license_arn or ""
+        cell = (product, record.customer, record.dimension, _hour_of(record.timestamp))
+        total = self._cells.setdefault(cell, [0, 0])
+        total[0] += record.quantity
+        total[1] += 1
+        self.quantity += record.quantity
+        self.regions.add(record.region)
+
+    def _forget(self) -> None:
+        self._cells.clear()
+        self.regions.clear()
+        self.quantity = self._seen = 0
+
+
+def _hour_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

@@ -1,0 +1,182 @@
+"""
+What the page shows, as JSON: the one place where the page's words meet the sandbox's values.
+
+Everything is bounded, whatever the size of the book: the page is for eyes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from marketplace_metering_async.sandbox.as_json import as_json
+from marketplace_metering_async.sandbox.faults import FaultKind
+from marketplace_metering_async.sandbox.figures import (
+    call_figures,
+    quota_figures,
+    refusal_figures,
+    rule_figures,
+)
+from marketplace_metering_async.sandbox.history import Call
+from marketplace_metering_async.sandbox.page.products_view import ProductsView
+from marketplace_metering_async.sandbox.page.sums import COLUMNS, Row, Sums
+from marketplace_metering_async.sandbox.world import World
+
+_MOST_ROWS: Final = 200
+_MOST_CALLS: Final = 40
+_MOST_BUCKETS: Final = 12
+_HOURS: Final = 24
+_THROTTLED: Final = "ThrottlingException"
+
+
+class Entrance(Protocol):
+    """How a client gets to the sandbox."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        ...
+
+    def instructions(self) -> str:
+        """Return lines to paste in a shell."""
+        ...
+
+
+class View:
+    """What there is to see of one world; keeps sums between two looks."""
+
+    def __init__(self, world: World, entrance: Entrance) -> None:
+        self._world = world
+        self._entrance = entrance
+        self._sums = Sums()
+        self.products = ProductsView(world)
+
+    def figures(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
+        """
+        Return all that the page shows.
+
+        Args:
+            by: Some of COLUMNS, to break the usage down by.
+            search: Only usage whose product, customer or dimension has this in it.
+            monotonic: The event loop's time, which the quotas go by.
+        """
+        world = self._world
+        self._sums.follow(world.book)
+        return {
+            "change": world.changes.count,
+            "url": self._entrance.url,
+            "clock": self._clock(),
+            "totals": self._totals(),
+            "usage": self._usage(by, search),
+            "hours": self._hours(),
+            "calls": self._calls(),
+            "refusals": self._refusals(),
+            "quota": self._quota(monotonic),
+            "faults": self._faults(),
+            "products": self.products.figures(),
+            "environment": self._entrance.instructions(),
+        }
+
+    def call(self, number: int) -> dict[str, Any] | None:
+        """Return one of the latest calls in full, or None if it is no longer known."""
+        calls = (call for call in self._world.history if call.number == number)
+        return next((call_figures(call) for call in calls), None)
+
+    def _clock(self) -> dict[str, Any]:
+        clock = self._world.clock
+        return {"now": clock.now().isoformat(), "speed": clock.speed}
+
+    def _totals(self) -> dict[str, Any]:
+        world = self._world
+        refused = sum(world.refusals.values())
+        throttled = world.refusals[_THROTTLED]
+        return {
+            "quantity": self._sums.quantity,
+            "records": len(self._sums),
+            "calls": sum(world.calls.values()),
+            "refused": refused - throttled,
+            "throttled": throttled,
+            "hits": sum(world.hits.values()),
+            "statuses": dict(world.book.statuses),
+            "regions": sorted(self._sums.regions),
+        }
+
+    def _usage(self, by: Sequence[str], search: str) -> dict[str, Any]:
+        rows, count = self._sums.rows(by, search, _MOST_ROWS)
+        return {"by": list(by), "count": count, "rows": [_row(by, row) for row in rows]}
+
+    def _hours(self) -> list[dict[str, Any]]:
+        hours = self._sums.hours(self._world.clock.now(), _HOURS)
+        return [{"hour": hour.isoformat(), "quantities": sums} for hour, sums in hours]
+
+    def _calls(self) -> list[dict[str, Any]]:
+        latest = list(self._world.history)[-_MOST_CALLS:]
+        return [_summary(call) for call in reversed(latest)]
+
+    def _refusals(self) -> list[dict[str, Any]]:
+        return [{"code": code, **figures} for code, figures in refusal_figures(self._world).items()]
+
+    def _quota(self, monotonic: float) -> dict[str, Any]:
+        return {
+            "calls_per_second": self._world.calls_per_second,
+            "buckets": quota_figures(self._world, monotonic, _MOST_BUCKETS),
+        }
+
+    def _faults(self) -> dict[str, Any]:
+        world = self._world
+        return {
+            "kinds": [{"kind": kind.value, "means": means} for kind, means in MEANINGS.items()],
+            "in_force": [rule_figures(rule) for rule in world.faults.rules],
+            "hits": dict(world.hits),
+        }
+
+
+def _row(by: Sequence[str], row: Row) -> dict[str, Any]:
+    place = dict(zip(by, as_json(row.place), strict=True))
+    return {**place, "quantity": row.quantity, "records": row.records}
+
+
+def _summary(call: Call) -> dict[str, Any]:
+    """Return a call without what it carried, which may be large."""
+    figures = call_figures(call)
+    return {name: value for name, value in figures.items() if name not in ("request", "results")}
+
+
+def columns_of(text: str) -> tuple[str, ...]:
+    """
+    Return the columns that a query names, in their own order; all for an empty one.
+
+    Raises:
+        ValueError: for a column that there is not.
+    """
+    named = {name for name in text.split(",") if name}
+    if unknown := named - set(COLUMNS):
+        raise ValueError(f"by: expected some of {', '.join(COLUMNS)}, got {min(unknown)!r}")
+    return tuple(name for name in COLUMNS if name in named) or COLUMNS
+
+
+MEANINGS: Final = {
+    FaultKind.THROTTLE: "Refused: too many calls",
+    FaultKind.ERROR_500: "An internal error; nothing was applied",
+    FaultKind.ERROR_500_AFTER: "An internal error, after all was applied",
+    FaultKind.ERROR_503: "A load balancer's page instead of an answer",
+    FaultKind.UNPROCESSED: "Part of the records is left unprocessed",
+    FaultKind.RESET_BEFORE: "The connection breaks before anything is applied",
+    FaultKind.RESET_AFTER: "All is applied, and the answer is lost",
+    FaultKind.TRUNCATED: "All is applied, and the answer is cut short",
+    FaultKind.SLOW: "The answer comes late",
+    FaultKind.STALL: "The answer stops half-way",
+    FaultKind.DRIP: "The answer comes in drops",
+    FaultKind.GARBAGE: "The answer is no JSON",
+    FaultKind.WRONG_CONTENT: "The answer is JSON of another shape",
+    FaultKind.HTML: "A captive portal's page; nothing was applied",
+    FaultKind.EMPTY: "The answer is empty",
+    FaultKind.REDIRECT: "A redirect to another host",
+    FaultKind.SHUFFLE: "Results in another order",
+    FaultKind.DROP: "One result is missing",
+    FaultKind.DUPLICATE: "One result is there twice",
+    FaultKind.ALTER: "One result echoes another quantity",
+    FaultKind.FOREIGN: "A result for a record that nobody sent",
+    FaultKind.DISAGREE: "Two results for one record disagree",
+    FaultKind.UNKNOWN_STATUS: "A status that nobody knows",
+    FaultKind.REFUSE: "Access denied",
+}
+"""What each kind of fault does, in a line."""

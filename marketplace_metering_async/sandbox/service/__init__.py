@@ -1,0 +1,1 @@
+"""What the service does and knows: its operations, one a file, and their words. No I/O."""

@@ -1,0 +1,209 @@
+"""BatchMeterUsage: a request is taken or refused as a whole; then each record has its status."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import define
+
+from marketplace_metering_async.sandbox.service.catalogue import Catalogue
+from marketplace_metering_async.sandbox.service.entitlement import (
+    SUBSCRIBED,
+    Subscription,
+    subscription_by_license,
+    subscription_by_product,
+)
+from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
+from marketplace_metering_async.sandbox.service.parsing import check_names, product_code_of
+from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
+from marketplace_metering_async.sandbox.service.rules import Rules
+from marketplace_metering_async.sandbox.service.usage import Usage, usage_of
+from marketplace_metering_async.sandbox.service.window import Window
+
+_MOST_RECORDS: Final = 25
+_PATHS: Final = tuple(f"usageRecords.{position}.member" for position in range(1, 26))
+
+
+@define(kw_only=True)
+class BatchMeterUsage:
+    """
+    The operation at one moment.
+
+    Attributes:
+        records: What was metered so far.
+        catalogue: Products and buyers.
+        rules: The switches.
+        now: The sandbox's time.
+        caller: Who asks, and where.
+    """
+
+    records: MeteredRecords
+    catalogue: Catalogue
+    rules: Rules
+    now: datetime
+    caller: Caller
+
+    def answer(self, request: Mapping[str, Any], unprocessed: Iterable[int] = ()) -> dict[str, Any]:
+        """
+        Apply a request, but for the records at the indices *unprocessed*, and return the reply.
+
+        Raises:
+            Refusal: and nothing is applied.
+        """
+        check_names(request, "BatchMeterUsage", self.rules)
+        product_code = product_code_of(request)
+        usages = self._usages_of(request, product_code)
+        window = Window.of_batches(self.rules, self.now)
+        for seconds in {usage.seconds for usage in usages}:
+            objection = window.objection(seconds)
+            if objection is not None:
+                path = next(usage.path for usage in usages if usage.seconds == seconds)
+                raise Refusal(
+                    "TimestampOutOfBoundsException",
+                    f"{path}.timestamp: {objection.rule}",
+                    remedy=objection.remedy,
+                )
+        subscriptions = self._subscriptions(usages, product_code)
+        keys = [self._key_of(usage, product_code) for usage in usages]
+        if self.rules.repeated_key == "refuse" and len(set(keys)) < len(keys):
+            text = "usageRecords: two records of one customer, dimension and hour"
+            raise Refusal("ValidationException", text)
+        left = {index for index in unprocessed if 0 <= index < len(usages)}
+        if self.rules.same_instant:
+            left.update(index for index, key in enumerate(keys) if self._has_just_come(key))
+        results = [
+            self._take(usage, keys[index], subscriptions[index], product_code)
+            for index, usage in enumerate(usages)
+            if index not in left
+        ]
+        if self.rules.result_order == "reversed":
+            results.reverse()
+        open_records = [usage.echo for index, usage in enumerate(usages) if index in left]
+        return {"Results": results, "UnprocessedRecords": open_records}
+
+    def _has_just_come(self, key: Key) -> bool:
+        """Return whether a record comes so soon after the first of its key that both race."""
+        first = self.records.first(key)
+        return first is not None and self.now - first.received < self.rules.same_instant
+
+    def _usages_of(self, request: Mapping[str, Any], product_code: str | None) -> list[Usage]:
+        records = request.get("UsageRecords")
+        if records is None:
+            raise invalid("usageRecords", "Member must not be null")
+        if not isinstance(records, list):
+            raise unreadable("usageRecords", "a list")
+        if len(records) > _MOST_RECORDS:
+            text = f"Member must have length less than or equal to {_MOST_RECORDS}"
+            raise invalid("usageRecords", text)
+        return [
+            usage_of(path, record, product_code, self.rules)
+            for path, record in zip(_PATHS, records, strict=False)
+        ]
+
+    def _subscriptions(self, usages: list[Usage], product_code: str | None) -> list[Subscription]:
+        """Until a product is declared, everything is taken."""
+        if not self.catalogue.products:
+            return [SUBSCRIBED] * len(usages)
+        subscriptions = [self._subscription_of(usage, product_code) for usage in usages]
+        licenses = {usage.license_arn for usage in usages if usage.license_arn is not None}
+        if len({self.catalogue.product_of_license(arn) for arn in licenses}) > 1:
+            text = "usageRecords: licenses of more than one product"
+            raise Refusal("InvalidLicenseException", text)
+        return subscriptions
+
+    def _subscription_of(self, usage: Usage, product_code: str | None) -> Subscription:
+        seller = self.caller.account_id
+        if usage.license_arn is not None:
+            return subscription_by_license(
+                usage,
+                usage.license_arn,
+                catalogue=self.catalogue,
+                rules=self.rules,
+                now=self.now,
+                seller=seller,
+            )
+        return subscription_by_product(
+            usage,
+            product_code or "",
+            catalogue=self.catalogue,
+            rules=self.rules,
+            now=self.now,
+            seller=seller,
+        )
+
+    def _key_of(self, usage: Usage, product_code: str | None) -> Key:
+        rules = self.rules
+        region = self.caller.region if rules.key_scope == "region" else ""
+        unit = usage.seconds // 3600 if rules.key_by == "hour" else usage.seconds
+        return (
+            region,
+            product_code,
+            usage.license_arn,
+            usage.account,
+            usage.identifier,
+            usage.dimension,
+            unit,
+        )
+
+    def _take(
+        self, usage: Usage, key: Key, subscription: Subscription, product_code: str | None
+    ) -> dict[str, Any]:
+        if not subscription.subscribed:
+            if self.rules.not_subscribed_takes_key:
+                self.records.take_key(key)
+            return {"UsageRecord": usage.echo, "Status": "CustomerNotSubscribed"}
+        first = self._first(key)
+        if first is None:
+            if self.records.is_taken(key):
+                return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
+            metering_record_id = self.records.next_id()
+            metered = self._metered(usage, metering_record_id, subscription, product_code)
+            self.records.add(key, metered)
+        elif self.rules.identical_resend == "success" and self._is_the_same(usage, first):
+            metering_record_id = first.metering_record_id
+        else:
+            return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
+        return {
+            "UsageRecord": usage.echo,
+            "MeteringRecordId": metering_record_id,
+            "Status": "Success",
+        }
+
+    def _first(self, key: Key) -> Metered | None:
+        first = self.records.first(key)
+        if first is None:
+            return None
+        memory = self.rules.key_memory
+        if memory and self.now - first.received >= memory:
+            self.records.forget_key(key)
+            return None
+        return first
+
+    def _is_the_same(self, usage: Usage, first: Metered) -> bool:
+        if (usage.timestamp, usage.quantity) != (first.timestamp, first.quantity):
+            return False
+        return self.rules.identical_means == "quantity" or usage.allocations == first.allocations
+
+    def _metered(
+        self,
+        usage: Usage,
+        metering_record_id: str,
+        subscription: Subscription,
+        product_code: str | None,
+    ) -> Metered:
+        return Metered(  # by position: by name it takes half as long again
+            self.caller.region,
+            product_code,
+            usage.license_arn,
+            usage.account,
+            usage.identifier,
+            None,
+            usage.dimension,
+            usage.timestamp,
+            usage.quantity,
+            usage.allocations,
+            metering_record_id,
+            self.now,
+            subscription.free,
+        )

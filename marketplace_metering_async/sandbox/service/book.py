@@ -1,0 +1,237 @@
+"""
+What the service remembers, and its four operations on it.
+
+Pure: the time comes in as *now*, nothing is read or written outside. A request that breaks a rule
+raises Refusal and leaves nothing applied. Where the service's behaviour is unknown, Rules has a
+switch, and its default is the reading that is worse for the client.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, overload
+
+from marketplace_metering_async.sandbox.service.batch_meter_usage import BatchMeterUsage
+from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
+from marketplace_metering_async.sandbox.service.meter_usage import MeterUsage
+from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
+from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.register_usage import RegisterUsage, Registration
+from marketplace_metering_async.sandbox.service.resolve_customer import (
+    RegistrationTokens,
+    answer_for,
+)
+from marketplace_metering_async.sandbox.service.rules import Rules
+from marketplace_metering_async.sandbox.service.workload import WorkloadMemory
+
+__all__ = ["Book", "Key", "Metered", "Product", "Rules"]
+
+
+class Book:
+    """
+    The memory of the service.
+
+    Until a product is declared, every product, customer and dimension is taken; from then on
+    unknown ones are refused.
+
+    Attributes:
+        rules: The switches.
+        catalogue: Products, agreements and buyers.
+        metered: The records taken, by key.
+        tokens: Registration tokens.
+        workloads: What is known of callers of MeterUsage and RegisterUsage.
+        statuses: How often BatchMeterUsage answered with each status, "Unprocessed" among them.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules | None = None,
+        products: Mapping[str, Product] | None = None,
+        records: Mapping[Key, Metered] | None = None,
+    ) -> None:
+        self.rules = rules or Rules()
+        self.catalogue = Catalogue(dict(products or {}))
+        self.metered = MeteredRecords(records)
+        self.tokens = RegistrationTokens()
+        self.workloads = WorkloadMemory()
+        self.statuses: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        """Tell how much is metered."""
+        return f"<Book: {len(self)} records, totals {self.totals()}>"
+
+    def __len__(self) -> int:
+        """Return how many records were taken."""
+        return len(self.metered)
+
+    @property
+    def products(self) -> dict[str, Product]:
+        """The declared products."""
+        return self.catalogue.products
+
+    @property
+    def records(self) -> list[Metered]:
+        """All records taken, in the order in which they came."""
+        return list(self.metered)
+
+    @overload
+    def totals(self, *, by: str = "dimension") -> dict[str, int]: ...
+    @overload
+    def totals(self, *, by: tuple[str, ...]) -> dict[tuple[Any, ...], int]: ...
+    def totals(
+        self, *, by: str | tuple[str, ...] = "dimension"
+    ) -> dict[str, int] | dict[tuple[Any, ...], int]:
+        """
+        Return the sums of quantities by an attribute of Metered, or by several.
+
+        `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
+        """
+        return self.metered.totals(by)
+
+    def differences(
+        self,
+        expected: Mapping[Any, int],
+        *,
+        by: Sequence[str] = ("customer", "dimension", "hour"),
+    ) -> list[str]:
+        """
+        Compare with *expected*, (customer, dimension, hour) to quantity; a line for each gap.
+
+        An empty list means that the book holds exactly what was expected.
+        """
+        return self.metered.differences(expected, by)
+
+    def assert_metered(self, expected: Mapping[tuple[str, str, datetime], int]) -> None:
+        """
+        Assert that the book holds exactly *expected*, for tests.
+
+        Args:
+            expected: (customer, dimension, any moment of the hour) to quantity.
+
+        Raises:
+            AssertionError: with a line for each gap.
+        """
+        by_hour = {
+            (customer, dimension, _hour_of(moment)): quantity
+            for (customer, dimension, moment), quantity in expected.items()
+        }
+        if lines := self.differences(by_hour):
+            raise AssertionError("\n  ".join(["the book is not as expected:", *lines]))
+
+    def double_billed(self) -> list[str]:
+        """
+        Return a line for each hour of a buyer that is on file more than once.
+
+        A product code and a license, an account id and a customer identifier, two regions: each
+        is a key of its own to the service, so that the same usage under both is billed twice.
+        """
+        return self.metered.double_billed(self._product_and_buyer)
+
+    def _product_and_buyer(self, record: Metered) -> tuple[str, str]:
+        product = record.product_code
+        if record.license_arn is not None:
+            product = self.catalogue.product_of_license(record.license_arn) or record.license_arn
+        return product or "", self.catalogue.buyer_of(product, record.customer)
+
+    def forget(self) -> None:
+        """Forget records, tokens, workloads and counts; products and agreements stay."""
+        self.metered.clear()
+        self.tokens.clear()
+        self.workloads.clear()
+        self.statuses.clear()
+
+    def batch_meter_usage(
+        self,
+        request: Mapping[str, Any],
+        *,
+        now: datetime,
+        region: str | None = None,
+        caller: Caller | None = None,
+        unprocessed: Iterable[int] = (),
+    ) -> dict[str, Any]:
+        """
+        Answer BatchMeterUsage; the records at the indices *unprocessed* are left alone.
+
+        Raises:
+            Refusal: and nothing is applied.
+        """
+        operation = BatchMeterUsage(
+            records=self.metered,
+            catalogue=self.catalogue,
+            rules=self.rules,
+            now=now,
+            caller=caller or Caller(region=region or "us-east-1"),
+        )
+        reply = operation.answer(request, unprocessed)
+        for result in reply["Results"]:
+            self.statuses[result["Status"]] += 1
+        if reply["UnprocessedRecords"]:
+            self.statuses["Unprocessed"] += len(reply["UnprocessedRecords"])
+        return reply
+
+    def meter_usage(
+        self, request: Mapping[str, Any], *, now: datetime, caller: Caller
+    ) -> dict[str, Any]:
+        """Answer MeterUsage, or raise Refusal and leave nothing applied."""
+        return MeterUsage(**self._workload(now, caller)).answer(request)
+
+    def register_usage(
+        self, request: Mapping[str, Any], *, now: datetime, caller: Caller
+    ) -> Registration:
+        """Answer RegisterUsage, but for the signature; or raise Refusal."""
+        return RegisterUsage(**self._workload(now, caller)).answer(request)
+
+    def _workload(self, now: datetime, caller: Caller) -> dict[str, Any]:
+        return {
+            "records": self.metered,
+            "catalogue": self.catalogue,
+            "memory": self.workloads,
+            "rules": self.rules,
+            "now": now,
+            "caller": caller,
+        }
+
+    def issue_token(
+        self,
+        product_code: str,
+        *,
+        now: datetime,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        agreement_id: str | None = None,
+    ) -> str:
+        """Return a registration token, as the buyer's browser brings it; it lives four hours."""
+        answer = answer_for(
+            product_code,
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            agreement_id=agreement_id,
+        )
+        product = self.products.get(product_code)
+        return self.tokens.issue(answer, now=now, seller=product.seller if product else None)
+
+    def issue_token_for(self, agreement_id: str, *, now: datetime) -> str:
+        """Return a registration token for an agreement; KeyError if there is no such agreement."""
+        agreement = self.catalogue.agreements[agreement_id]
+        return self.issue_token(
+            agreement.product_code,
+            now=now,
+            customer_aws_account_id=agreement.customer_aws_account_id,
+            customer_identifier=agreement.customer_identifier,
+            license_arn=agreement.license_arn,
+            agreement_id=agreement.agreement_id,
+        )
+
+    def resolve_customer(
+        self, request: Mapping[str, Any], *, now: datetime, caller: Caller | None = None
+    ) -> dict[str, Any]:
+        """Answer ResolveCustomer, or raise Refusal."""
+        seller = caller.account_id if caller else None
+        return self.tokens.resolve(request, rules=self.rules, now=now, seller=seller)
+
+
+def _hour_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

@@ -1,0 +1,78 @@
+"""Who calls the service: access keys that are declared, and the caller behind a request."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import define, field, frozen, setters
+
+from marketplace_metering_async.sandbox.service.refusals import Refusal
+
+
+def _names(names: Iterable[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+@frozen
+class AccessKey:
+    """
+    A declared access key; requests under it must be signed right.
+
+    Attributes:
+        secret: The secret access key.
+        session_token: The token that belongs to it, for temporary credentials.
+        expires: Real time from which on the token is refused.
+        account_id: The account it belongs to: keys of one account share its quota; as a seller it
+            may only meter and resolve for its own products; as a buyer's workload it must be
+            subscribed.
+        region: The region its workload runs in; MeterUsage and RegisterUsage must be called there.
+        platform: What its workload runs on: "ec2", "ecs", "eks" or "agentcore".
+        may: The operations it may call; None: all.
+    """
+
+    secret: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    expires: datetime | None = None
+    account_id: str | None = None
+    region: str | None = None
+    platform: str | None = None
+    may: frozenset[str] | None = field(default=None, converter=_names)
+
+
+@define(kw_only=True, on_setattr=setters.frozen)
+class Caller:
+    """
+    Who made a request.
+
+    Attributes:
+        region: Of the endpoint, from the credential scope of the signature.
+        access_key_id: Of the signature; for MeterUsage and RegisterUsage it is the workload.
+        account_id: The account it belongs to, if declared.
+        home_region: The region the workload runs in, if declared.
+        may: The operations it may call; None: all.
+        platform: What the workload runs on, if declared: "ec2", "ecs", "eks" or "agentcore".
+    """
+
+    region: str = "us-east-1"
+    access_key_id: str = "sandbox"
+    account_id: str | None = None
+    home_region: str | None = None
+    platform: str | None = None
+    may: frozenset[str] | None = None
+
+    @property
+    def account(self) -> str:
+        """What counts as one account: the declared one, or the access key."""
+        return self.account_id or self.access_key_id
+
+    def check_permission(self, operation: str, request: Mapping[str, Any]) -> None:
+        """
+        Refuse what the caller may not do.
+
+        A dry run is refused by a name of its own (API reference of MeterUsage, Nov 2026).
+        """
+        if self.may is None or operation in self.may:
+            return
+        text = f"The caller is not authorized to perform: aws-marketplace:{operation}"
+        dry = operation == "MeterUsage" and request.get("DryRun") is True
+        raise Refusal("UnauthorizedException" if dry else "AccessDeniedException", text, 403)

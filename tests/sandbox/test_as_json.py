@@ -1,0 +1,95 @@
+"""Values of the sandbox go through JSON and back: one codec for state file, controls and copies."""
+
+import json
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Metered, Product, Rules
+from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.clock import Setting
+from marketplace_metering_async.sandbox.service.metered import Key
+from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationToken
+
+MOMENTS = st.datetimes(timezones=st.just(UTC))
+TIMES = st.timedeltas(timedelta(0), timedelta(days=100))
+OPTIONAL = st.none() | MOMENTS
+SETTING = st.builds(Setting, now=MOMENTS, speed=st.floats(0, 100))
+VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    (
+        Agreement,
+        st.builds(Agreement, begins=MOMENTS, ends=OPTIONAL, free_until=OPTIONAL),
+    ),
+    (
+        Fault,
+        st.builds(
+            Fault,
+            kind=st.sampled_from(FaultKind),
+            records=st.none() | st.lists(st.integers(0, 24)),
+            customer=st.none() | st.text(),
+        ),
+    ),
+    (Metered, st.builds(Metered, timestamp=MOMENTS, received=MOMENTS)),
+    (
+        Product,
+        st.builds(
+            Product,
+            dimensions=st.frozensets(st.text()),
+            customers=st.dictionaries(st.text(), st.booleans()),
+            licenses=st.dictionaries(st.text(), st.text()),
+            key_rotated=OPTIONAL,
+        ),
+    ),
+    (Rules, st.builds(Rules, age=TIMES, closing=TIMES, regions=st.frozensets(st.text()))),
+    (RegistrationToken, st.builds(RegistrationToken, answer=st.just({"A": {}}), issued=MOMENTS)),
+    (Key, st.from_type(Key)),  # type: ignore[arg-type]
+    (Setting | None, st.none() | SETTING),
+    (dict[int, Setting], st.dictionaries(st.integers(), SETTING)),
+    (frozenset[tuple[str, str]], st.frozensets(st.tuples(st.text(), st.text()))),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), VALUES, ids=lambda one: getattr(one, "__name__", ""))
+@given(data=st.data())
+def test_what_was_written_is_read(
+    kind: Any, values: st.SearchStrategy[Any], data: st.DataObject
+) -> None:
+    """
+    Every value comes back as it was, through text as well.
+    """
+    value = data.draw(values)
+
+    assert value == from_json(kind, json.loads(json.dumps(as_json(value))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Product, []),
+        (Product, {"title": "t", "price": 1}),
+        (Product, {"dimensions": "requests"}),
+        (Fault, {"kind": "none"}),
+        (Agreement, {"agreement_id": "a"}),
+        (Setting, {"now": "yesterday", "speed": 1}),
+        (list[Fault], {"kind": "slow"}),
+        (tuple[str, int], ["a"]),
+        (dict[str, int], [1]),
+    ],
+)
+def test_what_is_no_value_is_refused(kind: Any, told: Any) -> None:
+    """
+    With one of the errors that say so, whatever it is.
+    """
+    with pytest.raises((TypeError, ValueError)):
+        from_json(kind, told)
+
+
+def test_what_has_no_form_is_not_written() -> None:
+    """
+    A value of another kind is a mistake of ours, and no text in its place.
+    """
+    with pytest.raises(TypeError, match="object"):
+        as_json({"what": object()})
