@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.connection import Answer, Caller, RepairedError
+from marketplace_metering_async.aws.connection import CallResponse, RepairedError, ServiceConnection
 from marketplace_metering_async.aws.signing import Endpoint, Signer
 from marketplace_metering_async.aws.transport import Transport
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stream import Stream
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
     Violation,
@@ -106,7 +106,7 @@ class MarketplaceMeteringClient:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
         self._policy = RetryPolicy() if retry is None else retry
         self._random = Random() if random is None else random
-        self._caller = Caller(
+        self._caller = ServiceConnection(
             signer=Signer(
                 region_name=region_name,
                 endpoint_url=endpoint_url,
@@ -266,7 +266,7 @@ class MarketplaceMeteringClient:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
             MarketplaceMeteringException: the service refused, under its own name.
             TransportError: no answer; with the same client token it may be sent again.
-            InvalidAnswerError: an answer that is none of the service's.
+            InvalidResponseError: an answer that is none of the service's.
             DeliveryTimeoutError: no credentials within *timeout*; nothing was sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
@@ -388,7 +388,9 @@ class MarketplaceMeteringClient:
         """Return the service's names, regions and hosts, without asking it."""
         return limits.service_metadata()
 
-    async def _call(self, operation: str, members: Mapping[str, Any], timeout: float) -> Answer:
+    async def _call(
+        self, operation: str, members: Mapping[str, Any], timeout: float
+    ) -> CallResponse:
         """One call of an operation without a batch, sent again while that is worth it."""
         clock = self._caller.clock
         end = clock.monotonic() + timeout
@@ -401,7 +403,7 @@ class MarketplaceMeteringClient:
         previous: MeteringError | None = None
 
         def worth(error: MeteringError) -> bool:
-            return triage(error, operation) in (Fault.THROTTLE, Fault.SERVICE)
+            return classify(error, operation) in (ErrorKind.THROTTLE, ErrorKind.SERVICE)
 
         async for attempt in retrying(
             self._policy,
@@ -422,7 +424,7 @@ class MarketplaceMeteringClient:
                     raise
         raise AssertionError("tenacity raises the last error")  # for the type checkers
 
-    async def _exchange(self, operation: str, body: bytes, end: float) -> Answer:
+    async def _exchange(self, operation: str, body: bytes, end: float) -> CallResponse:
         """Make one attempt, which leaves before *end*, and one more after a repair."""
         try:
             return await self._leave_by(end, operation, body)
@@ -433,11 +435,11 @@ class MarketplaceMeteringClient:
         except (RepairedError, DeliveryTimeoutError):
             raise refusal from None
 
-    async def _leave_by(self, end: float, operation: str, body: bytes) -> Answer:
+    async def _leave_by(self, end: float, operation: str, body: bytes) -> CallResponse:
         seconds = max(0.0, end - self._caller.clock.monotonic())
         try:
             async with asyncio.timeout(seconds) as limit:
-                return await self._caller.exchange(
+                return await self._caller.call(
                     operation, body, leaving=lambda: limit.reschedule(None)
                 )
         except TimeoutError:
@@ -486,10 +488,10 @@ def _no_credentials_in_time() -> DeliveryTimeoutError:
     return DeliveryTimeoutError("no credentials within the time allowed; nothing was sent")
 
 
-def _text(answer: Answer, member: str) -> str:
+def _text(answer: CallResponse, member: str) -> str:
     value = wire.decode(answer.body).get(member)
     if not isinstance(value, str):
-        raise InvalidAnswerError(f"no {member} in the answer", 200, answer.request_id)
+        raise InvalidResponseError(f"no {member} in the answer", 200, answer.request_id)
     return value
 
 

@@ -1,5 +1,5 @@
 """
-Whose fault an error is: one table from the service's code, or its HTTP status, to a Fault.
+Whose fault an error is: one table from the service's code, or its HTTP status, to a ErrorKind.
 
 The order of the questions: is it a response of the service? Then a 5xx is the service's fault, the
 code decides otherwise, and where the code is unknown the status. Is it somebody else's response,
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import (
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
     TransportError,
@@ -23,7 +23,7 @@ from marketplace_metering_async.errors import (
 )
 
 
-class Fault(StrEnum):
+class ErrorKind(StrEnum):
     """Whose fault an error is, and so what to do about it."""
 
     CONTENT = "content"
@@ -46,9 +46,9 @@ class Fault(StrEnum):
     """The service's, or the way to it: send again. It may have been acted upon."""
 
 
-_CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
+_CODES: Final[Mapping[ErrorKind, tuple[str, ...]]] = MappingProxyType(
     {
-        Fault.CONTENT: (
+        ErrorKind.CONTENT: (
             "InvalidCustomerIdentifierException",
             "InvalidTagException",
             "InvalidUsageAllocationsException",
@@ -56,9 +56,9 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
             "RequestEntityTooLargeException",
             "RequestEntityTooLarge",
         ),
-        Fault.STATE: ("InvalidLicenseException", "TimestampOutOfBoundsException"),
-        Fault.PRODUCT: ("InvalidProductCodeException",),
-        Fault.ACCOUNT: (
+        ErrorKind.STATE: ("InvalidLicenseException", "TimestampOutOfBoundsException"),
+        ErrorKind.PRODUCT: ("InvalidProductCodeException",),
+        ErrorKind.ACCOUNT: (
             "AccessDenied",
             "AccessDeniedException",
             "AuthFailure",
@@ -79,7 +79,7 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
             "UnauthorizedOperation",
             "UnknownOperationException",
         ),
-        Fault.CREDENTIALS: (
+        ErrorKind.CREDENTIALS: (
             "ExpiredToken",
             "ExpiredTokenException",
             "InvalidAccessKeyId",  # this and the likes of it: a key that was rotated away
@@ -87,14 +87,14 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
             "TokenRefreshRequired",
             "UnrecognizedClientException",
         ),
-        Fault.CLOCK: (
+        ErrorKind.CLOCK: (
             "InvalidSignatureException",
             "RequestExpired",
             "RequestInTheFuture",
             "RequestTimeTooSkewed",
             "SignatureDoesNotMatch",
         ),
-        Fault.THROTTLE: (
+        ErrorKind.THROTTLE: (
             "BandwidthLimitExceeded",
             "EC2ThrottledException",
             "LimitExceededException",
@@ -110,7 +110,7 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
             "TooManyRequestsException",
             "TransactionInProgressException",
         ),
-        Fault.SERVICE: (
+        ErrorKind.SERVICE: (
             "InternalError",
             "InternalFailure",
             "InternalServerError",
@@ -127,7 +127,7 @@ _CODES: Final[Mapping[Fault, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-FAULT_OF_CODE: Final[Mapping[str, Fault]] = MappingProxyType(
+FAULT_OF_CODE: Final[Mapping[str, ErrorKind]] = MappingProxyType(
     {code: fault for fault, codes in _CODES.items() for code in codes}
 )
 """
@@ -137,15 +137,15 @@ transient codes of AWS's SDKs. The modelled errors of the other operations are n
 operations send no records, and are not retried.
 """
 
-_FAULT_OF_STATUS: Final[Mapping[int, Fault]] = MappingProxyType(
+_FAULT_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
     {
-        401: Fault.ACCOUNT,
-        403: Fault.ACCOUNT,
-        404: Fault.ACCOUNT,
-        405: Fault.ACCOUNT,
-        408: Fault.SERVICE,
-        413: Fault.CONTENT,
-        429: Fault.THROTTLE,
+        401: ErrorKind.ACCOUNT,
+        403: ErrorKind.ACCOUNT,
+        404: ErrorKind.ACCOUNT,
+        405: ErrorKind.ACCOUNT,
+        408: ErrorKind.SERVICE,
+        413: ErrorKind.CONTENT,
+        429: ErrorKind.THROTTLE,
     }
 )
 """Of a code that nobody has heard of."""
@@ -154,27 +154,27 @@ _CREDENTIALS_STATUS: Final = 403
 _TOO_LARGE_STATUS: Final = 413
 
 
-def triage(error: MeteringError, operation: str = "BatchMeterUsage") -> Fault:
+def classify(error: MeteringError, operation: str = "BatchMeterUsage") -> ErrorKind:
     """
     Return whose fault *error*, met in *operation*, is.
 
     Any text of the service's message is ignored: it may be reworded or translated at any time.
     """
     match error:
-        case TransportError() | InvalidAnswerError() | UnexpectedError():
-            return Fault.SERVICE
+        case TransportError() | InvalidResponseError() | UnexpectedError():
+            return ErrorKind.SERVICE
         case MarketplaceMeteringException(code=code, status=status):
             if status is not None and status >= 500:
-                return Fault.SERVICE
+                return ErrorKind.SERVICE
             # On ResolveCustomer this code with any other status is a stale registration token.
             if code == "ExpiredTokenException" and operation == "ResolveCustomer":
                 expired = status == _CREDENTIALS_STATUS
-                return Fault.CREDENTIALS if expired else Fault.UNKNOWN
-            return FAULT_OF_CODE.get(code) or _FAULT_OF_STATUS.get(status or 0, Fault.UNKNOWN)
-    return Fault.ACCOUNT
+                return ErrorKind.CREDENTIALS if expired else ErrorKind.UNKNOWN
+            return FAULT_OF_CODE.get(code) or _FAULT_OF_STATUS.get(status or 0, ErrorKind.UNKNOWN)
+    return ErrorKind.ACCOUNT
 
 
-def leaves_doubt(error: MeteringError) -> bool:
+def may_have_been_applied(error: MeteringError) -> bool:
     """
     Return whether the service may have acted on the request that *error* ended.
 
@@ -185,7 +185,7 @@ def leaves_doubt(error: MeteringError) -> bool:
         case TransportError(sent=sent):
             return sent
         case _:
-            return triage(error) is Fault.SERVICE
+            return classify(error) is ErrorKind.SERVICE
 
 
 def is_foreign_too_large(error: MeteringError) -> bool:
@@ -194,4 +194,4 @@ def is_foreign_too_large(error: MeteringError) -> bool:
 
     It leaves doubt, and blames no record; smaller requests may get through.
     """
-    return isinstance(error, InvalidAnswerError) and error.status == _TOO_LARGE_STATUS
+    return isinstance(error, InvalidResponseError) and error.status == _TOO_LARGE_STATUS

@@ -10,15 +10,15 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── KeyAlreadySentError             one of them went out before
     │   │   └── BothSchemesError                one by product code, one by license
     │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
-    │   ├── RecordOfRefusedKindError            the service refused its like earlier in the batch
+    │   ├── SimilarRecordRefusedError           the service refused its like earlier in the batch
     │   ├── ConfigurationError                  region, credentials, endpoint, arguments
     │   │   ├── NoRegionError
     │   │   └── NoCredentialsError
     │   ├── ClientClosedError                   used after aclose(), or from another event loop
     │   ├── TransportError                      no answer came
-    │   ├── InvalidAnswerError                  an answer came, but none the service gives
+    │   ├── InvalidResponseError                an answer came, but none the service gives
     │   ├── InvalidRegistrationError            RegisterUsage was not signed by that key, or for us
-    │   ├── LeftUnprocessedError                the service did not get to the record
+    │   ├── NotProcessedError                   the service did not get to the record
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
     │   ├── UnexpectedError                     something broke that should not
     │   ├── LedgerError                         the ledger could not do it; nothing was stored
@@ -26,7 +26,7 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── LedgerClosedError               used after aclose()
     │   │   ├── LedgerUnusableError             damaged, too new, or where it must not be
     │   │   │   └── LedgerMissingError          there is none, and none was to be made
-    │   │   ├── LedgerElsewhereError            (also a ConfigurationError) for another region
+    │   │   ├── LedgerRegionMismatchError       (also a ConfigurationError) for another region
     │   │   ├── EventConflictError              a known event id with other content
     │   │   └── LateUsageError                  late usage that was to be refused
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
@@ -234,28 +234,27 @@ class QuantityOverflowError(SdkClientError, OverflowError):
         return f"{self.place}: the sum {self.total} is above 2147483647, the greatest quantity"
 
 
-class RecordOfRefusedKindError(SdkClientError):
+class SimilarRecordRefusedError(SdkClientError):
     """
-    Not sent, since the service refused a record with the same trait earlier in this batch.
+    Not sent, since the service has just refused a record with the same customer or dimension.
+
+    That holds for the same product, within one call, for a minute. The record may be sent again.
 
     Attributes:
         cause_code: The service's code for the first one.
-        trait: The members they share, such as `dimension`.
+        member: What they share, such as `dimension`.
     """
 
-    advice = "Mend what the service refused in the first record of the kind; nothing was sent."
+    advice = "Fix what the service refused in the first record, and send this one again."
 
-    def __init__(self, cause_code: str, trait: str) -> None:
+    def __init__(self, cause_code: str, member: str) -> None:
         self.cause_code = cause_code
-        self.trait = trait
-        super().__init__(cause_code, trait)
+        self.member = member
+        super().__init__(cause_code, member)
 
     def __str__(self) -> str:
-        """Name the code and the shared members."""
-        return (
-            f"not sent: the service answered {self.cause_code} to a record of this batch with the "
-            f"same {self.trait}"
-        )
+        """Name the code and what is shared."""
+        return f"not sent: the service has just refused a record of the same {self.member}"
 
 
 class ConfigurationError(SdkClientError):
@@ -340,7 +339,7 @@ class InvalidRegistrationError(SdkClientError):
         super().__init__(reason)
 
 
-class InvalidAnswerError(SdkClientError):
+class InvalidResponseError(SdkClientError):
     """
     An answer came that the service does not give: HTML, no JSON, too large, or another's records.
 
@@ -378,7 +377,7 @@ class DeliveryTimeoutError(SdkClientError):
         super().__init__(reason)
 
 
-class LeftUnprocessedError(SdkClientError):
+class NotProcessedError(SdkClientError):
     """The service answered, but listed the record among those it did not process, every time."""
 
     advice = "Send the identical record again."
@@ -438,7 +437,7 @@ class LedgerMissingError(LedgerUnusableError):
     )
 
 
-class LedgerElsewhereError(LedgerError, ConfigurationError):
+class LedgerRegionMismatchError(LedgerError, ConfigurationError):
     """The ledger's records belong to another region or host than the client's."""
 
     advice = (

@@ -12,7 +12,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
     OutOfWindowError,
     RecordNotMeteredError,
-    RecordOfRefusedKindError,
+    SimilarRecordRefusedError,
     TimestampOutOfBoundsException,
 )
 from marketplace_metering_async.records import UsageRecord
@@ -166,7 +166,7 @@ class RecordResult:
     @property
     def retryable(self) -> bool:
         """Whether the identical record should be sent again."""
-        if isinstance(self.error, RecordOfRefusedKindError):
+        if isinstance(self.error, SimilarRecordRefusedError):
             return True
         return self.status in (RecordStatus.UNPROCESSED, RecordStatus.UNCONFIRMED)
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from support.memory import usage
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.error_kinds import leaves_doubt, triage
-from marketplace_metering_async.errors import InvalidAnswerError
+from marketplace_metering_async.error_kinds import classify, may_have_been_applied
+from marketplace_metering_async.errors import InvalidResponseError
 
 SENT = [wire.members_of(record) for record in usage(8)]
 GOOD = {
@@ -95,8 +95,8 @@ def one(random: Random) -> None:
     body = body_of(GOOD, random)
     try:
         reply = wire.read_reply(SENT, body)
-    except InvalidAnswerError as garbled:
-        settles = not leaves_doubt(garbled)
+    except InvalidResponseError as garbled:
+        settles = not may_have_been_applied(garbled)
         if settles:
             raise AssertionError("a garbled answer settled the doubt") from garbled
     else:
@@ -106,7 +106,7 @@ def one(random: Random) -> None:
         [{}, {"x-amzn-ErrorType": random.choice(["", "a#B:c", "é", "x" * 999])}]
     )
     error = wire.read_error(random.randrange(100, 600), headers, body_of(ERROR, random))
-    triage(error, random.choice(["BatchMeterUsage", "ResolveCustomer"]))
+    classify(error, random.choice(["BatchMeterUsage", "ResolveCustomer"]))
     assert str(error)
 
 

@@ -250,9 +250,9 @@ async def _compare(ledger: UsageLedger, outside: Outside, book: Book, found: Aud
     billed_by_its_word = {
         (entry.customer_aws_account_id or "", entry.dimension, entry.hour): entry.quantity
         async for entry in ledger.history()
-        if entry.state in (HourState.METERED, HourState.MAYBE_OURS)
+        if entry.state in (HourState.METERED, HourState.PROBABLY_METERED)
     }
-    done = status.metered + status.ended.get(HourState.MAYBE_OURS, 0)
+    done = status.metered + status.ended.get(HourState.PROBABLY_METERED, 0)
     adds_up = status.recorded == done == used.total()
     found.untrue = int(not adds_up or bool(book.differences(billed_by_its_word)))
 

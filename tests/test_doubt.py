@@ -17,7 +17,7 @@ from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
-from marketplace_metering_async.errors import InvalidAnswerError, TransportError, UnexpectedError
+from marketplace_metering_async.errors import InvalidResponseError, TransportError, UnexpectedError
 from marketplace_metering_async.events import CallEnded, Event, Paused
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -181,7 +181,7 @@ def test_a_plainly_wrong_endpoint_ends_in_a_clear_error_in_time() -> None:
     results = run_virtual(batch(WebServer(), retry=SHORT))
 
     assert {S.UNCONFIRMED} == {r.status for r in results}
-    assert isinstance(results[0].error, InvalidAnswerError)
+    assert isinstance(results[0].error, InvalidResponseError)
     assert "HTTP 404" in str(results[0].error)
     assert "proxy" in results[0].error.advice
 

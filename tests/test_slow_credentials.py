@@ -345,7 +345,7 @@ async def test_a_call_cancelled_while_it_waits_for_keys_never_left() -> None:
         def call(number: int) -> asyncio.Task[Any]:
             leaving = partial(left.append, number)
             return asyncio.create_task(
-                own.shared.connection.exchange(
+                own.shared.connection.call(
                     "BatchMeterUsage", b'{"UsageRecords":[]}', leaving=leaving
                 )
             )

@@ -29,7 +29,7 @@ from marketplace_metering_async.aws.transport import (
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
-    InvalidAnswerError,
+    InvalidResponseError,
     TransportError,
 )
 
@@ -626,7 +626,7 @@ async def test_a_compression_bomb(transport: AiohttpTransport) -> None:
     async with Loopback(script, serve) as server:
         gc.collect()
         tracemalloc.start()
-        with pytest.raises(InvalidAnswerError, match=r"^HTTP 200: a compressed answer"):
+        with pytest.raises(InvalidResponseError, match=r"^HTTP 200: a compressed answer"):
             await transport.send(request(server.url), timeout=5)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -667,7 +667,9 @@ async def test_an_answer_that_is_too_large(transport: AiohttpTransport, script: 
     Covers: W14.
     """
     async with Loopback(script) as server:
-        with pytest.raises(InvalidAnswerError, match=r"^HTTP 200: an answer of more than 8388608"):
+        with pytest.raises(
+            InvalidResponseError, match=r"^HTTP 200: an answer of more than 8388608"
+        ):
             await transport.send(request(server.url), timeout=30)
         await server.all_closed()
 

@@ -34,7 +34,7 @@ from marketplace_metering_async.aws.transport import (
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     TransportError,
 )
@@ -169,7 +169,7 @@ async def test_answers_that_are_refused(
     Compressed, which nobody asked for, or too large, whether they say so or not.
     """
     with pytest.raises(
-        InvalidAnswerError, match=r"HTTP 200: an? (compressed answer|answer of more)"
+        InvalidResponseError, match=r"HTTP 200: an? (compressed answer|answer of more)"
     ):
         await sent(transport, **answer)
 

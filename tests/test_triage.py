@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async import errors
-from marketplace_metering_async.error_kinds import Fault, is_foreign_too_large, leaves_doubt, triage
+from marketplace_metering_async.error_kinds import (
+    ErrorKind,
+    classify,
+    is_foreign_too_large,
+    may_have_been_applied,
+)
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
     TransportError,
@@ -24,66 +29,66 @@ def error(code: str, status: int = 400, message: str = "") -> MarketplaceMeterin
 
 
 BATCH_FAULTS = {
-    "DisabledApiException": Fault.ACCOUNT,
-    "InternalServiceErrorException": Fault.SERVICE,
-    "InvalidCustomerIdentifierException": Fault.CONTENT,
-    "InvalidLicenseException": Fault.STATE,
-    "InvalidProductCodeException": Fault.PRODUCT,
-    "InvalidTagException": Fault.CONTENT,
-    "InvalidUsageAllocationsException": Fault.CONTENT,
-    "InvalidUsageDimensionException": Fault.CONTENT,
-    "ThrottlingException": Fault.THROTTLE,
-    "TimestampOutOfBoundsException": Fault.STATE,
+    "DisabledApiException": ErrorKind.ACCOUNT,
+    "InternalServiceErrorException": ErrorKind.SERVICE,
+    "InvalidCustomerIdentifierException": ErrorKind.CONTENT,
+    "InvalidLicenseException": ErrorKind.STATE,
+    "InvalidProductCodeException": ErrorKind.PRODUCT,
+    "InvalidTagException": ErrorKind.CONTENT,
+    "InvalidUsageAllocationsException": ErrorKind.CONTENT,
+    "InvalidUsageDimensionException": ErrorKind.CONTENT,
+    "ThrottlingException": ErrorKind.THROTTLE,
+    "TimestampOutOfBoundsException": ErrorKind.STATE,
 }
 
 
 @pytest.mark.parametrize(("code", "fault"), BATCH_FAULTS.items())
 @given(message=st.text())
-def test_modelled_errors_of_the_batch_operation(code: str, fault: Fault, message: str) -> None:
+def test_modelled_errors_of_the_batch_operation(code: str, fault: ErrorKind, message: str) -> None:
     """
     Each has its fault; its text may be reworded or translated at any time. Covers: S23
     """
-    assert fault is triage(error(code, message=message))
+    assert fault is classify(error(code, message=message))
 
 
 @pytest.mark.parametrize(
     ("code", "status", "fault"),
     [
-        ("AccessDeniedException", 403, Fault.ACCOUNT),
-        ("UnrecognizedClientException", 403, Fault.CREDENTIALS),
-        ("InvalidClientTokenId", 403, Fault.CREDENTIALS),
-        ("MissingAuthenticationTokenException", 403, Fault.ACCOUNT),
-        ("InvalidSignatureException", 403, Fault.CLOCK),
-        ("RequestTimeTooSkewed", 403, Fault.CLOCK),
-        ("RequestExpired", 400, Fault.CLOCK),
-        ("ExpiredTokenException", 403, Fault.CREDENTIALS),
-        ("InternalServiceException", 400, Fault.SERVICE),
-        ("ServiceUnavailable", 503, Fault.SERVICE),
-        ("InternalFailure", 500, Fault.SERVICE),
-        ("SlowDown", 503, Fault.SERVICE),
-        ("TooManyRequestsException", 429, Fault.THROTTLE),
-        ("RequestEntityTooLargeException", 413, Fault.CONTENT),
-        ("ValidationException", 400, Fault.UNKNOWN),
-        ("MoonPhaseException", 400, Fault.UNKNOWN),
-        ("MoonPhaseException", 403, Fault.ACCOUNT),
-        ("MoonPhaseException", 429, Fault.THROTTLE),
-        ("MoonPhaseException", 500, Fault.SERVICE),
+        ("AccessDeniedException", 403, ErrorKind.ACCOUNT),
+        ("UnrecognizedClientException", 403, ErrorKind.CREDENTIALS),
+        ("InvalidClientTokenId", 403, ErrorKind.CREDENTIALS),
+        ("MissingAuthenticationTokenException", 403, ErrorKind.ACCOUNT),
+        ("InvalidSignatureException", 403, ErrorKind.CLOCK),
+        ("RequestTimeTooSkewed", 403, ErrorKind.CLOCK),
+        ("RequestExpired", 400, ErrorKind.CLOCK),
+        ("ExpiredTokenException", 403, ErrorKind.CREDENTIALS),
+        ("InternalServiceException", 400, ErrorKind.SERVICE),
+        ("ServiceUnavailable", 503, ErrorKind.SERVICE),
+        ("InternalFailure", 500, ErrorKind.SERVICE),
+        ("SlowDown", 503, ErrorKind.SERVICE),
+        ("TooManyRequestsException", 429, ErrorKind.THROTTLE),
+        ("RequestEntityTooLargeException", 413, ErrorKind.CONTENT),
+        ("ValidationException", 400, ErrorKind.UNKNOWN),
+        ("MoonPhaseException", 400, ErrorKind.UNKNOWN),
+        ("MoonPhaseException", 403, ErrorKind.ACCOUNT),
+        ("MoonPhaseException", 429, ErrorKind.THROTTLE),
+        ("MoonPhaseException", 500, ErrorKind.SERVICE),
     ],
 )
-def test_common_errors(code: str, status: int, fault: Fault) -> None:
+def test_common_errors(code: str, status: int, fault: ErrorKind) -> None:
     """
     AWS's common errors, the misspelled internal error, and codes nobody has heard of.
     """
-    assert fault is triage(error(code, status))
+    assert fault is classify(error(code, status))
 
 
 def test_expired_token_means_two_things() -> None:
     """
     A stale registration token on ResolveCustomer, stale credentials with 403 anywhere.
     """
-    assert Fault.UNKNOWN is triage(error("ExpiredTokenException", 400), "ResolveCustomer")
-    assert Fault.CREDENTIALS is triage(error("ExpiredTokenException", 403), "ResolveCustomer")
-    assert Fault.CREDENTIALS is triage(error("ExpiredTokenException", 400), "BatchMeterUsage")
+    assert ErrorKind.UNKNOWN is classify(error("ExpiredTokenException", 400), "ResolveCustomer")
+    assert ErrorKind.CREDENTIALS is classify(error("ExpiredTokenException", 403), "ResolveCustomer")
+    assert ErrorKind.CREDENTIALS is classify(error("ExpiredTokenException", 400), "BatchMeterUsage")
 
 
 @pytest.mark.parametrize("status", range(100, 600))
@@ -92,10 +97,10 @@ def test_answers_of_somebody_else_are_faults_on_the_way(status: int) -> None:
     They blame no record, stop nothing and leave doubt; a 413 may mean that less would get through.
     (core F9) Covers: W15, T05
     """
-    foreign = InvalidAnswerError("html", status)
+    foreign = InvalidResponseError("html", status)
 
-    assert Fault.SERVICE is triage(foreign)
-    assert leaves_doubt(foreign)
+    assert ErrorKind.SERVICE is classify(foreign)
+    assert may_have_been_applied(foreign)
     assert (status == 413) is is_foreign_too_large(foreign)
 
 
@@ -105,8 +110,8 @@ def test_a_5xx_of_the_services_own_leaves_doubt(code: str, status: int) -> None:
     """
     Whatever its code says. (core F9)
     """
-    assert Fault.SERVICE is triage(error(code, status))
-    assert leaves_doubt(error(code, status))
+    assert ErrorKind.SERVICE is classify(error(code, status))
+    assert may_have_been_applied(error(code, status))
 
 
 @pytest.mark.parametrize("code", [*BATCH_FAULTS, "AccessDenied", "SlowDown", "MoonPhase"])
@@ -116,7 +121,7 @@ def test_a_4xx_of_the_services_own_leaves_none(code: str) -> None:
     """
     refusal = error(code, 400)
 
-    assert (code == "InternalServiceErrorException") is leaves_doubt(refusal)
+    assert (code == "InternalServiceErrorException") is may_have_been_applied(refusal)
     assert not is_foreign_too_large(error("RequestEntityTooLargeException", 413))
 
 
@@ -126,12 +131,12 @@ def test_what_broke_on_the_way() -> None:
     """
     for unknown in (
         TransportError("reset", sent=True),
-        InvalidAnswerError("html", 200),
+        InvalidResponseError("html", 200),
         errors.UnexpectedError("KeyError"),
     ):
-        assert Fault.SERVICE is triage(unknown)
-        assert leaves_doubt(unknown)
-    assert not leaves_doubt(TransportError("refused", sent=False))
+        assert ErrorKind.SERVICE is classify(unknown)
+        assert may_have_been_applied(unknown)
+    assert not may_have_been_applied(TransportError("refused", sent=False))
 
 
 def test_every_error_has_advice_and_survives_pickling() -> None:
@@ -141,14 +146,14 @@ def test_every_error_has_advice_and_survives_pickling() -> None:
     examples: list[MeteringError] = [
         errors.ConflictingRecordsError([1, 2]),
         errors.QuantityOverflowError("x", 2**31),
-        errors.RecordOfRefusedKindError("Code", "dimension"),
+        errors.SimilarRecordRefusedError("Code", "dimension"),
         errors.NoRegionError(),
         errors.NoCredentialsError(),
         errors.ClientClosedError("closed"),
         TransportError("reset", sent=True),
-        InvalidAnswerError("html", 200, "id"),
+        InvalidResponseError("html", 200, "id"),
         errors.DeliveryTimeoutError("over"),
-        errors.LeftUnprocessedError(),
+        errors.NotProcessedError(),
         errors.UnexpectedError("KeyError"),
         errors.RecordNotMeteredError(3, "Rejected", "Mend it."),
         errors.InvalidRecordError([errors.Violation("a", "b", "c")]),

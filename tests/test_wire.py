@@ -13,7 +13,7 @@ from support.strategies import json_values, records
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.errors import (
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     ThrottlingException,
 )
@@ -207,7 +207,7 @@ def test_any_json_is_read_without_a_crash(value: Any) -> None:
     """
     try:
         reply = wire.read_reply(SENT, json.dumps(value).encode())
-    except InvalidAnswerError:
+    except InvalidResponseError:
         return
     assert all(status is None for status in reply.statuses)
 
@@ -236,7 +236,7 @@ def test_what_is_no_json_is_one_class_of_error(
 
     try:
         reply = wire.read_reply(SENT, body)
-    except InvalidAnswerError:
+    except InvalidResponseError:
         return
     assert [None] * 5 == reply.statuses
 
@@ -302,7 +302,7 @@ def test_answers_without_a_code_are_somebody_elses(body: bytes, status: int) -> 
     """
     read = wire.read_error(status, {"x-amzn-RequestId": "r"}, body)
 
-    assert isinstance(read, InvalidAnswerError)
+    assert isinstance(read, InvalidResponseError)
     assert (status, "r") == (read.status, read.request_id)
 
 
@@ -314,7 +314,7 @@ def test_a_code_without_the_services_request_id_is_somebody_elses(status: int) -
     """
     read = wire.read_error(status, {}, b'{"__type": "AccessDeniedException"}')
 
-    assert isinstance(read, InvalidAnswerError)
+    assert isinstance(read, InvalidResponseError)
     assert status == 302 or "AccessDeniedException" in str(read)
 
 
@@ -327,7 +327,7 @@ def test_a_code_is_no_refusal_unless_the_status_is_one(status: int) -> None:
 
     read = wire.read_error(status, headers, b'{"__type": "ThrottlingException"}')
 
-    assert isinstance(read, InvalidAnswerError)
+    assert isinstance(read, InvalidResponseError)
 
 
 @pytest.mark.parametrize("name", ["x-amzn-RequestId", "x-amzn-requestid", "X-AMZN-REQUESTID"])

@@ -314,7 +314,11 @@ class Audit:
 
     @property
     def is_clean(self) -> bool:
-        others = set(self.ended) - {HourState.MAYBE_OURS, HourState.CONFLICT, HourState.QUARANTINED}
+        others = set(self.ended) - {
+            HourState.PROBABLY_METERED,
+            HourState.CONFLICT,
+            HourState.QUARANTINED,
+        }
         return self.balanced and not (self.lost or self.doubled or self.conflicting or others)
 
 

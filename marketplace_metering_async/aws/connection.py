@@ -1,7 +1,8 @@
 """
 One HTTP call to the service: sign, send, read the answer.
 
-A Caller is shared by everything that one client sends; its clock is corrected by the service's.
+A ServiceConnection is shared by everything that one client sends; its clock is corrected by that
+of the service.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.signing import Endpoint, Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.clock import ANY_TIME, Clock, Span
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -27,14 +28,14 @@ _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
 
-_SEEN_TO: Final = frozenset({Fault.CONTENT, Fault.STATE, Fault.PRODUCT})
+_SEEN_TO: Final = frozenset({ErrorKind.CONTENT, ErrorKind.STATE, ErrorKind.PRODUCT})
 """Errors that come after a signature was checked: they confirm the time that it was signed at."""
 
 
 _Result = TypeVar("_Result")
 
 
-class Answer(NamedTuple):
+class CallResponse(NamedTuple):
     """The body of an answer with HTTP status 200, and the service's id of the request."""
 
     body: bytes
@@ -49,7 +50,7 @@ class RepairedError(Exception):
         super().__init__(error)
 
 
-class Caller:
+class ServiceConnection:
     """Makes calls; opened at the first one, on the event loop that makes it."""
 
     def __init__(
@@ -146,7 +147,7 @@ class Caller:
         if loop is not asyncio.get_running_loop():
             raise ClientClosedError("the client belongs to another event loop; make one for this")
 
-    async def exchange(
+    async def call(
         self,
         operation: str,
         body: bytes,
@@ -154,7 +155,7 @@ class Caller:
         records: int = 0,
         attempt: int = 1,
         leaving: Callable[[], None] | None = None,
-    ) -> Answer:
+    ) -> CallResponse:
         """
         Send one request and return the answer.
 
@@ -165,7 +166,7 @@ class Caller:
         Raises:
             MarketplaceMeteringException: the service refused.
             TransportError: no answer came.
-            InvalidAnswerError: the answer is none of the service's.
+            InvalidResponseError: the answer is none of the service's.
             RepairedError: refused for a cause that is corrected now; send again.
             UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
@@ -198,14 +199,14 @@ class Caller:
                 )
                 tell(self.observer, ended)
 
-    async def _answer(self, transport: Transport, sent: "_Sent") -> Answer:
+    async def _answer(self, transport: Transport, sent: "_Sent") -> CallResponse:
         response = await transport.send(sent.request, timeout=self._attempt_timeout)
         if response.status != 200:
             await self._refused(sent, response)
         request_id = wire.header(response.headers, "x-amzn-RequestId")
         if request_id is not None:  # the service, and nobody in its place, has answered
             self._lead = sent.lead
-        return Answer(response.body, request_id)
+        return CallResponse(response.body, request_id)
 
     def _transport(self) -> Transport:
         self.require_home()
@@ -219,15 +220,15 @@ class Caller:
         refusal = wire.read_error(response.status, response.headers, response.body)
         if not isinstance(refusal, MarketplaceMeteringException):
             raise refusal
-        fault = triage(refusal, sent.operation)
+        fault = classify(refusal, sent.operation)
         date = _date(response)
         if date is not None:
             self._dated = date.timestamp() - self.clock.monotonic()
-        if fault is Fault.CLOCK and (
+        if fault is ErrorKind.CLOCK and (
             sent.corrections != self._corrections or self._correct_clock(date)
         ):
             raise RepairedError(refusal)
-        if fault is Fault.CREDENTIALS and await self._renewed(sent.request):
+        if fault is ErrorKind.CREDENTIALS and await self._renewed(sent.request):
             text = "the service refused the AWS credentials; newer found"
             tell(self.observer, Warned(text=text))
             raise RepairedError(refusal)

@@ -23,7 +23,7 @@ from yarl import URL
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
-    InvalidAnswerError,
+    InvalidResponseError,
     TransportError,
 )
 
@@ -67,7 +67,7 @@ class Transport(Protocol):
         Raises:
             TransportError: no whole answer came; `sent` is False only where it is certain that
                 nothing was sent.
-            InvalidAnswerError: an answer that is too large, or compressed.
+            InvalidResponseError: an answer that is too large, or compressed.
 
         Whatever else it raises is taken for a request that may have been acted upon.
         """
@@ -292,9 +292,9 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
     """Read the body as it comes, since what an answer says of its own length need not be true."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise InvalidAnswerError("a compressed answer, which nobody asked for", answer.status)
+        raise InvalidResponseError("a compressed answer, which nobody asked for", answer.status)
     if (answer.content_length or 0) > LARGEST_ANSWER:
-        raise InvalidAnswerError(_TOO_LARGE, answer.status)
+        raise InvalidResponseError(_TOO_LARGE, answer.status)
     content = answer.content
     body = await content.readany()
     if not content.at_eof():
@@ -303,7 +303,7 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
             parts.append(part)
             size += len(part)
             if size > LARGEST_ANSWER:
-                raise InvalidAnswerError(_TOO_LARGE, answer.status)
+                raise InvalidResponseError(_TOO_LARGE, answer.status)
         body = b"".join(parts)
     return body
 

@@ -20,7 +20,7 @@ from attrs import Factory, define
 
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
 )
 from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord, allocation_to_boto
@@ -153,21 +153,21 @@ def decode(body: bytes) -> dict[str, Any]:
     Read the body of an answer.
 
     Raises:
-        InvalidAnswerError: if it is no JSON object.
+        InvalidResponseError: if it is no JSON object.
     """
     try:
         answer = StandardJson.loads(body)
     except (ValueError, RecursionError):
         kind = "an empty body" if not body.strip() else "a body that is no JSON"
-        raise InvalidAnswerError(f"{kind} where the service's answer should be") from None
+        raise InvalidResponseError(f"{kind} where the service's answer should be") from None
     if not isinstance(answer, dict):
-        raise InvalidAnswerError("JSON that is no object where the service's answer should be")
+        raise InvalidResponseError("JSON that is no object where the service's answer should be")
     return answer
 
 
 def read_error(
     status: int, headers: Mapping[str, str], body: bytes
-) -> MarketplaceMeteringException | InvalidAnswerError:
+) -> MarketplaceMeteringException | InvalidResponseError:
     """
     Read an answer whose *status* is not 200.
 
@@ -178,16 +178,16 @@ def read_error(
     request_id = header(headers, "x-amzn-RequestId")
     try:
         members = decode(body)
-    except InvalidAnswerError:
+    except InvalidResponseError:
         members = {}
     places = (header(headers, "x-amzn-ErrorType"), *map(members.get, ("__type", "code", "Code")))
     code = next((code for place in places if (code := _bare_code(place))), None)
     if 300 <= status < 400:
-        return InvalidAnswerError("a redirect, which is not followed", status, request_id)
+        return InvalidResponseError("a redirect, which is not followed", status, request_id)
     if code is None:
-        return InvalidAnswerError("no error of the service in the answer", status, request_id)
+        return InvalidResponseError("no error of the service in the answer", status, request_id)
     if request_id is None or status < 400:
-        return InvalidAnswerError(f"{code}, but no request id of the service", status, request_id)
+        return InvalidResponseError(f"{code}, but no request id of the service", status, request_id)
     message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
     return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
         code,
@@ -251,7 +251,7 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     Read the answer to a BatchMeterUsage request that carried the records *sent*.
 
     Raises:
-        InvalidAnswerError: if the body is no JSON object.
+        InvalidResponseError: if the body is no JSON object.
     """
     with suppress(ValueError, RecursionError):  # what orjson cannot read, another may
         if (reply := _plain_reply(sent, loads(body))) is not None:

@@ -20,9 +20,9 @@ from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.options import Settings, Target
 from marketplace_metering_async.cli.output import People, error_text, printable, tell_programs
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
-    InvalidAnswerError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
 )
@@ -158,12 +158,14 @@ def _answer(response: Response) -> Finding:
     if response.status == 200:
         return Finding("access", Mark.DOUBTFUL, "the endpoint knows the token, which is none")
     error = wire.read_error(response.status, response.headers, response.body)
-    if isinstance(error, InvalidAnswerError) or not isinstance(error, MarketplaceMeteringException):
+    if isinstance(error, InvalidResponseError) or not isinstance(
+        error, MarketplaceMeteringException
+    ):
         return Finding("access", Mark.BAD, error_text(error))
     if error.code in ("InvalidTokenException", "ExpiredTokenException") and error.status == 400:
         return Finding("access", Mark.GOOD, "the credentials are accepted")
     if error.code in ("AccessDenied", "AccessDeniedException", "UnauthorizedException"):
         known = "the credentials are known but may not call ResolveCustomer; BatchMeterUsage is "
         return Finding("access", Mark.DOUBTFUL, known + "a permission of its own")
-    passing = triage(error, _OPERATION) in (Fault.SERVICE, Fault.THROTTLE)
+    passing = classify(error, _OPERATION) in (ErrorKind.SERVICE, ErrorKind.THROTTLE)
     return Finding("access", Mark.DOUBTFUL if passing else Mark.BAD, error_text(error))

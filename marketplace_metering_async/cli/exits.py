@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     DeliveryTimeoutError,
     InvalidRecordError,
     LedgerMissingError,
-    LeftUnprocessedError,
     MeteringError,
+    NotProcessedError,
     UnexpectedError,
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -46,8 +46,13 @@ _GRAVEST_FIRST: Final = (
     Exit.UNDELIVERED,
     Exit.REJECTED,
 )
-_ACCOUNT_FAULTS: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK, Fault.PRODUCT)
-_PASSING_FAULTS: Final = (Fault.SERVICE, Fault.THROTTLE)
+_ACCOUNT_FAULTS: Final = (
+    ErrorKind.ACCOUNT,
+    ErrorKind.CREDENTIALS,
+    ErrorKind.CLOCK,
+    ErrorKind.PRODUCT,
+)
+_PASSING_FAULTS: Final = (ErrorKind.SERVICE, ErrorKind.THROTTLE)
 
 
 def of_result(result: RecordResult) -> Exit:
@@ -61,9 +66,9 @@ def of_result(result: RecordResult) -> Exit:
 
 
 def _is_account_fault(error: MeteringError) -> bool:
-    if isinstance(error, DeliveryTimeoutError | LeftUnprocessedError | UnexpectedError):
+    if isinstance(error, DeliveryTimeoutError | NotProcessedError | UnexpectedError):
         return False
-    return triage(error) in _ACCOUNT_FAULTS
+    return classify(error) in _ACCOUNT_FAULTS
 
 
 def of_error(error: MeteringError, operation: str) -> Exit:
@@ -72,7 +77,7 @@ def of_error(error: MeteringError, operation: str) -> Exit:
         return Exit.USAGE
     if isinstance(error, ConfigurationError | ClientClosedError):
         return Exit.ACCOUNT
-    fault = triage(error, operation)
+    fault = classify(error, operation)
     if fault in _PASSING_FAULTS:
         return Exit.UNDELIVERED
     return Exit.ACCOUNT if fault in _ACCOUNT_FAULTS else Exit.REJECTED

@@ -17,12 +17,17 @@ from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import premature
 from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.lane_queue import MINUTE
-from marketplace_metering_async.error_kinds import Fault, is_foreign_too_large, leaves_doubt, triage
+from marketplace_metering_async.error_kinds import (
+    ErrorKind,
+    classify,
+    is_foreign_too_large,
+    may_have_been_applied,
+)
 from marketplace_metering_async.errors import (
-    InvalidAnswerError,
-    LeftUnprocessedError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
+    NotProcessedError,
     TimestampOutOfBoundsException,
     UnexpectedError,
 )
@@ -116,10 +121,10 @@ def on_reply(
     left: list[PendingRecord] = []
     for part, status, record_ids in parts:
         if status is None:
-            error: MeteringError = InvalidAnswerError(reply.oddities[0], 200, request_id)
+            error: MeteringError = InvalidResponseError(reply.oddities[0], 200, request_id)
             left += _after_failure(part.entries, error, moment, doubt=True, request_id=request_id)
         elif status == wire.UNPROCESSED:
-            error = LeftUnprocessedError()
+            error = NotProcessedError()
             left += _after_failure(part.entries, error, moment, request_id=request_id)
         else:
             verdict = verdicts.answered(status, part.histories[0], request_id)
@@ -160,12 +165,12 @@ def on_error(
         return Decision(
             ended=CallEnd.ABANDONED, settled=settled, stop=Scope.EVERYTHING, error=error
         )
-    doubt = leaves_doubt(error)
-    match triage(error):
-        case Fault.THROTTLE:
+    doubt = may_have_been_applied(error)
+    match classify(error):
+        case ErrorKind.THROTTLE:
             entries = _after(chunk.entries, lambda h: _attempted(h, error))
             return Decision(ended=CallEnd.THROTTLED, returned=[Return(entries)], error=error)
-        case Fault.SERVICE:
+        case ErrorKind.SERVICE:
             failed = _after_failure(chunk.entries, error, moment, doubt=doubt)
             ends, returned = _ended_or_again(failed, moment, policy)
             narrow = max(1, len(chunk) // 2) if is_foreign_too_large(error) else None
@@ -177,11 +182,11 @@ def on_error(
                 narrow=narrow,
                 error=error,
             )
-        case Fault.CONTENT | Fault.STATE | Fault.UNKNOWN if isinstance(
+        case ErrorKind.CONTENT | ErrorKind.STATE | ErrorKind.UNKNOWN if isinstance(
             error, MarketplaceMeteringException
         ):
             return _on_refusal(chunk, error, moment, service_time)
-        case Fault.PRODUCT:
+        case ErrorKind.PRODUCT:
             return _on_account_error(chunk, error, moment, Scope.LANE, doubt=False)
     return _on_account_error(chunk, error, moment, Scope.EVERYTHING, doubt=doubt)
 

@@ -325,7 +325,7 @@ class Delivery:
                 self._leaving(chunk.positions)
 
         try:
-            answer = await self._connection.exchange(
+            answer = await self._connection.call(
                 _OPERATION,
                 chunk.body,
                 records=len(chunk),

@@ -10,7 +10,7 @@ from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecor
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
 from marketplace_metering_async.delivery.refusals import LicenseGroups, SimilarRefusals
 from marketplace_metering_async.delivery.search import Search
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Event, Isolated, Isolating
 from marketplace_metering_async.records import UsageRecord
@@ -207,7 +207,7 @@ class Searches:
         self, chunk: Chunk, error: MarketplaceMeteringException, findings: Findings
     ) -> None:
         """Stop a lane of which three chunks of different customers met an unknown code alone."""
-        if triage(error) is not Fault.UNKNOWN:
+        if classify(error) is not ErrorKind.UNKNOWN:
             return
         lane = chunk.lane.whole
         customers = frozenset(map(_customer, chunk.records))

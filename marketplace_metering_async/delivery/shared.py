@@ -4,7 +4,7 @@ from random import Random
 
 from attrs import frozen
 
-from marketplace_metering_async.aws.connection import Caller
+from marketplace_metering_async.aws.connection import ServiceConnection
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.events import Observer
 from marketplace_metering_async.flow.loop_budget import Turns
@@ -26,7 +26,7 @@ class Shared:
         max_concurrency: The most requests on the wire at once.
     """
 
-    connection: Caller
+    connection: ServiceConnection
     permits: CallPermits
     turns: Turns
     policy: RetryPolicy

@@ -9,11 +9,11 @@ state does not, and neither does giving up.
 from typing import Final
 
 from marketplace_metering_async.delivery.chunks import AttemptHistory
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     MeteringError,
-    RecordOfRefusedKindError,
+    SimilarRecordRefusedError,
 )
 from marketplace_metering_async.results import RecordStatus, Verdict
 
@@ -45,8 +45,8 @@ def answered(status: str, history: AttemptHistory, request_id: str | None) -> Ve
 
 def refused_alone(error: MarketplaceMeteringException, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record that the service refused when it travelled alone."""
-    fault = triage(error)
-    if fault is Fault.CONTENT or (fault is Fault.STATE and not history.doubt):
+    fault = classify(error)
+    if fault is ErrorKind.CONTENT or (fault is ErrorKind.STATE and not history.doubt):
         return _verdict(RecordStatus.REJECTED, error, history)
     return gave_up(error, history)
 
@@ -55,7 +55,7 @@ def similar_refused(
     refusal: MarketplaceMeteringException, member: str, history: AttemptHistory
 ) -> Verdict:
     """Return the verdict on a record with the *member* for which another was refused just now."""
-    error = RecordOfRefusedKindError(refusal.code, member)
+    error = SimilarRecordRefusedError(refusal.code, member)
     error.__cause__ = refusal
     return gave_up(error, history) if history.doubt else rejected(error, history)
 

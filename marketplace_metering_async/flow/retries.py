@@ -12,7 +12,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base, wait_exponential
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import MarketplaceMeteringException, MeteringError
 
 MOST_EXTRA_HINT: Final = 5.0
@@ -99,7 +99,7 @@ class _StopAfterFailures(stop_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        if isinstance(error, MeteringError) and triage(error) is not Fault.THROTTLE:
+        if isinstance(error, MeteringError) and classify(error) is not ErrorKind.THROTTLE:
             self._failures += 1
         return self._failures >= self._most
 

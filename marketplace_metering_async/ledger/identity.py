@@ -2,7 +2,7 @@
 
 from uuid import uuid4
 
-from marketplace_metering_async.errors import LedgerElsewhereError, LedgerUnusableError
+from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.ledger.sql import Row, Transaction
 
 _COPY = (
@@ -21,7 +21,7 @@ async def introduce(tx: Transaction, region_name: str | None, mark: str, now: in
     Returns: what a person should know about it; None where there is nothing.
 
     Raises:
-        LedgerElsewhereError: its records go to another region than *region_name*.
+        LedgerRegionMismatchError: its records go to another region than *region_name*.
     """
     found = await tx.rows("SELECT * FROM ledger")
     if not found:
@@ -38,7 +38,7 @@ async def introduce(tx: Transaction, region_name: str | None, mark: str, now: in
     if ledger["moved_to"] is not None:
         return f"this ledger has moved to {ledger['moved_to']}; it can only be read"
     if region_name is not None and ledger["region_name"] not in (None, region_name):
-        raise LedgerElsewhereError(
+        raise LedgerRegionMismatchError(
             f"the ledger's records go to {ledger['region_name']}, not to {region_name}"
         )
     if ledger["mark"] == mark:

@@ -118,8 +118,9 @@ class UsageLedger:
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
         is damaged, newer, something else's, or does not keep what it commits: on a network file
-        system, without WAL, with `fsync = off`; LedgerElsewhereError where it belongs to another
-        region; ConfigurationError where an extra is missing. One that has moved can only be read.
+        system, without WAL, with `fsync = off`; LedgerRegionMismatchError where it belongs to
+        another region; ConfigurationError where an extra is missing. One that has moved can only be
+        read.
         """
         return cls(
             _database_of(url, create=create),
@@ -225,7 +226,7 @@ class UsageLedger:
         relays may run at once, in any number of processes.
 
         Raises:
-            LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerRegionMismatchError: the client is of another region or host than the ledger.
             LedgerUnusableError: the ledger has moved.
             LedgerError: the database cannot be used; what was sent is sent again, unchanged, later.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
@@ -256,7 +257,7 @@ class UsageLedger:
             on_account_error: "retry", or "raise" to end with what lies with the account.
 
         Raises:
-            LedgerElsewhereError: the client is of another region or host than the ledger.
+            LedgerRegionMismatchError: the client is of another region or host than the ledger.
             LedgerUnusableError: at the beginning alone: the ledger has moved, or cannot be used.
             NoRegionError: the client knows no region.
             LedgerClosedError, ClientClosedError: one of them was closed.

@@ -11,13 +11,13 @@ from attrs import define, field
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     LedgerClosedError,
-    LedgerElsewhereError,
     LedgerError,
+    LedgerRegionMismatchError,
     LedgerUnusableError,
     MarketplaceMeteringException,
     MeteringError,
@@ -55,9 +55,9 @@ _ALARMS: Final = (0.8, 0.5)
 
 OnAccountError = Literal["retry", "raise"]
 
-_UNCURED: Final = (LedgerElsewhereError, LedgerUnusableError, NoRegionError)
+_UNCURED: Final = (LedgerRegionMismatchError, LedgerUnusableError, NoRegionError)
 """What is as it is when a relay begins, however long it tries."""
-_STOPS_ALL: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK)
+_STOPS_ALL: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
 
 
 @define
@@ -189,7 +189,7 @@ class Relay:
             )
             (known,) = await tx.rows("SELECT region_name, host FROM ledger")
             if (known["region_name"], known["host"]) != (region, host):
-                raise LedgerElsewhereError(
+                raise LedgerRegionMismatchError(
                     f"the ledger's records go to {known['host']} in {known['region_name']}; "
                     f"the client's endpoint is {host} in {region}"
                 )
@@ -258,11 +258,11 @@ class Relay:
         if result.retryable and isinstance(
             error, MarketplaceMeteringException | ConfigurationError
         ):
-            fault = triage(error)
+            fault = classify(error)
             if fault in _STOPS_ALL:
                 report.stopped_by = error
                 ending.set()
-            elif fault is Fault.PRODUCT and claim.key.product_code:
+            elif fault is ErrorKind.PRODUCT and claim.key.product_code:
                 until = self._clock.monotonic() + _PRODUCT_PAUSE
                 self._paused[claim.key.product_code] = until
         return settlement(claim, result, self._now())

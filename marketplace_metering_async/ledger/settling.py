@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from marketplace_metering_async.error_kinds import Fault, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     MeteringError,
@@ -17,7 +17,7 @@ _FIRST_PAUSE: Final = 5
 _LONGEST_PAUSE: Final = 300
 _AHEAD: Final = 3 * 3600
 """Seconds by which a clock of ours may have been ahead: a younger record is held, not ended."""
-_OF_THE_ACCOUNT: Final = (Fault.ACCOUNT, Fault.CREDENTIALS, Fault.CLOCK)
+_OF_THE_ACCOUNT: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
 
 
 def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlement:
@@ -45,10 +45,10 @@ def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bo
         case RecordStatus.SUCCESS:
             return HourState.METERED
         case RecordStatus.DUPLICATE_RECORD:
-            return HourState.MAYBE_OURS if ambiguous else HourState.CONFLICT
+            return HourState.PROBABLY_METERED if ambiguous else HourState.CONFLICT
         case RecordStatus.CUSTOMER_NOT_SUBSCRIBED:
             return HourState.NOT_SUBSCRIBED
-        case RecordStatus.REJECTED if _may_be_early(claimed, result.error, now):
+        case RecordStatus.REJECTED if result.retryable or _may_be_early(claimed, result.error, now):
             return HourState.FROZEN
         case RecordStatus.REJECTED:
             late = isinstance(result.error, OutOfWindowError) or (
@@ -82,7 +82,7 @@ def _pause(attempts: int, result: RecordResult) -> int:
 
 def _is_of_account(error: MeteringError | None) -> bool:
     """Whether all records wait for a person, who will not want to wait for them then."""
-    return error is not None and triage(error) in _OF_THE_ACCOUNT
+    return error is not None and classify(error) in _OF_THE_ACCOUNT
 
 
 def _worded(error: MeteringError | None) -> str | None:

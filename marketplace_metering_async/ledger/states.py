@@ -24,7 +24,7 @@ class HourState(StrEnum):
     """The service said CustomerNotSubscribed."""
     CONFLICT = "conflict"
     """The service has a record of this hour that is not ours: something else meters it."""
-    MAYBE_OURS = "maybe_ours"
+    PROBABLY_METERED = "probably_metered"
     """The service has a record of this hour, most likely ours: an attempt had no answer."""
     REJECTED = "rejected"
     """The service, or a rule of it, refused the record."""

@@ -81,7 +81,7 @@ def test_what_a_dead_relay_holds_is_not_all_metered(
         assert "Run this again after " in done.err
         assert ": 15 units are claimed until then by a relay that may be dead." in done.err
     assert "what is in flight is claimed by a relay until" in shown.err
-    assert "maybe_ours" in later.out  # the service had acted, and the answer came to nobody
+    assert "probably_metered" in later.out  # the service had acted, and the answer came to nobody
     assert "Run this again" not in later.err
     assert {"requests": 15} == sandbox.book.totals()
 

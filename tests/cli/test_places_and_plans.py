@@ -16,10 +16,10 @@ from marketplace_metering_async.delivery.duplicates import Duplicates
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidRecordError,
-    LeftUnprocessedError,
     MarketplaceMeteringException,
     MeteringError,
     NoRegionError,
+    NotProcessedError,
     TransportError,
     Violation,
 )
@@ -175,7 +175,7 @@ def test_what_a_plan_refuses_is_what_the_client_refuses() -> None:
         (RecordStatus.DUPLICATE_RECORD, None, Exit.REJECTED),
         (RecordStatus.CUSTOMER_NOT_SUBSCRIBED, None, Exit.REJECTED),
         (RecordStatus.REJECTED, None, Exit.REJECTED),
-        (RecordStatus.UNPROCESSED, LeftUnprocessedError(), Exit.UNDELIVERED),
+        (RecordStatus.UNPROCESSED, NotProcessedError(), Exit.UNDELIVERED),
         (RecordStatus.UNPROCESSED, DeliveryTimeoutError("late"), Exit.UNDELIVERED),
         (RecordStatus.UNCONFIRMED, TransportError("reset", sent=True), Exit.UNDELIVERED),
         (RecordStatus.UNPROCESSED, MarketplaceMeteringException("AccessDenied"), Exit.ACCOUNT),

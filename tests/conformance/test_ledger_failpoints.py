@@ -102,7 +102,7 @@ async def test_wherever_it_breaks_usage_is_billed_once(
 
             assert 10 == status.recorded, (name, hit)
             assert 10 == sum(house.metered().values()), (name, hit)
-            ours = status.metered + status.ended.get(HourState.MAYBE_OURS, 0)
+            ours = status.metered + status.ended.get(HourState.PROBABLY_METERED, 0)
             assert 10 == ours, (name, hit, status)
             assert {ACCOUNT} == {customer for customer, _ in house.metered()}
             assert THIS_HOUR - HOUR in {hour for _, hour in house.metered()}

@@ -15,7 +15,7 @@ from marketplace_metering_async import (
     InvalidRecordError,
     LateUsageError,
     LedgerClosedError,
-    LedgerElsewhereError,
+    LedgerRegionMismatchError,
     LedgerUnusableError,
     MarketplaceMeteringException,
     NoCredentialsError,
@@ -273,7 +273,7 @@ async def test_a_duplicate_after_a_lost_answer_may_be_ours(url: str) -> None:
         house.clock.step(hours=1)
         await house.relay()
 
-        assert {HourState.MAYBE_OURS: 3} == (await house.balance()).ended
+        assert {HourState.PROBABLY_METERED: 3} == (await house.balance()).ended
         assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
 
 
@@ -474,7 +474,7 @@ async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> No
     """
     await house.relay()
     async with house.client(region_name="eu-west-1") as elsewhere:
-        with pytest.raises(LedgerElsewhereError):
+        with pytest.raises(LedgerRegionMismatchError):
             await house.ledger.relay(elsewhere)
     await house.ledger._database.run(lambda tx: tx.rows("UPDATE ledger SET moved_to = 'x'"))
     async with house.client() as client:
@@ -588,11 +588,11 @@ async def test_a_ledger_serves_one_region_and_host(house: House) -> None:
     await house.use(3)
     house.clock.step(hours=1)
     await house.relay()
-    with pytest.raises(LedgerElsewhereError, match=r"us-east-1.*eu-west-1"):
+    with pytest.raises(LedgerRegionMismatchError, match=r"us-east-1.*eu-west-1"):
         await house.relay(region_name="eu-west-1")
-    with pytest.raises(LedgerElsewhereError, match=r"127\.0\.0\.1.*metering\.marketplace"):
+    with pytest.raises(LedgerRegionMismatchError, match=r"127\.0\.0\.1.*metering\.marketplace"):
         await house.relay(endpoint_url=None)
-    with pytest.raises(LedgerElsewhereError, match="not to eu-west-1"):
+    with pytest.raises(LedgerRegionMismatchError, match="not to eu-west-1"):
         async with house.another(region_name="eu-west-1"):
             pass
 

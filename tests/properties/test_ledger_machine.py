@@ -137,7 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
             billed[record.customer] += record.quantity
         assert not billed - self.used
         status = self.run(self.house.ledger.status())
-        sure = status.metered + status.ended.get(HourState.MAYBE_OURS, 0)
+        sure = status.metered + status.ended.get(HourState.PROBABLY_METERED, 0)
         assert status.metered <= billed.total()
         assert sure <= billed.total()
         assert HourState.CONFLICT not in status.ended

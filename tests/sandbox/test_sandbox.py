@@ -324,7 +324,7 @@ async def test_oversized_and_broken_bodies_are_refused(place: Sandbox) -> None:
         codes = []
         for body in (b"{", b"[]", b"x" * 999_999, b"x" * 5_000_000, b"[" * 100_000):
             with pytest.raises(Exception) as caught:  # noqa: PT011 - its code is looked at
-                await client._caller.exchange("BatchMeterUsage", body)
+                await client._caller.call("BatchMeterUsage", body)
             codes.append(getattr(caught.value, "code", str(caught.value)))
 
     large = "RequestEntityTooLargeException"

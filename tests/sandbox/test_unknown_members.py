@@ -223,7 +223,7 @@ async def test_the_answer_has_the_service_s_shape() -> None:
     ):
         await client._caller.open()
         with pytest.raises(MarketplaceMeteringException) as caught:
-            await client._caller.exchange("BatchMeterUsage", body)
+            await client._caller.call("BatchMeterUsage", body)
 
     assert ("SerializationException", 400) == (caught.value.code, caught.value.status)
     assert "quantityAsFraction" in caught.value.message

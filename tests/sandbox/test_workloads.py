@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from marketplace_metering_async import InvalidAnswerError, MarketplaceMeteringClient
+from marketplace_metering_async import InvalidResponseError, MarketplaceMeteringClient
 from marketplace_metering_async.sandbox import (
     AccessKey,
     Answer,
@@ -260,7 +260,7 @@ async def test_a_dry_run_is_allowed_by_the_service_alone(body: bytes, *, allowed
         if allowed:
             assert (await asked).metering_record_id is None
         else:
-            with pytest.raises(InvalidAnswerError):
+            with pytest.raises(InvalidResponseError):
                 await asked
 
 

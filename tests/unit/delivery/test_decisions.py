@@ -15,14 +15,14 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.decisions import Decision, Scope
-from marketplace_metering_async.error_kinds import Fault, leaves_doubt, triage
+from marketplace_metering_async.error_kinds import ErrorKind, classify, may_have_been_applied
 from marketplace_metering_async.errors import (
     MODELLED_ERRORS,
-    InvalidAnswerError,
-    LeftUnprocessedError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
     NoCredentialsError,
+    NotProcessedError,
     OutOfWindowError,
     TimestampOutOfBoundsException,
     TransportError,
@@ -76,25 +76,25 @@ _REFUSED: Final = Row(CallEnd.DELIVERED, "refused")
 _THROTTLED: Final = Row(CallEnd.THROTTLED, "returned", begins=False)
 _FAILED: Final = Row(CallEnd.FAILED, "backs_off", doubt=True, failure=True)
 
-TABLE: Final[list[tuple[Fault, MeteringError, Row]]] = [
-    (Fault.CONTENT, refusal("InvalidUsageDimensionException"), _REFUSED),
-    (Fault.CONTENT, refusal("RequestEntityTooLargeException", 413), _REFUSED),
-    (Fault.STATE, refusal("InvalidLicenseException"), _REFUSED),
-    (Fault.STATE, refusal("TimestampOutOfBoundsException"), _REFUSED),
-    (Fault.UNKNOWN, refusal("MoonPhaseException"), _REFUSED),
-    (Fault.PRODUCT, refusal("InvalidProductCodeException"), _LANE),
-    (Fault.ACCOUNT, refusal("AccessDeniedException", 403), _ALL),
-    (Fault.ACCOUNT, refusal("DisabledApiException"), _ALL),
-    (Fault.ACCOUNT, NoCredentialsError(), _ALL),
-    (Fault.CREDENTIALS, refusal("ExpiredTokenException", 403), _ALL),
-    (Fault.CLOCK, refusal("InvalidSignatureException", 403), _ALL),
-    (Fault.THROTTLE, refusal("ThrottlingException"), _THROTTLED),
-    (Fault.THROTTLE, refusal("TooManyRequestsException", 429), _THROTTLED),
-    (Fault.SERVICE, refusal("InternalServiceErrorException", 500), _FAILED),
-    (Fault.SERVICE, InvalidAnswerError("HTML", 200), _FAILED),
-    (Fault.SERVICE, InvalidAnswerError("HTML", 502), _FAILED),
-    (Fault.SERVICE, TransportError("reset", sent=True), _FAILED),
-    (Fault.SERVICE, TransportError("refused", sent=False), _FAILED._replace(doubt=False)),
+TABLE: Final[list[tuple[ErrorKind, MeteringError, Row]]] = [
+    (ErrorKind.CONTENT, refusal("InvalidUsageDimensionException"), _REFUSED),
+    (ErrorKind.CONTENT, refusal("RequestEntityTooLargeException", 413), _REFUSED),
+    (ErrorKind.STATE, refusal("InvalidLicenseException"), _REFUSED),
+    (ErrorKind.STATE, refusal("TimestampOutOfBoundsException"), _REFUSED),
+    (ErrorKind.UNKNOWN, refusal("MoonPhaseException"), _REFUSED),
+    (ErrorKind.PRODUCT, refusal("InvalidProductCodeException"), _LANE),
+    (ErrorKind.ACCOUNT, refusal("AccessDeniedException", 403), _ALL),
+    (ErrorKind.ACCOUNT, refusal("DisabledApiException"), _ALL),
+    (ErrorKind.ACCOUNT, NoCredentialsError(), _ALL),
+    (ErrorKind.CREDENTIALS, refusal("ExpiredTokenException", 403), _ALL),
+    (ErrorKind.CLOCK, refusal("InvalidSignatureException", 403), _ALL),
+    (ErrorKind.THROTTLE, refusal("ThrottlingException"), _THROTTLED),
+    (ErrorKind.THROTTLE, refusal("TooManyRequestsException", 429), _THROTTLED),
+    (ErrorKind.SERVICE, refusal("InternalServiceErrorException", 500), _FAILED),
+    (ErrorKind.SERVICE, InvalidResponseError("HTML", 200), _FAILED),
+    (ErrorKind.SERVICE, InvalidResponseError("HTML", 502), _FAILED),
+    (ErrorKind.SERVICE, TransportError("reset", sent=True), _FAILED),
+    (ErrorKind.SERVICE, TransportError("refused", sent=False), _FAILED._replace(doubt=False)),
 ]
 
 
@@ -102,8 +102,8 @@ def test_every_kind_of_error_is_in_the_table() -> None:
     """
     And each error in it is of the kind that it stands for.
     """
-    assert set(Fault) == {fault for fault, _, _ in TABLE}
-    assert all(fault is triage(error) for fault, error, _ in TABLE)
+    assert set(ErrorKind) == {fault for fault, _, _ in TABLE}
+    assert all(fault is classify(error) for fault, error, _ in TABLE)
 
 
 def settled_positions(decision: Decision) -> list[int]:
@@ -123,7 +123,7 @@ def open_entries(decision: Decision) -> list[PendingRecord]:
 @pytest.mark.parametrize("doubt", [False, True], ids=["clean", "doubt"])
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]!r}"[:60])
 def test_what_follows_from_an_error(
-    row: tuple[Fault, MeteringError, Row],
+    row: tuple[ErrorKind, MeteringError, Row],
     doubt: bool,  # noqa: FBT001
     before: AttemptHistory,
 ) -> None:
@@ -180,7 +180,7 @@ def test_what_follows_from_an_error(
 @pytest.mark.parametrize("doubt", [False, True], ids=["clean", "doubt"])
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]!r}"[:60])
 def test_what_never_left_is_no_attempt(
-    row: tuple[Fault, MeteringError, Row],
+    row: tuple[ErrorKind, MeteringError, Row],
     doubt: bool,  # noqa: FBT001
 ) -> None:
     """
@@ -209,8 +209,8 @@ FOREIGN: Final = (302, 401, 403, 404, 413)
 
 
 @pytest.mark.skipif(
-    not all(leaves_doubt(InvalidAnswerError("HTML", status)) for status in FOREIGN),
-    reason="the triage of this branch takes a proxy's response for the service's word",
+    not all(may_have_been_applied(InvalidResponseError("HTML", status)) for status in FOREIGN),
+    reason="the classify of this branch takes a proxy's response for the service's word",
 )
 @pytest.mark.parametrize("status", FOREIGN)
 @pytest.mark.parametrize("size", [1, 2, 25])
@@ -218,7 +218,7 @@ def test_a_proxys_response_says_nothing_of_the_records(status: int, size: int) -
     """
     It leaves a doubt, blames nobody, stops nothing; a request too large for it is halved. Core F9
     """
-    error = InvalidAnswerError("HTML", status)
+    error = InvalidResponseError("HTML", status)
 
     decision = decisions.on_error(chunk_of(usage(size)), error, MOMENT, POLICY)
 
@@ -295,7 +295,7 @@ def test_what_follows_from_a_response(
         )
         == after
     )
-    assert (InvalidAnswerError if word is None else LeftUnprocessedError) is type(after.error)
+    assert (InvalidResponseError if word is None else NotProcessedError) is type(after.error)
     assert (after.failures, 0.0) == (again.failures, again.seconds)
     assert (
         Decision(
@@ -659,7 +659,7 @@ def calls(draw: st.DrawFn) -> tuple[Chunk, Decision, bool, bool]:
         return chunk, decisions.on_repaired(chunk, error, MOMENT), left, False
     time = draw(st.none() | st.just(NOW))
     decision = decisions.on_error(chunk, error, MOMENT, policy, left=left, service_time=time)
-    return chunk, decision, left, left and leaves_doubt(error)
+    return chunk, decision, left, left and may_have_been_applied(error)
 
 
 @given(calls())
@@ -765,7 +765,7 @@ def test_what_stops_says_why_and_returns_nothing(
 
 @given(histories_before, st.sampled_from([row for row in TABLE if row[2].then == "refused"]))
 def test_only_content_met_alone_settles_a_doubt(
-    history: AttemptHistory, row: tuple[Fault, MeteringError, Row]
+    history: AttemptHistory, row: tuple[ErrorKind, MeteringError, Row]
 ) -> None:
     """
     Time, state and codes that nobody has heard of do not.
@@ -781,10 +781,10 @@ def test_only_content_met_alone_settles_a_doubt(
     assert history.doubt is outcome.verdict.ambiguous
     assert history.attempts == outcome.verdict.attempts
     if history.doubt:
-        assert (result.metered is False) == (fault is Fault.CONTENT)
+        assert (result.metered is False) == (fault is ErrorKind.CONTENT)
     else:
         assert result.metered is False
-        assert (result.status is S.REJECTED) == (fault is not Fault.UNKNOWN)
+        assert (result.status is S.REJECTED) == (fault is not ErrorKind.UNKNOWN)
 
 
 def test_giving_up_settles_each_record_by_its_own_history() -> None:

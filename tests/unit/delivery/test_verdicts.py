@@ -11,7 +11,7 @@ from marketplace_metering_async.errors import (
     InvalidUsageDimensionException,
     MarketplaceMeteringException,
     OutOfWindowError,
-    RecordOfRefusedKindError,
+    SimilarRecordRefusedError,
     TransportError,
     Violation,
 )
@@ -118,7 +118,7 @@ def test_what_another_record_met_settles_no_doubt() -> None:
 
     assert (S.REJECTED, S.UNCONFIRMED) == (clean.status, doubtful.status)
     for verdict in (clean, doubtful):
-        assert isinstance(verdict.error, RecordOfRefusedKindError)
+        assert isinstance(verdict.error, SimilarRecordRefusedError)
         assert refusal is verdict.error.__cause__
         assert "dimension" in str(verdict.error)
 
