@@ -302,10 +302,14 @@ def usage_timestamp(value: object) -> datetime:
     if isinstance(value, str):
         try:
             time = datetime.fromisoformat(value)
-            # .NET's word for no time is 0001-01-01T00:00:00+01:00, which in UTC was in no year.
-            return time if time.tzinfo is None else time.astimezone(UTC)
-        except (ValueError, OverflowError):
+        except ValueError:
             pass
+        else:
+            if time.tzinfo is None:
+                return time  # the record's rules say what is wrong with it
+            # .NET's word for no time is 0001-01-01T00:00:00+01:00, which in UTC was in no year.
+            rules.require(rules.timestamp("", time))
+            return time.astimezone(UTC)
     elif isinstance(value, int) and not isinstance(value, bool):
         try:
             return datetime.fromtimestamp(value, UTC)

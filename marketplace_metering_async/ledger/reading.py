@@ -1,16 +1,18 @@
 """From what a caller says to Usage: a record's rules, and a memory for keys that keep them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import floor
 from typing import Any, Final
 
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
-from marketplace_metering_async.limits import MAX_FUTURE, MAX_QUANTITY, MAX_TEXT
+from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
 from marketplace_metering_async.rules import require, shown, text, timestamp
 
+_MOST_AHEAD: Final = timedelta(minutes=5)
+"""How far ahead of our clock usage may be: as far as clocks of several machines may differ."""
 _REMEMBERED: Final = 10_000
 """Keys whose texts are not looked at again: the rules cost more than all else a call does."""
 
@@ -146,8 +148,8 @@ def _violations(record: UsageRecord, now: datetime, event_id: str | None) -> tup
         customer_identifier=record.customer_identifier,
         event_id=event_id,
     )
-    if record.timestamp > now + MAX_FUTURE:
-        ahead = f"at most {MAX_FUTURE} ahead of now"
+    if record.timestamp > now + _MOST_AHEAD:
+        ahead = f"at most {_MOST_AHEAD} ahead of now"
         found += (Violation("at", ahead, record.timestamp.isoformat()),)
     if event_id is not None:
         found += text("event_id", event_id, longest=MAX_TEXT)
