@@ -104,6 +104,18 @@ async def test_a_server_that_never_waits_for_its_disk_is_refused(careless: Postg
         pass
 
 
+async def test_statements_are_prepared_where_no_pooler_stands_between(place: str) -> None:
+    """
+    It saves half of the round trips. ledger H2
+    """
+    async with house_at(place) as house:
+        await house.use(1)
+        count = "SELECT count(*) AS statements FROM pg_prepared_statements"
+        (found,) = await house.ledger._database.run(lambda tx: tx.rows(count))
+
+    assert found["statements"] > 0
+
+
 async def notes_in(place: str) -> int:
     connection = await asyncpg.connect(place)
     try:
