@@ -30,12 +30,12 @@ WIDTH, LEFT, ROW = 720, 230, 44
 
 
 def latest(question: str) -> dict[str, Any]:
-    """Return the newest result on *question*."""
-    files = (HERE / "results").glob(f"*-{question}.json")
-    found: list[dict[str, Any]] = [json.loads(path.read_text()) for path in files]
-    if not found:
+    """Return the result on *question*."""
+    path = HERE / "results" / f"{question}.json"
+    if not path.exists():
         raise SystemExit(f"no results on {question}: python benchmarks/{question}.py")
-    return max(found, key=lambda told: (told["date"], told.get("time", "")))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def value_of(question: str, name: str) -> float:

@@ -128,7 +128,7 @@ def results(question: str) -> Iterator[Row]:
         **where(),
         **found,
     }
-    out = HERE / "results" / f"{told['date']}-{told['commit']}-{question}.json"
+    out = HERE / "results" / f"{question}.json"  # the latest only: git has the past
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(told, indent=1) + "\n")
     print(f"written to {out}")
