@@ -189,6 +189,11 @@ _NAMES_OF: Final = {
 _HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 
+def __dir__() -> list[str]:
+    """List what a program may import, for completion and help()."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """Import what is asked for: pytest loads our plugin in every project, used or not."""
     if name not in __all__:

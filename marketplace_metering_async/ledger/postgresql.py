@@ -142,7 +142,6 @@ class PostgresDatabase:
     """A schema in a PostgreSQL database, reached through a small pool of connections."""
 
     shares_quota = True
-    clock_is_ours = False
 
     def __init__(self, url: str, *, create: bool = True, reach: FailPoint = no_failure) -> None:
         """Note where; open() does the work."""

@@ -92,8 +92,6 @@ class Database(Protocol):
 
     shares_quota: bool
     """Whether relays on other machines use the same quota, and agree on it here."""
-    clock_is_ours: bool
-    """Whether leases go by the clock that the ledger was given."""
 
     async def open(self) -> None:
         """

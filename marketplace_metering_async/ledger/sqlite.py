@@ -140,7 +140,6 @@ class SqliteDatabase:
     """One file, opened by this process."""
 
     shares_quota = False
-    clock_is_ours = True
 
     def __init__(
         self,
