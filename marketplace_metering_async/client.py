@@ -94,7 +94,7 @@ class MarketplaceMeteringClient:
             max_concurrency: The most requests on the wire at once.
             retry: When to send again and when to give up.
             pacer: A pacer of yours, to share a quota between clients.
-            observer: Is told of every event; by default the package's logger.
+            observer: Gets every event; by default the package's logger.
             clock: A clock of yours, for tests.
             transport: A transport of yours, for tests; never closed.
             random: Where jitter comes from, for tests.

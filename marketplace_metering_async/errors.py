@@ -97,7 +97,7 @@ class InvalidRecordError(SdkClientError, ValueError):
         violations: All of them, not the first alone.
     """
 
-    advice = "Mend what the text names and send the record again; nothing was sent."
+    advice = "Nothing was sent. Fix the problem named above and send the record again."
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         self.violations = tuple(violations)
@@ -260,7 +260,7 @@ class SimilarRecordRefusedError(SdkClientError):
 class ConfigurationError(SdkClientError):
     """What the client was given, or found in the environment, does not let it send."""
 
-    advice = "Mend the configuration that the text names; `marketplace-metering doctor` checks it."
+    advice = "Fix the configuration that the text names; `marketplace-metering doctor` checks it."
 
 
 class NoRegionError(ConfigurationError):

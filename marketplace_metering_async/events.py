@@ -1,4 +1,4 @@
-"""What happened on the way, as frozen values, and who is told."""
+"""What happened on the way, as frozen values, and who gets them."""
 
 import logging
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class CallEnded:
         seconds: From the request's start to its end.
         code: The service's error code, or the name of the error on our side; None after a success.
         request_id: The service's id of the request.
-        attempt: The how manieth call it is for the records in it, counted from 1.
+        attempt: Which attempt it is for the records in it, counted from 1.
     """
 
     operation: str
@@ -162,7 +162,7 @@ Event = (
 
 class Observer(Protocol):
     """
-    Whoever wants to be told.
+    Whoever wants to know.
 
     Called from the event loop, so it must not block. What it raises is logged and hurts nobody.
     """

@@ -372,7 +372,7 @@ def _read_closely(
     known: Mapping[str, tuple[str, _Reader | None]],
     required: tuple[str, ...],
 ) -> _Made:
-    """Do the same, member by member, so that all that is wrong can be told."""
+    """Do the same, member by member, so that all that is wrong can be named."""
     if not isinstance(mapping, Mapping):
         raise InvalidRecordError.of(
             [Violation("", "a mapping", rules.shown(mapping), wrong_type=True)]

@@ -1,9 +1,9 @@
 """
 The service's rules for the members of a record, each as a function from values to violations.
 
-They look at plain values, whatever their type, so that a record that breaks ten rules is told of
-ten. Most values break none, so nothing is worded before it is needed. What depends on the time or
-on the rest of a batch is in `validation`. Source of every number and pattern: `limits`.
+They look at plain values, whatever their type, so that a record that breaks ten rules is refused
+for ten. Most values break none, so nothing is worded before it is needed. What depends on the time
+or on the rest of a batch is in `delivery`. Source of every number and pattern: `limits`.
 """
 
 import re

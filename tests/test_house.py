@@ -58,3 +58,19 @@ def test_every_extra_brings_what_is_imported() -> None:
 
     assert set() == unused
     assert {"test"} == set(extras) - set(named)
+
+
+def test_the_words_of_a_dialect_are_kept_out() -> None:
+    """
+    Plain English, as design.md has it: fix, configured, permanently, n-th.
+    """
+    dialect = re.compile(r"\bmend(s|ed|ing)?\b|\btold\b|\bfor ever\b|\bmanieth\b", re.IGNORECASE)
+
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in SOURCES
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if dialect.search(line)
+    ]
+
+    assert [] == found

@@ -84,7 +84,7 @@ class ServiceConnection:
         return self._own_transport is not None and not self._closed
 
     def now(self) -> datetime:
-        """Return the time as the service has it, as far as we were told."""
+        """Return the time as the service has it, as far as it said so."""
         return self.clock.now() + self._offset
 
     def span(self) -> Span:

@@ -81,7 +81,7 @@ class Transport(Protocol):
 @frozen(kw_only=True)
 class TransportSettings:
     """
-    What a transport is told of the machine it runs on.
+    What a transport knows of the machine it runs on.
 
     Certificates are always verified: there is no setting that turns it off.
 

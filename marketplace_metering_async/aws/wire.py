@@ -3,7 +3,7 @@ The service's JSON, both ways: records to a request's body, an answer's body to 
 
 awsJson1.1 (service model). A record has the same bytes in every request that carries it, whether
 orjson is installed or not. Answers are matched to records by what they say, never by where they
-stand, and whatever they leave open, repeat or contradict is told and settles nothing.
+stand, and whatever they leave open, repeat or contradict is noted and settles nothing.
 """
 
 import json
@@ -294,7 +294,7 @@ def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
     """Read any other answer, record by record, and note what is wrong with it."""
     reply = Reply([None] * len(sent), [None] * len(sent))
     index = _Index(sent)
-    told: set[int] = set()
+    settled: set[int] = set()
     for result in _listed(answer, "Results", reply):
         echo = result.get("UsageRecord") if isinstance(result, dict) else None
         place = index.find(echo)
@@ -305,8 +305,8 @@ def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
         status = status if isinstance(status, str) and status and status != UNPROCESSED else None
         if status is None:
             reply.oddities.append("a result without a status")
-        if place not in told:
-            told.add(place)
+        if place not in settled:
+            settled.add(place)
             reply.statuses[place] = status
             reply.record_ids[place] = record_id if isinstance(record_id, str) else None
         elif status != reply.statuses[place]:
@@ -316,14 +316,14 @@ def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
         place = index.find(echo)
         if place is None:
             reply.oddities.append(index.why_not)
-        elif place in told and reply.statuses[place] != UNPROCESSED:
+        elif place in settled and reply.statuses[place] != UNPROCESSED:
             reply.statuses[place] = None
             reply.oddities.append("a record in Results and in UnprocessedRecords")
         else:
-            told.add(place)
+            settled.add(place)
             reply.statuses[place] = UNPROCESSED
-    if len(told) < len(sent):
-        reply.oddities.append(f"no answer for {len(sent) - len(told)} of {len(sent)} records")
+    if len(settled) < len(sent):
+        reply.oddities.append(f"no answer for {len(sent) - len(settled)} of {len(sent)} records")
     return reply
 
 

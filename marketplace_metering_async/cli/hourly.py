@@ -1,4 +1,4 @@
-"""`send --coalesce`: lines added up to hourly records, and each line told of its hour's fate."""
+"""`send --coalesce`: lines added up to hourly records, and each line with its hour's fate."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
 _BREATH: Final = 500
-"""Lines that are told of between two turns of the event loop."""
+"""Lines that are reported between two turns of the event loop."""
 
 
 class _Fate(NamedTuple):

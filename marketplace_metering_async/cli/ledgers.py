@@ -173,7 +173,7 @@ async def send_through(order: Order, url: str, people: People) -> Exit:
     async with _open(url, people, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
-            await client.endpoint()  # whoever has no account is told before anything is stored
+            await client.endpoint()  # whoever has no account hears so before anything is stored
             codes = {await _import_whole(ledger, order, people)}
             with Interrupts(people, _CLOSES) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)

@@ -42,7 +42,7 @@ class Plan:
     """
 
     def __init__(self, product_code: str | None, places: Places, complain: Complain) -> None:
-        """*places* says where a record stands; *complain* is told of what would be refused."""
+        """*places* says where a record stands; *complain* gets what would be refused."""
         self.records = 0
         self.refused = 0
         self.repeated = 0

@@ -50,7 +50,7 @@ class Watch:
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             TextColumn("[yellow]{task.fields[trouble]}"),
             console=people,
@@ -60,7 +60,7 @@ class Watch:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bar.add_task(does, total=total, told="", trouble="")
+        self._task = self._bar.add_task(does, total=total, text="", trouble="")
         self._ticking: asyncio.Task[None] | None = None
 
     @property
@@ -100,15 +100,15 @@ class Watch:
             self._show()
 
     def _show(self) -> None:
-        told = f"{self.done:,} {self._unit}, {self.done / max(self.seconds, _TICK):,.0f}/s"
+        text = f"{self.done:,} {self._unit}, {self.done / max(self.seconds, _TICK):,.0f}/s"
         if self._people.has_screen:
             completed = self._steps if self._total is None else min(self._steps, self._total)
             trouble = printable(self.trouble)
-            self._bar.update(self._task, completed=completed, told=told, trouble=trouble)
+            self._bar.update(self._task, completed=completed, text=text, trouble=trouble)
             self._bar.refresh()
         elif _CLOCK.monotonic() - self._last_word >= _PLAIN_EVERY:
             self._last_word = _CLOCK.monotonic()
-            self._people.print(f"{self._does}: {told}{self._left()}{self._held_up()}", markup=False)
+            self._people.print(f"{self._does}: {text}{self._left()}{self._held_up()}", markup=False)
 
     def _left(self) -> str:
         if not self._total or not self._steps:

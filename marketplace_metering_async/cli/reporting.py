@@ -1,4 +1,4 @@
-"""What is told while records are sent: result lines in order, complaints, progress, a summary."""
+"""What a send prints: result lines in order, complaints, progress, a summary."""
 
 import asyncio
 from collections import Counter
@@ -113,7 +113,7 @@ class Report:
         return self._number - 1
 
     def answer(self, number: int, members: Members, code: Exit) -> None:
-        """Tell what became of line *number*, once the lines before it are told of."""
+        """Tell what became of line *number*, once the lines before it were."""
         self._count(members, code)
         if members["status"] == RecordStatus.REJECTED:
             self.complain(members["message"])
@@ -134,7 +134,7 @@ class Report:
         self._lines.write({"file": file, "line": number, **members})
 
     def note(self, code: Exit) -> None:
-        """Let the command end with *code*, unless it was told of a graver one."""
+        """Let the command end with *code*, unless it has a graver one."""
         self._codes.add(code)
 
     def _count(self, members: Members, code: Exit) -> None:
@@ -217,7 +217,7 @@ _WHAT_NOW: Final = {
         "is refused as a duplicate; nothing is billed twice."
     ),
     Exit.ACCOUNT: (
-        "[bold]The account or the configuration is at fault:[/] mend it and send the same input "
+        "[bold]The account or the configuration is at fault:[/] fix it and send the same input "
         "again; `marketplace-metering doctor` looks at it."
     ),
 }

@@ -28,7 +28,7 @@ class ResultLines:
     """
 
     def __init__(self, people: People, on_failure: Callable[[OSError], None]) -> None:
-        """*on_failure* is told once if stdout cannot be written, as on a full disk."""
+        """*on_failure* is called once if stdout cannot be written, as on a full disk."""
         self.room = asyncio.Event()
         self.room.set()
         self._people = people

@@ -24,7 +24,7 @@ def sources_or_exit(names: list[str]) -> list[Source]:
 
 def finish(work: Coroutine[Any, Any, Exit], operation: str = "BatchMeterUsage") -> None:
     """
-    Run *work* and leave with its code; what it raises is told of in a line.
+    Run *work* and leave with its code; what it raises is printed in a line.
 
     Raises:
         typer.Exit: always.

@@ -40,5 +40,5 @@ class Shared:
 
     @property
     def observer(self) -> Observer:
-        """Who is told of events."""
+        """Who gets the events."""
         return self.connection.observer

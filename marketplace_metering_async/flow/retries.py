@@ -61,7 +61,7 @@ class Backoff:
         self._random = random
 
     def delay(self, failures: int, error: MeteringError | None = None) -> float:
-        """Return the seconds to wait after the how manieth failure, with the service's hint."""
+        """Return the seconds to wait after the n-th failure, with the service's hint."""
         state = RetryCallState(AsyncRetrying(), None, (), {})
         state.attempt_number = max(1, failures)
         own = self._random.random() * self._bound(state)

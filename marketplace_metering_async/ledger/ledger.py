@@ -109,7 +109,7 @@ class UsageLedger:
             late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour, or
                 "refuse" with LateUsageError.
             clock: A clock of yours, for tests.
-            observer: Is told of warnings and events; by default the package's logger.
+            observer: Gets warnings and events; by default the package's logger.
 
         Raises:
             ConfigurationError: for a URL of another kind, of memory, or with options of a file.

@@ -20,7 +20,7 @@ MOST_CRASHES: Final = 25
 
 async def seal(tx: Transaction, now: int, limit: int, region_name: str, reach: FailPoint) -> int:
     """
-    Close hours that are due, each for ever, and freeze their records; return how many.
+    Close hours that are due, each permanently, and freeze their records; return how many.
 
     The sum is read in the transaction that closes the hour, under a lock, so that no usage can slip
     in between.

@@ -182,7 +182,7 @@ class Posting:
         self.keys = keys
         self._known = known_events
         self.events: dict[str, bytes] = {}
-        self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group are told the same
+        self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
 
     def post(self, usage: Usage) -> Outcome:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
@@ -205,14 +205,14 @@ class Posting:
             key.stranded[origin, place] = (quantity + usage.quantity, events + 1)
             return AddedUsage(ended=place)
         place.add(usage.at, usage.quantity, self._now, self._rules)
-        return self._told(place.hour, late=place.hour != origin)
+        return self._added_to(place.hour, late=place.hour != origin)
 
-    def _told(self, hour: int, *, late: bool) -> AddedUsage:
-        told = self._added.get((hour, late))
-        if told is None:
-            told = AddedUsage(hour=datetime.fromtimestamp(hour, UTC), late=late)
-            self._added[hour, late] = told
-        return told
+    def _added_to(self, hour: int, *, late: bool) -> AddedUsage:
+        added = self._added.get((hour, late))
+        if added is None:
+            added = AddedUsage(hour=datetime.fromtimestamp(hour, UTC), late=late)
+            self._added[hour, late] = added
+        return added
 
     def _place(self, usage: Usage, key: KeyState) -> OpenHour | HourState | LateUsageError:
         origin = hour_of(usage.at)

@@ -294,7 +294,7 @@ class Relay:
             self._tidy_at = now if more else now + _TIDIED_EACH
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep, unless told to stop."""
+        """Sleep, unless asked to stop."""
         await sleep(self._clock, seconds, self._stop)
 
     async def _watch_age(self) -> None:

@@ -70,12 +70,12 @@ def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) ->
 
 def _pause(attempts: int, result: RecordResult) -> int:
     """
-    Seconds until the next try: the client has tried for long, unless it was told to stop.
+    Seconds until the next try: the client has tried for long, unless it was asked to stop.
 
-    A rejected record that may be early has to wait: at once it would be rejected again, for ever.
+    A rejected record that may be early has to wait: at once it would be rejected again.
     """
-    told_to_stop = isinstance(result.error, DeliveryTimeoutError) or _is_of_account(result.error)
-    if told_to_stop and result.status is not RecordStatus.REJECTED:
+    was_stopped = isinstance(result.error, DeliveryTimeoutError) or _is_of_account(result.error)
+    if was_stopped and result.status is not RecordStatus.REJECTED:
         return 0
     return int(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts, 10)))
 

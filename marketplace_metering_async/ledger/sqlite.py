@@ -1,7 +1,7 @@
 """
 A ledger in one SQLite file: for one machine, any number of processes.
 
-WAL with `synchronous=FULL`: a commit is on the disk before anybody is told of it. One thread owns
+WAL with `synchronous=FULL`: a commit is on the disk before anybody hears of it. One thread owns
 the connection that writes, another the one that reads. Every transaction that writes begins
 IMMEDIATE, since one that turns from reading to writing may be refused without waiting.
 """

@@ -17,7 +17,7 @@ class HourState(StrEnum):
     OPEN = "open"
     """Usage still adds to it."""
     FROZEN = "frozen"
-    """Closed for ever; its record is sent, the same each time, until it has a verdict."""
+    """Closed permanently; its record is sent, the same each time, until it has a verdict."""
     METERED = "metered"
     """The service has taken the record."""
     NOT_SUBSCRIBED = "not_subscribed"

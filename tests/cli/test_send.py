@@ -160,7 +160,7 @@ def test_an_account_fault_exits_with_4(sandbox: Sandbox, shell: Shell) -> None:
     assert 4 == done.code
     assert ["Unprocessed", "Rejected", "Unprocessed"] == done.statuses
     assert 1 == done.err.count("AccessDeniedException (HTTP 403")
-    assert "mend it and send the same input again" in done.err
+    assert "fix it and send the same input again" in done.err
 
 
 @pytest.mark.parametrize(
