@@ -45,7 +45,7 @@ from marketplace_metering_async.isolation import (
 from marketplace_metering_async.pacing import CallEnd
 from marketplace_metering_async.planning import Backlog, Chunk, History, Lane, Open
 from marketplace_metering_async.results import Outcome, Verdict, count, without_ids
-from marketplace_metering_async.retries import Backoff, RetryPolicy
+from marketplace_metering_async.retries import RetryPolicy, backoff
 from marketplace_metering_async.starts import Permit
 from marketplace_metering_async.triage import Fault, leaves_doubt, triage
 from marketplace_metering_async.validation import expired, premature
@@ -98,7 +98,7 @@ class Delivery:
         self._backlog = backlog
         self._settle = settle
         self._policy = policy
-        self._backoff = Backoff(policy, random)
+        self._random = random
         self._screen = screen
         self._offenders = Offenders()
         self._searches: dict[Lane, list[_Refusal]] = {}  # lanes under search; refusals that wait
@@ -374,7 +374,7 @@ class Delivery:
             request_id=request_id,
         )
         failures = max(entry.history.failures for entry in advanced)
-        delay = self._backoff.delay(failures, error)
+        delay = backoff(self._policy, failures, self._random.random(), error)
         attempt = max(entry.history.attempts for entry in advanced)
         retrying = Retrying(records=len(entries), attempt=attempt, delay=delay, error=error)
         tell(self._caller.observer, retrying)

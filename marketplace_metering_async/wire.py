@@ -158,7 +158,7 @@ def read_error(
     The code may be in the header, in `__type` or in `code`, with a namespace before and a URI
     behind it. Without any, the answer is somebody else's.
     """
-    request_id = headers.get("x-amzn-RequestId")
+    request_id, retry_after = headers.get("x-amzn-RequestId"), _retry_after(headers)
     try:
         members = decode(body)
     except InvalidAnswerError:
@@ -168,14 +168,15 @@ def read_error(
     if code is None:
         if 300 <= status < 400:
             return InvalidAnswerError("a redirect, which is not followed", status, request_id)
-        return InvalidAnswerError("no error of the service in the answer", status, request_id)
+        reason = "no error of the service in the answer"
+        return InvalidAnswerError(reason, status, request_id, retry_after)
     message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
     return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
         code,
         message,
         status=status,
         request_id=request_id,
-        retry_after=_retry_after(headers.get("x-amz-retry-after")),
+        retry_after=retry_after,
     )
 
 
@@ -187,11 +188,13 @@ def _bare_code(value: object) -> str | None:
     return code if known_shape and len(code) <= _LONGEST_CODE else None
 
 
-def _retry_after(milliseconds: str | None) -> float | None:
-    """The header of AWS's SDKs, in milliseconds; anything but digits is ignored."""
-    if milliseconds is None or not (milliseconds.isascii() and milliseconds.isdigit()):
-        return None
-    return int(milliseconds[:9]) / 1000
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait: AWS's header has milliseconds, the one of proxies seconds."""
+    for name, a_second in (("x-amz-retry-after", 1000), ("Retry-After", 1)):
+        hint = headers.get(name, "")
+        if hint.isascii() and hint.isdigit():  # a date, or anything else, is ignored
+            return int(hint[:9]) / a_second
+    return None
 
 
 _echo_of: Final = itemgetter("UsageRecord")

@@ -34,7 +34,7 @@ from marketplace_metering_async.isolation import Isolation, Offenders, named_in
 from marketplace_metering_async.planning import History
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord, key_hashes
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, merge
-from marketplace_metering_async.retries import Backoff, RetryPolicy
+from marketplace_metering_async.retries import RetryPolicy, backoff
 from marketplace_metering_async.validation import Admission, Hashes, Repeats
 
 S = RecordStatus
@@ -463,10 +463,20 @@ def test_delays_are_jittered_within_bounds(failures: int, seed: int) -> None:
     """
     policy = RetryPolicy(base_delay=0.1, max_delay=20.0)
 
-    delay = Backoff(policy, Random(seed)).delay(failures)
+    delay = backoff(policy, failures, Random(seed).random())
 
     assert 0 <= delay <= min(20.0, 0.1 * 2.0 ** min(failures - 1, 30))
     assert math.isfinite(delay)
+
+
+def test_the_bound_of_delays_doubles() -> None:
+    """
+    From the base delay after the first failure to the longest. Covers: T01
+    """
+    policy = RetryPolicy(base_delay=0.1, max_delay=2.0)
+
+    assert [0.1, 0.2, 0.4, 0.8, 1.6, 2.0] == [backoff(policy, n, 1.0) for n in range(1, 7)]
+    assert 1.0 == backoff(policy, 10**6, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +490,7 @@ def test_hints_of_the_service_are_honoured_within_bounds(
     """
     error = ThrottlingException("ThrottlingException", retry_after=hint)
 
-    delay = Backoff(RetryPolicy(), Random(1)).delay(1, error)
+    delay = backoff(RetryPolicy(), 1, Random(1).random(), error)
 
     assert low <= delay <= high
 
