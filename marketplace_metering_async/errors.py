@@ -347,6 +347,7 @@ class InvalidResponseError(SdkClientError):
         reason: What is wrong with it.
         status: Its HTTP status, or None where the body alone was looked at.
         request_id: The service's id of the request, if there was one.
+        retry_after: Seconds that it asked to wait, if it did.
     """
 
     advice = (
@@ -355,12 +356,17 @@ class InvalidResponseError(SdkClientError):
     )
 
     def __init__(
-        self, reason: str, status: int | None = None, request_id: str | None = None
+        self,
+        reason: str,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         self.reason = reason
         self.status = status
         self.request_id = request_id
-        super().__init__(reason, status, request_id)
+        self.retry_after = retry_after
+        super().__init__(reason, status, request_id, retry_after)
 
     def __str__(self) -> str:
         """Say what is wrong with the answer."""

@@ -102,6 +102,22 @@ async def test_a_rare_throttle_does_not_make_a_relay_slower() -> None:
     assert after_many <= 0.5 * 50 * 0.2
 
 
+async def test_a_rare_throttle_that_says_how_long_is_waited_out() -> None:
+    """
+    Whether it is put down to bunching or not. Covers: T02
+    """
+    row = Row()
+    pacer = SharedPacer(row, 50)  # type: ignore[arg-type]
+    await started(row, [pacer], 20)
+    while pacer.start(row.now) > 0:
+        row.now += 0.005
+        await asyncio.sleep(0)
+    pacer.end(row.now, CallEnd.THROTTLED, retry_after=2.0)
+
+    assert [0] == await started(row, [pacer], 1.9)
+    assert [0] != await started(row, [pacer], 0.5)
+
+
 async def test_a_cancelled_call_keeps_its_turn() -> None:
     """
     It may have spent quota, so the turn is not taken again; one that was abandoned is.

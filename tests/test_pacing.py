@@ -10,6 +10,7 @@ import pytest
 from campaigns.pacing import NOT_CONFIGURED, WRONG_OR_SHARED, Case, check_found, check_given_up
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from marketplace_metering_async.transport import Request, Response
 from support.examples import examples
 from support.memory import MemoryService, client_of, usage
 from support.quota import Bucket, Rates, Sender, compete, ideal, simulate, stepping
@@ -497,3 +498,51 @@ def test_hints_of_the_service_are_honoured(hint: float, pause: float) -> None:
 
     assert pacer.start(0.1) >= pause - 1e-9
     assert pacer.start(0.1 + pause + 0.2) <= 0
+
+
+def test_the_longest_of_several_hints_counts() -> None:
+    """
+    Calls in flight that are refused with a shorter one do not end it.
+    """
+    pacer = AdaptivePacer(10.0)
+    for _ in range(3):
+        pacer.start(0.0)
+    pacer.end(0.1, CallEnd.THROTTLED, retry_after=4.0)
+    pacer.end(0.2, CallEnd.THROTTLED, retry_after=1.0)
+    pacer.end(0.3, CallEnd.DELIVERED)
+
+    assert pacer.start(0.3) >= 3.8 - 1e-9
+
+
+class BusyProxy(MemoryService):
+    """A service behind a proxy that refuses the first request, and says for how long."""
+
+    def __init__(self, status: int, seconds: str) -> None:
+        super().__init__()
+        self._refusals = [Response(status, {"Retry-After": seconds}, b"<html>busy</html>")]
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        if self._refusals:
+            return self._refusals.pop()
+        return await super().send(request, timeout=timeout)
+
+
+@pytest.mark.parametrize(("seconds", "least"), [("3", 3.0), ("900", 5.0)])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_proxy_that_asks_to_wait_is_not_asked_sooner(
+    status: int, seconds: str, least: float
+) -> None:
+    """
+    Within five seconds, for throttles and for outages alike. Covers: T02, T05
+    """
+    service = BusyProxy(status, seconds)
+
+    async def run() -> None:
+        async with client_of(service) as client:
+            await client.endpoint()
+            began = asyncio.get_running_loop().time()
+            result = await client.batch_meter_usage(usage(1))
+            assert RecordStatus.SUCCESS is result[0].status
+            assert least <= service.last_at - began <= least + 0.2
+
+    run_virtual(run())

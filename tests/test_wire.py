@@ -1,5 +1,6 @@
 """The wire: records to bytes, answers to replies, whatever comes."""
 
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -292,6 +293,31 @@ def test_garbled_hints_are_ignored(hint: str) -> None:
 
     assert isinstance(read, ThrottlingException)
     assert read.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "3"}, 3.0),
+        ({"Retry-After": "3", "x-amz-retry-after": "1500"}, 1.5),
+        ({"Retry-After": "3", "x-amz-retry-after": "soon"}, 3.0),
+        ({"Retry-After": "Fri, 27 Nov 2026 12:00:00 GMT"}, None),
+        ({"Retry-After": "-3"}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("body", [b'{"__type":"ThrottlingException"}', b"<html>busy</html>"])
+def test_a_hint_may_come_in_seconds(
+    headers: dict[str, str], seconds: float | None, body: bytes
+) -> None:
+    """
+    From a proxy, with an answer of its own or the service's; what the service says goes first.
+    Covers: T02
+    """
+    read = wire.read_error(429, headers, body)
+
+    assert seconds == read.retry_after
+    assert seconds == copy.copy(read).retry_after
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"__type": 5}', b'{"__type": "a b"}'])

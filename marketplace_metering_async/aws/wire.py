@@ -175,7 +175,7 @@ def read_error(
     behind it. Without a code, or without the service's request id, the answer is somebody else's,
     and so is whatever is neither a 4xx nor a 5xx.
     """
-    request_id = header(headers, "x-amzn-RequestId")
+    request_id, retry_after = header(headers, "x-amzn-RequestId"), _retry_after(headers)
     try:
         members = decode(body)
     except InvalidResponseError:
@@ -185,16 +185,18 @@ def read_error(
     if 300 <= status < 400:
         return InvalidResponseError("a redirect, which is not followed", status, request_id)
     if code is None:
-        return InvalidResponseError("no error of the service in the answer", status, request_id)
+        reason = "no error of the service in the answer"
+        return InvalidResponseError(reason, status, request_id, retry_after)
     if request_id is None or status < 400:
-        return InvalidResponseError(f"{code}, but no request id of the service", status, request_id)
+        reason = f"{code}, but no request id of the service"
+        return InvalidResponseError(reason, status, request_id, retry_after)
     message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
     return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
         code,
         message,
         status=status,
         request_id=request_id,
-        retry_after=_retry_after(header(headers, "x-amz-retry-after")),
+        retry_after=retry_after,
     )
 
 
@@ -215,11 +217,13 @@ def _bare_code(value: object) -> str | None:
     return code if known_shape and len(code) <= _LONGEST_CODE else None
 
 
-def _retry_after(milliseconds: str | None) -> float | None:
-    """The header of AWS's SDKs, in milliseconds; anything but digits is ignored."""
-    if milliseconds is None or not (milliseconds.isascii() and milliseconds.isdigit()):
-        return None
-    return int(milliseconds[:9]) / 1000
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait: AWS's header has milliseconds, the one of proxies seconds."""
+    for name, a_second in (("x-amz-retry-after", 1000), ("Retry-After", 1)):
+        hint = header(headers, name) or ""
+        if hint.isascii() and hint.isdigit():  # a date, or anything else, is ignored
+            return int(hint[:9]) / a_second
+    return None
 
 
 _echo_of: Final = itemgetter("UsageRecord")

@@ -33,7 +33,7 @@ from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import Paused, Retrying, Settled, Throttled, Warned, tell
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Permit
-from marketplace_metering_async.flow.retries import Backoff
+from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, without_ids
 from marketplace_metering_async.results import count as counted
@@ -114,7 +114,7 @@ class Delivery:
         self._settle_at_door = settle
         self._unsettled = unsettled
         self._policy = shared.policy
-        self._backoff = Backoff(shared.policy, shared.random)
+        self._random = shared.random
         self._goes_on = goes_on
         self._screen = screen
         self._leaving = leaving
@@ -418,7 +418,7 @@ class Delivery:
                 continue
             rest = seconds
             if failures and decision.error is not None:
-                delay = self._backoff.delay(failures, decision.error)
+                delay = backoff(self._policy, failures, self._random.random(), decision.error)
                 closing = min(deadline(entry.record.epoch) for entry in entries)
                 left = closing - self._connection.now().timestamp()
                 rest = max(0.0, min(delay, left))  # rather early than too late

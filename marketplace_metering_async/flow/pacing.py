@@ -162,19 +162,22 @@ class AdaptivePacer:
             case CallEnd.THROTTLED:
                 self._mark_healthy()
                 self._measure((started + now) / 2)
-                if retry_after is not None:
-                    self._paused_until = now + min(retry_after, _LONGEST_HINT)
             case CallEnd.FAILED:
                 self._taken += 1
                 self._failures += 1
                 if self._failures >= _UNHEALTHY:
                     doublings = min(self._failures - _UNHEALTHY, 10)
                     pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**doublings)
-                    self._paused_until = now + pause * (0.5 + self._random.random() / 2)
+                    self._pause(now + pause * (0.5 + self._random.random() / 2))
             case CallEnd.CANCELLED:
                 self._taken += 1
             case CallEnd.ABANDONED:
                 self._tokens = min(self._burst, self._tokens + 1)
+        if retry_after is not None:
+            self._pause(now + min(retry_after, _LONGEST_HINT))
+
+    def _pause(self, until: float) -> None:
+        self._paused_until = max(self._paused_until, until)
 
     def _count_tokens(self, now: float) -> None:
         """Add what flowed into our own bucket; what is more than a burst is lost."""

@@ -9,14 +9,14 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, gt, instance_of, optional
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_any
 from tenacity.stop import stop_base
-from tenacity.wait import wait_base, wait_exponential
+from tenacity.wait import wait_base
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.error_kinds import ErrorKind, classify
-from marketplace_metering_async.errors import MarketplaceMeteringException, MeteringError
+from marketplace_metering_async.errors import MeteringError
 
 MOST_EXTRA_HINT: Final = 5.0
-"""Seconds by which a hint of the service may lengthen a delay (AWS's SDK reference, 2026)."""
+"""Seconds by which a Retry-After may lengthen a delay (AWS's SDK reference, 2026)."""
 
 
 @frozen(kw_only=True)
@@ -24,9 +24,11 @@ class RetryPolicy:
     """
     When records are sent again, and when that ends. All times in seconds.
 
-    A chunk gives up *timeout* after the last progress (a record settled), after *max_attempts*
-    that failed for the service's fault, or at its records' deadline. Throttled attempts and
-    waiting for the pacer do not count as attempts.
+    *timeout* is the time without progress: of a product, counted from its first failed attempt since
+    the service last dealt with its records, whose open records then end; and of a whole delivery,
+    where nothing progresses. Waiting for a turn and throttles do not count while others progress. A
+    record that keeps failing while others of its product progress ends after *timeout* since its own
+    first attempt and at least five failed ones; any record ends after *max_attempts*.
 
     Attributes:
         timeout: Without progress.
@@ -49,34 +51,33 @@ class RetryPolicy:
     )
 
 
-class Backoff:
+def backoff(
+    policy: RetryPolicy, failures: int, random: float, error: MeteringError | None = None
+) -> float:
     """
-    Full jitter: a uniformly random delay between 0 and a bound that doubles with each failure.
+    Return the seconds to wait after the last of some *failures* in a row: full jitter.
 
-    The bound is *base_delay* after the first failure, and never above *max_delay*.
+    They are the share *random* (0 to 1) of a bound, which is the policy's base delay after the
+    first failure, doubles with each, and is never above its longest delay. A Retry-After that came
+    with *error* makes them longer, by MOST_EXTRA_HINT at most.
     """
+    bound = min(policy.max_delay, policy.base_delay * 2.0 ** min(max(failures, 1) - 1, 60))
+    own = random * bound
+    hint: float | None = getattr(error, "retry_after", None)
+    return own if hint is None else min(max(own, hint), own + MOST_EXTRA_HINT)
+
+
+class _Backoff(wait_base):
+    """`backoff`, as tenacity asks for it."""
 
     def __init__(self, policy: RetryPolicy, random: Random) -> None:
-        self._bound = wait_exponential(multiplier=policy.base_delay, max=policy.max_delay)
+        self._policy = policy
         self._random = random
-
-    def delay(self, failures: int, error: MeteringError | None = None) -> float:
-        """Return the seconds to wait after the n-th failure, with the service's hint."""
-        state = RetryCallState(AsyncRetrying(), None, (), {})
-        state.attempt_number = max(1, failures)
-        own = self._random.random() * self._bound(state)
-        hint = error.retry_after if isinstance(error, MarketplaceMeteringException) else None
-        return own if hint is None else min(max(own, hint), own + MOST_EXTRA_HINT)
-
-
-class _WaitWithHint(wait_base):
-    def __init__(self, backoff: Backoff) -> None:
-        self._backoff = backoff
 
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        hinted = error if isinstance(error, MeteringError) else None
-        return self._backoff.delay(retry_state.attempt_number, hinted)
+        known = error if isinstance(error, MeteringError) else None
+        return backoff(self._policy, retry_state.attempt_number, self._random.random(), known)
 
 
 class _StopAtTime(stop_base):
@@ -121,7 +122,7 @@ def retrying(
     end = clock.monotonic() + timeout
     return AsyncRetrying(
         sleep=clock.sleep,
-        wait=_WaitWithHint(Backoff(policy, random)),
+        wait=_Backoff(policy, random),
         stop=stop_any(_StopAtTime(clock, end), _StopAfterFailures(policy.max_attempts or math.inf)),
         retry=retry_if_exception(lambda error: isinstance(error, MeteringError) and worth(error)),
         reraise=True,

@@ -86,10 +86,8 @@ class SharedPacer:
         One throttle now and then says that calls of several relays met, and not that the quota is
         smaller: this relay sees a part of it alone, and would take that part for the whole.
         """
-        if how is CallEnd.THROTTLED and self._taken >= _BUNCHED:
-            self._own.end(now, CallEnd.ABANDONED)
-        else:
-            self._own.end(now, how, retry_after=retry_after)
+        bunched = how is CallEnd.THROTTLED and self._taken >= _BUNCHED
+        self._own.end(now, CallEnd.ABANDONED if bunched else how, retry_after=retry_after)
         if how is CallEnd.DELIVERED:
             self._taken += 1
         elif how is CallEnd.THROTTLED:

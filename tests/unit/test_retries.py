@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.errors import ThrottlingException
-from marketplace_metering_async.flow.retries import Backoff, RetryPolicy
+from marketplace_metering_async.flow.retries import RetryPolicy, backoff
 
 
 @given(st.integers(1, 200), st.integers())
@@ -18,10 +18,20 @@ def test_delays_are_jittered_within_bounds(failures: int, seed: int) -> None:
     """
     policy = RetryPolicy(base_delay=0.1, max_delay=20.0)
 
-    delay = Backoff(policy, Random(seed)).delay(failures)
+    delay = backoff(policy, failures, Random(seed).random())
 
     assert 0 <= delay <= min(20.0, 0.1 * 2.0 ** min(failures - 1, 30))
     assert math.isfinite(delay)
+
+
+def test_the_bound_of_delays_doubles() -> None:
+    """
+    From the base delay after the first failure to the longest. Covers: T01
+    """
+    policy = RetryPolicy(base_delay=0.1, max_delay=2.0)
+
+    assert [0.1, 0.2, 0.4, 0.8, 1.6, 2.0] == [backoff(policy, n, 1.0) for n in range(1, 7)]
+    assert 1.0 == backoff(policy, 10**6, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +45,7 @@ def test_hints_of_the_service_are_honoured_within_bounds(
     """
     error = ThrottlingException("ThrottlingException", retry_after=hint)
 
-    delay = Backoff(RetryPolicy(), Random(1)).delay(1, error)
+    delay = backoff(RetryPolicy(), 1, Random(1).random(), error)
 
     assert low <= delay <= high
 
