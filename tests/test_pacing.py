@@ -10,12 +10,12 @@ import pytest
 from campaigns.pacing import NOT_CONFIGURED, WRONG_OR_SHARED, Case, check_found, check_given_up
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from marketplace_metering_async.transport import Request, Response
 from support.examples import examples
 from support.memory import MemoryService, client_of, usage
 from support.quota import Bucket, Rates, Sender, compete, ideal, simulate, stepping
 from support.virtual import run_virtual
 
+from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.results import RecordStatus
 

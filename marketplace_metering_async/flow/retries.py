@@ -24,11 +24,11 @@ class RetryPolicy:
     """
     When records are sent again, and when that ends. All times in seconds.
 
-    *timeout* is the time without progress: of a product, counted from its first failed attempt since
-    the service last dealt with its records, whose open records then end; and of a whole delivery,
-    where nothing progresses. Waiting for a turn and throttles do not count while others progress. A
-    record that keeps failing while others of its product progress ends after *timeout* since its own
-    first attempt and at least five failed ones; any record ends after *max_attempts*.
+    *timeout* is the time without progress: of a product, counted from its first failed attempt
+    since the service last dealt with its records, whose open records then end; and of a whole
+    delivery, where nothing progresses. Waiting for a turn and throttles do not count while others
+    progress. A record that keeps failing while others of its product progress ends after *timeout*
+    since its own first attempt and at least five failed ones; any ends after *max_attempts*.
 
     Attributes:
         timeout: Without progress.
