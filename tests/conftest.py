@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,14 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("fast"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+if os.environ.get("METERING_TEST_UVLOOP"):
+
+    def pytest_asyncio_loop_factories() -> dict[str, Any]:
+        """Run the tests on sockets on uvloop."""
+        uvloop: Any = pytest.importorskip("uvloop")
+        return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
