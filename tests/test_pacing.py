@@ -209,8 +209,8 @@ SCENARIOS: list[tuple[str, float | None, Rates, int, float, float, int, float, f
     ("rises, falls", None, [(0, 50), (3, 200), (6, 50)], 1000, 10, 0.02, 1, 1.12, 0.1),
     ("two, configured", 10.0, [(0, 10)], 400, 10, 0.02, 2, 1.15, 0.15),
     ("four, configured", 10.0, [(0, 10)], 400, 10, 0.02, 4, 1.2, 0.2),
-    ("two, unknown 10", None, [(0, 10)], 400, 10, 0.02, 2, 1.1, 0.16),
-    ("two, unknown 50", None, [(0, 50)], 800, 10, 0.02, 2, 1.2, 0.1),
+    ("two, unknown 10", None, [(0, 10)], 400, 10, 0.02, 2, 1.1, 0.19),
+    ("two, unknown 50", None, [(0, 50)], 800, 10, 0.02, 2, 1.2, 0.11),
 ]
 
 

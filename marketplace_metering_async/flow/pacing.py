@@ -10,7 +10,8 @@ early, and one that rose is found within a second or two.
 
 A quota that is configured caps the rate and changes nothing else. Where it is right, hardly a
 throttle comes; where it is too high, or others use it too, it is given up for what is measured.
-Without one, calls in flight grow from round trip to round trip until the first throttle.
+Without one, calls in flight double from round trip to round trip, after a first burst and until the
+first throttle.
 
 A run of failures means that the service is unhealthy: then calls probe, one at a time and further
 and further apart, until one is delivered. The pacer only ever delays; it imports no clock and
@@ -37,12 +38,10 @@ _LAG: Final = 5
 """Calls by which each one in flight makes the cycle longer: throttles are known a trip late."""
 _RISEN: Final = 2.5
 """Times the measured rate at which calls have to be delivered to show that the quota rose."""
-_SLOWEST: Final = 0.25
+_SLOWEST: Final = 0.4
 """Calls a second that are tried whatever is measured."""
-_FIRST_WINDOW: Final = 2
-"""Calls in flight at first, where no quota is configured."""
-_WINDOW_GROWTH: Final = 0.5
-"""Calls in flight that each delivered one adds until the first throttle."""
+_FIRST_WINDOW: Final = 4
+"""Calls in flight after the first burst, where no quota is configured; each delivered adds one."""
 _UNHEALTHY: Final = 8
 """Failures in a row after which the service is taken to be unhealthy."""
 _FIRST_PAUSE: Final = 0.1
@@ -121,7 +120,7 @@ class AdaptivePacer:
         self.rate = self._quota
         self._burst = burst
         self._random = random or Random()
-        self._tokens = burst  # of our own bucket, which keeps to the quota; unused if none is known
+        self._tokens = burst  # of our own bucket; the first burst, while no rate is known
         self._counted_at = -math.inf  # when they were counted last
         self._idle = 0.0  # seconds in which it was full: calls did not come at the pace then
         self._window = _FIRST_WINDOW if calls_per_second is None else math.inf
@@ -138,15 +137,16 @@ class AdaptivePacer:
         """Let a call go, or say how long to wait; see Pacer."""
         if now < self._paused_until:
             return self._paused_until - now
-        window = 1 if self._failures >= _UNHEALTHY else self._window
-        if len(self._in_flight) >= window:
+        if self._failures >= _UNHEALTHY and self._in_flight:
             return math.inf
         self._count_tokens(now)
         if self._tokens < 1 - _ROUNDING:
-            self._waited = True
-            return (1 - self._tokens) / self.rate
-        if math.isfinite(self.rate):
-            self._tokens -= 1
+            if math.isfinite(self.rate):
+                self._waited = True
+                return (1 - self._tokens) / self.rate
+            if len(self._in_flight) >= self._window:
+                return math.inf
+        self._tokens -= 1
         self._in_flight.append(now)
         return 0.0
 
@@ -197,7 +197,8 @@ class AdaptivePacer:
 
     def _go_faster(self, now: float) -> None:
         """Raise the rate for a delivered call, if it is the pace that limits the calls."""
-        self._window += _WINDOW_GROWTH
+        if self._taken > self._burst:
+            self._window += 1
         if not self._waited:
             return
         self._waited = False
@@ -217,7 +218,7 @@ class AdaptivePacer:
         self._measured = max(_SLOWEST, flowed_in)
         self._paced = 0
         self.rate = min(self._quota, self._measured)
-        self._tokens = min(self._tokens, 1 - _REST)
+        self._tokens = 1 - _REST
 
     def _cycle(self) -> float:
         """Return by how many calls without a throttle the rate doubles."""

@@ -3,8 +3,10 @@ Holds the pacer to its figures, over many more seeds, quotas and minutes than th
 
     python tests/campaigns/pacing.py --seeds 200
 
-All of it is virtual time: a token bucket, and senders that have calls for ever more. Besides the
-cases below, each seed draws one of its own. A figure that is missed ends it, with case and seed.
+All of it is virtual time: a token bucket, and senders that never run out of calls. Besides the
+cases below, each seed draws one of its own; where several share a quota, they do so for ten minutes
+too, and each gets at least a tenth of its fair share. A figure that is missed ends it, with case
+and seed.
 """
 
 import argparse
@@ -147,7 +149,7 @@ def rounds(seed: int) -> Iterator[str]:
         yield f"{case.name}: {shares}"
         if case.senders > 1:
             shares = check_given_up(evolve(case, name=f"{case.name}, long"), seed, minutes=10)
-            assert shares.least >= 0.2, (case, seed, shares)
+            assert shares.least >= 0.1, (case, seed, shares)
             yield f"{case.name}, ten minutes: {shares}"
 
 
