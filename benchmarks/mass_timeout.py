@@ -14,9 +14,8 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 
-from marketplace_metering_async.transport import Request, Response
-
 from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
+from marketplace_metering_async.aws.transport import Request, Response
 
 CALLERS = (1000, 2000, 4000, 8000, 16_000)
 TIMEOUT = 10.0

@@ -166,7 +166,18 @@ class Delivery:
         self._stops.final = error
         self._given_up.append((None, error))
         self._cancel_what_has_not_left()
+        if len(self.backlog) <= _STEP:
+            self._give_up_few()
         self._dispatcher.restart()
+        self._rescue_if_lost()
+
+    def _give_up_few(self) -> None:
+        """Settle at once what takes no longer than a dispatcher takes to begin."""
+        try:
+            while self.give_up_some():
+                pass
+        except Exception as error:  # noqa: BLE001 - ends with the rest
+            self.met_bug(error)
 
     def _cancel_what_has_not_left(self) -> None:
         for call in self._on_the_wire:

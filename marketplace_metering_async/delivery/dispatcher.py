@@ -96,7 +96,8 @@ class Dispatcher:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
         if self._task is not None and self._running is not None:
             self._task.cancel()
-        self.start()
+            self._running = None
+        self.wake()
 
     def cancel(self) -> "asyncio.Task[None] | None":
         """Cancel the task and return it."""
