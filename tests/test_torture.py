@@ -33,13 +33,19 @@ def test_killed_relays_and_a_killed_server_lose_and_double_nothing() -> None:
     assert audit.is_clean, audit
 
 
-@pytest.mark.parametrize("mutant", ["acknowledge_before_send", "no_event_id"])
-def test_the_harness_finds_mistakes(tmp_path: Path, mutant: str) -> None:
+@pytest.mark.parametrize(
+    ("mutant", "kills"),
+    [
+        ("acknowledge_before_send", 60),
+        ("no_event_id", 15),
+    ],  # 15 kills miss the first in 1 of 6 runs
+)
+def test_the_harness_finds_mistakes(tmp_path: Path, mutant: str, kills: int) -> None:
     """
     Otherwise it would prove nothing.
     """
     audit = torture.torture(
-        f"sqlite:///{tmp_path}/usage.db", kills=15, processes=2, seed=3, mutant=mutant
+        f"sqlite:///{tmp_path}/usage.db", kills=kills, processes=2, seed=3, mutant=mutant
     )
 
     assert not audit.is_clean, audit
