@@ -112,14 +112,13 @@ class UsageBatcher:
         self._waiters[position] = waiter
         try:
             feed.join(position, record, admitted)
-            try:
-                return await waiter
-            except asyncio.CancelledError:
-                feed.leave(position, admitted)
-                raise
+            return await waiter
+        except asyncio.CancelledError:
+            for _ in feed.leave(position, admitted):
+                self._places.leave()
+            raise
         finally:
             del self._waiters[position]
-            self._places.leave()
 
     async def flush(self) -> None:
         """
@@ -136,6 +135,8 @@ class UsageBatcher:
     async def drain(self, timeout: float | None = None) -> list[RecordResult]:
         """
         Take no more records, let all go, and return what is not metered for certain.
+
+        That includes records that had left when their callers were cancelled.
 
         After *timeout* seconds nothing new starts; requests on the wire are awaited, and what is
         left is Unprocessed, or Unconfirmed where an attempt had no response. Every caller of
@@ -208,6 +209,7 @@ class UsageBatcher:
             is_unsure = result.metered is not True and result.duplicate_of is None
             if self._unsure is not None and is_unsure:
                 self._unsure.append(result)
+            self._places.leave()
             waiter = self._waiters.get(result.position)
             if waiter is not None and not waiter.done():
                 waiter.set_result(_with_own_error(result))

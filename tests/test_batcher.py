@@ -372,6 +372,24 @@ def test_drain_returns_what_is_not_metered_for_certain() -> None:
     assert 2 <= sent
 
 
+def test_drain_names_what_had_left_when_its_caller_went_away() -> None:
+    """Its verdict is lost to the caller, not to the one who shuts down."""
+    service = MemoryService(lambda number, body: FaultKind.RESET_AFTER)
+
+    async def run() -> list[Any]:
+        async with client_of(service) as client:
+            await client.endpoint()
+            batcher = UsageBatcher(client, linger=0)
+            caller = asyncio.create_task(batcher.meter(usage(1)[0]))
+            await asyncio.sleep(1)
+            caller.cancel()
+            return await batcher.drain(timeout=3)
+
+    (left,) = run_virtual(run())
+
+    assert left.status is RecordStatus.UNCONFIRMED
+
+
 def test_callers_that_wait_for_room_are_told_of_the_end() -> None:
     """
     Nobody is left waiting. Covers: C12

@@ -46,13 +46,14 @@ class Entry:
     Attributes:
         position: Where it stands in what was given.
         record: The record.
-        given: What was given for it; None once nobody wants its verdict.
+        given: What was given for it.
         key: What the service counts as one.
         since: Monotonic time at which it came.
         copies: What was given for identical records, by position.
         rivals: Different records of the key that came after it had left.
         conflict: Why none of the records of the key is sent.
         left: Whether it was handed to the transport.
+        is_wanted: Whether who gave it still waits for its verdict.
     """
 
     position: int
@@ -65,6 +66,7 @@ class Entry:
     conflict: list[int] = field(factory=list)
     conflict_kind: type[ConflictingRecordsError] = ConflictingRecordsError
     left: bool = False
+    is_wanted: bool = True
 
 
 class _Sent(NamedTuple):
@@ -165,20 +167,30 @@ class Feed:
             first.conflict = [first.position, *first.copies, position]
             first.copies[position] = given
 
-    def leave(self, position: int, record: UsageRecord) -> None:
-        """Take back what was given at *position*; it is not sent if nobody else wants that."""
+    def leave(self, position: int, record: UsageRecord) -> list[int]:
+        """
+        Take back what was given at *position*; it is not sent if nobody else wants that.
+
+        Returns: positions that get no result any more: none where it may be sent all the same.
+        """
         entry = self._by_key.get(record.key(self._product_code))
         if entry is None:
-            return
+            return []
+        gone: list[int] = []
         if position == entry.position:
-            entry.given = None
-        entry.copies.pop(position, None)
-        entry.rivals.pop(position, None)
-        if entry.given is not None or entry.copies or entry.left or entry.conflict:
-            return
-        if self.delivery.take_back(entry.position, entry.record):
+            entry.is_wanted = False
+        elif position in entry.copies:
+            del entry.copies[position]
+            gone.append(position)
+        elif position in entry.rivals:
+            del entry.rivals[position]
+            gone.append(position)
+        is_needed = entry.is_wanted or entry.copies or entry.left or entry.conflict
+        if not is_needed and self.delivery.take_back(entry.position, entry.record):
             del self._entries[entry.position]
             self._forget(entry)
+            gone.append(entry.position)
+        return gone
 
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
         sent = self._sent.get(key)
@@ -261,8 +273,7 @@ class Feed:
                 entry = self._entries.pop(position)
                 self._forget(entry)
                 self._remember(entry, verdict, record_id)
-                if entry.given is not None:
-                    results.append(RecordResult(position, entry.given, verdict, record_id))
+                results.append(RecordResult(position, entry.given, verdict, record_id))
                 if entry.copies:
                     copy = verdict if entry.conflict else verdict._replace(duplicate_of=position)
                     for at, given in entry.copies.items():

@@ -120,6 +120,9 @@ class Script:
 @example(  # the verdict comes just when the drain begins to wait for it
     script=[Submit(0, 0, "a", None), Tick(0.07), Drain(0.0)], faults=[], most=1
 )
+@example(  # taken back when its chunk is made, but not on the wire yet
+    script=[Submit(0, 0, "b", 0.0), Flush(), Submit(0, 0, "a", None), Flush()], faults=[], most=1
+)
 def test_no_caller_is_left_behind_and_none_is_told_a_lie(
     script: list[Any], faults: list[FaultKind | Refusal | None], most: int
 ) -> None:
