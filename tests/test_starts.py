@@ -348,3 +348,34 @@ def test_a_recheck_asks_those_of_its_owner_alone() -> None:
     run_virtual(run())
 
     assert len(asked) <= 4 * 100
+
+
+def test_a_call_of_another_client_that_ends_is_noticed() -> None:
+    """
+    Two clients share a pacer, which lets one call fly: within a second. Covers: T06
+    """
+
+    class OneAtATime(Agreeing):
+        flying = False
+
+        def start(self, now: float) -> float:
+            if self.flying:
+                return math.inf
+            self.flying = True
+            return 0.0
+
+        def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
+            self.flying = False
+
+    async def run() -> None:
+        pacer, clock = OneAtATime(), VirtualClock()
+        one, other = CallPermits(pacer, clock, 8), CallPermits(pacer, clock, 8)
+        held = await one.acquire(always)
+        assert held is not None
+        waiting = asyncio.create_task(other.acquire(always))
+        await asyncio.sleep(10.5)
+        held.end(CallEnd.DELIVERED)
+        async with asyncio.timeout(1.01):
+            assert await waiting is not None
+
+    run_virtual(run())

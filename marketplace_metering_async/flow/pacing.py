@@ -19,7 +19,6 @@ sleeps nowhere.
 """
 
 import math
-from collections import deque
 from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
@@ -120,11 +119,11 @@ class AdaptivePacer:
         self.rate = self._quota
         self._burst = burst
         self._random = random or Random()
-        self._tokens = burst  # of our own bucket; the first burst, while no rate is known
+        self._tokens = burst  # of our own bucket; what is left of the first burst at first
         self._counted_at = -math.inf  # when they were counted last
         self._idle = 0.0  # seconds in which it was full: calls did not come at the pace then
-        self._window = _FIRST_WINDOW if calls_per_second is None else math.inf
-        self._in_flight: deque[float] = deque()  # when each started; taken to end in order
+        self._window = _FIRST_WINDOW  # calls in flight after it, while no rate is known
+        self._in_flight = 0
         self._taken = 0  # calls that the service let through, or may have
         self._refill = RefillRate(0.0)
         self._measured = math.inf  # calls a second, by the last throttle
@@ -137,22 +136,22 @@ class AdaptivePacer:
         """Let a call go, or say how long to wait; see Pacer."""
         if now < self._paused_until:
             return self._paused_until - now
-        if self._failures >= _UNHEALTHY and self._in_flight:
+        if self._failures >= _UNHEALTHY and self._in_flight > 0:
             return math.inf
         self._count_tokens(now)
         if self._tokens < 1 - _ROUNDING:
             if math.isfinite(self.rate):
                 self._waited = True
                 return (1 - self._tokens) / self.rate
-            if len(self._in_flight) >= self._window:
+            if self._in_flight >= self._window:
                 return math.inf
         self._tokens -= 1
-        self._in_flight.append(now)
+        self._in_flight += 1
         return 0.0
 
     def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
         """Learn from how a call ended; see Pacer."""
-        started = self._in_flight.popleft() if self._in_flight else now
+        self._in_flight -= 1
         self._count_tokens(now)
         match how:
             case CallEnd.DELIVERED:
@@ -161,7 +160,7 @@ class AdaptivePacer:
                 self._go_faster(now)
             case CallEnd.THROTTLED:
                 self._mark_healthy()
-                self._measure((started + now) / 2)
+                self._measure(now)
             case CallEnd.FAILED:
                 self._taken += 1
                 self._failures += 1
@@ -172,7 +171,7 @@ class AdaptivePacer:
             case CallEnd.CANCELLED:
                 self._taken += 1
             case CallEnd.ABANDONED:
-                self._tokens = min(self._burst, self._tokens + 1)
+                self._tokens += 1
         if retry_after is not None:
             self._pause(now + min(retry_after, _LONGEST_HINT))
 
@@ -209,13 +208,11 @@ class AdaptivePacer:
         if before < outdated <= self.rate:
             self._refill.restart(now - self._idle, self._taken)
 
-    def _measure(self, arrived: float) -> None:
-        """Learn what flows into the bucket, which was empty when a call *arrived*, and rest."""
-        self._window = math.inf
-        flowed_in = self._refill.bucket_was_empty(
-            arrived - self._idle, self._taken, window=self._cycle()
-        )
-        self._measured = max(_SLOWEST, flowed_in)
+    def _measure(self, now: float) -> None:
+        """Learn what flows into the service's bucket, which is empty, and rest."""
+        at, window = now - self._idle, self._cycle()
+        flows_in = self._refill.bucket_was_empty(at, self._taken, window=window)
+        self._measured = max(_SLOWEST, flows_in)
         self._paced = 0
         self.rate = min(self._quota, self._measured)
         self._tokens = 1 - _REST
@@ -223,4 +220,4 @@ class AdaptivePacer:
     def _cycle(self) -> float:
         """Return by how many calls without a throttle the rate doubles."""
         share = min(1.0, math.sqrt(self._measured / _FAST))
-        return _CYCLE * share + _LAG * len(self._in_flight)
+        return _CYCLE * share + _LAG * self._in_flight

@@ -50,7 +50,6 @@ class CallPermits:
         self._line: OrderedDict[_Waiter, None] = OrderedDict()
         self._of_owner: defaultdict[object, dict[_Waiter, None]] = defaultdict(dict)
         self._wake_first = asyncio.Event()  # has the first in line look again
-        self._first_awaits_end = False  # whether it waits for a call to end
 
     async def acquire(
         self, still_needed: Callable[[], bool], owner: object = None
@@ -78,8 +77,7 @@ class CallPermits:
     def end(self, how: CallEnd, retry_after: float | None = None) -> None:
         """Give a place back, and tell the pacer and whoever waits how the call ended."""
         self._on_the_wire -= 1
-        if self._first_awaits_end:
-            self._wake_first.set()
+        self._wake_first.set()
         self._pacer.end(self._clock.monotonic(), how, retry_after=retry_after)
 
     def _ask(self) -> float:
@@ -116,7 +114,6 @@ class CallPermits:
 
     async def _wait_as_first(self, wait: float) -> None:
         self._wake_first.clear()
-        self._first_awaits_end = math.isinf(wait)
         if self._on_the_wire >= self._most:
             await self._wake_first.wait()
         else:

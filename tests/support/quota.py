@@ -60,6 +60,8 @@ class Sender:
     One client: a pacer, a number of calls to deliver, and so many at once.
 
     Attributes:
+        fails: The share of calls that fail though they spent quota.
+        fails_as: How they end.
         counted_from: From when on the following are counted.
         delivered: Calls that the service let through.
         throttled: Calls that it throttled.
@@ -70,6 +72,7 @@ class Sender:
     workers: int = 32
     rtt: float = 0.02
     fails: float = 0.0
+    fails_as: CallEnd = CallEnd.FAILED
     counted_from: float = 0.0
     to_start: int = 0
     left: int = 0
@@ -126,7 +129,7 @@ def simulate(  # noqa: PLR0915 - a little world in one place
         elif not bucket.spend(now):
             how = CallEnd.THROTTLED
         elif random.random() < sender.fails:
-            how = CallEnd.FAILED
+            how = sender.fails_as
         else:
             how = CallEnd.DELIVERED
         at(now + trip / 2, lambda t: end(sender, t, how))

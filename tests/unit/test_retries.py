@@ -50,6 +50,16 @@ def test_hints_of_the_service_are_honoured_within_bounds(
     assert low <= delay <= high
 
 
+@pytest.mark.parametrize(("hint", "delay"), [(3.0, 10.0), (12.0, 12.0), (900.0, 15.0)])
+def test_a_hint_lengthens_our_own_delay_by_five_seconds_at_most(hint: float, delay: float) -> None:
+    """
+    And never makes it shorter. Covers: T02
+    """
+    error = ThrottlingException("ThrottlingException", retry_after=hint)
+
+    assert delay == backoff(RetryPolicy(base_delay=10.0), 1, 1.0, error)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"timeout": 0}, {"base_delay": -1}, {"max_attempts": 0}, {"max_delay": 0}]
 )
