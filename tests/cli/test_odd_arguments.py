@@ -8,7 +8,7 @@ import typer
 from support.commands import HOUR, Shell, line
 
 from marketplace_metering_async.cli.app import app
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.sandbox import Sandbox
 
 ODD = [

@@ -5,21 +5,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from marketplace_metering_async.cli import exits, results
-from marketplace_metering_async.cli.approval import approved
-from marketplace_metering_async.cli.bad_lines import BlockedHour, HourOutcome
-from marketplace_metering_async.cli.checking import plan_of_hours
-from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.held import list_held
+from marketplace_metering_async.cli import exit_codes
+from marketplace_metering_async.cli.commands.check import plan_of_hours
+from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
+from marketplace_metering_async.cli.commands.job import SendJob, approved
+from marketplace_metering_async.cli.commands.send import DRAINS, ended
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, HourOutcome
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import People
-from marketplace_metering_async.cli.progress import Watch
-from marketplace_metering_async.cli.reporting import Complaints, Report
-from marketplace_metering_async.cli.result_lines import ResultLines
-from marketplace_metering_async.cli.results import Members
-from marketplace_metering_async.cli.sending import DRAINS, ended
-from marketplace_metering_async.cli.sums import Sums, add_up
+from marketplace_metering_async.cli.output import result_fields
+from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.held_hours import list_held
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import Complaints, Report
+from marketplace_metering_async.cli.output.result_fields import Members
+from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
@@ -35,38 +35,41 @@ class _Fate(NamedTuple):
     code: Exit
 
 
-async def send_hours(order: Order, people: People) -> Exit:
+async def send_hours(job: SendJob, console: Console) -> Exit:
     """Add the lines up to hourly records, send those, and answer every line."""
-    complaints = Complaints(people)
-    with Sums(order.product_code) as sums, Interrupts(people, "nothing is sent.") as interrupts:
-        await add_up(order, sums, people, complaints, interrupts.stopped)
+    complaints = Complaints(console)
+    with (
+        HourlySums(job.product_code) as sums,
+        Interrupts(console, "nothing is sent.") as interrupts,
+    ):
+        await add_up(job, sums, console, complaints, interrupts.stopped)
         complaints.end()
         if interrupts.happened:
             return Exit.INTERRUPTED
-        outcomes = sums.outcomes(include_current_hour=order.include_current_hour)
-        if not await _may_send(order, sums, outcomes, people):
+        outcomes = sums.outcomes(include_current_hour=job.include_current_hour)
+        if not await _may_send(job, sums, outcomes, console):
             return Exit.UNDELIVERED
         interrupts.says = DRAINS
-        return await _Hours(order, sums, outcomes).send(people, interrupts)
+        return await _Hours(job, sums, outcomes).send(console, interrupts)
 
 
 async def _may_send(
-    order: Order, sums: Sums, outcomes: Sequence[HourOutcome], people: People
+    job: SendJob, sums: HourlySums, outcomes: Sequence[HourOutcome], console: Console
 ) -> bool:
-    target = await order.target_to_approve()
+    target = await job.target_to_approve()
     if target is None:
         return True
-    plan, _ = plan_of_hours(order, sums, outcomes, Complaints(people))
-    people.print(plan.table(order.settings.calls_per_second, target))
-    list_held(outcomes, people)
-    return approved(people)
+    plan, _ = plan_of_hours(job, sums, outcomes, Complaints(console))
+    console.print(plan.table(job.settings.calls_per_second, target))
+    list_held(outcomes, console)
+    return approved(console)
 
 
 class _Hours:
     """The hours on their way to the service, each with its fate as far as it is known."""
 
-    def __init__(self, order: Order, sums: Sums, outcomes: Sequence[HourOutcome]) -> None:
-        self._order = order
+    def __init__(self, job: SendJob, sums: HourlySums, outcomes: Sequence[HourOutcome]) -> None:
+        self._job = job
         self._sums = sums
         self._outcomes = outcomes
         to_send = [
@@ -77,10 +80,10 @@ class _Hours:
         self._chosen = [hour for _, hour in sorted(to_send)]  # the earliest deadline first
         self._fates = [self._unsent(hour, outcome) for hour, outcome in enumerate(outcomes)]
 
-    async def send(self, people: People, interrupts: Interrupts) -> Exit:
+    async def send(self, console: Console, interrupts: Interrupts) -> Exit:
         """Send them, tell of every line, and sum up."""
-        watch = Watch(people, "metering", total=len(self._chosen), unit="hours")
-        async with Report(people, watch, ResultLines(people, interrupts.fail)) as report:
+        bar = ProgressBar(console, "metering", total=len(self._chosen), unit="hours")
+        async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
             await self._stream(report, interrupts)
             for fate in self._fates:
                 if fate.code is Exit.REJECTED and "message" in fate.members:
@@ -92,20 +95,20 @@ class _Hours:
                     await report.room()
         verdicts = Counter(str(fate.members["status"]) for fate in self._fates)
         code = report.summary(verdicts)
-        list_held(self._outcomes, people)
-        return ended(code, people, interrupts)
+        list_held(self._outcomes, console)
+        return ended(code, console, interrupts)
 
     async def _stream(self, report: Report, interrupts: Interrupts) -> None:
-        async with self._order.settings.client(observer=report) as client:
+        async with self._job.settings.client(observer=report) as client:
             async for result in client.iter_batch_meter_usage(
-                self._records(), product_code=self._order.product_code, stop=interrupts.stopped
+                self._records(), product_code=self._job.product_code, stop=interrupts.stopped
             ):
                 hour = self._chosen[result.position]
                 place = self._place(result.position)
-                members = results.of_result(result, place, self._place)
+                members = result_fields.of_result(result, place, self._place)
                 members = _with_sum(members, self._outcomes[hour])
-                self._fates[hour] = _Fate(members, exits.of_result(result))
-                report.watch.advance()
+                self._fates[hour] = _Fate(members, exit_codes.of_result(result))
+                report.bar.advance()
 
     def _records(self) -> Iterator[UsageRecord]:
         for hour in self._chosen:
@@ -128,12 +131,12 @@ class _Hours:
         """Return the fate of an hour as long as it is not sent."""
         match outcome:
             case HeldHour() | BlockedHour():
-                members = results.of_held(outcome)
+                members = result_fields.of_held(outcome)
                 return _Fate(_with_sum(members, outcome.record), Exit.UNDELIVERED)
             case MeteringError():
                 place = self._sums.places(self._sums.first_line(hour))
-                return _Fate(results.of_refusal(outcome, place), Exit.REJECTED)
-        members = results.of_unsent("sending ended before its turn came")
+                return _Fate(result_fields.of_refusal(outcome, place), Exit.REJECTED)
+        members = result_fields.of_unsent("sending ended before its turn came")
         return _Fate(_with_sum(members, outcome), Exit.UNDELIVERED)
 
 

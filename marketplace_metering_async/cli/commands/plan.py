@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.cli.places import Places
-from marketplace_metering_async.cli.results import complaint
+from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.clock import Span, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.chunks import Lane, lane_of
@@ -41,7 +41,7 @@ class Plan:
         held: Hours that would be held back.
     """
 
-    def __init__(self, product_code: str | None, places: Places, complain: Complain) -> None:
+    def __init__(self, product_code: str | None, places: LineNumbers, complain: Complain) -> None:
         """*places* says where a record stands; *complain* gets what would be refused."""
         self.records = 0
         self.refused = 0

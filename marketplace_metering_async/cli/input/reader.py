@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from marketplace_metering_async.cli.reading import Line, Source
+from marketplace_metering_async.cli.input.lines import Line, Source
 
 _BLOCKS_AHEAD: Final = 4
 
 
-class Intake:
+class InputReader:
     """
     The lines of all sources, one after the other, as blocks of what there was at a time.
 

@@ -7,12 +7,12 @@ from typing import Any, Final, Self
 
 from rich.table import Table
 
-from marketplace_metering_async.cli.exits import Exit, gravest
-from marketplace_metering_async.cli.output import People, error_text, printable
-from marketplace_metering_async.cli.progress import Watch
-from marketplace_metering_async.cli.reading import Line
-from marketplace_metering_async.cli.result_lines import ResultLines
-from marketplace_metering_async.cli.results import HELD, Members
+from marketplace_metering_async.cli.exit_codes import Exit, most_severe
+from marketplace_metering_async.cli.input.lines import Line
+from marketplace_metering_async.cli.output.console import Console, error_text, printable
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.result_fields import HELD, Members
+from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.events import (
     BatchEnded,
     Event,
@@ -41,8 +41,8 @@ STYLES: Final = {
 class Complaints:
     """The first of many complaints; the others are counted."""
 
-    def __init__(self, people: People, most: int = _MOST_COMPLAINTS) -> None:
-        self._people = people
+    def __init__(self, console: Console, most: int = _MOST_COMPLAINTS) -> None:
+        self._console = console
         self._most = most
         self._number = 0
 
@@ -50,12 +50,12 @@ class Complaints:
         """Tell of one more."""
         self._number += 1
         if self._number <= self._most:
-            self._people.complain(text)
+            self._console.complain(text)
 
     def end(self) -> None:
         """Tell how many were left out."""
         if (more := self._number - self._most) > 0:
-            self._people.complain(f"… and {more:,} more complaints")
+            self._console.complain(f"… and {more:,} more complaints")
 
 
 class Report:
@@ -64,16 +64,16 @@ class Report:
 
     Attributes:
         verdicts: How many lines got which.
-        watch: The progress.
+        bar: The progress bar.
         complain: Tells people of a line.
         has_all: Whether all of the input was read.
     """
 
-    def __init__(self, people: People, watch: Watch, lines: ResultLines) -> None:
+    def __init__(self, console: Console, bar: ProgressBar, lines: ResultWriter) -> None:
         self.verdicts: Counter[str] = Counter()
-        self.watch = watch
-        self.complain = Complaints(people)
-        self._people = people
+        self.bar = bar
+        self.complain = Complaints(console)
+        self._console = console
         self._lines = lines
         self._codes: set[Exit] = set()
         self._expected: dict[int, Line] = {}  # lines that were read and have no result yet
@@ -90,7 +90,7 @@ class Report:
 
     async def __aenter__(self) -> Self:
         """Show progress."""
-        await self.watch.__aenter__()
+        await self.bar.__aenter__()
         return self
 
     async def __aexit__(
@@ -102,7 +102,7 @@ class Report:
         """Write out everything, unless the command was aborted."""
         if kind is None or issubclass(kind, Exception):
             await self._lines.close()
-        await self.watch.__aexit__(kind, error, trace)
+        await self.bar.__aexit__(kind, error, trace)
         self.complain.end()
 
     def expect(self, line: Line) -> int:
@@ -121,7 +121,7 @@ class Report:
         while (ready := self._waiting.pop(self._next, None)) is not None:
             line = self._expected.pop(self._next)
             self._lines.write({"file": line.file, "line": line.number, **ready})
-            self.watch.advance(line.size)
+            self.bar.advance(line.size)
             self._next += 1
         if len(self._waiting) > _MOST_WAITING:
             self._flowing.clear()
@@ -150,11 +150,11 @@ class Report:
         """Take note of what happens on the way; the client calls it."""
         match event:
             case Settled():
-                self.watch.trouble = ""
+                self.bar.trouble = ""
             case Throttled():
-                self.watch.trouble = "throttled; slowing down"
+                self.bar.trouble = "throttled; slowing down"
             case Retrying(error=error):
-                self.watch.trouble = f"trying again: {error}"
+                self.bar.trouble = f"trying again: {error}"
             case Paused(product_code=product, error=error):
                 self._once(f"nothing more is sent for {product or 'any product'}")
                 self._once(error_text(error))
@@ -167,7 +167,7 @@ class Report:
     def _once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
-            self._people.complain(text)
+            self._console.complain(text)
 
     def summary(self, hours: Counter[str] | None = None) -> Exit:
         """Sum up for people; with the verdicts on *hours*, where lines were added up to them."""
@@ -182,16 +182,16 @@ class Report:
         if len(self.verdicts) != 1:
             total = Counter({"": self.verdicts.total()})
             _add_row(table, "all", "", total, hours and Counter({"": hours.total()}))
-        self._people.print(table)
-        self._people.print(
-            f"{self._calls:,} calls ({self._throttled:,} throttled) in {self.watch.seconds:,.1f} s",
+        self._console.print(table)
+        self._console.print(
+            f"{self._calls:,} calls ({self._throttled:,} throttled) in {self.bar.seconds:,.1f} s",
             style="dim",
         )
         if self._newest and not self.has_all:
-            self._people.print(f"Reading ended after {printable(self._newest)}.", markup=False)
-        code = gravest(self._codes)
+            self._console.print(f"Reading ended after {printable(self._newest)}.", markup=False)
+        code = most_severe(self._codes)
         if code in _WHAT_NOW and not self._only_held(code):
-            self._people.print(_WHAT_NOW[code])
+            self._console.print(_WHAT_NOW[code])
         return code
 
     def _only_held(self, code: Exit) -> bool:

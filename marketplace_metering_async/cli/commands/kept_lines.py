@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, Self
 
-from marketplace_metering_async.cli.bad_lines import BadLines
-from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.importing import Entry
-from marketplace_metering_async.cli.output import json_line
-from marketplace_metering_async.cli.places import Places
-from marketplace_metering_async.cli.reading import Line
-from marketplace_metering_async.cli.results import of_blocked
+from marketplace_metering_async.cli.commands.ledger_import import Entry
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input.bad_lines import BadLines
+from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.input.lines import Line
+from marketplace_metering_async.cli.output.console import json_line
+from marketplace_metering_async.cli.output.result_fields import of_blocked
 from marketplace_metering_async.records import Key
 
 _IN_MEMORY: Final = 2**20
@@ -35,7 +35,7 @@ class KeptLines:
         self.held: set[Key] = set()
         self.anywhere: str | None = None
         self._bad = BadLines(product_code)
-        self._places = Places()
+        self._places = LineNumbers()
         self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see __exit__
 
     def __enter__(self) -> Self:

@@ -7,8 +7,8 @@ from attrs import asdict
 from rich.table import Table
 from rich.text import Text
 
-from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.output import People, print_json, printable
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.console import Console, print_json, printable
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
@@ -17,7 +17,7 @@ _PREFIX = "marketplace_metering_ledger"
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger release`.[/]"
 
 
-async def show(url: str, people: People, *, json: bool, prometheus: bool) -> Exit:
+async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> Exit:
     """Show the status, and end with what it means."""
     async with UsageLedger.open(url, create=False, observer=_unheard) as ledger:
         status = await ledger.status()
@@ -26,7 +26,7 @@ async def show(url: str, people: People, *, json: bool, prometheus: bool) -> Exi
     if prometheus:
         print("\n".join(_metrics(status)))  # noqa: T201 - the answer itself
     if not json and not prometheus:
-        _tell(status, people)
+        _print_table(status, console)
     return exit_of(status)
 
 
@@ -38,31 +38,31 @@ def exit_of(status: LedgerStatus) -> Exit:
     """Return 3 where usage is at risk, 1 where some has ended unmetered."""
     if status.at_risk or status.guarded:
         return Exit.UNDELIVERED
-    return Exit.REJECTED if any(status.ended.values()) else Exit.METERED
+    return Exit.REJECTED if any(status.ended.values()) else Exit.OK
 
 
-def tell_unsettled(status: LedgerStatus, now: datetime, people: People) -> Exit:
+def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Exit:
     """Say what is not settled at *now* and when to go on; return 3 where there is something."""
     if status.claimed_until is not None:
         of_whom = "claimed until then by a relay that may be dead"
         if status.claimed_until <= now:
             of_whom = "left over from a relay that is dead"
         again = _again("after", status.claimed_until, now)
-        people.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
+        console.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
     if status.next_send_at is not None:
         again = _again("at", status.next_send_at, now)
         waiting = status.frozen - status.in_flight
-        people.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
+        console.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
     if status.guarded:
-        people.print(_GUARDED)
+        console.print(_GUARDED)
     elif status.next_seal_at is not None:
         again = _again("at", status.next_seal_at, now)
-        people.print(
+        console.print(
             f"{again}, or let `ledger relay` run: {status.open:,} units are open, and the next of "
             "their hours are sealed then."
         )
     unsettled = status.records.get(HourState.OPEN) or status.records.get(HourState.FROZEN)
-    return Exit.UNDELIVERED if unsettled else Exit.METERED
+    return Exit.UNDELIVERED if unsettled else Exit.OK
 
 
 def _again(word: str, when: datetime, now: datetime) -> str:
@@ -76,7 +76,7 @@ def at_minute(when: datetime, now: datetime) -> str:
     return f"{whole:%H:%M} UTC" if whole.date() == now.date() else f"{whole:%Y-%m-%d %H:%M} UTC"
 
 
-def _tell(status: LedgerStatus, people: People) -> None:
+def _print_table(status: LedgerStatus, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("product")
     table.add_column("dimension")
@@ -92,36 +92,36 @@ def _tell(status: LedgerStatus, people: People) -> None:
             f"[green]{one.metered:,}[/]",
             f"[red]{ended:,}[/]" if ended else "0",
         )
-    people.print(table)
-    people.print(f"{status.recorded:,} units recorded, {status.in_flight:,} in flight")
+    console.print(table)
+    console.print(f"{status.recorded:,} units recorded, {status.in_flight:,} in flight")
     for state, units in status.ended.items():
-        people.print(f"[red]{units:,} units ended as {state}[/]")
+        console.print(f"[red]{units:,} units ended as {state}[/]")
     if status.oldest_unsent_seconds is not None:
-        people.print(f"oldest unsent: {_hours(status.oldest_unsent_seconds)} after its hour")
+        console.print(f"oldest unsent: {_hours(status.oldest_unsent_seconds)} after its hour")
     if status.seconds_to_first_loss is not None:
         left = status.seconds_to_first_loss
         style = "red" if left <= 6 * 3600 else "default"
         text = f"in {_hours(left)}" if left > 0 else "already"
-        people.print(f"[{style}]the first of it is lost {text}[/]")
+        console.print(f"[{style}]the first of it is lost {text}[/]")
     if status.at_risk:
-        people.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
-    _tell_times(status, SystemClock().now(), people)
+        console.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
+    _print_times(status, SystemClock().now(), console)
     if status.guarded:
-        people.print(_GUARDED)
+        console.print(_GUARDED)
 
 
-def _tell_times(status: LedgerStatus, now: datetime, people: People) -> None:
+def _print_times(status: LedgerStatus, now: datetime, console: Console) -> None:
     if status.claimed_until is not None:
         until = at_minute(status.claimed_until, now)
-        people.print(f"what is in flight is claimed by a relay until {until}")
+        console.print(f"what is in flight is claimed by a relay until {until}")
     if status.next_seal_at is not None:
-        people.print(f"the next hours are sealed at {at_minute(status.next_seal_at, now)}")
+        console.print(f"the next hours are sealed at {at_minute(status.next_seal_at, now)}")
     if status.last_success_seconds is not None:
-        people.print(f"last success: {_hours(status.last_success_seconds)} ago")
+        console.print(f"last success: {_hours(status.last_success_seconds)} ago")
     elif status.last_usage_seconds is None:
-        people.print("no usage yet")
+        console.print("no usage yet")
     else:
-        people.print("nothing was metered yet")
+        console.print("nothing was metered yet")
 
 
 def _hours(seconds: float) -> str:

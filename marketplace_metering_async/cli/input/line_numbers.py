@@ -9,7 +9,7 @@ _KEPT: Final = 2**16
 _NUMBER_BITS: Final = 40
 
 
-class RecentPlaces:
+class RecentLineNumbers:
     """The places of the newest records given to a client, by position; older ones are gone."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class RecentPlaces:
         return f"{self._files[packed >> _NUMBER_BITS]}:{packed & (1 << _NUMBER_BITS) - 1}"
 
 
-class Places:
+class LineNumbers:
     """
     The places of all lines of the input, by running number.
 

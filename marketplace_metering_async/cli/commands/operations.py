@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from attrs import asdict
 
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.options import (
     EndpointUrl,
     Profile,
@@ -17,7 +17,7 @@ from marketplace_metering_async.cli.options import (
     moment,
     whole_number,
 )
-from marketplace_metering_async.cli.output import print_json
+from marketplace_metering_async.cli.output.console import print_json
 from marketplace_metering_async.cli.running import finish
 from marketplace_metering_async.clock import SystemClock
 
@@ -39,7 +39,7 @@ def resolve(
     async def call() -> Exit:
         async with settings.client() as client:
             print_json(_known(asdict(await client.resolve_customer(given))))
-        return Exit.METERED
+        return Exit.OK
 
     finish(call(), "ResolveCustomer")
 
@@ -85,7 +85,7 @@ def meter(
                 client_token=client_token,
             )
         print_json(_known(asdict(result)))
-        return Exit.METERED
+        return Exit.OK
 
     finish(call(), "MeterUsage")
 
@@ -111,7 +111,7 @@ def register(
                 product_code=product_code, public_key_version=public_key_version, nonce=nonce
             )
         print_json(_known(asdict(result)))
-        return Exit.METERED
+        return Exit.OK
 
     finish(call(), "RegisterUsage")
 

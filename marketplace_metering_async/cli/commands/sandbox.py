@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from marketplace_metering_async.cli.exits import Exit, MisuseError
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.output import People
+from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.sandbox import Sandbox, StateFileError
 
 
 async def serve(
-    port: int, calls_per_second: float | None, people: People, *, state: Path | None = None
+    port: int, calls_per_second: float | None, console: Console, *, state: Path | None = None
 ) -> Exit:
     """
     Run the sandbox until it is interrupted.
@@ -20,13 +20,13 @@ async def serve(
         MisuseError: if the state file cannot be used.
     """
     try:
-        return await _serve(Sandbox(port, calls_per_second=calls_per_second, state=state), people)
+        return await _serve(Sandbox(port, calls_per_second=calls_per_second, state=state), console)
     except StateFileError as error:
         raise MisuseError(f"--state: {error}") from error
 
 
-async def _serve(sandbox: Sandbox, people: People) -> Exit:
-    with Interrupts(people, "the sandbox closes.") as interrupts:
+async def _serve(sandbox: Sandbox, console: Console) -> Exit:
+    with Interrupts(console, "the sandbox closes.") as interrupts:
         async with sandbox:
             sys.stdout.write(sandbox.instructions())
             sys.stdout.flush()

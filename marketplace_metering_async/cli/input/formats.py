@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from marketplace_metering_async.cli.exits import MisuseError
+from marketplace_metering_async.cli.exit_codes import MisuseError
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.rules import clipped
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from marketplace_metering_async.cli.bad_lines import BlockedHour
-from marketplace_metering_async.cli.formats import worded
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour
+from marketplace_metering_async.cli.input.formats import worded
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import (
     ConflictingRecordsError,

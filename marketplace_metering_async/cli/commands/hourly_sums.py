@@ -7,15 +7,24 @@ from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final, Self
 
-from marketplace_metering_async.cli.bad_lines import BadLines, BlockedHour, HourOutcome, record_of
-from marketplace_metering_async.cli.intake import Intake
-from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import People
-from marketplace_metering_async.cli.places import Places
-from marketplace_metering_async.cli.progress import Watch
-from marketplace_metering_async.cli.reading import Line
-from marketplace_metering_async.cli.reporting import Complaints
-from marketplace_metering_async.cli.results import FIX_AND_SEND_ALL, Members, of_refusal
+from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.input.bad_lines import (
+    BadLines,
+    BlockedHour,
+    HourOutcome,
+    record_of,
+)
+from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.input.lines import Line
+from marketplace_metering_async.cli.input.reader import InputReader
+from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import Complaints
+from marketplace_metering_async.cli.output.result_fields import (
+    FIX_AND_SEND_ALL,
+    Members,
+    of_refusal,
+)
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.coalescing import Coalescer, HeldHour, Outcome
 from marketplace_metering_async.errors import InvalidRecordError, MeteringError
@@ -24,7 +33,7 @@ _REFUSED: Final = 2**32 - 1
 _IN_MEMORY: Final = 2**20
 
 
-class Sums:
+class HourlySums:
     """
     Adds lines up to hours, and knows for each line which hour that was.
 
@@ -38,7 +47,7 @@ class Sums:
 
     def __init__(self, product_code: str | None) -> None:
         """*product_code* is that of records which name none."""
-        self.places = Places()
+        self.places = LineNumbers()
         self.refused = 0
         self._product_code = product_code
         self._bad = BadLines(product_code)
@@ -111,23 +120,23 @@ class Sums:
 
 
 async def add_up(
-    order: Order,
-    sums: Sums,
-    people: People,
+    job: SendJob,
+    sums: HourlySums,
+    console: Console,
     complain: Complaints,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Add all lines of input to *sums*, or those that are read until *stop* is set."""
-    intake = Intake(order.sources)
+    reader = InputReader(job.sources)
     stopping = asyncio.create_task((stop or asyncio.Event()).wait())
-    stopping.add_done_callback(lambda _: intake.end())
+    stopping.add_done_callback(lambda _: reader.end())
     try:
-        async with Watch(people, "adding up", total=order.size, unit="lines") as watch:
-            async for block in intake.blocks():
+        async with ProgressBar(console, "adding up", total=job.size, unit="lines") as bar:
+            async for block in reader.blocks():
                 for line in block:
                     members = sums.add(line)
                     if members is not None:
                         complain(members["message"])
-                    watch.advance(line.size)
+                    bar.advance(line.size)
     finally:
         stopping.cancel()

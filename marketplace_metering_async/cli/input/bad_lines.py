@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from marketplace_metering_async.cli.reading import Line
+from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import InvalidRecordError, MeteringError, Violation
 from marketplace_metering_async.records import Key, UsageRecord

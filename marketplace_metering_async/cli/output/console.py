@@ -6,9 +6,9 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+import rich.console
 
-from marketplace_metering_async.cli.formats import worded
+from marketplace_metering_async.cli.input.formats import worded
 from marketplace_metering_async.errors import (
     InvalidRecordError,
     MarketplaceMeteringException,
@@ -16,7 +16,7 @@ from marketplace_metering_async.errors import (
 )
 
 
-class People(Console):
+class Console(rich.console.Console):
     """The console on stderr. That its reader goes away must not end what is being metered."""
 
     def on_broken_pipe(self) -> None:
@@ -39,9 +39,9 @@ class People(Console):
         return self.has_screen and sys.stdout is not None and sys.stdout.isatty()
 
 
-def people() -> People:
+def stderr_console() -> Console:
     """Return the console; rich honours NO_COLOR by itself, and would read `:100:` as a picture."""
-    return People(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def printable(text: str) -> str:
@@ -61,7 +61,7 @@ def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def tell_programs(members: dict[str, Any]) -> None:
+def print_json_if_piped(members: dict[str, Any]) -> None:
     """Write a line of JSON to stdout, where nobody is shown the same on a terminal."""
     if sys.stdout is not None and not sys.stdout.isatty():
         print_json(members)

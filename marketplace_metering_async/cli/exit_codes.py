@@ -25,7 +25,7 @@ class MisuseError(Exception):
 class Exit(IntEnum):
     """The exit codes of every command."""
 
-    METERED = 0
+    OK = 0
     """All metered."""
     REJECTED = 1
     """Some were rejected, are duplicates, or of customers that are not subscribed."""
@@ -58,7 +58,7 @@ _PASSING_FAULTS: Final = (ErrorKind.SERVICE, ErrorKind.THROTTLE)
 def of_result(result: RecordResult) -> Exit:
     """Return the code that one record's verdict asks for."""
     if result.status is RecordStatus.SUCCESS:
-        return Exit.METERED
+        return Exit.OK
     if not result.retryable:
         return Exit.REJECTED
     at_fault = result.error is not None and _is_account_fault(result.error)
@@ -83,7 +83,7 @@ def of_error(error: MeteringError, operation: str) -> Exit:
     return Exit.ACCOUNT if fault in _ACCOUNT_FAULTS else Exit.REJECTED
 
 
-def gravest(codes: Iterable[Exit]) -> Exit:
+def most_severe(codes: Iterable[Exit]) -> Exit:
     """Return the code that comes first where several hold: 4 before 3 before 1."""
     held = set(codes)
-    return next((code for code in _GRAVEST_FIRST if code in held), Exit.METERED)
+    return next((code for code in _GRAVEST_FIRST if code in held), Exit.OK)

@@ -10,29 +10,33 @@ from typing import Any, Final
 
 from attrs import asdict
 
-from marketplace_metering_async.cli import exits
-from marketplace_metering_async.cli.exits import Exit, MisuseError
-from marketplace_metering_async.cli.formats import UsageFileError
-from marketplace_metering_async.cli.held import tell_blocked
-from marketplace_metering_async.cli.importing import (
+from marketplace_metering_async.cli import exit_codes
+from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.kept_lines import KeptLines
+from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     Entries,
     Entry,
     import_entries,
     require_names,
 )
-from marketplace_metering_async.cli.intake import Intake
+from marketplace_metering_async.cli.commands.ledger_status import (
+    at_minute,
+    exit_of,
+    print_unsettled,
+)
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
+from marketplace_metering_async.cli.input.formats import UsageFileError
+from marketplace_metering_async.cli.input.lines import Source
+from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.kept import KeptLines
-from marketplace_metering_async.cli.ledger_status import at_minute, exit_of, tell_unsettled
 from marketplace_metering_async.cli.options import Settings
-from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import People, error_text, print_json, printable
-from marketplace_metering_async.cli.progress import Watch
-from marketplace_metering_async.cli.reading import Source
-from marketplace_metering_async.cli.reporting import Complaints
-from marketplace_metering_async.cli.result_lines import ResultLines
-from marketplace_metering_async.cli.results import FIX_AND_SEND_ALL
+from marketplace_metering_async.cli.output.console import Console, error_text, print_json, printable
+from marketplace_metering_async.cli.output.held_hours import print_blocked
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import Complaints
+from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
+from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, RelayBlocked, UsageEnded, Warned
 from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
@@ -43,22 +47,22 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _CLOSES: Final = "no more is sent; what is on its way to the service is awaited."
 
 
-def _open(url: str, people: People, **settings: Any) -> UsageLedger:  # noqa: ANN401
+def _open(url: str, console: Console, **settings: Any) -> UsageLedger:  # noqa: ANN401
     def tell(event: Event) -> None:
         match event:
             case Warned(text=text):
-                people.complain(text)
+                console.complain(text)
             case UsageEnded(state=state, records=records):
-                people.complain(f"{records:,} records ended as {state}")
+                console.complain(f"{records:,} records ended as {state}")
             case RelayBlocked(error=error):
-                people.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
+                console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
 
     return UsageLedger.open(url, observer=tell, **settings)
 
 
-async def add(url: str, members: Mapping[str, Any], people: People) -> Exit:
+async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
     """Add one piece of usage."""
-    async with _open(url, people) as ledger:
+    async with _open(url, console) as ledger:
         added = await ledger.add_usage(**members)
     print_json(
         {
@@ -68,7 +72,7 @@ async def add(url: str, members: Mapping[str, Any], people: People) -> Exit:
             "ended": added.ended,
         }
     )
-    return Exit.METERED if added.ended is None else Exit.REJECTED
+    return Exit.OK if added.ended is None else Exit.REJECTED
 
 
 async def import_files(
@@ -76,34 +80,34 @@ async def import_files(
     sources: Sequence[Source],
     product_code: str | None,
     name: str | None,
-    people: People,
+    console: Console,
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
     require_names(sources, name)
     entries = Entries(product_code, name, FIX_AND_IMPORT)
 
     async def blocks() -> AsyncIterator[list[Entry]]:
-        async for block in Intake(sources).blocks():
+        async for block in InputReader(sources).blocks():
             yield [entries.of(line) for line in block]
 
-    async with _open(url, people) as ledger:
-        code = await _import(ledger, blocks(), people)
+    async with _open(url, console) as ledger:
+        code = await _import(ledger, blocks(), console)
         status = await ledger.status()
     if status.next_seal_at is not None:
         when = at_minute(status.next_seal_at, SystemClock().now())
-        people.print(f"The next hours are sealed at {when}; `ledger relay` meters them.")
+        console.print(f"The next hours are sealed at {when}; `ledger relay` meters them.")
     return code
 
 
 async def _import(
-    ledger: UsageLedger, blocks: AsyncIterator[Sequence[Entry]], people: People
+    ledger: UsageLedger, blocks: AsyncIterator[Sequence[Entry]], console: Console
 ) -> Exit:
-    complain = Complaints(people)
+    complain = Complaints(console)
     counts: Counter[str] = Counter()
-    codes = {Exit.METERED}
+    codes = {Exit.OK}
     failures: list[OSError] = []
-    lines = ResultLines(people, failures.append)
-    async with Watch(people, "importing", unit="lines") as watch:
+    lines = ResultWriter(console, failures.append)
+    async with ProgressBar(console, "importing", unit="lines") as bar:
         try:
             async for entry in import_entries(ledger, blocks):
                 members = entry.result or {}
@@ -112,43 +116,43 @@ async def _import(
                 if "message" in members:
                     complain(members["message"])
                 lines.write({"file": entry.file, "line": entry.number, **members})
-                watch.advance()
+                bar.advance()
                 await lines.room.wait()
         except UsageFileError as error:
-            people.complain(error)
+            console.complain(error)
             codes.add(Exit.USAGE)
         await lines.close()
     complain.end()
-    people.print(", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no lines")
-    return exits.gravest(codes | ({Exit.USAGE} if failures else set()))
+    console.print(", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no lines")
+    return exit_codes.most_severe(codes | ({Exit.USAGE} if failures else set()))
 
 
-async def take_over(url: str, old: str, people: People) -> Exit:
+async def take_over(url: str, old: str, console: Console) -> Exit:
     """Move a SQLite ledger into PostgreSQL."""
-    async with _open(url, people) as ledger:
+    async with _open(url, console) as ledger:
         hours = await ledger.take_over(old)
-    people.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
-    return Exit.METERED
+    console.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
+    return Exit.OK
 
 
-async def relay(url: str, settings: Settings, people: People, *, once: bool) -> Exit:
+async def relay(url: str, settings: Settings, console: Console, *, once: bool) -> Exit:
     """Relay once, or until a signal."""
-    async with _open(url, people, create=False, region_name=settings.region) as ledger:
+    async with _open(url, console, create=False, region_name=settings.region) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
-            with Interrupts(people, _CLOSES) as interrupts:
+            with Interrupts(console, _CLOSES) as interrupts:
                 if not once:
                     where = printable((await client.endpoint()).url)
-                    people.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
+                    console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
-                    return Exit.INTERRUPTED if interrupts.happened else Exit.METERED
+                    return Exit.INTERRUPTED if interrupts.happened else Exit.OK
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
         status = await ledger.status()
-    codes = {_print_report(report, people), tell_unsettled(status, SystemClock().now(), people)}
-    return exits.gravest(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
+    codes = {_print_report(report, console), print_unsettled(status, SystemClock().now(), console)}
+    return exit_codes.most_severe(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
 
 
-def _print_report(report: RelayReport, people: People) -> Exit:
+def _print_report(report: RelayReport, console: Console) -> Exit:
     print_json(
         {
             "sealed": report.sealed,
@@ -159,49 +163,49 @@ def _print_report(report: RelayReport, people: People) -> Exit:
         }
     )
     if report.stopped_by is not None:
-        people.complain(error_text(report.stopped_by))
+        console.complain(error_text(report.stopped_by))
         return Exit.ACCOUNT
     if report.returned:
         return Exit.UNDELIVERED
-    return Exit.REJECTED if report.ended else Exit.METERED
+    return Exit.REJECTED if report.ended else Exit.OK
 
 
-async def send_through(order: Order, url: str, people: People) -> Exit:
+async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     """`send --ledger`: import the files, then meter all hours that are over."""
-    require_names(order.sources, None)
-    settings = order.settings
-    async with _open(url, people, region_name=settings.region, grace=0) as ledger:
+    require_names(job.sources, None)
+    settings = job.settings
+    async with _open(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             await client.endpoint()  # whoever has no account hears so before anything is stored
-            codes = {await _import_whole(ledger, order, people)}
-            with Interrupts(people, _CLOSES) as interrupts:
+            codes = {await _import_whole(ledger, job, console)}
+            with Interrupts(console, _CLOSES) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
-            codes.add(_print_report(report, people))
+            codes.add(_print_report(report, console))
             if interrupts.happened:
                 codes.add(Exit.INTERRUPTED)
         status = await ledger.status()
-    codes |= {tell_unsettled(status, SystemClock().now(), people), exit_of(status)}
-    return exits.gravest(codes)
+    codes |= {print_unsettled(status, SystemClock().now(), console), exit_of(status)}
+    return exit_codes.most_severe(codes)
 
 
-async def _import_whole(ledger: UsageLedger, order: Order, people: People) -> Exit:
+async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
-    entries = Entries(order.product_code, None, FIX_AND_SEND_ALL)
-    with KeptLines(order.product_code) as kept:
-        async with Watch(people, "reading", total=order.size, unit="lines") as watch:
-            async for block in Intake(order.sources).blocks():
+    entries = Entries(job.product_code, None, FIX_AND_SEND_ALL)
+    with KeptLines(job.product_code) as kept:
+        async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
+            async for block in InputReader(job.sources).blocks():
                 for line in block:
                     kept.add(line, entries.of(line))
-                    watch.advance(line.size)
-        code = await _import(ledger, kept.blocks(), people)
-        tell_blocked(len(kept.held), kept.anywhere, people)
+                    bar.advance(line.size)
+        code = await _import(ledger, kept.blocks(), console)
+        print_blocked(len(kept.held), kept.anywhere, console)
     return code
 
 
-async def history(url: str, where: Mapping[str, Any], people: People, *, as_csv: bool) -> Exit:
+async def history(url: str, where: Mapping[str, Any], console: Console, *, as_csv: bool) -> Exit:
     """Print the story of every hour to stdout."""
-    async with _open(url, people, create=False) as ledger:
+    async with _open(url, console, create=False) as ledger:
         table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
         if table is not None:
             table.writerow(_COLUMNS)
@@ -212,7 +216,7 @@ async def history(url: str, where: Mapping[str, Any], people: People, *, as_csv:
             else:
                 table.writerow([_cell(members, entry, column) for column in _COLUMNS])
     sys.stdout.flush()
-    return Exit.METERED
+    return Exit.OK
 
 
 _COLUMNS: Final = (
@@ -248,42 +252,44 @@ def _cell(members: Mapping[str, Any], entry: HistoryEntry, column: str) -> objec
     return value
 
 
-async def retry(url: str, names: Sequence[str], people: People) -> Exit:
+async def retry(url: str, names: Sequence[str], console: Console) -> Exit:
     """Send ended records again."""
     if unknown := [name for name in names if name not in ENDED]:
         raise MisuseError(f"--state: expected one of {', '.join(ENDED)}; got {unknown[0]!r}")
-    async with _open(url, people, create=False) as ledger:
+    async with _open(url, console, create=False) as ledger:
         count = await ledger.retry(*(HourState(name) for name in names))
-    people.print(f"{count:,} are on their way again")
-    return Exit.METERED
+    console.print(f"{count:,} are on their way again")
+    return Exit.OK
 
 
-async def prune(url: str, before: datetime, people: People) -> Exit:
+async def prune(url: str, before: datetime, console: Console) -> Exit:
     """Remove what was settled long ago."""
-    async with _open(url, people, create=False) as ledger:
+    async with _open(url, console, create=False) as ledger:
         try:
             count = await ledger.prune(before)
         except ValueError as error:
             raise MisuseError(f"--days: {error}") from error
-    people.print(f"{count:,} hours are removed; their sums are kept")
-    return Exit.METERED
+    console.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.OK
 
 
-async def release(url: str, people: People) -> Exit:
+async def release(url: str, console: Console) -> Exit:
     """Go on with a copy."""
-    async with _open(url, people, create=False) as ledger:
+    async with _open(url, console, create=False) as ledger:
         await ledger.release()
-    people.print("released: its open hours are metered from now on")
-    return Exit.METERED
+    console.print("released: its open hours are metered from now on")
+    return Exit.OK
 
 
-async def close_customer(url: str, who: Mapping[str, Any], people: People, *, reopen: bool) -> Exit:
+async def close_customer(
+    url: str, who: Mapping[str, Any], console: Console, *, reopen: bool
+) -> Exit:
     """Close a customer's hours, or take usage again."""
-    async with _open(url, people, create=False) as ledger:
+    async with _open(url, console, create=False) as ledger:
         if reopen:
             await ledger.reopen_customer(**who)
-            people.print("usage of the customer is taken again")
+            console.print("usage of the customer is taken again")
         else:
             hours = await ledger.close_customer(**who)
-            people.print(f"{hours:,} hours are on their way; relay now")
-    return Exit.METERED
+            console.print(f"{hours:,} hours are on their way; relay now")
+    return Exit.OK

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from attrs import frozen
 
-from marketplace_metering_async.cli.formats import (
+from marketplace_metering_async.cli.input.formats import (
     Parse,
     UsageFileError,
     broken_line,

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from marketplace_metering_async.cli.output import People, printable
+from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.clock import SystemClock
 
 _CLOCK: Final = SystemClock()
@@ -14,7 +14,7 @@ _TICK: Final = 0.2
 _PLAIN_EVERY: Final = 5.0
 
 
-class Watch:
+class ProgressBar:
     """
     Shows progress while it is entered. Only the event loop draws, so nothing draws over it.
 
@@ -25,7 +25,7 @@ class Watch:
 
     def __init__(
         self,
-        people: People,
+        console: Console,
         does: str,
         *,
         total: int | None = None,
@@ -40,7 +40,7 @@ class Watch:
         """
         self.done = 0
         self.trouble = ""
-        self._people = people
+        self._console = console
         self._does = does
         self._unit = unit
         self._total = total
@@ -53,8 +53,8 @@ class Watch:
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             TextColumn("[yellow]{task.fields[trouble]}"),
-            console=people,
-            disable=not people.has_screen,
+            console=console,
+            disable=not console.has_screen,
             auto_refresh=False,
             transient=not stays,
             redirect_stdout=False,
@@ -89,7 +89,7 @@ class Watch:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
-        if self._people.has_screen:
+        if self._console.has_screen:
             self.trouble = ""
             self._show()
         self._bar.stop()
@@ -101,14 +101,16 @@ class Watch:
 
     def _show(self) -> None:
         text = f"{self.done:,} {self._unit}, {self.done / max(self.seconds, _TICK):,.0f}/s"
-        if self._people.has_screen:
+        if self._console.has_screen:
             completed = self._steps if self._total is None else min(self._steps, self._total)
             trouble = printable(self.trouble)
             self._bar.update(self._task, completed=completed, text=text, trouble=trouble)
             self._bar.refresh()
         elif _CLOCK.monotonic() - self._last_word >= _PLAIN_EVERY:
             self._last_word = _CLOCK.monotonic()
-            self._people.print(f"{self._does}: {text}{self._left()}{self._held_up()}", markup=False)
+            self._console.print(
+                f"{self._does}: {text}{self._left()}{self._held_up()}", markup=False
+            )
 
     def _left(self) -> str:
         if not self._total or not self._steps:

@@ -7,43 +7,43 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from marketplace_metering_async.cli.bad_lines import BlockedHour, HourOutcome
-from marketplace_metering_async.cli.output import People, printable
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, HourOutcome
+from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.records import UsageRecord
 
 _MOST_ROWS: Final = 20
 
 
-def list_held(outcomes: Sequence[HourOutcome], people: People) -> None:
+def list_held(outcomes: Sequence[HourOutcome], console: Console) -> None:
     """List the held hours among *outcomes* by hour, product and dimension; nothing if none is."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, BlockedHour)]
     early = [outcome.record for outcome in outcomes if isinstance(outcome, HeldHour)]
     anywhere = next((hour.place for hour in blocked if hour.anywhere), None)
-    tell_blocked(len(blocked), anywhere, people)
-    _list([hour.record for hour in blocked], people)
+    print_blocked(len(blocked), anywhere, console)
+    _list([hour.record for hour in blocked], console)
     if early:
-        people.print(
+        console.print(
             f"[cyan]{len(early):,} hours are not over and are held back,[/] since their first "
             "record would lock them at a part of their sum. Send all their usage again once they "
             "are over, or use --include-current-hour."
         )
-    _list(early, people)
+    _list(early, console)
 
 
-def tell_blocked(hours: int, anywhere: str | None, people: People) -> None:
+def print_blocked(hours: int, anywhere: str | None, console: Console) -> None:
     """Say that *hours* may lack a bad line; *anywhere* is the place of one that names no hour."""
     if not hours:
         return
-    people.print(
+    console.print(
         f"[cyan]{hours:,} hours are held back.[/] Fix the lines that are refused, then send all of "
         "the input again: without one of them an hour might be locked at a part of its sum."
     )
     if anywhere is not None:
-        people.complain(f"Fix {anywhere} first: it may belong to any hour.")
+        console.complain(f"Fix {anywhere} first: it may belong to any hour.")
 
 
-def _list(records: Iterable[UsageRecord], people: People) -> None:
+def _list(records: Iterable[UsageRecord], console: Console) -> None:
     customers: Counter[tuple[str, str, str]] = Counter()
     quantities: Counter[tuple[str, str, str]] = Counter()
     for record in records:
@@ -61,6 +61,6 @@ def _list(records: Iterable[UsageRecord], people: People) -> None:
     for row in sorted(customers)[:_MOST_ROWS]:
         cells = [*row, f"{customers[row]:,}", f"{quantities[row]:,}"]
         table.add_row(*(Text(cell) for cell in cells))
-    people.print(table)
+    console.print(table)
     if (more := len(customers) - _MOST_ROWS) > 0:
-        people.print(f"… and {more:,} more")
+        console.print(f"… and {more:,} more")

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from marketplace_metering_async.cli import results
-from marketplace_metering_async.cli.bad_lines import record_of
-from marketplace_metering_async.cli.exits import Exit, MisuseError
-from marketplace_metering_async.cli.reading import STDIN, Line, Source
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
+from marketplace_metering_async.cli.input.bad_lines import record_of
+from marketplace_metering_async.cli.input.lines import STDIN, Line, Source
+from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
@@ -51,8 +51,8 @@ class Entry:
     number: int
     usage: Mapping[str, Any] | None = None
     key: Key | None = None
-    result: results.Members | None = None
-    code: Exit = Exit.METERED
+    result: result_fields.Members | None = None
+    code: Exit = Exit.OK
 
 
 def require_names(sources: Sequence[Source], name: str | None) -> None:
@@ -80,7 +80,7 @@ class Entries:
             self._reader.usage(SystemClock().now(), **members, event_id=event_id)
         except InvalidRecordError as error:
             place = f"{line.file}:{line.number}"
-            refusal = results.of_refusal(error, place, advice=self._advice)
+            refusal = result_fields.of_refusal(error, place, advice=self._advice)
             return Entry(line.file, line.number, result=refusal, code=Exit.REJECTED)
         usage = {**members, "event_id": event_id}
         return Entry(line.file, line.number, usage, record.key(self._product_code))
@@ -135,11 +135,11 @@ async def _add(ledger: UsageLedger, entry: Entry) -> Entry:
     if entry.usage is None:
         return entry
     added = await ledger.add_usage(**entry.usage)
-    code = Exit.REJECTED if added.ended else Exit.METERED
+    code = Exit.REJECTED if added.ended else Exit.OK
     return Entry(entry.file, entry.number, result=_result(added), code=code)
 
 
-def _result(added: AddedUsage) -> results.Members:
+def _result(added: AddedUsage) -> result_fields.Members:
     if added.repeated:
         return {"status": REPEATED}
     if added.ended is not None:

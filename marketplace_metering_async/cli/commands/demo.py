@@ -9,10 +9,10 @@ from attrs import frozen
 from rich.table import Table
 from rich.text import Text
 
-from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.output import People, tell_programs
-from marketplace_metering_async.cli.progress import Watch
-from marketplace_metering_async.cli.reporting import STYLES
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import STYLES
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, Isolated, Retrying, Settled, Throttled
@@ -103,8 +103,8 @@ def _record(customer: str, dimension: str, hour: datetime, quantity: int) -> Usa
 class _Witness:
     """Counts what happens on the way, and moves the bar."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
         self.retries = 0
         self.isolated = 0
         self.searches = 0
@@ -115,39 +115,39 @@ class _Witness:
         match event:
             case Settled(counts=counts):
                 for _ in range(sum(counts.values())):
-                    self._watch.advance()
-                self._watch.trouble = ""
+                    self._bar.advance()
+                self._bar.trouble = ""
             case Retrying(error=error):
                 self.retries += 1
-                self._watch.trouble = f"trying again: {error}"
+                self._bar.trouble = f"trying again: {error}"
             case Throttled():
-                self._watch.trouble = "throttled; slowing down"
+                self._bar.trouble = "throttled; slowing down"
             case Isolated(offenders=offenders, calls=calls):
                 self.searches += 1
                 self.isolated += offenders
                 self.search_calls += calls
 
 
-async def run(seed: int, people: People) -> Exit:
+async def run(seed: int, console: Console) -> Exit:
     """Run the demo and return 0 if the book is equal to the input."""
     given = usage(seed, SystemClock().now())
     faults = [Fault(kind=kind, probability=share) for kind, (_, share) in _FAULTS.items()]
     sandbox = Sandbox(calls_per_second=_CALLS_PER_SECOND, faults=faults, seed=seed)
     sandbox.declare_product(_PRODUCT, dimensions=_DIMENSIONS, customers=given.customers)
-    watch = Watch(people, "metering", total=_RECORDS, stays=True)
-    witness = _Witness(watch)
+    bar = ProgressBar(console, "metering", total=_RECORDS, stays=True)
+    witness = _Witness(bar)
     async with sandbox, _client(sandbox, witness, seed) as client:
-        people.print(
+        console.print(
             f"[bold]{len(given.records):,} records[/] of {_CUSTOMERS:,} customers go to a sandbox "
             f"of AWS Marketplace Metering on this machine:\n{sandbox.url}, "
             f"{_CALLS_PER_SECOND:g} calls a second, faults on (seed {seed}).\n"
         )
-        async with watch:
+        async with bar:
             result = await client.batch_meter_usage(given.records, product_code=_PRODUCT)
-    people.print(_verdicts(result))
-    people.print(_way(result, witness))
-    people.print(_hits(sandbox))
-    return _compare(sandbox, given, result, watch.seconds, people)
+    console.print(_verdicts(result))
+    console.print(_way(result, witness))
+    console.print(_hits(sandbox))
+    return _compare(sandbox, given, result, bar.seconds, console)
 
 
 def _client(sandbox: Sandbox, witness: _Witness, seed: int) -> MarketplaceMeteringClient:
@@ -196,11 +196,11 @@ def _hits(sandbox: Sandbox) -> Table:
 
 
 def _compare(
-    sandbox: Sandbox, given: _Usage, result: BatchMeterUsageResult, seconds: float, people: People
+    sandbox: Sandbox, given: _Usage, result: BatchMeterUsageResult, seconds: float, console: Console
 ) -> Exit:
     differences = sandbox.book.differences(given.expected)
     counts: Counter[str] = Counter({status.value: n for status, n in result.counts.items()})
-    tell_programs(
+    print_json_if_piped(
         {
             "equal": not differences,
             "records": len(given.records),
@@ -212,12 +212,12 @@ def _compare(
         }
     )
     if not differences:
-        people.print(
+        console.print(
             f"\n[bold green]Equal to the last unit:[/] book and valid input both hold "
             f"{given.units:,} units in {len(given.expected):,} records, after {seconds:.1f} s."
         )
-        return Exit.METERED
+        return Exit.OK
     for difference in differences[:20]:
-        people.complain(difference)
-    people.print(f"[bold red]Not equal:[/] {len(differences):,} differences.")
+        console.complain(difference)
+    console.print(f"[bold red]Not equal:[/] {len(differences):,} differences.")
     return Exit.REJECTED

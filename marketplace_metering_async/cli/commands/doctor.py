@@ -16,9 +16,14 @@ from rich.text import Text
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.transport import AiohttpTransport, Response
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.options import Settings, Target
-from marketplace_metering_async.cli.output import People, error_text, printable, tell_programs
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    error_text,
+    print_json_if_piped,
+    printable,
+)
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
@@ -59,7 +64,7 @@ class Finding:
     text: str
 
 
-async def run(settings: Settings, people: People) -> Exit:
+async def run(settings: Settings, console: Console) -> Exit:
     """Look at everything, tell of it, and return 0 if nothing is bad, or 4."""
     findings = [*_versions()]
     try:
@@ -73,10 +78,12 @@ async def run(settings: Settings, people: People) -> Exit:
     for finding in findings:
         mark = Text(finding.mark, style=_STYLES[finding.mark])
         table.add_row(mark, finding.name, Text(printable(finding.text)))
-        tell_programs({"check": finding.name, "found": finding.mark.value, "text": finding.text})
-    people.print(table)
+        print_json_if_piped(
+            {"check": finding.name, "found": finding.mark.value, "text": finding.text}
+        )
+    console.print(table)
     bad = any(finding.mark is Mark.BAD for finding in findings)
-    return Exit.ACCOUNT if bad else Exit.METERED
+    return Exit.ACCOUNT if bad else Exit.OK
 
 
 def _versions() -> Iterator[Finding]:

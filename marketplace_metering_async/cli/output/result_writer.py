@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from marketplace_metering_async.cli.output import People, json_line
+from marketplace_metering_async.cli.output.console import Console, json_line
 
 _MOST_UNWRITTEN: Final = 4 * 2**20
 """Bytes that may wait for stdout's reader; beyond, reading input waits."""
 
 
-class ResultLines:
+class ResultWriter:
     """
     Writes one JSON line a result to stdout, from a thread of its own.
 
@@ -27,18 +27,18 @@ class ResultLines:
         room: Set while it is well to make more lines.
     """
 
-    def __init__(self, people: People, on_failure: Callable[[OSError], None]) -> None:
+    def __init__(self, console: Console, on_failure: Callable[[OSError], None]) -> None:
         """*on_failure* is called once if stdout cannot be written, as on a full disk."""
         self.room = asyncio.Event()
         self.room.set()
-        self._people = people
+        self._console = console
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._lines: list[str] = []  # made and not yet handed over
         self._unwritten = 0  # bytes handed over and not yet written
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._written = asyncio.Event()  # set when the thread has ended
-        self._above_bar = people.shares_screen
+        self._above_bar = console.shares_screen
         if not self._above_bar:
             threading.Thread(target=self._write_all, daemon=True).start()
 
@@ -61,7 +61,7 @@ class ResultLines:
         if not text:
             return
         if self._above_bar:
-            self._people.print(text, end="", markup=False)
+            self._console.print(text, end="", markup=False)
             return
         data = text.encode("ascii")
         self._unwritten += len(data)
@@ -85,11 +85,11 @@ class ResultLines:
                 put = _nowhere
             except OSError as error:
                 put = _nowhere
-                self._tell(self._on_failure, error)
-            self._tell(self._note_written, len(data))
-        self._tell(self._written.set)
+                self._in_loop(self._on_failure, error)
+            self._in_loop(self._note_written, len(data))
+        self._in_loop(self._written.set)
 
-    def _tell(self, act: Callable[..., None], *values: object) -> None:
+    def _in_loop(self, act: Callable[..., None], *values: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: the command was aborted
             self._loop.call_soon_threadsafe(act, *values)
 

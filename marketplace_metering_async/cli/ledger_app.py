@@ -19,7 +19,7 @@ from marketplace_metering_async.cli.options import (
     moment,
     whole_number,
 )
-from marketplace_metering_async.cli.output import people
+from marketplace_metering_async.cli.output.console import stderr_console
 from marketplace_metering_async.cli.running import finish, sources_or_exit
 from marketplace_metering_async.clock import SystemClock
 
@@ -59,7 +59,7 @@ def add(
     ] = None,
 ) -> None:
     """Add usage of one customer; it is on the disk when the command ends."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     members = {
         "dimension": dimension,
@@ -71,7 +71,7 @@ def add(
         "at": at,
         "event_id": event_id,
     }
-    finish(ledgers.add(url, members, people()))
+    finish(ledger_actions.add(url, members, stderr_console()))
 
 
 @app.command("import")
@@ -92,12 +92,12 @@ def import_(
     ] = None,
 ) -> None:
     """Add every line of files as usage; lines that were imported before add nothing."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     if len(files) == 1 and files[0].startswith("sqlite://"):
-        finish(ledgers.take_over(url, files[0], people()))
+        finish(ledger_actions.take_over(url, files[0], stderr_console()))
     sources = sources_or_exit(files)
-    finish(ledgers.import_files(url, sources, product_code, name, people()))
+    finish(ledger_actions.import_files(url, sources, product_code, name, stderr_console()))
 
 
 @app.command()
@@ -114,7 +114,7 @@ def relay(
     calls_per_second: CallsPerSecond = QUOTA,
 ) -> None:
     """Seal hours that are over and meter them, until Ctrl-C."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     settings = Settings(
         endpoint_url=endpoint_url,
@@ -122,7 +122,7 @@ def relay(
         region=region,
         calls_per_second=calls_per_second,
     )
-    finish(ledgers.relay(url, settings, people(), once=once))
+    finish(ledger_actions.relay(url, settings, stderr_console(), once=once))
 
 
 @app.command()
@@ -135,9 +135,9 @@ def status(
     ] = False,
 ) -> None:
     """Show where all usage is. Exit code 3: at risk; 1: some has ended unmetered."""
-    from marketplace_metering_async.cli import ledger_status  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
 
-    finish(ledger_status.show(url, people(), json=json, prometheus=prometheus))
+    finish(ledger_status.show(url, stderr_console(), json=json, prometheus=prometheus))
 
 
 @app.command()
@@ -154,7 +154,7 @@ def history(
     csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
 ) -> None:
     """Print the story of every hour: sums, frozen record, attempts, answers."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     where = {
         "month": _month(month),
@@ -163,7 +163,7 @@ def history(
         "license_arn": license_arn,
         "product_code": product_code,
     }
-    finish(ledgers.history(url, where, people(), as_csv=csv))
+    finish(ledger_actions.history(url, where, stderr_console(), as_csv=csv))
 
 
 @app.command()
@@ -176,9 +176,9 @@ def retry(
     ] = None,
 ) -> None:
     """Send ended records again, unchanged, where the service still takes them."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    finish(ledgers.retry(url, state or [], people()))
+    finish(ledger_actions.retry(url, state or [], stderr_console()))
 
 
 @app.command()
@@ -193,20 +193,20 @@ def prune(
     ] = 400,
 ) -> None:
     """Remove old hours that are metered or ended, but for their sums."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     if days > _LONGEST_DAYS:
         raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     before = SystemClock().now() - timedelta(days=days)
-    finish(ledgers.prune(url, before, people()))
+    finish(ledger_actions.prune(url, before, stderr_console()))
 
 
 @app.command()
 def release(url: Url) -> None:
     """Say that this copy, such as a restored backup, is the ledger to go on with."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    finish(ledgers.release(url, people()))
+    finish(ledger_actions.release(url, stderr_console()))
 
 
 @app.command("close-customer")
@@ -222,7 +222,7 @@ def close_customer(
     ] = False,
 ) -> None:
     """Seal a customer's last hours at once, since the subscription has ended."""
-    from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     who = {
         "customer_aws_account_id": account,
@@ -230,7 +230,7 @@ def close_customer(
         "license_arn": license_arn,
         "product_code": product_code,
     }
-    finish(ledgers.close_customer(url, who, people(), reopen=reopen))
+    finish(ledger_actions.close_customer(url, who, stderr_console(), reopen=reopen))
 
 
 def _month(text: str | None) -> datetime | None:
