@@ -15,7 +15,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.events import BatchEnded, emit
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, in_order
 
@@ -233,7 +233,7 @@ class UsageBatcher:
         )
         self._counter.clear()
         self._reported = (moment, delivery.calls, delivery.throttled)
-        tell(self._client.shared.observer, ended)
+        emit(self._client.shared.observer, ended)
 
 
 def _with_own_error(result: RecordResult) -> RecordResult:

@@ -44,7 +44,7 @@ from marketplace_metering_async.results import (
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
 
-Given = UsageRecord | Mapping[str, Any]
+RecordLike = UsageRecord | Mapping[str, Any]
 """What may be handed in for a record: a UsageRecord, or a mapping as boto3 takes it."""
 
 
@@ -154,7 +154,7 @@ class MarketplaceMeteringClient:
 
     async def batch_meter_usage(
         self,
-        records: Iterable[Given] | AsyncIterable[Given],
+        records: Iterable[RecordLike] | AsyncIterable[RecordLike],
         *,
         product_code: str | None = None,
         timeout: float | None = None,
@@ -189,7 +189,7 @@ class MarketplaceMeteringClient:
 
     def iter_batch_meter_usage(
         self,
-        records: Iterable[Given] | AsyncIterable[Given],
+        records: Iterable[RecordLike] | AsyncIterable[RecordLike],
         *,
         product_code: str | None = None,
         stop: asyncio.Event | None = None,
@@ -274,7 +274,7 @@ class MarketplaceMeteringClient:
         """
         token = _new_token() if client_token is None else client_token
         allocations = tuple(usage_allocations)
-        rules.require(
+        rules.raise_if_any(
             _meter_usage_violations(
                 product_code=product_code,
                 timestamp=timestamp,
@@ -337,7 +337,7 @@ class MarketplaceMeteringClient:
 
         Raises: as `meter_usage`. Cancelling leaves open whether the container is registered.
         """
-        rules.require(_register_usage_violations(product_code, public_key_version, nonce))
+        rules.raise_if_any(_register_usage_violations(product_code, public_key_version, nonce))
         members: dict[str, Any] = {
             "ProductCode": product_code,
             "PublicKeyVersion": public_key_version,
@@ -367,7 +367,7 @@ class MarketplaceMeteringClient:
 
         Raises: as `meter_usage`. Cancelling changes nothing: the call only reads.
         """
-        rules.require(
+        rules.raise_if_any(
             rules.text("registration_token", registration_token, longest=100_000, masked=True)
         )
         members = {"RegistrationToken": registration_token}

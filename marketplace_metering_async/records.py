@@ -84,7 +84,7 @@ class Tag:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse."""
-        rules.require(rules.tag(self.key, self.value))
+        rules.raise_if_any(rules.tag(self.key, self.value))
 
 
 @frozen
@@ -106,12 +106,12 @@ class UsageAllocation:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse."""
-        rules.require(self._violations())
+        rules.raise_if_any(self._violations())
 
     def _violations(self) -> tuple[Violation, ...]:
         found = rules.quantity("allocated_usage_quantity", self.allocated_usage_quantity)
         if not isinstance(self.tags, tuple) or not all(isinstance(t, Tag) for t in self.tags):
-            wrong = Violation("tags", "Tag objects", rules.shown(self.tags), wrong_type=True)
+            wrong = Violation("tags", "Tag objects", rules.describe(self.tags), wrong_type=True)
             return (*found, wrong)
         if len(self.tags) > limits.MAX_TAGS:
             most = f"at most {limits.MAX_TAGS} tags"
@@ -162,7 +162,7 @@ class UsageRecord:
             note("quantity", _exact_int(self.quantity))
             for name in _TEXTS:
                 note(name, _exact_text(getattr(self, name)))
-            rules.require(self._violations())
+            rules.raise_if_any(self._violations())
         since = self.timestamp - _1970
         # There are few hours and dimensions, and many records: they share those objects.
         note("epoch", _shared(since.days * SECONDS_PER_DAY + since.seconds))
@@ -203,7 +203,7 @@ class UsageRecord:
         if parts == ():
             return found
         if not isinstance(parts, tuple) or not all(isinstance(p, UsageAllocation) for p in parts):
-            wanted, came = "UsageAllocation objects", rules.shown(parts)
+            wanted, came = "UsageAllocation objects", rules.describe(parts)
             return (*found, Violation("usage_allocations", wanted, came, wrong_type=True))
         sets = [(part.allocated_usage_quantity, part.tag_set()) for part in parts]
         return found + rules.allocated("usage_allocations", self.quantity, sets)
@@ -308,7 +308,7 @@ def usage_timestamp(value: object) -> datetime:
             if time.tzinfo is None:
                 return time  # the record's rules say what is wrong with it
             # .NET's word for no time is 0001-01-01T00:00:00+01:00, which in UTC was in no year.
-            rules.require(rules.timestamp("", time))
+            rules.raise_if_any(rules.timestamp("", time))
             return time.astimezone(UTC)
     elif isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -318,7 +318,7 @@ def usage_timestamp(value: object) -> datetime:
     else:
         return value  # type: ignore[return-value]  # the record's rules say what is wrong with it
     expected = "an ISO 8601 time with a time zone, or whole seconds since 1970"
-    raise InvalidRecordError([Violation("", expected, rules.shown(value))])
+    raise InvalidRecordError([Violation("", expected, rules.describe(value))])
 
 
 def _allocations(value: object) -> tuple[UsageAllocation, ...]:
@@ -375,14 +375,14 @@ def _read_closely(
     """Do the same, member by member, so that all that is wrong can be named."""
     if not isinstance(mapping, Mapping):
         raise InvalidRecordError.of(
-            [Violation("", "a mapping", rules.shown(mapping), wrong_type=True)]
+            [Violation("", "a mapping", rules.describe(mapping), wrong_type=True)]
         )
     members: dict[str, Any] = dict.fromkeys(required)
     violations: list[Violation] = []
     for name, value in mapping.items():
         if name not in known:
             expected = f"one of {', '.join(known)}"
-            violations.append(Violation(rules.clipped(str(name)), expected, "an unknown member"))
+            violations.append(Violation(rules.truncate(str(name)), expected, "an unknown member"))
             continue
         ours, reader = known[name]
         try:
@@ -408,7 +408,9 @@ def _each(
     required: tuple[str, ...],
 ) -> tuple[_Made, ...]:
     if not isinstance(value, list | tuple):
-        raise InvalidRecordError.of([Violation("", "a list", rules.shown(value), wrong_type=True)])
+        raise InvalidRecordError.of(
+            [Violation("", "a list", rules.describe(value), wrong_type=True)]
+        )
     made: list[_Made] = []
     violations: list[Violation] = []
     for index, item in enumerate(value):

@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
     duplicate_of: int | None = None
 
 
-class Outcome(NamedTuple):
+class SettledRecords(NamedTuple):
     """
     What became of some records: what they share, and what each has of its own.
 
@@ -68,9 +68,9 @@ class Outcome(NamedTuple):
     record_ids: Sequence[str | None]
 
 
-def without_ids(verdict: Verdict, positions: Sequence[int]) -> Outcome:
+def unmetered(verdict: Verdict, positions: Sequence[int]) -> SettledRecords:
     """Return the outcome of records that the service has not taken."""
-    return Outcome(verdict, positions, (None,) * len(positions))
+    return SettledRecords(verdict, positions, (None,) * len(positions))
 
 
 @define(repr=False, unsafe_hash=True, weakref_slot=False)
@@ -301,7 +301,7 @@ def _not_metered(result: RecordResult) -> RecordNotMeteredError:
     return error
 
 
-def count(outcomes: Iterable[Outcome]) -> dict[RecordStatus, int]:
+def count(outcomes: Iterable[SettledRecords]) -> dict[RecordStatus, int]:
     """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
     counts: dict[RecordStatus, int] = {}
     for verdict, positions, _ in outcomes:

@@ -21,7 +21,7 @@ from marketplace_metering_async import (
     UsageRecord,
 )
 from marketplace_metering_async.errors import ConfigurationError, UnexpectedError
-from marketplace_metering_async.events import Released
+from marketplace_metering_async.events import BatchReleased
 from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import Tag, UsageAllocation
 from marketplace_metering_async.sandbox import FaultKind, Refusal
@@ -519,12 +519,12 @@ def test_whoever_observes_is_told_of_queue_wait_and_flight() -> None:
     """
     In values, as they change.
     """
-    told: list[Released] = []
+    told: list[BatchReleased] = []
     service = MemoryService()
 
     async def run() -> None:
         client = client_of(
-            service, observer=lambda e: told.append(e) if isinstance(e, Released) else None
+            service, observer=lambda e: told.append(e) if isinstance(e, BatchReleased) else None
         )
         async with batcher_of(service, client=client, linger=0.5) as batcher:
             await asyncio.gather(*(batcher.meter(r) for r in usage(30)))

@@ -25,11 +25,11 @@ from marketplace_metering_async.events import (
     Event,
     Isolated,
     Isolating,
-    Paused,
     Retrying,
+    SendingStopped,
     Settled,
     Throttled,
-    Warned,
+    WarningIssued,
 )
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
@@ -81,7 +81,7 @@ def test_a_wrong_clock_is_corrected_once(hours: float) -> None:
 
     assert {S.SUCCESS: 200} == result.counts
     assert len(service.signed) <= 8 + 3
-    assert 1 == sum(isinstance(event, Warned) for event in events)
+    assert 1 == sum(isinstance(event, WarningIssued) for event in events)
     assert {r["Timestamp"] for b in service.requests for r in b["UsageRecords"]} == {
         records[0].epoch
     }
@@ -263,11 +263,11 @@ def test_every_kind_of_event_is_told() -> None:
         CallEnded,
         Retrying,
         Throttled,
-        Paused,
+        SendingStopped,
         Isolating,
         Isolated,
         Settled,
-        Warned,
+        WarningIssued,
         BatchEnded,
     }
     assert kinds == {type(event) for event in told}

@@ -18,7 +18,7 @@ from support.virtual import run_virtual
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import InvalidResponseError, TransportError, UnexpectedError
-from marketplace_metering_async.events import CallEnded, Event, Paused
+from marketplace_metering_async.events import CallEnded, Event, SendingStopped
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import Book, Refusal, Rules
@@ -112,7 +112,7 @@ def test_a_foreign_answer_is_followed_by_the_identical_records(
     results = run_virtual(door(service, observer=events.append))
 
     assert all(r.metered is not False for r in results)
-    assert not any(isinstance(event, Paused) for event in events)
+    assert not any(isinstance(event, SendingStopped) for event in events)
     assert not untrue(results, service.book)
     assert 30 == len(service.book)
 

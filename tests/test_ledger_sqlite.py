@@ -19,7 +19,7 @@ from marketplace_metering_async import (
     LedgerUnusableError,
     UsageLedger,
 )
-from marketplace_metering_async.events import Warned
+from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import sqlite
 from marketplace_metering_async.ledger.relay import Relay
 
@@ -73,13 +73,13 @@ async def test_a_copy_waits_for_a_person(tmp_path: Path) -> None:
     async with house_at(url_of(tmp_path / "copy.db")) as copy:
         copy.clock.step(hours=3)
         held = await copy.relay()
-        guarded = await copy.balance()
-        await copy.ledger.release()
+        copied = await copy.balance()
+        await copy.ledger.adopt_copy()
         sent = await copy.relay()
 
-        assert (0, True, 2) == (held.sealed, guarded.guarded, guarded.open)
-        assert (1, False) == (sent.metered, (await copy.balance()).guarded)
-        assert any(isinstance(e, Warned) and "copy" in e.text for e in copy.warned)
+        assert (0, True, 2) == (held.sealed, copied.is_unconfirmed_copy, copied.open)
+        assert (1, False) == (sent.metered, (await copy.balance()).is_unconfirmed_copy)
+        assert any(isinstance(e, WarningIssued) and "copy" in e.text for e in copy.warned)
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, NoReturn, TypeVar
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.signing import Endpoint, Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
-from marketplace_metering_async.clock import ANY_TIME, Clock, Span
+from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -22,7 +22,13 @@ from marketplace_metering_async.errors import (
     MeteringError,
     UnexpectedError,
 )
-from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
+from marketplace_metering_async.events import (
+    CallEnded,
+    Observer,
+    WarningIssued,
+    emit,
+    observes_calls,
+)
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
@@ -87,7 +93,7 @@ class ServiceConnection:
         """Return the time as the service has it, as far as it said so."""
         return self.clock.now() + self._offset
 
-    def span(self) -> Span:
+    def bounds(self) -> ClockBounds:
         """
         Return the earliest and latest time that the service's clock can show now.
 
@@ -99,7 +105,7 @@ class ServiceConnection:
         if self._lead is None:
             return ANY_TIME
         confirmed, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
-        return Span(confirmed, shown) if confirmed < shown else Span(shown, confirmed)
+        return ClockBounds(confirmed, shown) if confirmed < shown else ClockBounds(shown, confirmed)
 
     def service_time(self) -> float | None:
         """
@@ -118,7 +124,7 @@ class ServiceConnection:
             ConfigurationError: NoRegionError, NoCredentialsError, or what else cannot be used.
         """
         self.require_home()
-        self.tells_details = wants_details(self.observer)
+        self.tells_details = observes_calls(self.observer)
         endpoint = await self._signer.open()
         self.require_home()
         if self._given_transport is None and self._own_transport is None:
@@ -197,7 +203,7 @@ class ServiceConnection:
                     request_id=request_id,
                     attempt=attempt,
                 )
-                tell(self.observer, ended)
+                emit(self.observer, ended)
 
     async def _answer(self, transport: Transport, sent: "_Sent") -> CallResponse:
         response = await transport.send(sent.request, timeout=self._attempt_timeout)
@@ -230,7 +236,7 @@ class ServiceConnection:
             raise RepairedError(refusal)
         if fault is ErrorKind.CREDENTIALS and await self._renewed(sent.request):
             text = "the service refused the AWS credentials; newer found"
-            tell(self.observer, Warned(text=text))
+            emit(self.observer, WarningIssued(text=text))
             raise RepairedError(refusal)
         if fault in _SEEN_TO:
             self._lead = sent.lead
@@ -254,7 +260,7 @@ class ServiceConnection:
         self._lead = theirs.timestamp() - self.clock.monotonic()
         seconds = self._offset.total_seconds()
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
-        tell(self.observer, Warned(text=text))
+        emit(self.observer, WarningIssued(text=text))
         return True
 
 

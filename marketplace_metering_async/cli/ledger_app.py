@@ -201,12 +201,12 @@ def prune(
     finish(ledger_actions.prune(url, before, stderr_console()))
 
 
-@app.command()
-def release(url: Url) -> None:
+@app.command("adopt-copy")
+def adopt_copy(url: Url) -> None:
     """Say that this copy, such as a restored backup, is the ledger to go on with."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    finish(ledger_actions.release(url, stderr_console()))
+    finish(ledger_actions.adopt_copy(url, stderr_console()))
 
 
 @app.command("close-customer")

@@ -46,7 +46,7 @@ def moment(text: str) -> datetime:
     digits = text.isascii() and text.isdigit() and len(text) < 20
     with _as_option_error():
         time = usage_timestamp(int(text) if digits else text)
-        rules.require(rules.timestamp("", time))
+        rules.raise_if_any(rules.timestamp("", time))
     return time
 
 
@@ -56,7 +56,7 @@ def _kept(rule: Callable[[str], rules.Violations]) -> Callable[[str | None], str
     def check(text: str | None) -> str | None:
         if text is not None:
             with _as_option_error():
-                rules.require(rule(text))
+                rules.raise_if_any(rule(text))
         return text
 
     return check

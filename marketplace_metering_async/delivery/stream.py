@@ -8,7 +8,7 @@ from typing import Any
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
-from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.events import BatchEnded, emit
 from marketplace_metering_async.flow.loop_budget import STEPS, Breather
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
@@ -79,7 +79,7 @@ class Stream:
                 throttled=self._feed.delivery.throttled,
                 seconds=self._shared.clock.monotonic() - started,
             )
-            tell(self._shared.observer, ended)
+            emit(self._shared.observer, ended)
         if self._source_error is not None:
             raise self._source_error
 

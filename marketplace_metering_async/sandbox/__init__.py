@@ -9,17 +9,22 @@ A local stand-in for the AWS Marketplace Metering Service, for development and t
 """
 
 from marketplace_metering_async.sandbox.clock import SandboxClock
-from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultFunction, FaultKind
+from marketplace_metering_async.sandbox.faults import (
+    Fault,
+    FaultFunction,
+    FaultKind,
+    ScriptedResponse,
+)
 from marketplace_metering_async.sandbox.http.registration_page import (
-    RegistrationAnswer,
     RegistrationError,
+    RegistrationResponse,
 )
 from marketplace_metering_async.sandbox.sandbox import ClientArguments, Sandbox
 from marketplace_metering_async.sandbox.service.agreements import Agreement, AgreementState
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.catalogue import Product
 from marketplace_metering_async.sandbox.service.metered import Metered
-from marketplace_metering_async.sandbox.service.principal import AccessKey, Caller
+from marketplace_metering_async.sandbox.service.principal import AccessKey, Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm
 from marketplace_metering_async.sandbox.service.rules import Rules
@@ -31,22 +36,22 @@ __all__ = [
     "AccessKey",
     "Agreement",
     "AgreementState",
-    "Answer",
     "Book",
-    "Caller",
     "ClientArguments",
     "Fault",
     "FaultFunction",
     "FaultKind",
     "Metered",
+    "Principal",
     "Product",
     "Refusal",
-    "RegistrationAnswer",
     "RegistrationError",
     "RegistrationForm",
+    "RegistrationResponse",
     "Rules",
     "Sandbox",
     "SandboxClock",
+    "ScriptedResponse",
     "SocketlessTransport",
     "StateFileError",
     "World",

@@ -136,7 +136,7 @@ def test_misuse_is_told(tmp_path: Path, usage: Path, arguments: list[str], told:
         ["relay", "--once"],
         ["retry"],
         ["prune"],
-        ["release"],
+        ["adopt-copy"],
         ["close-customer", "--account", "1", "--product-code", "p"],
         ["close-customer", "--account", "1", "--product-code", "p", "--reopen"],
     ],

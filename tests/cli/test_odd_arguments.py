@@ -48,7 +48,7 @@ GOOD = {
     "ledger history": LEDGER,
     "ledger retry": LEDGER,
     "ledger prune": LEDGER,
-    "ledger release": LEDGER,
+    "ledger adopt-copy": LEDGER,
     "ledger close-customer": [*LEDGER, *CUSTOMER],
 }
 """Arguments of each command that are in order, or as near to it as ends by itself."""

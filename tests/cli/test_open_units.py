@@ -35,7 +35,7 @@ SETTLED = LedgerStatus(
     next_send_at=None,
     next_seal_at=None,
     records={HourState.METERED: 2},
-    guarded=False,
+    is_unconfirmed_copy=False,
     region_name="us-east-1",
     host="localhost",
 )
@@ -191,8 +191,8 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
         {"open": 0, "next_seal_at": NOW + timedelta(hours=21), "records": {"open": 120}},
     ),
     (
-        "A copy: open hours wait for `ledger release`.",
-        {"open": 3, "next_seal_at": NOW, "guarded": True, "records": {"open": 1}},
+        "A copy: open hours wait for `ledger adopt-copy`.",
+        {"open": 3, "next_seal_at": NOW, "is_unconfirmed_copy": True, "records": {"open": 1}},
     ),
 ]
 

@@ -9,7 +9,7 @@ from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.input.bad_lines import BlockedHour, HourOutcome
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.output.console import Console
@@ -46,7 +46,7 @@ async def plan_of_lines(
 
 
 def plan_of_hours(
-    job: SendJob, sums: HourlySums, outcomes: Sequence[HourOutcome], complain: Complaints
+    job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], complain: Complaints
 ) -> tuple[Plan, list[Members]]:
     """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(job.product_code, sums.places, complain)

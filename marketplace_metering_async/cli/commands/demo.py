@@ -49,7 +49,7 @@ _MEANS: Final = {
 
 
 @frozen
-class _Usage:
+class _DemoUsage:
     """
     What is metered.
 
@@ -69,7 +69,7 @@ class _Usage:
         return sum(self.expected.values())
 
 
-def usage(seed: int, now: datetime) -> _Usage:
+def usage(seed: int, now: datetime) -> _DemoUsage:
     """Return the seeded usage of some hundred customers over the hours before *now*."""
     random = Random(seed)
     hours = _hours(now)
@@ -83,7 +83,7 @@ def usage(seed: int, now: datetime) -> _Usage:
     records = [_record(*key, quantity) for key, quantity in expected.items()]
     records += [_record(*key, 1) for key in wrong]
     random.shuffle(records)
-    return _Usage(records, {**dict.fromkeys(customers, True), _LEAVER: False}, expected)
+    return _DemoUsage(records, {**dict.fromkeys(customers, True), _LEAVER: False}, expected)
 
 
 def _hours(now: datetime) -> list[datetime]:
@@ -122,9 +122,9 @@ class _Witness:
                 self._bar.trouble = f"trying again: {error}"
             case Throttled():
                 self._bar.trouble = "throttled; slowing down"
-            case Isolated(offenders=offenders, calls=calls):
+            case Isolated(refused=refused, calls=calls):
                 self.searches += 1
-                self.isolated += offenders
+                self.isolated += refused
                 self.search_calls += calls
 
 
@@ -196,7 +196,11 @@ def _hits(sandbox: Sandbox) -> Table:
 
 
 def _compare(
-    sandbox: Sandbox, given: _Usage, result: BatchMeterUsageResult, seconds: float, console: Console
+    sandbox: Sandbox,
+    given: _DemoUsage,
+    result: BatchMeterUsageResult,
+    seconds: float,
+    console: Console,
 ) -> Exit:
     differences = sandbox.book.differences(given.expected)
     counts: Counter[str] = Counter({status.value: n for status, n in result.counts.items()})

@@ -11,7 +11,7 @@ from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.input.bad_lines import (
     BadLines,
     BlockedHour,
-    HourOutcome,
+    CheckedHour,
     record_of,
 )
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
@@ -26,7 +26,7 @@ from marketplace_metering_async.cli.output.result_fields import (
     of_refusal,
 )
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.coalescing import Coalescer, HeldHour, Outcome
+from marketplace_metering_async.coalescing import Coalescer, HeldHour, HourOutcome
 from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 _REFUSED: Final = 2**32 - 1
@@ -86,13 +86,13 @@ class HourlySums:
         self._hours.append(hour)
         return None
 
-    def outcomes(self, *, include_current_hour: bool) -> list[HourOutcome]:
+    def outcomes(self, *, include_current_hour: bool) -> list[CheckedHour]:
         """Return what became of each hour, in the order of their first lines."""
         now = SystemClock().now()
         found = self._coalescer.outcomes(now, include_current_hour=include_current_hour)
         return [self._with_bad_lines(outcome) for outcome in found]
 
-    def _with_bad_lines(self, outcome: Outcome) -> HourOutcome:
+    def _with_bad_lines(self, outcome: HourOutcome) -> CheckedHour:
         if isinstance(outcome, MeteringError):
             return outcome
         if isinstance(outcome, HeldHour):

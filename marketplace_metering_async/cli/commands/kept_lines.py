@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, Self
 
-from marketplace_metering_async.cli.commands.ledger_import import Entry
+from marketplace_metering_async.cli.commands.ledger_import import ImportedLine
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BadLines
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
@@ -46,7 +46,7 @@ class KeptLines:
         """Drop the temporary file."""
         self._file.close()
 
-    def add(self, line: Line, entry: Entry) -> None:
+    def add(self, line: Line, entry: ImportedLine) -> None:
         """Keep the entry of a line."""
         number = self._places.add(line.file, line.number)
         usage = entry.usage
@@ -65,10 +65,10 @@ class KeptLines:
         }
         self._file.write(json_line(row).encode("ascii"))
 
-    async def blocks(self) -> AsyncIterator[list[Entry]]:
+    async def blocks(self) -> AsyncIterator[list[ImportedLine]]:
         """Yield all entries in order; those of hours that are held add nothing."""
         self._file.seek(0)
-        block: list[Entry] = []
+        block: list[ImportedLine] = []
         for row in self._file:
             block.append(self._entry(**json.loads(row)))
             if len(block) == _BLOCK:
@@ -83,13 +83,15 @@ class KeptLines:
         usage: dict[str, Any] | None,
         key: list[str | int | None] | None,
         result: dict[str, Any] | None,
-    ) -> Entry:
+    ) -> ImportedLine:
         if usage is None or key is None:
-            return Entry(file, number, result=result, code=Exit.REJECTED)
+            return ImportedLine(file, number, result=result, code=Exit.REJECTED)
         hour = tuple(key)
         bad = self._bad.of(hour)
         if bad is not None:
             self.held.add(hour)
             held = of_blocked(self._places(bad))
-            return Entry(file, number, result=held, code=Exit.UNDELIVERED)
-        return Entry(file, number, {**usage, "at": datetime.fromtimestamp(usage["at"], UTC)}, hour)
+            return ImportedLine(file, number, result=held, code=Exit.UNDELIVERED)
+        return ImportedLine(
+            file, number, {**usage, "at": datetime.fromtimestamp(usage["at"], UTC)}, hour
+        )

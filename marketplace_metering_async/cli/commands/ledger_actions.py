@@ -15,9 +15,9 @@ from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.kept_lines import KeptLines
 from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
-    Entries,
-    Entry,
-    import_entries,
+    ImportedLine,
+    ImportedLines,
+    import_lines,
     require_names,
 )
 from marketplace_metering_async.cli.commands.ledger_status import (
@@ -38,7 +38,12 @@ from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.events import Event, RelayBlocked, UsageEnded, Warned
+from marketplace_metering_async.events import (
+    Event,
+    RelayBlocked,
+    UsageEndedUnmetered,
+    WarningIssued,
+)
 from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
 from marketplace_metering_async.ledger.states import ENDED
 
@@ -48,16 +53,16 @@ _CLOSES: Final = "no more is sent; what is on its way to the service is awaited.
 
 
 def _open(url: str, console: Console, **settings: Any) -> UsageLedger:  # noqa: ANN401
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         match event:
-            case Warned(text=text):
+            case WarningIssued(text=text):
                 console.complain(text)
-            case UsageEnded(state=state, records=records):
+            case UsageEndedUnmetered(state=state, records=records):
                 console.complain(f"{records:,} records ended as {state}")
             case RelayBlocked(error=error):
                 console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
 
-    return UsageLedger.open(url, observer=tell, **settings)
+    return UsageLedger.open(url, observer=report, **settings)
 
 
 async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
@@ -84,9 +89,9 @@ async def import_files(
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
     require_names(sources, name)
-    entries = Entries(product_code, name, FIX_AND_IMPORT)
+    entries = ImportedLines(product_code, name, FIX_AND_IMPORT)
 
-    async def blocks() -> AsyncIterator[list[Entry]]:
+    async def blocks() -> AsyncIterator[list[ImportedLine]]:
         async for block in InputReader(sources).blocks():
             yield [entries.of(line) for line in block]
 
@@ -100,7 +105,7 @@ async def import_files(
 
 
 async def _import(
-    ledger: UsageLedger, blocks: AsyncIterator[Sequence[Entry]], console: Console
+    ledger: UsageLedger, blocks: AsyncIterator[Sequence[ImportedLine]], console: Console
 ) -> Exit:
     complain = Complaints(console)
     counts: Counter[str] = Counter()
@@ -109,7 +114,7 @@ async def _import(
     lines = ResultWriter(console, failures.append)
     async with ProgressBar(console, "importing", unit="lines") as bar:
         try:
-            async for entry in import_entries(ledger, blocks):
+            async for entry in import_lines(ledger, blocks):
                 members = entry.result or {}
                 counts[str(members["status"])] += 1
                 codes.add(entry.code)
@@ -191,7 +196,7 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
 
 async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
-    entries = Entries(job.product_code, None, FIX_AND_SEND_ALL)
+    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
             async for block in InputReader(job.sources).blocks():
@@ -273,11 +278,11 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
     return Exit.OK
 
 
-async def release(url: str, console: Console) -> Exit:
+async def adopt_copy(url: str, console: Console) -> Exit:
     """Go on with a copy."""
     async with _open(url, console, create=False) as ledger:
-        await ledger.release()
-    console.print("released: its open hours are metered from now on")
+        await ledger.adopt_copy()
+    console.print("adopted: its open hours are metered from now on")
     return Exit.OK
 
 

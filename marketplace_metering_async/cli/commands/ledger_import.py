@@ -34,7 +34,7 @@ _AT_ONCE: Final = 1_000
 
 
 @frozen
-class Entry:
+class ImportedLine:
     """
     A line on its way into a ledger.
 
@@ -61,7 +61,7 @@ def require_names(sources: Sequence[Source], name: str | None) -> None:
         raise MisuseError("-: standard input needs --name, so that a repetition is known as one")
 
 
-class Entries:
+class ImportedLines:
     """Makes entries of lines, by all rules of a ledger: what has usage will be added."""
 
     def __init__(self, product_code: str | None, name: str | None, advice: str) -> None:
@@ -71,7 +71,7 @@ class Entries:
         self._advice = advice
         self._reader = UsageReader()
 
-    def of(self, line: Line) -> Entry:
+    def of(self, line: Line) -> ImportedLine:
         """Return the entry of a line."""
         try:
             record = self._record(line)
@@ -81,9 +81,9 @@ class Entries:
         except InvalidRecordError as error:
             place = f"{line.file}:{line.number}"
             refusal = result_fields.of_refusal(error, place, advice=self._advice)
-            return Entry(line.file, line.number, result=refusal, code=Exit.REJECTED)
+            return ImportedLine(line.file, line.number, result=refusal, code=Exit.REJECTED)
         usage = {**members, "event_id": event_id}
-        return Entry(line.file, line.number, usage, record.key(self._product_code))
+        return ImportedLine(line.file, line.number, usage, record.key(self._product_code))
 
     def _record(self, line: Line) -> UsageRecord:
         record = record_of(line, self._product_code)
@@ -113,9 +113,9 @@ def _event_id(line: Line, members: dict[str, Any], name: str | None) -> str:
     return f"import-{blake2b(said.encode(), digest_size=16).hexdigest()}"
 
 
-async def import_entries(
-    ledger: UsageLedger, blocks: AsyncIterable[Sequence[Entry]]
-) -> AsyncIterator[Entry]:
+async def import_lines(
+    ledger: UsageLedger, blocks: AsyncIterable[Sequence[ImportedLine]]
+) -> AsyncIterator[ImportedLine]:
     """
     Add what there is to add to *ledger*, and yield each entry with its result, in order.
 
@@ -131,12 +131,12 @@ async def import_entries(
                 yield entry
 
 
-async def _add(ledger: UsageLedger, entry: Entry) -> Entry:
+async def _add(ledger: UsageLedger, entry: ImportedLine) -> ImportedLine:
     if entry.usage is None:
         return entry
     added = await ledger.add_usage(**entry.usage)
     code = Exit.REJECTED if added.ended else Exit.OK
-    return Entry(entry.file, entry.number, result=_result(added), code=code)
+    return ImportedLine(entry.file, entry.number, result=_result(added), code=code)
 
 
 def _result(added: AddedUsage) -> result_fields.Members:

@@ -14,7 +14,7 @@ from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
 
 _PREFIX = "marketplace_metering_ledger"
-_GUARDED = "[bold yellow]A copy: open hours wait for `ledger release`.[/]"
+_GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
 
 async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> Exit:
@@ -36,7 +36,7 @@ def _unheard(event: Event) -> None:
 
 def exit_of(status: LedgerStatus) -> Exit:
     """Return 3 where usage is at risk, 1 where some has ended unmetered."""
-    if status.at_risk or status.guarded:
+    if status.at_risk or status.is_unconfirmed_copy:
         return Exit.UNDELIVERED
     return Exit.REJECTED if any(status.ended.values()) else Exit.OK
 
@@ -53,7 +53,7 @@ def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Ex
         again = _again("at", status.next_send_at, now)
         waiting = status.frozen - status.in_flight
         console.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
-    if status.guarded:
+    if status.is_unconfirmed_copy:
         console.print(_GUARDED)
     elif status.next_seal_at is not None:
         again = _again("at", status.next_seal_at, now)
@@ -106,7 +106,7 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     if status.at_risk:
         console.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
     _print_times(status, SystemClock().now(), console)
-    if status.guarded:
+    if status.is_unconfirmed_copy:
         console.print(_GUARDED)
 
 
@@ -138,7 +138,7 @@ def _metrics(status: LedgerStatus) -> Iterator[str]:
         "seconds_to_first_loss": status.seconds_to_first_loss,
         "last_success_seconds": status.last_success_seconds,
         "last_usage_seconds": status.last_usage_seconds,
-        "guarded": int(status.guarded),
+        "is_unconfirmed_copy": int(status.is_unconfirmed_copy),
     }
     for name, value in plain.items():
         if value is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.output.result_fields import complaint
-from marketplace_metering_async.clock import Span, SystemClock
+from marketplace_metering_async.clock import ClockBounds, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.chunks import Lane, lane_of
 from marketplace_metering_async.errors import (
@@ -50,7 +50,7 @@ class Plan:
         self._product_code = product_code
         self._places = places
         self._complain = complain
-        self._admission = Admission(Span.at(SystemClock().now()), product_code=product_code)
+        self._admission = Admission(ClockBounds.at(SystemClock().now()), product_code=product_code)
         self._first_of_key: dict[int, int] = {}  # hash of a key, to hash of content and place
         self._alike: Counter[int] = Counter()  # how many more say the same, by hash of the key
         self._conflicts: set[int] = set()

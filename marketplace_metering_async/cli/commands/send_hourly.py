@@ -11,7 +11,7 @@ from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_
 from marketplace_metering_async.cli.commands.job import SendJob, approved
 from marketplace_metering_async.cli.commands.send import DRAINS, ended
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.cli.input.bad_lines import BlockedHour, HourOutcome
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.cli.output.console import Console
@@ -54,7 +54,7 @@ async def send_hours(job: SendJob, console: Console) -> Exit:
 
 
 async def _may_send(
-    job: SendJob, sums: HourlySums, outcomes: Sequence[HourOutcome], console: Console
+    job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], console: Console
 ) -> bool:
     target = await job.target_to_approve()
     if target is None:
@@ -68,7 +68,7 @@ async def _may_send(
 class _Hours:
     """The hours on their way to the service, each with its fate as far as it is known."""
 
-    def __init__(self, job: SendJob, sums: HourlySums, outcomes: Sequence[HourOutcome]) -> None:
+    def __init__(self, job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour]) -> None:
         self._job = job
         self._sums = sums
         self._outcomes = outcomes
@@ -89,7 +89,7 @@ class _Hours:
                 if fate.code is Exit.REJECTED and "message" in fate.members:
                     report.complain(fate.members["message"])
             for number, (file, line, members, code) in enumerate(self._results()):
-                report.tell(file, line, members, code)
+                report.write(file, line, members, code)
                 if number % _BREATH == 0:
                     await asyncio.sleep(0)
                     await report.room()
@@ -127,7 +127,7 @@ class _Hours:
             else:
                 yield file, line, hour, Exit.REJECTED
 
-    def _unsent(self, hour: int, outcome: HourOutcome) -> _Fate:
+    def _unsent(self, hour: int, outcome: CheckedHour) -> _Fate:
         """Return the fate of an hour as long as it is not sent."""
         match outcome:
             case HeldHour() | BlockedHour():
@@ -140,7 +140,7 @@ class _Hours:
         return _Fate(_with_sum(members, outcome), Exit.UNDELIVERED)
 
 
-def _with_sum(members: Members, outcome: HourOutcome) -> Members:
+def _with_sum(members: Members, outcome: CheckedHour) -> Members:
     """Tell of which hourly record a line has become a part."""
     if not isinstance(outcome, UsageRecord):
         return members

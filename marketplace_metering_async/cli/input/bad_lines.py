@@ -39,7 +39,7 @@ class BlockedHour:
     over_at: datetime | None = None
 
 
-HourOutcome = UsageRecord | HeldHour | BlockedHour | MeteringError
+CheckedHour = UsageRecord | HeldHour | BlockedHour | MeteringError
 """What became of an hour: a record, one that is held, or the reason why there is no record."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
 from marketplace_metering_async.errors import InvalidRecordError, Violation
-from marketplace_metering_async.rules import clipped
+from marketplace_metering_async.rules import truncate
 
 Parse = Callable[[bytes], Mapping[str, Any]]
 """Makes boto3's members of a line; raises InvalidRecordError with paths inside the record."""
@@ -78,7 +78,7 @@ def parse_json(line: bytes) -> Mapping[str, Any]:
     except RecursionError:
         raise _broken("", "a JSON object", "one nested too deeply") from None
     except ValueError as error:
-        raise _broken("", "a strict JSON object", clipped(str(error))) from None
+        raise _broken("", "a strict JSON object", truncate(str(error))) from None
     if not isinstance(value, dict):
         raise _broken("", "a JSON object", f"a {type(value).__name__}")
     return value
@@ -98,7 +98,9 @@ def csv_rows(place: str, header: bytes) -> Parse:
     for column in columns:
         if column not in _COLUMN_OF:
             known = ", ".join(_COLUMNS)
-            raise UsageFileError(f"{place}: unknown column {clipped(repr(column))}; known: {known}")
+            raise UsageFileError(
+                f"{place}: unknown column {truncate(repr(column))}; known: {known}"
+            )
     members = [_COLUMN_OF[column] for column in columns]
     if len(set(members)) < len(members):
         raise UsageFileError(f"{place}: a column stands twice")
@@ -127,7 +129,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         boto = _NAMES.get(name, name)
         if boto in members:
-            raise ValueError(f"the member {clipped(name)} twice")
+            raise ValueError(f"the member {truncate(name)} twice")
         members[boto] = value
     return members
 

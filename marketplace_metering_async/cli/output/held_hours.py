@@ -7,7 +7,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from marketplace_metering_async.cli.input.bad_lines import BlockedHour, HourOutcome
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.records import UsageRecord
@@ -15,7 +15,7 @@ from marketplace_metering_async.records import UsageRecord
 _MOST_ROWS: Final = 20
 
 
-def list_held(outcomes: Sequence[HourOutcome], console: Console) -> None:
+def list_held(outcomes: Sequence[CheckedHour], console: Console) -> None:
     """List the held hours among *outcomes* by hour, product and dimension; nothing if none is."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, BlockedHour)]
     early = [outcome.record for outcome in outcomes if isinstance(outcome, HeldHour)]

@@ -16,11 +16,11 @@ from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.events import (
     BatchEnded,
     Event,
-    Paused,
     Retrying,
+    SendingStopped,
     Settled,
     Throttled,
-    Warned,
+    WarningIssued,
 )
 from marketplace_metering_async.results import RecordStatus
 
@@ -86,7 +86,7 @@ class Report:
         self.has_all = False
         self._calls = 0
         self._throttled = 0
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Show progress."""
@@ -128,7 +128,7 @@ class Report:
         else:
             self._flowing.set()
 
-    def tell(self, file: str, number: int, members: Members, code: Exit) -> None:
+    def write(self, file: str, number: int, members: Members, code: Exit) -> None:
         """Tell what became of a line whose turn it is."""
         self._count(members, code)
         self._lines.write({"file": file, "line": number, **members})
@@ -155,18 +155,18 @@ class Report:
                 self.bar.trouble = "throttled; slowing down"
             case Retrying(error=error):
                 self.bar.trouble = f"trying again: {error}"
-            case Paused(product_code=product, error=error):
+            case SendingStopped(product_code=product, error=error):
                 self._once(f"nothing more is sent for {product or 'any product'}")
                 self._once(error_text(error))
-            case Warned(text=text):
+            case WarningIssued(text=text):
                 self._once(text)
             case BatchEnded(calls=calls, throttled=throttled):
                 self._calls += calls
                 self._throttled += throttled
 
     def _once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             self._console.complain(text)
 
     def summary(self, hours: Counter[str] | None = None) -> Exit:
