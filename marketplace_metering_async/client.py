@@ -27,7 +27,7 @@ from marketplace_metering_async.errors import (
     Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
-from marketplace_metering_async.flow.loop_budget import Turns
+from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
@@ -127,7 +127,7 @@ class MarketplaceMeteringClient:
         self._shared = Shared(
             connection=self._caller,
             permits=CallPermits(pacer, self._caller.clock, max_concurrency),
-            turns=Turns(self._caller.clock),
+            turns=LoopBudget(self._caller.clock),
             policy=self._policy,
             random=self._random,
             max_concurrency=max_concurrency,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.flow.loop_budget import Breather, Turns
+from marketplace_metering_async.flow.loop_budget import LoopBudget, WorkStretch
 
 
 class WorkingClock:
@@ -43,7 +43,7 @@ def test_a_crowd_is_spread_over_turns(pieces: list[float]) -> None:
     All of it is dealt with, and a turn is over some milliseconds after it began.
     """
     clock = WorkingClock()
-    turns, done = Turns(clock), asyncio.Event()
+    turns, done = LoopBudget(clock), asyncio.Event()
     dealt: list[int] = []
 
     async def deal_with(number: int, seconds: float) -> None:
@@ -81,7 +81,7 @@ def test_nobody_starves(many: int, seconds: float, hops: int, others: float) -> 
     New work keeps coming, and another task of the program takes a share of each turn.
     """
     clock = WorkingClock()
-    turns, done = Turns(clock), asyncio.Event()
+    turns, done = LoopBudget(clock), asyncio.Event()
     served = [0] * many
     longest = 0
 
@@ -116,7 +116,7 @@ def test_whoever_is_cancelled_holds_nobody_up() -> None:
     Those behind get their turn all the same.
     """
     clock = WorkingClock()
-    turns = Turns(clock)
+    turns = LoopBudget(clock)
 
     def work() -> None:
         assert turns.wait() is None
@@ -147,10 +147,10 @@ def test_long_work_breathes(steps: list[float]) -> None:
     done = asyncio.Event()
 
     async def work() -> int:
-        breather, breaths = Breather(clock), 0
+        stretch, breaths = WorkStretch(clock), 0
         for seconds in steps:
             clock.time += seconds
-            breaths += await breather.breathe()
+            breaths += await stretch.yield_if_due()
         done.set()
         return breaths
 

@@ -19,7 +19,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.events import BatchEnded, Settled, WarningIssued, emit
-from marketplace_metering_async.flow.loop_budget import STEPS, Breather
+from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.records import UsageRecord, key_hashes
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
@@ -54,7 +54,7 @@ class Batch:
         self._shared = shared
         self._connection = shared.connection
         self._product_code = product_code
-        self._breather = Breather(shared.clock)
+        self._stretch = WorkStretch(shared.clock)
         self._collector = ResultCollector()
         self._sent: list[UsageRecord | None] = []  # None where nothing is sent
         self._hashes = KeyHashes()
@@ -127,9 +127,9 @@ class Batch:
             self._take_in(read, admission)
         elif isinstance(given, Iterable):
             source = iter(given)
-            while some := list(islice(source, STEPS)):
+            while some := list(islice(source, RECORDS_PER_STEP)):
                 self._take_in(some, admission)
-                if await self._breather.breathe():
+                if await self._stretch.yield_if_due():
                     admission.set_time(self._connection.bounds())
 
     async def _read_as_it_comes(
@@ -138,10 +138,10 @@ class Batch:
         """Fill *read*, and take it in whenever there is a step's worth."""
         async for one in given:
             read.append(one)
-            if len(read) == STEPS:
+            if len(read) == RECORDS_PER_STEP:
                 self._take_in(read, admission)
                 read.clear()
-                if await self._breather.breathe():
+                if await self._stretch.yield_if_due():
                     admission.set_time(self._connection.bounds())
 
     def _take_in(self, some: Sequence[object], admission: Admission) -> None:
@@ -206,7 +206,7 @@ class Batch:
                 if hashed in repeated and self._duplicates.note(position, record):
                     self._sent[position] = None
         for conflict in self._duplicates.conflicts():
-            await self._breather.breathe()
+            await self._stretch.yield_if_due()
             self._reject(conflict.positions, conflict)
 
     async def _part_schemes(self) -> None:
@@ -220,7 +220,7 @@ class Batch:
                     together.add(position)
                     both[position] = together
         for position, together in both.items():
-            await self._breather.breathe()
+            await self._stretch.yield_if_due()
             if position != min(together):  # they are refused together, once
                 continue
             copies = [c for p in together for c in self._duplicates.copies.pop(p, ())]
@@ -237,9 +237,9 @@ class Batch:
 
     async def _those_to_send(self) -> AsyncGenerator[tuple[list[int], list[UsageRecord]], None]:
         """Yield the positions and records that are to be sent, some at a time."""
-        for start in range(0, len(self._sent), STEPS):
-            await self._breather.breathe()
-            some = self._sent[start : start + STEPS]
+        for start in range(0, len(self._sent), RECORDS_PER_STEP):
+            await self._stretch.yield_if_due()
+            some = self._sent[start : start + RECORDS_PER_STEP]
             yield (
                 list(compress(range(start, start + len(some)), some)),
                 list(filter(None, some)),

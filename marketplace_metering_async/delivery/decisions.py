@@ -312,9 +312,9 @@ def _ended_or_again(
 def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> bool:
     if policy.max_attempts is not None and history.failures >= policy.max_attempts:
         return True
-    if history.since is None or history.failures < _FEWEST_FAILURES:
+    if history.first_attempt_at is None or history.failures < _FEWEST_FAILURES:
         return False
-    return moment - history.since >= policy.timeout
+    return moment - history.first_attempt_at >= policy.timeout
 
 
 def _attempted(
@@ -326,7 +326,7 @@ def _attempted(
         failures=history.failures,
         doubt=history.doubt,
         rested=history.rested,
-        since=moment if history.since is None else history.since,
+        first_attempt_at=moment if history.first_attempt_at is None else history.first_attempt_at,
         error=error,
         request_id=getattr(error, "request_id", None),
     )

@@ -48,7 +48,9 @@ def screen(
         if stop is not None:
             verdict: Verdict | None = verdicts.gave_up(stop, entry.history)
         else:
-            verdict = (ask_the_door and ask_the_door(entry)) or _early_verdict(entry, bounds, similar)
+            verdict = (ask_the_door and ask_the_door(entry)) or _early_verdict(
+                entry, bounds, similar
+            )
         if verdict is None:
             kept.append(index)
         else:

@@ -11,9 +11,9 @@ from typing import Final
 
 from marketplace_metering_async.clock import Clock
 
-_STRETCH: Final = 0.0005
+_LONGEST_STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
-STEPS: Final = 128
+RECORDS_PER_STEP: Final = 128
 """Records between two looks at the clock."""
 
 _TURN: Final = 0.003
@@ -24,23 +24,23 @@ _PIECES: Final = 12
 """Answers that had to wait and are let go on together: each mostly takes tenths of a ms."""
 
 
-class Breather:
+class WorkStretch:
     """Gives the event loop its turn in long work."""
 
     def __init__(self, clock: Clock) -> None:
         self._monotonic = clock.monotonic
         self._since = self._monotonic()
 
-    async def breathe(self) -> bool:
+    async def yield_if_due(self) -> bool:
         """Yield to the event loop if its last turn is long ago; return whether it was."""
-        if self._monotonic() - self._since <= _STRETCH:
+        if self._monotonic() - self._since <= _LONGEST_STRETCH:
             return False
         await asyncio.sleep(0)
         self._since = self._monotonic()
         return True
 
 
-class Turns:
+class LoopBudget:
     """
     Spreads the answers of one client over turns of the event loop.
 
