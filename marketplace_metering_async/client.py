@@ -175,7 +175,7 @@ class MarketplaceMeteringClient:
             timeout: Seconds from the call on, reading and finding credentials included, after
                 which nothing new starts; requests on the wire are awaited, every verdict known is
                 returned, and the rest is Unprocessed, or Unconfirmed where an attempt had no
-                answer. What an asynchronous source did not give by then has no result.
+                response. What an asynchronous source did not give by then has no result.
 
         Raises:
             TypeError: if *records* is no iterable.
@@ -210,7 +210,7 @@ class MarketplaceMeteringClient:
 
         Set *stop* to end it and lose none: nothing more is read and nothing new starts, requests
         on the wire are awaited, and every record that was read gets its result, be it Unprocessed
-        or, where an attempt had no answer, Unconfirmed.
+        or, where an attempt had no response, Unconfirmed.
 
         What the account is at fault for (a product, the credentials) stops, and is tried again
         every minute; records that come meanwhile are Unprocessed.
@@ -265,8 +265,8 @@ class MarketplaceMeteringClient:
         Raises:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
             MarketplaceMeteringException: the service refused, under its own name.
-            TransportError: no answer; with the same client token it may be sent again.
-            InvalidResponseError: an answer that is none of the service's.
+            TransportError: no response; with the same client token it may be sent again.
+            InvalidResponseError: a response that is none of the service's.
             DeliveryTimeoutError: no credentials within *timeout*; nothing was sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
@@ -296,7 +296,7 @@ class MarketplaceMeteringClient:
         if allocations:
             members["UsageAllocations"] = [allocation_to_boto(part) for part in allocations]
         try:
-            answer = await self._call("MeterUsage", members, timeout)
+            response = await self._call("MeterUsage", members, timeout)
         except MarketplaceMeteringException as error:
             if dry_run and error.code == "DryRunOperation":
                 return MeterUsageResult(
@@ -307,12 +307,12 @@ class MarketplaceMeteringClient:
                 )
             raise
         if dry_run:
-            wire.decode(answer.body)  # a page in place of a response allows nothing
+            wire.decode(response.body)  # a page in place of a response allows nothing
         return MeterUsageResult(
-            metering_record_id=None if dry_run else _text(answer, "MeteringRecordId"),
+            metering_record_id=None if dry_run else _text(response, "MeteringRecordId"),
             dry_run=dry_run,
             client_token=token,
-            request_id=answer.request_id,
+            request_id=response.request_id,
         )
 
     async def register_usage(
@@ -344,12 +344,12 @@ class MarketplaceMeteringClient:
         }
         if nonce is not None:
             members["Nonce"] = nonce
-        answer = await self._call("RegisterUsage", members, timeout)
-        rotated = wire.decode(answer.body).get("PublicKeyRotationTimestamp")
+        response = await self._call("RegisterUsage", members, timeout)
+        rotated = wire.decode(response.body).get("PublicKeyRotationTimestamp")
         return RegisterUsageResult(
-            signature=_text(answer, "Signature"),
+            signature=_text(response, "Signature"),
             public_key_rotation_timestamp=_moment(rotated),
-            request_id=answer.request_id,
+            request_id=response.request_id,
         )
 
     async def resolve_customer(
@@ -371,8 +371,8 @@ class MarketplaceMeteringClient:
             rules.text("registration_token", registration_token, longest=100_000, masked=True)
         )
         members = {"RegistrationToken": registration_token}
-        answer = await self._call("ResolveCustomer", members, timeout)
-        found = wire.decode(answer.body)
+        response = await self._call("ResolveCustomer", members, timeout)
+        found = wire.decode(response.body)
         metadata = found.get("Metadata")
         return ResolveCustomerResult(
             customer_identifier=found.get("CustomerIdentifier") or None,
@@ -380,7 +380,7 @@ class MarketplaceMeteringClient:
             license_arn=found.get("LicenseArn") or None,
             product_code=found.get("ProductCode") or None,
             agreement_id=metadata.get("AgreementId") if isinstance(metadata, dict) else None,
-            request_id=answer.request_id,
+            request_id=response.request_id,
         )
 
     @staticmethod
@@ -450,7 +450,7 @@ class MarketplaceMeteringClient:
         Close the connections; calling it again does nothing.
 
         Deliveries under way start no further attempt; their open records are Unprocessed, or
-        Unconfirmed where an attempt has no answer. What was handed in stays open.
+        Unconfirmed where an attempt has no response. What was handed in stays open.
         """
         await self._caller.aclose()
 
@@ -488,10 +488,10 @@ def _no_credentials_in_time() -> DeliveryTimeoutError:
     return DeliveryTimeoutError("no credentials within the time allowed; nothing was sent")
 
 
-def _text(answer: CallResponse, member: str) -> str:
-    value = wire.decode(answer.body).get(member)
+def _text(response: CallResponse, member: str) -> str:
+    value = wire.decode(response.body).get(member)
     if not isinstance(value, str):
-        raise InvalidResponseError(f"no {member} in the answer", 200, answer.request_id)
+        raise InvalidResponseError(f"no {member} in the response", 200, response.request_id)
     return value
 
 

@@ -16,7 +16,7 @@ _logger.addHandler(logging.NullHandler())
 @frozen(kw_only=True)
 class CallEnded:
     """
-    One HTTP request has its answer, or will have none.
+    One HTTP request has its response, or will have none.
 
     Attributes:
         operation: The service's operation.
@@ -87,7 +87,7 @@ class Settled:
 
 @frozen(kw_only=True)
 class WarningIssued:
-    """Something a person should know of, such as an answer that contradicts itself."""
+    """Something a person should know of, such as a response that contradicts itself."""
 
     text: str
 

@@ -169,7 +169,7 @@ class UsageRecord:
         note("dimension", sys.intern(self.dimension))
 
     def _is_plain(self) -> bool:
-        """Whether it is of the usual kind and keeps every rule, seen at a glance."""
+        """Fast check: True means a record of the usual kind that keeps every rule."""
         when, identifier = self.timestamp, self.customer_identifier
         return (
             type(when) is datetime
@@ -266,7 +266,7 @@ _TEXTS: Final = (
 
 
 def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) -> list[int]:
-    """Return a number for each of *records* that is the same where the `key` is, quickly."""
+    """Return a hash of the `key` of each of *records*, quickly."""
     return [
         hash(
             (

@@ -70,12 +70,12 @@ def text(
 
 
 def is_plain_text(value: object) -> bool:
-    """Whether `text` finds nothing in *value*, seen at a glance; False says nothing."""
+    """Fast check: True means that `text` finds nothing in *value*; False means nothing."""
     return type(value) is str and value.isascii() and 0 < len(value) <= limits.MAX_TEXT
 
 
 def is_account_id(value: object) -> bool:
-    """Whether *value* is an account's digits, seen at a glance; False says nothing."""
+    """Fast check: True means that *value* is an account's digits; False means nothing."""
     return is_plain_text(value) and value.isdigit()  # type: ignore[attr-defined]
 
 

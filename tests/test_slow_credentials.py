@@ -275,7 +275,7 @@ async def test_a_provider_that_hangs_is_given_up_and_asked_again(
     provider.age(-1)
 
     with pytest.raises(
-        ConfigurationError, match=r"^credentials of slow: no answer within 0\.02 s$"
+        ConfigurationError, match=r"^credentials of slow: no response within 0\.02 s$"
     ):
         await credentials.keys()
     provider.let.set()

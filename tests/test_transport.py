@@ -20,7 +20,7 @@ from support.loopback import Connection, Loopback, Script, serve
 
 from marketplace_metering_async.aws import transport as wire
 from marketplace_metering_async.aws.transport import (
-    LARGEST_ANSWER,
+    LARGEST_RESPONSE,
     AiohttpTransport,
     Request,
     Response,
@@ -423,7 +423,7 @@ EVASIONS = [
 
 async def require_time_limit(transport: AiohttpTransport, server: Loopback) -> None:
     error = await failure(transport, server.url, timeout=SHORT)
-    assert (error.reason, error.sent) == (f"no answer within {SHORT:g} s", True)
+    assert (error.reason, error.sent) == (f"no response within {SHORT:g} s", True)
     await server.all_closed()
     assert (await transport.send(request(server.url), timeout=5)).status == 200
 
@@ -492,7 +492,7 @@ async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
     async with Loopback(script, serve, window=4096) as server:
         await transport.send(request(server.url), timeout=5)
         error = await failure(transport, server.url, body=b"x" * 999_999, timeout=SHORT)
-        assert (error.reason, error.sent) == (f"no answer within {SHORT:g} s", True)
+        assert (error.reason, error.sent) == (f"no response within {SHORT:g} s", True)
         assert (await transport.send(request(server.url), timeout=5)).status == 200
         assert server.accepted == 2
 
@@ -512,7 +512,7 @@ async def test_an_idle_connection_that_was_closed(transport: AiohttpTransport) -
     async with Loopback(script, serve) as server:
         await transport.send(request(server.url), timeout=5)
         error = await failure(transport, server.url)
-        assert (error.reason, error.sent) == ("the connection was closed before the answer", True)
+        assert (error.reason, error.sent) == ("the connection was closed before the response", True)
         assert (await transport.send(request(server.url), timeout=5)).status == 200
 
 
@@ -580,16 +580,16 @@ async def sends_an_endless_line(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (ends, "the connection was closed before the answer"),
+        (ends, "the connection was closed before the response"),
         (resets, "the connection broke: Connection reset by peer"),
-        (cuts_the_head, "the connection was closed before the answer"),
-        (cuts_the_body, "the answer was cut short"),
-        (resets_in_the_body, "the answer was cut short"),
-        (cuts_a_chunk, "the answer was cut short"),
-        (forgets_the_last_chunk, "the answer was cut short"),
-        (speaks_no_http, "what came is no HTTP"),
-        (sends_an_endless_head, "what came is no HTTP"),
-        (sends_an_endless_line, "what came is no HTTP"),
+        (cuts_the_head, "the connection was closed before the response"),
+        (cuts_the_body, "the response was cut short"),
+        (resets_in_the_body, "the response was cut short"),
+        (cuts_a_chunk, "the response was cut short"),
+        (forgets_the_last_chunk, "the response was cut short"),
+        (speaks_no_http, "the response is not HTTP"),
+        (sends_an_endless_head, "the response is not HTTP"),
+        (sends_an_endless_line, "the response is not HTTP"),
     ],
 )
 async def test_an_answer_that_does_not_come_whole(
@@ -626,7 +626,7 @@ async def test_a_compression_bomb(transport: AiohttpTransport) -> None:
     async with Loopback(script, serve) as server:
         gc.collect()
         tracemalloc.start()
-        with pytest.raises(InvalidResponseError, match=r"^HTTP 200: a compressed answer"):
+        with pytest.raises(InvalidResponseError, match=r"^HTTP 200: a compressed response"):
             await transport.send(request(server.url), timeout=5)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -638,7 +638,7 @@ async def declares_too_much(connection: Connection) -> None:
     """Tell of a body that is too large, and send none."""
     await connection.request()
     await connection.send(
-        f"HTTP/1.1 200 OK\r\nContent-Length: {LARGEST_ANSWER + 1}\r\n\r\n".encode()
+        f"HTTP/1.1 200 OK\r\nContent-Length: {LARGEST_RESPONSE + 1}\r\n\r\n".encode()
     )
     await connection.closed()
 
@@ -668,7 +668,7 @@ async def test_an_answer_that_is_too_large(transport: AiohttpTransport, script: 
     """
     async with Loopback(script) as server:
         with pytest.raises(
-            InvalidResponseError, match=r"^HTTP 200: an answer of more than 8388608"
+            InvalidResponseError, match=r"^HTTP 200: a response of more than 8388608"
         ):
             await transport.send(request(server.url), timeout=30)
         await server.all_closed()
@@ -679,13 +679,13 @@ async def test_the_largest_answer(transport: AiohttpTransport) -> None:
 
     async def script(connection: Connection) -> None:
         await connection.request()
-        await connection.answer(bytes(LARGEST_ANSWER))
+        await connection.answer(bytes(LARGEST_RESPONSE))
         await serve(connection)
 
     async with Loopback(script) as server:
         response = await transport.send(request(server.url), timeout=30)
         await transport.send(request(server.url), timeout=5)
-        assert (len(response.body), server.accepted) == (LARGEST_ANSWER, 1)
+        assert (len(response.body), server.accepted) == (LARGEST_RESPONSE, 1)
 
 
 # The token stays with the service.
@@ -979,8 +979,8 @@ async def test_a_proxy_that_wants_a_password() -> None:
     [
         (b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", "the proxy answered HTTP 502 to CONNECT"),
         (b"HTTP/1.1 302 No\r\nLocation: /\r\n\r\n", "the proxy answered HTTP 302 to CONNECT"),
-        (b"", "the connection was closed before the answer"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "what came is no HTTP"),
+        (b"", "the connection was closed before the response"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the response is not HTTP"),
     ],
 )
 async def test_a_proxy_that_refuses(refusal: bytes, reason: str) -> None:
@@ -1127,7 +1127,7 @@ async def test_closing_under_a_request_that_is_not_read(
         sending = asyncio.create_task(transport.send(request(server.url, body), timeout=2 * SHORT))
         await asyncio.sleep(SHORT)
         closing = asyncio.create_task(transport.aclose())
-        with pytest.raises(TransportError, match="no answer within"):
+        with pytest.raises(TransportError, match="no response within"):
             await sending
         await closing
 

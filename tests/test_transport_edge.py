@@ -25,7 +25,7 @@ from yarl import URL
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.transport import (
-    LARGEST_ANSWER,
+    LARGEST_RESPONSE,
     AiohttpTransport,
     Request,
     Response,
@@ -158,7 +158,7 @@ async def test_bodies_come_as_they_are(transport: AiohttpTransport, body: bytes)
     [
         {"headers": {"Content-Encoding": "gzip"}, "body": b"\x1f\x8b"},
         {"headers": {"Content-Encoding": "br"}},
-        {"headers": {"Content-Length": str(LARGEST_ANSWER + 1)}},
+        {"headers": {"Content-Length": str(LARGEST_RESPONSE + 1)}},
         {"response_class": of(repeat(bytes(2**20)))},
     ],
 )
@@ -169,7 +169,7 @@ async def test_answers_that_are_refused(
     Compressed, which nobody asked for, or too large, whether they say so or not.
     """
     with pytest.raises(
-        InvalidResponseError, match=r"HTTP 200: an? (compressed answer|answer of more)"
+        InvalidResponseError, match=r"HTTP 200: a (compressed response|response of more)"
     ):
         await sent(transport, **answer)
 
@@ -177,11 +177,11 @@ async def test_answers_that_are_refused(
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (aiohttp.ClientPayloadError("cut"), "the answer was cut short"),
-        (aiohttp.ServerDisconnectedError(), "the connection was closed before the answer"),
+        (aiohttp.ClientPayloadError("cut"), "the response was cut short"),
+        (aiohttp.ServerDisconnectedError(), "the connection was closed before the response"),
         (aiohttp.ClientOSError(104, "Connection reset by peer"), "Connection reset by peer"),
         (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
-        (TimeoutError(), "no answer within 5 s"),
+        (TimeoutError(), "no response within 5 s"),
     ],
 )
 @pytest.mark.parametrize("before", [[], [b'{"Results": [', b"{"]])
@@ -210,15 +210,15 @@ async def test_broken_bodies(
         ),
         (aiohttp.ClientHttpProxyError(INFO, (), status=403), "HTTP 403 to CONNECT"),
         (aiohttp.ClientHttpProxyError(INFO, (), status=407), "asks for a user and a password"),
-        (aiohttp.ClientResponseError(INFO, (), status=400), "what came is no HTTP"),
-        (aiohttp.ServerDisconnectedError(), "the connection was closed before the answer"),
+        (aiohttp.ClientResponseError(INFO, (), status=400), "the response is not HTTP"),
+        (aiohttp.ServerDisconnectedError(), "the connection was closed before the response"),
         (aiohttp.ClientOSError(32, "Broken pipe"), "the connection broke: Broken pipe"),
-        (aiohttp.ConnectionTimeoutError("canary"), "no answer within 5 s"),
-        (aiohttp.SocketTimeoutError("canary"), "no answer within 5 s"),
+        (aiohttp.ConnectionTimeoutError("canary"), "no response within 5 s"),
+        (aiohttp.SocketTimeoutError("canary"), "no response within 5 s"),
         (aiohttp.ClientConnectionError("canary"), "the connection broke: ClientConnectionError"),
         (aiohttp.ClientError("canary"), "the connection broke: ClientError"),
         (OSError(24, "Too many open files"), "the connection broke: Too many open files"),
-        (TimeoutError(), "no answer within 5 s"),
+        (TimeoutError(), "no response within 5 s"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

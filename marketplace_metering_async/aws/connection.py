@@ -1,5 +1,5 @@
 """
-One HTTP call to the service: sign, send, read the answer.
+One HTTP call to the service: sign, send, read the response.
 
 A ServiceConnection is shared by everything that one client sends; its clock is corrected by that
 of the service.
@@ -42,7 +42,7 @@ _Result = TypeVar("_Result")
 
 
 class CallResponse(NamedTuple):
-    """The body of an answer with HTTP status 200, and the service's id of the request."""
+    """The body of a response with HTTP status 200, and the service's id of the request."""
 
     body: bytes
     request_id: str | None
@@ -74,7 +74,7 @@ class ServiceConnection:
         self._own_transport: AiohttpTransport | None = None  # ours, made by open()
         self.clock: Final = clock
         self.observer: Final = observer
-        self.tells_details = True  # of each call; found out by open(), so once a batch
+        self.observes_calls = True  # of each call; found out by open(), so once a batch
         self._attempt_timeout = attempt_timeout
         self._max_concurrency = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
@@ -124,7 +124,7 @@ class ServiceConnection:
             ConfigurationError: NoRegionError, NoCredentialsError, or what else cannot be used.
         """
         self.require_home()
-        self.tells_details = observes_calls(self.observer)
+        self.observes_calls = observes_calls(self.observer)
         endpoint = await self._signer.open()
         self.require_home()
         if self._given_transport is None and self._own_transport is None:
@@ -163,7 +163,7 @@ class ServiceConnection:
         leaving: Callable[[], None] | None = None,
     ) -> CallResponse:
         """
-        Send one request and return the answer.
+        Send one request and return the response.
 
         *leaving* is called when the transport gets the request, which from then on may have been
         acted upon: cancelling closes the connection. What is raised before, or a cancellation
@@ -171,8 +171,8 @@ class ServiceConnection:
 
         Raises:
             MarketplaceMeteringException: the service refused.
-            TransportError: no answer came.
-            InvalidResponseError: the answer is none of the service's.
+            TransportError: no response came.
+            InvalidResponseError: the response is none of the service's.
             RepairedError: refused for a cause that is corrected now; send again.
             UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
@@ -186,15 +186,15 @@ class ServiceConnection:
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
-            answer = await _expected(self._answer(transport, sent))
-            code, request_id = None, answer.request_id
+            response = await _expected(self._send(transport, sent))
+            code, request_id = None, response.request_id
         except (MeteringError, RepairedError) as error:
             code, request_id = _facts(error)
             raise
         else:
-            return answer
+            return response
         finally:
-            if self.tells_details:
+            if self.observes_calls:
                 ended = CallEnded(
                     operation=operation,
                     records=records,
@@ -205,7 +205,7 @@ class ServiceConnection:
                 )
                 emit(self.observer, ended)
 
-    async def _answer(self, transport: Transport, sent: "_Sent") -> CallResponse:
+    async def _send(self, transport: Transport, sent: "_Sent") -> CallResponse:
         response = await transport.send(sent.request, timeout=self._attempt_timeout)
         if response.status != 200:
             await self._refused(sent, response)

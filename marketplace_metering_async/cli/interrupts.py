@@ -18,7 +18,7 @@ class Interrupts:
         stopped: Set by the first signal, or by `fail()`: nothing new is to start.
         happened: Whether there was a signal.
         failure: Why there was no sense in going on, if so.
-        says: What the first signal brings about, for a person to read.
+        says: What the first signal brings about, as text.
     """
 
     def __init__(self, console: Console, says: str) -> None:

@@ -493,7 +493,7 @@ class Delivery:
     def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
         if not outcomes:
             return
-        if self._connection.tells_details:
+        if self._connection.observes_calls:
             request_id = outcomes[0].verdict.request_id
             settled = Settled(counts=counted(outcomes), request_id=request_id)
             emit(self._observer, settled)

@@ -262,7 +262,7 @@ class Feed:
             entry.left = True
         self.waiting -= len(fresh)
         self.in_flight += len(fresh)
-        if self._connection.tells_details:
+        if self._connection.observes_calls:
             waited = self._connection.clock.monotonic() - min(entry.since for entry in fresh)
             released = BatchReleased(
                 records=len(fresh), waited=waited, waiting=self.waiting, in_flight=self.in_flight

@@ -146,7 +146,7 @@ async def _service(target: Target) -> list[Finding]:
     finally:
         await transport.aclose()
     return [
-        Finding("network", Mark.GOOD, f"an answer after {seconds * 1000:,.0f} ms"),
+        Finding("network", Mark.GOOD, f"a response after {seconds * 1000:,.0f} ms"),
         _clock(response),
         _answer(response),
     ]

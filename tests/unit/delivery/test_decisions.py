@@ -376,7 +376,7 @@ def test_one_word_for_records_of_several_histories() -> None:
 
 @pytest.mark.parametrize("kind", ["error", "unprocessed"])
 @pytest.mark.parametrize(
-    ("failures", "since", "policy", "over"),
+    ("failures", "first_attempt_at", "policy", "over"),
     [
         (0, None, RetryPolicy(max_attempts=1), True),
         (0, None, RetryPolicy(max_attempts=2), False),
