@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.connection import CallResponse, RepairedError, ServiceConnection
-from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import Transport
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
@@ -132,11 +133,6 @@ class MarketplaceMeteringClient:
             random=self._random,
             max_concurrency=max_concurrency,
         )
-
-    @property
-    def shared(self) -> Shared:
-        """What its deliveries have in common; for the package's own parts."""
-        return self._shared
 
     @property
     def retry(self) -> RetryPolicy:
@@ -476,6 +472,11 @@ class MarketplaceMeteringClient:
         caller = getattr(self, "_caller", None)
         if caller is not None and caller.is_open:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def shared_of(client: MarketplaceMeteringClient) -> Shared:
+    """Return what the deliveries of *client* have in common, for the doors beside its own."""
+    return client._shared  # noqa: SLF001
 
 
 def _new_token() -> str:

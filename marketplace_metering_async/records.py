@@ -1,7 +1,7 @@
 """What is metered: UsageRecord with its allocations and tags, valid by construction."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Self, TypeVar
@@ -9,7 +9,8 @@ from typing import Any, Final, Self, TypeVar
 from attrs import field, frozen
 
 from marketplace_metering_async import limits, rules
-from marketplace_metering_async.errors import InvalidRecordError, Violation, mask
+from marketplace_metering_async.customers import Customer, masked
+from marketplace_metering_async.errors import InvalidRecordError, Violation
 
 SECONDS_PER_HOUR: Final = 3600
 SECONDS_PER_DAY: Final = 86_400
@@ -23,10 +24,6 @@ Key = tuple[str | int | None, ...]
 
 _Made = TypeVar("_Made")
 _Reader = Callable[[Any], Any]
-
-
-def _masked(value: str | None) -> str:
-    return "None" if value is None else repr(mask(value))
 
 
 # What is of a wrong type is handed on unchanged, for the rules to name it.
@@ -139,6 +136,8 @@ class UsageRecord:
         usage_allocations: How the quantity splits by tags; they add up to it.
         epoch: The timestamp in whole seconds since 1970, as the wire carries it.
 
+    `customer=` stands for the four members that say whose usage it is.
+
     Raises:
         InvalidRecordError: (a ValueError) with every rule of the service that it breaks.
         InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
@@ -147,16 +146,22 @@ class UsageRecord:
     timestamp: datetime
     dimension: str
     quantity: int
-    customer_aws_account_id: str | None = field(default=None, repr=_masked)
-    customer_identifier: str | None = field(default=None, repr=_masked)
-    license_arn: str | None = field(default=None, repr=_masked)
+    customer_aws_account_id: str | None = field(default=None, repr=masked)
+    customer_identifier: str | None = field(default=None, repr=masked)
+    license_arn: str | None = field(default=None, repr=masked)
     product_code: str | None = None
     usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=_allocations_tuple)
     epoch: int = field(init=False, repr=False, eq=False)
+    _given_customer: Customer | None = field(default=None, alias="customer", repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse, then note the timestamp as the wire has it."""
         note = object.__setattr__.__get__(self)
+        if self._given_customer is not None:
+            rules.raise_if_any(_beside_customer(self, self._given_customer))
+            for name in _CUSTOMER_MEMBERS:
+                note(name, getattr(self._given_customer, name) or getattr(self, name))
+            note("_given_customer", None)  # from now on its members speak for it
         if not self._is_plain():
             note("timestamp", whole_utc_seconds(self.timestamp))
             note("quantity", _exact_int(self.quantity))
@@ -240,6 +245,11 @@ class UsageRecord:
             boto["UsageAllocations"] = [allocation_to_boto(a) for a in self.usage_allocations]
         return boto
 
+    @property
+    def customer(self) -> Customer:
+        """Whose usage it is, with the product."""
+        return Customer(**{name: getattr(self, name) for name in _CUSTOMER_MEMBERS})
+
     def key(self, product_code: str | None = None) -> Key:
         """
         Return what the service counts as one: license or product, customer, dimension, clock hour.
@@ -256,13 +266,25 @@ class UsageRecord:
         )
 
 
-_TEXTS: Final = (
-    "dimension",
+_CUSTOMER_MEMBERS: Final = (
     "customer_aws_account_id",
     "customer_identifier",
     "license_arn",
     "product_code",
 )
+_TEXTS: Final = ("dimension", *_CUSTOMER_MEMBERS)
+
+
+def _beside_customer(record: UsageRecord, customer: object) -> Iterator[Violation]:
+    """Yield what may not stand beside a customer: any of its members, but for a lacking product."""
+    if not isinstance(customer, Customer):
+        came = rules.describe(customer, masked=True)
+        yield Violation("customer", "a Customer", came, wrong_type=True)
+        return
+    for name in _CUSTOMER_MEMBERS:
+        may_stand = name == "product_code" and customer.product_code is None
+        if getattr(record, name) is not None and not may_stand:
+            yield Violation(name, "None beside customer", "another one")
 
 
 def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) -> list[int]:

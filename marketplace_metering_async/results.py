@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, overload
 
 from attrs import define, field, frozen
 
+from marketplace_metering_async.customers import Customer
 from marketplace_metering_async.errors import (
     BatchMeterUsageError,
     MeteringError,
@@ -368,3 +369,21 @@ class ResolveCustomerResult:
     product_code: str | None = None
     agreement_id: str | None = None
     request_id: str | None = None
+
+    @property
+    def customer(self) -> Customer:
+        """
+        The buyer and the product, for `UsageRecord(customer=…)`.
+
+        By account where the service names one, otherwise by identifier.
+
+        Raises:
+            InvalidRecordError: the response names no customer that could be metered.
+        """
+        by_account = self.customer_aws_account_id is not None
+        return Customer(
+            customer_aws_account_id=self.customer_aws_account_id,
+            customer_identifier=None if by_account else self.customer_identifier,
+            license_arn=self.license_arn,
+            product_code=self.product_code,
+        )

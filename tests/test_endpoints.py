@@ -17,7 +17,7 @@ from support.aws import Machine, bare_machine
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import endpoints
-from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
 
@@ -42,7 +42,7 @@ def new_session(profile: str | None = None) -> Any:
 
 def found(
     session: Any = None, *, region: str | None = "us-east-1", url: str | None = None
-) -> Endpoint:
+) -> FoundEndpoint:
     """Return the endpoint found by asking botocore's configuration."""
     session = session or new_session()
     return endpoints.from_session(session, region_name=region, endpoint_url=url)
@@ -50,7 +50,7 @@ def found(
 
 def shortcut(
     environ: Mapping[str, str], *, region: str | None = "us-east-1", url: str | None = None
-) -> Endpoint | None:
+) -> FoundEndpoint | None:
     """Return the endpoint that *environ* alone decides about, if it does."""
     return endpoints.from_environment(environ, region_name=region, endpoint_url=url)
 

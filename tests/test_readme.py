@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import marketplace_metering_async
-
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -41,14 +39,3 @@ def test_two_commands_do_all_the_set_up() -> None:
 
     assert demo.startswith("python3 -m venv .venv && ")
     assert tests.startswith("python3 -m venv .venv && ")
-
-
-def test_public_names_are_all_there() -> None:
-    """
-    What the package exports is importable, sorted, and listed once.
-    """
-    names = marketplace_metering_async.__all__
-
-    assert sorted(names) == names
-    assert len(set(names)) == len(names)
-    assert all(hasattr(marketplace_metering_async, name) for name in names)

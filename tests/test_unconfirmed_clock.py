@@ -154,12 +154,12 @@ def test_the_services_clock_is_known_by_its_refusals() -> None:
 
     async def ask() -> list[float | None]:
         async with client_of(service, clock=fast) as client:
-            before = client.shared.connection.service_time()
+            before = client._shared.connection.service_time()
             await client.batch_meter_usage(late)
             await asyncio.sleep(100)
             return [
                 before,
-                client.shared.connection.service_time(),
+                client._shared.connection.service_time(),
                 VirtualClock().now().timestamp(),
             ]
 

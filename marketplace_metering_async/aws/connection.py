@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
 from marketplace_metering_async.error_kinds import ErrorKind, classify
@@ -115,7 +115,7 @@ class ServiceConnection:
         """
         return None if self._dated is None else self._dated + self.clock.monotonic()
 
-    async def open(self) -> Endpoint:
+    async def open(self) -> FoundEndpoint:
         """
         Find region, credentials and endpoint; only the first call does any work.
 

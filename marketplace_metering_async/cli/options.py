@@ -12,7 +12,7 @@ import typer
 from attrs import frozen
 
 from marketplace_metering_async import rules
-from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, mask
@@ -148,7 +148,7 @@ class Target:
         signer: Signs requests for it.
     """
 
-    endpoint: Endpoint
+    endpoint: FoundEndpoint
     access_key: str
     source: str
     signer: Signer

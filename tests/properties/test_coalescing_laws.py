@@ -25,7 +25,7 @@ tag_sets = st.sampled_from(
 @st.composite
 def pieces(draw: st.DrawFn, most: int = 1000) -> UsageRecord:
     """Usage of few keys, so that many pieces meet in one; under each identity scheme."""
-    scheme = draw(
+    scheme: dict[str, Any] = draw(
         st.sampled_from(
             [
                 {"customer_aws_account_id": "000000000001", "product_code": "p"},

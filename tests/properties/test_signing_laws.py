@@ -21,7 +21,7 @@ from urllib3.util import parse_url
 from yarl import URL
 
 from marketplace_metering_async.aws import credentials, endpoints
-from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.errors import ConfigurationError
 
@@ -152,9 +152,9 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def outcome(of: Endpoint | ConfigurationError | None) -> object:
+def outcome(of: FoundEndpoint | ConfigurationError | None) -> object:
     """Return what can be compared: an endpoint with its proxy, or the text of an error."""
-    if isinstance(of, Endpoint):
+    if isinstance(of, FoundEndpoint):
         return (of, of.transport.proxy_url)
     return str(of)
 
@@ -201,8 +201,8 @@ def test_the_environment_means_to_us_what_it_means_to_botocore(
 ) -> None:
     """Where the environment alone decides, the endpoint is the one found by asking botocore."""
     with environment(found):
-        here: Endpoint | ConfigurationError | None
-        there: Endpoint | ConfigurationError
+        here: FoundEndpoint | ConfigurationError | None
+        there: FoundEndpoint | ConfigurationError
         try:
             here = endpoints.from_environment(os.environ, region_name=region, endpoint_url=url)
         except ConfigurationError as error:

@@ -135,7 +135,7 @@ class ThreeDoors(RuleBasedStateMachine):
         self.customer = 0
         self.closed = False
         self.run(self.client.endpoint())
-        signer = self.client.shared.connection._signer
+        signer = self.client._shared.connection._signer
         sign = signer.sign
 
         async def maybe_hanging(*args: Any) -> Any:
