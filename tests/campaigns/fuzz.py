@@ -1,5 +1,5 @@
 """
-Mutated answers through everything that reads answers: `python tests/fuzz.py --answers 1000000`.
+Mutated responses through all that reads them: `python tests/campaigns/fuzz.py --answers 1000000`.
 
 Only documented errors may come out, nothing may be taken for a success that is none, and no input
 may take long. The seed is printed, and given with `--seed` repeats the run.
@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.memory import usage
 

@@ -1,9 +1,9 @@
 """
 Kills processes that use one ledger, again and again, and audits what was billed.
 
-    python tests/torture.py --kills 5000 --processes 4 --seed 1
-    python tests/torture.py --kills 1000 --processes 4 --postgresql [--server-kills 20]
-    python tests/torture.py --kills 400 --processes 3 --mutants        (each must be found)
+    python tests/campaigns/torture.py --kills 5000 --processes 4 --seed 1
+    python tests/campaigns/torture.py --kills 1000 --processes 4 --postgresql [--server-kills 20]
+    python tests/campaigns/torture.py --kills 400 --processes 3 --mutants    (each must be found)
 
 The truth is outside of the victims: this process knows every event, and which of them were
 acknowledged; the sandbox, which no one kills, holds what was billed. An event whose caller was
@@ -31,10 +31,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attrs import asdict, frozen
-from mutants import MUTANTS
+from campaigns.mutants import MUTANTS
 from support.ledgers import new_postgres_database, postgres_server
 
 from marketplace_metering_async import (

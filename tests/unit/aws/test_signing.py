@@ -84,7 +84,7 @@ async def test_a_request_says_who_we_are(machine: Machine) -> None:
     signer = Signer(**KEYS)
     await signer.open()
     headers = (await signer.sign("MeterUsage", b"{}", lambda: NOW)).headers
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(__file__).parents[3] / "pyproject.toml"
     version = tomllib.loads(project.read_text())["project"]["version"]
     assert headers["User-Agent"] == f"marketplace-metering-async/{version}"
     assert headers["Accept-Encoding"] == "identity"

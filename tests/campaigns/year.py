@@ -1,7 +1,7 @@
 """
 Lets a ledger live through a year with twelve month ends, and audits each month.
 
-    python tests/year.py --years 20 --seed 1
+    python tests/campaigns/year.py --years 20 --seed 1
 
 Usage comes every few hours, some of it late, and more often around the end of a month. The relay
 pauses at awkward times: over the end of a month until shortly before or after 06:00 on the first,
@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attrs import define, field, frozen
 from support.calendar import Calendar, closes, hour_of, month_of

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-import torture
+from campaigns import torture
 from support.ledgers import new_postgres_database, postgres_server
 
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import load
 import pytest
+from campaigns import load
 from support.memory import MemoryService, client_of, metered, usage
 from support.virtual import VirtualClock, run_virtual
 

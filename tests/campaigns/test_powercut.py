@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from powercut import Wreck, powercuts
+from campaigns.powercut import Wreck, powercuts
 from support.disk import (
     Create,
     Delete,

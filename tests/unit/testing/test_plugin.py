@@ -274,7 +274,7 @@ def test_pytest_finds_the_plugin() -> None:
     """
     By the entry point of the package.
     """
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(__file__).parents[3] / "pyproject.toml"
     told = tomllib.loads(project.read_text(encoding="utf-8"))
 
     assert [PLUGIN] == list(told["project"]["entry-points"]["pytest11"].values())

@@ -2,7 +2,7 @@
 
 from random import SystemRandom
 
-from year import a_year
+from campaigns.year import a_year
 
 
 def test_a_year_bills_each_month_its_usage() -> None:
@@ -14,5 +14,5 @@ def test_a_year_bills_each_month_its_usage() -> None:
     try:
         a_year(seed)
     except BaseException as error:
-        error.add_note(f"repeat with: python tests/year.py --years 1 --seed {seed}")
+        error.add_note(f"repeat with: python tests/campaigns/year.py --years 1 --seed {seed}")
         raise

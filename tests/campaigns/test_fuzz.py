@@ -2,7 +2,7 @@
 
 from random import SystemRandom
 
-from fuzz import fuzz
+from campaigns.fuzz import fuzz
 
 
 def test_mutated_answers_give_documented_errors_only() -> None:
@@ -13,5 +13,5 @@ def test_mutated_answers_give_documented_errors_only() -> None:
     try:
         fuzz(5_000, seed)
     except BaseException as error:
-        error.add_note(f"repeat with: python tests/fuzz.py --answers 5000 --seed {seed}")
+        error.add_note(f"repeat with: python tests/campaigns/fuzz.py --answers 5000 --seed {seed}")
         raise

@@ -4,11 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
-from cases import LEFT_OUT, covered, missing
+from support.cases import LEFT_OUT, covered, missing
 
 import marketplace_metering_async
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 PACKAGE = Path(marketplace_metering_async.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

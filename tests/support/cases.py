@@ -1,6 +1,6 @@
 """
 The failure cases of the wire, service, response, throttling, cancellation, time, input and
-credentials, and the tests that cover each: `python tests/cases.py`.
+credentials, and the tests that cover each: `python tests/support/cases.py`.
 
 A test names what it covers in its docstring: `Covers: W05, S16`. A case that no test names is
 left out for a reason that stands here; a case that is neither makes this command fail.
@@ -40,7 +40,7 @@ _TEST: Final = re.compile(r"def (test_\w+)")
 def covered() -> dict[str, list[str]]:
     """Return the tests that name each case."""
     found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
         tests = [(match.start(), match[1]) for match in _TEST.finditer(text)]
         for match in _COVERS.finditer(text):

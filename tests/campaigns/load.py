@@ -1,7 +1,7 @@
 """
 Meters many records through the batcher into a sandbox with faults on, and audits the book.
 
-    python tests/load.py --records 100000 --tasks 1000 --seed 1
+    python tests/campaigns/load.py --records 100000 --tasks 1000 --seed 1
 
 The book must equal what the callers were told, to the unit.
 """

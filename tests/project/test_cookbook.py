@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from marketplace_metering_async import UsageLedger, UsageRecord
 from marketplace_metering_async.sandbox import Sandbox
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def example(name: str) -> Any:

@@ -1,9 +1,9 @@
 """
 Cuts the power under a ledger in a SQLite file, again and again, and audits what is left.
 
-    python tests/powercut.py --cuts 2000 --seed 1
-    python tests/powercut.py --cuts 200 --synchronous NORMAL      (must find lost usage)
-    python tests/powercut.py --cuts 2000 --failing 0.1            (a tenth of all syncs fail)
+    python tests/campaigns/powercut.py --cuts 2000 --seed 1
+    python tests/campaigns/powercut.py --cuts 200 --synchronous NORMAL    (must find lost usage)
+    python tests/campaigns/powercut.py --cuts 2000 --failing 0.1    (a tenth of all syncs fail)
 
 A ledger lives for a while on a disk that notes each write, sync and deletion that SQLite asks for.
 The power goes at any of them: what was not synced by then is lost, kept or torn, sector by sector.
@@ -30,7 +30,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Self
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attrs import Factory, define, evolve, field, frozen
 from support.disk import Disk, Mark, Operation, Sync, memory, without_cut
