@@ -9,6 +9,7 @@ from support.cases import LEFT_OUT, covered, missing
 import marketplace_metering_async
 
 README = Path(__file__).parents[2] / "README.md"
+TESTS = README.parent / "tests"
 PACKAGE = Path(marketplace_metering_async.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -77,3 +78,29 @@ def test_the_words_of_a_dialect_are_kept_out() -> None:
     ]
 
     assert [] == found
+
+
+def test_every_module_of_decisions_has_a_test_module_of_its_name() -> None:
+    """
+    Under tests/unit, which mirrors the package. What decides is tested without a loop or a socket.
+    """
+    pyproject = tomllib.loads((README.parent / "pyproject.toml").read_text("utf-8"))
+    contracts = pyproject["tool"]["importlinter"]["contracts"]
+    (decisions,) = (one for one in contracts if one["name"] == "Decisions do no I/O")
+    missing = []
+    for module in decisions["source_modules"]:
+        *folder, name = module.split(".")[1:]
+        path = TESTS.joinpath("unit", *folder, f"test_{name}.py")
+        if not path.exists():
+            missing.append(path)
+
+    assert [] == missing
+
+
+def test_the_units_mirror_the_package() -> None:
+    """
+    No folder of tests/unit is without its folder in the package.
+    """
+    folders = {path.parent.relative_to(TESTS / "unit") for path in TESTS.glob("unit/**/test_*.py")}
+
+    assert all((PACKAGE / folder).is_dir() for folder in folders)

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: valid records, and JSON of any shape."""
+"""Hypothesis strategies: valid records, JSON of any shape, and URLs."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -61,3 +61,13 @@ json_values = st.recursive(
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 recent = st.integers(0, 20 * 60).map(lambda minutes: NOON - timedelta(minutes=minutes))
+
+visible = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+regions = st.sampled_from(["us-east-1", "cn-northwest-1", "us-gov-west-1", "eu-central-2"])
+hosts = st.sampled_from(
+    ["metering.marketplace.us-east-1.amazonaws.com", "127.0.0.1", "[::1]", "Localhost"]
+)
+ports = st.sampled_from(["", ":80", ":443", ":8080"])
+segments = st.sampled_from(["a", "b~", "%2F", "c+:@=", ".", "..", ""])
+paths = st.lists(segments, max_size=5).map(lambda parts: "".join(f"/{part}" for part in parts))
+urls = st.builds("{}://{}{}{}".format, st.sampled_from(["http", "https"]), hosts, ports, paths)

@@ -1,0 +1,339 @@
+"""Searches: one a lane at a time, what they settle, and what they teach of other records."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from support.chunks import PRODUCT, chunk_of
+from support.memory import usage
+
+from marketplace_metering_async.delivery.chunks import Chunk, Lane
+from marketplace_metering_async.delivery.decisions import Decision, Refusal
+from marketplace_metering_async.delivery.search import Search
+from marketplace_metering_async.delivery.searches import Findings, Searches
+from marketplace_metering_async.errors import MODELLED_ERRORS, MarketplaceMeteringException
+from marketplace_metering_async.events import Isolated, Isolating
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.records import UsageRecord
+
+OTHER = Lane("other")
+LICENSES = Lane(None, licensed=True)
+TAKEN = Decision(ended=CallEnd.DELIVERED, taken=True)
+OPEN = Decision(ended=CallEnd.FAILED)
+Refuses = Callable[[Chunk], bool]
+
+
+def error(code: str = "InvalidTagException") -> MarketplaceMeteringException:
+    return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(code, "no words", status=400)
+
+
+def refused(chunk: Chunk, code: str = "InvalidTagException") -> Decision:
+    return Decision(ended=CallEnd.DELIVERED, refusal=Refusal(chunk, error(code)))
+
+
+def licensed(count: int) -> list[UsageRecord]:
+    """Records of licenses of their own, of a product that nobody names."""
+    arn = "arn:aws:license-manager::111122223333:license:l-{:032d}"
+    return [
+        evolve(record, product_code=None, license_arn=arn.format(number))
+        for number, record in enumerate(usage(count))
+    ]
+
+
+def run(searches: Searches, refuses: Refuses, code: str = "InvalidTagException") -> list[Findings]:
+    """Try all parts, as a service would that refuses what *refuses* says."""
+    found = []
+    while searches.parts:
+        search, part = searches.parts.popleft()
+        decision = refused(part, code) if refuses(part) else TAKEN
+        found.append(searches.advance(search, part, decision, 0))
+    return found
+
+
+def settled(findings: list[Findings]) -> list[int]:
+    return sorted(p for one in findings for outcome in one.settled for p in outcome.positions)
+
+
+@given(st.integers(2, 25), st.data())
+def test_a_search_settles_who_is_refused_alone_and_ends(size: int, data: st.DataObject) -> None:
+    """
+    It says that it begins and that it ends, with how many it found, in how many calls.
+    """
+    bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
+    searches = Searches(None)
+
+    begun = searches.refused(Refusal(chunk_of(usage(size)), error()), 0)
+    findings = run(searches, lambda part: bool(bad & set(part.positions)))
+
+    assert [Isolating(records=size, code="InvalidTagException")] == begun.events
+    assert sorted(bad) == settled(findings)
+    assert [
+        Isolated(code="InvalidTagException", calls=len(findings), refused=len(bad))
+    ] == findings[-1].events
+    assert [PRODUCT] == [lane for one in findings for lane in one.ended]
+    assert set() == searches.positions()
+
+
+def test_a_lane_is_searched_once_at_a_time() -> None:
+    """
+    What is refused meanwhile waits, and is searched next; another lane does not wait.
+    """
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(usage(2)), error()), 0)
+
+    waits = searches.refused(Refusal(chunk_of(usage(2), first=10), error()), 0)
+    other = searches.refused(Refusal(chunk_of(usage(2), lane=OTHER, first=20), error()), 0)
+
+    assert ([], 1) == (waits.begun, len(other.begun))
+    assert {0, 1, 10, 11, 20, 21} == searches.positions()
+    assert [2, 2] == sorted(len(search.chunk) for search, _ in searches.parts)
+    assert [0, 1, 10, 11, 20, 21] == settled(run(searches, lambda part: True))
+
+
+@pytest.mark.parametrize("which", [PRODUCT, None])
+def test_what_a_dropped_search_holds_is_returned(which: Lane | None) -> None:
+    """
+    Its parts, what waits for them, and the chunks that wait for the search.
+    """
+    searches = Searches(None)
+    for lane, first in ((PRODUCT, 0), (PRODUCT, 5), (OTHER, 10)):
+        searches.refused(Refusal(chunk_of(usage(5), lane=lane, first=first), error()), 0)
+
+    findings = searches.drop(which)
+
+    left = set(range(10, 15)) if which else set()
+    assert set(range(15)) - left == {entry.position for entry in findings.returned}
+    assert left == searches.positions()
+    assert ({PRODUCT} if which else {PRODUCT, OTHER}) == set(findings.ended)
+
+
+@pytest.mark.parametrize(
+    ("decision", "left"), [(TAKEN, []), (OPEN, []), ("refused", [0, 1]), ("refused alone", [])]
+)
+def test_a_part_of_a_dropped_search_ends_as_any_chunk(decision: Any, left: list[int]) -> None:
+    """
+    Refused whole it is sent again; a record refused alone is settled.
+    """
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(usage(4)), error()), 0)
+    search, _ = searches.parts.popleft()
+    searches.drop(PRODUCT)
+    part = chunk_of(usage(1 if decision == "refused alone" else 2))
+    if isinstance(decision, str):
+        alone, decision = decision == "refused alone", refused(part)
+    else:
+        alone = False
+
+    findings = searches.advance(search, part, decision, 0)
+
+    assert left == [entry.position for entry in findings.returned]
+    assert ([0] if alone else []) == settled([findings])
+    assert not searches.parts
+
+
+def test_a_part_that_was_not_sent_is_left_out_of_the_search() -> None:
+    """
+    And the search goes on with the rest.
+    """
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(usage(4)), error()), 0)
+    search, part = searches.parts.popleft()
+
+    searches.skip(search, 0)
+    run(searches, lambda part: True)
+
+    assert part.positions
+    assert set() == searches.positions()
+    assert [] == searches.skip(search, 0).ended
+
+
+def test_similar_records_of_a_search_are_settled_with_the_first() -> None:
+    """
+    A wrong dimension is looked for once.
+    """
+    code = "InvalidUsageDimensionException"
+    searches = Searches(None)
+    wrong = [evolve(record, dimension="wrong") for record in usage(24)]
+    searches.refused(Refusal(chunk_of([*wrong, *usage(1)]), error(code)), 0)
+
+    findings = run(searches, lambda part: any(r.dimension == "wrong" for r in part.records), code)
+
+    assert list(range(24)) == settled(findings)
+    assert len(findings) <= 6
+    assert 24 == sum(e.refused for one in findings for e in one.events if isinstance(e, Isolated))
+
+
+def test_a_chunk_with_a_similar_record_is_looked_at_before_it_is_searched() -> None:
+    """
+    It comes back, for what is similar to be held back.
+    """
+    searches = Searches(None)
+    first = usage(1, dimension="wrong")
+    searches.refused(Refusal(chunk_of(first), error("InvalidUsageDimensionException")), 0)
+
+    findings = searches.refused(
+        Refusal(chunk_of([*first, *usage(2)]), error("InvalidUsageDimensionException")), 1
+    )
+
+    assert (3, []) == (len(findings.returned), findings.begun)
+
+
+def whole_refusals(searches: Searches, chunks: list[list[UsageRecord]], code: str) -> list[bool]:
+    """Whether the lane stops after each of *chunks*, refused to the last record."""
+    stops = []
+    for records in chunks:
+        found = [searches.refused(Refusal(chunk_of(records), error(code)), 0)]
+        found += run(searches, lambda part: True, code)
+        stops.append(any(one.stop is not None for one in found))
+    return stops
+
+
+def test_three_chunks_of_an_unknown_refusal_stop_their_lane() -> None:
+    """
+    Of different customers; nothing that is known, and nobody who was asked before, counts.
+    """
+    many = usage(40)
+    customers = [many[:3], many[3:6], many[:2], many[6:7]]
+
+    assert [False, False, False, True] == whole_refusals(Searches(None), customers, "Moon")
+    assert [False] * 4 == whole_refusals(Searches(None), customers, "InvalidTagException")
+
+
+def test_what_the_service_takes_ends_the_count() -> None:
+    """
+    It is no refusal of all.
+    """
+    searches, many = Searches(None), usage(9)
+
+    assert [False, False] == whole_refusals(searches, [many[:2], many[2:4]], "Moon")
+    searches.note_taken(PRODUCT)
+    assert [False, False, True] == whole_refusals(
+        searches, [many[4:6], many[6:8], many[8:]], "Moon"
+    )
+
+
+def test_a_chunk_that_is_taken_in_part_does_not_count() -> None:
+    """
+    However often its like is refused.
+    """
+    searches, many = Searches(None), usage(12)
+    for first in range(0, 12, 2):
+        searches.refused(Refusal(chunk_of(many[first : first + 2], first=first), error("Moon")), 0)
+        bad = {first}
+        findings = run(searches, lambda part: not bad.isdisjoint(part.positions), "Moon")  # noqa: B023
+        assert not any(one.stop for one in findings)
+
+
+@pytest.mark.parametrize(("size", "most"), [(2, 1), (4, 2)])
+def test_licenses_that_do_not_mix_are_separated(size: int, most: int) -> None:
+    """
+    Refused together and taken apart: they share no request any more, and nobody is blamed.
+    """
+    code, records = "InvalidLicenseException", licensed(size)
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+
+    findings = run(searches, lambda part: len(part) > most, code)
+
+    assert [] == settled(findings)
+    groups = [searches.licenses.group_of(record) for record in records]
+    assert len(set(groups)) >= 2
+    assert None not in groups
+
+    again = searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+    assert (size, []) == (len(again.returned), again.begun)
+
+
+def test_a_license_that_is_refused_alone_explains_it() -> None:
+    """
+    Then the others were not mixed, and may travel together.
+    """
+    code, records = "InvalidLicenseException", licensed(4)
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+
+    assert [2] == settled(run(searches, lambda part: 2 in part.positions, code))
+    assert {None} == {searches.licenses.group_of(record) for record in records}
+
+
+def test_a_part_that_was_not_sent_proves_no_mixture() -> None:
+    """
+    Only what the service took does.
+    """
+    code, records = "InvalidLicenseException", licensed(4)
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+
+    while searches.parts:
+        searches.skip(searches.parts.popleft()[0], 0)
+
+    assert {None} == {searches.licenses.group_of(record) for record in records}
+
+
+def mixed(code: str, records: list[UsageRecord]) -> Searches:
+    """Searches that know of licenses that do not mix."""
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+    run(searches, lambda part: len(part) > 2, code)
+    return searches
+
+
+def test_unknown_licenses_of_a_mixed_lane_travel_alone() -> None:
+    """
+    Refused together, without a group that explains it, each gets a group of its own.
+    """
+    code, records = "InvalidLicenseException", licensed(8)
+    searches = mixed(code, records[:4])
+    known = {searches.licenses.group_of(record) for record in records[:4]}
+
+    searches.refused(Refusal(chunk_of(records[4:], lane=LICENSES), error(code)), 0)
+    assert 4 == len({searches.licenses.group_of(record) for record in records[4:]} - known)
+
+    before = [searches.licenses.group_of(record) for record in records]
+    searches.refused(
+        Refusal(chunk_of([*records[3:5], *licensed(9)[8:]], lane=LICENSES), error(code)), 0
+    )
+    assert before == [searches.licenses.group_of(record) for record in records]
+    assert None is searches.licenses.group_of(licensed(9)[8])
+
+
+def test_a_license_refused_alone_ends_the_suspicion_of_a_mixture() -> None:
+    """
+    The next chunk that is refused is searched.
+    """
+    code, records = "InvalidLicenseException", licensed(6)
+    searches = mixed(code, records[:4])
+    searches.refused(Refusal(chunk_of(records[4:5], lane=LICENSES), error(code)), 0)
+
+    findings = searches.refused(Refusal(chunk_of(records[4:], lane=LICENSES), error(code)), 0)
+
+    assert (1, []) == (len(findings.begun), findings.returned)
+
+
+def test_records_of_one_license_are_tried_together() -> None:
+    """
+    And refused with no other license about, they are no mixture.
+    """
+    code = "InvalidLicenseException"
+    first, second = licensed(2)
+    records = [evolve(one, dimension=f"d{n}") for n in range(4) for one in (first, second)]
+    searches = Searches(None)
+    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+    _, part = searches.parts[0]
+    assert 1 == len({record.license_arn for record in part.records})
+
+    searches = mixed(code, licensed(4))
+    findings = searches.refused(Refusal(chunk_of(records[::2], lane=LICENSES), error(code)), 0)
+    assert 1 == len(findings.begun)
+
+
+def test_a_search_is_of_its_own_chunk() -> None:
+    """
+    One that is over goes on no more.
+    """
+    stranger = Search(chunk_of(usage(2)), error(), by_license=False)
+
+    assert Findings() == Searches(None).skip(stranger, 0)
