@@ -107,7 +107,7 @@ class MarketplaceMeteringClient:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
         self._policy = RetryPolicy() if retry is None else retry
         self._random = Random() if random is None else random
-        self._caller = ServiceConnection(
+        self._connection = ServiceConnection(
             signer=Signer(
                 region_name=region_name,
                 endpoint_url=endpoint_url,
@@ -126,9 +126,9 @@ class MarketplaceMeteringClient:
         if pacer is None:
             pacer = AdaptivePacer(calls_per_second, burst=limits.CALL_BURST)
         self._shared = Shared(
-            connection=self._caller,
-            permits=CallPermits(pacer, self._caller.clock, max_concurrency),
-            turns=LoopBudget(self._caller.clock),
+            connection=self._connection,
+            permits=CallPermits(pacer, self._connection.clock, max_concurrency),
+            turns=LoopBudget(self._connection.clock),
             policy=self._policy,
             random=self._random,
             max_concurrency=max_concurrency,
@@ -146,7 +146,7 @@ class MarketplaceMeteringClient:
         Raises:
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
         """
-        return await self._caller.open()
+        return await self._connection.open()
 
     async def batch_meter_usage(
         self,
@@ -179,7 +179,7 @@ class MarketplaceMeteringClient:
             ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
         """
         require_iterable(records)
-        self._caller.require_home()
+        self._connection.require_home()
         batch = Batch(self._shared, product_code=product_code)
         return await batch.deliver(records, timeout)
 
@@ -388,11 +388,11 @@ class MarketplaceMeteringClient:
         self, operation: str, members: Mapping[str, Any], timeout: float
     ) -> CallResponse:
         """One call of an operation without a batch, sent again while that is worth it."""
-        clock = self._caller.clock
+        clock = self._connection.clock
         end = clock.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
-                await self._caller.open()
+                await self._connection.open()
         except TimeoutError:
             raise _no_credentials_in_time() from None
         body = wire.encode_call(members)
@@ -432,10 +432,10 @@ class MarketplaceMeteringClient:
             raise refusal from None
 
     async def _leave_by(self, end: float, operation: str, body: bytes) -> CallResponse:
-        seconds = max(0.0, end - self._caller.clock.monotonic())
+        seconds = max(0.0, end - self._connection.clock.monotonic())
         try:
             async with asyncio.timeout(seconds) as limit:
-                return await self._caller.call(
+                return await self._connection.call(
                     operation, body, leaving=lambda: limit.reschedule(None)
                 )
         except TimeoutError:
@@ -448,7 +448,7 @@ class MarketplaceMeteringClient:
         Deliveries under way start no further attempt; their open records are Unprocessed, or
         Unconfirmed where an attempt has no response. What was handed in stays open.
         """
-        await self._caller.aclose()
+        await self._connection.aclose()
 
     async def __aenter__(self) -> Self:
         """Return the client itself."""
@@ -465,12 +465,12 @@ class MarketplaceMeteringClient:
 
     def __repr__(self) -> str:
         """Return nothing secret."""
-        return f"<{type(self).__name__} {'open' if self._caller.is_open else 'not open'}>"
+        return f"<{type(self).__name__} {'open' if self._connection.is_open else 'not open'}>"
 
     def __del__(self) -> None:
         """Warn of a client that nobody closed."""
-        caller = getattr(self, "_caller", None)
-        if caller is not None and caller.is_open:
+        connection = getattr(self, "_connection", None)
+        if connection is not None and connection.is_open:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
 

@@ -13,6 +13,7 @@ from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
@@ -196,14 +197,14 @@ def test_records_far_ahead_of_the_services_clock_are_rejected() -> None:
 
 def hang_credentials(client: Any, seconds: float) -> None:
     """Let whatever finds, or refreshes, the client's credentials hang."""
-    signer = client._shared.connection._signer
+    signer = shared_of(client).connection._signer
     real = signer.sign
 
     async def sign(*args: Any) -> Any:
         await asyncio.sleep(seconds)
         return await real(*args)
 
-    signer.sign = sign
+    signer.sign = sign  # type: ignore[assignment, method-assign]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -254,7 +255,7 @@ def test_credentials_that_are_not_found_in_time(door: str) -> None:
     async def run() -> tuple[float, list[RecordResult]]:
         loop = asyncio.get_running_loop()
         async with client_of(service) as client:
-            signer = client._shared.connection._signer
+            signer = shared_of(client).connection._signer
             real = signer.open
 
             async def open_() -> Any:

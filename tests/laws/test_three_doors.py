@@ -18,6 +18,7 @@ from support.virtual import START, VirtualClock, VirtualLoop
 
 from marketplace_metering_async import ClientClosedError, UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -135,7 +136,7 @@ class ThreeDoors(RuleBasedStateMachine):
         self.customer = 0
         self.closed = False
         self.run(self.client.endpoint())
-        signer = self.client._shared.connection._signer
+        signer = shared_of(self.client).connection._signer
         sign = signer.sign
 
         async def maybe_hanging(*args: Any) -> Any:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.sandbox import (
     AccessKey,
     Book,
@@ -320,11 +321,11 @@ async def test_oversized_and_broken_bodies_are_refused(place: Sandbox) -> None:
     In the service's words, and nothing is applied. Covers: X05
     """
     async with MarketplaceMeteringClient(**place.client_arguments) as client:
-        await client._caller.open()
+        await client.endpoint()
         codes = []
         for body in (b"{", b"[]", b"x" * 999_999, b"x" * 5_000_000, b"[" * 100_000):
             with pytest.raises(Exception) as caught:  # noqa: PT011 - its code is looked at
-                await client._caller.call("BatchMeterUsage", body)
+                await shared_of(client).connection.call("BatchMeterUsage", body)
             codes.append(getattr(caught.value, "code", str(caught.value)))
 
     large = "RequestEntityTooLargeException"

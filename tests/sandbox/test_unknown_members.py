@@ -11,6 +11,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel, StructureShape
 
 from marketplace_metering_async import MarketplaceMeteringClient
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.sandbox import Book, Principal, Refusal, Rules, Sandbox
 from marketplace_metering_async.sandbox.service.parsing import MEMBERS
@@ -221,9 +222,9 @@ async def test_the_answer_has_the_service_s_shape() -> None:
         Sandbox() as sandbox,
         MarketplaceMeteringClient(**sandbox.client_arguments) as client,
     ):
-        await client._caller.open()
+        await client.endpoint()
         with pytest.raises(MarketplaceMeteringException) as caught:
-            await client._caller.call("BatchMeterUsage", body)
+            await shared_of(client).connection.call("BatchMeterUsage", body)
 
     assert ("SerializationException", 400) == (caught.value.code, caught.value.status)
     assert "quantityAsFraction" in caught.value.message

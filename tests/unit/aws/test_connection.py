@@ -17,7 +17,7 @@ from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async.aws.transport import Request, Response
-from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
 from marketplace_metering_async.errors import TransportError
 from marketplace_metering_async.events import (
     BatchEnded,
@@ -363,7 +363,7 @@ async def test_an_unclosed_client_warns() -> None:
     async with Sandbox() as sandbox:
         client = MarketplaceMeteringClient(**sandbox.client_arguments)
         await client.batch_meter_usage(usage(1, timestamp=datetime.now(UTC)))
-        transport = client._caller._own_transport
+        transport = shared_of(client).connection._own_transport
         clients = [client]
         del client
         with pytest.warns(ResourceWarning, match="unclosed <MarketplaceMeteringClient open>"):
@@ -385,7 +385,7 @@ def test_a_forked_child_is_told() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                client._caller.require_home()
+                shared_of(client).connection.require_home()
             except Exception as error:  # noqa: BLE001 - the child must end here
                 os._exit(7 if "another process" in str(error) else 1)
             os._exit(0)

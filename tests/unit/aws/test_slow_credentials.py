@@ -14,7 +14,7 @@ from support.virtual import START, VirtualClock
 
 from marketplace_metering_async.aws.credentials import FoundCredentials
 from marketplace_metering_async.aws.transport import Request, Response
-from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -324,7 +324,7 @@ async def test_a_renewal_that_hangs_is_within_the_time_of_the_attempt() -> None:
         client(provider, service, retry=RetryPolicy(attempt_timeout=0.05)) as own,
     ):
         await own.endpoint()
-        own._shared.connection._signer._credentials._again = hang  # type: ignore[union-attr]
+        shared_of(own).connection._signer._credentials._again = hang  # type: ignore[union-attr]
         result = await own.batch_meter_usage(usage(1))
 
     assert {S.UNPROCESSED: 1} == result.counts
@@ -345,7 +345,7 @@ async def test_a_call_cancelled_while_it_waits_for_keys_never_left() -> None:
         def call(number: int) -> asyncio.Task[Any]:
             leaving = partial(left.append, number)
             return asyncio.create_task(
-                own._shared.connection.call(
+                shared_of(own).connection.call(
                     "BatchMeterUsage", b'{"UsageRecords":[]}', leaving=leaving
                 )
             )

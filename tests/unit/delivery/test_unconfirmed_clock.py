@@ -12,6 +12,7 @@ from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import OutOfWindowError, TimestampOutOfBoundsException
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -154,12 +155,12 @@ def test_the_services_clock_is_known_by_its_refusals() -> None:
 
     async def ask() -> list[float | None]:
         async with client_of(service, clock=fast) as client:
-            before = client._shared.connection.service_time()
+            before = shared_of(client).connection.service_time()
             await client.batch_meter_usage(late)
             await asyncio.sleep(100)
             return [
                 before,
-                client._shared.connection.service_time(),
+                shared_of(client).connection.service_time(),
                 VirtualClock().now().timestamp(),
             ]
 
