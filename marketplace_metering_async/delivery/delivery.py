@@ -11,7 +11,6 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 from attrs import define
@@ -252,13 +251,11 @@ class Delivery:
 
     def send_some(self, permit: Permit) -> bool:
         """Start a call, which takes the *permit* over; return False if none was ready after all."""
-        found = self._take()
-        if found is None:
+        call = self._begin(permit)
+        if call is None:
             return False
-        call = _Call(*found, permit, self._clock.monotonic())
-        self._on_the_wire.add(call)
         call.task = asyncio.create_task(self._make(call))
-        call.task.add_done_callback(partial(self._call_ended, call))
+        call.task.add_done_callback(self._task_ended)
         return True
 
     def met_bug(self, error: Exception) -> bool:
@@ -309,7 +306,41 @@ class Delivery:
 
     # One call.
 
+    def _begin(self, permit: Permit) -> _Call | None:
+        found = self._take()
+        if found is None:
+            return None
+        call = _Call(*found, permit, self._clock.monotonic())
+        self._on_the_wire.add(call)
+        return call
+
     async def _make(self, call: _Call) -> None:
+        """Make a call; then the next one, where it may start at once."""
+        following: _Call | None = call
+        try:
+            while following is not None:
+                call = following
+                await self._make_one(call)
+                following = self._next(call)
+        finally:
+            self._return_permit(call)
+
+    def _next(self, ended: _Call) -> _Call | None:
+        """Begin the call that may start since one has *ended*; its task makes it."""
+        call = None
+        if (permit := self._dispatcher.permit_at_hand()) is not None:
+            try:
+                call = self._begin(permit)
+            except Exception as error:  # noqa: BLE001 - what waits is over; what comes is tried
+                self.met_bug(error)
+            if call is None:
+                permit.release()
+            else:
+                call.task = ended.task
+        self._dispatcher.wake()
+        return call
+
+    async def _make_one(self, call: _Call) -> None:
         try:
             decision = await self._decide(call)
         except asyncio.CancelledError:
@@ -375,7 +406,6 @@ class Delivery:
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
             self._end_lost(call.chunk, error, left=call.left)
-        self._dispatcher.wake()
 
     def _return_permit(self, call: _Call, decision: Decision | None = None) -> None:
         """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
@@ -526,11 +556,11 @@ class Delivery:
 
     # The net below a bug.
 
-    def _call_ended(self, call: _Call, task: "asyncio.Task[None]") -> None:
-        self._return_permit(call)
-        if call in self._on_the_wire:  # cancelled before it began
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        for call in [call for call in self._on_the_wire if call.task is task]:  # it never began
             stop = self._stops.final or UnexpectedError("cancelled before it began")
             self._finish(call, decisions.on_cancelled(call.chunk, stop))
+            self._dispatcher.wake()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._bug = decisions.unexpected(error)

@@ -66,6 +66,14 @@ class CallPermits:
             return Permit(self)
         return Permit(self) if await self._line_up(_Waiter(still_needed, owner)) else None
 
+    def for_the_only(self, owner: object) -> "Permit | None":
+        """Return a permit where a call may start now, and *owner* is alone in line and needs it."""
+        first = self._first()
+        if first is None or first.owner is not owner or len(self._line) > 1:
+            return None
+        may_start = first.still_needed() and self._ask_for_another() <= 0
+        return Permit(self) if may_start else None
+
     def recheck(self, owner: object = None) -> None:
         """Let those of *owner* leave the line at once who do not need a permit any more."""
         for waiter in self._of_owner.get(owner, ()):
@@ -147,7 +155,7 @@ class CallPermits:
     def _ask_for_another(self) -> float:
         try:
             return self._ask()
-        except Exception:  # noqa: BLE001 - the other asks for itself, and meets the error
+        except Exception:  # noqa: BLE001 - whoever waits asks for itself, and meets the error
             return math.inf
 
 
