@@ -10,10 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from marketplace_metering_async.aws.endpoints import Endpoint
+    from marketplace_metering_async.aws.transport import Request, Response, Transport
     from marketplace_metering_async.batcher import UsageBatcher
     from marketplace_metering_async.client import MarketplaceMeteringClient
     from marketplace_metering_async.clock import Clock, SystemClock
     from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
+    from marketplace_metering_async.customers import Customer
     from marketplace_metering_async.errors import (
         BatchMeterUsageError,
         BothSchemesError,
@@ -67,10 +70,36 @@ if TYPE_CHECKING:
         UnexpectedError,
         Violation,
     )
-    from marketplace_metering_async.events import LoggingObserver, Observer
-    from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+    from marketplace_metering_async.events import (
+        BatchEnded,
+        BatchReleased,
+        CallEnded,
+        Event,
+        Isolated,
+        Isolating,
+        LoggingObserver,
+        Observer,
+        RelayBlocked,
+        Retrying,
+        SendingStopped,
+        Settled,
+        Throttled,
+        UsageEndedUnmetered,
+        WarningIssued,
+    )
+    from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
     from marketplace_metering_async.flow.retries import RetryPolicy
-    from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+    from marketplace_metering_async.ledger import (
+        AddedUsage,
+        Attempt,
+        CarriedUsage,
+        HistoryEntry,
+        HourState,
+        LedgerStatus,
+        ProductStatus,
+        RelayReport,
+        UsageLedger,
+    )
     from marketplace_metering_async.limits import ServiceMetadata
     from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
     from marketplace_metering_async.registration import Registration, verify_registration
@@ -81,26 +110,38 @@ if TYPE_CHECKING:
         RecordStatus,
         RegisterUsageResult,
         ResolveCustomerResult,
+        Verdict,
     )
 
 __all__ = [
     "AdaptivePacer",
+    "AddedUsage",
+    "Attempt",
+    "BatchEnded",
     "BatchMeterUsageError",
     "BatchMeterUsageResult",
+    "BatchReleased",
     "BothSchemesError",
+    "CallEnd",
+    "CallEnded",
+    "CarriedUsage",
     "ClientClosedError",
     "Clock",
     "Coalesced",
     "Coalescer",
     "ConfigurationError",
     "ConflictingRecordsError",
+    "Customer",
     "CustomerNotEntitledException",
     "DeliveryTimeoutError",
     "DisabledApiException",
     "DuplicateRequestException",
+    "Endpoint",
+    "Event",
     "EventConflictError",
     "ExpiredTokenException",
     "HeldHour",
+    "HistoryEntry",
     "HourState",
     "IdempotencyConflictException",
     "InternalServiceErrorException",
@@ -118,6 +159,8 @@ __all__ = [
     "InvalidTokenException",
     "InvalidUsageAllocationsException",
     "InvalidUsageDimensionException",
+    "Isolated",
+    "Isolating",
     "KeyAlreadySentError",
     "LateUsageError",
     "LedgerClosedError",
@@ -139,42 +182,84 @@ __all__ = [
     "OutOfWindowError",
     "Pacer",
     "PlatformNotSupportedException",
+    "ProductStatus",
     "QuantityOverflowError",
     "RecordNotMeteredError",
     "RecordResult",
     "RecordStatus",
     "RegisterUsageResult",
     "Registration",
+    "RelayBlocked",
+    "RelayReport",
+    "Request",
     "ResolveCustomerResult",
+    "Response",
     "RetryPolicy",
+    "Retrying",
     "SdkClientError",
+    "SendingStopped",
     "ServiceMetadata",
+    "Settled",
     "SimilarRecordRefusedError",
     "SystemClock",
     "Tag",
+    "Throttled",
     "ThrottlingException",
     "TimestampOutOfBoundsException",
+    "Transport",
     "TransportError",
     "UnexpectedError",
     "UsageAllocation",
     "UsageBatcher",
+    "UsageEndedUnmetered",
     "UsageLedger",
     "UsageRecord",
+    "Verdict",
     "Violation",
+    "WarningIssued",
     "coalesce",
     "verify_registration",
 ]
 
 _NAMES_OF: Final = {
+    "aws.endpoints": ["Endpoint"],
+    "aws.transport": ["Request", "Response", "Transport"],
     "batcher": ["UsageBatcher"],
     "client": ["MarketplaceMeteringClient"],
     "clock": ["Clock", "SystemClock"],
     "coalescing": ["Coalesced", "Coalescer", "HeldHour", "coalesce"],
-    "events": ["LoggingObserver", "Observer"],
-    "ledger": ["HourState", "LedgerStatus", "UsageLedger"],
-    "limits": ["ServiceMetadata"],
-    "flow.pacing": ["AdaptivePacer", "Pacer"],
+    "customers": ["Customer"],
+    "events": [
+        "BatchEnded",
+        "BatchReleased",
+        "CallEnded",
+        "Event",
+        "Isolated",
+        "Isolating",
+        "LoggingObserver",
+        "Observer",
+        "RelayBlocked",
+        "Retrying",
+        "SendingStopped",
+        "Settled",
+        "Throttled",
+        "UsageEndedUnmetered",
+        "WarningIssued",
+    ],
+    "flow.pacing": ["AdaptivePacer", "CallEnd", "Pacer"],
     "flow.retries": ["RetryPolicy"],
+    "ledger": [
+        "AddedUsage",
+        "Attempt",
+        "CarriedUsage",
+        "HistoryEntry",
+        "HourState",
+        "LedgerStatus",
+        "ProductStatus",
+        "RelayReport",
+        "UsageLedger",
+    ],
+    "limits": ["ServiceMetadata"],
     "records": ["Tag", "UsageAllocation", "UsageRecord"],
     "registration": ["Registration", "verify_registration"],
     "results": [
@@ -184,6 +269,7 @@ _NAMES_OF: Final = {
         "RecordStatus",
         "RegisterUsageResult",
         "ResolveCustomerResult",
+        "Verdict",
     ],
 }
 _HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}

@@ -7,7 +7,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
-from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -15,7 +15,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, tell
+from marketplace_metering_async.events import BatchEnded, emit
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, in_order
 
@@ -183,22 +183,22 @@ class UsageBatcher:
     def _require_open(self) -> None:
         if self._closed:
             raise ClientClosedError("the batcher is closed")
-        self._client.shared.connection.require_home()
+        shared_of(self._client).connection.require_home()
 
     def _feed(self) -> Feed:
         if self._made is None:
             self._made = Feed(
-                self._client.shared,
+                shared_of(self._client),
                 self._take_results,
                 product_code=self._product_code,
                 linger=self._linger,
                 keys_remembered=_KEYS_REMEMBERED,
             )
-            self._reported = (self._client.shared.clock.monotonic(), 0, 0)
+            self._reported = (shared_of(self._client).clock.monotonic(), 0, 0)
         return self._made
 
     async def _stop_after(self, timeout: float) -> None:
-        await self._client.shared.clock.sleep(timeout)
+        await shared_of(self._client).clock.sleep(timeout)
         if self._made is not None:
             error = DeliveryTimeoutError("the time allowed for draining is over")
             self._made.delivery.stop(error)
@@ -217,7 +217,7 @@ class UsageBatcher:
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""
-        feed, clock = self._made, self._client.shared.clock
+        feed, clock = self._made, shared_of(self._client).clock
         if feed is None or not self._counter:
             return
         since, calls, throttled = self._reported
@@ -233,7 +233,7 @@ class UsageBatcher:
         )
         self._counter.clear()
         self._reported = (moment, delivery.calls, delivery.throttled)
-        tell(self._client.shared.observer, ended)
+        emit(shared_of(self._client).observer, ended)
 
 
 def _with_own_error(result: RecordResult) -> RecordResult:

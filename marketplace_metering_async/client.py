@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.connection import CallResponse, RepairedError, ServiceConnection
-from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import Transport
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
@@ -27,7 +28,7 @@ from marketplace_metering_async.errors import (
     Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
-from marketplace_metering_async.flow.loop_budget import Turns
+from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
@@ -44,7 +45,7 @@ from marketplace_metering_async.results import (
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
 
-Given = UsageRecord | Mapping[str, Any]
+RecordLike = UsageRecord | Mapping[str, Any]
 """What may be handed in for a record: a UsageRecord, or a mapping as boto3 takes it."""
 
 
@@ -127,16 +128,11 @@ class MarketplaceMeteringClient:
         self._shared = Shared(
             connection=self._caller,
             permits=CallPermits(pacer, self._caller.clock, max_concurrency),
-            turns=Turns(self._caller.clock),
+            turns=LoopBudget(self._caller.clock),
             policy=self._policy,
             random=self._random,
             max_concurrency=max_concurrency,
         )
-
-    @property
-    def shared(self) -> Shared:
-        """What its deliveries have in common; for the package's own parts."""
-        return self._shared
 
     @property
     def retry(self) -> RetryPolicy:
@@ -154,7 +150,7 @@ class MarketplaceMeteringClient:
 
     async def batch_meter_usage(
         self,
-        records: Iterable[Given] | AsyncIterable[Given],
+        records: Iterable[RecordLike] | AsyncIterable[RecordLike],
         *,
         product_code: str | None = None,
         timeout: float | None = None,
@@ -175,7 +171,7 @@ class MarketplaceMeteringClient:
             timeout: Seconds from the call on, reading and finding credentials included, after
                 which nothing new starts; requests on the wire are awaited, every verdict known is
                 returned, and the rest is Unprocessed, or Unconfirmed where an attempt had no
-                answer. What an asynchronous source did not give by then has no result.
+                response. What an asynchronous source did not give by then has no result.
 
         Raises:
             TypeError: if *records* is no iterable.
@@ -189,7 +185,7 @@ class MarketplaceMeteringClient:
 
     def iter_batch_meter_usage(
         self,
-        records: Iterable[Given] | AsyncIterable[Given],
+        records: Iterable[RecordLike] | AsyncIterable[RecordLike],
         *,
         product_code: str | None = None,
         stop: asyncio.Event | None = None,
@@ -210,7 +206,7 @@ class MarketplaceMeteringClient:
 
         Set *stop* to end it and lose none: nothing more is read and nothing new starts, requests
         on the wire are awaited, and every record that was read gets its result, be it Unprocessed
-        or, where an attempt had no answer, Unconfirmed.
+        or, where an attempt had no response, Unconfirmed.
 
         What the account is at fault for (a product, the credentials) stops, and is tried again
         every minute; records that come meanwhile are Unprocessed.
@@ -265,8 +261,8 @@ class MarketplaceMeteringClient:
         Raises:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
             MarketplaceMeteringException: the service refused, under its own name.
-            TransportError: no answer; with the same client token it may be sent again.
-            InvalidResponseError: an answer that is none of the service's.
+            TransportError: no response; with the same client token it may be sent again.
+            InvalidResponseError: a response that is none of the service's.
             DeliveryTimeoutError: no credentials within *timeout*; nothing was sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
@@ -274,7 +270,7 @@ class MarketplaceMeteringClient:
         """
         token = _new_token() if client_token is None else client_token
         allocations = tuple(usage_allocations)
-        rules.require(
+        rules.raise_if_any(
             _meter_usage_violations(
                 product_code=product_code,
                 timestamp=timestamp,
@@ -296,7 +292,7 @@ class MarketplaceMeteringClient:
         if allocations:
             members["UsageAllocations"] = [allocation_to_boto(part) for part in allocations]
         try:
-            answer = await self._call("MeterUsage", members, timeout)
+            response = await self._call("MeterUsage", members, timeout)
         except MarketplaceMeteringException as error:
             if dry_run and error.code == "DryRunOperation":
                 return MeterUsageResult(
@@ -307,12 +303,12 @@ class MarketplaceMeteringClient:
                 )
             raise
         if dry_run:
-            wire.decode(answer.body)  # a page in place of a response allows nothing
+            wire.decode(response.body)  # a page in place of a response allows nothing
         return MeterUsageResult(
-            metering_record_id=None if dry_run else _text(answer, "MeteringRecordId"),
+            metering_record_id=None if dry_run else _text(response, "MeteringRecordId"),
             dry_run=dry_run,
             client_token=token,
-            request_id=answer.request_id,
+            request_id=response.request_id,
         )
 
     async def register_usage(
@@ -337,19 +333,19 @@ class MarketplaceMeteringClient:
 
         Raises: as `meter_usage`. Cancelling leaves open whether the container is registered.
         """
-        rules.require(_register_usage_violations(product_code, public_key_version, nonce))
+        rules.raise_if_any(_register_usage_violations(product_code, public_key_version, nonce))
         members: dict[str, Any] = {
             "ProductCode": product_code,
             "PublicKeyVersion": public_key_version,
         }
         if nonce is not None:
             members["Nonce"] = nonce
-        answer = await self._call("RegisterUsage", members, timeout)
-        rotated = wire.decode(answer.body).get("PublicKeyRotationTimestamp")
+        response = await self._call("RegisterUsage", members, timeout)
+        rotated = wire.decode(response.body).get("PublicKeyRotationTimestamp")
         return RegisterUsageResult(
-            signature=_text(answer, "Signature"),
+            signature=_text(response, "Signature"),
             public_key_rotation_timestamp=_moment(rotated),
-            request_id=answer.request_id,
+            request_id=response.request_id,
         )
 
     async def resolve_customer(
@@ -367,12 +363,12 @@ class MarketplaceMeteringClient:
 
         Raises: as `meter_usage`. Cancelling changes nothing: the call only reads.
         """
-        rules.require(
+        rules.raise_if_any(
             rules.text("registration_token", registration_token, longest=100_000, masked=True)
         )
         members = {"RegistrationToken": registration_token}
-        answer = await self._call("ResolveCustomer", members, timeout)
-        found = wire.decode(answer.body)
+        response = await self._call("ResolveCustomer", members, timeout)
+        found = wire.decode(response.body)
         metadata = found.get("Metadata")
         return ResolveCustomerResult(
             customer_identifier=found.get("CustomerIdentifier") or None,
@@ -380,7 +376,7 @@ class MarketplaceMeteringClient:
             license_arn=found.get("LicenseArn") or None,
             product_code=found.get("ProductCode") or None,
             agreement_id=metadata.get("AgreementId") if isinstance(metadata, dict) else None,
-            request_id=answer.request_id,
+            request_id=response.request_id,
         )
 
     @staticmethod
@@ -450,7 +446,7 @@ class MarketplaceMeteringClient:
         Close the connections; calling it again does nothing.
 
         Deliveries under way start no further attempt; their open records are Unprocessed, or
-        Unconfirmed where an attempt has no answer. What was handed in stays open.
+        Unconfirmed where an attempt has no response. What was handed in stays open.
         """
         await self._caller.aclose()
 
@@ -478,6 +474,11 @@ class MarketplaceMeteringClient:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
 
+def shared_of(client: MarketplaceMeteringClient) -> Shared:
+    """Return what the deliveries of *client* have in common, for the doors beside its own."""
+    return client._shared  # noqa: SLF001
+
+
 def _new_token() -> str:
     from uuid import uuid4  # noqa: PLC0415 - heavy
 
@@ -488,10 +489,10 @@ def _no_credentials_in_time() -> DeliveryTimeoutError:
     return DeliveryTimeoutError("no credentials within the time allowed; nothing was sent")
 
 
-def _text(answer: CallResponse, member: str) -> str:
-    value = wire.decode(answer.body).get(member)
+def _text(response: CallResponse, member: str) -> str:
+    value = wire.decode(response.body).get(member)
     if not isinstance(value, str):
-        raise InvalidResponseError(f"no {member} in the answer", 200, answer.request_id)
+        raise InvalidResponseError(f"no {member} in the response", 200, response.request_id)
     return value
 
 

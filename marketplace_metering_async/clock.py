@@ -27,9 +27,9 @@ class Clock(Protocol):
         ...
 
 
-class Span(NamedTuple):
+class ClockBounds(NamedTuple):
     """
-    Between which times another clock is for certain.
+    Bounds on the time that another clock shows now.
 
     Attributes:
         earliest: Seconds since 1970; -inf where nothing is known.
@@ -41,19 +41,19 @@ class Span(NamedTuple):
 
     @classmethod
     def at(cls, now: datetime) -> Self:
-        """Return the span of a clock that is known to show *now*."""
+        """Return the bounds of a clock that is known to show *now*."""
         return cls(now.timestamp(), now.timestamp())
 
 
-ANY_TIME: Final = Span(-math.inf, math.inf)
-"""The span of a clock of which nothing is known."""
+ANY_TIME: Final = ClockBounds(-math.inf, math.inf)
+"""The bounds of a clock of which nothing is known."""
 
 
-async def sleep(clock: Clock, seconds: float, *bells: asyncio.Event) -> None:
-    """Return after *seconds* of *clock*, or as soon as one of *bells* rings."""
-    if any(bell.is_set() for bell in bells):
+async def sleep_or_wake(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
+    """Return after *seconds* of *clock*, or as soon as one of *events* is set."""
+    if any(event.is_set() for event in events):
         return
-    waits: list[asyncio.Task[Any]] = [asyncio.create_task(bell.wait()) for bell in bells]
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(event.wait()) for event in events]
     waits.append(asyncio.create_task(_nap(clock, seconds)))
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -73,7 +73,7 @@ class _Sum:
     unallocated: int
 
 
-Outcome = UsageRecord | HeldHour | MeteringError
+HourOutcome = UsageRecord | HeldHour | MeteringError
 """What became of a key: a record, a held hour, or the reason why there is no record."""
 
 
@@ -109,7 +109,7 @@ class Coalescer:
         else:
             wanted = "a UsageRecord or a mapping"
             raise InvalidRecordError.of(
-                [Violation("", wanted, rules.shown(usage), wrong_type=True)]
+                [Violation("", wanted, rules.describe(usage), wrong_type=True)]
             )
         place = self._places.setdefault(record.key(self._product_code), len(self._sums))
         if place == len(self._sums):
@@ -117,7 +117,7 @@ class Coalescer:
         _grow(self._sums[place], record)
         return place
 
-    def outcomes(self, now: datetime, *, include_current_hour: bool = False) -> list[Outcome]:
+    def outcomes(self, now: datetime, *, include_current_hour: bool = False) -> list[HourOutcome]:
         """
         Return what became of each key at *now* (aware), in the order of first appearance.
 
@@ -126,7 +126,7 @@ class Coalescer:
         """
         for violation in rules.timestamp("now", now):
             raise ValueError(str(violation))
-        outcomes: list[Outcome] = []
+        outcomes: list[HourOutcome] = []
         for total in self._sums:
             outcome = _outcome(total, total.first.product_code or self._product_code)
             if isinstance(outcome, UsageRecord) and not include_current_hour:
@@ -217,7 +217,7 @@ def _place(first: UsageRecord, product_code: str | None, start: datetime) -> str
     customer = mask(first.customer_aws_account_id or first.customer_identifier)
     product = mask(first.license_arn) if first.license_arn else product_code or "no product"
     hour = f"{start:%Y-%m-%dT%H:%MZ}"
-    return f"{rules.shown(first.dimension)} of {product}, customer {customer}, hour {hour}"
+    return f"{rules.describe(first.dimension)} of {product}, customer {customer}, hour {hour}"
 
 
 def _allocations(total: _Sum) -> Sequence[UsageAllocation]:

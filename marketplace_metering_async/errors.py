@@ -15,8 +15,8 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── NoRegionError
     │   │   └── NoCredentialsError
     │   ├── ClientClosedError                   used after aclose(), or from another event loop
-    │   ├── TransportError                      no answer came
-    │   ├── InvalidResponseError                an answer came, but none the service gives
+    │   ├── TransportError                      no response came
+    │   ├── InvalidResponseError                a response came, but none the service gives
     │   ├── InvalidRegistrationError            RegisterUsage was not signed by that key, or for us
     │   ├── NotProcessedError                   the service did not get to the record
     │   ├── DeliveryTimeoutError                the time allowed for delivery is over
@@ -86,7 +86,7 @@ class MeteringError(Exception):
 
 
 class SdkClientError(MeteringError):
-    """Something on our own side of the wire, not an answer of the service."""
+    """Something on our own side of the wire, not a response of the service."""
 
 
 class InvalidRecordError(SdkClientError, ValueError):
@@ -296,7 +296,7 @@ class ClientClosedError(SdkClientError):
 
 class TransportError(SdkClientError):
     """
-    No answer came.
+    No response came.
 
     Attributes:
         reason: What happened, without secrets.
@@ -341,7 +341,7 @@ class InvalidRegistrationError(SdkClientError):
 
 class InvalidResponseError(SdkClientError):
     """
-    An answer came that the service does not give: HTML, no JSON, too large, or another's records.
+    A response came that the service does not give: HTML, no JSON, too large, or another's records.
 
     Attributes:
         reason: What is wrong with it.
@@ -369,7 +369,7 @@ class InvalidResponseError(SdkClientError):
         super().__init__(reason, status, request_id, retry_after)
 
     def __str__(self) -> str:
-        """Say what is wrong with the answer."""
+        """Say what is wrong with the response."""
         return self.reason if self.status is None else f"HTTP {self.status}: {self.reason}"
 
 

@@ -16,7 +16,7 @@ _logger.addHandler(logging.NullHandler())
 @frozen(kw_only=True)
 class CallEnded:
     """
-    One HTTP request has its answer, or will have none.
+    One HTTP request has its response, or will have none.
 
     Attributes:
         operation: The service's operation.
@@ -53,7 +53,7 @@ class Throttled:
 
 
 @frozen(kw_only=True)
-class Paused:
+class SendingStopped:
     """Nothing more of a product (or, where None, of any) is sent: the account is at fault."""
 
     product_code: str | None
@@ -70,11 +70,11 @@ class Isolating:
 
 @frozen(kw_only=True)
 class Isolated:
-    """A search has ended: *offenders* records were at fault, found with *calls* more calls."""
+    """A search has ended: *refused* records were at fault, found with *calls* more calls."""
 
     code: str
     calls: int
-    offenders: int
+    refused: int
 
 
 @frozen(kw_only=True)
@@ -86,8 +86,8 @@ class Settled:
 
 
 @frozen(kw_only=True)
-class Warned:
-    """Something a person should know of, such as an answer that contradicts itself."""
+class WarningIssued:
+    """Something a person should know of, such as a response that contradicts itself."""
 
     text: str
 
@@ -103,7 +103,7 @@ class BatchEnded:
 
 
 @frozen(kw_only=True)
-class Released:
+class BatchReleased:
     """
     The batcher lets records of a product go that it had gathered.
 
@@ -121,7 +121,7 @@ class Released:
 
 
 @frozen(kw_only=True)
-class UsageEnded:
+class UsageEndedUnmetered:
     """Records of the ledger have ended without being metered; *state* is the ledger's word."""
 
     state: str
@@ -148,14 +148,14 @@ Event = (
     CallEnded
     | Retrying
     | Throttled
-    | Paused
+    | SendingStopped
     | Isolating
     | Isolated
     | Settled
-    | Warned
+    | WarningIssued
     | BatchEnded
-    | Released
-    | UsageEnded
+    | BatchReleased
+    | UsageEndedUnmetered
     | RelayBlocked
 )
 
@@ -187,11 +187,11 @@ class LoggingObserver:
                 _logger.warning("not all records are metered: %s", _summary(event))
             case BatchEnded() if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("all records are metered: %s", _summary(event))
-            case Paused(product_code=product, error=error):
+            case SendingStopped(product_code=product, error=error):
                 _logger.warning("sending stopped for %s: %s", product or "all products", error)
-            case Warned(text=text):
+            case WarningIssued(text=text):
                 _logger.warning("%s", text)
-            case UsageEnded(state=state, records=records):
+            case UsageEndedUnmetered(state=state, records=records):
                 _logger.warning("%d records of the ledger ended as %s", records, state)
             case RelayBlocked(error=error, seconds=seconds):
                 text = "%s The relay has been blocked for %.0f s and goes on trying: %s"
@@ -205,12 +205,12 @@ def _summary(event: BatchEnded) -> str:
     return f"{counts or 'no records'}; {event.calls} calls, {event.throttled} throttled"
 
 
-def wants_details(observer: Observer) -> bool:
+def observes_calls(observer: Observer) -> bool:
     """Whether *observer* makes use of what comes with each call: CallEnded and Settled."""
     return type(observer) is not LoggingObserver or _logger.isEnabledFor(logging.DEBUG)
 
 
-def tell(observer: Observer, event: Event) -> None:
+def emit(observer: Observer, event: Event) -> None:
     """Hand *event* to *observer*; whatever it raises is logged and goes no further."""
     try:
         observer(event)

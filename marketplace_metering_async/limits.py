@@ -66,7 +66,7 @@ MAX_FUTURE: Final = timedelta(minutes=15)
 """How far ahead of the service's clock a timestamp may be before it is refused for good."""
 
 EDGE: Final = timedelta(minutes=5)
-"""Records this close to an edge of the window travel apart: whose clock decides is unpublished."""
+"""Records this close to an edge of the window travel apart: which clock decides is unknown."""
 
 
 @frozen

@@ -1,7 +1,7 @@
 """What is metered: UsageRecord with its allocations and tags, valid by construction."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Self, TypeVar
@@ -9,7 +9,8 @@ from typing import Any, Final, Self, TypeVar
 from attrs import field, frozen
 
 from marketplace_metering_async import limits, rules
-from marketplace_metering_async.errors import InvalidRecordError, Violation, mask
+from marketplace_metering_async.customers import Customer, masked
+from marketplace_metering_async.errors import InvalidRecordError, Violation
 
 SECONDS_PER_HOUR: Final = 3600
 SECONDS_PER_DAY: Final = 86_400
@@ -23,10 +24,6 @@ Key = tuple[str | int | None, ...]
 
 _Made = TypeVar("_Made")
 _Reader = Callable[[Any], Any]
-
-
-def _masked(value: str | None) -> str:
-    return "None" if value is None else repr(mask(value))
 
 
 # What is of a wrong type is handed on unchanged, for the rules to name it.
@@ -84,7 +81,7 @@ class Tag:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse."""
-        rules.require(rules.tag(self.key, self.value))
+        rules.raise_if_any(rules.tag(self.key, self.value))
 
 
 @frozen
@@ -106,12 +103,12 @@ class UsageAllocation:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse."""
-        rules.require(self._violations())
+        rules.raise_if_any(self._violations())
 
     def _violations(self) -> tuple[Violation, ...]:
         found = rules.quantity("allocated_usage_quantity", self.allocated_usage_quantity)
         if not isinstance(self.tags, tuple) or not all(isinstance(t, Tag) for t in self.tags):
-            wrong = Violation("tags", "Tag objects", rules.shown(self.tags), wrong_type=True)
+            wrong = Violation("tags", "Tag objects", rules.describe(self.tags), wrong_type=True)
             return (*found, wrong)
         if len(self.tags) > limits.MAX_TAGS:
             most = f"at most {limits.MAX_TAGS} tags"
@@ -139,6 +136,8 @@ class UsageRecord:
         usage_allocations: How the quantity splits by tags; they add up to it.
         epoch: The timestamp in whole seconds since 1970, as the wire carries it.
 
+    `customer=` stands for the four members that say whose usage it is.
+
     Raises:
         InvalidRecordError: (a ValueError) with every rule of the service that it breaks.
         InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
@@ -147,29 +146,35 @@ class UsageRecord:
     timestamp: datetime
     dimension: str
     quantity: int
-    customer_aws_account_id: str | None = field(default=None, repr=_masked)
-    customer_identifier: str | None = field(default=None, repr=_masked)
-    license_arn: str | None = field(default=None, repr=_masked)
+    customer_aws_account_id: str | None = field(default=None, repr=masked)
+    customer_identifier: str | None = field(default=None, repr=masked)
+    license_arn: str | None = field(default=None, repr=masked)
     product_code: str | None = None
     usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=_allocations_tuple)
     epoch: int = field(init=False, repr=False, eq=False)
+    _given_customer: Customer | None = field(default=None, alias="customer", repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse, then note the timestamp as the wire has it."""
         note = object.__setattr__.__get__(self)
+        if self._given_customer is not None:
+            rules.raise_if_any(_beside_customer(self, self._given_customer))
+            for name in _CUSTOMER_MEMBERS:
+                note(name, getattr(self._given_customer, name) or getattr(self, name))
+            note("_given_customer", None)  # from now on its members speak for it
         if not self._is_plain():
             note("timestamp", whole_utc_seconds(self.timestamp))
             note("quantity", _exact_int(self.quantity))
             for name in _TEXTS:
                 note(name, _exact_text(getattr(self, name)))
-            rules.require(self._violations())
+            rules.raise_if_any(self._violations())
         since = self.timestamp - _1970
         # There are few hours and dimensions, and many records: they share those objects.
         note("epoch", _shared(since.days * SECONDS_PER_DAY + since.seconds))
         note("dimension", sys.intern(self.dimension))
 
     def _is_plain(self) -> bool:
-        """Whether it is of the usual kind and keeps every rule, seen at a glance."""
+        """Fast check: True means a record of the usual kind that keeps every rule."""
         when, identifier = self.timestamp, self.customer_identifier
         return (
             type(when) is datetime
@@ -203,7 +208,7 @@ class UsageRecord:
         if parts == ():
             return found
         if not isinstance(parts, tuple) or not all(isinstance(p, UsageAllocation) for p in parts):
-            wanted, came = "UsageAllocation objects", rules.shown(parts)
+            wanted, came = "UsageAllocation objects", rules.describe(parts)
             return (*found, Violation("usage_allocations", wanted, came, wrong_type=True))
         sets = [(part.allocated_usage_quantity, part.tag_set()) for part in parts]
         return found + rules.allocated("usage_allocations", self.quantity, sets)
@@ -240,6 +245,11 @@ class UsageRecord:
             boto["UsageAllocations"] = [allocation_to_boto(a) for a in self.usage_allocations]
         return boto
 
+    @property
+    def customer(self) -> Customer:
+        """Whose usage it is, with the product."""
+        return Customer(**{name: getattr(self, name) for name in _CUSTOMER_MEMBERS})
+
     def key(self, product_code: str | None = None) -> Key:
         """
         Return what the service counts as one: license or product, customer, dimension, clock hour.
@@ -256,17 +266,29 @@ class UsageRecord:
         )
 
 
-_TEXTS: Final = (
-    "dimension",
+_CUSTOMER_MEMBERS: Final = (
     "customer_aws_account_id",
     "customer_identifier",
     "license_arn",
     "product_code",
 )
+_TEXTS: Final = ("dimension", *_CUSTOMER_MEMBERS)
+
+
+def _beside_customer(record: UsageRecord, customer: object) -> Iterator[Violation]:
+    """Yield what may not stand beside a customer: any of its members, but for a lacking product."""
+    if not isinstance(customer, Customer):
+        came = rules.describe(customer, masked=True)
+        yield Violation("customer", "a Customer", came, wrong_type=True)
+        return
+    for name in _CUSTOMER_MEMBERS:
+        may_stand = name == "product_code" and customer.product_code is None
+        if getattr(record, name) is not None and not may_stand:
+            yield Violation(name, "None beside customer", "another one")
 
 
 def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) -> list[int]:
-    """Return a number for each of *records* that is the same where the `key` is, quickly."""
+    """Return a hash of the `key` of each of *records*, quickly."""
     return [
         hash(
             (
@@ -308,7 +330,7 @@ def usage_timestamp(value: object) -> datetime:
             if time.tzinfo is None:
                 return time  # the record's rules say what is wrong with it
             # .NET's word for no time is 0001-01-01T00:00:00+01:00, which in UTC was in no year.
-            rules.require(rules.timestamp("", time))
+            rules.raise_if_any(rules.timestamp("", time))
             return time.astimezone(UTC)
     elif isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -318,7 +340,7 @@ def usage_timestamp(value: object) -> datetime:
     else:
         return value  # type: ignore[return-value]  # the record's rules say what is wrong with it
     expected = "an ISO 8601 time with a time zone, or whole seconds since 1970"
-    raise InvalidRecordError([Violation("", expected, rules.shown(value))])
+    raise InvalidRecordError([Violation("", expected, rules.describe(value))])
 
 
 def _allocations(value: object) -> tuple[UsageAllocation, ...]:
@@ -375,14 +397,14 @@ def _read_closely(
     """Do the same, member by member, so that all that is wrong can be named."""
     if not isinstance(mapping, Mapping):
         raise InvalidRecordError.of(
-            [Violation("", "a mapping", rules.shown(mapping), wrong_type=True)]
+            [Violation("", "a mapping", rules.describe(mapping), wrong_type=True)]
         )
     members: dict[str, Any] = dict.fromkeys(required)
     violations: list[Violation] = []
     for name, value in mapping.items():
         if name not in known:
             expected = f"one of {', '.join(known)}"
-            violations.append(Violation(rules.clipped(str(name)), expected, "an unknown member"))
+            violations.append(Violation(rules.truncate(str(name)), expected, "an unknown member"))
             continue
         ours, reader = known[name]
         try:
@@ -408,7 +430,9 @@ def _each(
     required: tuple[str, ...],
 ) -> tuple[_Made, ...]:
     if not isinstance(value, list | tuple):
-        raise InvalidRecordError.of([Violation("", "a list", rules.shown(value), wrong_type=True)])
+        raise InvalidRecordError.of(
+            [Violation("", "a list", rules.describe(value), wrong_type=True)]
+        )
     made: list[_Made] = []
     violations: list[Violation] = []
     for index, item in enumerate(value):

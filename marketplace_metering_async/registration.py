@@ -50,7 +50,7 @@ def verify_registration(
 
     A container that runs at a customer's calls this with what it sent to `register_usage()`, so
     that nobody in between can answer in the marketplace's place. Give each request a nonce of its
-    own, or an old answer can be played again.
+    own, or an old response can be replayed again.
 
     Args:
         signature: `RegisterUsageResult.signature`.

@@ -1,4 +1,4 @@
-"""What became of it: one verdict for every record, and the answers of the other calls."""
+"""What became of it: one verdict for every record, and the responses to the other calls."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, overload
 
 from attrs import define, field, frozen
 
+from marketplace_metering_async.customers import Customer
 from marketplace_metering_async.errors import (
     BatchMeterUsageError,
     MeteringError,
@@ -39,7 +40,7 @@ class RecordStatus(StrEnum):
 
 class Verdict(NamedTuple):
     """
-    What is the same for all records that one answer settled alike.
+    What is the same for all records that one response settled alike.
 
     Attributes: as those of RecordResult.
     """
@@ -53,7 +54,7 @@ class Verdict(NamedTuple):
     duplicate_of: int | None = None
 
 
-class Outcome(NamedTuple):
+class SettledRecords(NamedTuple):
     """
     What became of some records: what they share, and what each has of its own.
 
@@ -68,9 +69,9 @@ class Outcome(NamedTuple):
     record_ids: Sequence[str | None]
 
 
-def without_ids(verdict: Verdict, positions: Sequence[int]) -> Outcome:
+def unmetered(verdict: Verdict, positions: Sequence[int]) -> SettledRecords:
     """Return the outcome of records that the service has not taken."""
-    return Outcome(verdict, positions, (None,) * len(positions))
+    return SettledRecords(verdict, positions, (None,) * len(positions))
 
 
 @define(repr=False, unsafe_hash=True, weakref_slot=False)
@@ -79,7 +80,7 @@ class RecordResult:
     The verdict on one record; it cannot be changed.
 
     Read-only properties in place of a frozen class: there may be millions, and those take half as
-    long to make. No tuple either: what writes logs as JSON would look into it, and show the record.
+    long to make. Not a tuple: JSON loggers would write it out, with the customer's id.
     """
 
     _position: int
@@ -103,7 +104,7 @@ class RecordResult:
 
     @property
     def verdict(self) -> Verdict:
-        """What it shares with the other records that one answer settled."""
+        """What it shares with the other records that one response settled."""
         return self._verdict
 
     @property
@@ -138,7 +139,7 @@ class RecordResult:
 
     @property
     def ambiguous(self) -> bool:
-        """Whether an earlier attempt had no answer, so that the service may have acted on it."""
+        """Whether an earlier attempt had no response, so that the service may have acted on it."""
         return self.verdict.ambiguous
 
     @property
@@ -152,7 +153,7 @@ class RecordResult:
         Whether this batch got the record metered.
 
         True: the service said so. False: it is certain that no attempt of this batch did. None:
-        unknown, since an attempt had no answer.
+        unknown, since an attempt had no response.
         """
         match self.status:
             case RecordStatus.SUCCESS:
@@ -172,7 +173,7 @@ class RecordResult:
 
     @property
     def advice(self) -> str:
-        """What happened and what to do about it, for a person to read."""
+        """What happened and what to do about it, as text."""
         return _advice(self)
 
 
@@ -189,7 +190,7 @@ def _advice(result: RecordResult) -> str:
         case RecordStatus.DUPLICATE_RECORD if result.ambiguous:
             return (
                 "The service has a record of this customer, dimension and hour. An earlier "
-                "attempt of this batch had no answer, so it is most likely this record. Compare "
+                "attempt of this batch had no response, so it is most likely this record. Compare "
                 "with CloudTrail (BatchMeterUsage, some 15 minutes late) or the daily usage report "
                 "before metering anything for this hour again."
             )
@@ -208,13 +209,13 @@ def _advice(result: RecordResult) -> str:
             )
         case RecordStatus.UNCONFIRMED if isinstance(result.error, _OUT_OF_TIME):
             return (
-                "Nobody knows yet whether it is metered: an attempt had no usable answer, and now "
-                "its timestamp is outside the window. Compare with CloudTrail (BatchMeterUsage, "
-                "some 15 minutes late) or the daily usage report before metering its usage in "
-                f"another hour, which could bill the customer twice. {result.error}."
+                "Nobody knows yet whether it is metered: an attempt had no usable response, and "
+                "now its timestamp is outside the window. Compare with CloudTrail "
+                "(BatchMeterUsage, some 15 minutes late) or the daily usage report before metering "
+                f"its usage in another hour, which could bill the customer twice. {result.error}."
             )
     return (
-        "Nobody knows yet whether it is metered: an attempt had no usable answer. Send the "
+        "Nobody knows yet whether it is metered: an attempt had no usable response. Send the "
         "identical record again, never one with another timestamp or quantity, which could bill "
         f"the customer twice. {_reason(result.error)}"
     )
@@ -301,7 +302,7 @@ def _not_metered(result: RecordResult) -> RecordNotMeteredError:
     return error
 
 
-def count(outcomes: Iterable[Outcome]) -> dict[RecordStatus, int]:
+def count(outcomes: Iterable[SettledRecords]) -> dict[RecordStatus, int]:
     """Count verdicts, in the order of RecordStatus, without the ones that nobody got."""
     counts: dict[RecordStatus, int] = {}
     for verdict, positions, _ in outcomes:
@@ -368,3 +369,21 @@ class ResolveCustomerResult:
     product_code: str | None = None
     agreement_id: str | None = None
     request_id: str | None = None
+
+    @property
+    def customer(self) -> Customer:
+        """
+        The buyer and the product, for `UsageRecord(customer=…)`.
+
+        By account where the service names one, otherwise by identifier.
+
+        Raises:
+            InvalidRecordError: the response names no customer that could be metered.
+        """
+        by_account = self.customer_aws_account_id is not None
+        return Customer(
+            customer_aws_account_id=self.customer_aws_account_id,
+            customer_identifier=None if by_account else self.customer_identifier,
+            license_arn=self.license_arn,
+            product_code=self.product_code,
+        )

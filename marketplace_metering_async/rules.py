@@ -23,7 +23,7 @@ _LONGEST_ARN: Final = 1_300
 Violations = tuple[Violation, ...]
 
 
-def shown(value: object, *, masked: bool = False) -> str:
+def describe(value: object, *, masked: bool = False) -> str:
     """Return *value* as an error's text shows it: escaped, short, ids masked."""
     if value is None:
         return "None"
@@ -31,16 +31,16 @@ def shown(value: object, *, masked: bool = False) -> str:
         return repr(mask(value))
     if not isinstance(value, str | int | float):
         return f"a {type(value).__name__}"
-    plain = clipped(repr(value))
+    plain = truncate(repr(value))
     return plain if isinstance(value, str) else f"{plain} ({type(value).__name__})"
 
 
-def clipped(words: str) -> str:
+def truncate(words: str) -> str:
     """Return the beginning of a long text."""
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
 
 
-def require(violations: Iterable[Violation]) -> None:
+def raise_if_any(violations: Iterable[Violation]) -> None:
     """Raise InvalidRecordError, or its TypeError kind, if there is any violation."""
     if found := tuple(violations):
         raise InvalidRecordError.of(found)
@@ -58,24 +58,24 @@ def text(
     """A text of 1 to *longest* characters, wholly matched by *pattern* where there is one."""
     if not isinstance(value, str):
         wanted = f"text of {expected or f'1 to {longest} characters'}"
-        return (Violation(path, wanted, shown(value), wrong_type=True),)
+        return (Violation(path, wanted, describe(value), wrong_type=True),)
     if not 1 <= len(value) <= longest:
         wanted = expected or f"1 to {longest} characters"
         return (Violation(path, wanted, f"{len(value)} characters"),)
     if pattern is not None and not pattern.fullmatch(value):
-        return (Violation(path, expected, shown(value, masked=masked)),)
+        return (Violation(path, expected, describe(value, masked=masked)),)
     if not value.isascii() and _SURROGATE.search(value):
         return (Violation(path, "text that UTF-8 can carry", "a lone surrogate"),)
     return ()
 
 
 def is_plain_text(value: object) -> bool:
-    """Whether `text` finds nothing in *value*, seen at a glance; False says nothing."""
+    """Fast check: True means that `text` finds nothing in *value*; False means nothing."""
     return type(value) is str and value.isascii() and 0 < len(value) <= limits.MAX_TEXT
 
 
 def is_account_id(value: object) -> bool:
-    """Whether *value* is an account's digits, seen at a glance; False says nothing."""
+    """Fast check: True means that *value* is an account's digits; False means nothing."""
     return is_plain_text(value) and value.isdigit()  # type: ignore[attr-defined]
 
 
@@ -83,7 +83,7 @@ def quantity(path: str, value: object) -> Violations:
     """Whole units of int32; True and 1.0 are mistakes, not quantities."""
     if isinstance(value, bool) or not isinstance(value, int):
         wanted = f"a whole number from 0 to {limits.MAX_QUANTITY}"
-        return (Violation(path, wanted, shown(value), wrong_type=True),)
+        return (Violation(path, wanted, describe(value), wrong_type=True),)
     if not 0 <= value <= limits.MAX_QUANTITY:
         came = str(value) if abs(value) < _HUGE else f"a number of {value.bit_length()} bits"
         return (Violation(path, f"0 to {limits.MAX_QUANTITY}", came),)
@@ -94,7 +94,7 @@ def timestamp(path: str, value: object) -> Violations:
     """An aware datetime, since a naive one is somebody's local time, that UTC can express."""
     wanted = "a datetime with a time zone"
     if not isinstance(value, datetime):
-        return (Violation(path, wanted, shown(value), wrong_type=True),)
+        return (Violation(path, wanted, describe(value), wrong_type=True),)
     try:
         if datetime.utcoffset(value) is None:  # as Python defines naive, whatever tzinfo is
             return (Violation(path, wanted, "a naive one"),)

@@ -1,5 +1,5 @@
 """
-One HTTP call to the service: sign, send, read the answer.
+One HTTP call to the service: sign, send, read the response.
 
 A ServiceConnection is shared by everything that one client sends; its clock is corrected by that
 of the service.
@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
-from marketplace_metering_async.clock import ANY_TIME, Clock, Span
+from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -22,7 +22,13 @@ from marketplace_metering_async.errors import (
     MeteringError,
     UnexpectedError,
 )
-from marketplace_metering_async.events import CallEnded, Observer, Warned, tell, wants_details
+from marketplace_metering_async.events import (
+    CallEnded,
+    Observer,
+    WarningIssued,
+    emit,
+    observes_calls,
+)
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
@@ -36,7 +42,7 @@ _Result = TypeVar("_Result")
 
 
 class CallResponse(NamedTuple):
-    """The body of an answer with HTTP status 200, and the service's id of the request."""
+    """The body of a response with HTTP status 200, and the service's id of the request."""
 
     body: bytes
     request_id: str | None
@@ -68,7 +74,7 @@ class ServiceConnection:
         self._own_transport: AiohttpTransport | None = None  # ours, made by open()
         self.clock: Final = clock
         self.observer: Final = observer
-        self.tells_details = True  # of each call; found out by open(), so once a batch
+        self.observes_calls = True  # of each call; found out by open(), so once a batch
         self._attempt_timeout = attempt_timeout
         self._max_concurrency = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
@@ -87,7 +93,7 @@ class ServiceConnection:
         """Return the time as the service has it, as far as it said so."""
         return self.clock.now() + self._offset
 
-    def span(self) -> Span:
+    def bounds(self) -> ClockBounds:
         """
         Return the earliest and latest time that the service's clock can show now.
 
@@ -99,7 +105,7 @@ class ServiceConnection:
         if self._lead is None:
             return ANY_TIME
         confirmed, shown = self._lead + self.clock.monotonic(), self.now().timestamp()
-        return Span(confirmed, shown) if confirmed < shown else Span(shown, confirmed)
+        return ClockBounds(confirmed, shown) if confirmed < shown else ClockBounds(shown, confirmed)
 
     def service_time(self) -> float | None:
         """
@@ -109,7 +115,7 @@ class ServiceConnection:
         """
         return None if self._dated is None else self._dated + self.clock.monotonic()
 
-    async def open(self) -> Endpoint:
+    async def open(self) -> FoundEndpoint:
         """
         Find region, credentials and endpoint; only the first call does any work.
 
@@ -118,7 +124,7 @@ class ServiceConnection:
             ConfigurationError: NoRegionError, NoCredentialsError, or what else cannot be used.
         """
         self.require_home()
-        self.tells_details = wants_details(self.observer)
+        self.observes_calls = observes_calls(self.observer)
         endpoint = await self._signer.open()
         self.require_home()
         if self._given_transport is None and self._own_transport is None:
@@ -157,7 +163,7 @@ class ServiceConnection:
         leaving: Callable[[], None] | None = None,
     ) -> CallResponse:
         """
-        Send one request and return the answer.
+        Send one request and return the response.
 
         *leaving* is called when the transport gets the request, which from then on may have been
         acted upon: cancelling closes the connection. What is raised before, or a cancellation
@@ -165,8 +171,8 @@ class ServiceConnection:
 
         Raises:
             MarketplaceMeteringException: the service refused.
-            TransportError: no answer came.
-            InvalidResponseError: the answer is none of the service's.
+            TransportError: no response came.
+            InvalidResponseError: the response is none of the service's.
             RepairedError: refused for a cause that is corrected now; send again.
             UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
@@ -180,15 +186,15 @@ class ServiceConnection:
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
-            answer = await _expected(self._answer(transport, sent))
-            code, request_id = None, answer.request_id
+            response = await _expected(self._send(transport, sent))
+            code, request_id = None, response.request_id
         except (MeteringError, RepairedError) as error:
             code, request_id = _facts(error)
             raise
         else:
-            return answer
+            return response
         finally:
-            if self.tells_details:
+            if self.observes_calls:
                 ended = CallEnded(
                     operation=operation,
                     records=records,
@@ -197,9 +203,9 @@ class ServiceConnection:
                     request_id=request_id,
                     attempt=attempt,
                 )
-                tell(self.observer, ended)
+                emit(self.observer, ended)
 
-    async def _answer(self, transport: Transport, sent: "_Sent") -> CallResponse:
+    async def _send(self, transport: Transport, sent: "_Sent") -> CallResponse:
         response = await transport.send(sent.request, timeout=self._attempt_timeout)
         if response.status != 200:
             await self._refused(sent, response)
@@ -230,7 +236,7 @@ class ServiceConnection:
             raise RepairedError(refusal)
         if fault is ErrorKind.CREDENTIALS and await self._renewed(sent.request):
             text = "the service refused the AWS credentials; newer found"
-            tell(self.observer, Warned(text=text))
+            emit(self.observer, WarningIssued(text=text))
             raise RepairedError(refusal)
         if fault in _SEEN_TO:
             self._lead = sent.lead
@@ -254,7 +260,7 @@ class ServiceConnection:
         self._lead = theirs.timestamp() - self.clock.monotonic()
         seconds = self._offset.total_seconds()
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
-        tell(self.observer, Warned(text=text))
+        emit(self.observer, WarningIssued(text=text))
         return True
 
 

@@ -341,6 +341,6 @@ def _failure(source: str, error: Exception) -> MeteringError:
         return error
     kind = type(error).__name__
     if isinstance(error, TimeoutError) and not error.args:
-        return ConfigurationError(f"credentials of {source}: no answer within {_LONGEST:g} s")
+        return ConfigurationError(f"credentials of {source}: no response within {_LONGEST:g} s")
     reason = str(error) if kind in _PLAIN else kind
     return ConfigurationError(f"credentials of {source}: {reason}")

@@ -53,12 +53,22 @@ class Endpoint:
         url: Of the service.
         region_name: That requests are signed for.
         configured: Whether an argument, the environment or a profile named the URL, and not AWS.
-        transport: What the transport needs to know to get there.
     """
 
     url: str
     region_name: str
     configured: bool
+
+
+@frozen(kw_only=True)
+class FoundEndpoint(Endpoint):
+    """
+    The same, with what the transport needs to know to get there.
+
+    Attributes:
+        transport: Proxy and certificates.
+    """
+
     transport: TransportSettings
 
     def settings(self, max_connections: int) -> TransportSettings:
@@ -68,7 +78,7 @@ class Endpoint:
 
 def from_environment(
     environ: Mapping[str, str], *, region_name: str | None, endpoint_url: str | None
-) -> Endpoint | None:
+) -> FoundEndpoint | None:
     """
     Return the endpoint where *environ* alone decides about it, else None: then ask botocore.
 
@@ -106,7 +116,9 @@ def _has_profiles(environ: Mapping[str, str]) -> bool:
     )
 
 
-def from_session(session: Any, *, region_name: str | None, endpoint_url: str | None) -> Endpoint:
+def from_session(
+    session: Any, *, region_name: str | None, endpoint_url: str | None
+) -> FoundEndpoint:
     """
     Return the endpoint that a client of *session*, botocore's or aiobotocore's, would have.
 
@@ -126,7 +138,7 @@ def from_session(session: Any, *, region_name: str | None, endpoint_url: str | N
     raise ConfigurationError(reason)
 
 
-def _asked(session: Any, region_name: str | None, endpoint_url: str | None) -> Endpoint:
+def _asked(session: Any, region_name: str | None, endpoint_url: str | None) -> FoundEndpoint:
     region = region_name or _region(session)
     if not region:
         raise NoRegionError
@@ -197,7 +209,7 @@ def _checked(
     ca_bundle: str | None,
     client_cert: str | tuple[str, str] | None,
     proxies: Mapping[str, str] | None,
-) -> Endpoint:
+) -> FoundEndpoint:
     _require_region(region)
     _require_safe(url)
     encrypted = url.lower().startswith("https:")
@@ -207,7 +219,7 @@ def _checked(
         # What is not encrypted goes to loopback, and a proxy is somewhere else.
         proxy_url=_proxy(url, proxies) if encrypted else None,
     )
-    return Endpoint(url=url, region_name=region, configured=configured, transport=transport)
+    return FoundEndpoint(url=url, region_name=region, configured=configured, transport=transport)
 
 
 def _authorities(configured: str | None) -> str | None:

@@ -21,7 +21,7 @@ from marketplace_metering_async.aws.credentials import (
     FixedKeys,
     SingleFlight,
 )
-from marketplace_metering_async.aws.endpoints import Endpoint
+from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.aws.transport import Request
 from marketplace_metering_async.errors import ConfigurationError
@@ -29,7 +29,7 @@ from marketplace_metering_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
 
-__all__ = ["Endpoint", "Signer"]
+__all__ = ["FoundEndpoint", "Signer"]
 
 _UNSIGNED: Final = {
     "User-Agent": "marketplace-metering-async/0.1.0",
@@ -57,8 +57,8 @@ class Signer:
         self._profile_name = profile_name
         self._given = (aws_access_key_id, aws_secret_access_key, aws_session_token)
         self._session: Any = session
-        self._opening = SingleFlight[Endpoint]()
-        self._endpoint: Endpoint | None = None
+        self._opening = SingleFlight[FoundEndpoint]()
+        self._endpoint: FoundEndpoint | None = None
         self._credentials: Credentials | None = None
         self._sigv4: SigV4 | None = None
         self._fixed: Keys | None = None  # the keys, where they are not to be asked for each time
@@ -69,7 +69,7 @@ class Signer:
         """Where the credentials come from: `arguments`, or botocore's word; None before open()."""
         return None if self._credentials is None else self._credentials.source
 
-    async def open(self) -> Endpoint:
+    async def open(self) -> FoundEndpoint:
         """
         Find region, endpoint and credentials; later calls return what the first one found.
 
@@ -126,7 +126,7 @@ class Signer:
         if self._credentials is not None:
             await self._credentials.aclose()
 
-    async def _open(self) -> Endpoint:
+    async def _open(self) -> FoundEndpoint:
         if self._endpoint is not None:
             return self._endpoint
         given = self._given_keys()
@@ -155,7 +155,7 @@ class Signer:
 
     # In a thread: it reads files and imports heavy modules.
 
-    def _look_up(self, given: Keys | None) -> tuple[Endpoint, Any]:
+    def _look_up(self, given: Keys | None) -> tuple[FoundEndpoint, Any]:
         """Find the endpoint, and the keys or the session that can find some."""
         names = {"region_name": self._region_name, "endpoint_url": self._endpoint_url}
         if self._session is None and self._profile_name is None:

@@ -1,8 +1,8 @@
 """
-The wire: one signed request out, one answer back. Only this file knows aiohttp.
+The wire: one signed request out, one response back. Only this file knows aiohttp.
 
 Redirects, cookies, `.netrc` and environment proxies are not followed: a request carries a security
-token, which must not reach another host. Answers are bounded in size, and compressed ones, which
+token, which must not reach another host. Responses are bounded in size, and compressed ones, which
 nobody asked for, are refused unread.
 """
 
@@ -27,12 +27,12 @@ from marketplace_metering_async.errors import (
     TransportError,
 )
 
-LARGEST_ANSWER: Final = 8 * 2**20
-"""Bytes. The largest request is a megabyte, and an answer repeats it with an id for each record."""
-_TOO_LARGE: Final = f"an answer of more than {LARGEST_ANSWER} bytes"
+LARGEST_RESPONSE: Final = 8 * 2**20
+"""Bytes. The largest request is a megabyte, and a response repeats it, with an id a record."""
+_TOO_LARGE: Final = f"a response of more than {LARGEST_RESPONSE} bytes"
 
 _CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for name, connection, proxy and TLS together: most of an attempt is for the answer."""
+"""Seconds for name, connection, proxy and TLS together: most of an attempt is for the response."""
 _KEEPALIVE: Final = 15.0
 """Seconds an idle connection is kept: servers and NAT gateways drop them without a word later."""
 
@@ -48,7 +48,7 @@ class Request:
 
 @frozen
 class Response:
-    """An answer, whatever its status; the headers' names are of any letter case."""
+    """A response, whatever its status; the headers' names are of any letter case."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -60,14 +60,14 @@ class Transport(Protocol):
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """
-        Send *request* and return the answer; *timeout* is for all of it, in seconds.
+        Send *request* and return the response; *timeout* is for all of it, in seconds.
 
         Cancelling closes the connection; the service may have acted on the request.
 
         Raises:
-            TransportError: no whole answer came; `sent` is False only where it is certain that
+            TransportError: no whole response came; `sent` is False only where it is certain that
                 nothing was sent.
-            InvalidResponseError: an answer that is too large, or compressed.
+            InvalidResponseError: a response that is too large, or compressed.
 
         Whatever else it raises is taken for a request that may have been acted upon.
         """
@@ -107,7 +107,7 @@ class TransportSettings:
 
     @property
     def proxy(self) -> str | None:
-        """The proxy's address without user and password, for a person to read."""
+        """The proxy's address without user and password, for texts."""
         if self.proxy_url is None:
             return None
         return str(URL(self.proxy_url).origin())
@@ -141,7 +141,7 @@ class AiohttpTransport:
         way = _Way()
         try:
             async with asyncio.timeout(timeout):
-                answer = await session.post(
+                response = await session.post(
                     url,
                     data=_Body(request.body, way),
                     headers=request.headers,
@@ -151,9 +151,9 @@ class AiohttpTransport:
                     allow_redirects=False,
                 )
                 try:
-                    return Response(answer.status, answer.headers, await _read(answer))
+                    return Response(response.status, response.headers, await _read(response))
                 except BaseException:
-                    answer.close()  # and its connection, which goes back to the pool at the end
+                    response.close()  # and its connection, which goes back to the pool at the end
                     raise
         except asyncio.CancelledError:
             way.drop()
@@ -161,7 +161,7 @@ class AiohttpTransport:
         except TimeoutError:
             way.drop()
             reason = (
-                "no connection in time" if way.connecting else f"no answer within {timeout:g} s"
+                "no connection in time" if way.connecting else f"no response within {timeout:g} s"
             )
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
@@ -288,22 +288,22 @@ def _read_certificates(settings: TransportSettings) -> ssl.SSLContext:
     return context
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """Read the body as it comes, since what an answer says of its own length need not be true."""
-    encoding = answer.headers.get("Content-Encoding", "identity")
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body as it comes, since what a response says of its own length need not be true."""
+    encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise InvalidResponseError("a compressed answer, which nobody asked for", answer.status)
-    if (answer.content_length or 0) > LARGEST_ANSWER:
-        raise InvalidResponseError(_TOO_LARGE, answer.status)
-    content = answer.content
+        raise InvalidResponseError("a compressed response, which nobody asked for", response.status)
+    if (response.content_length or 0) > LARGEST_RESPONSE:
+        raise InvalidResponseError(_TOO_LARGE, response.status)
+    content = response.content
     body = await content.readany()
     if not content.at_eof():
         parts, size = [body], len(body)
         while part := await content.readany():
             parts.append(part)
             size += len(part)
-            if size > LARGEST_ANSWER:
-                raise InvalidResponseError(_TOO_LARGE, answer.status)
+            if size > LARGEST_RESPONSE:
+                raise InvalidResponseError(_TOO_LARGE, response.status)
         body = b"".join(parts)
     return body
 
@@ -323,11 +323,11 @@ def _words(error: Exception) -> str:
         case aiohttp.ClientConnectorError(host=host, port=port, os_error=why):
             return f"no connection to {host}:{port}: {_cause(why)}"
         case aiohttp.ServerDisconnectedError():
-            return "the connection was closed before the answer"
+            return "the connection was closed before the response"
         case aiohttp.ClientPayloadError():
-            return "the answer was cut short"
+            return "the response was cut short"
         case aiohttp.ClientResponseError():
-            return "what came is no HTTP"
+            return "the response is not HTTP"
     what = _cause(error) if isinstance(error, OSError) else type(error).__name__
     return f"the connection broke: {what}"
 

@@ -161,7 +161,7 @@ def decode(body: bytes) -> dict[str, Any]:
         kind = "an empty body" if not body.strip() else "a body that is no JSON"
         raise InvalidResponseError(f"{kind} where the service's answer should be") from None
     if not isinstance(answer, dict):
-        raise InvalidResponseError("JSON that is no object where the service's answer should be")
+        raise InvalidResponseError("the response is JSON, but not an object")
     return answer
 
 

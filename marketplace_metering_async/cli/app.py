@@ -1,4 +1,4 @@
-"""The commands and their options; what they do is in the modules beside."""
+"""The commands and their options; what they do is in `commands`."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -7,8 +7,12 @@ from typing import Annotated, Final
 
 import typer
 
-from marketplace_metering_async.cli import checking, hourly, ledger, operations, sending
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli import ledger_app
+from marketplace_metering_async.cli.commands import check, operations
+from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.send import send_lines
+from marketplace_metering_async.cli.commands.send_hourly import send_hours
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.options import (
     QUOTA,
     CallsPerSecond,
@@ -19,8 +23,7 @@ from marketplace_metering_async.cli.options import (
     Settings,
     rate,
 )
-from marketplace_metering_async.cli.order import Order
-from marketplace_metering_async.cli.output import people
+from marketplace_metering_async.cli.output.console import stderr_console
 from marketplace_metering_async.cli.running import finish, sources_or_exit
 
 _CURRENT_HOUR: Final = "--include-current-hour"
@@ -71,7 +74,7 @@ def _version(
 ) -> None:
     if show:
         typer.echo(version("marketplace-metering-async"))
-        raise typer.Exit(Exit.METERED)
+        raise typer.Exit(Exit.OK)
 
 
 @app.command()
@@ -81,9 +84,9 @@ def demo(
     ] = 11,
 ) -> None:
     """Meter 12,000 records into a sandbox with faults on, and compare to the last unit."""
-    from marketplace_metering_async.cli.demo import run  # noqa: PLC0415 - brings a web server
+    from marketplace_metering_async.cli.commands.demo import run  # noqa: PLC0415 - brings a web server
 
-    finish(run(seed, people()))
+    finish(run(seed, stderr_console()))
 
 
 @app.command()
@@ -112,7 +115,7 @@ def send(
 ) -> None:
     """Send usage records; one JSON line of result for each line of input, in order."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    order = Order(
+    job = SendJob(
         sources=sources_or_exit(files),
         settings=Settings(
             endpoint_url=endpoint_url,
@@ -128,15 +131,15 @@ def send(
         if dry_run or include_current_hour:
             wrong = "--dry-run" if dry_run else _CURRENT_HOUR
             raise typer.BadParameter("not together with --ledger", param_hint=wrong)
-        from marketplace_metering_async.cli import ledgers  # noqa: PLC0415 - brings the ledger
+        from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-        finish(ledgers.send_through(order, ledger_url, people()))
+        finish(ledger_actions.send_through(job, ledger_url, stderr_console()))
     elif dry_run:
-        finish(checking.show_plan(order, people(), coalesce=coalesce))
+        finish(check.show_plan(job, stderr_console(), coalesce=coalesce))
     elif coalesce:
-        finish(hourly.send_hours(order, people()))
+        finish(send_hours(job, stderr_console()))
     else:
-        finish(sending.send_lines(order, people()))
+        finish(send_lines(job, stderr_console()))
 
 
 @app.command()
@@ -149,16 +152,16 @@ def validate(
 ) -> None:
     """Check usage records without a service; every complaint with its file and line."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    order = Order(
+    job = SendJob(
         sources=sources_or_exit(files),
         settings=Settings(),
         product_code=product_code,
         include_current_hour=include_current_hour,
     )
-    finish(checking.validate(order, people(), coalesce=coalesce))
+    finish(check.validate(job, stderr_console(), coalesce=coalesce))
 
 
-app.add_typer(ledger.app, name="ledger")
+app.add_typer(ledger_app.app, name="ledger")
 app.command()(operations.resolve)
 app.command()(operations.meter)
 app.command()(operations.register)
@@ -182,9 +185,9 @@ def sandbox(
     ] = None,
 ) -> None:
     """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
-    from marketplace_metering_async.cli.serving import serve  # noqa: PLC0415 - a web server
+    from marketplace_metering_async.cli.commands.sandbox import serve  # noqa: PLC0415 - a web server
 
-    finish(serve(port, calls_per_second or None, people(), state=state))
+    finish(serve(port, calls_per_second or None, stderr_console(), state=state))
 
 
 @app.command()
@@ -192,10 +195,10 @@ def doctor(
     *, endpoint_url: EndpointUrl = None, profile: Profile = None, region: Region = None
 ) -> None:
     """Check credentials, region, endpoint, clock and versions. Meters nothing."""
-    from marketplace_metering_async.cli.doctor import run  # noqa: PLC0415 - rarely needed
+    from marketplace_metering_async.cli.commands.doctor import run  # noqa: PLC0415 - rarely needed
 
     settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
-    finish(run(settings, people()))
+    finish(run(settings, stderr_console()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,5 +206,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app(None if argv is None else list(argv), prog_name="marketplace-metering")
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(Exit.METERED)
-    return int(Exit.METERED)
+        return ended.code if isinstance(ended.code, int) else int(Exit.OK)
+    return int(Exit.OK)

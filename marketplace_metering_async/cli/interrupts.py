@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, Self
 
-from marketplace_metering_async.cli.output import People
+from marketplace_metering_async.cli.output.console import Console
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,15 +18,15 @@ class Interrupts:
         stopped: Set by the first signal, or by `fail()`: nothing new is to start.
         happened: Whether there was a signal.
         failure: Why there was no sense in going on, if so.
-        says: What the first signal brings about, for a person to read.
+        says: What the first signal brings about, as text.
     """
 
-    def __init__(self, people: People, says: str) -> None:
+    def __init__(self, console: Console, says: str) -> None:
         self.stopped = asyncio.Event()
         self.happened = False
         self.failure: OSError | None = None
         self.says = says
-        self._people = people
+        self._console = console
         self._task = asyncio.current_task()
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Interrupts:
             return
         self.happened = True
         self.stopped.set()
-        self._people.print(f"[yellow]Interrupted: {self.says} Ctrl-C again aborts at once.")
+        self._console.print(f"[yellow]Interrupted: {self.says} Ctrl-C again aborts at once.")
 
 
 def _listen(

@@ -12,7 +12,7 @@ import typer
 from attrs import frozen
 
 from marketplace_metering_async import rules
-from marketplace_metering_async.aws.signing import Endpoint, Signer
+from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, mask
@@ -46,7 +46,7 @@ def moment(text: str) -> datetime:
     digits = text.isascii() and text.isdigit() and len(text) < 20
     with _as_option_error():
         time = usage_timestamp(int(text) if digits else text)
-        rules.require(rules.timestamp("", time))
+        rules.raise_if_any(rules.timestamp("", time))
     return time
 
 
@@ -56,7 +56,7 @@ def _kept(rule: Callable[[str], rules.Violations]) -> Callable[[str | None], str
     def check(text: str | None) -> str | None:
         if text is not None:
             with _as_option_error():
-                rules.require(rule(text))
+                rules.raise_if_any(rule(text))
         return text
 
     return check
@@ -148,7 +148,7 @@ class Target:
         signer: Signs requests for it.
     """
 
-    endpoint: Endpoint
+    endpoint: FoundEndpoint
     access_key: str
     source: str
     signer: Signer

@@ -6,10 +6,10 @@ from typing import Any
 
 import typer
 
-from marketplace_metering_async.cli import exits
-from marketplace_metering_async.cli.exits import Exit, MisuseError
-from marketplace_metering_async.cli.output import error_text, people
-from marketplace_metering_async.cli.reading import Source, sources_of
+from marketplace_metering_async.cli import exit_codes
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
+from marketplace_metering_async.cli.input.lines import Source, sources_of
+from marketplace_metering_async.cli.output.console import error_text, stderr_console
 from marketplace_metering_async.errors import MeteringError
 
 
@@ -18,7 +18,7 @@ def sources_or_exit(names: list[str]) -> list[Source]:
     try:
         return sources_of(names)
     except MisuseError as error:
-        people().complain(error)
+        stderr_console().complain(error)
         raise typer.Exit(Exit.USAGE) from None
 
 
@@ -34,12 +34,12 @@ def finish(work: Coroutine[Any, Any, Exit], operation: str = "BatchMeterUsage") 
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = Exit.INTERRUPTED
     except MisuseError as error:
-        people().complain(error)
+        stderr_console().complain(error)
         code = Exit.USAGE
     except MeteringError as error:
-        people().complain(error_text(error))
-        code = exits.of_error(error, operation)
+        stderr_console().complain(error_text(error))
+        code = exit_codes.of_error(error, operation)
     except OSError as error:  # such as a port that is taken
-        people().complain(error.strerror or error)
+        stderr_console().complain(error.strerror or error)
         code = Exit.USAGE
     raise typer.Exit(code)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, cast
 
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.clock import Span
+from marketplace_metering_async.clock import ClockBounds
 from marketplace_metering_async.errors import InvalidRecordError, OutOfWindowError, Violation
 from marketplace_metering_async.records import UsageRecord
 
@@ -27,13 +27,13 @@ class Admission:
     """
     Turns whatever was given into a record to send, or tells why it is none.
 
-    The window is judged by the *span* in which the service's time lies: what may be inside is
+    The window is judged by the *bounds* in which the service's time lies: what may be inside is
     admitted. Call `set_time()` when time moves on.
     """
 
     def __init__(
         self,
-        span: Span,
+        bounds: ClockBounds,
         *,
         product_code: str | None = None,
         window: limits.MeteringWindow = limits.BATCH_WINDOW,
@@ -42,13 +42,13 @@ class Admission:
         self._window = window
         self._product_violations = () if product_code is None else rules.product_code(product_code)
         self._product_lacks = product_code is None or bool(self._product_violations)
-        self.set_time(span)
+        self.set_time(bounds)
 
-    def set_time(self, span: Span) -> None:
-        """Judge by *span* from now on; by one that is unbounded, no time is out of the window."""
-        self._oldest, self._newest = -math.inf, span.latest + limits.MAX_FUTURE.total_seconds()
-        if math.isfinite(span.earliest):
-            earliest = datetime.fromtimestamp(span.earliest, UTC) - limits.EDGE
+    def set_time(self, bounds: ClockBounds) -> None:
+        """Judge by *bounds* from now on; by one that is unbounded, no time is out of the window."""
+        self._oldest, self._newest = -math.inf, bounds.latest + limits.MAX_FUTURE.total_seconds()
+        if math.isfinite(bounds.earliest):
+            earliest = datetime.fromtimestamp(bounds.earliest, UTC) - limits.EDGE
             self._oldest = limits.oldest_open(earliest, self._window).timestamp()
 
     def admit(self, position: int, given: object) -> UsageRecord:
@@ -101,7 +101,7 @@ class Admission:
     def _of_mapping(given: object) -> UsageRecord:
         if not isinstance(given, Mapping):
             expected = "a UsageRecord or a mapping"
-            got = rules.shown(given)
+            got = rules.describe(given)
             raise InvalidRecordError.of([Violation("", expected, got, wrong_type=True)])
         return UsageRecord.from_boto(given)
 

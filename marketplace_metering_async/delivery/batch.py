@@ -18,16 +18,16 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, Settled, Warned, tell
-from marketplace_metering_async.flow.loop_budget import STEPS, Breather
+from marketplace_metering_async.events import BatchEnded, Settled, WarningIssued, emit
+from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.records import UsageRecord, key_hashes
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
-    Outcome,
     RecordStatus,
+    SettledRecords,
     Verdict,
     count,
-    without_ids,
+    unmetered,
 )
 
 UNCLEAR_SCHEMES: Final = (
@@ -54,7 +54,7 @@ class Batch:
         self._shared = shared
         self._connection = shared.connection
         self._product_code = product_code
-        self._breather = Breather(shared.clock)
+        self._stretch = WorkStretch(shared.clock)
         self._collector = ResultCollector()
         self._sent: list[UsageRecord | None] = []  # None where nothing is sent
         self._hashes = KeyHashes()
@@ -85,7 +85,7 @@ class Batch:
             throttled=delivery.throttled,
             seconds=clock.monotonic() - started,
         )
-        tell(self._shared.observer, ended)
+        emit(self._shared.observer, ended)
         return result
 
     # The time allowed.
@@ -118,19 +118,19 @@ class Batch:
 
     async def _read(self, given: object) -> None:
         """Read all that was given, settle what cannot be sent, and line up the rest."""
-        admission = Admission(self._connection.span(), product_code=self._product_code)
+        admission = Admission(self._connection.bounds(), product_code=self._product_code)
         if isinstance(given, AsyncIterable):
             read: list[object] = []
             if not await self._unless_over(self._read_as_it_comes(given, read, admission)):
                 text = "the time allowed was over before the source ended; what was read of it"
-                tell(self._shared.observer, Warned(text=f"{text} has results"))
+                emit(self._shared.observer, WarningIssued(text=f"{text} has results"))
             self._take_in(read, admission)
         elif isinstance(given, Iterable):
             source = iter(given)
-            while some := list(islice(source, STEPS)):
+            while some := list(islice(source, RECORDS_PER_STEP)):
                 self._take_in(some, admission)
-                if await self._breather.breathe():
-                    admission.set_time(self._connection.span())
+                if await self._stretch.yield_if_due():
+                    admission.set_time(self._connection.bounds())
 
     async def _read_as_it_comes(
         self, given: AsyncIterable[object], read: list[object], admission: Admission
@@ -138,11 +138,11 @@ class Batch:
         """Fill *read*, and take it in whenever there is a step's worth."""
         async for one in given:
             read.append(one)
-            if len(read) == STEPS:
+            if len(read) == RECORDS_PER_STEP:
                 self._take_in(read, admission)
                 read.clear()
-                if await self._breather.breathe():
-                    admission.set_time(self._connection.span())
+                if await self._stretch.yield_if_due():
+                    admission.set_time(self._connection.bounds())
 
     def _take_in(self, some: Sequence[object], admission: Admission) -> None:
         if not some:
@@ -196,7 +196,7 @@ class Batch:
             async for positions, records in self._those_to_send():
                 self._backlog.add(positions, records, moment)
         if rejected := self._collector.counts[RecordStatus.REJECTED]:
-            tell(self._shared.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
+            emit(self._shared.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
 
     async def _part_repeats(self) -> None:
         repeated = self._hashes.repeated
@@ -206,7 +206,7 @@ class Batch:
                 if hashed in repeated and self._duplicates.note(position, record):
                     self._sent[position] = None
         for conflict in self._duplicates.conflicts():
-            await self._breather.breathe()
+            await self._stretch.yield_if_due()
             self._reject(conflict.positions, conflict)
 
     async def _part_schemes(self) -> None:
@@ -220,26 +220,26 @@ class Batch:
                     together.add(position)
                     both[position] = together
         for position, together in both.items():
-            await self._breather.breathe()
+            await self._stretch.yield_if_due()
             if position != min(together):  # they are refused together, once
                 continue
             copies = [c for p in together for c in self._duplicates.copies.pop(p, ())]
             places = sorted([*together, *copies])
             self._reject(places, BothSchemesError(places))
         if overlaps.is_unclear:
-            tell(self._shared.observer, Warned(text=UNCLEAR_SCHEMES))
+            emit(self._shared.observer, WarningIssued(text=UNCLEAR_SCHEMES))
 
     def _reject(self, positions: Sequence[int], error: MeteringError) -> None:
         for position in positions:
             self._sent[position] = None
         verdict = Verdict(status=RecordStatus.REJECTED, error=error)
-        self._collector.add((without_ids(verdict, positions),))
+        self._collector.add((unmetered(verdict, positions),))
 
     async def _those_to_send(self) -> AsyncGenerator[tuple[list[int], list[UsageRecord]], None]:
         """Yield the positions and records that are to be sent, some at a time."""
-        for start in range(0, len(self._sent), STEPS):
-            await self._breather.breathe()
-            some = self._sent[start : start + STEPS]
+        for start in range(0, len(self._sent), RECORDS_PER_STEP):
+            await self._stretch.yield_if_due()
+            some = self._sent[start : start + RECORDS_PER_STEP]
             yield (
                 list(compress(range(start, start + len(some)), some)),
                 list(filter(None, some)),
@@ -267,12 +267,12 @@ class Batch:
             await delivery.abort()
         return delivery
 
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
         self._collector.add(outcomes)
         copies = self._duplicates.copies
         if copies and (shared := _shared(outcomes, copies)):
             self._collector.add(shared)
-            tell(self._shared.observer, Settled(counts=count(shared)))
+            emit(self._shared.observer, Settled(counts=count(shared)))
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._records_at, product_code=self._product_code)
@@ -281,10 +281,12 @@ class Batch:
         return list(map(cast("list[UsageRecord]", self._sent).__getitem__, positions))
 
 
-def _shared(outcomes: Sequence[Outcome], copies: dict[int, list[int]]) -> list[Outcome]:
+def _shared(
+    outcomes: Sequence[SettledRecords], copies: dict[int, list[int]]
+) -> list[SettledRecords]:
     """Return the outcomes of records identical to ones that were sent."""
     return [
-        Outcome(verdict._replace(duplicate_of=position), alike, [record_id] * len(alike))
+        SettledRecords(verdict._replace(duplicate_of=position), alike, [record_id] * len(alike))
         for verdict, positions, record_ids in outcomes
         for position, record_id in zip(positions, record_ids, strict=True)
         if (alike := copies.get(position))

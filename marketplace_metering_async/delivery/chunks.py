@@ -53,7 +53,7 @@ class AttemptHistory:
         repairs: The latest in a row after which credentials or clock were corrected.
         doubt: Whether one of them may have been acted upon though no response says so.
         rested: Whether the record has waited for the service's clock to reach its timestamp.
-        since: Monotonic time of the first attempt that was not throttled; None before it.
+        first_attempt_at: Monotonic time of the first attempt that was not throttled, or None.
         error: Why the last attempt settled nothing.
         request_id: The service's id of the last attempt.
     """
@@ -63,7 +63,7 @@ class AttemptHistory:
     repairs: int = 0
     doubt: bool = False
     rested: bool = False
-    since: float | None = None
+    first_attempt_at: float | None = None
     error: MeteringError | None = None
     request_id: str | None = None
 

@@ -7,9 +7,9 @@ from typing import cast, overload
 
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
-    Outcome,
     RecordResult,
     RecordStatus,
+    SettledRecords,
     Verdict,
     in_order,
 )
@@ -41,7 +41,7 @@ class ResultCollector:
         self._record_ids += [None] * len(given)
         self._missing += len(given)
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Iterable[SettledRecords]) -> None:
         """
         Take outcomes in.
 

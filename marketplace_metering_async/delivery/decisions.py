@@ -33,7 +33,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import RetryPolicy
-from marketplace_metering_async.results import Outcome, Verdict, without_ids
+from marketplace_metering_async.results import SettledRecords, Verdict, unmetered
 
 _MOST_REPAIRS: Final = 2
 """Times in a row that a record is sent again because credentials or clock were corrected."""
@@ -91,7 +91,7 @@ class Decision(NamedTuple):
     """
 
     ended: CallEnd
-    settled: Sequence[Outcome] = ()
+    settled: Sequence[SettledRecords] = ()
     returned: Sequence[Return] = ()
     refusal: Refusal | None = None
     stop: Scope | None = None
@@ -116,7 +116,7 @@ def on_reply(
         parts = [(chunk, statuses[0], reply.record_ids)]  # as most are
     else:
         parts = _parts(chunk, reply)
-    settled: list[Outcome] = []
+    settled: list[SettledRecords] = []
     left: list[PendingRecord] = []
     for part, status, record_ids in parts:
         if status is None:
@@ -127,7 +127,7 @@ def on_reply(
             left += _after_failure(part.entries, error, moment, request_id=request_id)
         else:
             verdict = verdicts.answered(status, part.histories[0], request_id)
-            settled.append(Outcome(verdict, part.positions, record_ids))
+            settled.append(SettledRecords(verdict, part.positions, record_ids))
     progress = bool(settled)
     ended = CallEnd.DELIVERED if progress else CallEnd.FAILED
     if not left:
@@ -218,12 +218,14 @@ def on_cancelled(chunk: Chunk, error: MeteringError) -> Decision:
     return Decision(ended=CallEnd.ABANDONED, settled=give_up(chunk.entries, error), error=error)
 
 
-def on_refused_alone(entry: PendingRecord, error: MarketplaceMeteringException) -> list[Outcome]:
+def on_refused_alone(
+    entry: PendingRecord, error: MarketplaceMeteringException
+) -> list[SettledRecords]:
     """Decide on a record that the service refused when it travelled alone."""
     return [_outcome(entry, verdicts.refused_alone(error, entry.history))]
 
 
-def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[Outcome]:
+def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
     """Return the outcomes of records that are sent no more because of *error*."""
     return [_outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
 
@@ -262,7 +264,7 @@ def _on_early(
     ahead = {entry.position for entry in early}
     others = [entry for entry in entries if entry.position not in ahead]
     newest = service_time + _LONGEST_REST
-    settled: list[Outcome] = []
+    settled: list[SettledRecords] = []
     minutes: dict[int, list[PendingRecord]] = {}  # together they take few calls
     for entry in _after(early, lambda h: evolve(h, rested=True)):
         if entry.record.epoch > newest:
@@ -292,9 +294,9 @@ def _on_account_error(
 
 def _ended_or_again(
     entries: Sequence[PendingRecord], moment: float, policy: RetryPolicy
-) -> tuple[list[Outcome], list[Return]]:
+) -> tuple[list[SettledRecords], list[Return]]:
     """Part failed records into those whose attempts or time are over, and those sent again."""
-    ends: list[Outcome] = []
+    ends: list[SettledRecords] = []
     again: list[PendingRecord] = []
     for entry in entries:
         if _is_over(entry.history, moment, policy):
@@ -309,9 +311,9 @@ def _ended_or_again(
 def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> bool:
     if policy.max_attempts is not None and history.failures >= policy.max_attempts:
         return True
-    if history.since is None or history.failures < _FEWEST_FAILURES:
+    if history.first_attempt_at is None or history.failures < _FEWEST_FAILURES:
         return False
-    return moment - history.since >= policy.timeout
+    return moment - history.first_attempt_at >= policy.timeout
 
 
 def _attempted(
@@ -323,7 +325,7 @@ def _attempted(
         failures=history.failures,
         doubt=history.doubt,
         rested=history.rested,
-        since=moment if history.since is None else history.since,
+        first_attempt_at=moment if history.first_attempt_at is None else history.first_attempt_at,
         error=error,
         request_id=getattr(error, "request_id", None),
     )
@@ -374,5 +376,5 @@ def _parts(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Seq
     ]
 
 
-def _outcome(entry: PendingRecord, verdict: Verdict) -> Outcome:
-    return without_ids(verdict, (entry.position,))
+def _outcome(entry: PendingRecord, verdict: Verdict) -> SettledRecords:
+    return unmetered(verdict, (entry.position,))

@@ -29,19 +29,26 @@ from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
-from marketplace_metering_async.events import Paused, Retrying, Settled, Throttled, Warned, tell
+from marketplace_metering_async.events import (
+    Retrying,
+    SendingStopped,
+    Settled,
+    Throttled,
+    WarningIssued,
+    emit,
+)
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, without_ids
+from marketplace_metering_async.results import RecordStatus, SettledRecords, Verdict, unmetered
 from marketplace_metering_async.results import count as counted
 
 _OPERATION: Final = "BatchMeterUsage"
 _STEP: Final = 256
 """Records that are given up between two looks at the clock."""
 
-Settle = Callable[[Sequence[Outcome]], None]
+Settle = Callable[[Sequence[SettledRecords]], None]
 """Takes verdicts as they come."""
 
 
@@ -295,9 +302,9 @@ class Delivery:
         """Settle the records of *chunk* on which there is a verdict; return the others."""
         self._searches.similar.forget(moment)
         stop = self._stops.error_for(chunk.lane, moment)
-        similar, span = self._searches.similar, self._connection.span()
+        similar, bounds = self._searches.similar, self._connection.bounds()
         try:
-            kept, outcomes = screen(chunk, span, stop, similar, self._screen)
+            kept, outcomes = screen(chunk, bounds, stop, similar, self._screen)
             self._settle(outcomes)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
             self._end_lost(chunk, error, left=False)
@@ -391,7 +398,7 @@ class Delivery:
         if reply.oddities:
             oddities = "; ".join(dict.fromkeys(reply.oddities))
             text = f"odd response to request {answer.request_id}: {oddities}"
-            tell(self._observer, Warned(text=text))
+            emit(self._observer, WarningIssued(text=text))
         return decisions.on_reply(chunk, reply, answer.request_id, call.begun, policy)
 
     def _finish(self, call: _Call, decision: Decision) -> None:
@@ -417,7 +424,7 @@ class Delivery:
                 call.permit.release()
         except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
             text = f"the pacer raised {type(error).__name__} when a call had ended"
-            tell(self._observer, Warned(text=text))
+            emit(self._observer, WarningIssued(text=text))
 
     def _apply(self, call: _Call, decision: Decision) -> None:
         moment, lane = self._clock.monotonic(), call.chunk.lane
@@ -426,7 +433,7 @@ class Delivery:
             self._progress.made(lane)
         if decision.ended is CallEnd.THROTTLED:
             self.throttled += 1
-            tell(self._observer, Throttled(records=len(call.chunk)))
+            emit(self._observer, Throttled(records=len(call.chunk)))
         if decision.narrow is not None:
             self.backlog.narrow(lane, decision.narrow)
         rest = self._put_back(call, decision, moment)
@@ -469,7 +476,7 @@ class Delivery:
                     delay=rest,
                     error=decision.error,
                 )
-                tell(self._observer, retrying)
+                emit(self._observer, retrying)
             self.backlog.put_back(entries, moment, not_before=moment + rest)
             longest = max(longest, rest)
         return longest
@@ -483,13 +490,13 @@ class Delivery:
             self._settle(decisions.give_up(entries, error))
         return error is not None
 
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
         if not outcomes:
             return
-        if self._connection.tells_details:
+        if self._connection.observes_calls:
             request_id = outcomes[0].verdict.request_id
             settled = Settled(counts=counted(outcomes), request_id=request_id)
-            tell(self._observer, settled)
+            emit(self._observer, settled)
         self._open -= sum(len(outcome.positions) for outcome in outcomes)
         self._settle_at_door(outcomes)
 
@@ -499,7 +506,7 @@ class Delivery:
         """Start nothing new of a lane, or of all; where records go on coming, for a minute."""
         if self._stops.add(lane, error, self._clock.monotonic(), probed=self._goes_on):
             product = None if lane is None else lane.product_code
-            tell(self._observer, Paused(product_code=product, error=error))
+            emit(self._observer, SendingStopped(product_code=product, error=error))
         self._given_up.append((lane, error))
         if lane is None:
             self._cancel_what_has_not_left()
@@ -538,7 +545,7 @@ class Delivery:
         moment = self._clock.monotonic()
         self._release(findings)
         for event in findings.events:
-            tell(self._observer, event)
+            emit(self._observer, event)
         for refusal in findings.begun:
             if is_about_a_member(refusal.error.code):  # more of the lane would be refused for it
                 self.backlog.hold(refusal.chunk.lane, moment + REMEMBERED, moment)
@@ -599,7 +606,7 @@ class Delivery:
         self._open = len(lost)
         self.backlog.clear()
         self._release(self._searches.drop(None))
-        self._settle([without_ids(verdict, lost)] if lost else [])
+        self._settle([unmetered(verdict, lost)] if lost else [])
 
 
 def _by_lane(backlog: Backlog, entries: Sequence[PendingRecord]) -> dict[Lane, list[PendingRecord]]:

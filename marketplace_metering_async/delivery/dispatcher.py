@@ -7,7 +7,7 @@ from itertools import count
 from typing import Protocol
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.flow.loop_budget import Breather
+from marketplace_metering_async.flow.loop_budget import WorkStretch
 from marketplace_metering_async.flow.permits import CallPermits, Permit
 
 
@@ -132,14 +132,14 @@ class Dispatcher:
             self._over(number)
 
     async def _dispatch(self) -> None:
-        work, breather = self._work, Breather(self._clock)
+        work, stretch = self._work, WorkStretch(self._clock)
         while True:
-            await breather.breathe()
+            await stretch.yield_if_due()
             if work.give_up_some():
                 continue
             if work.wanted():
                 if await work.prepare() and (permit := await self._permit()) is not None:
-                    await self._send(permit, breather)
+                    await self._send(permit, stretch)
             elif (due := work.next_due()) is not None:
                 await self._sleep(due)
             else:
@@ -153,13 +153,13 @@ class Dispatcher:
         finally:
             self._asks_for_permit = False
 
-    async def _send(self, permit: Permit, breather: Breather) -> None:
+    async def _send(self, permit: Permit, stretch: WorkStretch) -> None:
         """Start a call with *permit*, or give it back where nothing is left to send."""
         try:
             while self._work.wanted():
                 if self._work.send_some(permit):
                     return
-                await breather.breathe()
+                await stretch.yield_if_due()
         except BaseException:
             permit.release()
             raise

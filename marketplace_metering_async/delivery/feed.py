@@ -19,9 +19,15 @@ from marketplace_metering_async.errors import (
     KeyAlreadySentError,
     MeteringError,
 )
-from marketplace_metering_async.events import Released, Settled, Warned, tell
+from marketplace_metering_async.events import BatchReleased, Settled, WarningIssued, emit
 from marketplace_metering_async.records import Key, UsageRecord
-from marketplace_metering_async.results import Outcome, RecordResult, RecordStatus, Verdict, count
+from marketplace_metering_async.results import (
+    RecordResult,
+    RecordStatus,
+    SettledRecords,
+    Verdict,
+    count,
+)
 
 _ADMISSION_HOLDS: Final = 1.0
 """Seconds: fine beside the minutes of the service's window."""
@@ -114,7 +120,7 @@ class Feed:
         self._take_results = take_results
         self._product_code = product_code
         self._keys_remembered = keys_remembered
-        self._admission = Admission(shared.connection.span(), product_code=product_code)
+        self._admission = Admission(shared.connection.bounds(), product_code=product_code)
         self._admission_of = shared.clock.monotonic()
         self._entries: dict[int, Entry] = {}
         self._by_key: dict[Key, Entry] = {}
@@ -142,7 +148,7 @@ class Feed:
         """
         moment = self._connection.clock.monotonic()
         if moment - self._admission_of > _ADMISSION_HOLDS:
-            self._admission.set_time(self._connection.span())
+            self._admission.set_time(self._connection.bounds())
             self._admission_of = moment
         return self._admission.admit(position, given)
 
@@ -223,7 +229,7 @@ class Feed:
         others = self._schemes.note(entry.position, entry.record)
         if self._schemes.is_unclear and not self._has_warned:
             self._has_warned = True
-            tell(self._connection.observer, Warned(text=UNCLEAR_SCHEMES))
+            emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
         if others:
             positions = [*others, entry.position]
             unsent = [entry, *(self._entries[p] for p in others if not self._entries[p].left)]
@@ -256,17 +262,17 @@ class Feed:
             entry.left = True
         self.waiting -= len(fresh)
         self.in_flight += len(fresh)
-        if self._connection.tells_details:
+        if self._connection.observes_calls:
             waited = self._connection.clock.monotonic() - min(entry.since for entry in fresh)
-            released = Released(
+            released = BatchReleased(
                 records=len(fresh), waited=waited, waiting=self.waiting, in_flight=self.in_flight
             )
-            tell(self._connection.observer, released)
+            emit(self._connection.observer, released)
 
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
         """Take verdicts, and share them with those that share the fate of a record."""
         results: list[RecordResult] = []
-        shared: list[Outcome] = []
+        shared: list[SettledRecords] = []
         rivals: list[_Given] = []
         for verdict, positions, record_ids in outcomes:
             for position, record_id in zip(positions, record_ids, strict=True):
@@ -278,17 +284,17 @@ class Feed:
                     copy = verdict if entry.conflict else verdict._replace(duplicate_of=position)
                     for at, given in entry.copies.items():
                         results.append(RecordResult(at, given, copy, record_id))
-                    shared.append(Outcome(copy, list(entry.copies), ()))
+                    shared.append(SettledRecords(copy, list(entry.copies), ()))
                 if entry.rivals and (verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous):
                     for rival in entry.rivals.values():
                         error = KeyAlreadySentError((position, rival.position))
                         refused = Verdict(status=RecordStatus.REJECTED, error=error)
                         results.append(RecordResult(rival.position, rival.given, refused))
-                        shared.append(Outcome(refused, (rival.position,), ()))
+                        shared.append(SettledRecords(refused, (rival.position,), ()))
                 else:
                     rivals += entry.rivals.values()
         if shared:
-            tell(self._connection.observer, Settled(counts=count(shared)))
+            emit(self._connection.observer, Settled(counts=count(shared)))
         self._take_results(results)
         for rival in rivals:
             self.join(*rival)
@@ -317,7 +323,7 @@ class Feed:
     def _give(self, results: Sequence[RecordResult]) -> None:
         """Hand out results of records that no delivery has."""
         for result in results:
-            tell(self._connection.observer, Settled(counts={result.status: 1}))
+            emit(self._connection.observer, Settled(counts={result.status: 1}))
         self._take_results(results)
 
     def reject(self, position: int, given: object, error: MeteringError) -> None:

@@ -14,7 +14,7 @@ from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Event, Isolated, Isolating
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import Outcome, without_ids
+from marketplace_metering_async.results import SettledRecords, unmetered
 
 _WHOLE_REFUSALS: Final = 3
 """Chunks refused to the last record by an unknown code, after which their lane stops."""
@@ -35,7 +35,7 @@ class Findings:
         events: What the observer is to know.
     """
 
-    settled: list[Outcome] = Factory(list)
+    settled: list[SettledRecords] = Factory(list)
     returned: list[PendingRecord] = Factory(list)
     stop: tuple[Lane, MarketplaceMeteringException] | None = None
     begun: list[Refusal] = Factory(list)
@@ -166,7 +166,7 @@ class Searches:
             return
         chunk, error = search.chunk, search.error
         lane = chunk.lane.whole
-        ended = Isolated(code=error.code, calls=search.tried, offenders=search.refused_alone)
+        ended = Isolated(code=error.code, calls=search.tried, refused=search.refused_alone)
         findings.events.append(ended)
         findings.ended.append(chunk.lane)
         waiting = self._searches.pop(lane).waiting
@@ -199,7 +199,7 @@ class Searches:
             if (found := self.similar.find(entry.record)) is not None:
                 verdict = verdicts.similar_refused(found.refusal, found.member, entry.history)
                 similar.append(entry)
-                findings.settled.append(without_ids(verdict, (entry.position,)))
+                findings.settled.append(unmetered(verdict, (entry.position,)))
         search.remove(similar)
         search.refused_alone += len(similar)
 

@@ -7,7 +7,7 @@ from attrs import frozen
 from marketplace_metering_async.aws.connection import ServiceConnection
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.events import Observer
-from marketplace_metering_async.flow.loop_budget import Turns
+from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy
 
@@ -28,7 +28,7 @@ class Shared:
 
     connection: ServiceConnection
     permits: CallPermits
-    turns: Turns
+    turns: LoopBudget
     policy: RetryPolicy
     random: Random
     max_concurrency: int

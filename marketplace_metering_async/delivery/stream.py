@@ -8,8 +8,8 @@ from typing import Any
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
-from marketplace_metering_async.events import BatchEnded, tell
-from marketplace_metering_async.flow.loop_budget import STEPS, Breather
+from marketplace_metering_async.events import BatchEnded, emit
+from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
 
@@ -79,7 +79,7 @@ class Stream:
                 throttled=self._feed.delivery.throttled,
                 seconds=self._shared.clock.monotonic() - started,
             )
-            tell(self._shared.observer, ended)
+            emit(self._shared.observer, ended)
         if self._source_error is not None:
             raise self._source_error
 
@@ -124,14 +124,14 @@ class Stream:
         self._feed.delivery.stop(DeliveryTimeoutError("the stream was stopped"))
 
     async def _read_all(self) -> None:
-        breather = Breather(self._shared.clock)
+        stretch = WorkStretch(self._shared.clock)
         try:
             if isinstance(self._records, AsyncIterable):
                 async for given in self._records:
-                    await self._read_one(given, breather)
+                    await self._read_one(given, stretch)
             elif isinstance(self._records, Iterable):
                 for given in self._records:
-                    await self._read_one(given, breather)
+                    await self._read_one(given, stretch)
         except Exception as error:  # noqa: BLE001 - raised by results() once all is yielded
             self._source_error = error
         except asyncio.CancelledError as error:
@@ -140,7 +140,7 @@ class Stream:
                 raise
             self._source_error = error  # the source's own: something that it awaits was cancelled
 
-    async def _read_one(self, given: object, breather: Breather) -> None:
+    async def _read_one(self, given: object, stretch: WorkStretch) -> None:
         position = self._read
         self._read += 1
         try:  # before any wait: a stop must not lose it
@@ -149,8 +149,8 @@ class Stream:
             self._feed.reject(position, given, error)
         else:
             self._feed.join(position, given, record)
-        if not position % STEPS:
-            await breather.breathe()
+        if not position % RECORDS_PER_STEP:
+            await stretch.yield_if_due()
         while self._read - self._yielded >= self._most_open:
             self._room.clear()
             await self._room.wait()

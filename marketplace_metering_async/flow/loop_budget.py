@@ -11,38 +11,38 @@ from typing import Final
 
 from marketplace_metering_async.clock import Clock
 
-_STRETCH: Final = 0.0005
+_LONGEST_STRETCH: Final = 0.0005
 """Seconds of work after which the event loop gets its turn."""
-STEPS: Final = 128
+RECORDS_PER_STEP: Final = 128
 """Records between two looks at the clock."""
 
 _TURN: Final = 0.003
-"""Seconds of a turn of the event loop in which answers are dealt with."""
+"""Seconds of a turn of the event loop in which responses are handled."""
 _SHARE: Final = 0.001
-"""Seconds of a turn that are theirs who had to wait, whatever came before them."""
+"""Seconds of a turn reserved for responses that had to wait, whatever came before them."""
 _PIECES: Final = 12
-"""Answers that had to wait and are let go on together: each mostly takes tenths of a ms."""
+"""Waiting responses that are woken together: each mostly takes tenths of a millisecond."""
 
 
-class Breather:
+class WorkStretch:
     """Gives the event loop its turn in long work."""
 
     def __init__(self, clock: Clock) -> None:
         self._monotonic = clock.monotonic
         self._since = self._monotonic()
 
-    async def breathe(self) -> bool:
+    async def yield_if_due(self) -> bool:
         """Yield to the event loop if its last turn is long ago; return whether it was."""
-        if self._monotonic() - self._since <= _STRETCH:
+        if self._monotonic() - self._since <= _LONGEST_STRETCH:
             return False
         await asyncio.sleep(0)
         self._since = self._monotonic()
         return True
 
 
-class Turns:
+class LoopBudget:
     """
-    Spreads the answers of one client over turns of the event loop.
+    Spreads the responses of one client over turns of the event loop.
 
     They come in crowds; without this, all of a crowd would be dealt with in one turn.
     """
@@ -57,7 +57,7 @@ class Turns:
         """
         Return what to await before some work; None in a turn without much work so far.
 
-        Nobody lines up behind those who wait while there is time, or each answer would cost one
+        Nobody lines up behind those who wait while there is time, or each response would cost one
         more wake-up.
         """
         return None if self._has_time() else self._line_up()

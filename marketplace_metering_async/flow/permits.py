@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Final
 
-from marketplace_metering_async.clock import Clock, sleep
+from marketplace_metering_async.clock import Clock, sleep_or_wake
 from marketplace_metering_async.flow.pacing import CallEnd, Pacer
 
 _LONGEST_WAIT: Final = 1.0
@@ -125,7 +125,7 @@ class CallPermits:
         if self._on_the_wire >= self._most:
             await self._wake_first.wait()
         else:
-            await sleep(self._clock, min(wait, _LONGEST_WAIT), self._wake_first)
+            await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), self._wake_first)
 
     def _first(self) -> _Waiter | None:
         return next(iter(self._line), None)

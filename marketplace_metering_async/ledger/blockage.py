@@ -4,7 +4,7 @@ from typing import Final
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import MeteringError
-from marketplace_metering_async.events import Observer, RelayBlocked, tell
+from marketplace_metering_async.events import Observer, RelayBlocked, emit
 
 _FIRST_WAIT: Final = 1.0
 _SAID_EACH: Final = 60.0
@@ -29,7 +29,7 @@ class Blockage:
             self._since = now
         if not self._tries or now >= self._said_at + _SAID_EACH:
             self._said_at = now
-            tell(self._observer, RelayBlocked(error=error, seconds=now - self._since))
+            emit(self._observer, RelayBlocked(error=error, seconds=now - self._since))
         wait = min(self._longest, _FIRST_WAIT * 2.0 ** min(self._tries, 10))
         self._tries += 1
         return wait

@@ -6,8 +6,8 @@ from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerU
 from marketplace_metering_async.ledger.sql import Row, Transaction
 
 _COPY = (
-    "this ledger is a copy, such as a restored backup: its open hours wait until a person releases "
-    "them (ledger.release(), or `ledger release URL`)"
+    "this ledger is a copy, such as a restored backup: its open hours wait until somebody "
+    "adopts it (ledger.adopt_copy(), or `ledger adopt-copy URL`)"
 )
 
 

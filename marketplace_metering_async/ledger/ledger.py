@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerClosedError, MeteringError
-from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
+from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger import identity, intake, moving, reports
 from marketplace_metering_async.ledger.grouping import GroupCommit
@@ -444,7 +444,7 @@ class UsageLedger:
             place = await self._change(events)
         return pruned
 
-    async def release(self) -> None:
+    async def adopt_copy(self) -> None:
         """
         Say that this copy of a ledger, such as a restored backup, is the one to go on with.
 
@@ -509,7 +509,7 @@ class UsageLedger:
             lambda tx: identity.introduce(tx, self._region_name, mark, now)
         )
         if text is not None:
-            tell(self._observer, Warned(text=text))
+            emit(self._observer, WarningIssued(text=text))
 
     async def _change(self, operation: Operation[T]) -> T:
         """Run *operation* on a ledger that has not moved."""

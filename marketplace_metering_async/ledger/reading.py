@@ -9,7 +9,7 @@ from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
-from marketplace_metering_async.rules import require, shown, text, timestamp
+from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
 
 _MOST_AHEAD: Final = timedelta(minutes=5)
 """How far ahead of our clock usage may be: as far as clocks of several machines may differ."""
@@ -65,7 +65,7 @@ class UsageReader:
                 license_arn=license_arn,
                 product_code=product_code,
             )
-            require(_violations(record, now, event_id))
+            raise_if_any(_violations(record, now, event_id))
             key, license_product = self._remember(who, record)
             epoch, units = record.epoch, record.quantity
         digest = b""
@@ -114,7 +114,7 @@ def customer_of(now: datetime, **names: str | None) -> CustomerKey:
         InvalidRecordError: if no such customer can be.
     """
     record = _record(timestamp=now, dimension="any", quantity=0, **names)
-    require(_no_product(record))
+    raise_if_any(_no_product(record))
     return UsageKey.of(record).customer
 
 
@@ -125,7 +125,7 @@ def moment_of(path: str, value: datetime) -> datetime:
     Raises:
         InvalidRecordError: (a ValueError) if it is no aware time that UTC can express.
     """
-    require(timestamp(path, value))
+    raise_if_any(timestamp(path, value))
     return whole_utc_seconds(value)
 
 
@@ -165,7 +165,7 @@ def _no_product(record: UsageRecord) -> tuple[Violation, ...]:
 def _without_nul(**texts: str | None) -> tuple[Violation, ...]:
     """Databases end a text at a NUL character, or refuse it with all that shares its commit."""
     return tuple(
-        Violation(name, "text without NUL characters", shown(value))
+        Violation(name, "text without NUL characters", describe(value))
         for name, value in texts.items()
         if isinstance(value, str) and "\0" in value
     )

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from attrs import define, field
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock, sleep
+from marketplace_metering_async.clock import Clock, sleep_or_wake
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -23,7 +23,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
     NoRegionError,
 )
-from marketplace_metering_async.events import Observer, UsageEnded, Warned, tell
+from marketplace_metering_async.events import Observer, UsageEndedUnmetered, WarningIssued, emit
 from marketplace_metering_async.ledger import identity, outlet, reports
 from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.freezing import record_of
@@ -124,7 +124,7 @@ class Relay:
             raise errors.exceptions[0] from None
         await self._tidy()
         for state, count in report.ended.items():
-            tell(self._observer, UsageEnded(state=state.value, records=count))
+            emit(self._observer, UsageEndedUnmetered(state=state.value, records=count))
         return report
 
     async def _lane(
@@ -295,7 +295,7 @@ class Relay:
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless asked to stop."""
-        await sleep(self._clock, seconds, self._stop)
+        await sleep_or_wake(self._clock, seconds, self._stop)
 
     async def _watch_age(self) -> None:
         """Raise the alarm, once for each line that the oldest usage crosses."""
@@ -304,5 +304,5 @@ class Relay:
         crossed = next((share for share in _ALARMS if age >= share * _TARGET), 0.0)
         if crossed > self._alarm:
             text = f"usage has been waiting to be metered for {age / 3600:.1f} hours"
-            tell(self._observer, Warned(text=text))
+            emit(self._observer, WarningIssued(text=text))
         self._alarm = crossed

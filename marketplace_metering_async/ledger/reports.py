@@ -50,7 +50,7 @@ class LedgerStatus:
             none.
         next_seal_at: When an open hour is next due for sealing; None where none is open.
         records: How many records are in each state.
-        guarded: Whether this is a copy that a person has not released: open hours wait.
+        is_unconfirmed_copy: Whether this is a copy that nobody has adopted yet: open hours wait.
         region_name: Where its records go; None until the first relay.
         host: The service's host; None until the first relay.
     """
@@ -71,7 +71,7 @@ class LedgerStatus:
     next_send_at: datetime | None
     next_seal_at: datetime | None
     records: Mapping[HourState, int]
-    guarded: bool
+    is_unconfirmed_copy: bool
     region_name: str | None
     host: str | None
 
@@ -166,7 +166,7 @@ async def status(tx: Transaction, now: int) -> LedgerStatus:
         next_send_at=_when(unsent["next_send"]),
         next_seal_at=_when(unsent["next_seal"]),
         records=_records(by_lane),
-        guarded=ledger["guarded_since"] is not None,
+        is_unconfirmed_copy=ledger["guarded_since"] is not None,
         region_name=ledger["region_name"],
         host=ledger["host"],
     )

@@ -12,7 +12,7 @@ def real_now() -> datetime:
 
 
 @frozen(kw_only=True)
-class Setting:
+class ClockSetting:
     """What a clock was set to: a time, and how fast it runs."""
 
     now: datetime
@@ -82,11 +82,11 @@ class SandboxClock:
         self._speed, self._is_real = 1.0, True
 
     @property
-    def setting(self) -> Setting | None:
+    def setting(self) -> ClockSetting | None:
         """What the clock was set to, for `restore()`; None where it shows the machine's time."""
-        return None if self._is_real else Setting(now=self.now(), speed=self._speed)
+        return None if self._is_real else ClockSetting(now=self.now(), speed=self._speed)
 
-    def restore(self, setting: Setting | None) -> None:
+    def restore(self, setting: ClockSetting | None) -> None:
         """Go on where a clock stood that had this *setting*."""
         if setting is not None:
             self._speed = _speed(setting.speed)

@@ -127,9 +127,9 @@ class Fault:
 
 
 @frozen
-class Answer:
+class ScriptedResponse:
     """
-    An answer of one's own, word for word; nothing is applied.
+    A response of one's own, word for word; nothing is applied.
 
     Attributes:
         status: The HTTP status.
@@ -142,21 +142,21 @@ class Answer:
     headers: Mapping[str, str] = field(factory=dict)
 
 
-FaultFunction = Callable[[str, Mapping[str, Any]], Fault | FaultKind | Answer | None]
+FaultFunction = Callable[[str, Mapping[str, Any]], Fault | FaultKind | ScriptedResponse | None]
 """Is asked about a request (operation, body); returns what goes wrong with it, or None."""
 
 
 @frozen
 class FaultHit:
     """
-    A fault, or an answer of one's own, that strikes a request.
+    A fault, or a response of one's own, that hits a request.
 
     Attributes:
         fault: What goes wrong.
         random: For what is left to chance.
     """
 
-    fault: Fault | Answer
+    fault: Fault | ScriptedResponse
     random: Random
 
     @property

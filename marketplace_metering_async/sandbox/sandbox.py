@@ -16,7 +16,7 @@ from marketplace_metering_async.sandbox.guard import Guard, is_loopback
 from marketplace_metering_async.sandbox.http.app import application
 from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit, LimitedSite
 from marketplace_metering_async.sandbox.http.registration_page import (
-    RegistrationAnswer,
+    RegistrationResponse,
     post_registration,
 )
 from marketplace_metering_async.sandbox.service.principal import AccessKey
@@ -225,7 +225,7 @@ class Sandbox(World):
         async with self:
             await asyncio.Event().wait()
 
-    async def register_account(self, agreement_id: str) -> RegistrationAnswer:
+    async def register_account(self, agreement_id: str) -> RegistrationResponse:
         """
         Click "Set up your account" for a buyer: post a registration token to the seller's page.
 

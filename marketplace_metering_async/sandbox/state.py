@@ -16,7 +16,7 @@ from typing import Any, Final, TextIO
 from attrs import frozen
 
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
-from marketplace_metering_async.sandbox.clock import Setting
+from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.memory import (
     Entry,
     Memory,
@@ -38,7 +38,7 @@ class _Rest:
 
     memory: Memory
     signing_keys: dict[int, str]
-    clock: Setting | None
+    clock: ClockSetting | None
 
 
 class StateFileError(RuntimeError):

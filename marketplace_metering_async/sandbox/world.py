@@ -15,7 +15,7 @@ from marketplace_metering_async.sandbox.history import ChangeCounter, History
 from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.catalogue import Product
-from marketplace_metering_async.sandbox.service.principal import AccessKey, Caller
+from marketplace_metering_async.sandbox.service.principal import AccessKey, Principal
 from marketplace_metering_async.sandbox.service.quota import Quota, Quotas
 from marketplace_metering_async.sandbox.service.refusals import Cause, Refusal
 from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm, form_of
@@ -295,9 +295,9 @@ class World:
         self.quotas.set(calls_per_second, burst)
         self.changes.bump()
 
-    def quota_of(self, caller: Caller, operation: str) -> Quota:
+    def quota_of(self, principal: Principal, operation: str) -> Quota:
         """Return the quota that a request counts against."""
-        return self.quotas.of(caller.account, caller.region, operation)
+        return self.quotas.of(principal.account, principal.region, operation)
 
     def public_key(self, version: int = 1) -> str:
         """

@@ -34,6 +34,11 @@ _HOMES: Final = {
 }
 
 
+def __dir__() -> list[str]:
+    """List what a test may import, for completion and help()."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """Import what is asked for."""
     if name not in _HOMES:

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attrs import evolve, frozen
 from support.quota import Bucket, Sender, Shares, compete, ideal, simulate

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from support.commands import Shell, line, target
 
-from marketplace_metering_async.cli import demo, progress
+from marketplace_metering_async.cli.commands import demo
+from marketplace_metering_async.cli.output import progress
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.sandbox import AccessKey, Book, Fault, FaultKind, Sandbox
 
@@ -104,7 +105,7 @@ def test_a_doctor_finds_a_wrong_clock(
         def now(self) -> datetime:
             return super().now() - timedelta(minutes=3)
 
-    monkeypatch.setattr("marketplace_metering_async.cli.doctor._CLOCK", Late())
+    monkeypatch.setattr("marketplace_metering_async.cli.commands.doctor._CLOCK", Late())
 
     done = shell("doctor", "--endpoint-url", sandbox.url)
 

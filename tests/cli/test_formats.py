@@ -10,15 +10,16 @@ from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.cli import formats, reading
-from marketplace_metering_async.cli.formats import (
+from marketplace_metering_async.cli.input import formats
+from marketplace_metering_async.cli.input import lines as input_lines
+from marketplace_metering_async.cli.input.formats import (
     UsageFileError,
     csv_rows,
     format_of,
     parse_json,
     worded,
 )
-from marketplace_metering_async.cli.reading import Line, sources_of
+from marketplace_metering_async.cli.input.lines import Line, sources_of
 from marketplace_metering_async.errors import InvalidRecordError
 from marketplace_metering_async.records import UsageRecord
 
@@ -292,7 +293,7 @@ def test_an_endless_line_is_refused_in_bounded_memory(
     """
     Its number is told, and the line after it is read.
     """
-    monkeypatch.setattr(reading, "_LONGEST_LINE", 200_000)
+    monkeypatch.setattr(input_lines, "_LONGEST_LINE", 200_000)
 
     long, short = lines_of(tmp_path, b'{"a": "' + b"x" * 1_000_000 + b'"}\n' + JSON)
 
@@ -359,7 +360,7 @@ def test_no_members_break_the_reading(members: dict[str, Any]) -> None:
     """
     Whatever stands for a member, a line is a record, or refused with a reason. Newcomer M9.
     """
-    record, _ = reading._read(parse_json, json.dumps(members).encode())
+    record, _ = input_lines._read(parse_json, json.dumps(members).encode())
 
     assert isinstance(record, UsageRecord | InvalidRecordError)
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from support.commands import HOUR, Run, Shell, line, target
 
 from marketplace_metering_async import UsageRecord
-from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.reading import sources_of
-from marketplace_metering_async.cli.sums import Sums
+from marketplace_metering_async.cli.commands.hourly_sums import HourlySums
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input.lines import sources_of
 from marketplace_metering_async.sandbox import Sandbox
 
 LICENSE = "arn:aws:license-manager::123456789012:license:l-1"
@@ -325,7 +325,7 @@ def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, int]]:
     """Yield key and quantity of each record that `send --coalesce` would send of these lines."""
     file = folder / "usage.jsonl"
     file.write_text("\n".join(lines))
-    with Sums("p") as sums:
+    with HourlySums("p") as sums:
         for source in sources_of([str(file)]):
             for block in source.blocks():
                 for one in block:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.commands import Run, Shell, line, process, running_sandbox, target
 
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.exit_codes import Exit
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_send_through_a_ledger_meters_the_rest_once(tmp_path: Path, usage: Path)
         on_file = sorted(record.quantity for record in sandbox.book.records)
     status = status_of(url)
 
-    assert [Exit.METERED, Exit.METERED] == [run.code for run in runs], runs[0].err
+    assert [Exit.OK, Exit.OK] == [run.code for run in runs], runs[0].err
     assert status["metered"] == status["recorded"] == sum(on_file)
     assert 2 == len(on_file)
 
@@ -85,7 +85,7 @@ def test_status_speaks_to_people_programs_and_alarms(tmp_path: Path, usage: Path
 
     assert status_of(url)["open"] == status_of(url)["recorded"]
     assert 'marketplace_metering_ledger_units{product_code="p",' in prometheus
-    assert Exit.METERED == table.code
+    assert Exit.OK == table.code
     assert "units recorded" in table.err
 
 
@@ -136,7 +136,7 @@ def test_misuse_is_told(tmp_path: Path, usage: Path, arguments: list[str], told:
         ["relay", "--once"],
         ["retry"],
         ["prune"],
-        ["release"],
+        ["adopt-copy"],
         ["close-customer", "--account", "1", "--product-code", "p"],
         ["close-customer", "--account", "1", "--product-code", "p", "--reopen"],
     ],

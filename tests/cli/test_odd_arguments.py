@@ -8,7 +8,7 @@ import typer
 from support.commands import HOUR, Shell, line
 
 from marketplace_metering_async.cli.app import app
-from marketplace_metering_async.cli.exits import Exit
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.sandbox import Sandbox
 
 ODD = [
@@ -48,7 +48,7 @@ GOOD = {
     "ledger history": LEDGER,
     "ledger retry": LEDGER,
     "ledger prune": LEDGER,
-    "ledger release": LEDGER,
+    "ledger adopt-copy": LEDGER,
     "ledger close-customer": [*LEDGER, *CUSTOMER],
 }
 """Arguments of each command that are in order, or as near to it as ends by itself."""

@@ -11,9 +11,9 @@ from attrs import evolve
 from support.commands import Shell, line, pipe, started, target, wait_for
 
 from marketplace_metering_async import LedgerStatus
-from marketplace_metering_async.cli.exits import Exit
-from marketplace_metering_async.cli.ledger_status import tell_unsettled
-from marketplace_metering_async.cli.output import people
+from marketplace_metering_async.cli.commands.ledger_status import print_unsettled
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.console import stderr_console
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
@@ -35,7 +35,7 @@ SETTLED = LedgerStatus(
     next_send_at=None,
     next_seal_at=None,
     records={HourState.METERED: 2},
-    guarded=False,
+    is_unconfirmed_copy=False,
     region_name="us-east-1",
     host="localhost",
 )
@@ -98,7 +98,7 @@ def test_what_is_not_sealed_yet_is_shown_with_its_time(
     relayed = shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
     shown = shell("ledger", "status", url)
 
-    assert Exit.METERED == imported.code  # what it is for is done: the usage is recorded
+    assert Exit.OK == imported.code  # what it is for is done: the usage is recorded
     assert "The next hours are sealed at " in imported.err
     assert Exit.UNDELIVERED == relayed.code
     assert "or let `ledger relay` run: 15 units are open" in relayed.err
@@ -121,7 +121,7 @@ def test_what_the_service_left_open_is_shown(
 
     assert Exit.ACCOUNT == refused.code
     assert "Run this again: 15 units are frozen and wait to be sent." in refused.err
-    assert Exit.METERED == again.code
+    assert Exit.OK == again.code
 
 
 CLAIMED = (
@@ -191,8 +191,8 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
         {"open": 0, "next_seal_at": NOW + timedelta(hours=21), "records": {"open": 120}},
     ),
     (
-        "A copy: open hours wait for `ledger release`.",
-        {"open": 3, "next_seal_at": NOW, "guarded": True, "records": {"open": 1}},
+        "A copy: open hours wait for `ledger adopt-copy`.",
+        {"open": 3, "next_seal_at": NOW, "is_unconfirmed_copy": True, "records": {"open": 1}},
     ),
 ]
 
@@ -204,7 +204,7 @@ def test_each_kind_of_open_units_says_what_to_do(
     """
     And when; a minute is rounded up, for then it is surely over.
     """
-    code = tell_unsettled(evolve(SETTLED, **changes), NOW, people())
+    code = print_unsettled(evolve(SETTLED, **changes), NOW, stderr_console())
 
     assert (Exit.UNDELIVERED, f"{text}\n") == (code, capsys.readouterr().err)
 
@@ -215,6 +215,6 @@ def test_nothing_open_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> N
     """
     over = evolve(SETTLED, ended={HourState.CONFLICT: 3}, records={HourState.CONFLICT: 1})
 
-    assert Exit.METERED == tell_unsettled(SETTLED, NOW, people())
-    assert Exit.METERED == tell_unsettled(over, NOW, people())
+    assert Exit.OK == print_unsettled(SETTLED, NOW, stderr_console())
+    assert Exit.OK == print_unsettled(over, NOW, stderr_console())
     assert "" == capsys.readouterr().err

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
 
-from marketplace_metering_async.cli.exits import Exit, gravest, of_error, of_result
-from marketplace_metering_async.cli.output import printable
-from marketplace_metering_async.cli.places import Places, RecentPlaces
-from marketplace_metering_async.cli.plan import Plan
+from marketplace_metering_async.cli.commands.plan import Plan
+from marketplace_metering_async.cli.exit_codes import Exit, most_severe, of_error, of_result
+from marketplace_metering_async.cli.input.line_numbers import LineNumbers, RecentLineNumbers
+from marketplace_metering_async.cli.output.console import printable
 from marketplace_metering_async.delivery.duplicates import Duplicates
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
@@ -34,7 +34,7 @@ def test_places_are_kept_in_runs(steps: list[tuple[str, int]]) -> None:
     """
     Every line is found again, whatever was left out between lines and files.
     """
-    places, recent = Places(), RecentPlaces()
+    places, recent = LineNumbers(), RecentLineNumbers()
     wanted: list[str] = []
     number, last = 0, ""
     for file, step in steps:
@@ -52,7 +52,7 @@ def test_lines_in_a_row_take_no_memory() -> None:
     """
     A million lines that follow each other are one run.
     """
-    places = Places()
+    places = LineNumbers()
     for number in range(1, 1_000_001):
         places.add("-", number)
 
@@ -64,7 +64,7 @@ def test_places_of_long_ago_are_gone() -> None:
     """
     A stream of any length is remembered in as little.
     """
-    places = RecentPlaces()
+    places = RecentLineNumbers()
     for number in range(1, 100_001):
         places.add("-", number)
 
@@ -75,7 +75,7 @@ def test_places_of_long_ago_are_gone() -> None:
 
 def planned(records: list[UsageRecord | MeteringError]) -> tuple[Plan, list[str]]:
     complaints: list[str] = []
-    places = Places()
+    places = LineNumbers()
     plan = Plan("product", places, complaints.append)
     for number, record in enumerate(records, 1):
         plan.look_at(places.add("f", number), record)
@@ -171,7 +171,7 @@ def test_what_a_plan_refuses_is_what_the_client_refuses() -> None:
 @pytest.mark.parametrize(
     ("status", "error", "code"),
     [
-        (RecordStatus.SUCCESS, None, Exit.METERED),
+        (RecordStatus.SUCCESS, None, Exit.OK),
         (RecordStatus.DUPLICATE_RECORD, None, Exit.REJECTED),
         (RecordStatus.CUSTOMER_NOT_SUBSCRIBED, None, Exit.REJECTED),
         (RecordStatus.REJECTED, None, Exit.REJECTED),
@@ -232,9 +232,9 @@ def test_the_gravest_code_comes_first(codes: set[Exit]) -> None:
     4 before 3 before 1; input that cannot be read before what is only undelivered.
     """
     order = [Exit.INTERRUPTED, Exit.ACCOUNT, Exit.USAGE, Exit.UNDELIVERED, Exit.REJECTED]
-    wanted: Any = next((code for code in order if code in codes), Exit.METERED)
+    wanted: Any = next((code for code in order if code in codes), Exit.OK)
 
-    assert wanted is gravest(codes)
+    assert wanted is most_severe(codes)
 
 
 def test_text_from_anywhere_does_not_control_the_terminal() -> None:

@@ -20,7 +20,7 @@ from marketplace_metering_async import (
     MarketplaceMeteringException,
     NoCredentialsError,
 )
-from marketplace_metering_async.events import RelayBlocked, Warned
+from marketplace_metering_async.events import RelayBlocked, WarningIssued
 from marketplace_metering_async.ledger import blockage, ledger, outlet, relay
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
 from marketplace_metering_async.ledger.states import FrozenHour, Settlement
@@ -538,7 +538,7 @@ async def test_a_ledger_that_moved_can_only_be_read(url: str) -> None:
             lambda: moved.ledger.reopen_customer(**customer),
             moved.ledger.retry,
             lambda: moved.ledger.prune(NOON),
-            moved.ledger.release,
+            moved.ledger.adopt_copy,
         ]
         for change in changes:
             with pytest.raises(LedgerUnusableError, match="has moved to x"):
@@ -547,7 +547,7 @@ async def test_a_ledger_that_moved_can_only_be_read(url: str) -> None:
         assert [3] == [entry.quantity async for entry in moved.ledger.history()]
         assert 3 == (await moved.balance()).open
         assert ["this ledger has moved to x; it can only be read"] == [
-            event.text for event in moved.warned if isinstance(event, Warned)
+            event.text for event in moved.warned if isinstance(event, WarningIssued)
         ]
 
 
@@ -866,12 +866,14 @@ async def test_old_usage_raises_the_alarm_once(url: str) -> None:
         async with house.client() as client:
             stop = asyncio.Event()
             relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
-            await house.until(lambda: any(isinstance(event, Warned) for event in house.warned))
+            await house.until(
+                lambda: any(isinstance(event, WarningIssued) for event in house.warned)
+            )
             stop.set()
             await relaying
 
         assert ["usage has been waiting to be metered for 3.5 hours"] == [
-            event.text for event in house.warned if isinstance(event, Warned)
+            event.text for event in house.warned if isinstance(event, WarningIssued)
         ]
 
 

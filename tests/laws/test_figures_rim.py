@@ -196,7 +196,7 @@ def test_records_far_ahead_of_the_services_clock_are_rejected() -> None:
 
 def hang_credentials(client: Any, seconds: float) -> None:
     """Let whatever finds, or refreshes, the client's credentials hang."""
-    signer = client.shared.connection._signer
+    signer = client._shared.connection._signer
     real = signer.sign
 
     async def sign(*args: Any) -> Any:
@@ -254,7 +254,7 @@ def test_credentials_that_are_not_found_in_time(door: str) -> None:
     async def run() -> tuple[float, list[RecordResult]]:
         loop = asyncio.get_running_loop()
         async with client_of(service) as client:
-            signer = client.shared.connection._signer
+            signer = client._shared.connection._signer
             real = signer.open
 
             async def open_() -> Any:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Metered, Product, Rules
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
-from marketplace_metering_async.sandbox.clock import Setting
+from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.metered import Key
 from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationToken
 
 MOMENTS = st.datetimes(timezones=st.just(UTC))
 TIMES = st.timedeltas(timedelta(0), timedelta(days=100))
 OPTIONAL = st.none() | MOMENTS
-SETTING = st.builds(Setting, now=MOMENTS, speed=st.floats(0, 100))
+SETTING = st.builds(ClockSetting, now=MOMENTS, speed=st.floats(0, 100))
 VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (
         Agreement,
@@ -46,8 +46,8 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Rules, st.builds(Rules, age=TIMES, closing=TIMES, regions=st.frozensets(st.text()))),
     (RegistrationToken, st.builds(RegistrationToken, answer=st.just({"A": {}}), issued=MOMENTS)),
     (Key, st.from_type(Key)),  # type: ignore[arg-type]
-    (Setting | None, st.none() | SETTING),
-    (dict[int, Setting], st.dictionaries(st.integers(), SETTING)),
+    (ClockSetting | None, st.none() | SETTING),
+    (dict[int, ClockSetting], st.dictionaries(st.integers(), SETTING)),
     (frozenset[tuple[str, str]], st.frozensets(st.tuples(st.text(), st.text()))),
 ]
 
@@ -73,7 +73,7 @@ def test_what_was_written_is_read(
         (Product, {"dimensions": "requests"}),
         (Fault, {"kind": "none"}),
         (Agreement, {"agreement_id": "a"}),
-        (Setting, {"now": "yesterday", "speed": 1}),
+        (ClockSetting, {"now": "yesterday", "speed": 1}),
         (list[Fault], {"kind": "slow"}),
         (tuple[str, int], ["a"]),
         (dict[str, int], [1]),

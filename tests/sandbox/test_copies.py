@@ -15,7 +15,7 @@ from marketplace_metering_async.records import Tag, UsageAllocation
 from marketplace_metering_async.sandbox import (
     AccessKey,
     Book,
-    Caller,
+    Principal,
     Refusal,
     Rules,
     Sandbox,
@@ -201,19 +201,21 @@ def carried_out(book: Book, step: dict[str, Any], now: datetime) -> str:
     at = HOUR.timestamp() - step["seconds"]
     customer, workload, quantity = step["customer"], step["workload"], step["quantity"]
     platform = "agentcore" if workload == "runtime" else None
-    caller = Caller(region=step["region"], access_key_id=workload or "s", platform=platform)
+    principal = Principal(region=step["region"], access_key_id=workload or "s", platform=platform)
     try:
         if workload is not None:
             request = {"ProductCode": "p", "Timestamp": at, "UsageDimension": "requests"}
             request |= {"UsageQuantity": quantity, "ClientToken": step["token"]}
-            book.meter_usage(request, now=now, caller=caller)
+            book.meter_usage(request, now=now, principal=principal)
             return "metered"
         name = "CustomerAWSAccountId" if customer.isdigit() else "CustomerIdentifier"
         record = {"Timestamp": at, "Dimension": "requests", "Quantity": quantity, name: customer}
         parts = [{"AllocatedUsageQuantity": quantity, "Tags": [{"Key": "k", "Value": "v"}]}]
         record |= {"UsageAllocations": parts} if quantity == 2 else {}
         request = {"ProductCode": "p", "UsageRecords": [record]}
-        return str(book.batch_meter_usage(request, now=now, caller=caller)["Results"][0]["Status"])
+        return str(
+            book.batch_meter_usage(request, now=now, principal=principal)["Results"][0]["Status"]
+        )
     except Refusal as refusal:
         return refusal.code
 

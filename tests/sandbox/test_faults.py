@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.sandbox import Answer, Book, Fault, FaultKind, Refusal, Sandbox
+from marketplace_metering_async.sandbox import (
+    Book,
+    Fault,
+    FaultKind,
+    Refusal,
+    Sandbox,
+    ScriptedResponse,
+)
 from marketplace_metering_async.sandbox.faults import Faults
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -225,7 +232,7 @@ async def test_an_answer_of_ones_own(place: Sandbox) -> None:
     """
     A function decides; what it returns goes out word for word, and nothing is applied.
     """
-    teapot = Answer(418, b"short and stout", {"Content-Type": "text/tea"})
+    teapot = ScriptedResponse(418, b"short and stout", {"Content-Type": "text/tea"})
     place.inject(lambda operation, body: teapot if body["ProductCode"] == "tea" else None)
     place.inject(
         lambda operation, body: FaultKind.ERROR_500 if body["ProductCode"] == "x" else None

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from marketplace_metering_async.sandbox import Caller, Fault, FaultKind, Rules, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Principal, Rules, Sandbox
 
 everything = pytest.mark.parametrize("everything", [False, True])
 
 
 def behaviour(sandbox: Sandbox) -> tuple[Any, ...]:
     """Return how the sandbox decides, and how much it lets through."""
-    quota = sandbox.quota_of(Caller(), "BatchMeterUsage")
+    quota = sandbox.quota_of(Principal(), "BatchMeterUsage")
     return sandbox.book.rules, sandbox.calls_per_second, quota.calls_per_second, quota.burst
 
 
@@ -48,12 +48,12 @@ def test_buckets_are_full(*, everything: bool) -> None:
     The calls of one test count against no other's quota.
     """
     sandbox = Sandbox(burst=3)
-    sandbox.quota_of(Caller(), "BatchMeterUsage").require(0.0)
-    assert 2 == sandbox.quota_of(Caller(), "BatchMeterUsage").left(0.0)
+    sandbox.quota_of(Principal(), "BatchMeterUsage").require(0.0)
+    assert 2 == sandbox.quota_of(Principal(), "BatchMeterUsage").left(0.0)
 
     sandbox.reset(everything=everything)
 
-    assert 3 == sandbox.quota_of(Caller(), "BatchMeterUsage").left(0.0)
+    assert 3 == sandbox.quota_of(Principal(), "BatchMeterUsage").left(0.0)
 
 
 @everything

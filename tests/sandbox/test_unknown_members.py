@@ -12,7 +12,7 @@ from botocore.model import ServiceModel, StructureShape
 
 from marketplace_metering_async import MarketplaceMeteringClient
 from marketplace_metering_async.errors import MarketplaceMeteringException
-from marketplace_metering_async.sandbox import Book, Caller, Refusal, Rules, Sandbox
+from marketplace_metering_async.sandbox import Book, Principal, Refusal, Rules, Sandbox
 from marketplace_metering_async.sandbox.service.parsing import MEMBERS
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
@@ -54,9 +54,9 @@ def answered(book: Book, operation: str, request: Request) -> Request:
         case "BatchMeterUsage":
             return book.batch_meter_usage(request, now=NOW)
         case "MeterUsage":
-            return book.meter_usage(request, now=NOW, caller=Caller())
+            return book.meter_usage(request, now=NOW, principal=Principal())
         case "RegisterUsage":
-            return dict(book.register_usage(request, now=NOW, caller=Caller()).claims)
+            return dict(book.register_usage(request, now=NOW, principal=Principal()).claims)
         case _:
             return book.resolve_customer(request, now=NOW)
 
@@ -171,7 +171,7 @@ def test_a_missing_quantity_is_still_none() -> None:
     hourly = {name: HOURLY[name] for name in ("ProductCode", "Timestamp", "UsageDimension")}
 
     reply = book.batch_meter_usage({"ProductCode": "p", "UsageRecords": [usage]}, now=NOW)
-    book.meter_usage(hourly, now=NOW, caller=Caller())
+    book.meter_usage(hourly, now=NOW, principal=Principal())
 
     assert ["Success"] == [result["Status"] for result in reply["Results"]]
     assert [0, 0] == [metered.quantity for metered in book.records]

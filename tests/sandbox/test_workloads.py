@@ -8,20 +8,22 @@ import pytest
 from marketplace_metering_async import InvalidResponseError, MarketplaceMeteringClient
 from marketplace_metering_async.sandbox import (
     AccessKey,
-    Answer,
     Book,
-    Caller,
+    Principal,
     Product,
     Refusal,
     Rules,
     Sandbox,
+    ScriptedResponse,
 )
 
 NOW = datetime(2026, 12, 1, 12, 30, tzinfo=UTC)
 BUYER = "111122223333"
 
 
-def meter(book: Book, *, caller: Caller | None = None, now: datetime = NOW, **members: Any) -> str:
+def meter(
+    book: Book, *, principal: Principal | None = None, now: datetime = NOW, **members: Any
+) -> str:
     """
     Return the record id, "no record" or the code of the refusal; a refusal leaves nothing applied.
     """
@@ -35,7 +37,7 @@ def meter(book: Book, *, caller: Caller | None = None, now: datetime = NOW, **me
     request = {name: value for name, value in request.items() if value is not None}
     before = book.records
     try:
-        reply = book.meter_usage(request, now=now, caller=caller or Caller())
+        reply = book.meter_usage(request, now=now, principal=principal or Principal())
     except Refusal as refusal:
         assert before == book.records
         return refusal.code
@@ -56,8 +58,8 @@ def test_an_hour_is_metered_once_for_a_dimension_and_workload() -> None:
     others = {
         meter(book, Timestamp=NOW.timestamp() - 1801),
         meter(book, UsageDimension="seats"),
-        meter(book, caller=Caller(access_key_id="another")),
-        meter(book, caller=Caller(region="eu-west-1")),
+        meter(book, principal=Principal(access_key_id="another")),
+        meter(book, principal=Principal(region="eu-west-1")),
     }
     assert 4 == len(others - {first})
     assert {"requests": 12, "seats": 3} == book.totals()
@@ -90,12 +92,12 @@ def test_a_client_token_answers_the_same_or_conflicts() -> None:
 
     assert first == meter(book, ClientToken="t")
     assert "IdempotencyConflictException" == meter(book, ClientToken="t", UsageQuantity=4)
-    assert first != meter(book, ClientToken="t", caller=Caller(access_key_id="another"))
+    assert first != meter(book, ClientToken="t", principal=Principal(access_key_id="another"))
     with pytest.raises(Refusal) as caught:
         book.meter_usage(
             {"ProductCode": "q", "Timestamp": 0, "UsageDimension": "d", "ClientToken": ""},
             now=NOW,
-            caller=Caller(),
+            principal=Principal(),
         )
     assert "ValidationException" == caught.value.code
     assert "IdempotencyConflictException" == meter(book, ClientToken="t", DryRun=False)
@@ -127,10 +129,10 @@ def test_on_agentcore_each_token_is_usage_of_its_own() -> None:
     """
     No hour, no rounding: repeated timestamps add up, and a token is required.
     """
-    book, runtime = Book(), Caller(platform="agentcore")
+    book, runtime = Book(), Principal(platform="agentcore")
 
-    assert "ValidationException" == meter(book, caller=runtime)
-    ids = {meter(book, caller=runtime, ClientToken=token) for token in ("a", "b", "a")}
+    assert "ValidationException" == meter(book, principal=runtime)
+    ids = {meter(book, principal=runtime, ClientToken=token) for token in ("a", "b", "a")}
     assert 2 == len(ids)
     assert {"requests": 6} == book.totals()
 
@@ -149,8 +151,8 @@ def test_on_agentcore_each_token_is_usage_of_its_own() -> None:
         ("ValidationException", {"Timestamp": None}),
         ("ValidationException", {"ClientToken": "x" * 65}),
         ("InvalidUsageAllocationsException", {"UsageAllocations": [{"AllocatedUsageQuantity": 4}]}),
-        ("CustomerNotEntitledException", {"caller": Caller(account_id="9")}),
-        ("InvalidEndpointRegionException", {"caller": Caller(home_region="eu-west-1")}),
+        ("CustomerNotEntitledException", {"principal": Principal(account_id="9")}),
+        ("InvalidEndpointRegionException", {"principal": Principal(home_region="eu-west-1")}),
     ],
 )
 def test_refusals_of_meter_usage(code: str, changes: dict[str, Any]) -> None:
@@ -162,12 +164,12 @@ def test_refusals_of_meter_usage(code: str, changes: dict[str, Any]) -> None:
     assert code == meter(book, **changes)
 
 
-def register(book: Book, *, caller: Caller | None = None, **members: Any) -> str:
+def register(book: Book, *, principal: Principal | None = None, **members: Any) -> str:
     """Return "registered", or the code of the refusal."""
     request = {"ProductCode": "p", "PublicKeyVersion": 1, **members}
     request = {name: value for name, value in request.items() if value is not None}
     try:
-        book.register_usage(request, now=NOW, caller=caller or Caller())
+        book.register_usage(request, now=NOW, principal=principal or Principal())
     except Refusal as refusal:
         return refusal.code
     return "registered"
@@ -183,10 +185,10 @@ def register(book: Book, *, caller: Caller | None = None, **members: Any) -> str
         ("SerializationException", {"PublicKeyVersion": "1"}),
         ("InvalidPublicKeyVersionException", {"PublicKeyVersion": 2}),
         ("ValidationException", {"Nonce": "x" * 256}),
-        ("CustomerNotEntitledException", {"caller": Caller(account_id="9")}),
-        ("InvalidRegionException", {"caller": Caller(home_region="eu-west-1")}),
-        ("PlatformNotSupportedException", {"caller": Caller(platform="ec2")}),
-        ("registered", {"caller": Caller(account_id=BUYER, platform="eks")}),
+        ("CustomerNotEntitledException", {"principal": Principal(account_id="9")}),
+        ("InvalidRegionException", {"principal": Principal(home_region="eu-west-1")}),
+        ("PlatformNotSupportedException", {"principal": Principal(platform="ec2")}),
+        ("registered", {"principal": Principal(account_id=BUYER, platform="eks")}),
     ],
 )
 def test_refusals_of_register_usage(code: str, changes: dict[str, Any]) -> None:
@@ -203,13 +205,13 @@ def test_only_the_first_registration_asks_for_a_subscription() -> None:
     A workload that runs goes on running, also after its account has cancelled.
     """
     book = Book(products={"p": Product(customers={BUYER: True})})
-    running = Caller(access_key_id="task-1", account_id=BUYER)
-    assert "registered" == register(book, caller=running)
+    running = Principal(access_key_id="task-1", account_id=BUYER)
+    assert "registered" == register(book, principal=running)
     book.products["p"].customers[BUYER] = False
 
-    assert "registered" == register(book, caller=running)
-    new = Caller(access_key_id="task-2", account_id=BUYER)
-    assert "CustomerNotEntitledException" == register(book, caller=new)
+    assert "registered" == register(book, principal=running)
+    new = Principal(access_key_id="task-2", account_id=BUYER)
+    assert "CustomerNotEntitledException" == register(book, principal=new)
 
 
 @pytest.mark.parametrize("reading", ["success", "error"])
@@ -245,7 +247,7 @@ async def test_a_dry_run_is_allowed_by_the_service_alone(body: bytes, *, allowed
     """
     Whether or not its answer has an id; a captive portal's page allows nothing.
     """
-    answer = Answer(body=body)
+    answer = ScriptedResponse(body=body)
     async with (
         Sandbox(faults=[lambda _, __: answer]) as sandbox,
         MarketplaceMeteringClient(**sandbox.client_arguments) as client,
@@ -269,10 +271,10 @@ async def test_a_dry_run_without_permission_is_unauthorized() -> None:
     And the same call in earnest is denied.
     """
     place = Sandbox(access_keys={"k": AccessKey("s", may=["ResolveCustomer"])})
-    caller = Caller(may=place.access_keys["k"].may)
+    principal = Principal(may=place.access_keys["k"].may)
 
     for dry, code in ((True, "UnauthorizedException"), (False, "AccessDeniedException")):
         with pytest.raises(Refusal) as caught:
-            caller.check_permission("MeterUsage", {"DryRun": dry})
+            principal.check_permission("MeterUsage", {"DryRun": dry})
         assert code == caught.value.code
-    caller.check_permission("ResolveCustomer", {})
+    principal.check_permission("ResolveCustomer", {})

@@ -14,12 +14,12 @@ from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import (
-    Answer,
     Book,
     Fault,
     FaultKind,
     Refusal,
     SandboxClock,
+    ScriptedResponse,
     World,
 )
 from marketplace_metering_async.testing import SandboxTransport
@@ -30,7 +30,7 @@ ROUND_TRIP = 0.02
 FaultOf = Callable[[int, dict[str, Any]], FaultKind | Refusal | None]
 """Asked for each request (its number from 1, its body): what goes wrong."""
 
-_FAULT: ContextVar[Fault | Answer | None] = ContextVar("fault")
+_FAULT: ContextVar[Fault | ScriptedResponse | None] = ContextVar("fault")
 """Of the request that this task sends."""
 
 
@@ -120,14 +120,14 @@ class MemoryService:
 
     def _rule(
         self, fault: FaultKind | Refusal | None, body: dict[str, Any]
-    ) -> Fault | Answer | None:
+    ) -> Fault | ScriptedResponse | None:
         if left := self._left(fault, body):
             return Fault(kind=FaultKind.UNPROCESSED, records=left)
         match fault:
             case Refusal(code=code, message=message, status=status):
                 headers = {"x-amzn-RequestId": f"request-{len(self.requests)}"}
                 refused = json.dumps({"__type": code, "message": message}).encode()
-                return Answer(status, refused, headers)
+                return ScriptedResponse(status, refused, headers)
             case FaultKind.STALL:
                 return Fault(kind=fault, seconds=3600)  # longer than anybody waits
             case None | FaultKind.UNPROCESSED:

@@ -127,8 +127,8 @@ def ledger_in(folder: Path, clock: SetClock, connect: Connect = store_connect) -
 
 async def start_again(ledger: UsageLedger) -> None:
     """Say that this is the ledger to go on with: its file is in a new place, as a copy's is."""
-    if (await ledger.status()).guarded:
-        await ledger.release()
+    if (await ledger.status()).is_unconfirmed_copy:
+        await ledger.adopt_copy()
 
 
 def client_for(service: MemoryService, clock: SetClock) -> MarketplaceMeteringClient:

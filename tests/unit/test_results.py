@@ -18,7 +18,7 @@ from marketplace_metering_async.results import (
     RecordResult,
     RecordStatus,
     Verdict,
-    without_ids,
+    unmetered,
 )
 
 S = RecordStatus
@@ -27,7 +27,7 @@ S = RecordStatus
 def result_of(records: list[object], verdicts: list[Verdict]) -> BatchMeterUsageResult:
     collector = ResultCollector()
     collector.expect(records)
-    collector.add(without_ids(verdict, [n]) for n, verdict in enumerate(verdicts))
+    collector.add(unmetered(verdict, [n]) for n, verdict in enumerate(verdicts))
     return collector.result()
 
 

@@ -215,17 +215,17 @@ class Controls:
                 order[name] = datetime.fromisoformat(order[name])
         if order.get("free_trial") is not None:
             order["free_trial"] = timedelta(seconds=float(order["free_trial"]))
-        return self._told(self._world.subscribe(**order).agreement_id)
+        return self._agreement(self._world.subscribe(**order).agreement_id)
 
     def cancel(self, order: dict[str, Any]) -> dict[str, Any]:
         """{"agreement_id": …}."""
-        return self._told(self._world.cancel(order["agreement_id"]).agreement_id)
+        return self._agreement(self._world.cancel(order["agreement_id"]).agreement_id)
 
     def expire(self, order: dict[str, Any]) -> dict[str, Any]:
         """{"agreement_id": …}."""
-        return self._told(self._world.expire(order["agreement_id"]).agreement_id)
+        return self._agreement(self._world.expire(order["agreement_id"]).agreement_id)
 
-    def _told(self, agreement_id: str) -> dict[str, Any]:
+    def _agreement(self, agreement_id: str) -> dict[str, Any]:
         agreement = self._world.book.catalogue.agreements[agreement_id]
         closing = self._world.book.rules.closing
         return agreement_figures(agreement, self._world.clock.now(), closing)

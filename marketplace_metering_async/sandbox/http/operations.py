@@ -23,7 +23,7 @@ from marketplace_metering_async.sandbox.http.responses import (
 )
 from marketplace_metering_async.sandbox.http.signatures import SignedRequest, check
 from marketplace_metering_async.sandbox.service.parsing import members_of
-from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError, refusal_of
 from marketplace_metering_async.sandbox.world import World
@@ -111,57 +111,61 @@ class Operations:
             text = f"the request is not smaller than {world.book.rules.most_bytes} bytes"
             raise Refusal("RequestEntityTooLargeException", text, 413)
         _check_operation(request, operation)
-        context.caller = caller = check(
+        context.principal = principal = check(
             SignedRequest(request.headers, request.path, request.query, body),
             world.access_keys,
             now=real_now(),
             sandbox_now=context.received,
         )
-        world.quota_of(caller, operation).require(asyncio.get_running_loop().time())
-        self._check_region(operation, caller)
+        world.quota_of(principal, operation).require(asyncio.get_running_loop().time())
+        self._check_region(operation, principal)
         context.members = members = members_of(body)
-        caller.check_permission(operation, members)
+        principal.check_permission(operation, members)
         hit = world.faults.hit(operation, members)
         if hit is None:
-            context.reply = reply = await self._reply(operation, members, caller)
+            context.reply = reply = await self._reply(operation, members, principal)
             return reply_response(reply, context.request_id)
         context.fault = hit.name
         world.hits[hit.name] += 1
 
         async def apply() -> dict[str, Any]:
-            reply = await self._reply(operation, members, caller, hit)
+            reply = await self._reply(operation, members, principal, hit)
             context.reply = reply  # as it should have been
             return {**reply, "Results": [*reply["Results"]]} if "Results" in reply else reply
 
         return await apply_fault(hit, apply, context.request_id)
 
-    def _check_region(self, operation: str, caller: Caller) -> None:
+    def _check_region(self, operation: str, principal: Principal) -> None:
         regions = self._world.book.rules.regions
-        if operation in _REGIONAL and regions and caller.region not in regions:
+        if operation in _REGIONAL and regions and principal.region not in regions:
             raise Refusal("DisabledApiException", f"{operation} is not offered in this region")
 
     async def _reply(
         self,
         operation: str,
         members: dict[str, Any],
-        caller: Caller,
+        principal: Principal,
         hit: FaultHit | None = None,
     ) -> dict[str, Any]:
         book, now = self._world.book, self._world.clock.now()
         match operation:
             case "BatchMeterUsage":
                 left = hit.left(members) if hit else ()
-                return book.batch_meter_usage(members, now=now, caller=caller, unprocessed=left)
+                return book.batch_meter_usage(
+                    members, now=now, principal=principal, unprocessed=left
+                )
             case "MeterUsage":
-                return book.meter_usage(members, now=now, caller=caller)
+                return book.meter_usage(members, now=now, principal=principal)
             case "RegisterUsage":
-                return await self._register(members, caller)
+                return await self._register(members, principal)
             case _:
-                return book.resolve_customer(members, now=now, caller=caller)
+                return book.resolve_customer(members, now=now, principal=principal)
 
-    async def _register(self, members: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    async def _register(self, members: dict[str, Any], principal: Principal) -> dict[str, Any]:
         world = self._world
-        registration = world.book.register_usage(members, now=world.clock.now(), caller=caller)
+        registration = world.book.register_usage(
+            members, now=world.clock.now(), principal=principal
+        )
         claims, reply = dict(registration.claims), {}
         if registration.rotated is not None:
             seconds = int(registration.rotated.timestamp())

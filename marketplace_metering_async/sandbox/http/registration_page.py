@@ -16,7 +16,7 @@ class RegistrationError(RuntimeError):
 
 
 @frozen
-class RegistrationAnswer:
+class RegistrationResponse:
     """
     What the seller's page answered.
 
@@ -31,7 +31,7 @@ class RegistrationAnswer:
     text: str
 
 
-async def post_registration(form: RegistrationForm) -> RegistrationAnswer:
+async def post_registration(form: RegistrationForm) -> RegistrationResponse:
     """
     Post *form* to the seller's page, and return what it answers.
 
@@ -45,7 +45,7 @@ async def post_registration(form: RegistrationForm) -> RegistrationAnswer:
             browser.post(form.url, data=form.fields, allow_redirects=False) as answer,
         ):
             text = (await answer.content.read(_LARGEST_TOLD)).decode(errors="replace")
-            return RegistrationAnswer(answer.status, answer.headers.get("Location"), text)
+            return RegistrationResponse(answer.status, answer.headers.get("Location"), text)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         why = str(error) or type(error).__name__
         raise RegistrationError(f"{form.url}: {why}") from error

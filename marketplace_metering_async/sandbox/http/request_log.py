@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import Factory, define
 
 from marketplace_metering_async.sandbox.history import Call
-from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
 _LARGEST_KEPT: Final = 2**16
@@ -23,7 +23,7 @@ class RequestContext:
     began: float
     request_id: str = Factory(lambda: str(uuid.uuid4()))
     size: int = 0
-    caller: Caller | None = None
+    principal: Principal | None = None
     members: Mapping[str, Any] | None = None
     fault: str | None = None
     reply: Mapping[str, Any] | None = None
@@ -39,8 +39,8 @@ class RequestContext:
             received=self.received,
             operation=self.operation,
             request_id=self.request_id,
-            region=self.caller.region if self.caller else None,
-            access_key_id=self.caller.access_key_id if self.caller else None,
+            region=self.principal.region if self.principal else None,
+            access_key_id=self.principal.access_key_id if self.principal else None,
             request=self.members if self.size <= _LARGEST_KEPT else None,
             size=self.size,
             status=self.status,

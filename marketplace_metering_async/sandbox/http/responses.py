@@ -8,14 +8,12 @@ from typing import Any, Final
 from attrs import frozen
 
 from marketplace_metering_async.sandbox.as_json import encoded
-from marketplace_metering_async.sandbox.faults import Answer, Fault, FaultHit, FaultKind
+from marketplace_metering_async.sandbox.faults import Fault, FaultHit, FaultKind, ScriptedResponse
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 _PIECES: Final = 20
 _PAGE: Final = "<html><body><h1>{}</h1></body></html>"
-
-Reply = dict[str, Any]
 
 
 @frozen
@@ -50,7 +48,7 @@ class ServiceResponse:
 _RESET: Final = ServiceResponse(0, b"", {}, comes=0)
 
 
-def reply_response(reply: Reply, request_id: str) -> ServiceResponse:
+def reply_response(reply: dict[str, Any], request_id: str) -> ServiceResponse:
     """Return the response of an operation that was carried out."""
     return _of_service(200, reply, request_id)
 
@@ -61,7 +59,7 @@ def refusal_response(refusal: Refusal, request_id: str) -> ServiceResponse:
     return _of_service(refusal.status, members, request_id)
 
 
-def _of_service(status: int, members: Reply, request_id: str) -> ServiceResponse:
+def _of_service(status: int, members: dict[str, Any], request_id: str) -> ServiceResponse:
     headers = {"x-amzn-RequestId": request_id, "Content-Type": CONTENT_TYPE}
     return ServiceResponse(status, encoded(members), headers)
 
@@ -72,7 +70,7 @@ def _foreign(status: int, body: bytes, content_type: str = CONTENT_TYPE) -> Serv
 
 
 async def apply_fault(
-    hit: FaultHit, apply: Callable[[], Awaitable[Reply]], request_id: str
+    hit: FaultHit, apply: Callable[[], Awaitable[dict[str, Any]]], request_id: str
 ) -> ServiceResponse:
     """
     Do what a fault says, before or after the request is applied.
@@ -86,7 +84,7 @@ async def apply_fault(
         Refusal: where the fault is an error of the service, or the request breaks a rule.
     """
     fault = hit.fault
-    if isinstance(fault, Answer):
+    if isinstance(fault, ScriptedResponse):
         return ServiceResponse(fault.status, fault.body, fault.headers)
     match fault.kind:
         case FaultKind.THROTTLE:
@@ -108,7 +106,9 @@ async def apply_fault(
     return await _after(fault, hit.random, reply, request_id)
 
 
-async def _after(fault: Fault, random: Random, reply: Reply, request_id: str) -> ServiceResponse:
+async def _after(
+    fault: Fault, random: Random, reply: dict[str, Any], request_id: str
+) -> ServiceResponse:
     """Return what comes of the response to a request that was applied."""
     match fault.kind:
         case FaultKind.ERROR_500_AFTER:
@@ -140,12 +140,12 @@ async def _after(fault: Fault, random: Random, reply: Reply, request_id: str) ->
     return reply_response(reply, request_id)
 
 
-def _cut_short(reply: Reply, *, seconds: float) -> ServiceResponse:
+def _cut_short(reply: dict[str, Any], *, seconds: float) -> ServiceResponse:
     body, headers = encoded(reply), {"Content-Type": CONTENT_TYPE}
     return ServiceResponse(200, body, headers, comes=len(body) // 2, seconds=seconds)
 
 
-def _spoil(kind: FaultKind, reply: Reply, random: Random) -> None:
+def _spoil(kind: FaultKind, reply: dict[str, Any], random: Random) -> None:
     """Change the results of a BatchMeterUsage response, where there are any."""
     results: list[dict[str, Any]] = reply.get("Results") or []
     if not results:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote
 
 from attrs import define
 
-from marketplace_metering_async.sandbox.service.principal import AccessKey, Caller
+from marketplace_metering_async.sandbox.service.principal import AccessKey, Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -57,7 +57,7 @@ def check(
     *,
     now: datetime,
     sandbox_now: datetime,
-) -> Caller:
+) -> Principal:
     """
     Return who signed the request, or refuse it as the service would; *now* is real time.
 
@@ -77,14 +77,14 @@ def check(
         if keys:
             text = "The security token included in the request is invalid"
             raise Refusal("UnrecognizedClientException", text, 403)
-        return Caller(region=authorization.region, access_key_id=authorization.access_key_id)
+        return Principal(region=authorization.region, access_key_id=authorization.access_key_id)
     _check_token(request.headers.get("X-Amz-Security-Token"), key, now)
     if not hmac.compare_digest(
         _signature(request, authorization, date, key.secret), authorization.signature
     ):
         text = "The request signature we calculated does not match the signature you provided"
         raise Refusal("InvalidSignatureException", text, 403)
-    return Caller(
+    return Principal(
         region=authorization.region,
         access_key_id=authorization.access_key_id,
         account_id=key.account_id,
@@ -126,11 +126,11 @@ def _check_date(date: str, signed_at: datetime, day: str, now: datetime) -> None
         text = "Date in Credential scope does not match YYYYMMDD from X-Amz-Date"
         raise Refusal("InvalidSignatureException", text, 403)
     if signed_at < now - _SKEW:
-        text = f"Signature expired: {date} is now earlier than {_told(now - _SKEW)}"
-        raise Refusal("InvalidSignatureException", f"{text} ({_told(now)} - 5 min.)", 403)
+        text = f"Signature expired: {date} is now earlier than {_stamp(now - _SKEW)}"
+        raise Refusal("InvalidSignatureException", f"{text} ({_stamp(now)} - 5 min.)", 403)
     if signed_at > now + _SKEW:
-        text = f"Signature not yet current: {date} is still later than {_told(now + _SKEW)}"
-        raise Refusal("InvalidSignatureException", f"{text} ({_told(now)} + 5 min.)", 403)
+        text = f"Signature not yet current: {date} is still later than {_stamp(now + _SKEW)}"
+        raise Refusal("InvalidSignatureException", f"{text} ({_stamp(now)} + 5 min.)", 403)
 
 
 def _instant(date: str) -> datetime:
@@ -146,7 +146,7 @@ def _instant(date: str) -> datetime:
     raise Refusal("IncompleteSignatureException", text, 403)
 
 
-def _told(moment: datetime) -> str:
+def _stamp(moment: datetime) -> str:
     return f"{moment:%Y%m%dT%H%M%SZ}"
 
 

@@ -19,7 +19,7 @@ Cell = tuple[str, str, str, datetime]
 
 
 @frozen
-class Row:
+class SumRow:
     """The usage of one combination of the columns asked for."""
 
     place: tuple[Any, ...]
@@ -58,7 +58,7 @@ class Sums:
         self._seen = len(records)
         self._first = first
 
-    def rows(self, by: Sequence[str], search: str, most: int) -> tuple[list[Row], int]:
+    def rows(self, by: Sequence[str], search: str, most: int) -> tuple[list[SumRow], int]:
         """Return the *most* latest rows broken down *by* some columns, and how many there are."""
         at = [COLUMNS.index(name) for name in by]
         wanted = search.casefold()
@@ -79,7 +79,7 @@ class Sums:
             return (-place[hour_at].timestamp(), *rest)
 
         chosen = heapq.nsmallest(most, found.items(), key=order)
-        return [Row(place, *total) for place, total in chosen], len(found)
+        return [SumRow(place, *total) for place, total in chosen], len(found)
 
     def hours(self, now: datetime, count: int) -> list[tuple[datetime, dict[str, int]]]:
         """

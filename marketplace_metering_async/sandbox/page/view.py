@@ -17,7 +17,7 @@ from marketplace_metering_async.sandbox.figures import (
 )
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
-from marketplace_metering_async.sandbox.page.sums import COLUMNS, Row, Sums
+from marketplace_metering_async.sandbox.page.sums import COLUMNS, SumRow, Sums
 from marketplace_metering_async.sandbox.world import World
 
 _MOST_ROWS: Final = 200
@@ -129,7 +129,7 @@ class View:
         }
 
 
-def _row(by: Sequence[str], row: Row) -> dict[str, Any]:
+def _row(by: Sequence[str], row: SumRow) -> dict[str, Any]:
     place = dict(zip(by, as_json(row.place), strict=True))
     return {**place, "quantity": row.quantity, "records": row.records}
 

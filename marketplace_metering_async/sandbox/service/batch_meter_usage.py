@@ -15,7 +15,7 @@ from marketplace_metering_async.sandbox.service.entitlement import (
 )
 from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
 from marketplace_metering_async.sandbox.service.parsing import check_names, product_code_of
-from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.service.usage import Usage, usage_of
@@ -35,14 +35,14 @@ class BatchMeterUsage:
         catalogue: Products and buyers.
         rules: The switches.
         now: The sandbox's time.
-        caller: Who asks, and where.
+        principal: Who asks, and where.
     """
 
     records: MeteredRecords
     catalogue: Catalogue
     rules: Rules
     now: datetime
-    caller: Caller
+    principal: Principal
 
     def answer(self, request: Mapping[str, Any], unprocessed: Iterable[int] = ()) -> dict[str, Any]:
         """
@@ -113,7 +113,7 @@ class BatchMeterUsage:
         return subscriptions
 
     def _subscription_of(self, usage: Usage, product_code: str | None) -> Subscription:
-        seller = self.caller.account_id
+        seller = self.principal.account_id
         if usage.license_arn is not None:
             return subscription_by_license(
                 usage,
@@ -134,7 +134,7 @@ class BatchMeterUsage:
 
     def _key_of(self, usage: Usage, product_code: str | None) -> Key:
         rules = self.rules
-        region = self.caller.region if rules.key_scope == "region" else ""
+        region = self.principal.region if rules.key_scope == "region" else ""
         unit = usage.seconds // 3600 if rules.key_by == "hour" else usage.seconds
         return (
             region,
@@ -193,7 +193,7 @@ class BatchMeterUsage:
         product_code: str | None,
     ) -> Metered:
         return Metered(  # by position: by name it takes half as long again
-            self.caller.region,
+            self.principal.region,
             product_code,
             usage.license_arn,
             usage.account,

@@ -15,8 +15,11 @@ from marketplace_metering_async.sandbox.service.batch_meter_usage import BatchMe
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
 from marketplace_metering_async.sandbox.service.meter_usage import MeterUsage
 from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
-from marketplace_metering_async.sandbox.service.principal import Caller
-from marketplace_metering_async.sandbox.service.register_usage import RegisterUsage, Registration
+from marketplace_metering_async.sandbox.service.principal import Principal
+from marketplace_metering_async.sandbox.service.register_usage import (
+    RegisteredWorkload,
+    RegisterUsage,
+)
 from marketplace_metering_async.sandbox.service.resolve_customer import (
     RegistrationTokens,
     answer_for,
@@ -147,7 +150,7 @@ class Book:
         *,
         now: datetime,
         region: str | None = None,
-        caller: Caller | None = None,
+        principal: Principal | None = None,
         unprocessed: Iterable[int] = (),
     ) -> dict[str, Any]:
         """
@@ -161,7 +164,7 @@ class Book:
             catalogue=self.catalogue,
             rules=self.rules,
             now=now,
-            caller=caller or Caller(region=region or "us-east-1"),
+            principal=principal or Principal(region=region or "us-east-1"),
         )
         reply = operation.answer(request, unprocessed)
         for result in reply["Results"]:
@@ -171,25 +174,25 @@ class Book:
         return reply
 
     def meter_usage(
-        self, request: Mapping[str, Any], *, now: datetime, caller: Caller
+        self, request: Mapping[str, Any], *, now: datetime, principal: Principal
     ) -> dict[str, Any]:
         """Answer MeterUsage, or raise Refusal and leave nothing applied."""
-        return MeterUsage(**self._workload(now, caller)).answer(request)
+        return MeterUsage(**self._workload(now, principal)).answer(request)
 
     def register_usage(
-        self, request: Mapping[str, Any], *, now: datetime, caller: Caller
-    ) -> Registration:
+        self, request: Mapping[str, Any], *, now: datetime, principal: Principal
+    ) -> RegisteredWorkload:
         """Answer RegisterUsage, but for the signature; or raise Refusal."""
-        return RegisterUsage(**self._workload(now, caller)).answer(request)
+        return RegisterUsage(**self._workload(now, principal)).answer(request)
 
-    def _workload(self, now: datetime, caller: Caller) -> dict[str, Any]:
+    def _workload(self, now: datetime, principal: Principal) -> dict[str, Any]:
         return {
             "records": self.metered,
             "catalogue": self.catalogue,
             "memory": self.workloads,
             "rules": self.rules,
             "now": now,
-            "caller": caller,
+            "principal": principal,
         }
 
     def issue_token(
@@ -226,10 +229,10 @@ class Book:
         )
 
     def resolve_customer(
-        self, request: Mapping[str, Any], *, now: datetime, caller: Caller | None = None
+        self, request: Mapping[str, Any], *, now: datetime, principal: Principal | None = None
     ) -> dict[str, Any]:
         """Answer ResolveCustomer, or raise Refusal."""
-        seller = caller.account_id if caller else None
+        seller = principal.account_id if principal else None
         return self.tokens.resolve(request, rules=self.rules, now=now, seller=seller)
 
 

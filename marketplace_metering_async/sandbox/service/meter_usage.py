@@ -57,12 +57,12 @@ class MeterUsage(Workload):
         if known is not None:
             return {"MeteringRecordId": known}
         metered = Metered(
-            region=self.caller.region,
+            region=self.principal.region,
             product_code=product_code,
             license_arn=None,
-            customer_aws_account_id=self.caller.account_id,
+            customer_aws_account_id=self.principal.account_id,
             customer_identifier=None,
-            workload=self.caller.access_key_id,
+            workload=self.principal.access_key_id,
             dimension=dimension,
             timestamp=timestamp,
             quantity=quantity,
@@ -79,7 +79,7 @@ class MeterUsage(Workload):
     def _token_of(self, request: Mapping[str, Any]) -> str | None:
         if request.get("ClientToken") is not None:
             return text_of(request, "ClientToken", 64)
-        if self.caller.platform == "agentcore":
+        if self.principal.platform == "agentcore":
             raise invalid("clientToken", "Member must not be null on AgentCore Runtime")
         return None
 
@@ -90,7 +90,7 @@ class MeterUsage(Workload):
         return bool(dry)
 
     def _token_key(self, token: str) -> tuple[str, str, str]:
-        return (self.caller.access_key_id, self.caller.region, token)
+        return (self.principal.access_key_id, self.principal.region, token)
 
     def _known_answer(self, token: str | None, request: Mapping[str, Any]) -> str | None:
         if token is None or self._token_key(token) not in self.memory.client_tokens:
@@ -106,7 +106,7 @@ class MeterUsage(Workload):
 
     def _take(self, metered: Metered, token: str | None) -> str:
         """Put usage on file; on AgentCore each token is usage of its own, elsewhere each hour."""
-        by_token = self.caller.platform == "agentcore"
+        by_token = self.principal.platform == "agentcore"
         unit = f"token {token}" if by_token else metered.hour.timestamp() // 3600
         key: Key = (
             metered.region,

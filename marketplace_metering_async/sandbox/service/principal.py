@@ -40,7 +40,7 @@ class AccessKey:
 
 
 @define(kw_only=True, on_setattr=setters.frozen)
-class Caller:
+class Principal:
     """
     Who made a request.
 

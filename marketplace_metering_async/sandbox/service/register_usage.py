@@ -19,7 +19,7 @@ _CONTAINERS: Final = (None, "ecs", "eks")
 
 
 @frozen
-class Registration:
+class RegisteredWorkload:
     """
     A registration that was taken.
 
@@ -35,7 +35,7 @@ class Registration:
 class RegisterUsage(Workload):
     """The operation of one workload at one moment."""
 
-    def answer(self, request: Mapping[str, Any]) -> Registration:
+    def answer(self, request: Mapping[str, Any]) -> RegisteredWorkload:
         """
         Apply a request and return the reply, but for the signature.
 
@@ -56,9 +56,9 @@ class RegisterUsage(Workload):
         self.check_place("InvalidRegionException")
         product = self.product(product_code)
         rotated = _rotation_of(product, version)
-        registered = (self.caller.access_key_id, product_code)
+        registered = (self.principal.access_key_id, product_code)
         if registered not in self.memory.registered:
-            if self.caller.platform not in _CONTAINERS:
+            if self.principal.platform not in _CONTAINERS:
                 text = "the workload runs on no platform that containers are metered on"
                 raise Refusal("PlatformNotSupportedException", text)
             if product is not None:
@@ -67,7 +67,7 @@ class RegisterUsage(Workload):
         claims: dict[str, Any] = {"ProductCode": product_code, "PublicKeyVersion": version}
         if nonce is not None:
             claims["Nonce"] = nonce
-        return Registration(claims, rotated)
+        return RegisteredWorkload(claims, rotated)
 
 
 def _rotation_of(product: Product | None, version: int) -> datetime | None:

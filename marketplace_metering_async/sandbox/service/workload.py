@@ -9,7 +9,7 @@ from marketplace_metering_async.sandbox.service.agreements import AgreementState
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
 from marketplace_metering_async.sandbox.service.entitlement import product_named
 from marketplace_metering_async.sandbox.service.metered import MeteredRecords
-from marketplace_metering_async.sandbox.service.principal import Caller
+from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 from marketplace_metering_async.sandbox.service.rules import Rules
 
@@ -45,7 +45,7 @@ class Workload:
         memory: What is known of workloads.
         rules: The switches.
         now: The sandbox's time.
-        caller: Who asks, and where.
+        principal: Who asks, and where.
     """
 
     records: MeteredRecords
@@ -53,11 +53,11 @@ class Workload:
     memory: WorkloadMemory
     rules: Rules
     now: datetime
-    caller: Caller
+    principal: Principal
 
     def check_place(self, code: str) -> None:
         """Refuse, with *code*, a workload that runs in another region than it calls."""
-        if self.caller.home_region not in (None, self.caller.region):
+        if self.principal.home_region not in (None, self.principal.region):
             raise Refusal(code, "the workload runs in another region than this endpoint's")
 
     def product(self, product_code: str) -> Product | None:
@@ -68,7 +68,7 @@ class Workload:
 
     def check_entitled(self, product_code: str, product: Product) -> None:
         """Refuse a declared account that has no subscription; an undeclared one may be anybody."""
-        account = self.caller.account_id
+        account = self.principal.account_id
         if account is None or self.catalogue.is_open(product_code):
             return
         active = any(

@@ -10,7 +10,7 @@ from support.memory import usage
 from support.virtual import START
 
 from marketplace_metering_async import limits
-from marketplace_metering_async.clock import Span
+from marketplace_metering_async.clock import ClockBounds
 from marketplace_metering_async.delivery.admission import Admission, expired, premature
 from marketplace_metering_async.errors import (
     InvalidRecordError,
@@ -19,7 +19,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
-NOW = Span.at(START)
+NOW = ClockBounds.at(START)
 SECOND = timedelta(seconds=1)
 
 
@@ -43,8 +43,8 @@ def test_the_future_begins_five_minutes_ahead() -> None:
     """
     Of the latest that the service's clock may show.
     """
-    span = Span(START.timestamp() - 100, START.timestamp() + 100)
-    admission = Admission(span)
+    bounds = ClockBounds(START.timestamp() - 100, START.timestamp() + 100)
+    admission = Admission(bounds)
     edge = START + timedelta(seconds=100) + limits.MAX_FUTURE
 
     assert edge == admission.admit(0, usage(1, timestamp=edge)[0]).timestamp
@@ -59,7 +59,7 @@ def test_what_may_be_inside_is_admitted() -> None:
     old = usage(1, timestamp=START - timedelta(days=20))[0]
     far = usage(1, timestamp=START + timedelta(days=20))[0]
     month = timedelta(days=31).total_seconds()
-    admission = Admission(Span(START.timestamp() - month, START.timestamp() + month))
+    admission = Admission(ClockBounds(START.timestamp() - month, START.timestamp() + month))
     assert [old, far] == [admission.admit(n, record) for n, record in enumerate([old, far])]
 
     admission.set_time(NOW)

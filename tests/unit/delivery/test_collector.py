@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.delivery.collector import ResultCollector
-from marketplace_metering_async.results import Outcome, RecordStatus, Verdict, without_ids
+from marketplace_metering_async.results import RecordStatus, SettledRecords, Verdict, unmetered
 
 S = RecordStatus
 VERDICTS = [Verdict(status=status, attempts=n) for n, status in enumerate(RecordStatus)]
@@ -29,7 +29,7 @@ def test_results_are_in_the_callers_order(order: list[int], size: int, first: in
             collector.missing()
         )
         verdict = VERDICTS[number % len(VERDICTS)]
-        collector.add([Outcome(verdict, part, [f"id {position}" for position in part])])
+        collector.add([SettledRecords(verdict, part, [f"id {position}" for position in part])])
 
     assert [] == collector.missing()
     assert 30 == len(collector)
@@ -50,7 +50,7 @@ def test_results_are_a_sequence() -> None:
     """
     collector = ResultCollector()
     collector.expect("abc")
-    collector.add([without_ids(VERDICTS[0], range(3))])
+    collector.add([unmetered(VERDICTS[0], range(3))])
     results = collector.result().results
 
     assert 3 == len(results)
@@ -77,10 +77,10 @@ def test_strangers_and_doubles_are_refused(positions: list[int], wrong: str) -> 
     """
     collector = ResultCollector()
     collector.expect("abc")
-    collector.add([without_ids(VERDICTS[0], [1])])
+    collector.add([unmetered(VERDICTS[0], [1])])
 
     with pytest.raises(ValueError, match=wrong):
-        collector.add([without_ids(VERDICTS[1], positions)])
+        collector.add([unmetered(VERDICTS[1], positions)])
 
 
 def test_a_result_is_complete_or_none() -> None:
@@ -90,7 +90,7 @@ def test_a_result_is_complete_or_none() -> None:
     collector = ResultCollector()
     assert 0 == len(collector.result().results)
     collector.expect("abc")
-    collector.add([without_ids(VERDICTS[0], [1])])
+    collector.add([unmetered(VERDICTS[0], [1])])
 
     assert [0, 2] == collector.missing()
     with pytest.raises(ValueError, match="2 records have no result"):

@@ -36,7 +36,12 @@ S = RecordStatus
 MOMENT: Final = 1_000.0
 POLICY: Final = RetryPolicy()
 BEFORE: Final = AttemptHistory(
-    attempts=3, failures=2, repairs=1, since=950.0, error=NoCredentialsError(), request_id="before"
+    attempts=3,
+    failures=2,
+    repairs=1,
+    first_attempt_at=950.0,
+    error=NoCredentialsError(),
+    request_id="before",
 )
 FIRST: Final = AttemptHistory()
 
@@ -141,7 +146,9 @@ def test_what_follows_from_an_error(
         failures=before.failures + expected.failure,
         repairs=0,
         doubt=doubt or expected.doubt,
-        since=before.since if before.since is not None or not expected.begins else MOMENT,
+        first_attempt_at=before.first_attempt_at
+        if before.first_attempt_at is not None or not expected.begins
+        else MOMENT,
         error=error,
         request_id=getattr(error, "request_id", None),
     )
@@ -289,7 +296,7 @@ def test_what_follows_from_a_response(
             attempts=before.attempts + 1,
             failures=before.failures + 1,
             doubt=doubt or word is None,
-            since=MOMENT if before.since is None else before.since,
+            first_attempt_at=MOMENT if before.first_attempt_at is None else before.first_attempt_at,
             error=after.error,
             request_id="now",
         )
@@ -369,7 +376,7 @@ def test_one_word_for_records_of_several_histories() -> None:
 
 @pytest.mark.parametrize("kind", ["error", "unprocessed"])
 @pytest.mark.parametrize(
-    ("failures", "since", "policy", "over"),
+    ("failures", "first_attempt_at", "policy", "over"),
     [
         (0, None, RetryPolicy(max_attempts=1), True),
         (0, None, RetryPolicy(max_attempts=2), False),
@@ -383,14 +390,14 @@ def test_one_word_for_records_of_several_histories() -> None:
 def test_a_record_ends_after_its_attempts_or_its_own_time(
     kind: str,
     failures: int,
-    since: float | None,
+    first_attempt_at: float | None,
     policy: RetryPolicy,
     over: bool,  # noqa: FBT001
 ) -> None:
     """
     That many failures; or the time since its first attempt, and five failures at least. Core F11
     """
-    history = AttemptHistory(attempts=9, failures=failures, since=since)
+    history = AttemptHistory(attempts=9, failures=failures, first_attempt_at=first_attempt_at)
     chunk = chunk_of(usage(2), [history] * 2)
     error = refusal("InternalServiceErrorException", 500)
 
@@ -413,7 +420,7 @@ def test_throttles_end_no_record() -> None:
     """
     However many there were, and however long they took. Core F11
     """
-    history = AttemptHistory(attempts=900, failures=99, since=0.0)
+    history = AttemptHistory(attempts=900, failures=99, first_attempt_at=0.0)
     policy = RetryPolicy(timeout=1.0, max_attempts=1)
 
     decision = decisions.on_error(
@@ -425,7 +432,7 @@ def test_throttles_end_no_record() -> None:
     assert (901, 99, 0.0) == (
         entry.history.attempts,
         entry.history.failures,
-        entry.history.since,
+        entry.history.first_attempt_at,
     )
 
 
@@ -620,7 +627,7 @@ histories_before = st.builds(
     repairs=st.integers(0, 3),
     doubt=st.booleans(),
     rested=st.booleans(),
-    since=st.none() | st.floats(0, MOMENT),
+    first_attempt_at=st.none() | st.floats(0, MOMENT),
 )
 policies = st.builds(
     RetryPolicy,
@@ -718,10 +725,10 @@ def test_attempts_rise_by_one_where_the_request_left(
         assert old.attempts + 1 == history.attempts
         assert old.failures + decision.failed == history.failures
         assert history.rested or not old.rested
-        if decision.ended is CallEnd.THROTTLED or old.since is not None:
-            assert old.since == history.since
+        if decision.ended is CallEnd.THROTTLED or old.first_attempt_at is not None:
+            assert old.first_attempt_at == history.first_attempt_at
         else:
-            assert MOMENT == history.since
+            assert MOMENT == history.first_attempt_at
 
 
 @given(calls())

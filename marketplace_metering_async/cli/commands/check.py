@@ -1,0 +1,122 @@
+"""`send --dry-run` and `validate`: look at the input as `send` would, and send nothing."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
+from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.plan import Plan
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
+from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.input.reader import InputReader
+from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.held_hours import list_held
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import Complaints
+from marketplace_metering_async.cli.output.result_fields import Members, of_held, of_refusal
+from marketplace_metering_async.cli.output.result_writer import ResultWriter
+from marketplace_metering_async.coalescing import HeldHour
+
+_BREATH: Final = 500
+_VALID: Final[Members] = {"status": "Valid"}
+
+
+async def plan_of_lines(
+    job: SendJob, console: Console, complain: Complaints, lines: ResultWriter | None = None
+) -> Plan:
+    """Read the input once, and return the plan for its lines as they are; tell *lines* of each."""
+    places = LineNumbers()
+    plan = Plan(job.product_code, places, complain)
+    async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
+        async for block in InputReader(job.sources).blocks():
+            for line in block:
+                number = places.add(line.file, line.number)
+                error = plan.look_at(number, line.record)
+                if lines is not None:
+                    members = _VALID if error is None else of_refusal(error, places(number), places)
+                    lines.write({"file": line.file, "line": line.number, **members})
+                bar.advance(line.size)
+            if lines is not None:
+                await lines.room.wait()
+    complain.end()
+    return plan
+
+
+def plan_of_hours(
+    job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], complain: Complaints
+) -> tuple[Plan, list[Members]]:
+    """Return the plan for the hours that the lines were added up to, and what to tell of each."""
+    plan = Plan(job.product_code, sums.places, complain)
+    fates: list[Members] = []
+    for hour, outcome in enumerate(outcomes):
+        if isinstance(outcome, HeldHour | BlockedHour):
+            plan.held += 1
+            fates.append(of_held(outcome))
+            continue
+        first = sums.first_line(hour)
+        error = plan.look_at(first, outcome)
+        fates.append(_VALID if error is None else of_refusal(error, sums.places(first)))
+    plan.records = len(sums) - sums.refused
+    plan.refused += sums.refused
+    return plan, fates
+
+
+async def show_plan(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
+    """Show what `send` would do, and end with the code that it would end with at best."""
+    complaints = Complaints(console)
+    if coalesce:
+        plan = await _added_up(job, console, complaints)
+    else:
+        plan = await plan_of_lines(job, console, complaints)
+    console.print(plan.table(job.settings.calls_per_second, await job.target_or_why_not()))
+    return _code_of(plan)
+
+
+def _code_of(plan: Plan) -> Exit:
+    if plan.held:
+        return Exit.UNDELIVERED
+    return Exit.REJECTED if plan.refused else Exit.OK
+
+
+async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
+    """Tell of every line whether `send` would send it, as far as the service need not be asked."""
+    complaints = Complaints(console, most=sys.maxsize)
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    failures: list[OSError] = []
+    lines = None if on_terminal else ResultWriter(console, failures.append)
+    if coalesce:
+        plan = await _added_up(job, console, complaints, lines)
+    else:
+        plan = await plan_of_lines(job, console, complaints, lines)
+    if lines is not None:
+        await lines.close()
+    console.print(plan.table(job.settings.calls_per_second))
+    if failures:
+        raise MisuseError(f"results cannot be written to stdout: {failures[0].strerror}")
+    return _code_of(plan)
+
+
+async def _added_up(
+    job: SendJob, console: Console, complain: Complaints, lines: ResultWriter | None = None
+) -> Plan:
+    with HourlySums(job.product_code) as sums:
+        await add_up(job, sums, console, complain)
+        outcomes = sums.outcomes(include_current_hour=job.include_current_hour)
+        plan, fates = plan_of_hours(job, sums, outcomes, complain)
+        complain.end()
+        if lines is not None:
+            await _write_lines(sums, fates, lines)
+    list_held(outcomes, console)
+    return plan
+
+
+async def _write_lines(sums: HourlySums, fates: Sequence[Members], lines: ResultWriter) -> None:
+    for number, (file, line, hour) in enumerate(sums.lines()):
+        members = fates[hour] if isinstance(hour, int) else hour
+        lines.write({"file": file, "line": line, **members})
+        if number % _BREATH == 0:
+            await asyncio.sleep(0)
+            await lines.room.wait()

@@ -1,0 +1,178 @@
+"""`doctor`: is this machine ready to meter? It never calls BatchMeterUsage."""
+
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Final
+
+from attrs import frozen
+from rich.table import Table
+from rich.text import Text
+
+from marketplace_metering_async.aws import wire
+from marketplace_metering_async.aws.transport import AiohttpTransport, Response
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.options import Settings, Target
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    error_text,
+    print_json_if_piped,
+    printable,
+)
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.errors import (
+    InvalidResponseError,
+    MarketplaceMeteringException,
+    MeteringError,
+)
+from marketplace_metering_async.limits import service_metadata
+
+_CLOCK: Final = SystemClock()
+_PACKAGE: Final = "marketplace-metering-async"
+_OPERATION: Final = "ResolveCustomer"
+_NO_TOKEN: Final = {"RegistrationToken": "marketplace-metering doctor: not a token"}
+"""What the service is asked: it reads nothing and changes nothing, but credentials are checked."""
+_TIMEOUT: Final = 10.0
+_MOST_SKEW: Final = 60.0
+"""Seconds: hours are held until they are over by this machine's clock."""
+_FLOOR: Final = re.compile(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*>=\s*([0-9.]+)(.*)")
+
+
+class Mark(StrEnum):
+    """How a thing is found."""
+
+    GOOD = "ok"
+    DOUBTFUL = "?"
+    BAD = "no"
+
+
+_STYLES: Final = {Mark.GOOD: "green", Mark.DOUBTFUL: "yellow", Mark.BAD: "bold red"}
+
+
+@frozen
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    mark: Mark
+    text: str
+
+
+async def run(settings: Settings, console: Console) -> Exit:
+    """Look at everything, tell of it, and return 0 if nothing is bad, or 4."""
+    findings = [*_versions()]
+    try:
+        target = await settings.target()
+    except MeteringError as error:
+        findings.append(Finding("configuration", Mark.BAD, error_text(error)))
+    else:
+        findings += _configuration(target)
+        findings += await _service(target)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        mark = Text(finding.mark, style=_STYLES[finding.mark])
+        table.add_row(mark, finding.name, Text(printable(finding.text)))
+        print_json_if_piped(
+            {"check": finding.name, "found": finding.mark.value, "text": finding.text}
+        )
+    console.print(table)
+    bad = any(finding.mark is Mark.BAD for finding in findings)
+    return Exit.ACCOUNT if bad else Exit.OK
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", _good(sys.version_info >= (3, 11)), platform.python_version())
+    try:
+        needed = requires(_PACKAGE) or []
+    except PackageNotFoundError:
+        yield Finding(_PACKAGE, Mark.DOUBTFUL, "runs from a folder and is not installed")
+        return
+    yield Finding(_PACKAGE, Mark.GOOD, version(_PACKAGE))
+    for requirement in needed:
+        found = _FLOOR.fullmatch(requirement)
+        if found is not None and "extra ==" not in found[3]:
+            yield _version(found[1], found[2])
+
+
+def _version(name: str, floor: str) -> Finding:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Finding(name, Mark.BAD, "not installed")
+    if _numbers(found) < _numbers(floor):
+        return Finding(name, Mark.BAD, f"{found}; at least {floor} is needed")
+    return Finding(name, Mark.GOOD, found)
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", release)[:3])
+
+
+def _good(good: bool) -> Mark:  # noqa: FBT001
+    return Mark.GOOD if good else Mark.BAD
+
+
+def _configuration(target: Target) -> Iterator[Finding]:
+    endpoint = target.endpoint
+    known = f"access key {target.access_key}, from {target.source}"
+    yield Finding("credentials", Mark.GOOD, known)
+    offered = endpoint.region_name in service_metadata().regions
+    note = "" if offered else ": BatchMeterUsage is not known to be offered there"
+    yield Finding("region", Mark.GOOD if offered else Mark.DOUBTFUL, endpoint.region_name + note)
+    configured = "; set by an option, the environment or the profile" if endpoint.configured else ""
+    yield Finding("endpoint", Mark.GOOD, endpoint.url + configured)
+    yield Finding("proxy", Mark.GOOD, endpoint.transport.proxy or "none")
+    if endpoint.transport.ca_bundle is not None:
+        yield Finding("certificates", Mark.GOOD, endpoint.transport.ca_bundle)
+
+
+async def _service(target: Target) -> list[Finding]:
+    """Ask the service who is behind a token that is none, and look at how it says no."""
+    body = wire.encode_call(_NO_TOKEN)
+    transport = AiohttpTransport(target.endpoint.settings(1))
+    try:
+        request = await target.signer.sign(_OPERATION, body, _CLOCK.now)
+        started = _CLOCK.monotonic()
+        response = await transport.send(request, timeout=_TIMEOUT)
+        seconds = _CLOCK.monotonic() - started
+    except MeteringError as error:
+        return [Finding("network", Mark.BAD, error_text(error))]
+    finally:
+        await transport.aclose()
+    return [
+        Finding("network", Mark.GOOD, f"a response after {seconds * 1000:,.0f} ms"),
+        _clock(response),
+        _answer(response),
+    ]
+
+
+def _clock(response: Response) -> Finding:
+    try:
+        theirs = parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
+    except (TypeError, ValueError):
+        return Finding("clock", Mark.DOUBTFUL, "the endpoint does not tell the time")
+    skew = (_CLOCK.now() - theirs).total_seconds()
+    return Finding("clock", _good(abs(skew) < _MOST_SKEW), f"{skew:+.0f} s from the endpoint's")
+
+
+def _answer(response: Response) -> Finding:
+    if response.status == 200:
+        return Finding("access", Mark.DOUBTFUL, "the endpoint knows the token, which is none")
+    error = wire.read_error(response.status, response.headers, response.body)
+    if isinstance(error, InvalidResponseError) or not isinstance(
+        error, MarketplaceMeteringException
+    ):
+        return Finding("access", Mark.BAD, error_text(error))
+    if error.code in ("InvalidTokenException", "ExpiredTokenException") and error.status == 400:
+        return Finding("access", Mark.GOOD, "the credentials are accepted")
+    if error.code in ("AccessDenied", "AccessDeniedException", "UnauthorizedException"):
+        known = "the credentials are known but may not call ResolveCustomer; BatchMeterUsage is "
+        return Finding("access", Mark.DOUBTFUL, known + "a permission of its own")
+    passing = classify(error, _OPERATION) in (ErrorKind.SERVICE, ErrorKind.THROTTLE)
+    return Finding("access", Mark.DOUBTFUL if passing else Mark.BAD, error_text(error))

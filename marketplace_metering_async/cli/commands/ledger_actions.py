@@ -1,0 +1,300 @@
+"""What the commands of the ledger do, but for its status."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import asdict
+
+from marketplace_metering_async.cli import exit_codes
+from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.kept_lines import KeptLines
+from marketplace_metering_async.cli.commands.ledger_import import (
+    FIX_AND_IMPORT,
+    ImportedLine,
+    ImportedLines,
+    import_lines,
+    require_names,
+)
+from marketplace_metering_async.cli.commands.ledger_status import (
+    at_minute,
+    exit_of,
+    print_unsettled,
+)
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
+from marketplace_metering_async.cli.input.formats import UsageFileError
+from marketplace_metering_async.cli.input.lines import Source
+from marketplace_metering_async.cli.input.reader import InputReader
+from marketplace_metering_async.cli.interrupts import Interrupts
+from marketplace_metering_async.cli.options import Settings
+from marketplace_metering_async.cli.output.console import Console, error_text, print_json, printable
+from marketplace_metering_async.cli.output.held_hours import print_blocked
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import Complaints
+from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
+from marketplace_metering_async.cli.output.result_writer import ResultWriter
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.events import (
+    Event,
+    RelayBlocked,
+    UsageEndedUnmetered,
+    WarningIssued,
+)
+from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
+from marketplace_metering_async.ledger.states import ENDED
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so would be run by a spreadsheet."""
+_CLOSES: Final = "no more is sent; what is on its way to the service is awaited."
+
+
+def _open(url: str, console: Console, **settings: Any) -> UsageLedger:  # noqa: ANN401
+    def report(event: Event) -> None:
+        match event:
+            case WarningIssued(text=text):
+                console.complain(text)
+            case UsageEndedUnmetered(state=state, records=records):
+                console.complain(f"{records:,} records ended as {state}")
+            case RelayBlocked(error=error):
+                console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
+
+    return UsageLedger.open(url, observer=report, **settings)
+
+
+async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
+    """Add one piece of usage."""
+    async with _open(url, console) as ledger:
+        added = await ledger.add_usage(**members)
+    print_json(
+        {
+            "hour": added.hour,
+            "late": added.late,
+            "repeated": added.repeated,
+            "ended": added.ended,
+        }
+    )
+    return Exit.OK if added.ended is None else Exit.REJECTED
+
+
+async def import_files(
+    url: str,
+    sources: Sequence[Source],
+    product_code: str | None,
+    name: str | None,
+    console: Console,
+) -> Exit:
+    """Add every line as it is read, and tell of each."""
+    require_names(sources, name)
+    entries = ImportedLines(product_code, name, FIX_AND_IMPORT)
+
+    async def blocks() -> AsyncIterator[list[ImportedLine]]:
+        async for block in InputReader(sources).blocks():
+            yield [entries.of(line) for line in block]
+
+    async with _open(url, console) as ledger:
+        code = await _import(ledger, blocks(), console)
+        status = await ledger.status()
+    if status.next_seal_at is not None:
+        when = at_minute(status.next_seal_at, SystemClock().now())
+        console.print(f"The next hours are sealed at {when}; `ledger relay` meters them.")
+    return code
+
+
+async def _import(
+    ledger: UsageLedger, blocks: AsyncIterator[Sequence[ImportedLine]], console: Console
+) -> Exit:
+    complain = Complaints(console)
+    counts: Counter[str] = Counter()
+    codes = {Exit.OK}
+    failures: list[OSError] = []
+    lines = ResultWriter(console, failures.append)
+    async with ProgressBar(console, "importing", unit="lines") as bar:
+        try:
+            async for entry in import_lines(ledger, blocks):
+                members = entry.result or {}
+                counts[str(members["status"])] += 1
+                codes.add(entry.code)
+                if "message" in members:
+                    complain(members["message"])
+                lines.write({"file": entry.file, "line": entry.number, **members})
+                bar.advance()
+                await lines.room.wait()
+        except UsageFileError as error:
+            console.complain(error)
+            codes.add(Exit.USAGE)
+        await lines.close()
+    complain.end()
+    console.print(", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no lines")
+    return exit_codes.most_severe(codes | ({Exit.USAGE} if failures else set()))
+
+
+async def take_over(url: str, old: str, console: Console) -> Exit:
+    """Move a SQLite ledger into PostgreSQL."""
+    async with _open(url, console) as ledger:
+        hours = await ledger.take_over(old)
+    console.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
+    return Exit.OK
+
+
+async def relay(url: str, settings: Settings, console: Console, *, once: bool) -> Exit:
+    """Relay once, or until a signal."""
+    async with _open(url, console, create=False, region_name=settings.region) as ledger:
+        pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
+        async with settings.client(pacer=pacer) as client:
+            with Interrupts(console, _CLOSES) as interrupts:
+                if not once:
+                    where = printable((await client.endpoint()).url)
+                    console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
+                    await ledger.relay(client, stop=interrupts.stopped)
+                    return Exit.INTERRUPTED if interrupts.happened else Exit.OK
+                report = await ledger.relay_once(client, stop=interrupts.stopped)
+        status = await ledger.status()
+    codes = {_print_report(report, console), print_unsettled(status, SystemClock().now(), console)}
+    return exit_codes.most_severe(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
+
+
+def _print_report(report: RelayReport, console: Console) -> Exit:
+    print_json(
+        {
+            "sealed": report.sealed,
+            "metered": report.metered,
+            "units": report.units,
+            "returned": report.returned,
+            "ended": report.ended,
+        }
+    )
+    if report.stopped_by is not None:
+        console.complain(error_text(report.stopped_by))
+        return Exit.ACCOUNT
+    if report.returned:
+        return Exit.UNDELIVERED
+    return Exit.REJECTED if report.ended else Exit.OK
+
+
+async def send_through(job: SendJob, url: str, console: Console) -> Exit:
+    """`send --ledger`: import the files, then meter all hours that are over."""
+    require_names(job.sources, None)
+    settings = job.settings
+    async with _open(url, console, region_name=settings.region, grace=0) as ledger:
+        pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
+        async with settings.client(pacer=pacer) as client:
+            await client.endpoint()  # whoever has no account hears so before anything is stored
+            codes = {await _import_whole(ledger, job, console)}
+            with Interrupts(console, _CLOSES) as interrupts:
+                report = await ledger.relay_once(client, stop=interrupts.stopped)
+            codes.add(_print_report(report, console))
+            if interrupts.happened:
+                codes.add(Exit.INTERRUPTED)
+        status = await ledger.status()
+    codes |= {print_unsettled(status, SystemClock().now(), console), exit_of(status)}
+    return exit_codes.most_severe(codes)
+
+
+async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
+    """Add all lines but those of hours that a bad line may belong to, once all are read."""
+    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL)
+    with KeptLines(job.product_code) as kept:
+        async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
+            async for block in InputReader(job.sources).blocks():
+                for line in block:
+                    kept.add(line, entries.of(line))
+                    bar.advance(line.size)
+        code = await _import(ledger, kept.blocks(), console)
+        print_blocked(len(kept.held), kept.anywhere, console)
+    return code
+
+
+async def history(url: str, where: Mapping[str, Any], console: Console, *, as_csv: bool) -> Exit:
+    """Print the story of every hour to stdout."""
+    async with _open(url, console, create=False) as ledger:
+        table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
+        if table is not None:
+            table.writerow(_COLUMNS)
+        async for entry in ledger.history(**where):
+            members = asdict(entry)
+            if table is None:
+                print_json(members)
+            else:
+                table.writerow([_cell(members, entry, column) for column in _COLUMNS])
+    sys.stdout.flush()
+    return Exit.OK
+
+
+_COLUMNS: Final = (
+    "product_code",
+    "customer_aws_account_id",
+    "customer_identifier",
+    "license_arn",
+    "dimension",
+    "hour",
+    "state",
+    "quantity",
+    "events",
+    "carried",
+    "timestamp",
+    "sealed_at",
+    "region_name",
+    "digest",
+    "attempts",
+    "settled_at",
+    "metering_record_id",
+    "reason",
+)
+
+
+def _cell(members: Mapping[str, Any], entry: HistoryEntry, column: str) -> object:
+    value = members[column]
+    if column in ("carried", "attempts"):
+        return json.dumps(value, default=str)
+    if isinstance(getattr(entry, column), datetime):
+        return value.isoformat()
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+async def retry(url: str, names: Sequence[str], console: Console) -> Exit:
+    """Send ended records again."""
+    if unknown := [name for name in names if name not in ENDED]:
+        raise MisuseError(f"--state: expected one of {', '.join(ENDED)}; got {unknown[0]!r}")
+    async with _open(url, console, create=False) as ledger:
+        count = await ledger.retry(*(HourState(name) for name in names))
+    console.print(f"{count:,} are on their way again")
+    return Exit.OK
+
+
+async def prune(url: str, before: datetime, console: Console) -> Exit:
+    """Remove what was settled long ago."""
+    async with _open(url, console, create=False) as ledger:
+        try:
+            count = await ledger.prune(before)
+        except ValueError as error:
+            raise MisuseError(f"--days: {error}") from error
+    console.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.OK
+
+
+async def adopt_copy(url: str, console: Console) -> Exit:
+    """Go on with a copy."""
+    async with _open(url, console, create=False) as ledger:
+        await ledger.adopt_copy()
+    console.print("adopted: its open hours are metered from now on")
+    return Exit.OK
+
+
+async def close_customer(
+    url: str, who: Mapping[str, Any], console: Console, *, reopen: bool
+) -> Exit:
+    """Close a customer's hours, or take usage again."""
+    async with _open(url, console, create=False) as ledger:
+        if reopen:
+            await ledger.reopen_customer(**who)
+            console.print("usage of the customer is taken again")
+        else:
+            hours = await ledger.close_customer(**who)
+            console.print(f"{hours:,} hours are on their way; relay now")
+    return Exit.OK

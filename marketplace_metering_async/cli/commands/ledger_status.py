@@ -1,0 +1,163 @@
+"""`ledger status`: where all usage is, for a person, for a program, and for an alarm."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from attrs import asdict
+from rich.table import Table
+from rich.text import Text
+
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.console import Console, print_json, printable
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.events import Event
+from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
+
+_PREFIX = "marketplace_metering_ledger"
+_GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
+
+
+async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> Exit:
+    """Show the status, and end with what it means."""
+    async with UsageLedger.open(url, create=False, observer=_unheard) as ledger:
+        status = await ledger.status()
+    if json:
+        print_json(asdict(status))
+    if prometheus:
+        print("\n".join(_metrics(status)))  # noqa: T201 - the answer itself
+    if not json and not prometheus:
+        _print_table(status, console)
+    return exit_of(status)
+
+
+def _unheard(event: Event) -> None:
+    """The table says it all."""
+
+
+def exit_of(status: LedgerStatus) -> Exit:
+    """Return 3 where usage is at risk, 1 where some has ended unmetered."""
+    if status.at_risk or status.is_unconfirmed_copy:
+        return Exit.UNDELIVERED
+    return Exit.REJECTED if any(status.ended.values()) else Exit.OK
+
+
+def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Exit:
+    """Say what is not settled at *now* and when to go on; return 3 where there is something."""
+    if status.claimed_until is not None:
+        of_whom = "claimed until then by a relay that may be dead"
+        if status.claimed_until <= now:
+            of_whom = "left over from a relay that is dead"
+        again = _again("after", status.claimed_until, now)
+        console.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
+    if status.next_send_at is not None:
+        again = _again("at", status.next_send_at, now)
+        waiting = status.frozen - status.in_flight
+        console.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
+    if status.is_unconfirmed_copy:
+        console.print(_GUARDED)
+    elif status.next_seal_at is not None:
+        again = _again("at", status.next_seal_at, now)
+        console.print(
+            f"{again}, or let `ledger relay` run: {status.open:,} units are open, and the next of "
+            "their hours are sealed then."
+        )
+    unsettled = status.records.get(HourState.OPEN) or status.records.get(HourState.FROZEN)
+    return Exit.UNDELIVERED if unsettled else Exit.OK
+
+
+def _again(word: str, when: datetime, now: datetime) -> str:
+    return "Run this again" + (f" {word} {at_minute(when, now)}" if when > now else "")
+
+
+def at_minute(when: datetime, now: datetime) -> str:
+    """Return the first full minute from *when* on, with its day where that is another than now."""
+    last = when + timedelta(minutes=1) - timedelta(microseconds=1)
+    whole = last.replace(second=0, microsecond=0)
+    return f"{whole:%H:%M} UTC" if whole.date() == now.date() else f"{whole:%Y-%m-%d %H:%M} UTC"
+
+
+def _print_table(status: LedgerStatus, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("product")
+    table.add_column("dimension")
+    for name in ("open", "frozen", "metered", "ended"):
+        table.add_column(name, justify="right")
+    for one in status.products:
+        ended = sum(one.ended.values())
+        table.add_row(
+            one.product_code or "-",
+            Text(printable(one.dimension)),
+            f"{one.open:,}",
+            f"{one.frozen:,}",
+            f"[green]{one.metered:,}[/]",
+            f"[red]{ended:,}[/]" if ended else "0",
+        )
+    console.print(table)
+    console.print(f"{status.recorded:,} units recorded, {status.in_flight:,} in flight")
+    for state, units in status.ended.items():
+        console.print(f"[red]{units:,} units ended as {state}[/]")
+    if status.oldest_unsent_seconds is not None:
+        console.print(f"oldest unsent: {_hours(status.oldest_unsent_seconds)} after its hour")
+    if status.seconds_to_first_loss is not None:
+        left = status.seconds_to_first_loss
+        style = "red" if left <= 6 * 3600 else "default"
+        text = f"in {_hours(left)}" if left > 0 else "already"
+        console.print(f"[{style}]the first of it is lost {text}[/]")
+    if status.at_risk:
+        console.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
+    _print_times(status, SystemClock().now(), console)
+    if status.is_unconfirmed_copy:
+        console.print(_GUARDED)
+
+
+def _print_times(status: LedgerStatus, now: datetime, console: Console) -> None:
+    if status.claimed_until is not None:
+        until = at_minute(status.claimed_until, now)
+        console.print(f"what is in flight is claimed by a relay until {until}")
+    if status.next_seal_at is not None:
+        console.print(f"the next hours are sealed at {at_minute(status.next_seal_at, now)}")
+    if status.last_success_seconds is not None:
+        console.print(f"last success: {_hours(status.last_success_seconds)} ago")
+    elif status.last_usage_seconds is None:
+        console.print("no usage yet")
+    else:
+        console.print("nothing was metered yet")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def _metrics(status: LedgerStatus) -> Iterator[str]:
+    """Yield the status in Prometheus's text format (exposition format 0.0.4)."""
+    plain = {
+        "recorded_units": status.recorded,
+        "in_flight_units": status.in_flight,
+        "at_risk_units": status.at_risk,
+        "oldest_unsent_seconds": status.oldest_unsent_seconds,
+        "seconds_to_first_loss": status.seconds_to_first_loss,
+        "last_success_seconds": status.last_success_seconds,
+        "last_usage_seconds": status.last_usage_seconds,
+        "is_unconfirmed_copy": int(status.is_unconfirmed_copy),
+    }
+    for name, value in plain.items():
+        if value is not None:
+            yield f"# TYPE {_PREFIX}_{name} gauge"
+            yield f"{_PREFIX}_{name} {value}"
+    yield f"# TYPE {_PREFIX}_units gauge"
+    for one in status.products:
+        for state, units in _states(one):
+            labels = (
+                f'product_code="{_label(one.product_code)}",'
+                f'dimension="{_label(one.dimension)}",state="{state}"'
+            )
+            yield f"{_PREFIX}_units{{{labels}}} {units}"
+
+
+def _states(one: ProductStatus) -> list[tuple[str, int]]:
+    live = [("open", one.open), ("frozen", one.frozen), ("metered", one.metered)]
+    return live + [(str(state), units) for state, units in one.ended.items()]
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

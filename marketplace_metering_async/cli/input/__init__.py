@@ -1,0 +1,1 @@
+"""From files and stdin to lines, and from lines to records."""

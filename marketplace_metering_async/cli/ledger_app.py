@@ -1,0 +1,242 @@
+"""`ledger …`: the commands of the ledger and their options; what they do is in `ledgers`."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from marketplace_metering_async.cli.options import (
+    QUOTA,
+    Account,
+    CallsPerSecond,
+    Customer,
+    EndpointUrl,
+    License,
+    ProductCode,
+    Profile,
+    Region,
+    Settings,
+    moment,
+    whole_number,
+)
+from marketplace_metering_async.cli.output.console import stderr_console
+from marketplace_metering_async.cli.running import finish, sources_or_exit
+from marketplace_metering_async.clock import SystemClock
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help=(
+        "Keep usage safe until AWS has acknowledged it. URL is sqlite:///usage.db or "
+        "postgresql://user@host/database."
+    ),
+)
+
+_LONGEST_DAYS: Final = 36_500
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="Of the ledger.")]
+
+
+@app.command()
+def add(
+    url: Url,
+    *,
+    dimension: Annotated[str, typer.Option("--dimension", metavar="NAME")],
+    quantity: Annotated[
+        int, typer.Option("--quantity", metavar="NUMBER", parser=whole_number, help="Whole units.")
+    ],
+    account: Account = None,
+    customer_identifier: Customer = None,
+    license_arn: License = None,
+    product_code: ProductCode = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            "--at", metavar="TIME", parser=moment, help="ISO 8601 with a time zone; now by default."
+        ),
+    ] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--event-id", metavar="TEXT", help="Counts once.")
+    ] = None,
+) -> None:
+    """Add usage of one customer; it is on the disk when the command ends."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    members = {
+        "dimension": dimension,
+        "quantity": quantity,
+        "customer_aws_account_id": account,
+        "customer_identifier": customer_identifier,
+        "license_arn": license_arn,
+        "product_code": product_code,
+        "at": at,
+        "event_id": event_id,
+    }
+    finish(ledger_actions.add(url, members, stderr_console()))
+
+
+@app.command("import")
+def import_(
+    url: Url,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="JSON lines or CSV; - is standard input; or the URL of a SQLite ledger to move.",
+        ),
+    ],
+    *,
+    product_code: ProductCode = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="TEXT", help="Of the input; by default the file's."),
+    ] = None,
+) -> None:
+    """Add every line of files as usage; lines that were imported before add nothing."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    if len(files) == 1 and files[0].startswith("sqlite://"):
+        finish(ledger_actions.take_over(url, files[0], stderr_console()))
+    sources = sources_or_exit(files)
+    finish(ledger_actions.import_files(url, sources, product_code, name, stderr_console()))
+
+
+@app.command()
+def relay(
+    url: Url,
+    *,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Send what may be sent now; exit code 3: some is still open."),
+    ] = False,
+    endpoint_url: EndpointUrl = None,
+    profile: Profile = None,
+    region: Region = None,
+    calls_per_second: CallsPerSecond = QUOTA,
+) -> None:
+    """Seal hours that are over and meter them, until Ctrl-C."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    settings = Settings(
+        endpoint_url=endpoint_url,
+        profile=profile,
+        region=region,
+        calls_per_second=calls_per_second,
+    )
+    finish(ledger_actions.relay(url, settings, stderr_console(), once=once))
+
+
+@app.command()
+def status(
+    url: Url,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="As Prometheus text on stdout.")
+    ] = False,
+) -> None:
+    """Show where all usage is. Exit code 3: at risk; 1: some has ended unmetered."""
+    from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
+
+    finish(ledger_status.show(url, stderr_console(), json=json, prometheus=prometheus))
+
+
+@app.command()
+def history(
+    url: Url,
+    *,
+    month: Annotated[
+        str | None, typer.Option("--month", metavar="YYYY-MM", help="By default all.")
+    ] = None,
+    account: Account = None,
+    customer_identifier: Customer = None,
+    license_arn: License = None,
+    product_code: ProductCode = None,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
+) -> None:
+    """Print the story of every hour: sums, frozen record, attempts, answers."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    where = {
+        "month": _month(month),
+        "customer_aws_account_id": account,
+        "customer_identifier": customer_identifier,
+        "license_arn": license_arn,
+        "product_code": product_code,
+    }
+    finish(ledger_actions.history(url, where, stderr_console(), as_csv=csv))
+
+
+@app.command()
+def retry(
+    url: Url,
+    *,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help="An end state; by default all."),
+    ] = None,
+) -> None:
+    """Send ended records again, unchanged, where the service still takes them."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(ledger_actions.retry(url, state or [], stderr_console()))
+
+
+@app.command()
+def prune(
+    url: Url,
+    *,
+    days: Annotated[
+        int,
+        typer.Option(
+            "--days", metavar="NUMBER", parser=whole_number, help="Keep what was settled since."
+        ),
+    ] = 400,
+) -> None:
+    """Remove old hours that are metered or ended, but for their sums."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    if days > _LONGEST_DAYS:
+        raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
+    before = SystemClock().now() - timedelta(days=days)
+    finish(ledger_actions.prune(url, before, stderr_console()))
+
+
+@app.command("adopt-copy")
+def adopt_copy(url: Url) -> None:
+    """Say that this copy, such as a restored backup, is the ledger to go on with."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(ledger_actions.adopt_copy(url, stderr_console()))
+
+
+@app.command("close-customer")
+def close_customer(
+    url: Url,
+    *,
+    account: Account = None,
+    customer_identifier: Customer = None,
+    license_arn: License = None,
+    product_code: ProductCode = None,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="The customer has subscribed again.")
+    ] = False,
+) -> None:
+    """Seal a customer's last hours at once, since the subscription has ended."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    who = {
+        "customer_aws_account_id": account,
+        "customer_identifier": customer_identifier,
+        "license_arn": license_arn,
+        "product_code": product_code,
+    }
+    finish(ledger_actions.close_customer(url, who, stderr_console(), reopen=reopen))
+
+
+def _month(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+    except ValueError:
+        raise typer.BadParameter(f"expected YYYY-MM, got {text!r}", param_hint="--month") from None

@@ -1,0 +1,1 @@
+"""What goes out: result lines and JSON on stdout, everything for people on stderr."""

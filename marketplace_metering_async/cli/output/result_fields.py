@@ -1,0 +1,124 @@
+"""The members of a result line: what became of one line of input."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour
+from marketplace_metering_async.cli.input.formats import worded
+from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.errors import (
+    ConflictingRecordsError,
+    InvalidRecordError,
+    MarketplaceMeteringException,
+    MeteringError,
+    Violation,
+)
+from marketplace_metering_async.results import RecordResult, RecordStatus
+
+Members = dict[str, Any]
+_MINUTE: Final = "%Y-%m-%dT%H:%MZ"
+PlaceOf = Callable[[int], str]
+"""Turns the position of a record in what the client was given into `file:line`."""
+
+HELD = "Held"
+"""Beside the words of RecordStatus: the hour is not over, or may lack a line, and was not sent."""
+
+FIX_AND_SEND_ALL = (
+    "Fix what the text names, then send all of the input again: the hours that this line may "
+    "belong to are held until then."
+)
+"""The advice on a line that says no record, where lines add up to hours."""
+
+
+def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> Members:
+    """Return the members for the verdict on the record at *place*."""
+    members: Members = {"status": result.status.value, "metered": result.metered}
+    if result.metering_record_id is not None:
+        members["metering_record_id"] = result.metering_record_id
+    if result.service_status not in (None, result.status.value):
+        members["service_status"] = result.service_status
+    if result.error is not None:
+        members |= _of_error(result.error, place, place_of)
+    if result.status is RecordStatus.REJECTED and result.error is not None:
+        members["advice"] = result.error.advice
+    elif result.status is not RecordStatus.SUCCESS:
+        members["advice"] = result.advice
+    if result.duplicate_of is not None:
+        members["duplicate_of"] = place_of(result.duplicate_of)
+    members["attempts"] = result.attempts
+    if result.request_id is not None:
+        members["request_id"] = result.request_id
+    return members
+
+
+def of_refusal(
+    error: MeteringError, place: str, place_of: PlaceOf = str, *, advice: str | None = None
+) -> Members:
+    """Return the members for a line that was never sent because of *error*."""
+    members: Members = {"status": RecordStatus.REJECTED.value, "metered": False}
+    members |= _of_error(error, place, place_of)
+    return members | {"advice": advice or error.advice, "attempts": 0}
+
+
+def of_held(hour: HeldHour | BlockedHour) -> Members:
+    """Return the members for a line whose hour is held back."""
+    if isinstance(hour, BlockedHour):
+        return of_blocked(hour.place, hour.over_at)
+    return _held(f"The hour is not over; send it all again after {hour.over_at:{_MINUTE}}.")
+
+
+def of_blocked(place: str, over_at: datetime | None = None) -> Members:
+    """Return the members for a line whose hour may lack the one at *place*."""
+    after = "" if over_at is None else f" after {over_at:{_MINUTE}}"
+    return _held(
+        f"Fix {place}, then send all of the input again{after}: without that line the hour might "
+        "be locked at a part of its sum."
+    )
+
+
+def _held(advice: str) -> Members:
+    return {"status": HELD, "metered": False, "advice": advice, "attempts": 0}
+
+
+def of_unsent(reason: str) -> Members:
+    """Return the members for a line that was not sent, for no fault of its own."""
+    return {
+        "status": RecordStatus.UNPROCESSED.value,
+        "metered": False,
+        "advice": f"Not metered, since {reason}. Send it again.",
+        "attempts": 0,
+    }
+
+
+def complaint(error: MeteringError, place: str, place_of: PlaceOf) -> str:
+    """Return what is wrong with the line at *place*, in its own terms: no position in a batch."""
+    if isinstance(error, InvalidRecordError):
+        inside = type(error)([_inside(violation) for violation in error.violations])
+        return f"{place}: {worded(inside)}"
+    if isinstance(error, ConflictingRecordsError):
+        places = _some([place_of(position) for position in error.positions])
+        return (
+            f"{place}: {places} have one key (product or license, customer, dimension, hour) but "
+            "differ; the service keeps only the first of a key, so none was sent"
+        )
+    if isinstance(error, MarketplaceMeteringException) and error.message:
+        return f"{place}: {error.code}: {error.message}"
+    return f"{place}: {error}"
+
+
+def _of_error(error: MeteringError, place: str, place_of: PlaceOf) -> Members:
+    code = getattr(error, "code", type(error).__name__)
+    return {"error": code, "message": complaint(error, place, place_of)}
+
+
+def _inside(violation: Violation) -> Violation:
+    """Return the violation without the `records[3].` of what the client was given."""
+    start, dot, rest = violation.path.partition(".")
+    if start.startswith("records[") and start.endswith("]"):
+        return Violation(rest if dot else "", violation.expected, violation.got)
+    return violation
+
+
+def _some(places: Sequence[str]) -> str:
+    return ", ".join(places[:10]) + (", …" if len(places) > 10 else "")

@@ -1,0 +1,115 @@
+"""Result lines on stdout, which may be slow, full, or gone."""
+
+import asyncio
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from marketplace_metering_async.cli.output.console import Console, json_line
+
+_MOST_UNWRITTEN: Final = 4 * 2**20
+"""Bytes that may wait for stdout's reader; beyond, reading input waits."""
+
+
+class ResultWriter:
+    """
+    Writes one JSON line a result to stdout, from a thread of its own.
+
+    A reader that pauses (`| less`) must not hold up the requests on the wire, whose answers would
+    come too late. Once the reader has gone (`| head`), lines are dropped silently, since what is
+    metered stays metered. On a terminal that shows a bar, lines are printed above it.
+
+    Attributes:
+        room: Set while it is well to make more lines.
+    """
+
+    def __init__(self, console: Console, on_failure: Callable[[OSError], None]) -> None:
+        """*on_failure* is called once if stdout cannot be written, as on a full disk."""
+        self.room = asyncio.Event()
+        self.room.set()
+        self._console = console
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._lines: list[str] = []  # made and not yet handed over
+        self._unwritten = 0  # bytes handed over and not yet written
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._written = asyncio.Event()  # set when the thread has ended
+        self._above_bar = console.shares_screen
+        if not self._above_bar:
+            threading.Thread(target=self._write_all, daemon=True).start()
+
+    def write(self, members: dict[str, Any]) -> None:
+        """Write a line soon."""
+        self._lines.append(json_line(members))
+        if len(self._lines) == 1:
+            self._loop.call_soon(self._hand_over)
+
+    async def close(self) -> None:
+        """Wait until everything is written."""
+        self._hand_over()
+        if not self._above_bar:
+            self._queue.put(None)
+            await self._written.wait()
+
+    def _hand_over(self) -> None:
+        text = "".join(self._lines)
+        self._lines.clear()
+        if not text:
+            return
+        if self._above_bar:
+            self._console.print(text, end="", markup=False)
+            return
+        data = text.encode("ascii")
+        self._unwritten += len(data)
+        if self._unwritten > _MOST_UNWRITTEN:
+            self.room.clear()
+        self._queue.put(data)
+
+    def _note_written(self, size: int) -> None:
+        self._unwritten -= size
+        if self._unwritten <= _MOST_UNWRITTEN:
+            self.room.set()
+
+    # In the thread.
+
+    def _write_all(self) -> None:
+        put = _stdout()
+        while (data := self._queue.get()) is not None:
+            try:
+                put(data)
+            except BrokenPipeError:
+                put = _nowhere
+            except OSError as error:
+                put = _nowhere
+                self._in_loop(self._on_failure, error)
+            self._in_loop(self._note_written, len(data))
+        self._in_loop(self._written.set)
+
+    def _in_loop(self, act: Callable[..., None], *values: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the command was aborted
+            self._loop.call_soon_threadsafe(act, *values)
+
+
+def _stdout() -> Callable[[bytes], None]:
+    """Past sys.stdout's buffer: a thread that waits in it would keep the process from ending."""
+    if sys.stdout is None:  # closed by whoever started us
+        return _nowhere
+    try:
+        handle = sys.stdout.fileno()
+    except OSError:  # no file, but a buffer of a caller in this process
+        stream = sys.stdout
+        return lambda data: (stream.write(data.decode("ascii")), stream.flush())[1]
+
+    def put(data: bytes) -> None:
+        while data:
+            data = data[os.write(handle, data) :]
+
+    return put
+
+
+def _nowhere(_: bytes) -> None:
+    """Drop it."""

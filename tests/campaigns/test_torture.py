@@ -1,0 +1,51 @@
+"""A short round of the torture; the long ones are commands (see torture.py)."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from campaigns import torture
+from support.ledgers import new_postgres_database, postgres_server
+
+
+def test_killed_processes_on_one_file_lose_and_double_nothing(tmp_path: Path) -> None:
+    """
+    Covers: K01, K02, K03, K04, K05, K06, K07, K08, K09, K10, K16, M05, M06, C05, C14
+    """
+    audit = torture.torture(f"sqlite:///{tmp_path}/usage.db", kills=40, processes=3, seed=1)
+
+    assert audit.is_clean, audit
+
+
+def test_killed_relays_and_a_killed_server_lose_and_double_nothing() -> None:
+    """
+    Covers: M09, M12, M13
+    """
+    with postgres_server() as server:
+        url = asyncio.run(new_postgres_database(server.url))
+
+        def between(kill: int) -> None:
+            if kill == 7:
+                server.crash()
+
+        audit = torture.torture(url, kills=15, processes=3, seed=2, between=between)
+
+    assert audit.is_clean, audit
+
+
+@pytest.mark.parametrize(
+    ("mutant", "kills"),
+    [
+        ("acknowledge_before_send", 60),
+        ("no_event_id", 15),
+    ],  # 15 kills miss the first in 1 of 6 runs
+)
+def test_the_harness_finds_mistakes(tmp_path: Path, mutant: str, kills: int) -> None:
+    """
+    Otherwise it would prove nothing.
+    """
+    audit = torture.torture(
+        f"sqlite:///{tmp_path}/usage.db", kills=kills, processes=2, seed=3, mutant=mutant
+    )
+
+    assert not audit.is_clean, audit

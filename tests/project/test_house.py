@@ -1,0 +1,79 @@
+"""The house itself: what its files may hold, and that no failure case is forgotten."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from support.cases import LEFT_OUT, covered, missing
+
+import marketplace_metering_async
+
+README = Path(__file__).parents[2] / "README.md"
+PACKAGE = Path(marketplace_metering_async.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def names_of(pattern: str) -> set[str]:
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        if re.search(pattern, path.read_text(encoding="utf-8"))
+    }
+
+
+def test_every_failure_case_has_a_test_or_a_reason() -> None:
+    """
+    And none has both.
+    """
+    assert [] == missing()
+    assert not set(LEFT_OUT) & set(covered())
+
+
+def test_time_is_read_in_few_places() -> None:
+    """
+    The clock, the sandbox's own clock, and coalesce(), which has none; zones are never looked up.
+    Covers: H19, H20
+    """
+    readers = names_of(r"datetime\.now\(|time\.time\(|time\.monotonic\(|utcnow")
+
+    assert {"clock.py", "sandbox/clock.py", "coalescing.py"} == readers
+    assert set() == names_of("zoneinfo")
+
+
+def test_nothing_unsafe_is_loaded() -> None:
+    """
+    No pickle, eval, exec or YAML in the package. Covers: A19
+    """
+    assert set() == names_of(r"\bimport pickle|\beval\(|\bexec\(|\byaml\b|\bmarshal\b")
+
+
+def test_every_extra_brings_what_is_imported() -> None:
+    """
+    And `all` brings every extra but those of tests. Newcomer M12.
+    """
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    named = re.findall(r"[a-z]+", extras.pop("all")[0].partition("[")[2])
+    brought = {re.split(r"[\[>]", one)[0] for name in named for one in extras[name]}
+    modules = {"jwt" if one == "pyjwt" else one for one in brought}
+
+    unused = {module for module in modules if not names_of(rf"\b(import|from) {module}\b")}
+
+    assert set() == unused
+    assert {"test"} == set(extras) - set(named)
+
+
+def test_the_words_of_a_dialect_are_kept_out() -> None:
+    """
+    Plain English, as design.md has it: fix, configured, permanently, n-th.
+    """
+    dialect = re.compile(r"\bmend(s|ed|ing)?\b|\b_?told\b|\bfor ever\b|\bmanieth\b", re.IGNORECASE)
+
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in SOURCES
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if dialect.search(line)
+    ]
+
+    assert [] == found

@@ -1,0 +1,190 @@
+"""No record is rejected or held by a clock that no response has confirmed."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from support.memory import MemoryService, client_of, untrue, usage
+from support.virtual import START, VirtualClock, run_virtual
+
+from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.errors import OutOfWindowError, TimestampOutOfBoundsException
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus
+
+S = RecordStatus
+
+
+class Service(MemoryService):
+    """Refuses signatures that are minutes off, as AWS does; *signs* says whether it looks."""
+
+    def __init__(self, *, looks: bool = True) -> None:
+        super().__init__()
+        self._looks = looks
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        now = VirtualClock().now()
+        signed = datetime.fromisoformat(request.headers["X-Amz-Date"])
+        off = abs(signed - now)
+        if not self._looks or off <= timedelta(minutes=5):
+            response = await super().send(request, timeout=timeout)
+            return Response(response.status, {**response.headers, **dated(now)}, response.body)
+        await asyncio.sleep(self.round_trip)
+        body = json.dumps({"__type": "InvalidSignatureException"}).encode()
+        return Response(403, {"x-amzn-RequestId": "refused", **dated(now)}, body)
+
+
+def dated(now: datetime) -> dict[str, str]:
+    return {"Date": format_datetime(now, usegmt=True)}
+
+
+class Wrong(VirtualClock):
+    """A machine's clock that is off."""
+
+    def __init__(self, off: timedelta) -> None:
+        super().__init__(START + off)
+
+
+async def batch(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
+    async with client_of(service, **settings) as client:
+        return list(await client.batch_meter_usage(records))
+
+
+async def stream(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
+    async with client_of(service, **settings) as client:
+        found = [result async for result in client.iter_batch_meter_usage(records)]
+    return sorted(found, key=lambda result: result.position)
+
+
+async def batcher(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
+    async with client_of(service, **settings) as client, UsageBatcher(client) as door:
+        return list(await asyncio.gather(*map(door.meter, records)))
+
+
+DOORS = pytest.mark.parametrize("door", [batch, stream, batcher])
+
+
+@DOORS
+@pytest.mark.parametrize("hours", [-30, -3, 3, 30])
+@pytest.mark.parametrize("age", [timedelta(minutes=1), timedelta(hours=22)])
+def test_a_wrong_clock_before_the_first_call_rejects_nothing(
+    door: Any, hours: float, age: timedelta
+) -> None:
+    """
+    What the service would take is metered, however wrong this machine's time is. (core F5)
+    """
+    service = Service()
+
+    results = run_virtual(
+        door(service, usage(30, timestamp=START - age), clock=Wrong(timedelta(hours=hours)))
+    )
+
+    assert {S.SUCCESS} == {r.status for r in results}
+    assert 30 == len(service.book)
+
+
+@DOORS
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_what_is_out_of_the_window_is_the_services_to_refuse_at_first(
+    door: Any, hours: float
+) -> None:
+    """
+    One call, and from then on its time is known: the others are rejected without one. (core F5)
+    """
+    service = Service()
+    late = usage(200, timestamp=START - timedelta(hours=25))
+    good = usage(25, timestamp=START - timedelta(hours=1))
+
+    results = run_virtual(
+        door(service, late + good, clock=Wrong(timedelta(hours=hours)), max_concurrency=1)
+    )
+
+    assert {S.REJECTED} == {r.status for r in results[:200]}
+    assert {S.SUCCESS} == {r.status for r in results[200:]}
+    errors = {type(r.error) for r in results[:200]}
+    assert errors <= {OutOfWindowError, TimestampOutOfBoundsException}
+    assert len(service.requests) <= 3
+
+
+@DOORS
+def test_a_time_far_outside_every_window_is_a_verdict(door: Any) -> None:
+    """
+    The first and the last day of the calendar, before any time is confirmed. (core F5, F17)
+    """
+    ends = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)]
+    odd = [usage(1, timestamp=end)[0] for end in ends]
+    good = usage(5)
+
+    results = run_virtual(door(Service(), [*odd, *good]))
+
+    assert [S.REJECTED] * 2 + [S.SUCCESS] * 5 == [r.status for r in results]
+
+
+def test_a_time_once_confirmed_rejects_unsent() -> None:
+    """
+    By a success, and by a refusal that came after the signature was looked at.
+    """
+    late: list[UsageRecord] = usage(1, timestamp=START - timedelta(hours=25))
+    for first in (usage(1, dimension="first"), usage(1, timestamp=START - timedelta(hours=26))):
+        service = Service()
+
+        async def send(service: Service, first: list[UsageRecord]) -> Any:
+            async with client_of(service) as client:
+                await client.batch_meter_usage(first)
+                return await client.batch_meter_usage(late)
+
+        (result,) = run_virtual(send(service, first))
+
+        assert isinstance(result.error, OutOfWindowError)
+        assert "records[0].timestamp" in str(result.error)
+        assert 1 == len(service.requests)
+
+
+def test_the_services_clock_is_known_by_its_refusals() -> None:
+    """
+    Their `Date`, and the time since; None before the first of them, and after a foreign one.
+    """
+    service = Service(looks=False)
+    fast = Wrong(timedelta(minutes=2))
+    late = usage(1, timestamp=START - timedelta(hours=25))
+
+    async def ask() -> list[float | None]:
+        async with client_of(service, clock=fast) as client:
+            before = client._shared.connection.service_time()
+            await client.batch_meter_usage(late)
+            await asyncio.sleep(100)
+            return [
+                before,
+                client._shared.connection.service_time(),
+                VirtualClock().now().timestamp(),
+            ]
+
+    before, shown, true = run_virtual(ask())
+
+    assert before is None
+    assert shown is not None
+    assert true is not None
+    assert abs(shown - true) < 1.1
+
+
+def test_records_ahead_of_a_confirmed_time_are_not_sent() -> None:
+    """
+    More than 15 minutes ahead, by a time that the service has confirmed.
+    """
+    service = Service()
+    ahead = usage(1, timestamp=START + timedelta(minutes=16), dimension="ahead")
+
+    async def send() -> Any:
+        async with client_of(service) as client:
+            await client.batch_meter_usage(usage(1))
+            return await client.batch_meter_usage(ahead)
+
+    (result,) = run_virtual(send())
+
+    assert S.REJECTED is result.status
+    assert 1 == len(service.requests)
+    assert not untrue([result], service.book)

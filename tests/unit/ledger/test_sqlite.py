@@ -1,0 +1,406 @@
+"""What only a ledger in a file can meet: disks, copies, locks, and files of other things."""
+
+import os
+import shutil
+import sqlite3
+import stat
+from contextlib import closing
+from datetime import timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ledgers import HOUR, House, house_at
+
+from marketplace_metering_async import (
+    ConfigurationError,
+    LedgerClosedError,
+    LedgerError,
+    LedgerUnusableError,
+    UsageLedger,
+)
+from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import sqlite
+from marketplace_metering_async.ledger.relay import Relay
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+async def opened(path: Path) -> None:
+    async with UsageLedger.open(url_of(path)):
+        pass
+
+
+async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """
+    Covers: D12
+    """
+    await opened(tmp_path / "usage.db")
+
+    assert 0o600 == stat.S_IMODE((tmp_path / "usage.db").stat().st_mode)
+
+
+async def test_every_commit_is_on_the_disk(tmp_path: Path) -> None:
+    """
+    WAL and FULL, and writing begins IMMEDIATE. Covers: D05, D15
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        database: Any = house.ledger._database
+        said: list[str] = []
+        database._writer.set_trace_callback(said.append)
+        await house.use(1)
+        pragmas = [
+            database._writer.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous")
+        ]
+
+    assert ["wal", 2] == pragmas
+    assert ["BEGIN IMMEDIATE"] == [text for text in said if text.startswith("BEGIN")]
+
+
+async def test_a_copy_waits_for_a_person(tmp_path: Path) -> None:
+    """
+    Its frozen records go out, its open hours wait, and say so. Covers: K19, K20
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        await house.use(1)
+        house.clock.step(hours=1)
+        await house.relay()
+        await house.use(2)
+    shutil.copy(tmp_path / "usage.db", tmp_path / "copy.db")
+    async with house_at(url_of(tmp_path / "copy.db")) as copy:
+        copy.clock.step(hours=3)
+        held = await copy.relay()
+        copied = await copy.balance()
+        await copy.ledger.adopt_copy()
+        sent = await copy.relay()
+
+        assert (0, True, 2) == (held.sealed, copied.is_unconfirmed_copy, copied.open)
+        assert (1, False) == (sent.metered, (await copy.balance()).is_unconfirmed_copy)
+        assert any(isinstance(e, WarningIssued) and "copy" in e.text for e in copy.warned)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """
+    And not touched. Covers: D16, M14
+    """
+    path = tmp_path / "usage.db"
+    await opened(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 999")
+
+    with pytest.raises(LedgerUnusableError, match="schema 999"):
+        await opened(path)
+
+
+async def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+    """
+    A ledger does not move in with others.
+    """
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (id INTEGER)")
+
+    with pytest.raises(LedgerUnusableError, match="database of something else"):
+        await opened(path)
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"\xff" * 4096])
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    """
+    With a word on what to do. Covers: D07
+    """
+    path = tmp_path / "usage.db"
+    path.write_bytes(content)
+
+    with pytest.raises(LedgerUnusableError, match="restore a backup"):
+        await opened(path)
+
+
+FAR_AWAY = (
+    "nfs4",
+    "fuse.glusterfs",
+    "glusterfs",
+    "fuse.ceph-fuse",
+    "fuse.s3fs",
+    "fuse.gcsfuse",
+    "fuse.juicefs",
+    "fuse.sshfs",
+    "fuse",
+    "virtiofs",
+    "vboxsf",
+    "gpfs",
+    "beegfs",
+)
+
+
+@pytest.mark.parametrize("kind", FAR_AWAY)
+async def test_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """
+    WAL loses data there. ledger M10. Covers: D10, M08
+    """
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/data {tmp_path} {kind} rw 0 0\n")
+    monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
+
+    with pytest.raises(LedgerUnusableError, match=rf"network file system \({kind}\)"):
+        await opened(tmp_path / "usage.db")
+
+
+async def test_a_link_to_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Be it the file that is a link, to one that is there or not, its folder, or a file that is
+    mounted by itself. ledger M10
+    """
+    far, near = tmp_path / "far", tmp_path / "near"
+    far.mkdir()
+    near.mkdir()
+    (near / "there.db").symlink_to(far / "there.db")
+    (near / "folder").symlink_to(far)
+    (near / "missing.db").symlink_to(far / "missing.db")
+    await opened(far / "there.db")
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda / ext4 rw 0 0\ns:/d {far} nfs4 rw 0 0\ns:/d {near}/mounted.db nfs rw 0 0\n"
+    )
+    monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
+
+    for name in ("there.db", "missing.db", "folder/new.db", "mounted.db"):
+        with pytest.raises(LedgerUnusableError, match="network file system"):
+            await opened(near / name)
+    await opened(near / "usage.db")
+
+
+async def test_a_file_without_a_log_is_refused(tmp_path: Path) -> None:
+    """
+    With a rollback journal, the last commit may be lost. ledger M10. Covers: D15
+    """
+
+    def without_shared_memory(path: str) -> Any:
+        return sqlite3.connect(
+            f"file:{path}?vfs=unix-dotfile", uri=True, check_same_thread=False, isolation_level=None
+        )
+
+    database = sqlite.SqliteDatabase(str(tmp_path / "usage.db"), connect=without_shared_memory)
+    with pytest.raises(LedgerUnusableError, match="SQLite cannot use WAL here"):
+        async with UsageLedger(database):
+            pass
+
+
+async def test_a_program_may_go_to_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A relative path is one of the folder in which the ledger was opened. ledger M10
+    """
+    monkeypatch.chdir(tmp_path)
+    async with house_at("sqlite:///usage.db") as house:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        await house.use(1)
+
+        assert 1 == (await house.balance()).recorded
+    assert (tmp_path / "usage.db").is_file()
+
+
+async def test_a_name_in_a_url_may_be_written_with_percents(tmp_path: Path) -> None:
+    """
+    As in every URL. ledger M10
+    """
+    async with house_at(f"sqlite:///{tmp_path}/my%20usage%3F%23.db"):
+        pass
+    async with house_at(f"sqlite:///{tmp_path}/100%.db"):
+        pass
+
+    assert (tmp_path / "my usage?#.db").is_file()
+    assert (tmp_path / "100%.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rest", "word"),
+    [
+        (":memory:", "in place of :memory:"),
+        ("./:memory:", "in place of :memory:"),
+        ("%3Amemory%3A", "in place of :memory:"),
+        ("usage.db?mode=ro", r"leave out what follows '\?'.*written %3F"),
+        ("usage.db#1", "leave out what follows '#'.*written %23"),
+        ("usage%00.db", "NUL"),
+    ],
+)
+def test_what_is_no_file_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str, word: str
+) -> None:
+    """
+    Before anything is made: memory forgets, and an option would be part of the name. ledger M10
+    """
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=word):
+        UsageLedger.open(f"sqlite:///{rest}")
+
+    assert [] == list(tmp_path.iterdir())
+
+
+async def test_a_missing_folder_and_a_folder_are_refused(tmp_path: Path) -> None:
+    """
+    The place is named. Covers: X13
+    """
+    with pytest.raises(LedgerUnusableError, match="no such directory"):
+        await opened(tmp_path / "nowhere" / "usage.db")
+    with pytest.raises(LedgerUnusableError, match="expected a file"):
+        await opened(tmp_path)
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    with pytest.raises(LedgerError, match=r"loop\.db"):
+        await opened(tmp_path / "loop.db")
+
+
+async def test_a_file_that_goes_away_stops_the_ledger(tmp_path: Path) -> None:
+    """
+    Nobody would find again what is added to it. Covers: D11
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(1)
+        shutil.move(path, tmp_path / "elsewhere.db")
+        with pytest.raises(LedgerUnusableError, match="deleted"):
+            await house.use(2)
+        shutil.copy(tmp_path / "elsewhere.db", path)
+        with pytest.raises(LedgerUnusableError, match="replaced"):
+            await house.use(2)
+
+
+async def test_a_full_disk_stores_nothing_and_says_so(tmp_path: Path) -> None:
+    """
+    The caller knows, and once there is room the same event counts once. Covers: D01, D02
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        database: Any = house.ledger._database
+        pages = database._writer.execute("PRAGMA page_count").fetchone()[0]
+        database._writer.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+        stored = 0
+        with pytest.raises(LedgerError, match="full"):
+            for number in range(2_000):
+                await house.use(1, customer_aws_account_id=f"{number:012d}", event_id=f"{number}")
+                stored += 1
+        before = await house.balance()
+        database._writer.execute("PRAGMA max_page_count = 1000000").fetchall()
+        customer = f"{stored:012d}"
+        await house.use(1, customer_aws_account_id=customer, event_id=f"{stored}")
+
+        assert stored == before.recorded
+        assert stored + 1 == (await house.balance()).recorded
+
+
+async def test_a_lock_is_waited_for_and_then_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Off the event loop. Covers: D04
+    """
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    path = tmp_path / "usage.db"
+    async with house_at(url_of(path)) as house:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="locked by another process"):
+            await house.use(1)
+        other.execute("ROLLBACK")
+        other.close()
+        await house.use(1)
+
+        assert 1 == (await house.balance()).recorded
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_file_that_is_only_read_is_refused(tmp_path: Path) -> None:
+    """
+    Covers: D03
+    """
+    path = tmp_path / "usage.db"
+    await opened(path)
+    path.chmod(0o400)
+
+    with pytest.raises(LedgerError, match=r"usage\.db"):
+        await opened(path)
+
+
+async def test_a_forked_child_is_sent_away(tmp_path: Path) -> None:
+    """
+    It would share a connection with its parent. Covers: C17
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        database: Any = house.ledger._database
+        database._process = -1
+        with pytest.raises(LedgerClosedError, match="another process"):
+            await house.use(1)
+        database._process = os.getpid()
+
+
+def forget_log(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+async def test_flipped_bits_bill_nobody(tmp_path: Path) -> None:
+    """
+    Wherever in the file: it is refused, named, or makes no difference. Covers: D08, A12
+    """
+    path = tmp_path / "usage.db"
+    house = House(url_of(path))
+    async with house.ledger:
+        for number in range(5):
+            await house.use(7, customer_aws_account_id=f"{number:012d}")
+        house.clock.step(hours=1)
+        async with house.client() as client:
+            relay: Relay = house.ledger._relay(client, None)
+            await relay._bind()
+            await relay._seal()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        forget_log(path)
+        house.book.forget()
+        house.ledger = house.another()
+        try:
+            async with house.ledger:
+                await house.relay()
+        except (LedgerError, ValueError, KeyError, TypeError):
+            pass
+        assert {7} >= set(house.metered().values()), place
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "usage.db", "sqlite://", "sqlite:///"])
+def test_other_urls_are_refused(url: str) -> None:
+    """
+    With what is expected.
+    """
+    with pytest.raises(ConfigurationError, match=r"expected sqlite:///usage\.db or postgresql://"):
+        UsageLedger.open(url)
+
+
+@pytest.mark.parametrize(("name", "value"), [("grace", -1), ("late", "drop")])
+def test_settings_are_looked_at(name: str, value: object, tmp_path: Path) -> None:
+    """
+    Before anything is opened.
+    """
+    settings: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=name):
+        UsageLedger.open(url_of(tmp_path / "usage.db"), **settings)
+
+
+async def test_an_hour_is_an_hour_of_utc(tmp_path: Path) -> None:
+    """
+    Whatever zone usage was noted in. Covers: H09, H10
+    """
+    kathmandu = timezone(timedelta(hours=5, minutes=45))
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        added = await house.use(1, at=house.clock.now().astimezone(kathmandu) - HOUR)
+
+        assert (11, 0) == (added.hour.hour, added.hour.minute)

@@ -1,0 +1,393 @@
+"""The pytest plugin, run by a pytest of its own; and the strategies."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.examples import examples
+
+import marketplace_metering_async as package
+from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
+from marketplace_metering_async.records import Tag
+from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Sandbox, SandboxClock
+from marketplace_metering_async.testing import SandboxServer, SandboxThread
+from marketplace_metering_async.testing.strategies import batches, fault_scripts, usage_records
+
+pytest_plugins = ["pytester"]
+PLUGIN = "marketplace_metering_async.testing.plugin"
+NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+
+COMMON = """
+    import os
+    from datetime import datetime, timedelta, UTC
+    import pytest
+
+    NOW = datetime.now(UTC)
+    BUYER = "111122223333"
+
+    def meter(quantity=42, moment=None):
+        import boto3
+        record = {
+            "Timestamp": moment or NOW, "CustomerAWSAccountId": BUYER,
+            "Dimension": "requests", "Quantity": quantity,
+        }
+        client = boto3.client("meteringmarketplace")
+        answer = client.batch_meter_usage(ProductCode="p", UsageRecords=[record])
+        client.close()
+        return [result["Status"] for result in answer["Results"]]
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> object:
+    """A function that runs a test file under the plugin and no other but pytest-asyncio."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("AWS_PROFILE", "in-the-way")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_MARKETPLACE_METERING", raising=False)
+
+    def run(text: str) -> pytest.RunResult:
+        lines = [line.removeprefix("    ") for line in (COMMON + text).splitlines()]
+        pytester.makepyfile("\n".join(lines))
+        return pytester.runpytest_inprocess(
+            *("-p", PLUGIN, "-p", "pytest_asyncio.plugin", "--strict-markers"),
+            *("--asyncio-mode=auto", "-oasyncio_default_fixture_loop_scope=function"),
+        )
+
+    return run
+
+
+def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: object) -> None:
+    """
+    Each test begins with an empty book, and the environment is as before afterwards.
+    """
+    assert callable(run)
+    result = run("""
+    def test_one(metering_sandbox):
+        assert meter() == ["Success"]
+        assert meter() == ["DuplicateRecord"]
+        metering_sandbox.book.assert_metered({(BUYER, "requests", NOW): 42})
+
+    def test_two(metering_sandbox):
+        metering_sandbox.book.assert_metered({})
+        assert meter() == ["Success"]
+
+    def test_outside():
+        assert "AWS_ENDPOINT_URL_MARKETPLACE_METERING" not in os.environ
+        assert os.environ["AWS_PROFILE"] == "in-the-way"
+    """)
+
+    result.assert_outcomes(passed=3)
+
+
+def test_the_fixture_serves_asyncio(run: object) -> None:
+    """
+    The client finds it with no argument; clock and faults are moved from the test.
+    """
+    assert callable(run)
+    result = run("""
+    from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
+    from marketplace_metering_async.sandbox import Fault, FaultKind
+
+    async def test_delivery(metering_sandbox):
+        metering_sandbox.inject(Fault(kind=FaultKind.ERROR_500, max_hits=1))
+        metering_sandbox.advance(hours=2)
+        record = UsageRecord(timestamp=NOW, dimension="requests", quantity=5,
+                             customer_aws_account_id=BUYER, product_code="p")
+        async with MarketplaceMeteringClient() as client:
+            result = await client.batch_meter_usage([record])
+        assert result.succeeded
+        assert metering_sandbox.hits == {"error-500": 1}
+        assert metering_sandbox.clock.now() > NOW + timedelta(hours=1)
+        metering_sandbox.book.assert_metered({(BUYER, "requests", NOW): 5})
+    """)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_money_that_differs_is_told_line_by_line(run: object) -> None:
+    """
+    What was expected, and what was metered, of each hour.
+    """
+    assert callable(run)
+    result = run("""
+    def test_money(metering_sandbox):
+        meter()
+        metering_sandbox.book.assert_metered({
+            (BUYER, "requests", NOW): 43, (BUYER, "seats", NOW): 1})
+    """)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E*the book is not as expected:",
+            "E*111122223333 requests *Z: expected 43, metered 42",
+            "E*111122223333 seats *Z: expected 1, metered nothing",
+        ]
+    )
+
+
+def test_the_marker_sets_up_the_sandbox(run: object) -> None:
+    """
+    With the arguments of Sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_sandbox(calls_per_second=None, history=3)
+    def test_marked(metering_sandbox):
+        assert metering_sandbox.calls_per_second is None
+
+    def test_unmarked(metering_sandbox):
+        assert metering_sandbox.calls_per_second == 10
+    """)
+
+    result.assert_outcomes(passed=2)
+
+
+def test_the_server_serves_other_processes(run: object) -> None:
+    """
+    Children inherit the environment; every test begins anew; clock and faults are at hand.
+    """
+    assert callable(run)
+    result = run("""
+    import subprocess, sys
+    from marketplace_metering_async.sandbox import Fault, FaultKind
+
+    CHILD = (
+        "import boto3, datetime\\n"
+        "record = {'Timestamp': datetime.datetime.now(datetime.UTC), 'Dimension': 'requests',"
+        "'CustomerAWSAccountId': '111122223333', 'Quantity': 42}\\n"
+        "client = boto3.client('meteringmarketplace')\\n"
+        "answer = client.batch_meter_usage(ProductCode='p', UsageRecords=[record])\\n"
+        "print(answer['Results'][0]['Status'])"
+    )
+
+    def test_child(metering_sandbox_server):
+        server = metering_sandbox_server
+        server.declare_product("p", dimensions=["requests"], customers=[BUYER])
+        server.set_quota(None)
+        server.inject(Fault(kind=FaultKind.ERROR_500, max_hits=1))
+        done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True)
+        assert done.stdout == "Success\\n", done.stderr
+        assert server.state["faults"] == {"error-500": 1}
+        server.book.assert_metered({(BUYER, "requests", NOW): 42})
+        assert server.book.totals(by="customer") == {BUYER: 42}
+
+    def test_anew(metering_sandbox_server):
+        server = metering_sandbox_server
+        assert (server.state["products"], server.state["calls_per_second"]) == ([], 10)
+        assert len(server.book) == 0
+        server.advance(hours=30)
+        with pytest.raises(Exception, match="TimestampOutOfBounds"):
+            meter()
+        server.set_clock(NOW, speed=0)
+        with pytest.raises(ValueError, match="time zone"):
+            server.set_clock(NOW.replace(tzinfo=None))
+        assert server.issue_token("p", customer_aws_account_id=BUYER).startswith("sandbox-token")
+    """)
+
+    result.assert_outcomes(passed=2)
+
+
+def test_the_book_of_the_server_is_its_own(run: object) -> None:
+    """
+    Sandbox T1. Two workloads in one second, and a key that was forgotten, are two records each.
+    """
+    assert callable(run)
+    result = run("""
+    def agree(server, units):
+        answer = server.ask("book")
+        assert (units, units) == (answer["totals"]["requests"], server.book.totals()["requests"])
+        assert answer["records"] == len(server.book)
+        assert answer["double_billed"] == server.book.double_billed()
+        return answer["double_billed"]
+
+    def test_workloads(metering_sandbox_server, monkeypatch):
+        import boto3
+        for name in ("task-1", "task-2"):
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
+            client = boto3.Session().client("meteringmarketplace")
+            client.meter_usage(
+                ProductCode="p", Timestamp=NOW, UsageDimension="requests", UsageQuantity=3)
+            client.close()
+        assert agree(metering_sandbox_server, 6) == []
+        metering_sandbox_server.book.assert_metered({
+            ("workload task-1", "requests", NOW): 3, ("workload task-2", "requests", NOW): 3})
+
+    def test_forgotten(metering_sandbox_server):
+        metering_sandbox_server.order("rules", key_memory=60)
+        assert meter(2) == ["Success"]
+        metering_sandbox_server.advance(minutes=1)
+        assert meter(2) == ["Success"]
+        assert len(agree(metering_sandbox_server, 4)) == 1
+        with pytest.raises(AssertionError, match="expected 2, metered 4"):
+            metering_sandbox_server.book.assert_metered({(BUYER, "requests", NOW): 2})
+    """)
+
+    result.assert_outcomes(passed=2)
+
+
+def test_no_test_leaves_its_rules_or_quota_to_the_next(run: object) -> None:
+    """
+    Sandbox T2. The server that all tests share is as it was made before each.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.parametrize("switched", [True, False, True, False])
+    def test_resend(metering_sandbox_server, switched):
+        if switched:
+            metering_sandbox_server.order("rules", identical_resend="success")
+            metering_sandbox_server.set_quota(1, burst=2)
+        assert meter() == ["Success"]
+        assert meter() == (["Success"] if switched else ["DuplicateRecord"])
+        (bucket,) = metering_sandbox_server.state["quotas"]
+        assert (bucket["calls_per_second"], bucket["burst"]) == ((1, 2) if switched else (10, 10))
+    """)
+
+    result.assert_outcomes(passed=4)
+
+
+def test_the_plugin_is_cheap_to_load() -> None:
+    """
+    Pytest loads it in every project: no HTTP, no SDK, no Hypothesis, no sandbox before use.
+    """
+    script = (
+        f"import sys, {PLUGIN}\n"
+        "heavy = ['aiohttp', 'botocore', 'aiobotocore', 'hypothesis', 'tenacity', 'asyncpg',"
+        " 'marketplace_metering_async.sandbox', 'marketplace_metering_async.client']\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert "[]\n" == done.stdout
+
+
+def test_pytest_finds_the_plugin() -> None:
+    """
+    By the entry point of the package.
+    """
+    project = Path(__file__).parents[3] / "pyproject.toml"
+    told = tomllib.loads(project.read_text(encoding="utf-8"))
+
+    assert [PLUGIN] == list(told["project"]["entry-points"]["pytest11"].values())
+
+
+def test_a_port_that_is_taken_is_told_at_once() -> None:
+    """
+    In the thread that asked.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=str(port)), SandboxThread(Sandbox(port)):
+            pass
+
+
+def test_the_server_ends_with_who_started_it() -> None:
+    """
+    Even if that was killed.
+    """
+    script = (
+        "import os, sys\n"
+        "from marketplace_metering_async.testing import SandboxServer\n"
+        "server = SandboxServer().__enter__()\n"
+        "print(server._process.pid, flush=True)\n"
+        "os._exit(9)"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False
+    )
+
+    assert _is_gone(int(done.stdout))
+
+
+def _is_gone(process: int) -> bool:
+    async def wait() -> bool:
+        path = Path(f"/proc/{process}/stat")
+        async with asyncio.timeout(10):
+            while path.exists() and path.read_text().rsplit(")", 1)[1].split()[0] != "Z":  # noqa: ASYNC110, ASYNC240 - another process
+                await asyncio.sleep(0.05)
+        return True
+
+    return asyncio.run(wait())
+
+
+def test_a_closed_server_has_ended() -> None:
+    """
+    And a second close does no harm.
+    """
+    with SandboxServer() as server:
+        assert 0 == len(server.book)
+        process = server._process
+    assert process is not None
+    assert 0 == process.returncode
+
+
+moments = st.datetimes(
+    datetime(2026, 1, 1),  # noqa: DTZ001 - Hypothesis adds the zone
+    datetime(2027, 1, 1),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
+
+
+@given(st.data(), moments)
+def test_records_of_the_strategy_are_taken(data: st.DataObject, now: datetime) -> None:
+    """
+    Each of them by the sandbox at that time.
+    """
+    record = data.draw(usage_records(now=now))
+    book = Book()
+    body = record.to_boto() | {"Timestamp": record.epoch}
+    product_code = None if record.license_arn else record.product_code
+    request = {"ProductCode": product_code, "UsageRecords": [body]}
+
+    answer = book.batch_meter_usage(request, now=now, region="us-east-1")
+
+    assert ["Success"] == [result["Status"] for result in answer["Results"]]
+    assert all(isinstance(tag, Tag) for part in record.usage_allocations for tag in part.tags)
+
+
+@settings(max_examples=examples(15))
+@given(
+    batch=batches(now=NOW, max_size=30, allocations=False),
+    faults=fault_scripts(
+        kinds=[FaultKind.ERROR_500, FaultKind.RESET_BEFORE, FaultKind.UNPROCESSED, FaultKind.DROP]
+    ),
+)
+async def test_batches_are_delivered_through_fault_scripts(
+    batch: list[UsageRecord], faults: list[Fault]
+) -> None:
+    """
+    Every record in the book once, since no two are of one hour.
+    """
+    clock = SandboxClock(datetime.now(UTC))
+    moved = [_moved(record, clock.now()) for record in batch]
+    async with (
+        Sandbox(calls_per_second=None, clock=clock, faults=faults) as sandbox,
+        MarketplaceMeteringClient(**sandbox.client_arguments) as client,
+    ):
+        result = await client.batch_meter_usage(moved)
+
+    assert set(result.counts) <= {RecordStatus.SUCCESS, RecordStatus.DUPLICATE_RECORD}
+    assert len(moved) == len(sandbox.book)
+
+
+def _moved(record: UsageRecord, now: datetime) -> UsageRecord:
+    """Return the record as of the real time, which the client goes by."""
+    members = record.to_boto() | {"Timestamp": now - (NOW - record.timestamp)}
+    return UsageRecord.from_boto(members | {"ProductCode": record.product_code})
+
+
+def test_the_package_has_what_it_names() -> None:
+    """
+    Though it imports a name only when it is asked for it.
+    """
+    assert [] == [name for name in package.__all__ if not hasattr(package, name)]
+    assert not hasattr(package, "nothing")
