@@ -23,6 +23,7 @@ from marketplace_metering_async import UsageRecord
 from marketplace_metering_async.cli.exits import Exit
 from marketplace_metering_async.cli.reading import sources_of
 from marketplace_metering_async.cli.sums import Sums
+from marketplace_metering_async.quantities import Quantity
 from marketplace_metering_async.sandbox import Sandbox
 
 LICENSE = "arn:aws:license-manager::123456789012:license:l-1"
@@ -321,7 +322,7 @@ good_lines = st.builds(
 )
 
 
-def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, int]]:
+def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, Quantity]]:
     """Yield key and quantity of each record that `send --coalesce` would send of these lines."""
     file = folder / "usage.jsonl"
     file.write_text("\n".join(lines))
