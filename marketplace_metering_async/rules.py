@@ -99,7 +99,7 @@ def quantity(path: str, value: object) -> Violations:
         text = repr(value) if limits.DECIMAL_QUANTITY.fullmatch(repr(value)) else "17.42"
         wanted = f'an exact quantity, as "{text}" or Decimal("{text}")'
     elif isinstance(value, bool) or not isinstance(value, int | str | Decimal):
-        wanted = 'an int, a Decimal, or a text as "17.42"'
+        wanted = 'an exact number, as 17 or "17.42"'
     else:
         came = shown(value) if isinstance(value, str) else _digits(value)
         return (Violation(path, _expected(value), came),)

@@ -49,10 +49,13 @@ def test_quantities_are_compared_by_value() -> None:
     17, 17.0 and 17.00 are one record, split by tags or not, and 17.000001 is another.
     """
 
+    def whole(quantity: Any) -> UsageRecord:
+        return usage(1, quantity=quantity)[0]
+
     def split(quantity: Any) -> UsageRecord:
         return usage(1, quantity=quantity, usage_allocations=[UsageAllocation(quantity)])[0]
 
-    for make in (lambda quantity: usage(1, quantity=quantity)[0], split):
+    for make in (whole, split):
         alike = [make(quantity) for quantity in (17, "17.0", Decimal("17.00"), Decimal("0.17E2"))]
 
         assert all(is_same(alike[0], one) for one in alike)
