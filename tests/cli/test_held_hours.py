@@ -120,6 +120,7 @@ def test_a_line_that_may_belong_anywhere_holds_everything(
         (changed(quantity=None), {"same", "boto"}),
         (changed(quantity="7,5"), {"same", "boto"}),
         (changed(quantity=-1), {"same", "boto"}),
+        (changed(quantity=None, quantity_as_decimal="1e3"), {"same", "boto"}),
         (changed(quantity=10**10), {"same", "boto"}),
         (changed(usage_allocations=[{}]), {"same", "boto"}),
         (changed(usage_allocations=[{"allocated_usage_quantity": 1}]), {"same", "boto"}),
