@@ -33,7 +33,8 @@ from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
 from marketplace_metering_async.limits import ServiceMetadata
-from marketplace_metering_async.records import UsageAllocation, UsageRecord, allocation_to_boto
+from marketplace_metering_async.quantities import kept
+from marketplace_metering_async.records import UsageAllocation, UsageRecord, quantity_members
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     MeterUsageResult,
@@ -234,7 +235,7 @@ class MarketplaceMeteringClient:
         product_code: str,
         timestamp: datetime,
         usage_dimension: str,
-        usage_quantity: int,
+        usage_quantity: int | Decimal | str,
         dry_run: bool = False,
         usage_allocations: Iterable[UsageAllocation] = (),
         client_token: str | None = None,
@@ -251,7 +252,7 @@ class MarketplaceMeteringClient:
             product_code: The product.
             timestamp: When it was used; aware.
             usage_dimension: One of the product's dimensions.
-            usage_quantity: Whole units, 0 to 2147483647.
+            usage_quantity: As the quantity of a UsageRecord: exact, so never a float.
             dry_run: Only ask whether the call would be allowed; that it would be is a result,
                 whether the service says so with a response or with the error DryRunOperation.
             usage_allocations: How the quantity splits by tags.
@@ -270,12 +271,13 @@ class MarketplaceMeteringClient:
         """
         token = _new_token() if client_token is None else client_token
         allocations = tuple(usage_allocations)
+        quantity = kept(usage_quantity)
         rules.raise_if_any(
             _meter_usage_violations(
                 product_code=product_code,
                 timestamp=timestamp,
                 dimension=usage_dimension,
-                quantity=usage_quantity,
+                quantity=quantity,
                 allocations=allocations,
                 token=token,
             )
@@ -284,13 +286,11 @@ class MarketplaceMeteringClient:
             "ProductCode": product_code,
             "Timestamp": int(timestamp.timestamp()),
             "UsageDimension": usage_dimension,
-            "UsageQuantity": usage_quantity,
+            **quantity_members("UsageQuantity", quantity, allocations),
             "ClientToken": token,
         }
         if dry_run:
             members["DryRun"] = True
-        if allocations:
-            members["UsageAllocations"] = [allocation_to_boto(part) for part in allocations]
         try:
             response = await self._call("MeterUsage", members, timeout)
         except MarketplaceMeteringException as error:
@@ -530,7 +530,7 @@ def _register_usage_violations(
     product_code: object, public_key_version: object, nonce: object
 ) -> tuple[Violation, ...]:
     found = rules.product_code(product_code)
-    found += rules.quantity("public_key_version", public_key_version)
+    found += rules.whole_number("public_key_version", public_key_version)
     if public_key_version == 0:
         found += (Violation("public_key_version", "1 or more", "0"),)
     return found if nonce is None else found + rules.text("nonce", nonce)

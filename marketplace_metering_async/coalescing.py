@@ -20,7 +20,8 @@ from marketplace_metering_async.errors import (
     Violation,
     mask,
 )
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
+from marketplace_metering_async.quantities import millionths, of_millionths
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Tag, UsageAllocation, UsageRecord
 
 _TagSet = frozenset[tuple[str, str]]
@@ -62,7 +63,7 @@ class _Sum:
 
     Attributes:
         first: The first piece; its members but the quantity are those of the record.
-        quantity: Of all pieces.
+        quantity: Of all pieces, in millionths, as the others.
         by_tags: What was allocated, by tag set.
         unallocated: Of the pieces without allocations.
     """
@@ -149,8 +150,8 @@ def coalesce(
 
     Records are stamped with the hour's start. An hour that is not over at *now* (by default the
     machine's time) is held back and reported, unless *include_current_hour*: its first record
-    would lock it at a part of its sum. Quantities are exact whole units. Allocations are merged by
-    tag set; usage without any counts as untagged beside usage that has some.
+    would lock it at a part of its sum. Quantities add up exactly. Allocations are merged by tag
+    set; usage without any counts as untagged beside usage that has some.
 
     Args:
         usage: UsageRecord objects or mappings as boto3 takes them.
@@ -161,7 +162,7 @@ def coalesce(
     Raises:
         InvalidRecordError: for usage that is no valid record, with its index in the path; or for
             a sum that makes no valid record, as one of more than 2,500 tag sets.
-        QuantityOverflowError: if a sum is above 2147483647.
+        QuantityOverflowError: if a sum is above 9999999999.999999.
         ValueError: if *now* has no time zone.
     """
     coalescer = Coalescer(product_code)
@@ -185,12 +186,13 @@ def coalesce(
 
 
 def _grow(total: _Sum, record: UsageRecord) -> None:
-    total.quantity += record.quantity
+    quantity = millionths(record.quantity)
+    total.quantity += quantity
     if not record.usage_allocations:
-        total.unallocated += record.quantity
+        total.unallocated += quantity
     for part in record.usage_allocations:
-        tags = part.tag_set()
-        total.by_tags[tags] = total.by_tags.get(tags, 0) + part.allocated_usage_quantity
+        tags, share = part.tag_set(), millionths(part.allocated_usage_quantity)
+        total.by_tags[tags] = total.by_tags.get(tags, 0) + share
     if total.first.product_code is None and record.product_code is not None:
         # The key of a license has no product in it, and any piece may be the one that names it.
         total.first = evolve(total.first, product_code=record.product_code)
@@ -199,13 +201,14 @@ def _grow(total: _Sum, record: UsageRecord) -> None:
 def _outcome(total: _Sum, product_code: str | None) -> UsageRecord | MeteringError:
     first = total.first
     start = datetime.fromtimestamp(first.epoch // SECONDS_PER_HOUR * SECONDS_PER_HOUR, UTC)
-    if total.quantity > MAX_QUANTITY:
-        return QuantityOverflowError(_place(first, product_code, start), total.quantity)
+    quantity = of_millionths(total.quantity)
+    if quantity > MAX_DECIMAL_QUANTITY:
+        return QuantityOverflowError(_place(first, product_code, start), quantity)
     try:
         return evolve(
             first,
             timestamp=start,
-            quantity=total.quantity,
+            quantity=quantity,
             usage_allocations=_allocations(total),
         )
     except InvalidRecordError as error:  # more tag sets than a record may have
@@ -227,6 +230,6 @@ def _allocations(total: _Sum) -> Sequence[UsageAllocation]:
     if total.unallocated:
         merged = {**merged, _UNTAGGED: merged.get(_UNTAGGED, 0) + total.unallocated}
     return [
-        UsageAllocation(quantity, [Tag(key, value) for key, value in sorted(tags)])
-        for tags, quantity in merged.items()
+        UsageAllocation(of_millionths(share), [Tag(key, value) for key, value in sorted(tags)])
+        for tags, share in merged.items()
     ]

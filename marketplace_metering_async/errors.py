@@ -9,7 +9,7 @@ Every exception of the package, and whose fault an error is.
     │   ├── ConflictingRecordsError             two records of one key in a batch
     │   │   ├── KeyAlreadySentError             one of them went out before
     │   │   └── BothSchemesError                one by product code, one by license
-    │   ├── QuantityOverflowError               (also an OverflowError) a sum above int32
+    │   ├── QuantityOverflowError               (also an OverflowError) a sum above all quantities
     │   ├── SimilarRecordRefusedError           the service refused its like earlier in the batch
     │   ├── ConfigurationError                  region, credentials, endpoint, arguments
     │   │   ├── NoRegionError
@@ -39,6 +39,7 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
@@ -216,22 +217,24 @@ class BothSchemesError(ConflictingRecordsError):
 
 class QuantityOverflowError(SdkClientError, OverflowError):
     """
-    A sum is greater than the 2147483647 whole units that a record can hold.
+    A sum is greater than the 9999999999.999999 units that a record can hold.
 
     Attributes:
-        total: The sum, in whole units.
+        total: The sum.
     """
 
     advice = "Meter in a larger unit, or meter the excess in a later hour."
 
-    def __init__(self, place: str, total: int) -> None:
+    def __init__(self, place: str, total: int | Decimal) -> None:
         self.place = place
         self.total = total
         super().__init__(place, total)
 
     def __str__(self) -> str:
         """Name the place and the sum."""
-        return f"{self.place}: the sum {self.total} is above 2147483647, the greatest quantity"
+        return (
+            f"{self.place}: the sum {self.total} is above 9999999999.999999, the greatest quantity"
+        )
 
 
 class SimilarRecordRefusedError(SdkClientError):

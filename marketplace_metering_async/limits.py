@@ -1,13 +1,16 @@
 """
 The numbers of the AWS Marketplace Metering Service, as data, each with its source and date.
 
-Sources: the service model `meteringmarketplace` 2016-01-14 as botocore 1.43 carries it, and the
-pages API_marketplace-metering_BatchMeterUsage, metering-service-quotas and metering-regions of
-docs.aws.amazon.com/marketplace/latest/APIReference. A test holds the numbers against the model.
+Sources: the service model `meteringmarketplace` 2016-01-14 as botocore 1.43.117 carries it, and as
+1.44.8 does where a number says so, and the pages API_marketplace-metering_BatchMeterUsage,
+metering-service-quotas and metering-regions of
+docs.aws.amazon.com/marketplace/latest/APIReference. A test holds the numbers against the model, and
+`.ci/run` against the newest one (`tests/service_model.py`).
 """
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 from attrs import frozen
@@ -34,7 +37,22 @@ CALL_BURST: Final = 10.0
 """Calls that a rested account may make at once. Unpublished; a second's worth is assumed."""
 
 MAX_QUANTITY: Final = 2_147_483_647
-"""The greatest quantity of a record or an allocation (service model, UsageQuantity: int32)."""
+"""
+The greatest that the integer members carry (service model, UsageQuantity, AllocatedUsageQuantity:
+int32). They are deprecated since 20 October 2026 (botocore 1.44.8), with no end named.
+"""
+
+MAX_DECIMAL_QUANTITY: Final = Decimal("9999999999.999999")
+"""The greatest that the decimal members carry, and so the greatest of all (botocore 1.44.8)."""
+
+DECIMAL_PLACES: Final = 6
+"""Digits behind the point of a decimal quantity (botocore 1.44.8)."""
+
+DECIMAL_QUANTITY: Final = re.compile(r"(0|[1-9][0-9]{0,9})(\.[0-9]{1,6})?")
+"""
+UsageQuantityAsDecimalString, AllocatedUsageQuantityAsDecimalString of the service model (botocore
+1.44.8; 1.44.1 of 11 November 2026 is the first with them). Match the whole text.
+"""
 
 MAX_TEXT: Final = 255
 """Characters in a dimension, product code, customer identifier, account id or nonce (model)."""

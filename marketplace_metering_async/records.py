@@ -1,14 +1,15 @@
 """What is metered: UsageRecord with its allocations and tags, valid by construction."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Self, TypeVar
 
 from attrs import field, frozen
 
-from marketplace_metering_async import limits, rules
+from marketplace_metering_async import limits, quantities, rules
 from marketplace_metering_async.customers import Customer, masked
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 
@@ -48,12 +49,6 @@ def _exact_text(value: str) -> str:
     return value if type(value) is str or not isinstance(value, str) else str.__str__(value)
 
 
-def _exact_int(value: int) -> int:
-    if type(value) is int or isinstance(value, bool) or not isinstance(value, int):
-        return value
-    return int(value)
-
-
 def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
     return tuple(value) if isinstance(value, Iterable) else value
 
@@ -90,7 +85,7 @@ class UsageAllocation:
     A part of a record's quantity, and the tags that it is booked under.
 
     Attributes:
-        allocated_usage_quantity: Whole units, 0 to 2147483647.
+        allocated_usage_quantity: As the quantity of a record.
         tags: At most five; none is the untagged part.
 
     Raises:
@@ -98,7 +93,7 @@ class UsageAllocation:
         InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
     """
 
-    allocated_usage_quantity: int = field(converter=_exact_int)
+    allocated_usage_quantity: int | Decimal = field(converter=quantities.kept)
     tags: tuple[Tag, ...] = field(default=(), converter=_tags_tuple)
 
     def __attrs_post_init__(self) -> None:
@@ -128,7 +123,9 @@ class UsageRecord:
     Attributes:
         timestamp: When it was used; aware; kept in UTC and floored to whole seconds.
         dimension: One of the product's dimensions; letter case counts.
-        quantity: Whole units, 0 to 2147483647. Required, since a zero locks its hour at zero.
+        quantity: 0 to 9999999999.999999, as an int, a Decimal or a text as "17.42", in steps of a
+            millionth; kept as an int where it is whole, else as a Decimal. A float is refused: it
+            is not what was written. Required, since a zero locks its hour at zero.
         customer_aws_account_id: The buyer's AWS account, digits.
         customer_identifier: The buyer in legacy integrations, in place of the account.
         license_arn: The buyer's license (Concurrent Agreements), together with the account.
@@ -145,7 +142,7 @@ class UsageRecord:
 
     timestamp: datetime
     dimension: str
-    quantity: int
+    quantity: int | Decimal = field(converter=quantities.kept)
     customer_aws_account_id: str | None = field(default=None, repr=masked)
     customer_identifier: str | None = field(default=None, repr=masked)
     license_arn: str | None = field(default=None, repr=masked)
@@ -164,7 +161,6 @@ class UsageRecord:
             note("_given_customer", None)  # from now on its members speak for it
         if not self._is_plain():
             note("timestamp", whole_utc_seconds(self.timestamp))
-            note("quantity", _exact_int(self.quantity))
             for name in _TEXTS:
                 note(name, _exact_text(getattr(self, name)))
             rules.raise_if_any(self._violations())
@@ -181,8 +177,7 @@ class UsageRecord:
             and when.tzinfo is UTC
             and not when.microsecond
             and rules.is_plain_text(self.dimension)
-            and type(self.quantity) is int
-            and 0 <= self.quantity <= limits.MAX_QUANTITY
+            and quantities.is_plain(self.quantity)
             and (
                 rules.is_account_id(self.customer_aws_account_id)
                 if identifier is None
@@ -218,7 +213,8 @@ class UsageRecord:
         """
         Make a record of what boto3's `batch_meter_usage` takes as one of its `UsageRecords`.
 
-        `ProductCode` is taken too, for batches of several products. `Timestamp` may be an aware
+        A quantity may be under either of its members, not under both. `ProductCode` is taken too,
+        for batches of several products. `Timestamp` may be an aware
         datetime, an ISO 8601 text with a time zone, or whole seconds since 1970.
 
         Raises:
@@ -229,11 +225,16 @@ class UsageRecord:
         return _read(cls, mapping, _RECORD_MEMBERS, ("timestamp", "dimension", "quantity"))
 
     def to_boto(self) -> dict[str, Any]:
-        """Return the record as boto3 takes it; without the product code, which is the request's."""
+        """
+        Return the record as boto3 takes it; without the product code, which is the request's.
+
+        Before 1.44.1 boto3 knows no `QuantityAsDecimal`, which fractions and what is above
+        2147483647 travel as.
+        """
         boto: dict[str, Any] = {
             "Timestamp": self.timestamp,
             "Dimension": self.dimension,
-            "Quantity": self.quantity,
+            **quantity_members("Quantity", self.quantity, self.usage_allocations),
         }
         if self.customer_aws_account_id is not None:
             boto["CustomerAWSAccountId"] = self.customer_aws_account_id
@@ -241,8 +242,6 @@ class UsageRecord:
             boto["CustomerIdentifier"] = self.customer_identifier
         if self.license_arn is not None:
             boto["LicenseArn"] = self.license_arn
-        if self.usage_allocations:
-            boto["UsageAllocations"] = [allocation_to_boto(a) for a in self.usage_allocations]
         return boto
 
     @property
@@ -303,12 +302,34 @@ def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) 
     ]
 
 
-def allocation_to_boto(allocation: UsageAllocation) -> dict[str, Any]:
-    """Return an allocation as boto3 takes it, and as the wire carries it."""
-    boto: dict[str, Any] = {"AllocatedUsageQuantity": allocation.allocated_usage_quantity}
+def quantity_members(
+    name: str, quantity: quantities.Quantity, allocations: Sequence[UsageAllocation]
+) -> dict[str, Any]:
+    """
+    Return the members that say how much, as boto3 takes them and the wire carries them.
+
+    The quantity is under *name* or its decimal sister, and its allocations are of the same kind.
+    """
+    parts = [part.allocated_usage_quantity for part in allocations] if allocations else ()
+    whole = quantities.travels_whole(quantity, parts)
+    members: dict[str, Any] = (
+        {name: quantity} if whole else {f"{name}{quantities.AS_DECIMAL}": str(quantity)}
+    )
+    if allocations:
+        members["UsageAllocations"] = [_allocation_members(one, whole=whole) for one in allocations]
+    return members
+
+
+def _allocation_members(allocation: UsageAllocation, *, whole: bool) -> dict[str, Any]:
+    quantity = allocation.allocated_usage_quantity
+    members: dict[str, Any] = (
+        {"AllocatedUsageQuantity": quantity}
+        if whole
+        else {"AllocatedUsageQuantityAsDecimal": str(quantity)}
+    )
     if allocation.tags:
-        boto["Tags"] = [{"Key": tag.key, "Value": tag.value} for tag in allocation.tags]
-    return boto
+        members["Tags"] = [{"Key": tag.key, "Value": tag.value} for tag in allocation.tags]
+    return members
 
 
 def usage_timestamp(value: object) -> datetime:
@@ -355,6 +376,7 @@ _RECORD_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
     "Timestamp": ("timestamp", usage_timestamp),
     "Dimension": ("dimension", None),
     "Quantity": ("quantity", None),
+    "QuantityAsDecimal": ("quantity", None),
     "CustomerAWSAccountId": ("customer_aws_account_id", None),
     "CustomerIdentifier": ("customer_identifier", None),
     "LicenseArn": ("license_arn", None),
@@ -363,6 +385,7 @@ _RECORD_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
 }
 _ALLOCATION_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
     "AllocatedUsageQuantity": ("allocated_usage_quantity", None),
+    "AllocatedUsageQuantityAsDecimal": ("allocated_usage_quantity", None),
     "Tags": ("tags", _tags),
 }
 _TAG_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
@@ -383,9 +406,11 @@ def _read(
         for name, value in mapping.items():  # type: ignore[attr-defined]
             ours, reader = known[name]
             members[ours] = value if reader is None else reader(value)
-        return kind(**members)
+        if len(members) == len(mapping):  # type: ignore[arg-type]
+            return kind(**members)
     except (AttributeError, KeyError, TypeError, InvalidRecordError):
-        return _read_closely(kind, mapping, known, required)
+        pass
+    return _read_closely(kind, mapping, known, required)
 
 
 def _read_closely(
@@ -407,8 +432,15 @@ def _read_closely(
             violations.append(Violation(rules.truncate(str(name)), expected, "an unknown member"))
             continue
         ours, reader = known[name]
+        if value is None:
+            continue
+        if members.get(ours) is not None:
+            one = name.removesuffix(quantities.AS_DECIMAL)
+            wanted = f"{one} or {one}{quantities.AS_DECIMAL}"
+            violations.append(Violation(ours, wanted, "both"))
+            continue
         try:
-            members[ours] = value if reader is None or value is None else reader(value)
+            members[ours] = value if reader is None else reader(value)
         except InvalidRecordError as error:
             members[ours] = None
             violations += error.under(ours).violations

@@ -9,14 +9,16 @@ or on the rest of a batch is in `delivery`. Source of every number and pattern: 
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final
 
-from marketplace_metering_async import limits
+from marketplace_metering_async import limits, quantities
 from marketplace_metering_async.errors import InvalidRecordError, Violation, mask
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SHOWN: Final = 60
 _HUGE: Final = 10**30
+_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?")
 _LONGEST_ARN: Final = 1_300
 """Above what the pattern of a license ARN can match."""
 
@@ -29,9 +31,9 @@ def describe(value: object, *, masked: bool = False) -> str:
         return "None"
     if masked and isinstance(value, str):
         return repr(mask(value))
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):
         return f"a {type(value).__name__}"
-    plain = truncate(repr(value))
+    plain = truncate(str(value) if isinstance(value, Decimal) else repr(value))
     return plain if isinstance(value, str) else f"{plain} ({type(value).__name__})"
 
 
@@ -79,15 +81,45 @@ def is_account_id(value: object) -> bool:
     return is_plain_text(value) and value.isdigit()  # type: ignore[attr-defined]
 
 
-def quantity(path: str, value: object) -> Violations:
-    """Whole units of int32; True and 1.0 are mistakes, not quantities."""
+def whole_number(path: str, value: object) -> Violations:
+    """A whole number of int32; True and 1.0 are mistakes."""
     if isinstance(value, bool) or not isinstance(value, int):
         wanted = f"a whole number from 0 to {limits.MAX_QUANTITY}"
         return (Violation(path, wanted, describe(value), wrong_type=True),)
     if not 0 <= value <= limits.MAX_QUANTITY:
-        came = str(value) if abs(value) < _HUGE else f"a number of {value.bit_length()} bits"
-        return (Violation(path, f"0 to {limits.MAX_QUANTITY}", came),)
+        return (Violation(path, f"0 to {limits.MAX_QUANTITY}", _digits(value)),)
     return ()
+
+
+def quantity(path: str, value: object) -> Violations:
+    """A quantity in any exact form: True, 0.1 and "1e3" are mistakes."""
+    if quantities.read(value) is not None:
+        return ()
+    if isinstance(value, float):
+        text = repr(value) if limits.DECIMAL_QUANTITY.fullmatch(repr(value)) else "17.42"
+        wanted = f'an exact quantity, as "{text}" or Decimal("{text}")'
+    elif isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+        wanted = 'an exact number, as 17 or "17.42"'
+    else:
+        came = describe(value) if isinstance(value, str) else _digits(value)
+        return (Violation(path, _expected(value), came),)
+    return (Violation(path, wanted, describe(value), wrong_type=True),)
+
+
+def _expected(value: int | str | Decimal) -> str:
+    """Return what *value*, which is no quantity, is to be."""
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return 'digits without leading zeros and at most one point, as "17.42"'
+    exact = Decimal(value)
+    if exact.is_finite() and not exact.is_signed() and exact <= limits.MAX_DECIMAL_QUANTITY:
+        return f"at most {limits.DECIMAL_PLACES} decimal places"
+    return f"0 to {limits.MAX_DECIMAL_QUANTITY}"
+
+
+def _digits(value: int | Decimal) -> str:
+    if isinstance(value, Decimal):
+        return truncate(str(value))
+    return str(value) if abs(value) < _HUGE else f"a number of {value.bit_length()} bits"
 
 
 def timestamp(path: str, value: object) -> Violations:
@@ -166,7 +198,9 @@ def _customer(account: object, identifier: object, license_arn: object) -> Viola
 
 
 def allocated(
-    path: str, total: object, parts: Sequence[tuple[object, frozenset[tuple[str, str]]]]
+    path: str,
+    total: object,
+    parts: Sequence[tuple[quantities.Quantity, frozenset[tuple[str, str]]]],
 ) -> Violations:
     """Allocations (quantity, tag set) of a record: how many, each tag set once, adding up."""
     found: list[Violation] = []
@@ -179,8 +213,9 @@ def allocated(
         if first != index:
             place = f"{path}[{index}].tags"
             found.append(Violation(place, "a tag set of its own", f"that of allocation {first}"))
-    allotted = sum(part for part, _ in parts if isinstance(part, int))
-    if isinstance(total, int) and allotted != total:
-        wanted = f"allocations that add up to the quantity {total}"
+    whole = quantities.read(total)
+    allotted = quantities.of_millionths(sum(quantities.millionths(part) for part, _ in parts))
+    if whole is not None and allotted != whole:
+        wanted = f"allocations that add up to the quantity {whole}"
         found.append(Violation(path, wanted, str(allotted)))
     return tuple(found)

@@ -23,7 +23,8 @@ from marketplace_metering_async.errors import (
     InvalidResponseError,
     MarketplaceMeteringException,
 )
-from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord, allocation_to_boto
+from marketplace_metering_async.quantities import AS_DECIMAL, travels_whole
+from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord
 
 UNPROCESSED: Final = "Unprocessed"
 """Stands for "is in UnprocessedRecords" among a reply's statuses; the service has no such word."""
@@ -81,19 +82,8 @@ Members = dict[str, Any]
 
 def members_of(record: UsageRecord) -> Members:
     """Return *record* as the wire carries it; the product code is the request's."""
-    members: Members = {
-        "Timestamp": record.epoch,
-        "Dimension": record.dimension,
-        "Quantity": record.quantity,
-    }
-    if record.customer_aws_account_id is not None:
-        members["CustomerAWSAccountId"] = record.customer_aws_account_id
-    if record.customer_identifier is not None:
-        members["CustomerIdentifier"] = record.customer_identifier
-    if record.license_arn is not None:
-        members["LicenseArn"] = record.license_arn
-    if record.usage_allocations:
-        members["UsageAllocations"] = [allocation_to_boto(a) for a in record.usage_allocations]
+    members = record.to_boto()
+    members["Timestamp"] = record.epoch
     return members
 
 
@@ -101,7 +91,9 @@ def members_of_all(records: Iterable[UsageRecord]) -> list[Members]:
     """Return each of *records* as the wire carries it: `members_of`, but most of them in place."""
     return [
         members_of(record)
-        if record.license_arn is not None or record.usage_allocations
+        if record.license_arn is not None
+        or record.usage_allocations
+        or not travels_whole(record.quantity)
         else {
             "Timestamp": record.epoch,
             "Dimension": record.dimension,
@@ -408,7 +400,7 @@ def _quantity(members: Mapping[str, Any], name: str) -> int | Decimal | None:
 
     None if there is no such quantity: it equals no other.
     """
-    given = [members.get(member) for member in (name, f"{name}AsDecimal")]
+    given = [members.get(member) for member in (name, f"{name}{AS_DECIMAL}")]
     values = {_number(value) for value in given if value is not None}
     return values.pop() if len(values) == 1 else None if values else 0
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,13 @@ def whole_number(text: str | int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise typer.BadParameter(f"expected a whole number in digits, got {text!r}")
     return int(text)
+
+
+def exact(text: str) -> Decimal:
+    """Read a quantity as files have it: digits with at most one point."""
+    with _as_option_error():
+        rules.raise_if_any(rules.quantity("", text))
+    return Decimal(text)
 
 
 def moment(text: str) -> datetime:

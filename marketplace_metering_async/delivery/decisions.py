@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
@@ -73,8 +73,7 @@ class Refusal(NamedTuple):
     error: MarketplaceMeteringException
 
 
-@frozen(kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """
     What follows from one call.
 

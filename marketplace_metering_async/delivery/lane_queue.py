@@ -50,12 +50,12 @@ class Minutes:
     def add(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
         """Add positions of records with these *epochs*."""
         self.size += len(positions)
-        first = epochs[0] // MINUTE
-        if epochs.count(epochs[0]) == len(epochs):  # as most are, of whole hours
-            self._minute(first).extend(positions)
-            return
         for position, epoch in zip(positions, epochs, strict=True):
-            self._minute(epoch // MINUTE).append(position)
+            minute = epoch // MINUTE
+            if minute not in self._minutes:
+                heappush(self._order, minute)
+                self._minutes[minute] = array("q")
+            self._minutes[minute].append(position)
 
     def peek(self, most: int) -> list[int]:
         """Return the next positions of the oldest minute, at *most* that many."""
@@ -96,13 +96,6 @@ class Minutes:
             self._order.remove(minute)
             heapify(self._order)
         return True
-
-    def _minute(self, minute: int) -> "array[int]":
-        positions = self._minutes.get(minute)
-        if positions is None:
-            heappush(self._order, minute)
-            positions = self._minutes[minute] = array("q")
-        return positions
 
 
 class Cut(NamedTuple):

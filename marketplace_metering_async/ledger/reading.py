@@ -8,6 +8,7 @@ from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.freezing import digest_of_event
 from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
+from marketplace_metering_async.quantities import travels_whole
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
 from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
 
@@ -67,7 +68,7 @@ class UsageReader:
             )
             raise_if_any(_violations(record, now, event_id))
             key, license_product = self._remember(who, record)
-            epoch, units = record.epoch, record.quantity
+            epoch, units = record.epoch, int(record.quantity)
         digest = b""
         if event_id is not None:
             digest = digest_of_event(key, None if at is None else epoch, units)
@@ -148,6 +149,9 @@ def _violations(record: UsageRecord, now: datetime, event_id: str | None) -> tup
         customer_identifier=record.customer_identifier,
         event_id=event_id,
     )
+    if not travels_whole(record.quantity):
+        whole = f"a whole number from 0 to {MAX_QUANTITY}, which is all that the ledger keeps"
+        found += (Violation("quantity", whole, str(record.quantity)),)
     if record.timestamp > now + _MOST_AHEAD:
         ahead = f"at most {_MOST_AHEAD} ahead of now"
         found += (Violation("at", ahead, record.timestamp.isoformat()),)

@@ -1,14 +1,16 @@
 """
 The sandbox's values as JSON, and back: for its state file, controls, page and copies.
 
-Moments are ISO 8601, durations seconds, sets sorted lists; a class of attrs is an object with its
-public attributes. `from_json()` reads by type annotations, so that no class has a codec of its own.
+Moments are ISO 8601, durations seconds, decimals texts, sets sorted lists; a class of attrs is an
+object with its public attributes. `from_json()` reads by type annotations, so that no class has a
+codec of its own.
 Bytes go through orjson where the extra `speedups` is, and are the same either way.
 """
 
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from functools import cache
 from types import UnionType
@@ -40,6 +42,8 @@ def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, Decimal):
+        return str(value)
     if isinstance(value, Enum):
         return value.value
     kind: Any = type(value)
@@ -66,6 +70,8 @@ def _read(kind: Any, written: Any) -> Any:  # noqa: ANN401 - annotations and JSO
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         kinds = [part for part in parts if part is not type(None)]
+        if Decimal in kinds and isinstance(written, str):
+            return Decimal(written)
         return written if written is None or len(kinds) > 1 else _read(kinds[0], written)
     if origin is tuple and parts[1:] != (Ellipsis,):
         return tuple(_read(part, one) for part, one in zip(parts, _listed(written), strict=True))

@@ -18,7 +18,8 @@ def record_figures(record: Metered) -> dict[str, Any]:
         "customer": record.customer,
         "hour": record.hour.isoformat(),
         "allocations": [
-            {"tags": dict(tags), "quantity": quantity} for tags, quantity in record.allocations
+            {"tags": dict(tags), "quantity": as_json(quantity)}
+            for tags, quantity in record.allocations
         ],
     }
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from marketplace_metering_async.limits import MAX_QUANTITY, oldest_open
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY, oldest_open
+from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 from marketplace_metering_async.sandbox import Fault, FaultKind
 
@@ -37,6 +38,7 @@ def usage_records(
     customers: Sequence[str] | None = None,
     allocations: bool = True,
     licenses: bool = True,
+    decimals: bool = True,
 ) -> UsageRecord:
     """
     A record that the service takes at *now*.
@@ -50,14 +52,19 @@ def usage_records(
         customers: Of which account ids; None: any.
         allocations: Whether usage may be split by tags.
         licenses: Whether records may go by license in place of the product code.
+        decimals: Whether quantities may be other than whole and up to int32.
     """
-    parts = draw(_allocations()) if allocations and draw(st.booleans()) else []
-    units = sum(part.allocated_usage_quantity for part in parts)
+    fractions = decimals and draw(st.booleans())
+    parts = (
+        draw(_allocations(_units(1000, fractions))) if allocations and draw(st.booleans()) else []
+    )
+    units = of_millionths(sum(millionths(part.allocated_usage_quantity) for part in parts))
+    most = int(MAX_DECIMAL_QUANTITY) if fractions else MAX_QUANTITY
     license_arn = draw(_licenses) if licenses and draw(st.booleans()) else None
     return UsageRecord(
         timestamp=draw(timestamps(now=now)),
         dimension=draw(_names if dimensions is None else st.sampled_from(list(dimensions))),
-        quantity=units if parts else draw(st.integers(0, MAX_QUANTITY)),
+        quantity=units if parts else draw(_units(most, fractions)),
         customer_aws_account_id=draw(
             _accounts if customers is None else st.sampled_from(list(customers))
         ),
@@ -74,15 +81,20 @@ def timestamps(*, now: datetime) -> st.SearchStrategy[datetime]:
     return seconds.map(lambda back: (now - timedelta(seconds=back)).replace(microsecond=0))
 
 
+def _units(most: int, fractions: bool) -> st.SearchStrategy[Quantity]:  # noqa: FBT001
+    """Return quantities up to *most*, in millionths where there may be *fractions*."""
+    if not fractions:
+        return st.integers(0, most)
+    return st.integers(0, millionths(most)).map(of_millionths)
+
+
 @st.composite
-def _allocations(draw: st.DrawFn) -> list[UsageAllocation]:
+def _allocations(draw: st.DrawFn, quantities: st.SearchStrategy[Quantity]) -> list[UsageAllocation]:
     tag_sets = draw(
         st.lists(st.frozensets(_tag_texts, max_size=3), min_size=1, max_size=4, unique=True)
     )
     return [
-        UsageAllocation(
-            draw(st.integers(0, 1000)), [Tag(key, draw(_tag_texts)) for key in sorted(keys)]
-        )
+        UsageAllocation(draw(quantities), [Tag(key, draw(_tag_texts)) for key in sorted(keys)])
         for keys in tag_sets
     ]
 

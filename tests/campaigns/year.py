@@ -204,7 +204,7 @@ class Year:
         for one in self.given:
             used[one.customer, month_of(one.at)] += one.quantity
         for record in self.house.book.records:
-            done[record.customer, month_of(record.timestamp)] += record.quantity
+            done[record.customer, month_of(record.timestamp)] += int(record.quantity)
         for entry in [*self.entries.values(), *self.stranded]:
             if entry.state is not HourState.METERED:
                 done[entry.customer_aws_account_id, month_of(entry.hour)] += entry.quantity

@@ -168,17 +168,20 @@ def test_a_wrong_header_is_told(header: bytes, says: str) -> None:
         (b'2026-11-23T10:00:00Z,"d"x,5,1', "expected a CSV row on one line"),
         (b"2026-11-23T10:00:00Z,d\0,5,1", "a NUL character"),
         (b"2026-11-23T10:00:00Z,d\r,5,1", "expected a CSV row on one line"),
-        (b"2026-11-23T10:00:00Z,d,1_000,1", "quantity: expected a whole number from 0"),
-        (b"2026-11-23T10:00:00Z,d, 5 ,1", "quantity: expected a whole number from 0"),
-        ("2026-11-23T10:00:00Z,d,\uff15,1".encode(), "quantity: expected a whole number"),
-        (b"2026-11-23T10:00:00Z,d,5.0,1", "quantity: expected a whole number from 0"),
-        (b"2026-11-23T10:00:00Z,d,1e3,1", "quantity: expected a whole number from 0"),
-        (b"2026-11-23T10:00:00Z,d,+5,1", "quantity: expected a whole number from 0"),
-        (b"2026-11-23T10:00:00Z,d,-5,1", "quantity: expected 0 to 2147483647, got -5"),
-        (b"2026-11-23T10:00:00Z,d,2147483648,1", "got 2147483648"),
-        (b"2026-11-23T10:00:00Z,d," + b"9" * 5000 + b",1", "quantity: expected 0 to 2147483647"),
-        (b"2026-11-23T10:00:00Z,d," + b"0" * 30 + b"5,1", "quantity: expected 0 to 2147483647"),
-        (b"2026-11-23T10:00:00Z,d,,1", "quantity: expected a whole number"),
+        (b"2026-11-23T10:00:00Z,d,1_000,1", "quantity: expected digits without leading zeros"),
+        (b"2026-11-23T10:00:00Z,d, 5,1", "quantity: expected digits without leading zeros"),
+        ("2026-11-23T10:00:00Z,d,\uff15,1".encode(), "quantity: expected digits"),
+        (b"2026-11-23T10:00:00Z,d,1e3,1", "quantity: expected digits without leading zeros"),
+        (b"2026-11-23T10:00:00Z,d,+5,1", "quantity: expected digits without leading zeros"),
+        (b"2026-11-23T10:00:00Z,d,017,1", "quantity: expected digits without leading zeros"),
+        (b"2026-11-23T10:00:00Z,d,NaN,1", "quantity: expected digits without leading zeros"),
+        (b'2026-11-23T10:00:00Z,d,"1,5",1', "and at most one point, as \"17.42\", got '1,5'"),
+        (b"2026-11-23T10:00:00Z,d,0.1234567,1", "quantity: expected at most 6 decimal places"),
+        (b"2026-11-23T10:00:00Z,d,-5,1", "quantity: expected 0 to 9999999999.999999, got '-5'"),
+        (b"2026-11-23T10:00:00Z,d,10000000000,1", "got '10000000000'"),
+        (b"2026-11-23T10:00:00Z,d," + b"9" * 5000 + b",1", "quantity: expected digits"),
+        (b"2026-11-23T10:00:00Z,d," + b"0" * 30 + b"5,1", "quantity: expected digits"),
+        (b"2026-11-23T10:00:00Z,d,,1", "quantity: expected an exact number"),
         (b"2026-11-23 10:00,d,5,1", "timestamp: expected a datetime with a time zone"),
         (b"9" * 5000 + b",d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"0" * 20 + b"1795428000,d,5,1", "timestamp: expected an ISO 8601 time"),
@@ -200,6 +203,84 @@ def test_a_wrong_row_is_told_and_read_no_further(row: bytes, says: str) -> None:
         UsageRecord.from_boto(csv_rows("f:1", HEADER)(row))
 
     assert says in worded(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "exact"),
+    [
+        ("5", "5"),
+        ("3.0", "3"),
+        ("0.1", "0.1"),
+        ("0.30", "0.3"),
+        ("2147483648", "2147483648"),
+        ("9999999999.999999", "9999999999.999999"),
+        ("1e3", "1000"),
+        ('"0.1"', "0.1"),
+        ('"3.0"', "3"),
+    ],
+)
+@pytest.mark.parametrize("name", ["quantity", "Quantity", "QuantityAsDecimal"])
+def test_a_number_is_read_by_its_digits(written: str, exact: str, name: str) -> None:
+    """
+    Never through a float, in JSON and in CSV, under either member; a text has no exponent.
+    """
+    members = json.loads(JSON)
+    members.pop("quantity")
+    text = json.dumps({**members, name: "HERE"}).replace('"HERE"', written)
+    record = UsageRecord.from_boto(parse_json(text.encode()))
+
+    assert exact == str(record.quantity)
+    if written != "1e3":
+        rows = csv_rows("f:1", HEADER.replace(b"quantity", name.encode()))
+        cell = written.strip('"').encode()
+        assert record == UsageRecord.from_boto(rows(ROW.replace(b",5,", b"," + cell + b",")))
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ('"1e3"', "expected digits without leading zeros"),
+        ('"1,5"', "expected digits without leading zeros and at most one point"),
+        ('"017"', "expected digits without leading zeros"),
+        ('" 5"', "expected digits without leading zeros"),
+        ('""', "expected digits without leading zeros"),
+        ('"NaN"', "expected digits without leading zeros"),
+        ("-1", "expected 0 to 9999999999.999999, got -1"),
+        ("-0.5", "expected 0 to 9999999999.999999, got -0.5"),
+        ("0.1234567", "expected at most 6 decimal places, got 0.1234567"),
+        ("1e-999999999", "expected at most 6 decimal places"),
+        ("1e999999999", "expected 0 to 9999999999.999999"),
+        ("1e9999999999999999999999", "a number beyond all bounds"),
+        ("true", "expected an exact number, as 17 or"),
+        ("null", "expected an exact number"),
+    ],
+)
+def test_a_number_that_cannot_be_sent_is_told(written: str, says: str) -> None:
+    """
+    With what it should be, and nothing is rounded.
+    """
+    line = JSON.replace(b'"quantity":5', b'"quantity":' + written.encode())
+
+    record, _ = input_lines._read(parse_json, line)
+
+    assert isinstance(record, InvalidRecordError)
+    assert says in worded(record)
+
+
+def test_both_columns_of_a_quantity_may_stand_where_rows_fill_one() -> None:
+    """
+    A row that fills both is refused; so is a header with neither.
+    """
+    parse = csv_rows("f:1", HEADER + b",quantity_as_decimal")
+
+    records = [
+        UsageRecord.from_boto(parse(b"2026-11-23T10:00:00Z,d," + cells))
+        for cells in (b"5,1,", b",1,5.5")
+    ]
+
+    assert ["5", "5.5"] == [str(record.quantity) for record in records]
+    with pytest.raises(InvalidRecordError, match="Quantity or QuantityAsDecimal, got both"):
+        UsageRecord.from_boto(parse(b"2026-11-23T10:00:00Z,d,5,1,5.0"))
 
 
 def test_csv_takes_what_json_takes() -> None:
@@ -347,7 +428,7 @@ def test_no_bytes_break_the_parsers(line: bytes, name: str) -> None:
 
 
 WRONG: list[Any] = [
-    *(None, True, -1, 1.5, 2**31, 10**30, 1e300, [], {}, [[1]], [{"a": 1}]),
+    *(None, True, -1, 1.5, 0.1234567, 2**31, 10**30, 1e300, [], {}, [[1]], [{"a": 1}]),
     *("", "7", "\ud800", "[/]", STAMP, "2026-11-23T10:00"),
     *("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"),  # in UTC of no year
 ]
@@ -374,7 +455,8 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\
             {
                 "timestamp": st.just(STAMP),
                 "dimension": cells.filter(bool),
-                "quantity": st.integers(0, 2**31 - 1),
+                "quantity": st.integers(0, 2**31 - 1)
+                | st.decimals(0, 10**10 - 1, places=6).map("{:f}".format),
                 "customer_identifier": cells.filter(bool),
             }
         ),

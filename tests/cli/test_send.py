@@ -27,7 +27,7 @@ def test_each_line_is_answered_in_order(sandbox: Sandbox, shell: Shell) -> None:
     words = ["Success", "Rejected", "Success", "Rejected", "Rejected", "Success"]
     assert words == done.statuses
     assert {"-"} == {entry["file"] for entry in done.lines}
-    complaint = "-:4: quantity: expected 0 to 2147483647, got -1"
+    complaint = "-:4: quantity: expected 0 to 9999999999.999999, got -1"
     assert complaint == done.lines[3]["message"]
     assert complaint in done.err
     assert {"requests": 15} == sandbox.book.totals()
@@ -184,8 +184,8 @@ def test_an_account_fault_exits_with_4(sandbox: Sandbox, shell: Shell) -> None:
         (4, ["send", "-", "--product-code", "p", "--profile", "none"], line(), "none"),
         (2, ["sandbox", "--port", "70000"], "", "65535"),
         (2, [*METER, "1_0"], "", "got '1_0'"),
-        (2, [*METER, "\uff11"], "", "expected a whole number in digits"),
-        (2, [*METER, "2147483648"], "", "expected 0 to 2147483647"),
+        (2, [*METER, "\uff11"], "", "expected digits without leading zeros"),
+        (2, [*METER, "10000000000"], "", "expected 0 to 9999999999.999999"),
         (2, METER[:-1], "", "Missing option '--quantity'"),
         (2, [*METER, "1", "--timestamp", "yesterday"], "", "ISO 8601"),
         (2, [*METER, "1", "--timestamp", "2026-11-23T10:00"], "", "time zone"),
@@ -315,7 +315,7 @@ def test_validate_tells_which_lines_make_an_hour_too_large(shell: Shell) -> None
     """
     The first line of the hour names it; each of its lines is rejected.
     """
-    given = [line(2), line(1, quantity=2**31 - 1), line(1), line(3, quantity=-1), line(2)]
+    given = [line(2), line(1, quantity=9_999_999_999), line(1), line(3, quantity=-1), line(2)]
 
     done = shell("validate", "--coalesce", "--product-code", "p", "-", stdin="\n".join(given))
 
@@ -369,18 +369,20 @@ def test_the_hour_that_is_not_over_is_held(sandbox: Sandbox, shell: Shell) -> No
     assert {"requests": 10} == sandbox.book.totals()
 
 
-def test_a_sum_above_int32_is_refused_and_hurts_no_other(sandbox: Sandbox, shell: Shell) -> None:
+def test_a_sum_above_all_quantities_is_refused_and_hurts_no_other(
+    sandbox: Sandbox, shell: Shell
+) -> None:
     """
     Loudly, on every line of the hour; the customer's id is not in the complaint. Covers: V02
     """
-    given = [line(1, quantity=2**31 - 1), line(2), line(1)]
+    given = [line(1, quantity=9_999_999_999), line(2), line(1)]
 
     done = shell("send", "--coalesce", *target(sandbox), "-", stdin="\n".join(given))
 
     assert 1 == done.code
     assert ["Rejected", "Success", "Rejected"] == done.statuses
     assert "QuantityOverflowError" == done.lines[0]["error"]
-    assert "the sum 2147483652 is above 2147483647" in done.err
+    assert "the sum 10000000004 is above 9999999999.999999" in done.err
     assert "000000000001" not in done.err
 
 

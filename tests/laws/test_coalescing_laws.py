@@ -11,7 +11,8 @@ from support.strategies import NOON
 
 from marketplace_metering_async.coalescing import Coalescer, HeldHour, coalesce
 from marketplace_metering_async.errors import QuantityOverflowError
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
+from marketplace_metering_async.quantities import MILLION, Quantity, millionths, of_millionths
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
 LATER = NOON + timedelta(days=2)
@@ -20,6 +21,11 @@ LICENSE = "arn:aws:license-manager::123456789012:license:l-"
 tag_sets = st.sampled_from(
     [(), (Tag("team", "red"),), (Tag("team", "blue"),), (Tag("team", "red"), Tag("env", "prod"))]
 )
+
+
+def amounts(most: int) -> st.SearchStrategy[Quantity]:
+    """Whole ones, and decimals to the last millionth."""
+    return st.integers(0, most) | st.integers(0, most * MILLION).map(of_millionths)
 
 
 @st.composite
@@ -37,33 +43,33 @@ def pieces(draw: st.DrawFn, most: int = 1000) -> UsageRecord:
         )
     )
     sets = draw(st.lists(tag_sets, unique=True, max_size=3))
-    parts = [UsageAllocation(draw(st.integers(0, most)), tags) for tags in sets]
-    allocated = sum(part.allocated_usage_quantity for part in parts)
+    parts = [UsageAllocation(draw(amounts(most)), tags) for tags in sets]
+    allocated = sum(millionths(part.allocated_usage_quantity) for part in parts)
     return UsageRecord(
         timestamp=NOON - timedelta(minutes=draw(st.integers(0, 200)), seconds=1),
         dimension=draw(st.sampled_from(["requests", "Requests"])),
-        quantity=allocated if parts else draw(st.integers(0, most)),
+        quantity=of_millionths(allocated) if parts else draw(amounts(most)),
         usage_allocations=parts,
         **scheme,
     )
 
 
 def sums(records: list[UsageRecord] | tuple[UsageRecord, ...]) -> Counter[Any]:
-    """Whole units by key."""
+    """Millionths by key."""
     found: Counter[Any] = Counter()
     for record in records:
-        found[record.key()] += record.quantity
+        found[record.key()] += millionths(record.quantity)
     return found
 
 
 def allocated(records: list[UsageRecord] | tuple[UsageRecord, ...]) -> Counter[Any]:
-    """Whole units by key and tag set; what has no allocation counts as untagged."""
+    """Millionths by key and tag set; what has no allocation counts as untagged."""
     found: Counter[Any] = Counter()
     for record in records:
         for part in record.usage_allocations:
-            found[record.key(), part.tag_set()] += part.allocated_usage_quantity
+            found[record.key(), part.tag_set()] += millionths(part.allocated_usage_quantity)
         if not record.usage_allocations:
-            found[record.key(), frozenset()] += record.quantity
+            found[record.key(), frozenset()] += millionths(record.quantity)
     return found
 
 
@@ -89,8 +95,8 @@ def test_allocations_keep_their_sums_and_add_up(given_: list[UsageRecord]) -> No
 
     assert +allocated(given_) == +allocated(done.records)
     for record in done.records:
-        parts = [part.allocated_usage_quantity for part in record.usage_allocations]
-        assert not parts or record.quantity == sum(parts)
+        parts = [millionths(part.allocated_usage_quantity) for part in record.usage_allocations]
+        assert not parts or millionths(record.quantity) == sum(parts)
         assert bool(parts) is any(
             piece.usage_allocations for piece in given_ if piece.key() == record.key()
         )
@@ -154,30 +160,32 @@ def test_each_piece_can_be_traced_to_its_record(given_: list[UsageRecord]) -> No
     assert list(dict.fromkeys(places)) == sorted(set(places))  # in the order of first appearance
     for place, outcome in enumerate(outcomes):
         assert isinstance(outcome, UsageRecord)
-        mine = [p.quantity for p, at in zip(given_, places, strict=True) if at == place]
-        assert sum(mine) == outcome.quantity
+        mine = [millionths(p.quantity) for p, at in zip(given_, places, strict=True) if at == place]
+        assert sum(mine) == millionths(outcome.quantity)
 
 
-@given(st.lists(pieces(most=MAX_QUANTITY // 3), min_size=1, max_size=20))
+@given(st.lists(pieces(most=int(MAX_DECIMAL_QUANTITY) // 3), min_size=1, max_size=20))
 def test_a_sum_is_exact_or_refused(given_: list[UsageRecord]) -> None:
     """
-    Never clamped, never wrapped: above int32 the key is refused, and only that key. Covers: V02
+    Never clamped, never wrapped: above all quantities a key is refused, only that key. Covers: V02
     """
     coalescer = Coalescer()
     for piece in given_:
         coalescer.add(piece)
     wanted = sums(given_)
-    too_large = {key for key, total in wanted.items() if total > MAX_QUANTITY}
+    too_large = {key for key, total in wanted.items() if total > millionths(MAX_DECIMAL_QUANTITY)}
 
     outcomes = coalescer.outcomes(LATER)
 
     good = [outcome for outcome in outcomes if isinstance(outcome, UsageRecord)]
-    assert {record.key(): record.quantity for record in good} == {
+    assert {record.key(): millionths(record.quantity) for record in good} == {
         key: total for key, total in wanted.items() if key not in too_large
     }
     refused = [outcome for outcome in outcomes if isinstance(outcome, QuantityOverflowError)]
     assert len(too_large) == len(refused)
-    assert sorted(wanted[key] for key in too_large) == sorted(error.total for error in refused)
+    assert sorted(wanted[key] for key in too_large) == sorted(
+        millionths(error.total) for error in refused
+    )
     if too_large:
         with pytest.raises(QuantityOverflowError):
             coalesce(given_, now=LATER)
@@ -200,10 +208,10 @@ def test_an_hour_is_one_of_utc(moment: datetime) -> None:
 
 def test_held_and_refused_keys_do_not_hide_each_other() -> None:
     """
-    A key above int32 is refused even while its hour is not over.
+    A key above all quantities is refused even while its hour is not over.
     """
     coalescer = Coalescer("p")
-    for quantity in (MAX_QUANTITY, 1):
+    for quantity in (MAX_DECIMAL_QUANTITY, 1):
         coalescer.add(
             UsageRecord(
                 timestamp=NOON, dimension="d", quantity=quantity, customer_aws_account_id="1"

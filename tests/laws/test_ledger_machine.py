@@ -134,7 +134,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         billed: Counter[str] = Counter()
         for record in self.house.book.records:
-            billed[record.customer] += record.quantity
+            billed[record.customer] += int(record.quantity)
         assert not billed - self.used
         status = self.run(self.house.ledger.status())
         sure = status.metered + status.ended.get(HourState.PROBABLY_METERED, 0)

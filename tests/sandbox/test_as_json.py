@@ -12,10 +12,13 @@ from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Mete
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.metered import Key
+from marketplace_metering_async.sandbox.service.quantities import of_millionths
 from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationToken
 
 MOMENTS = st.datetimes(timezones=st.just(UTC))
 TIMES = st.timedeltas(timedelta(0), timedelta(days=100))
+QUANTITIES = st.integers(0, 10**16).map(of_millionths)
+ALLOCATIONS = st.tuples(st.tuples(st.just((("k", "v"),)), QUANTITIES))
 OPTIONAL = st.none() | MOMENTS
 SETTING = st.builds(ClockSetting, now=MOMENTS, speed=st.floats(0, 100))
 VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
@@ -32,7 +35,16 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
             customer=st.none() | st.text(),
         ),
     ),
-    (Metered, st.builds(Metered, timestamp=MOMENTS, received=MOMENTS)),
+    (
+        Metered,
+        st.builds(
+            Metered,
+            timestamp=MOMENTS,
+            received=MOMENTS,
+            quantity=QUANTITIES,
+            allocations=st.just(()) | ALLOCATIONS,
+        ),
+    ),
     (
         Product,
         st.builds(

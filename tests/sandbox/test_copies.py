@@ -140,7 +140,7 @@ SCENARIOS: dict[Callable[[Sandbox], Awaitable[None]], tuple[int, int]] = {
 """Usage, the units that the service has of it, and the hours that it bills twice."""
 
 
-def metered_of(book: Book) -> dict[Any, int]:
+def metered_of(book: Book) -> dict[Any, Any]:
     return book.totals(by=("customer", "dimension", "hour"))
 
 

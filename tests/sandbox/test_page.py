@@ -29,7 +29,7 @@ def meter(book: Book, *usage: Any, product: str = "p") -> None:
         "Timestamp": int((NOW - timedelta(hours=hours_ago)).timestamp()),
         "CustomerAWSAccountId": customer,
         "Dimension": dimension,
-        "Quantity": quantity,
+        "QuantityAsDecimal" if isinstance(quantity, str) else "Quantity": quantity,
     }
     request = {"ProductCode": product, "UsageRecords": [record]}
     book.batch_meter_usage(request, now=NOW, region="us-east-1")
@@ -40,7 +40,7 @@ usages = st.lists(
         st.sampled_from(["1", "2"]),
         st.sampled_from(["requests", "seats"]),
         st.integers(0, 20),
-        st.integers(0, 99),
+        st.integers(0, 99) | st.decimals(0, 9, places=6).map("{:f}".format),
         st.sampled_from(["p", "q"]),
     ),
     max_size=30,

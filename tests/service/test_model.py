@@ -1,6 +1,6 @@
 """botocore's service model pins our limits, names, errors and request bytes."""
 
-import inspect
+import copy
 import json
 from typing import Any
 
@@ -10,42 +10,45 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.serialize import create_serializer
 from hypothesis import given
+from hypothesis import strategies as st
+from service_model import differences, model_of
+from support import newest_boto3
 from support.strategies import records
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.errors import MODELLED_ERRORS
 from marketplace_metering_async.records import UsageRecord
 
-MODEL = ServiceModel(Loader().load_service_model("meteringmarketplace", "service-2"))
+INSTALLED: dict[str, Any] = Loader().load_service_model("meteringmarketplace", "service-2")
+MODEL = ServiceModel(INSTALLED)
+KNOWS_DECIMALS = "QuantityAsDecimal" in MODEL.shape_for("UsageRecord").members
 
 
-def shape(name: str) -> dict[str, Any]:
-    return dict(MODEL.shape_for(name).metadata)
-
-
-def test_every_modelled_error_has_its_class() -> None:
+def test_the_installed_model_is_ours() -> None:
     """
-    No more and no fewer.
+    Limits, patterns, members, errors; one from before October 2026 knows no decimals.
     """
-    modelled = {s.name for s in MODEL.error_shapes}
+    found = [one for one in differences(INSTALLED) if KNOWS_DECIMALS or "AsDecimal" not in one]
 
-    assert modelled == set(MODELLED_ERRORS)
+    assert [] == found
 
 
-def test_limits_are_the_models() -> None:
+def test_a_service_that_has_moved_on_is_seen() -> None:
     """
-    Records, quantities, lengths, allocations and tags.
+    A new member, limit, pattern, error or operation has a line of its own.
     """
-    assert limits.MAX_RECORDS_PER_REQUEST == shape("UsageRecordList")["max"]
-    assert limits.MAX_QUANTITY == shape("UsageQuantity")["max"]
-    assert limits.MAX_TEXT == shape("UsageDimension")["max"] == shape("ProductCode")["max"]
-    assert limits.MAX_TEXT == shape("CustomerIdentifier")["max"]
-    assert limits.MAX_ALLOCATIONS == shape("UsageAllocations")["max"]
-    assert limits.MAX_TAGS == shape("TagList")["max"]
-    assert limits.MAX_TAG_KEY == shape("TagKey")["max"]
-    assert limits.MAX_TAG_VALUE == shape("TagValue")["max"]
-    assert limits.MAX_CLIENT_TOKEN == shape("ClientToken")["max"]
+    moved = copy.deepcopy(INSTALLED)
+    moved["shapes"]["UsageRecord"]["members"]["Currency"] = {"shape": "String"}
+    moved["shapes"]["ResolveCustomerResult"]["members"]["Colour"] = {"shape": "String"}
+    moved["shapes"]["UsageRecordList"]["max"] = 100
+    moved["shapes"]["LicenseArn"]["pattern"] = "^arn:.*$"
+    moved["shapes"]["NewException"] = {"type": "structure", "members": {}, "exception": True}
+    moved["operations"]["ReadUsage"] = {}
+
+    news = set(differences(moved)) - set(differences(INSTALLED))
+
+    for word in ("Currency", "Colour", "max is 100", "arn:.*", "NewException", "ReadUsage"):
+        assert any(word in one for one in news), word
 
 
 def test_names_are_the_models() -> None:
@@ -85,34 +88,27 @@ def test_regions_and_hosts_are_botocores() -> None:
         client.close()
 
 
-@given(records())
-def test_requests_are_what_botocore_would_send(record: UsageRecord) -> None:
+@pytest.fixture(scope="module", params=["installed", "newest"])
+def model(request: pytest.FixtureRequest) -> ServiceModel:
+    """The model of the installed botocore, and that of the newest, which aiobotocore holds back."""
+    return MODEL if request.param == "installed" else ServiceModel(model_of(newest_boto3.model()))
+
+
+@given(st.data())
+def test_requests_are_what_botocore_would_send(model: ServiceModel, data: st.DataObject) -> None:
     """
     Member for member, as JSON.
     """
+    decimals = "QuantityAsDecimal" in model.shape_for("UsageRecord").members
+    record: UsageRecord = data.draw(records(whole=not decimals))
     serializer = create_serializer("json")
     arguments: dict[str, Any] = {"UsageRecords": [record.to_boto()]}
     product = None if record.license_arn else record.product_code
     if product:
         arguments["ProductCode"] = product
 
-    theirs = serializer.serialize_to_request(arguments, MODEL.operation_model("BatchMeterUsage"))
+    theirs = serializer.serialize_to_request(arguments, model.operation_model("BatchMeterUsage"))
     ours = wire.encode_batch(product, [wire.members_of(record)])
 
     assert json.loads(theirs["body"]) == json.loads(ours)
     assert theirs["headers"]["X-Amz-Target"] == f"{limits.TARGET_PREFIX}.BatchMeterUsage"
-
-
-@pytest.mark.parametrize("operation", ["MeterUsage", "RegisterUsage", "ResolveCustomer"])
-def test_the_other_operations_have_their_arguments(operation: str) -> None:
-    """
-    Each member of the service has its argument, in Python's spelling.
-    """
-    from botocore import xform_name  # noqa: PLC0415 - used here alone
-
-    from marketplace_metering_async import MarketplaceMeteringClient  # noqa: PLC0415
-
-    members = MODEL.operation_model(operation).input_shape.members
-    method = getattr(MarketplaceMeteringClient, xform_name(operation))
-
-    assert {xform_name(member) for member in members} <= set(inspect.signature(method).parameters)

@@ -196,7 +196,7 @@ class House:
     def metered(self) -> dict[tuple[str, datetime], int]:
         """Return customer and hour to the quantity on file."""
         return {
-            (r.customer, r.timestamp.replace(minute=0, second=0)): r.quantity
+            (r.customer, r.timestamp.replace(minute=0, second=0)): int(r.quantity)
             for r in self.book.records
         }
 

@@ -180,7 +180,7 @@ def metered(book: Book) -> dict[tuple[str | None, str, str, datetime], int]:
             r.customer,
             r.dimension,
             r.timestamp.replace(minute=0, second=0),
-        ): r.quantity
+        ): int(r.quantity)
         for r in book.records
     }
 

@@ -1,10 +1,12 @@
 """Hypothesis strategies: valid records, JSON of any shape, and URLs."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 from hypothesis import strategies as st
 
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async import quantities as exact
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -17,16 +19,24 @@ zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
 times = st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=zones)  # noqa: DTZ001
 tag_texts = st.text("abcXYZ019 +-=._:/@", min_size=1, max_size=20)
 tags = st.builds(Tag, tag_texts, tag_texts)
+whole_quantities = st.integers(0, MAX_QUANTITY)
+quantities = st.one_of(
+    whole_quantities,
+    st.integers(0, exact.millionths(MAX_DECIMAL_QUANTITY)).map(exact.of_millionths),
+    st.decimals(0, 100, places=2).map(exact.kept),
+)
+"""Whole ones and decimals, as records keep them."""
 
 
 @st.composite
-def allocations(draw: st.DrawFn) -> list[UsageAllocation]:
+def allocations(draw: st.DrawFn, *, whole: bool = False) -> list[UsageAllocation]:
     """Allocations with tag sets of their own."""
     sets = draw(st.lists(st.frozensets(tag_texts, max_size=3), unique=True, max_size=4))
-    return [
-        UsageAllocation(draw(st.integers(0, 1000)), [Tag(key, "v") for key in sorted(keys)])
-        for keys in sets
-    ]
+    fractions = not whole and draw(st.booleans())
+    parts: st.SearchStrategy[int | Decimal] = st.integers(0, 1000)
+    if fractions:
+        parts = st.decimals(0, 1000, places=2)
+    return [UsageAllocation(draw(parts), [Tag(key, "v") for key in sorted(keys)]) for keys in sets]
 
 
 @st.composite
@@ -34,15 +44,19 @@ def records(
     draw: st.DrawFn,
     timestamps: st.SearchStrategy[datetime] = times,
     with_allocations: bool = True,  # noqa: FBT001, FBT002
+    *,
+    whole: bool = False,
 ) -> UsageRecord:
-    """Any valid record, under any of the identity schemes."""
-    parts = draw(allocations()) if with_allocations and draw(st.booleans()) else []
-    quantity = sum(part.allocated_usage_quantity for part in parts)
+    """Any valid record, under any of the identity schemes; *whole* is what int32 carries."""
+    parts = draw(allocations(whole=whole)) if with_allocations and draw(st.booleans()) else []
+    total = sum(exact.millionths(part.allocated_usage_quantity) for part in parts)
     scheme = draw(st.sampled_from(["account", "identifier", "license"]))
     return UsageRecord(
         timestamp=draw(timestamps),
         dimension=draw(texts),
-        quantity=quantity if parts else draw(st.integers(0, MAX_QUANTITY)),
+        quantity=exact.of_millionths(total)
+        if parts
+        else draw(whole_quantities if whole else quantities),
         customer_aws_account_id=None if scheme == "identifier" else draw(accounts),
         customer_identifier=draw(texts) if scheme == "identifier" else None,
         license_arn=draw(licenses) if scheme == "license" else None,

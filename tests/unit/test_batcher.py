@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -202,6 +203,21 @@ def test_identical_records_share_a_verdict() -> None:
     assert [1] == service.sizes
     assert [None, 0, 0, 0] == [result.duplicate_of for result in results]
     assert all(result.metered for result in results)
+
+
+def test_records_that_differ_in_the_writing_alone_share_a_verdict() -> None:
+    """
+    17 = 17.0 = 17.00, also once it has its verdict; 17.000001 is another record.
+    """
+    service = MemoryService()
+    same = [usage(1, quantity=quantity)[0] for quantity in (17, "17.0", Decimal("17.00"))]
+    (other,) = usage(1, quantity="17.000001")
+
+    results = run_virtual(metered_once_the_first_has_left([*same, other], service))
+
+    assert [1] == service.sizes
+    assert [None, 0, 0, None] == [result.duplicate_of for result in results]
+    assert isinstance(results[3].error, KeyAlreadySentError)
 
 
 def test_a_different_record_of_a_key_is_rejected_once_the_first_is_metered() -> None:

@@ -9,14 +9,15 @@ from support.strategies import NOON
 
 from marketplace_metering_async.coalescing import Coalescer, coalesce
 from marketplace_metering_async.errors import InvalidRecordError, QuantityOverflowError
-from marketplace_metering_async.limits import MAX_ALLOCATIONS, MAX_QUANTITY
+from marketplace_metering_async.limits import MAX_ALLOCATIONS, MAX_DECIMAL_QUANTITY
+from marketplace_metering_async.quantities import Quantity
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 
 LATER = NOON + timedelta(days=2)
 RED, BLUE = Tag("team", "red"), Tag("env", "prod")
 
 
-def by_tags(record: UsageRecord) -> dict[frozenset[tuple[str, str]], int]:
+def by_tags(record: UsageRecord) -> dict[frozenset[tuple[str, str]], Quantity]:
     return {part.tag_set(): part.allocated_usage_quantity for part in record.usage_allocations}
 
 
@@ -130,32 +131,46 @@ def test_records_come_by_hour_and_then_by_first_appearance() -> None:
     ]
 
 
-def test_a_sum_above_int32_is_refused_loudly() -> None:
+def test_a_sum_above_all_quantities_is_refused_loudly() -> None:
     """
     Never clamped or wrapped; the text names the key, but no whole customer id. Covers: V02
     """
     account = "123456789012"
-    given = usage(1, quantity=MAX_QUANTITY, customer_aws_account_id=account)
-    given += usage(1, quantity=1, customer_aws_account_id=account)
+    given = usage(1, quantity=MAX_DECIMAL_QUANTITY, customer_aws_account_id=account)
+    given += usage(1, quantity="0.000001", customer_aws_account_id=account)
 
     with pytest.raises(QuantityOverflowError) as caught:
         coalesce(given, now=LATER)
 
     wanted = (
         "'requests' of product, customer …9012, hour 2026-11-23T10:00Z: "
-        "the sum 2147483648 is above 2147483647, the greatest quantity"
+        "the sum 10000000000 is above 9999999999.999999, the greatest quantity"
     )
     assert wanted == str(caught.value)
-    assert 2**31 == caught.value.total
+    assert 10**10 == caught.value.total
 
 
 def test_the_greatest_quantity_is_none_too_many() -> None:
     """
     The limit itself is a quantity.
     """
-    given = usage(1, quantity=MAX_QUANTITY - 1) + usage(1, quantity=1)
+    given = usage(1, quantity=MAX_DECIMAL_QUANTITY - 1) + usage(1, quantity=1)
 
-    assert [MAX_QUANTITY] == [record.quantity for record in coalesce(given, now=LATER).records]
+    (record,) = coalesce(given, now=LATER).records
+
+    assert record.quantity == MAX_DECIMAL_QUANTITY
+
+
+def test_fractions_add_up_exactly() -> None:
+    """
+    Ten tenths are one, which floats would miss; a whole sum above int32 is a record.
+    """
+    tenths = coalesce(usage(1, quantity="0.1") * 10, now=LATER).records
+    large = coalesce(usage(1, quantity=2**31 - 1) * 2, now=LATER).records
+
+    assert [1] == [record.quantity for record in tenths]
+    assert [2**32 - 2] == [record.quantity for record in large]
+    assert type(tenths[0].quantity) is int
 
 
 @pytest.mark.parametrize(

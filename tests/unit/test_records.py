@@ -1,7 +1,9 @@
 """Records: valid by construction, kept in UTC and whole seconds, ids masked."""
 
 import enum
+import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.strategies import recent, records, times
 
-from marketplace_metering_async import rules
+from marketplace_metering_async import quantities, rules
 from marketplace_metering_async.errors import InvalidRecordError, InvalidRecordTypeError
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord, key_hashes
 
@@ -35,10 +37,12 @@ ARN = "arn:aws:license-manager::123456789012:license:l-abc"
         ("dimension", {"dimension": "\ud800"}, "lone surrogate"),
         ("quantity", {"quantity": True}, "got True (bool)"),
         ("quantity", {"quantity": 1.0}, "got 1.0 (float)"),
-        ("quantity", {"quantity": "1"}, "got '1'"),
+        ("quantity", {"quantity": 0.1}, 'as "0.1" or Decimal("0.1"), got 0.1 (float)'),
+        ("quantity", {"quantity": "1,5"}, "got '1,5'"),
         ("quantity", {"quantity": -1}, "got -1"),
-        ("quantity", {"quantity": 2**31}, "got 2147483648"),
-        ("quantity", {"quantity": 10**5000}, "expected 0 to 2147483647"),
+        ("quantity", {"quantity": 10**10}, "got 10000000000"),
+        ("quantity", {"quantity": 10**5000}, "expected 0 to 9999999999.999999"),
+        ("quantity", {"quantity": Decimal("0.1234567")}, "at most 6 decimal places"),
         ("customer_aws_account_id", {"customer_aws_account_id": "12345\n"}, "digits"),
         ("customer_aws_account_id", {"customer_aws_account_id": "١٢٣"}, "digits"),
         ("customer_aws_account_id", {"customer_aws_account_id": None}, "got neither"),
@@ -47,6 +51,11 @@ ARN = "arn:aws:license-manager::123456789012:license:l-abc"
         ("product_code", {"product_code": "a b"}, "letters, digits"),
         ("usage_allocations", {"usage_allocations": [1]}, "UsageAllocation objects"),
         ("usage_allocations", {"usage_allocations": [UsageAllocation(2)]}, "add up to"),
+        (
+            "usage_allocations",
+            {"usage_allocations": [UsageAllocation("0.999999")]},
+            "add up to the quantity 1, got 0.999999",
+        ),
         (
             "usage_allocations[1].tags",
             {"usage_allocations": [UsageAllocation(1), UsageAllocation(0)]},
@@ -240,6 +249,101 @@ def test_from_boto_names_unknown_and_nested_members() -> None:
     ]
 
 
+@pytest.mark.parametrize("quantity", [5, "5", "5.0", Decimal("5.00"), Decimal("0.5E1")])
+@pytest.mark.parametrize("name", ["Quantity", "QuantityAsDecimal"])
+def test_from_boto_takes_either_member(name: str, quantity: object) -> None:
+    """
+    By value: 5, 5.0 and 5.00 make equal records.
+    """
+    boto = {"Timestamp": GOOD["timestamp"], "Dimension": "d", "CustomerIdentifier": "c"}
+
+    record = UsageRecord.from_boto({**boto, name: quantity})
+
+    assert UsageRecord.from_boto({**boto, "Quantity": 5}) == record
+    assert type(record.quantity) is int
+
+
+def test_from_boto_takes_one_member_not_both() -> None:
+    """
+    Even where they agree: the service refuses the request. One that is None is none.
+    """
+    boto = {"Timestamp": GOOD["timestamp"], "Dimension": "d", "CustomerIdentifier": "c"}
+    part = {"AllocatedUsageQuantity": 5, "AllocatedUsageQuantityAsDecimal": "5"}
+
+    with pytest.raises(InvalidRecordError) as caught:
+        UsageRecord.from_boto(
+            {**boto, "Quantity": 5, "QuantityAsDecimal": "5", "UsageAllocations": [part]}
+        )
+    record = UsageRecord.from_boto({**boto, "Quantity": None, "QuantityAsDecimal": "0.5"})
+
+    assert [
+        ("quantity", "Quantity or QuantityAsDecimal"),
+        (
+            "usage_allocations[0].allocated_usage_quantity",
+            "AllocatedUsageQuantity or AllocatedUsageQuantityAsDecimal",
+        ),
+    ] == [(violation.path, violation.expected) for violation in caught.value.violations]
+    assert Decimal("0.5") == record.quantity
+
+
+@pytest.mark.parametrize(
+    ("quantity", "parts", "members"),
+    [
+        (17, [], {"Quantity": 17}),
+        ("17.0", [], {"Quantity": 17}),
+        ("17.420", [], {"QuantityAsDecimal": "17.42"}),
+        (2**31, [], {"QuantityAsDecimal": "2147483648"}),
+        ("1", ["1.0"], {"Quantity": 1, "UsageAllocations": [{"AllocatedUsageQuantity": 1}]}),
+        (
+            "1.5",
+            ["1.5"],
+            {
+                "QuantityAsDecimal": "1.5",
+                "UsageAllocations": [{"AllocatedUsageQuantityAsDecimal": "1.5"}],
+            },
+        ),
+        (
+            1,
+            ["0.5", "0.5"],
+            {
+                "QuantityAsDecimal": "1",
+                "UsageAllocations": [
+                    {
+                        "AllocatedUsageQuantityAsDecimal": "0.5",
+                        "Tags": [{"Key": "0", "Value": "v"}],
+                    },
+                    {
+                        "AllocatedUsageQuantityAsDecimal": "0.5",
+                        "Tags": [{"Key": "1", "Value": "v"}],
+                    },
+                ],
+            },
+        ),
+    ],
+)
+def test_a_record_and_its_allocations_use_one_kind_of_member(
+    quantity: Any, parts: list[Any], members: dict[str, Any]
+) -> None:
+    """
+    The integer members where they carry all of it, in canonical texts otherwise.
+    """
+    record = UsageRecord(
+        **{
+            **GOOD,
+            "quantity": quantity,
+            "usage_allocations": [
+                UsageAllocation(part, [Tag(str(n), "v")] if len(parts) > 1 else [])
+                for n, part in enumerate(parts)
+            ],
+        }
+    )
+
+    sent = {name: v for name, v in record.to_boto().items() if "uantity" in name or "All" in name}
+
+    assert members == sent
+    assert json.dumps(members) == json.dumps(sent)
+
+
 def test_keys_count_what_the_service_counts() -> None:
     """
     License or product, customer, dimension, clock hour; and no product code with a license.
@@ -273,7 +377,15 @@ def test_tags_are_checked() -> None:
 @given(
     when=st.one_of(times, st.none(), st.text(max_size=3)),
     dimension=st.one_of(st.text("aé\ud800 ", max_size=300), st.integers(0, 9), st.none()),
-    quantity=st.one_of(st.integers(-2, 2), st.integers(2**31 - 2, 2**31 + 1), st.booleans()),
+    quantity=st.one_of(
+        st.integers(-2, 2),
+        st.integers(10**10 - 2, 10**10 + 1),
+        st.booleans(),
+        st.floats(),
+        st.decimals(),
+        st.decimals(-1, 1, places=6),
+        st.sampled_from(["1", "1.0", "017", "1e3"]),
+    ),
     account=st.one_of(st.none(), st.text("0123456789", max_size=300), st.text(max_size=3)),
     identifier=st.one_of(st.none(), st.none(), st.text("aé\ud800 ", max_size=300)),
 )
@@ -303,7 +415,7 @@ def test_what_passes_at_a_glance_breaks_no_rule(
         assert found == tuple(caught.value.violations)
     else:
         record = UsageRecord(**members)
-        assert (dimension, quantity, account, identifier) == (
+        assert (dimension, quantities.read(quantity), account, identifier) == (
             record.dimension,
             record.quantity,
             record.customer_aws_account_id,

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from marketplace_metering_async.cli.options import (
     Region,
     Settings,
     TheProduct,
+    exact,
     moment,
     whole_number,
 )
@@ -49,7 +51,8 @@ def meter(
     product_code: TheProduct,
     dimension: Annotated[str, typer.Option("--dimension", metavar="NAME")],
     quantity: Annotated[
-        int, typer.Option("--quantity", metavar="NUMBER", parser=whole_number, help="Whole units.")
+        Decimal,
+        typer.Option("--quantity", metavar="NUMBER", parser=exact, help="Units, as 5 or 17.42."),
     ],
     timestamp: Annotated[
         datetime | None,

@@ -18,7 +18,7 @@ from marketplace_metering_async.records import Key, UsageRecord
 
 _WHO_AND_WHEN: Final = ("Timestamp", "Dimension", "CustomerAWSAccountId", "CustomerIdentifier")
 _OF_WHAT: Final = ("ProductCode", "LicenseArn")
-_HOW_MUCH: Final = ("Quantity", "UsageAllocations")
+_HOW_MUCH: Final = ("Quantity", "QuantityAsDecimal", "UsageAllocations")
 
 
 @frozen

@@ -1,14 +1,15 @@
 """
 One line of input to the members of a record: a JSON object, or a CSV row under its header.
 
-Strict, since what is misread is billed: no doubled member, no NaN, no number but in plain digits,
-no cell too many or too few. Members have boto3's names or ours.
+Strict, since what is misread is billed: no doubled member, no NaN, no number but by its digits, no
+cell too many or too few. Members have boto3's names or ours.
 """
 
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any, Final
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
@@ -22,18 +23,21 @@ _NAMES: Final = {
     "timestamp": "Timestamp",
     "dimension": "Dimension",
     "quantity": "Quantity",
+    "quantity_as_decimal": "QuantityAsDecimal",
     "customer_aws_account_id": "CustomerAWSAccountId",
     "customer_identifier": "CustomerIdentifier",
     "license_arn": "LicenseArn",
     "product_code": "ProductCode",
     "usage_allocations": "UsageAllocations",
     "allocated_usage_quantity": "AllocatedUsageQuantity",
+    "allocated_usage_quantity_as_decimal": "AllocatedUsageQuantityAsDecimal",
     "tags": "Tags",
     "key": "Key",
     "value": "Value",
 }
-_COLUMNS: Final = tuple(_NAMES)[:8]
+_COLUMNS: Final = tuple(_NAMES)[:9]
 _REQUIRED: Final = _COLUMNS[:3]
+_EITHER: Final = {"Quantity", "QuantityAsDecimal"}
 _COLUMN_OF: Final = {name: _NAMES[name] for name in _COLUMNS} | {
     _NAMES[name]: _NAMES[name] for name in _COLUMNS
 }
@@ -67,9 +71,7 @@ def format_of(name: str, first_line: bytes) -> Parse | None:
 def parse_json(line: bytes) -> Mapping[str, Any]:
     """Read a JSON object."""
     try:
-        value = json.loads(
-            line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        value = _strict_json(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise _broken("", "UTF-8", "other bytes") from None
     except json.JSONDecodeError as error:
@@ -104,7 +106,8 @@ def csv_rows(place: str, header: bytes) -> Parse:
     members = [_COLUMN_OF[column] for column in columns]
     if len(set(members)) < len(members):
         raise UsageFileError(f"{place}: a column stands twice")
-    if missing := [column for column in _REQUIRED if _NAMES[column] not in members]:
+    present = {*members, *(_EITHER if _EITHER & {*members} else ())}
+    if missing := [column for column in _REQUIRED if _NAMES[column] not in present]:
         raise UsageFileError(f"{place}: no column {', '.join(missing)}")
     return lambda line: _row(members, line)
 
@@ -123,6 +126,15 @@ def _broken(path: str, expected: str, got: str) -> InvalidRecordError:
     return InvalidRecordError([Violation(path, expected, got)])
 
 
+def _strict_json(text: str) -> Any:  # noqa: ANN401
+    return json.loads(
+        text,
+        object_pairs_hook=_unique,
+        parse_constant=_no_constant,
+        parse_float=_by_its_digits,
+    )
+
+
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object with boto3's names; a member that stands twice has no one value."""
     members: dict[str, Any] = {}
@@ -132,6 +144,13 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the member {truncate(name)} twice")
         members[boto] = value
     return members
+
+
+def _by_its_digits(number: str) -> Decimal:
+    try:
+        return Decimal(number)
+    except ArithmeticError:
+        raise ValueError("a number beyond all bounds") from None
 
 
 def _no_constant(name: str) -> None:
@@ -163,9 +182,9 @@ def _cells(line: bytes) -> list[str]:
 def _value(column: str, cell: str) -> Any:  # noqa: ANN401
     """Return what a cell says; what is none of its column's kind is left for the rules to name."""
     digits = cell.removeprefix("-")
-    if column in ("Quantity", "Timestamp") and digits.isascii() and digits.isdigit():
+    if column == "Timestamp" and digits.isascii() and digits.isdigit():
         return int(cell) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
     if column == "UsageAllocations":
         with suppress(ValueError, RecursionError):
-            return json.loads(cell, object_pairs_hook=_unique, parse_constant=_no_constant)
+            return _strict_json(cell)
     return cell

@@ -10,6 +10,7 @@ from rich.text import Text
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.quantities import millionths, of_millionths
 from marketplace_metering_async.records import UsageRecord
 
 _MOST_ROWS: Final = 20
@@ -45,12 +46,12 @@ def print_blocked(hours: int, anywhere: str | None, console: Console) -> None:
 
 def _list(records: Iterable[UsageRecord], console: Console) -> None:
     customers: Counter[tuple[str, str, str]] = Counter()
-    quantities: Counter[tuple[str, str, str]] = Counter()
+    units: Counter[tuple[str, str, str]] = Counter()
     for record in records:
         hour = f"{record.timestamp:%Y-%m-%dT%H:%MZ}"
         row = (hour, record.product_code or "", printable(record.dimension))
         customers[row] += 1
-        quantities[row] += record.quantity
+        units[row] += millionths(record.quantity)
     if not customers:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -59,7 +60,7 @@ def _list(records: Iterable[UsageRecord], console: Console) -> None:
     for name in ("customers", "quantity so far"):
         table.add_column(name, justify="right")
     for row in sorted(customers)[:_MOST_ROWS]:
-        cells = [*row, f"{customers[row]:,}", f"{quantities[row]:,}"]
+        cells = [*row, f"{customers[row]:,}", f"{of_millionths(units[row]):,}"]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     if (more := len(customers) - _MOST_ROWS) > 0:

@@ -107,10 +107,10 @@ class Controls:
             raise web.HTTPBadRequest(text=f"by: expected some of {', '.join(_GROUPS)}\n")
         answer: dict[str, Any] = {"records": len(book), "double_billed": book.double_billed()}
         if len(names) == 1:
-            answer["totals"] = book.totals(by=names[0])
+            answer["totals"] = as_json(book.totals(by=names[0]))
         else:
             sums = book.totals(by=names)
-            answer["totals"] = [[*as_json(case), total] for case, total in sums.items()]
+            answer["totals"] = [[*as_json(case), as_json(total)] for case, total in sums.items()]
         if request.query.get("records"):
             answer["records"] = [record_figures(record) for record in book.records]
         return web.json_response(answer)

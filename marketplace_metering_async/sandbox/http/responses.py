@@ -161,10 +161,7 @@ def _spoil(kind: FaultKind, reply: dict[str, Any], random: Random) -> None:
         case FaultKind.DUPLICATE:
             results.append(one)
         case FaultKind.ALTER:
-            results[at] = {
-                **one,
-                "UsageRecord": {**echo, "Quantity": (echo.get("Quantity") or 0) ^ 1},
-            }
+            results[at] = {**one, "UsageRecord": _altered(echo)}
         case FaultKind.FOREIGN:
             foreign = {**echo, "Dimension": "of-somebody-else"}
             results.append({**one, "UsageRecord": foreign})
@@ -172,6 +169,14 @@ def _spoil(kind: FaultKind, reply: dict[str, Any], random: Random) -> None:
             results.append({**one, "Status": "CustomerNotSubscribed"})
         case FaultKind.UNKNOWN_STATUS:
             results[at] = {**one, "Status": "Postponed"}
+
+
+def _altered(echo: dict[str, Any]) -> dict[str, Any]:
+    """Return *echo* with another quantity, in a member that it has."""
+    decimal = echo.get("QuantityAsDecimal")
+    if decimal is None:
+        return {**echo, "Quantity": (echo.get("Quantity") or 0) ^ 1}
+    return {**echo, "QuantityAsDecimal": "0.5" if decimal != "0.5" else "0.25"}
 
 
 def _page(status: int, text: str) -> ServiceResponse:

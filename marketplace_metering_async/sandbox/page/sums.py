@@ -9,6 +9,11 @@ from typing import Any, Final
 from attrs import Factory, define, frozen
 
 from marketplace_metering_async.sandbox.service.book import Book, Metered
+from marketplace_metering_async.sandbox.service.quantities import (
+    Quantity,
+    millionths,
+    of_millionths,
+)
 
 COLUMNS: Final = ("product", "customer", "dimension", "hour")
 """What usage can be broken down by."""
@@ -23,7 +28,7 @@ class SumRow:
     """The usage of one combination of the columns asked for."""
 
     place: tuple[Any, ...]
-    quantity: int
+    quantity: Quantity
     records: int
 
 
@@ -33,12 +38,11 @@ class Sums:
     What was metered, added up; `follow` takes in what has come to the book since.
 
     Attributes:
-        quantity: Of all records.
         regions: Where they were metered, since the service counts each region for itself.
     """
 
-    quantity: int = 0
     regions: set[str] = Factory(set)
+    _millionths: int = 0
     _cells: dict[Cell, list[int]] = Factory(dict)
     _seen: int = 0
     _first: Metered | None = None
@@ -46,6 +50,11 @@ class Sums:
     def __len__(self) -> int:
         """Return how many records were taken in."""
         return self._seen
+
+    @property
+    def quantity(self) -> Quantity:
+        """Of all records."""
+        return of_millionths(self._millionths)
 
     def follow(self, book: Book) -> None:
         """Take in the records since the last time; begin anew with a book that has forgotten."""
@@ -79,9 +88,10 @@ class Sums:
             return (-place[hour_at].timestamp(), *rest)
 
         chosen = heapq.nsmallest(most, found.items(), key=order)
-        return [SumRow(place, *total) for place, total in chosen], len(found)
+        rows = [SumRow(place, of_millionths(units), records) for place, (units, records) in chosen]
+        return rows, len(found)
 
-    def hours(self, now: datetime, count: int) -> list[tuple[datetime, dict[str, int]]]:
+    def hours(self, now: datetime, count: int) -> list[tuple[datetime, dict[str, Quantity]]]:
         """
         Return *count* hours with the usage of each dimension, oldest first.
 
@@ -95,21 +105,25 @@ class Sums:
         for (_, _, dimension, hour), (quantity, _) in self._cells.items():
             if hour in window:
                 window[hour][dimension] += quantity
-        return [(hour, dict(sums)) for hour, sums in sorted(window.items())]
+        return [
+            (hour, {dimension: of_millionths(units) for dimension, units in sums.items()})
+            for hour, sums in sorted(window.items())
+        ]
 
     def _add(self, record: Metered) -> None:
         product = record.product_code or record.license_arn or ""
         cell = (product, record.customer, record.dimension, _hour_of(record.timestamp))
         total = self._cells.setdefault(cell, [0, 0])
-        total[0] += record.quantity
+        units = millionths(record.quantity)
+        total[0] += units
         total[1] += 1
-        self.quantity += record.quantity
+        self._millionths += units
         self.regions.add(record.region)
 
     def _forget(self) -> None:
         self._cells.clear()
         self.regions.clear()
-        self.quantity = self._seen = 0
+        self._millionths = self._seen = 0
 
 
 def _hour_of(moment: datetime) -> datetime:

@@ -89,7 +89,7 @@ class View:
         refused = sum(world.refusals.values())
         throttled = world.refusals[_THROTTLED]
         return {
-            "quantity": self._sums.quantity,
+            "quantity": as_json(self._sums.quantity),
             "records": len(self._sums),
             "calls": sum(world.calls.values()),
             "refused": refused - throttled,
@@ -105,7 +105,7 @@ class View:
 
     def _hours(self) -> list[dict[str, Any]]:
         hours = self._sums.hours(self._world.clock.now(), _HOURS)
-        return [{"hour": hour.isoformat(), "quantities": sums} for hour, sums in hours]
+        return [{"hour": hour.isoformat(), "quantities": as_json(sums)} for hour, sums in hours]
 
     def _calls(self) -> list[dict[str, Any]]:
         latest = list(self._world.history)[-_MOST_CALLS:]
@@ -131,7 +131,7 @@ class View:
 
 def _row(by: Sequence[str], row: SumRow) -> dict[str, Any]:
     place = dict(zip(by, as_json(row.place), strict=True))
-    return {**place, "quantity": row.quantity, "records": row.records}
+    return {**place, "quantity": as_json(row.quantity), "records": row.records}
 
 
 def _summary(call: Call) -> dict[str, Any]:

@@ -3,11 +3,16 @@
 import re
 from typing import Any, Final
 
-from marketplace_metering_async.sandbox.service.parsing import check_names, quantity_of
+from marketplace_metering_async.sandbox.service.parsing import (
+    check_fraction,
+    check_names,
+    quantity_of,
+)
+from marketplace_metering_async.sandbox.service.quantities import DECIMAL_OF, Quantity, total
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.rules import Rules
 
-Allocations = tuple[tuple[tuple[tuple[str, str], ...], int], ...]
+Allocations = tuple[tuple[tuple[tuple[str, str], ...], Quantity], ...]
 """Pairs of sorted tags and quantity, sorted."""
 
 _PATTERN: Final = re.compile(r"[a-zA-Z0-9+ -=._:/@]+")  # from blank to equals sign is a range
@@ -15,9 +20,27 @@ _PROSE: Final = re.compile(r"[a-zA-Z0-9+\-=._:/@ ]+")
 _MOST_TAGS: Final = 5
 
 
-def allocations_of(value: object, quantity: int, rules: Rules, path: str) -> Allocations:
+_NAME: Final = "AllocatedUsageQuantity"
+
+
+def allocations_of(
+    value: object,
+    quantity: Quantity,
+    rules: Rules,
+    path: str,
+    *,
+    decimal: bool | None,
+) -> Allocations:
     """
     Return the allocations of a record of *quantity*, read and checked.
+
+    Args:
+        value: What came.
+        quantity: That of the record, which they add up to.
+        rules: The switches.
+        path: Where they stand.
+        decimal: Whether the record's quantity came in the decimal member, as theirs must then;
+            None where it came in neither, and theirs are of one type.
 
     Raises:
         Refusal: for anything that breaks a rule; *path* says where.
@@ -28,20 +51,28 @@ def allocations_of(value: object, quantity: int, rules: Rules, path: str) -> All
         raise unreadable(path, "a list")
     if not 1 <= len(value) <= 2500:
         raise invalid(path, "Member must have length between 1 and 2500")
-    found: dict[tuple[tuple[str, str], ...], int] = {}
+    found: dict[tuple[tuple[str, str], ...], Quantity] = {}
     for position, part in enumerate(value, 1):
         place = f"{path}.{position}.member"
         if not isinstance(part, dict):
             raise unreadable(place, "a structure")
         check_names(part, "UsageAllocation", rules, place)
-        share = quantity_of(part, "AllocatedUsageQuantity", None, place)
+        share = quantity_of(part, _NAME, place)
+        if share is None:
+            raise invalid(f"{place}.allocatedUsageQuantity", "Member must not be null")
+        came = part.get(DECIMAL_OF[_NAME]) is not None
+        decimal = came if decimal is None else decimal
+        if came != decimal:
+            text = f"{place}: its quantity is not of the type of the record's (whole or decimal)"
+            raise Refusal("InvalidUsageAllocationsException", text)
+        check_fraction(share, rules, place)
         tags = _tags_of(part.get("Tags"), rules, f"{place}.tags")
         if tags in found:
             raise Refusal(
                 "InvalidUsageAllocationsException", f"{place}: its tags are those of another one"
             )
         found[tags] = share
-    if sum(found.values()) != quantity:
+    if total(found.values()) != quantity:
         text = f"{path}: the allocated quantities do not add up to the quantity"
         raise Refusal("InvalidUsageAllocationsException", text)
     _check_keys_of_record(found, rules, path)
@@ -86,7 +117,7 @@ def _tag_of(tag: Any, rules: Rules, path: str) -> tuple[str, str]:  # noqa: ANN4
 
 
 def _check_keys_of_record(
-    found: dict[tuple[tuple[str, str], ...], int], rules: Rules, path: str
+    found: dict[tuple[tuple[str, str], ...], Quantity], rules: Rules, path: str
 ) -> None:
     if rules.tags_counted == "record":
         keys = {key for tags in found for key, _ in tags}

@@ -16,6 +16,7 @@ from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Prod
 from marketplace_metering_async.sandbox.service.meter_usage import MeterUsage
 from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
 from marketplace_metering_async.sandbox.service.principal import Principal
+from marketplace_metering_async.sandbox.service.quantities import Quantity
 from marketplace_metering_async.sandbox.service.register_usage import (
     RegisteredWorkload,
     RegisterUsage,
@@ -79,14 +80,16 @@ class Book:
         return list(self.metered)
 
     @overload
-    def totals(self, *, by: str = "dimension") -> dict[str, int]: ...
+    def totals(self, *, by: str = "dimension") -> dict[str, Quantity]: ...
     @overload
-    def totals(self, *, by: tuple[str, ...]) -> dict[tuple[Any, ...], int]: ...
+    def totals(self, *, by: tuple[str, ...]) -> dict[tuple[Any, ...], Quantity]: ...
     def totals(
         self, *, by: str | tuple[str, ...] = "dimension"
-    ) -> dict[str, int] | dict[tuple[Any, ...], int]:
+    ) -> dict[str, Quantity] | dict[tuple[Any, ...], Quantity]:
         """
-        Return the sums of quantities by an attribute of Metered, or by several.
+        Return the exact sums of quantities by an attribute of Metered, or by several.
+
+        A sum is an int where it is whole, else a Decimal.
 
         `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
         """
@@ -94,7 +97,7 @@ class Book:
 
     def differences(
         self,
-        expected: Mapping[Any, int],
+        expected: Mapping[Any, Quantity],
         *,
         by: Sequence[str] = ("customer", "dimension", "hour"),
     ) -> list[str]:
@@ -105,7 +108,7 @@ class Book:
         """
         return self.metered.differences(expected, by)
 
-    def assert_metered(self, expected: Mapping[tuple[str, str, datetime], int]) -> None:
+    def assert_metered(self, expected: Mapping[tuple[str, str, datetime], Quantity]) -> None:
         """
         Assert that the book holds exactly *expected*, for tests.
 

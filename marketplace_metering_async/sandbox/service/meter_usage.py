@@ -7,12 +7,14 @@ from marketplace_metering_async.sandbox.service.allocations import allocations_o
 from marketplace_metering_async.sandbox.service.entitlement import check_dimension
 from marketplace_metering_async.sandbox.service.metered import Key, Metered
 from marketplace_metering_async.sandbox.service.parsing import (
+    check_fraction,
     check_names,
     quantity_of,
     required_product_code_of,
     text_of,
     timestamp_of,
 )
+from marketplace_metering_async.sandbox.service.quantities import by_value
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.window import Window
 from marketplace_metering_async.sandbox.service.workload import Workload
@@ -32,9 +34,15 @@ class MeterUsage(Workload):
         product_code = required_product_code_of(request)
         timestamp = timestamp_of(request)
         dimension = text_of(request, "UsageDimension", 255)
-        quantity = quantity_of(request, "UsageQuantity", 0)
+        given = quantity_of(request, "UsageQuantity")
+        quantity = given or 0
+        check_fraction(quantity, self.rules, "usageQuantityAsDecimal")
         allocations = allocations_of(
-            request.get("UsageAllocations"), quantity, self.rules, "usageAllocations"
+            request.get("UsageAllocations"),
+            quantity,
+            self.rules,
+            "usageAllocations",
+            decimal=None if given is None else request.get("UsageQuantityAsDecimal") is not None,
         )
         token = self._token_of(request)
         self.check_place("InvalidEndpointRegionException")
@@ -72,7 +80,7 @@ class MeterUsage(Workload):
         )
         record_id = self._take(metered, token)
         if token is not None:
-            plain = _without_token(request)
+            plain = _parameters(request)
             self.memory.client_tokens[self._token_key(token)] = (plain, record_id)
         return {"MeteringRecordId": record_id}
 
@@ -96,7 +104,7 @@ class MeterUsage(Workload):
         if token is None or self._token_key(token) not in self.memory.client_tokens:
             return None
         earlier, record_id = self.memory.client_tokens[self._token_key(token)]
-        if earlier != _without_token(request):
+        if earlier != _parameters(request):
             raise Refusal(
                 "IdempotencyConflictException",
                 "clientToken: it came before, with other parameters",
@@ -127,5 +135,7 @@ class MeterUsage(Workload):
         return first.metering_record_id
 
 
-def _without_token(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in request.items() if name != "ClientToken"}
+def _parameters(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a repetition of a token has to repeat: quantities by value."""
+    found: dict[str, Any] = by_value({n: part for n, part in request.items() if n != "ClientToken"})
+    return found

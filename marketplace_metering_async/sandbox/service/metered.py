@@ -4,15 +4,21 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, overload
+from typing import Any, Final, TypeVar, overload
 
 from attrs import define, setters
 
 from marketplace_metering_async.sandbox.service.allocations import Allocations
+from marketplace_metering_async.sandbox.service.quantities import (
+    Quantity,
+    millionths,
+    of_millionths,
+)
 
 Key = tuple[str, str | None, str | None, str | None, str | None, str, float | str]
 """Region, product code, license, account, identifier or workload, dimension, hour."""
 
+_Case = TypeVar("_Case")
 _CASE: Final = ("customer", "dimension", "hour")
 
 
@@ -45,7 +51,7 @@ class Metered:
     workload: str | None
     dimension: str
     timestamp: datetime
-    quantity: int
+    quantity: Quantity
     allocations: Allocations
     metering_record_id: str
     received: datetime
@@ -146,27 +152,26 @@ class MeteredRecords:
         self.generation += 1
 
     @overload
-    def totals(self, by: str) -> dict[str, int]: ...
+    def totals(self, by: str) -> dict[str, Quantity]: ...
     @overload
-    def totals(self, by: tuple[str, ...]) -> dict[tuple[Any, ...], int]: ...
-    def totals(self, by: str | tuple[str, ...]) -> dict[str, int] | dict[tuple[Any, ...], int]:
+    def totals(self, by: tuple[str, ...]) -> dict[tuple[Any, ...], Quantity]: ...
+    def totals(
+        self, by: str | tuple[str, ...]
+    ) -> dict[str, Quantity] | dict[tuple[Any, ...], Quantity]:
         """Return the sums of quantities by one attribute as text, or by several as they are."""
         if isinstance(by, str):
-            sums: Counter[str] = Counter()
-            for record in self:
-                sums[str(getattr(record, by))] += record.quantity
-            return dict(sorted(sums.items()))
-        return dict(self._sums(by))
+            return dict(sorted(self._sums(lambda record: str(getattr(record, by))).items()))
+        return self._sums(lambda record: tuple(getattr(record, name) for name in by))
 
-    def _sums(self, by: tuple[str, ...]) -> Counter[tuple[Any, ...]]:
-        sums: Counter[tuple[Any, ...]] = Counter()
+    def _sums(self, case_of: Callable[[Metered], _Case]) -> dict[_Case, Quantity]:
+        sums: Counter[_Case] = Counter()
         for record in self:
-            sums[tuple(getattr(record, name) for name in by)] += record.quantity
-        return sums
+            sums[case_of(record)] += millionths(record.quantity)
+        return {case: of_millionths(total) for case, total in sums.items()}
 
-    def differences(self, expected: Mapping[Any, int], by: Sequence[str] = _CASE) -> list[str]:
+    def differences(self, expected: Mapping[Any, Quantity], by: Sequence[str] = _CASE) -> list[str]:
         """Compare sums with *expected*; a line for each gap, none where all is equal."""
-        actual = self._sums(tuple(by))
+        actual = self.totals(tuple(by))
         wanted = {tuple(case): quantity for case, quantity in expected.items()}
         lines = []
         for case in sorted(wanted.keys() | actual.keys(), key=lambda case: [*map(str, case)]):
@@ -201,5 +206,5 @@ def _word(part: object) -> str:
     return f"{part:%Y-%m-%dT%H:%MZ}" if isinstance(part, datetime) else str(part)
 
 
-def _amount(quantity: int | None) -> str:
+def _amount(quantity: Quantity | None) -> str:
     return "nothing" if quantity is None else str(quantity)

@@ -7,6 +7,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 from marketplace_metering_async.sandbox.as_json import decoded
+from marketplace_metering_async.sandbox.service.quantities import (
+    DECIMAL_OF,
+    INT32,
+    TEXT,
+    Quantity,
+    of_text,
+)
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.rules import Rules
 
@@ -18,6 +25,7 @@ MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "Timestamp",
             "UsageDimension",
             "UsageQuantity",
+            "UsageQuantityAsDecimal",
             "DryRun",
             "UsageAllocations",
             "ClientToken",
@@ -31,18 +39,20 @@ MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "CustomerIdentifier",
             "Dimension",
             "Quantity",
+            "QuantityAsDecimal",
             "UsageAllocations",
             "CustomerAWSAccountId",
             "LicenseArn",
         }
     ),
-    "UsageAllocation": frozenset({"AllocatedUsageQuantity", "Tags"}),
+    "UsageAllocation": frozenset(
+        {"AllocatedUsageQuantity", "AllocatedUsageQuantityAsDecimal", "Tags"}
+    ),
     "Tag": frozenset({"Key", "Value"}),
 }
 """The members of each structure that requests are made of, by the service's model."""
 
 _NAME: Final = re.compile(r"[A-Za-z]{1,64}")
-_INT32: Final = 2**31 - 1
 _PRODUCT: Final = re.compile(r"[-a-zA-Z0-9/=:_.@]{0,255}")
 
 
@@ -153,24 +163,49 @@ def optional_text_of(
     return value
 
 
-def quantity_of(
-    members: Mapping[str, Any], name: str, default: int | None = None, where: str = ""
-) -> int:
-    """Return a quantity: an integer of 0 to 2,147,483,647, *default* where it is missing."""
-    value = members.get(name)
-    if value is None:
-        if default is None:
-            raise invalid(path_of(where, name), "Member must not be null")
-        return default
+def quantity_of(members: Mapping[str, Any], name: str, where: str = "") -> Quantity | None:
+    """
+    Return a quantity, by value, from the integer member *name* or its decimal sister.
+
+    None where neither is there. Both together refuse the request; the error is not documented, so
+    it is the one that no client takes for an outage.
+    """
+    whole, decimal = members.get(name), members.get(DECIMAL_OF[name])
+    if decimal is None:
+        return None if whole is None else _integer(whole, name, where)
+    if whole is not None:
+        text = f"{path_of(where, name)}: {name} and {DECIMAL_OF[name]} exclude each other"
+        raise Refusal("ValidationException", text)
+    return _decimal(decimal, DECIMAL_OF[name], where)
+
+
+def _integer(value: object, name: str, where: str) -> int:
     if type(value) is not int:  # of which bool is none, nor 5.0
         raise unreadable(path_of(where, name), "an integer")
     if value < 0:
         raise invalid(path_of(where, name), "Member must have value greater than or equal to 0")
-    if value > _INT32:
-        raise invalid(
-            path_of(where, name), f"Member must have value less than or equal to {_INT32}"
-        )
+    if value > INT32:
+        raise invalid(path_of(where, name), f"Member must have value less than or equal to {INT32}")
     return value
+
+
+def _decimal(value: object, name: str, where: str) -> Quantity:
+    if type(value) is not str:
+        raise unreadable(path_of(where, name), "a string")
+    if not TEXT.fullmatch(value):
+        text = f"Member must satisfy regular expression pattern: ^{TEXT.pattern}$"
+        raise invalid(path_of(where, name), text)
+    return of_text(value)
+
+
+def check_fraction(quantity: Quantity, rules: Rules, path: str) -> None:
+    """Refuse what is not whole where products take nothing else; Refusal."""
+    if rules.fractions == "refused" and type(quantity) is not int:
+        raise Refusal(
+            "ValidationException",
+            f"{path}: the product takes whole quantities only",
+            remedy='Send whole quantities, or set Rules(fractions="taken").',
+        )
 
 
 @lru_cache(1024)

@@ -111,6 +111,10 @@ class Rules:
         result_order: In which order results come; none is promised.
         echo: Whether an answer repeats a record as it was given, or fills in the quantity and cuts
             the timestamp to whole seconds.
+        echo_member: Whether it repeats a quantity in the member that it came in, in the integer one
+            where that can hold it, in the decimal one, or in both.
+        fractions: Whether quantities that are not whole are taken. Whether a product has to allow
+            them is not published, nor the error where it does not.
         token_life: How long a registration token lives.
         token_use: Whether a registration token may be resolved many times, or once.
         dry_run: Whether a permitted dry run of MeterUsage returns normally, without a record id, as
@@ -144,6 +148,10 @@ class Rules:
     tag_characters: Literal["pattern", "prose"] = _switch("pattern", "prose")
     result_order: Literal["reversed", "given"] = _switch("reversed", "given")
     echo: Literal["given", "filled"] = _switch("given", "filled")
+    echo_member: Literal["given", "integer", "decimal", "both"] = _switch(
+        "given", "integer", "decimal", "both"
+    )
+    fractions: Literal["taken", "refused"] = _switch("taken", "refused")
     token_life: timedelta = _hours(4)
     token_use: Literal["many", "once"] = _switch("many", "once")
     dry_run: Literal["success", "error"] = _switch("success", "error")

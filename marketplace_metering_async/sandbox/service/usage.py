@@ -7,8 +7,9 @@ from typing import Any, Final
 from attrs import define
 
 from marketplace_metering_async.sandbox.service.allocations import Allocations, allocations_of
+from marketplace_metering_async.sandbox.service.echo import echo_of
 from marketplace_metering_async.sandbox.service.parsing import (
-    MEMBERS,
+    check_fraction,
     check_names,
     optional_text_of,
     path_of,
@@ -16,10 +17,10 @@ from marketplace_metering_async.sandbox.service.parsing import (
     text_of,
     timestamp_of,
 )
+from marketplace_metering_async.sandbox.service.quantities import Quantity
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.rules import Rules
 
-_MEMBERS: Final = MEMBERS["UsageRecord"]
 _LICENSE_PATTERN: Final = (
     r"arn:aws[a-zA-Z-]*:[A-Za-z0-9][A-Za-z0-9_/.-]{0,62}:[A-Za-z0-9_/.-]{0,63}"
     r":[A-Za-z0-9_/.-]{0,63}:[A-Za-z0-9][A-Za-z0-9:_/+=,@.-]{0,1023}"
@@ -50,7 +51,7 @@ class Usage:
     timestamp: datetime
     seconds: float
     dimension: str
-    quantity: int
+    quantity: Quantity
     account: str | None
     identifier: str | None
     license_arn: str | None
@@ -75,12 +76,25 @@ def usage_of(path: str, record: object, product_code: str | None, rules: Rules) 
     check_names(record, "UsageRecord", rules, path)
     find = record.get
     timestamp = timestamp_of(record, path)
-    quantity = quantity_of(record, "Quantity", 0, path)
+    given = quantity_of(record, "Quantity", path)
+    quantity = given or 0
+    check_fraction(quantity, rules, path)
     # Most members are missing from most records, and a sandbox under load reads many.
-    allocations = find("UsageAllocations")
+    parts = find("UsageAllocations")
+    allocations = (
+        ()
+        if parts is None
+        else allocations_of(
+            parts,
+            quantity,
+            rules,
+            f"{path}.usageAllocations",
+            decimal=None if given is None else find("QuantityAsDecimal") is not None,
+        )
+    )
     usage = Usage(
         path,
-        _echo(record) if rules.echo == "given" else _filled(record, quantity),
+        echo_of(record, quantity, rules),
         timestamp,
         record["Timestamp"],
         text_of(record, "Dimension", 255, path),
@@ -88,23 +102,10 @@ def usage_of(path: str, record: object, product_code: str | None, rules: Rules) 
         None if find("CustomerAWSAccountId") is None else _account_of(record, path),
         None if find("CustomerIdentifier") is None else _identifier_of(record, path),
         None if find("LicenseArn") is None else _license_of(record, path),
-        ()
-        if allocations is None
-        else allocations_of(allocations, quantity, rules, f"{path}.usageAllocations"),
+        allocations,
     )
     _check_identity(usage, product_code)
     return usage
-
-
-def _echo(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what the answer says of the record, which is nothing of members that are ignored."""
-    if record.keys() <= _MEMBERS and None not in record.values():
-        return record
-    return {name: value for name, value in record.items() if name in _MEMBERS and value is not None}
-
-
-def _filled(record: dict[str, Any], quantity: int) -> dict[str, Any]:
-    return {**_echo(record), "Timestamp": int(record["Timestamp"]), "Quantity": quantity}
 
 
 def _identifier_of(record: dict[str, Any], path: str) -> str | None:

@@ -464,6 +464,17 @@ def test_a_decimal_that_was_sent_is_compared_by_value(quantity: str) -> None:
         assert [None] == statuses(other, member)
 
 
+@given(records())
+def test_records_of_all_kinds_have_one_form(record: UsageRecord) -> None:
+    """
+    Alone or among others, and a record with decimals is recognised in its own echo at a glance.
+    """
+    members = wire.members_of(record)
+
+    assert [members, members] == wire.members_of_all([record, record])
+    assert wire._plain_reply([members], {"Results": [result(members)]}) is not None
+
+
 @pytest.mark.parametrize("member", ["AllocatedUsageQuantity", "AllocatedUsageQuantityAsDecimal"])
 @pytest.mark.parametrize("value", [17, 17.0, "17.00"])
 def test_allocations_may_be_echoed_in_either_member(member: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Duplicates: records that the service would take for one, beside plain tables."""
 
 from collections import Counter
+from decimal import Decimal
 from itertools import chain
 from typing import Any
 
@@ -43,10 +44,29 @@ def test_identical_records_follow_the_first() -> None:
     assert {} == duplicates.copies
 
 
+def test_quantities_are_compared_by_value() -> None:
+    """
+    17, 17.0 and 17.00 are one record, split by tags or not, and 17.000001 is another.
+    """
+
+    def whole(quantity: Any) -> UsageRecord:
+        return usage(1, quantity=quantity)[0]
+
+    def split(quantity: Any) -> UsageRecord:
+        return usage(1, quantity=quantity, usage_allocations=[UsageAllocation(quantity)])[0]
+
+    for make in (whole, split):
+        alike = [make(quantity) for quantity in (17, "17.0", Decimal("17.00"), Decimal("0.17E2"))]
+
+        assert all(is_same(alike[0], one) for one in alike)
+        assert not is_same(alike[0], make("17.000001"))
+
+
 @pytest.mark.parametrize(
     "difference",
     [
         {"quantity": 2},
+        {"quantity": "1.000001"},
         {"timestamp": usage(1)[0].timestamp.replace(second=1)},
         {"usage_allocations": [UsageAllocation(1, [Tag("k", "v")])]},
     ],

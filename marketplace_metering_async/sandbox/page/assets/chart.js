@@ -7,7 +7,9 @@ const REST = "all others";
 let shown = "";
 let watched = null;
 
-export function drawHours(hours, redraw) {
+export function drawHours(exact, redraw) {
+  // Sums that are not whole come as texts; for bars and words a number is near enough.
+  const hours = exact.map((entry) => ({ ...entry, quantities: numbersOf(entry.quantities) }));
   const box = find("chart");
   if (!watched) {
     watched = new ResizeObserver(() => redraw());
@@ -22,6 +24,8 @@ export function drawHours(hours, redraw) {
     el("li", {}, el("i", { class: `s${at}`, "aria-hidden": "true" }), name));
   tell(null);
 }
+
+const numbersOf = (texts) => Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, Number(text)]));
 
 function ranked(hours) {
   const sums = new Map();

@@ -73,7 +73,7 @@ function commonEnd(one, other) {
   return length;
 }
 
-const numbers = new Intl.NumberFormat("en-US");
+const numbers = new Intl.NumberFormat("en-US", { maximumFractionDigits: 6 });
 const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 const days = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short" });
 const dates = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" });
