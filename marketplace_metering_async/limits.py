@@ -5,7 +5,7 @@ Sources: the service model `meteringmarketplace` 2016-01-14 as botocore 1.43.117
 1.44.8 does where a number says so, and the pages API_marketplace-metering_BatchMeterUsage,
 metering-service-quotas and metering-regions of
 docs.aws.amazon.com/marketplace/latest/APIReference. A test holds the numbers against the model, and
-`.ci/run` against the newest one (`tests/service_model.py`).
+`.ci/run` against the newest one (`tests/support/service_model.py`).
 """
 
 import re

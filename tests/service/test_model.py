@@ -11,8 +11,8 @@ from botocore.model import ServiceModel
 from botocore.serialize import create_serializer
 from hypothesis import given
 from hypothesis import strategies as st
-from service_model import differences, model_of
 from support import newest_boto3
+from support.service_model import differences, model_of
 from support.strategies import records
 
 from marketplace_metering_async import limits
