@@ -239,3 +239,17 @@ def test_rules_go_through_json_and_back() -> None:
     for wrong in ({"key_by": "day"}, {"age": -1}, {"not_subscribed_takes_key": "yes"}, {"x": 1}):
         with pytest.raises((ValueError, TypeError)):
             Rules().changed(wrong)
+
+
+@pytest.mark.parametrize(
+    ("reading", "word"),
+    [("refuse", "InvalidCustomerIdentifierException"), ("status", "CustomerNotSubscribed")],
+)
+def test_an_unknown_customer(reading: str, word: str) -> None:
+    """
+    The service's pages list it under both the error and the status.
+    """
+    book = book_with(unknown_customer=reading)
+    book.products["p"] = Product(customers={"999999999999": True})
+
+    assert [word] == answer(book, record())

@@ -34,6 +34,8 @@ _OPERATIONS: Final = frozenset(
 )
 _REGIONAL: Final = frozenset({"BatchMeterUsage", "ResolveCustomer"})
 _UNKNOWN: Final = "UnknownOperation"
+_TOO_LARGE: Final = 1_000_000
+"""Bytes; a request is smaller (API reference: 1 MB)."""
 
 T = TypeVar("T")
 
@@ -107,8 +109,8 @@ class Operations:
         world, operation = self._world, context.operation
         body = await request.read()
         context.size = 0 if body is None else len(body)
-        if body is None or context.size >= world.book.rules.most_bytes:
-            text = f"the request is not smaller than {world.book.rules.most_bytes} bytes"
+        if body is None or context.size >= _TOO_LARGE:
+            text = f"the request is not smaller than {_TOO_LARGE} bytes"
             raise Refusal("RequestEntityTooLargeException", text, 413)
         _check_operation(request, operation)
         context.principal = principal = check(

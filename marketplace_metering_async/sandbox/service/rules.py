@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import ge, in_, instance_of
+from attrs.validators import in_, instance_of
 
 REGIONS: Final = frozenset(
     [
@@ -121,7 +121,6 @@ class Rules:
             AWS's own container sample needs it, or is the error DryRunOperation, which the API
             reference names and the service's model does not have.
         idempotency_conflict_status: 400 by the API reference, 409 by the JavaScript SDK.
-        most_bytes: A request is smaller than this.
         regions: Where BatchMeterUsage and ResolveCustomer are offered; empty: everywhere.
     """
 
@@ -156,7 +155,6 @@ class Rules:
     token_use: Literal["many", "once"] = _switch("many", "once")
     dry_run: Literal["success", "error"] = _switch("success", "error")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
-    most_bytes: int = field(default=1_000_000, validator=ge(1))
     regions: frozenset[str] = field(default=REGIONS, converter=texts)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
