@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import in_, instance_of
+from attrs.validators import ge, in_, instance_of
 
 REGIONS: Final = frozenset(
     [
