@@ -57,7 +57,15 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     ),
     (Rules, st.builds(Rules, age=TIMES, closing=TIMES, regions=st.frozensets(st.text()))),
     (RegistrationToken, st.builds(RegistrationToken, answer=st.just({"A": {}}), issued=MOMENTS)),
-    (Key, st.from_type(Key)),  # type: ignore[arg-type]
+    (
+        Key,
+        st.tuples(
+            st.text(),
+            *[st.none() | st.text()] * 4,
+            st.text(),
+            st.floats(allow_nan=False) | st.text(),  # which is not equal to itself
+        ),
+    ),
     (ClockSetting | None, st.none() | SETTING),
     (dict[int, ClockSetting], st.dictionaries(st.integers(), SETTING)),
     (frozenset[tuple[str, str]], st.frozensets(st.tuples(st.text(), st.text()))),
