@@ -4,7 +4,7 @@ What do allocations cost? `python benchmarks/allocations.py [rounds]`
 2,500 records with 100 allocations each, 32 calls at once over TLS: CPU a call of 25 records.
 """
 
-from harness import Server, in_turn, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 KINDS = ("ours", "aiobotocore")
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import Server, in_turn, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

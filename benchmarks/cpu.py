@@ -6,7 +6,7 @@ records a second, as ratios to aiobotocore and to aiohttp alone with requests si
 and how much of its time the server was busy, with what it can take at most (`load`).
 """
 
-from harness import Server, in_turn, median, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, median, ratio, results, rounds_asked, spread
 
 KINDS = ("ours", "aiobotocore", "boto3", "aiohttp", "load")
 

@@ -5,7 +5,7 @@ A tick of one millisecond runs beside 20,000 records, 32 calls at once, 20 ms of
 how late it comes: the 99th percentile and the worst, in milliseconds.
 """
 
-from harness import Server, in_turn, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 KINDS = ("ours", "aiobotocore", "boto3")
 

@@ -6,7 +6,7 @@ second. Told is the share of that which 1 s of records reaches, for 32 and 64 ca
 of `load`, which does nothing but send and receive, is what the server and the machine allow.
 """
 
-from harness import Server, in_turn, results, rounds_asked, spread
+from lab.harness import Server, in_turn, results, rounds_asked, spread
 
 KINDS = ("ours", "aiobotocore", "aiohttp", "load")
 LATENCY = 20.0

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from harness import Row, median, results, rounds_asked, spread
+from lab.harness import Row, median, results, rounds_asked, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -23,7 +23,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from harness import Row, results
+from lab.harness import Row, results
 from ledger import stores, unheard
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageLedger

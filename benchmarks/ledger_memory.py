@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from clients import resident
-from harness import Row, results
+from lab.clients import resident
+from lab.harness import Row, results
 from ledger import unheard
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageLedger

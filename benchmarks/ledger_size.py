@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from harness import Row, results
+from lab.harness import Row, results
 from ledger import NOON, stores, unheard
 from ledger_memory import Yes
 from support.ledgers import SetClock

@@ -6,7 +6,7 @@ over ten thousand. Kept: bytes a record of `batch_meter_usage` with all its resu
 aiobotocore's answers take when they are kept, at 100,000 records.
 """
 
-from harness import Server, in_turn, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 MANY = 100_000
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from clients import KEYS, PRODUCT, REGION, records
-from harness import results
-from server import dumps, loads
+from lab.clients import KEYS, PRODUCT, REGION, records
+from lab.harness import results
+from lab.server import dumps, loads
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.aws.transport import Request, Response

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from harness import Row, median, on_core, pinned, results, rounds_asked, spread
+from lab.harness import Row, median, on_core, pinned, results, rounds_asked, spread
 
 from marketplace_metering_async.testing import SandboxServer
 

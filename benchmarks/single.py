@@ -5,7 +5,7 @@ Records one after the other over TLS, each in a call of its own, without latency
 from the call to the verdict.
 """
 
-from harness import Server, in_turn, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 KINDS = ("ours", "aiobotocore", "boto3")
 

@@ -6,7 +6,7 @@ installed counts: aiohttp with all its extras takes longer to import. A first ru
 counted; it writes the bytecode that installing a package writes.
 """
 
-from harness import Server, in_turn, ratio, results, rounds_asked, spread
+from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
 
 KINDS = ("ours", "aiobotocore", "boto3")
 

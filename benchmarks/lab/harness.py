@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
 PARTS = ("marketplace-metering-async", "aiobotocore", "botocore", "boto3", "aiohttp", "orjson")
 Row = dict[str, Any]
 
@@ -128,7 +129,7 @@ def results(question: str) -> Iterator[Row]:
         **where(),
         **found,
     }
-    out = HERE / "results" / f"{question}.json"  # the latest only: git has the past
+    out = RESULTS / f"{question}.json"  # the latest only: git has the past
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(told, indent=1) + "\n")
     print(f"written to {out}")

@@ -1,5 +1,5 @@
 """
-A stand-in for the service that is fast and believes everything: `python benchmarks/server.py`.
+A stand-in for the service that is fast and believes everything: `python benchmarks/lab/server.py`.
 
 It echoes a result for each record, checks nothing, and answers after the milliseconds it is told.
 It runs as a process of its own, on a core of its own where there are two, and tells its CPU time,

@@ -1,5 +1,5 @@
 """
-Draw what the latest results say, as a picture for the README: `python benchmarks/chart.py`
+Draw what the latest results say, as a picture for the README: `python benchmarks/lab/chart.py`
 
 One bar a question, each a ratio to aiobotocore doing the same; shorter is better.
 """
@@ -9,8 +9,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-OUT = HERE / "results" / "speed.svg"
+RESULTS = Path(__file__).parents[1] / "results"
+OUT = RESULTS / "speed.svg"
 
 BARS = (
     ("CPU a call, TLS, 32 at once", "cpu", "cpu, ours / aiobotocore"),
@@ -31,7 +31,7 @@ WIDTH, LEFT, ROW = 720, 230, 44
 
 def latest(question: str) -> dict[str, Any]:
     """Return the result on *question*."""
-    path = HERE / "results" / f"{question}.json"
+    path = RESULTS / f"{question}.json"
     if not path.exists():
         raise SystemExit(f"no results on {question}: python benchmarks/{question}.py")
     found: dict[str, Any] = json.loads(path.read_text())
