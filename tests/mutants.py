@@ -10,11 +10,11 @@ from typing import Any
 
 from attrs import evolve
 
-from marketplace_metering_async.ledger import grouping, intake, ledger, outlet, posting, relay
-from marketplace_metering_async.ledger.freezing import digest
-from marketplace_metering_async.ledger.settling import settlement
+from marketplace_metering_async.ledger import group_commit, intake, ledger, outlet, posting, relay
+from marketplace_metering_async.ledger.frozen_record import digest
+from marketplace_metering_async.ledger.model import HourState, Settlement
+from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
-from marketplace_metering_async.ledger.states import HourState, Settlement
 from marketplace_metering_async.results import RecordStatus
 
 
@@ -152,7 +152,7 @@ def seal_in_two_transactions() -> None:
 
 def acknowledge_before_commit() -> None:
     """Usage is called stored while it is only in memory."""
-    commit = grouping.GroupCommit._commit
+    commit = group_commit.GroupCommit._commit
 
     async def hasty(self: Any, group: Any) -> None:
         for _, waiting in group:
@@ -160,7 +160,7 @@ def acknowledge_before_commit() -> None:
                 waiting.set_result(posting.AddedUsage())
         await commit(self, group)
 
-    grouping.GroupCommit._commit = hasty  # type: ignore[method-assign]
+    group_commit.GroupCommit._commit = hasty  # type: ignore[method-assign]
 
 
 def unprocessed_is_success() -> None:

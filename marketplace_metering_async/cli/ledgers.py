@@ -36,7 +36,7 @@ from marketplace_metering_async.cli.results import FIX_AND_SEND_ALL
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, RelayBlocked, UsageEnded, Warned
 from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
-from marketplace_metering_async.ledger.states import ENDED
+from marketplace_metering_async.ledger.model import ENDED
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so would be run by a spreadsheet."""

@@ -1,6 +1,7 @@
 """The ledger: usage that survives a crash and is billed exactly once."""
 
 from marketplace_metering_async.ledger.ledger import UsageLedger
+from marketplace_metering_async.ledger.model import HourState
 from marketplace_metering_async.ledger.posting import AddedUsage
 from marketplace_metering_async.ledger.relay import RelayReport
 from marketplace_metering_async.ledger.reports import (
@@ -10,7 +11,6 @@ from marketplace_metering_async.ledger.reports import (
     LedgerStatus,
     ProductStatus,
 )
-from marketplace_metering_async.ledger.states import HourState
 
 __all__ = [
     "AddedUsage",

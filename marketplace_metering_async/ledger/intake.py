@@ -4,17 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerUnusableError
-from marketplace_metering_async.ledger.posting import (
-    KeyState,
-    OpenHour,
-    Outcome,
-    Posting,
-    PostingRules,
-    deadline_of,
-    hour_of,
-)
-from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
-from marketplace_metering_async.ledger.states import (
+from marketplace_metering_async.ledger.model import (
     STRANDED,
     CustomerKey,
     HourState,
@@ -23,6 +13,16 @@ from marketplace_metering_async.ledger.states import (
     key_of,
     name_of,
 )
+from marketplace_metering_async.ledger.posting import (
+    KeyState,
+    OpenHour,
+    Posting,
+    PostingResult,
+    PostingRules,
+    deadline_of,
+    hour_of,
+)
+from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
 
 _CUSTOMER: Final = (
     "product_code = :product_code AND customer_aws_account_id = :customer_aws_account_id "
@@ -32,7 +32,7 @@ _CUSTOMER: Final = (
 
 async def post(
     tx: Transaction, group: Sequence[Usage], now: int, rules: PostingRules, reach: FailPoint
-) -> list[Outcome]:
+) -> list[PostingResult]:
     """
     Add a *group* of usage to the hours of its keys; one outcome for each, in order.
 

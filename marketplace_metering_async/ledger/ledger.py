@@ -14,12 +14,12 @@ from marketplace_metering_async.errors import ConfigurationError, LedgerClosedEr
 from marketplace_metering_async.events import LoggingObserver, Observer, Warned, tell
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger import identity, intake, moving, reports
-from marketplace_metering_async.ledger.grouping import GroupCommit
-from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
-from marketplace_metering_async.ledger.quota import SharedPacer
-from marketplace_metering_async.ledger.reading import UsageReader, customer_of, moment_of
+from marketplace_metering_async.ledger.group_commit import GroupCommit
+from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
 from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
+from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.sql import (
     Database,
     FailPoint,
@@ -27,7 +27,7 @@ from marketplace_metering_async.ledger.sql import (
     Transaction,
     no_failure,
 )
-from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.usage import UsageReader, customer_of, moment_of
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.records import SECONDS_PER_DAY
 
@@ -525,7 +525,7 @@ class UsageLedger:
         if run_on is None:
             raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
         now = self._now()
-        outcomes: list[Outcome] = await run_on(
+        outcomes: list[PostingResult] = await run_on(
             connection, lambda tx: intake.post(tx, (usage,), now, self._rules, self._reach)
         )
         (outcome,) = outcomes
@@ -533,7 +533,7 @@ class UsageLedger:
             raise outcome
         return outcome
 
-    async def _post(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
+    async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
         now = self._now()
         return await self._database.run(
             lambda tx: intake.post(tx, usages, now, self._rules, self._reach), once=True

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from marketplace_metering_async.ledger.freezing import digest
+from marketplace_metering_async.ledger.frozen_record import digest
 from marketplace_metering_async.ledger.identity import require_here
-from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
-from marketplace_metering_async.ledger.states import (
+from marketplace_metering_async.ledger.model import (
     FrozenHour,
     HourState,
     Settlement,
     UsageKey,
     key_of,
 )
+from marketplace_metering_async.ledger.sql import FailPoint, Row, Transaction
 
 MOST_CRASHES: Final = 25
 """Claims in a row that ended with their relay: then the record is put aside."""

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.errors import EventConflictError, LateUsageError, MeteringError
-from marketplace_metering_async.ledger.states import HourState, Usage, UsageKey
+from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 _LAST_SECONDS: Final = 300
@@ -157,7 +157,7 @@ class AddedUsage:
     ended: HourState | None = None
 
 
-Outcome = AddedUsage | MeteringError
+PostingResult = AddedUsage | MeteringError
 
 
 class Posting:
@@ -184,7 +184,7 @@ class Posting:
         self.events: dict[str, bytes] = {}
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
 
-    def post(self, usage: Usage) -> Outcome:
+    def post(self, usage: Usage) -> PostingResult:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
         if usage.event_id is not None:
             known = self.events.get(usage.event_id) or self._known.get(usage.event_id)

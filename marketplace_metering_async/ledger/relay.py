@@ -26,10 +26,10 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import Observer, UsageEnded, Warned, tell
 from marketplace_metering_async.ledger import identity, outlet, reports
 from marketplace_metering_async.ledger.blockage import Blockage
-from marketplace_metering_async.ledger.freezing import record_of
-from marketplace_metering_async.ledger.settling import settlement
+from marketplace_metering_async.ledger.frozen_record import record_of
+from marketplace_metering_async.ledger.model import ENDED, FrozenHour, HourState, Settlement
+from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction
-from marketplace_metering_async.ledger.states import ENDED, FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult
 
 _SEALED_AT_ONCE: Final = 1_000

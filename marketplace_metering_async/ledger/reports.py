@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from marketplace_metering_async.ledger.model import ENDED, HourState
 from marketplace_metering_async.ledger.sql import Row, Transaction
-from marketplace_metering_async.ledger.states import ENDED, HourState
 
 _AT_RISK_WITHIN: Final = 6 * 3600
 """Seconds before its window closes from which on unsent usage counts as at risk."""

@@ -22,8 +22,8 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import RelayBlocked, Warned
 from marketplace_metering_async.ledger import blockage, ledger, outlet, relay
+from marketplace_metering_async.ledger.model import FrozenHour, Settlement
 from marketplace_metering_async.ledger.sql import Transaction, no_failure
-from marketplace_metering_async.ledger.states import FrozenHour, Settlement
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)

@@ -5,8 +5,8 @@ from math import floor
 from typing import Any, Final
 
 from marketplace_metering_async.errors import InvalidRecordError, Violation
-from marketplace_metering_async.ledger.freezing import digest_of_event
-from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
+from marketplace_metering_async.ledger.frozen_record import digest_of_event
+from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
 from marketplace_metering_async.rules import require, shown, text, timestamp

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final
 
-from marketplace_metering_async.ledger.states import FrozenHour, UsageKey, name_of
+from marketplace_metering_async.ledger.model import FrozenHour, UsageKey, name_of
 from marketplace_metering_async.records import UsageRecord
 
 _DIGEST_BYTES: Final = 16

@@ -9,8 +9,8 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     TimestampOutOfBoundsException,
 )
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.ledger.posting import deadline_of
-from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
 _FIRST_PAUSE: Final = 5

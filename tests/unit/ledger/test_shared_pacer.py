@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from marketplace_metering_async.flow.pacing import CallEnd
-from marketplace_metering_async.ledger.quota import SharedPacer
+from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 
 
 class Row:
