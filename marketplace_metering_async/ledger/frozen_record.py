@@ -8,21 +8,56 @@ compared before each send: one flipped bit on a disk must not become somebody's 
 import json
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
+from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.millionths import MILLION, units_of
 from marketplace_metering_async.ledger.model import FrozenHour, UsageKey, name_of
+from marketplace_metering_async.limits import MAX_QUANTITY
 from marketplace_metering_async.records import UsageRecord
 
 _DIGEST_BYTES: Final = 16
 
 
-def digest(region_name: str, key: UsageKey, stamp: int, quantity: int) -> bytes:
+QUANTITY: Final = "Quantity"
+QUANTITY_AS_DECIMAL: Final = "QuantityAsDecimal"
+
+
+class Frozen(NamedTuple):
+    """
+    What sealing adds to an hour.
+
+    Attributes:
+        deadline: When the service stops taking its record, in seconds since 1970.
+        member: In which member of a record its quantity is sent, now and in each attempt.
+        digest: Of all that the service counts by.
+    """
+
+    deadline: int
+    member: str
+    digest: bytes
+
+
+def freeze(region_name: str, key: UsageKey, stamp: int, quantity: int) -> Frozen:
+    """Make a record of an hour; *stamp* in seconds since 1970, *quantity* in millionths."""
+    member = member_of(quantity)
+    return Frozen(deadline_of(stamp), member, digest(region_name, key, stamp, quantity, member))
+
+
+def member_of(quantity: int) -> str:
+    """Return the member in which *quantity*, in millionths, is sent."""
+    is_whole = not quantity % MILLION and units_of(quantity) <= MAX_QUANTITY
+    return QUANTITY if is_whole else QUANTITY_AS_DECIMAL
+
+
+def digest(region_name: str, key: UsageKey, stamp: int, quantity: int, member: str) -> bytes:
     """Return the digest of a frozen record; *stamp* in seconds since 1970."""
-    return _digest(f"[{json.dumps(region_name)}, {name_of(key)[1:-1]}, {stamp}, {quantity}]")
+    where = json.dumps(region_name)
+    return _digest(f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]')
 
 
 def digest_of_event(key: UsageKey, at: int | None, quantity: int) -> bytes:
-    """Return the digest of what a caller said of an event; None where it did not say when."""
+    """Return the digest of what a caller said of an event; *at* is None where it did not say."""
     moment = "null" if at is None else at
     return _digest(f"[{name_of(key)[1:-1]}, {moment}, {quantity}]")
 
@@ -42,7 +77,7 @@ def record_of(held: FrozenHour) -> UsageRecord:
     return UsageRecord(
         timestamp=datetime.fromtimestamp(held.stamp, UTC),
         dimension=key.dimension,
-        quantity=held.quantity,
+        quantity=units_of(held.quantity),
         customer_aws_account_id=key.customer_aws_account_id or None,
         customer_identifier=key.customer_identifier or None,
         license_arn=key.license_arn or None,

@@ -17,7 +17,7 @@ CLAIMED = FrozenHour(
     stamp=NOON - 7200,
     quantity=5,
     attempts=0,
-    ambiguous=False,
+    in_doubt=False,
 )
 REFUSAL = InvalidUsageDimensionException("InvalidUsageDimensionException", "no such dimension")
 
