@@ -96,7 +96,7 @@ class LicenseGroups:
 
     def group_of(self, record: UsageRecord) -> int | None:
         """Return the group of a record's license; None while it may share with any other."""
-        return self._groups.get(record.license_arn) if record.license_arn else None
+        return self._groups.get(record.license_arn or "")
 
     def explain(self, records: Iterable[UsageRecord]) -> bool:
         """Return whether *records* hold licenses of several groups."""
@@ -107,7 +107,7 @@ class LicenseGroups:
         for part in parts:
             group = next(self._numbers)
             for record in part:
-                if record.license_arn is not None and record.license_arn not in self._groups:
-                    self._groups[record.license_arn] = group
+                if record.license_arn is not None:
+                    self._groups.setdefault(record.license_arn, group)
         while len(self._groups) > _MOST_LICENSES:
             self._groups.popitem(last=False)

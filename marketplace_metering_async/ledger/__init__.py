@@ -1,16 +1,11 @@
 """The ledger: usage that survives a crash and is billed exactly once."""
 
+from marketplace_metering_async.ledger.history import Attempt, CarriedUsage, HistoryEntry
 from marketplace_metering_async.ledger.ledger import UsageLedger
+from marketplace_metering_async.ledger.model import HourState
 from marketplace_metering_async.ledger.posting import AddedUsage
 from marketplace_metering_async.ledger.relay import RelayReport
-from marketplace_metering_async.ledger.reports import (
-    Attempt,
-    CarriedUsage,
-    HistoryEntry,
-    LedgerStatus,
-    ProductStatus,
-)
-from marketplace_metering_async.ledger.states import HourState
+from marketplace_metering_async.ledger.status import LedgerStatus, ProductStatus
 
 __all__ = [
     "AddedUsage",

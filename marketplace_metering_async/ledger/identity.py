@@ -1,60 +1,115 @@
 """Which ledger a database holds: the region it serves, and whether it is a copy of another one."""
 
-from uuid import uuid4
+from typing import Final
+
+from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
-from marketplace_metering_async.ledger.sql import Row, Transaction
 
-_COPY = (
+_COPY: Final = (
     "this ledger is a copy, such as a restored backup: its open hours wait until somebody "
     "adopts it (ledger.adopt_copy(), or `ledger adopt-copy URL`)"
 )
 
 
-async def introduce(tx: Transaction, region_name: str | None, mark: str, now: int) -> str | None:
+@frozen(kw_only=True)
+class Identity:
     """
-    Enter the ledger's one row, or compare with the one that is there.
+    The ledger's one row.
 
-    *mark* tells one place of a database from another: a ledger that finds a foreign one is a copy,
-    such as a restored backup, and is guarded from then on. One that has moved can only be read.
+    Attributes:
+        ledger_id: Its own name; None before anybody has opened it.
+        mark: What tells the place of its database from that of a copy.
+        guarded_since: When it was found to be a copy that nobody has released; None otherwise.
+        moved_to: Where it has moved; None if it has not.
+        sealings: How many transactions have sealed hours.
+    """
 
-    Returns: what a person should know about it; None where there is nothing.
+    ledger_id: str | None
+    region_name: str | None
+    host: str | None
+    mark: str | None
+    guarded_since: int | None
+    moved_to: str | None
+    last_success_at: int | None
+    sealings: int
+
+    def require_host(self, region_name: str, host: str) -> None:
+        """
+        Refuse another region or host than the ledger's.
+
+        Raises:
+            LedgerRegionMismatchError: the ledger's records go elsewhere.
+        """
+        if (self.region_name, self.host) != (region_name, host):
+            raise LedgerRegionMismatchError(
+                f"the ledger's records go to {self.host} in {self.region_name}; "
+                f"the client's endpoint is {host} in {region_name}"
+            )
+
+    def require_movable(self, to: str) -> None:
+        """
+        Refuse to move to the ledger *to*.
+
+        Raises:
+            LedgerUnusableError: this is that one, has moved to another one, or is none yet.
+        """
+        if self.ledger_id is None:
+            raise LedgerUnusableError("there is no ledger at the URL of the old one")
+        if self.ledger_id == to:
+            raise LedgerUnusableError("name another ledger: one cannot take over itself")
+        if self.moved_to not in (None, moved_name(to)):
+            raise LedgerUnusableError(f"the old ledger has moved to {self.moved_to} already")
+
+
+def moved_name(ledger_id: str) -> str:
+    """Return what a ledger that moved to another one says of where it is."""
+    return f"ledger {ledger_id}"
+
+
+def require_here(moved_to: str | None) -> None:
+    """
+    Refuse to change a ledger that has moved.
+
+    Raises:
+        LedgerUnusableError: it can only be read.
+    """
+    if moved_to is not None:
+        raise LedgerUnusableError(f"this ledger has moved to {moved_to}; use that one")
+
+
+def require_known(min_compatible: int, known: int) -> None:
+    """
+    Refuse a schema that a process is too old for, which *known* is the newest one to.
+
+    Raises:
+        LedgerUnusableError: the process may not use the ledger, or not any more.
+    """
+    if min_compatible > known:
+        raise LedgerUnusableError(
+            f"start a newer version of the package: the ledger was upgraded, and needs one that "
+            f"knows schema {min_compatible}; this one knows {known}"
+        )
+
+
+def introduction(ledger: Identity, region_name: str | None, mark: str) -> tuple[bool, str | None]:
+    """
+    Compare a ledger that is opened with its database's *mark*.
+
+    A ledger that finds a foreign mark is a copy, such as a restored backup, and is guarded from
+    then on. One that has moved can only be read.
+
+    Returns: whether it is found to be a copy now, and what a person should know about it.
 
     Raises:
         LedgerRegionMismatchError: its records go to another region than *region_name*.
     """
-    found = await tx.rows("SELECT * FROM ledger")
-    if not found:
-        await tx.rows(
-            "INSERT INTO ledger (one, ledger_id, created_at, region_name, mark) "
-            "VALUES (1, :ledger_id, :now, :region_name, :mark) ON CONFLICT DO NOTHING",
-            ledger_id=str(uuid4()),
-            now=now,
-            region_name=region_name,
-            mark=mark,
-        )
-        return None
-    (ledger,) = found
-    if ledger["moved_to"] is not None:
-        return f"this ledger has moved to {ledger['moved_to']}; it can only be read"
-    if region_name is not None and ledger["region_name"] not in (None, region_name):
+    if ledger.moved_to is not None:
+        return False, f"this ledger has moved to {ledger.moved_to}; it can only be read"
+    if region_name is not None and ledger.region_name not in (None, region_name):
         raise LedgerRegionMismatchError(
-            f"the ledger's records go to {ledger['region_name']}, not to {region_name}"
+            f"the ledger's records go to {ledger.region_name}, not to {region_name}"
         )
-    if ledger["mark"] == mark:
-        return None if ledger["guarded_since"] is None else _COPY
-    await tx.rows("UPDATE ledger SET mark = :mark, guarded_since = :now", mark=mark, now=now)
-    return _COPY
-
-
-async def require_here(tx: Transaction) -> Row:
-    """
-    Return the ledger's one row, of a ledger that has not moved.
-
-    Raises:
-        LedgerUnusableError: it has moved to another database, and can only be read.
-    """
-    (ledger,) = await tx.rows("SELECT * FROM ledger")
-    if ledger["moved_to"] is not None:
-        raise LedgerUnusableError(f"this ledger has moved to {ledger['moved_to']}; use that one")
-    return ledger
+    if ledger.mark != mark:
+        return True, _COPY
+    return False, None if ledger.guarded_since is None else _COPY

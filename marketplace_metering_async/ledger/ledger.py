@@ -1,37 +1,26 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
-from calendar import monthrange
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import ConfigurationError, LedgerClosedError, MeteringError
+from marketplace_metering_async.errors import LedgerClosedError, MeteringError
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.ledger import identity, intake, moving, reports
-from marketplace_metering_async.ledger.grouping import GroupCommit
-from marketplace_metering_async.ledger.posting import AddedUsage, Late, Outcome, PostingRules
-from marketplace_metering_async.ledger.quota import SharedPacer
-from marketplace_metering_async.ledger.reading import UsageReader, customer_of, moment_of
+from marketplace_metering_async.ledger.group_commit import GroupCommit
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
-from marketplace_metering_async.ledger.reports import HistoryEntry, LedgerStatus
-from marketplace_metering_async.ledger.sql import (
-    Database,
-    FailPoint,
-    Operation,
-    Transaction,
-    no_failure,
-)
-from marketplace_metering_async.ledger.states import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.shared_pacer import SharedPacer
+from marketplace_metering_async.ledger.status import LedgerStatus, status_of
+from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
+from marketplace_metering_async.ledger.usage import UsageReader, customer_of, moment_of
 from marketplace_metering_async.limits import CALLS_PER_SECOND
-from marketplace_metering_async.records import SECONDS_PER_DAY
-
-T = TypeVar("T")
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -52,7 +41,7 @@ class UsageLedger:
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         *,
         region_name: str | None = None,
         grace: float = 600.0,
@@ -63,7 +52,7 @@ class UsageLedger:
         slice_seconds: float = SLICE,
     ) -> None:
         """
-        Use *database*; see `open`, which is the way to make one.
+        Keep it in *store*; see `open`, which is the way to make one.
 
         A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
         """
@@ -71,7 +60,7 @@ class UsageLedger:
             raise ValueError(f"grace: expected 0 seconds or more, got {grace}")
         if late not in ("carry", "refuse"):
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
-        self._database = database
+        self._store = store
         self._region_name = region_name
         self._rules = PostingRules(grace=int(grace), late=late)
         self._clock = SystemClock() if clock is None else clock
@@ -123,7 +112,7 @@ class UsageLedger:
         read.
         """
         return cls(
-            _database_of(url, create=create),
+            store_at(url, create=create),
             region_name=region_name,
             grace=grace,
             late=late,
@@ -133,12 +122,14 @@ class UsageLedger:
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
-        await self._database.open()
+        await self._store.open()
         try:
-            await self._introduce()
+            about = await self._store.check_identity(self._region_name, self._now())
         except BaseException:
-            await self._database.aclose()
+            await self._store.aclose()
             raise
+        if about is not None:
+            emit(self._observer, WarningIssued(text=about))
         self._is_open = True
         return self
 
@@ -155,7 +146,7 @@ class UsageLedger:
         """Wait for usage that is being stored, and close the database; twice is fine."""
         self._is_open = False
         await self._groups.settled()
-        await self._database.aclose()
+        await self._store.aclose()
 
     async def add_usage(
         self,
@@ -212,9 +203,12 @@ class UsageLedger:
             at=at,
             event_id=event_id,
         )
-        if connection is not None:
-            return await self._add_on(connection, usage)
-        return await self._groups.add(usage)
+        if connection is None:
+            return await self._groups.add(usage)
+        result = await self._store.post_on(connection, usage, self._now(), self._rules)
+        if isinstance(result, MeteringError):
+            raise result
+        return result
 
     async def relay_once(
         self, client: MarketplaceMeteringClient, *, stop: asyncio.Event | None = None
@@ -281,8 +275,8 @@ class UsageLedger:
         With PostgreSQL, relays on all machines take turns through the database; with SQLite it is
         the pacer that every client has.
         """
-        if self._database.shares_quota:
-            return SharedPacer(self._database, calls_per_second)
+        if self._store.shares_quota:
+            return SharedPacer(self._store.reserve_calls, calls_per_second)
         return AdaptivePacer(calls_per_second)
 
     async def close_customer(
@@ -315,7 +309,7 @@ class UsageLedger:
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
-        return await self._change(lambda tx: intake.close_customer(tx, customer, closed_at, now))
+        return await self._store.close(customer, closed_at, now)
 
     async def reopen_customer(
         self,
@@ -338,7 +332,7 @@ class UsageLedger:
             license_arn=license_arn,
             product_code=product_code,
         )
-        await self._change(lambda tx: intake.reopen_customer(tx, customer))
+        await self._store.reopen(customer)
 
     async def status(self) -> LedgerStatus:
         """
@@ -349,7 +343,7 @@ class UsageLedger:
         """
         self._require_open()
         now = self._now()
-        return await self._database.read(lambda tx: reports.status(tx, now))
+        return status_of(await self._store.status(now), now)
 
     async def history(
         self,
@@ -374,22 +368,21 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        asked = {
-            "customer_aws_account_id": customer_aws_account_id,
-            "customer_identifier": customer_identifier,
-            "license_arn": license_arn,
-            "product_code": product_code,
-        }
-        where = _month(month) | {name: value for name, value in asked.items() if value is not None}
+        query = HistoryQuery.of(
+            month,
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            product_code=product_code,
+        )
         place, full = (-1, -1), True
         while full:
-            page = partial(reports.history, where=where, after=place, limit=_PAGE)
-            found = await self._database.read(page)
+            found = await self._store.history(query, place, _PAGE)
             for _, entry in found:
                 yield entry
             full = len(found) == _PAGE
             place = found[-1][0] if full else place
-        for entry in await self._database.read(lambda tx: reports.stranded(tx, where)):
+        for entry in await self._store.stranded(query):
             yield entry
 
     async def retry(self, *states: HourState) -> int:
@@ -411,8 +404,7 @@ class UsageLedger:
         self._require_open()
         if wrong := [state for state in states if state not in ENDED]:
             raise ValueError(f"states: expected end states, got {wrong[0]}")
-        now = self._now()
-        return await self._change(lambda tx: intake.rearm(tx, states or ENDED, now, self._rules))
+        return await self._store.rearm(states or ENDED, self._now(), self._rules)
 
     async def prune(self, before: datetime) -> int:
         """
@@ -431,17 +423,15 @@ class UsageLedger:
         before = moment_of("before", before)
         if before > self._clock.now() - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        while await self._database.tidy():
+        while await self._store.tidy():
             pass
         end, pruned, full = int(before.timestamp()), 0, True
-        hours = partial(reports.prune, before=end, limit=_PRUNED_AT_ONCE)
         while full:
-            some = await self._change(hours)
+            some = await self._store.prune(end, _PRUNED_AT_ONCE)
             pruned, full = pruned + some, some == _PRUNED_AT_ONCE
         place: str | None = ""
         while place is not None:
-            events = partial(reports.prune_events, before=end, after=place, limit=_PRUNED_AT_ONCE)
-            place = await self._change(events)
+            place = await self._store.prune_events(end, place, _PRUNED_AT_ONCE)
         return pruned
 
     async def adopt_copy(self) -> None:
@@ -455,7 +445,7 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        await self._change(lambda tx: tx.rows("UPDATE ledger SET guarded_since = NULL"))
+        await self._store.release()
 
     async def take_over(self, url: str) -> int:
         """
@@ -476,19 +466,17 @@ class UsageLedger:
             LedgerError: one of the databases cannot be used.
         """
         self._require_open()
-        if not self._database.shares_quota:
-            raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
-        source = _database_of(url, create=False)
+        source = store_at(url, create=False)
         await source.open()
         try:
-            return await moving.move(source, self._database)
+            return await self._store.take_over(source)
         finally:
             await source.aclose()
 
     def _relay(self, client: MarketplaceMeteringClient, stop: asyncio.Event | None) -> Relay:
         return Relay(
             client,
-            self._database,
+            self._store,
             stop=asyncio.Event() if stop is None else stop,
             slice_seconds=self._slice,
             clock=self._clock,
@@ -503,61 +491,5 @@ class UsageLedger:
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
-    async def _introduce(self) -> None:
-        mark, now = await self._database.mark(), self._now()
-        text = await self._database.run(
-            lambda tx: identity.introduce(tx, self._region_name, mark, now)
-        )
-        if text is not None:
-            emit(self._observer, WarningIssued(text=text))
-
-    async def _change(self, operation: Operation[T]) -> T:
-        """Run *operation* on a ledger that has not moved."""
-
-        async def checked(tx: Transaction) -> T:
-            await identity.require_here(tx)
-            return await operation(tx)
-
-        return await self._database.run(checked)
-
-    async def _add_on(self, connection: Any, usage: Usage) -> AddedUsage:  # noqa: ANN401
-        run_on = getattr(self._database, "run_on", None)
-        if run_on is None:
-            raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
-        now = self._now()
-        outcomes: list[Outcome] = await run_on(
-            connection, lambda tx: intake.post(tx, (usage,), now, self._rules, self._reach)
-        )
-        (outcome,) = outcomes
-        if isinstance(outcome, MeteringError):
-            raise outcome
-        return outcome
-
-    async def _post(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
-        now = self._now()
-        return await self._database.run(
-            lambda tx: intake.post(tx, usages, now, self._rules, self._reach), once=True
-        )
-
-
-def _month(month: datetime | None) -> dict[str, Any]:
-    if month is None:
-        return {"first": 0, "end": 2**40}
-    start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    first = int(start.timestamp())
-    days = monthrange(start.year, start.month)[1]
-    return {"first": first, "end": first + days * SECONDS_PER_DAY}
-
-
-def _database_of(url: str, *, create: bool = True) -> Database:
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        from marketplace_metering_async.ledger import sqlite  # noqa: PLC0415
-
-        return sqlite.SqliteDatabase(sqlite.path_of(rest[1:]), create=create)
-    if scheme in ("postgresql", "postgres"):
-        from marketplace_metering_async.ledger.postgresql import PostgresDatabase  # noqa: PLC0415
-
-        return PostgresDatabase(url, create=create)
-    expected = "sqlite:///usage.db or postgresql://user@host/database"
-    raise ConfigurationError(f"ledger URL: expected {expected}, got one of scheme {scheme[:20]!r}")
+    async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
+        return await self._store.post(usages, self._now(), self._rules)

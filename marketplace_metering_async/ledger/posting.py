@@ -5,20 +5,22 @@ Usage adds to the hour in which it happened while that hour is not sealed. Late 
 for which an hour has no room left, goes to the first unsealed hour; never over the edge of a month,
 and never out of an ended subscription: that ends in a named state.
 
-A store loads what a group of usage touches into a Posting, posts, and writes down what changed, all
+A store loads what a group of usage touches into a Posting, posts, and writes down its changes, all
 in one transaction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final, Literal
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.errors import EventConflictError, LateUsageError, MeteringError
-from marketplace_metering_async.ledger.states import HourState, Usage, UsageKey
+from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
+from marketplace_metering_async.ledger.millionths import millionths_of
+from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 _LAST_SECONDS: Final = 300
@@ -26,23 +28,9 @@ _LAST_SECONDS: Final = 300
 _ZERO_WAITS: Final = 4 * SECONDS_PER_HOUR
 """Seconds for which an hour of nothing but zeros stays open: a zero locks its hour at zero."""
 
+_FULL: Final = millionths_of(limits.MAX_QUANTITY)
+
 Late = Literal["carry", "refuse"]
-
-
-def hour_of(at: int) -> int:
-    """Return the start of the clock hour (UTC) of *at*; both in seconds since 1970."""
-    return at - at % SECONDS_PER_HOUR
-
-
-@lru_cache(maxsize=10_000)  # usage comes in seconds that are like each other
-def deadline_of(at: int) -> int:
-    """Return when the service stops taking a record stamped *at*; both in seconds since 1970."""
-    return int(limits.deadline(datetime.fromtimestamp(at, UTC)).timestamp())
-
-
-def _month_of(at: int) -> tuple[int, int]:
-    moment = datetime.fromtimestamp(at, UTC)
-    return moment.year, moment.month
 
 
 @frozen
@@ -67,7 +55,7 @@ class OpenHour:
     Attributes:
         hour: Its start, in seconds since 1970.
         is_open: Whether it takes usage.
-        quantity: Units in it.
+        quantity: Millionths in it.
         events: How many pieces of usage are in it.
         stamp: The latest moment of usage in it: the timestamp of its record to be.
         opened_at: When its first usage was added.
@@ -75,7 +63,8 @@ class OpenHour:
         urgent: Whether it goes out before all others, for the subscription has ended.
         hour_id: Its row; None while it has none.
         changed: Whether it is to be written.
-        carried: Origin to units and pieces, of what was added and happened in another hour.
+        carried: Origin to millionths and pieces, of what was added and happened in another hour.
+        stored: Millionths in it before.
     """
 
     hour: int
@@ -89,11 +78,12 @@ class OpenHour:
     hour_id: int | None = None
     changed: bool = False
     carried: dict[int, tuple[int, int]] = field(factory=dict)
+    stored: int = field(init=False, default=Factory(lambda hour: hour.quantity, takes_self=True))
 
     def add(
         self, at: int, quantity: int, now: int, rules: PostingRules, *, events: int = 1
     ) -> None:
-        """Add units that were used at *at*, in this hour or in another one."""
+        """Add millionths that were used at *at*, in this hour or in another one."""
         if not self.events:
             self.opened_at = now
         self.quantity += quantity
@@ -103,8 +93,8 @@ class OpenHour:
             moment = at
         else:  # inside this hour, and not before the usage was known
             moment = min(max(now, self.hour), self.hour + SECONDS_PER_HOUR - 1)
-            units, pieces = self.carried.get(origin, (0, 0))
-            self.carried[origin] = (units + quantity, pieces + events)
+            amount, pieces = self.carried.get(origin, (0, 0))
+            self.carried[origin] = (amount + quantity, pieces + events)
         self.stamp = max(self.stamp, moment)
         self.seal_at = self._seal_time(now, rules)
         self.changed = True
@@ -126,17 +116,41 @@ class KeyState:
 
     Attributes:
         key_id: Its row.
+        of: Where its usage is summed up.
         closed_at: When the customer's subscription ended, or None.
         hours: Hour to what is in it.
-        recorded: Units that were added to the key.
-        stranded: (origin, state) to units and pieces that no hour carries.
+        recorded: Millionths that were added to the key.
+        stranded: (origin, state) to millionths and pieces that no hour carries.
     """
 
     key_id: int
+    of: ProductDimension
     closed_at: int | None = None
     hours: dict[int, OpenHour] = field(factory=dict)
     recorded: int = 0
     stranded: dict[tuple[int, HourState], tuple[int, int]] = field(factory=dict)
+
+
+@frozen
+class Changes:
+    """
+    What a posting changes: rows for a store to write, each in the order that is named.
+
+    Attributes:
+        grown_hours: quantity, events, stamp, opened_at, seal_at, hour_id.
+        new_hours: key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at.
+        carried: key_id, hour, origin, quantity, events; to add to what is there.
+        stranded: key_id, origin, state, quantity, events, since; to add to what is there.
+        events: event_id, digest, added_at.
+        sums: To add to the kept ones.
+    """
+
+    grown_hours: Sequence[tuple[int, int, int, int, int, int]]
+    new_hours: Sequence[tuple[int, int, int, int, int, int, int, int]]
+    carried: Sequence[tuple[int, int, int, int, int]]
+    stranded: Sequence[tuple[int, int, str, int, int, int]]
+    events: Sequence[tuple[str, bytes, int]]
+    sums: Sequence[Sum]
 
 
 @frozen
@@ -157,17 +171,11 @@ class AddedUsage:
     ended: HourState | None = None
 
 
-Outcome = AddedUsage | MeteringError
+PostingResult = AddedUsage | MeteringError
 
 
 class Posting:
-    """
-    A group of usage on its way into the hours of its keys.
-
-    Attributes:
-        keys: Key to its state, which post() changes.
-        events: Event id to digest, of those that are new.
-    """
+    """A group of usage on its way into the hours of its keys."""
 
     def __init__(
         self,
@@ -175,29 +183,35 @@ class Posting:
         rules: PostingRules,
         keys: Mapping[UsageKey, KeyState],
         known_events: Mapping[str, bytes],
+        sums: Sums | None = None,
     ) -> None:
-        """Begin with what the store has: of *keys* all hours from the group's earliest on."""
+        """
+        Begin with what the store has: of *keys* all hours from the group's earliest on.
+
+        *sums* are changes of another kind, to be written together.
+        """
         self._now = now
         self._rules = rules
-        self.keys = keys
+        self._keys = keys
         self._known = known_events
-        self.events: dict[str, bytes] = {}
+        self._events: dict[str, bytes] = {}  # those that are new
+        self._sums = Sums() if sums is None else sums
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
 
-    def post(self, usage: Usage) -> Outcome:
+    def post(self, usage: Usage) -> PostingResult:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
         if usage.event_id is not None:
-            known = self.events.get(usage.event_id) or self._known.get(usage.event_id)
+            known = self._events.get(usage.event_id) or self._known.get(usage.event_id)
             if known == usage.digest:
                 return AddedUsage(repeated=True)
             if known is not None:
                 return EventConflictError(usage.event_id)
-        key = self.keys[usage.key]
+        key = self._keys[usage.key]
         place = self._place(usage, key)
         if isinstance(place, LateUsageError):
             return place
         if usage.event_id is not None:
-            self.events[usage.event_id] = usage.digest
+            self._events[usage.event_id] = usage.digest
         key.recorded += usage.quantity
         origin = hour_of(usage.at)
         if isinstance(place, HourState):
@@ -230,24 +244,68 @@ class Posting:
             return LateUsageError(datetime.fromtimestamp(usage.at, UTC))
         hour = origin + SECONDS_PER_HOUR if is_full else max(origin, hour_of(self._now))
         place = _first_with_room(key, hour, usage.quantity)
-        if _month_of(place) != _month_of(origin):
+        if month_of(place) != month_of(origin):
             return HourState.MONTH_OVER
         return self._hour(key, place, urgent=False)
 
-    def carry(self, key: UsageKey, origin: int, quantity: int, events: int) -> None:
-        """Carry stranded units to the first hours from now on with room; a person says so."""
-        state = self.keys[key]
+    def carry(
+        self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int
+    ) -> None:
+        """
+        Carry stranded millionths to the first hours from now on with room; a person says so.
+
+        *state* is the one that they are in no more.
+        """
+        into = self._keys[key]
+        self._sums.add(into.of, state, -quantity)
         while quantity or events:
-            part = min(quantity, limits.MAX_QUANTITY)
-            hour = _first_with_room(state, hour_of(self._now), part)
-            place = self._hour(state, hour, urgent=False)
+            part = min(quantity, _FULL)
+            hour = _first_with_room(into, hour_of(self._now), part)
+            place = self._hour(into, hour, urgent=False)
             place.add(origin, part, self._now, self._rules, events=events)
             quantity, events = quantity - part, 0
+
+    def changes(self) -> Changes:
+        """Return what a store has to write down, now that all is posted."""
+        changed = [(k, h) for k in self._keys.values() for h in k.hours.values() if h.changed]
+        for key in self._keys.values():
+            grown = [hour for hour in key.hours.values() if hour.changed]
+            quantity = sum(hour.quantity - hour.stored for hour in grown)
+            new = sum(hour.hour_id is None for hour in grown)
+            latest = max((hour.stamp for hour in grown), default=0)
+            self._sums.add(key.of, HourState.OPEN, quantity, new)
+            self._sums.add(key.of, RECORDED, key.recorded, latest=latest)
+            for (_, state), (quantity, _) in key.stranded.items():
+                self._sums.add(key.of, state, quantity)
+        return Changes(
+            grown_hours=[(*_figures(h), h.hour_id) for _, h in changed if h.hour_id is not None],
+            new_hours=[
+                (k.key_id, h.hour, int(h.urgent), *_figures(h))
+                for k, h in changed
+                if h.hour_id is None
+            ],
+            carried=[
+                (k.key_id, h.hour, origin, *amount)
+                for k, h in changed
+                for origin, amount in h.carried.items()
+            ],
+            stranded=[
+                (k.key_id, origin, state, *amount, self._now)
+                for k in self._keys.values()
+                for (origin, state), amount in k.stranded.items()
+            ],
+            events=[(name, digest, self._now) for name, digest in self._events.items()],
+            sums=self._sums.changes(),
+        )
 
     def _hour(self, key: KeyState, hour: int, *, urgent: bool) -> OpenHour:
         if hour not in key.hours:
             key.hours[hour] = OpenHour(hour, urgent=urgent)
         return key.hours[hour]
+
+
+def _figures(hour: OpenHour) -> tuple[int, int, int, int, int]:
+    return hour.quantity, hour.events, hour.stamp, hour.opened_at, hour.seal_at
 
 
 def _first_with_room(key: KeyState, hour: int, quantity: int) -> int:
@@ -257,4 +315,4 @@ def _first_with_room(key: KeyState, hour: int, quantity: int) -> int:
 
 
 def _has_room(hour: OpenHour, quantity: int) -> bool:
-    return hour.is_open and hour.quantity + quantity <= limits.MAX_QUANTITY
+    return hour.is_open and hour.quantity + quantity <= _FULL

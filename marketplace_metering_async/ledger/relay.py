@@ -24,12 +24,12 @@ from marketplace_metering_async.errors import (
     NoRegionError,
 )
 from marketplace_metering_async.events import Observer, UsageEndedUnmetered, WarningIssued, emit
-from marketplace_metering_async.ledger import identity, outlet, reports
 from marketplace_metering_async.ledger.blockage import Blockage
-from marketplace_metering_async.ledger.freezing import record_of
-from marketplace_metering_async.ledger.settling import settlement
-from marketplace_metering_async.ledger.sql import Database, FailPoint, Transaction
-from marketplace_metering_async.ledger.states import ENDED, FrozenHour, HourState, Settlement
+from marketplace_metering_async.ledger.frozen_record import record_of
+from marketplace_metering_async.ledger.millionths import units_of
+from marketplace_metering_async.ledger.model import ENDED, FrozenHour, HourState, Settlement
+from marketplace_metering_async.ledger.settlement import settlement
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
 from marketplace_metering_async.results import RecordResult
 
 _SEALED_AT_ONCE: Final = 1_000
@@ -88,7 +88,7 @@ class Relay:
     def __init__(
         self,
         client: MarketplaceMeteringClient,
-        database: Database,
+        store: Store,
         *,
         stop: asyncio.Event,
         slice_seconds: float,
@@ -96,9 +96,9 @@ class Relay:
         observer: Observer,
         reach: FailPoint,
     ) -> None:
-        """Relay from *database* to *client*."""
+        """Relay from *store* to *client*."""
         self._client = client
-        self._database = database
+        self._store = store
         self._clock = clock
         self._observer = observer
         self._reach = reach
@@ -179,50 +179,28 @@ class Relay:
         endpoint = await self._client.endpoint()
         region, host = endpoint.region_name, urlsplit(endpoint.url).hostname or ""
 
-        async def bind(tx: Transaction) -> None:
-            await identity.require_here(tx)
-            await tx.rows(
-                "UPDATE ledger SET region_name = COALESCE(region_name, :region), "
-                "host = COALESCE(host, :host)",
-                region=region,
-                host=host,
-            )
-            (known,) = await tx.rows("SELECT region_name, host FROM ledger")
-            if (known["region_name"], known["host"]) != (region, host):
-                raise LedgerRegionMismatchError(
-                    f"the ledger's records go to {known['host']} in {known['region_name']}; "
-                    f"the client's endpoint is {host} in {region}"
-                )
-
-        await self._database.run(bind)
+        await self._store.bind(region, host)
         self._region_name = region
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
     async def _seal(self) -> int:
-        now = self._now()
-        return await self._database.run(
-            lambda tx: outlet.seal(tx, now, _SEALED_AT_ONCE, self._region_name, self._reach)
-        )
+        return await self._store.seal_due(self._now(), _SEALED_AT_ONCE, self._region_name)
 
     async def _claim(self, begun: int) -> list[FrozenHour]:
         """Claim what could go when the round had *begun*: what comes back waits for the next."""
         now, monotonic = self._now(), self._clock.monotonic()
         self._paused = {p: until for p, until in self._paused.items() if until > monotonic}
         lease = self._slice * (1 + _LEASE_MARGIN) + self._client.retry.attempt_timeout
-        claimed = await self._database.run(
-            lambda tx: outlet.claim(
-                tx,
-                now,
-                begun=begun,
-                limit=self._at_once,
-                lease=lease,
-                region_name=self._region_name,
-                without=sorted(self._paused),
-                reach=self._reach,
-            )
+        rules = ClaimRules(
+            begun=begun,
+            limit=self._at_once,
+            lease=lease,
+            region_name=self._region_name,
+            without=sorted(self._paused),
         )
+        claimed = await self._store.claim(now, rules)
         self._reach("claimed")
         return claimed
 
@@ -268,20 +246,19 @@ class Relay:
         return settlement(claim, result, self._now())
 
     async def _settle(self, known: Sequence[Settlement], report: RelayReport) -> None:
-        now = self._now()
-        counted = await self._database.run(lambda tx: outlet.settle(tx, known, now, self._reach))
+        counted = await self._store.settle(known, self._now())
         self._reach("settled")
         for one in counted:
             if one.state is HourState.METERED:
                 report.metered += 1
-                report.units += one.quantity
+                report.units += units_of(one.quantity)
             elif one.state in ENDED:
                 report.ended[one.state] += 1
             else:
                 report.returned += 1
 
     async def _wait(self) -> float:
-        due = await self._database.read(outlet.next_due)
+        due = await self._store.next_due()
         if due is None:
             return _LONGEST_WAIT
         return min(_LONGEST_WAIT, max(_SHORTEST_WAIT, due - self._clock.now().timestamp()))
@@ -290,7 +267,7 @@ class Relay:
         """Remove some of the notes in the ledger that nobody needs any more, now and then."""
         now = self._clock.monotonic()
         if now >= self._tidy_at:
-            more = await self._database.tidy()
+            more = await self._store.tidy()
             self._tidy_at = now if more else now + _TIDIED_EACH
 
     async def _rest(self, seconds: float) -> None:
@@ -299,7 +276,7 @@ class Relay:
 
     async def _watch_age(self) -> None:
         """Raise the alarm, once for each line that the oldest usage crosses."""
-        oldest = await self._database.read(reports.oldest_unsent)
+        oldest = await self._store.oldest_unsettled()
         age = 0 if oldest is None else self._now() - oldest - 3600
         crossed = next((share for share in _ALARMS if age >= share * _TARGET), 0.0)
         if crossed > self._alarm:

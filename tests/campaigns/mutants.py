@@ -10,45 +10,65 @@ from typing import Any
 
 from attrs import evolve
 
-from marketplace_metering_async.ledger import grouping, intake, ledger, outlet, posting, relay
-from marketplace_metering_async.ledger.freezing import digest
-from marketplace_metering_async.ledger.settling import settlement
-from marketplace_metering_async.ledger.sql import Transaction, no_failure
-from marketplace_metering_async.ledger.states import HourState, Settlement
+from marketplace_metering_async.ledger import claims, group_commit, posting, relay
+from marketplace_metering_async.ledger.frozen_record import freeze
+from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.model import HourState, Settlement, Usage, key_of
+from marketplace_metering_async.ledger.settlement import settlement
+from marketplace_metering_async.ledger.stores import postgresql_sending, sqlite_sending
+from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
+from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for
+from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.results import RecordStatus
+
+
+def change(verb: str, instead: Callable[[Any], Any]) -> None:
+    """Let both stores do something else, which is made of what they did."""
+    for store in (SqliteStore, PostgresStore):
+        setattr(store, verb, instead(getattr(store, verb)))
 
 
 def acknowledge_before_send() -> None:
     """Claimed is called metered; a relay that dies has lost what it held."""
-    claim = outlet.claim
 
-    async def claimed(tx: Transaction, now: int, **more: Any) -> Any:
-        held = await claim(tx, now, **more)
-        metered = [
-            Settlement(hour_id=h.hour_id, fence=h.fence, state=HourState.METERED, status="Success")
-            for h in held
-        ]
-        await outlet.settle(tx, metered, now, no_failure)
-        return held
+    def instead(claim: Any) -> Any:
+        async def claimed(self: Any, now: int, rules: Any) -> Any:
+            held = await claim(self, now, rules)
+            metered = [
+                Settlement(
+                    hour_id=h.hour_id,
+                    fence=h.fence,
+                    state=HourState.METERED,
+                    status="Success",
+                    quantity=h.quantity,
+                    of=h.key.summed_under(h.license_product),
+                )
+                for h in held
+            ]
+            if metered:
+                await self.settle(metered, now)
+            return held
 
-    outlet.claim = claimed
+        return claimed
+
+    change("claim", instead)
 
 
 def add_to_what_is_sealed() -> None:
     """Each attempt sends the sum of the moment."""
     posting._has_room = lambda hour, quantity: True
-    outlet._reason_to_hold = lambda row: None
+    claims._reason_to_hold = lambda one: None
 
 
 def fresh_timestamp() -> None:
     """Each attempt is stamped anew."""
-    frozen_hour = outlet._frozen_hour
+    claim_on = claims._claim_on
 
-    def stamped(row: Any) -> Any:
-        held = frozen_hour(row)
+    def stamped(one: Any) -> Any:
+        held = claim_on(one)
         return evolve(held, stamp=held.stamp + 3600 * held.fence - 3600)
 
-    outlet._frozen_hour = stamped
+    claims._claim_on = stamped
 
 
 def no_event_id() -> None:
@@ -64,32 +84,23 @@ def no_event_id() -> None:
 
 def events_first_sums_later() -> None:
     """The event id and the sum are stored in two transactions."""
-    real = intake.post
 
-    async def post(self: Any, usages: Any) -> Any:
-        now = self._now()
+    def instead(post: Any) -> Any:
+        async def posted(self: Any, group: Any, now: int, rules: Any) -> Any:
+            named = [evolve(usage, quantity=0) for usage in group]
+            results = await post(self, named, now, rules)
+            new = [
+                evolve(usage, event_id=None)
+                for usage, result in zip(group, results, strict=True)
+                if not result.repeated
+            ]
+            if new:
+                await post(self, new, now, rules)
+            return results
 
-        async def known(tx: Transaction) -> set[str]:
-            ids = [usage.event_id for usage in usages]
-            found = set(await intake._known_events(tx, ids))
-            new = {u.event_id: u.digest for u in usages if u.event_id not in found}
-            await tx.many(
-                "INSERT INTO event (event_id, digest, added_at) VALUES (:id, :digest, :now)",
-                [{"id": i, "digest": d, "now": now} for i, d in new.items()],
-            )
-            return set(new)
+        return posted
 
-        new = await self._database.run(known)
-        plain = [evolve(u, event_id=None) for u in {u.event_id: u for u in usages}.values()]
-        fresh = [
-            u
-            for u, named in zip(plain, {u.event_id: u for u in usages}, strict=True)
-            if named in new
-        ]
-        await self._database.run(lambda tx: real(tx, fresh, now, self._rules, no_failure))
-        return [posting.AddedUsage() for _ in usages]
-
-    ledger.UsageLedger._post = post  # type: ignore[method-assign]
+    change("post", instead)
 
 
 def late_usage_dropped() -> None:
@@ -97,8 +108,8 @@ def late_usage_dropped() -> None:
     post = posting.Posting.post
 
     def dropping(self: Any, usage: Any) -> Any:
-        key = self.keys[usage.key]
-        own = key.hours.get(posting.hour_of(usage.at))
+        key = self._keys[usage.key]
+        own = key.hours.get(hour_of(usage.at))
         if own is not None and not own.is_open:
             return posting.AddedUsage()
         return post(self, usage)
@@ -109,50 +120,46 @@ def late_usage_dropped() -> None:
 def seal_in_two_transactions() -> None:
     """The sum is read in one transaction and frozen in the next."""
 
-    async def sealed(self: Any) -> int:
-        now = self._now()
+    def frozen(due: Any, now: int, region: str) -> list[tuple[Any, ...]]:
+        return [
+            (now, region, *freeze(region, key_of(name), stamp, quantity), hour_id)
+            for hour_id, stamp, quantity, name, _ in due
+        ]
 
-        async def read(tx: Transaction) -> list[Any]:
-            return [
-                dict(row)
-                for row in await tx.rows(
-                    "SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name FROM hour "
-                    "JOIN usage_key ON usage_key.key_id = hour.key_id "
-                    "WHERE hour.state = 'open' AND hour.seal_at <= :now",
-                    now=now,
-                )
-            ]
+    async def in_sqlite(self: Any, now: int, limit: int, region: str) -> int:
+        read = sqlite_sending.DUE
+        due = await self._file.read(lambda db: db.execute(read, (now, limit)).fetchall())
 
-        due = await self._database.run(read)
+        def write(db: Any) -> None:
+            db.executemany(sqlite_sending.FREEZE, frozen(due, now, region))
+            for hour_id, _, quantity, *_ in due:
+                db.execute("UPDATE hour SET quantity = ? WHERE hour_id = ?", (quantity, hour_id))
 
-        async def write(tx: Transaction) -> None:
-            await tx.many(
-                "UPDATE hour SET state = 'frozen', sealed_at = :now, region_name = :region, "
-                "quantity = :quantity, digest = :digest WHERE hour_id = :hour_id "
-                "AND state = 'open'",
-                [
-                    {
-                        "hour_id": row["hour_id"],
-                        "now": now,
-                        "region": self._region_name,
-                        "quantity": row["quantity"],
-                        "digest": digest(
-                            self._region_name, outlet._key(row), row["stamp"], row["quantity"]
-                        ),
-                    }
-                    for row in due
-                ],
-            )
-
-        await self._database.run(write)
+        await self._file.change(write)
         return 0
 
-    relay.Relay._seal = sealed  # type: ignore[method-assign]
+    async def in_postgresql(self: Any, now: int, limit: int, region: str) -> int:
+        due = await self._connections.run(lambda db: db.fetch(postgresql_sending.DUE, now, limit))
+
+        async def write(db: Any) -> None:
+            await execute_for(db, postgresql_sending.FREEZE, frozen(due, now, region))
+            for hour_id, _, quantity, *_ in due:
+                await db.execute(
+                    "UPDATE marketplace_metering.hour SET quantity = $1 WHERE hour_id = $2",
+                    quantity,
+                    hour_id,
+                )
+
+        await self._connections.run(write)
+        return 0
+
+    SqliteStore.seal_due = in_sqlite  # type: ignore[method-assign, assignment]
+    PostgresStore.seal_due = in_postgresql  # type: ignore[method-assign, assignment]
 
 
 def acknowledge_before_commit() -> None:
     """Usage is called stored while it is only in memory."""
-    commit = grouping.GroupCommit._commit
+    commit = group_commit.GroupCommit._commit
 
     async def hasty(self: Any, group: Any) -> None:
         for _, waiting in group:
@@ -160,7 +167,7 @@ def acknowledge_before_commit() -> None:
                 waiting.set_result(posting.AddedUsage())
         await commit(self, group)
 
-    grouping.GroupCommit._commit = hasty  # type: ignore[method-assign]
+    group_commit.GroupCommit._commit = hasty  # type: ignore[method-assign]
 
 
 def unprocessed_is_success() -> None:
@@ -175,35 +182,55 @@ def unprocessed_is_success() -> None:
 
 def duplicate_is_sent_again() -> None:
     """A DuplicateRecord is taken for a failure, and the usage goes out with another hour's."""
-    real = outlet.settle
+    held: dict[int, Any] = {}
 
-    async def moving(tx: Transaction, settlements: Any, now: int, reach: Any) -> Any:
-        counted = await real(tx, settlements, now, reach)
-        again = [o.hour_id for o in counted if o.status == RecordStatus.DUPLICATE_RECORD]
-        await tx.rows(
-            "UPDATE hour SET quantity = quantity + (SELECT d.quantity FROM hour AS d "
-            f"WHERE d.hour_id IN {tx.dialect.integers('ids')} AND d.key_id = hour.key_id LIMIT 1) "
-            "WHERE state = 'open' AND key_id IN (SELECT key_id FROM hour "
-            f"WHERE hour_id IN {tx.dialect.integers('ids')})",
-            ids=again,
-        )
-        return counted
+    def remember(claim: Any) -> Any:
+        async def claimed(self: Any, now: int, rules: Any) -> Any:
+            found = await claim(self, now, rules)
+            held.update({one.hour_id: one for one in found})
+            return found
 
-    outlet.settle = moving
+        return claimed
+
+    def instead(settle: Any) -> Any:
+        async def settled(self: Any, settlements: Any, now: int) -> Any:
+            counted = await settle(self, settlements, now)
+            again = [held[o.hour_id] for o in counted if o.status == RecordStatus.DUPLICATE_RECORD]
+            usage = [Usage(h.key, h.license_product, now, h.quantity, None, b"") for h in again]
+            if usage:
+                await self.post(usage, now, posting.PostingRules())
+            return counted
+
+        return settled
+
+    change("claim", remember)
+    change("settle", instead)
 
 
 def prune_by_age() -> None:
     """Old rows go, whatever has become of them."""
-    claim = outlet.claim
 
-    async def pruning(tx: Transaction, now: int, **more: Any) -> Any:
-        held = await claim(tx, now, **more)
-        old = "SELECT hour_id FROM hour WHERE hour < :old"
-        for table in ("attempt", "carried", "hour"):
-            await tx.rows(f"DELETE FROM {table} WHERE hour_id IN ({old})", old=now - 3 * 3600)
-        return held
+    def instead(claim: Any) -> Any:
+        async def pruning(self: Any, now: int, rules: Any) -> Any:
+            held = await claim(self, now, rules)
+            for table in ("attempt", "carried", "hour"):
+                await execute(
+                    self,
+                    f"DELETE FROM {{schema}}{table} WHERE hour_id IN "
+                    f"(SELECT hour_id FROM {{schema}}hour WHERE hour < {now - 3 * 3600})",
+                )
+            return held
 
-    outlet.claim = pruning
+        return pruning
+
+    async def execute(store: Any, statement: str) -> None:
+        if isinstance(store, SqliteStore):
+            await store._file.change(lambda db: db.execute(statement.format(schema="")))
+        else:
+            full = statement.format(schema="marketplace_metering.")
+            await store._connections.run(lambda db: db.execute(full))
+
+    change("claim", instead)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -45,7 +45,7 @@ from marketplace_metering_async import (
     UsageLedger,
 )
 from marketplace_metering_async.ledger import HourState, LedgerStatus
-from marketplace_metering_async.ledger.ledger import _database_of
+from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, Sandbox, SandboxClock
 from marketplace_metering_async.sandbox.http import signatures
 
@@ -92,7 +92,7 @@ class FastClock:
 
 def ledger_at(url: str, clock: FastClock) -> UsageLedger:
     return UsageLedger(
-        _database_of(url), clock=clock, grace=600, observer=lambda event: None, slice_seconds=0.3
+        store_at(url), clock=clock, grace=600, observer=lambda event: None, slice_seconds=0.3
     )
 
 

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from support.ledgers import (
     PostgresServer,
+    connections_of,
     execute,
     house_at,
     new_postgres_database,
@@ -16,7 +17,7 @@ from support.ledgers import (
 )
 
 from marketplace_metering_async import LedgerUnusableError
-from marketplace_metering_async.ledger import postgresql
+from marketplace_metering_async.ledger.stores import postgresql
 
 
 @pytest.fixture
@@ -75,8 +76,9 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
         place, f"ALTER DATABASE {urlsplit(place).path[1:]} SET synchronous_commit = {configured}"
     )
     async with house_at(place) as house:
-        (own,) = await house.ledger._database.run(lambda tx: tx.rows(setting))
-        (noted,) = await house.ledger._database.run(lambda tx: tx.rows(setting), once=True)
+        connections = connections_of(house)
+        own = await connections.run(lambda db: db.fetchval(setting))
+        noted = await connections.run(lambda db: db.fetchval(setting), once=True)
         connection = await asyncpg.connect(place)
         try:
             async with connection.transaction():
@@ -86,7 +88,7 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
         finally:
             await connection.close()
 
-    assert (used, used, used) == (own["setting"], noted["setting"], callers)
+    assert (used, used, used) == (own, noted, callers)
     assert configured == after
 
 
@@ -111,7 +113,7 @@ async def test_statements_are_prepared_where_no_pooler_stands_between(place: str
     async with house_at(place) as house:
         await house.use(1)
         count = "SELECT count(*) AS statements FROM pg_prepared_statements"
-        (found,) = await house.ledger._database.run(lambda tx: tx.rows(count))
+        (found,) = await connections_of(house).run(lambda db: db.fetch(count))
 
     assert found["statements"] > 0
 

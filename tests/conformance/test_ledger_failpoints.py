@@ -5,10 +5,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
 
 from marketplace_metering_async import HourState, UsageLedger
-from marketplace_metering_async.ledger.ledger import _database_of
+from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.sandbox import FaultKind, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -35,10 +35,12 @@ class Points:
 
 def ledger_of(house: House, points: Points) -> UsageLedger:
     """Return a ledger on the house's database that breaks at *points*."""
-    database: Any = _database_of(house.url)
-    database._reach = points
     return UsageLedger(
-        database, clock=house.clock, grace=600, observer=house.warned.append, reach=points
+        store_at(house.url, reach=points),
+        clock=house.clock,
+        grace=600,
+        observer=house.warned.append,
+        reach=points,
     )
 
 
@@ -54,8 +56,8 @@ async def use_and_relay(house: House, ledger: UsageLedger) -> None:
 
 async def end_leases(house: House) -> None:
     """Let the time pass for which the dead relay holds its claims: PostgreSQL goes by its own."""
-    await house.ledger._database.run(
-        lambda tx: tx.rows("UPDATE hour SET lease_until = 0 WHERE lease_until IS NOT NULL")
+    await change(
+        house.url, "UPDATE hour SET lease_until = 0 WHERE lease_until IS NOT NULL RETURNING 1"
     )
 
 

@@ -8,13 +8,21 @@ from urllib.parse import urlsplit
 
 import pytest
 from attrs import define
-from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at, until_somebody_waits
+from support.ledgers import (
+    ACCOUNT,
+    HOUR,
+    NOON,
+    connections_of,
+    execute,
+    house_at,
+    until_somebody_waits,
+)
 from support.proxy import proxy_to
 
 from marketplace_metering_async import LedgerError, LedgerOutcomeUnknownError, UsageLedger
 from marketplace_metering_async.events import RelayBlocked
-from marketplace_metering_async.ledger import blockage, postgresql, relay
-from marketplace_metering_async.ledger.sql import Transaction
+from marketplace_metering_async.ledger import blockage, relay
+from marketplace_metering_async.ledger.stores import postgresql_connections
 
 THIS_HOUR = NOON.replace(minute=0)
 NAME = "ledger.test"
@@ -52,7 +60,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up soon, and look again soon."""
-    monkeypatch.setattr(postgresql, "_TRIES", 2)
+    monkeypatch.setattr(postgresql_connections, "_TRIES", 2)
     monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
     monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
 
@@ -65,7 +73,7 @@ async def test_usage_counts_once_however_late_its_commit_lands(
     The next try waits for the one in doubt, and returns what that one did. ledger C3
     """
     if not cut:
-        monkeypatch.setattr(postgresql, "_COMMAND_SECONDS", 0.5)
+        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.5)
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=cut)
@@ -86,7 +94,11 @@ async def test_usage_counts_once_though_its_commit_never_lands(
     """
     The server ends a transaction whose client is gone, and the next try stores it. ledger C3
     """
-    monkeypatch.setattr(postgresql, "_BEGIN_ONCE", postgresql._BEGIN_ONCE.replace("30s", "500ms"))
+    monkeypatch.setattr(
+        postgresql_connections,
+        "_BEGIN_ONCE",
+        postgresql_connections._BEGIN_ONCE.replace("30s", "500ms"),
+    )
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=True)
@@ -139,18 +151,22 @@ async def test_a_doubt_that_was_settled_is_none(
     The first try is surely gone where the second one begins: what that one meets is certain.
     ledger C3
     """
-    monkeypatch.setattr(postgresql, "_BEGIN_ONCE", postgresql._BEGIN_ONCE.replace("30s", "500ms"))
+    monkeypatch.setattr(
+        postgresql_connections,
+        "_BEGIN_ONCE",
+        postgresql_connections._BEGIN_ONCE.replace("30s", "500ms"),
+    )
     tries: list[int] = []
 
-    async def broken_the_second_time(tx: Transaction) -> None:
+    async def broken_the_second_time(db: Any) -> None:
         tries.append(1)
         if len(tries) == 2:
-            await tx.rows("SELECT 1 / 0")
+            await db.execute("SELECT 1 / 0")
 
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         late = proxy.delay_commit(cut=True)
         with pytest.raises(LedgerError, match="division by zero; nothing was stored") as refusal:
-            await house.ledger._database.run(broken_the_second_time, once=True)
+            await connections_of(house).run(broken_the_second_time, once=True)
         await late.land()
 
     assert LedgerError is refusal.type
@@ -163,13 +179,13 @@ async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
     """
     tries: list[int] = []
 
-    async def count(tx: Transaction) -> int:
+    async def count(db: Any) -> int:
         tries.append(1)
         return len(tries)
 
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         proxy.loses_at = b"UNLISTEN"  # a session is made ready for the next one who needs it
-        done = await house.ledger._database.run(count, once=once)
+        done = await connections_of(house).run(count, once=once)
 
     assert (1, 1) == (done, len(tries))
     assert proxy.loses_at is None
@@ -258,11 +274,13 @@ async def test_a_session_that_cannot_write_is_replaced(place: str, postgres: str
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
         )
         for _ in range(2):  # the first time around, each session finds that it has ended
-            looks = (house.ledger.status() for _ in range(postgresql._CONNECTIONS))
+            looks = (house.ledger.status() for _ in range(postgresql_connections._CONNECTIONS))
             await asyncio.gather(*looks, return_exceptions=True)
         with pytest.raises(LedgerError, match="read-only transaction; nothing was stored"):
             await house.use(2)
-        await asyncio.gather(*(house.ledger.status() for _ in range(postgresql._CONNECTIONS)))
+        await asyncio.gather(
+            *(house.ledger.status() for _ in range(postgresql_connections._CONNECTIONS))
+        )
         await execute(postgres, f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await house.use(2)
 

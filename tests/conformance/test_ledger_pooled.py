@@ -3,7 +3,7 @@
 import asyncio
 
 import asyncpg
-from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
 
 from marketplace_metering_async import UsageLedger
 
@@ -39,7 +39,7 @@ async def test_a_commit_waits_for_the_disk_and_leaves_sessions_as_they_were(pool
     """
     async with house_at(pooled) as house:
         during = [
-            (await house.ledger._database.run(lambda tx: tx.rows(SETTING), once=once))[0]["setting"]
+            (await connections_of(house).run(lambda db: db.fetch(SETTING), once=once))[0]["setting"]
             for once in (False, True)
         ]
         connection = await asyncpg.connect(pooled, statement_cache_size=0)

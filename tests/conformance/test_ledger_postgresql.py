@@ -27,7 +27,7 @@ from marketplace_metering_async import (
     MarketplaceMeteringClient,
     UsageLedger,
 )
-from marketplace_metering_async.ledger import moving, postgresql
+from marketplace_metering_async.ledger.stores import postgresql_connections, postgresql_moving
 from marketplace_metering_async.sandbox import Sandbox
 
 
@@ -104,7 +104,7 @@ async def test_a_refusal_leaves_the_callers_transaction_usable(place: str) -> No
     And is a LedgerError, as everywhere. ledger C4
     """
     async with house_at(place) as house:
-        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 9)")
+        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 9000000)")
         connection = await asyncpg.connect(place)
         try:
             async with connection.transaction():
@@ -234,7 +234,7 @@ async def test_a_move_that_fails_on_its_way_changes_nothing(place: str, tmp_path
     """
     old = await a_file_of_three_units(tmp_path)
     async with house_at(place) as new:
-        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 3)")
+        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 3000000)")
         with pytest.raises(LedgerError, match="hour_quantity_check"):
             await new.ledger.take_over(old)
         async with house_at(old) as house:
@@ -263,7 +263,7 @@ async def test_a_move_that_is_cancelled_changes_nothing(
 
     async with house_at(place) as new:
         with monkeypatch.context() as patched:
-            patched.setattr(moving, "_copy", stuck)
+            patched.setattr(postgresql_moving, "_copy", stuck)
             taking = asyncio.create_task(new.ledger.take_over(old))
             await copying.wait()
             taking.cancel()
@@ -281,7 +281,7 @@ async def test_a_move_in_doubt_ends_in_one_ledger_alone(
     """
     The old one is opened again only where the new one surely has nothing of it. ledger C2, C3
     """
-    monkeypatch.setattr(postgresql, "_TRIES", 1)
+    monkeypatch.setattr(postgresql_connections, "_TRIES", 1)
     old = await a_file_of_three_units(tmp_path)
     async with proxy_to(place) as proxy, house_at(proxy.url) as new:
         late = proxy.delay_commit(cut=True)

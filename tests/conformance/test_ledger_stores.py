@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
 
 from marketplace_metering_async import (
     EventConflictError,
@@ -21,9 +21,9 @@ from marketplace_metering_async import (
     NoCredentialsError,
 )
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
-from marketplace_metering_async.ledger import blockage, ledger, outlet, relay
-from marketplace_metering_async.ledger.sql import Transaction, no_failure
-from marketplace_metering_async.ledger.states import FrozenHour, Settlement
+from marketplace_metering_async.ledger import blockage, claims, ledger, relay
+from marketplace_metering_async.ledger.model import FrozenHour, Settlement
+from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -476,7 +476,7 @@ async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> No
     async with house.client(region_name="eu-west-1") as elsewhere:
         with pytest.raises(LedgerRegionMismatchError):
             await house.ledger.relay(elsewhere)
-    await house.ledger._database.run(lambda tx: tx.rows("UPDATE ledger SET moved_to = 'x'"))
+    await change(house.url, "UPDATE ledger SET moved_to = 'x' RETURNING 1")
     async with house.client() as client:
         with pytest.raises(LedgerUnusableError, match="has moved to x"):
             await house.ledger.relay(client)
@@ -489,7 +489,7 @@ async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
     """
     Whatever a ledger meets later on may be put right again. ledger H12
     """
-    move = "UPDATE ledger SET moved_to = :place"
+    move = "UPDATE ledger SET moved_to = {} RETURNING 1"
     stop = asyncio.Event()
     await house.use(3, at=NOON - 2 * HOUR)
     house.clock.step(minutes=11)
@@ -497,10 +497,10 @@ async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
         relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
         await house.until(lambda: len(house.metered()) == 1 or relaying.done())
         await house.use(4, at=NOON - HOUR)
-        await house.ledger._database.run(lambda tx: tx.rows(move, place="x"))
+        await change(house.url, move.format("'x'"))
         house.clock.step(minutes=11)
         await house.until(lambda: bool(blocked(house)) or relaying.done())
-        await house.ledger._database.run(lambda tx: tx.rows(move, place=None))
+        await change(house.url, move.format("NULL"))
         await house.until(lambda: len(house.metered()) == 2 or relaying.done())
         stop.set()
         await relaying
@@ -527,7 +527,7 @@ async def test_a_ledger_that_moved_can_only_be_read(url: str) -> None:
     customer: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
     async with house_at(url) as house:
         await house.use(3, event_id="first")
-        await house.ledger._database.run(lambda tx: tx.rows("UPDATE ledger SET moved_to = 'x'"))
+        await change(house.url, "UPDATE ledger SET moved_to = 'x' RETURNING 1")
     async with house_at(url) as moved:
         moved.clock.step(days=9)
         changes: list[Callable[[], Awaitable[Any]]] = [
@@ -540,9 +540,9 @@ async def test_a_ledger_that_moved_can_only_be_read(url: str) -> None:
             lambda: moved.ledger.prune(NOON),
             moved.ledger.adopt_copy,
         ]
-        for change in changes:
+        for attempt in changes:
             with pytest.raises(LedgerUnusableError, match="has moved to x"):
-                await change()
+                await attempt()
 
         assert [3] == [entry.quantity async for entry in moved.ledger.history()]
         assert 3 == (await moved.balance()).open
@@ -599,21 +599,11 @@ async def test_a_ledger_serves_one_region_and_host(house: House) -> None:
 
 async def claimed(house: House, lease: float) -> list[FrozenHour]:
     now = int(house.clock.now().timestamp())
-
-    async def claim(tx: Transaction) -> list[FrozenHour]:
-        await outlet.seal(tx, now, 100, "us-east-1", no_failure)
-        return await outlet.claim(
-            tx,
-            now,
-            begun=now,
-            limit=10,
-            lease=lease,
-            region_name="us-east-1",
-            without=(),
-            reach=no_failure,
-        )
-
-    return await house.ledger._database.run(claim)
+    store = house.ledger._store
+    await store.seal_due(now, 100, "us-east-1")
+    return await store.claim(
+        now, ClaimRules(begun=now, limit=10, lease=lease, region_name="us-east-1")
+    )
 
 
 async def test_a_stale_claim_is_fenced(house: House) -> None:
@@ -627,21 +617,22 @@ async def test_a_stale_claim_is_fenced(house: House) -> None:
     held = await claimed(house, lease=60.0)
     now = int(house.clock.now().timestamp())
 
-    def settle(claim: FrozenHour, state: HourState) -> Settlement:
-        return Settlement(hour_id=claim.hour_id, fence=claim.fence, state=state, status="x")
-
-    async def write(tx: Transaction) -> list[Settlement]:
-        return await outlet.settle(
-            tx,
-            [settle(stale, HourState.REJECTED), settle(later, HourState.METERED)],
-            now,
-            no_failure,
+    def fate(claim: FrozenHour, state: HourState) -> Settlement:
+        of = claim.key.summed_under(claim.license_product)
+        return Settlement(
+            hour_id=claim.hour_id,
+            fence=claim.fence,
+            state=state,
+            status="x",
+            quantity=claim.quantity,
+            of=of,
         )
 
-    counted = await house.ledger._database.run(write)
+    fates = [fate(stale, HourState.REJECTED), fate(later, HourState.METERED)]
+    counted = await house.ledger._store.settle(fates, now)
 
     assert [] == held
-    assert (False, True) == (stale.ambiguous, later.ambiguous)
+    assert (False, True) == (stale.in_doubt, later.in_doubt)
     assert [HourState.METERED] == [one.state for one in counted]
     assert 3 == (await house.balance()).metered
 
@@ -670,7 +661,7 @@ async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
     await house.use(3)
     house.clock.step(hours=1)
     await claimed(house, lease=0.0)
-    await house.ledger._database.run(lambda tx: tx.rows("UPDATE hour SET quantity = 1027"))
+    await change(house.url, "UPDATE hour SET quantity = 1027 RETURNING 1")
     await house.relay()
 
     assert [HourState.DAMAGED] == [entry.state async for entry in house.ledger.history()]
@@ -698,13 +689,13 @@ async def test_many_callers_share_commits(house: House) -> None:
     """
     commits: list[str] = []
     async with house.another() as ledger:
-        run = ledger._database.run
+        post = ledger._store.post
 
-        async def counted(operation: Any, *, once: bool = False) -> Any:
+        async def counted(*given: Any) -> Any:
             commits.append("")
-            return await run(operation, once=once)
+            return await post(*given)
 
-        ledger._database.run = counted  # type: ignore[method-assign]
+        ledger._store.post = counted  # type: ignore[method-assign, assignment]
         added = await asyncio.gather(*(house.use(1, ledger, at=NOON) for _ in range(300)))
 
     assert 300 == len(added)
@@ -906,7 +897,7 @@ async def test_a_record_that_kills_its_relay_is_soon_alone(house: House) -> None
     for n in range(8):
         await house.use(1, customer_aws_account_id=f"{n:012d}")
     house.clock.step(hours=1)
-    sizes = [len(await claimed(house, lease=0.0)) for _ in range(outlet.MOST_CRASHES)]
+    sizes = [len(await claimed(house, lease=0.0)) for _ in range(claims.MOST_CRASHES)]
     await house.relay()
     await house.relay()
     status = await house.balance()

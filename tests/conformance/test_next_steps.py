@@ -1,13 +1,10 @@
 """What a ledger says of what comes next: when it seals, when it sends again, whose claims end."""
 
 from datetime import timedelta
-from functools import partial
-from typing import Any
 
 from support.ledgers import HOUR, NOON, House, house_at
 
-from marketplace_metering_async.ledger import outlet
-from marketplace_metering_async.ledger.sql import no_failure
+from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind
 
 OVER = NOON.replace(minute=0) + HOUR
@@ -47,14 +44,11 @@ async def test_what_somebody_claims_is_shown(house: House) -> None:
     await house.use(2, dimension="other")
     house.clock.set(OVER + HOUR)
     now = int(house.clock.now().timestamp())
-    database = house.ledger._database
-    await database.run(lambda tx: outlet.seal(tx, now, 10, "us-east-1", no_failure))
+    store = house.ledger._store
+    await store.seal_due(now, 10, "us-east-1")
     before = await house.balance()
     for lease in (60.0, 120.0):
-        claim: dict[str, Any] = {"begun": now, "limit": 1, "lease": lease, "without": []}
-        await database.run(
-            partial(outlet.claim, now=now, region_name="us-east-1", reach=no_failure, **claim)
-        )
+        await store.claim(now, ClaimRules(begun=now, limit=1, lease=lease, region_name="us-east-1"))
     after = await house.balance()
 
     assert (0, None) == (before.in_flight, before.claimed_until)

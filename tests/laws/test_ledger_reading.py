@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.errors import InvalidRecordError
-from marketplace_metering_async.ledger.reading import UsageReader
+from marketplace_metering_async.ledger.usage import UsageReader
 
 NOW = datetime(2026, 11, 23, 12, 30, 7, 123456, tzinfo=UTC)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
@@ -115,6 +116,28 @@ async def execute(url: str, *statements: str) -> None:
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def change(url: str, statement: str) -> list[Any]:
+    """Run a statement on the tables of a ledger behind its back; return the rows, if it has any."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+            return connection.execute(statement).fetchall()
+    import asyncpg  # noqa: PLC0415
+
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    try:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL search_path = marketplace_metering")
+            return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+def connections_of(house: "House") -> Any:
+    """Return the connections of a ledger in PostgreSQL, whose `run` begins a transaction."""
+    store: Any = house.ledger._store
+    return store._connections
 
 
 async def until_somebody_waits(place: str) -> None:

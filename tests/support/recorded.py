@@ -13,8 +13,8 @@ from attrs import Factory, define, frozen
 
 from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, UsageLedger
 from marketplace_metering_async.aws.transport import Request, Response
-from marketplace_metering_async.ledger.sqlite import SqliteDatabase
-from marketplace_metering_async.ledger.sqlite import _connect as store_connect
+from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
+from marketplace_metering_async.ledger.stores.sqlite_file import connect as store_connect
 from marketplace_metering_async.sandbox import Book, FaultKind
 from support.disk import Mark
 from support.ledgers import NOON, QUICK, SetClock
@@ -118,7 +118,7 @@ def connect_with(synchronous: str, checkpoint: int | None) -> Connect:
 
 def ledger_in(folder: Path, clock: SetClock, connect: Connect = store_connect) -> UsageLedger:
     return UsageLedger(
-        SqliteDatabase(str(folder / FILE), connect=connect),
+        SqliteStore(str(folder / FILE), connect=connect),
         clock=clock,
         observer=lambda event: None,
         grace=600,

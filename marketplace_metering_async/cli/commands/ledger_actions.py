@@ -45,7 +45,7 @@ from marketplace_metering_async.events import (
     WarningIssued,
 )
 from marketplace_metering_async.ledger import HistoryEntry, HourState, RelayReport, UsageLedger
-from marketplace_metering_async.ledger.states import ENDED
+from marketplace_metering_async.ledger.model import ENDED
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so would be run by a spreadsheet."""

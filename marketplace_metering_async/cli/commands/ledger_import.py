@@ -21,7 +21,7 @@ from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
-from marketplace_metering_async.ledger.reading import UsageReader
+from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.records import Key, UsageRecord
 
 RECORDED: Final = "Recorded"

@@ -213,6 +213,22 @@ def test_a_product_that_nobody_named_is_a_suspicion(
     assert ([0] if of_call else []) == found[1]
 
 
+def test_what_was_forgotten_is_no_suspicion() -> None:
+    """
+    Neither where the record names its product, nor where the call does.
+    """
+    for of_call, code in ((None, "product"), ("product", None), ("other", "product")):
+        overlaps = SchemeOverlaps(of_call)
+        record = under("code", code)
+        overlaps.note(0, record)
+        overlaps.forget(0, record)
+
+        unnamed = SchemeOverlaps(None) if of_call else overlaps
+        assert [] == unnamed.note(1, under("license", None))
+        assert not unnamed.is_unclear
+        assert [] == overlaps.note(2, under("license", code or "product"))
+
+
 def test_legacy_identifiers_overlap_with_nothing() -> None:
     """
     A license always goes with an account, so there is nothing to compare them by.

@@ -20,8 +20,9 @@ from marketplace_metering_async import (
     UsageLedger,
 )
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger import sqlite
 from marketplace_metering_async.ledger.relay import Relay
+from marketplace_metering_async.ledger.stores import sqlite_file
+from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 
 
 def url_of(path: Path) -> str:
@@ -31,6 +32,11 @@ def url_of(path: Path) -> str:
 async def opened(path: Path) -> None:
     async with UsageLedger.open(url_of(path)):
         pass
+
+
+def file_of(house: House) -> Any:
+    store: Any = house.ledger._store
+    return store._file
 
 
 async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
@@ -47,12 +53,12 @@ async def test_every_commit_is_on_the_disk(tmp_path: Path) -> None:
     WAL and FULL, and writing begins IMMEDIATE. Covers: D05, D15
     """
     async with house_at(url_of(tmp_path / "usage.db")) as house:
-        database: Any = house.ledger._database
+        file = file_of(house)
         said: list[str] = []
-        database._writer.set_trace_callback(said.append)
+        file._writer.set_trace_callback(said.append)
         await house.use(1)
         pragmas = [
-            database._writer.execute(f"PRAGMA {name}").fetchone()[0]
+            file._writer.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous")
         ]
 
@@ -89,9 +95,10 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "usage.db"
     await opened(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 999")
+        connection.execute("UPDATE ledger SET version = 999, min_compatible = 998")
+        connection.commit()
 
-    with pytest.raises(LedgerUnusableError, match="schema 999"):
+    with pytest.raises(LedgerUnusableError, match="schema 998; this one knows 1"):
         await opened(path)
 
 
@@ -145,7 +152,7 @@ async def test_a_network_file_system_is_refused(
     """
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/data {tmp_path} {kind} rw 0 0\n")
-    monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
+    monkeypatch.setattr(sqlite_file, "_MOUNTS", mounts)
 
     with pytest.raises(LedgerUnusableError, match=rf"network file system \({kind}\)"):
         await opened(tmp_path / "usage.db")
@@ -169,7 +176,7 @@ async def test_a_link_to_a_network_file_system_is_refused(
     mounts.write_text(
         f"/dev/sda / ext4 rw 0 0\ns:/d {far} nfs4 rw 0 0\ns:/d {near}/mounted.db nfs rw 0 0\n"
     )
-    monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
+    monkeypatch.setattr(sqlite_file, "_MOUNTS", mounts)
 
     for name in ("there.db", "missing.db", "folder/new.db", "mounted.db"):
         with pytest.raises(LedgerUnusableError, match="network file system"):
@@ -187,9 +194,9 @@ async def test_a_file_without_a_log_is_refused(tmp_path: Path) -> None:
             f"file:{path}?vfs=unix-dotfile", uri=True, check_same_thread=False, isolation_level=None
         )
 
-    database = sqlite.SqliteDatabase(str(tmp_path / "usage.db"), connect=without_shared_memory)
+    store = SqliteStore(str(tmp_path / "usage.db"), connect=without_shared_memory)
     with pytest.raises(LedgerUnusableError, match="SQLite cannot use WAL here"):
-        async with UsageLedger(database):
+        async with UsageLedger(store):
             pass
 
 
@@ -279,16 +286,16 @@ async def test_a_full_disk_stores_nothing_and_says_so(tmp_path: Path) -> None:
     The caller knows, and once there is room the same event counts once. Covers: D01, D02
     """
     async with house_at(url_of(tmp_path / "usage.db")) as house:
-        database: Any = house.ledger._database
-        pages = database._writer.execute("PRAGMA page_count").fetchone()[0]
-        database._writer.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+        file = file_of(house)
+        pages = file._writer.execute("PRAGMA page_count").fetchone()[0]
+        file._writer.execute(f"PRAGMA max_page_count = {pages}").fetchall()
         stored = 0
         with pytest.raises(LedgerError, match="full"):
             for number in range(2_000):
                 await house.use(1, customer_aws_account_id=f"{number:012d}", event_id=f"{number}")
                 stored += 1
         before = await house.balance()
-        database._writer.execute("PRAGMA max_page_count = 1000000").fetchall()
+        file._writer.execute("PRAGMA max_page_count = 1000000").fetchall()
         customer = f"{stored:012d}"
         await house.use(1, customer_aws_account_id=customer, event_id=f"{stored}")
 
@@ -302,7 +309,7 @@ async def test_a_lock_is_waited_for_and_then_named(
     """
     Off the event loop. Covers: D04
     """
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite_file, "_BUSY_SECONDS", 0.2)
     path = tmp_path / "usage.db"
     async with house_at(url_of(path)) as house:
         other = sqlite3.connect(path, isolation_level=None)
@@ -334,11 +341,11 @@ async def test_a_forked_child_is_sent_away(tmp_path: Path) -> None:
     It would share a connection with its parent. Covers: C17
     """
     async with house_at(url_of(tmp_path / "usage.db")) as house:
-        database: Any = house.ledger._database
-        database._process = -1
+        file = file_of(house)
+        file._process = -1
         with pytest.raises(LedgerClosedError, match="another process"):
             await house.use(1)
-        database._process = os.getpid()
+        file._process = os.getpid()
 
 
 def forget_log(path: Path) -> None:

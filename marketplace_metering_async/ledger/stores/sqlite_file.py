@@ -1,5 +1,5 @@
 """
-A ledger in one SQLite file: for one machine, any number of processes.
+The file of a ledger in SQLite: opened, kept from places where it would lose data, and written to.
 
 WAL with `synchronous=FULL`: a commit is on the disk before anybody hears of it. One thread owns
 the connection that writes, another the one that reads. Every transaction that writes begins
@@ -7,15 +7,13 @@ IMMEDIATE, since one that turns from reading to writing may be refused without w
 """
 
 import asyncio
-import json
 import os
-import re
 import sqlite3
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
@@ -28,26 +26,15 @@ from marketplace_metering_async.errors import (
     LedgerOutcomeUnknownError,
     LedgerUnusableError,
 )
-from marketplace_metering_async.ledger.sql import (
-    Dialect,
-    FailPoint,
-    Given,
-    Operation,
-    Row,
-    migrations,
-    no_failure,
+from marketplace_metering_async.ledger.identity import require_here, require_known
+from marketplace_metering_async.ledger.stores.migrations import (
+    first_edition,
+    migrations_in,
+    schema_of,
 )
+from marketplace_metering_async.ledger.stores.store import FailPoint
 
 T = TypeVar("T")
-
-DIALECT: Final = Dialect(
-    name="sqlite",
-    integers=lambda name: f"(SELECT value FROM json_each(:{name}))",
-    texts=lambda name: f"(SELECT value FROM json_each(:{name}))",
-    for_update="",
-    skip_locked="",
-    now=":now",
-)
 
 _OLDEST_SQLITE: Final = (3, 37, 0)
 """The first with STRICT tables."""
@@ -75,85 +62,42 @@ does not work; `fuse` is one that does not say what it is.
 _MOUNTS: Final = Path("/proc/mounts")
 _MACHINE_ID: Final = Path("/etc/machine-id")
 
-Connect = Callable[[str], Any]
-"""Opens a file and returns a connection as sqlite3's; another one stands in for tests of disks."""
+Connection = Any
+"""sqlite3's, or one like it, in tests of disks."""
+
+Connect = Callable[[str], Connection]
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def connect(path: str) -> sqlite3.Connection:
+    """Open a file."""
     return sqlite3.connect(
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
 
 
-class _SqliteTransaction:
-    """Runs each statement at once; nothing here suspends."""
-
-    dialect = DIALECT
-
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - sqlite3's, or one like it
-        self._connection = connection
-
-    async def rows(self, statement: str, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401
-        found: list[Row] = self._connection.execute(statement, _bound(parameters)).fetchall()
-        return found
-
-    async def many(self, statement: str, parameters: Iterable[Mapping[str, Any]]) -> None:
-        self._connection.executemany(statement, parameters)
-
-    async def for_each(self, statement: str, given: Sequence[tuple[Any, ...]]) -> Sequence[Row]:
-        text, returns = _one_by_one(statement)
-        if returns:
-            execute = self._connection.execute
-            return [found for row in given for found in execute(text, row).fetchall()]
-        self._connection.executemany(text, given)
-        return ()
+Operation = Callable[[Connection], T]
+"""Statements of one transaction."""
 
 
-@cache
-def _one_by_one(statement: str) -> tuple[str, bool]:
-    """Return *statement* for one given row, and whether it returns something."""
-    given = Given.of(statement)
-    before = given.before.rstrip().removesuffix("FROM").removesuffix(",")
-    text = re.sub(r"\bgiven\.\w+", "?", before + given.after)
-    return text, "RETURNING" in given.after
-
-
-def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: json.dumps(value) if isinstance(value, list) else value
-        for name, value in parameters.items()
-    }
-
-
-def _run_through(work: Awaitable[T]) -> T:
-    """Run a coroutine that never suspends."""
-    steps = work.__await__()
-    try:
-        next(steps)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    raise RuntimeError("an operation of the ledger waited for something else than its database")
-
-
-class SqliteDatabase:
+class SqliteFile:
     """One file, opened by this process."""
-
-    shares_quota = False
 
     def __init__(
         self,
         path: str,
         *,
-        create: bool = True,
-        connect: Connect = _connect,
-        reach: FailPoint = no_failure,
+        create: bool,
+        reach: FailPoint,
+        connect: Connect = connect,
+        schema: Traversable | None = None,
     ) -> None:
-        """Note where; open() does the work."""
+        """Note where; open() does the work. Another *schema* is for tests of upgrades."""
         self._path = Path(path).absolute()  # the program may go to another directory meanwhile
         self._create = create
         self._connect = connect
         self._reach = reach
+        self._migrations = migrations_in(schema or schema_of("sqlite"))
+        self._known = self._migrations[-1].version
         self._writer: Any = None
         self._reader: Any = None
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
@@ -161,7 +105,7 @@ class SqliteDatabase:
         self._identity: tuple[int, int] = (0, 0)
 
     async def open(self) -> None:
-        """Connect, and bring the schema up to date under a lock; see Database."""
+        """Connect, and bring the schema up to date under a lock; see Store."""
         self._threads = (
             ThreadPoolExecutor(1, "ledger-writer"),
             ThreadPoolExecutor(1, "ledger-reader"),
@@ -173,16 +117,28 @@ class SqliteDatabase:
             await self.aclose()
             raise
 
-    async def run(self, operation: Operation[T], *, once: bool = False) -> T:
-        """Run *operation* in one durable transaction; see Database."""
-        del once  # nothing lies between us and the commit
+    async def write(self, operation: Operation[T]) -> T:
+        """Run *operation* in one durable transaction, on a ledger that may have moved."""
         return await self._in_thread(0, lambda: self._write(operation))
 
+    async def change(self, operation: Operation[T]) -> T:
+        """Run *operation* in one durable transaction, on a ledger that has not moved."""
+
+        def checked(connection: Connection) -> T:
+            moved_to, min_compatible = connection.execute(
+                "SELECT moved_to, min_compatible FROM ledger"
+            ).fetchone()
+            require_here(moved_to)
+            require_known(min_compatible, self._known)
+            return operation(connection)
+
+        return await self._in_thread(0, lambda: self._write(checked))
+
     async def read(self, operation: Operation[T]) -> T:
-        """Run *operation* on what is committed; see Database."""
+        """Run *operation* on what is committed."""
         return await self._in_thread(1, lambda: self._read(operation))
 
-    async def mark(self) -> str:
+    def mark(self) -> str:
         """Return the file's number on its disk and the machine's: a copy has others."""
         with _named(self._path):
             found = self._path.stat()
@@ -192,12 +148,8 @@ class SqliteDatabase:
             machine = ""
         return f"{found.st_ino} {machine}".strip()
 
-    async def tidy(self) -> bool:
-        """Nothing to remove; see Database."""
-        return False
-
     async def aclose(self) -> None:
-        """Close the file; see Database."""
+        """Close the file; twice is fine."""
         threads, self._threads = self._threads, None
         if threads is None:
             return
@@ -267,28 +219,30 @@ class SqliteDatabase:
     def _migrate(self) -> None:
         with self._transaction():
             version = self._version()
-            for number, statements in migrations(DIALECT):
-                if number > version:
-                    for statement in statements:
+            for migration in self._migrations:
+                if migration.version > version:
+                    for statement in migration.statements:
                         self._writer.execute(statement)
                         self._reach("migrate: statement")
-                    self._writer.execute(f"PRAGMA user_version = {number}")
+                    self._writer.execute("UPDATE ledger SET version = ?", (migration.version,))
             self._reach("migrate: done")
 
     def _version(self) -> int:
         """Return the version of the schema; 0 in an empty file, which is to become a ledger."""
-        newest = migrations(DIALECT)[-1][0]
-        version: int = self._writer.execute("PRAGMA user_version").fetchone()[0]
-        if version > newest:
-            raise LedgerUnusableError(
-                f"{self._path} has schema {version}, and this version of the package knows "
-                f"{newest}; use a newer one"
-            )
-        if not version:
-            if self._writer.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]:
-                raise LedgerUnusableError(f"{self._path} is a database of something else")
+        if not self._writer.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]:
             if not self._create:
                 raise self._missing()
+            return 0
+        columns = {row["name"] for row in self._writer.execute("PRAGMA table_info(ledger)")}
+        if "min_compatible" not in columns:
+            if "mark" in columns:
+                raise first_edition(str(self._path))
+            raise LedgerUnusableError(f"{self._path} is a database of something else")
+        found = self._writer.execute("SELECT version, min_compatible FROM ledger").fetchone()
+        if found is None:
+            raise LedgerUnusableError(f"{self._path} is damaged; restore a backup")
+        require_known(found["min_compatible"], self._known)
+        version: int = found["version"]
         return version
 
     def _missing(self) -> LedgerMissingError:
@@ -323,13 +277,13 @@ class SqliteDatabase:
         with _named(self._path):
             self._require_same_file()
             with self._transaction():
-                return _run_through(operation(_SqliteTransaction(self._writer)))
+                return operation(self._writer)
 
     def _read(self, operation: Operation[T]) -> T:
         with _named(self._path):
             self._reader.execute("BEGIN")
             try:
-                return _run_through(operation(_SqliteTransaction(self._reader)))
+                return operation(self._reader)
             finally:
                 self._reader.execute("COMMIT")
 

@@ -1,16 +1,13 @@
 """
-A ledger in PostgreSQL: for many machines, with the caller's own transactions if it wants.
+The connections of a ledger in PostgreSQL: transactions that are durable, and done once.
 
-Everything lies in the schema `marketplace_metering` of the database, and every statement says so,
-since a caller's connection may look elsewhere first. No session state is used, and behind a pooler
-no prepared statement, since each transaction may get another session of the server. Leases go by
-the database's clock.
+No session state is used, and behind a pooler no prepared statement, since each transaction may get
+another session of the server.
 """
 
 import asyncio
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Awaitable, Callable
+from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -23,41 +20,28 @@ from marketplace_metering_async.errors import (
     LedgerOutcomeUnknownError,
     LedgerUnusableError,
 )
-from marketplace_metering_async.ledger.sql import (
-    Dialect,
-    FailPoint,
-    Given,
-    Operation,
-    Row,
-    migrations,
-    no_failure,
+from marketplace_metering_async.ledger.identity import require_here, require_known
+from marketplace_metering_async.ledger.stores.migrations import (
+    first_edition,
+    migrations_in,
+    schema_of,
 )
+from marketplace_metering_async.ledger.stores.store import FailPoint
 
 T = TypeVar("T")
 
-_NOW: Final = "EXTRACT(EPOCH FROM clock_timestamp())"
-DIALECT: Final = Dialect(
-    name="postgresql",
-    integers=lambda name: f"(SELECT unnest(CAST(:{name} AS bigint[])))",
-    texts=lambda name: f"(SELECT unnest(CAST(:{name} AS text[])))",
-    for_update="FOR UPDATE",
-    skip_locked="FOR UPDATE SKIP LOCKED",
-    now=_NOW,
-)
+Connection = Any
+"""asyncpg's, pooled or not, whose types come with an extra."""
 
-_SCHEMA: Final = "marketplace_metering"
-_TABLE: Final = re.compile(
-    r"\b(FROM|JOIN|INTO|UPDATE)\s+(ledger|usage_key|closed_customer|event|hour|carried|stranded"
-    r"|attempt|pruned|posting|quota|schema_version)\b"
-)
-_PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
+Operation = Callable[[Connection], Awaitable[T]]
+"""Statements of one transaction."""
+
 _TRIES: Final = 8
 """How often a transaction that met another one is run again."""
 _CONNECTIONS: Final = 4
 _CACHED_STATEMENTS: Final = 100
 _COMMAND_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
-_NOTES_AT_ONCE: Final = 1_000
 _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 """Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
 
@@ -77,82 +61,36 @@ _ENDS_SOON: Final = """
          THEN set_config('idle_in_transaction_session_timeout', '30s', true) END
 """
 """A transaction whose client is gone holds its locks, and its COMMIT in doubt, no longer."""
-_BEGIN: Final = f"SELECT {_DURABLE}, {_ENDS_SOON}"
+_USABLE: Final = """
+    (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
+    (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible
+"""
+_BEGIN: Final = f"SELECT {_USABLE}, {_DURABLE}, {_ENDS_SOON}"
 _BEGIN_ONCE: Final = f"""
-    WITH previous AS (DELETE FROM {_SCHEMA}.posting WHERE posting_id = $2)
-    INSERT INTO {_SCHEMA}.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
-    RETURNING {_DURABLE}, {_ENDS_SOON}
+    WITH previous AS (DELETE FROM marketplace_metering.posting WHERE posting_id = $2)
+    INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
+    RETURNING {_USABLE}, {_DURABLE}, {_ENDS_SOON}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 
 
-@cache
-def _translated(statement: str) -> tuple[str, tuple[str, ...]]:
-    """Return *statement* with numbered parameters and full table names, and the parameters."""
-    names: list[str] = []
+class PostgresConnections:
+    """A small pool of connections to the database that has a ledger's schema."""
 
-    def number(found: re.Match[str]) -> str:
-        if found[1] not in names:
-            names.append(found[1])
-        return f"${names.index(found[1]) + 1}"
-
-    full = _TABLE.sub(rf"\1 {_SCHEMA}.\2", statement)
-    return _PARAMETER.sub(number, full), tuple(names)
-
-
-@cache
-def _at_once(statement: str) -> str:
-    """Return *statement* for all given rows, which come as one array for each column."""
-    given = Given.of(statement)
-    arrays = [
-        f"CAST(${number} AS {kind}[])" for number, kind in enumerate(given.columns.values(), 1)
-    ]
-    table = f"unnest({', '.join(arrays)}) AS given ({', '.join(given.columns)})"
-    return _translated(given.before + table + given.after)[0]
-
-
-class _PostgresTransaction:
-    """Runs statements on a connection that is in a transaction."""
-
-    dialect = DIALECT
-
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg's, pooled or not
-        self._connection = connection
-
-    async def rows(self, statement: str, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401
-        text, names = _translated(statement)
-        found: Sequence[Row] = await self._connection.fetch(
-            text, *(parameters[name] for name in names)
-        )
-        return found
-
-    async def many(self, statement: str, parameters: Iterable[Mapping[str, Any]]) -> None:
-        text, names = _translated(statement)
-        await self._connection.executemany(
-            text, [tuple(each[name] for name in names) for each in parameters]
-        )
-
-    async def for_each(self, statement: str, given: Sequence[tuple[Any, ...]]) -> Sequence[Row]:
-        columns = zip(*given, strict=True)
-        found: Sequence[Row] = await self._connection.fetch(_at_once(statement), *columns)
-        return found
-
-
-class PostgresDatabase:
-    """A schema in a PostgreSQL database, reached through a small pool of connections."""
-
-    shares_quota = True
-
-    def __init__(self, url: str, *, create: bool = True, reach: FailPoint = no_failure) -> None:
-        """Note where; open() does the work."""
+    def __init__(
+        self, url: str, *, create: bool, reach: FailPoint, schema: Traversable | None = None
+    ) -> None:
+        """Note where; open() does the work. Another *schema* is for tests of upgrades."""
         self._url = url
         self._create = create
         self._reach = reach
+        self._migrations = migrations_in(schema or schema_of("postgresql"))
+        self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
         self._note: str | None = None  # of the latest commit, which the next one removes
 
     async def open(self) -> None:
-        """Connect, and bring the schema up to date under a lock; see Database."""
+        """Connect, and bring the schema up to date under a lock; see Store."""
         try:
             import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
         except ImportError:
@@ -183,13 +121,21 @@ class PostgresDatabase:
                 "such as # / @ are written %23 %2F %40"
             ) from None
 
-    async def run(self, operation: Operation[T], *, once: bool = False) -> T:
+    async def run(
+        self, operation: Operation[T], *, once: bool = False, though_moved: bool = False
+    ) -> T:
         """
-        Run *operation* in one durable transaction; see Database.
+        Run *operation* in one durable transaction.
 
         Where it meets another transaction, or the connection is lost, it is run again. What must
         take place *once* begins with a note of its own: if an earlier try was committed after all,
         however late, the next one finds the note and returns what that try did.
+
+        Raises:
+            LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
+                its schema was upgraded beyond what this process knows.
+            LedgerOutcomeUnknownError: it failed at the commit, and nobody can be asked.
+            LedgerError: the database cannot do it; nothing has happened then.
         """
         note = uuid4().hex if once else None
         done: list[T] = []  # what the latest try did that got as far as its commit
@@ -200,9 +146,11 @@ class PostgresDatabase:
                 async with self._connection() as connection:
                     async with connection.transaction():
                         self._reach("transaction: begins")
-                        if await self._begin(connection, note):
+                        begun = await self._begin(connection, note)
+                        if begun is not None:
                             in_doubt = in_doubt and note is None
-                            done = [await operation(_PostgresTransaction(connection))]
+                            self._require_usable(begun, though_moved=though_moved)
+                            done = [await operation(connection)]
                             self._reach("transaction: commits")
                             committing = True
                     committed = True
@@ -218,7 +166,7 @@ class PostgresDatabase:
             return done[0]
         raise AssertionError("the last attempt returned or raised")
 
-    async def run_on(self, connection: Any, operation: Operation[T]) -> T:  # noqa: ANN401
+    async def run_on(self, connection: Connection, operation: Operation[T]) -> T:
         """
         Run *operation* in the transaction that the caller has begun on *connection*.
 
@@ -229,46 +177,25 @@ class PostgresDatabase:
             if not connection.is_in_transaction():
                 raise LedgerError(_NO_TRANSACTION)
             async with connection.transaction():
-                await connection.execute(f"SELECT {_DURABLE}")
-                return await operation(_PostgresTransaction(connection))
+                begun = await connection.fetchrow(f"SELECT {_USABLE}, {_DURABLE}")
+                self._require_usable(begun, though_moved=False)
+                return await operation(connection)
         except self._errors as error:
             raise _failed(error) from error
 
     async def read(self, operation: Operation[T]) -> T:
-        """Run *operation* on what is committed; see Database."""
+        """Run *operation* on what is committed."""
         try:
             async with (
                 self._connection() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                return await operation(_PostgresTransaction(connection))
+                return await operation(connection)
         except self._errors as error:
             raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
 
-    async def mark(self) -> str:
-        """Return the cluster, its timeline and the database: a copy has others."""
-        (row,) = await self.read(
-            lambda tx: tx.rows(
-                "SELECT (SELECT system_identifier FROM pg_control_system()) AS cluster, "
-                "(SELECT timeline_id FROM pg_control_checkpoint()) AS timeline, "
-                "(SELECT oid FROM pg_database WHERE datname = current_database()) AS database"
-            )
-        )
-        return f"{row['cluster']} {row['timeline']} {row['database']}"
-
-    async def tidy(self) -> bool:
-        """Remove some notes of processes that have ended; see Database."""
-        gone = await self.run(
-            lambda tx: tx.rows(
-                "DELETE FROM posting WHERE posting_id IN (SELECT posting_id FROM posting "
-                "WHERE posted_at < now() - interval '1 day' LIMIT :limit) RETURNING posting_id",
-                limit=_NOTES_AT_ONCE,
-            )
-        )
-        return len(gone) == _NOTES_AT_ONCE
-
     async def aclose(self) -> None:
-        """Close the connections; see Database."""
+        """Close the connections; twice is fine."""
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
@@ -282,12 +209,20 @@ class PostgresDatabase:
             raise LedgerClosedError("the ledger is closed")
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
-    async def _begin(self, connection: Any, note: str | None) -> bool:  # noqa: ANN401
-        """Make the transaction durable, and leave its *note*; False: an earlier try did it all."""
+    async def _begin(self, connection: Connection, note: str | None) -> Any:  # noqa: ANN401
+        """
+        Make the transaction durable, and leave its *note*.
+
+        Returns: what says whether the ledger may be changed; None: an earlier try did it all.
+        """
         if note is None:
-            await connection.execute(_BEGIN)
-            return True
-        return await connection.fetchrow(_BEGIN_ONCE, note, self._note) is not None
+            return await connection.fetchrow(_BEGIN)
+        return await connection.fetchrow(_BEGIN_ONCE, note, self._note)
+
+    def _require_usable(self, ledger: Any, *, though_moved: bool) -> None:  # noqa: ANN401 - a row
+        if not though_moved:
+            require_here(ledger["moved_to"])
+        require_known(ledger["min_compatible"], self._known)
 
     async def _passes(self, error: BaseException) -> bool:
         """Whether another try may succeed; a session that cannot write is not used again."""
@@ -321,7 +256,7 @@ class PostgresDatabase:
         pg = self._asyncpg
         return (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
 
-    async def _prepare(self, connection: Any) -> bool:  # noqa: ANN401
+    async def _prepare(self, connection: Connection) -> bool:
         """Bring the schema up to date; return whether a pooler stands between."""
         server = await connection.fetchrow(
             "SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process"
@@ -335,36 +270,39 @@ class PostgresDatabase:
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())
 
-    async def _migrate(self, connection: Any) -> None:  # noqa: ANN401
-        known = migrations(DIALECT)
-        newest = known[-1][0]
+    async def _migrate(self, connection: Connection) -> None:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
-            if not self._create and not await connection.fetchval(
-                f"SELECT to_regclass('{_SCHEMA}.schema_version')"
-            ):
-                raise LedgerMissingError(f"there is no ledger at {_place_of(self._url)}")
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
-            await connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {_SCHEMA}.schema_version (version bigint NOT NULL)"
-            )
-            version = (
-                await connection.fetchval(f"SELECT MAX(version) FROM {_SCHEMA}.schema_version") or 0
-            )
-            if version > newest:
-                raise LedgerUnusableError(
-                    f"the database has schema {version}, and this version of the package knows "
-                    f"{newest}; use a newer one"
-                )
-            for number, statements in known:
-                if number > version:
-                    for statement in statements:
+            version = await self._version(connection)
+            if not version:
+                await connection.execute("CREATE SCHEMA IF NOT EXISTS marketplace_metering")
+            for migration in self._migrations:
+                if migration.version > version:
+                    for statement in migration.statements:
                         await connection.execute(statement)
                         self._reach("migrate: statement")
                     await connection.execute(
-                        f"INSERT INTO {_SCHEMA}.schema_version VALUES ($1)", number
+                        "UPDATE marketplace_metering.ledger SET version = $1", migration.version
                     )
             self._reach("migrate: done")
+
+    async def _version(self, connection: Connection) -> int:
+        """Return the version of the schema; 0 where there is none, and one may be made."""
+        place = _place_of(self._url)
+        if await connection.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
+            raise first_edition(place)
+        if not await connection.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
+            if not self._create:
+                raise LedgerMissingError(f"there is no ledger at {place}")
+            return 0
+        found = await connection.fetchrow(
+            "SELECT version, min_compatible FROM marketplace_metering.ledger"
+        )
+        if found is None:
+            raise LedgerUnusableError(f"{place} is damaged; restore a backup")
+        require_known(found["min_compatible"], self._known)
+        version: int = found["version"]
+        return version
 
 
 def _place_of(url: str) -> str:

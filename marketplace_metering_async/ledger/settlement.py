@@ -9,8 +9,8 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     TimestampOutOfBoundsException,
 )
-from marketplace_metering_async.ledger.posting import deadline_of
-from marketplace_metering_async.ledger.states import FrozenHour, HourState, Settlement
+from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
 _FIRST_PAUSE: Final = 5
@@ -22,30 +22,31 @@ _OF_THE_ACCOUNT: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CL
 
 def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlement:
     """Return what *result* means for the row that was *claimed*; *now* in seconds since 1970."""
-    ambiguous = claimed.ambiguous or result.ambiguous
-    state = _state(claimed, result, now, ambiguous=ambiguous)
+    in_doubt = claimed.in_doubt or result.ambiguous
+    state = _state(claimed, result, now, in_doubt=in_doubt)
     again = state is HourState.FROZEN
     return Settlement(
         hour_id=claimed.hour_id,
         fence=claimed.fence,
         state=state,
         not_before=now + _pause(claimed.attempts, result) if again else 0,
-        ambiguous=ambiguous or result.status is RecordStatus.UNCONFIRMED,
+        in_doubt=in_doubt or result.status is RecordStatus.UNCONFIRMED,
         status=result.service_status or result.status.value,
         error=_worded(result.error),
         request_id=result.request_id,
         metering_record_id=result.metering_record_id,
         quantity=claimed.quantity,
+        of=claimed.key.summed_under(claimed.license_product),
     )
 
 
-def _state(claimed: FrozenHour, result: RecordResult, now: int, *, ambiguous: bool) -> HourState:
+def _state(claimed: FrozenHour, result: RecordResult, now: int, *, in_doubt: bool) -> HourState:
     over = now >= deadline_of(claimed.stamp)
     match result.status:
         case RecordStatus.SUCCESS:
             return HourState.METERED
         case RecordStatus.DUPLICATE_RECORD:
-            return HourState.PROBABLY_METERED if ambiguous else HourState.CONFLICT
+            return HourState.PROBABLY_METERED if in_doubt else HourState.CONFLICT
         case RecordStatus.CUSTOMER_NOT_SUBSCRIBED:
             return HourState.NOT_SUBSCRIBED
         case RecordStatus.REJECTED if result.retryable or _may_be_early(claimed, result.error, now):

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerError
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
-from marketplace_metering_async.ledger.sql import Database, Transaction
 
 _AHEAD: Final = 0.3
 """Seconds for which turns last that are reserved at a time: if a relay stops, they are lost."""
@@ -26,14 +26,8 @@ _EMPTY_AFTER_THROTTLE: Final = 1.0
 _BUNCHED: Final = 50
 """Calls delivered since the last throttle from which on the next one is put down to bunching."""
 
-_RESERVE: Final = """
-    INSERT INTO quota (operation, next_at)
-    VALUES (:operation, clock_timestamp() + CAST(:seconds AS double precision) * interval '1 s')
-    ON CONFLICT (operation) DO UPDATE SET
-        next_at = greatest(quota.next_at, clock_timestamp())
-                  + CAST(:seconds AS double precision) * interval '1 s'
-    RETURNING CAST(EXTRACT(EPOCH FROM next_at - clock_timestamp()) AS double precision) AS until
-"""
+Reserve = Callable[[float], Awaitable[float]]
+"""Reserves so many seconds of the quota, and returns in how many they end; see Store."""
 
 
 class SharedPacer:
@@ -43,15 +37,15 @@ class SharedPacer:
     Give it to the client: `MarketplaceMeteringClient(pacer=ledger.pacer())`.
     """
 
-    def __init__(self, database: Database, calls_per_second: float) -> None:
+    def __init__(self, reserve: Reserve, calls_per_second: float) -> None:
         """
-        Space calls at *calls_per_second* over all relays.
+        Space calls at *calls_per_second* over all relays, who *reserve* them.
 
         Raises:
             ValueError: for a quota that is not above 0, or is infinite.
         """
         self._own = AdaptivePacer(calls_per_second)
-        self._database = database
+        self._reserve_calls = reserve
         self._gap = 1 / (calls_per_second * _SHARE)
         self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))
         self._ahead = _FEWEST  # turns that are reserved at a time
@@ -109,14 +103,8 @@ class SharedPacer:
         began = asyncio.get_running_loop().time()
         empty, self._empty = self._empty, 0.0
         seconds = (ahead + empty) * self._gap
-
-        async def reserve(tx: Transaction) -> float:
-            rows = await tx.rows(_RESERVE, operation="BatchMeterUsage", seconds=seconds)
-            until: float = rows[0]["until"]
-            return until
-
         try:
-            until = await self._database.run(reserve)
+            until = await self._reserve_calls(seconds)
         except LedgerError:
             self._not_before = now + _AFTER_ERROR  # the relay meets the same error, and tells of it
         else:

@@ -76,6 +76,11 @@ class UsageKey(NamedTuple):
         """The customer of a product or license, whatever the dimension."""
         return CustomerKey(*self[:4])
 
+    def summed_under(self, license_product: str) -> "ProductDimension":
+        """Return where its usage is summed up; a license's under *license_product*."""
+        product = license_product if self.license_arn else self.product_code
+        return ProductDimension(product, self.dimension)
+
     def __repr__(self) -> str:
         """Return it with ids masked."""
         who = self.license_arn or self.customer_aws_account_id or self.customer_identifier
@@ -108,6 +113,13 @@ class CustomerKey(NamedTuple):
         return f"<CustomerKey {self.product_code or 'license'} {mask(who)}>"
 
 
+class ProductDimension(NamedTuple):
+    """What sums are kept by: a product (of a license its own; '' if unknown) and a dimension."""
+
+    product_code: str
+    dimension: str
+
+
 @frozen
 class Usage:
     """
@@ -117,7 +129,7 @@ class Usage:
         key: Whose.
         license_product: With whom a license record may share a request.
         at: When it happened, in whole seconds since 1970.
-        quantity: Whole units.
+        quantity: Millionths of a unit.
         event_id: The caller's name for it, or None.
         digest: Of what the caller said, to tell a repetition from a mistake; empty without a name.
     """
@@ -141,9 +153,9 @@ class FrozenHour:
         key: Whose.
         license_product: With whom a license record may share a request.
         stamp: Its timestamp, in seconds since 1970.
-        quantity: Whole units.
+        quantity: Millionths of a unit.
         attempts: Claims before this one that had an answer.
-        ambiguous: Whether an earlier one may have been acted upon.
+        in_doubt: Whether an earlier one may have been acted upon.
     """
 
     hour_id: int
@@ -153,7 +165,7 @@ class FrozenHour:
     stamp: int
     quantity: int
     attempts: int
-    ambiguous: bool
+    in_doubt: bool
 
 
 @frozen(kw_only=True)
@@ -164,17 +176,20 @@ class Settlement:
     Attributes:
         state: FROZEN where it is to be sent again.
         not_before: Whole seconds since 1970; when it may be sent again.
-        ambiguous: Whether the service may have acted upon it.
+        in_doubt: Whether the service may have acted upon it.
         status: The verdict in the client's words.
+        quantity: Millionths of a unit.
+        of: Where they are summed up.
     """
 
     hour_id: int
     fence: int
     state: HourState
     not_before: int = 0
-    ambiguous: bool = False
+    in_doubt: bool = False
     status: str
+    quantity: int
+    of: ProductDimension
     error: str | None = None
     request_id: str | None = None
     metering_record_id: str | None = None
-    quantity: int = 0

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from marketplace_metering_async.ledger.posting import AddedUsage, Outcome
-from marketplace_metering_async.ledger.states import Usage
+from marketplace_metering_async.ledger.model import Usage
+from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
 
 _MOST: Final = 1_000
 """Pieces of usage that share one commit."""
 
-Post = Callable[[Sequence[Usage]], Awaitable[Sequence[Outcome]]]
+Post = Callable[[Sequence[Usage]], Awaitable[Sequence[PostingResult]]]
 """Stores usage durably, and says what became of each piece."""
 
 _Waiting = tuple[Usage, "asyncio.Future[AddedUsage]"]
@@ -60,7 +60,7 @@ class GroupCommit:
             self._committing = None
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
-        outcomes: Sequence[Outcome | BaseException]
+        outcomes: Sequence[PostingResult | BaseException]
         try:
             outcomes = await self._post([usage for usage, _ in group])
         except BaseException as error:  # noqa: BLE001 - each caller raises one of its own

@@ -4,8 +4,8 @@ from marketplace_metering_async.errors import (
     InvalidUsageDimensionException,
     SimilarRecordRefusedError,
 )
-from marketplace_metering_async.ledger.settling import settlement
-from marketplace_metering_async.ledger.states import FrozenHour, HourState, UsageKey
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, UsageKey
+from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
 
 NOON = 1_795_435_200
@@ -17,7 +17,7 @@ CLAIMED = FrozenHour(
     stamp=NOON - 7200,
     quantity=5,
     attempts=0,
-    ambiguous=False,
+    in_doubt=False,
 )
 REFUSAL = InvalidUsageDimensionException("InvalidUsageDimensionException", "no such dimension")
 

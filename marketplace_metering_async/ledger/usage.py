@@ -5,8 +5,9 @@ from math import floor
 from typing import Any, Final
 
 from marketplace_metering_async.errors import InvalidRecordError, Violation
-from marketplace_metering_async.ledger.freezing import digest_of_event
-from marketplace_metering_async.ledger.states import CustomerKey, Usage, UsageKey
+from marketplace_metering_async.ledger.frozen_record import digest_of_event
+from marketplace_metering_async.ledger.millionths import millionths_of
+from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
 from marketplace_metering_async.quantities import travels_whole
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
@@ -69,10 +70,10 @@ class UsageReader:
             raise_if_any(_violations(record, now, event_id))
             key, license_product = self._remember(who, record)
             epoch, units = record.epoch, int(record.quantity)
-        digest = b""
+        amount, digest = millionths_of(units), b""
         if event_id is not None:
-            digest = digest_of_event(key, None if at is None else epoch, units)
-        return Usage(key, license_product, epoch, units, event_id, digest)
+            digest = digest_of_event(key, None if at is None else epoch, amount)
+        return Usage(key, license_product, epoch, amount, event_id, digest)
 
     def _recall(self, who: tuple[str | None, ...]) -> tuple[UsageKey, str] | None:
         try:

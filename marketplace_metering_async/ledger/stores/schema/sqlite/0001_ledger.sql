@@ -1,15 +1,24 @@
--- One row: whose ledger this is, and where its records go.
+-- Quantities are millionths of a unit. A record has so few that 64 bits hold them; sums of many
+-- records are kept as whole units and millionths, each added up by itself.
+
+-- One row: whose ledger this is, where its records go, and which versions of the package may use it.
+-- `sealings` rises in every transaction that seals hours.
 CREATE TABLE ledger (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    ledger_id TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    min_compatible INTEGER NOT NULL,
+    ledger_id TEXT,
+    created_at INTEGER,
     region_name TEXT,
     host TEXT,
-    mark TEXT NOT NULL,
+    mark TEXT,
     guarded_since INTEGER,
     moved_to TEXT,
-    last_success_at INTEGER
+    last_success_at INTEGER,
+    sealings INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+
+INSERT INTO ledger (one, version, min_compatible) VALUES (1, 1, 1);
 
 -- What the service counts as one, but for the hour; its name is all of it as a JSON list.
 -- '' stands for what a scheme does not have.
@@ -22,8 +31,7 @@ CREATE TABLE usage_key (
     license_arn TEXT NOT NULL,
     dimension TEXT NOT NULL,
     license_product TEXT NOT NULL,
-    closed_at INTEGER,
-    recorded INTEGER NOT NULL DEFAULT 0
+    closed_at INTEGER
 ) STRICT;
 
 -- Customers whose subscription has ended, also for dimensions that come later.
@@ -36,13 +44,22 @@ CREATE TABLE closed_customer (
     PRIMARY KEY (product_code, customer_aws_account_id, customer_identifier, license_arn)
 ) STRICT;
 
+-- Dimensions of which a fraction is refused where it is added.
+CREATE TABLE whole_dimension (
+    product_code TEXT NOT NULL,
+    dimension TEXT NOT NULL,
+    declared_at INTEGER NOT NULL,
+    PRIMARY KEY (product_code, dimension)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE event (
     event_id TEXT PRIMARY KEY,
     digest BLOB NOT NULL,
     added_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- An hour of a key: open, then frozen for ever as one record, then metered or ended by name.
+-- An hour of a key: open, then frozen permanently as one record, then metered or ended by name.
+-- From the sealing on it has a deadline, the member that its quantity is sent in, and a digest.
 CREATE TABLE hour (
     hour_id INTEGER PRIMARY KEY,
     key_id INTEGER NOT NULL REFERENCES usage_key,
@@ -53,26 +70,31 @@ CREATE TABLE hour (
     stamp INTEGER NOT NULL,
     opened_at INTEGER NOT NULL,
     seal_at INTEGER NOT NULL,
-    deadline INTEGER NOT NULL,
     urgent INTEGER NOT NULL DEFAULT 0,
     sealed_at INTEGER,
+    deadline INTEGER,
     region_name TEXT,
+    member TEXT,
     digest BLOB,
     not_before INTEGER NOT NULL DEFAULT 0,
     lease_until REAL,
     fence INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     crashes INTEGER NOT NULL DEFAULT 0,
-    ambiguous INTEGER NOT NULL DEFAULT 0,
+    in_doubt INTEGER NOT NULL DEFAULT 0,
     settled_at INTEGER,
     metering_record_id TEXT,
     reason TEXT,
     UNIQUE (key_id, hour)
 ) STRICT;
 
+CREATE INDEX hour_unsettled ON hour (hour) WHERE state IN ('open', 'frozen');
 CREATE INDEX hour_to_seal ON hour (seal_at) WHERE state = 'open';
 CREATE INDEX hour_to_send ON hour (urgent DESC, deadline, hour_id) WHERE state = 'frozen';
+CREATE INDEX hour_to_wait_for ON hour (not_before) WHERE state = 'frozen' AND lease_until IS NULL;
+CREATE INDEX hour_claimed ON hour (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX hour_settled ON hour (settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX hour_ended ON hour (deadline) WHERE state NOT IN ('open', 'frozen', 'metered');
 
 -- Usage of an earlier hour that an hour carries, with where it came from.
 CREATE TABLE carried (
@@ -89,7 +111,8 @@ CREATE TABLE stranded (
     key_id INTEGER NOT NULL REFERENCES usage_key,
     origin INTEGER NOT NULL,
     state TEXT NOT NULL,
-    quantity INTEGER NOT NULL,
+    units INTEGER NOT NULL,
+    millionths INTEGER NOT NULL,
     events INTEGER NOT NULL,
     since INTEGER NOT NULL,
     UNIQUE (key_id, origin, state)
@@ -107,11 +130,29 @@ CREATE TABLE attempt (
     PRIMARY KEY (hour_id, fence)
 ) STRICT, WITHOUT ROWID;
 
--- What pruned rows had come to, so that the sums still add up.
-CREATE TABLE pruned (
+-- What a person has said of a record's fate, or of usage that no hour carries.
+CREATE TABLE resolution (
+    resolution_id INTEGER PRIMARY KEY,
+    hour_id INTEGER REFERENCES hour,
+    stranded_id INTEGER REFERENCES stranded,
+    at INTEGER NOT NULL,
+    before TEXT NOT NULL,
+    after TEXT NOT NULL,
+    note TEXT NOT NULL,
+    CHECK ((hour_id IS NULL) <> (stranded_id IS NULL))
+) STRICT;
+
+CREATE INDEX resolution_of_hour ON resolution (hour_id) WHERE hour_id IS NOT NULL;
+CREATE INDEX resolution_of_stranded ON resolution (stranded_id) WHERE stranded_id IS NOT NULL;
+
+-- All usage by what has become of it, and once more as `recorded`; of that with the latest timestamp.
+CREATE TABLE kept_sum (
     product_code TEXT NOT NULL,
     dimension TEXT NOT NULL,
     state TEXT NOT NULL,
-    quantity INTEGER NOT NULL,
+    units INTEGER NOT NULL,
+    millionths INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    latest INTEGER NOT NULL,
     PRIMARY KEY (product_code, dimension, state)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,103 @@
+"""Which frozen records a relay may take: those that are whole, fewer where relays have died."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from marketplace_metering_async.ledger.frozen_record import digest
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, UsageKey
+
+MOST_CRASHES: Final = 25
+"""Claims in a row that ended with their relay: then the record is put aside."""
+
+
+@frozen(kw_only=True)
+class Candidate:
+    """
+    A frozen record that nobody holds, as its row says.
+
+    Attributes:
+        fence: Of the latest claim on it.
+        crashes: Claims in a row that ended with their relay.
+        in_doubt: Whether an attempt may have been acted upon.
+        lapsed: Whether a claim has run out: it had no answer, and the service may have acted on it.
+        urgent: Whether it goes before all others.
+    """
+
+    hour_id: int
+    key: UsageKey
+    license_product: str
+    stamp: int
+    quantity: int
+    member: str
+    region_name: str
+    digest: bytes
+    fence: int
+    attempts: int
+    crashes: int
+    in_doubt: bool
+    lapsed: bool
+    urgent: bool
+
+
+def choose(
+    candidates: Sequence[Candidate], limit: int
+) -> tuple[list[FrozenHour], list[Settlement]]:
+    """
+    Return what is claimed, and what is put aside, of *candidates* in the order of their deadlines.
+
+    What does not match its digest is put aside, and so is what relay after relay has died with.
+    """
+    claimed, aside = [], []
+    last_hours = [one for one in candidates if one.urgent]  # alone: nothing may go before them
+    for one in _fewer_after_crashes(last_hours or candidates, limit):
+        why = _reason_to_hold(one)
+        if why is None:
+            claimed.append(_claim_on(one))
+        else:
+            aside.append(_put_aside(one, why))
+    return claimed, aside
+
+
+def _fewer_after_crashes(candidates: Sequence[Candidate], limit: int) -> Iterator[Candidate]:
+    """
+    Yield fewer of *candidates* the more often relays have died with the next one in their hands.
+
+    So a record that kills its relay is soon alone, and costs the others nothing.
+    """
+    for taken, one in enumerate(candidates):
+        if taken >= max(1, limit >> (2 * one.crashes)):
+            return
+        yield one
+
+
+def _reason_to_hold(one: Candidate) -> HourState | None:
+    if one.digest != digest(one.region_name, one.key, one.stamp, one.quantity, one.member):
+        return HourState.DAMAGED
+    return HourState.QUARANTINED if one.crashes >= MOST_CRASHES else None
+
+
+def _claim_on(one: Candidate) -> FrozenHour:
+    return FrozenHour(
+        hour_id=one.hour_id,
+        fence=one.fence + 1,
+        key=one.key,
+        license_product=one.license_product,
+        stamp=one.stamp,
+        quantity=one.quantity,
+        attempts=one.attempts,
+        in_doubt=one.in_doubt or one.lapsed,
+    )
+
+
+def _put_aside(one: Candidate, state: HourState) -> Settlement:
+    return Settlement(
+        hour_id=one.hour_id,
+        fence=one.fence,
+        state=state,
+        in_doubt=one.in_doubt or one.lapsed,
+        status=state.value,
+        quantity=one.quantity,
+        of=one.key.summed_under(one.license_product),
+    )

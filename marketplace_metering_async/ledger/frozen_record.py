@@ -1,0 +1,85 @@
+"""
+The frozen record: what an hour becomes when it is sealed, byte for byte the same in each attempt.
+
+A digest over everything that the service counts by, the region among it, is kept beside the row and
+compared before each send: one flipped bit on a disk must not become somebody's bill.
+"""
+
+import json
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.millionths import MILLION, units_of
+from marketplace_metering_async.ledger.model import FrozenHour, UsageKey, name_of
+from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.records import UsageRecord
+
+_DIGEST_BYTES: Final = 16
+
+
+QUANTITY: Final = "Quantity"
+QUANTITY_AS_DECIMAL: Final = "QuantityAsDecimal"
+
+
+class Frozen(NamedTuple):
+    """
+    What sealing adds to an hour.
+
+    Attributes:
+        deadline: When the service stops taking its record, in seconds since 1970.
+        member: In which member of a record its quantity is sent, now and in each attempt.
+        digest: Of all that the service counts by.
+    """
+
+    deadline: int
+    member: str
+    digest: bytes
+
+
+def freeze(region_name: str, key: UsageKey, stamp: int, quantity: int) -> Frozen:
+    """Make a record of an hour; *stamp* in seconds since 1970, *quantity* in millionths."""
+    member = member_of(quantity)
+    return Frozen(deadline_of(stamp), member, digest(region_name, key, stamp, quantity, member))
+
+
+def member_of(quantity: int) -> str:
+    """Return the member in which *quantity*, in millionths, is sent."""
+    is_whole = not quantity % MILLION and units_of(quantity) <= MAX_QUANTITY
+    return QUANTITY if is_whole else QUANTITY_AS_DECIMAL
+
+
+def digest(region_name: str, key: UsageKey, stamp: int, quantity: int, member: str) -> bytes:
+    """Return the digest of a frozen record; *stamp* in seconds since 1970."""
+    where = json.dumps(region_name)
+    return _digest(f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]')
+
+
+def digest_of_event(key: UsageKey, at: int | None, quantity: int) -> bytes:
+    """Return the digest of what a caller said of an event; *at* is None where it did not say."""
+    moment = "null" if at is None else at
+    return _digest(f"[{name_of(key)[1:-1]}, {moment}, {quantity}]")
+
+
+def _digest(content: str) -> bytes:
+    return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def record_of(held: FrozenHour) -> UsageRecord:
+    """
+    Return the record that is sent.
+
+    Raises:
+        InvalidRecordError: if the row makes none: it was damaged.
+    """
+    key = held.key
+    return UsageRecord(
+        timestamp=datetime.fromtimestamp(held.stamp, UTC),
+        dimension=key.dimension,
+        quantity=units_of(held.quantity),
+        customer_aws_account_id=key.customer_aws_account_id or None,
+        customer_identifier=key.customer_identifier or None,
+        license_arn=key.license_arn or None,
+        product_code=(held.license_product if key.license_arn else key.product_code) or None,
+    )

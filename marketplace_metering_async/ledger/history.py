@@ -1,0 +1,156 @@
+"""The story of every hour: the evidence in a dispute."""
+
+from calendar import monthrange
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from marketplace_metering_async.ledger.millionths import units_of
+from marketplace_metering_async.ledger.model import HourState
+from marketplace_metering_async.records import SECONDS_PER_DAY
+
+
+class Row(Protocol):
+    """What a store has found: a value for each column."""
+
+    def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401
+        """Return the value in a column."""
+        ...
+
+
+@frozen(kw_only=True)
+class Attempt:
+    """One try of a frozen record, and what came of it."""
+
+    at: datetime
+    status: str
+    error: str | None
+    request_id: str | None
+    metering_record_id: str | None
+
+
+@frozen(kw_only=True)
+class CarriedUsage:
+    """Units that happened in another hour than the one whose record has them."""
+
+    origin: datetime
+    quantity: int
+    events: int
+
+
+@frozen(kw_only=True)
+class HistoryEntry:
+    """
+    The story of one hour of a key, or of usage that no hour may carry.
+
+    Attributes:
+        hour: The start of the hour (UTC); of stranded usage the one in which it happened.
+        quantity: Units, those carried from other hours among them.
+        events: Pieces of usage.
+        timestamp: Of the frozen record; of an open hour what it would be now.
+        digest: Of the frozen record, as hexadecimal text.
+    """
+
+    product_code: str | None
+    customer_aws_account_id: str | None = field(repr=False)
+    customer_identifier: str | None = field(repr=False)
+    license_arn: str | None = field(repr=False)
+    dimension: str
+    hour: datetime
+    state: HourState
+    quantity: int
+    events: int
+    carried: Sequence[CarriedUsage] = ()
+    timestamp: datetime | None = None
+    sealed_at: datetime | None = None
+    region_name: str | None = None
+    digest: str | None = None
+    attempts: Sequence[Attempt] = ()
+    settled_at: datetime | None = None
+    metering_record_id: str | None = None
+    reason: str | None = None
+
+
+@frozen(kw_only=True)
+class HistoryQuery:
+    """
+    Which hours somebody asks for.
+
+    Attributes:
+        first: The first hour, in seconds since 1970.
+        end: The hour after the last one.
+        members: Members of a key to the value that they have.
+    """
+
+    first: int = 0
+    end: int = 2**40
+    members: dict[str, str] = field(factory=dict)
+
+    @classmethod
+    def of(cls, month: datetime | None, **members: str | None) -> "HistoryQuery":
+        """Return what asks for a month (UTC) with *month* in it, and for the *members* given."""
+        given = {name: value for name, value in members.items() if value is not None}
+        if month is None:
+            return cls(members=given)
+        start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        first = int(start.timestamp())
+        days = monthrange(start.year, start.month)[1]
+        return cls(first=first, end=first + days * SECONDS_PER_DAY, members=given)
+
+
+def stranded_entry_of(row: Row) -> HistoryEntry:
+    """Return what has become of usage that no hour carries: its row with its key's."""
+    return HistoryEntry(**_common(row))
+
+
+def _when(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _common(row: Row) -> dict[str, Any]:
+    product = row["license_product"] if row["license_arn"] else row["product_code"]
+    return {
+        "product_code": product or None,
+        "customer_aws_account_id": row["customer_aws_account_id"] or None,
+        "customer_identifier": row["customer_identifier"] or None,
+        "license_arn": row["license_arn"] or None,
+        "dimension": row["dimension"],
+        "hour": datetime.fromtimestamp(row["hour"], UTC),
+        "state": HourState(row["state"]),
+        "quantity": units_of(row["quantity"]),
+        "events": row["events"],
+    }
+
+
+def entry_of(row: Row, carried: Sequence[Row], attempts: Sequence[Row]) -> HistoryEntry:
+    """Return the story of an hour: its row with its key's, what it *carried*, and its attempts."""
+    return HistoryEntry(
+        **_common(row),
+        carried=[
+            CarriedUsage(
+                origin=datetime.fromtimestamp(one["origin"], UTC),
+                quantity=units_of(one["quantity"]),
+                events=one["events"],
+            )
+            for one in carried
+        ],
+        timestamp=_when(row["stamp"]),
+        sealed_at=_when(row["sealed_at"]),
+        region_name=row["region_name"],
+        digest=None if row["digest"] is None else bytes(row["digest"]).hex(),
+        attempts=[
+            Attempt(
+                at=datetime.fromtimestamp(one["at"], UTC),
+                status=one["status"],
+                error=one["error"],
+                request_id=one["request_id"],
+                metering_record_id=one["metering_record_id"],
+            )
+            for one in attempts
+        ],
+        settled_at=_when(row["settled_at"]),
+        metering_record_id=row["metering_record_id"],
+        reason=row["reason"],
+    )

@@ -1,0 +1,29 @@
+"""Clock hours and the ends of their windows; all moments in seconds since 1970."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from marketplace_metering_async import limits
+from marketplace_metering_async.records import SECONDS_PER_HOUR
+
+
+def hour_of(at: int) -> int:
+    """Return the start of the clock hour (UTC) of *at*."""
+    return at - at % SECONDS_PER_HOUR
+
+
+@lru_cache(maxsize=10_000)  # usage comes in seconds that are like each other
+def deadline_of(at: int) -> int:
+    """Return when the service stops taking a record stamped *at*."""
+    return int(limits.deadline(datetime.fromtimestamp(at, UTC)).timestamp())
+
+
+def latest_lost_at(moment: int) -> int:
+    """Return the latest stamp whose deadline is *moment* or earlier."""
+    return int(limits.oldest_open(datetime.fromtimestamp(moment + 1, UTC)).timestamp()) - 1
+
+
+def month_of(at: int) -> tuple[int, int]:
+    """Return year and month (UTC) of *at*."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return moment.year, moment.month

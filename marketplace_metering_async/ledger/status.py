@@ -1,0 +1,177 @@
+"""Where all usage is: sums that add up, and what comes next."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from attrs import field, frozen
+
+from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.identity import Identity
+from marketplace_metering_async.ledger.millionths import units_of
+from marketplace_metering_async.ledger.model import ENDED, HourState
+from marketplace_metering_async.ledger.sums import RECORDED, Sum
+from marketplace_metering_async.records import SECONDS_PER_HOUR
+
+AT_RISK_WITHIN: Final = 6 * SECONDS_PER_HOUR
+"""Seconds before its window closes from which on unsent usage counts as at risk."""
+
+
+@frozen(kw_only=True)
+class ProductStatus:
+    """The units of one product (or, of licenses, their product; '' if unknown) and dimension."""
+
+    product_code: str
+    dimension: str
+    open: int = 0
+    frozen: int = 0
+    metered: int = 0
+    ended: Mapping[HourState, int] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class LedgerStatus:
+    """
+    Where all usage is, in units: recorded == open + frozen + metered + sum(ended.values()).
+
+    Attributes:
+        recorded: All that was ever added, counted apart from the rest.
+        open: In hours that still take usage.
+        frozen: In records that are not settled yet, those in flight among them.
+        in_flight: In records that a relay holds.
+        metered: Taken by the service.
+        ended: By named end state, what nobody sends any more.
+        products: The same by product and dimension.
+        oldest_unsent_seconds: Since the hour of the oldest usage that is not settled was over;
+            None where there is none.
+        seconds_to_first_loss: Until the service takes the first of it no more; below 0: too late.
+        at_risk: Unsettled units whose window closes within six hours.
+        last_success_seconds: Since the service last took a record; None: never.
+        last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
+        claimed_until: When the last claim of a relay on a frozen record ends, were the relay dead;
+            None where there is no claim.
+        next_send_at: When a frozen record that no relay holds is due to be sent; None: there is
+            none.
+        next_seal_at: When an open hour is next due for sealing; None where none is open.
+        records: How many records are in each state.
+        is_unconfirmed_copy: Whether this is a copy that nobody has adopted yet: open hours wait.
+        region_name: Where its records go; None until the first relay.
+        host: The service's host; None until the first relay.
+    """
+
+    recorded: int
+    open: int
+    frozen: int
+    in_flight: int
+    metered: int
+    ended: Mapping[HourState, int]
+    products: Sequence[ProductStatus]
+    oldest_unsent_seconds: float | None
+    seconds_to_first_loss: float | None
+    at_risk: int
+    last_success_seconds: float | None
+    last_usage_seconds: float | None
+    claimed_until: datetime | None
+    next_send_at: datetime | None
+    next_seal_at: datetime | None
+    records: Mapping[HourState, int]
+    is_unconfirmed_copy: bool
+    region_name: str | None
+    host: str | None
+
+
+@frozen(kw_only=True)
+class Figures:
+    """
+    What a store knows of a whole ledger, without looking at hours that are settled.
+
+    Attributes:
+        sums: All that are kept.
+        oldest_hour: The oldest hour that is not settled.
+        first_stamp: The earliest timestamp in it.
+        at_risk: Millionths in hours that are not settled and soon too late.
+        in_flight: Millionths in records that are claimed.
+        claimed_until: When the last claim ends.
+        next_send: When a frozen record that nobody claims is due to be sent.
+        next_seal: When an open hour is due for sealing.
+    """
+
+    ledger: Identity
+    sums: Sequence[Sum]
+    oldest_hour: int | None
+    first_stamp: int | None
+    at_risk: int
+    in_flight: int
+    claimed_until: float | None
+    next_send: int | None
+    next_seal: int | None
+
+
+def status_of(known: Figures, now: int) -> LedgerStatus:
+    """Return the status that *known* figures mean; *now* in seconds since 1970."""
+    products = _products(known.sums)
+    recorded = [one for one in known.sums if one.state == RECORDED]
+    deadline = None if known.first_stamp is None else deadline_of(known.first_stamp)
+    return LedgerStatus(
+        recorded=units_of(sum(one.quantity for one in recorded)),
+        open=sum(product.open for product in products),
+        frozen=sum(product.frozen for product in products),
+        in_flight=units_of(known.in_flight),
+        metered=sum(product.metered for product in products),
+        ended=_added(products),
+        products=products,
+        oldest_unsent_seconds=_seconds(now, known.oldest_hour, SECONDS_PER_HOUR),
+        seconds_to_first_loss=None if deadline is None else deadline - now,
+        at_risk=units_of(known.at_risk),
+        last_success_seconds=_seconds(now, known.ledger.last_success_at, 0),
+        last_usage_seconds=_seconds(now, max((one.latest for one in recorded), default=None), 0),
+        claimed_until=_when(known.claimed_until),
+        next_send_at=_when(known.next_send),
+        next_seal_at=_when(known.next_seal),
+        records=_records(known.sums),
+        is_unconfirmed_copy=known.ledger.guarded_since is not None,
+        region_name=known.ledger.region_name,
+        host=known.ledger.host,
+    )
+
+
+def _seconds(now: int, since: int | None, after: int) -> float | None:
+    return None if since is None else max(0, now - since - after)
+
+
+def _when(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _products(sums: Sequence[Sum]) -> list[ProductStatus]:
+    found: dict[tuple[str, str], dict[HourState, int]] = {}
+    for one in sums:
+        units = found.setdefault((one.product_code, one.dimension), {})
+        if one.state != RECORDED and (one.quantity or one.records):
+            units[HourState(one.state)] = units_of(one.quantity)
+    return [
+        ProductStatus(
+            product_code=product,
+            dimension=dimension,
+            open=units.get(HourState.OPEN, 0),
+            frozen=units.get(HourState.FROZEN, 0),
+            metered=units.get(HourState.METERED, 0),
+            ended={state: units[state] for state in ENDED if state in units},
+        )
+        for (product, dimension), units in sorted(found.items())
+    ]
+
+
+def _added(products: Sequence[ProductStatus]) -> dict[HourState, int]:
+    found = {state: sum(p.ended.get(state, 0) for p in products) for state in ENDED}
+    held = {state for product in products for state in product.ended}
+    return {state: units for state, units in found.items() if state in held}
+
+
+def _records(sums: Sequence[Sum]) -> dict[HourState, int]:
+    found: dict[HourState, int] = {}
+    for one in sums:
+        if one.state != RECORDED and one.records:
+            state = HourState(one.state)
+            found[state] = found.get(state, 0) + one.records
+    return found

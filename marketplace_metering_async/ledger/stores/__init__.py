@@ -1,0 +1,27 @@
+"""Where a ledger is kept: the same verbs, each with SQL of its own that nobody else sees."""
+
+from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.ledger.stores.store import FailPoint, Store, no_failure
+
+__all__ = ["FailPoint", "Store", "no_failure", "store_at"]
+
+
+def store_at(url: str, *, create: bool = True, reach: FailPoint = no_failure) -> Store:
+    """
+    Return the store that *url* names, which is not opened yet.
+
+    Raises:
+        ConfigurationError: for a URL of another kind, of memory, or with options of a file.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        from marketplace_metering_async.ledger.stores import sqlite, sqlite_file  # noqa: PLC0415
+
+        path = sqlite_file.path_of(rest[1:])
+        return sqlite.SqliteStore(path, create=create, reach=reach)
+    if scheme in ("postgresql", "postgres"):
+        from marketplace_metering_async.ledger.stores import postgresql  # noqa: PLC0415
+
+        return postgresql.PostgresStore(url, create=create, reach=reach)
+    expected = "sqlite:///usage.db or postgresql://user@host/database"
+    raise ConfigurationError(f"ledger URL: expected {expected}, got one of scheme {scheme[:20]!r}")

@@ -1,0 +1,47 @@
+"""
+The versions of a store's schema.
+
+Each file of a folder brings the schema to the version that its name begins with. One after which
+older versions of the package may not go on also sets `min_compatible` in the table `ledger`.
+"""
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from attrs import frozen
+
+from marketplace_metering_async.errors import LedgerUnusableError
+
+
+@frozen
+class Migration:
+    """A version of the schema, and the statements that lead to it from the one before."""
+
+    version: int
+    statements: list[str]
+
+
+def schema_of(store: str) -> Traversable:
+    """Return the folder with the schema of a store."""
+    return files("marketplace_metering_async.ledger.stores") / "schema" / store
+
+
+def migrations_in(folder: Traversable) -> list[Migration]:
+    """Return the versions of a schema, in order."""
+    found = sorted((entry.name, entry) for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [
+        Migration(int(name[:4]), _statements(entry.read_text("utf-8"))) for name, entry in found
+    ]
+
+
+def first_edition(place: str) -> LedgerUnusableError:
+    """Return the refusal of what was written before quantities were kept in millionths."""
+    return LedgerUnusableError(
+        f"{place} is a ledger of the first edition of this package, which kept whole units, and "
+        "this version cannot read it: relay what is open in it with the version that wrote it, "
+        "keep it as evidence, and start a new ledger at another place"
+    )
+
+
+def _statements(script: str) -> list[str]:
+    return [statement for part in script.split(";\n") if (statement := part.strip())]

@@ -1,0 +1,269 @@
+"""The way into a ledger in PostgreSQL: usage to hours, subscriptions that end, re-arming."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.model import (
+    STRANDED,
+    CustomerKey,
+    HourState,
+    ProductDimension,
+    Usage,
+    UsageKey,
+    key_of,
+    name_of,
+)
+from marketplace_metering_async.ledger.posting import (
+    Changes,
+    KeyState,
+    OpenHour,
+    Posting,
+    PostingResult,
+    PostingRules,
+)
+from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
+from marketplace_metering_async.ledger.sums import Sum, Sums
+
+KEYS: Final = """
+    SELECT name, key_id, closed_at, product_code, license_arn, license_product, dimension
+    FROM marketplace_metering.usage_key WHERE name = ANY($1::text[]) ORDER BY key_id FOR UPDATE
+"""
+NEW_KEYS: Final = """
+    INSERT INTO marketplace_metering.usage_key
+        (name, product_code, customer_aws_account_id, customer_identifier, license_arn, dimension,
+         license_product)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                         $7::text[])
+    ON CONFLICT (name) DO NOTHING
+"""
+CLOSED_BEFORE: Final = """
+    UPDATE marketplace_metering.usage_key SET closed_at = closed.closed_at
+    FROM marketplace_metering.closed_customer AS closed
+    WHERE usage_key.name = ANY($1::text[])
+      AND closed.product_code = usage_key.product_code
+      AND closed.customer_aws_account_id = usage_key.customer_aws_account_id
+      AND closed.customer_identifier = usage_key.customer_identifier
+      AND closed.license_arn = usage_key.license_arn
+"""
+HOURS: Final = """
+    SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
+           hour_id
+    FROM marketplace_metering.hour WHERE key_id = ANY($1::bigint[]) AND hour >= $2
+    ORDER BY hour_id FOR UPDATE
+"""
+KNOWN_EVENTS: Final = """
+    SELECT event_id, digest FROM marketplace_metering.event WHERE event_id = ANY($1::text[])
+"""
+GROWN_HOURS: Final = """
+    UPDATE marketplace_metering.hour SET quantity = grown.quantity, events = grown.events,
+        stamp = grown.stamp, opened_at = grown.opened_at, seal_at = grown.seal_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+        AS grown (quantity, events, stamp, opened_at, seal_at, hour_id)
+    WHERE hour.hour_id = grown.hour_id
+"""
+NEW_HOURS: Final = """
+    INSERT INTO marketplace_metering.hour
+        (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, state)
+    SELECT *, 'open'
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                $7::bigint[], $8::bigint[])
+"""
+CARRIED: Final = """
+    INSERT INTO marketplace_metering.carried (hour_id, origin, quantity, events)
+    SELECT hour.hour_id, new.origin, new.quantity, new.events
+    FROM marketplace_metering.hour JOIN
+        unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+            AS new (key_id, hour, origin, quantity, events)
+        ON hour.key_id = new.key_id AND hour.hour = new.hour
+    ON CONFLICT (hour_id, origin) DO UPDATE SET
+        quantity = carried.quantity + excluded.quantity, events = carried.events + excluded.events
+"""
+STRANDED_USAGE: Final = """
+    INSERT INTO marketplace_metering.stranded (key_id, origin, state, quantity, events, since)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::numeric[], $5::bigint[],
+                         $6::bigint[])
+    ON CONFLICT (key_id, origin, state) DO UPDATE SET
+        quantity = stranded.quantity + excluded.quantity,
+        events = stranded.events + excluded.events
+"""
+NEW_EVENTS: Final = """
+    INSERT INTO marketplace_metering.event (event_id, digest, added_at)
+    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[])
+"""
+KEPT_SUMS: Final = """
+    INSERT INTO marketplace_metering.kept_sum
+        (product_code, dimension, state, quantity, records, latest, shard)
+    SELECT *, COALESCE($7::bigint, txid_current())
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::bigint[], $6::bigint[])
+    ON CONFLICT (product_code, dimension, state, shard) DO UPDATE SET
+        quantity = kept_sum.quantity + excluded.quantity,
+        records = kept_sum.records + excluded.records,
+        latest = greatest(kept_sum.latest, excluded.latest)
+"""
+CUSTOMER: Final = (
+    "product_code = $1 AND customer_aws_account_id = $2 AND customer_identifier = $3 "
+    "AND license_arn = $4"
+)
+
+
+async def post(
+    db: Connection,
+    group: Sequence[Usage],
+    now: int,
+    rules: PostingRules,
+    *,
+    shard: int | None,
+    reach: FailPoint,
+) -> list[PostingResult]:
+    """Add a group of usage; see Store. No *shard* of sums: one of this transaction alone."""
+    first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
+    keys = await _load(db, {usage.key: usage.license_product for usage in group}, first)
+    names = [usage.event_id for usage in group if usage.event_id is not None]
+    known: dict[str, bytes] = dict(await db.fetch(KNOWN_EVENTS, names)) if names else {}
+    reach("post: loaded")
+    posting = Posting(now, rules, keys, known)
+    results = [posting.post(usage) for usage in group]
+    await _write(db, posting.changes(), shard, reach)
+    return results
+
+
+async def _load(
+    db: Connection, wanted: dict[UsageKey, str], first: int
+) -> dict[UsageKey, KeyState]:
+    """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
+    by_name = {name_of(key): key for key in wanted}
+    found = await _keys(db, by_name)
+    if missing := sorted(by_name.keys() - found.keys()):  # one order for all who make them
+        new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        await execute_for(db, NEW_KEYS, new)
+        await db.execute(CLOSED_BEFORE, missing)
+        found |= await _keys(db, missing)
+    by_id = {state.key_id: state for state in found.values()}
+    for key_id, *hour in await db.fetch(HOURS, [*by_id], first):
+        by_id[key_id].hours[hour[0]] = OpenHour(*hour)
+    return {by_name[name]: state for name, state in found.items()}
+
+
+async def _keys(db: Connection, names: Iterable[str]) -> dict[str, KeyState]:
+    return {
+        name: KeyState(key_id, ProductDimension(licensed if arn else product, dimension), closed_at)
+        for name, key_id, closed_at, product, arn, licensed, dimension in await db.fetch(
+            KEYS, [*names]
+        )
+    }
+
+
+async def _write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+    for statement, rows in (
+        (GROWN_HOURS, changes.grown_hours),
+        (NEW_HOURS, changes.new_hours),
+        (CARRIED, changes.carried),
+        (STRANDED_USAGE, changes.stranded),
+    ):
+        await execute_for(db, statement, rows)
+    reach("post: hours written")
+    await execute_for(db, NEW_EVENTS, changes.events)
+    reach("post: events written")
+    await keep_sums(db, changes.sums, shard)
+    reach("post: sums written")
+
+
+async def execute_for(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a statement with an array for each column of *rows*, if there are any."""
+    if rows:
+        await db.execute(statement, *zip(*rows, strict=True))
+
+
+async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int | None) -> None:
+    """Add *changes* to the kept sums."""
+    if changes:
+        await db.execute(KEPT_SUMS, *zip(*changes, strict=True), shard)
+
+
+async def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:
+    """Note that a subscription ended; see Store."""
+    await db.execute(
+        "INSERT INTO marketplace_metering.closed_customer (product_code, customer_aws_account_id, "
+        "customer_identifier, license_arn, closed_at) VALUES ($1, $2, $3, $4, $5) "
+        "ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn) "
+        "DO UPDATE SET closed_at = excluded.closed_at",
+        *customer,
+        at,
+    )
+    keys = await db.fetch(
+        f"UPDATE marketplace_metering.usage_key SET closed_at = $5 WHERE {CUSTOMER} "
+        "RETURNING key_id",
+        *customer,
+        at,
+    )
+    due = await db.fetch(
+        "UPDATE marketplace_metering.hour SET urgent = 1, seal_at = $2 "
+        "WHERE state IN ('open', 'frozen') AND key_id = ANY($1::bigint[]) RETURNING hour_id",
+        [row["key_id"] for row in keys],
+        now,
+    )
+    return len(due)
+
+
+async def reopen(db: Connection, customer: CustomerKey) -> None:
+    """Forget that a subscription ended."""
+    await db.execute(
+        f"DELETE FROM marketplace_metering.closed_customer WHERE {CUSTOMER}", *customer
+    )
+    await db.execute(
+        f"UPDATE marketplace_metering.usage_key SET closed_at = NULL WHERE {CUSTOMER}", *customer
+    )
+
+
+async def rearm(
+    db: Connection, states: Sequence[HourState], now: int, rules: PostingRules, shard: int
+) -> int:
+    """Send ended records again; see Store."""
+    into, stranded = await _stranded(db, [state for state in states if state in STRANDED], now)
+    ended = await db.fetch(
+        "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
+        "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
+        "WHERE hour.state NOT IN ('open', 'frozen', 'metered') AND hour.deadline > $1 "
+        "AND hour.state = ANY($2::text[]) ORDER BY hour.hour_id FOR UPDATE OF hour",
+        now,
+        states,
+    )
+    await db.execute(
+        "UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL, "
+        "reason = NULL, crashes = 0 WHERE hour_id = ANY($1::bigint[])",
+        [row["hour_id"] for row in ended],
+    )
+    sums = Sums()
+    for row in ended:
+        of = key_of(row["name"]).summed_under(row["license_product"])
+        sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
+    posting = Posting(now, rules, into, {}, sums)
+    for row in stranded:
+        posting.carry(
+            key_of(row["name"]),
+            row["origin"],
+            HourState(row["state"]),
+            int(row["quantity"]),
+            row["events"],
+        )
+    await _write(db, posting.changes(), shard, no_failure)
+    return len(ended) + len(stranded)
+
+
+async def _stranded(
+    db: Connection, states: Sequence[HourState], now: int
+) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
+    """Take out usage that no hour carries; return its keys, locked, and what it was."""
+    moved = await db.fetch(
+        "WITH moved AS (DELETE FROM marketplace_metering.stranded WHERE state = ANY($1::text[]) "
+        "RETURNING key_id, origin, state, quantity, events) "
+        "SELECT moved.*, usage_key.name, usage_key.license_product "
+        "FROM moved JOIN marketplace_metering.usage_key USING (key_id)",
+        states,
+    )
+    keys = await _load(
+        db, {key_of(row["name"]): row["license_product"] for row in moved}, hour_of(now)
+    )
+    return keys, moved

@@ -1,0 +1,124 @@
+"""A whole ledger from another store into PostgreSQL: every row as it is, the digests among them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from marketplace_metering_async.errors import LedgerUnusableError
+from marketplace_metering_async.ledger.identity import require_here
+from marketplace_metering_async.ledger.stores.postgresql_connections import (
+    Connection,
+    PostgresConnections,
+)
+from marketplace_metering_async.ledger.stores.store import Store
+from marketplace_metering_async.ledger.stores.tables import TABLES
+
+_NUMBERED: Final = {
+    "usage_key": "key_id",
+    "hour": "hour_id",
+    "stranded": "stranded_id",
+    "resolution": "resolution_id",
+}
+_PAGE: Final = 2_000
+
+
+async def take_over(connections: PostgresConnections, source: Store) -> int:
+    """Move everything of *source* here; see Store."""
+    try:
+        return await connections.run(lambda db: _take(db, source), once=True)
+    except BaseException:
+        await connections.run(lambda db: _give_back(db, source))
+        raise
+
+
+async def _take(db: Connection, source: Store) -> int:
+    own = await _alone(db)
+    if await _has_usage(db):
+        raise LedgerUnusableError("only a new ledger can take over another one")
+    old = await source.retire(own)
+    await db.execute(
+        "UPDATE marketplace_metering.ledger SET region_name = $1, host = $2, guarded_since = $3, "
+        "last_success_at = $4, sealings = $5",
+        old.region_name,
+        old.host,
+        old.guarded_since,
+        old.last_success_at,
+        old.sealings,
+    )
+    hours = 0
+    for table in TABLES:
+        copied = await _copy(db, source, table)
+        hours += copied if table == "hour" else 0
+    for table, column in _NUMBERED.items():
+        await db.execute(
+            f"SELECT setval(pg_get_serial_sequence('marketplace_metering.{table}', '{column}'), "
+            f"GREATEST(1, (SELECT MAX({column}) FROM marketplace_metering.{table})))"
+        )
+    return hours
+
+
+async def _give_back(db: Connection, source: Store) -> None:
+    """Open the source again, unless this ledger has taken it over after all."""
+    own = await _alone(db)
+    if not await _has_usage(db):
+        await source.reinstate(own)
+
+
+async def _alone(db: Connection) -> str:
+    """Return the ledger's name, once nobody else adds or moves into it, even in doubt."""
+    await db.execute("LOCK TABLE marketplace_metering.usage_key IN EXCLUSIVE MODE")
+    ledger_id, moved_to = await db.fetchrow(
+        "SELECT ledger_id, moved_to FROM marketplace_metering.ledger"
+    )
+    require_here(moved_to)
+    return str(ledger_id)
+
+
+async def _has_usage(db: Connection) -> bool:
+    found = await db.fetchval("SELECT 1 FROM marketplace_metering.usage_key LIMIT 1")
+    return found is not None
+
+
+async def _copy(db: Connection, source: Store, table: str) -> int:
+    shape = TABLES[table]
+    values = ", ".join(f"${number}" for number, _ in enumerate(shape.columns, 1))
+    columns = ", ".join(shape.columns)
+    if table == "kept_sum":
+        columns, values = f"{columns}, shard", f"{values}, 0"
+    copied, after = 0, None
+    while rows := await source.dump(table, after, _PAGE):
+        await db.executemany(
+            f"INSERT INTO marketplace_metering.{table} ({columns}) VALUES ({values})",
+            [tuple(row[column] for column in shape.columns) for row in rows],
+        )
+        copied += len(rows)
+        after = tuple(rows[-1][column] for column in shape.key)
+    return copied
+
+
+async def dump(
+    db: Connection, table: str, after: tuple[Any, ...] | None, limit: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the next rows of a table *after* a key, in the order of its key."""
+    shape = TABLES[table]
+    key = ", ".join(shape.key)
+    name = f"marketplace_metering.{table}"
+    if table == "kept_sum":
+        name = f"({_SUMS}) AS sums"
+    numbers = ", ".join(f"${number}" for number, _ in enumerate(shape.key, 2))
+    place = "" if after is None else f"WHERE ({key}) > ({numbers})"
+    rows = await db.fetch(
+        f"SELECT * FROM {name} {place} ORDER BY {key} LIMIT $1", limit, *(after or ())
+    )
+    return [_with_integers(row) for row in rows]
+
+
+_SUMS: Final = """
+    SELECT product_code, dimension, state, SUM(quantity) AS quantity,
+           SUM(records)::bigint AS records, MAX(latest) AS latest
+    FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
+"""
+
+
+def _with_integers(row: Any) -> dict[str, Any]:  # noqa: ANN401 - asyncpg's
+    found = dict(row)
+    return found | {"quantity": int(found["quantity"])} if "quantity" in found else found

@@ -1,0 +1,172 @@
+"""The way out of a ledger in PostgreSQL: hours are sealed, claimed by one relay, and settled."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from marketplace_metering_async.ledger.claims import Candidate, choose
+from marketplace_metering_async.ledger.frozen_record import freeze
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
+from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for, keep_sums
+from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint
+from marketplace_metering_async.ledger.sums import Sums
+
+DUE: Final = """
+    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product
+    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE hour.state = 'open' AND hour.seal_at <= $1
+      AND (SELECT guarded_since FROM marketplace_metering.ledger) IS NULL
+    ORDER BY hour.seal_at LIMIT $2 FOR UPDATE OF hour SKIP LOCKED
+"""
+FREEZE: Final = """
+    UPDATE marketplace_metering.hour SET state = 'frozen', sealed_at = frozen.sealed_at,
+        region_name = frozen.region_name, deadline = frozen.deadline, member = frozen.member,
+        digest = frozen.digest
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[])
+        AS frozen (sealed_at, region_name, deadline, member, digest, hour_id)
+    WHERE hour.hour_id = frozen.hour_id
+"""
+UNCLAIMED: Final = """
+    SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
+           hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
+           hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
+           usage_key.license_product
+    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE hour.state = 'frozen' AND hour.not_before <= $1 AND hour.region_name = $2
+      AND (hour.lease_until IS NULL
+           OR hour.lease_until <= EXTRACT(EPOCH FROM clock_timestamp())
+           OR hour.lease_until > EXTRACT(EPOCH FROM clock_timestamp()) + $3::double precision)
+      AND usage_key.product_code <> ALL($4::text[])
+    ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT $5 FOR UPDATE OF hour SKIP LOCKED
+"""
+LEASE: Final = """
+    UPDATE marketplace_metering.hour SET fence = claim.fence, crashes = crashes + 1,
+        lease_until = EXTRACT(EPOCH FROM clock_timestamp()) + $4::double precision,
+        in_doubt = claim.in_doubt
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS claim (fence, in_doubt, hour_id)
+    WHERE hour.hour_id = claim.hour_id
+"""
+SETTLE: Final = """
+    UPDATE marketplace_metering.hour SET state = fate.state, not_before = fate.not_before,
+        in_doubt = fate.in_doubt, settled_at = fate.settled_at,
+        metering_record_id = fate.metering_record_id, reason = fate.reason, lease_until = NULL,
+        crashes = 0, attempts = attempts + 1
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
+                $7::bigint[], $8::bigint[])
+        AS fate (state, not_before, in_doubt, settled_at, metering_record_id, reason, hour_id,
+                 fence)
+    WHERE hour.hour_id = fate.hour_id AND hour.fence = fate.fence AND hour.state = 'frozen'
+    RETURNING hour.hour_id, hour.fence
+"""
+ATTEMPTS: Final = """
+    INSERT INTO marketplace_metering.attempt
+        (hour_id, fence, at, status, error, request_id, metering_record_id)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[],
+                         $6::text[], $7::text[])
+    ON CONFLICT (hour_id, fence) DO NOTHING
+"""
+NEXT_DUE: Final = """
+    SELECT least(
+        (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open'),
+        (SELECT MIN(not_before) FROM marketplace_metering.hour
+         WHERE state = 'frozen' AND lease_until IS NULL))
+"""
+
+
+async def seal_due(
+    db: Connection, now: int, limit: int, region_name: str, *, shard: int, reach: FailPoint
+) -> int:
+    """
+    Freeze hours that are due; see Store.
+
+    The sum is read in the transaction that closes the hour, under a lock, so that no usage can slip
+    in between.
+    """
+    due = await db.fetch(DUE, now, limit)
+    reach("seal: read")
+    if not due:
+        return 0
+    sums, frozen = Sums(), []
+    for hour_id, stamp, quantity, name, license_product in due:
+        key = key_of(name)
+        frozen.append((now, region_name, *freeze(region_name, key, stamp, quantity), hour_id))
+        of = key.summed_under(license_product)
+        sums.move(of, HourState.OPEN, HourState.FROZEN, quantity)
+    await execute_for(db, FREEZE, frozen)
+    await keep_sums(db, sums.changes(), shard)
+    await db.execute("UPDATE marketplace_metering.ledger SET sealings = sealings + 1")
+    reach("seal: written")
+    return len(due)
+
+
+async def claim(
+    db: Connection, now: int, rules: ClaimRules, shard: int, reach: FailPoint
+) -> list[FrozenHour]:
+    """Lease frozen records; see Store."""
+    rows = await db.fetch(
+        UNCLAIMED, rules.begun, rules.region_name, rules.lease, rules.without, rules.limit
+    )
+    candidates = [Candidate(key=key_of(row["name"]), **_without_name(row)) for row in rows]
+    reach("claim: read")
+    claimed, aside = choose(candidates, rules.limit)
+    if claimed:
+        leased = [(one.fence, int(one.in_doubt), one.hour_id) for one in claimed]
+        await db.execute(LEASE, *zip(*leased, strict=True), rules.lease)
+    if aside:
+        await settle(db, aside, now, shard, reach)
+    reach("claim: written")
+    return claimed
+
+
+def _without_name(row: Any) -> dict[str, Any]:  # noqa: ANN401 - asyncpg's
+    return {name: value for name, value in row.items() if name != "name"}
+
+
+async def settle(
+    db: Connection, settlements: Sequence[Settlement], now: int, shard: int, reach: FailPoint
+) -> list[Settlement]:
+    """Write down what claims came to; see Store."""
+    fates = [_settled(one, now) for one in settlements]
+    written = {tuple(row) for row in await db.fetch(SETTLE, *zip(*fates, strict=True))}
+    counted = [one for one in settlements if (one.hour_id, one.fence) in written]
+    reach("settle: hours written")
+    attempts = [
+        (
+            one.hour_id,
+            one.fence,
+            now,
+            one.status,
+            one.error,
+            one.request_id,
+            one.metering_record_id,
+        )
+        for one in counted
+    ]
+    await execute_for(db, ATTEMPTS, attempts)
+    sums = Sums()
+    for one in counted:
+        sums.move(one.of, HourState.FROZEN, one.state, one.quantity)
+    await keep_sums(db, sums.changes(), shard)
+    if any(one.state is HourState.METERED for one in counted):
+        await db.execute("UPDATE marketplace_metering.ledger SET last_success_at = $1", now)
+    reach("settle: attempts written")
+    return counted
+
+
+def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
+    return (
+        one.state,
+        one.not_before,
+        int(one.in_doubt),
+        None if one.state is HourState.FROZEN else now,
+        one.metering_record_id,
+        one.error,
+        one.hour_id,
+        one.fence,
+    )
+
+
+async def next_due(db: Connection) -> float | None:
+    """Return when there will be something to seal or send."""
+    due: float | None = await db.fetchval(NEXT_DUE)
+    return due

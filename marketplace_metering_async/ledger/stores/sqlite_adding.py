@@ -1,0 +1,229 @@
+"""The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.millionths import MILLION
+from marketplace_metering_async.ledger.model import (
+    STRANDED,
+    CustomerKey,
+    HourState,
+    ProductDimension,
+    Usage,
+    UsageKey,
+    key_of,
+    name_of,
+)
+from marketplace_metering_async.ledger.posting import (
+    Changes,
+    KeyState,
+    OpenHour,
+    Posting,
+    PostingResult,
+    PostingRules,
+)
+from marketplace_metering_async.ledger.stores.sqlite_file import Connection
+from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
+from marketplace_metering_async.ledger.sums import Sum, Sums
+
+KEYS: Final = """
+    SELECT name, key_id, closed_at, product_code, license_arn, license_product, dimension
+    FROM usage_key WHERE name IN (SELECT value FROM json_each(?))
+"""
+NEW_KEY: Final = """
+    INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
+                           license_arn, dimension, license_product)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+CLOSED_BEFORE: Final = """
+    UPDATE usage_key SET closed_at = closed_customer.closed_at FROM closed_customer
+    WHERE usage_key.name IN (SELECT value FROM json_each(?))
+      AND closed_customer.product_code = usage_key.product_code
+      AND closed_customer.customer_aws_account_id = usage_key.customer_aws_account_id
+      AND closed_customer.customer_identifier = usage_key.customer_identifier
+      AND closed_customer.license_arn = usage_key.license_arn
+"""
+HOURS: Final = """
+    SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
+           hour_id
+    FROM hour WHERE key_id IN (SELECT value FROM json_each(?)) AND hour >= ?
+"""
+KNOWN_EVENTS: Final = """
+    SELECT event_id, digest FROM event WHERE event_id IN (SELECT value FROM json_each(?))
+"""
+GROWN_HOUR: Final = """
+    UPDATE hour SET quantity = ?, events = ?, stamp = ?, opened_at = ?, seal_at = ?
+    WHERE hour_id = ?
+"""
+NEW_HOUR: Final = """
+    INSERT INTO hour (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'open')
+"""
+CARRIED: Final = """
+    INSERT INTO carried (hour_id, origin, quantity, events)
+    SELECT hour_id, ?3, ?4, ?5 FROM hour WHERE key_id = ?1 AND hour = ?2
+    ON CONFLICT (hour_id, origin) DO UPDATE SET
+        quantity = carried.quantity + excluded.quantity, events = carried.events + excluded.events
+"""
+STRANDED_USAGE: Final = """
+    INSERT INTO stranded (key_id, origin, state, units, millionths, events, since)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key_id, origin, state) DO UPDATE SET units = units + excluded.units,
+        millionths = millionths + excluded.millionths, events = events + excluded.events
+"""
+NEW_EVENT: Final = "INSERT INTO event (event_id, digest, added_at) VALUES (?, ?, ?)"
+KEPT_SUM: Final = """
+    INSERT INTO kept_sum (product_code, dimension, state, units, millionths, records, latest)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (product_code, dimension, state) DO UPDATE SET units = units + excluded.units,
+        millionths = millionths + excluded.millionths, records = records + excluded.records,
+        latest = max(latest, excluded.latest)
+"""
+CUSTOMER: Final = (
+    "product_code = ? AND customer_aws_account_id = ? AND customer_identifier = ? "
+    "AND license_arn = ?"
+)
+
+
+def post(
+    db: Connection,
+    group: Sequence[Usage],
+    now: int,
+    rules: PostingRules,
+    reach: FailPoint,
+) -> list[PostingResult]:
+    """Add a group of usage; see Store."""
+    first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
+    keys = _load(db, {usage.key: usage.license_product for usage in group}, first)
+    names = [usage.event_id for usage in group if usage.event_id is not None]
+    known = dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()) if names else {}
+    reach("post: loaded")
+    posting = Posting(now, rules, keys, known)
+    results = [posting.post(usage) for usage in group]
+    _write(db, posting.changes(), reach)
+    return results
+
+
+def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
+    """Return the keys with their hours from *first* on; those that are new get their rows."""
+    by_name = {name_of(key): key for key in wanted}
+    found = _keys(db, by_name)
+    if missing := by_name.keys() - found.keys():
+        new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        db.executemany(NEW_KEY, new)
+        db.execute(CLOSED_BEFORE, (json.dumps([*missing]),))
+        found |= _keys(db, missing)
+    by_id = {state.key_id: state for state in found.values()}
+    for key_id, *hour in db.execute(HOURS, (json.dumps([*by_id]), first)):
+        by_id[key_id].hours[hour[0]] = OpenHour(*hour)
+    return {by_name[name]: state for name, state in found.items()}
+
+
+def _keys(db: Connection, names: Iterable[str]) -> dict[str, KeyState]:
+    return {
+        name: KeyState(key_id, ProductDimension(licensed if arn else product, dimension), closed_at)
+        for name, key_id, closed_at, product, arn, licensed, dimension in db.execute(
+            KEYS, (json.dumps([*names]),)
+        )
+    }
+
+
+def _write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+    stranded = [
+        (key_id, origin, state, *divmod(quantity, MILLION), events, since)
+        for key_id, origin, state, quantity, events, since in changes.stranded
+    ]
+    for statement, rows in (
+        (GROWN_HOUR, changes.grown_hours),
+        (NEW_HOUR, changes.new_hours),
+        (CARRIED, changes.carried),
+        (STRANDED_USAGE, stranded),
+    ):
+        if rows:
+            db.executemany(statement, rows)
+    reach("post: hours written")
+    if changes.events:
+        db.executemany(NEW_EVENT, changes.events)
+    reach("post: events written")
+    keep_sums(db, changes.sums)
+    reach("post: sums written")
+
+
+def keep_sums(db: Connection, changes: Sequence[Sum]) -> None:
+    """Add *changes* to the kept sums."""
+    db.executemany(
+        KEPT_SUM,
+        [
+            (product, dimension, state, *divmod(quantity, MILLION), records, latest)
+            for product, dimension, state, quantity, records, latest in changes
+        ],
+    )
+
+
+def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:
+    """Note that a subscription ended; see Store."""
+    db.execute(
+        "INSERT INTO closed_customer (product_code, customer_aws_account_id, customer_identifier, "
+        "license_arn, closed_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (product_code, "
+        "customer_aws_account_id, customer_identifier, license_arn) "
+        "DO UPDATE SET closed_at = excluded.closed_at",
+        (*customer, at),
+    )
+    db.execute(f"UPDATE usage_key SET closed_at = ? WHERE {CUSTOMER}", (at, *customer))
+    due = db.execute(
+        "UPDATE hour SET urgent = 1, seal_at = ? WHERE state IN ('open', 'frozen') "
+        f"AND key_id IN (SELECT key_id FROM usage_key WHERE {CUSTOMER})",
+        (now, *customer),
+    )
+    return int(due.rowcount)
+
+
+def reopen(db: Connection, customer: CustomerKey) -> None:
+    """Forget that a subscription ended."""
+    db.execute(f"DELETE FROM closed_customer WHERE {CUSTOMER}", customer)
+    db.execute(f"UPDATE usage_key SET closed_at = NULL WHERE {CUSTOMER}", customer)
+
+
+def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
+    """Send ended records again; see Store."""
+    ended = db.execute(
+        "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
+        "FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id "
+        "WHERE hour.state NOT IN ('open', 'frozen', 'metered') AND hour.deadline > ? "
+        "AND hour.state IN (SELECT value FROM json_each(?))",
+        (now, json.dumps(states)),
+    ).fetchall()
+    db.executemany(
+        "UPDATE hour SET state = 'frozen', not_before = 0, settled_at = NULL, reason = NULL, "
+        "crashes = 0 WHERE hour_id = ?",
+        [(row["hour_id"],) for row in ended],
+    )
+    sums = Sums()
+    for row in ended:
+        of = key_of(row["name"]).summed_under(row["license_product"])
+        sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
+    stranded = db.execute(
+        "SELECT stranded.*, usage_key.name, usage_key.license_product "
+        "FROM stranded JOIN usage_key ON usage_key.key_id = stranded.key_id "
+        "WHERE stranded.state IN (SELECT value FROM json_each(?))",
+        (json.dumps([state for state in states if state in STRANDED]),),
+    ).fetchall()
+    db.executemany(
+        "DELETE FROM stranded WHERE stranded_id = ?", [(row["stranded_id"],) for row in stranded]
+    )
+    into = _load(
+        db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now)
+    )
+    posting = Posting(now, rules, into, {}, sums)
+    for row in stranded:
+        posting.carry(
+            key_of(row["name"]),
+            row["origin"],
+            HourState(row["state"]),
+            row["units"] * MILLION + row["millionths"],
+            row["events"],
+        )
+    _write(db, posting.changes(), no_failure)
+    return len(ended) + len(stranded)

@@ -1,0 +1,178 @@
+"""What is in a ledger in SQLite: figures, the story of every hour, and what may be forgotten."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from marketplace_metering_async.ledger.history import (
+    HistoryEntry,
+    HistoryQuery,
+    entry_of,
+    stranded_entry_of,
+)
+from marketplace_metering_async.ledger.hours import latest_lost_at
+from marketplace_metering_async.ledger.identity import Identity
+from marketplace_metering_async.ledger.millionths import MILLION
+from marketplace_metering_async.ledger.model import key_of
+from marketplace_metering_async.ledger.status import AT_RISK_WITHIN, Figures
+from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
+from marketplace_metering_async.ledger.stores.sqlite_file import Connection
+from marketplace_metering_async.ledger.stores.tables import TABLES
+from marketplace_metering_async.ledger.sums import Sum, Sums
+
+TIMES: Final = """
+    SELECT (SELECT MAX(lease_until) FROM hour WHERE lease_until IS NOT NULL) AS claimed_until,
+           (SELECT MIN(not_before) FROM hour WHERE state = 'frozen' AND lease_until IS NULL)
+               AS next_send,
+           (SELECT MIN(seal_at) FROM hour WHERE state = 'open') AS next_seal
+"""
+OLDEST: Final = "SELECT MIN(hour) FROM hour WHERE state IN ('open', 'frozen')"
+TOTAL: Final = (
+    f"SELECT COALESCE(SUM(quantity / {MILLION}), 0), COALESCE(SUM(quantity % {MILLION}), 0) "
+    "FROM hour"
+)
+KEY_MEMBERS: Final = (
+    "usage_key.product_code, usage_key.customer_aws_account_id, usage_key.customer_identifier, "
+    "usage_key.license_arn, usage_key.license_product, usage_key.dimension"
+)
+
+
+def figures(db: Connection, ledger: Identity, now: int) -> Figures:
+    """Return the figures of the whole ledger."""
+    oldest = oldest_unsettled(db)
+    lost = latest_lost_at(now + AT_RISK_WITHIN)
+    (first_stamp,) = db.execute(
+        "SELECT MIN(stamp) FROM hour WHERE state IN ('open', 'frozen') AND hour = ?", (oldest,)
+    ).fetchone()
+    at_risk = db.execute(
+        f"{TOTAL} WHERE state IN ('open', 'frozen') AND hour <= ? AND stamp <= ?", (lost, lost)
+    ).fetchone()
+    in_flight = db.execute(f"{TOTAL} WHERE lease_until IS NOT NULL").fetchone()
+    return Figures(
+        ledger=ledger,
+        sums=[
+            Sum(product, dimension, state, _joined(units, millionths), records, latest)
+            for product, dimension, state, units, millionths, records, latest in db.execute(
+                "SELECT product_code, dimension, state, units, millionths, records, latest "
+                "FROM kept_sum"
+            )
+        ],
+        oldest_hour=oldest,
+        first_stamp=first_stamp,
+        at_risk=_joined(*at_risk),
+        in_flight=_joined(*in_flight),
+        **db.execute(TIMES).fetchone(),
+    )
+
+
+def oldest_unsettled(db: Connection) -> int | None:
+    """Return the start of the oldest hour that is not settled."""
+    oldest: int | None = db.execute(OLDEST).fetchone()[0]
+    return oldest
+
+
+def _joined(units: int, millionths: int) -> int:
+    return units * MILLION + millionths
+
+
+def history(
+    db: Connection,
+    query: HistoryQuery,
+    after: tuple[int, int],
+    limit: int,
+) -> list[tuple[tuple[int, int], HistoryEntry]]:
+    """Return the next hours *after* a place (hour, row), with their places, in order."""
+    rows = db.execute(
+        f"SELECT hour.*, {KEY_MEMBERS} FROM hour "
+        "JOIN usage_key ON usage_key.key_id = hour.key_id "
+        "WHERE hour.hour >= ? AND hour.hour < ? AND (hour.hour, hour.hour_id) > (?, ?) "
+        f"{_of_members(query)} ORDER BY hour.hour, hour.hour_id LIMIT ?",
+        (query.first, query.end, *after, *query.members.values(), limit),
+    ).fetchall()
+    ids = json.dumps([row["hour_id"] for row in rows])
+    carried = _by_hour(db, "carried", "origin", ids)
+    attempts = _by_hour(db, "attempt", "fence", ids)
+    return [
+        (
+            (row["hour"], row["hour_id"]),
+            entry_of(row, carried.get(row["hour_id"], ()), attempts.get(row["hour_id"], ())),
+        )
+        for row in rows
+    ]
+
+
+def _of_members(query: HistoryQuery) -> str:
+    return "".join(f" AND usage_key.{name} = ?" for name in query.members)
+
+
+def _by_hour(db: Connection, table: str, order: str, ids: str) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for row in db.execute(
+        f"SELECT * FROM {table} WHERE hour_id IN (SELECT value FROM json_each(?)) ORDER BY {order}",
+        (ids,),
+    ):
+        found.setdefault(row["hour_id"], []).append(row)
+    return found
+
+
+def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
+    """Return the usage that no hour may carry."""
+    rows = db.execute(
+        f"SELECT stranded.*, stranded.origin AS hour, {KEY_MEMBERS} FROM stranded "
+        "JOIN usage_key ON usage_key.key_id = stranded.key_id "
+        f"WHERE stranded.origin >= ? AND stranded.origin < ? {_of_members(query)} "
+        "ORDER BY stranded.origin, stranded.stranded_id",
+        (query.first, query.end, *query.members.values()),
+    )
+    return [stranded_entry_of(_with_quantity(row)) for row in rows]
+
+
+def _with_quantity(row: Any) -> dict[str, Any]:  # noqa: ANN401
+    found = dict(row)
+    return found | {"quantity": _joined(found.pop("units"), found.pop("millionths"))}
+
+
+def prune(db: Connection, before: int, limit: int) -> int:
+    """Remove some hours settled before *before*, but for their sums; return how many."""
+    old = db.execute(
+        "SELECT hour.hour_id, hour.state, usage_key.name, usage_key.license_product FROM hour "
+        "JOIN usage_key ON usage_key.key_id = hour.key_id "
+        "WHERE hour.settled_at < ? ORDER BY hour.settled_at LIMIT ?",
+        (before, limit),
+    ).fetchall()
+    sums = Sums()
+    for row in old:
+        sums.add(key_of(row["name"]).summed_under(row["license_product"]), row["state"], 0, -1)
+    keep_sums(db, sums.changes())
+    for table in ("attempt", "carried", "resolution", "hour"):
+        db.executemany(f"DELETE FROM {table} WHERE hour_id = ?", [(row["hour_id"],) for row in old])
+    return len(old)
+
+
+def prune_events(db: Connection, before: int, after: str, limit: int) -> str | None:
+    """Forget the ids of old events among the next ones *after* an id; see Store."""
+    last = db.execute(
+        "SELECT event_id FROM event WHERE event_id > ? ORDER BY event_id LIMIT 1 OFFSET ?",
+        (after, limit - 1),
+    ).fetchone()
+    until: str | None = None if last is None else last["event_id"]
+    up_to, place = ("", ()) if until is None else ("AND event_id <= ?", (until,))
+    db.execute(
+        f"DELETE FROM event WHERE event_id > ? {up_to} AND added_at < ?", (after, *place, before)
+    )
+    return until
+
+
+def dump(
+    db: Connection,
+    table: str,
+    after: tuple[Any, ...] | None,
+    limit: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Return the next rows of a table *after* a key, in the order of its key."""
+    key = ", ".join(TABLES[table].key)
+    place = "" if after is None else f"WHERE ({key}) > ({', '.join('?' for _ in after)})"
+    rows = db.execute(
+        f"SELECT * FROM {table} {place} ORDER BY {key} LIMIT ?", (*(after or ()), limit)
+    )
+    return [_with_quantity(row) if "units" in row.keys() else dict(row) for row in rows]  # noqa: SIM118

@@ -1,0 +1,161 @@
+"""The way out of a ledger in SQLite: hours are sealed, claimed by one relay each, and settled."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from marketplace_metering_async.ledger.claims import Candidate, choose
+from marketplace_metering_async.ledger.frozen_record import freeze
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
+from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
+from marketplace_metering_async.ledger.stores.sqlite_file import Connection
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint
+from marketplace_metering_async.ledger.sums import Sums
+
+DUE: Final = """
+    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product
+    FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id
+    WHERE hour.state = 'open' AND hour.seal_at <= ? ORDER BY hour.seal_at LIMIT ?
+"""
+FREEZE: Final = """
+    UPDATE hour SET state = 'frozen', sealed_at = ?, region_name = ?, deadline = ?, member = ?,
+        digest = ?
+    WHERE hour_id = ?
+"""
+UNCLAIMED: Final = """
+    SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
+           hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
+           hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
+           usage_key.license_product
+    FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id
+    WHERE hour.state = 'frozen' AND hour.not_before <= :begun AND hour.region_name = :region_name
+      AND (hour.lease_until IS NULL OR hour.lease_until <= :now
+           OR hour.lease_until > :now + :lease)
+      AND usage_key.product_code NOT IN (SELECT value FROM json_each(:without))
+    ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT :limit
+"""
+LEASE: Final = """
+    UPDATE hour SET fence = ?, crashes = crashes + 1, lease_until = ?, in_doubt = ?
+    WHERE hour_id = ?
+"""
+SETTLE: Final = """
+    UPDATE hour SET state = ?, not_before = ?, in_doubt = ?, settled_at = ?,
+        metering_record_id = ?, reason = ?, lease_until = NULL, crashes = 0, attempts = attempts + 1
+    WHERE hour_id = ? AND fence = ? AND state = 'frozen'
+"""
+ATTEMPT: Final = """
+    INSERT INTO attempt (hour_id, fence, at, status, error, request_id, metering_record_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour_id, fence) DO NOTHING
+"""
+
+
+def seal_due(
+    db: Connection,
+    now: int,
+    limit: int,
+    region_name: str,
+    reach: FailPoint,
+) -> int:
+    """Freeze hours that are due; see Store."""
+    if db.execute("SELECT guarded_since FROM ledger").fetchone()[0] is not None:
+        return 0
+    due = db.execute(DUE, (now, limit)).fetchall()
+    reach("seal: read")
+    if not due:
+        return 0
+    sums, frozen = Sums(), []
+    for hour_id, stamp, quantity, name, license_product in due:
+        key = key_of(name)
+        record = freeze(region_name, key, stamp, quantity)
+        frozen.append((now, region_name, *record, hour_id))
+        of = key.summed_under(license_product)
+        sums.move(of, HourState.OPEN, HourState.FROZEN, quantity)
+    db.executemany(FREEZE, frozen)
+    keep_sums(db, sums.changes())
+    db.execute("UPDATE ledger SET sealings = sealings + 1")
+    reach("seal: written")
+    return len(due)
+
+
+def claim(db: Connection, now: int, rules: ClaimRules, reach: FailPoint) -> list[FrozenHour]:
+    """Lease frozen records; see Store."""
+    rows = db.execute(
+        UNCLAIMED,
+        {
+            "now": now,
+            "begun": rules.begun,
+            "lease": rules.lease,
+            "region_name": rules.region_name,
+            "without": json.dumps([*rules.without]),
+            "limit": rules.limit,
+        },
+    )
+    candidates = [Candidate(key=key_of(row["name"]), **_without_name(row)) for row in rows]
+    reach("claim: read")
+    claimed, aside = choose(candidates, rules.limit)
+    until = now + rules.lease
+    db.executemany(LEASE, [(one.fence, until, one.in_doubt, one.hour_id) for one in claimed])
+    if aside:
+        settle(db, aside, now, reach)
+    reach("claim: written")
+    return claimed
+
+
+def _without_name(row: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {name: row[name] for name in row.keys() if name != "name"}  # noqa: SIM118 - a row
+
+
+def settle(
+    db: Connection,
+    settlements: Sequence[Settlement],
+    now: int,
+    reach: FailPoint,
+) -> list[Settlement]:
+    """Write down what claims came to; see Store."""
+    counted = [one for one in settlements if db.execute(SETTLE, _settled(one, now)).rowcount]
+    reach("settle: hours written")
+    db.executemany(
+        ATTEMPT,
+        [
+            (
+                one.hour_id,
+                one.fence,
+                now,
+                one.status,
+                one.error,
+                one.request_id,
+                one.metering_record_id,
+            )
+            for one in counted
+        ],
+    )
+    sums = Sums()
+    for one in counted:
+        sums.move(one.of, HourState.FROZEN, one.state, one.quantity)
+    keep_sums(db, sums.changes())
+    if any(one.state is HourState.METERED for one in counted):
+        db.execute("UPDATE ledger SET last_success_at = ?", (now,))
+    reach("settle: attempts written")
+    return counted
+
+
+def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
+    return (
+        one.state,
+        one.not_before,
+        one.in_doubt,
+        None if one.state is HourState.FROZEN else now,
+        one.metering_record_id,
+        one.error,
+        one.hour_id,
+        one.fence,
+    )
+
+
+def next_due(db: Connection) -> float | None:
+    """Return when there will be something to seal or send."""
+    times = db.execute(
+        "SELECT (SELECT MIN(seal_at) FROM hour WHERE state = 'open'), (SELECT MIN(not_before) "
+        "FROM hour WHERE state = 'frozen' AND lease_until IS NULL)"
+    ).fetchone()
+    return min((time for time in times if time is not None), default=None)

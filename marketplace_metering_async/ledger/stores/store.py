@@ -1,0 +1,247 @@
+"""What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.identity import Identity
+from marketplace_metering_async.ledger.model import (
+    CustomerKey,
+    FrozenHour,
+    HourState,
+    Settlement,
+    Usage,
+)
+from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
+from marketplace_metering_async.ledger.status import Figures
+
+FailPoint = Callable[[str], None]
+"""Called with the name of each point at which a process may die; a seam for fault injection."""
+
+
+def no_failure(point: str, /) -> None:
+    """Pass every point by."""
+
+
+@frozen(kw_only=True)
+class ClaimRules:
+    """
+    What a relay may take.
+
+    Attributes:
+        begun: When its round has begun: what is put back later waits for the next one.
+        limit: How many records at most.
+        lease: For how many seconds.
+        region_name: Of which region.
+        without: Products that are left alone.
+    """
+
+    begun: int
+    limit: int
+    lease: float
+    region_name: str
+    without: Sequence[str] = ()
+
+
+class Store(Protocol):
+    """
+    A place for one ledger.
+
+    All times are in seconds since 1970. Each verb raises LedgerError where the database cannot do
+    it, and nothing has happened then; LedgerOutcomeUnknownError where it failed at the commit and
+    nobody can be asked; LedgerUnusableError where it would change a ledger that has moved, or whose
+    schema was upgraded beyond what this process knows.
+    """
+
+    shares_quota: bool
+    """Whether relays on other machines use the same quota, and agree on it here."""
+
+    async def open(self) -> None:
+        """
+        Connect, and bring the schema up to date under a lock.
+
+        Raises:
+            LedgerUnusableError: it cannot be used; the text says why.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of it; twice is fine."""
+        ...
+
+    # Who it is
+
+    async def check_identity(self, region_name: str | None, now: int) -> str | None:
+        """
+        Make it a ledger, or look whether it is the one that was here.
+
+        Returns: what a person should know about it; None where there is nothing.
+
+        Raises:
+            LedgerRegionMismatchError: its records go to another region than *region_name*.
+        """
+        ...
+
+    async def bind(self, region_name: str, host: str) -> None:
+        """
+        Tie it to the region and host that its records go to.
+
+        Raises:
+            LedgerRegionMismatchError: it is tied to others.
+        """
+        ...
+
+    async def release(self) -> None:
+        """Note that this copy is the ledger to go on with."""
+        ...
+
+    # The way in
+
+    async def post(
+        self, group: Sequence[Usage], now: int, rules: PostingRules
+    ) -> list[PostingResult]:
+        """
+        Add a group of usage to the hours of its keys, once; one result for each, in order.
+
+        However often the connection is lost, it takes place at most once.
+        """
+        ...
+
+    async def post_on(
+        self,
+        connection: Any,  # noqa: ANN401 - asyncpg's, whose types come with an extra
+        usage: Usage,
+        now: int,
+        rules: PostingRules,
+    ) -> PostingResult:
+        """
+        Add usage in the transaction that the caller has begun on *connection*.
+
+        Raises:
+            ConfigurationError: this store can share no connection.
+            LedgerError: there is no transaction; nothing was stored.
+        """
+        ...
+
+    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
+        """Note that a subscription ended; its open hours are due at once. Return how many are."""
+        ...
+
+    async def reopen(self, customer: CustomerKey) -> None:
+        """Forget that a subscription ended."""
+        ...
+
+    async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
+        """
+        Send ended records again, unchanged, where their window is still open; return how many.
+
+        Usage that no hour carries goes to the first unsealed hour from now on.
+        """
+        ...
+
+    # The way out
+
+    async def seal_due(self, now: int, limit: int, region_name: str) -> int:
+        """
+        Close hours that are due, each permanently, and freeze their records; return how many.
+
+        A copy that nobody has released seals none.
+        """
+        ...
+
+    async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
+        """
+        Lease frozen records, those with the earliest deadline first.
+
+        A lease further in the future than its length means that the clock went back: it is over.
+        What is not fit to be sent is put aside.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
+        """
+        Write down what claims came to, and return those that counted.
+
+        A claim that is not the latest any more is fenced off: a later relay has the record now.
+        """
+        ...
+
+    async def next_due(self) -> float | None:
+        """Return when there will be something to seal or send."""
+        ...
+
+    async def oldest_unsettled(self) -> int | None:
+        """Return the start of the oldest hour that is not settled."""
+        ...
+
+    async def reserve_calls(self, seconds: float) -> float:
+        """Reserve *seconds* of the quota that all relays share; return in how many they end."""
+        ...
+
+    # What is in it
+
+    async def status(self, now: int) -> Figures:
+        """Return the figures of the whole ledger."""
+        ...
+
+    async def history(
+        self, query: HistoryQuery, after: tuple[int, int], limit: int
+    ) -> list[tuple[tuple[int, int], HistoryEntry]]:
+        """Return the next hours *after* a place (hour, row), with their places, in order."""
+        ...
+
+    async def stranded(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """Return the usage that no hour may carry."""
+        ...
+
+    async def prune(self, before: int, limit: int) -> int:
+        """Remove some hours settled before *before*, but for their sums; return how many."""
+        ...
+
+    async def prune_events(self, before: int, after: str, limit: int) -> str | None:
+        """
+        Forget the ids of old events among the next ones *after* an id.
+
+        Returns: the id to go on from; None at the end.
+        """
+        ...
+
+    async def tidy(self) -> bool:
+        """Remove some notes of its own that are of no use any more; return whether more wait."""
+        ...
+
+    # Moving
+
+    async def take_over(self, source: "Store") -> int:
+        """
+        Move everything of *source* here, in one transaction; return how many hours there were.
+
+        The source is retired before it is copied, so that the copy lacks nothing. Where nothing is
+        copied in the end, it is reinstated.
+
+        Raises:
+            ConfigurationError: this store is none to move to.
+            LedgerUnusableError: this one is not new, or the source is none that may move.
+        """
+        ...
+
+    async def retire(self, to: str) -> Identity:
+        """
+        Close the ledger to usage and relays, for it moves to the ledger *to*; return its row.
+
+        Raises:
+            LedgerUnusableError: it is that ledger, or has moved to another one.
+        """
+        ...
+
+    async def reinstate(self, to: str) -> None:
+        """Take back that it has moved to the ledger *to*."""
+        ...
+
+    async def dump(
+        self, table: str, after: tuple[Any, ...] | None, limit: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return the next rows of a table of TABLES *after* a key, in the order of its key."""
+        ...
