@@ -14,9 +14,9 @@ from marketplace_metering_async.errors import (
     OutOfWindowError,
     RecordNotMeteredError,
     SimilarRecordRefusedError,
-    TimestampOutOfBoundsException,
 )
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
 _OUT_OF_TIME: Final = (OutOfWindowError, TimestampOutOfBoundsException)
 

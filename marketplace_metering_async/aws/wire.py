@@ -18,13 +18,10 @@ from typing import Any, Final
 
 from attrs import Factory, define
 
-from marketplace_metering_async.errors import (
-    MODELLED_ERRORS,
-    InvalidResponseError,
-    MarketplaceMeteringException,
-)
+from marketplace_metering_async.errors import InvalidResponseError, MarketplaceMeteringException
 from marketplace_metering_async.quantities import AS_DECIMAL, travels_whole
 from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord
+from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 UNPROCESSED: Final = "Unprocessed"
 """Stands for "is in UnprocessedRecords" among a reply's statuses; the service has no such word."""

@@ -28,12 +28,12 @@ from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     MeteringError,
     NotProcessedError,
-    TimestampOutOfBoundsException,
     UnexpectedError,
 )
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import SettledRecords, Verdict, unmetered
+from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
 _MOST_REPAIRS: Final = 2
 """Times in a row that a record is sent again because credentials or clock were corrected."""

@@ -3,15 +3,11 @@
 from typing import Final
 
 from marketplace_metering_async.error_kinds import ErrorKind, classify
-from marketplace_metering_async.errors import (
-    DeliveryTimeoutError,
-    MeteringError,
-    OutOfWindowError,
-    TimestampOutOfBoundsException,
-)
+from marketplace_metering_async.errors import DeliveryTimeoutError, MeteringError, OutOfWindowError
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
 _FIRST_PAUSE: Final = 5
 _LONGEST_PAUSE: Final = 300

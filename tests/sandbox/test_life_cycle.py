@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 
 from marketplace_metering_async import MarketplaceMeteringClient
-from marketplace_metering_async.errors import ExpiredTokenException, InvalidTokenException
 from marketplace_metering_async.sandbox import (
     AccessKey,
     Agreement,
@@ -21,6 +20,7 @@ from marketplace_metering_async.sandbox import (
     Sandbox,
     SandboxClock,
 )
+from marketplace_metering_async.service_errors import ExpiredTokenException, InvalidTokenException
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 BUYER = "111122223333"

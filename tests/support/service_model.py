@@ -18,8 +18,8 @@ from attrs import fields_dict
 from botocore import xform_name
 
 from marketplace_metering_async import MarketplaceMeteringClient, limits, records, results
-from marketplace_metering_async.errors import MODELLED_ERRORS
 from marketplace_metering_async.sandbox.service.parsing import MEMBERS
+from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 Model = dict[str, Any]
 

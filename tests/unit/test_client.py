@@ -17,8 +17,6 @@ from marketplace_metering_async.errors import (
     ClientClosedError,
     ConflictingRecordsError,
     DeliveryTimeoutError,
-    InvalidCustomerIdentifierException,
-    InvalidProductCodeException,
     InvalidRecordError,
     NoRegionError,
     OutOfWindowError,
@@ -28,6 +26,10 @@ from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import Book, FaultKind, Product, Refusal, Rules
+from marketplace_metering_async.service_errors import (
+    InvalidCustomerIdentifierException,
+    InvalidProductCodeException,
+)
 
 S = RecordStatus
 

@@ -15,12 +15,12 @@ from marketplace_metering_async.error_kinds import (
     may_have_been_applied,
 )
 from marketplace_metering_async.errors import (
-    MODELLED_ERRORS,
     InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
     TransportError,
 )
+from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 
 def error(code: str, status: int = 400, message: str = "") -> MarketplaceMeteringException:

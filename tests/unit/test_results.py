@@ -5,9 +5,7 @@ from support.memory import usage
 
 from marketplace_metering_async.delivery.collector import ResultCollector
 from marketplace_metering_async.errors import (
-    MODELLED_ERRORS,
     BatchMeterUsageError,
-    InvalidUsageDimensionException,
     MeteringError,
     OutOfWindowError,
     RecordNotMeteredError,
@@ -19,6 +17,10 @@ from marketplace_metering_async.results import (
     RecordStatus,
     Verdict,
     unmetered,
+)
+from marketplace_metering_async.service_errors import (
+    MODELLED_ERRORS,
+    InvalidUsageDimensionException,
 )
 
 S = RecordStatus

@@ -33,13 +33,13 @@ from marketplace_metering_async.aws.transport import (
 )
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.errors import (
-    MODELLED_ERRORS,
     InvalidResponseError,
     MarketplaceMeteringException,
     TransportError,
 )
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordStatus
+from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 HOST = "metering.marketplace.us-east-1.amazonaws.com"
 URL_OF = f"https://{HOST}"

@@ -13,12 +13,9 @@ from support.memory import usage
 from support.strategies import json_values, records
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.errors import (
-    InvalidResponseError,
-    MarketplaceMeteringException,
-    ThrottlingException,
-)
+from marketplace_metering_async.errors import InvalidResponseError, MarketplaceMeteringException
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.service_errors import ThrottlingException
 
 SENT = [wire.members_of(record) for record in usage(5)]
 

@@ -17,20 +17,19 @@ from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, Pe
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.error_kinds import ErrorKind, classify, may_have_been_applied
 from marketplace_metering_async.errors import (
-    MODELLED_ERRORS,
     InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
     NoCredentialsError,
     NotProcessedError,
     OutOfWindowError,
-    TimestampOutOfBoundsException,
     TransportError,
     UnexpectedError,
 )
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.service_errors import MODELLED_ERRORS, TimestampOutOfBoundsException
 
 S = RecordStatus
 MOMENT: Final = 1_000.0

@@ -11,8 +11,9 @@ from marketplace_metering_async.delivery.refusals import (
     SimilarRefusals,
     is_about_a_member,
 )
-from marketplace_metering_async.errors import MODELLED_ERRORS, MarketplaceMeteringException
+from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 DIMENSION = "InvalidUsageDimensionException"
 CUSTOMER = "InvalidCustomerIdentifierException"

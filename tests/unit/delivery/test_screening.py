@@ -13,7 +13,6 @@ from marketplace_metering_async.delivery.chunks import AttemptHistory, PendingRe
 from marketplace_metering_async.delivery.refusals import SimilarRefusals
 from marketplace_metering_async.delivery.screening import screen
 from marketplace_metering_async.errors import (
-    InvalidUsageDimensionException,
     NoCredentialsError,
     OutOfWindowError,
     SimilarRecordRefusedError,
@@ -21,6 +20,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus, SettledRecords, Verdict
+from marketplace_metering_async.service_errors import InvalidUsageDimensionException
 
 NOTHING = SimilarRefusals(None)
 OLD, NEW = usage(2)

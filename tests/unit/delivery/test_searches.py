@@ -14,10 +14,11 @@ from marketplace_metering_async.delivery.chunks import Chunk, Lane
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
 from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.searches import Findings, Searches
-from marketplace_metering_async.errors import MODELLED_ERRORS, MarketplaceMeteringException
+from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Isolated, Isolating
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 OTHER = Lane("other")
 LICENSES = Lane(None, licensed=True)

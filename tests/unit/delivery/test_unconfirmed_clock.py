@@ -13,9 +13,10 @@ from support.virtual import START, VirtualClock, run_virtual
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
-from marketplace_metering_async.errors import OutOfWindowError, TimestampOutOfBoundsException
+from marketplace_metering_async.errors import OutOfWindowError
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
 S = RecordStatus
 

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.chunks import AttemptHistory
 from marketplace_metering_async.errors import (
-    MODELLED_ERRORS,
-    InvalidUsageDimensionException,
     MarketplaceMeteringException,
     OutOfWindowError,
     SimilarRecordRefusedError,
@@ -16,6 +14,10 @@ from marketplace_metering_async.errors import (
     Violation,
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.service_errors import (
+    MODELLED_ERRORS,
+    InvalidUsageDimensionException,
+)
 
 S = RecordStatus
 LOST = TransportError("reset", sent=True)

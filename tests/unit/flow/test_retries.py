@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.errors import ThrottlingException
 from marketplace_metering_async.flow.retries import RetryPolicy, backoff
+from marketplace_metering_async.service_errors import ThrottlingException
 
 
 @given(st.integers(1, 200), st.integers())

@@ -1,12 +1,10 @@
 """From a verdict to what becomes of a frozen record."""
 
-from marketplace_metering_async.errors import (
-    InvalidUsageDimensionException,
-    SimilarRecordRefusedError,
-)
+from marketplace_metering_async.errors import SimilarRecordRefusedError
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, UsageKey
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.service_errors import InvalidUsageDimensionException
 
 NOON = 1_795_435_200
 CLAIMED = FrozenHour(
