@@ -9,7 +9,7 @@ from marketplace_metering_async.cli.options import (
     QUOTA,
     Account,
     CallsPerSecond,
-    Customer,
+    CustomerIdentifier,
     EndpointUrl,
     License,
     ProductCode,
@@ -45,7 +45,7 @@ def add(
         int, typer.Option("--quantity", metavar="NUMBER", parser=whole_number, help="Whole units.")
     ],
     account: Account = None,
-    customer_identifier: Customer = None,
+    customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
     product_code: ProductCode = None,
     at: Annotated[
@@ -148,7 +148,7 @@ def history(
         str | None, typer.Option("--month", metavar="YYYY-MM", help="By default all.")
     ] = None,
     account: Account = None,
-    customer_identifier: Customer = None,
+    customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
     product_code: ProductCode = None,
     csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
@@ -214,7 +214,7 @@ def close_customer(
     url: Url,
     *,
     account: Account = None,
-    customer_identifier: Customer = None,
+    customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
     product_code: ProductCode = None,
     reopen: Annotated[

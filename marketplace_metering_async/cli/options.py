@@ -114,7 +114,7 @@ Account = Annotated[
         callback=_kept(lambda text: rules.identity(text, None, None)),
     ),
 ]
-Customer = Annotated[
+CustomerIdentifier = Annotated[
     str | None,
     typer.Option(
         "--customer-identifier",
@@ -171,7 +171,7 @@ class Target:
             return True
 
     def __str__(self) -> str:
-        """For a person to read."""
+        """As text, masked."""
         return f"{self.endpoint.url} ({self.endpoint.region_name}), access key {self.access_key}"
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async import sandbox as package
 from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Sandbox, SandboxClock
-from marketplace_metering_async.sandbox.page.sums import COLUMNS, Sums
+from marketplace_metering_async.sandbox.page.sums import COLUMNS, TableSums
 from marketplace_metering_async.sandbox.page.view import View
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
@@ -52,7 +52,7 @@ def test_every_breakdown_adds_up(usage: list[Any], chosen: set[str], first: int)
     """
     Whatever columns are asked for, and however the book has grown between two looks.
     """
-    book, sums = Book(), Sums()
+    book, sums = Book(), TableSums()
     for number, one in enumerate(usage):
         meter(book, *one[:4], product=one[4])
         if number == first:
@@ -75,7 +75,7 @@ def test_a_book_that_forgot_is_begun_anew() -> None:
     """
     Also where it has as many records as before.
     """
-    book, sums = Book(), Sums()
+    book, sums = Book(), TableSums()
     meter(book, "1", "requests", 1, 5)
     sums.follow(book)
     book.forget()
@@ -90,7 +90,7 @@ def test_rows_are_narrowed_and_bounded() -> None:
     """
     The latest hours first, without them the largest; any part of a name finds it.
     """
-    book, sums = Book(), Sums()
+    book, sums = Book(), TableSums()
     for customer in range(30):
         meter(book, str(customer), "Requests", customer % 10, customer)
     sums.follow(book)
@@ -108,7 +108,7 @@ def test_the_chart_shows_where_usage_is() -> None:
     """
     The hours up to now, or up to the latest usage where the clock has left it behind.
     """
-    book, sums = Book(), Sums()
+    book, sums = Book(), TableSums()
     assert NOW.replace(minute=0) == sums.hours(NOW, 24)[-1][0]
     meter(book, "1", "requests", 2, 5)
     sums.follow(book)

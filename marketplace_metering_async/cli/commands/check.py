@@ -16,12 +16,12 @@ from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
-from marketplace_metering_async.cli.output.result_fields import Members, of_held, of_refusal
+from marketplace_metering_async.cli.output.result_fields import ResultFields, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
 
 _BREATH: Final = 500
-_VALID: Final[Members] = {"status": "Valid"}
+_VALID: Final[ResultFields] = {"status": "Valid"}
 
 
 async def plan_of_lines(
@@ -47,10 +47,10 @@ async def plan_of_lines(
 
 def plan_of_hours(
     job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], complain: Complaints
-) -> tuple[Plan, list[Members]]:
+) -> tuple[Plan, list[ResultFields]]:
     """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(job.product_code, sums.places, complain)
-    fates: list[Members] = []
+    fates: list[ResultFields] = []
     for hour, outcome in enumerate(outcomes):
         if isinstance(outcome, HeldHour | BlockedHour):
             plan.held += 1
@@ -113,7 +113,9 @@ async def _added_up(
     return plan
 
 
-async def _write_lines(sums: HourlySums, fates: Sequence[Members], lines: ResultWriter) -> None:
+async def _write_lines(
+    sums: HourlySums, fates: Sequence[ResultFields], lines: ResultWriter
+) -> None:
     for number, (file, line, hour) in enumerate(sums.lines()):
         members = fates[hour] if isinstance(hour, int) else hour
         lines.write({"file": file, "line": line, **members})

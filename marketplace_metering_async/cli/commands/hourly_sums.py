@@ -22,7 +22,7 @@ from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import (
     FIX_AND_SEND_ALL,
-    Members,
+    ResultFields,
     of_refusal,
 )
 from marketplace_metering_async.clock import SystemClock
@@ -68,7 +68,7 @@ class HourlySums:
         """Drop the temporary file."""
         self._refusals.close()
 
-    def add(self, line: Line) -> Members | None:
+    def add(self, line: Line) -> ResultFields | None:
         """Add a line to its hour; return the members of its result if it says no record."""
         number = self.places.add(line.file, line.number)
         record = record_of(line, self._product_code)
@@ -108,7 +108,7 @@ class HourlySums:
         """Return the number of the first line of *hour*."""
         return self._firsts[hour]
 
-    def lines(self) -> Iterator[tuple[str, int, int | Members]]:
+    def lines(self) -> Iterator[tuple[str, int, int | ResultFields]]:
         """Yield file and number of every line, with its hour, or its result if it has none."""
         self._refusals.seek(0)
         for number, hour in enumerate(self._hours):

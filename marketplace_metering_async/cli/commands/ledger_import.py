@@ -51,7 +51,7 @@ class ImportedLine:
     number: int
     usage: Mapping[str, Any] | None = None
     key: Key | None = None
-    result: result_fields.Members | None = None
+    result: result_fields.ResultFields | None = None
     code: Exit = Exit.OK
 
 
@@ -139,7 +139,7 @@ async def _add(ledger: UsageLedger, entry: ImportedLine) -> ImportedLine:
     return ImportedLine(entry.file, entry.number, result=_result(added), code=code)
 
 
-def _result(added: AddedUsage) -> result_fields.Members:
+def _result(added: AddedUsage) -> result_fields.ResultFields:
     if added.repeated:
         return {"status": REPEATED}
     if added.ended is not None:

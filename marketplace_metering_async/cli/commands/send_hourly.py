@@ -18,7 +18,7 @@ from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints, Report
-from marketplace_metering_async.cli.output.result_fields import Members
+from marketplace_metering_async.cli.output.result_fields import ResultFields
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import MeteringError
@@ -31,7 +31,7 @@ _BREATH: Final = 500
 class _Fate(NamedTuple):
     """What became of an hour."""
 
-    members: Members
+    members: ResultFields
     code: Exit
 
 
@@ -119,7 +119,7 @@ class _Hours:
     def _place(self, position: int) -> str:
         return self._sums.places(self._sums.first_line(self._chosen[position]))
 
-    def _results(self) -> Iterator[tuple[str, int, Members, Exit]]:
+    def _results(self) -> Iterator[tuple[str, int, ResultFields, Exit]]:
         for file, line, hour in self._sums.lines():
             if isinstance(hour, int):
                 fate = self._fates[hour]
@@ -140,7 +140,7 @@ class _Hours:
         return _Fate(_with_sum(members, outcome), Exit.UNDELIVERED)
 
 
-def _with_sum(members: Members, outcome: CheckedHour) -> Members:
+def _with_sum(members: ResultFields, outcome: CheckedHour) -> ResultFields:
     """Tell of which hourly record a line has become a part."""
     if not isinstance(outcome, UsageRecord):
         return members

@@ -11,7 +11,7 @@ from marketplace_metering_async.cli.exit_codes import Exit, most_severe
 from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.cli.output.console import Console, error_text, printable
 from marketplace_metering_async.cli.output.progress import ProgressBar
-from marketplace_metering_async.cli.output.result_fields import HELD, Members
+from marketplace_metering_async.cli.output.result_fields import HELD, ResultFields
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.events import (
     BatchEnded,
@@ -77,7 +77,7 @@ class Report:
         self._lines = lines
         self._codes: set[Exit] = set()
         self._expected: dict[int, Line] = {}  # lines that were read and have no result yet
-        self._waiting: dict[int, Members] = {}  # results that an earlier line's holds up
+        self._waiting: dict[int, ResultFields] = {}  # results that an earlier line's holds up
         self._flowing = asyncio.Event()  # unset while too many of them wait
         self._flowing.set()
         self._number = 0
@@ -112,7 +112,7 @@ class Report:
         self._number += 1
         return self._number - 1
 
-    def answer(self, number: int, members: Members, code: Exit) -> None:
+    def answer(self, number: int, members: ResultFields, code: Exit) -> None:
         """Tell what became of line *number*, once the lines before it were."""
         self._count(members, code)
         if members["status"] == RecordStatus.REJECTED:
@@ -128,7 +128,7 @@ class Report:
         else:
             self._flowing.set()
 
-    def write(self, file: str, number: int, members: Members, code: Exit) -> None:
+    def write(self, file: str, number: int, members: ResultFields, code: Exit) -> None:
         """Tell what became of a line whose turn it is."""
         self._count(members, code)
         self._lines.write({"file": file, "line": number, **members})
@@ -137,7 +137,7 @@ class Report:
         """Let the command end with *code*, unless it has a graver one."""
         self._codes.add(code)
 
-    def _count(self, members: Members, code: Exit) -> None:
+    def _count(self, members: ResultFields, code: Exit) -> None:
         self._codes.add(code)
         self.verdicts[members["status"]] += 1
 

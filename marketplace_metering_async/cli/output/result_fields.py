@@ -16,7 +16,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
-Members = dict[str, Any]
+ResultFields = dict[str, Any]
 _MINUTE: Final = "%Y-%m-%dT%H:%MZ"
 PlaceOf = Callable[[int], str]
 """Turns the position of a record in what the client was given into `file:line`."""
@@ -31,9 +31,9 @@ FIX_AND_SEND_ALL = (
 """The advice on a line that says no record, where lines add up to hours."""
 
 
-def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> Members:
+def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> ResultFields:
     """Return the members for the verdict on the record at *place*."""
-    members: Members = {"status": result.status.value, "metered": result.metered}
+    members: ResultFields = {"status": result.status.value, "metered": result.metered}
     if result.metering_record_id is not None:
         members["metering_record_id"] = result.metering_record_id
     if result.service_status not in (None, result.status.value):
@@ -54,21 +54,21 @@ def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> Members:
 
 def of_refusal(
     error: MeteringError, place: str, place_of: PlaceOf = str, *, advice: str | None = None
-) -> Members:
+) -> ResultFields:
     """Return the members for a line that was never sent because of *error*."""
-    members: Members = {"status": RecordStatus.REJECTED.value, "metered": False}
+    members: ResultFields = {"status": RecordStatus.REJECTED.value, "metered": False}
     members |= _of_error(error, place, place_of)
     return members | {"advice": advice or error.advice, "attempts": 0}
 
 
-def of_held(hour: HeldHour | BlockedHour) -> Members:
+def of_held(hour: HeldHour | BlockedHour) -> ResultFields:
     """Return the members for a line whose hour is held back."""
     if isinstance(hour, BlockedHour):
         return of_blocked(hour.place, hour.over_at)
     return _held(f"The hour is not over; send it all again after {hour.over_at:{_MINUTE}}.")
 
 
-def of_blocked(place: str, over_at: datetime | None = None) -> Members:
+def of_blocked(place: str, over_at: datetime | None = None) -> ResultFields:
     """Return the members for a line whose hour may lack the one at *place*."""
     after = "" if over_at is None else f" after {over_at:{_MINUTE}}"
     return _held(
@@ -77,11 +77,11 @@ def of_blocked(place: str, over_at: datetime | None = None) -> Members:
     )
 
 
-def _held(advice: str) -> Members:
+def _held(advice: str) -> ResultFields:
     return {"status": HELD, "metered": False, "advice": advice, "attempts": 0}
 
 
-def of_unsent(reason: str) -> Members:
+def of_unsent(reason: str) -> ResultFields:
     """Return the members for a line that was not sent, for no fault of its own."""
     return {
         "status": RecordStatus.UNPROCESSED.value,
@@ -107,7 +107,7 @@ def complaint(error: MeteringError, place: str, place_of: PlaceOf) -> str:
     return f"{place}: {error}"
 
 
-def _of_error(error: MeteringError, place: str, place_of: PlaceOf) -> Members:
+def _of_error(error: MeteringError, place: str, place_of: PlaceOf) -> ResultFields:
     code = getattr(error, "code", type(error).__name__)
     return {"error": code, "message": complaint(error, place, place_of)}
 

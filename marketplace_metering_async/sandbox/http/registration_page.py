@@ -8,7 +8,7 @@ from attrs import frozen
 from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm
 
 _PATIENCE: Final = 30.0
-_LARGEST_TOLD: Final = 2**16
+_LARGEST_SHOWN: Final = 2**16
 
 
 class RegistrationError(RuntimeError):
@@ -44,7 +44,7 @@ async def post_registration(form: RegistrationForm) -> RegistrationResponse:
             aiohttp.ClientSession(timeout=patience) as browser,
             browser.post(form.url, data=form.fields, allow_redirects=False) as answer,
         ):
-            text = (await answer.content.read(_LARGEST_TOLD)).decode(errors="replace")
+            text = (await answer.content.read(_LARGEST_SHOWN)).decode(errors="replace")
             return RegistrationResponse(answer.status, answer.headers.get("Location"), text)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         why = str(error) or type(error).__name__

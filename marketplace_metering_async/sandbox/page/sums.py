@@ -33,7 +33,7 @@ class SumRow:
 
 
 @define
-class Sums:
+class TableSums:
     """
     What was metered, added up; `follow` takes in what has come to the book since.
 

@@ -17,7 +17,7 @@ from marketplace_metering_async.sandbox.figures import (
 )
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
-from marketplace_metering_async.sandbox.page.sums import COLUMNS, SumRow, Sums
+from marketplace_metering_async.sandbox.page.sums import COLUMNS, SumRow, TableSums
 from marketplace_metering_async.sandbox.world import World
 
 _MOST_ROWS: Final = 200
@@ -46,7 +46,7 @@ class View:
     def __init__(self, world: World, entrance: Entrance) -> None:
         self._world = world
         self._entrance = entrance
-        self._sums = Sums()
+        self._sums = TableSums()
         self.products = ProductsView(world)
 
     def figures(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
