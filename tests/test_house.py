@@ -8,7 +8,8 @@ from cases import LEFT_OUT, covered, missing
 
 import marketplace_metering_async
 
-README = Path(__file__).parent.parent / "README.md"
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
 SOURCES = sorted(Path(marketplace_metering_async.__file__).parent.rglob("*.py"))
 
 
@@ -42,6 +43,40 @@ def test_nothing_unsafe_is_loaded() -> None:
     No pickle, eval, exec or YAML in the package. Covers: A19
     """
     assert set() == names_of(r"\bimport pickle|\beval\(|\bexec\(|\byaml\b|\bmarshal\b")
+
+
+def test_sql_is_in_the_stores_alone() -> None:
+    """
+    What the ledger decides, it decides over values. Design, Laws of the ledger
+    """
+    sql = r"\bSELECT\b|\bINSERT INTO\b|\bUPDATE \w+ SET\b|\bDELETE FROM\b"
+    stores = Path("ledger", "stores")
+
+    assert [] == [
+        str(path)
+        for path in SOURCES
+        if re.search(sql, path.read_text(encoding="utf-8")) and stores not in _parents(path)
+    ]
+
+
+def _parents(path: Path) -> list[Path]:
+    return list(path.relative_to(Path(marketplace_metering_async.__file__).parent).parents)
+
+
+def test_every_decision_of_the_ledger_has_a_test_of_its_name() -> None:
+    """
+    So that each is tested by itself, without a store.
+    """
+    contracts = tomllib.loads((README.parent / "pyproject.toml").read_text("utf-8"))
+    (decisions,) = [
+        contract["source_modules"]
+        for contract in contracts["tool"]["importlinter"]["contracts"]
+        if contract["name"] == "Decisions do no I/O"
+    ]
+    names = {name.rpartition(".")[2] for name in decisions if ".ledger." in name} - {"model"}
+    tests = {path.stem.removeprefix("test_") for path in (HERE / "unit" / "ledger").iterdir()}
+
+    assert set() == names - tests
 
 
 def test_every_extra_brings_what_is_imported() -> None:
