@@ -106,7 +106,7 @@ class OpenHour:
         due = max(over, self.opened_at) + rules.grace
         if not self.quantity:
             due = max(due, over + _ZERO_WAITS)
-        return max(over, min(due, deadline_of(self.stamp) - _LAST_SECONDS))
+        return min(due, deadline_of(self.stamp) - _LAST_SECONDS)
 
 
 @define
@@ -183,7 +183,7 @@ class Posting:
         rules: PostingRules,
         keys: Mapping[UsageKey, KeyState],
         known_events: Mapping[str, bytes],
-        sums: Sums | None = None,
+        sums: Sequence[Sum] = (),
     ) -> None:
         """
         Begin with what the store has: of *keys* all hours from the group's earliest on.
@@ -195,7 +195,7 @@ class Posting:
         self._keys = keys
         self._known = known_events
         self._events: dict[str, bytes] = {}  # those that are new
-        self._sums = Sums() if sums is None else sums
+        self._sums = Sums(sums)
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
 
     def post(self, usage: Usage) -> PostingResult:
@@ -267,16 +267,17 @@ class Posting:
 
     def changes(self) -> Changes:
         """Return what a store has to write down, now that all is posted."""
+        sums = Sums(self._sums.changes())
         changed = [(k, h) for k in self._keys.values() for h in k.hours.values() if h.changed]
         for key in self._keys.values():
             grown = [hour for hour in key.hours.values() if hour.changed]
             quantity = sum(hour.quantity - hour.stored for hour in grown)
             new = sum(hour.hour_id is None for hour in grown)
             latest = max((hour.stamp for hour in grown), default=0)
-            self._sums.add(key.of, HourState.OPEN, quantity, new)
-            self._sums.add(key.of, RECORDED, key.recorded, latest=latest)
+            sums.add(key.of, HourState.OPEN, quantity, new)
+            sums.add(key.of, RECORDED, key.recorded, latest=latest)
             for (_, state), (quantity, _) in key.stranded.items():
-                self._sums.add(key.of, state, quantity)
+                sums.add(key.of, state, quantity)
         return Changes(
             grown_hours=[(*_figures(h), h.hour_id) for _, h in changed if h.hour_id is not None],
             new_hours=[
@@ -295,7 +296,7 @@ class Posting:
                 for (origin, state), amount in k.stranded.items()
             ],
             events=[(name, digest, self._now) for name, digest in self._events.items()],
-            sums=self._sums.changes(),
+            sums=sums.changes(),
         )
 
     def _hour(self, key: KeyState, hour: int, *, urgent: bool) -> OpenHour:

@@ -1,5 +1,6 @@
 """The sums that a ledger keeps, so that nobody has to add up its hours: what a change adds."""
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from marketplace_metering_async.ledger.model import ProductDimension
@@ -30,9 +31,12 @@ class Sum(NamedTuple):
 class Sums:
     """How one transaction changes the sums."""
 
-    def __init__(self) -> None:
-        """Begin with no change."""
+    def __init__(self, changes: Iterable[Sum] = ()) -> None:
+        """Begin with *changes*."""
         self._changes: dict[tuple[ProductDimension, str], tuple[int, int, int]] = {}
+        for one in changes:
+            of = ProductDimension(one.product_code, one.dimension)
+            self._changes[of, one.state] = (one.quantity, one.records, one.latest)
 
     def add(
         self, of: ProductDimension, state: str, quantity: int, records: int = 0, latest: int = 0

@@ -161,6 +161,13 @@ async def empty_postgres_database(url: str) -> None:
     await execute(url, "DROP SCHEMA marketplace_metering CASCADE")
 
 
+_SUMS_OF_ROWS = """
+    SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END AS product_code,
+           dimension, state, SUM(quantity), COUNT(*)
+    FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id GROUP BY 1, 2, 3
+"""
+
+
 class House:
     """A ledger, a service in memory, and a clock that both go by."""
 
@@ -223,8 +230,22 @@ class House:
             for r in self.book.records
         }
 
+    async def compare_sums(self) -> None:
+        """Compare the kept sums with what is in the hours, but for what was pruned."""
+        kept = {
+            (one.product_code, one.dimension, one.state): (one.quantity, one.records)
+            for one in (await self.ledger._store.status(0)).sums
+        }
+        found = {tuple(key): (int(q), n) for *key, q, n in await change(self.url, _SUMS_OF_ROWS)}
+        for key in kept.keys() | found.keys():
+            quantity, records = kept.get(key, (0, 0))
+            assert records == found.get(key, (0, 0))[1], key
+            if key[2] in ("open", "frozen"):
+                assert quantity == found.get(key, (0, 0))[0], key
+
     async def balance(self) -> Any:
-        """Return the status, after making sure that its sums add up."""
+        """Return the status, after making sure that its sums add up, and are those of the rows."""
+        await self.compare_sums()
         status = await self.ledger.status()
         assert status.recorded == (
             status.open + status.frozen + status.metered + sum(status.ended.values())

@@ -239,7 +239,7 @@ async def rearm(
     for row in ended:
         of = key_of(row["name"]).summed_under(row["license_product"])
         sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
-    posting = Posting(now, rules, into, {}, sums)
+    posting = Posting(now, rules, into, {}, sums.changes())
     for row in stranded:
         posting.carry(
             key_of(row["name"]),

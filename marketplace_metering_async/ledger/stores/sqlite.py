@@ -60,8 +60,9 @@ class SqliteStore:
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
-        return await self._file.write(
-            lambda db: _check_identity(db, region_name, self._file.mark(), now)
+        mark = self._file.mark()
+        return await self._file.change(
+            lambda db: _check_identity(db, region_name, mark, now), though_moved=True
         )
 
     async def bind(self, region_name: str, host: str) -> None:
@@ -114,7 +115,9 @@ class SqliteStore:
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
         settle = sqlite_sending.settle
-        return await self._file.write(lambda db: settle(db, settlements, now, self._reach))
+        return await self._file.change(
+            lambda db: settle(db, settlements, now, self._reach), though_moved=True
+        )
 
     async def next_due(self) -> float | None:
         """See Store."""
@@ -161,12 +164,13 @@ class SqliteStore:
 
     async def retire(self, to: str) -> Identity:
         """See Store."""
-        return await self._file.write(lambda db: _retire(db, to))
+        return await self._file.change(lambda db: _retire(db, to), though_moved=True)
 
     async def reinstate(self, to: str) -> None:
         """See Store."""
         undo = "UPDATE ledger SET moved_to = NULL WHERE moved_to = ?"
-        await self._file.write(lambda db: db.execute(undo, (moved_name(to),)))
+        name = moved_name(to)
+        await self._file.change(lambda db: db.execute(undo, (name,)), though_moved=True)
 
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int

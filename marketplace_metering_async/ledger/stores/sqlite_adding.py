@@ -216,7 +216,7 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
     into = _load(
         db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now)
     )
-    posting = Posting(now, rules, into, {}, sums)
+    posting = Posting(now, rules, into, {}, sums.changes())
     for row in stranded:
         posting.carry(
             key_of(row["name"]),

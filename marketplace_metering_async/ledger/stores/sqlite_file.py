@@ -117,20 +117,25 @@ class SqliteFile:
             await self.aclose()
             raise
 
-    async def write(self, operation: Operation[T]) -> T:
-        """Run *operation* in one durable transaction, on a ledger that may have moved."""
-        return await self._in_thread(0, lambda: self._write(operation))
+    async def change(self, operation: Operation[T], *, though_moved: bool = False) -> T:
+        """
+        Run *operation* in one durable transaction.
 
-    async def change(self, operation: Operation[T]) -> T:
-        """Run *operation* in one durable transaction, on a ledger that has not moved."""
+        Raises:
+            LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
+                its schema was upgraded beyond what this process knows.
+            LedgerOutcomeUnknownError: the disk failed at the commit.
+            LedgerError: the file cannot be written to; nothing has happened then.
+        """
 
-        def checked(connection: Connection) -> T:
-            moved_to, min_compatible = connection.execute(
+        def checked(db: Connection) -> T:
+            moved_to, min_compatible = db.execute(
                 "SELECT moved_to, min_compatible FROM ledger"
             ).fetchone()
-            require_here(moved_to)
+            if not though_moved:
+                require_here(moved_to)
             require_known(min_compatible, self._known)
-            return operation(connection)
+            return operation(db)
 
         return await self._in_thread(0, lambda: self._write(checked))
 

@@ -1,42 +1,203 @@
 """From a verdict to what becomes of a frozen record."""
 
-from marketplace_metering_async.errors import SimilarRecordRefusedError
-from marketplace_metering_async.ledger.model import FrozenHour, HourState, UsageKey
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    MarketplaceMeteringException,
+    MeteringError,
+    OutOfWindowError,
+    SimilarRecordRefusedError,
+    Violation,
+)
+from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.model import (
+    FrozenHour,
+    HourState,
+    ProductDimension,
+    Settlement,
+    UsageKey,
+)
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.service_errors import InvalidUsageDimensionException
+from marketplace_metering_async.service_errors import (
+    InternalServiceErrorException,
+    InvalidUsageDimensionException,
+    TimestampOutOfBoundsException,
+)
 
 NOON = 1_795_435_200
+HOUR = 3600
 CLAIMED = FrozenHour(
     hour_id=1,
     fence=1,
     key=UsageKey("product", "111122223333", "", "", "typo"),
     license_product="",
-    stamp=NOON - 7200,
-    quantity=5,
+    stamp=NOON - 2 * HOUR,
+    quantity=5_000_000,
     attempts=0,
     in_doubt=False,
 )
 REFUSAL = InvalidUsageDimensionException("InvalidUsageDimensionException", "no such dimension")
+OUT_OF_BOUNDS = TimestampOutOfBoundsException("TimestampOutOfBoundsException", "too old")
+OUT_OF_WINDOW = OutOfWindowError([Violation("timestamp", "in the window", "before")])
+FAULT = InternalServiceErrorException("InternalServiceErrorException", "")
+
+
+def settled(
+    status: RecordStatus,
+    error: MeteringError | None = None,
+    *,
+    claimed: FrozenHour = CLAIMED,
+    now: int = NOON,
+    **more: Any,
+) -> Settlement:
+    return settlement(
+        claimed, RecordResult(0, None, Verdict(status=status, error=error, **more)), now
+    )
+
+
+def test_a_success_is_metered() -> None:
+    """
+    And carries what evidence there is.
+    """
+    verdict = Verdict(status=RecordStatus.SUCCESS, request_id="request")
+    one = settlement(CLAIMED, RecordResult(0, None, verdict, "id"), NOON)
+
+    assert (HourState.METERED, "id", "request") == (
+        one.state,
+        one.metering_record_id,
+        one.request_id,
+    )
+    assert (5_000_000, ProductDimension("product", "typo")) == (one.quantity, one.of)
+
+
+def test_a_duplicate_is_ours_only_where_there_was_doubt() -> None:
+    """
+    Of this claim or of one before. Covers: R07
+    """
+    states = [
+        settled(RecordStatus.DUPLICATE_RECORD).state,
+        settled(RecordStatus.DUPLICATE_RECORD, ambiguous=True).state,
+        settled(RecordStatus.DUPLICATE_RECORD, claimed=evolve(CLAIMED, in_doubt=True)).state,
+    ]
+
+    assert [HourState.CONFLICT, *[HourState.PROBABLY_METERED] * 2] == states
+
+
+def test_a_customer_without_a_subscription_is_named() -> None:
+    """
+    Which is for a person.
+    """
+    assert HourState.NOT_SUBSCRIBED is settled(RecordStatus.CUSTOMER_NOT_SUBSCRIBED).state
 
 
 def test_a_record_held_back_for_a_similar_one_is_tried_again() -> None:
     """
     It was not refused itself. Design law 4
     """
-    error = SimilarRecordRefusedError(REFUSAL.code, "dimension")
-    result = RecordResult(0, None, Verdict(status=RecordStatus.REJECTED, error=error))
+    one = settled(RecordStatus.REJECTED, SimilarRecordRefusedError(REFUSAL.code, "dimension"))
 
-    settled = settlement(CLAIMED, result, NOON)
-
-    assert HourState.FROZEN is settled.state
-    assert NOON < settled.not_before
+    assert HourState.FROZEN is one.state
+    assert one.not_before > NOON
 
 
 def test_a_record_that_was_refused_itself_has_ended() -> None:
     """
     The service said so of this very record.
     """
-    result = RecordResult(0, None, Verdict(status=RecordStatus.REJECTED, error=REFUSAL))
+    one = settled(RecordStatus.REJECTED, REFUSAL)
 
-    assert HourState.REJECTED is settlement(CLAIMED, result, NOON).state
+    assert (HourState.REJECTED, 0) == (one.state, one.not_before)
+    assert one.error is not None
+    assert one.error.startswith("InvalidUsageDimensionException: ")
+
+
+@pytest.mark.parametrize("error", [OUT_OF_BOUNDS, OUT_OF_WINDOW])
+def test_a_young_record_that_is_out_of_bounds_waits(error: MeteringError) -> None:
+    """
+    Our clock may have been ahead when its hour was sealed; after three hours that is no reason.
+    """
+    young = evolve(CLAIMED, stamp=NOON - 3 * HOUR + 1)
+    older = evolve(CLAIMED, stamp=NOON - 3 * HOUR)
+    waits = settled(RecordStatus.REJECTED, error, claimed=young)
+
+    assert HourState.FROZEN is waits.state
+    assert waits.not_before > NOON
+    assert HourState.FROZEN is not settled(RecordStatus.REJECTED, error, claimed=older).state
+
+
+def test_out_of_bounds_is_too_late_once_the_window_has_closed() -> None:
+    """
+    Before that the service refuses it for another reason, which is for a person.
+    """
+    old = evolve(CLAIMED, stamp=NOON - 20 * HOUR)
+    end = deadline_of(old.stamp)
+    states = [
+        settled(RecordStatus.REJECTED, OUT_OF_BOUNDS, claimed=old, now=now).state
+        for now in (end - 1, end)
+    ]
+
+    assert [HourState.REJECTED, HourState.TOO_LATE] == states
+
+
+def test_what_the_client_does_not_send_any_more_is_too_late() -> None:
+    """
+    It knows the window, too.
+    """
+    old = evolve(CLAIMED, stamp=NOON - 20 * HOUR)
+    one = settled(RecordStatus.REJECTED, OUT_OF_WINDOW, claimed=old)
+
+    assert HourState.TOO_LATE is one.state
+
+
+@pytest.mark.parametrize("status", [RecordStatus.UNPROCESSED, RecordStatus.UNCONFIRMED])
+def test_what_has_no_verdict_is_tried_again(status: RecordStatus) -> None:
+    """
+    Unchanged, and in doubt where nobody knows.
+    """
+    one = settled(status, FAULT)
+
+    assert HourState.FROZEN is one.state
+    assert one.in_doubt is (status is RecordStatus.UNCONFIRMED)
+
+
+def test_an_unconfirmed_record_is_too_late_once_the_window_has_closed() -> None:
+    """
+    It is not sent any more.
+    """
+    old = evolve(CLAIMED, stamp=NOON - 20 * HOUR)
+    end = deadline_of(old.stamp)
+    states = [
+        settled(RecordStatus.UNCONFIRMED, OUT_OF_BOUNDS, claimed=old, now=now).state
+        for now in (end - 1, end)
+    ]
+
+    assert [HourState.FROZEN, HourState.TOO_LATE] == states
+
+
+def test_the_pause_doubles_with_each_attempt() -> None:
+    """
+    From five seconds to five minutes.
+    """
+    pauses = [
+        settled(RecordStatus.UNPROCESSED, FAULT, claimed=evolve(CLAIMED, attempts=n)).not_before
+        - NOON
+        for n in (0, 1, 2, 5, 6, 99)
+    ]
+
+    assert [5, 10, 20, 160, 300, 300] == pauses
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DeliveryTimeoutError("stopped"), MarketplaceMeteringException("AccessDeniedException", "no")],
+)
+def test_what_was_stopped_goes_at_once(error: MeteringError) -> None:
+    """
+    It did not fail: it was asked to stop, or the account has a fault that a person sets right.
+    """
+    assert NOON == settled(RecordStatus.UNPROCESSED, error).not_before

@@ -212,7 +212,7 @@ async def test_a_program_may_go_to_another_folder(
         monkeypatch.chdir(tmp_path / "elsewhere")
         await house.use(1)
 
-        assert 1 == (await house.balance()).recorded
+        assert 1 == (await house.ledger.status()).recorded
     assert (tmp_path / "usage.db").is_file()
 
 

@@ -1,0 +1,119 @@
+"""Which frozen records a relay may take, without a store."""
+
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from marketplace_metering_async.ledger.claims import MOST_CRASHES, Candidate, choose
+from marketplace_metering_async.ledger.frozen_record import QUANTITY, digest
+from marketplace_metering_async.ledger.model import HourState, ProductDimension, UsageKey
+
+KEY = UsageKey("product", "111122223333", "", "", "requests")
+RECORD = (KEY, 1_795_435_200, 5_000_000, QUANTITY)
+
+
+def candidate(number: int = 1, **more: Any) -> Candidate:
+    key, stamp, quantity, member = RECORD
+    whole = Candidate(
+        hour_id=number,
+        key=key,
+        license_product="",
+        stamp=stamp,
+        quantity=quantity,
+        member=member,
+        region_name="us-east-1",
+        digest=digest("us-east-1", *RECORD),
+        fence=3,
+        attempts=2,
+        crashes=0,
+        in_doubt=False,
+        lapsed=False,
+        urgent=False,
+    )
+    return evolve(whole, **more)
+
+
+def test_what_is_claimed_has_the_next_fence() -> None:
+    """
+    A later claim invalidates an earlier one. Covers: M01
+    """
+    (one,), aside = choose([candidate()], 10)
+
+    assert (1, 4, 2, 5_000_000) == (one.hour_id, one.fence, one.attempts, one.quantity)
+    assert [] == aside
+
+
+@pytest.mark.parametrize(
+    ("in_doubt", "lapsed", "doubt"),
+    [(False, False, False), (True, False, True), (False, True, True)],
+)
+def test_doubt_is_of_the_row_or_of_a_claim_that_ran_out(
+    *, in_doubt: bool, lapsed: bool, doubt: bool
+) -> None:
+    """
+    That had no answer, and the service may have acted on it. Covers: M02
+    """
+    (one,), _ = choose([candidate(in_doubt=in_doubt, lapsed=lapsed)], 10)
+
+    assert doubt == one.in_doubt
+
+
+@pytest.mark.parametrize(
+    "flipped",
+    [
+        {"quantity": 5_000_001},
+        {"stamp": RECORD[1] + 1},
+        {"member": "QuantityAsDecimal"},
+        {"region_name": "eu-west-1"},
+        {"key": UsageKey("product", "111122223334", "", "", "requests")},
+    ],
+)
+def test_a_row_that_was_damaged_is_put_aside(flipped: dict[str, Any]) -> None:
+    """
+    Whatever of all that the service counts by was changed. Covers: D08
+    """
+    claimed, (one,) = choose([candidate(**flipped), candidate(2)], 10)
+
+    assert [2] == [other.hour_id for other in claimed]
+    assert (HourState.DAMAGED, 3) == (one.state, one.fence)
+
+
+def test_a_record_that_kills_its_relays_is_put_aside() -> None:
+    """
+    With the doubt that it has, and where its units are summed up. Covers: K15
+    """
+    once_more, _ = choose([candidate(crashes=MOST_CRASHES - 1, lapsed=True)], 10)
+    claimed, (one,) = choose([candidate(crashes=MOST_CRASHES, lapsed=True)], 10)
+
+    assert (1, 0) == (len(once_more), len(claimed))
+    assert (HourState.QUARANTINED, True) == (one.state, one.in_doubt)
+    assert (5_000_000, ProductDimension("product", "requests")) == (one.quantity, one.of)
+
+
+@pytest.mark.parametrize(("crashes", "taken"), [(0, 16), (1, 4), (2, 1), (3, 1), (9, 1)])
+def test_the_more_relays_died_the_fewer_are_claimed(crashes: int, taken: int) -> None:
+    """
+    So that a record which kills its relay is soon alone. Covers: K15
+    """
+    claimed, _ = choose([candidate(n, crashes=crashes) for n in range(20)], 16)
+
+    assert taken == len(claimed)
+
+
+def test_records_before_one_that_kills_are_not_held_up() -> None:
+    """
+    Only what would share a claim with it.
+    """
+    line = [candidate(0), candidate(1), candidate(2, crashes=9), candidate(3)]
+
+    assert [0, 1] == [one.hour_id for one in choose(line, 16)[0]]
+
+
+def test_last_hours_go_alone() -> None:
+    """
+    The service takes them for about an hour after a cancellation.
+    """
+    line = [candidate(0, urgent=True), candidate(1, urgent=True), candidate(2)]
+
+    assert [0, 1] == [one.hour_id for one in choose(line, 16)[0]]

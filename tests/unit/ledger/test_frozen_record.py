@@ -1,0 +1,80 @@
+"""The frozen record: the same in each attempt, in the member that was chosen at its sealing."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from marketplace_metering_async.ledger.frozen_record import (
+    QUANTITY,
+    QUANTITY_AS_DECIMAL,
+    digest,
+    freeze,
+    member_of,
+    record_of,
+)
+from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.model import FrozenHour, UsageKey
+from marketplace_metering_async.limits import MAX_QUANTITY
+
+NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
+KEY = UsageKey("product", "111122223333", "", "", "requests")
+LICENSE = "arn:aws:license-manager:us-east-1:111122223333:license:l-1"
+
+
+@pytest.mark.parametrize(
+    ("quantity", "member"),
+    [
+        (0, QUANTITY),
+        (17_000_000, QUANTITY),
+        (17_000_001, QUANTITY_AS_DECIMAL),
+        (MAX_QUANTITY * 1_000_000, QUANTITY),
+        ((MAX_QUANTITY + 1) * 1_000_000, QUANTITY_AS_DECIMAL),
+    ],
+)
+def test_whole_quantities_that_fit_travel_as_integers(quantity: int, member: str) -> None:
+    """
+    All others as decimals. Design, Quantities
+    """
+    assert member == member_of(quantity)
+
+
+def test_sealing_chooses_what_is_sent() -> None:
+    """
+    The member, and until when; and the digest holds both the member and the region.
+    """
+    frozen = freeze("us-east-1", KEY, NOON, 5_000_000)
+
+    assert (deadline_of(NOON), QUANTITY) == frozen[:2]
+    assert frozen.digest == digest("us-east-1", KEY, NOON, 5_000_000, QUANTITY)
+    assert frozen.digest != digest("eu-west-1", KEY, NOON, 5_000_000, QUANTITY)
+    assert frozen.digest != digest("us-east-1", KEY, NOON, 5_000_000, QUANTITY_AS_DECIMAL)
+
+
+@pytest.mark.parametrize(
+    ("key", "license_product", "product"),
+    [
+        (KEY, "", "product"),
+        (UsageKey("", "111122223333", "", LICENSE, "requests"), "licensed", "licensed"),
+        (UsageKey("", "111122223333", "", LICENSE, "requests"), "", None),
+    ],
+)
+def test_the_record_is_what_was_frozen(
+    key: UsageKey, license_product: str, product: str | None
+) -> None:
+    """
+    In whole units, stamped with the moment of the latest usage.
+    """
+    held = FrozenHour(
+        hour_id=1,
+        fence=1,
+        key=key,
+        license_product=license_product,
+        stamp=NOON,
+        quantity=5_000_000,
+        attempts=0,
+        in_doubt=False,
+    )
+    record = record_of(held)
+
+    assert (5, datetime.fromtimestamp(NOON, UTC)) == (record.quantity, record.timestamp)
+    assert (product, key.license_arn or None) == (record.product_code, record.license_arn)

@@ -1,0 +1,90 @@
+"""The story of every hour: what is asked for, and what rows mean."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from marketplace_metering_async.ledger.history import HistoryQuery, entry_of, stranded_entry_of
+from marketplace_metering_async.ledger.model import HourState
+
+NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
+KEY: dict[str, Any] = {
+    "product_code": "product",
+    "customer_aws_account_id": "111122223333",
+    "customer_identifier": "",
+    "license_arn": "",
+    "license_product": "",
+    "dimension": "requests",
+}
+
+
+def test_a_month_is_one_of_utc() -> None:
+    """
+    Whatever zone its moment is given in.
+    """
+    first, end = (int(datetime(2026, m, 1, tzinfo=UTC).timestamp()) for m in (11, 12))
+    moment = datetime(2026, 12, 1, 2, tzinfo=timezone(timedelta(hours=3)))
+
+    assert (first, end) == (HistoryQuery.of(moment).first, HistoryQuery.of(moment).end)
+    assert 0 == HistoryQuery.of(None).first
+    assert NOON < HistoryQuery.of(None).end
+
+
+def test_only_members_that_are_given_are_asked_for() -> None:
+    """
+    An empty text is one: of those that have none.
+    """
+    query = HistoryQuery.of(None, product_code="product", license_arn=None, dimension="")
+
+    assert {"product_code": "product", "dimension": ""} == query.members
+
+
+def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
+    """
+    In units and in times of UTC.
+    """
+    row = KEY | {
+        "hour": NOON,
+        "state": "metered",
+        "quantity": 7_000_000,
+        "events": 2,
+        "stamp": NOON + 60,
+        "sealed_at": NOON + 4200,
+        "region_name": "us-east-1",
+        "digest": b"\x01\xff",
+        "settled_at": NOON + 4300,
+        "metering_record_id": "id",
+        "reason": None,
+    }
+    attempt = {
+        "at": NOON + 4300,
+        "status": "Success",
+        "error": None,
+        "request_id": "request",
+        "metering_record_id": "id",
+    }
+    carried = {"origin": NOON - 3600, "quantity": 3_000_000, "events": 1}
+    entry = entry_of(row, [carried], [attempt])
+
+    assert (HourState.METERED, 7, 2, "01ff") == (
+        entry.state,
+        entry.quantity,
+        entry.events,
+        entry.digest,
+    )
+    assert [(datetime.fromtimestamp(NOON - 3600, UTC), 3, 1)] == [
+        (one.origin, one.quantity, one.events) for one in entry.carried
+    ]
+    assert [("Success", "request")] == [(one.status, one.request_id) for one in entry.attempts]
+    assert None is entry.customer_identifier
+
+
+def test_a_licenses_product_is_its_own() -> None:
+    """
+    What no hour carries has the hour in which it happened, and no record.
+    """
+    licensed = {"license_arn": "arn", "product_code": "", "license_product": "licensed"}
+    row = KEY | licensed | {"hour": NOON, "state": "month_over", "quantity": 10**6, "events": 1}
+    entry = stranded_entry_of(row)
+
+    assert ("licensed", "arn", 1) == (entry.product_code, entry.license_arn, entry.quantity)
+    assert (None, ()) == (entry.timestamp, entry.attempts)

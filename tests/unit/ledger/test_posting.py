@@ -1,0 +1,337 @@
+"""Where usage goes, without a store: every rule of the way in, on its edge."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace_metering_async.errors import EventConflictError, LateUsageError
+from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
+from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
+from marketplace_metering_async.ledger.posting import (
+    AddedUsage,
+    Changes,
+    KeyState,
+    OpenHour,
+    Posting,
+    PostingRules,
+)
+from marketplace_metering_async.ledger.sums import RECORDED, Sum
+from marketplace_metering_async.limits import MAX_QUANTITY
+
+HOUR = 3600
+NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
+NOW = NOON + HOUR // 2
+FULL = MAX_QUANTITY * 1_000_000
+KEY = UsageKey("product", "111122223333", "", "", "requests")
+OF = KEY.summed_under("")
+RULES = PostingRules(grace=600)
+REFUSING = PostingRules(grace=600, late="refuse")
+
+
+def usage(at: int = NOW, quantity: int = 1, event_id: str | None = None) -> Usage:
+    return Usage(KEY, "", at, quantity, event_id, b"digest of it")
+
+
+def stored(hour: int, *, is_open: bool = True, **more: Any) -> OpenHour:
+    members = {"quantity": 5, "events": 1, "stamp": hour, "opened_at": hour, "hour_id": 7}
+    return OpenHour(hour, is_open=is_open, **(members | more))
+
+
+class Way:
+    """One key's way in."""
+
+    def __init__(
+        self,
+        *hours: OpenHour,
+        now: int = NOW,
+        rules: PostingRules = RULES,
+        closed_at: int | None = None,
+        known: dict[str, bytes] | None = None,
+    ) -> None:
+        self.key = KeyState(1, OF, closed_at, {hour.hour: hour for hour in hours})
+        self.posting = Posting(now, rules, {KEY: self.key}, known or {})
+
+    def post(self, at: int = NOW, quantity: int = 1, event_id: str | None = None) -> Any:
+        return self.posting.post(usage(at, quantity, event_id))
+
+    @property
+    def changes(self) -> Changes:
+        return self.posting.changes()
+
+    def hour(self, hour: int = NOON) -> OpenHour:
+        return self.key.hours[hour]
+
+    def sums(self) -> dict[str, tuple[int, int]]:
+        return {one.state: (one.quantity, one.records) for one in self.changes.sums}
+
+
+def moment(at: int) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
+def test_usage_adds_to_the_hour_in_which_it_happened() -> None:
+    """
+    A new hour, or one that is there; the first usage opens it.
+    """
+    new, old = Way(), Way(stored(NOON))
+
+    assert AddedUsage(hour=moment(NOON)) == new.post(quantity=3) == old.post(quantity=3)
+    assert (3, 1, NOW) == (new.hour().quantity, new.hour().events, new.hour().opened_at)
+    assert (8, 2, NOON) == (old.hour().quantity, old.hour().events, old.hour().opened_at)
+    assert [(8, 2, NOW, NOON, NOON + HOUR + 600, 7)] == old.changes.grown_hours
+    assert [(1, NOON, 0, 3, 1, NOW, NOW, NOON + HOUR + 600)] == new.changes.new_hours
+    assert not old.changes.new_hours
+    assert not new.changes.grown_hours
+
+
+def test_the_stamp_is_the_latest_usage_whichever_came_last() -> None:
+    """
+    Inside the subscription, in the hour that began or ended. Covers: H13
+    """
+    way = Way()
+    for at in (NOON + 60, NOON + 1200, NOON + 30):
+        way.post(at)
+
+    assert NOON + 1200 == way.hour().stamp
+
+
+def test_an_hour_is_sealed_a_grace_after_its_end_or_its_first_usage() -> None:
+    """
+    Whichever is later.
+    """
+    on_time, late = Way(), Way()
+    on_time.post()
+    late.post(NOON - 3 * HOUR)
+
+    assert NOON + HOUR + 600 == on_time.hour().seal_at
+    assert NOW + 600 == late.hour(NOON - 3 * HOUR).seal_at
+
+
+def test_an_hour_is_sealed_five_minutes_before_its_window_closes() -> None:
+    """
+    However long the grace is.
+    """
+    way = Way(now=NOON + 60, rules=PostingRules(grace=23 * HOUR))
+    way.post(NOON + 60)
+
+    assert NOON + 60 + 24 * HOUR - 300 == way.hour().seal_at
+
+
+def test_zeros_wait_for_usage() -> None:
+    """
+    A zero that is sent early would lock its hour at zero. Covers: H18
+    """
+    way = Way()
+    way.post(quantity=0)
+    waits = way.hour().seal_at
+    way.post(quantity=1)
+
+    assert (NOON + 5 * HOUR, NOON + HOUR + 600) == (waits, way.hour().seal_at)
+
+
+@pytest.mark.parametrize(("before", "late"), [(901, False), (900, True)])
+def test_an_hour_whose_window_closes_before_it_would_be_sealed_takes_no_more(
+    *, before: int, late: bool
+) -> None:
+    """
+    Its grace and five minutes more are what sealing and sending take.
+    """
+    at = NOW - 24 * HOUR + before
+    added = Way().post(at)
+
+    assert late == added.late
+    assert moment(NOON if late else hour_of(at)) == added.hour
+
+
+def test_late_usage_goes_to_the_first_hour_with_room_from_now_on() -> None:
+    """
+    Its moment there is now, or the first of an hour that is yet to come, and never one before.
+    """
+    sealed = stored(NOON - HOUR, is_open=False)
+    way = Way(sealed)
+    added = way.post(NOON - HOUR + 60, 3)
+    later = Way(sealed, stored(NOON, is_open=False))
+    later.post(NOON - HOUR + 60, 3)
+
+    assert AddedUsage(hour=moment(NOON), late=True) == added
+    assert NOW == way.hour().stamp
+    assert NOON + HOUR == later.hour(NOON + HOUR).stamp
+    assert [(1, NOON, NOON - HOUR, 3, 1)] == way.changes.carried
+
+
+def test_usage_ahead_of_now_is_not_carried_back() -> None:
+    """
+    Of a caller whose clock is ahead, into an hour that was sealed before our clock was set back.
+    """
+    way = Way(stored(NOON + HOUR, is_open=False), now=NOON + HOUR - 60)
+
+    assert moment(NOON + 2 * HOUR) == way.post(NOON + HOUR + 60).hour
+
+
+def test_a_stamp_lies_inside_of_an_hour_that_is_over() -> None:
+    """
+    Which carries what the hour before it had no room for.
+    """
+    way = Way(stored(NOON - 3 * HOUR, quantity=FULL))
+    way.post(NOON - 3 * HOUR)
+
+    assert NOON - HOUR - 1 == way.hour(NOON - 2 * HOUR).stamp
+
+
+def test_late_usage_that_is_added_twice_is_one_row() -> None:
+    """
+    By the hour in which it happened.
+    """
+    way = Way(stored(NOON - HOUR, is_open=False))
+    way.post(NOON - HOUR, 3)
+    way.post(NOON - HOUR + 60, 4)
+
+    assert [(1, NOON, NOON - HOUR, 7, 2)] == way.changes.carried
+    assert {"open": (7, 1), RECORDED: (7, 0)} == way.sums()
+
+
+def test_late_usage_may_be_refused() -> None:
+    """
+    Nothing is added then, and its event is not known.
+    """
+    way = Way(stored(NOON - HOUR, is_open=False), rules=REFUSING)
+
+    assert isinstance(way.post(NOON - HOUR, event_id="late"), LateUsageError)
+    assert Changes([], [], [], [], [], []) == way.changes
+
+
+def test_an_hour_that_is_full_is_not_late() -> None:
+    """
+    What it has no room for goes to the next one, also where late usage is refused.
+    """
+    full = stored(NOON, quantity=FULL - 1)
+    way = Way(full, rules=REFUSING)
+
+    assert AddedUsage(hour=moment(NOON)) == way.post(quantity=1)
+    assert AddedUsage(hour=moment(NOON + HOUR), late=True) == way.post(quantity=1)
+    assert (FULL, 1) == (way.hour().quantity, way.hour(NOON + HOUR).quantity)
+
+
+@pytest.mark.parametrize("last_hour", [True, False])
+def test_no_usage_goes_over_the_edge_of_a_month(*, last_hour: bool) -> None:
+    """
+    It is stranded by name, and one more of it adds to that.
+    """
+    month = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp())
+    sealed = stored(month - HOUR, is_open=False)
+    hours = [sealed] if last_hour else [sealed, stored(month - 2 * HOUR, is_open=False)]
+    way = Way(*hours, now=month + 60)
+    at = month - (HOUR if last_hour else 2 * HOUR)
+
+    assert AddedUsage(ended=HourState.MONTH_OVER) == way.post(at, 3) == way.post(at + 1, 4)
+    assert [(1, at, "month_over", 7, 2, month + 60)] == way.changes.stranded
+    assert {"month_over": (7, 0), RECORDED: (7, 0)} == way.sums()
+
+
+def test_a_subscription_ends_with_its_last_second() -> None:
+    """
+    Usage of that second is in it, and goes out before all others; what is later is not.
+    """
+    way = Way(closed_at=NOW)
+
+    assert AddedUsage(hour=moment(NOON)) == way.post(NOW)
+    assert AddedUsage(ended=HourState.SUBSCRIPTION_OVER) == way.post(NOW + 1)
+    assert (True, NOW) == (way.hour().urgent, way.hour().seal_at)
+
+
+def test_no_other_hour_carries_usage_of_a_subscription_that_ended() -> None:
+    """
+    The next hours are of another one, or of none.
+    """
+    way = Way(stored(NOON, is_open=False), closed_at=NOW)
+
+    assert AddedUsage(ended=HourState.SUBSCRIPTION_OVER) == way.post(NOW)
+
+
+def test_an_event_is_added_once() -> None:
+    """
+    Whether it was known before, or came in the same group; another content is refused.
+    """
+    way = Way(known={"known": b"digest of it", "other": b"other"})
+
+    assert [True, False, True] == [way.post(event_id=e).repeated for e in ("known", "new", "new")]
+    assert isinstance(way.post(event_id="other"), EventConflictError)
+    assert [("new", b"digest of it", NOW)] == way.changes.events
+    assert 1 == way.hour().quantity
+
+
+def test_what_a_person_carries_goes_from_now_on_and_is_no_new_usage() -> None:
+    """
+    In parts, where it is more than an hour holds; the state that it was in loses it.
+    """
+    way = Way(closed_at=NOW)
+    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, FULL + 5, 3)
+
+    assert [FULL, 5] == [way.hour(NOON + n * HOUR).quantity for n in (0, 1)]
+    assert [3, 0] == [way.hour(NOON + n * HOUR).events for n in (0, 1)]
+    assert {"month_over": (-FULL - 5, 0), "open": (FULL + 5, 2)} == {
+        state: change for state, change in way.sums().items() if state != RECORDED
+    }
+    assert 0 == way.sums()[RECORDED][0]
+
+
+def test_the_sums_grow_by_what_is_new() -> None:
+    """
+    And not by what was in an hour before.
+    """
+    way = Way(stored(NOON))
+    way.post(quantity=3)
+
+    assert {"open": (3, 0), RECORDED: (3, 0)} == way.sums()
+
+
+def test_the_sums_know_the_latest_stamp() -> None:
+    """
+    Of all keys of a product and dimension together.
+    """
+    way = Way()
+    way.post(NOON + 60)
+    way.post(NOON - HOUR)
+
+    assert [
+        Sum("product", "requests", "open", 2, 2, 0),
+        Sum("product", "requests", RECORDED, 2, 0, NOON + 60),
+    ] == way.changes.sums
+
+
+AGES = st.integers(-300, 40 * 24 * HOUR)
+QUANTITIES = st.one_of(st.integers(0, 10**9), st.just(FULL))
+NOWS = st.integers(NOON, NOON + 40 * 24 * HOUR)
+
+
+@given(
+    st.lists(st.tuples(AGES, QUANTITIES), max_size=20),
+    NOWS,
+    st.integers(0, 48 * HOUR),
+    st.one_of(st.none(), AGES),
+)
+def test_no_usage_is_lost_or_doubled(
+    pieces: Sequence[tuple[int, int]], now: int, grace: int, closed: int | None
+) -> None:
+    """
+    All that came is in hours of its month or stranded; no record is too large, their stamps lie
+    inside of their hours, and they are sealed before their windows close.
+    """
+    rules = evolve(RULES, grace=grace)
+    way = Way(now=now, rules=rules, closed_at=None if closed is None else now - closed)
+    for age, quantity in pieces:
+        added = way.post(now - age, quantity)
+        assert added.hour is None or month_of(now - age) == month_of(int(added.hour.timestamp()))
+    hours = way.key.hours.values()
+    stranded = sum(quantity for quantity, _ in way.key.stranded.values())
+
+    assert sum(q for _, q in pieces) == sum(h.quantity for h in hours) + stranded
+    assert sum(q for _, q in pieces) == way.sums().get(RECORDED, (0, 0))[0]
+    assert sum(h.quantity for h in hours) == way.sums().get("open", (0, 0))[0]
+    assert all(h.quantity <= FULL and hour_of(h.stamp) == h.hour for h in hours)
+    assert all(h.seal_at <= deadline_of(h.stamp) - 300 for h in hours)
