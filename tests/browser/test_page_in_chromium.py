@@ -56,7 +56,7 @@ async def meter(place: Sandbox, *records: UsageRecord, product_code: str = "p") 
         await client.batch_meter_usage(records, product_code=product_code)
 
 
-def usage(dimension: str = "requests", quantity: int = 42, hours: int = 0) -> UsageRecord:
+def usage(dimension: str = "requests", quantity: int | str = 42, hours: int = 0) -> UsageRecord:
     return UsageRecord(
         timestamp=datetime.now(UTC) - timedelta(hours=hours),
         dimension=dimension,
@@ -84,6 +84,19 @@ async def test_a_record_arrives_without_reloading(page: Page, place: Sandbox) ->
     await page.shows("seats", "#usage-rows")
     await page.shows("seats", "#legend")
     assert await page.run("loaded_once && document.querySelectorAll('#calls details')[1].open")
+
+
+async def test_decimals_are_shown_to_the_last_millionth(page: Page, place: Sandbox) -> None:
+    """
+    Figures and table are exact, also where a number of JavaScript is not; the chart has its bar.
+    """
+    large = [usage(name, "9999999999.999998") for name in ("requests", "tokens", "bytes")]
+    await meter(place, *large, usage("seats", "0.000001"))
+
+    await page.shows("9,999,999,999.999998", "#usage-rows")
+    await page.shows("0.000001", "#usage-rows")
+    await page.until("document.querySelector('#figures dd').title === '29,999,999,999.999995'")
+    await page.until("document.querySelectorAll('#chart .hour .s0').length === 1")
 
 
 async def test_the_table_is_broken_down_and_narrowed(page: Page, place: Sandbox) -> None:

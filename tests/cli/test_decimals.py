@@ -2,6 +2,7 @@
 
 import csv
 import io
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def test_fractions_of_an_hour_add_up_exactly(sandbox: Sandbox, shell: Shell) -> 
     by_customer = sandbox.book.totals(by="customer")
     assert {"000000000001": 1, "000000000002": Decimal("0.3")} == by_customer
     assert [1] * 10 + ["0.3"] * 2 == [one["hour_quantity"] for one in done.lines]
+
+
+def test_hours_held_back_are_listed_with_their_exact_sums(sandbox: Sandbox, shell: Shell) -> None:
+    """
+    Of all customers together.
+    """
+    now = datetime.now(UTC).isoformat()
+    given = [number(n, "1000.000001").replace(HOUR.isoformat(), now) for n in (1, 2)]
+
+    done = shell("send", "--coalesce", *target(sandbox), "-", stdin="\n".join(given))
+
+    assert ["Held", "Held"] == done.statuses
+    assert "2,000.000002" in done.err
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ KINDS: list[FaultKind | Refusal | None] = [
 @frozen
 class Submit:
     customer: int
-    quantity: int
+    quantity: Any
     product: str
     withdraw_after: float | None
 
@@ -55,7 +55,7 @@ steps = st.one_of(
     st.builds(
         Submit,
         st.integers(0, 40),
-        st.integers(0, 2),
+        st.sampled_from([0, 1, "1.0", "0.000001"]),
         st.sampled_from(["a", "b"]),
         st.none() | st.sampled_from([0.0, 0.01, 0.3]),
     ),

@@ -20,6 +20,7 @@ from marketplace_metering_async import ClientClosedError, UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.flow.retries import RetryPolicy
+from marketplace_metering_async.quantities import of_millionths
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import FaultKind, Refusal
@@ -158,7 +159,7 @@ class ThreeDoors(RuleBasedStateMachine):
                 UsageRecord(
                     timestamp=HOUR - timedelta(hours=1 + n % 3),
                     dimension=kinds[n % len(kinds)],
-                    quantity=self.customer % 7,
+                    quantity=of_millionths(self.customer % 7 * 500_000),
                     customer_aws_account_id=f"{self.customer:012d}",
                     product_code=product,
                 )
@@ -328,7 +329,7 @@ class ThreeDoors(RuleBasedStateMachine):
                 self._check_end(sent)
         self.sent = [s for s in self.sent if not s.task.done() or s.over]
 
-    def _check(self, result: RecordResult, on_file: dict[Any, int]) -> None:
+    def _check(self, result: RecordResult, on_file: dict[Any, Any]) -> None:
         record = result.record
         assert isinstance(record, UsageRecord)
         key = (

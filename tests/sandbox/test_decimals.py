@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -331,10 +332,20 @@ async def test_decimals_outlive_the_process_and_are_shown(tmp_path: Path) -> Non
             assert "1234567890.000001" == json.loads(json.dumps(shown))["totals"]["quantity"]
 
 
-@pytest.mark.parametrize("quantity", [17, "17.42", 2**31])
-async def test_our_client_meters_a_workload(quantity: Any) -> None:
+@pytest.mark.parametrize(
+    ("quantity", "members", "booked"),
+    [
+        (17, {"UsageQuantity": 17}, 17),
+        ("17.0", {"UsageQuantity": 17}, 17),
+        ("17.420", {"UsageQuantityAsDecimal": "17.42"}, "17.42"),
+        (2**31, {"UsageQuantityAsDecimal": "2147483648"}, 2**31),
+    ],
+)
+async def test_our_client_meters_a_workload(
+    quantity: Any, members: dict[str, Any], booked: Any
+) -> None:
     """
-    MeterUsage with either member.
+    MeterUsage with either member, in canonical text; the controls tell the exact sum.
     """
     async with (
         Sandbox() as sandbox,
@@ -346,6 +357,15 @@ async def test_our_client_meters_a_workload(quantity: Any) -> None:
             usage_dimension="d",
             usage_quantity=quantity,
         )
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{sandbox.url}/_sandbox/book", params={"records": 1}) as response,
+        ):
+            book = await response.json()
 
+    (call,) = sandbox.history
     assert result.metering_record_id
-    assert [Decimal(str(quantity))] == [one.quantity for one in sandbox.book.records]
+    assert call.request is not None
+    assert members == {n: v for n, v in call.request.items() if "Quantity" in n}
+    assert {"d": booked} == book["totals"]
+    assert booked == book["records"][0]["quantity"]

@@ -11,6 +11,7 @@ from typing import Any
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.quantities import Quantity
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import (
@@ -172,7 +173,7 @@ def usage(count: int, *, product_code: str | None = "product", **members: Any) -
     ]
 
 
-def metered(book: Book) -> dict[tuple[str | None, str, str, datetime], int]:
+def metered(book: Book) -> dict[tuple[str | None, str, str, datetime], Quantity]:
     """Return the book as (product, customer, dimension, hour) to quantity."""
     return {
         (
@@ -180,7 +181,7 @@ def metered(book: Book) -> dict[tuple[str | None, str, str, datetime], int]:
             r.customer,
             r.dimension,
             r.timestamp.replace(minute=0, second=0),
-        ): int(r.quantity)
+        ): r.quantity
         for r in book.records
     }
 
