@@ -20,7 +20,7 @@ from support.strategies import NOON, recent, records
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
-from marketplace_metering_async.delivery.chunks import (
+from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,
     Chunk,
@@ -703,7 +703,7 @@ class BacklogLife(RuleBasedStateMachine):
         self.resting = kept
         assert {} == gone
         if len(dropped) < most:  # nothing of it is left
-            left = {name for name, model in self.lanes.items() if self.size_of(model)}
+            left = {name for name, model in self.lanes.items() if self.size_of(chunks)}
             left |= {str(e.record.product_code) for _, _, part in self.resting for e in part}
             assert not left & ({"a", "b"} if product is None else {product})
 
