@@ -703,7 +703,7 @@ class BacklogLife(RuleBasedStateMachine):
         self.resting = kept
         assert {} == gone
         if len(dropped) < most:  # nothing of it is left
-            left = {name for name, model in self.lanes.items() if self.size_of(chunks)}
+            left = {name for name, model in self.lanes.items() if self.size_of(model)}
             left |= {str(e.record.product_code) for _, _, part in self.resting for e in part}
             assert not left & ({"a", "b"} if product is None else {product})
 
