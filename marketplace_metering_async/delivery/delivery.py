@@ -328,14 +328,15 @@ class Delivery:
             while following is not None:
                 call = following
                 await self._make_one(call)
-                following = self._next(call)
+                following = self._next()
         finally:
             self._return_permit(call)
 
-    def _next(self, ended: _Call) -> _Call | None:
-        """Begin the call that may start since one has *ended*; its task makes it."""
-        call = None
-        if (permit := self._dispatcher.permit_at_hand()) is not None:
+    def _next(self) -> _Call | None:
+        """Begin the call that may start since one has ended; its task, if not cancelled, makes it."""
+        call, task = None, asyncio.current_task()
+        permit = self._dispatcher.permit_at_hand() if task and not task.cancelling() else None
+        if permit is not None:
             try:
                 call = self._begin(permit)
             except Exception as error:  # noqa: BLE001 - what waits is over; what comes is tried
@@ -343,7 +344,7 @@ class Delivery:
             if call is None:
                 permit.release()
             else:
-                call.task = ended.task
+                call.task = task
         self._dispatcher.wake()
         return call
 
