@@ -333,7 +333,7 @@ class Delivery:
             self._return_permit(call)
 
     def _next(self) -> _Call | None:
-        """Begin the call that may start since one has ended; its task, if not cancelled, makes it."""
+        """Begin the call that may start since one has ended; its task makes it, or a new one."""
         call, task = None, asyncio.current_task()
         permit = self._dispatcher.permit_at_hand() if task and not task.cancelling() else None
         if permit is not None:
