@@ -14,6 +14,7 @@ from support.memory import MemoryService, usage
 from support.virtual import START, run_virtual
 
 from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.events import Event
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
@@ -51,7 +52,10 @@ async def _grown(days: int, every: float) -> float:
             await asyncio.sleep(every)
 
     sizes: list[int] = []
-    async with opened(service, calls_per_second=10) as client:
+    def ignore(_: Event) -> None:
+        """Keep nothing, as pytest does of what is logged."""
+
+    async with opened(service, calls_per_second=10, observer=ignore) as client:
         async for result in client.iter_batch_meter_usage(source()):
             assert result.status in (S.SUCCESS, S.DUPLICATE_RECORD)
             if loop.time() > (len(sizes) + 1) * DAY:
