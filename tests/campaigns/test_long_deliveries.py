@@ -34,6 +34,13 @@ class Forgetful(MemoryService):
         return response
 
 
+def _held() -> int:
+    """Return the bytes that are held, but for the texts in which the tests look for secrets."""
+    without_texts = tracemalloc.Filter(inclusive=False, filename_pattern="*/support/canaries.py")
+    snapshot = tracemalloc.take_snapshot().filter_traces([without_texts])
+    return sum(trace.size for trace in snapshot.traces)
+
+
 async def _grown(days: int, every: float) -> float:
     """Return the MiB by which a stream has grown from its second day to the last."""
     loop = asyncio.get_running_loop()
@@ -61,7 +68,7 @@ async def _grown(days: int, every: float) -> float:
             if loop.time() > (len(sizes) + 1) * DAY:
                 service.book = type(service.book)()
                 gc.collect()
-                sizes.append(tracemalloc.get_traced_memory()[0])
+                sizes.append(_held())
     return (sizes[-1] - sizes[0]) / 2**20
 
 
