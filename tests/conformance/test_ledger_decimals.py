@@ -10,8 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from conformance.test_ledger_schema import upgraded
-from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at, total
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at, total, upgraded
 
 from marketplace_metering_async import (
     EventConflictError,

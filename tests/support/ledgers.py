@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from shutil import rmtree
+from shutil import copytree, rmtree
 from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +16,9 @@ from uuid import uuid4
 
 from marketplace_metering_async import RetryPolicy, UsageLedger
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.ledger.stores.migrations import schema_of
+from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
+from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.quantities import MILLION, Quantity, millionths, of_millionths
 from marketplace_metering_async.sandbox import Book
 from support.memory import FaultOf, MemoryService, client_of
@@ -274,3 +277,16 @@ async def house_at(
     house = House(url, fault_of, **settings)
     async with house.ledger:
         yield house
+
+
+def upgraded(house: House, folder: Path, statement: str) -> UsageLedger:
+    """Return a ledger as a later version of the package opens it, whose 0002 is *statement*."""
+    store = "sqlite" if house.url.startswith("sqlite") else "postgresql"
+    schema = folder / "schema"
+    copytree(str(schema_of(store)), schema)
+    prefix = "" if store == "sqlite" else "marketplace_metering."
+    (schema / "0002_later.sql").write_text(statement.format(schema=prefix))
+    if store == "sqlite":
+        place = house.url.removeprefix("sqlite:///")
+        return UsageLedger(SqliteStore(place, schema=schema), clock=house.clock)
+    return UsageLedger(PostgresStore(house.url, schema=schema), clock=house.clock)
