@@ -14,6 +14,7 @@ from marketplace_metering_async.cli.options import (
     License,
     ProductCode,
     Profile,
+    Quantity,
     Region,
     Settings,
     moment,
@@ -41,9 +42,7 @@ def add(
     url: Url,
     *,
     dimension: Annotated[str, typer.Option("--dimension", metavar="NAME")],
-    quantity: Annotated[
-        int, typer.Option("--quantity", metavar="NUMBER", parser=whole_number, help="Whole units.")
-    ],
+    quantity: Quantity,
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,

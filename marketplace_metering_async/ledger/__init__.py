@@ -2,7 +2,7 @@
 
 from marketplace_metering_async.ledger.history import Attempt, CarriedUsage, HistoryEntry
 from marketplace_metering_async.ledger.ledger import UsageLedger
-from marketplace_metering_async.ledger.model import HourState
+from marketplace_metering_async.ledger.model import HourState, ProductDimension
 from marketplace_metering_async.ledger.posting import AddedUsage
 from marketplace_metering_async.ledger.relay import RelayReport
 from marketplace_metering_async.ledger.status import LedgerStatus, ProductStatus
@@ -14,6 +14,7 @@ __all__ = [
     "HistoryEntry",
     "HourState",
     "LedgerStatus",
+    "ProductDimension",
     "ProductStatus",
     "RelayReport",
     "UsageLedger",

@@ -86,6 +86,7 @@ def _claim_on(one: Candidate) -> FrozenHour:
         license_product=one.license_product,
         stamp=one.stamp,
         quantity=one.quantity,
+        member=one.member,
         attempts=one.attempts,
         in_doubt=one.in_doubt or one.lapsed,
     )

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from marketplace_metering_async.ledger.millionths import units_of
 from marketplace_metering_async.ledger.model import HourState
+from marketplace_metering_async.quantities import Quantity, of_millionths
 from marketplace_metering_async.records import SECONDS_PER_DAY
 
 
@@ -36,7 +36,7 @@ class CarriedUsage:
     """Units that happened in another hour than the one whose record has them."""
 
     origin: datetime
-    quantity: int
+    quantity: Quantity
     events: int
 
 
@@ -60,7 +60,7 @@ class HistoryEntry:
     dimension: str
     hour: datetime
     state: HourState
-    quantity: int
+    quantity: Quantity
     events: int
     carried: Sequence[CarriedUsage] = ()
     timestamp: datetime | None = None
@@ -119,7 +119,7 @@ def _common(row: Row) -> dict[str, Any]:
         "dimension": row["dimension"],
         "hour": datetime.fromtimestamp(row["hour"], UTC),
         "state": HourState(row["state"]),
-        "quantity": units_of(row["quantity"]),
+        "quantity": of_millionths(row["quantity"]),
         "events": row["events"],
     }
 
@@ -131,7 +131,7 @@ def entry_of(row: Row, carried: Sequence[Row], attempts: Sequence[Row]) -> Histo
         carried=[
             CarriedUsage(
                 origin=datetime.fromtimestamp(one["origin"], UTC),
-                quantity=units_of(one["quantity"]),
+                quantity=of_millionths(one["quantity"]),
                 events=one["events"],
             )
             for one in carried

@@ -1,7 +1,7 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -13,14 +13,16 @@ from marketplace_metering_async.events import LoggingObserver, Observer, Warning
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
-from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.model import ENDED, HourState, ProductDimension, Usage
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
 from marketplace_metering_async.ledger.usage import UsageReader, customer_of, moment_of
+from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import CALLS_PER_SECOND
+from marketplace_metering_async.quantities import Quantity
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -46,6 +48,7 @@ class UsageLedger:
         region_name: str | None = None,
         grace: float = 600.0,
         late: Late = "carry",
+        whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
         reach: FailPoint = no_failure,
@@ -62,6 +65,7 @@ class UsageLedger:
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
         self._store = store
         self._region_name = region_name
+        self._whole = None if whole is None else declared(whole)
         self._rules = PostingRules(grace=int(grace), late=late)
         self._clock = SystemClock() if clock is None else clock
         self._observer = LoggingObserver() if observer is None else observer
@@ -80,6 +84,7 @@ class UsageLedger:
         region_name: str | None = None,
         grace: float = 600.0,
         late: Late = "carry",
+        whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> Self:
@@ -97,12 +102,18 @@ class UsageLedger:
                 its record is frozen.
             late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour, or
                 "refuse" with LateUsageError.
+            whole: Dimensions of which the service takes whole quantities only: their names, or
+                pairs of a product's code and a name (a license's usage is of the product that it
+                names). Usage of them that is a fraction, or above 2147483647, is refused where it
+                is added. The ledger keeps this list, for all who use it, until it is opened with
+                another one; [] ends it, and None leaves it as it is.
             clock: A clock of yours, for tests.
             observer: Gets warnings and events; by default the package's logger.
 
         Raises:
             ConfigurationError: for a URL of another kind, of memory, or with options of a file.
-            ValueError: for a negative grace, or another word for late.
+            ValueError: for a negative grace, another word for late, or what names no dimension.
+            TypeError: for one text in place of a list of dimensions.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
@@ -116,6 +127,7 @@ class UsageLedger:
             region_name=region_name,
             grace=grace,
             late=late,
+            whole=whole,
             clock=clock,
             observer=observer,
         )
@@ -125,6 +137,7 @@ class UsageLedger:
         await self._store.open()
         try:
             about = await self._store.check_identity(self._region_name, self._now())
+            await self._declare_whole()
         except BaseException:
             await self._store.aclose()
             raise
@@ -152,7 +165,7 @@ class UsageLedger:
         self,
         *,
         dimension: str,
-        quantity: int,
+        quantity: Quantity | str,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -166,7 +179,8 @@ class UsageLedger:
 
         Args:
             dimension: One of the product's dimensions.
-            quantity: Whole units, 0 to 2147483647; they add up with the rest of the hour.
+            quantity: Units, 0 to 9999999999.999999 in steps of a millionth, as an int, a Decimal
+                or a text as "17.42"; they add up exactly with the rest of the hour.
             customer_aws_account_id: The buyer's AWS account.
             customer_identifier: The buyer in legacy integrations, in place of the account.
             license_arn: The buyer's license (Concurrent Agreements), together with the account.
@@ -180,7 +194,8 @@ class UsageLedger:
                 with the first statement, so execute one before.
 
         Raises:
-            InvalidRecordError: what the service would refuse; nothing was stored.
+            InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
+                declared whole; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
             LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
@@ -334,6 +349,16 @@ class UsageLedger:
         )
         await self._store.reopen(customer)
 
+    async def whole_dimensions(self) -> frozenset[ProductDimension]:
+        """
+        Return the dimensions declared whole: of a product, or of all where its code is ''.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        return await self._store.whole_dimensions()
+
     async def status(self) -> LedgerStatus:
         """
         Return where all usage is, in units that add up.
@@ -483,6 +508,16 @@ class UsageLedger:
             observer=self._observer,
             reach=self._reach,
         )
+
+    async def _declare_whole(self) -> None:
+        """Keep what is declared now, and warn of what was declared before and is so no more."""
+        if self._whole is None or self._whole == (kept := await self._store.whole_dimensions()):
+            return
+        await self._store.declare_whole(self._whole, self._now())
+        if kept - self._whole:
+            names = ", ".join(sorted({dimension for _, dimension in kept - self._whole}))
+            text = f"the ledger takes fractions of what was declared whole until now: {names}"
+            emit(self._observer, WarningIssued(text=text))
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -159,6 +159,7 @@ class FrozenHour:
         license_product: With whom a license record may share a request.
         stamp: Its timestamp, in seconds since 1970.
         quantity: Millionths of a unit.
+        member: In which member of a record its quantity is sent.
         attempts: Claims before this one that had an answer.
         in_doubt: Whether an earlier one may have been acted upon.
     """
@@ -169,6 +170,7 @@ class FrozenHour:
     license_product: str
     stamp: int
     quantity: int
+    member: str
     attempts: int
     in_doubt: bool
 

@@ -26,10 +26,10 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import Observer, UsageEndedUnmetered, WarningIssued, emit
 from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.frozen_record import record_of
-from marketplace_metering_async.ledger.millionths import units_of
 from marketplace_metering_async.ledger.model import ENDED, FrozenHour, HourState, Settlement
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
+from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 from marketplace_metering_async.results import RecordResult
 
 _SEALED_AT_ONCE: Final = 1_000
@@ -78,7 +78,7 @@ class RelayReport:
     metered: int = 0
     ended: Counter[HourState] = field(factory=Counter)
     returned: int = 0
-    units: int = 0
+    units: Quantity = 0
     stopped_by: MeteringError | None = None
 
 
@@ -251,7 +251,7 @@ class Relay:
         for one in counted:
             if one.state is HourState.METERED:
                 report.metered += 1
-                report.units += units_of(one.quantity)
+                report.units = of_millionths(millionths(report.units) + one.quantity)
             elif one.state in ENDED:
                 report.ended[one.state] += 1
             else:

@@ -89,13 +89,14 @@ async def import_files(
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
     require_names(sources, name)
-    entries = ImportedLines(product_code, name, FIX_AND_IMPORT)
-
-    async def blocks() -> AsyncIterator[list[ImportedLine]]:
-        async for block in InputReader(sources).blocks():
-            yield [entries.of(line) for line in block]
-
     async with _open(url, console) as ledger:
+        whole = await ledger.whole_dimensions()
+        entries = ImportedLines(product_code, name, FIX_AND_IMPORT, whole)
+
+        async def blocks() -> AsyncIterator[list[ImportedLine]]:
+            async for block in InputReader(sources).blocks():
+                yield [entries.of(line) for line in block]
+
         code = await _import(ledger, blocks(), console)
         status = await ledger.status()
     if status.next_seal_at is not None:
@@ -196,7 +197,8 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
 
 async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
-    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL)
+    whole = await ledger.whole_dimensions()
+    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
             async for block in InputReader(job.sources).blocks():

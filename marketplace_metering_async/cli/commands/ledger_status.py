@@ -12,6 +12,7 @@ from marketplace_metering_async.cli.output.console import Console, print_json, p
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
+from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 
 _PREFIX = "marketplace_metering_ledger"
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
@@ -51,7 +52,7 @@ def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Ex
         console.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
     if status.next_send_at is not None:
         again = _again("at", status.next_send_at, now)
-        waiting = status.frozen - status.in_flight
+        waiting = of_millionths(millionths(status.frozen) - millionths(status.in_flight))
         console.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
@@ -83,7 +84,7 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     for name in ("open", "frozen", "metered", "ended"):
         table.add_column(name, justify="right")
     for one in status.products:
-        ended = sum(one.ended.values())
+        ended = of_millionths(sum(map(millionths, one.ended.values())))
         table.add_row(
             one.product_code or "-",
             Text(printable(one.dimension)),
@@ -154,8 +155,12 @@ def _metrics(status: LedgerStatus) -> Iterator[str]:
             yield f"{_PREFIX}_units{{{labels}}} {units}"
 
 
-def _states(one: ProductStatus) -> list[tuple[str, int]]:
-    live = [("open", one.open), ("frozen", one.frozen), ("metered", one.metered)]
+def _states(one: ProductStatus) -> list[tuple[str, Quantity]]:
+    live: list[tuple[str, Quantity]] = [
+        ("open", one.open),
+        ("frozen", one.frozen),
+        ("metered", one.metered),
+    ]
     return live + [(str(state), units) for state, units in one.ended.items()]
 
 

@@ -36,6 +36,7 @@ from marketplace_metering_async.ledger.stores.postgresql_connections import (
     PostgresConnections,
 )
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 _NOTES_AT_ONCE: Final = 1_000
 _SHARDS: Final = 16
@@ -135,6 +136,15 @@ class PostgresStore:
             connection, lambda db: post(db, (usage,), now, rules, shard=None, reach=self._reach)
         )
         return result
+
+    async def whole_dimensions(self) -> WholeDimensions:
+        """See Store."""
+        return await self._connections.read(postgresql_adding.whole_dimensions)
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """See Store."""
+        declare = postgresql_adding.declare_whole
+        await self._connections.run(lambda db: declare(db, whole, now))
 
     async def close(self, customer: CustomerKey, at: int, now: int) -> int:
         """See Store."""

@@ -24,6 +24,7 @@ from marketplace_metering_async.ledger.posting import (
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product
@@ -124,8 +125,9 @@ async def post(
     keys = await _load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known: dict[str, bytes] = dict(await db.fetch(KNOWN_EVENTS, names)) if names else {}
+    whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
-    posting = Posting(now, rules, keys, known)
+    posting = Posting(now, rules, keys, known, whole=whole)
     results = [posting.post(usage) for usage in group]
     await _write(db, posting.changes(), shard, reach)
     return results
@@ -180,6 +182,30 @@ async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int | None) -
     """Add *changes* to the kept sums."""
     if changes:
         await db.execute(KEPT_SUMS, *zip(*changes, strict=True), shard)
+
+
+async def whole_dimensions(db: Connection) -> WholeDimensions:
+    """Return the dimensions that are declared whole."""
+    found = await db.fetch(
+        "SELECT product_code, dimension FROM marketplace_metering.whole_dimension"
+    )
+    return frozenset(ProductDimension(*row) for row in found)
+
+
+async def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> None:
+    """Let these dimensions be whole, and no others; whoever declares waits for another one."""
+    await db.execute("LOCK TABLE marketplace_metering.whole_dimension IN SHARE ROW EXCLUSIVE MODE")
+    kept = await whole_dimensions(db)
+    await db.executemany(
+        "DELETE FROM marketplace_metering.whole_dimension "
+        "WHERE product_code = $1 AND dimension = $2",
+        kept - whole,
+    )
+    await db.executemany(
+        "INSERT INTO marketplace_metering.whole_dimension (product_code, dimension, declared_at) "
+        "VALUES ($1, $2, $3)",
+        [(*one, now) for one in whole - kept],
+    )
 
 
 async def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:

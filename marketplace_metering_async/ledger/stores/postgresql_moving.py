@@ -84,10 +84,11 @@ async def _copy(db: Connection, source: Store, table: str) -> int:
     columns = ", ".join(shape.columns)
     if table == "kept_sum":
         columns, values = f"{columns}, shard", f"{values}, 0"
+    known = "ON CONFLICT DO NOTHING" if table == "whole_dimension" else ""  # declared here as well
     copied, after = 0, None
     while rows := await source.dump(table, after, _PAGE):
         await db.executemany(
-            f"INSERT INTO marketplace_metering.{table} ({columns}) VALUES ({values})",
+            f"INSERT INTO marketplace_metering.{table} ({columns}) VALUES ({values}) {known}",
             [tuple(row[column] for column in shape.columns) for row in rows],
         )
         copied += len(rows)

@@ -30,6 +30,7 @@ from marketplace_metering_async.ledger.stores.sqlite_file import (
     connect,
 )
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 
 class SqliteStore:
@@ -89,6 +90,15 @@ class SqliteStore:
     ) -> PostingResult:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
+
+    async def whole_dimensions(self) -> WholeDimensions:
+        """See Store."""
+        return await self._file.read(sqlite_adding.whole_dimensions)
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """See Store."""
+        declare = sqlite_adding.declare_whole
+        await self._file.change(lambda db: declare(db, whole, now))
 
     async def close(self, customer: CustomerKey, at: int, now: int) -> int:
         """See Store."""

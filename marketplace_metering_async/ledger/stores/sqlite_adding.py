@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.millionths import MILLION
 from marketplace_metering_async.ledger.model import (
     STRANDED,
     CustomerKey,
@@ -26,6 +25,8 @@ from marketplace_metering_async.ledger.posting import (
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
+from marketplace_metering_async.quantities import MILLION
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product FROM usage_key
@@ -98,8 +99,9 @@ def post(
     keys = _load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known = dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()) if names else {}
+    whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
-    posting = Posting(now, rules, keys, known)
+    posting = Posting(now, rules, keys, known, whole=whole)
     results = [posting.post(usage) for usage in group]
     _write(db, posting.changes(), reach)
     return results
@@ -158,6 +160,24 @@ def keep_sums(db: Connection, changes: Sequence[Sum]) -> None:
             (product, dimension, state, *divmod(quantity, MILLION), records, latest)
             for product, dimension, state, quantity, records, latest in changes
         ],
+    )
+
+
+def whole_dimensions(db: Connection) -> WholeDimensions:
+    """Return the dimensions that are declared whole."""
+    found = db.execute("SELECT product_code, dimension FROM whole_dimension").fetchall()
+    return frozenset(ProductDimension(*row) for row in found)
+
+
+def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> None:
+    """Let these dimensions be whole, and no others."""
+    kept = whole_dimensions(db)
+    db.executemany(
+        "DELETE FROM whole_dimension WHERE product_code = ? AND dimension = ?", kept - whole
+    )
+    db.executemany(
+        "INSERT INTO whole_dimension (product_code, dimension, declared_at) VALUES (?, ?, ?)",
+        [(*one, now) for one in whole - kept],
     )
 
 

@@ -12,13 +12,13 @@ from marketplace_metering_async.ledger.history import (
 )
 from marketplace_metering_async.ledger.hours import latest_lost_at
 from marketplace_metering_async.ledger.identity import Identity
-from marketplace_metering_async.ledger.millionths import MILLION
 from marketplace_metering_async.ledger.model import key_of
 from marketplace_metering_async.ledger.status import AT_RISK_WITHIN, Figures
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.quantities import MILLION
 
 TIMES: Final = """
     SELECT (SELECT MAX(lease_until) FROM hour WHERE lease_until IS NOT NULL) AS claimed_until,

@@ -16,6 +16,7 @@ from marketplace_metering_async.ledger.model import (
 )
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 FailPoint = Callable[[str], None]
 """Called with the name of each point at which a process may die; a seam for fault injection."""
@@ -123,6 +124,14 @@ class Store(Protocol):
             ConfigurationError: this store can share no connection.
             LedgerError: there is no transaction; nothing was stored.
         """
+        ...
+
+    async def whole_dimensions(self) -> WholeDimensions:
+        """Return the dimensions that are declared whole."""
+        ...
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """Let these dimensions be whole, and no others, for all usage that is added from now on."""
         ...
 
     async def close(self, customer: CustomerKey, at: int, now: int) -> int:

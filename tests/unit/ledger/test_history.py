@@ -1,6 +1,7 @@
 """The story of every hour: what is asked for, and what rows mean."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 from marketplace_metering_async.ledger.history import HistoryQuery, entry_of, stranded_entry_of
@@ -88,3 +89,14 @@ def test_a_licenses_product_is_its_own() -> None:
 
     assert ("licensed", "arn", 1) == (entry.product_code, entry.license_arn, entry.quantity)
     assert (None, ()) == (entry.timestamp, entry.attempts)
+
+
+def test_quantities_are_ints_where_whole() -> None:
+    """
+    Else Decimals, to the last millionth. Issue 20
+    """
+    row = KEY | {"hour": NOON, "state": "month_over", "events": 1}
+    told = [stranded_entry_of(row | {"quantity": q}).quantity for q in (17_000_000, 17_000_001)]
+
+    assert [17, Decimal("17.000001")] == told
+    assert [int, Decimal] == [type(quantity) for quantity in told]
