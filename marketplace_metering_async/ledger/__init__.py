@@ -4,7 +4,7 @@ from marketplace_metering_async.ledger.history import Attempt, CarriedUsage, His
 from marketplace_metering_async.ledger.ledger import UsageLedger
 from marketplace_metering_async.ledger.model import HourState
 from marketplace_metering_async.ledger.posting import AddedUsage
-from marketplace_metering_async.ledger.relay import RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayReport
 from marketplace_metering_async.ledger.status import LedgerStatus, ProductStatus
 
 __all__ = [

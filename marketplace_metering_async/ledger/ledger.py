@@ -8,14 +8,16 @@ from typing import Any, Final, Self
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import LedgerClosedError, MeteringError
+from marketplace_metering_async.errors import LedgerClosedError, LedgerError, MeteringError
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
-from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay
+from marketplace_metering_async.ledger.relay_report import RelayReport
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
@@ -70,6 +72,7 @@ class UsageLedger:
         self._is_open = False
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
+        self._known = KnownVerdicts(store)
 
     @classmethod
     def open(
@@ -143,10 +146,26 @@ class UsageLedger:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for usage that is being stored, and close the database; twice is fine."""
+        """
+        Wait for usage that is being stored, and close the database; twice is fine.
+
+        Verdicts that could not be written down before are tried once more; if that fails, a warning
+        says how many, and those records are sent again, unchanged.
+        """
         self._is_open = False
         await self._groups.settled()
+        if self._known:
+            await self._write_what_is_known()
         await self._store.aclose()
+
+    async def _write_what_is_known(self) -> None:
+        report = RelayReport()
+        try:
+            await self._known.write(self._now(), report.hear)
+        except LedgerError as error:
+            text = f"{len(self._known)} verdicts could not be written down ({error})"
+            emit(self._observer, WarningIssued(text=text))
+        report.tell(self._observer)
 
     async def add_usage(
         self,
@@ -477,6 +496,7 @@ class UsageLedger:
         return Relay(
             client,
             self._store,
+            self._known,
             stop=asyncio.Event() if stop is None else stop,
             slice_seconds=self._slice,
             clock=self._clock,

@@ -38,12 +38,18 @@ class HourState(StrEnum):
     """The stored record does not match its digest, and is not sent."""
     QUARANTINED = "quarantined"
     """Relay after relay died with this record in its hands."""
+    NOT_METERED = "not_metered"
+    """A person has found that the service does not have the record."""
+    WRITTEN_OFF = "written_off"
+    """A person has decided that nobody is billed for it."""
+    REOPENED = "reopened"
+    """A person has moved the usage to another hour, which bills it."""
 
 
 ENDED: Final = tuple(
     state
     for state in HourState
-    if state not in (HourState.OPEN, HourState.FROZEN, HourState.METERED)
+    if state not in (HourState.OPEN, HourState.FROZEN, HourState.METERED, HourState.REOPENED)
 )
 """The states of usage that is not metered and that nobody sends any more."""
 
@@ -180,6 +186,7 @@ class Settlement:
         status: The verdict in the client's words.
         quantity: Millionths of a unit.
         of: Where they are summed up.
+        before: The state of the row that it came to.
     """
 
     hour_id: int
@@ -193,3 +200,4 @@ class Settlement:
     error: str | None = None
     request_id: str | None = None
     metering_record_id: str | None = None
+    before: HourState = HourState.FROZEN

@@ -164,6 +164,11 @@ class PostgresStore:
             lambda db: claim(db, now, rules, self._shard, self._reach)
         )
 
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """See Store."""
+        returned = postgresql_sending.return_claims
+        await self._connections.run(lambda db: returned(db, claims, not_before), though_moved=True)
+
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
         settle = postgresql_sending.settle
@@ -174,10 +179,6 @@ class PostgresStore:
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._connections.read(postgresql_sending.next_due)
-
-    async def oldest_unsettled(self) -> int | None:
-        """See Store."""
-        return await self._connections.read(postgresql_reports.oldest_unsettled)
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""

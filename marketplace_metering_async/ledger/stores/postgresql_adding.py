@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import (
-    STRANDED,
     CustomerKey,
     HourState,
     ProductDimension,
@@ -221,7 +220,7 @@ async def rearm(
     db: Connection, states: Sequence[HourState], now: int, rules: PostingRules, shard: int
 ) -> int:
     """Send ended records again; see Store."""
-    into, stranded = await _stranded(db, [state for state in states if state in STRANDED], now)
+    into, stranded = await _stranded(db, states, now)
     ended = await db.fetch(
         "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
         "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
@@ -232,8 +231,16 @@ async def rearm(
     )
     await db.execute(
         "UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL, "
-        "reason = NULL, crashes = 0 WHERE hour_id = ANY($1::bigint[])",
+        "reason = NULL, crashes = 0, fence = fence + 1 WHERE hour_id = ANY($1::bigint[])",
         [row["hour_id"] for row in ended],
+    )
+    waiting = await db.fetch(
+        "UPDATE marketplace_metering.hour SET not_before = 0 WHERE hour_id IN ("
+        "SELECT hour_id FROM marketplace_metering.hour WHERE state = 'frozen' "
+        "AND lease_until IS NULL AND not_before > $1 AND state = ANY($2::text[]) "
+        "ORDER BY hour_id FOR UPDATE) RETURNING hour_id",
+        now,
+        states,
     )
     sums = Sums()
     for row in ended:
@@ -249,7 +256,7 @@ async def rearm(
             row["events"],
         )
     await _write(db, posting.changes(), shard, no_failure)
-    return len(ended) + len(stranded)
+    return len(ended) + len(stranded) + len(waiting)
 
 
 async def _stranded(

@@ -22,11 +22,12 @@ SUMS: Final = """
     FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
 """
 OLDEST: Final = """
-    SELECT MIN(hour) FROM marketplace_metering.hour WHERE state IN ('open', 'frozen')
+    SELECT hour FROM marketplace_metering.hour
+    WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
 """
 FIRST_STAMP: Final = """
     SELECT MIN(stamp) FROM marketplace_metering.hour
-    WHERE state IN ('open', 'frozen') AND hour = $1
+    WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = $1
 """
 AT_RISK: Final = """
     SELECT COALESCE(SUM(quantity), 0) FROM marketplace_metering.hour
@@ -41,6 +42,9 @@ NEXT: Final = """
             WHERE state = 'frozen' AND lease_until IS NULL),
            (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open')
 """
+HOURS_AT_NEXT_SEAL: Final = """
+    SELECT COUNT(*) FROM marketplace_metering.hour WHERE state = 'open' AND seal_at < $1 + 60
+"""
 KEY_MEMBERS: Final = (
     "usage_key.product_code, usage_key.customer_aws_account_id, usage_key.customer_identifier, "
     "usage_key.license_arn, usage_key.license_product, usage_key.dimension"
@@ -49,7 +53,7 @@ KEY_MEMBERS: Final = (
 
 async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
     """Return the figures of the whole ledger."""
-    oldest = await oldest_unsettled(db)
+    oldest = await db.fetchval(OLDEST)
     in_flight, claimed_until = await db.fetchrow(CLAIMED)
     next_send, next_seal = await db.fetchrow(NEXT)
     return Figures(
@@ -65,13 +69,8 @@ async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
         claimed_until=claimed_until,
         next_send=next_send,
         next_seal=next_seal,
+        hours_at_next_seal=await db.fetchval(HOURS_AT_NEXT_SEAL, next_seal),
     )
-
-
-async def oldest_unsettled(db: Connection) -> int | None:
-    """Return the start of the oldest hour that is not settled."""
-    oldest: int | None = await db.fetchval(OLDEST)
-    return oldest
 
 
 async def history(

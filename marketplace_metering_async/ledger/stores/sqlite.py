@@ -112,6 +112,11 @@ class SqliteStore:
         claim = sqlite_sending.claim
         return await self._file.change(lambda db: claim(db, now, rules, self._reach))
 
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """See Store."""
+        returned = sqlite_sending.return_claims
+        await self._file.change(lambda db: returned(db, claims, not_before), though_moved=True)
+
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
         settle = sqlite_sending.settle
@@ -122,10 +127,6 @@ class SqliteStore:
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._file.read(sqlite_sending.next_due)
-
-    async def oldest_unsettled(self) -> int | None:
-        """See Store."""
-        return await self._file.read(sqlite_reports.oldest_unsettled)
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""

@@ -7,7 +7,6 @@ from typing import Final
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.millionths import MILLION
 from marketplace_metering_async.ledger.model import (
-    STRANDED,
     CustomerKey,
     HourState,
     ProductDimension,
@@ -197,8 +196,13 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
     ).fetchall()
     db.executemany(
         "UPDATE hour SET state = 'frozen', not_before = 0, settled_at = NULL, reason = NULL, "
-        "crashes = 0 WHERE hour_id = ?",
+        "crashes = 0, fence = fence + 1 WHERE hour_id = ?",
         [(row["hour_id"],) for row in ended],
+    )
+    waiting = db.execute(
+        "UPDATE hour SET not_before = 0 WHERE state = 'frozen' AND lease_until IS NULL "
+        "AND not_before > ? AND state IN (SELECT value FROM json_each(?))",
+        (now, json.dumps(states)),
     )
     sums = Sums()
     for row in ended:
@@ -208,7 +212,7 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         "SELECT stranded.*, usage_key.name, usage_key.license_product "
         "FROM stranded JOIN usage_key ON usage_key.key_id = stranded.key_id "
         "WHERE stranded.state IN (SELECT value FROM json_each(?))",
-        (json.dumps([state for state in states if state in STRANDED]),),
+        (json.dumps(states),),
     ).fetchall()
     db.executemany(
         "DELETE FROM stranded WHERE stranded_id = ?", [(row["stranded_id"],) for row in stranded]
@@ -226,4 +230,4 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
             row["events"],
         )
     _write(db, posting.changes(), no_failure)
-    return len(ended) + len(stranded)
+    return len(ended) + len(stranded) + int(waiting.rowcount)

@@ -155,25 +155,26 @@ class Store(Protocol):
         """
         Lease frozen records, those with the earliest deadline first.
 
-        A lease further in the future than its length means that the clock went back: it is over.
-        What is not fit to be sent is put aside.
+        A lease further in the future than its length means that the clock went back: it is over;
+        so is a pause. What is not fit to be sent is put aside.
         """
+        ...
+
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """End *claims* that had no answer; each row is in doubt if its claim says so."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """
-        Write down what claims came to, and return those that counted.
+        Write down what claims came to, and return what the relay is to hear of.
 
-        A claim that is not the latest any more is fenced off: a later relay has the record now.
+        A claim that is not the latest any more is fenced off, for a later relay has the record now;
+        but for a success, which is written whoever has it. Written twice, it is written once.
         """
         ...
 
     async def next_due(self) -> float | None:
         """Return when there will be something to seal or send."""
-        ...
-
-    async def oldest_unsettled(self) -> int | None:
-        """Return the start of the oldest hour that is not settled."""
         ...
 
     async def reserve_calls(self, seconds: float) -> float:
