@@ -12,13 +12,19 @@ _SAID_EACH: Final = 60.0
 
 
 class Blockage:
-    """The time from a relay's first failed try to the next one that succeeds."""
+    """
+    The time from a relay's first failed try to the next one that succeeds.
+
+    Attributes:
+        error: What the latest try ended with; None where it succeeded.
+    """
 
     def __init__(self, clock: Clock, observer: Observer, *, longest: float) -> None:
         """Report to *observer*, and wait for *longest* seconds at the most."""
         self._clock = clock
         self._observer = observer
         self._longest = longest
+        self.error: MeteringError | None = None
         self._tries = 0
         self._since = 0.0  # monotonic time of the first failed try
         self._said_at = 0.0  # monotonic time
@@ -29,6 +35,7 @@ class Blockage:
 
         *seen* is the latest look at what is unsent, where there was one.
         """
+        self.error = error
         now = self._clock.monotonic()
         if not self._tries:
             self._since = now
@@ -47,4 +54,5 @@ class Blockage:
 
     def end(self) -> None:
         """Note a try that succeeded."""
+        self.error = None
         self._tries = 0

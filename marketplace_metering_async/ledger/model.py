@@ -56,6 +56,9 @@ ENDED: Final = tuple(
 STRANDED: Final = (HourState.MONTH_OVER, HourState.SUBSCRIPTION_OVER)
 """The states of usage that no hour carries."""
 
+DECIDED: Final = (*STRANDED, HourState.WRITTEN_OFF)
+"""End states of which a person has to decide: nothing moves them on but by their name."""
+
 
 class UsageKey(NamedTuple):
     """What the service counts as one, but for the hour; '' for what a scheme does not have."""
@@ -105,6 +108,16 @@ def key_of(name: str) -> UsageKey:
     return UsageKey(*json.loads(name))
 
 
+def name_of_hour(hour_id: int) -> str:
+    """Return the name of an hour in history."""
+    return f"hour-{hour_id}"
+
+
+def name_of_stranded(stranded_id: int) -> str:
+    """Return the name in history of usage that no hour carries."""
+    return f"stranded-{stranded_id}"
+
+
 class CustomerKey(NamedTuple):
     """A customer of one product or license; '' for what a scheme does not have."""
 
@@ -146,6 +159,19 @@ class Usage:
     quantity: int
     event_id: str | None
     digest: bytes
+
+
+class Note(NamedTuple):
+    """
+    What stands in the history of what a person said.
+
+    Attributes:
+        text: Why.
+        at: When it was said, in seconds since 1970.
+    """
+
+    text: str
+    at: int
 
 
 @frozen

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from attrs import evolve
@@ -61,6 +61,18 @@ _TARGET: Final = 6 * 3600
 _ALARMS: Final = (0.8, 0.5)
 
 OnAccountError = Literal["retry", "raise"]
+
+
+def require_word(on_account_error: str) -> None:
+    """
+    Refuse another word than those of OnAccountError.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if on_account_error not in get_args(OnAccountError):
+        raise ValueError(f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}")
+
 
 _UNCURED: Final = (LedgerRegionMismatchError, LedgerUnusableError, NoRegionError)
 """What is as it is when a relay begins, however long it tries."""
@@ -186,6 +198,11 @@ class Relay:
         except ConfigurationError:
             if on_account_error == "raise":
                 raise
+
+    @property
+    def problem(self) -> MeteringError | None:
+        """What keeps it from relaying now; None where nothing does."""
+        return self._blockage.error
 
     async def until_stopped(self, on_account_error: OnAccountError) -> None:
         """Relay until *stop* is set; see UsageLedger.relay."""

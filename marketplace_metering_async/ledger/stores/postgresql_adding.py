@@ -118,19 +118,17 @@ async def post(
 ) -> list[PostingResult]:
     """Add a group of usage; see Store. No *shard* of sums: one of this transaction alone."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = await _load(db, {usage.key: usage.license_product for usage in group}, first)
+    keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known: dict[str, bytes] = dict(await db.fetch(KNOWN_EVENTS, names)) if names else {}
     reach("post: loaded")
     posting = Posting(now, rules, keys, known)
     results = [posting.post(usage) for usage in group]
-    await _write(db, posting.changes(), shard, reach)
+    await write(db, posting.changes(), shard, reach)
     return results
 
 
-async def _load(
-    db: Connection, wanted: dict[UsageKey, str], first: int
-) -> dict[UsageKey, KeyState]:
+async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = await _keys(db, by_name)
@@ -154,7 +152,8 @@ async def _keys(db: Connection, names: Iterable[str]) -> dict[str, KeyState]:
     }
 
 
-async def _write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+    """Write down what a posting changes."""
     for statement, rows in (
         (GROWN_HOURS, changes.grown_hours),
         (NEW_HOURS, changes.new_hours),
@@ -255,7 +254,7 @@ async def rearm(
             int(row["quantity"]),
             row["events"],
         )
-    await _write(db, posting.changes(), shard, no_failure)
+    await write(db, posting.changes(), shard, no_failure)
     return len(ended) + len(stranded) + len(waiting)
 
 
@@ -263,6 +262,11 @@ async def _stranded(
     db: Connection, states: Sequence[HourState], now: int
 ) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
     """Take out usage that no hour carries; return its keys, locked, and what it was."""
+    await db.execute(
+        "DELETE FROM marketplace_metering.resolution WHERE stranded_id IN ("
+        "SELECT stranded_id FROM marketplace_metering.stranded WHERE state = ANY($1::text[]))",
+        states,
+    )
     moved = await db.fetch(
         "WITH moved AS (DELETE FROM marketplace_metering.stranded WHERE state = ANY($1::text[]) "
         "RETURNING key_id, origin, state, quantity, events) "
@@ -270,7 +274,7 @@ async def _stranded(
         "FROM moved JOIN marketplace_metering.usage_key USING (key_id)",
         states,
     )
-    keys = await _load(
+    keys = await load(
         db, {key_of(row["name"]): row["license_product"] for row in moved}, hour_of(now)
     )
     return keys, moved

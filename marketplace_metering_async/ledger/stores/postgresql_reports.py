@@ -91,10 +91,16 @@ async def history(
     ids = [row["hour_id"] for row in rows]
     carried = await _by_hour(db, "carried", "origin", ids)
     attempts = await _by_hour(db, "attempt", "fence", ids)
+    resolutions = await _by_hour(db, "resolution", "resolution_id", ids)
     return [
         (
             (row["hour"], row["hour_id"]),
-            entry_of(row, carried.get(row["hour_id"], ()), attempts.get(row["hour_id"], ())),
+            entry_of(
+                row,
+                carried.get(row["hour_id"], ()),
+                attempts.get(row["hour_id"], ()),
+                resolutions.get(row["hour_id"], ()),
+            ),
         )
         for row in rows
     ]
@@ -106,15 +112,15 @@ def _of_members(query: HistoryQuery, first: int) -> str:
 
 
 async def _by_hour(
-    db: Connection, table: str, order: str, ids: Sequence[int]
+    db: Connection, table: str, order: str, ids: Sequence[int], column: str = "hour_id"
 ) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
     for row in await db.fetch(
-        f"SELECT * FROM marketplace_metering.{table} WHERE hour_id = ANY($1::bigint[]) "
+        f"SELECT * FROM marketplace_metering.{table} WHERE {column} = ANY($1::bigint[]) "
         f"ORDER BY {order}",
         ids,
     ):
-        found.setdefault(row["hour_id"], []).append(row)
+        found.setdefault(row[column], []).append(row)
     return found
 
 
@@ -129,7 +135,14 @@ async def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
         query.end,
         *query.members.values(),
     )
-    return [stranded_entry_of({**row, "quantity": int(row["quantity"])}) for row in rows]
+    ids = [row["stranded_id"] for row in rows]
+    resolutions = await _by_hour(db, "resolution", "resolution_id", ids, "stranded_id")
+    return [
+        stranded_entry_of(
+            {**row, "quantity": int(row["quantity"])}, resolutions.get(row["stranded_id"], ())
+        )
+        for row in rows
+    ]
 
 
 async def prune(db: Connection, before: int, limit: int, shard: int) -> int:

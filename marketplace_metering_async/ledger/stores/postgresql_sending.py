@@ -3,12 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from marketplace_metering_async.ledger.claims import (
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    Candidate,
-    choose,
-)
+from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.frozen_record import freeze
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of

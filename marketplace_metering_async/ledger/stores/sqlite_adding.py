@@ -95,17 +95,17 @@ def post(
 ) -> list[PostingResult]:
     """Add a group of usage; see Store."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = _load(db, {usage.key: usage.license_product for usage in group}, first)
+    keys = load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known = dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()) if names else {}
     reach("post: loaded")
     posting = Posting(now, rules, keys, known)
     results = [posting.post(usage) for usage in group]
-    _write(db, posting.changes(), reach)
+    write(db, posting.changes(), reach)
     return results
 
 
-def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
+def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys with their hours from *first* on; those that are new get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = _keys(db, by_name)
@@ -129,7 +129,8 @@ def _keys(db: Connection, names: Iterable[str]) -> dict[str, KeyState]:
     }
 
 
-def _write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+def write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+    """Write down what a posting changes."""
     stranded = [
         (key_id, origin, state, *divmod(quantity, MILLION), events, since)
         for key_id, origin, state, quantity, events, since in changes.stranded
@@ -214,12 +215,12 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         "WHERE stranded.state IN (SELECT value FROM json_each(?))",
         (json.dumps(states),),
     ).fetchall()
-    db.executemany(
-        "DELETE FROM stranded WHERE stranded_id = ?", [(row["stranded_id"],) for row in stranded]
-    )
-    into = _load(
-        db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now)
-    )
+    for table in ("resolution", "stranded"):
+        db.executemany(
+            f"DELETE FROM {table} WHERE stranded_id = ?",
+            [(row["stranded_id"],) for row in stranded],
+        )
+    into = load(db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now))
     posting = Posting(now, rules, into, {}, sums.changes())
     for row in stranded:
         posting.carry(
@@ -229,5 +230,5 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
             row["units"] * MILLION + row["millionths"],
             row["events"],
         )
-    _write(db, posting.changes(), no_failure)
+    write(db, posting.changes(), no_failure)
     return len(ended) + len(stranded) + int(waiting.rowcount)

@@ -93,10 +93,16 @@ def history(
     ids = json.dumps([row["hour_id"] for row in rows])
     carried = _by_hour(db, "carried", "origin", ids)
     attempts = _by_hour(db, "attempt", "fence", ids)
+    resolutions = _by_hour(db, "resolution", "resolution_id", ids)
     return [
         (
             (row["hour"], row["hour_id"]),
-            entry_of(row, carried.get(row["hour_id"], ()), attempts.get(row["hour_id"], ())),
+            entry_of(
+                row,
+                carried.get(row["hour_id"], ()),
+                attempts.get(row["hour_id"], ()),
+                resolutions.get(row["hour_id"], ()),
+            ),
         )
         for row in rows
     ]
@@ -106,13 +112,16 @@ def _of_members(query: HistoryQuery) -> str:
     return "".join(f" AND usage_key.{name} = ?" for name in query.members)
 
 
-def _by_hour(db: Connection, table: str, order: str, ids: str) -> dict[int, list[Any]]:
+def _by_hour(
+    db: Connection, table: str, order: str, ids: str, column: str = "hour_id"
+) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
     for row in db.execute(
-        f"SELECT * FROM {table} WHERE hour_id IN (SELECT value FROM json_each(?)) ORDER BY {order}",
+        f"SELECT * FROM {table} WHERE {column} IN (SELECT value FROM json_each(?)) "
+        f"ORDER BY {order}",
         (ids,),
     ):
-        found.setdefault(row["hour_id"], []).append(row)
+        found.setdefault(row[column], []).append(row)
     return found
 
 
@@ -124,8 +133,13 @@ def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
         f"WHERE stranded.origin >= ? AND stranded.origin < ? {_of_members(query)} "
         "ORDER BY stranded.origin, stranded.stranded_id",
         (query.first, query.end, *query.members.values()),
-    )
-    return [stranded_entry_of(_with_quantity(row)) for row in rows]
+    ).fetchall()
+    ids = json.dumps([row["stranded_id"] for row in rows])
+    resolutions = _by_hour(db, "resolution", "resolution_id", ids, "stranded_id")
+    return [
+        stranded_entry_of(_with_quantity(row), resolutions.get(row["stranded_id"], ()))
+        for row in rows
+    ]
 
 
 def _with_quantity(row: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -11,6 +11,7 @@ from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
     HourState,
+    Note,
     Settlement,
     Usage,
 )
@@ -141,6 +142,46 @@ class Store(Protocol):
         """
         ...
 
+    # What a person says
+
+    async def resolve(
+        self,
+        hours: Sequence[int],
+        stranded: Sequence[int],
+        after: HourState,
+        note: Note,
+    ) -> int:
+        """
+        Write down what became of ended usage, and raise the fence; return of how many rows.
+
+        Raises:
+            CannotResolveError: one of them has not ended, or is gone; nothing is changed.
+        """
+        ...
+
+    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
+        """
+        Move the usage of ended hours to the first unsealed hour from now on; return of how many.
+
+        Raises:
+            CannotResolveError: the service may have one of them; nothing is changed.
+        """
+        ...
+
+    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
+        """
+        Send records to another host of the region from now on.
+
+        Args:
+            host: The other one.
+            taken: What becomes of records that the old one has taken: None leaves them metered.
+                FROZEN sends them again; those whose window is closed are NOT_METERED then.
+            note: Why.
+
+        Returns: how many records are metered no more.
+        """
+        ...
+
     # The way out
 
     async def seal_due(self, now: int, limit: int, region_name: str) -> int:
@@ -225,6 +266,15 @@ class Store(Protocol):
         Raises:
             ConfigurationError: this store is none to move to.
             LedgerUnusableError: this one is not new, or the source is none that may move.
+        """
+        ...
+
+    async def let_go(self, source: "Store") -> None:
+        """
+        Open *source* again, which moved here, unless this ledger has usage.
+
+        Raises:
+            LedgerUnusableError: it has, or the source moved elsewhere.
         """
         ...
 

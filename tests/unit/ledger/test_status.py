@@ -31,6 +31,7 @@ EMPTY = Figures(
     claimed_until=None,
     next_send=None,
     next_seal=None,
+    hours_at_next_seal=0,
 )
 
 
