@@ -177,8 +177,10 @@ async def test_all_are_resolved_or_none(house: House) -> None:
     """
     What a relay holds is not resolved, nor is what is gone.
     """
-    await house.use(4, customer_aws_account_id="000000000002")
     await end(house, HourState.CONFLICT)
+    await house.use(4, customer_aws_account_id="000000000002")
+    house.clock.step(hours=2)
+    await claimed(house)
     everything = [entry.name async for entry in house.ledger.history()]
     with pytest.raises(CannotResolveError, match="is frozen: only usage that has ended"):
         await house.ledger.resolve(everything, "written_off", note="x")

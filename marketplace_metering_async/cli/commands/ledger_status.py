@@ -110,12 +110,19 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
         console.print(f"[{style}]the first of it is lost {text}[/]")
     if status.at_risk:
         console.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
-    _print_times(status, SystemClock().now(), console)
+    print_next(status, SystemClock().now(), console)
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
+    if status.last_success_seconds is not None:
+        console.print(f"last success: {_hours(status.last_success_seconds)} ago")
+    elif status.last_usage_seconds is None:
+        console.print("no usage yet")
+    else:
+        console.print("nothing was metered yet")
 
 
-def _print_times(status: LedgerStatus, now: datetime, console: Console) -> None:
+def print_next(status: LedgerStatus, now: datetime, console: Console) -> None:
+    """Say what happens next to what is open or frozen at *now*, and when."""
     if status.claimed_until is not None:
         until = at_minute(status.claimed_until, now)
         console.print(f"what is in flight is claimed by a relay until {until}")
@@ -129,12 +136,6 @@ def _print_times(status: LedgerStatus, now: datetime, console: Console) -> None:
         sealed = _soon("at", status.next_seal_at, now)
         sent = at_minute(max(now, status.next_seal_at) + _time_to_send(hours), now)
         console.print(f"{hours:,} {are} sealed {sealed}, sent by {sent}, if a relay runs")
-    if status.last_success_seconds is not None:
-        console.print(f"last success: {_hours(status.last_success_seconds)} ago")
-    elif status.last_usage_seconds is None:
-        console.print("no usage yet")
-    else:
-        console.print("nothing was metered yet")
 
 
 def _soon(word: str, when: datetime, now: datetime) -> str:
