@@ -2,20 +2,46 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import LedgerClosedError, MeteringError
+from marketplace_metering_async.errors import (
+    LedgerClosedError,
+    LedgerError,
+    LedgerRegionMismatchError,
+    LedgerUnusableError,
+    MeteringError,
+)
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
-from marketplace_metering_async.ledger.model import ENDED, HourState, ProductDimension, Usage
+from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
+from marketplace_metering_async.ledger.model import (
+    DECIDED,
+    ENDED,
+    HourState,
+    Note,
+    ProductDimension,
+    Usage,
+)
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
-from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
+from marketplace_metering_async.ledger.relay_report import RelayReport
+from marketplace_metering_async.ledger.relaying import Relaying, running
+from marketplace_metering_async.ledger.resolutions import (
+    ResolvedAs,
+    Taken,
+    require_note,
+    rows_of,
+    state_of_taken,
+    state_resolved,
+)
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
@@ -74,6 +100,7 @@ class UsageLedger:
         self._is_open = False
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
+        self._known = KnownVerdicts(store)
 
     @classmethod
     def open(
@@ -156,10 +183,26 @@ class UsageLedger:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for usage that is being stored, and close the database; twice is fine."""
+        """
+        Wait for usage that is being stored, and close the database; twice is fine.
+
+        Verdicts that could not be written down before are tried once more; if that fails, a warning
+        says how many, and those records are sent again, unchanged.
+        """
         self._is_open = False
         await self._groups.settled()
+        if self._known:
+            await self._write_what_is_known()
         await self._store.aclose()
+
+    async def _write_what_is_known(self) -> None:
+        report = RelayReport()
+        try:
+            await self._known.write(self._now(), report.hear)
+        except LedgerError as error:
+            text = f"{len(self._known)} verdicts could not be written down ({error})"
+            emit(self._observer, WarningIssued(text=text))
+        report.tell(self._observer)
 
     async def add_usage(
         self,
@@ -277,11 +320,31 @@ class UsageLedger:
         Cancelling it is as cancelling `relay_once`.
         """
         self._require_open()
-        if on_account_error not in ("retry", "raise"):
-            raise ValueError(
-                f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}"
-            )
+        require_word(on_account_error)
         await self._relay(client, stop).until_stopped(on_account_error)
+
+    def relaying(
+        self, client: MarketplaceMeteringClient, *, on_account_error: OnAccountError = "retry"
+    ) -> AbstractAsyncContextManager[Relaying]:
+        """
+        Return what relays for as long as it is entered: `async with ledger.relaying(client):`.
+
+        The service for a program that goes on: it does what `relay` does beside the block, and at
+        the end of the block stops, loses no answer, and writes down all that it knows.
+
+        Entering it raises what no time cures: LedgerRegionMismatchError, LedgerUnusableError,
+        NoRegionError, ValueError, LedgerClosedError, ClientClosedError; with "raise" also
+        ConfigurationError, where there are no credentials. With "retry" those are reported at once
+        (RelayBlocked, an ERROR in the log) and waited for. If the relay ends before the block, as
+        with "raise" where access is denied, the block is cancelled, and the relay's error raised.
+
+        Cancelling the block ends the relay in the same way. Leaving waits for what is on the wire,
+        and half a minute for a database that is away; cancelled meanwhile, claims are given back.
+        """
+        self._require_open()
+        require_word(on_account_error)
+        stop = asyncio.Event()
+        return running(self._relay(client, stop), stop, on_account_error)
 
     def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
         """
@@ -415,21 +478,132 @@ class UsageLedger:
         Send ended records again, unchanged, where the service still takes them.
 
         Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER) goes to the hour that runs
-        now: that is your decision, since it moves a charge to another month or agreement.
+        now, but only where you name its state: that is your decision, since it moves a charge to
+        another month or agreement.
 
         Args:
-            states: Which; all end states by default.
+            states: Which: end states, or FROZEN, whose records wait no longer. By default all but
+                those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, WRITTEN_OFF.
 
         Returns: how many are on their way again.
 
         Raises:
-            ValueError: for a state that is no end state.
+            ValueError: for another state.
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        if wrong := [state for state in states if state not in ENDED]:
-            raise ValueError(f"states: expected end states, got {wrong[0]}")
-        return await self._store.rearm(states or ENDED, self._now(), self._rules)
+        if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
+            raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
+        by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
+        return await self._store.rearm(states or by_default, self._now(), self._rules)
+
+    async def resolve(
+        self, hours: Iterable[HistoryEntry | str], as_: ResolvedAs, *, note: str
+    ) -> int:
+        """
+        Say what became of usage that has ended; it stands in the history, with your *note*.
+
+        The way out of PROBABLY_METERED, CONFLICT and every other end state, once you have looked
+        into CloudTrail or the usage report. A success that the service says later wins over it, and
+        is reported as a warning.
+
+        Args:
+            hours: Entries of `history()`, or their names. All of them are resolved, or none.
+            as_: "metered": the customer is billed for it, and it cannot be undone. "not_metered":
+                the service does not have it; `retry()` may send the identical record within its
+                window, and `reopen()` bill it in another hour. "written_off": nobody is billed.
+            note: Why, for those who read the history later; 1 to 1000 characters.
+
+        Returns: how many are resolved.
+
+        Raises:
+            CannotResolveError: one has not ended (a relay may hold it), or is gone; nothing is
+                changed. Of what was never sent (MONTH_OVER, SUBSCRIPTION_OVER) one can only say
+                "written_off".
+            ValueError: for another word, an empty note, or what names no entry.
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        after, rows = state_resolved(as_), rows_of(map(_name_of, hours))
+        return await self._store.resolve(*rows, after, self._note(note))
+
+    async def reopen(self, hours: Iterable[HistoryEntry | str], *, note: str) -> int:
+        """
+        Bill the usage of ended *hours* in the hour that runs, with your *note* in the history.
+
+        Only where the service surely does not have it: resolved as not metered, or refused while no
+        attempt was in doubt. It moves a charge to another hour, and maybe to another month.
+
+        Returns: of how many.
+
+        Raises: as `resolve`; CannotResolveError also where it may be metered, or is damaged.
+        """
+        self._require_open()
+        ids, stranded = rows_of(map(_name_of, hours))
+        if stranded:
+            raise ValueError("hours: move what no hour carries with retry(), by its state")
+        return await self._store.rebill(ids, self._note(note), self._rules)
+
+    async def rebind(
+        self, client: MarketplaceMeteringClient, *, taken: Taken | None = None, note: str
+    ) -> int:
+        """
+        Send records to the host of *client* from now on, such as another endpoint of the region.
+
+        Stop all relays first.
+
+        Args:
+            client: Of the ledger's region.
+            taken: What becomes of records that the old host has taken: "billed" (all is well),
+                "send" (again, to the new one; those whose window is closed end as not metered) or
+                "written_off". Needed where the old one is none of AWS's, such as a sandbox.
+            note: Why; it stands in the history of what is metered no more.
+
+        Returns: how many records are metered no more.
+
+        Raises:
+            LedgerRegionMismatchError: the client is of another region.
+            CannotResolveError: *taken* is needed, or a relay has records in its hands.
+            ValueError: for another word, or an empty note.
+            ClientClosedError, ConfigurationError, LedgerError: as `relay_once`.
+        """
+        self._require_open()
+        endpoint = await client.endpoint()
+        status = await self.status()
+        if status.region_name not in (None, endpoint.region_name):
+            raise LedgerRegionMismatchError(
+                f"the ledger's records go to {status.region_name}, not to {endpoint.region_name}"
+            )
+        after = state_of_taken(taken, status.host, status.metered)
+        host = urlsplit(endpoint.url).hostname or ""
+        return await self._store.rebind(host, after, self._note(note))
+
+    async def un_retire(self, url: str) -> None:
+        """
+        Go on with this ledger, which moved to the one at *url*, where that has nothing of it.
+
+        Raises:
+            LedgerUnusableError: that ledger has usage, this one moved elsewhere, or not at all.
+            ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
+            LedgerError: one of the databases cannot be used.
+        """
+        self._require_open()
+        if (moved_to := await self._moved_to()) is None:
+            raise LedgerUnusableError("this ledger has not moved, and can be used")
+        target = store_at(url, create=False)
+        await target.open()
+        try:
+            await target.let_go(self._store)
+        finally:
+            await target.aclose()
+        if await self._moved_to() is not None:
+            raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
+
+    def _note(self, text: str) -> Note:
+        return Note(require_note(text), self._now())
+
+    async def _moved_to(self) -> str | None:
+        return (await self._store.status(self._now())).ledger.moved_to
 
     async def prune(self, before: datetime) -> int:
         """
@@ -502,6 +676,7 @@ class UsageLedger:
         return Relay(
             client,
             self._store,
+            self._known,
             stop=asyncio.Event() if stop is None else stop,
             slice_seconds=self._slice,
             clock=self._clock,
@@ -528,3 +703,7 @@ class UsageLedger:
 
     async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
         return await self._store.post(usages, self._now(), self._rules)
+
+
+def _name_of(hour: HistoryEntry | str) -> str:
+    return hour if isinstance(hour, str) else hour.name

@@ -43,8 +43,9 @@ class LedgerStatus:
         ended: By named end state, what nobody sends any more.
         products: The same by product and dimension.
         oldest_unsent_seconds: Since the hour of the oldest usage that is not settled was over;
-            None where there is none.
+            None where there is none. Hours of zero units count as none, here and below.
         seconds_to_first_loss: Until the service takes the first of it no more; below 0: too late.
+        first_loss_at: When that is.
         at_risk: Unsettled units whose window closes within six hours.
         last_success_seconds: Since the service last took a record; None: never.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
@@ -53,6 +54,7 @@ class LedgerStatus:
         next_send_at: When a frozen record that no relay holds is due to be sent; None: there is
             none.
         next_seal_at: When an open hour is next due for sealing; None where none is open.
+        hours_at_next_seal: How many are due within a minute from then on.
         records: How many records are in each state.
         is_unconfirmed_copy: Whether this is a copy that nobody has adopted yet: open hours wait.
         region_name: Where its records go; None until the first relay.
@@ -68,12 +70,14 @@ class LedgerStatus:
     products: Sequence[ProductStatus]
     oldest_unsent_seconds: float | None
     seconds_to_first_loss: float | None
+    first_loss_at: datetime | None
     at_risk: Quantity
     last_success_seconds: float | None
     last_usage_seconds: float | None
     claimed_until: datetime | None
     next_send_at: datetime | None
     next_seal_at: datetime | None
+    hours_at_next_seal: int
     records: Mapping[HourState, int]
     is_unconfirmed_copy: bool
     region_name: str | None
@@ -87,13 +91,14 @@ class Figures:
 
     Attributes:
         sums: All that are kept.
-        oldest_hour: The oldest hour that is not settled.
+        oldest_hour: The oldest hour that is not settled and has units.
         first_stamp: The earliest timestamp in it.
         at_risk: Millionths in hours that are not settled and soon too late.
         in_flight: Millionths in records that are claimed.
         claimed_until: When the last claim ends.
         next_send: When a frozen record that nobody claims is due to be sent.
         next_seal: When an open hour is due for sealing.
+        hours_at_next_seal: How many are due within a minute from then on.
     """
 
     ledger: Identity
@@ -105,6 +110,7 @@ class Figures:
     claimed_until: float | None
     next_send: int | None
     next_seal: int | None
+    hours_at_next_seal: int
 
 
 def status_of(known: Figures, now: int) -> LedgerStatus:
@@ -118,12 +124,14 @@ def status_of(known: Figures, now: int) -> LedgerStatus:
         products=_products(known.sums),
         oldest_unsent_seconds=_seconds(now, known.oldest_hour, SECONDS_PER_HOUR),
         seconds_to_first_loss=None if deadline is None else deadline - now,
+        first_loss_at=_when(deadline),
         at_risk=of_millionths(known.at_risk),
         last_success_seconds=_seconds(now, known.ledger.last_success_at, 0),
         last_usage_seconds=_seconds(now, max((one.latest for one in recorded), default=None), 0),
         claimed_until=_when(known.claimed_until),
         next_send_at=_when(known.next_send),
         next_seal_at=_when(known.next_seal),
+        hours_at_next_seal=known.hours_at_next_seal,
         records=_records(known.sums),
         is_unconfirmed_copy=known.ledger.guarded_since is not None,
         region_name=known.ledger.region_name,

@@ -20,6 +20,7 @@ from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
     HourState,
+    Note,
     Settlement,
     Usage,
 )
@@ -28,6 +29,7 @@ from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
     postgresql_adding,
     postgresql_moving,
+    postgresql_operator,
     postgresql_reports,
     postgresql_sending,
 )
@@ -160,6 +162,33 @@ class PostgresStore:
         rearm = postgresql_adding.rearm
         return await self._connections.run(lambda db: rearm(db, states, now, rules, self._shard))
 
+    async def resolve(
+        self,
+        hours: Sequence[int],
+        stranded: Sequence[int],
+        after: HourState,
+        note: Note,
+    ) -> int:
+        """See Store."""
+        resolve = postgresql_operator.resolve
+        return await self._connections.run(
+            lambda db: resolve(db, hours, stranded, after, note, shard=self._shard), once=True
+        )
+
+    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
+        """See Store."""
+        rebill = postgresql_operator.rebill
+        return await self._connections.run(
+            lambda db: rebill(db, hours, note, rules, self._shard), once=True
+        )
+
+    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
+        """See Store."""
+        rebind = postgresql_operator.rebind
+        return await self._connections.run(
+            lambda db: rebind(db, host, taken, note, self._shard), once=True
+        )
+
     async def seal_due(self, now: int, limit: int, region_name: str) -> int:
         """See Store."""
         seal = postgresql_sending.seal_due
@@ -174,6 +203,11 @@ class PostgresStore:
             lambda db: claim(db, now, rules, self._shard, self._reach)
         )
 
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """See Store."""
+        returned = postgresql_sending.return_claims
+        await self._connections.run(lambda db: returned(db, claims, not_before), though_moved=True)
+
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
         settle = postgresql_sending.settle
@@ -184,10 +218,6 @@ class PostgresStore:
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._connections.read(postgresql_sending.next_due)
-
-    async def oldest_unsettled(self) -> int | None:
-        """See Store."""
-        return await self._connections.read(postgresql_reports.oldest_unsettled)
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
@@ -240,6 +270,10 @@ class PostgresStore:
     async def take_over(self, source: Store) -> int:
         """See Store."""
         return await postgresql_moving.take_over(self._connections, source)
+
+    async def let_go(self, source: Store) -> None:
+        """See Store."""
+        await postgresql_moving.let_go(self._connections, source)
 
     async def retire(self, to: str) -> Identity:
         """See Store."""

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import (
-    STRANDED,
     CustomerKey,
     HourState,
+    ProductDimension,
     Usage,
     UsageKey,
     key_of,
@@ -122,20 +122,18 @@ async def post(
 ) -> list[PostingResult]:
     """Add a group of usage; see Store. No *shard* of sums: one of this transaction alone."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = await _load(db, {usage.key: usage.license_product for usage in group}, first)
+    keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known: dict[str, bytes] = dict(await db.fetch(KNOWN_EVENTS, names)) if names else {}
     whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, whole=whole)
     results = [posting.post(usage) for usage in group]
-    await _write(db, posting.changes(), shard, reach)
+    await write(db, posting.changes(), shard, reach)
     return results
 
 
-async def _load(
-    db: Connection, wanted: dict[UsageKey, str], first: int
-) -> dict[UsageKey, KeyState]:
+async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = await _keys(db, by_name)
@@ -157,7 +155,8 @@ async def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyS
     }
 
 
-async def _write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+    """Write down what a posting changes."""
     for statement, rows in (
         (GROWN_HOURS, changes.grown_hours),
         (NEW_HOURS, changes.new_hours),
@@ -248,7 +247,7 @@ async def rearm(
     db: Connection, states: Sequence[HourState], now: int, rules: PostingRules, shard: int
 ) -> int:
     """Send ended records again; see Store."""
-    into, stranded = await _stranded(db, [state for state in states if state in STRANDED], now)
+    into, stranded = await _stranded(db, states, now)
     ended = await db.fetch(
         "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
         "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
@@ -259,8 +258,17 @@ async def rearm(
     )
     await db.execute(
         "UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL, "
-        "reason = NULL, crashes = 0 WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+        "reason = NULL, crashes = 0, fence = fence + 1 "
+        "WHERE hour_id IN (SELECT unnest($1::bigint[]))",
         [row["hour_id"] for row in ended],
+    )
+    waiting = await db.fetch(
+        "UPDATE marketplace_metering.hour SET not_before = 0 WHERE hour_id IN ("
+        "SELECT hour_id FROM marketplace_metering.hour WHERE state = 'frozen' "
+        "AND lease_until IS NULL AND not_before > $1 AND state IN (SELECT unnest($2::text[])) "
+        "ORDER BY hour_id FOR UPDATE) RETURNING hour_id",
+        now,
+        states,
     )
     sums = Sums()
     for row in ended:
@@ -275,14 +283,20 @@ async def rearm(
             int(row["quantity"]),
             row["events"],
         )
-    await _write(db, posting.changes(), shard, no_failure)
-    return len(ended) + len(stranded)
+    await write(db, posting.changes(), shard, no_failure)
+    return len(ended) + len(stranded) + len(waiting)
 
 
 async def _stranded(
     db: Connection, states: Sequence[HourState], now: int
 ) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
     """Take out usage that no hour carries; return its keys, locked, and what it was."""
+    await db.execute(
+        "DELETE FROM marketplace_metering.resolution WHERE stranded_id IN ("
+        "SELECT stranded_id FROM marketplace_metering.stranded "
+        "WHERE state IN (SELECT unnest($1::text[])))",
+        states,
+    )
     moved = await db.fetch(
         "WITH moved AS (DELETE FROM marketplace_metering.stranded "
         "WHERE state IN (SELECT unnest($1::text[])) "
@@ -291,7 +305,7 @@ async def _stranded(
         "FROM moved JOIN marketplace_metering.usage_key USING (key_id)",
         states,
     )
-    keys = await _load(
+    keys = await load(
         db, {key_of(row["name"]): row["license_product"] for row in moved}, hour_of(now)
     )
     return keys, moved

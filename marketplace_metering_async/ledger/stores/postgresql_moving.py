@@ -56,6 +56,18 @@ async def _take(db: Connection, source: Store) -> int:
     return hours
 
 
+async def let_go(connections: PostgresConnections, source: Store) -> None:
+    """Open *source* again, if nothing of it is here; see Store."""
+    await connections.run(lambda db: _let_go(db, source))
+
+
+async def _let_go(db: Connection, source: Store) -> None:
+    own = await _alone(db)
+    if await _has_usage(db):
+        raise LedgerUnusableError("go on with the ledger that it moved to: that one has its usage")
+    await source.reinstate(own)
+
+
 async def _give_back(db: Connection, source: Store) -> None:
     """Open the source again, unless this ledger has taken it over after all."""
     own = await _alone(db)

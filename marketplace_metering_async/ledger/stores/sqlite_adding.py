@@ -6,9 +6,9 @@ from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import (
-    STRANDED,
     CustomerKey,
     HourState,
+    ProductDimension,
     Usage,
     UsageKey,
     key_of,
@@ -96,18 +96,18 @@ def post(
 ) -> list[PostingResult]:
     """Add a group of usage; see Store."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = _load(db, {usage.key: usage.license_product for usage in group}, first)
+    keys = load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known = dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()) if names else {}
     whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, whole=whole)
     results = [posting.post(usage) for usage in group]
-    _write(db, posting.changes(), reach)
+    write(db, posting.changes(), reach)
     return results
 
 
-def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
+def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys with their hours from *first* on; those that are new get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = _keys(db, by_name)
@@ -131,7 +131,8 @@ def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
     }
 
 
-def _write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+def write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+    """Write down what a posting changes."""
     stranded = [
         (key_id, origin, state, *divmod(quantity, MILLION), events, since)
         for key_id, origin, state, quantity, events, since in changes.stranded
@@ -216,8 +217,13 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
     ).fetchall()
     db.executemany(
         "UPDATE hour SET state = 'frozen', not_before = 0, settled_at = NULL, reason = NULL, "
-        "crashes = 0 WHERE hour_id = ?",
+        "crashes = 0, fence = fence + 1 WHERE hour_id = ?",
         [(row["hour_id"],) for row in ended],
+    )
+    waiting = db.execute(
+        "UPDATE hour SET not_before = 0 WHERE state = 'frozen' AND lease_until IS NULL "
+        "AND not_before > ? AND state IN (SELECT value FROM json_each(?))",
+        (now, json.dumps(states)),
     )
     sums = Sums()
     for row in ended:
@@ -227,14 +233,14 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         "SELECT stranded.*, usage_key.name, usage_key.license_product "
         "FROM stranded JOIN usage_key ON usage_key.key_id = stranded.key_id "
         "WHERE stranded.state IN (SELECT value FROM json_each(?))",
-        (json.dumps([state for state in states if state in STRANDED]),),
+        (json.dumps(states),),
     ).fetchall()
-    db.executemany(
-        "DELETE FROM stranded WHERE stranded_id = ?", [(row["stranded_id"],) for row in stranded]
-    )
-    into = _load(
-        db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now)
-    )
+    for table in ("resolution", "stranded"):
+        db.executemany(
+            f"DELETE FROM {table} WHERE stranded_id = ?",
+            [(row["stranded_id"],) for row in stranded],
+        )
+    into = load(db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now))
     posting = Posting(now, rules, into, {}, sums.changes())
     for row in stranded:
         posting.carry(
@@ -244,5 +250,5 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
             row["units"] * MILLION + row["millionths"],
             row["events"],
         )
-    _write(db, posting.changes(), no_failure)
-    return len(ended) + len(stranded)
+    write(db, posting.changes(), no_failure)
+    return len(ended) + len(stranded) + int(waiting.rowcount)

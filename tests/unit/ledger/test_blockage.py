@@ -33,11 +33,11 @@ def test_waits_grow_up_to_the_longest() -> None:
     And begin anew once a try has succeeded. ledger H12
     """
     blockage, _, _ = a_blockage()
-    waits = [blockage.wait(ERROR) for _ in range(7)]
+    waits = [blockage.wait(ERROR, None) for _ in range(7)]
     blockage.end()
 
     assert [1, 2, 4, 8, 16, 30, 30] == waits
-    assert 1 == blockage.wait(ERROR)
+    assert 1 == blockage.wait(ERROR, None)
 
 
 def test_it_is_said_at_once_and_then_every_minute() -> None:
@@ -46,10 +46,10 @@ def test_it_is_said_at_once_and_then_every_minute() -> None:
     """
     blockage, clock, said = a_blockage()
     for _ in range(50):  # a try every three seconds
-        blockage.wait(ERROR)
+        blockage.wait(ERROR, None)
         clock.seconds += 3
     blockage.end()
-    blockage.wait(ERROR)
+    blockage.wait(ERROR, None)
 
     expected = [RelayBlocked(error=ERROR, seconds=seconds) for seconds in (0, 60, 120, 0)]
     assert expected == said
@@ -59,7 +59,7 @@ def test_the_log_has_it_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """
     With what to do about it. ledger H12
     """
-    Blockage(Steady(), LoggingObserver(), longest=30.0).wait(ERROR)
+    Blockage(Steady(), LoggingObserver(), longest=30.0).wait(ERROR, None)
 
     assert [("ERROR", True)] == [
         (record.levelname, ERROR.advice in record.getMessage()) for record in caplog.records

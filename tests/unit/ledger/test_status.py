@@ -32,6 +32,7 @@ EMPTY = Figures(
     claimed_until=None,
     next_send=None,
     next_seal=None,
+    hours_at_next_seal=0,
 )
 
 
