@@ -197,7 +197,7 @@ async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> N
     await page.click("#rules-form button")
     await page.shows("2 named", "#rules-list")
     rules = place.book.rules
-    assert ("timestamp", 7200, {"us-east-1", "eu-west-1"}) == (
+    assert ("timestamp", 7200.0, frozenset({"us-east-1", "eu-west-1"})) == (
         rules.key_by,
         rules.closing.total_seconds(),
         rules.regions,
