@@ -1,7 +1,7 @@
 """Values of the sandbox go through JSON and back: one codec for state file, controls and copies."""
 
 import json
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,10 +21,24 @@ QUANTITIES = st.integers(0, 10**16).map(of_millionths)
 ALLOCATIONS = st.tuples(st.tuples(st.just((("k", "v"),)), QUANTITIES))
 OPTIONAL = st.none() | MOMENTS
 SETTING = st.builds(ClockSetting, now=MOMENTS, speed=st.floats(0, 100))
+LASTS = st.timedeltas(timedelta(0), timedelta(days=10_000))
 VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (
         Agreement,
-        st.builds(Agreement, begins=MOMENTS, ends=OPTIONAL, free_until=OPTIONAL),
+        st.builds(
+            lambda begins, lasts, free, names: Agreement(
+                agreement_id=names[0],
+                product_code=names[1],
+                customer_aws_account_id=names[2],
+                begins=begins,
+                ends=None if lasts is None else begins + lasts,
+                free_until=None if free is None else begins + free,
+            ),
+            st.datetimes(max_value=datetime(9000, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+            st.none() | LASTS,
+            st.none() | LASTS,
+            st.tuples(*[st.text(min_size=1)] * 3),
+        ),
     ),
     (
         Fault,

@@ -2,7 +2,8 @@
 What the service's pages leave open, as switches.
 
 Each default is the reading that is worse for clients, except where the service's model is plain
-and only its prose says otherwise.
+and only its prose says otherwise, and where no seller who follows the guides could meter: the first
+and the last hour of an agreement, and a dry run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -95,11 +96,13 @@ class Rules:
         future: How far ahead of the service's clock a timestamp may be.
         workload_age: Up to which age MeterUsage takes usage.
         closing: How long after the end of an agreement its usage is taken.
+        ends_at: Whether an agreement covers usage until its closing time is over, as a seller needs
+            it that stamps usage with the time of sending, or what was used until its end only.
         outside_agreement: What a record gets whose time is before or after its agreement: the
             request is refused, the record is not subscribed, or it is taken. (Outside a license's
             time, "refuse" is InvalidLicenseException, which is documented.)
-        begins_from: Whether an agreement covers usage from its begin on, or from the start of the
-            hour that it begins in.
+        begins_from: Whether an agreement covers usage from the start of the hour that it begins
+            in, since usage is stamped with the start of its hour, or from its begin on.
         unknown_members: Whether a member that the service's model does not have refuses the
             request or is ignored.
         unknown_customer: Whether an unknown customer refuses the request or is not subscribed.
@@ -139,7 +142,8 @@ class Rules:
     workload_age: timedelta = _hours(6)
     closing: timedelta = _hours(1)
     outside_agreement: Literal["refuse", "status", "take"] = _switch("refuse", "status", "take")
-    begins_from: Literal["instant", "hour"] = _switch("instant", "hour")
+    begins_from: Literal["hour", "instant"] = _switch("hour", "instant")
+    ends_at: Literal["closing", "instant"] = _switch("closing", "instant")
     unknown_members: Literal["refuse", "ignore"] = _switch("refuse", "ignore")
     unknown_customer: Literal["refuse", "status"] = _switch("refuse", "status")
     repeated_key: Literal["refuse", "duplicate"] = _switch("refuse", "duplicate")
