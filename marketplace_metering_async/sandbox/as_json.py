@@ -139,9 +139,12 @@ def decoded(body: bytes) -> object:
         value: object = orjson.loads(body)
         return value
     try:
-        return _DECODER.decode(body.decode())
+        value = _DECODER.decode(body.decode())
+        if b"\\u" in body:  # half of a surrogate pair can be said so, and is no text
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return value
 
 
 def encoded(members: Mapping[str, Any]) -> bytes:

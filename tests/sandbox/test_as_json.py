@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Metered, Product, Rules
-from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox import as_json as codec
+from marketplace_metering_async.sandbox.as_json import as_json, decoded, from_json
 from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.metered import Key
 from marketplace_metering_async.sandbox.service.quantities import of_millionths
@@ -127,3 +128,32 @@ def test_what_has_no_form_is_not_written() -> None:
     """
     with pytest.raises(TypeError, match="object"):
         as_json({"what": object()})
+
+
+@pytest.mark.parametrize("library", ["orjson", "json"])
+@pytest.mark.parametrize(
+    ("body", "is_json"),
+    [
+        (rb'{"a": "\ud83d\ude00"}', True),
+        (rb'{"a": "\\ud800"}', True),
+        (rb'{"a": "\ud800"}', False),
+        (rb'{"\udc00": 1}', False),
+        (rb'{"a": ["b", {"c": "x\uDBFFy"}]}', False),
+        (b'{"a": "\xed\xa0\x80"}', False),
+        (b"\xef\xbb\xbf{}", False),
+        (b'{"a": NaN}', False),
+    ],
+)
+def test_bytes_are_read_the_same_with_either_library(
+    monkeypatch: pytest.MonkeyPatch, library: str, body: bytes, *, is_json: bool
+) -> None:
+    """
+    Also what UTF-8 cannot say: half of a surrogate pair.
+    """
+    if library == "json":
+        monkeypatch.setattr(codec, "orjson", None)
+    if is_json:
+        assert json.loads(body) == decoded(body)
+    else:
+        with pytest.raises(ValueError):  # noqa: PT011 - of either library
+            decoded(body)

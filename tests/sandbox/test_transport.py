@@ -199,3 +199,29 @@ async def test_a_batch_is_metered_without_a_socket() -> None:
 
     assert {"111122223333": 5} == sandbox.book.totals(by="customer")
     assert 2 == sandbox.calls["BatchMeterUsage"]
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "status"),
+    [
+        ("AccessDeniedException", None, 403),
+        ("UnrecognizedClientException", None, 403),
+        ("InternalServiceErrorException", None, 500),
+        ("RequestEntityTooLargeException", None, 413),
+        ("ServiceUnavailable", None, 503),
+        ("DryRunOperation", None, 412),
+        ("InvalidProductCodeException", None, 400),
+        ("NobodyKnowsThis", None, 400),
+        ("AccessDeniedException", 400, 400),
+    ],
+)
+async def test_a_refusal_on_demand_has_the_status_of_its_code(
+    code: str, asked: int | None, status: int
+) -> None:
+    """
+    Unless another one is asked for.
+    """
+    place = Sandbox(faults=[Fault(kind=FaultKind.REFUSE, code=code, status=asked)])
+    found = await place.transport().send(request(place.url), timeout=5)
+
+    assert (status, code) == (found.status, json.loads(found.body)["__type"])

@@ -49,6 +49,35 @@ REGIONS: Final = frozenset(
 )
 """Where BatchMeterUsage and ResolveCustomer are offered (Metering Region support, Nov 2026)."""
 
+GOVERNMENT: Final = frozenset(["us-gov-east-1", "us-gov-west-1"])
+"""Where software of AMIs is metered as well, and no container (the same page)."""
+
+WORKLOAD_REGIONS: Final = REGIONS - {"cn-northwest-1"} | GOVERNMENT
+"""Where MeterUsage is offered (the same page)."""
+
+EKS_REGIONS: Final = frozenset(
+    [
+        "ap-east-1",
+        "ap-northeast-1",
+        "ap-northeast-2",
+        "ap-south-1",
+        "ap-southeast-1",
+        "ap-southeast-2",
+        "ca-central-1",
+        "eu-central-1",
+        "eu-north-1",
+        "eu-west-1",
+        "eu-west-2",
+        "eu-west-3",
+        "sa-east-1",
+        "us-east-1",
+        "us-east-2",
+        "us-west-1",
+        "us-west-2",
+    ]
+)
+"""Where MeterUsage takes usage of pods of Amazon EKS (the service's model, Nov 2026)."""
+
 
 def _duration(value: timedelta | float) -> timedelta:
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
@@ -125,6 +154,9 @@ class Rules:
             reference names and the service's model does not have.
         idempotency_conflict_status: 400 by the API reference, 409 by the JavaScript SDK.
         regions: Where BatchMeterUsage and ResolveCustomer are offered; empty: everywhere.
+        workload_regions: Where MeterUsage and RegisterUsage are offered; empty: everywhere. In
+            GovCloud no container is metered.
+        eks_regions: Where MeterUsage is offered to pods of Amazon EKS; empty: everywhere.
     """
 
     identical_resend: Literal["duplicate", "success"] = _switch("duplicate", "success")
@@ -160,6 +192,8 @@ class Rules:
     dry_run: Literal["success", "error"] = _switch("success", "error")
     idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
     regions: frozenset[str] = field(default=REGIONS, converter=texts)
+    workload_regions: frozenset[str] = field(default=WORKLOAD_REGIONS, converter=texts)
+    eks_regions: frozenset[str] = field(default=EKS_REGIONS, converter=texts)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """
