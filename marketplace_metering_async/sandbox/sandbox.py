@@ -14,7 +14,12 @@ from marketplace_metering_async.sandbox.clock import SandboxClock
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction
 from marketplace_metering_async.sandbox.guard import Guard, is_loopback
 from marketplace_metering_async.sandbox.http.app import application
-from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit, LimitedSite
+from marketplace_metering_async.sandbox.http.connection_limit import (
+    ConnectionLimit,
+    LimitedSite,
+    answered_log,
+)
+from marketplace_metering_async.sandbox.http.exchange import request_logger
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationResponse,
     post_registration,
@@ -26,6 +31,7 @@ from marketplace_metering_async.sandbox.transport import SocketlessTransport
 from marketplace_metering_async.sandbox.world import World
 
 _BETWEEN_SAVES: Final = 0.5
+_SECONDS_IDLE: Final = 75.0
 _logger: Final = logging.getLogger(__name__)
 
 
@@ -169,7 +175,14 @@ class Sandbox(World):
     async def _listen(self) -> None:
         connections = ConnectionLimit()
         app = application(self, self.guard, self, connections)
-        self._runner = runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = runner = web.AppRunner(
+            app,
+            access_log=_logger,
+            access_log_class=answered_log(connections),
+            logger=request_logger,
+            keepalive_timeout=_SECONDS_IDLE,
+            shutdown_timeout=1.0,
+        )
         await runner.setup()
         await LimitedSite(runner, self._host, self._port, connections).start()
         if not self._port:

@@ -12,7 +12,12 @@ from aiohttp import web
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden, Guard
 from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
 from marketplace_metering_async.sandbox.http.controls import Controls
-from marketplace_metering_async.sandbox.http.exchange import LARGEST_BODY, body_of, deliver
+from marketplace_metering_async.sandbox.http.exchange import (
+    CONNECTIONS,
+    LARGEST_BODY,
+    body_of,
+    deliver,
+)
 from marketplace_metering_async.sandbox.http.operations import Operations, ServiceRequest
 from marketplace_metering_async.sandbox.http.responses import ServiceResponse
 from marketplace_metering_async.sandbox.page.page import Page, is_static, shows_page
@@ -51,6 +56,7 @@ def application(
         return response
 
     app = web.Application(middlewares=[guarded], client_max_size=LARGEST_BODY)
+    app[CONNECTIONS] = connections
     controls = Controls(world)
     app.router.add_post("/", _service(Operations(world)))
     for path, handler in {**Page(world, entrance).routes(), **controls.asked()}.items():

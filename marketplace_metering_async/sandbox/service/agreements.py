@@ -41,10 +41,9 @@ def _text(_: object, attribute: "Attribute[Any]", value: object) -> None:
         raise ValueError(f"{attribute.name}: expected a text, got an empty one")
 
 
-def _not_before_begin(
-    agreement: "Agreement", attribute: "Attribute[Any]", value: datetime | None
-) -> None:
-    if value is not None and value < agreement.begins:
+def _after_begin(agreement: "Agreement", attribute: "Attribute[Any]", value: datetime) -> None:
+    _aware(agreement, attribute, value)
+    if value < agreement.begins:
         raise ValueError(f"{attribute.name}: expected no moment before the agreement begins")
 
 
@@ -71,10 +70,8 @@ class Agreement:
     customer_identifier: str | None = field(default=None, validator=optional(_text))
     license_arn: str | None = field(default=None, validator=optional(_text))
     begins: datetime = field(converter=_whole_second, validator=_aware)
-    ends: datetime | None = field(default=None, validator=optional([_aware, _not_before_begin]))
-    free_until: datetime | None = field(
-        default=None, validator=optional([_aware, _not_before_begin])
-    )
+    ends: datetime | None = field(default=None, validator=optional(_after_begin))
+    free_until: datetime | None = field(default=None, validator=optional(_after_begin))
     reason: str = ""
 
     def state(self, now: datetime, closing: timedelta) -> AgreementState:

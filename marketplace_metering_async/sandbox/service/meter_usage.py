@@ -124,11 +124,10 @@ class MeterUsage(Workload):
 
     def _take(self, metered: Metered, token: str | None) -> str:
         """Put usage on file; on AgentCore each token is usage of its own, elsewhere each hour."""
-        unit: float | str = metered.timestamp.timestamp()
+        seconds = metered.timestamp.timestamp()
+        unit: float | str = seconds // 3600 if self.rules.key_by == "hour" else seconds
         if self.principal.platform == "agentcore":
             unit = f"token {token}"
-        elif self.rules.key_by == "hour":
-            unit //= 3600
         key: Key = (
             metered.region,
             metered.product_code,
