@@ -154,7 +154,10 @@ def test_on_agentcore_each_token_is_usage_of_its_own() -> None:
         ("CustomerNotEntitledException", {"principal": Principal(account_id="9")}),
         ("InvalidEndpointRegionException", {"principal": Principal(home_region="eu-west-1")}),
         ("InvalidEndpointRegionException", {"principal": Principal(region="atlantis-1")}),
-        ("InvalidEndpointRegionException", {"principal": Principal(region="eu-south-2", platform="eks")}),
+        (
+            "InvalidEndpointRegionException",
+            {"principal": Principal(region="eu-south-2", platform="eks")},
+        ),
         (
             "InvalidEndpointRegionException",
             {"principal": Principal(region="us-gov-west-1", platform="ecs")},
