@@ -160,19 +160,6 @@ def test_the_last_flush_is_taken_until_the_closing_hour_is_over(
     assert refused == meter(place, place.clock.now(), Dimension="seats", **how)
 
 
-def test_at_the_end_of_time_a_closing_hour_has_no_end(place: Sandbox) -> None:
-    """
-    There is no later moment, so that all of it is covered.
-    """
-    end = datetime.max.replace(tzinfo=UTC, microsecond=0)
-    place.clock.set(end - timedelta(minutes=30))
-    agreement = place.subscribe("p", BUYER)
-    place.cancel(agreement.agreement_id)
-    place.advance(minutes=20)
-
-    assert "Success" == meter(place, place.clock.now())
-
-
 def test_a_cancelled_buyer_who_comes_back_within_the_hour_is_metered(place: Sandbox) -> None:
     """
     The hour belongs to the new agreement, whatever the old one would have taken. A free trial is

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from attrs import frozen
+from support.unsigned import Sent, request_of
 from support.virtual import START, run_virtual
 
 from marketplace_metering_async import (
@@ -24,32 +24,14 @@ Outcome = tuple[int, str, str] | str
 SECRET = {"AKIDTEST": AccessKey("secret")}
 
 
-@frozen
-class Sent:
-    """A request whose signature has the form of one."""
-
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
 def request(url: str, *, operation: str = "BatchMeterUsage", now: datetime | None = None) -> Sent:
     """Return a request that meters three records of the hour before."""
     now = now or datetime.now(UTC)
-    date = f"{now:%Y%m%dT%H%M%SZ}"
-    scope = f"AKID/{date[:8]}/us-east-1/aws-marketplace/aws4_request"
-    parts = f"Credential={scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
-    headers = {
-        "Content-Type": "application/x-amz-json-1.1",
-        "X-Amz-Target": f"AWSMPMeteringService.{operation}",
-        "X-Amz-Date": date,
-        "Authorization": f"AWS4-HMAC-SHA256 {parts}",
-    }
     hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     usage = {"Timestamp": hour.timestamp(), "Dimension": "requests", "Quantity": 5}
     records = [{**usage, "CustomerAWSAccountId": f"{customer:012d}"} for customer in range(3)]
-    body = {"ProductCode": "p", "UsageRecords": records}
-    return Sent(f"{url}/", headers, json.dumps(body).encode())
+    members = {"ProductCode": "p", "UsageRecords": records}
+    return request_of(url, members, operation=operation, now=now)
 
 
 def outcome(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:

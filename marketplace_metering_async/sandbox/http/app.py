@@ -11,7 +11,7 @@ from aiohttp import web
 
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden, Guard
 from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
-from marketplace_metering_async.sandbox.http.controls import Controls
+from marketplace_metering_async.sandbox.http.controls import HEALTH, Controls
 from marketplace_metering_async.sandbox.http.exchange import (
     CONNECTIONS,
     LARGEST_BODY,
@@ -44,8 +44,13 @@ def application(
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse whom the guard refuses; keep what others are answered out of caches and frames."""
+        """Refuse whom the guard refuses; keep what others are answered out of caches and frames.
+
+        Probes come under addresses that nobody names beforehand, and learn nothing.
+        """
         connections.heard(request.protocol)
+        if request.path == HEALTH:
+            return await handler(request)
         try:
             _check(request, guard)
         except Forbidden as forbidden:

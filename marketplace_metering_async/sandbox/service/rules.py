@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import ge, in_, instance_of
+from attrs.validators import ge, in_, instance_of, le
 
 REGIONS: Final = frozenset(
     [
@@ -79,13 +79,19 @@ EKS_REGIONS: Final = frozenset(
 """Where MeterUsage takes usage of pods of Amazon EKS (the service's model, Nov 2026)."""
 
 
+_LONGEST: Final = timedelta(days=36_500)
+
+
 def _duration(value: timedelta | float) -> timedelta:
+    if isinstance(value, bool):
+        raise TypeError(f"expected a time in seconds, got {value!r}")
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
 
 
 def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field says which
     default = timedelta(hours=hours)
-    return field(default=default, converter=_duration, validator=ge(timedelta(0)))
+    between = [ge(timedelta(0)), le(_LONGEST)]
+    return field(default=default, converter=_duration, validator=between)
 
 
 def texts(values: Iterable[str]) -> frozenset[str]:
