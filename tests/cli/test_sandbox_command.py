@@ -71,19 +71,15 @@ def sandbox_with(*options: str) -> Iterator[Running]:
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     try:
-        lines = [pipe(process.stdout).readline() for _ in range(5)]
-        found = dict(re.fullmatch(r"export (\w+)=(.*)\n", line).groups() for line in lines if line)
+        lines = [pipe(process.stdout).readline().decode() for _ in range(5)]
+        found = dict(re.findall(r"export (\w+)=(.*)\n", "".join(lines)))
         assert 5 == len(found), pipe(process.stderr).read()
-        said = []
-        for line in iter(pipe(process.stderr).readline, ""):
-            said.append(line)
-            if SDKS[-1].name in line:
-                break
-        said.append(pipe(process.stderr).readline())
-        yield Running(found, "".join(said))
+        said = ""
+        while SDKS[-1].in_code_at(found["AWS_ENDPOINT_URL_MARKETPLACE_METERING"]) not in said:
+            said += pipe(process.stderr).readline().decode()
+        yield Running(found, said)
     finally:
         process.terminate()
         process.communicate(timeout=20)

@@ -197,6 +197,69 @@ async def test_nothing_is_told_to_a_foreign_page(place: Sandbox) -> None:
         assert "same-origin" == answer.headers["Cross-Origin-Resource-Policy"]
 
 
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")],  # noqa: S104
+)
+async def test_every_address_that_is_printed_is_let_in(host: str, local: str) -> None:
+    """
+    On this machine by loopback, where all addresses are listened to; by its names elsewhere. S2
+    """
+    async with (
+        Sandbox(host=host, open_to=["Box", "localhost:9000", "[fe80::1]"]) as sandbox,
+        aiohttp.ClientSession() as web,
+    ):
+        port = sandbox.url.rpartition(":")[2]
+        assert f"http://{local}:{port}" == sandbox.url
+        assert [
+            sandbox.url,
+            f"http://Box:{port}",
+            "http://localhost:9000",
+            f"http://[fe80::1]:{port}",
+        ] == sandbox.urls
+        assert sandbox.url in sandbox.instructions()
+        assert sandbox.page_url.startswith(f"{sandbox.url}/#token=")
+        token = sandbox.guard.token or ""
+        for url in sandbox.urls:
+            headers = {"Host": url.removeprefix("http://"), "X-Sandbox-Token": token}
+            async with web.get(f"{sandbox.url}/_sandbox/state", headers=headers) as answer:
+                assert 200 == answer.status, url
+        async with web.get(f"{sandbox.url}/", headers={"Accept": "text/html"}) as answer:
+            assert 200 == answer.status
+
+
+def test_the_host_is_let_in_as_well() -> None:
+    """
+    An address cannot be rebound to another one, as a name can.
+    """
+    place = Sandbox(8765, host="192.168.1.5", open_to=["box"])
+    assert passes({"Host": "192.168.1.5:8765"}, place.guard, controls=False)
+    assert "http://192.168.1.5:8765" == place.url
+    assert "http://[fd00::5]:8765" == Sandbox(8765, host="fd00::5", open_to=["box"]).url
+    assert "http://[::1]:8765" == Sandbox(8765, host="::", open_to=["box"]).url
+
+
+@pytest.mark.parametrize("token", ["", "a b", "\n", "é"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    """
+    At once, and not with every request.
+    """
+    with pytest.raises(ValueError, match="token"):
+        Guard(token=token)
+
+
+async def test_a_token_is_asked_for_on_loopback_where_one_was_given() -> None:
+    """
+    And a probe needs neither it nor a name that is let in; it learns and changes nothing.
+    """
+    async with Sandbox(token="t") as sandbox:  # noqa: S106
+        for headers, status in (({}, 403), ({"X-Sandbox-Token": "t"}, 200)):
+            assert status == await status_of("GET", sandbox.url, "/_sandbox/state", b"", headers)
+        foreign = {"Host": "10.0.0.1:80", "Origin": "http://evil.example"}
+        assert 200 == await status_of("GET", sandbox.url, "/_sandbox/health", b"", foreign)
+        assert 405 == await status_of("POST", sandbox.url, "/_sandbox/health", b"{}", foreign)
+
+
 async def test_the_token_is_asked_for_where_more_is_let_in() -> None:
     """
     By controls and figures; the service itself asks for signatures only. Covers: X16
