@@ -17,7 +17,7 @@ BUYER = "111122223333"
 RIGHT: dict[str, dict[str, Any]] = {
     "clock": {"now": "2026-11-23T12:00:00+00:00", "advance": 60, "speed": 0, "reset": True},
     "faults": {"faults": [{"kind": "throttle", "operation": None}], "add": True},
-    "rules": {"age": 3600, "key_by": "hour", "regions": ["us-east-1"], "most_bytes": 1000},
+    "rules": {"age": 3600, "key_by": "hour", "regions": ["us-east-1"]},
     "quota": {"calls_per_second": 5, "burst": 7},
     "products": {
         "product_code": "q",

@@ -199,7 +199,7 @@ async def test_nothing_is_told_to_a_foreign_page(place: Sandbox) -> None:
 
 @pytest.mark.parametrize(
     ("host", "local"),
-    [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")],  # noqa: S104
+    [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")],
 )
 async def test_every_address_that_is_printed_is_let_in(host: str, local: str) -> None:
     """
@@ -252,7 +252,7 @@ async def test_a_token_is_asked_for_on_loopback_where_one_was_given() -> None:
     """
     And a probe needs neither it nor a name that is let in; it learns and changes nothing.
     """
-    async with Sandbox(token="t") as sandbox:  # noqa: S106
+    async with Sandbox(token="t") as sandbox:
         for headers, status in (({}, 403), ({"X-Sandbox-Token": "t"}, 200)):
             assert status == await status_of("GET", sandbox.url, "/_sandbox/state", b"", headers)
         foreign = {"Host": "10.0.0.1:80", "Origin": "http://evil.example"}
