@@ -102,7 +102,7 @@ def texts(values: Iterable[str]) -> frozenset[str]:
     return found
 
 
-def _switch(*readings: str) -> Any:  # noqa: ANN401 - the annotation at the field says which
+def _switch(*readings: str | int) -> Any:  # noqa: ANN401 - the annotation at the field says which
     return field(default=readings[0], validator=in_(readings))
 
 
@@ -196,7 +196,7 @@ class Rules:
     token_life: timedelta = _hours(4)
     token_use: Literal["many", "once"] = _switch("many", "once")
     dry_run: Literal["success", "error"] = _switch("success", "error")
-    idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
+    idempotency_conflict_status: Literal[400, 409] = _switch(400, 409)
     regions: frozenset[str] = field(default=REGIONS, converter=texts)
     workload_regions: frozenset[str] = field(default=WORKLOAD_REGIONS, converter=texts)
     eks_regions: frozenset[str] = field(default=EKS_REGIONS, converter=texts)
