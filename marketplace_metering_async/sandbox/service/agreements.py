@@ -22,7 +22,7 @@ class AgreementState(StrEnum):
     ENDED = "ended"
 
 
-def _whole_second(value: Any) -> Any:  # noqa: ANN401 - whatever was given
+def whole_second(value: Any) -> Any:  # noqa: ANN401 - whatever was given
     """Return a moment as the clients can say it that stamp usage with whole seconds."""
     return value.replace(microsecond=0) if isinstance(value, datetime) else value
 
@@ -69,7 +69,7 @@ class Agreement:
     customer_aws_account_id: str = field(validator=_text)
     customer_identifier: str | None = field(default=None, validator=optional(_text))
     license_arn: str | None = field(default=None, validator=optional(_text))
-    begins: datetime = field(converter=_whole_second, validator=_aware)
+    begins: datetime = field(converter=whole_second, validator=_aware)
     ends: datetime | None = field(default=None, validator=optional(_after_begin))
     free_until: datetime | None = field(default=None, validator=optional(_after_begin))
     reason: str = ""

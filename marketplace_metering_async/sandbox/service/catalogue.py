@@ -9,7 +9,7 @@ import attrs
 from attrs import Factory, define, field
 from attrs.validators import deep_mapping, ge, instance_of, optional
 
-from marketplace_metering_async.sandbox.service.agreements import Agreement
+from marketplace_metering_async.sandbox.service.agreements import Agreement, whole_second
 from marketplace_metering_async.sandbox.service.rules import texts
 
 _LICENSE: Final = "arn:aws:license-manager::{seller}:license:l-{number}"
@@ -117,7 +117,7 @@ class Catalogue:
             license_arn=license_arn,
             begins=begins,
             ends=ends,
-            free_until=None if free_trial is None else begins + free_trial,
+            free_until=None if free_trial is None else whole_second(begins) + free_trial,
         )
         self.add(agreement)
         return agreement
