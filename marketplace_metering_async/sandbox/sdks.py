@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import frozen
 
-_URL: Final = re.compile(r"\burl\b(?!=)")
+_URL: Final = re.compile(r'(?<![-\w])url\b(?!=)|"\$url"')
 
 
 @frozen
@@ -25,7 +25,7 @@ class Sdk:
 
     def in_code_at(self, url: str) -> str:
         """Return what brings it to a sandbox at *url*."""
-        return _URL.sub(f'"{url}"', self.in_code.replace('"$url"', "url"))
+        return _URL.sub(f'"{url}"', self.in_code)
 
 
 SDKS: Final = (

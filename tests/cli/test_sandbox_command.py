@@ -149,6 +149,18 @@ def test_who_comes_here_is_said_with_the_line_of_code() -> None:
     assert [(sdk.name, sdk.by_environment, sdk.in_code) for sdk in SDKS] == table
 
 
+def test_every_line_of_code_has_the_address_once() -> None:
+    """
+    In place of `url`, and of nothing else.
+    """
+    lines = {sdk.name: sdk.in_code_at("http://h:1") for sdk in SDKS}
+
+    assert 'aws --endpoint-url "http://h:1" meteringmarketplace …' == lines["aws CLI"]
+    assert 'boto3.client("meteringmarketplace", endpoint_url="http://h:1")' == lines["Python"]
+    assert {1} == {line.count('"http://h:1"') for line in lines.values()}
+    assert not [line for line in lines.values() if re.search(r"(?<![-_])\burl\b", line)]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
