@@ -197,11 +197,7 @@ async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> N
     await page.click("#rules-form button")
     await page.shows("2 named", "#rules-list")
     rules = place.book.rules
-    assert ("timestamp", 7200.0, frozenset({"us-east-1", "eu-west-1"})) == (
-        rules.key_by,
-        rules.closing.total_seconds(),
-        rules.regions,
-    )
+    assert Rules(key_by="timestamp", closing=2 * HOUR, regions=["us-east-1", "eu-west-1"]) == rules
     for _ in range(3):
         await page.click("#rules-list button")
         await asyncio.sleep(0.5)
@@ -519,6 +515,7 @@ def show_agreements(place: Sandbox) -> None:
 
 
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 ATTACK = "<img src=x onerror=pwned=1><script>pwned=1</script>\"'><svg onload=pwned=1>"
 
 

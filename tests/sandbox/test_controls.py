@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from support.unsigned import request_of
 
-from marketplace_metering_async.sandbox import Sandbox
-from marketplace_metering_async.sandbox.as_json import as_json
-from marketplace_metering_async.sandbox.service.memory import copy_of
+from marketplace_metering_async.sandbox import Metered, Sandbox
+from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.service.memory import Copy, book_of, copy_of
 
 BUYER = "111122223333"
 RIGHT: dict[str, dict[str, Any]] = {
@@ -173,3 +173,24 @@ async def test_the_clock_keeps_away_from_the_ends_of_time(place: Sandbox, now: s
     place.clock.run(999_999)
     place.clock._since -= 10**6
     assert 9000 == place.clock.now().year
+
+
+async def test_records_come_piece_by_piece(place: Sandbox) -> None:
+    """
+    All of them, once and in order, for a reader of the book and for a copy of it. S5
+    """
+    now = place.clock.now()
+    for number in range(1234):
+        key = ("us-east-1", "p", None, f"{number:012d}", None, "requests", float(number))
+        one = Metered(*key[:5], None, "requests", now, number, (), str(number), now)
+        place.book.metered.add(key, one)
+    async with aiohttp.ClientSession(f"{place.url}/_sandbox/") as browser:
+        async with browser.get("book?records=1") as answer:
+            book = await answer.json()
+            assert "no-store" == answer.headers["Cache-Control"]
+        async with browser.get("memory") as answer:
+            copy = book_of(from_json(Copy, await answer.json()))
+
+    assert list(range(1234)) == [record["quantity"] for record in book["records"]]
+    assert {"requests": sum(range(1234))} == book["totals"]
+    assert place.book.records == copy.records

@@ -153,7 +153,12 @@ def answered_log(connections: ConnectionLimit) -> type[AbstractAccessLogger]:
     """Return an access log that notes which connection has its response, and writes nothing."""
 
     class Answered(AbstractAccessLogger):
-        def log(self, request: web.BaseRequest, _: web.StreamResponse, __: float) -> None:
+        def log(
+            self,
+            request: web.BaseRequest,
+            response: web.StreamResponse,  # noqa: ARG002 - of the base class
+            time: float,  # noqa: ARG002 - the same
+        ) -> None:
             connections.answered(request.protocol)
 
     return Answered

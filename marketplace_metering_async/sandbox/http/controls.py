@@ -1,14 +1,19 @@
 """The sandbox's own paths under /_sandbox/, for other processes, other languages, and the page."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from inspect import isawaitable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from marketplace_metering_async.sandbox.as_json import arguments_from_json, as_json, decoded
+from marketplace_metering_async.sandbox.as_json import (
+    arguments_from_json,
+    as_json,
+    decoded,
+    encoded,
+)
 from marketplace_metering_async.sandbox.faults import Fault
 from marketplace_metering_async.sandbox.figures import (
     agreement_figures,
@@ -17,6 +22,7 @@ from marketplace_metering_async.sandbox.figures import (
     record_figures,
     world_figures,
 )
+from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS
 from marketplace_metering_async.sandbox.http.exchange import body_of
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationError,
@@ -32,6 +38,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROOT: Final = "/_sandbox"
 HEALTH: Final = f"{ROOT}/health"
 _LARGEST_ORDER: Final = 2**20
+_PIECE: Final = 500
+
+T = TypeVar("T")
 _MISTAKES: Final = (TypeError, ValueError, OverflowError, LookupError)
 
 
@@ -118,12 +127,15 @@ class Controls:
             sums = book.totals(by=names)
             answer["totals"] = [[*as_json(case), as_json(total)] for case, total in sums.items()]
         if request.query.get("records"):
-            answer["records"] = [record_figures(record) for record in book.records]
+            del answer["records"]
+            return await _streamed(request, answer, book.records, record_figures)
         return web.json_response(answer)
 
-    async def memory(self, _: web.Request) -> web.StreamResponse:
+    async def memory(self, request: web.Request) -> web.StreamResponse:
         """All that the book remembers, with its rules, for a Book in another process."""
-        return web.json_response(as_json(copy_of(self._world.book)))
+        copy = copy_of(self._world.book)
+        rest = {"rules": as_json(copy.rules), "memory": as_json(copy.memory)}
+        return await _streamed(request, rest, copy.records, as_json)
 
     async def calls(self, request: web.Request) -> web.StreamResponse:
         """The latest calls, oldest first; ?since=NUMBER leaves out that one and those before."""
@@ -338,6 +350,26 @@ _GROUPS: Final = (
     "identity",
     "free",
 )
+
+
+async def _streamed(
+    request: web.Request,
+    members: dict[str, Any],
+    records: Sequence[T],
+    figures: Callable[[T], Any],
+) -> web.StreamResponse:
+    """Answer with *members* and, piece by piece, records: there may be a million of them."""
+    headers = {"Content-Type": "application/json; charset=utf-8", **ANSWER_HEADERS}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    await response.write(encoded(members)[:-1] + b', "records": [')
+    for at in range(0, len(records), _PIECE):
+        piece = b",".join(encoded(figures(one)) for one in records[at : at + _PIECE])
+        await response.write(piece if at == 0 else b"," + piece)
+        await asyncio.sleep(0)
+    await response.write(b"]}")
+    await response.write_eof()
+    return response
 
 
 async def order_of(request: web.Request) -> dict[str, Any]:

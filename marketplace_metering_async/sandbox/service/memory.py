@@ -51,10 +51,11 @@ class Memory:
 
 @frozen(kw_only=True)
 class Copy:
-    """A whole book: its rules and its memory."""
+    """A whole book: its rules, its records, which may be many, and the rest of its memory."""
 
     rules: Rules
     memory: Memory
+    records: tuple[Entry, ...]
 
 
 class News:
@@ -166,11 +167,13 @@ def remember(book: Book, memory: Memory) -> None:
 
 def copy_of(book: Book) -> Copy:
     """Return all that *book* remembers, and its rules."""
-    return Copy(rules=book.rules, memory=News(book).take())
+    memory = News(book).take()
+    rest = attrs.evolve(memory, records=())
+    return Copy(rules=book.rules, memory=rest, records=memory.records)
 
 
 def book_of(copy: Copy) -> Book:
     """Return a book that remembers what `copy_of()` has said of another one."""
     book = Book(rules=copy.rules)
-    remember(book, copy.memory)
+    remember(book, attrs.evolve(copy.memory, records=copy.records))
     return book
