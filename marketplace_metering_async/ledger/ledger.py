@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ from marketplace_metering_async.ledger.model import (
 )
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
-from marketplace_metering_async.ledger.relay_report import RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayReport, count_verdict, tell_of
 from marketplace_metering_async.ledger.relaying import Relaying, running
 from marketplace_metering_async.ledger.resolutions import (
     ResolvedAs,
@@ -198,11 +199,11 @@ class UsageLedger:
     async def _write_what_is_known(self) -> None:
         report = RelayReport()
         try:
-            await self._known.write(self._now(), report.hear)
+            await self._known.write(self._now(), partial(count_verdict, report))
         except LedgerError as error:
             text = f"{len(self._known)} verdicts could not be written down ({error})"
             emit(self._observer, WarningIssued(text=text))
-        report.tell(self._observer)
+        tell_of(report, self._observer)
 
     async def add_usage(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import FrozenHour
-from marketplace_metering_async.ledger.relay_report import RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayReport, count_verdict, tell_of
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
@@ -152,14 +153,14 @@ class Relay:
             await self._bind()
         report, self._failure = RelayReport(), None
         begun = self._now()
-        await self._known.write(begun, report.hear)
+        await self._known.write(begun, partial(count_verdict, report))
         try:
             async with asyncio.TaskGroup() as lanes:
                 lanes.create_task(self._lane(begun, report, lanes))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            report.tell(self._observer)
+            tell_of(report, self._observer)
         if self._failure is not None:
             raise self._failure
         await self._tidy()
@@ -244,12 +245,12 @@ class Relay:
         report = RelayReport()
         while self._known:
             try:
-                await self._known.write(self._now(), report.hear)
+                await self._known.write(self._now(), partial(count_verdict, report))
             except LedgerError:
                 if self._clock.monotonic() >= until:
                     raise
                 await self._clock.sleep(_SHORTEST_WAIT)
-        report.tell(self._observer)
+        tell_of(report, self._observer)
 
     async def _bind(self) -> None:
         """Tie the ledger to the client's region and host, or refuse another one."""
@@ -349,7 +350,7 @@ class Relay:
     async def _write(self, report: RelayReport) -> None:
         """Write down what is known; where that fails, the round ends, and it is kept."""
         try:
-            await self._known.write(self._now(), report.hear)
+            await self._known.write(self._now(), partial(count_verdict, report))
             self._reach("settled")
         except LedgerError as error:
             self._failure = error

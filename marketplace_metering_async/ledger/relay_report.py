@@ -22,6 +22,7 @@ class RelayReport:
         returned: Records that stay frozen, to be sent again later.
         units: Units metered.
         stopped_by: What lies with the account and ended the round; None otherwise.
+        lifted: Records that are metered after all, by the state in which they had ended.
     """
 
     sealed: int = 0
@@ -30,33 +31,35 @@ class RelayReport:
     returned: int = 0
     units: Quantity = 0
     stopped_by: MeteringError | None = None
-    _lifted: Counter[HourState] = field(factory=Counter, init=False, repr=False, eq=False)
+    lifted: Counter[HourState] = field(factory=Counter)
 
     @property
     def is_empty(self) -> bool:
         """Whether there was nothing to do."""
         return not (self.sealed or self.metered or self.ended or self.returned)
 
-    def hear(self, one: Settlement) -> None:
-        """Count a verdict that was written down."""
-        if one.before is not HourState.FROZEN:
-            self._lifted[one.before] += 1
-        if one.before is HourState.REOPENED:
-            return
-        if one.state is HourState.METERED:
-            self.metered += 1
-            self.units = of_millionths(millionths(self.units) + one.quantity)
-        elif one.state in ENDED:
-            self.ended[one.state] += 1
-        else:
-            self.returned += 1
 
-    def tell(self, observer: Observer) -> None:
-        """Report what a person should know of."""
-        for state, count in self.ended.items():
-            emit(observer, UsageEndedUnmetered(state=state.value, records=count))
-        for state, count in self._lifted.items():
-            emit(observer, WarningIssued(text=_lifted_text(state, count)))
+def count_verdict(report: RelayReport, one: Settlement) -> None:
+    """Count a verdict that was written down."""
+    if one.before is not HourState.FROZEN:
+        report.lifted[one.before] += 1
+    if one.before is HourState.REOPENED:
+        return
+    if one.state is HourState.METERED:
+        report.metered += 1
+        report.units = of_millionths(millionths(report.units) + one.quantity)
+    elif one.state in ENDED:
+        report.ended[one.state] += 1
+    else:
+        report.returned += 1
+
+
+def tell_of(report: RelayReport, observer: Observer) -> None:
+    """Report what a person should know of."""
+    for state, count in report.ended.items():
+        emit(observer, UsageEndedUnmetered(state=state.value, records=count))
+    for state, count in report.lifted.items():
+        emit(observer, WarningIssued(text=_lifted_text(state, count)))
 
 
 def _lifted_text(state: HourState, count: int) -> str:

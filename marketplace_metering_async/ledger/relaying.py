@@ -1,7 +1,7 @@
 """The relay as a service: it runs beside a block of the program, and ends with it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from marketplace_metering_async.errors import MeteringError
@@ -11,15 +11,17 @@ from marketplace_metering_async.ledger.relay import OnAccountError, Relay
 class Relaying:
     """A relay that runs."""
 
-    def __init__(self, relay: Relay, task: "asyncio.Task[None]") -> None:
-        """Look at what *relay* does in its *task*."""
-        self._relay = relay
+    def __init__(
+        self, task: "asyncio.Task[None]", problem: Callable[[], MeteringError | None]
+    ) -> None:
+        """Look at what runs in *task*; *problem* says what keeps it from relaying."""
         self._task = task
+        self._problem = problem
 
     @property
     def problem(self) -> MeteringError | None:
         """What keeps it from relaying now, for a health check; None where nothing does."""
-        return self._relay.problem
+        return self._problem()
 
     async def wait(self) -> None:
         """
@@ -40,7 +42,7 @@ async def running(
         async with asyncio.TaskGroup() as group:  # cancels the block if the relay fails
             task = group.create_task(relay.until_stopped(on_account_error))
             try:
-                yield Relaying(relay, task)
+                yield Relaying(task, lambda: relay.problem)
             finally:
                 stop.set()
                 await asyncio.wait((task,))

@@ -4,7 +4,7 @@ from typing import Any
 
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Settlement
-from marketplace_metering_async.ledger.relay_report import RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayReport, count_verdict, tell_of
 
 
 def heard(state: HourState, before: HourState = HourState.FROZEN) -> Settlement:
@@ -26,8 +26,8 @@ def test_verdicts_are_counted_and_what_ended_is_reported() -> None:
     report, said = RelayReport(), list[Any]()
     empty = report.is_empty
     for state in (HourState.METERED, HourState.CONFLICT, HourState.FROZEN):
-        report.hear(heard(state))
-    report.tell(said.append)
+        count_verdict(report, heard(state))
+    tell_of(report, said.append)
 
     assert (True, False) == (empty, report.is_empty)
     assert (1, 3, 1) == (report.metered, report.units, report.returned)
@@ -40,9 +40,9 @@ def test_a_success_that_came_late_is_an_alarm() -> None:
     A person may have billed it otherwise meanwhile. ledger H8
     """
     report, said = RelayReport(), list[Any]()
-    report.hear(heard(HourState.METERED, HourState.WRITTEN_OFF))
-    report.hear(heard(HourState.METERED, HourState.REOPENED))
-    report.tell(said.append)
+    count_verdict(report, heard(HourState.METERED, HourState.WRITTEN_OFF))
+    count_verdict(report, heard(HourState.METERED, HourState.REOPENED))
+    tell_of(report, said.append)
 
     assert (1, 3) == (report.metered, report.units)
     off, reopened = (event.text for event in said if isinstance(event, WarningIssued))
