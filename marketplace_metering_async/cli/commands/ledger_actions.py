@@ -234,7 +234,6 @@ async def history(url: str, where: Mapping[str, Any], console: Console, *, as_cs
 
 
 _COLUMNS: Final = (
-    "name",
     "product_code",
     "customer_aws_account_id",
     "customer_identifier",
@@ -254,6 +253,7 @@ _COLUMNS: Final = (
     "settled_at",
     "metering_record_id",
     "reason",
+    "name",
 )
 
 
@@ -282,7 +282,7 @@ def states_of(names: Sequence[str], *known: HourState) -> list[HourState]:
 
 async def retry(url: str, names: Sequence[str], console: Console) -> Exit:
     """Send ended records again."""
-    states = states_of(names, HourState.FROZEN, *ENDED)
+    states = states_of(names, *ENDED, HourState.FROZEN)
     async with open_ledger(url, console, create=False) as ledger:
         count = await ledger.retry(*states)
     console.print(f"{count:,} are on their way again")

@@ -63,7 +63,7 @@ async def resolve(url: str, selection: Selection, as_: str, note: str, console: 
         return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
 
     count = await _change(url, selection, change, console)
-    console.print(f"{count:,} are resolved as {as_}")
+    console.print(f"{count:,} are resolved as {as_}", markup=False)
     return Exit.OK
 
 
@@ -86,7 +86,7 @@ async def _change(
 ) -> int:
     async with open_ledger(url, console, create=False) as ledger:
         names, count = await selection.names_in(ledger), 0
-        for start in range(0, len(names), _AT_ONCE):
+        for start in range(0, len(names) or 1, _AT_ONCE):  # a wrong word is one for none, too
             with _worded():
                 count += await change(ledger, names[start : start + _AT_ONCE])
     return count
