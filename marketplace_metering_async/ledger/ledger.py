@@ -19,13 +19,14 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import DECIDED, ENDED, HourState, Note, Usage
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
-from marketplace_metering_async.ledger.relay_report import RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running
 from marketplace_metering_async.ledger.resolutions import (
     ResolvedAs,
@@ -176,13 +177,13 @@ class UsageLedger:
         await self._store.aclose()
 
     async def _write_what_is_known(self) -> None:
-        report = RelayReport()
+        news = RelayNews()
         try:
-            await self._known.write(self._now(), report.hear)
+            await self._known.write(self._now(), news.hear)
         except LedgerError as error:
             text = f"{len(self._known)} verdicts could not be written down ({error})"
             emit(self._observer, WarningIssued(text=text))
-        report.tell(self._observer)
+        news.tell(self._observer)
 
     async def add_usage(
         self,
@@ -572,6 +573,11 @@ class UsageLedger:
 
     async def _moved_to(self) -> str | None:
         return (await self._store.status(self._now())).ledger.moved_to
+
+    @staticmethod
+    def explain(state: HourState) -> Explanation:
+        """Return what *state* means, and what to do about usage in it."""
+        return EXPLANATIONS[state]
 
     async def prune(self, before: datetime) -> int:
         """

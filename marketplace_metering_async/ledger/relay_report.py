@@ -30,12 +30,25 @@ class RelayReport:
     returned: int = 0
     units: int = 0
     stopped_by: MeteringError | None = None
-    _lifted: Counter[HourState] = field(factory=Counter, init=False, repr=False, eq=False)
 
     @property
     def is_empty(self) -> bool:
         """Whether there was nothing to do."""
         return not (self.sealed or self.metered or self.ended or self.returned)
+
+
+class RelayNews:
+    """
+    What a round learns, for its report and for a person.
+
+    Attributes:
+        report: What it came to, as far as it is known.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.report = RelayReport()
+        self._lifted: Counter[HourState] = Counter()
 
     def hear(self, one: Settlement) -> None:
         """Count a verdict that was written down."""
@@ -44,16 +57,16 @@ class RelayReport:
         if one.before is HourState.REOPENED:
             return
         if one.state is HourState.METERED:
-            self.metered += 1
-            self.units += units_of(one.quantity)
+            self.report.metered += 1
+            self.report.units += units_of(one.quantity)
         elif one.state in ENDED:
-            self.ended[one.state] += 1
+            self.report.ended[one.state] += 1
         else:
-            self.returned += 1
+            self.report.returned += 1
 
     def tell(self, observer: Observer) -> None:
         """Report what a person should know of."""
-        for state, count in self.ended.items():
+        for state, count in self.report.ended.items():
             emit(observer, UsageEndedUnmetered(state=state.value, records=count))
         for state, count in self._lifted.items():
             emit(observer, WarningIssued(text=_lifted_text(state, count)))

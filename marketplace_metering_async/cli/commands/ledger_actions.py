@@ -318,5 +318,9 @@ async def close_customer(
             console.print("usage of the customer is taken again")
         else:
             hours = await ledger.close_customer(**who)
-            console.print(f"{hours:,} hours are on their way; relay now")
+            console.print(
+                f"{hours:,} hours are on their way; relay now"
+                if hours
+                else "nothing of the customer waits; usage from now on ends as subscription_over"
+            )
     return Exit.OK
