@@ -1,6 +1,6 @@
 """The ledger: usage that survives a crash and is billed exactly once."""
 
-from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
+from marketplace_metering_async.ledger.explanations import Explanation
 from marketplace_metering_async.ledger.history import (
     Attempt,
     CarriedUsage,
@@ -15,7 +15,6 @@ from marketplace_metering_async.ledger.relaying import Relaying
 from marketplace_metering_async.ledger.status import LedgerStatus, ProductStatus
 
 __all__ = [
-    "EXPLANATIONS",
     "AddedUsage",
     "Attempt",
     "CarriedUsage",

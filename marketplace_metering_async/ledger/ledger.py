@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
@@ -33,7 +33,7 @@ from marketplace_metering_async.ledger.model import (
 )
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
-from marketplace_metering_async.ledger.relay_report import RelayReport, count_verdict, tell_of
+from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running
 from marketplace_metering_async.ledger.resolutions import (
     ResolvedAs,
@@ -197,13 +197,13 @@ class UsageLedger:
         await self._store.aclose()
 
     async def _write_what_is_known(self) -> None:
-        report = RelayReport()
+        news = RelayNews()
         try:
-            await self._known.write(self._now(), partial(count_verdict, report))
+            await self._known.write(self._now(), news.hear)
         except LedgerError as error:
             text = f"{len(self._known)} verdicts could not be written down ({error})"
             emit(self._observer, WarningIssued(text=text))
-        tell_of(report, self._observer)
+        news.tell(self._observer)
 
     async def add_usage(
         self,
@@ -605,6 +605,11 @@ class UsageLedger:
 
     async def _moved_to(self) -> str | None:
         return (await self._store.status(self._now())).ledger.moved_to
+
+    @staticmethod
+    def explain(state: HourState) -> Explanation:
+        """Return what *state* means, and what to do about usage in it."""
+        return EXPLANATIONS[state]
 
     async def prune(self, before: datetime) -> int:
         """

@@ -270,21 +270,25 @@ class Posting:
 
     def carry(
         self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int
-    ) -> None:
+    ) -> int:
         """
         Carry stranded millionths to the first hours from now on with room; a person says so.
 
         *state* is the one that they are in no more.
+
+        Returns: the start of the first of the hours.
         """
         into = self._keys[key]
         self._sums.add(into.of, state, -quantity)
-        is_whole = not quantity % MILLION
+        most = _MOST if quantity % MILLION else _MOST_WHOLE
+        first = _first_with_room(into, hour_of(self._now), min(quantity, most))
         while quantity or events:
-            part = min(quantity, _MOST_WHOLE if is_whole else _MOST)
+            part = min(quantity, most)
             hour = _first_with_room(into, hour_of(self._now), part)
             place = self._hour(into, hour, urgent=False)
             place.add(origin, part, self._now, self._rules, events=events)
             quantity, events = quantity - part, 0
+        return first
 
     def changes(self) -> Changes:
         """Return what a store has to write down, now that all is posted."""

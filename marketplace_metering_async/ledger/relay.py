@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
-from functools import partial
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -28,7 +27,7 @@ from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import FrozenHour
-from marketplace_metering_async.ledger.relay_report import RelayReport, count_verdict, tell_of
+from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
@@ -113,6 +112,43 @@ class _Sending:
         ]
 
 
+class _Round:
+    """
+    One look at all that may be sent now.
+
+    Attributes:
+        begun: When: what comes back later waits for the next one.
+        news: What is learnt.
+        failure: Of the database, which ends it.
+    """
+
+    def __init__(self, begun: int) -> None:
+        self.begun = begun
+        self.news = RelayNews()
+        self.failure: LedgerError | None = None
+        self.endings: set[asyncio.Event] = set()  # of what is being sent
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more of it is to be sent."""
+        return self.failure is not None or self.news.report.stopped_by is not None
+
+    def fail(self, failure: LedgerError) -> None:
+        """Let nothing more start, for the database cannot be used."""
+        self.failure = failure
+        self.end()
+
+    def stop(self, fault: MeteringError) -> None:
+        """Let nothing more start, for the account is at fault."""
+        self.news.report.stopped_by = fault
+        self.end()
+
+    def end(self) -> None:
+        """Let nothing more start."""
+        for ending in self.endings:
+            ending.set()
+
+
 class Relay:
     """Relays for one client."""
 
@@ -141,7 +177,6 @@ class Relay:
         self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
         self._alarm = 0.0
         self._idle = 0  # rounds with nothing to do, in a row
-        self._failure: LedgerError | None = None  # that ends the round
         self._seen: tuple[float, LedgerStatus] | None = None  # the latest look, its monotonic time
         self._at_once = _CLAIMED_AT_ONCE  # records that the next claim takes
         self._blockage = Blockage(clock, observer, longest=_LONGEST_WAIT)
@@ -151,39 +186,41 @@ class Relay:
         """Seal what is due and send what may be sent; see UsageLedger.relay_once."""
         if not self._region_name:
             await self._bind()
-        report, self._failure = RelayReport(), None
-        begun = self._now()
-        await self._known.write(begun, partial(count_verdict, report))
+        this = _Round(self._now())
+        await self._known.write(this.begun, this.news.hear)
         try:
             async with asyncio.TaskGroup() as lanes:
-                lanes.create_task(self._lane(begun, report, lanes))
+                lanes.create_task(self._lane(this, lanes))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            tell_of(report, self._observer)
-        if self._failure is not None:
-            raise self._failure
+            this.news.tell(self._observer)
+        if this.failure is not None:
+            raise this.failure
         await self._tidy()
-        return report
+        return this.news.report
 
-    async def _lane(
-        self, begun: int, report: RelayReport, others: asyncio.TaskGroup | None
-    ) -> None:
+    async def _lane(self, this: _Round, others: asyncio.TaskGroup | None) -> None:
         """
         Seal, claim and deliver until nothing is left.
 
         Where there is much to do, an other lane sends while this one is at the database. Not where
         claims are small, for then relays have died of a record, which is to be sent alone.
         """
-        while not (self._stop.is_set() or report.stopped_by or self._failure):
-            sealed = await self._seal()
+        report = this.news.report
+        while not (self._stop.is_set() or this.is_over):
+            try:
+                sealed = await self._seal()
+                claimed = await self._claim(this.begun)
+            except LedgerError as error:  # the other lane loses no answer by it
+                this.fail(error)
+                break
             report.sealed += sealed
-            claimed = await self._claim(begun)
             if others is not None and len(claimed) >= _SEALED_AT_ONCE:
-                others.create_task(self._lane(begun, report, None))
+                others.create_task(self._lane(this, None))
                 others = None
             if claimed:
-                await self._deliver(claimed, report, begun)
+                await self._deliver(claimed, this)
                 self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
             elif sealed < _SEALED_AT_ONCE:
                 break
@@ -242,15 +279,15 @@ class Relay:
     async def _write_the_rest(self) -> None:
         """Write down what is known, though the database be away for a while."""
         until = self._clock.monotonic() + _LAST_TRIES
-        report = RelayReport()
+        news = RelayNews()
         while self._known:
             try:
-                await self._known.write(self._now(), partial(count_verdict, report))
+                await self._known.write(self._now(), news.hear)
             except LedgerError:
                 if self._clock.monotonic() >= until:
                     raise
                 await self._clock.sleep(_SHORTEST_WAIT)
-        tell_of(report, self._observer)
+        news.tell(self._observer)
 
     async def _bind(self) -> None:
         """Tie the ledger to the client's region and host, or refuse another one."""
@@ -283,57 +320,54 @@ class Relay:
             claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError:  # it may take place all the same
             with suppress(LedgerError):
-                await self._return(await claiming, begun)
+                await self._return(await claiming, 0)
             raise
         self._reach("claimed")
         return claimed
 
-    async def _deliver(
-        self, claimed: Sequence[FrozenHour], report: RelayReport, begun: int
-    ) -> None:
+    async def _deliver(self, claimed: Sequence[FrozenHour], this: _Round) -> None:
         """Send what was *claimed*, and write down each verdict soon after it is known."""
         ending, sending = asyncio.Event(), _Sending(claimed)
+        this.endings.add(ending)
         timer = asyncio.create_task(self._end_slice(ending))
-        taking = asyncio.create_task(self._take_results(sending, report, ending))
+        taking = asyncio.create_task(self._take_results(sending, this, ending))
+        again_at = this.begun + 1  # in the next round
         try:
             await asyncio.shield(taking)
         except asyncio.CancelledError:
             ending.set()
             await asyncio.wait((taking,), timeout=_FAREWELL)
+            again_at = 0
             raise
         finally:
             for task in (timer, taking):
                 task.cancel()
             await asyncio.gather(timer, taking, return_exceptions=True)
+            this.endings.discard(ending)
             self._reach("delivered")
-            if self._known and self._failure is None:
-                await self._write(report)
-            report.returned += await self._return(sending.unanswered(), begun)
+            if self._known and this.failure is None:
+                await self._write(this)
+            again_at = 0 if this.is_over or self._stop.is_set() else again_at
+            this.news.report.returned += await self._return(sending.unanswered(), again_at)
 
-    async def _take_results(
-        self, sending: _Sending, report: RelayReport, ending: asyncio.Event
-    ) -> None:
+    async def _take_results(self, sending: _Sending, this: _Round, ending: asyncio.Event) -> None:
         results = self._client.iter_batch_meter_usage(sending.records(), stop=ending)
         async with aclosing(results):
             async for result in results:
                 claim = sending.claim_of(result)
-                self._note_fault(claim, result, report, ending)
+                self._note_fault(claim, result, this)
                 if result.status is RecordStatus.UNPROCESSED and not result.attempts:
                     sending.note_unsent(claim)
                 else:
                     self._known.keep(settlement(claim, result, self._now()))
-                if self._known.is_enough and self._failure is None:
-                    await self._write(report)
-                if self._failure is not None:
-                    ending.set()
+                if self._known.is_enough and this.failure is None:
+                    await self._write(this)
 
     async def _end_slice(self, ending: asyncio.Event) -> None:
         await self._rest(self._slice)
         ending.set()
 
-    def _note_fault(
-        self, claim: FrozenHour, result: RecordResult, report: RelayReport, ending: asyncio.Event
-    ) -> None:
+    def _note_fault(self, claim: FrozenHour, result: RecordResult, this: _Round) -> None:
         """Let the account's fault end the round, and a product's leave the product alone."""
         error = result.error
         if not result.retryable or not isinstance(
@@ -342,25 +376,25 @@ class Relay:
             return
         fault = classify(error)
         if fault in _STOPS_ALL:
-            report.stopped_by = error
-            ending.set()
+            this.stop(error)
         elif fault is ErrorKind.PRODUCT and claim.key.product_code:
             self._paused[claim.key.product_code] = self._clock.monotonic() + _PRODUCT_PAUSE
 
-    async def _write(self, report: RelayReport) -> None:
+    async def _write(self, this: _Round) -> None:
         """Write down what is known; where that fails, the round ends, and it is kept."""
         try:
-            await self._known.write(self._now(), partial(count_verdict, report))
-            self._reach("settled")
+            await self._known.write(self._now(), this.news.hear)
         except LedgerError as error:
-            self._failure = error
+            this.fail(error)
+        else:
+            self._reach("settled")
 
-    async def _return(self, unanswered: Sequence[FrozenHour], begun: int) -> int:
-        """Give claims back, for the next round at the earliest; return how many."""
+    async def _return(self, unanswered: Sequence[FrozenHour], again_at: int) -> int:
+        """Give claims back, to be sent from *again_at* on; return how many."""
         if not unanswered:
             return 0
         try:
-            await self._store.return_claims(unanswered, begun + 1)
+            await self._store.return_claims(unanswered, again_at)
         except LedgerError:  # they lapse
             return 0
         return len(unanswered)

@@ -22,7 +22,6 @@ class RelayReport:
         returned: Records that stay frozen, to be sent again later.
         units: Units metered.
         stopped_by: What lies with the account and ended the round; None otherwise.
-        lifted: Records that are metered after all, by the state in which they had ended.
     """
 
     sealed: int = 0
@@ -31,7 +30,6 @@ class RelayReport:
     returned: int = 0
     units: Quantity = 0
     stopped_by: MeteringError | None = None
-    lifted: Counter[HourState] = field(factory=Counter)
 
     @property
     def is_empty(self) -> bool:
@@ -39,27 +37,40 @@ class RelayReport:
         return not (self.sealed or self.metered or self.ended or self.returned)
 
 
-def count_verdict(report: RelayReport, one: Settlement) -> None:
-    """Count a verdict that was written down."""
-    if one.before is not HourState.FROZEN:
-        report.lifted[one.before] += 1
-    if one.before is HourState.REOPENED:
-        return
-    if one.state is HourState.METERED:
-        report.metered += 1
-        report.units = of_millionths(millionths(report.units) + one.quantity)
-    elif one.state in ENDED:
-        report.ended[one.state] += 1
-    else:
-        report.returned += 1
+class RelayNews:
+    """
+    What a round learns, for its report and for a person.
 
+    Attributes:
+        report: What it came to, as far as it is known.
+    """
 
-def tell_of(report: RelayReport, observer: Observer) -> None:
-    """Report what a person should know of."""
-    for state, count in report.ended.items():
-        emit(observer, UsageEndedUnmetered(state=state.value, records=count))
-    for state, count in report.lifted.items():
-        emit(observer, WarningIssued(text=_lifted_text(state, count)))
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.report = RelayReport()
+        self._lifted: Counter[HourState] = Counter()
+
+    def hear(self, one: Settlement) -> None:
+        """Count a verdict that was written down."""
+        if one.before is not HourState.FROZEN:
+            self._lifted[one.before] += 1
+        if one.before is HourState.REOPENED:
+            return
+        if one.state is HourState.METERED:
+            self.report.metered += 1
+            units = millionths(self.report.units) + one.quantity
+            self.report.units = of_millionths(units)
+        elif one.state in ENDED:
+            self.report.ended[one.state] += 1
+        else:
+            self.report.returned += 1
+
+    def tell(self, observer: Observer) -> None:
+        """Report what a person should know of."""
+        for state, count in self.report.ended.items():
+            emit(observer, UsageEndedUnmetered(state=state.value, records=count))
+        for state, count in self._lifted.items():
+            emit(observer, WarningIssued(text=_lifted_text(state, count)))
 
 
 def _lifted_text(state: HourState, count: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from support.commands import Shell, line, target
 
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.ledger import EXPLANATIONS, HourState
+from marketplace_metering_async.ledger import HourState, UsageLedger
 from marketplace_metering_async.sandbox import Sandbox
 
 
@@ -38,7 +38,7 @@ def test_status_names_the_way_out(ended: str, shell: Shell) -> None:
 
     assert "10 units ended as conflict: `ledger explain conflict` says what to do" in status.err
     assert (Exit.REJECTED, Exit.OK) == (status.code, explained.code)
-    assert EXPLANATIONS[HourState.CONFLICT].advice in explained.err
+    assert UsageLedger.explain(HourState.CONFLICT).advice in explained.err
     assert [*HourState] == [one["state"] for one in everything.lines]
 
 

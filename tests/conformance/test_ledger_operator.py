@@ -152,7 +152,9 @@ async def test_retry_leaves_decisions_to_a_person(house: House) -> None:
     await house.ledger.retry()
     gift = (await house.balance()).ended
     await house.ledger.retry(HourState.WRITTEN_OFF)
+    (carrying,) = [e async for e in house.ledger.history() if e.state is HourState.OPEN]
 
+    assert ["a gift"] == [said.note for said in carrying.resolutions]
     assert {HourState.MONTH_OVER: 3} == stranded
     assert {HourState.WRITTEN_OFF: 3} == gift
     assert 3 == (await house.balance()).open

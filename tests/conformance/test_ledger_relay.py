@@ -350,6 +350,33 @@ async def test_a_conflict_after_a_cancellation_is_one(house: House) -> None:
     assert {HourState.CONFLICT: 3} == (await house.balance()).ended
 
 
+async def test_a_lane_that_fails_costs_the_other_no_answer(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What is on the wire is awaited, and kept until it can be written down. ledger H8
+    """
+    monkeypatch.setattr(relay, "_CLAIMED_AT_ONCE", 20)
+    monkeypatch.setattr(relay, "_SEALED_AT_ONCE", 20)
+    async with house_at(url, lambda number, body: FaultKind.SLOW if number == 1 else None) as house:
+        await many(house, 30)
+        store: Any = house.ledger._store
+        claim, claims = store.claim, list[int]()
+
+        async def once(*given: Any) -> Any:
+            claims.append(1)
+            if len(claims) == 2:
+                await house.until(lambda: bool(house.service.requests))
+                raise LedgerError("away")
+            return await claim(*given)
+
+        monkeypatch.setattr(store, "claim", once)
+        with pytest.raises(LedgerError, match="away"):
+            await house.relay(retry=None)
+
+        assert 20 == (await house.balance()).metered
+
+
 class Waits:
     """The seconds that a relay rests after each round."""
 

@@ -236,7 +236,6 @@ async def history(url: str, where: Mapping[str, Any], console: Console, *, as_cs
 
 
 _COLUMNS: Final = (
-    "name",
     "product_code",
     "customer_aws_account_id",
     "customer_identifier",
@@ -256,6 +255,7 @@ _COLUMNS: Final = (
     "settled_at",
     "metering_record_id",
     "reason",
+    "name",
 )
 
 
@@ -284,7 +284,7 @@ def states_of(names: Sequence[str], *known: HourState) -> list[HourState]:
 
 async def retry(url: str, names: Sequence[str], console: Console) -> Exit:
     """Send ended records again."""
-    states = states_of(names, HourState.FROZEN, *ENDED)
+    states = states_of(names, *ENDED, HourState.FROZEN)
     async with open_ledger(url, console, create=False) as ledger:
         count = await ledger.retry(*states)
     console.print(f"{count:,} are on their way again")
@@ -320,5 +320,9 @@ async def close_customer(
             console.print("usage of the customer is taken again")
         else:
             hours = await ledger.close_customer(**who)
-            console.print(f"{hours:,} hours are on their way; relay now")
+            console.print(
+                f"{hours:,} hours are on their way; relay now"
+                if hours
+                else "nothing of the customer waits; usage from now on ends as subscription_over"
+            )
     return Exit.OK

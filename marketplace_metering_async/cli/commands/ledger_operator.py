@@ -10,7 +10,7 @@ from marketplace_metering_async.cli.commands.ledger_actions import open_ledger, 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.options import Settings
 from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
-from marketplace_metering_async.ledger import EXPLANATIONS, HourState, UsageLedger
+from marketplace_metering_async.ledger import HourState, UsageLedger
 from marketplace_metering_async.ledger.model import ENDED
 
 _AT_ONCE: Final = 1_000
@@ -63,7 +63,7 @@ async def resolve(url: str, selection: Selection, as_: str, note: str, console: 
         return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
 
     count = await _change(url, selection, change, console)
-    console.print(f"{count:,} are resolved as {as_}")
+    console.print(f"{count:,} are resolved as {as_}", markup=False)
     return Exit.OK
 
 
@@ -86,7 +86,7 @@ async def _change(
 ) -> int:
     async with open_ledger(url, console, create=False) as ledger:
         names, count = await selection.names_in(ledger), 0
-        for start in range(0, len(names), _AT_ONCE):
+        for start in range(0, len(names) or 1, _AT_ONCE):  # a wrong word is one for none, too
             with _worded():
                 count += await change(ledger, names[start : start + _AT_ONCE])
     return count
@@ -120,7 +120,7 @@ async def explain(name: str | None, console: Console) -> Exit:
     if name is not None and name not in [*HourState]:
         raise MisuseError(f"expected one of {', '.join(HourState)}; got {name!r}")
     for state in HourState if name is None else [HourState(name)]:
-        meaning, advice = EXPLANATIONS[state]
+        meaning, advice = UsageLedger.explain(state)
         console.print(f"{state}: {meaning}", markup=False)
         console.print(f"    {advice}", markup=False)
         print_json_if_piped({"state": state, "meaning": meaning, "advice": advice})

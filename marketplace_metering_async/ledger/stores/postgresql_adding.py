@@ -105,6 +105,13 @@ KEPT_SUMS: Final = """
         records = kept_sum.records + excluded.records,
         latest = greatest(kept_sum.latest, excluded.latest)
 """
+MOVED_NOTES: Final = """
+    UPDATE marketplace_metering.resolution SET stranded_id = NULL, hour_id = hour.hour_id
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS moved (key_id, hour, stranded_id)
+    JOIN marketplace_metering.hour USING (key_id, hour)
+    WHERE resolution.stranded_id = moved.stranded_id
+"""
+"""What was said of usage that no hour carried goes with it."""
 CUSTOMER: Final = (
     "product_code = $1 AND customer_aws_account_id = $2 AND customer_identifier = $3 "
     "AND license_arn = $4"
@@ -275,7 +282,7 @@ async def rearm(
         of = key_of(row["name"]).summed_under(row["license_product"])
         sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
     posting = Posting(now, rules, into, {}, sums.changes())
-    for row in stranded:
+    into_hours = [
         posting.carry(
             key_of(row["name"]),
             row["origin"],
@@ -283,29 +290,34 @@ async def rearm(
             int(row["quantity"]),
             row["events"],
         )
+        for row in stranded
+    ]
     await write(db, posting.changes(), shard, no_failure)
+    moved = [
+        (row["key_id"], hour, row["stranded_id"])
+        for row, hour in zip(stranded, into_hours, strict=True)
+    ]
+    await execute_for(db, MOVED_NOTES, moved)
+    await db.execute(
+        "DELETE FROM marketplace_metering.stranded "
+        "WHERE stranded_id IN (SELECT unnest($1::bigint[]))",
+        [row["stranded_id"] for row in stranded],
+    )
     return len(ended) + len(stranded) + len(waiting)
 
 
 async def _stranded(
     db: Connection, states: Sequence[HourState], now: int
 ) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
-    """Take out usage that no hour carries; return its keys, locked, and what it was."""
-    await db.execute(
-        "DELETE FROM marketplace_metering.resolution WHERE stranded_id IN ("
-        "SELECT stranded_id FROM marketplace_metering.stranded "
-        "WHERE state IN (SELECT unnest($1::text[])))",
-        states,
-    )
-    moved = await db.fetch(
-        "WITH moved AS (DELETE FROM marketplace_metering.stranded "
-        "WHERE state IN (SELECT unnest($1::text[])) "
-        "RETURNING key_id, origin, state, quantity, events) "
-        "SELECT moved.*, usage_key.name, usage_key.license_product "
-        "FROM moved JOIN marketplace_metering.usage_key USING (key_id)",
+    """Return usage that no hour carries, locked, and its keys."""
+    found = await db.fetch(
+        "SELECT stranded.*, usage_key.name, usage_key.license_product "
+        "FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id) "
+        "WHERE stranded.state IN (SELECT unnest($1::text[])) "
+        "ORDER BY stranded.stranded_id FOR UPDATE OF stranded",
         states,
     )
     keys = await load(
-        db, {key_of(row["name"]): row["license_product"] for row in moved}, hour_of(now)
+        db, {key_of(row["name"]): row["license_product"] for row in found}, hour_of(now)
     )
-    return keys, moved
+    return keys, found

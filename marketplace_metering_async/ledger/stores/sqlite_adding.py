@@ -235,14 +235,9 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         "WHERE stranded.state IN (SELECT value FROM json_each(?))",
         (json.dumps(states),),
     ).fetchall()
-    for table in ("resolution", "stranded"):
-        db.executemany(
-            f"DELETE FROM {table} WHERE stranded_id = ?",
-            [(row["stranded_id"],) for row in stranded],
-        )
     into = load(db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now))
     posting = Posting(now, rules, into, {}, sums.changes())
-    for row in stranded:
+    into_hours = [
         posting.carry(
             key_of(row["name"]),
             row["origin"],
@@ -250,5 +245,15 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
             row["units"] * MILLION + row["millionths"],
             row["events"],
         )
+        for row in stranded
+    ]
     write(db, posting.changes(), no_failure)
+    for row, hour in zip(stranded, into_hours, strict=True):  # what was said of it goes with it
+        db.execute(
+            "UPDATE resolution SET stranded_id = NULL, "
+            "hour_id = (SELECT hour_id FROM hour WHERE key_id = ? AND hour = ?) "
+            "WHERE stranded_id = ?",
+            (row["key_id"], hour, row["stranded_id"]),
+        )
+        db.execute("DELETE FROM stranded WHERE stranded_id = ?", (row["stranded_id"],))
     return len(ended) + len(stranded) + int(waiting.rowcount)

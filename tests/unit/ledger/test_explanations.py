@@ -3,7 +3,8 @@
 import re
 
 from marketplace_metering_async.cli.ledger_app import app
-from marketplace_metering_async.ledger import EXPLANATIONS, HourState
+from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 
 
 def test_every_state_has_a_meaning_and_an_advice() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Settlement
-from marketplace_metering_async.ledger.relay_report import RelayReport, count_verdict, tell_of
+from marketplace_metering_async.ledger.relay_report import RelayNews
 
 
 def heard(state: HourState, before: HourState = HourState.FROZEN) -> Settlement:
@@ -23,11 +23,12 @@ def test_verdicts_are_counted_and_what_ended_is_reported() -> None:
     """
     What stays frozen is returned.
     """
-    report, said = RelayReport(), list[Any]()
+    news, said = RelayNews(), list[Any]()
+    report = news.report
     empty = report.is_empty
     for state in (HourState.METERED, HourState.CONFLICT, HourState.FROZEN):
-        count_verdict(report, heard(state))
-    tell_of(report, said.append)
+        news.hear(heard(state))
+    news.tell(said.append)
 
     assert (True, False) == (empty, report.is_empty)
     assert (1, 3, 1) == (report.metered, report.units, report.returned)
@@ -39,12 +40,12 @@ def test_a_success_that_came_late_is_an_alarm() -> None:
     """
     A person may have billed it otherwise meanwhile. ledger H8
     """
-    report, said = RelayReport(), list[Any]()
-    count_verdict(report, heard(HourState.METERED, HourState.WRITTEN_OFF))
-    count_verdict(report, heard(HourState.METERED, HourState.REOPENED))
-    tell_of(report, said.append)
+    news, said = RelayNews(), list[Any]()
+    news.hear(heard(HourState.METERED, HourState.WRITTEN_OFF))
+    news.hear(heard(HourState.METERED, HourState.REOPENED))
+    news.tell(said.append)
 
-    assert (1, 3) == (report.metered, report.units)
+    assert (1, 3) == (news.report.metered, news.report.units)
     off, reopened = (event.text for event in said if isinstance(event, WarningIssued))
     assert off == (
         "bill none of it again: 1 records that had ended as written_off are metered after all"
