@@ -12,7 +12,7 @@ from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.sandbox import FaultKind, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
-PIECES = ("1.000001", 2, "3.5", "3.499999")
+PIECES: tuple[int | str, ...] = ("1.000001", 2, "3.5", "3.499999")
 """What is used: ten units."""
 HITS = 2
 """The first hits of each point are broken, one at a time."""
