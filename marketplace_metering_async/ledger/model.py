@@ -79,7 +79,7 @@ class UsageKey(NamedTuple):
     def summed_under(self, license_product: str) -> "ProductDimension":
         """Return where its usage is summed up; a license's under *license_product*."""
         product = license_product if self.license_arn else self.product_code
-        return ProductDimension(product, self.dimension)
+        return _product_dimension(product, self.dimension)
 
     def __repr__(self) -> str:
         """Return it with ids masked."""
@@ -118,6 +118,11 @@ class ProductDimension(NamedTuple):
 
     product_code: str
     dimension: str
+
+
+@lru_cache(maxsize=1_000)
+def _product_dimension(product_code: str, dimension: str) -> ProductDimension:
+    return ProductDimension(product_code, dimension)
 
 
 @frozen

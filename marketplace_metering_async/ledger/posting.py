@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from attrs import Factory, define, field, frozen
+from attrs import define, field, frozen
 
 from marketplace_metering_async.errors import EventConflictError, LateUsageError, MeteringError
 from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
@@ -66,7 +66,7 @@ class OpenHour:
         hour_id: Its row; None while it has none.
         changed: Whether it is to be written.
         carried: Origin to millionths and pieces, of what was added and happened in another hour.
-        stored: Millionths in it before.
+        added: Millionths that were added now.
     """
 
     hour: int
@@ -80,7 +80,7 @@ class OpenHour:
     hour_id: int | None = None
     changed: bool = False
     carried: dict[int, tuple[int, int]] = field(factory=dict)
-    stored: int = field(init=False, default=Factory(lambda hour: hour.quantity, takes_self=True))
+    added: int = 0
 
     def add(
         self, at: int, quantity: int, now: int, rules: PostingRules, *, events: int = 1
@@ -89,6 +89,7 @@ class OpenHour:
         if not self.events:
             self.opened_at = now
         self.quantity += quantity
+        self.added += quantity
         self.events += events
         origin = hour_of(at)
         if origin == self.hour:
@@ -147,12 +148,23 @@ class Changes:
         sums: To add to the kept ones.
     """
 
-    grown_hours: Sequence[tuple[int, int, int, int, int, int]]
-    new_hours: Sequence[tuple[int, int, int, int, int, int, int, int]]
-    carried: Sequence[tuple[int, int, int, int, int]]
-    stranded: Sequence[tuple[int, int, str, int, int, int]]
-    events: Sequence[tuple[str, bytes, int]]
-    sums: Sequence[Sum]
+    grown_hours: list[tuple[int, int, int, int, int, int]] = field(factory=list)
+    new_hours: list[tuple[int, int, int, int, int, int, int, int]] = field(factory=list)
+    carried: list[tuple[int, int, int, int, int]] = field(factory=list)
+    stranded: list[tuple[int, int, str, int, int, int]] = field(factory=list)
+    events: list[tuple[str, bytes, int]] = field(factory=list)
+    sums: list[Sum] = field(factory=list)
+
+    def add_hour(self, key: KeyState, hour: OpenHour) -> bool:
+        """Note an hour of a key that has changed; return whether it is new."""
+        figures = (hour.quantity, hour.events, hour.stamp, hour.opened_at, hour.seal_at)
+        for origin, (quantity, events) in hour.carried.items():
+            self.carried.append((key.key_id, hour.hour, origin, quantity, events))
+        if hour.hour_id is not None:
+            self.grown_hours.append((*figures, hour.hour_id))
+            return False
+        self.new_hours.append((key.key_id, hour.hour, int(hour.urgent), *figures))
+        return True
 
 
 @frozen
@@ -277,45 +289,29 @@ class Posting:
     def changes(self) -> Changes:
         """Return what a store has to write down, now that all is posted."""
         sums = Sums(self._sums.changes())
-        changed = [(k, h) for k in self._keys.values() for h in k.hours.values() if h.changed]
-        for key in self._keys.values():
-            grown = [hour for hour in key.hours.values() if hour.changed]
-            quantity = sum(hour.quantity - hour.stored for hour in grown)
-            new = sum(hour.hour_id is None for hour in grown)
-            latest = max((hour.stamp for hour in grown), default=0)
-            sums.add(key.of, HourState.OPEN, quantity, new)
-            sums.add(key.of, RECORDED, key.recorded, latest=latest)
-            for (_, state), (quantity, _) in key.stranded.items():
-                sums.add(key.of, state, quantity)
-        return Changes(
-            grown_hours=[(*_figures(h), h.hour_id) for _, h in changed if h.hour_id is not None],
-            new_hours=[
-                (k.key_id, h.hour, int(h.urgent), *_figures(h))
-                for k, h in changed
-                if h.hour_id is None
-            ],
-            carried=[
-                (k.key_id, h.hour, origin, *amount)
-                for k, h in changed
-                for origin, amount in h.carried.items()
-            ],
-            stranded=[
-                (k.key_id, origin, state, *amount, self._now)
-                for k in self._keys.values()
-                for (origin, state), amount in k.stranded.items()
-            ],
-            events=[(name, digest, self._now) for name, digest in self._events.items()],
-            sums=sums.changes(),
+        changes = Changes(
+            events=[(name, digest, self._now) for name, digest in self._events.items()]
         )
+        for key in self._keys.values():
+            added = latest = new = 0
+            for hour in key.hours.values():
+                if hour.changed:
+                    added += hour.added
+                    latest = max(latest, hour.stamp)
+                    new += changes.add_hour(key, hour)
+            sums.add(key.of, HourState.OPEN, added, new)
+            sums.add(key.of, RECORDED, key.recorded, latest=latest)
+            for (origin, state), (quantity, events) in key.stranded.items():
+                row = (key.key_id, origin, state, quantity, events, self._now)
+                changes.stranded.append(row)
+                sums.add(key.of, state, quantity)
+        changes.sums.extend(sums.changes())
+        return changes
 
     def _hour(self, key: KeyState, hour: int, *, urgent: bool) -> OpenHour:
         if hour not in key.hours:
             key.hours[hour] = OpenHour(hour, urgent=urgent)
         return key.hours[hour]
-
-
-def _figures(hour: OpenHour) -> tuple[int, int, int, int, int]:
-    return hour.quantity, hour.events, hour.stamp, hour.opened_at, hour.seal_at
 
 
 def _first_with_room(key: KeyState, hour: int, quantity: int) -> int:

@@ -152,18 +152,18 @@ async def test_open_transactions_of_callers_hold_up_nobody(place: str) -> None:
         connections = [await asyncpg.connect(place) for _ in range(2)]
         transactions = [connection.transaction() for connection in connections]
         try:
-            for number, connection in enumerate(connections, 2):
-                await transactions[number - 2].start()
-                customer = f"{number:012d}"
-                await house.use(1, connection=connection, customer_aws_account_id=customer)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
+                for number, connection in enumerate(connections):
+                    await transactions[number].start()
+                    customer = f"{number + 2:012d}"
+                    await house.use(1, connection=connection, customer_aws_account_id=customer)
                 await house.use(4)
                 await house.relay()
-            for transaction in transactions:
-                await transaction.commit()
+                for transaction in transactions:
+                    await transaction.commit()
         finally:
             for connection in connections:
-                await connection.close()
+                connection.terminate()
 
         assert 6 == (await house.balance()).recorded
 

@@ -9,9 +9,15 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from support.examples import examples
-from support.ledgers import House
+from support.ledgers import House, new_postgres_database, postgres_server
 
 from marketplace_metering_async import HourState, RetryPolicy
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
@@ -47,7 +53,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._loop = asyncio.new_event_loop()
         self._folder = tempfile.TemporaryDirectory()
         self._faults: list[FaultKind | Refusal | None] = []
-        self.house = House(f"sqlite:///{Path(self._folder.name)}/usage.db", self._fault)
+        self.house = House(self.place(), self._fault)
         self.house.service.round_trip = 0.0
         self.run(self.house.ledger.__aenter__())
         self.client = self.house.client(retry=IMPATIENT, observer=lambda event: None)
@@ -55,6 +61,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.used: Counter[str] = Counter()  # millionths
         self.product = Product(customers=dict.fromkeys(CUSTOMERS, True))
         self.house.book.products["product"] = self.product
+
+    def place(self) -> str:
+        """Return the URL of a new ledger."""
+        return f"sqlite:///{Path(self._folder.name)}/usage.db"
 
     def run(self, work: Any) -> Any:
         return self._loop.run_until_complete(work)
@@ -161,3 +171,20 @@ LedgerMachine.TestCase.settings = settings(
     max_examples=examples(20), stateful_step_count=20, deadline=None
 )
 TestLedgerMachine = LedgerMachine.TestCase
+
+
+def test_the_same_holds_on_postgresql() -> None:
+    """
+    Step by step, with fewer examples: each has a database of its own.
+    """
+    with postgres_server() as server:
+
+        class OnPostgresql(LedgerMachine):
+            def place(self) -> str:
+                url: str = self.run(new_postgres_database(server.url))
+                return url
+
+        run_state_machine_as_test(
+            OnPostgresql,
+            settings=settings(max_examples=examples(5), stateful_step_count=20, deadline=None),
+        )

@@ -1,6 +1,6 @@
 """The way into a ledger in PostgreSQL: usage to hours, subscriptions that end, re-arming."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -8,7 +8,6 @@ from marketplace_metering_async.ledger.model import (
     STRANDED,
     CustomerKey,
     HourState,
-    ProductDimension,
     Usage,
     UsageKey,
     key_of,
@@ -28,9 +27,11 @@ from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, product_code, license_arn, license_product, dimension
-    FROM marketplace_metering.usage_key WHERE name = ANY($1::text[]) ORDER BY key_id FOR UPDATE
+    SELECT name, key_id, closed_at, license_product
+    FROM marketplace_metering.usage_key WHERE name IN (SELECT unnest($1::text[]))
+    ORDER BY key_id FOR UPDATE
 """
+"""Here and elsewhere unnest() in place of ANY(): the planner looks at each value of the latter."""
 NEW_KEYS: Final = """
     INSERT INTO marketplace_metering.usage_key
         (name, product_code, customer_aws_account_id, customer_identifier, license_arn, dimension,
@@ -42,7 +43,7 @@ NEW_KEYS: Final = """
 CLOSED_BEFORE: Final = """
     UPDATE marketplace_metering.usage_key SET closed_at = closed.closed_at
     FROM marketplace_metering.closed_customer AS closed
-    WHERE usage_key.name = ANY($1::text[])
+    WHERE usage_key.name IN (SELECT unnest($1::text[]))
       AND closed.product_code = usage_key.product_code
       AND closed.customer_aws_account_id = usage_key.customer_aws_account_id
       AND closed.customer_identifier = usage_key.customer_identifier
@@ -51,11 +52,12 @@ CLOSED_BEFORE: Final = """
 HOURS: Final = """
     SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
            hour_id
-    FROM marketplace_metering.hour WHERE key_id = ANY($1::bigint[]) AND hour >= $2
+    FROM marketplace_metering.hour WHERE key_id IN (SELECT unnest($1::bigint[])) AND hour >= $2
     ORDER BY hour_id FOR UPDATE
 """
 KNOWN_EVENTS: Final = """
-    SELECT event_id, digest FROM marketplace_metering.event WHERE event_id = ANY($1::text[])
+    SELECT event_id, digest FROM marketplace_metering.event
+    WHERE event_id IN (SELECT unnest($1::text[]))
 """
 GROWN_HOURS: Final = """
     UPDATE marketplace_metering.hour SET quantity = grown.quantity, events = grown.events,
@@ -141,19 +143,17 @@ async def _load(
         new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
         await execute_for(db, NEW_KEYS, new)
         await db.execute(CLOSED_BEFORE, missing)
-        found |= await _keys(db, missing)
+        found |= await _keys(db, {name: by_name[name] for name in missing})
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in await db.fetch(HOURS, [*by_id], first):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return {by_name[name]: state for name, state in found.items()}
 
 
-async def _keys(db: Connection, names: Iterable[str]) -> dict[str, KeyState]:
+async def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
     return {
-        name: KeyState(key_id, ProductDimension(licensed if arn else product, dimension), closed_at)
-        for name, key_id, closed_at, product, arn, licensed, dimension in await db.fetch(
-            KEYS, [*names]
-        )
+        name: KeyState(key_id, names[name].summed_under(license_product), closed_at)
+        for name, key_id, closed_at, license_product in await db.fetch(KEYS, [*names])
     }
 
 
@@ -226,7 +226,8 @@ async def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int
     )
     due = await db.fetch(
         "UPDATE marketplace_metering.hour SET urgent = 1, seal_at = $2 "
-        "WHERE state IN ('open', 'frozen') AND key_id = ANY($1::bigint[]) RETURNING hour_id",
+        "WHERE state IN ('open', 'frozen') AND key_id IN (SELECT unnest($1::bigint[])) "
+        "RETURNING hour_id",
         [row["key_id"] for row in keys],
         now,
     )
@@ -252,13 +253,13 @@ async def rearm(
         "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
         "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
         "WHERE hour.state NOT IN ('open', 'frozen', 'metered') AND hour.deadline > $1 "
-        "AND hour.state = ANY($2::text[]) ORDER BY hour.hour_id FOR UPDATE OF hour",
+        "AND hour.state IN (SELECT unnest($2::text[])) ORDER BY hour.hour_id FOR UPDATE OF hour",
         now,
         states,
     )
     await db.execute(
         "UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL, "
-        "reason = NULL, crashes = 0 WHERE hour_id = ANY($1::bigint[])",
+        "reason = NULL, crashes = 0 WHERE hour_id IN (SELECT unnest($1::bigint[]))",
         [row["hour_id"] for row in ended],
     )
     sums = Sums()
@@ -283,7 +284,8 @@ async def _stranded(
 ) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
     """Take out usage that no hour carries; return its keys, locked, and what it was."""
     moved = await db.fetch(
-        "WITH moved AS (DELETE FROM marketplace_metering.stranded WHERE state = ANY($1::text[]) "
+        "WITH moved AS (DELETE FROM marketplace_metering.stranded "
+        "WHERE state IN (SELECT unnest($1::text[])) "
         "RETURNING key_id, origin, state, quantity, events) "
         "SELECT moved.*, usage_key.name, usage_key.license_product "
         "FROM moved JOIN marketplace_metering.usage_key USING (key_id)",

@@ -111,8 +111,8 @@ async def _by_hour(
 ) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
     for row in await db.fetch(
-        f"SELECT * FROM marketplace_metering.{table} WHERE hour_id = ANY($1::bigint[]) "
-        f"ORDER BY {order}",
+        f"SELECT * FROM marketplace_metering.{table} "
+        f"WHERE hour_id IN (SELECT unnest($1::bigint[])) ORDER BY {order}",
         ids,
     ):
         found.setdefault(row["hour_id"], []).append(row)
@@ -145,7 +145,9 @@ async def prune(db: Connection, before: int, limit: int, shard: int) -> int:
     ids = [row["hour_id"] for row in old]
     for table in ("attempt", "carried", "resolution", "hour"):
         await db.execute(
-            f"DELETE FROM marketplace_metering.{table} WHERE hour_id = ANY($1::bigint[])", ids
+            f"DELETE FROM marketplace_metering.{table} "
+            "WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+            ids,
         )
     sums = Sums()
     for row in old:

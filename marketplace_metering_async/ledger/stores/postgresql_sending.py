@@ -36,7 +36,7 @@ UNCLAIMED: Final = """
       AND (hour.lease_until IS NULL
            OR hour.lease_until <= EXTRACT(EPOCH FROM clock_timestamp())
            OR hour.lease_until > EXTRACT(EPOCH FROM clock_timestamp()) + $3::double precision)
-      AND usage_key.product_code <> ALL($4::text[])
+      AND usage_key.product_code NOT IN (SELECT unnest($4::text[]))
     ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT $5 FOR UPDATE OF hour SKIP LOCKED
 """
 LEASE: Final = """

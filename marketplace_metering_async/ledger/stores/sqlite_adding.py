@@ -1,7 +1,7 @@
 """The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -9,7 +9,6 @@ from marketplace_metering_async.ledger.model import (
     STRANDED,
     CustomerKey,
     HourState,
-    ProductDimension,
     Usage,
     UsageKey,
     key_of,
@@ -30,8 +29,8 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, 
 from marketplace_metering_async.quantities import MILLION
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, product_code, license_arn, license_product, dimension
-    FROM usage_key WHERE name IN (SELECT value FROM json_each(?))
+    SELECT name, key_id, closed_at, license_product FROM usage_key
+    WHERE name IN (SELECT value FROM json_each(?))
 """
 NEW_KEY: Final = """
     INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
@@ -116,19 +115,19 @@ def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[Usage
         new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
         db.executemany(NEW_KEY, new)
         db.execute(CLOSED_BEFORE, (json.dumps([*missing]),))
-        found |= _keys(db, missing)
+        found |= _keys(db, {name: by_name[name] for name in missing})
     by_id = {state.key_id: state for state in found.values()}
-    for key_id, *hour in db.execute(HOURS, (json.dumps([*by_id]), first)):
+    for key_id, *hour in db.execute(HOURS, (json.dumps([*by_id]), first)).fetchall():
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return {by_name[name]: state for name, state in found.items()}
 
 
-def _keys(db: Connection, names: Iterable[str]) -> dict[str, KeyState]:
+def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
     return {
-        name: KeyState(key_id, ProductDimension(licensed if arn else product, dimension), closed_at)
-        for name, key_id, closed_at, product, arn, licensed, dimension in db.execute(
+        name: KeyState(key_id, names[name].summed_under(license_product), closed_at)
+        for name, key_id, closed_at, license_product in db.execute(
             KEYS, (json.dumps([*names]),)
-        )
+        ).fetchall()
     }
 
 

@@ -206,7 +206,7 @@ def test_late_usage_may_be_refused() -> None:
     way = Way(stored(NOON - HOUR, is_open=False), rules=REFUSING)
 
     assert isinstance(way.post(NOON - HOUR, event_id="late"), LateUsageError)
-    assert Changes([], [], [], [], [], []) == way.changes
+    assert Changes() == way.changes
 
 
 def test_an_hour_that_is_full_is_not_late() -> None:
