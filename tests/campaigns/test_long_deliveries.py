@@ -59,6 +59,7 @@ async def _grown(days: int, every: float) -> float:
             await asyncio.sleep(every)
 
     sizes: list[int] = []
+
     def ignore(_: Event) -> None:
         """Keep nothing, as pytest does of what is logged."""
 

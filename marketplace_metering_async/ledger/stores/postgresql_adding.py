@@ -8,6 +8,7 @@ from marketplace_metering_async.ledger.model import (
     STRANDED,
     CustomerKey,
     HourState,
+    ProductDimension,
     Usage,
     UsageKey,
     key_of,
