@@ -8,7 +8,7 @@ from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.frozen_record import digest_of_event
 from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.limits import MAX_TEXT
-from marketplace_metering_async.quantities import Quantity, is_plain, kept, millionths
+from marketplace_metering_async.quantities import Quantity, millionths, read
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
 from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
 
@@ -52,11 +52,15 @@ class UsageReader:
             license_arn,
             product_code,
         )
-        quantity = kept(quantity)
-        known = self._recall(who)
-        if known is not None and _is_plain(quantity, moment, event_id) and moment <= now:
+        known, exact = self._recall(who), read(quantity)
+        if (
+            known is not None
+            and exact is not None
+            and _is_plain(moment, event_id)
+            and moment <= now
+        ):
             key, license_product = known
-            epoch, amount = floor(moment.timestamp()), millionths(quantity)
+            epoch, amount = floor(moment.timestamp()), millionths(exact)
         else:
             record = _record(
                 timestamp=moment,
@@ -89,11 +93,10 @@ class UsageReader:
         return known
 
 
-def _is_plain(quantity: object, moment: object, event_id: object) -> bool:
+def _is_plain(moment: object, event_id: object) -> bool:
     """Whether these surely keep the rules; others are looked at more closely."""
     return (
-        is_plain(quantity)
-        and type(moment) is datetime
+        type(moment) is datetime
         and moment.tzinfo is UTC
         and (
             event_id is None

@@ -5,17 +5,22 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from decimal import Decimal
+from datetime import UTC, datetime
+from decimal import Decimal, localcontext
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from support.commands import Shell, line, target
 
-from marketplace_metering_async import UsageLedger
+from marketplace_metering_async import LedgerStatus, UsageLedger
+from marketplace_metering_async.cli.commands.ledger_status import print_unsettled
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.sandbox import Sandbox
 
 WHO = ["--product-code", "prod", "--account", "000000000001", "--dimension", "requests"]
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
 PRODUCT = ["--product-code", "prod"]
 
 
@@ -55,6 +60,32 @@ def test_what_is_added_is_shown_everywhere(shell: Shell, url: str) -> None:
     assert 'state="open"} 1017.300001' in alarms
     assert {"1017.300001", 5} == {entry["quantity"] for entry in history}
     assert {"1017.300001", "5"} == {cell["quantity"] for cell in cells}
+
+
+def test_sums_for_people_are_exact(shell: Shell, url: str) -> None:
+    """
+    Whatever context the process has: of end states together, and of what waits to be sent.
+    """
+    january = ["--at", "2026-01-01T00:00:00Z"]
+    shell("ledger", "add", url, *WHO, "--quantity", "1000.000001", *january)
+
+    async def status() -> LedgerStatus:
+        async with UsageLedger.open(url) as ledger:
+            return await ledger.status()
+
+    waiting = evolve(
+        asyncio.run(status()),
+        frozen=Decimal("1000.000002"),
+        in_flight=Decimal("0.000001"),
+        next_send_at=NOW,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    with localcontext(prec=3):
+        table = shell("ledger", "status", url).err
+        print_unsettled(waiting, NOW, console)
+
+    assert 3 == table.count("1,000.000001")
+    assert "1,000.000001 units are frozen" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -69,6 +69,31 @@ async def test_fractions_of_an_hour_add_up_exactly(
     assert (kept,) * 4 == figures
     assert {type(kept)} == set(map(type, figures))
     assert {(ACCOUNT, THIS_HOUR): kept} == house.metered()
+
+
+async def test_a_callers_context_of_decimals_rounds_nothing(house: House) -> None:
+    """
+    However few digits it has. Issue 20
+    """
+    with localcontext(prec=3):
+        for n in range(2):
+            for quantity in ("1000.000001", Decimal("0.999999")):
+                await house.use(quantity, customer_aws_account_id=f"{n:012d}")
+        house.clock.step(hours=1)
+        report = await house.relay()
+        status = await house.ledger.status()
+
+    assert (2, 2002) == (report.metered, report.units)
+    assert [1001] * 2 == list(house.metered().values())
+    assert (2002, 2002) == (status.recorded, status.metered)
+    with localcontext(prec=3):
+        await house.use("1000.000001")
+        await house.use("1000.000001", customer_aws_account_id="000000000002")
+        house.clock.step(hours=2)
+        report = await house.relay()
+
+    assert Decimal("2000.000002") == report.units
+    assert Decimal("4002.000002") == (await house.balance()).metered
 
 
 async def test_an_event_is_the_same_by_value(house: House) -> None:

@@ -730,9 +730,9 @@ async def test_bad_usage_is_named(house: House) -> None:
     """
     with pytest.raises(InvalidRecordError, match=r"quantity: expected 0 to .*, got -1"):
         await house.use(-1)
-    quantities: list[Any] = ["0.5", 2**31]
+    quantities: list[Any] = [0.5, True, "1e3", "1,5", "0.1234567", 10**10]
     for quantity in quantities:
-        with pytest.raises(InvalidRecordError, match="quantity: expected a whole number from 0"):
+        with pytest.raises(InvalidRecordError, match="quantity: expected "):
             await house.use(quantity)
     with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
         await house.use(product_code=None)
