@@ -345,7 +345,7 @@ class Relay:
             await asyncio.gather(timer, taking, return_exceptions=True)
             this.endings.discard(ending)
             self._reach("delivered")
-            if self._known and this.failure is None:
+            if self._known:
                 await self._write(this)
             again_at = 0 if this.is_over or self._stop.is_set() else again_at
             this.news.report.returned += await self._return(sending.unanswered(), again_at)

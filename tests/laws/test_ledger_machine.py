@@ -20,6 +20,7 @@ from support.examples import examples
 from support.ledgers import House, new_postgres_database, postgres_server
 
 from marketplace_metering_async import HourState, RetryPolicy
+from marketplace_metering_async.ledger.model import ENDED
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
 from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
@@ -131,6 +132,30 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def retry(self) -> None:
         self.run(self.house.ledger.retry())
+
+    @rule()
+    def a_relay_is_cancelled(self) -> None:
+        async def cancelled() -> None:
+            relaying = asyncio.create_task(self.house.ledger.relay_once(self.client))
+            await asyncio.sleep(0.002)
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+
+        self.run(cancelled())
+
+    @rule()
+    def a_person_finds_out(self) -> None:
+        self.run(self._find_out())
+
+    async def _find_out(self) -> None:
+        """What the service has is metered; what it has not is billed in the hour that runs."""
+        ledger, on_file = self.house.ledger, self.house.metered()
+        ended = [e async for e in ledger.history() if e.state in ENDED and e.timestamp]
+        has = [e for e in ended if (e.customer_aws_account_id or "", e.hour) in on_file]
+        has_not = [e for e in ended if e not in has]
+        await ledger.resolve(has, "metered", note="on file")
+        await ledger.resolve(has_not, "not_metered", note="not on file")
+        await ledger.reopen(has_not, note="to be paid")
 
     @rule()
     def prune(self) -> None:
