@@ -58,7 +58,8 @@ class HistoryEntry:
     Attributes:
         name: What resolve() and its like know it by, in this ledger.
         hour: The start of the hour (UTC); of stranded usage the one in which it happened.
-        quantity: Units, those carried from other hours among them.
+        quantity: Units, those carried from other hours among them: an int where whole, else a
+            Decimal.
         events: Pieces of usage.
         timestamp: Of the frozen record; of an open hour what it would be now.
         digest: Of the frozen record, as hexadecimal text.

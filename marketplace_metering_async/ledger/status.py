@@ -34,6 +34,8 @@ class LedgerStatus:
     """
     Where all usage is, in units: recorded == open + frozen + metered + sum(ended.values()).
 
+    Units are exact: an int where whole, else a Decimal.
+
     Attributes:
         recorded: All that was ever added, counted apart from the rest.
         open: In hours that still take usage.
