@@ -117,18 +117,9 @@ class _Round:
     One look at all that may be sent now.
 
     Attributes:
-    <<<<<<< HEAD
         begun: When: what comes back later waits for the next one.
         news: What is learnt.
         failure: Of the database, which ends it.
-    =======
-        sealed: Hours that were closed and frozen.
-        metered: Records that the service has taken.
-        ended: Records that ended in another way, by state.
-        returned: Records that stay frozen, to be sent again later.
-        units: Units metered: an int where whole, else a Decimal.
-        stopped_by: What lies with the account and ended the round; None otherwise.
-    >>>>>>> ledger-decimals
     """
 
     def __init__(self, begun: int) -> None:

@@ -20,7 +20,7 @@ class RelayReport:
         metered: Records that the service has taken.
         ended: Records that ended in another way, by state.
         returned: Records that stay frozen, to be sent again later.
-        units: Units metered.
+        units: Units metered: an int where whole, else a Decimal.
         stopped_by: What lies with the account and ended the round; None otherwise.
     """
 
