@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, connections_of, house_at
 
 from marketplace_metering_async import CannotResolveError, HourState, LedgerUnusableError
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
@@ -198,19 +198,24 @@ async def test_all_are_resolved_or_none(house: House) -> None:
     assert {HourState.CONFLICT: 3} == (await house.balance()).ended
 
 
-async def test_a_verdict_of_before_does_not_undo_a_resolution(house: House) -> None:
+async def test_a_verdict_of_before_undoes_nothing(house: House) -> None:
     """
-    It is written once more where its first answer was lost: the fence has risen.
+    It is written once more where its first answer was lost; each word raises the fence.
     """
     await house.use(3)
     house.clock.step(hours=1)
     (claim,) = await claimed(house)
     await settle(house, claim, HourState.CONFLICT)
+    await house.ledger.retry(HourState.CONFLICT)
+    heard = await settle(house, claim, HourState.CONFLICT)
+    (again,) = await claimed(house)
+    await settle(house, again, HourState.CONFLICT)
     await house.ledger.resolve(await names(house), "not_metered", note="looked")
     await house.ledger.retry(HourState.NOT_METERED)
-    heard = await settle(house, claim, HourState.CONFLICT)
+    ((fence,),) = await change(house.url, "SELECT fence FROM hour")
 
     assert [] == heard
+    assert again.fence + 2 == fence
     assert 3 == (await house.balance()).frozen
 
 
@@ -320,12 +325,14 @@ async def test_a_ledger_can_be_bound_to_another_host(
             await house.ledger.rebind(other, note="x")
         changed = await house.ledger.rebind(other, taken=taken, note="from the sandbox")
         status = await house.balance()
+        frozen = [e async for e in house.ledger.history() if e.state is HourState.FROZEN]
         await house.ledger.relay_once(other)
 
     assert after == {name: getattr(status, name) for name in after}
     assert (2 if taken != "billed" else 0, "localhost") == (changed, status.host)
     notes = [said.note async for e in house.ledger.history() for said in e.resolutions]
     assert ["from the sandbox"] * changed == notes
+    assert [(None, None)] * len(frozen) == [(e.settled_at, e.metering_record_id) for e in frozen]
 
 
 async def test_nothing_is_rebound_under_a_relay(house: House) -> None:

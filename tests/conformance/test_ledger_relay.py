@@ -354,12 +354,11 @@ async def test_a_lane_that_fails_costs_the_other_no_answer(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    What is on the wire is awaited, and kept until it can be written down. ledger H8
+    What is on the wire is awaited and written down, and nothing more starts. ledger H8
     """
-    monkeypatch.setattr(relay, "_CLAIMED_AT_ONCE", 20)
     monkeypatch.setattr(relay, "_SEALED_AT_ONCE", 20)
     async with house_at(url, lambda number, body: FaultKind.SLOW if number == 1 else None) as house:
-        await many(house, 30)
+        await many(house)
         store: Any = house.ledger._store
         claim, claims = store.claim, list[int]()
 
@@ -372,9 +371,10 @@ async def test_a_lane_that_fails_costs_the_other_no_answer(
 
         monkeypatch.setattr(store, "claim", once)
         with pytest.raises(LedgerError, match="away"):
-            await house.relay(retry=None)
+            await house.relay(retry=None, max_concurrency=1)
 
-        assert 20 == (await house.balance()).metered
+        assert [25] == house.service.sizes
+        assert (25, 0) == ((await house.balance()).metered, (await house.balance()).in_flight)
 
 
 class Waits:
