@@ -47,6 +47,6 @@ async def running(
                 stop.set()
                 await asyncio.wait((task,))
     except BaseExceptionGroup as errors:
-        if len(errors.exceptions) > 1:
-            raise
-        raise errors.exceptions[0] from None
+        if len(errors.exceptions) == 1:
+            raise errors.exceptions[0] from None
+        raise
