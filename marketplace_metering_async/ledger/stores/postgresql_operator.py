@@ -107,8 +107,8 @@ async def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
 
 def _hour_of(row: Any) -> EndedHour:  # noqa: ANN401 - asyncpg's
     found = dict(row)
-    key = key_of(found.pop("name"))
-    return EndedHour(key=key, **found | {"state": HourState(found["state"])})
+    key, state = key_of(found.pop("name")), HourState(found.pop("state"))
+    return EndedHour(key=key, state=state, **found)
 
 
 async def _change(

@@ -89,8 +89,8 @@ def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
 
 def _hour_of(row: Any) -> EndedHour:  # noqa: ANN401
     found = dict(row)
-    key = key_of(found.pop("name"))
-    return EndedHour(key=key, **found | {"state": HourState(found["state"])})
+    key, state = key_of(found.pop("name")), HourState(found.pop("state"))
+    return EndedHour(key=key, state=state, **found)
 
 
 def _change(
