@@ -47,6 +47,7 @@ async def running(
                 stop.set()
                 await asyncio.wait((task,))
     except BaseExceptionGroup as errors:
-        if len(errors.exceptions) == 1:
-            raise errors.exceptions[0] from None
-        raise
+        first, *more = errors.exceptions
+        if more:
+            raise
+        raise first from None

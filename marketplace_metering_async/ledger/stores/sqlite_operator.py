@@ -88,7 +88,7 @@ def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
 
 
 def _hour_of(row: Any) -> EndedHour:  # noqa: ANN401
-    found: dict[str, Any] = dict(row)
+    found = dict(row)
     key, state = key_of(found.pop("name")), HourState(found.pop("state"))
     return EndedHour(key=key, state=state, **found)
 
