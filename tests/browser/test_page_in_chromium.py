@@ -26,7 +26,6 @@ pytestmark = [
     ),
 ]
 BUYER = "111122223333"
-BARS = "document.querySelectorAll('#units .{}[height]:not([height=\"0\"])').length === 1"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
