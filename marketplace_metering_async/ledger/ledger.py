@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import (
     LedgerClosedError,
     LedgerError,
@@ -210,6 +211,7 @@ class UsageLedger:
         *,
         dimension: str,
         quantity: Quantity | str,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -225,6 +227,7 @@ class UsageLedger:
             dimension: One of the product's dimensions.
             quantity: Units, 0 to 9999999999.999999 in steps of a millionth, as an int, a Decimal
                 or a text as "17.42"; they add up exactly with the rest of the hour.
+            customer: The buyer with the product, in place of the four ids that follow.
             customer_aws_account_id: The buyer's AWS account.
             customer_identifier: The buyer in legacy integrations, in place of the account.
             license_arn: The buyer's license (Concurrent Agreements), together with the account.
@@ -255,10 +258,13 @@ class UsageLedger:
             self._clock.now(),
             dimension=dimension,
             quantity=quantity,
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
             at=at,
             event_id=event_id,
         )
@@ -361,6 +367,7 @@ class UsageLedger:
     async def close_customer(
         self,
         *,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -379,20 +386,24 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        customer = customer_of(
+        who = customer_of(
             self._clock.now(),
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
-        return await self._store.close(customer, closed_at, now)
+        return await self._store.close(who, closed_at, now)
 
     async def reopen_customer(
         self,
         *,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -404,14 +415,17 @@ class UsageLedger:
         Raises: as `close_customer`.
         """
         self._require_open()
-        customer = customer_of(
+        who = customer_of(
             self._clock.now(),
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
         )
-        await self._store.reopen(customer)
+        await self._store.reopen(who)
 
     async def whole_dimensions(self) -> frozenset[ProductDimension]:
         """
@@ -438,6 +452,7 @@ class UsageLedger:
         self,
         *,
         month: datetime | None = None,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -448,6 +463,7 @@ class UsageLedger:
 
         Args:
             month: Any moment of the month (UTC); all months by default.
+            customer: Of this customer of a product alone, in place of the four ids that follow.
             customer_aws_account_id: Of this account alone.
             customer_identifier: Of this customer alone.
             license_arn: Of this license alone.
@@ -459,10 +475,13 @@ class UsageLedger:
         self._require_open()
         query = HistoryQuery.of(
             month,
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
         )
         place, full = (-1, -1), True
         while full:
