@@ -88,7 +88,11 @@ class UsageLedger:
 
         Args:
             url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
-                `postgresql://user:password@host/database` (extra `postgres`).
+                `postgresql://user:password@host/database` (extra `postgres`). To the latter
+                `?watermark=/folder` adds where relays write down, outside of the database, how far
+                they have sealed, so that a restored one is known by what it lacks: a folder that
+                all of them share, and that no backup of the database brings back. A file has its
+                own beside it.
             create: Whether it is made if it is not there. Say no where you only look, so that a
                 mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which
@@ -122,14 +126,14 @@ class UsageLedger:
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
-        await self._store.open()
+        await self._store.open(self._warn)
         try:
             about = await self._store.check_identity(self._region_name, self._now())
         except BaseException:
             await self._store.aclose()
             raise
         if about is not None:
-            emit(self._observer, WarningIssued(text=about))
+            self._warn(about)
         self._is_open = True
         return self
 
@@ -438,14 +442,22 @@ class UsageLedger:
         """
         Say that this copy of a ledger, such as a restored backup, is the one to go on with.
 
-        Until then its frozen records go out, which is harmless, and its open hours wait: they may
-        have been sent by the ledger that it is a copy of. Compare with CloudTrail first.
+        Until then its frozen records go out, which is harmless, and its open hours wait: what the
+        copy lacks may have metered them. Let the producers repeat their usage by event id first.
+
+        From then on usage is metered again, but for what may be metered already: hours up to the
+        latest one that had been sealed (where nobody knows which, up to now) end as UNCONFIRMED
+        when they are due, and so does late usage of that time. Compare with CloudTrail what the
+        service has of them.
+
+        A ledger that is no copy stays as it is.
 
         Raises:
-            LedgerError: the database cannot be used.
+            LedgerError: the database cannot be used, or the watermark not be written: nothing is
+                sent until it can.
         """
         self._require_open()
-        await self._store.release()
+        await self._store.adopt(self._now())
 
     async def take_over(self, url: str) -> int:
         """
@@ -467,7 +479,7 @@ class UsageLedger:
         """
         self._require_open()
         source = store_at(url, create=False)
-        await source.open()
+        await source.open(self._warn)
         try:
             return await self._store.take_over(source)
         finally:
@@ -483,6 +495,9 @@ class UsageLedger:
             observer=self._observer,
             reach=self._reach,
         )
+
+    def _warn(self, text: str) -> None:
+        emit(self._observer, WarningIssued(text=text))
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -38,6 +38,8 @@ class HourState(StrEnum):
     """The stored record does not match its digest, and is not sent."""
     QUARANTINED = "quarantined"
     """Relay after relay died with this record in its hands."""
+    UNCONFIRMED = "unconfirmed"
+    """It may have been metered or not, and nothing proves either."""
 
 
 ENDED: Final = tuple(

@@ -29,7 +29,7 @@ from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.millionths import units_of
 from marketplace_metering_async.ledger.model import ENDED, FrozenHour, HourState, Settlement
 from marketplace_metering_async.ledger.settlement import settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed, Store
 from marketplace_metering_async.results import RecordResult
 
 _SEALED_AT_ONCE: Final = 1_000
@@ -72,6 +72,7 @@ class RelayReport:
         returned: Records that stay frozen, to be sent again later.
         units: Units metered.
         stopped_by: What lies with the account and ended the round; None otherwise.
+        copy: What to say of a copy that nobody has adopted, and that seals nothing; None otherwise.
     """
 
     sealed: int = 0
@@ -80,6 +81,14 @@ class RelayReport:
     returned: int = 0
     units: int = 0
     stopped_by: MeteringError | None = None
+    copy: str | None = None
+
+    def note_sealed(self, sealed: Sealed) -> None:
+        """Note what was sealed; hours that are held have ended by it."""
+        self.sealed += sealed.hours
+        if sealed.held:
+            self.ended[HourState.UNCONFIRMED] += sealed.held
+        self.copy = sealed.copy
 
 
 class Relay:
@@ -123,6 +132,8 @@ class Relay:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         await self._tidy()
+        if report.copy is not None:
+            emit(self._observer, WarningIssued(text=report.copy))
         for state, count in report.ended.items():
             emit(self._observer, UsageEndedUnmetered(state=state.value, records=count))
         return report
@@ -138,7 +149,7 @@ class Relay:
         """
         while not self._stop.is_set() and report.stopped_by is None:
             sealed = await self._seal()
-            report.sealed += sealed
+            report.note_sealed(sealed)
             claimed = await self._claim(begun)
             if others is not None and len(claimed) >= _SEALED_AT_ONCE:
                 others.create_task(self._lane(begun, report, None))
@@ -146,7 +157,7 @@ class Relay:
             if claimed:
                 await self._deliver(claimed, report)
                 self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
-            elif sealed < _SEALED_AT_ONCE:
+            elif sealed.hours < _SEALED_AT_ONCE:
                 break
 
     async def until_stopped(self, on_account_error: OnAccountError) -> None:
@@ -185,7 +196,7 @@ class Relay:
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
-    async def _seal(self) -> int:
+    async def _seal(self) -> Sealed:
         return await self._store.seal_due(self._now(), _SEALED_AT_ONCE, self._region_name)
 
     async def _claim(self, begun: int) -> list[FrozenHour]:

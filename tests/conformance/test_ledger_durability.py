@@ -190,7 +190,7 @@ async def test_a_long_relay_removes_old_notes_now_and_then(place: str) -> None:
         await relay.once()
         await execute(
             place,
-            "INSERT INTO marketplace_metering.posting VALUES ('old', now() - interval '2 days')",
+            "INSERT INTO marketplace_metering.posting VALUES ('old', now() - interval '8 days')",
         )
         await relay.once()
         soon = await notes_in(place)
