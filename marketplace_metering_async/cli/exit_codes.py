@@ -35,6 +35,8 @@ class Exit(IntEnum):
     """Some are undelivered, or held back: send them again."""
     ACCOUNT = 4
     """The account or the configuration is at fault."""
+    COPY = 5
+    """The ledger is a copy, such as a restored backup, that nobody has adopted."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
@@ -42,6 +44,7 @@ class Exit(IntEnum):
 _GRAVEST_FIRST: Final = (
     Exit.INTERRUPTED,
     Exit.ACCOUNT,
+    Exit.COPY,
     Exit.USAGE,
     Exit.UNDELIVERED,
     Exit.REJECTED,

@@ -113,7 +113,7 @@ def relay(
     region: Region = None,
     calls_per_second: CallsPerSecond = QUOTA,
 ) -> None:
-    """Seal hours that are over and meter them, until Ctrl-C."""
+    """Seal hours that are over and meter them, until Ctrl-C. Exit code 5: it is a copy."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     settings = Settings(
@@ -134,7 +134,7 @@ def status(
         bool, typer.Option("--prometheus", help="As Prometheus text on stdout.")
     ] = False,
 ) -> None:
-    """Show where all usage is. Exit code 3: at risk; 1: some has ended unmetered."""
+    """Show where all usage is. Exit code 5: a copy; 3: at risk; 1: some has ended unmetered."""
     from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
 
     finish(ledger_status.show(url, stderr_console(), json=json, prometheus=prometheus))
@@ -203,7 +203,7 @@ def prune(
 
 @app.command("adopt-copy")
 def adopt_copy(url: Url) -> None:
-    """Say that this copy, such as a restored backup, is the ledger to go on with."""
+    """Go on with a copy, such as a restored backup, once the producers have repeated."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     finish(ledger_actions.adopt_copy(url, stderr_console()))

@@ -167,9 +167,9 @@ async def test_a_relay_removes_old_notes_in_small_pieces(
         await execute(
             place,
             "INSERT INTO marketplace_metering.posting "
-            "SELECT 'old ' || n, now() - interval '25 hours' FROM generate_series(1, 6) AS n",
+            "SELECT 'old ' || n, now() - interval '169 hours' FROM generate_series(1, 6) AS n",
             "INSERT INTO marketplace_metering.posting "
-            "SELECT 'young ' || n, now() - interval '23 hours' FROM generate_series(1, 2) AS n",
+            "SELECT 'young ' || n, now() - interval '167 hours' FROM generate_series(1, 2) AS n",
         )
         left = [await notes_in(place)]
         for _ in range(3):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final
+from unittest.mock import patch
 
 from attrs import Factory, define, frozen
 
@@ -15,6 +16,7 @@ from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, U
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.ledger.stores.sqlite_file import connect as store_connect
+from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
 from marketplace_metering_async.sandbox import Book, FaultKind
 from support.disk import Mark
 from support.ledgers import NOON, QUICK, SetClock
@@ -155,6 +157,16 @@ class Life:
 
     async def live(self, connect: Connect) -> None:
         """Live it."""
+        write = WatermarkFile._write
+
+        def noted(file: WatermarkFile, text: str) -> None:
+            write(file, text)
+            self._recorder.note_replaced(Path(file.path).name, text.encode())
+
+        with patch.object(WatermarkFile, "_write", noted):
+            await self._live(connect)
+
+    async def _live(self, connect: Connect) -> None:
         async with client_for(self._service, self._clock) as client:
             while self._steps < _STEPS:
                 with suppress(LedgerError):  # of a disk that fails

@@ -24,6 +24,7 @@ from marketplace_metering_async.cli.commands.ledger_status import (
     at_minute,
     exit_of,
     print_unsettled,
+    unheard,
 )
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.formats import UsageFileError
@@ -141,8 +142,10 @@ async def take_over(url: str, old: str, console: Console) -> Exit:
 
 
 async def relay(url: str, settings: Settings, console: Console, *, once: bool) -> Exit:
-    """Relay once, or until a signal."""
+    """Relay once, or until a signal; a copy that nobody has adopted not at all."""
     async with _open(url, console, create=False, region_name=settings.region) as ledger:
+        if (await ledger.status()).is_unconfirmed_copy:
+            return Exit.COPY
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             with Interrupts(console, _CLOSES) as interrupts:
@@ -280,9 +283,15 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
 
 async def adopt_copy(url: str, console: Console) -> Exit:
     """Go on with a copy."""
-    async with _open(url, console, create=False) as ledger:
+    async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
+        if not (await ledger.status()).is_unconfirmed_copy:
+            console.print("this ledger is no copy, or was adopted before: nothing is changed")
+            return Exit.OK
         await ledger.adopt_copy()
-    console.print("adopted: its open hours are metered from now on")
+    console.print(
+        "adopted: new usage is metered from now on; hours that may be metered already end as "
+        "unconfirmed when they are due"
+    )
     return Exit.OK
 
 

@@ -44,6 +44,7 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_sending,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import (
+    DOUBT,
     Connection,
     PostgresConnections,
 )
@@ -384,6 +385,7 @@ async def _guard_copy(db: Connection, place: Place, now: int) -> str | None:
     sign = sign_of_a_copy(ledger, place)
     if sign is not None:
         await db.execute(GUARD, place.mark, now, held_through(ledger, place))
+        await db.execute(DOUBT)
     return sign
 
 

@@ -89,6 +89,9 @@ _GUARD: Final = f"""
     WHERE guarded_since IS NULL
 """
 
+DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
+"""What a copy lacks may have sent them."""
+
 
 class PostgresConnections:
     """A small pool of connections to the database that has a ledger's schema."""
@@ -217,6 +220,7 @@ class PostgresConnections:
         missing = memory.missing(begun["sealings"], note_found=note_found)
         if missing is not None and missing.is_copy:
             await connection.execute(_GUARD)
+            await connection.execute(DOUBT)
         return missing
 
     def _remember(self, seen: Row, note: str | None, missing: Missing | None) -> None:

@@ -34,6 +34,7 @@ from marketplace_metering_async.ledger.posting import PostingResult, PostingRule
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import sqlite_adding, sqlite_reports, sqlite_sending
 from marketplace_metering_async.ledger.stores.sqlite_file import (
+    DOUBT,
     Connect,
     Connection,
     SqliteFile,
@@ -193,6 +194,7 @@ class SqliteStore:
         sign = sign_of_a_copy(ledger, place)
         if sign is not None:
             db.execute(GUARD, (place.mark, now, held_through(ledger, place)))
+            db.execute(DOUBT)
         return sign
 
     def _keep_watermark(self, db: Connection) -> str | None:

@@ -85,6 +85,8 @@ GUARD: Final = f"""
         guarded_since = CAST(strftime('%s', 'now') AS INTEGER)
     WHERE guarded_since IS NULL
 """
+DOUBT: Final = "UPDATE hour SET in_doubt = 1 WHERE state = 'frozen'"
+"""What a copy lacks may have sent them."""
 
 
 class SqliteFile:
@@ -152,6 +154,7 @@ class SqliteFile:
             missing, memory = self._memory.missing(sealings), Memory(sealings=sealings)
             if missing is not None:
                 db.execute(GUARD)
+                db.execute(DOUBT)
             return operation(db)
 
         def remembered() -> T:
