@@ -252,3 +252,43 @@ async def test_what_is_no_copy_is_not_adopted(house: House) -> None:
     await an_hour_later(house)
 
     assert 5 == billed(house)
+
+
+async def test_a_copys_frozen_records_are_in_doubt(tmp_path: Path) -> None:
+    """
+    They go out, unchanged; that the service has them already is no conflict. ledger C1
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(5)
+        house.clock.step(hours=1)
+        await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
+        back_up(path, backup)
+        await an_hour_later(house)
+        await house.use(1)
+        await an_hour_later(house)
+        assert 6 == billed(house)
+    copy_over(backup, path)
+    restored = again(house, url_of(path))
+    async with restored.ledger:
+        await an_hour_later(restored)
+        status = await restored.balance()
+
+    assert {HourState.PROBABLY_METERED: 5} == status.ended
+    assert status.is_unconfirmed_copy
+
+
+async def test_a_relay_does_not_wake_for_what_a_copy_does_not_seal(tmp_path: Path) -> None:
+    """
+    Its open hours are due, and nothing is done about them. ledger M8
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        await house.use(5)
+    shutil.copyfile(tmp_path / "usage.db", tmp_path / "copy.db")
+    copy = again(house, url_of(tmp_path / "copy.db"))
+    async with copy.ledger:
+        asleep = await copy.ledger._store.next_due()
+        await copy.ledger.adopt_copy()
+
+        assert asleep is None
+        assert await copy.ledger._store.next_due() is not None
