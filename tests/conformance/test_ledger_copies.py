@@ -15,6 +15,7 @@ from support.copies import (
     an_hour_later,
     billed,
     first_five,
+    idle_meanwhile,
     lost_timeline,
     repeated,
     warnings_of,
@@ -221,6 +222,17 @@ async def test_a_process_that_lived_through_a_restore_sees_it(tmp_path: Path) ->
     assert status.is_unconfirmed_copy
     assert 105 == billed(house)
     assert any("had sealed 2 times" in text for text in warnings_of(house))
+
+
+async def test_a_relay_that_was_idle_looks_outside_before_it_seals(tmp_path: Path) -> None:
+    """
+    All that it remembers is in the backup. ledger C1
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house:
+        await idle_meanwhile(
+            house, lambda: back_up(path, backup), lambda: use_backup_api(backup, path)
+        )
 
 
 async def test_of_a_live_copy_and_its_original_one_seals(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from support.copies import (
     an_hour_later,
     billed,
     first_five,
+    idle_meanwhile,
     late_hundred,
     lost_timeline,
     repeated,
@@ -75,6 +76,17 @@ async def audit(house: House) -> None:
     assert not status.is_unconfirmed_copy
     assert (105, 112) == (before, status.recorded)
     assert {HourState.UNCONFIRMED: 100} == status.ended
+
+
+async def test_a_relay_that_was_idle_looks_outside_before_it_seals(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """
+    All that it remembers is in the dump. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    async with house_at(with_watermark(plain, tmp_path)) as house:
+        await idle_meanwhile(house, lambda: cluster.dump(plain), lambda: cluster.restore(plain))
 
 
 async def test_usage_that_came_before_the_copy_was_found_is_held(
@@ -142,6 +154,7 @@ async def test_a_relay_that_cannot_write_the_watermark_sends_nothing(
         async with unaware.ledger:
             with pytest.raises(LedgerUnusableError, match="add watermark=FOLDER"):
                 await an_hour_later(unaware)
+            assert 1 == (await unaware.balance()).open  # nor seals it what a copy would hold
         assert 5 == billed(house)
         (tmp_path / "unmounted").rename(folder)
         await an_hour_later(house)

@@ -6,6 +6,7 @@ later hour, and then the backup is put back. Whoever adds the hundred again has 
 they are metered: the ledger has.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,19 @@ def again(house: House, url: str) -> House:
     other.clock, other.service = house.clock, house.service
     other.ledger = other.another()
     return other
+
+
+async def idle_meanwhile(
+    house: House, back_up: Callable[[], None], put_back: Callable[[], None]
+) -> None:
+    """Let a relay that had nothing to do while the story went on be the first one after it."""
+    await first_five(house)
+    async with house.another() as idle:
+        back_up()
+        await lost_timeline(house)
+        await house.ledger.aclose()
+        put_back()
+        house.ledger = idle
+        await repeated(house)
+        assert (await house.balance()).is_unconfirmed_copy
+        assert 105 == billed(house)
