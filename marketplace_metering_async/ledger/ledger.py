@@ -1,26 +1,55 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import LedgerClosedError, MeteringError
+from marketplace_metering_async.errors import (
+    LedgerClosedError,
+    LedgerError,
+    LedgerRegionMismatchError,
+    LedgerUnusableError,
+    MeteringError,
+)
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
-from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
+from marketplace_metering_async.ledger.model import (
+    DECIDED,
+    ENDED,
+    HourState,
+    Note,
+    ProductDimension,
+    Usage,
+)
 from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
-from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
+from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
+from marketplace_metering_async.ledger.relaying import Relaying, running
+from marketplace_metering_async.ledger.resolutions import (
+    ResolvedAs,
+    Taken,
+    require_note,
+    rows_of,
+    state_of_taken,
+    state_resolved,
+)
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
 from marketplace_metering_async.ledger.usage import UsageReader, customer_of, moment_of
+from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import CALLS_PER_SECOND
+from marketplace_metering_async.quantities import Quantity
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -46,6 +75,7 @@ class UsageLedger:
         region_name: str | None = None,
         grace: float = 600.0,
         late: Late = "carry",
+        whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
         reach: FailPoint = no_failure,
@@ -62,6 +92,7 @@ class UsageLedger:
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
         self._store = store
         self._region_name = region_name
+        self._whole = None if whole is None else declared(whole)
         self._rules = PostingRules(grace=int(grace), late=late)
         self._clock = SystemClock() if clock is None else clock
         self._observer = LoggingObserver() if observer is None else observer
@@ -70,6 +101,7 @@ class UsageLedger:
         self._is_open = False
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
+        self._known = KnownVerdicts(store)
 
     @classmethod
     def open(
@@ -80,6 +112,7 @@ class UsageLedger:
         region_name: str | None = None,
         grace: float = 600.0,
         late: Late = "carry",
+        whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> Self:
@@ -101,12 +134,18 @@ class UsageLedger:
                 its record is frozen.
             late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour, or
                 "refuse" with LateUsageError.
+            whole: Dimensions of which the service takes whole quantities only: their names, or
+                pairs of a product's code and a name (a license's usage is of the product that it
+                names). Usage of them that is a fraction, or above 2147483647, is refused where it
+                is added. The ledger keeps this list, for all who use it, until it is opened with
+                another one; [] ends it, and None leaves it as it is.
             clock: A clock of yours, for tests.
             observer: Gets warnings and events; by default the package's logger.
 
         Raises:
             ConfigurationError: for a URL of another kind, of memory, or with options of a file.
-            ValueError: for a negative grace, or another word for late.
+            ValueError: for a negative grace, another word for late, or what names no dimension.
+            TypeError: for one text in place of a list of dimensions.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
@@ -120,6 +159,7 @@ class UsageLedger:
             region_name=region_name,
             grace=grace,
             late=late,
+            whole=whole,
             clock=clock,
             observer=observer,
         )
@@ -129,6 +169,7 @@ class UsageLedger:
         await self._store.open(self._warn)
         try:
             about = await self._store.check_identity(self._region_name, self._now())
+            await self._declare_whole()
         except BaseException:
             await self._store.aclose()
             raise
@@ -147,16 +188,32 @@ class UsageLedger:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for usage that is being stored, and close the database; twice is fine."""
+        """
+        Wait for usage that is being stored, and close the database; twice is fine.
+
+        Verdicts that could not be written down before are tried once more; if that fails, a warning
+        says how many, and those records are sent again, unchanged.
+        """
         self._is_open = False
         await self._groups.settled()
+        if self._known:
+            await self._write_what_is_known()
         await self._store.aclose()
+
+    async def _write_what_is_known(self) -> None:
+        news = RelayNews()
+        try:
+            await self._known.write(self._now(), news.hear)
+        except LedgerError as error:
+            text = f"{len(self._known)} verdicts could not be written down ({error})"
+            emit(self._observer, WarningIssued(text=text))
+        news.tell(self._observer)
 
     async def add_usage(
         self,
         *,
         dimension: str,
-        quantity: int,
+        quantity: Quantity | str,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -170,7 +227,8 @@ class UsageLedger:
 
         Args:
             dimension: One of the product's dimensions.
-            quantity: Whole units, 0 to 2147483647; they add up with the rest of the hour.
+            quantity: Units, 0 to 9999999999.999999 in steps of a millionth, as an int, a Decimal
+                or a text as "17.42"; they add up exactly with the rest of the hour.
             customer_aws_account_id: The buyer's AWS account.
             customer_identifier: The buyer in legacy integrations, in place of the account.
             license_arn: The buyer's license (Concurrent Agreements), together with the account.
@@ -184,7 +242,8 @@ class UsageLedger:
                 with the first statement, so execute one before.
 
         Raises:
-            InvalidRecordError: what the service would refuse; nothing was stored.
+            InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
+                declared whole; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
             LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
@@ -266,11 +325,31 @@ class UsageLedger:
         Cancelling it is as cancelling `relay_once`.
         """
         self._require_open()
-        if on_account_error not in ("retry", "raise"):
-            raise ValueError(
-                f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}"
-            )
+        require_word(on_account_error)
         await self._relay(client, stop).until_stopped(on_account_error)
+
+    def relaying(
+        self, client: MarketplaceMeteringClient, *, on_account_error: OnAccountError = "retry"
+    ) -> AbstractAsyncContextManager[Relaying]:
+        """
+        Return what relays for as long as it is entered: `async with ledger.relaying(client):`.
+
+        The service for a program that goes on: it does what `relay` does beside the block, and at
+        the end of the block stops, loses no answer, and writes down all that it knows.
+
+        Entering it raises what no time cures: LedgerRegionMismatchError, LedgerUnusableError,
+        NoRegionError, ValueError, LedgerClosedError, ClientClosedError; with "raise" also
+        ConfigurationError, where there are no credentials. With "retry" those are reported at once
+        (RelayBlocked, an ERROR in the log) and waited for. If the relay ends before the block, as
+        with "raise" where access is denied, the block is cancelled, and the relay's error raised.
+
+        Cancelling the block ends the relay in the same way. Leaving waits for what is on the wire,
+        and half a minute for a database that is away; cancelled meanwhile, claims are given back.
+        """
+        self._require_open()
+        require_word(on_account_error)
+        stop = asyncio.Event()
+        return running(self._relay(client, stop), stop, on_account_error)
 
     def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
         """
@@ -338,6 +417,16 @@ class UsageLedger:
         )
         await self._store.reopen(customer)
 
+    async def whole_dimensions(self) -> frozenset[ProductDimension]:
+        """
+        Return the dimensions declared whole: of a product, or of all where its code is ''.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        return await self._store.whole_dimensions()
+
     async def status(self) -> LedgerStatus:
         """
         Return where all usage is, in units that add up.
@@ -394,21 +483,140 @@ class UsageLedger:
         Send ended records again, unchanged, where the service still takes them.
 
         Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER) goes to the hour that runs
-        now: that is your decision, since it moves a charge to another month or agreement.
+        now, but only where you name its state: that is your decision, since it moves a charge to
+        another month or agreement.
 
         Args:
-            states: Which; all end states by default.
+            states: Which: end states, or FROZEN, whose records wait no longer. By default all but
+                those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, WRITTEN_OFF.
+                What is UNCONFIRMED is to be resolved first.
 
         Returns: how many are on their way again.
 
         Raises:
-            ValueError: for a state that is no end state.
+            ValueError: for another state, and for UNCONFIRMED.
             LedgerError: the database cannot be used.
         """
         self._require_open()
-        if wrong := [state for state in states if state not in ENDED]:
-            raise ValueError(f"states: expected end states, got {wrong[0]}")
-        return await self._store.rearm(states or ENDED, self._now(), self._rules)
+        if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
+            raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
+        if HourState.UNCONFIRMED in states:
+            raise ValueError("resolve what is unconfirmed first: it may be metered already")
+        by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
+        return await self._store.rearm(states or by_default, self._now(), self._rules)
+
+    async def resolve(
+        self, hours: Iterable[HistoryEntry | str], as_: ResolvedAs, *, note: str
+    ) -> int:
+        """
+        Say what became of usage that has ended; it stands in the history, with your *note*.
+
+        The way out of PROBABLY_METERED, CONFLICT and every other end state, once you have looked
+        into CloudTrail or the usage report. A success that the service says later wins over it, and
+        is reported as a warning.
+
+        Args:
+            hours: Entries of `history()`, or their names. All of them are resolved, or none.
+            as_: "metered": the customer is billed for it, and it cannot be undone. "not_metered":
+                the service does not have it; `retry()` may send the identical record within its
+                window, and `reopen()` bill it in another hour. "written_off": nobody is billed.
+            note: Why, for those who read the history later; 1 to 1000 characters.
+
+        Returns: how many are resolved.
+
+        Raises:
+            CannotResolveError: one has not ended (a relay may hold it), or is gone; nothing is
+                changed. Of what was never sent (MONTH_OVER, SUBSCRIPTION_OVER) one can only say
+                "written_off".
+            ValueError: for another word, an empty note, or what names no entry.
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        after, rows = state_resolved(as_), rows_of(map(_name_of, hours))
+        return await self._store.resolve(*rows, after, self._note(note))
+
+    async def reopen(self, hours: Iterable[HistoryEntry | str], *, note: str) -> int:
+        """
+        Bill the usage of ended *hours* in the hour that runs, with your *note* in the history.
+
+        Only where the service surely does not have it: resolved as not metered, or refused while no
+        attempt was in doubt. It moves a charge to another hour, and maybe to another month.
+
+        Returns: of how many.
+
+        Raises: as `resolve`; CannotResolveError also where it may be metered, or is damaged.
+        """
+        self._require_open()
+        ids, stranded = rows_of(map(_name_of, hours))
+        if stranded:
+            raise ValueError("hours: move what no hour carries with retry(), by its state")
+        return await self._store.rebill(ids, self._note(note), self._rules)
+
+    async def rebind(
+        self, client: MarketplaceMeteringClient, *, taken: Taken | None = None, note: str
+    ) -> int:
+        """
+        Send records to the host of *client* from now on, such as another endpoint of the region.
+
+        Stop all relays first.
+
+        Args:
+            client: Of the ledger's region.
+            taken: What becomes of records that the old host has taken: "billed" (all is well),
+                "send" (again, to the new one; those whose window is closed end as not metered) or
+                "written_off". Needed where the old one is none of AWS's, such as a sandbox.
+            note: Why; it stands in the history of what is metered no more.
+
+        Returns: how many records are metered no more.
+
+        Raises:
+            LedgerRegionMismatchError: the client is of another region.
+            CannotResolveError: *taken* is needed, or a relay has records in its hands.
+            ValueError: for another word, or an empty note.
+            ClientClosedError, ConfigurationError, LedgerError: as `relay_once`.
+        """
+        self._require_open()
+        endpoint = await client.endpoint()
+        status = await self.status()
+        if status.region_name not in (None, endpoint.region_name):
+            raise LedgerRegionMismatchError(
+                f"the ledger's records go to {status.region_name}, not to {endpoint.region_name}"
+            )
+        after = state_of_taken(taken, status.host, status.metered)
+        host = urlsplit(endpoint.url).hostname or ""
+        return await self._store.rebind(host, after, self._note(note))
+
+    async def un_retire(self, url: str) -> None:
+        """
+        Go on with this ledger, which moved to the one at *url*, where that has nothing of it.
+
+        Raises:
+            LedgerUnusableError: that ledger has usage, this one moved elsewhere, or not at all.
+            ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
+            LedgerError: one of the databases cannot be used.
+        """
+        self._require_open()
+        if (moved_to := await self._moved_to()) is None:
+            raise LedgerUnusableError("this ledger has not moved, and can be used")
+        target = store_at(url, create=False)
+        await target.open(self._warn)
+        try:
+            await target.let_go(self._store)
+        finally:
+            await target.aclose()
+        if await self._moved_to() is not None:
+            raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
+
+    def _note(self, text: str) -> Note:
+        return Note(require_note(text), self._now())
+
+    async def _moved_to(self) -> str | None:
+        return (await self._store.status(self._now())).ledger.moved_to
+
+    @staticmethod
+    def explain(state: HourState) -> Explanation:
+        """Return what *state* means, and what to do about usage in it."""
+        return EXPLANATIONS[state]
 
     async def prune(self, before: datetime) -> int:
         """
@@ -489,6 +697,7 @@ class UsageLedger:
         return Relay(
             client,
             self._store,
+            self._known,
             stop=asyncio.Event() if stop is None else stop,
             slice_seconds=self._slice,
             clock=self._clock,
@@ -499,6 +708,15 @@ class UsageLedger:
     def _warn(self, text: str) -> None:
         emit(self._observer, WarningIssued(text=text))
 
+    async def _declare_whole(self) -> None:
+        """Keep what is declared now, and warn of what was declared before and is so no more."""
+        if self._whole is None or self._whole == (kept := await self._store.whole_dimensions()):
+            return
+        await self._store.declare_whole(self._whole, self._now())
+        if kept - self._whole:
+            names = ", ".join(sorted({dimension for _, dimension in kept - self._whole}))
+            self._warn(f"the ledger takes fractions of what was declared whole until now: {names}")
+
     def _require_open(self) -> None:
         if not self._is_open:
             raise LedgerClosedError("the ledger is not open")
@@ -508,3 +726,7 @@ class UsageLedger:
 
     async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
         return await self._store.post(usages, self._now(), self._rules)
+
+
+def _name_of(hour: HistoryEntry | str) -> str:
+    return hour if isinstance(hour, str) else hour.name

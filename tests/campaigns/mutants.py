@@ -241,11 +241,13 @@ def prune_by_age() -> None:
 
 def copy_is_not_seen() -> None:
     """A file that was put back goes on as if nothing had been."""
+
+    def nothing(*args: Any, **named: Any) -> None:
+        """See nothing."""
+
     for store in (sqlite, postgresql):
-        store.sign_of_a_copy = lambda ledger, place: None  # type: ignore[attr-defined]
-    watermark.Memory.missing = (  # type: ignore[method-assign]
-        lambda self, sealings, note_found=True: None
-    )
+        store.sign_of_a_copy = nothing  # type: ignore[attr-defined]
+    watermark.Memory.missing = nothing  # type: ignore[method-assign]
 
 
 def adopted_copy_holds_nothing() -> None:

@@ -160,7 +160,7 @@ def test_a_mistyped_url_is_an_error_and_makes_no_ledger(
 
 def test_a_copy_is_not_relayed(tmp_path: Path, usage: Path) -> None:
     """
-    It ends at once with a code of its own, and so does its status; adopted, it goes on. ledger H7,
+    It ends at once with a code of its own; its status is at risk. Adopted, it goes on. ledger H7,
     newcomer M12
     """
     with running_sandbox() as sandbox:
@@ -174,10 +174,14 @@ def test_a_copy_is_not_relayed(tmp_path: Path, usage: Path) -> None:
         ]
         status = process("ledger", "status", url)
         adopted, again = (process("ledger", "adopt-copy", url) for _ in range(2))
+        retried = process("ledger", "retry", url, "--state", "unconfirmed")
         after = process("ledger", "relay", url, "--once", *target(sandbox)[:2])
 
-    assert [Exit.COPY] * 3 == [run.code for run in (*relays, status)]
+    assert [Exit.COPY] * 2 == [run.code for run in relays]
+    assert Exit.UNDELIVERED == status.code
     assert all("this ledger is a copy" in run.err for run in relays)
     assert [Exit.OK] * 2 == [adopted.code, again.code]
     assert "no copy, or was adopted before" in again.err
     assert Exit.COPY != after.code
+    assert Exit.USAGE == retried.code
+    assert "resolve what is unconfirmed first" in retried.err

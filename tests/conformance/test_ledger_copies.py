@@ -16,15 +16,17 @@ from support.copies import (
     billed,
     first_five,
     idle_meanwhile,
+    late_hundred,
     lost_timeline,
     repeated,
     warnings_of,
     watermark_in,
 )
-from support.ledgers import House, house_at
+from support.ledgers import House, change, house_at
 
 from marketplace_metering_async import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.ledger.resolutions import ResolvedAs
 
 Restore = Callable[[Path, Path], None]
 """Puts a backup into the place of a ledger."""
@@ -304,3 +306,37 @@ async def test_a_relay_does_not_wake_for_what_a_copy_does_not_seal(tmp_path: Pat
 
         assert asleep is None
         assert await copy.ledger._store.next_due() is not None
+
+
+@pytest.mark.parametrize(
+    ("as_", "paid"), [("metered", 5), ("not_metered", 108), ("written_off", 5)]
+)
+async def test_what_is_held_has_a_way_out(url: str, as_: ResolvedAs, paid: int) -> None:
+    """
+    Each hour, and what no hour carries, is as a person has found it; before, nothing moves it on.
+    ledger C1
+    """
+    async with house_at(url) as house:
+        await first_five(house)
+        await change(url, "UPDATE ledger SET mark = 'elsewhere' RETURNING 1")
+    copy = again(house, url)
+    async with copy.ledger:
+        await copy.ledger.adopt_copy()
+        await copy.use(3)
+        await late_hundred(copy)
+        await an_hour_later(copy)
+        held = [e async for e in copy.ledger.history() if e.state == HourState.UNCONFIRMED]
+        with pytest.raises(ValueError, match="resolve what is unconfirmed first"):
+            await copy.ledger.retry(HourState.UNCONFIRMED)
+        assert 0 == await copy.ledger.retry()
+        assert 2 == await copy.ledger.resolve(held, as_, note="seen in CloudTrail")
+        if as_ == "not_metered":
+            assert 2 == await copy.ledger.retry(HourState.NOT_METERED)
+        for _ in range(2):
+            await an_hour_later(copy)
+        status = await copy.balance()
+
+    assert [3, 100] == sorted(entry.quantity for entry in held)
+    assert paid == billed(copy)
+    assert 108 == status.recorded
+    assert {"metered": 108, "not_metered": 108, "written_off": 5}[as_] == status.metered

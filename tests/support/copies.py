@@ -44,7 +44,7 @@ async def late_hundred(house: House) -> None:
 
 
 def billed(house: House) -> int:
-    return sum(house.metered().values())
+    return sum(int(units) for units in house.metered().values())
 
 
 async def lost_timeline(house: House) -> None:

@@ -27,12 +27,18 @@ from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
     HourState,
+    Note,
     Settlement,
     Usage,
 )
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
-from marketplace_metering_async.ledger.stores import sqlite_adding, sqlite_reports, sqlite_sending
+from marketplace_metering_async.ledger.stores import (
+    sqlite_adding,
+    sqlite_operator,
+    sqlite_reports,
+    sqlite_sending,
+)
 from marketplace_metering_async.ledger.stores.sqlite_file import (
     DOUBT,
     Connect,
@@ -50,6 +56,7 @@ from marketplace_metering_async.ledger.stores.store import (
 )
 from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
 from marketplace_metering_async.ledger.watermark import Place, adopted
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 GUARD: Final = """
     UPDATE ledger SET mark = ?1, guarded_since = COALESCE(guarded_since, ?2), held_through =
@@ -140,6 +147,15 @@ class SqliteStore:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
+    async def whole_dimensions(self) -> WholeDimensions:
+        """See Store."""
+        return await self._file.read(sqlite_adding.whole_dimensions)
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """See Store."""
+        declare = sqlite_adding.declare_whole
+        await self._file.change(lambda db: declare(db, whole, now))
+
     async def close(self, customer: CustomerKey, at: int, now: int) -> int:
         """See Store."""
         return await self._file.change(lambda db: sqlite_adding.close(db, customer, at, now))
@@ -151,6 +167,25 @@ class SqliteStore:
     async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
         """See Store."""
         return await self._file.change(lambda db: sqlite_adding.rearm(db, states, now, rules))
+
+    async def resolve(
+        self,
+        hours: Sequence[int],
+        stranded: Sequence[int],
+        after: HourState,
+        note: Note,
+    ) -> int:
+        """See Store."""
+        resolve = sqlite_operator.resolve
+        return await self._file.change(lambda db: resolve(db, hours, stranded, after, note))
+
+    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
+        """See Store."""
+        return await self._file.change(lambda db: sqlite_operator.rebill(db, hours, note, rules))
+
+    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
+        """See Store."""
+        return await self._file.change(lambda db: sqlite_operator.rebind(db, host, taken, note))
 
     async def seal_due(self, now: int, limit: int, region_name: str) -> Sealed:
         """See Store."""
@@ -210,6 +245,11 @@ class SqliteStore:
             db.execute("UPDATE ledger SET watermark = ?", (file.path,))
         return lost_watermark(ledger, place)
 
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """See Store."""
+        returned = sqlite_sending.return_claims
+        await self._file.change(lambda db: returned(db, claims, not_before), though_moved=True)
+
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
         settle = sqlite_sending.settle
@@ -220,10 +260,6 @@ class SqliteStore:
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._file.read(sqlite_sending.next_due)
-
-    async def oldest_unsettled(self) -> int | None:
-        """See Store."""
-        return await self._file.read(sqlite_reports.oldest_unsettled)
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
@@ -259,6 +295,10 @@ class SqliteStore:
     async def take_over(self, source: Store) -> int:
         """See Store."""
         raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
+
+    async def let_go(self, source: Store) -> None:
+        """See Store."""
+        raise ConfigurationError("no ledger moves into one in SQLite")
 
     async def retire(self, to: str) -> Identity:
         """See Store."""
