@@ -92,6 +92,13 @@ EXPLANATIONS: Final[Mapping[HourState, Explanation]] = MappingProxyType(
             "See why the relays died (memory, a defect). Once that is fixed, `ledger retry --state "
             f"quarantined` sends it again within its window. {_COMPARE} Then `ledger resolve`.",
         ),
+        HourState.UNCONFIRMED: Explanation(
+            "It may have been metered or not, and nothing proves either: by the ledger that this "
+            "one, which was adopted, is a copy of.",
+            f"{_COMPARE} What the service has: `ledger resolve --as metered`. What it has not: "
+            "`ledger resolve --as not_metered`, then `ledger retry --state not_metered`, or "
+            "`ledger reopen` where the record's window is closed.",
+        ),
         HourState.NOT_METERED: Explanation(
             "A person has found that the service does not have the record.",
             "`ledger retry --state not_metered` sends the identical record within its window; "

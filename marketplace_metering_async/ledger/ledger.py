@@ -122,7 +122,11 @@ class UsageLedger:
 
         Args:
             url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
-                `postgresql://user:password@host/database` (extra `postgres`).
+                `postgresql://user:password@host/database` (extra `postgres`). To the latter
+                `?watermark=/folder` adds where relays write down, outside of the database, how far
+                they have sealed, so that a restored one is known by what it lacks: a folder that
+                all of them share, and that no backup of the database brings back. A file has its
+                own beside it.
             create: Whether it is made if it is not there. Say no where you only look, so that a
                 mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which
@@ -163,7 +167,7 @@ class UsageLedger:
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
-        await self._store.open()
+        await self._store.open(self._warn)
         try:
             about = await self._store.check_identity(self._region_name, self._now())
             await self._declare_whole()
@@ -171,7 +175,7 @@ class UsageLedger:
             await self._store.aclose()
             raise
         if about is not None:
-            emit(self._observer, WarningIssued(text=about))
+            self._warn(about)
         self._is_open = True
         return self
 
@@ -504,16 +508,19 @@ class UsageLedger:
         Args:
             states: Which: end states, or FROZEN, whose records wait no longer. By default all but
                 those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, WRITTEN_OFF.
+                What is UNCONFIRMED is to be resolved first.
 
         Returns: how many are on their way again.
 
         Raises:
-            ValueError: for another state.
+            ValueError: for another state, and for UNCONFIRMED.
             LedgerError: the database cannot be used.
         """
         self._require_open()
         if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
             raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
+        if HourState.UNCONFIRMED in states:
+            raise ValueError("resolve what is unconfirmed first: it may be metered already")
         by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
         return await self._store.rearm(states or by_default, self._now(), self._rules)
 
@@ -611,7 +618,7 @@ class UsageLedger:
         if (moved_to := await self._moved_to()) is None:
             raise LedgerUnusableError("this ledger has not moved, and can be used")
         target = store_at(url, create=False)
-        await target.open()
+        await target.open(self._warn)
         try:
             await target.let_go(self._store)
         finally:
@@ -662,14 +669,22 @@ class UsageLedger:
         """
         Say that this copy of a ledger, such as a restored backup, is the one to go on with.
 
-        Until then its frozen records go out, which is harmless, and its open hours wait: they may
-        have been sent by the ledger that it is a copy of. Compare with CloudTrail first.
+        Until then its frozen records go out, which is harmless, and its open hours wait: what the
+        copy lacks may have metered them. Let the producers repeat their usage by event id first.
+
+        From then on usage is metered again, but for what may be metered already: hours up to the
+        latest one that had been sealed (where nobody knows which, up to now) end as UNCONFIRMED
+        when they are due, and so does late usage of that time. Compare with CloudTrail what the
+        service has of them.
+
+        A ledger that is no copy stays as it is.
 
         Raises:
-            LedgerError: the database cannot be used.
+            LedgerError: the database cannot be used, or the watermark not be written: nothing is
+                sent until it can.
         """
         self._require_open()
-        await self._store.release()
+        await self._store.adopt(self._now())
 
     async def take_over(self, url: str) -> int:
         """
@@ -691,7 +706,7 @@ class UsageLedger:
         """
         self._require_open()
         source = store_at(url, create=False)
-        await source.open()
+        await source.open(self._warn)
         try:
             return await self._store.take_over(source)
         finally:
@@ -709,6 +724,9 @@ class UsageLedger:
             reach=self._reach,
         )
 
+    def _warn(self, text: str) -> None:
+        emit(self._observer, WarningIssued(text=text))
+
     async def _declare_whole(self) -> None:
         """Keep what is declared now, and warn of what was declared before and is so no more."""
         if self._whole is None or self._whole == (kept := await self._store.whole_dimensions()):
@@ -716,8 +734,7 @@ class UsageLedger:
         await self._store.declare_whole(self._whole, self._now())
         if kept - self._whole:
             names = ", ".join(sorted({dimension for _, dimension in kept - self._whole}))
-            text = f"the ledger takes fractions of what was declared whole until now: {names}"
-            emit(self._observer, WarningIssued(text=text))
+            self._warn(f"the ledger takes fractions of what was declared whole until now: {names}")
 
     def _require_open(self) -> None:
         if not self._is_open:

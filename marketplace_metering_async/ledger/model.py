@@ -38,6 +38,8 @@ class HourState(StrEnum):
     """The stored record does not match its digest, and is not sent."""
     QUARANTINED = "quarantined"
     """Relay after relay died with this record in its hands."""
+    UNCONFIRMED = "unconfirmed"
+    """It may have been metered or not, and nothing proves either."""
     NOT_METERED = "not_metered"
     """A person has found that the service does not have the record."""
     WRITTEN_OFF = "written_off"
@@ -56,7 +58,7 @@ ENDED: Final = tuple(
 STRANDED: Final = (HourState.MONTH_OVER, HourState.SUBSCRIPTION_OVER)
 """The states of usage that no hour carries."""
 
-DECIDED: Final = (*STRANDED, HourState.WRITTEN_OFF)
+DECIDED: Final = (*STRANDED, HourState.UNCONFIRMED, HourState.WRITTEN_OFF)
 """End states of which a person has to decide: nothing moves them on but by their name."""
 
 

@@ -3,7 +3,8 @@ Where usage goes: the decisions of the ledger's way in, without a store.
 
 Usage adds to the hour in which it happened while that hour is not sealed. Late usage, and usage
 for which an hour has no room left, goes to the first unsealed hour; never over the edge of a month,
-and never out of an ended subscription: that ends in a named state.
+never out of an ended subscription, and not where the ledger that this is a copy of may have metered
+it: that ends in a named state.
 
 A store loads what a group of usage touches into a Posting, posts, and writes down its changes, all
 in one transaction.
@@ -19,6 +20,7 @@ from marketplace_metering_async.errors import EventConflictError, LateUsageError
 from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
+from marketplace_metering_async.ledger.watermark import UNKNOWN
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
@@ -124,6 +126,7 @@ class KeyState:
         hours: Hour to what is in it.
         recorded: Millionths that were added to the key.
         stranded: (origin, state) to millionths and pieces that no hour carries.
+        held_through: Usage up to then may be metered already; None in a ledger that is no copy.
     """
 
     key_id: int
@@ -132,6 +135,7 @@ class KeyState:
     hours: dict[int, OpenHour] = field(factory=dict)
     recorded: int = 0
     stranded: dict[tuple[int, HourState], tuple[int, int]] = field(factory=dict)
+    held_through: int | None = None
 
 
 @frozen
@@ -176,7 +180,8 @@ class AddedUsage:
         hour: The start of the hour (UTC) whose record has it; None where none may.
         late: Whether that is another hour than the one in which it happened.
         repeated: Whether the event id was known, so that nothing was added now.
-        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER); None where one has.
+        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER, and in a copy UNCONFIRMED); None
+            where one has.
     """
 
     hour: datetime | None = None
@@ -257,6 +262,8 @@ class Posting:
         own = key.hours.get(origin)
         if in_time and (own is None or _has_room(own, usage.quantity)):
             return self._hour(key, origin, urgent=ended)
+        if key.held_through is not None and origin <= key.held_through < UNKNOWN:
+            return HourState.UNCONFIRMED  # another hour may have it already, and is metered
         if ended:
             return HourState.SUBSCRIPTION_OVER
         is_full = in_time and own is not None and own.is_open

@@ -27,7 +27,8 @@ from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, license_product
+    SELECT name, key_id, closed_at, license_product,
+           (SELECT held_through FROM marketplace_metering.ledger)
     FROM marketplace_metering.usage_key WHERE name IN (SELECT unnest($1::text[]))
     ORDER BY key_id FOR UPDATE
 """
@@ -157,8 +158,13 @@ async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[
 
 async def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
     return {
-        name: KeyState(key_id, names[name].summed_under(license_product), closed_at)
-        for name, key_id, closed_at, license_product in await db.fetch(KEYS, [*names])
+        name: KeyState(
+            key_id,
+            names[name].summed_under(license_product),
+            closed_at,
+            held_through=held_through,
+        )
+        for name, key_id, closed_at, license_product, held_through in await db.fetch(KEYS, [*names])
     }
 
 

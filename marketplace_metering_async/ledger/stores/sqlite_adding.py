@@ -29,8 +29,8 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, 
 from marketplace_metering_async.quantities import MILLION
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, license_product FROM usage_key
-    WHERE name IN (SELECT value FROM json_each(?))
+    SELECT name, key_id, closed_at, license_product, (SELECT held_through FROM ledger)
+    FROM usage_key WHERE name IN (SELECT value FROM json_each(?))
 """
 NEW_KEY: Final = """
     INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
@@ -124,8 +124,13 @@ def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageK
 
 def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
     return {
-        name: KeyState(key_id, names[name].summed_under(license_product), closed_at)
-        for name, key_id, closed_at, license_product in db.execute(
+        name: KeyState(
+            key_id,
+            names[name].summed_under(license_product),
+            closed_at,
+            held_through=held_through,
+        )
+        for name, key_id, closed_at, license_product, held_through in db.execute(
             KEYS, (json.dumps([*names]),)
         ).fetchall()
     }

@@ -2,7 +2,8 @@
 -- records are numeric.
 
 -- One row: whose ledger this is, where its records go, and which versions of the package may use it.
--- `sealings` rises in every transaction that seals hours.
+-- `sealings` rises in every transaction that seals hours, and is written to the file `watermark`
+-- before anything of them is sent. Of a copy, usage up to `held_through` is not sent.
 CREATE TABLE marketplace_metering.ledger (
     one integer PRIMARY KEY CHECK (one = 1),
     version bigint NOT NULL,
@@ -15,7 +16,11 @@ CREATE TABLE marketplace_metering.ledger (
     guarded_since bigint,
     moved_to text,
     last_success_at bigint,
-    sealings bigint NOT NULL DEFAULT 0
+    sealings bigint NOT NULL DEFAULT 0,
+    sealed_through bigint,
+    watermark text,
+    held_through bigint,
+    adopted_at bigint
 ) WITH (fillfactor = 70);
 
 INSERT INTO marketplace_metering.ledger (one, version, min_compatible) VALUES (1, 1, 1);
