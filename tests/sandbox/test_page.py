@@ -1,13 +1,11 @@
 """What the page is told: sums, calls, refusals and controls, bounded whatever the book holds."""
 
 import asyncio
-import gc
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import thread_time
 from typing import Any
 
 import aiohttp
@@ -22,7 +20,6 @@ from marketplace_metering_async.sandbox import (
     Book,
     Fault,
     FaultKind,
-    Metered,
     Principal,
     Rules,
     Sandbox,
@@ -172,38 +169,6 @@ async def test_licenses_of_one_product_are_one_unit_and_the_busiest_are_shown() 
     await sums.follow(place.book)
     shown, count = sums.units([], 3)
     assert (20, ["d17", "d18", "d19"]) == (count, [one.dimension for one in shown])
-
-
-async def test_a_refresh_leaves_the_event_loop_its_turns() -> None:
-    """
-    Under 50 ms of it at once with 100,000 records, at the first look and at the next. P5, S5
-    """
-    place = Sandbox(clock=SandboxClock(NOW, speed=0))
-    for number in range(100_000):
-        hour = NOW - timedelta(hours=number % 20)
-        key = ("us-east-1", "p", None, f"{number:012d}", None, "requests", float(number))
-        one = Metered(*key[:5], None, "requests", hour, number, (), str(number), NOW)
-        place.book.metered.add(key, one)
-    view, gaps = View(place, place), [0.0]
-
-    async def watch() -> None:
-        before = thread_time()
-        while True:
-            await asyncio.sleep(0)
-            gaps.append(thread_time() - before)
-            before = thread_time()
-
-    gc.disable()  # whose pauses are not ours
-    watching = asyncio.create_task(watch())
-    try:
-        for by in (COLUMNS, COLUMNS, ("customer",), ("hour",)):
-            told = await view.figures(by=by, search="", monotonic=0.0)
-            assert 100_000 == told["totals"]["records"]
-    finally:
-        watching.cancel()
-        gc.enable()
-
-    assert max(gaps) < 0.05, sorted(gaps)[-5:]
 
 
 def test_every_switch_is_offered_with_its_meaning() -> None:
