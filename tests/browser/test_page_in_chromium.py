@@ -179,7 +179,7 @@ async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> N
     Readings, times and regions; what is not as usual stands there.
     """
     await page.shows("All as usual", "#rules")
-    await page.click("#rules summary")
+    await page.click("#rules-turn summary")
     choose = "(() => { const s = document.querySelector('#rules-name'); s.value = '{}'; "
     choose += "s.dispatchEvent(new Event('change')); })()"
     await page.run(choose.replace("{}", "key_by"))
@@ -200,6 +200,23 @@ async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> N
     for _ in range(3):
         await page.click("#rules-list button")
         await asyncio.sleep(0.5)
+    await page.shows("All as usual", "#rules")
+    assert Rules() == place.book.rules
+
+
+async def test_every_reading_is_shown_with_its_source(page: Page, place: Sandbox) -> None:
+    """
+    A preset turns them all; one is turned from where it stands.
+    """
+    await page.click("#rules-strict")
+    await page.shows("instant, usually hour", "#rules-list")
+    assert Rules.strict() == place.book.rules
+    await page.click("#rules summary")
+    await page.shows("Open: Seller guide and agent skill say hour", "#rules-readings")
+    await page.shows("Documented: API reference of MeterUsage", "#rules-readings")
+    await page.click("#rules-readings [aria-label='Turn key by']")
+    await page.until("document.activeElement.value === 'key_by'")
+    await page.click("#rules-usual")
     await page.shows("All as usual", "#rules")
     assert Rules() == place.book.rules
 

@@ -193,3 +193,19 @@ def test_an_option_that_says_nothing_right_is_refused(
 
     assert (2, "", True) == (done.code, done.out, says in done.err), done.err
     assert "Traceback" not in done.err
+
+
+def test_the_rules_are_shown(shell: Shell) -> None:
+    """
+    As JSON lines for programs, and as a table for people.
+    """
+    done = shell("sandbox", "rules")
+
+    assert 0 == done.code
+    by_name = {row["switch"]: row for row in done.lines}
+    assert {"usual": "hour", "strict": "hour", "kind": "timestamp"}.items() <= (
+        by_name["key_by"].items()
+    )
+    assert ["success"] == by_name["identical_resend"]["others"]
+    assert "agent skill" in done.err.replace("\n", " ")
+    assert all(name[:12] in done.err for name in by_name)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,11 +20,9 @@ from marketplace_metering_async.sandbox import (
     Fault,
     FaultKind,
     Principal,
-    Rules,
     Sandbox,
     SandboxClock,
 )
-from marketplace_metering_async.sandbox.page.rule_choices import rule_choices
 from marketplace_metering_async.sandbox.page.sums import COLUMNS, TableSums
 from marketplace_metering_async.sandbox.page.view import View
 
@@ -169,22 +166,6 @@ async def test_licenses_of_one_product_are_one_unit_and_the_busiest_are_shown() 
     await sums.follow(place.book)
     shown, count = sums.units([], 3)
     assert (20, ["d17", "d18", "d19"]) == (count, [one.dimension for one in shown])
-
-
-def test_every_switch_is_offered_with_its_meaning() -> None:
-    """
-    By the documentation of Rules, the only place where it stands.
-    """
-    offered = rule_choices(Rules(key_by="timestamp", regions=[]))
-
-    assert [field.name for field in attrs.fields(Rules)] == [one["name"] for one in offered]
-    assert all(len(one["means"]) > 20 for one in offered)
-    by_name = {one["name"]: one for one in offered}
-    assert ["hour", "timestamp"] == by_name["key_by"]["choices"]
-    assert ("timestamp", "hour") == (by_name["key_by"]["value"], by_name["key_by"]["usual"])
-    assert [400, 409] == by_name["idempotency_conflict_status"]["choices"]
-    assert ("seconds", 86400) == (by_name["age"]["kind"], by_name["age"]["value"])
-    assert ("texts", []) == (by_name["regions"]["kind"], by_name["regions"]["value"])
 
 
 @pytest.fixture

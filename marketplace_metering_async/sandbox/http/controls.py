@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from inspect import isawaitable
 from typing import Any, Final
 
+import attrs
 from aiohttp import web
 
 from marketplace_metering_async.sandbox.as_json import arguments_from_json, as_json, decoded
@@ -25,6 +26,7 @@ from marketplace_metering_async.sandbox.http.registration_page import (
 )
 from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.memory import copy_of
+from marketplace_metering_async.sandbox.service.readings import PRESETS, readings
 from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
 
@@ -52,6 +54,7 @@ class Controls:
             "memory": self.memory,
             "calls": self.calls,
             "marketplace": self.marketplace,
+            "readings": self.readings,
             "public-key": self.public_key,
         }
         return {f"{ROOT}/{name}": handler for name, handler in handlers.items()}
@@ -153,6 +156,10 @@ class Controls:
         """The declared products, the agreements with what they are now, suspended accounts."""
         return web.json_response(marketplace_figures(self._world))
 
+    async def readings(self, _: web.Request) -> web.StreamResponse:
+        """The switches of Rules, each with what it decides, by which page, and its readings."""
+        return web.json_response({"readings": as_json(readings(self._world.book.rules))})
+
     async def public_key(self, request: web.Request) -> web.StreamResponse:
         """The public half of what RegisterUsage signs with, as PEM; ?version=1."""
         try:
@@ -207,8 +214,10 @@ class Controls:
             in_force.replace(*faults or ())
         return {"faults": len(in_force.rules)}
 
-    def set_rules(self, **changes: object) -> dict[str, Any]:
-        """Turn switches of Rules; times in seconds."""
+    def set_rules(self, *, preset: str | None = None, **changes: object) -> dict[str, Any]:
+        """Turn switches of Rules; times in seconds. A preset comes first: usual, strict or kind."""
+        if preset is not None:
+            changes = {**attrs.asdict(PRESETS[preset], recurse=False), **changes}
         self._world.change_rules(**changes)
         rules: dict[str, Any] = as_json(self._world.book.rules)
         return rules

@@ -18,9 +18,9 @@ from marketplace_metering_async.sandbox.figures import (
 )
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
-from marketplace_metering_async.sandbox.page.rule_choices import rule_choices
 from marketplace_metering_async.sandbox.page.sums import COLUMNS, SumRow, TableSums
 from marketplace_metering_async.sandbox.sdks import SDKS
+from marketplace_metering_async.sandbox.service.readings import readings
 from marketplace_metering_async.sandbox.world import World
 
 _MOST_ROWS: Final = 200
@@ -78,7 +78,7 @@ class View:
             "refusals": self._refusals(),
             "quota": self._quota(monotonic),
             "faults": self._faults(),
-            "rules": rule_choices(world.book.rules),
+            "rules": as_json(readings(world.book.rules)),
             "products": self.products.figures(),
             "environment": self._entrance.instructions(),
             "sdks": [
