@@ -55,6 +55,7 @@ class Controls:
             "calls": self.calls,
             "marketplace": self.marketplace,
             "readings": self.readings,
+            "advice": self.advice,
             "public-key": self.public_key,
         }
         return {f"{ROOT}/{name}": handler for name, handler in handlers.items()}
@@ -159,6 +160,11 @@ class Controls:
     async def readings(self, _: web.Request) -> web.StreamResponse:
         """The switches of Rules, each with what it decides, by which page, and its readings."""
         return web.json_response({"readings": as_json(readings(self._world.book.rules))})
+
+    async def advice(self, _: web.Request) -> web.StreamResponse:
+        """What to change in the client, by the latest calls."""
+        found = await asyncio.to_thread(self._world.advice)
+        return web.json_response({"advice": as_json(found)})
 
     async def public_key(self, request: web.Request) -> web.StreamResponse:
         """The public half of what RegisterUsage signs with, as PEM; ?version=1."""

@@ -4,6 +4,7 @@ What the page shows, as JSON: the one place where the page's words meet the sand
 Everything is bounded, whatever the size of the book: the page is for eyes.
 """
 
+import asyncio
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -67,6 +68,7 @@ class View:
         change = world.changes.count
         await self._sums.follow(world.book)
         usage = await self._usage(by, search)
+        advice = await asyncio.to_thread(world.advice)
         return {
             "change": change,
             "url": self._entrance.url,
@@ -76,6 +78,7 @@ class View:
             "units": self._units(),
             "calls": self._calls(),
             "refusals": self._refusals(),
+            "advice": as_json(advice),
             "quota": self._quota(monotonic),
             "faults": self._faults(),
             "rules": as_json(readings(world.book.rules)),
