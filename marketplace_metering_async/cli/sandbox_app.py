@@ -115,3 +115,56 @@ def rules() -> None:
     from marketplace_metering_async.cli.commands import sandbox_rules  # noqa: PLC0415 - a web server
 
     sandbox_rules.show(stderr_console())
+
+
+@app.command()
+def check(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where the stand-in listens.")],
+    *,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="TEXT",
+            envvar="METERING_SANDBOX_TOKEN",
+            help="Of a sandbox's controls.",
+        ),
+    ] = None,
+    access_key: Annotated[
+        str, typer.Option("--access-key", metavar="ID:SECRET", help="To sign with.")
+    ] = "sandbox:sandbox",
+    legacy: Annotated[
+        bool,
+        typer.Option("--legacy", help="Name customers by CustomerIdentifier, for older stand-ins."),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME", help="A case, or a part of the suite; may be repeated."
+        ),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The answers as a Markdown table to stdout.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let a sandbox forget the records that it has.")
+    ] = False,
+) -> None:
+    """
+    Hold a stand-in for the service against what is known of the service, case by case.
+
+    One that has this sandbox's controls is reset before each case, and at the end. Never give it
+    the address of AWS: what it sends would be billed.
+    """
+    from marketplace_metering_async.cli.commands import sandbox_check  # noqa: PLC0415 - rarely needed
+
+    wanted = sandbox_check.CheckOptions(
+        url=url,
+        token=token,
+        access_key=access_key,
+        legacy=legacy,
+        only=only or [],
+        markdown=markdown,
+        yes=yes,
+    )
+    finish(sandbox_check.check(wanted, stderr_console()))
