@@ -51,6 +51,7 @@ class HistoryEntry:
         events: Pieces of usage.
         timestamp: Of the frozen record; of an open hour what it would be now.
         digest: Of the frozen record, as hexadecimal text.
+        in_doubt: Whether the service may have metered it without our having seen its answer.
     """
 
     product_code: str | None
@@ -71,6 +72,7 @@ class HistoryEntry:
     settled_at: datetime | None = None
     metering_record_id: str | None = None
     reason: str | None = None
+    in_doubt: bool = False
 
 
 @frozen(kw_only=True)
@@ -153,4 +155,5 @@ def entry_of(row: Row, carried: Sequence[Row], attempts: Sequence[Row]) -> Histo
         settled_at=_when(row["settled_at"]),
         metering_record_id=row["metering_record_id"],
         reason=row["reason"],
+        in_doubt=bool(row["in_doubt"]),
     )

@@ -14,7 +14,13 @@ from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
-from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
+from marketplace_metering_async.ledger.posting import (
+    LONGEST_GRACE,
+    AddedUsage,
+    Late,
+    PostingResult,
+    PostingRules,
+)
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
@@ -45,6 +51,7 @@ class UsageLedger:
         *,
         region_name: str | None = None,
         grace: float = 600.0,
+        month_end_grace: float = 3600.0,
         late: Late = "carry",
         clock: Clock | None = None,
         observer: Observer | None = None,
@@ -56,13 +63,16 @@ class UsageLedger:
 
         A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
         """
-        if grace < 0:
-            raise ValueError(f"grace: expected 0 seconds or more, got {grace}")
+        for name, seconds in (("grace", grace), ("month_end_grace", month_end_grace)):
+            if not 0 <= seconds <= LONGEST_GRACE:
+                raise ValueError(f"{name}: expected 0 to {LONGEST_GRACE} seconds, got {seconds}")
         if late not in ("carry", "refuse"):
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
         self._store = store
         self._region_name = region_name
-        self._rules = PostingRules(grace=int(grace), late=late)
+        self._rules = PostingRules(
+            grace=int(grace), month_end_grace=int(month_end_grace), late=late
+        )
         self._clock = SystemClock() if clock is None else clock
         self._observer = LoggingObserver() if observer is None else observer
         self._reach = reach
@@ -79,6 +89,7 @@ class UsageLedger:
         create: bool = True,
         region_name: str | None = None,
         grace: float = 600.0,
+        month_end_grace: float = 3600.0,
         late: Late = "carry",
         clock: Clock | None = None,
         observer: Observer | None = None,
@@ -94,15 +105,18 @@ class UsageLedger:
             region_name: The region that its records go to; by default that of the client which
                 relays first. One ledger serves one region.
             grace: Seconds after an hour, and after the first usage of an hour that is over, before
-                its record is frozen.
-            late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour, or
-                "refuse" with LateUsageError.
+                its record is frozen; at most four hours.
+            month_end_grace: The same after a month's last hour, if more, since no hour of its month
+                can carry what comes later: until 01:00 UTC on the first by default. The service
+                takes records of a month until 06:00.
+            late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour
+                after it in its month and subscription, or "refuse" with LateUsageError.
             clock: A clock of yours, for tests.
             observer: Gets warnings and events; by default the package's logger.
 
         Raises:
             ConfigurationError: for a URL of another kind, of memory, or with options of a file.
-            ValueError: for a negative grace, or another word for late.
+            ValueError: for a grace below 0 or above four hours, or another word for late.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
@@ -115,6 +129,7 @@ class UsageLedger:
             store_at(url, create=create),
             region_name=region_name,
             grace=grace,
+            month_end_grace=month_end_grace,
             late=late,
             clock=clock,
             observer=observer,
@@ -289,11 +304,12 @@ class UsageLedger:
         at: datetime | None = None,
     ) -> int:
         """
-        Seal a customer's hours at once and send them first, since the subscription has ended.
+        End a customer's subscription: seal the open hours then, and send them before all others.
 
-        Usage that happened after *at* (now by default) ends as SUBSCRIPTION_OVER. The service takes
-        a customer's last records for about an hour after a cancellation, so relay soon. Return how
-        many hours are on their way.
+        It ends *at* a moment that was, or that is still to come; now by default. No record is
+        stamped later, and usage of a later hour, or added now that happened later, ends as
+        SUBSCRIPTION_OVER. The service takes a customer's last records for about an hour after a
+        cancellation, so relay soon. Return how many hours are on their way.
 
         Raises:
             InvalidRecordError: no such customer can be, or *at* is no aware time.
@@ -309,7 +325,7 @@ class UsageLedger:
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
-        return await self._store.close(customer, closed_at, now)
+        return await self._store.close(customer, closed_at, now, self._rules)
 
     async def reopen_customer(
         self,

@@ -26,6 +26,8 @@ class HourState(StrEnum):
     """The service has a record of this hour that is not ours: something else meters it."""
     PROBABLY_METERED = "probably_metered"
     """The service has a record of this hour, most likely ours: an attempt had no answer."""
+    UNCONFIRMED = "unconfirmed"
+    """Nobody knows whether it is metered: an attempt had no answer, and later ones were refused."""
     REJECTED = "rejected"
     """The service, or a rule of it, refused the record."""
     TOO_LATE = "too_late"

@@ -136,10 +136,12 @@ class PostgresStore:
         )
         return result
 
-    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
+    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """See Store."""
         close = postgresql_adding.close
-        return await self._connections.run(lambda db: close(db, customer, at, now))
+        return await self._connections.run(
+            lambda db: close(db, customer, at, now, rules, shard=self._shard)
+        )
 
     async def reopen(self, customer: CustomerKey) -> None:
         """See Store."""

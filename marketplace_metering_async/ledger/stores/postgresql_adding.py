@@ -59,19 +59,25 @@ KNOWN_EVENTS: Final = """
     WHERE event_id IN (SELECT unnest($1::text[]))
 """
 GROWN_HOURS: Final = """
-    UPDATE marketplace_metering.hour SET quantity = grown.quantity, events = grown.events,
-        stamp = grown.stamp, opened_at = grown.opened_at, seal_at = grown.seal_at
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-        AS grown (quantity, events, stamp, opened_at, seal_at, hour_id)
+    UPDATE marketplace_metering.hour SET urgent = grown.urgent, quantity = grown.quantity,
+        events = grown.events, stamp = grown.stamp, opened_at = grown.opened_at,
+        seal_at = grown.seal_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                $7::bigint[])
+        AS grown (urgent, quantity, events, stamp, opened_at, seal_at, hour_id)
     WHERE hour.hour_id = grown.hour_id
 """
 NEW_HOURS: Final = """
     INSERT INTO marketplace_metering.hour
-        (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, state)
+        (urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour, state)
     SELECT *, 'open'
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
                 $7::bigint[], $8::bigint[])
 """
+REMOVED_HOURS: Final = (
+    "DELETE FROM marketplace_metering.carried WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+    "DELETE FROM marketplace_metering.hour WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+)
 CARRIED: Final = """
     INSERT INTO marketplace_metering.carried (hour_id, origin, quantity, events)
     SELECT hour.hour_id, new.origin, new.quantity, new.events
@@ -93,6 +99,27 @@ STRANDED_USAGE: Final = """
 NEW_EVENTS: Final = """
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
     SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[])
+"""
+CLOSE: Final = """
+    INSERT INTO marketplace_metering.closed_customer
+        (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    DO UPDATE SET closed_at = excluded.closed_at
+"""
+FIRST_TO_CLOSE: Final = """
+    SELECT MIN(least(hour.hour, carried.origin)) FROM marketplace_metering.hour
+    LEFT JOIN marketplace_metering.carried USING (hour_id)
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT unnest($1::bigint[]))
+"""
+CARRIED_BEFORE: Final = """
+    SELECT hour.key_id, hour.hour, carried.origin, carried.quantity, carried.events
+    FROM marketplace_metering.hour JOIN marketplace_metering.carried USING (hour_id)
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT unnest($1::bigint[])) AND hour.hour > $2
+"""
+SEND_FIRST: Final = """
+    UPDATE marketplace_metering.hour SET urgent = 1
+    WHERE state = 'frozen' AND key_id IN (SELECT unnest($1::bigint[])) RETURNING hour_id
 """
 KEPT_SUMS: Final = """
     INSERT INTO marketplace_metering.kept_sum
@@ -163,6 +190,8 @@ async def _write(db: Connection, changes: Changes, shard: int | None, reach: Fai
         (STRANDED_USAGE, changes.stranded),
     ):
         await execute_for(db, statement, rows)
+    for statement in REMOVED_HOURS:
+        await execute_for(db, statement, changes.removed_hours)
     reach("post: hours written")
     await execute_for(db, NEW_EVENTS, changes.events)
     reach("post: events written")
@@ -182,30 +211,30 @@ async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int | None) -
         await db.execute(KEPT_SUMS, *zip(*changes, strict=True), shard)
 
 
-async def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:
-    """Note that a subscription ended; see Store."""
-    await db.execute(
-        "INSERT INTO marketplace_metering.closed_customer (product_code, customer_aws_account_id, "
-        "customer_identifier, license_arn, closed_at) VALUES ($1, $2, $3, $4, $5) "
-        "ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn) "
-        "DO UPDATE SET closed_at = excluded.closed_at",
-        *customer,
-        at,
-    )
-    keys = await db.fetch(
+async def close(
+    db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules, *, shard: int
+) -> int:
+    """Note that a subscription ends; see Store."""
+    await db.execute(CLOSE, *customer, at)
+    names = await db.fetch(
         f"UPDATE marketplace_metering.usage_key SET closed_at = $5 WHERE {CUSTOMER} "
-        "RETURNING key_id",
+        "RETURNING name, key_id",
         *customer,
         at,
     )
-    due = await db.fetch(
-        "UPDATE marketplace_metering.hour SET urgent = 1, seal_at = $2 "
-        "WHERE state IN ('open', 'frozen') AND key_id IN (SELECT unnest($1::bigint[])) "
-        "RETURNING hour_id",
-        [row["key_id"] for row in keys],
-        now,
+    ids = [row["key_id"] for row in names]
+    first = await db.fetchval(FIRST_TO_CLOSE, ids)
+    keys = await _load(
+        db, {key_of(row["name"]): "" for row in names}, now if first is None else first
     )
-    return len(due)
+    by_id = {state.key_id: state for state in keys.values()}
+    for key_id, hour, *carried in await db.fetch(CARRIED_BEFORE, ids, at):
+        origin, quantity, events = carried
+        by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
+    posting = Posting(now, rules, keys, {})
+    sealing = sum(posting.close(key, at) for key in keys)
+    await _write(db, posting.changes(), shard, no_failure)
+    return sealing + len(await db.fetch(SEND_FIRST, ids))
 
 
 async def reopen(db: Connection, customer: CustomerKey) -> None:

@@ -90,9 +90,10 @@ class SqliteStore:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
-    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
+    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """See Store."""
-        return await self._file.change(lambda db: sqlite_adding.close(db, customer, at, now))
+        close = sqlite_adding.close
+        return await self._file.change(lambda db: close(db, customer, at, now, rules))
 
     async def reopen(self, customer: CustomerKey) -> None:
         """See Store."""

@@ -53,13 +53,17 @@ KNOWN_EVENTS: Final = """
     SELECT event_id, digest FROM event WHERE event_id IN (SELECT value FROM json_each(?))
 """
 GROWN_HOUR: Final = """
-    UPDATE hour SET quantity = ?, events = ?, stamp = ?, opened_at = ?, seal_at = ?
+    UPDATE hour SET urgent = ?, quantity = ?, events = ?, stamp = ?, opened_at = ?, seal_at = ?
     WHERE hour_id = ?
 """
 NEW_HOUR: Final = """
-    INSERT INTO hour (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, state)
+    INSERT INTO hour (urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour, state)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'open')
 """
+REMOVED_HOUR: Final = (
+    "DELETE FROM carried WHERE hour_id = ?",
+    "DELETE FROM hour WHERE hour_id = ?",
+)
 CARRIED: Final = """
     INSERT INTO carried (hour_id, origin, quantity, events)
     SELECT hour_id, ?3, ?4, ?5 FROM hour WHERE key_id = ?1 AND hour = ?2
@@ -79,6 +83,27 @@ KEPT_SUM: Final = """
     ON CONFLICT (product_code, dimension, state) DO UPDATE SET units = units + excluded.units,
         millionths = millionths + excluded.millionths, records = records + excluded.records,
         latest = max(latest, excluded.latest)
+"""
+CLOSE: Final = """
+    INSERT INTO closed_customer
+        (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
+    VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    DO UPDATE SET closed_at = excluded.closed_at
+"""
+FIRST_TO_CLOSE: Final = """
+    SELECT MIN(min(hour.hour, coalesce(carried.origin, hour.hour)))
+    FROM hour LEFT JOIN carried ON carried.hour_id = hour.hour_id
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT value FROM json_each(?))
+"""
+CARRIED_BEFORE: Final = """
+    SELECT hour.key_id, hour.hour, carried.origin, carried.quantity, carried.events
+    FROM hour JOIN carried ON carried.hour_id = hour.hour_id
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT value FROM json_each(?)) AND hour.hour > ?
+"""
+SEND_FIRST: Final = """
+    UPDATE hour SET urgent = 1
+    WHERE state = 'frozen' AND key_id IN (SELECT value FROM json_each(?))
 """
 CUSTOMER: Final = (
     "product_code = ? AND customer_aws_account_id = ? AND customer_identifier = ? "
@@ -142,6 +167,8 @@ def _write(db: Connection, changes: Changes, reach: FailPoint) -> None:
     ):
         if rows:
             db.executemany(statement, rows)
+    for statement in REMOVED_HOUR:
+        db.executemany(statement, changes.removed_hours)
     reach("post: hours written")
     if changes.events:
         db.executemany(NEW_EVENT, changes.events)
@@ -161,22 +188,26 @@ def keep_sums(db: Connection, changes: Sequence[Sum]) -> None:
     )
 
 
-def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:
-    """Note that a subscription ended; see Store."""
-    db.execute(
-        "INSERT INTO closed_customer (product_code, customer_aws_account_id, customer_identifier, "
-        "license_arn, closed_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (product_code, "
-        "customer_aws_account_id, customer_identifier, license_arn) "
-        "DO UPDATE SET closed_at = excluded.closed_at",
-        (*customer, at),
-    )
-    db.execute(f"UPDATE usage_key SET closed_at = ? WHERE {CUSTOMER}", (at, *customer))
-    due = db.execute(
-        "UPDATE hour SET urgent = 1, seal_at = ? WHERE state IN ('open', 'frozen') "
-        f"AND key_id IN (SELECT key_id FROM usage_key WHERE {CUSTOMER})",
-        (now, *customer),
-    )
-    return int(due.rowcount)
+def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
+    """Note that a subscription ends; see Store."""
+    db.execute(CLOSE, (*customer, at))
+    found = db.execute(
+        f"UPDATE usage_key SET closed_at = ? WHERE {CUSTOMER} RETURNING name, key_id",
+        (at, *customer),
+    ).fetchall()
+    ids = json.dumps([row["key_id"] for row in found])
+    (first,) = db.execute(FIRST_TO_CLOSE, (ids,)).fetchone()
+    if first is None:  # none is open
+        first = now
+    keys = _load(db, {key_of(row["name"]): "" for row in found}, first)
+    by_id = {state.key_id: state for state in keys.values()}
+    for key_id, hour, origin, *carried in db.execute(CARRIED_BEFORE, (ids, at)).fetchall():
+        quantity, events = carried
+        by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
+    posting = Posting(now, rules, keys, {})
+    sealing = sum(posting.close(key, at) for key in keys)
+    _write(db, posting.changes(), no_failure)
+    return sealing + int(db.execute(SEND_FIRST, (ids,)).rowcount)
 
 
 def reopen(db: Connection, customer: CustomerKey) -> None:

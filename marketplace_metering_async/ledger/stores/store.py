@@ -125,8 +125,8 @@ class Store(Protocol):
         """
         ...
 
-    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
-        """Note that a subscription ended; its open hours are due at once. Return how many are."""
+    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
+        """Note that a subscription ends at *at*; return how many hours are due by then."""
         ...
 
     async def reopen(self, customer: CustomerKey) -> None:

@@ -54,6 +54,7 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
         "settled_at": NOON + 4300,
         "metering_record_id": "id",
         "reason": None,
+        "in_doubt": 1,
     }
     attempt = {
         "at": NOON + 4300,
@@ -75,7 +76,7 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
         (one.origin, one.quantity, one.events) for one in entry.carried
     ]
     assert [("Success", "request")] == [(one.status, one.request_id) for one in entry.attempts]
-    assert None is entry.customer_identifier
+    assert (None, True) == (entry.customer_identifier, entry.in_doubt)
 
 
 def test_a_licenses_product_is_its_own() -> None:
