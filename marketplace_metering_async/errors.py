@@ -28,6 +28,7 @@ Every exception of the package, and whose fault an error is.
     │   │   │   └── LedgerMissingError          there is none, and none was to be made
     │   │   ├── LedgerRegionMismatchError       (also a ConfigurationError) for another region
     │   │   ├── EventConflictError              a known event id with other content
+    │   │   ├── EventTooOldError                usage so old that its id may be forgotten
     │   │   └── LateUsageError                  late usage that was to be refused
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
     ├── MarketplaceMeteringException            the service answered, and the answer was no
@@ -471,6 +472,33 @@ class EventConflictError(LedgerError):
     def __str__(self) -> str:
         """Name the event."""
         return f"event_id {self.event_id!r} is known with other content; nothing was added"
+
+
+class EventTooOldError(LedgerError):
+    """
+    An event is so old that its id may have been known and forgotten since.
+
+    Attributes:
+        event_id: The caller's name for the usage.
+        since: When the oldest event was added whose id is known (UTC).
+    """
+
+    advice = (
+        "Look at `history()`: if the usage is surely not in it, add it without an event id. Repeat "
+        "events within the 32 days for which `prune()` always keeps their ids."
+    )
+
+    def __init__(self, event_id: str, since: datetime) -> None:
+        self.event_id = event_id
+        self.since = since
+        super().__init__(event_id, since)
+
+    def __str__(self) -> str:
+        """Name the event and the time."""
+        return (
+            f"event_id {self.event_id!r} may be of usage that was added before: ids from before "
+            f"{self.since:%Y-%m-%dT%H:%M:%SZ} are forgotten; nothing was added"
+        )
 
 
 class LateUsageError(LedgerError):

@@ -23,6 +23,7 @@ class Identity:
         guarded_since: When it was found to be a copy that nobody has released; None otherwise.
         moved_to: Where it has moved; None if it has not.
         sealings: How many transactions have sealed hours.
+        event_ids_since: Ids of events that were added before are forgotten.
     """
 
     ledger_id: str | None
@@ -33,6 +34,7 @@ class Identity:
     moved_to: str | None
     last_success_at: int | None
     sealings: int
+    event_ids_since: int
 
     def require_host(self, region_name: str, host: str) -> None:
         """

@@ -30,6 +30,8 @@ from marketplace_metering_async.limits import CALLS_PER_SECOND
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
+_IDS_KEPT: Final = timedelta(days=32)
+"""No event id younger than this is: usage may be carried for a month, and six hours more."""
 _PAGE: Final = 200
 _PRUNED_AT_ONCE: Final = 5_000
 """Rows that one transaction removes: others wait for it, and its log is kept until it ends."""
@@ -197,6 +199,7 @@ class UsageLedger:
         Raises:
             InvalidRecordError: what the service would refuse; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
+            EventTooOldError: it is older than all event ids that are known; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
             LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
                 stored is unknown; with an event id, call again.
@@ -426,18 +429,22 @@ class UsageLedger:
         """
         Remove metered and ended hours that were settled before *before*, but for their sums.
 
+        Event ids of that age are forgotten, too, but none before it is 32 days old, as long as
+        usage may be late; from then on, an event older than they are is refused.
+
         It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
 
         Returns: how many hours.
 
         Raises:
-            ValueError: *before* is naive, or less than three days ago: event ids and sealed hours
-                must be known for as long as the service takes records of them.
+            ValueError: *before* is naive, or less than three days ago: sealed hours must be known
+                for as long as the service takes records of them.
             LedgerError: the database cannot be used.
         """
         self._require_open()
         before = moment_of("before", before)
-        if before > self._clock.now() - _KEPT:
+        now = self._clock.now()
+        if before > now - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
         while await self._store.tidy():
             pass
@@ -446,8 +453,9 @@ class UsageLedger:
             some = await self._store.prune(end, _PRUNED_AT_ONCE)
             pruned, full = pruned + some, some == _PRUNED_AT_ONCE
         place: str | None = ""
+        forgotten = min(end, int((now - _IDS_KEPT).timestamp()))
         while place is not None:
-            place = await self._store.prune_events(end, place, _PRUNED_AT_ONCE)
+            place = await self._store.prune_events(forgotten, place, _PRUNED_AT_ONCE)
         return pruned
 
     async def adopt_copy(self) -> None:

@@ -17,7 +17,12 @@ from typing import Final, Literal
 from attrs import define, field, frozen
 
 from marketplace_metering_async import limits
-from marketplace_metering_async.errors import EventConflictError, LateUsageError, MeteringError
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    LateUsageError,
+    MeteringError,
+)
 from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month, latest_lost_at
 from marketplace_metering_async.ledger.millionths import millionths_of
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
@@ -26,6 +31,8 @@ from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 _TO_SEND: Final = SECONDS_PER_HOUR
 """An hour takes usage while its window stays open for the grace and these seconds more."""
+MOST_AHEAD: Final = 300
+"""Seconds by which usage may be ahead of our clock: as far as those of several machines differ."""
 LONGEST_GRACE: Final = 4 * SECONDS_PER_HOUR
 """With the time to send, usage of a month's last second is out before its window closes."""
 _ZERO_WAITS: Final = 4 * SECONDS_PER_HOUR
@@ -217,6 +224,20 @@ class Changes:
 
 
 @frozen
+class KnownEvents:
+    """
+    What is known of the events of a group.
+
+    Attributes:
+        digests: Their ids, to what was said of them.
+        since: Ids of events that were added before are forgotten.
+    """
+
+    digests: Mapping[str, bytes] = field(factory=dict)
+    since: int = 0
+
+
+@frozen
 class AddedUsage:
     """
     What became of usage that was added; it is on disk.
@@ -245,7 +266,7 @@ class Posting:
         now: int,
         rules: PostingRules,
         keys: Mapping[UsageKey, KeyState],
-        known_events: Mapping[str, bytes],
+        known: KnownEvents | None = None,
         sums: Sequence[Sum] = (),
     ) -> None:
         """
@@ -256,7 +277,7 @@ class Posting:
         self._now = now
         self._rules = rules
         self._keys = keys
-        self._known = known_events
+        self._known = known or KnownEvents()
         self._events: dict[str, bytes] = {}  # those that are new
         self._sums = Sums(sums)
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
@@ -265,11 +286,14 @@ class Posting:
     def post(self, usage: Usage) -> PostingResult:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
         if usage.event_id is not None:
-            known = self._events.get(usage.event_id) or self._known.get(usage.event_id)
+            name = usage.event_id
+            known = self._events.get(name) or self._known.digests.get(name)
             if known == usage.digest:
                 return AddedUsage(repeated=True)
             if known is not None:
-                return EventConflictError(usage.event_id)
+                return EventConflictError(name)
+            if usage.at < self._known.since + MOST_AHEAD:
+                return EventTooOldError(name, datetime.fromtimestamp(self._known.since, UTC))
         key = self._keys[usage.key]
         if self._rules.late == "refuse" and self._is_late(key, usage.at):
             return LateUsageError(datetime.fromtimestamp(usage.at, UTC))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
 
-from marketplace_metering_async import HourState, InvalidRecordError
+from marketplace_metering_async import EventTooOldError, HourState, InvalidRecordError
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -150,3 +150,38 @@ async def test_what_may_be_metered_is_never_called_unmetered(url: str, second: A
 
         assert (HourState.UNCONFIRMED, True) == (entry.state, entry.in_doubt)
         assert {HourState.UNCONFIRMED: 3} == (await house.balance()).ended
+
+
+async def test_an_event_counts_once_however_often_ids_are_pruned(house: House) -> None:
+    """
+    Late usage is carried for a month, and its id is known as long; what is older is refused,
+    neither added nor stranded. ledger H15
+    """
+    house.clock.set(datetime(2026, 11, 1, 12, tzinfo=UTC))
+    first = house.clock.now()
+    await house.use(100, event_id="first")
+    for days in (4, 30):
+        house.clock.set(first + timedelta(days=days - 1, hours=20))
+        await house.relay()
+        await house.ledger.prune(house.clock.now() - timedelta(days=3))
+        assert (await house.use(100, event_id="first", at=None)).repeated
+    house.clock.set(first + timedelta(days=33))
+    await house.ledger.prune(house.clock.now() - timedelta(days=3))
+
+    with pytest.raises(EventTooOldError, match="'first' may be of usage that was added before"):
+        await house.use(100, event_id="first", at=first)
+    assert 100 == (await house.balance()).recorded
+    await house.use(1, event_id="new")
+    assert 101 == (await house.balance()).recorded
+
+
+async def test_ids_are_kept_for_longer_where_somebody_asks(house: House) -> None:
+    """
+    Those of the hours that are kept. ledger H15
+    """
+    first = house.clock.now()
+    await house.use(100, event_id="first", at=first)
+    house.clock.step(days=100)
+    await house.ledger.prune(first)
+
+    assert (await house.use(100, event_id="first", at=first)).repeated

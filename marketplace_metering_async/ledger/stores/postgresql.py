@@ -255,7 +255,7 @@ async def identity(db: Connection) -> Identity:
     """Return the ledger's one row."""
     found = await db.fetchrow(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings FROM marketplace_metering.ledger"
+        "sealings, event_ids_since FROM marketplace_metering.ledger"
     )
     return Identity(**found)
 

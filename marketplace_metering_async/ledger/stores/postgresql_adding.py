@@ -16,6 +16,7 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
+    KnownEvents,
     OpenHour,
     Posting,
     PostingResult,
@@ -55,9 +56,11 @@ HOURS: Final = """
     ORDER BY hour_id FOR UPDATE
 """
 KNOWN_EVENTS: Final = """
-    SELECT event_id, digest FROM marketplace_metering.event
+    SELECT event_id, digest, 0 FROM marketplace_metering.event
     WHERE event_id IN (SELECT unnest($1::text[]))
+    UNION ALL SELECT NULL, NULL, event_ids_since FROM marketplace_metering.ledger
 """
+"""Both in one look: an id that is forgotten meanwhile is known, or known to be too old."""
 GROWN_HOURS: Final = """
     UPDATE marketplace_metering.hour SET urgent = grown.urgent, quantity = grown.quantity,
         events = grown.events, stamp = grown.stamp, opened_at = grown.opened_at,
@@ -150,12 +153,17 @@ async def post(
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = await _load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
-    known: dict[str, bytes] = dict(await db.fetch(KNOWN_EVENTS, names)) if names else {}
+    known = await _known_events(db, names) if names else KnownEvents()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known)
     results = [posting.post(usage) for usage in group]
     await _write(db, posting.changes(), shard, reach)
     return results
+
+
+async def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
+    return KnownEvents({name: digest for name, digest, _ in known}, since)
 
 
 async def _load(
@@ -231,7 +239,7 @@ async def close(
     for key_id, hour, *carried in await db.fetch(CARRIED_BEFORE, ids, at):
         origin, quantity, events = carried
         by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
-    posting = Posting(now, rules, keys, {})
+    posting = Posting(now, rules, keys)
     sealing = sum(posting.close(key, at) for key in keys)
     await _write(db, posting.changes(), shard, no_failure)
     return sealing + len(await db.fetch(SEND_FIRST, ids))
@@ -269,7 +277,7 @@ async def rearm(
     for row in ended:
         of = key_of(row["name"]).summed_under(row["license_product"])
         sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
-    posting = Posting(now, rules, into, {}, sums.changes())
+    posting = Posting(now, rules, into, sums=sums.changes())
     for row in stranded:
         posting.carry(
             key_of(row["name"]),

@@ -37,12 +37,13 @@ async def _take(db: Connection, source: Store) -> int:
     old = await source.retire(own)
     await db.execute(
         "UPDATE marketplace_metering.ledger SET region_name = $1, host = $2, guarded_since = $3, "
-        "last_success_at = $4, sealings = $5",
+        "last_success_at = $4, sealings = $5, event_ids_since = $6",
         old.region_name,
         old.host,
         old.guarded_since,
         old.last_success_at,
         old.sealings,
+        old.event_ids_since,
     )
     hours = 0
     for table in TABLES:

@@ -184,7 +184,7 @@ def identity(db: Connection) -> Identity:
     """Return the ledger's one row."""
     found = db.execute(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings FROM ledger"
+        "sealings, event_ids_since FROM ledger"
     ).fetchone()
     return Identity(**found)
 

@@ -18,6 +18,7 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
+    KnownEvents,
     OpenHour,
     Posting,
     PostingResult,
@@ -122,12 +123,17 @@ def post(
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = _load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
-    known = dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()) if names else {}
+    known = _known_events(db, names) if names else KnownEvents()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known)
     results = [posting.post(usage) for usage in group]
     _write(db, posting.changes(), reach)
     return results
+
+
+def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
+    return KnownEvents(dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()), since)
 
 
 def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
@@ -204,7 +210,7 @@ def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: Posti
     for key_id, hour, origin, *carried in db.execute(CARRIED_BEFORE, (ids, at)).fetchall():
         quantity, events = carried
         by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
-    posting = Posting(now, rules, keys, {})
+    posting = Posting(now, rules, keys)
     sealing = sum(posting.close(key, at) for key in keys)
     _write(db, posting.changes(), no_failure)
     return sealing + int(db.execute(SEND_FIRST, (ids,)).rowcount)
@@ -246,7 +252,7 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
     into = _load(
         db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now)
     )
-    posting = Posting(now, rules, into, {}, sums.changes())
+    posting = Posting(now, rules, into, sums=sums.changes())
     for row in stranded:
         posting.carry(
             key_of(row["name"]),

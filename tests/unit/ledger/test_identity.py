@@ -20,6 +20,7 @@ LEDGER = Identity(
     moved_to=None,
     last_success_at=None,
     sealings=0,
+    event_ids_since=0,
 )
 
 

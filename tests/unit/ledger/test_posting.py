@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.errors import EventConflictError, LateUsageError
+from marketplace_metering_async.errors import EventConflictError, EventTooOldError, LateUsageError
 from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
 from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import (
@@ -17,6 +17,7 @@ from marketplace_metering_async.ledger.posting import (
     AddedUsage,
     Changes,
     KeyState,
+    KnownEvents,
     OpenHour,
     Posting,
     PostingRules,
@@ -53,10 +54,10 @@ class Way:
         now: int = NOW,
         rules: PostingRules = RULES,
         closed_at: int | None = None,
-        known: dict[str, bytes] | None = None,
+        known: KnownEvents | None = None,
     ) -> None:
         self.key = KeyState(1, OF, closed_at, {hour.hour: hour for hour in hours})
-        self.posting = Posting(now, rules, {KEY: self.key}, known or {})
+        self.posting = Posting(now, rules, {KEY: self.key}, known)
 
     def post(self, at: int = NOW, quantity: int = 1, event_id: str | None = None) -> Any:
         return self.posting.post(usage(at, quantity, event_id))
@@ -352,12 +353,26 @@ def test_an_event_is_added_once() -> None:
     """
     Whether it was known before, or came in the same group; another content is refused.
     """
-    way = Way(known={"known": b"digest of it", "other": b"other"})
+    way = Way(known=KnownEvents({"known": b"digest of it", "other": b"other"}))
 
     assert [True, False, True] == [way.post(event_id=e).repeated for e in ("known", "new", "new")]
     assert isinstance(way.post(event_id="other"), EventConflictError)
     assert [("new", b"digest of it", NOW)] == way.changes.events
     assert 1 == way.hour().quantity
+
+
+def test_an_event_that_may_be_forgotten_is_refused() -> None:
+    """
+    It is neither added nor stranded; one that is known is still a repetition. ledger H15
+    """
+    since = NOON - 10 * HOUR
+    way = Way(known=KnownEvents({"known": b"digest of it"}, since))
+
+    assert isinstance(way.post(since + 299, event_id="old"), EventTooOldError)
+    assert Changes() == way.changes
+    assert way.post(since, event_id="known").repeated
+    assert not way.post(since + 300, event_id="new").ended
+    assert not way.post(since).ended
 
 
 def test_what_a_person_carries_goes_from_now_on_and_is_no_new_usage() -> None:

@@ -22,6 +22,7 @@ EMPTY = Figures(
         moved_to=None,
         last_success_at=None,
         sealings=0,
+        event_ids_since=0,
     ),
     sums=[],
     oldest_hour=None,

@@ -2,7 +2,8 @@
 -- records are numeric.
 
 -- One row: whose ledger this is, where its records go, and which versions of the package may use it.
--- `sealings` rises in every transaction that seals hours.
+-- `sealings` rises in every transaction that seals hours; ids of events that were added before
+-- `event_ids_since` are forgotten.
 CREATE TABLE marketplace_metering.ledger (
     one integer PRIMARY KEY CHECK (one = 1),
     version bigint NOT NULL,
@@ -15,7 +16,8 @@ CREATE TABLE marketplace_metering.ledger (
     guarded_since bigint,
     moved_to text,
     last_success_at bigint,
-    sealings bigint NOT NULL DEFAULT 0
+    sealings bigint NOT NULL DEFAULT 0,
+    event_ids_since bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70);
 
 INSERT INTO marketplace_metering.ledger (one, version, min_compatible) VALUES (1, 1, 1);

@@ -2,7 +2,8 @@
 -- records are kept as whole units and millionths, each added up by itself.
 
 -- One row: whose ledger this is, where its records go, and which versions of the package may use it.
--- `sealings` rises in every transaction that seals hours.
+-- `sealings` rises in every transaction that seals hours; ids of events that were added before
+-- `event_ids_since` are forgotten.
 CREATE TABLE ledger (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     version INTEGER NOT NULL,
@@ -15,7 +16,8 @@ CREATE TABLE ledger (
     guarded_since INTEGER,
     moved_to TEXT,
     last_success_at INTEGER,
-    sealings INTEGER NOT NULL DEFAULT 0
+    sealings INTEGER NOT NULL DEFAULT 0,
+    event_ids_since INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 INSERT INTO ledger (one, version, min_compatible) VALUES (1, 1, 1);
