@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         SimilarRecordRefusedError,
         TransportError,
         UnexpectedError,
+        UsageRefusedError,
         Violation,
     )
     from marketplace_metering_async.events import (
@@ -218,6 +219,7 @@ __all__ = [
     "UsageEndedUnmetered",
     "UsageLedger",
     "UsageRecord",
+    "UsageRefusedError",
     "Verdict",
     "Violation",
     "WarningIssued",

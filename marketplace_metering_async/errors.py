@@ -29,6 +29,7 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── LedgerRegionMismatchError       (also a ConfigurationError) for another region
     │   │   ├── EventConflictError              a known event id with other content
     │   │   ├── EventTooOldError                usage so old that its id may be forgotten
+    │   │   ├── UsageRefusedError               usage that the database cannot hold
     │   │   └── LateUsageError                  late usage that was to be refused
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
     ├── MarketplaceMeteringException            the service answered, and the answer was no
@@ -423,6 +424,12 @@ class LedgerOutcomeUnknownError(LedgerError):
         "Call again with the same event id, which counts once. Usage without an event id may have "
         "been stored: look at `history()` before you add it again."
     )
+
+
+class UsageRefusedError(LedgerError):
+    """The database cannot hold this very usage, such as a text for which it has no characters."""
+
+    advice = "Nothing was stored. Change what the text names; other usage is stored all the same."
 
 
 class LedgerClosedError(LedgerError):

@@ -1,6 +1,7 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -80,6 +81,7 @@ class UsageLedger:
         self._reach = reach
         self._slice = slice_seconds
         self._is_open = False
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
 
@@ -139,6 +141,7 @@ class UsageLedger:
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
+        self._home = (os.getpid(), asyncio.get_running_loop())
         await self._store.open()
         try:
             about = await self._store.check_identity(self._region_name, self._now())
@@ -160,8 +163,14 @@ class UsageLedger:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for usage that is being stored, and close the database; twice is fine."""
+        """
+        Wait for usage that is being stored, and close the database; twice is fine.
+
+        In another process or event loop than the one that opened it, it does nothing.
+        """
         self._is_open = False
+        if self._home != (os.getpid(), asyncio.get_running_loop()):
+            return  # its connections are in use elsewhere
         await self._groups.settled()
         await self._store.aclose()
 
@@ -192,9 +201,9 @@ class UsageLedger:
             event_id: Your name for it, of 1 to 255 characters: given again with the same content it
                 adds nothing. Without one, a call whose outcome you do not know cannot be repeated
                 safely.
-            connection: An asyncpg connection of yours to the ledger's database, on which you have
-                begun a transaction: usage commits or rolls back together with it. SQLAlchemy begins
-                with the first statement, so execute one before.
+            connection: An asyncpg connection of yours to the ledger's database, or SQLAlchemy's
+                AsyncConnection or AsyncSession over asyncpg, on which you have begun a transaction
+                or savepoint: usage commits or rolls back together with it.
 
         Raises:
             InvalidRecordError: what the service would refuse; nothing was stored.
@@ -203,9 +212,10 @@ class UsageLedger:
             LateUsageError: the hour is sealed and the ledger refuses late usage.
             LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
                 stored is unknown; with an event id, call again.
-            LedgerError: the database cannot store it, or *connection* is in no transaction; nothing
-                was stored.
-            LedgerClosedError: outside `async with`.
+            UsageRefusedError: the database cannot hold this usage; nothing was stored.
+            LedgerError: the database cannot be used, or *connection* is in no transaction, is
+                another kind of connection, or one to another database; nothing was stored.
+            LedgerClosedError: outside `async with`, or in another process or event loop.
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
@@ -511,6 +521,10 @@ class UsageLedger:
     def _require_open(self) -> None:
         if not self._is_open:
             raise LedgerClosedError("the ledger is not open")
+        if self._home != (os.getpid(), asyncio.get_running_loop()):
+            raise LedgerClosedError(
+                "the ledger belongs to another process or event loop; open one here"
+            )
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())

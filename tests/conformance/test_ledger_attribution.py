@@ -37,7 +37,7 @@ async def test_usage_that_is_late_at_a_months_end_is_billed_in_its_month(house: 
 
 @pytest.mark.parametrize("word", ["grace", "month_end_grace"])
 @pytest.mark.parametrize("seconds", [-1, 14401])
-def test_no_grace_is_longer_than_a_months_end_allows(word: str, seconds: float) -> None:
+def test_no_grace_is_longer_than_a_months_end_allows(word: str, seconds: Any) -> None:
     """
     Records of a month are taken until six o'clock on the first. ledger H10
     """

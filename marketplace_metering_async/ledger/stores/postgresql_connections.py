@@ -7,6 +7,7 @@ another session of the server.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -19,8 +20,10 @@ from marketplace_metering_async.errors import (
     LedgerMissingError,
     LedgerOutcomeUnknownError,
     LedgerUnusableError,
+    UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import require_here, require_known
+from marketplace_metering_async.ledger.stores.callers_connection import connection_under
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
@@ -45,10 +48,12 @@ _CLOSE_SECONDS: Final = 5.0
 _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 """Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
 
-_NO_TRANSACTION: Final = (
-    "connection: begin a transaction on it first, of which usage is to be a part: with asyncpg "
-    "`async with connection.transaction()`; SQLAlchemy begins only with the first statement, so "
-    "execute one before, such as SELECT 1; nothing was stored"
+_OF_A_ROW: Final = frozenset({"22", "23", "54"})
+"""Those of what is in a row: no such value, against a constraint, too large."""
+
+_OTHER_LEDGER: Final = (
+    "connection: connect it to the database of this ledger; it is connected to another one, where "
+    "nothing was stored"
 )
 
 _DURABLE: Final = """
@@ -65,6 +70,7 @@ _USABLE: Final = """
     (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
     (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible
 """
+_LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 _BEGIN: Final = f"SELECT {_USABLE}, {_DURABLE}, {_ENDS_SOON}"
 _BEGIN_ONCE: Final = f"""
     WITH previous AS (DELETE FROM marketplace_metering.posting WHERE posting_id = $2)
@@ -87,6 +93,7 @@ class PostgresConnections:
         self._migrations = migrations_in(schema or schema_of("postgresql"))
         self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
+        self._own_id = ""  # the ledger's, once somebody has asked for it
         self._note: str | None = None  # of the latest commit, which the next one removes
 
     async def open(self) -> None:
@@ -166,22 +173,48 @@ class PostgresConnections:
             return done[0]
         raise AssertionError("the last attempt returned or raised")
 
-    async def run_on(self, connection: Connection, operation: Operation[T]) -> T:
+    async def run_on(self, given: object, operation: Operation[T]) -> T:
         """
-        Run *operation* in the transaction that the caller has begun on *connection*.
+        Run *operation* in the transaction that the caller has begun on what is *given*.
 
         Raises:
-            LedgerError: there is none, or the database refuses; nothing was stored.
+            LedgerError: it is in none, no connection of asyncpg, or one to another ledger, or the
+                database refuses; nothing was stored, and the transaction is as it was before.
         """
+        own = await self._ledger_id()
+        pg = self._asyncpg
         try:
-            if not connection.is_in_transaction():
-                raise LedgerError(_NO_TRANSACTION)
-            async with connection.transaction():
-                begun = await connection.fetchrow(f"SELECT {_USABLE}, {_DURABLE}")
-                self._require_usable(begun, though_moved=False)
-                return await operation(connection)
+            connection = await connection_under(given, pg)
+            for attempt in (1, 2):
+                await connection.execute("SAVEPOINT marketplace_metering")
+                try:
+                    done = await self._done_on(connection, operation, own)
+                except BaseException as error:
+                    with suppress(*self._errors):  # of a connection that is lost
+                        await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
+                    # Another one was first, and its row is seen the next time.
+                    if attempt == 1 and isinstance(error, pg.UniqueViolationError):
+                        continue
+                    raise
+                await connection.execute("RELEASE SAVEPOINT marketplace_metering")
+                return done
+        except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
+            raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
             raise _failed(error) from error
+        raise AssertionError("the last attempt returned or raised")
+
+    async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
+        begun = await connection.fetchrow(f"SELECT {_USABLE}, {_LEDGER_ID}, {_DURABLE}")
+        if begun["ledger_id"] != own:
+            raise LedgerError(_OTHER_LEDGER)
+        self._require_usable(begun, though_moved=False)
+        return await operation(connection)
+
+    async def _ledger_id(self) -> str:
+        if not self._own_id:
+            self._own_id = await self.read(lambda db: db.fetchval(f"SELECT {_LEDGER_ID}"))
+        return self._own_id
 
     async def read(self, operation: Operation[T]) -> T:
         """Run *operation* on what is committed."""
@@ -241,14 +274,14 @@ class PostgresConnections:
                 pg.CrashShutdownError,
                 pg.TooManyConnectionsError,
                 pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
+                pg.UniqueViolationError,  # another one was first, whose row is seen the next time
                 pg.InternalClientError,  # a connection that was lost while a statement was prepared
             ),
         )
 
     def _may_be_committed(self, error: BaseException) -> bool:
         """Whether a COMMIT that ended with *error* may have taken place all the same."""
-        state: str = getattr(error, "sqlstate", None) or "08"  # the server said nothing
-        return state[:2] in _LEFT_IN_DOUBT
+        return _state_of(error)[:2] in _LEFT_IN_DOUBT
 
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
@@ -316,10 +349,16 @@ def _text_of(error: BaseException) -> str:
     return str(error) or unnamed
 
 
+def _state_of(error: BaseException) -> str:
+    """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
+    return getattr(error, "sqlstate", None) or "08000"
+
+
 def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:
     if in_doubt:
         return LedgerOutcomeUnknownError(
             f"PostgreSQL: {_text_of(error)}; it went away at the commit, and whether this was "
             "stored is unknown"
         )
-    return LedgerError(f"PostgreSQL: {_text_of(error)}; nothing was stored")
+    kind = UsageRefusedError if _state_of(error)[:2] in _OF_A_ROW else LedgerError
+    return kind(f"PostgreSQL: {_text_of(error)}; nothing was stored")
