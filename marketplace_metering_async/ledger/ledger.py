@@ -81,6 +81,7 @@ class UsageLedger:
         self._reach = reach
         self._slice = slice_seconds
         self._is_open = False
+        self._is_checked = False
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
@@ -103,7 +104,9 @@ class UsageLedger:
 
         Args:
             url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
-                `postgresql://user:password@host/database` (extra `postgres`).
+                `postgresql://user:password@host/database` (extra `postgres`), which lies in the
+                schema `marketplace_metering` or in that of `?schema=NAME`. A role that may only
+                read suffices for status and history.
             create: Whether it is made if it is not there. Say no where you only look, so that a
                 mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which
@@ -144,14 +147,25 @@ class UsageLedger:
         self._home = (os.getpid(), asyncio.get_running_loop())
         await self._store.open()
         try:
-            about = await self._store.check_identity(self._region_name, self._now())
+            if self._store.may_write:
+                await self._check_identity()
         except BaseException:
             await self._store.aclose()
             raise
-        if about is not None:
-            emit(self._observer, WarningIssued(text=about))
         self._is_open = True
         return self
+
+    async def _check_identity(self) -> None:
+        about = await self._store.check_identity(self._region_name, self._now())
+        self._is_checked = True
+        if about is not None:
+            emit(self._observer, WarningIssued(text=about))
+
+    async def _require_writable(self) -> None:
+        """Who could only read when the ledger was opened has not looked which one it is."""
+        self._require_open()
+        if not self._is_checked:
+            await self._check_identity()
 
     async def __aexit__(
         self,
@@ -219,7 +233,7 @@ class UsageLedger:
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        self._require_open()
+        await self._require_writable()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,
@@ -256,7 +270,7 @@ class UsageLedger:
         Cancelling it gives up claims; what was on the wire is sent again, unchanged, later. Setting
         *stop* ends it early and loses no answer.
         """
-        self._require_open()
+        await self._require_writable()
         return await self._relay(client, stop).once()
 
     async def relay(
@@ -289,7 +303,7 @@ class UsageLedger:
 
         Cancelling it is as cancelling `relay_once`.
         """
-        self._require_open()
+        await self._require_writable()
         if on_account_error not in ("retry", "raise"):
             raise ValueError(
                 f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}"
@@ -328,7 +342,7 @@ class UsageLedger:
             InvalidRecordError: no such customer can be, or *at* is no aware time.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         customer = customer_of(
             self._clock.now(),
             customer_aws_account_id=customer_aws_account_id,
@@ -353,7 +367,7 @@ class UsageLedger:
 
         Raises: as `close_customer`.
         """
-        self._require_open()
+        await self._require_writable()
         customer = customer_of(
             self._clock.now(),
             customer_aws_account_id=customer_aws_account_id,
@@ -430,7 +444,7 @@ class UsageLedger:
             ValueError: for a state that is no end state.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         if wrong := [state for state in states if state not in ENDED]:
             raise ValueError(f"states: expected end states, got {wrong[0]}")
         return await self._store.rearm(states or ENDED, self._now(), self._rules)
@@ -451,7 +465,7 @@ class UsageLedger:
                 for as long as the service takes records of them.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         before = moment_of("before", before)
         now = self._clock.now()
         if before > now - _KEPT:
@@ -478,7 +492,7 @@ class UsageLedger:
         Raises:
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         await self._store.release()
 
     async def take_over(self, url: str) -> int:
@@ -499,7 +513,7 @@ class UsageLedger:
             LedgerOutcomeUnknownError: this database went away at the commit.
             LedgerError: one of the databases cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         source = store_at(url, create=False)
         await source.open()
         try:

@@ -1,8 +1,9 @@
 """
 A ledger in PostgreSQL: for many machines, with the caller's own transactions if it wants.
 
-Everything lies in the schema `marketplace_metering` of the database, and every statement says so,
-since a caller's connection may look elsewhere first. Leases go by the database's clock.
+Everything lies in one schema of the database, `marketplace_metering` or what the URL says, and
+every statement says so, since a caller's connection may look elsewhere first. Leases go by the
+database's clock.
 
 Whatever a transaction locks it locks in one order: keys, hours, event ids, kept sums, the ledger's
 one row; and rows of a table by their key.
@@ -100,6 +101,11 @@ class PostgresStore:
     async def aclose(self) -> None:
         """See Store."""
         await self._connections.aclose()
+
+    @property
+    def may_write(self) -> bool:
+        """See Store."""
+        return self._connections.may_write
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""

@@ -29,6 +29,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     migrations_in,
     schema_of,
 )
+from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
 from marketplace_metering_async.ledger.stores.store import FailPoint
 
 T = TypeVar("T")
@@ -66,6 +67,10 @@ _ENDS_SOON: Final = """
          THEN set_config('idle_in_transaction_session_timeout', '30s', true) END
 """
 """A transaction whose client is gone holds its locks, and its COMMIT in doubt, no longer."""
+_MAY_WRITE: Final = """
+    SELECT has_table_privilege('marketplace_metering.ledger', 'UPDATE')
+           AND NOT current_setting('transaction_read_only')::boolean
+"""
 _USABLE: Final = """
     (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
     (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible
@@ -87,7 +92,8 @@ class PostgresConnections:
         self, url: str, *, create: bool, reach: FailPoint, schema: Traversable | None = None
     ) -> None:
         """Note where; open() does the work. Another *schema* is for tests of upgrades."""
-        self._url = url
+        self._url, self._schema = schema_in(url)
+        self.may_write = True
         self._create = create
         self._reach = reach
         self._migrations = migrations_in(schema or schema_of("postgresql"))
@@ -153,11 +159,12 @@ class PostgresConnections:
                 async with self._connection() as connection:
                     async with connection.transaction():
                         self._reach("transaction: begins")
-                        begun = await self._begin(connection, note)
+                        db = SchemaConnection(connection, self._schema)
+                        begun = await self._begin(db, note)
                         if begun is not None:
                             in_doubt = in_doubt and note is None
                             self._require_usable(begun, though_moved=though_moved)
-                            done = [await operation(connection)]
+                            done = [await operation(db)]
                             self._reach("transaction: commits")
                             committing = True
                     committed = True
@@ -205,11 +212,12 @@ class PostgresConnections:
         raise AssertionError("the last attempt returned or raised")
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
-        begun = await connection.fetchrow(f"SELECT {_USABLE}, {_LEDGER_ID}, {_DURABLE}")
+        db = SchemaConnection(connection, self._schema)
+        begun = await db.fetchrow(f"SELECT {_USABLE}, {_LEDGER_ID}, {_DURABLE}")
         if begun["ledger_id"] != own:
             raise LedgerError(_OTHER_LEDGER)
         self._require_usable(begun, though_moved=False)
-        return await operation(connection)
+        return await operation(db)
 
     async def _ledger_id(self) -> str:
         if not self._own_id:
@@ -223,7 +231,7 @@ class PostgresConnections:
                 self._connection() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                return await operation(connection)
+                return await operation(SchemaConnection(connection, self._schema))
         except self._errors as error:
             raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
 
@@ -290,7 +298,10 @@ class PostgresConnections:
         return (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
 
     async def _prepare(self, connection: Connection) -> bool:
-        """Bring the schema up to date; return whether a pooler stands between."""
+        """
+        Bring the schema up to date, which takes no right where it is; return whether a pooler is
+        between.
+        """
         server = await connection.fetchrow(
             "SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process"
         )
@@ -299,7 +310,18 @@ class PostgresConnections:
                 "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
                 "would lose usage when the machine stops"
             )
-        await self._migrate(connection)
+        if (version := await self._version(connection)) < self._known:
+            try:
+                await self._migrate(connection)
+            except self._asyncpg.InsufficientPrivilegeError as error:
+                if not version:
+                    raise
+                raise LedgerUnusableError(
+                    "open it once with a role that may upgrade it, the owner of its tables: the "
+                    f"ledger is of an older version of the package ({error})"
+                ) from error
+        db = SchemaConnection(connection, self._schema)
+        self.may_write = await db.fetchval(_MAY_WRITE)
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())
 
@@ -307,14 +329,15 @@ class PostgresConnections:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
             version = await self._version(connection)
-            if not version:
-                await connection.execute("CREATE SCHEMA IF NOT EXISTS marketplace_metering")
+            if not await connection.fetchval("SELECT to_regnamespace($1)", self._schema):
+                await connection.execute(f"CREATE SCHEMA {self._schema}")
+            db = SchemaConnection(connection, self._schema)
             for migration in self._migrations:
                 if migration.version > version:
                     for statement in migration.statements:
-                        await connection.execute(statement)
+                        await db.execute(statement)
                         self._reach("migrate: statement")
-                    await connection.execute(
+                    await db.execute(
                         "UPDATE marketplace_metering.ledger SET version = $1", migration.version
                     )
             self._reach("migrate: done")
@@ -322,15 +345,14 @@ class PostgresConnections:
     async def _version(self, connection: Connection) -> int:
         """Return the version of the schema; 0 where there is none, and one may be made."""
         place = _place_of(self._url)
-        if await connection.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
+        db = SchemaConnection(connection, self._schema)
+        if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
             raise first_edition(place)
-        if not await connection.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
+        if not await db.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
             if not self._create:
                 raise LedgerMissingError(f"there is no ledger at {place}")
             return 0
-        found = await connection.fetchrow(
-            "SELECT version, min_compatible FROM marketplace_metering.ledger"
-        )
+        found = await db.fetchrow("SELECT version, min_compatible FROM marketplace_metering.ledger")
         if found is None:
             raise LedgerUnusableError(f"{place} is damaged; restore a backup")
         require_known(found["min_compatible"], self._known)

@@ -36,6 +36,7 @@ class SqliteStore:
     """A ledger in one file; see Store for what its verbs do."""
 
     shares_quota = False
+    may_write = True
 
     def __init__(
         self,

@@ -58,6 +58,11 @@ class Store(Protocol):
     shares_quota: bool
     """Whether relays on other machines use the same quota, and agree on it here."""
 
+    @property
+    def may_write(self) -> bool:
+        """Whether its role and server let this process write, as it was when it was opened."""
+        ...
+
     async def open(self) -> None:
         """
         Connect, and bring the schema up to date under a lock.
