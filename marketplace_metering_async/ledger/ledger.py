@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerClosedError, MeteringError
 from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
@@ -76,7 +76,7 @@ class UsageLedger:
         self._rules = PostingRules(
             grace=int(grace), month_end_grace=int(month_end_grace), late=late
         )
-        self._clock = SystemClock() if clock is None else clock
+        self._clock = store.clock if clock is None else clock
         self._observer = LoggingObserver() if observer is None else observer
         self._reach = reach
         self._slice = slice_seconds
@@ -118,7 +118,9 @@ class UsageLedger:
                 takes records of a month until 06:00.
             late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour
                 after it in its month and subscription, or "refuse" with LateUsageError.
-            clock: A clock of yours, for tests.
+            clock: A clock of yours, for tests. By default usage without `at`, sealing and the ends
+                of windows go by the server's in PostgreSQL, whatever this machine's clock shows,
+                and by the machine's with SQLite.
             observer: Gets warnings and events; by default the package's logger.
 
         Raises:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import uuid4
 
@@ -18,7 +19,13 @@ from support.ledgers import (
     until_somebody_waits,
 )
 
-from marketplace_metering_async import EventConflictError, LedgerError, UsageRefusedError
+from marketplace_metering_async import (
+    EventConflictError,
+    LedgerError,
+    UsageLedger,
+    UsageRefusedError,
+)
+from marketplace_metering_async.clock import SystemClock
 
 
 @pytest.fixture
@@ -275,3 +282,25 @@ async def test_usage_that_the_database_cannot_hold_is_refused(postgres: str) -> 
 
         assert isinstance(results[1], UsageRefusedError)
         assert 2 == await recorded(house)
+
+
+async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Of when usage without a time happened, and when an hour is over, whatever the machine's clock
+    shows. Design, Laws of the ledger; ledger section 7
+    """
+    real = datetime.now(UTC)
+    monkeypatch.setattr(SystemClock, "now", lambda self: real + timedelta(days=40))
+    async with UsageLedger.open(place) as ledger:
+        await ledger.add_usage(
+            dimension="requests",
+            quantity=1,
+            product_code="product",
+            customer_aws_account_id="111122223333",
+        )
+        (entry,) = [entry async for entry in ledger.history()]
+        sealed = await ledger._store.seal_due(ledger._now(), 10, "us-east-1")
+
+        assert entry.timestamp is not None
+        assert abs(entry.timestamp - real) < timedelta(minutes=2)
+        assert 0 == sealed

@@ -15,6 +15,7 @@ from random import randrange
 from typing import Any, Final
 from uuid import uuid4
 
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import Identity, introduction, moved_name
 from marketplace_metering_async.ledger.model import (
@@ -106,6 +107,11 @@ class PostgresStore:
     def may_write(self) -> bool:
         """See Store."""
         return self._connections.may_write
+
+    @property
+    def clock(self) -> Clock:
+        """See Store: the server's."""
+        return self._connections.clock
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""

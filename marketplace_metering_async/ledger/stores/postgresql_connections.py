@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from marketplace_metering_async.clock import FollowingClock
 from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
@@ -76,11 +77,12 @@ _USABLE: Final = """
     (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible
 """
 _LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
-_BEGIN: Final = f"SELECT {_USABLE}, {_DURABLE}, {_ENDS_SOON}"
+_CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
+_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}"
 _BEGIN_ONCE: Final = f"""
     WITH previous AS (DELETE FROM marketplace_metering.posting WHERE posting_id = $2)
     INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
-    RETURNING {_USABLE}, {_DURABLE}, {_ENDS_SOON}
+    RETURNING {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 
@@ -94,6 +96,7 @@ class PostgresConnections:
         """Note where; open() does the work. Another *schema* is for tests of upgrades."""
         self._url, self._schema = schema_in(url)
         self.may_write = True
+        self.clock = FollowingClock()
         self._create = create
         self._reach = reach
         self._migrations = migrations_in(schema or schema_of("postgresql"))
@@ -256,9 +259,14 @@ class PostgresConnections:
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
+        asked = self.clock.passed()
         if note is None:
-            return await connection.fetchrow(_BEGIN)
-        return await connection.fetchrow(_BEGIN_ONCE, note, self._note)
+            begun = await connection.fetchrow(_BEGIN)
+        else:
+            begun = await connection.fetchrow(_BEGIN_ONCE, note, self._note)
+        if begun is not None:
+            self.clock.hear(begun["clock"], asked=asked)
+        return begun
 
     def _require_usable(self, ledger: Any, *, though_moved: bool) -> None:  # noqa: ANN401 - a row
         if not though_moved:
@@ -302,9 +310,11 @@ class PostgresConnections:
         Bring the schema up to date, which takes no right where it is; return whether a pooler is
         between.
         """
+        asked = self.clock.passed()
         server = await connection.fetchrow(
-            "SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process"
+            f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {_CLOCK}"
         )
+        self.clock.hear(server["clock"], asked=asked)
         if server["fsync"] == "off":
             raise LedgerUnusableError(
                 "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "

@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 from uuid import uuid4
 
+from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import Identity, introduction, moved_name
@@ -50,6 +51,7 @@ class SqliteStore:
         """Note where; open() does the work. *connect* and *schema* are for tests."""
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
         self._reach = reach
+        self.clock: Clock = SystemClock()
 
     async def open(self) -> None:
         """See Store."""

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import (
@@ -57,6 +58,11 @@ class Store(Protocol):
 
     shares_quota: bool
     """Whether relays on other machines use the same quota, and agree on it here."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of whatever keeps it, the same for all who use it."""
+        ...
 
     @property
     def may_write(self) -> bool:
