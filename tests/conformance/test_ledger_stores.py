@@ -669,6 +669,24 @@ async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
     assert {} == house.metered()
 
 
+async def test_a_license_whose_product_was_damaged_holds_up_no_other(house: House) -> None:
+    """
+    It would make no record, and claims of others would end with it. ledger section 7
+    """
+    license_arn = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
+    await house.use(3, license_arn=license_arn)
+    await house.use(4, product_code="other")
+    house.clock.step(hours=1)
+    await claimed(house, lease=0.0)
+    damage = "UPDATE usage_key SET license_product = 'pr%duct' WHERE license_product <> ''"
+    await change(house.url, f"{damage} RETURNING 1")
+    await house.relay()
+
+    assert {HourState.DAMAGED, HourState.METERED} == {
+        entry.state async for entry in house.ledger.history()
+    }
+
+
 async def test_two_relays_send_each_record_once(house: House) -> None:
     """
     On one database, at the same time. Covers: M01, M05

@@ -89,7 +89,8 @@ async def seal_due(
     sums, frozen = Sums(), []
     for hour_id, stamp, quantity, name, license_product in due:
         key = key_of(name)
-        frozen.append((now, region_name, *freeze(region_name, key, stamp, quantity), hour_id))
+        record = freeze(region_name, key, stamp, quantity, license_product=license_product)
+        frozen.append((now, region_name, *record, hour_id))
         of = key.summed_under(license_product)
         sums.move(of, HourState.OPEN, HourState.FROZEN, quantity)
     await execute_for(db, FREEZE, frozen)

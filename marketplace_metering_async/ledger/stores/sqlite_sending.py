@@ -66,7 +66,7 @@ def seal_due(
     sums, frozen = Sums(), []
     for hour_id, stamp, quantity, name, license_product in due:
         key = key_of(name)
-        record = freeze(region_name, key, stamp, quantity)
+        record = freeze(region_name, key, stamp, quantity, license_product=license_product)
         frozen.append((now, region_name, *record, hour_id))
         of = key.summed_under(license_product)
         sums.move(of, HourState.OPEN, HourState.FROZEN, quantity)
