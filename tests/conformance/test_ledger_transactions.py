@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -11,7 +12,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from support.ledgers import (
+    ACCOUNT,
     House,
+    connections_of,
     database_at,
     execute,
     house_at,
@@ -21,11 +24,15 @@ from support.ledgers import (
 
 from marketplace_metering_async import (
     EventConflictError,
+    HourState,
     LedgerError,
     UsageLedger,
     UsageRefusedError,
 )
 from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.ledger.posting import PostingRules
+from marketplace_metering_async.ledger.stores.postgresql_adding import close
+from marketplace_metering_async.ledger.usage import customer_of
 
 
 @pytest.fixture
@@ -304,3 +311,62 @@ async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyP
         assert entry.timestamp is not None
         assert abs(entry.timestamp - real) < timedelta(minutes=2)
         assert 0 == sealed
+
+
+CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+
+
+async def test_a_key_that_is_made_while_a_customer_is_closed_is_closed(
+    home: House, place: str
+) -> None:
+    """
+    By a transaction that the closing does not see yet, and waits for. ledger section 7
+    """
+    await home.use(1)
+    connection = await asyncpg.connect(place)
+    async with asyncio.timeout(60), connection.transaction():
+        await home.use(2, dimension="new", connection=connection)
+        closing = asyncio.create_task(home.ledger.close_customer(**CUSTOMER))
+        await until_somebody_waits(place)
+    await connection.close()
+
+    assert 2 == await closing
+    home.clock.step(seconds=1)
+    assert HourState.SUBSCRIPTION_OVER is (await home.use(4, dimension="new")).ended
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
+async def test_a_customer_that_is_closed_while_a_key_is_made_is_closed(
+    home: House, place: str, isolation: str
+) -> None:
+    """
+    The key is made once the closing is over; a transaction that cannot see it fails.
+    ledger section 7
+    """
+    await home.use(1)
+    who = customer_of(home.clock.now(), **CUSTOMER)
+    now, go_on, has_closed = int(home.clock.now().timestamp()), asyncio.Event(), asyncio.Event()
+
+    async def close_slowly(db: Any) -> None:
+        await close(db, who, now - 1, now, PostingRules(), shard=0)
+        has_closed.set()
+        await go_on.wait()
+
+    connection = await asyncpg.connect(place)
+    transaction = connection.transaction(isolation=isolation)
+    async with asyncio.timeout(60):
+        await transaction.start()
+        await connection.execute("SELECT 1")
+        closing = asyncio.create_task(connections_of(home).run(close_slowly))
+        await has_closed.wait()
+        adding = asyncio.create_task(home.use(2, dimension="new", connection=connection))
+        await until_somebody_waits(place)
+        go_on.set()
+        await closing
+        if isolation == "read_committed":
+            assert HourState.SUBSCRIPTION_OVER is (await adding).ended
+        else:
+            with pytest.raises(LedgerError, match="could not serialize"):
+                await adding
+        await transaction.commit()
+    await connection.close()

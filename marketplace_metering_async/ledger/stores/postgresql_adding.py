@@ -40,9 +40,25 @@ NEW_KEYS: Final = """
                          $7::text[])
     ON CONFLICT (name) DO NOTHING
 """
+NEW_CUSTOMERS: Final = """
+    INSERT INTO marketplace_metering.customer
+        (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+    ORDER BY 1, 2, 3, 4
+    ON CONFLICT DO NOTHING
+"""
+LOCKED_CUSTOMERS: Final = """
+    SELECT 1 FROM marketplace_metering.customer JOIN
+        unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS wanted
+            (product_code, customer_aws_account_id, customer_identifier, license_arn)
+        USING (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    ORDER BY product_code, customer_aws_account_id, customer_identifier, license_arn
+    FOR SHARE OF customer
+"""
+"""Whoever closes one of them waits, and then sees the keys that are made now."""
 CLOSED_BEFORE: Final = """
     UPDATE marketplace_metering.usage_key SET closed_at = closed.closed_at
-    FROM marketplace_metering.closed_customer AS closed
+    FROM marketplace_metering.customer AS closed
     WHERE usage_key.name IN (SELECT unnest($1::text[]))
       AND closed.product_code = usage_key.product_code
       AND closed.customer_aws_account_id = usage_key.customer_aws_account_id
@@ -104,7 +120,7 @@ NEW_EVENTS: Final = """
     SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[])
 """
 CLOSE: Final = """
-    INSERT INTO marketplace_metering.closed_customer
+    INSERT INTO marketplace_metering.customer
         (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
     VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
@@ -174,6 +190,9 @@ async def _load(
     found = await _keys(db, by_name)
     if missing := sorted(by_name.keys() - found.keys()):  # one order for all who make them
         new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        customers = [by_name[name].customer for name in missing]
+        await execute_for(db, NEW_CUSTOMERS, customers)
+        await execute_for(db, LOCKED_CUSTOMERS, customers)
         await execute_for(db, NEW_KEYS, new)
         await db.execute(CLOSED_BEFORE, missing)
         found |= await _keys(db, {name: by_name[name] for name in missing})
@@ -247,9 +266,7 @@ async def close(
 
 async def reopen(db: Connection, customer: CustomerKey) -> None:
     """Forget that a subscription ended."""
-    await db.execute(
-        f"DELETE FROM marketplace_metering.closed_customer WHERE {CUSTOMER}", *customer
-    )
+    await db.execute(f"DELETE FROM marketplace_metering.customer WHERE {CUSTOMER}", *customer)
     await db.execute(
         f"UPDATE marketplace_metering.usage_key SET closed_at = NULL WHERE {CUSTOMER}", *customer
     )

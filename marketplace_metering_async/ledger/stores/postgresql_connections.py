@@ -160,7 +160,7 @@ class PostgresConnections:
             committing = committed = False
             try:
                 async with self._connection() as connection:
-                    async with connection.transaction():
+                    async with connection.transaction(isolation="read_committed"):
                         self._reach("transaction: begins")
                         db = SchemaConnection(connection, self._schema)
                         begun = await self._begin(db, note)

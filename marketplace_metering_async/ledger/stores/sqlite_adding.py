@@ -38,12 +38,12 @@ NEW_KEY: Final = """
     VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 CLOSED_BEFORE: Final = """
-    UPDATE usage_key SET closed_at = closed_customer.closed_at FROM closed_customer
+    UPDATE usage_key SET closed_at = customer.closed_at FROM customer
     WHERE usage_key.name IN (SELECT value FROM json_each(?))
-      AND closed_customer.product_code = usage_key.product_code
-      AND closed_customer.customer_aws_account_id = usage_key.customer_aws_account_id
-      AND closed_customer.customer_identifier = usage_key.customer_identifier
-      AND closed_customer.license_arn = usage_key.license_arn
+      AND customer.product_code = usage_key.product_code
+      AND customer.customer_aws_account_id = usage_key.customer_aws_account_id
+      AND customer.customer_identifier = usage_key.customer_identifier
+      AND customer.license_arn = usage_key.license_arn
 """
 HOURS: Final = """
     SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
@@ -86,7 +86,7 @@ KEPT_SUM: Final = """
         latest = max(latest, excluded.latest)
 """
 CLOSE: Final = """
-    INSERT INTO closed_customer
+    INSERT INTO customer
         (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
     VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
@@ -218,7 +218,7 @@ def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: Posti
 
 def reopen(db: Connection, customer: CustomerKey) -> None:
     """Forget that a subscription ended."""
-    db.execute(f"DELETE FROM closed_customer WHERE {CUSTOMER}", customer)
+    db.execute(f"DELETE FROM customer WHERE {CUSTOMER}", customer)
     db.execute(f"UPDATE usage_key SET closed_at = NULL WHERE {CUSTOMER}", customer)
 
 

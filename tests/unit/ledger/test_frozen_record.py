@@ -46,7 +46,7 @@ def test_sealing_chooses_what_is_sent() -> None:
     frozen = freeze("us-east-1", KEY, NOON, 5_000_000, license_product="")
     content: dict[str, Any] = {"region_name": "us-east-1", "key": KEY, "stamp": NOON}
     content |= {"quantity": 5_000_000, "member": QUANTITY, "license_product": ""}
-    others = [
+    others: list[dict[str, Any]] = [
         {"region_name": "eu-west-1"},
         {"member": QUANTITY_AS_DECIMAL},
         {"license_product": "other"},

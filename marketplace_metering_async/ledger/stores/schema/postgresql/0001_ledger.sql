@@ -36,13 +36,14 @@ CREATE TABLE marketplace_metering.usage_key (
     closed_at bigint
 );
 
--- Customers whose subscription has ended, also for dimensions that come later.
-CREATE TABLE marketplace_metering.closed_customer (
+-- Customers, and when the subscription ends, also for dimensions that come later. Whoever makes a key
+-- locks the row of its customer, so that none is made while a subscription is ended.
+CREATE TABLE marketplace_metering.customer (
     product_code text NOT NULL,
     customer_aws_account_id text NOT NULL,
     customer_identifier text NOT NULL,
     license_arn text NOT NULL,
-    closed_at bigint NOT NULL,
+    closed_at bigint,
     PRIMARY KEY (product_code, customer_aws_account_id, customer_identifier, license_arn)
 );
 

@@ -36,13 +36,13 @@ CREATE TABLE usage_key (
     closed_at INTEGER
 ) STRICT;
 
--- Customers whose subscription has ended, also for dimensions that come later.
-CREATE TABLE closed_customer (
+-- Customers, and when the subscription ends, also for dimensions that come later.
+CREATE TABLE customer (
     product_code TEXT NOT NULL,
     customer_aws_account_id TEXT NOT NULL,
     customer_identifier TEXT NOT NULL,
     license_arn TEXT NOT NULL,
-    closed_at INTEGER NOT NULL,
+    closed_at INTEGER,
     PRIMARY KEY (product_code, customer_aws_account_id, customer_identifier, license_arn)
 ) STRICT;
 
