@@ -122,7 +122,10 @@ class BatchReleased:
 
 @frozen(kw_only=True)
 class UsageEndedUnmetered:
-    """Records of the ledger have ended without being metered; *state* is the ledger's word."""
+    """
+    Records of the ledger, or pieces of usage that no record carries, have ended without being
+    metered; *state* is the ledger's word.
+    """
 
     state: str
     records: int
@@ -192,7 +195,9 @@ class LoggingObserver:
             case WarningIssued(text=text):
                 _logger.warning("%s", text)
             case UsageEndedUnmetered(state=state, records=records):
-                _logger.warning("%d records of the ledger ended as %s", records, state)
+                _logger.warning(
+                    "%d records or pieces of usage of the ledger ended as %s", records, state
+                )
             case RelayBlocked(error=error, seconds=seconds):
                 text = "%s The relay has been blocked for %.0f s and goes on trying: %s"
                 _logger.error(text, error.advice, seconds, error)

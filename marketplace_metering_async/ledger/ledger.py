@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -10,7 +11,13 @@ from typing import Any, Final, Self
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerClosedError, MeteringError
-from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
+from marketplace_metering_async.events import (
+    LoggingObserver,
+    Observer,
+    UsageEndedUnmetered,
+    WarningIssued,
+    emit,
+)
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
@@ -252,6 +259,7 @@ class UsageLedger:
         result = await self._store.post_on(connection, usage, self._now(), self._rules)
         if isinstance(result, MeteringError):
             raise result
+        self._report([result])
         return result
 
     async def relay_once(
@@ -438,7 +446,8 @@ class UsageLedger:
         now: that is your decision, since it moves a charge to another month or agreement.
 
         Args:
-            states: Which; all end states by default.
+            states: Which; all end states by default but OTHER_SCHEME, whose usage would be billed
+                beside that of the other scheme.
 
         Returns: how many are on their way again.
 
@@ -449,7 +458,8 @@ class UsageLedger:
         await self._require_writable()
         if wrong := [state for state in states if state not in ENDED]:
             raise ValueError(f"states: expected end states, got {wrong[0]}")
-        return await self._store.rearm(states or ENDED, self._now(), self._rules)
+        usual = [state for state in ENDED if state is not HourState.OTHER_SCHEME]
+        return await self._store.rearm(states or usual, self._now(), self._rules)
 
     async def prune(self, before: datetime) -> int:
         """
@@ -546,4 +556,12 @@ class UsageLedger:
         return int(self._clock.now().timestamp())
 
     async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
-        return await self._store.post(usages, self._now(), self._rules)
+        results = await self._store.post(usages, self._now(), self._rules)
+        self._report(results)
+        return results
+
+    def _report(self, results: Sequence[PostingResult]) -> None:
+        """Report usage that no hour carries, as the relay does with records that have ended."""
+        for state, pieces in Counter(getattr(one, "ended", None) for one in results).items():
+            if state is not None:
+                emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))

@@ -10,7 +10,7 @@ A store loads what a group of usage touches into a Posting, posts, and writes do
 in one transaction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -25,7 +25,13 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month, latest_lost_at
 from marketplace_metering_async.ledger.millionths import millionths_of
-from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.model import (
+    HourState,
+    ProductDimension,
+    Usage,
+    UsageKey,
+    key_of,
+)
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
@@ -167,6 +173,9 @@ class KeyState:
         closed_at: When the customer's subscription ended, or None.
         hours: Hour to what is in it.
         recorded: Millionths that were added to the key.
+        billed_as: What it has in common with keys of another scheme; None where there are none.
+        has_license: Which scheme it is of.
+        rivals: Those keys: what is in an hour of theirs would be billed twice.
         stranded: (origin, state) to millionths and pieces that no hour carries.
     """
 
@@ -175,7 +184,35 @@ class KeyState:
     closed_at: int | None = None
     hours: dict[int, OpenHour] = field(factory=dict)
     recorded: int = 0
+    billed_as: str | None = None
+    has_license: bool = False
+    rivals: list["KeyState"] = field(factory=list, eq=False, repr=False)
     stranded: dict[tuple[int, HourState], tuple[int, int]] = field(factory=dict)
+
+
+def key_state(
+    name: str, key_id: int, closed_at: int | None, license_product: str, billed_as: str | None
+) -> KeyState:
+    """Return the state of a key, by its row, with no hours yet."""
+    key = key_of(name)
+    return KeyState(
+        key_id,
+        key.summed_under(license_product),
+        closed_at,
+        billed_as=billed_as,
+        has_license=bool(key.license_arn),
+    )
+
+
+def introduce_rivals(keys: Collection[KeyState]) -> None:
+    """Let *keys* of different schemes that are billed twice know of each other."""
+    for key in keys:
+        if key.billed_as is not None:
+            key.rivals = [
+                other
+                for other in keys
+                if other.billed_as == key.billed_as and other.has_license is not key.has_license
+            ]
 
 
 @frozen
@@ -246,7 +283,7 @@ class AddedUsage:
         hour: The start of the hour (UTC) whose record has it; None where none may.
         late: Whether that is another hour than the one in which it happened.
         repeated: Whether the event id was known, so that nothing was added now.
-        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER); None where one has.
+        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME); None where one has.
     """
 
     hour: datetime | None = None
@@ -328,11 +365,13 @@ class Posting:
         if _is_after(key, at):
             return HourState.SUBSCRIPTION_OVER
         hour = hour_of(at)
+        if _is_rivals(key, hour):
+            return HourState.OTHER_SCHEME
         last, over = last_hour_of_month(hour), HourState.MONTH_OVER
         if key.closed_at is not None and hour_of(key.closed_at) <= last:
             last, over = hour_of(key.closed_at), HourState.SUBSCRIPTION_OVER
         while hour <= last:
-            found = self._unsealed(key, hour, at)
+            found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at)
             if found is not None and _has_room(found, quantity):
                 return key.hours.setdefault(hour, found)
             hour = max(hour + SECONDS_PER_HOUR, hour_of(self._lost_at(key)))
@@ -387,9 +426,7 @@ class Posting:
         for hour in unsealed:
             if hour.hour > closed_at:
                 for origin, (quantity, events) in hour.take_out().items():
-                    last_second = origin + SECONDS_PER_HOUR - 1
-                    at = min(last_second, closed_at) if origin <= closed_at else origin
-                    self._put(state, at, quantity, events)
+                    self._put(state, origin, quantity, events)
         return len(last_ones)
 
     def changes(self) -> Changes:
@@ -416,9 +453,19 @@ class Posting:
 
 
 def _first_with_room(key: KeyState, hour: int, quantity: int) -> int:
-    while (there := key.hours.get(hour)) is not None and not _has_room(there, quantity):
+    while not _takes(key, hour, quantity):
         hour += SECONDS_PER_HOUR
     return hour
+
+
+def _takes(key: KeyState, hour: int, quantity: int) -> bool:
+    there = key.hours.get(hour)
+    return not _is_rivals(key, hour) and (there is None or _has_room(there, quantity))
+
+
+def _is_rivals(key: KeyState, hour: int) -> bool:
+    """Whether another scheme has the hour, and had it first."""
+    return hour not in key.hours and any(hour in rival.hours for rival in key.rivals)
 
 
 def _is_after(key: KeyState, at: int) -> bool:

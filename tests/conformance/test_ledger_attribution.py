@@ -7,6 +7,7 @@ import pytest
 from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
 
 from marketplace_metering_async import EventTooOldError, HourState, InvalidRecordError
+from marketplace_metering_async.events import UsageEndedUnmetered
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -185,3 +186,45 @@ async def test_ids_are_kept_for_longer_where_somebody_asks(house: House) -> None
     await house.ledger.prune(first)
 
     assert (await house.use(100, event_id="first", at=first)).repeated
+
+
+LICENSE = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
+
+
+@pytest.mark.parametrize("first", [None, LICENSE])
+async def test_an_hour_is_billed_by_one_scheme(house: House, first: str | None) -> None:
+    """
+    By the one that came first: the other one's usage is kept, reported, and not sent; in other
+    hours, and of other customers, it is. ledger M5. Covers: M17
+    """
+    second = LICENSE if first is None else None
+    await house.use(1, license_arn=first)
+    kept = await house.use(2, license_arn=second)
+    await house.use(4, license_arn=first)
+    later = await house.use(8, license_arn=second, at=NOON - HOUR)
+    other = await house.use(16, license_arn=second, dimension="other")
+    another_license = await house.use(32, license_arn=LICENSE[:-1] + "0", dimension="other")
+    house.clock.step(hours=1)
+    await house.relay()
+
+    assert (HourState.OTHER_SCHEME, None) == (kept.ended, kept.hour)
+    assert [None, None] == [later.ended, other.ended]
+    assert (None if second else HourState.OTHER_SCHEME) is another_license.ended
+    status = await house.balance()
+    assert 63 == status.recorded
+    assert 2 + (0 if second else 32) == status.ended[HourState.OTHER_SCHEME]
+    assert UsageEndedUnmetered(state="other_scheme", records=1) in house.warned
+    assert 0 == await house.ledger.retry()
+
+
+async def test_what_cannot_be_the_same_is_billed(house: House) -> None:
+    """
+    A license of an unknown product, and a legacy identifier. ledger M5
+    """
+    await house.use(1)
+    for who in (
+        {"license_arn": LICENSE, "product_code": None},
+        {"customer_identifier": "legacy", "customer_aws_account_id": None},
+        {"license_arn": LICENSE[:-1] + "0", "product_code": "other"},
+    ):
+        assert (await house.use(2, **who)).hour is not None

@@ -145,7 +145,7 @@ async def test_what_never_got_to_its_commit_is_not_stored(either: str) -> None:
             await house.use(100)
         await proxy.listen()
 
-        assert UsageRefusedError is refusal.type
+        assert LedgerError is refusal.type
         assert 1 == (await house.balance()).recorded
 
 

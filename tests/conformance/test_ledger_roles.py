@@ -11,6 +11,7 @@ from marketplace_metering_async import (
     ConfigurationError,
     LedgerError,
     LedgerMissingError,
+    LedgerRegionMismatchError,
     LedgerUnusableError,
     UsageLedger,
 )
@@ -107,6 +108,22 @@ async def test_who_may_only_read_reads(place: str, how: str) -> None:
 
         assert (3, 3) == (status.recorded, entries[0].quantity)
         assert 3 == (await house.balance()).recorded
+
+
+async def test_who_may_write_later_looks_then_which_ledger_it_is(place: str) -> None:
+    """
+    As all others do when they open it. ledger M7
+    """
+    async with house_at(place, region_name="us-east-1"):
+        pass
+    url = await as_role(place, *READING)
+    async with UsageLedger.open(url, region_name="eu-west-1") as ledger:
+        tables = "ALL TABLES IN SCHEMA marketplace_metering"
+        await execute(
+            place, f"GRANT INSERT, UPDATE, DELETE ON {tables} TO {urlsplit(url).username}"
+        )
+        with pytest.raises(LedgerRegionMismatchError):
+            await ledger.prune(NOON - 400 * 24 * HOUR)
 
 
 async def test_a_schema_has_the_name_that_the_url_gives(place: str) -> None:

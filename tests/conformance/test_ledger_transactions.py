@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -242,36 +243,49 @@ async def test_a_connection_that_is_of_no_use_is_a_ledger_error(
     connection.terminate()
 
 
-async def test_an_event_of_two_transactions_at_once_counts_once(home: House, place: str) -> None:
+@pytest.mark.parametrize("others", [0, 20])
+async def test_an_event_of_two_processes_at_once_counts_once(
+    home: House, place: str, others: int
+) -> None:
     """
     The second one waits for the first, and knows its id then; nobody who shares a commit with it
     fails. ledger M3
     """
     connection = await asyncpg.connect(place)
-    other = await asyncpg.connect(place)
     async with asyncio.timeout(60), connection.transaction():
         await home.use(1, event_id="e", connection=connection)
         waiting = [
             asyncio.create_task(home.use(2, dimension=f"other-{n}", event_id=name))
-            for n, name in enumerate(["e", *[None] * 20])
+            for n, name in enumerate(["e", *[None] * others])
         ]
         await until_somebody_waits(place)
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    async with connection.transaction(), other.transaction():
-        await home.use(4, event_id="f", connection=connection)
-        on_other = asyncio.create_task(
-            home.use(4, dimension="other", event_id="f", connection=other)
-        )
-        await until_somebody_waits(place)
-        await connection.execute("COMMIT")
-        with pytest.raises(EventConflictError):
-            await on_other
-        await connection.execute("BEGIN")
     await connection.close()
-    await other.close()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
 
-    assert [True] + [False] * 20 == [isinstance(one, EventConflictError) for one in results]
-    assert 1 + 20 * 2 + 4 == await recorded(home)
+    conflicts = [isinstance(one, EventConflictError) for one in results]
+    assert [True] + [False] * others == conflicts
+    assert 1 + others * 2 == await recorded(home)
+
+
+async def test_an_event_of_two_transactions_at_once_counts_once(home: House, place: str) -> None:
+    """
+    Each of a caller's own. ledger M3
+    """
+    first, second = [await asyncpg.connect(place) for _ in range(2)]
+    async with asyncio.timeout(60), second.transaction():
+        async with first.transaction():
+            await home.use(4, event_id="e", connection=first)
+            adding = asyncio.create_task(
+                home.use(4, dimension="other", event_id="e", connection=second)
+            )
+            await until_somebody_waits(place)
+        with pytest.raises(EventConflictError):
+            await adding
+        await home.use(8, connection=second)
+    for connection in (first, second):
+        await connection.close()
+
+    assert 12 == await recorded(home)
 
 
 async def test_usage_that_the_database_cannot_hold_is_refused(postgres: str) -> None:
@@ -316,23 +330,28 @@ async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyP
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
 
 
+@pytest.mark.parametrize("default", ["read committed", "repeatable read", "serializable"])
 async def test_a_key_that_is_made_while_a_customer_is_closed_is_closed(
-    home: House, place: str
+    place: str, default: str
 ) -> None:
     """
-    By a transaction that the closing does not see yet, and waits for. ledger section 7
+    By a transaction that the closing does not see yet, and waits for, whatever isolation the
+    database has by default. ledger section 7
     """
-    await home.use(1)
-    connection = await asyncpg.connect(place)
-    async with asyncio.timeout(60), connection.transaction():
-        await home.use(2, dimension="new", connection=connection)
-        closing = asyncio.create_task(home.ledger.close_customer(**CUSTOMER))
-        await until_somebody_waits(place)
-    await connection.close()
+    name = urlsplit(place).path[1:]
+    await execute(place, f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
+    async with house_at(place) as house:
+        await house.use(1)
+        connection = await asyncpg.connect(place)
+        async with asyncio.timeout(60), connection.transaction():
+            await house.use(2, dimension="new", connection=connection)
+            closing = asyncio.create_task(house.ledger.close_customer(**CUSTOMER))
+            await until_somebody_waits(place)
+        await connection.close()
 
-    assert 2 == await closing
-    home.clock.step(seconds=1)
-    assert HourState.SUBSCRIPTION_OVER is (await home.use(4, dimension="new")).ended
+        assert 2 == await closing
+        house.clock.step(seconds=1)
+        assert HourState.SUBSCRIPTION_OVER is (await house.use(4, dimension="new")).ended
 
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
@@ -370,3 +389,18 @@ async def test_a_customer_that_is_closed_while_a_key_is_made_is_closed(
                 await adding
         await transaction.commit()
     await connection.close()
+
+
+async def test_two_schemes_of_a_customer_at_once_see_each_other(home: House, place: str) -> None:
+    """
+    The second one waits until the first one is committed. ledger M5
+    """
+    license_arn = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
+    connection = await asyncpg.connect(place)
+    async with asyncio.timeout(60), connection.transaction():
+        await home.use(1, connection=connection)
+        second = asyncio.create_task(home.use(2, license_arn=license_arn))
+        await until_somebody_waits(place)
+    await connection.close()
+
+    assert HourState.OTHER_SCHEME is (await second).ended

@@ -1,6 +1,6 @@
 """The way into a ledger in PostgreSQL: usage to hours, subscriptions that end, re-arming."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -21,25 +21,41 @@ from marketplace_metering_async.ledger.posting import (
     Posting,
     PostingResult,
     PostingRules,
+    introduce_rivals,
+    key_state,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, license_product
+    SELECT name, key_id, closed_at, license_product,
+           CASE WHEN other_scheme <> 0 THEN billed_as END
     FROM marketplace_metering.usage_key WHERE name IN (SELECT unnest($1::text[]))
     ORDER BY key_id FOR UPDATE
 """
 """Here and elsewhere unnest() in place of ANY(): the planner looks at each value of the latter."""
+RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
 NEW_KEYS: Final = """
     INSERT INTO marketplace_metering.usage_key
         (name, product_code, customer_aws_account_id, customer_identifier, license_arn, dimension,
-         license_product)
+         license_product, billed_as)
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::text[])
+                         $7::text[], $8::text[])
     ON CONFLICT (name) DO NOTHING
 """
+OTHER_SCHEMES: Final = """
+    UPDATE marketplace_metering.usage_key SET other_scheme = 1
+    WHERE other_scheme = 0 AND billed_as IN (SELECT unnest($1::text[])) AND EXISTS (
+        SELECT 1 FROM marketplace_metering.usage_key AS other
+        WHERE other.billed_as = usage_key.billed_as
+          AND (other.license_arn = '') <> (usage_key.license_arn = ''))
+"""
+ONE_BY_ONE: Final = """
+    SELECT pg_advisory_xact_lock(hashtextextended(billed_as, 7305803390))
+    FROM unnest($1::text[]) AS billed_as
+"""
+"""Two who make keys of one customer by different schemes would not see each other's."""
 NEW_CUSTOMERS: Final = """
     INSERT INTO marketplace_metering.customer
         (product_code, customer_aws_account_id, customer_identifier, license_arn)
@@ -187,26 +203,33 @@ async def _load(
 ) -> dict[UsageKey, KeyState]:
     """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
-    found = await _keys(db, by_name)
+    found = await _keys(db, KEYS, [*by_name])
     if missing := sorted(by_name.keys() - found.keys()):  # one order for all who make them
-        new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        new = [_new_key(name, by_name[name], wanted[by_name[name]]) for name in missing]
+        pairs = sorted({row[-1] for row in new if row[-1] is not None})
         customers = [by_name[name].customer for name in missing]
         await execute_for(db, NEW_CUSTOMERS, customers)
         await execute_for(db, LOCKED_CUSTOMERS, customers)
+        await db.execute(ONE_BY_ONE, pairs)
         await execute_for(db, NEW_KEYS, new)
         await db.execute(CLOSED_BEFORE, missing)
-        found |= await _keys(db, {name: by_name[name] for name in missing})
+        await db.execute(OTHER_SCHEMES, pairs)
+        found |= await _keys(db, KEYS, missing)
+    if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
+        found = await _keys(db, RIVALS, sorted(rivalled)) | found
+        introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in await db.fetch(HOURS, [*by_id], first):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return {by_name[name]: state for name, state in found.items()}
+    return {key_of(name): state for name, state in found.items()}
 
 
-async def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
-    return {
-        name: KeyState(key_id, names[name].summed_under(license_product), closed_at)
-        for name, key_id, closed_at, license_product in await db.fetch(KEYS, [*names])
-    }
+def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None, ...]:
+    return (name, *key, license_product, key.billed_as(license_product))
+
+
+async def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
+    return {row[0]: key_state(*row) for row in await db.fetch(statement, values)}
 
 
 async def _write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:

@@ -1,7 +1,7 @@
 """The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -23,19 +23,30 @@ from marketplace_metering_async.ledger.posting import (
     Posting,
     PostingResult,
     PostingRules,
+    introduce_rivals,
+    key_state,
 )
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, license_product FROM usage_key
-    WHERE name IN (SELECT value FROM json_each(?))
+    SELECT name, key_id, closed_at, license_product,
+           CASE WHEN other_scheme <> 0 THEN billed_as END
+    FROM usage_key WHERE name IN (SELECT value FROM json_each(?))
 """
+RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
 NEW_KEY: Final = """
     INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
-                           license_arn, dimension, license_product)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+                           license_arn, dimension, license_product, billed_as)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+OTHER_SCHEMES: Final = """
+    UPDATE usage_key SET other_scheme = 1
+    WHERE other_scheme = 0 AND billed_as IN (SELECT value FROM json_each(?)) AND EXISTS (
+        SELECT 1 FROM usage_key AS other
+        WHERE other.billed_as = usage_key.billed_as
+          AND (other.license_arn = '') <> (usage_key.license_arn = ''))
 """
 CLOSED_BEFORE: Final = """
     UPDATE usage_key SET closed_at = customer.closed_at FROM customer
@@ -139,25 +150,28 @@ def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
 def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys with their hours from *first* on; those that are new get their rows."""
     by_name = {name_of(key): key for key in wanted}
-    found = _keys(db, by_name)
+    found = _keys(db, KEYS, [*by_name])
     if missing := by_name.keys() - found.keys():
-        new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        new = [_new_key(name, by_name[name], wanted[by_name[name]]) for name in missing]
         db.executemany(NEW_KEY, new)
         db.execute(CLOSED_BEFORE, (json.dumps([*missing]),))
-        found |= _keys(db, {name: by_name[name] for name in missing})
+        db.execute(OTHER_SCHEMES, (json.dumps([row[-1] for row in new]),))
+        found |= _keys(db, KEYS, [*missing])
+    if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
+        found = _keys(db, RIVALS, [*rivalled]) | found
+        introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in db.execute(HOURS, (json.dumps([*by_id]), first)).fetchall():
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return {by_name[name]: state for name, state in found.items()}
+    return {key_of(name): state for name, state in found.items()}
 
 
-def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
-    return {
-        name: KeyState(key_id, names[name].summed_under(license_product), closed_at)
-        for name, key_id, closed_at, license_product in db.execute(
-            KEYS, (json.dumps([*names]),)
-        ).fetchall()
-    }
+def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None, ...]:
+    return (name, *key, license_product, key.billed_as(license_product))
+
+
+def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
+    return {row[0]: key_state(*row) for row in db.execute(statement, (json.dumps(values),))}
 
 
 def _write(db: Connection, changes: Changes, reach: FailPoint) -> None:

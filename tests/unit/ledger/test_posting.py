@@ -21,6 +21,7 @@ from marketplace_metering_async.ledger.posting import (
     OpenHour,
     Posting,
     PostingRules,
+    introduce_rivals,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
 from marketplace_metering_async.limits import MAX_QUANTITY
@@ -153,6 +154,17 @@ def test_an_hour_takes_usage_while_its_window_stays_open(*, before: int, late: b
 
     assert late == added.late
     assert moment(hour_of(at) + (HOUR if late else 0)) == added.hour
+
+
+def test_the_last_usage_of_a_subscription_waits_for_no_grace() -> None:
+    """
+    It has an hour for sending, and is sealed at once. ledger H10
+    """
+    at = NOW - 23 * HOUR
+    way = Way(closed_at=at + 60)
+
+    assert AddedUsage(hour=moment(hour_of(at))) == way.post(at)
+    assert AddedUsage(ended=HourState.SUBSCRIPTION_OVER) == Way(closed_at=at).post(at - 1)
 
 
 def test_late_usage_goes_to_the_first_unsealed_hour_after_its_own() -> None:
@@ -412,6 +424,61 @@ def test_the_sums_know_the_latest_stamp() -> None:
         Sum("product", "requests", "open", 2, 2, 0),
         Sum("product", "requests", RECORDED, 2, 0, NOON + 60),
     ] == way.changes.sums
+
+
+def rivals(*hours: OpenHour) -> Way:
+    """Return a key's way in, with another scheme that has *hours*."""
+    way = Way()
+    way.key.billed_as = "both"
+    other = KeyState(2, OF, billed_as="both", has_license=True)
+    other.hours = {hour.hour: hour for hour in hours}
+    introduce_rivals([way.key, other])
+    return way
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_usage_of_an_hour_that_another_scheme_has_is_kept_apart(*, is_open: bool) -> None:
+    """
+    The service would bill both; whatever came first stands. ledger M5
+    """
+    way = rivals(stored(NOON, is_open=is_open))
+    before = way.post(NOON - 1)
+    added = way.post()
+    own = Way(stored(NOON))
+    own.key.rivals = [KeyState(2, OF, hours={NOON: stored(NOON)})]
+
+    assert AddedUsage(ended=HourState.OTHER_SCHEME) == added
+    assert moment(NOON - HOUR) == before.hour
+    assert {"other_scheme": (1, 0), "open": (1, 1), RECORDED: (2, 0)} == way.sums()
+    assert moment(NOON) == own.post().hour
+
+
+def test_no_hour_of_another_scheme_carries_usage() -> None:
+    """
+    Be it late, or carried by a person. ledger M5
+    """
+    way = rivals(stored(NOON - HOUR), stored(NOON))
+    way.key.hours[NOON - 2 * HOUR] = stored(NOON - 2 * HOUR, is_open=False)
+
+    assert moment(NOON + HOUR) == way.post(NOON - 2 * HOUR).hour
+    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, 5, 1)
+    assert [NOON - 2 * HOUR, NOON + HOUR] == [*way.key.hours]
+
+
+def test_rivals_are_of_another_scheme() -> None:
+    """
+    Two licenses of one customer are both right. ledger M5
+    """
+    keys = [
+        KeyState(1, OF, billed_as="a"),
+        KeyState(2, OF, billed_as="a", has_license=True),
+        KeyState(3, OF, billed_as="a", has_license=True),
+        KeyState(4, OF, billed_as="b", has_license=True),
+        KeyState(5, OF),
+    ]
+    introduce_rivals(keys)
+
+    assert [[2, 3], [1], [1], [], []] == [[r.key_id for r in key.rivals] for key in keys]
 
 
 AGES = st.integers(-300, 40 * 24 * HOUR)

@@ -23,7 +23,8 @@ CREATE TABLE ledger (
 INSERT INTO ledger (one, version, min_compatible) VALUES (1, 1, 1);
 
 -- What the service counts as one, but for the hour; its name is all of it as a JSON list.
--- '' stands for what a scheme does not have.
+-- '' stands for what a scheme does not have. Keys by product code and by license of one product,
+-- account and dimension are `billed_as` the same; they are marked where there are both.
 CREATE TABLE usage_key (
     key_id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -33,8 +34,12 @@ CREATE TABLE usage_key (
     license_arn TEXT NOT NULL,
     dimension TEXT NOT NULL,
     license_product TEXT NOT NULL,
-    closed_at INTEGER
+    closed_at INTEGER,
+    billed_as TEXT,
+    other_scheme INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+
+CREATE INDEX usage_key_billed_as ON usage_key (billed_as) WHERE billed_as IS NOT NULL;
 
 -- Customers, and when the subscription ends, also for dimensions that come later.
 CREATE TABLE customer (
