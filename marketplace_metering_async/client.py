@@ -34,7 +34,12 @@ from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
 from marketplace_metering_async.limits import ServiceMetadata
 from marketplace_metering_async.quantities import kept
-from marketplace_metering_async.records import UsageAllocation, UsageRecord, quantity_members
+from marketplace_metering_async.records import (
+    UsageAllocation,
+    UsageRecord,
+    quantity_members,
+    travel_whole,
+)
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     MeterUsageResult,
@@ -286,7 +291,9 @@ class MarketplaceMeteringClient:
             "ProductCode": product_code,
             "Timestamp": int(timestamp.timestamp()),
             "UsageDimension": usage_dimension,
-            **quantity_members("UsageQuantity", quantity, allocations),
+            **quantity_members(
+                "UsageQuantity", quantity, allocations, whole=travel_whole(quantity, allocations)
+            ),
             "ClientToken": token,
         }
         if dry_run:

@@ -27,6 +27,7 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── LedgerUnusableError             damaged, too new, or where it must not be
     │   │   │   └── LedgerMissingError          there is none, and none was to be made
     │   │   ├── LedgerRegionMismatchError       (also a ConfigurationError) for another region
+    │   │   ├── CannotResolveError              the ledger's usage is not as was said of it
     │   │   ├── EventConflictError              a known event id with other content
     │   │   ├── EventTooOldError                usage so old that its id may be forgotten
     │   │   ├── UsageRefusedError               usage that the database cannot hold
@@ -460,6 +461,12 @@ class LedgerRegionMismatchError(LedgerError, ConfigurationError):
         "A record sent in a second region is billed a second time. Use a client of the ledger's "
         "own region and endpoint, and another ledger for another one."
     )
+
+
+class CannotResolveError(LedgerError):
+    """Usage in the ledger is not in a state in which a person may say that of it."""
+
+    advice = "Nothing was changed. Look at history() again: something may have happened since."
 
 
 class EventConflictError(LedgerError):

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final, Protocol
 
 from attrs import frozen
 
 from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.quantities import Quantity
 from marketplace_metering_async.results import RecordStatus
 
 _logger: Final = logging.getLogger("marketplace_metering_async")
@@ -141,10 +143,14 @@ class RelayBlocked:
     Attributes:
         error: What the latest try ended with: of the account, or of the ledger's database.
         seconds: For how long it has been so.
+        units: Unsent in the whole ledger, at the latest look; None before the first one.
+        first_loss_at: When the service takes the first of them no more; None where all can wait.
     """
 
     error: MeteringError
     seconds: float
+    units: Quantity | None = None
+    first_loss_at: datetime | None = None
 
 
 Event = (
@@ -195,12 +201,10 @@ class LoggingObserver:
             case WarningIssued(text=text):
                 _logger.warning("%s", text)
             case UsageEndedUnmetered(state=state, records=records):
-                _logger.warning(
-                    "%d records or pieces of usage of the ledger ended as %s", records, state
-                )
-            case RelayBlocked(error=error, seconds=seconds):
-                text = "%s The relay has been blocked for %.0f s and goes on trying: %s"
-                _logger.error(text, error.advice, seconds, error)
+                text = "%d records of the ledger, or pieces of usage, ended as %s"
+                _logger.warning(text, records, state)
+            case RelayBlocked(error=error):
+                _logger.error("%s %s: %s", error.advice, _blocked(event), error)
             case _:
                 _logger.debug("%s", event)
 
@@ -208,6 +212,15 @@ class LoggingObserver:
 def _summary(event: BatchEnded) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in event.counts.items())
     return f"{counts or 'no records'}; {event.calls} calls, {event.throttled} throttled"
+
+
+def _blocked(event: RelayBlocked) -> str:
+    said = f"The relay has been blocked for {event.seconds:.0f} s and goes on trying"
+    if event.units:
+        said += f"; {event.units:,} units are unsent"
+        if event.first_loss_at is not None:
+            said += f", the first of them is lost at {event.first_loss_at:%Y-%m-%d %H:%M} UTC"
+    return said
 
 
 def observes_calls(observer: Observer) -> bool:

@@ -234,7 +234,9 @@ class UsageRecord:
         boto: dict[str, Any] = {
             "Timestamp": self.timestamp,
             "Dimension": self.dimension,
-            **quantity_members("Quantity", self.quantity, self.usage_allocations),
+            **quantity_members(
+                "Quantity", self.quantity, self.usage_allocations, whole=self._travels_whole()
+            ),
         }
         if self.customer_aws_account_id is not None:
             boto["CustomerAWSAccountId"] = self.customer_aws_account_id
@@ -243,6 +245,9 @@ class UsageRecord:
         if self.license_arn is not None:
             boto["LicenseArn"] = self.license_arn
         return boto
+
+    def _travels_whole(self) -> bool:
+        return travel_whole(self.quantity, self.usage_allocations)
 
     @property
     def customer(self) -> Customer:
@@ -302,16 +307,25 @@ def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) 
     ]
 
 
+def travel_whole(quantity: quantities.Quantity, allocations: Sequence[UsageAllocation]) -> bool:
+    """Return whether the integer members carry *quantity* with its *allocations*."""
+    parts = [part.allocated_usage_quantity for part in allocations] if allocations else ()
+    return quantities.travels_whole(quantity, parts)
+
+
 def quantity_members(
-    name: str, quantity: quantities.Quantity, allocations: Sequence[UsageAllocation]
+    name: str,
+    quantity: quantities.Quantity,
+    allocations: Sequence[UsageAllocation],
+    *,
+    whole: bool,
 ) -> dict[str, Any]:
     """
     Return the members that say how much, as boto3 takes them and the wire carries them.
 
-    The quantity is under *name* or its decimal sister, and its allocations are of the same kind.
+    The quantity is under *name* where they travel *whole*, else under its decimal sister, and its
+    allocations are of the same kind.
     """
-    parts = [part.allocated_usage_quantity for part in allocations] if allocations else ()
-    whole = quantities.travels_whole(quantity, parts)
     members: dict[str, Any] = (
         {name: quantity} if whole else {f"{name}{quantities.AS_DECIMAL}": str(quantity)}
     )

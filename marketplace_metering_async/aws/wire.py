@@ -88,7 +88,8 @@ def members_of_all(records: Iterable[UsageRecord]) -> list[Members]:
     """Return each of *records* as the wire carries it: `members_of`, but most of them in place."""
     return [
         members_of(record)
-        if record.license_arn is not None
+        if type(record) is not UsageRecord
+        or record.license_arn is not None
         or record.usage_allocations
         or not travels_whole(record.quantity)
         else {

@@ -6,6 +6,7 @@ from typing import Final
 
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
+    CannotResolveError,
     ClientClosedError,
     ConfigurationError,
     DeliveryTimeoutError,
@@ -35,6 +36,8 @@ class Exit(IntEnum):
     """Some are undelivered, or held back: send them again."""
     ACCOUNT = 4
     """The account or the configuration is at fault."""
+    COPY = 5
+    """The ledger is a copy that nobody has adopted: `ledger relay` leaves it alone."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
@@ -43,6 +46,7 @@ _GRAVEST_FIRST: Final = (
     Exit.INTERRUPTED,
     Exit.ACCOUNT,
     Exit.USAGE,
+    Exit.COPY,
     Exit.UNDELIVERED,
     Exit.REJECTED,
 )
@@ -73,7 +77,7 @@ def _is_account_fault(error: MeteringError) -> bool:
 
 def of_error(error: MeteringError, operation: str) -> Exit:
     """Return the code for an *operation* that ended with *error*."""
-    if isinstance(error, InvalidRecordError | LedgerMissingError):
+    if isinstance(error, CannotResolveError | InvalidRecordError | LedgerMissingError):
         return Exit.USAGE
     if isinstance(error, ConfigurationError | ClientClosedError):
         return Exit.ACCOUNT

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Self
 
 from marketplace_metering_async.cli.output.console import Console
@@ -17,6 +18,7 @@ class Interrupts:
     Attributes:
         stopped: Set by the first signal, or by `fail()`: nothing new is to start.
         happened: Whether there was a signal.
+        is_of_service: Whether it was the one by which services are ended, SIGTERM.
         failure: Why there was no sense in going on, if so.
         says: What the first signal brings about, as text.
     """
@@ -24,6 +26,7 @@ class Interrupts:
     def __init__(self, console: Console, says: str) -> None:
         self.stopped = asyncio.Event()
         self.happened = False
+        self.is_of_service = False
         self.failure: OSError | None = None
         self.says = says
         self._console = console
@@ -33,7 +36,7 @@ class Interrupts:
         """Listen."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            _listen(loop, number, self._interrupt)
+            _listen(loop, number, partial(self._interrupt, number))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,11 +50,12 @@ class Interrupts:
         self.failure = error
         self.stopped.set()
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, number: signal.Signals) -> None:
         if self.happened and self._task is not None:
             self._task.cancel()
             return
         self.happened = True
+        self.is_of_service = number is signal.SIGTERM
         self.stopped.set()
         self._console.print(f"[yellow]Interrupted: {self.says} Ctrl-C again aborts at once.")
 

@@ -14,6 +14,7 @@ from marketplace_metering_async.cli.options import (
     License,
     ProductCode,
     Profile,
+    Quantity,
     Region,
     Settings,
     moment,
@@ -34,6 +35,16 @@ app = typer.Typer(
 _LONGEST_DAYS: Final = 36_500
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Of the ledger.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="NAME", help="An entry of `ledger history`; may be repeated."),
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", metavar="STATE", help="All that ended so; may be repeated."),
+]
+Month = Annotated[str | None, typer.Option("--month", metavar="YYYY-MM", help="By default all.")]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; kept in the history.")]
 
 
 @app.command()
@@ -41,9 +52,7 @@ def add(
     url: Url,
     *,
     dimension: Annotated[str, typer.Option("--dimension", metavar="NAME")],
-    quantity: Annotated[
-        int, typer.Option("--quantity", metavar="NUMBER", parser=whole_number, help="Whole units.")
-    ],
+    quantity: Quantity,
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
@@ -144,9 +153,7 @@ def status(
 def history(
     url: Url,
     *,
-    month: Annotated[
-        str | None, typer.Option("--month", metavar="YYYY-MM", help="By default all.")
-    ] = None,
+    month: Month = None,
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
@@ -156,13 +163,7 @@ def history(
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    where = {
-        "month": _month(month),
-        "customer_aws_account_id": account,
-        "customer_identifier": customer_identifier,
-        "license_arn": license_arn,
-        "product_code": product_code,
-    }
+    where = _where(month, account, customer_identifier, license_arn, product_code)
     finish(ledger_actions.history(url, where, stderr_console(), as_csv=csv))
 
 
@@ -172,7 +173,11 @@ def retry(
     *,
     state: Annotated[
         list[str] | None,
-        typer.Option("--state", metavar="STATE", help="An end state; by default all."),
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="An end state, or frozen; by default all but those of which you have to decide.",
+        ),
     ] = None,
 ) -> None:
     """Send ended records again, unchanged, where the service still takes them."""
@@ -231,6 +236,137 @@ def close_customer(
         "product_code": product_code,
     }
     finish(ledger_actions.close_customer(url, who, stderr_console(), reopen=reopen))
+
+
+@app.command()
+def resolve(
+    url: Url,
+    *,
+    as_: Annotated[
+        str, typer.Option("--as", metavar="WORD", help="metered, not_metered or written_off.")
+    ],
+    note: Note,
+    name: Names = None,
+    state: States = None,
+    month: Month = None,
+    account: Account = None,
+    customer_identifier: CustomerIdentifier = None,
+    license_arn: License = None,
+    product_code: ProductCode = None,
+) -> None:
+    """Say what became of usage that has ended, once you have found out."""
+    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
+
+    where = _where(month, account, customer_identifier, license_arn, product_code)
+    selection = ledger_operator.Selection(names=name or [], states=state or [], where=where)
+    finish(ledger_operator.resolve(url, selection, as_, note, stderr_console()))
+
+
+@app.command("write-off")
+def write_off(
+    url: Url,
+    *,
+    note: Note,
+    name: Names = None,
+    state: States = None,
+    month: Month = None,
+    account: Account = None,
+    customer_identifier: CustomerIdentifier = None,
+    license_arn: License = None,
+    product_code: ProductCode = None,
+) -> None:
+    """Give up usage that has ended: nobody is billed for it."""
+    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
+
+    where = _where(month, account, customer_identifier, license_arn, product_code)
+    selection = ledger_operator.Selection(names=name or [], states=state or [], where=where)
+    finish(ledger_operator.resolve(url, selection, "written_off", note, stderr_console()))
+
+
+@app.command()
+def reopen(
+    url: Url,
+    *,
+    note: Note,
+    name: Names = None,
+    state: States = None,
+    month: Month = None,
+    account: Account = None,
+    customer_identifier: CustomerIdentifier = None,
+    license_arn: License = None,
+    product_code: ProductCode = None,
+) -> None:
+    """Bill ended usage in the hour that runs, where the service surely does not have it."""
+    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
+
+    where = _where(month, account, customer_identifier, license_arn, product_code)
+    selection = ledger_operator.Selection(names=name or [], states=state or [], where=where)
+    finish(ledger_operator.reopen(url, selection, note, stderr_console()))
+
+
+@app.command()
+def rebind(
+    url: Url,
+    *,
+    note: Note,
+    taken: Annotated[
+        str | None,
+        typer.Option(
+            "--taken",
+            metavar="WORD",
+            help="What becomes of what the old host has taken: billed, send or written_off.",
+        ),
+    ] = None,
+    endpoint_url: EndpointUrl = None,
+    profile: Profile = None,
+    region: Region = None,
+) -> None:
+    """Send to another host of the ledger's region from now on."""
+    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
+
+    settings = Settings(
+        endpoint_url=endpoint_url, profile=profile, region=region, calls_per_second=QUOTA
+    )
+    finish(ledger_operator.rebind(url, settings, taken, note, stderr_console()))
+
+
+@app.command("un-retire")
+def un_retire(
+    url: Url,
+    target: Annotated[
+        str, typer.Argument(metavar="NEW_URL", help="Where it moved; nothing of it may be there.")
+    ],
+) -> None:
+    """Go on with a ledger that moved to another one."""
+    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
+
+    finish(ledger_operator.un_retire(url, target, stderr_console()))
+
+
+@app.command()
+def explain(
+    state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="By default all.")] = None,
+) -> None:
+    """Say what a state of usage means, and what to do about it."""
+    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
+
+    finish(ledger_operator.explain(state, stderr_console()))
+
+
+def _where(
+    month: str | None,
+    account: str | None,
+    customer_identifier: str | None,
+    license_arn: str | None,
+    product_code: str | None,
+) -> dict[str, str | datetime | None]:
+    return {
+        "month": _month(month),
+        "customer_aws_account_id": account,
+        "customer_identifier": customer_identifier,
+        "license_arn": license_arn,
+        "product_code": product_code,
+    }
 
 
 def _month(text: str | None) -> datetime | None:

@@ -132,6 +132,10 @@ License = Annotated[
         callback=_kept(lambda text: rules.identity("0", None, text)),
     ),
 ]
+Quantity = Annotated[
+    Decimal,
+    typer.Option("--quantity", metavar="NUMBER", parser=exact, help="Units, as 5 or 17.42."),
+]
 CallsPerSecond = Annotated[
     float,
     typer.Option(

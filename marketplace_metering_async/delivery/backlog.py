@@ -17,14 +17,14 @@ from typing import Final
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.delivery.chunks import (
+from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
+from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     Chunk,
     Lane,
     PendingRecord,
     lane_of,
 )
-from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
 from marketplace_metering_async.records import UsageRecord
 
 _EDGE: Final = limits.EDGE.total_seconds()

@@ -7,10 +7,10 @@ from typing import Any, Final, cast
 
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.chunks import lane_of
 from marketplace_metering_async.delivery.collector import ResultCollector
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
+from marketplace_metering_async.delivery.model import lane_of
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,

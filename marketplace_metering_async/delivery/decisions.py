@@ -15,8 +15,8 @@ from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import premature
-from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.lane_queue import MINUTE
+from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.error_kinds import (
     ErrorKind,
     classify,
@@ -117,22 +117,24 @@ def on_reply(
     else:
         parts = _parts(chunk, reply)
     settled: list[SettledRecords] = []
-    left: list[PendingRecord] = []
+    open_entries: list[PendingRecord] = []
     for part, status, record_ids in parts:
         if status is None:
             error: MeteringError = InvalidResponseError(reply.oddities[0], 200, request_id)
-            left += _after_failure(part.entries, error, moment, doubt=True, request_id=request_id)
+            open_entries += _after_failure(
+                part.entries, error, moment, doubt=True, request_id=request_id
+            )
         elif status == wire.UNPROCESSED:
             error = NotProcessedError()
-            left += _after_failure(part.entries, error, moment, request_id=request_id)
+            open_entries += _after_failure(part.entries, error, moment, request_id=request_id)
         else:
             verdict = verdicts.answered(status, part.histories[0], request_id)
             settled.append(SettledRecords(verdict, part.positions, record_ids))
     progress = bool(settled)
     ended = CallEnd.DELIVERED if progress else CallEnd.FAILED
-    if not left:
+    if not open_entries:
         return Decision(ended=ended, settled=settled, taken=True, progress=True)
-    ends, returned = _ended_or_again(left, moment, policy)
+    ends, returned = _ended_or_again(open_entries, moment, policy)
     return Decision(
         ended=ended,
         settled=settled + ends,
@@ -140,7 +142,7 @@ def on_reply(
         taken=progress or wire.UNPROCESSED in statuses,
         progress=progress,
         failed=True,
-        error=left[0].history.error,
+        error=open_entries[0].history.error,
     )
 
 
@@ -150,16 +152,16 @@ def on_error(
     moment: float,
     policy: RetryPolicy,
     *,
-    left: bool = True,
+    sent: bool = True,
     service_time: float | None = None,
 ) -> Decision:
     """
     Decide on the *error* that ended the call with *chunk*, sent at the monotonic time *moment*.
 
-    *left* is False where nothing was handed to the transport: that is no attempt. *service_time* is
+    *sent* is False where nothing was handed to the transport: that is no attempt. *service_time* is
     what the service's clock shows, in seconds since 1970, if it said so.
     """
-    if not left:
+    if not sent:
         settled = give_up(chunk.entries, error)
         return Decision(
             ended=CallEnd.ABANDONED, settled=settled, stop=Scope.EVERYTHING, error=error
@@ -204,11 +206,11 @@ def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
     return Decision(ended=CallEnd.DELIVERED, returned=[Return(entries)], error=error)
 
 
-def on_bug(chunk: Chunk, cause: Exception, *, left: bool) -> Decision:
+def on_bug(chunk: Chunk, cause: Exception, *, sent: bool) -> Decision:
     """Decide on an exception that nobody expected: it ends these records, and no others."""
     error = unexpected(cause)
     entries = _after(
-        chunk.entries, lambda h: evolve(_attempted(h, error), doubt=h.doubt or left) if left else h
+        chunk.entries, lambda h: evolve(_attempted(h, error), doubt=h.doubt or sent) if sent else h
     )
     return Decision(ended=CallEnd.FAILED, settled=give_up(entries, error), error=error)
 

@@ -19,9 +19,9 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.connection import RepairedError
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
-from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
+from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.refusals import REMEMBERED, is_about_a_member
 from marketplace_metering_async.delivery.screening import Screen, screen
 from marketplace_metering_async.delivery.search import Search
@@ -62,7 +62,7 @@ class _Call:
         search: The search that the chunk is a part of.
         permit: The right to make it.
         begun: Monotonic time.
-        left: Whether the request was handed to the transport.
+        sent: Whether the request was handed to the transport.
         task: What makes it.
     """
 
@@ -70,7 +70,7 @@ class _Call:
     search: Search | None
     permit: Permit
     begun: float
-    left: bool = False
+    sent: bool = False
     task: "asyncio.Task[None] | None" = None
 
 
@@ -187,7 +187,7 @@ class Delivery:
 
     def _cancel_what_has_not_left(self) -> None:
         for call in self._on_the_wire:
-            if not call.left and call.task is not None:
+            if not call.sent and call.task is not None:
                 call.task.cancel()
 
     @property
@@ -307,7 +307,7 @@ class Delivery:
             kept, outcomes = screen(chunk, bounds, stop, similar, self._screen)
             self._settle(outcomes)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
-            self._end_lost(chunk, error, left=False)
+            self._end_lost(chunk, error, sent=False)
             return chunk.part(())
         return kept
 
@@ -328,14 +328,15 @@ class Delivery:
             while following is not None:
                 call = following
                 await self._make_one(call)
-                following = self._next(call)
+                following = self._next()
         finally:
             self._return_permit(call)
 
-    def _next(self, ended: _Call) -> _Call | None:
-        """Begin the call that may start since one has *ended*; its task makes it."""
-        call = None
-        if (permit := self._dispatcher.permit_at_hand()) is not None:
+    def _next(self) -> _Call | None:
+        """Begin the call that may start since one ended; its task makes it, unless cancelled."""
+        call, task = None, asyncio.current_task()
+        permit = self._dispatcher.permit_at_hand() if task and not task.cancelling() else None
+        if permit is not None:
             try:
                 call = self._begin(permit)
             except Exception as error:  # noqa: BLE001 - what waits is over; what comes is tried
@@ -343,7 +344,7 @@ class Delivery:
             if call is None:
                 permit.release()
             else:
-                call.task = ended.task
+                call.task = task
         self._dispatcher.wake()
         return call
 
@@ -354,20 +355,20 @@ class Delivery:
             if call not in self._on_the_wire:  # aborted: nobody asks any more
                 raise
             stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
-            if stop is None or call.left:  # the event loop ends
+            if stop is None or call.sent:  # the event loop ends
                 error = UnexpectedError("the event loop ended before the record had its verdict")
-                self._finish(call, decisions.on_bug(call.chunk, error, left=call.left))
+                self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
                 raise
             decision = decisions.on_cancelled(call.chunk, stop)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
-            decision = decisions.on_bug(call.chunk, error, left=call.left)
+            decision = decisions.on_bug(call.chunk, error, sent=call.sent)
         self._finish(call, decision)
 
     async def _decide(self, call: _Call) -> Decision:
         chunk, policy = call.chunk, self._policy
 
         def leaving() -> None:
-            call.left = call.permit.sent = True
+            call.sent = call.permit.sent = True
             call.begun = self._clock.monotonic()
             self.calls += 1
             if self._leaving is not None:
@@ -392,7 +393,7 @@ class Delivery:
                 error,
                 call.begun,
                 policy,
-                left=call.left,
+                sent=call.sent,
                 service_time=self._connection.service_time(),
             )
         if reply.oddities:
@@ -412,12 +413,12 @@ class Delivery:
             rest = self._release(self._searches.drop(lane.whole)).returned
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
-            self._end_lost(call.chunk, error, left=call.left)
+            self._end_lost(call.chunk, error, sent=call.sent)
 
     def _return_permit(self, call: _Call, decision: Decision | None = None) -> None:
         """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
         try:
-            if decision is not None and call.left:
+            if decision is not None and call.sent:
                 retry_after = getattr(decision.error, "retry_after", None)
                 call.permit.end(decision.ended, retry_after=retry_after)
             else:
@@ -573,13 +574,13 @@ class Delivery:
             self._bug = decisions.unexpected(error)
         self._rescue_if_lost()
 
-    def _end_lost(self, chunk: Chunk, error: Exception, *, left: bool) -> None:
+    def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
         self._bug = decisions.unexpected(error)
         kept = self.backlog.sent_before() | self._searches.positions()
         lost = frozenset(self._unsettled(chunk.positions)) - kept
         part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)
-        self._settle(decisions.on_bug(part, error, left=left).settled)
+        self._settle(decisions.on_bug(part, error, sent=sent).settled)
 
     def _rescue_if_lost(self) -> None:
         """Once nothing runs any more, leave nobody waiting."""

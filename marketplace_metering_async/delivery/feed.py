@@ -9,9 +9,9 @@ from attrs import define, field
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
-from marketplace_metering_async.delivery.chunks import PendingRecord
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
+from marketplace_metering_async.delivery.model import PendingRecord
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
@@ -58,7 +58,7 @@ class Entry:
         copies: What was given for identical records, by position.
         rivals: Different records of the key that came after it had left.
         conflict: Why none of the records of the key is sent.
-        left: Whether it was handed to the transport.
+        sent: Whether it was handed to the transport.
         is_wanted: Whether who gave it still waits for its verdict.
     """
 
@@ -71,7 +71,7 @@ class Entry:
     rivals: dict[int, _Given] = field(factory=dict)
     conflict: list[int] = field(factory=list)
     conflict_kind: type[ConflictingRecordsError] = ConflictingRecordsError
-    left: bool = False
+    sent: bool = False
     is_wanted: bool = True
 
 
@@ -167,7 +167,7 @@ class Feed:
             first.copies[position] = given
         elif is_same(first.record, record):
             first.copies[position] = given
-        elif first.left:
+        elif first.sent:
             first.rivals[position] = _Given(position, given, record)
         else:
             first.conflict = [first.position, *first.copies, position]
@@ -191,7 +191,7 @@ class Feed:
         elif position in entry.rivals:
             del entry.rivals[position]
             gone.append(position)
-        is_needed = entry.is_wanted or entry.copies or entry.left or entry.conflict
+        is_needed = entry.is_wanted or entry.copies or entry.sent or entry.conflict
         if not is_needed and self.delivery.take_back(entry.position, entry.record):
             del self._entries[entry.position]
             self._forget(entry)
@@ -232,7 +232,7 @@ class Feed:
             emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
         if others:
             positions = [*others, entry.position]
-            unsent = [entry, *(self._entries[p] for p in others if not self._entries[p].left)]
+            unsent = [entry, *(self._entries[p] for p in others if not self._entries[p].sent)]
             for one in unsent:
                 one.conflict, one.conflict_kind = positions, BothSchemesError
 
@@ -247,7 +247,7 @@ class Feed:
     def _screen(self, pending: PendingRecord) -> Verdict | None:
         """A record is not sent once a different one of its key has come."""
         entry = self._entries[pending.position]
-        if entry.conflict and not entry.left:
+        if entry.conflict and not entry.sent:
             return Verdict(
                 status=RecordStatus.REJECTED, error=entry.conflict_kind(sorted(entry.conflict))
             )
@@ -255,11 +255,11 @@ class Feed:
 
     def _leaving(self, positions: Sequence[int]) -> None:
         entries = [self._entries[position] for position in positions]
-        fresh = [entry for entry in entries if not entry.left]
+        fresh = [entry for entry in entries if not entry.sent]
         if not fresh:
             return
         for entry in fresh:
-            entry.left = True
+            entry.sent = True
         self.waiting -= len(fresh)
         self.in_flight += len(fresh)
         if self._connection.observes_calls:
@@ -303,7 +303,7 @@ class Feed:
         del self._by_key[entry.key]
         if self._schemes is not None:
             self._schemes.forget(entry.position, entry.record)
-        if entry.left:
+        if entry.sent:
             self.in_flight -= 1
         else:
             self.waiting -= 1

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from attrs import Factory, define
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.delivery.chunks import (
+from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,
     Lane,

@@ -8,7 +8,7 @@ from marketplace_metering_async.clock import ClockBounds
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import expired, premature
 from marketplace_metering_async.delivery.backlog import deadline
-from marketplace_metering_async.delivery.chunks import Chunk, PendingRecord
+from marketplace_metering_async.delivery.model import Chunk, PendingRecord
 from marketplace_metering_async.delivery.refusals import SimilarRefusals
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.results import SettledRecords, Verdict, unmetered

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from marketplace_metering_async.delivery.chunks import Chunk, PendingRecord
 from marketplace_metering_async.delivery.isolation import Isolation, named_in
+from marketplace_metering_async.delivery.model import Chunk, PendingRecord
 from marketplace_metering_async.errors import MarketplaceMeteringException
 
 

@@ -6,8 +6,8 @@ from typing import Final
 from attrs import Factory, define
 
 from marketplace_metering_async.delivery import decisions, verdicts
-from marketplace_metering_async.delivery.chunks import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
+from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.refusals import LicenseGroups, SimilarRefusals
 from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.error_kinds import ErrorKind, classify

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from attrs import define
 
-from marketplace_metering_async.delivery.chunks import Lane
+from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.errors import MeteringError
 
 _PROBED_AFTER: Final = 60.0

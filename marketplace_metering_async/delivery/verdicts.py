@@ -8,7 +8,7 @@ state does not, and neither does giving up.
 
 from typing import Final
 
-from marketplace_metering_async.delivery.chunks import AttemptHistory
+from marketplace_metering_async.delivery.model import AttemptHistory
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,

@@ -8,6 +8,12 @@ from attrs import frozen
 from marketplace_metering_async.ledger.frozen_record import digest
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, UsageKey
 
+FIRST_PAUSE: Final = 5
+LONGEST_PAUSE: Final = 300
+"""
+Seconds between two tries of a record: the first pause, doubled with each try, and the longest. One
+that has longer to wait was put off by a clock that was wrong at that moment, and goes at once.
+"""
 MOST_CRASHES: Final = 25
 """Claims in a row that ended with their relay: then the record is put aside."""
 
@@ -87,6 +93,7 @@ def _claim_on(one: Candidate) -> FrozenHour:
         license_product=one.license_product,
         stamp=one.stamp,
         quantity=one.quantity,
+        member=one.member,
         attempts=one.attempts,
         in_doubt=one.in_doubt or one.lapsed,
     )

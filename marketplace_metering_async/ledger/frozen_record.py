@@ -10,17 +10,33 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from attrs import field, frozen
+
+from marketplace_metering_async import quantities
 from marketplace_metering_async.ledger.hours import deadline_of
-from marketplace_metering_async.ledger.millionths import MILLION, units_of
 from marketplace_metering_async.ledger.model import FrozenHour, UsageKey, name_of
-from marketplace_metering_async.limits import MAX_QUANTITY
 from marketplace_metering_async.records import UsageRecord
 
 _DIGEST_BYTES: Final = 16
 
 
 QUANTITY: Final = "Quantity"
-QUANTITY_AS_DECIMAL: Final = "QuantityAsDecimal"
+QUANTITY_AS_DECIMAL: Final = f"{QUANTITY}{quantities.AS_DECIMAL}"
+
+
+@frozen
+class FrozenRecord(UsageRecord):
+    """
+    A record that is sent as it was sealed, whatever a later version of the package would choose.
+
+    Attributes:
+        member: The member that carries its quantity.
+    """
+
+    member: str = field(kw_only=True)
+
+    def _travels_whole(self) -> bool:
+        return self.member == QUANTITY
 
 
 class Frozen(NamedTuple):
@@ -49,8 +65,8 @@ def freeze(
 
 def member_of(quantity: int) -> str:
     """Return the member in which *quantity*, in millionths, is sent."""
-    is_whole = not quantity % MILLION and units_of(quantity) <= MAX_QUANTITY
-    return QUANTITY if is_whole else QUANTITY_AS_DECIMAL
+    whole = quantities.travels_whole(quantities.of_millionths(quantity))
+    return QUANTITY if whole else QUANTITY_AS_DECIMAL
 
 
 def digest(
@@ -71,7 +87,7 @@ def _digest(content: str) -> bytes:
     return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-def record_of(held: FrozenHour) -> UsageRecord:
+def record_of(held: FrozenHour) -> FrozenRecord:
     """
     Return the record that is sent.
 
@@ -79,10 +95,11 @@ def record_of(held: FrozenHour) -> UsageRecord:
         InvalidRecordError: if the row makes none: it was damaged.
     """
     key = held.key
-    return UsageRecord(
+    return FrozenRecord(
         timestamp=datetime.fromtimestamp(held.stamp, UTC),
         dimension=key.dimension,
-        quantity=units_of(held.quantity),
+        quantity=quantities.of_millionths(held.quantity),
+        member=held.member,
         customer_aws_account_id=key.customer_aws_account_id or None,
         customer_identifier=key.customer_identifier or None,
         license_arn=key.license_arn or None,

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from marketplace_metering_async.ledger.millionths import units_of
-from marketplace_metering_async.ledger.model import HourState
+from marketplace_metering_async.ledger.model import HourState, name_of_hour, name_of_stranded
+from marketplace_metering_async.quantities import Quantity, of_millionths
 from marketplace_metering_async.records import SECONDS_PER_DAY
 
 
@@ -32,11 +32,21 @@ class Attempt:
 
 
 @frozen(kw_only=True)
+class Resolution:
+    """What a person has said of usage that had ended, and why."""
+
+    at: datetime
+    before: HourState
+    after: HourState
+    note: str
+
+
+@frozen(kw_only=True)
 class CarriedUsage:
     """Units that happened in another hour than the one whose record has them."""
 
     origin: datetime
-    quantity: int
+    quantity: Quantity
     events: int
 
 
@@ -46,14 +56,17 @@ class HistoryEntry:
     The story of one hour of a key, or of usage that no hour may carry.
 
     Attributes:
+        name: What resolve() and its like know it by, in this ledger.
         hour: The start of the hour (UTC); of stranded usage the one in which it happened.
-        quantity: Units, those carried from other hours among them.
+        quantity: Units, those carried from other hours among them: an int where whole, else a
+            Decimal.
         events: Pieces of usage.
         timestamp: Of the frozen record; of an open hour what it would be now.
         digest: Of the frozen record, as hexadecimal text.
         in_doubt: Whether the service may have metered it without our having seen its answer.
     """
 
+    name: str
     product_code: str | None
     customer_aws_account_id: str | None = field(repr=False)
     customer_identifier: str | None = field(repr=False)
@@ -61,7 +74,7 @@ class HistoryEntry:
     dimension: str
     hour: datetime
     state: HourState
-    quantity: int
+    quantity: Quantity
     events: int
     carried: Sequence[CarriedUsage] = ()
     timestamp: datetime | None = None
@@ -69,6 +82,7 @@ class HistoryEntry:
     region_name: str | None = None
     digest: str | None = None
     attempts: Sequence[Attempt] = ()
+    resolutions: Sequence[Resolution] = ()
     settled_at: datetime | None = None
     metering_record_id: str | None = None
     reason: str | None = None
@@ -102,9 +116,25 @@ class HistoryQuery:
         return cls(first=first, end=first + days * SECONDS_PER_DAY, members=given)
 
 
-def stranded_entry_of(row: Row) -> HistoryEntry:
+def stranded_entry_of(row: Row, resolutions: Sequence[Row]) -> HistoryEntry:
     """Return what has become of usage that no hour carries: its row with its key's."""
-    return HistoryEntry(**_common(row))
+    return HistoryEntry(
+        name=name_of_stranded(row["stranded_id"]),
+        **_common(row),
+        resolutions=_resolved(resolutions),
+    )
+
+
+def _resolved(rows: Sequence[Row]) -> list[Resolution]:
+    return [
+        Resolution(
+            at=datetime.fromtimestamp(row["at"], UTC),
+            before=HourState(row["before"]),
+            after=HourState(row["after"]),
+            note=row["note"],
+        )
+        for row in rows
+    ]
 
 
 def _when(at: float | None) -> datetime | None:
@@ -121,19 +151,22 @@ def _common(row: Row) -> dict[str, Any]:
         "dimension": row["dimension"],
         "hour": datetime.fromtimestamp(row["hour"], UTC),
         "state": HourState(row["state"]),
-        "quantity": units_of(row["quantity"]),
+        "quantity": of_millionths(row["quantity"]),
         "events": row["events"],
     }
 
 
-def entry_of(row: Row, carried: Sequence[Row], attempts: Sequence[Row]) -> HistoryEntry:
-    """Return the story of an hour: its row with its key's, what it *carried*, and its attempts."""
+def entry_of(
+    row: Row, carried: Sequence[Row], attempts: Sequence[Row], resolutions: Sequence[Row]
+) -> HistoryEntry:
+    """Return the story of an hour: its row with its key's, and what belongs to it."""
     return HistoryEntry(
+        name=name_of_hour(row["hour_id"]),
         **_common(row),
         carried=[
             CarriedUsage(
                 origin=datetime.fromtimestamp(one["origin"], UTC),
-                quantity=units_of(one["quantity"]),
+                quantity=of_millionths(one["quantity"]),
                 events=one["events"],
             )
             for one in carried
@@ -152,6 +185,7 @@ def entry_of(row: Row, carried: Sequence[Row], attempts: Sequence[Row]) -> Histo
             )
             for one in attempts
         ],
+        resolutions=_resolved(resolutions),
         settled_at=_when(row["settled_at"]),
         metering_record_id=row["metering_record_id"],
         reason=row["reason"],

@@ -3,14 +3,22 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.errors import LedgerClosedError, MeteringError
+from marketplace_metering_async.errors import (
+    LedgerClosedError,
+    LedgerError,
+    LedgerRegionMismatchError,
+    LedgerUnusableError,
+    MeteringError,
+)
 from marketplace_metering_async.events import (
     LoggingObserver,
     Observer,
@@ -19,9 +27,18 @@ from marketplace_metering_async.events import (
     emit,
 )
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
-from marketplace_metering_async.ledger.model import ENDED, HourState, Usage
+from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
+from marketplace_metering_async.ledger.model import (
+    DECIDED,
+    ENDED,
+    HourState,
+    Note,
+    ProductDimension,
+    Usage,
+)
 from marketplace_metering_async.ledger.posting import (
     LONGEST_GRACE,
     AddedUsage,
@@ -29,12 +46,24 @@ from marketplace_metering_async.ledger.posting import (
     PostingResult,
     PostingRules,
 )
-from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, RelayReport
+from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
+from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
+from marketplace_metering_async.ledger.relaying import Relaying, running
+from marketplace_metering_async.ledger.resolutions import (
+    ResolvedAs,
+    Taken,
+    require_note,
+    rows_of,
+    state_of_taken,
+    state_resolved,
+)
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
 from marketplace_metering_async.ledger.usage import UsageReader, customer_of, moment_of
+from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import CALLS_PER_SECOND
+from marketplace_metering_async.quantities import Quantity
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -63,6 +92,7 @@ class UsageLedger:
         grace: float = 600.0,
         month_end_grace: float = 3600.0,
         late: Late = "carry",
+        whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
         reach: FailPoint = no_failure,
@@ -80,6 +110,7 @@ class UsageLedger:
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
         self._store = store
         self._region_name = region_name
+        self._whole = None if whole is None else declared(whole)
         self._rules = PostingRules(
             grace=int(grace), month_end_grace=int(month_end_grace), late=late
         )
@@ -92,6 +123,7 @@ class UsageLedger:
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
+        self._known = KnownVerdicts(store)
 
     @classmethod
     def open(
@@ -103,6 +135,7 @@ class UsageLedger:
         grace: float = 600.0,
         month_end_grace: float = 3600.0,
         late: Late = "carry",
+        whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> Self:
@@ -125,6 +158,11 @@ class UsageLedger:
                 takes records of a month until 06:00.
             late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour
                 after it in its month and subscription, or "refuse" with LateUsageError.
+            whole: Dimensions of which the service takes whole quantities only: their names, or
+                pairs of a product's code and a name (a license's usage is of the product that it
+                names). Usage of them that is a fraction, or above 2147483647, is refused where it
+                is added. The ledger keeps this list, for all who use it, until it is opened with
+                another one; [] ends it, and None leaves it as it is.
             clock: A clock of yours, for tests. By default usage without `at`, sealing and the ends
                 of windows go by the server's in PostgreSQL, whatever this machine's clock shows,
                 and by the machine's with SQLite.
@@ -132,7 +170,9 @@ class UsageLedger:
 
         Raises:
             ConfigurationError: for a URL of another kind, of memory, or with options of a file.
-            ValueError: for a grace below 0 or above four hours, or another word for late.
+            ValueError: for a grace below 0 or above four hours, another word for late, or what
+                names no dimension.
+            TypeError: for one text in place of a list of dimensions.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
@@ -147,6 +187,7 @@ class UsageLedger:
             grace=grace,
             month_end_grace=month_end_grace,
             late=late,
+            whole=whole,
             clock=clock,
             observer=observer,
         )
@@ -166,6 +207,7 @@ class UsageLedger:
 
     async def _check_identity(self) -> None:
         about = await self._store.check_identity(self._region_name, self._now())
+        await self._declare_whole()
         self._is_checked = True
         if about is not None:
             emit(self._observer, WarningIssued(text=about))
@@ -189,19 +231,32 @@ class UsageLedger:
         """
         Wait for usage that is being stored, and close the database; twice is fine.
 
-        In another process or event loop than the one that opened it, it does nothing.
+        Verdicts that could not be written down before are tried once more; if that fails, a warning
+        says how many, and those records are sent again, unchanged. In another process or event loop
+        than the one that opened it, it does nothing.
         """
         self._is_open = False
         if self._home != (os.getpid(), asyncio.get_running_loop()):
             return  # its connections are in use elsewhere
         await self._groups.settled()
+        if self._known:
+            await self._write_what_is_known()
         await self._store.aclose()
+
+    async def _write_what_is_known(self) -> None:
+        news = RelayNews()
+        try:
+            await self._known.write(self._now(), news.hear)
+        except LedgerError as error:
+            text = f"{len(self._known)} verdicts could not be written down ({error})"
+            emit(self._observer, WarningIssued(text=text))
+        news.tell(self._observer)
 
     async def add_usage(
         self,
         *,
         dimension: str,
-        quantity: int,
+        quantity: Quantity | str,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -215,7 +270,8 @@ class UsageLedger:
 
         Args:
             dimension: One of the product's dimensions.
-            quantity: Whole units, 0 to 2147483647; they add up with the rest of the hour.
+            quantity: Units, 0 to 9999999999.999999 in steps of a millionth, as an int, a Decimal
+                or a text as "17.42"; they add up exactly with the rest of the hour.
             customer_aws_account_id: The buyer's AWS account.
             customer_identifier: The buyer in legacy integrations, in place of the account.
             license_arn: The buyer's license (Concurrent Agreements), together with the account.
@@ -229,7 +285,8 @@ class UsageLedger:
                 or savepoint: usage commits or rolls back together with it.
 
         Raises:
-            InvalidRecordError: what the service would refuse; nothing was stored.
+            InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
+                declared whole; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
             EventTooOldError: it is older than all event ids that are known; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
@@ -314,11 +371,33 @@ class UsageLedger:
         Cancelling it is as cancelling `relay_once`.
         """
         await self._require_writable()
-        if on_account_error not in ("retry", "raise"):
-            raise ValueError(
-                f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}"
-            )
+        require_word(on_account_error)
         await self._relay(client, stop).until_stopped(on_account_error)
+
+    def relaying(
+        self, client: MarketplaceMeteringClient, *, on_account_error: OnAccountError = "retry"
+    ) -> AbstractAsyncContextManager[Relaying]:
+        """
+        Return what relays for as long as it is entered: `async with ledger.relaying(client):`.
+
+        The service for a program that goes on: it does what `relay` does beside the block, and at
+        the end of the block stops, loses no answer, and writes down all that it knows.
+
+        Entering it raises what no time cures: LedgerRegionMismatchError, LedgerUnusableError,
+        NoRegionError, ValueError, LedgerClosedError, ClientClosedError; with "raise" also
+        ConfigurationError, where there are no credentials. With "retry" those are reported at once
+        (RelayBlocked, an ERROR in the log) and waited for. If the relay ends before the block, as
+        with "raise" where access is denied, the block is cancelled, and the relay's error raised.
+
+        Cancelling the block ends the relay in the same way. Leaving waits for what is on the wire,
+        and half a minute for a database that is away; cancelled meanwhile, claims are given back.
+        """
+        self._require_open()
+        if not self._is_checked:
+            raise LedgerError("open the ledger again: it could only be read when it was opened")
+        require_word(on_account_error)
+        stop = asyncio.Event()
+        return running(self._relay(client, stop), stop, on_account_error)
 
     def pacer(self, calls_per_second: float = CALLS_PER_SECOND) -> Pacer:
         """
@@ -387,6 +466,16 @@ class UsageLedger:
         )
         await self._store.reopen(customer)
 
+    async def whole_dimensions(self) -> frozenset[ProductDimension]:
+        """
+        Return the dimensions declared whole: of a product, or of all where its code is ''.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        return await self._store.whole_dimensions()
+
     async def status(self) -> LedgerStatus:
         """
         Return where all usage is, in units that add up.
@@ -443,23 +532,138 @@ class UsageLedger:
         Send ended records again, unchanged, where the service still takes them.
 
         Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER) goes to the hour that runs
-        now: that is your decision, since it moves a charge to another month or agreement.
+        now, but only where you name its state: that is your decision, since it moves a charge to
+        another month or agreement.
 
         Args:
-            states: Which; all end states by default but OTHER_SCHEME, whose usage would be billed
-                beside that of the other scheme.
+            states: Which: end states, or FROZEN, whose records wait no longer. By default all but
+                those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME
+                (which the service would bill beside the other scheme), WRITTEN_OFF.
 
         Returns: how many are on their way again.
 
         Raises:
-            ValueError: for a state that is no end state.
+            ValueError: for another state.
             LedgerError: the database cannot be used.
         """
         await self._require_writable()
-        if wrong := [state for state in states if state not in ENDED]:
-            raise ValueError(f"states: expected end states, got {wrong[0]}")
-        usual = [state for state in ENDED if state is not HourState.OTHER_SCHEME]
-        return await self._store.rearm(states or usual, self._now(), self._rules)
+        if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
+            raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
+        by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
+        return await self._store.rearm(states or by_default, self._now(), self._rules)
+
+    async def resolve(
+        self, hours: Iterable[HistoryEntry | str], as_: ResolvedAs, *, note: str
+    ) -> int:
+        """
+        Say what became of usage that has ended; it stands in the history, with your *note*.
+
+        The way out of PROBABLY_METERED, CONFLICT and every other end state, once you have looked
+        into CloudTrail or the usage report. A success that the service says later wins over it, and
+        is reported as a warning.
+
+        Args:
+            hours: Entries of `history()`, or their names. All of them are resolved, or none.
+            as_: "metered": the customer is billed for it, and it cannot be undone. "not_metered":
+                the service does not have it; `retry()` may send the identical record within its
+                window, and `reopen()` bill it in another hour. "written_off": nobody is billed.
+            note: Why, for those who read the history later; 1 to 1000 characters.
+
+        Returns: how many are resolved.
+
+        Raises:
+            CannotResolveError: one has not ended (a relay may hold it), or is gone; nothing is
+                changed. Of what was never sent (MONTH_OVER, SUBSCRIPTION_OVER) one can only say
+                "written_off".
+            ValueError: for another word, an empty note, or what names no entry.
+            LedgerError: the database cannot be used.
+        """
+        await self._require_writable()
+        after, rows = state_resolved(as_), rows_of(map(_name_of, hours))
+        return await self._store.resolve(*rows, after, self._note(note))
+
+    async def reopen(self, hours: Iterable[HistoryEntry | str], *, note: str) -> int:
+        """
+        Bill the usage of ended *hours* in the hour that runs, with your *note* in the history.
+
+        Only where the service surely does not have it: resolved as not metered, or refused while no
+        attempt was in doubt. It moves a charge to another hour, and maybe to another month.
+
+        Returns: of how many.
+
+        Raises: as `resolve`; CannotResolveError also where it may be metered, or is damaged.
+        """
+        await self._require_writable()
+        ids, stranded = rows_of(map(_name_of, hours))
+        if stranded:
+            raise ValueError("hours: move what no hour carries with retry(), by its state")
+        return await self._store.rebill(ids, self._note(note), self._rules)
+
+    async def rebind(
+        self, client: MarketplaceMeteringClient, *, taken: Taken | None = None, note: str
+    ) -> int:
+        """
+        Send records to the host of *client* from now on, such as another endpoint of the region.
+
+        Stop all relays first.
+
+        Args:
+            client: Of the ledger's region.
+            taken: What becomes of records that the old host has taken: "billed" (all is well),
+                "send" (again, to the new one; those whose window is closed end as not metered) or
+                "written_off". Needed where the old one is none of AWS's, such as a sandbox.
+            note: Why; it stands in the history of what is metered no more.
+
+        Returns: how many records are metered no more.
+
+        Raises:
+            LedgerRegionMismatchError: the client is of another region.
+            CannotResolveError: *taken* is needed, or a relay has records in its hands.
+            ValueError: for another word, or an empty note.
+            ClientClosedError, ConfigurationError, LedgerError: as `relay_once`.
+        """
+        await self._require_writable()
+        endpoint = await client.endpoint()
+        status = await self.status()
+        if status.region_name not in (None, endpoint.region_name):
+            raise LedgerRegionMismatchError(
+                f"the ledger's records go to {status.region_name}, not to {endpoint.region_name}"
+            )
+        after = state_of_taken(taken, status.host, status.metered)
+        host = urlsplit(endpoint.url).hostname or ""
+        return await self._store.rebind(host, after, self._note(note))
+
+    async def un_retire(self, url: str) -> None:
+        """
+        Go on with this ledger, which moved to the one at *url*, where that has nothing of it.
+
+        Raises:
+            LedgerUnusableError: that ledger has usage, this one moved elsewhere, or not at all.
+            ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
+            LedgerError: one of the databases cannot be used.
+        """
+        await self._require_writable()
+        if (moved_to := await self._moved_to()) is None:
+            raise LedgerUnusableError("this ledger has not moved, and can be used")
+        target = store_at(url, create=False)
+        await target.open()
+        try:
+            await target.let_go(self._store)
+        finally:
+            await target.aclose()
+        if await self._moved_to() is not None:
+            raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
+
+    def _note(self, text: str) -> Note:
+        return Note(require_note(text), self._now())
+
+    async def _moved_to(self) -> str | None:
+        return (await self._store.status(self._now())).ledger.moved_to
+
+    @staticmethod
+    def explain(state: HourState) -> Explanation:
+        """Return what *state* means, and what to do about usage in it."""
+        return EXPLANATIONS[state]
 
     async def prune(self, before: datetime) -> int:
         """
@@ -537,12 +741,23 @@ class UsageLedger:
         return Relay(
             client,
             self._store,
+            self._known,
             stop=asyncio.Event() if stop is None else stop,
             slice_seconds=self._slice,
             clock=self._clock,
             observer=self._observer,
             reach=self._reach,
         )
+
+    async def _declare_whole(self) -> None:
+        """Keep what is declared now, and warn of what was declared before and is so no more."""
+        if self._whole is None or self._whole == (kept := await self._store.whole_dimensions()):
+            return
+        await self._store.declare_whole(self._whole, self._now())
+        if kept - self._whole:
+            names = ", ".join(sorted({dimension for _, dimension in kept - self._whole}))
+            text = f"the ledger takes fractions of what was declared whole until now: {names}"
+            emit(self._observer, WarningIssued(text=text))
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -565,3 +780,7 @@ class UsageLedger:
         for state, pieces in Counter(getattr(one, "ended", None) for one in results).items():
             if state is not None:
                 emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))
+
+
+def _name_of(hour: HistoryEntry | str) -> str:
+    return hour if isinstance(hour, str) else hour.name

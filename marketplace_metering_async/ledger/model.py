@@ -45,12 +45,18 @@ class HourState(StrEnum):
     """The stored record does not match its digest, and is not sent."""
     QUARANTINED = "quarantined"
     """Relay after relay died with this record in its hands."""
+    NOT_METERED = "not_metered"
+    """A person has found that the service does not have the record."""
+    WRITTEN_OFF = "written_off"
+    """A person has decided that nobody is billed for it."""
+    REOPENED = "reopened"
+    """A person has moved the usage to another hour, which bills it."""
 
 
 ENDED: Final = tuple(
     state
     for state in HourState
-    if state not in (HourState.OPEN, HourState.FROZEN, HourState.METERED)
+    if state not in (HourState.OPEN, HourState.FROZEN, HourState.METERED, HourState.REOPENED)
 )
 """The states of usage that is not metered and that nobody sends any more."""
 
@@ -60,6 +66,9 @@ STRANDED: Final = (
     HourState.OTHER_SCHEME,
 )
 """The states of usage that no hour carries."""
+
+DECIDED: Final = (*STRANDED, HourState.WRITTEN_OFF)
+"""End states of which a person has to decide: nothing moves them on but by their name."""
 
 
 class UsageKey(NamedTuple):
@@ -121,6 +130,16 @@ def key_of(name: str) -> UsageKey:
     return UsageKey(*json.loads(name))
 
 
+def name_of_hour(hour_id: int) -> str:
+    """Return the name of an hour in history."""
+    return f"hour-{hour_id}"
+
+
+def name_of_stranded(stranded_id: int) -> str:
+    """Return the name in history of usage that no hour carries."""
+    return f"stranded-{stranded_id}"
+
+
 class CustomerKey(NamedTuple):
     """A customer of one product or license; '' for what a scheme does not have."""
 
@@ -169,6 +188,19 @@ class Usage:
     digest: bytes
 
 
+class Note(NamedTuple):
+    """
+    What stands in the history of what a person said.
+
+    Attributes:
+        text: Why.
+        at: When it was said, in seconds since 1970.
+    """
+
+    text: str
+    at: int
+
+
 @frozen
 class FrozenHour:
     """
@@ -181,6 +213,7 @@ class FrozenHour:
         license_product: With whom a license record may share a request.
         stamp: Its timestamp, in seconds since 1970.
         quantity: Millionths of a unit.
+        member: In which member of a record its quantity is sent.
         attempts: Claims before this one that had an answer.
         in_doubt: Whether an earlier one may have been acted upon.
     """
@@ -191,6 +224,7 @@ class FrozenHour:
     license_product: str
     stamp: int
     quantity: int
+    member: str
     attempts: int
     in_doubt: bool
 
@@ -207,6 +241,7 @@ class Settlement:
         status: The verdict in the client's words.
         quantity: Millionths of a unit.
         of: Where they are summed up.
+        before: The state of the row that it came to.
     """
 
     hour_id: int
@@ -220,3 +255,4 @@ class Settlement:
     error: str | None = None
     request_id: str | None = None
     metering_record_id: str | None = None
+    before: HourState = HourState.FROZEN

@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 from attrs import define, field, frozen
 
-from marketplace_metering_async import limits
 from marketplace_metering_async.errors import (
     EventConflictError,
     EventTooOldError,
@@ -24,7 +23,6 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month, latest_lost_at
-from marketplace_metering_async.ledger.millionths import millionths_of
 from marketplace_metering_async.ledger.model import (
     HourState,
     ProductDimension,
@@ -33,6 +31,9 @@ from marketplace_metering_async.ledger.model import (
     key_of,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
+from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 _TO_SEND: Final = SECONDS_PER_HOUR
@@ -44,7 +45,8 @@ LONGEST_GRACE: Final = 4 * SECONDS_PER_HOUR
 _ZERO_WAITS: Final = 4 * SECONDS_PER_HOUR
 """Seconds for which an hour of nothing but zeros stays open: a zero locks its hour at zero."""
 
-_FULL: Final = millionths_of(limits.MAX_QUANTITY)
+_MOST_WHOLE: Final = millionths(MAX_QUANTITY)
+_MOST: Final = millionths(MAX_DECIMAL_QUANTITY)
 
 Late = Literal["carry", "refuse"]
 
@@ -305,16 +307,20 @@ class Posting:
         keys: Mapping[UsageKey, KeyState],
         known: KnownEvents | None = None,
         sums: Sequence[Sum] = (),
+        *,
+        whole: WholeDimensions = frozenset(),
     ) -> None:
         """
         Begin with what the store has: of *keys* all hours from the group's earliest on.
 
-        *sums* are changes of another kind, to be written together.
+        *sums* are changes of another kind, to be written together. Of *whole* dimensions no
+        fraction is taken.
         """
         self._now = now
         self._rules = rules
         self._keys = keys
         self._known = known or KnownEvents()
+        self._whole = whole
         self._events: dict[str, bytes] = {}  # those that are new
         self._sums = Sums(sums)
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
@@ -331,6 +337,8 @@ class Posting:
                 return EventConflictError(name)
             if usage.at < self._known.since + MOST_AHEAD:
                 return EventTooOldError(name, datetime.fromtimestamp(self._known.since, UTC))
+        if self._whole and (refused := refusal(usage, self._whole)) is not None:
+            return refused
         key = self._keys[usage.key]
         if self._rules.late == "refuse" and self._is_late(key, usage.at):
             return LateUsageError(datetime.fromtimestamp(usage.at, UTC))
@@ -396,20 +404,25 @@ class Posting:
 
     def carry(
         self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int
-    ) -> None:
+    ) -> int:
         """
         Carry stranded millionths to the first hours from now on with room; a person says so.
 
         *state* is the one that they are in no more.
+
+        Returns: the start of the first of the hours.
         """
         into = self._keys[key]
         self._sums.add(into.of, state, -quantity)
+        most = _MOST if quantity % MILLION else _MOST_WHOLE
+        first = _first_with_room(into, hour_of(self._now), min(quantity, most))
         while quantity or events:
-            part = min(quantity, _FULL)
+            part = min(quantity, most)
             hour = _first_with_room(into, hour_of(self._now), part)
             place = into.hours.setdefault(hour, OpenHour(hour))
             place.add(origin, part, self._now, self._rules, events=events)
             quantity, events = quantity - part, 0
+        return first
 
     def close(self, key: UsageKey, closed_at: int) -> int:
         """
@@ -473,4 +486,12 @@ def _is_after(key: KeyState, at: int) -> bool:
 
 
 def _has_room(hour: OpenHour, quantity: int) -> bool:
-    return hour.is_open and hour.quantity + quantity <= _FULL
+    """Whole quantities add up to what still travels whole; others to what a record can say."""
+    total = hour.quantity + quantity
+    if total > _MOST_WHOLE and _travels_whole(hour.quantity) and _travels_whole(quantity):
+        return False
+    return hour.is_open and total <= _MOST
+
+
+def _travels_whole(quantity: int) -> bool:
+    return travels_whole(of_millionths(quantity))

@@ -1,13 +1,12 @@
 """The relay: moves frozen records from the ledger to the client, and their fates back."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import aclosing
-from typing import Final, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, suppress
+from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from attrs import define, field
+from attrs import evolve
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep_or_wake
@@ -23,14 +22,17 @@ from marketplace_metering_async.errors import (
     MeteringError,
     NoRegionError,
 )
-from marketplace_metering_async.events import Observer, UsageEndedUnmetered, WarningIssued, emit
+from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.frozen_record import record_of
-from marketplace_metering_async.ledger.millionths import units_of
-from marketplace_metering_async.ledger.model import ENDED, FrozenHour, HourState, Settlement
+from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
+from marketplace_metering_async.ledger.model import FrozenHour
+from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.settlement import settlement
+from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
-from marketplace_metering_async.results import RecordResult
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus
 
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000
@@ -41,7 +43,10 @@ SLICE: Final = 60.0
 """Seconds after which no more of a claim is sent, so that it surely ends before its lease."""
 _LEASE_MARGIN: Final = 0.5
 """The share of a slice that settling may take."""
-_SETTLED_AT_ONCE: Final = 250
+_FAREWELL: Final = 1.0
+"""Seconds that a relay which is cancelled listens for what was not sent, or is answered soon."""
+_LAST_TRIES: Final = 30.0
+"""Seconds for which a relay that was stopped tries to write down what it knows."""
 _LONGEST_WAIT: Final = 30.0
 """Seconds between two looks at the ledger: other processes add to it, too."""
 _SHORTEST_WAIT: Final = 0.2
@@ -49,37 +54,99 @@ _TIDIED_EACH: Final = 3600.0
 """Seconds between two looks for notes in the ledger that nobody needs any more."""
 _PRODUCT_PAUSE: Final = 60.0
 """Seconds for which a product that the service refuses is left alone."""
+_LOOKS_EACH: Final = 60.0
+"""Seconds between two looks at all that is unsent."""
 _TARGET: Final = 6 * 3600
 """The age by which usage should be out under every rule that the service has had so far."""
 _ALARMS: Final = (0.8, 0.5)
 
 OnAccountError = Literal["retry", "raise"]
 
+
+def require_word(on_account_error: str) -> None:
+    """
+    Refuse another word than those of OnAccountError.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if on_account_error not in get_args(OnAccountError):
+        raise ValueError(f"on_account_error: expected 'retry' or 'raise', got {on_account_error!r}")
+
+
 _UNCURED: Final = (LedgerRegionMismatchError, LedgerUnusableError, NoRegionError)
 """What is as it is when a relay begins, however long it tries."""
 _STOPS_ALL: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
 
 
-@define
-class RelayReport:
+class _Sending:
+    """Claimed records on their way through the client."""
+
+    def __init__(self, claimed: Sequence[FrozenHour]) -> None:
+        self._claimed = claimed
+        self._given = 0  # to the client
+        self._open = set(range(len(claimed)))  # without a result
+        self._unsent: list[FrozenHour] = []
+
+    def records(self) -> Iterator[UsageRecord]:
+        """Make records one by one as they are sent: at once they would hold up what is sent."""
+        for claim in self._claimed:
+            self._given += 1
+            yield record_of(claim)
+
+    def claim_of(self, result: RecordResult) -> FrozenHour:
+        """Return the claim that has its result now."""
+        self._open.remove(result.position)
+        return self._claimed[result.position]
+
+    def note_unsent(self, claim: FrozenHour) -> None:
+        """Note that the client has not sent the record of *claim*."""
+        self._unsent.append(claim)
+
+    def unanswered(self) -> list[FrozenHour]:
+        """Return the claims without a verdict; in doubt where the client may have sent it."""
+        return self._unsent + [
+            evolve(claim, in_doubt=claim.in_doubt or position < self._given)
+            for position, claim in enumerate(self._claimed)
+            if position in self._open
+        ]
+
+
+class _Round:
     """
-    What one round of relaying came to.
+    One look at all that may be sent now.
 
     Attributes:
-        sealed: Hours that were closed and frozen.
-        metered: Records that the service has taken.
-        ended: Records that ended in another way, by state.
-        returned: Records that stay frozen, to be sent again later.
-        units: Units metered.
-        stopped_by: What lies with the account and ended the round; None otherwise.
+        begun: When: what comes back later waits for the next one.
+        news: What is learnt.
+        failure: Of the database, which ends it.
     """
 
-    sealed: int = 0
-    metered: int = 0
-    ended: Counter[HourState] = field(factory=Counter)
-    returned: int = 0
-    units: int = 0
-    stopped_by: MeteringError | None = None
+    def __init__(self, begun: int) -> None:
+        self.begun = begun
+        self.news = RelayNews()
+        self.failure: LedgerError | None = None
+        self.endings: set[asyncio.Event] = set()  # of what is being sent
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more of it is to be sent."""
+        return self.failure is not None or self.news.report.stopped_by is not None
+
+    def fail(self, failure: LedgerError) -> None:
+        """Let nothing more start, for the database cannot be used."""
+        self.failure = failure
+        self.end()
+
+    def stop(self, fault: MeteringError) -> None:
+        """Let nothing more start, for the account is at fault."""
+        self.news.report.stopped_by = fault
+        self.end()
+
+    def end(self) -> None:
+        """Let nothing more start."""
+        for ending in self.endings:
+            ending.set()
 
 
 class Relay:
@@ -89,6 +156,7 @@ class Relay:
         self,
         client: MarketplaceMeteringClient,
         store: Store,
+        known: KnownVerdicts,
         *,
         stop: asyncio.Event,
         slice_seconds: float,
@@ -99,6 +167,7 @@ class Relay:
         """Relay from *store* to *client*."""
         self._client = client
         self._store = store
+        self._known = known
         self._clock = clock
         self._observer = observer
         self._reach = reach
@@ -107,6 +176,8 @@ class Relay:
         self._slice = slice_seconds
         self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
         self._alarm = 0.0
+        self._idle = 0  # rounds with nothing to do, in a row
+        self._seen: tuple[float, LedgerStatus] | None = None  # the latest look, its monotonic time
         self._at_once = _CLAIMED_AT_ONCE  # records that the next claim takes
         self._blockage = Blockage(clock, observer, longest=_LONGEST_WAIT)
         self._tidy_at = 0.0  # monotonic time
@@ -115,39 +186,61 @@ class Relay:
         """Seal what is due and send what may be sent; see UsageLedger.relay_once."""
         if not self._region_name:
             await self._bind()
-        report = RelayReport()
-        begun = self._now()
+        this = _Round(self._now())
+        await self._known.write(this.begun, this.news.hear)
         try:
             async with asyncio.TaskGroup() as lanes:
-                lanes.create_task(self._lane(begun, report, lanes))
+                lanes.create_task(self._lane(this, lanes))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        finally:
+            this.news.tell(self._observer)
+        if this.failure is not None:
+            raise this.failure
         await self._tidy()
-        for state, count in report.ended.items():
-            emit(self._observer, UsageEndedUnmetered(state=state.value, records=count))
-        return report
+        return this.news.report
 
-    async def _lane(
-        self, begun: int, report: RelayReport, others: asyncio.TaskGroup | None
-    ) -> None:
+    async def _lane(self, this: _Round, others: asyncio.TaskGroup | None) -> None:
         """
         Seal, claim and deliver until nothing is left.
 
         Where there is much to do, an other lane sends while this one is at the database. Not where
         claims are small, for then relays have died of a record, which is to be sent alone.
         """
-        while not self._stop.is_set() and report.stopped_by is None:
-            sealed = await self._seal()
+        report = this.news.report
+        while not (self._stop.is_set() or this.is_over):
+            try:
+                sealed = await self._seal()
+                claimed = await self._claim(this.begun)
+            except LedgerError as error:  # the other lane loses no answer by it
+                this.fail(error)
+                break
             report.sealed += sealed
-            claimed = await self._claim(begun)
             if others is not None and len(claimed) >= _SEALED_AT_ONCE:
-                others.create_task(self._lane(begun, report, None))
+                others.create_task(self._lane(this, None))
                 others = None
             if claimed:
-                await self._deliver(claimed, report)
+                await self._deliver(claimed, this)
                 self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
             elif sealed < _SEALED_AT_ONCE:
                 break
+
+    async def check(self, on_account_error: OnAccountError) -> None:
+        """Raise what is known to keep it from relaying, unless time may cure it."""
+        try:
+            await self._bind()
+        except (LedgerClosedError, ClientClosedError, *_UNCURED):
+            raise
+        except LedgerError:
+            pass  # the first round says so
+        except ConfigurationError:
+            if on_account_error == "raise":
+                raise
+
+    @property
+    def problem(self) -> MeteringError | None:
+        """What keeps it from relaying now; None where nothing does."""
+        return self._blockage.error
 
     async def until_stopped(self, on_account_error: OnAccountError) -> None:
         """Relay until *stop* is set; see UsageLedger.relay."""
@@ -158,14 +251,16 @@ class Relay:
             elif on_account_error == "raise" and not isinstance(problem, LedgerError):
                 raise problem
             else:
-                wait = self._blockage.wait(problem)
+                wait = self._blockage.wait(problem, await self._seen_last(problem))
             await self._rest(wait)
+        await self._write_the_rest()
 
     async def _round(self) -> tuple[float, MeteringError | None]:
         """Relay once; return the seconds until the next time, and what has come between, if so."""
         try:
             report = await self.once()
-            await self._watch_age()
+            self._idle = self._idle + 1 if report.is_empty else 0
+            await self._look()
             return await self._wait(), report.stopped_by
         except (LedgerClosedError, ClientClosedError):
             raise
@@ -173,6 +268,26 @@ class Relay:
             if not self._region_name and isinstance(error, _UNCURED):
                 raise
             return 0.0, error
+
+    async def _seen_last(self, problem: MeteringError) -> LedgerStatus | None:
+        """Return the latest look at what is unsent, a new one where the database may be asked."""
+        if not isinstance(problem, LedgerError):
+            with suppress(LedgerError):
+                await self._look()
+        return None if self._seen is None else self._seen[1]
+
+    async def _write_the_rest(self) -> None:
+        """Write down what is known, though the database be away for a while."""
+        until = self._clock.monotonic() + _LAST_TRIES
+        news = RelayNews()
+        while self._known:
+            try:
+                await self._known.write(self._now(), news.hear)
+            except LedgerError:
+                if self._clock.monotonic() >= until:
+                    raise
+                await self._clock.sleep(_SHORTEST_WAIT)
+        news.tell(self._observer)
 
     async def _bind(self) -> None:
         """Tie the ledger to the client's region and host, or refuse another one."""
@@ -200,68 +315,96 @@ class Relay:
             region_name=self._region_name,
             without=sorted(self._paused),
         )
-        claimed = await self._store.claim(now, rules)
+        claiming = asyncio.create_task(self._store.claim(now, rules))
+        try:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:  # it may take place all the same
+            with suppress(LedgerError):
+                await self._return(await claiming, 0)
+            raise
         self._reach("claimed")
         return claimed
 
-    async def _deliver(self, claimed: Sequence[FrozenHour], report: RelayReport) -> None:
+    async def _deliver(self, claimed: Sequence[FrozenHour], this: _Round) -> None:
         """Send what was *claimed*, and write down each verdict soon after it is known."""
-        ending = asyncio.Event()
+        ending, sending = asyncio.Event(), _Sending(claimed)
+        this.endings.add(ending)
         timer = asyncio.create_task(self._end_slice(ending))
-        known: list[Settlement] = []
+        taking = asyncio.create_task(self._take_results(sending, this, ending))
+        again_at = this.begun + 1  # in the next round
         try:
-            # Made one by one as they are sent: all at once, they would hold up what is on the wire.
-            results = self._client.iter_batch_meter_usage(map(record_of, claimed), stop=ending)
-            async with aclosing(results):
-                async for result in results:
-                    known.append(self._settlement(claimed[result.position], result, report, ending))
-                    if len(known) >= _SETTLED_AT_ONCE:
-                        await self._settle(known, report)
-                        known = []
+            await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            ending.set()
+            await asyncio.wait((taking,), timeout=_FAREWELL)
+            again_at = 0
+            raise
         finally:
-            timer.cancel()
-            await asyncio.gather(timer, return_exceptions=True)
+            for task in (timer, taking):
+                task.cancel()
+            await asyncio.gather(timer, taking, return_exceptions=True)
+            this.endings.discard(ending)
             self._reach("delivered")
-            if known:
-                await self._settle(known, report)
+            if self._known:
+                await self._write(this)
+            again_at = 0 if this.is_over or self._stop.is_set() else again_at
+            this.news.report.returned += await self._return(sending.unanswered(), again_at)
+
+    async def _take_results(self, sending: _Sending, this: _Round, ending: asyncio.Event) -> None:
+        results = self._client.iter_batch_meter_usage(sending.records(), stop=ending)
+        async with aclosing(results):
+            async for result in results:
+                claim = sending.claim_of(result)
+                self._note_fault(claim, result, this)
+                if result.status is RecordStatus.UNPROCESSED and not result.attempts:
+                    sending.note_unsent(claim)
+                else:
+                    self._known.keep(settlement(claim, result, self._now()))
+                if self._known.is_enough and this.failure is None:
+                    await self._write(this)
 
     async def _end_slice(self, ending: asyncio.Event) -> None:
         await self._rest(self._slice)
         ending.set()
 
-    def _settlement(
-        self, claim: FrozenHour, result: RecordResult, report: RelayReport, ending: asyncio.Event
-    ) -> Settlement:
+    def _note_fault(self, claim: FrozenHour, result: RecordResult, this: _Round) -> None:
+        """Let the account's fault end the round, and a product's leave the product alone."""
         error = result.error
-        if result.retryable and isinstance(
+        if not result.retryable or not isinstance(
             error, MarketplaceMeteringException | ConfigurationError
         ):
-            fault = classify(error)
-            if fault in _STOPS_ALL:
-                report.stopped_by = error
-                ending.set()
-            elif fault is ErrorKind.PRODUCT and claim.key.product_code:
-                until = self._clock.monotonic() + _PRODUCT_PAUSE
-                self._paused[claim.key.product_code] = until
-        return settlement(claim, result, self._now())
+            return
+        fault = classify(error)
+        if fault in _STOPS_ALL:
+            this.stop(error)
+        elif fault is ErrorKind.PRODUCT and claim.key.product_code:
+            self._paused[claim.key.product_code] = self._clock.monotonic() + _PRODUCT_PAUSE
 
-    async def _settle(self, known: Sequence[Settlement], report: RelayReport) -> None:
-        counted = await self._store.settle(known, self._now())
-        self._reach("settled")
-        for one in counted:
-            if one.state is HourState.METERED:
-                report.metered += 1
-                report.units += units_of(one.quantity)
-            elif one.state in ENDED:
-                report.ended[one.state] += 1
-            else:
-                report.returned += 1
+    async def _write(self, this: _Round) -> None:
+        """Write down what is known; where that fails, the round ends, and it is kept."""
+        try:
+            await self._known.write(self._now(), this.news.hear)
+        except LedgerError as error:
+            this.fail(error)
+        else:
+            self._reach("settled")
+
+    async def _return(self, unanswered: Sequence[FrozenHour], again_at: int) -> int:
+        """Give claims back, to be sent from *again_at* on; return how many."""
+        if not unanswered:
+            return 0
+        try:
+            await self._store.return_claims(unanswered, again_at)
+        except LedgerError:  # they lapse
+            return 0
+        return len(unanswered)
 
     async def _wait(self) -> float:
         due = await self._store.next_due()
-        if due is None:
-            return _LONGEST_WAIT
-        return min(_LONGEST_WAIT, max(_SHORTEST_WAIT, due - self._clock.now().timestamp()))
+        ahead = _LONGEST_WAIT if due is None else due - self._clock.now().timestamp()
+        if ahead <= 0:  # what is due and was not done cannot be done yet
+            ahead = _SHORTEST_WAIT * 2.0 ** min(self._idle, 10)
+        return min(_LONGEST_WAIT, max(_SHORTEST_WAIT, ahead))
 
     async def _tidy(self) -> None:
         """Remove some of the notes in the ledger that nobody needs any more, now and then."""
@@ -274,10 +417,18 @@ class Relay:
         """Sleep, unless asked to stop."""
         await sleep_or_wake(self._clock, seconds, self._stop)
 
-    async def _watch_age(self) -> None:
-        """Raise the alarm, once for each line that the oldest usage crosses."""
-        oldest = await self._store.oldest_unsettled()
-        age = 0 if oldest is None else self._now() - oldest - 3600
+    async def _look(self) -> None:
+        """
+        See what is unsent, now and then, for it may be asked for when nobody can look.
+
+        Raise the alarm, once for each line that the age of the oldest usage crosses.
+        """
+        moment, now = self._clock.monotonic(), self._now()
+        if self._seen is not None and moment < self._seen[0] + _LOOKS_EACH:
+            return
+        status = status_of(await self._store.status(now), now)
+        self._seen = moment, status
+        age = status.oldest_unsent_seconds or 0
         crossed = next((share for share in _ALARMS if age >= share * _TARGET), 0.0)
         if crossed > self._alarm:
             text = f"usage has been waiting to be metered for {age / 3600:.1f} hours"

@@ -4,6 +4,7 @@ from typing import Final
 
 from marketplace_metering_async.error_kinds import ErrorKind, classify
 from marketplace_metering_async.errors import DeliveryTimeoutError, MeteringError, OutOfWindowError
+from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -13,8 +14,6 @@ from marketplace_metering_async.service_errors import (
     TimestampOutOfBoundsException,
 )
 
-_FIRST_PAUSE: Final = 5
-_LONGEST_PAUSE: Final = 300
 _AHEAD: Final = 3 * 3600
 """Seconds by which a clock of ours may have been ahead: a younger record is held, not ended."""
 _OF_THE_FORM: Final = (InvalidTagException, InvalidUsageAllocationsException)
@@ -97,7 +96,7 @@ def _pause(attempts: int, result: RecordResult) -> int:
     was_stopped = isinstance(result.error, DeliveryTimeoutError) or _is_of_account(result.error)
     if was_stopped and result.status is not RecordStatus.REJECTED:
         return 0
-    return int(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts, 10)))
+    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts, 10)))
 
 
 def _is_of_account(error: MeteringError | None) -> bool:

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from attrs import field, frozen
 
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.identity import Identity
-from marketplace_metering_async.ledger.millionths import units_of
 from marketplace_metering_async.ledger.model import ENDED, HourState
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
+from marketplace_metering_async.quantities import Quantity, of_millionths
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 AT_RISK_WITHIN: Final = 6 * SECONDS_PER_HOUR
@@ -23,16 +23,18 @@ class ProductStatus:
 
     product_code: str
     dimension: str
-    open: int = 0
-    frozen: int = 0
-    metered: int = 0
-    ended: Mapping[HourState, int] = field(factory=dict)
+    open: Quantity = 0
+    frozen: Quantity = 0
+    metered: Quantity = 0
+    ended: Mapping[HourState, Quantity] = field(factory=dict)
 
 
 @frozen(kw_only=True)
 class LedgerStatus:
     """
     Where all usage is, in units: recorded == open + frozen + metered + sum(ended.values()).
+
+    Units are exact: an int where whole, else a Decimal.
 
     Attributes:
         recorded: All that was ever added, counted apart from the rest.
@@ -43,8 +45,9 @@ class LedgerStatus:
         ended: By named end state, what nobody sends any more.
         products: The same by product and dimension.
         oldest_unsent_seconds: Since the hour of the oldest usage that is not settled was over;
-            None where there is none.
+            None where there is none. Hours of zero units count as none, here and below.
         seconds_to_first_loss: Until the service takes the first of it no more; below 0: too late.
+        first_loss_at: When that is.
         at_risk: Unsettled units whose window closes within six hours.
         last_success_seconds: Since the service last took a record; None: never.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
@@ -53,27 +56,30 @@ class LedgerStatus:
         next_send_at: When a frozen record that no relay holds is due to be sent; None: there is
             none.
         next_seal_at: When an open hour is next due for sealing; None where none is open.
+        hours_at_next_seal: How many are due within a minute from then on.
         records: How many records are in each state.
         is_unconfirmed_copy: Whether this is a copy that nobody has adopted yet: open hours wait.
         region_name: Where its records go; None until the first relay.
         host: The service's host; None until the first relay.
     """
 
-    recorded: int
-    open: int
-    frozen: int
-    in_flight: int
-    metered: int
-    ended: Mapping[HourState, int]
+    recorded: Quantity
+    open: Quantity
+    frozen: Quantity
+    in_flight: Quantity
+    metered: Quantity
+    ended: Mapping[HourState, Quantity]
     products: Sequence[ProductStatus]
     oldest_unsent_seconds: float | None
     seconds_to_first_loss: float | None
-    at_risk: int
+    first_loss_at: datetime | None
+    at_risk: Quantity
     last_success_seconds: float | None
     last_usage_seconds: float | None
     claimed_until: datetime | None
     next_send_at: datetime | None
     next_seal_at: datetime | None
+    hours_at_next_seal: int
     records: Mapping[HourState, int]
     is_unconfirmed_copy: bool
     region_name: str | None
@@ -87,13 +93,14 @@ class Figures:
 
     Attributes:
         sums: All that are kept.
-        oldest_hour: The oldest hour that is not settled.
+        oldest_hour: The oldest hour that is not settled and has units.
         first_stamp: The earliest timestamp in it.
         at_risk: Millionths in hours that are not settled and soon too late.
         in_flight: Millionths in records that are claimed.
         claimed_until: When the last claim ends.
         next_send: When a frozen record that nobody claims is due to be sent.
         next_seal: When an open hour is due for sealing.
+        hours_at_next_seal: How many are due within a minute from then on.
     """
 
     ledger: Identity
@@ -105,29 +112,28 @@ class Figures:
     claimed_until: float | None
     next_send: int | None
     next_seal: int | None
+    hours_at_next_seal: int
 
 
 def status_of(known: Figures, now: int) -> LedgerStatus:
     """Return the status that *known* figures mean; *now* in seconds since 1970."""
-    products = _products(known.sums)
     recorded = [one for one in known.sums if one.state == RECORDED]
     deadline = None if known.first_stamp is None else deadline_of(known.first_stamp)
     return LedgerStatus(
-        recorded=units_of(sum(one.quantity for one in recorded)),
-        open=sum(product.open for product in products),
-        frozen=sum(product.frozen for product in products),
-        in_flight=units_of(known.in_flight),
-        metered=sum(product.metered for product in products),
-        ended=_added(products),
-        products=products,
+        recorded=of_millionths(sum(one.quantity for one in recorded)),
+        in_flight=of_millionths(known.in_flight),
+        **_by_state(known.sums),
+        products=_products(known.sums),
         oldest_unsent_seconds=_seconds(now, known.oldest_hour, SECONDS_PER_HOUR),
         seconds_to_first_loss=None if deadline is None else deadline - now,
-        at_risk=units_of(known.at_risk),
+        first_loss_at=_when(deadline),
+        at_risk=of_millionths(known.at_risk),
         last_success_seconds=_seconds(now, known.ledger.last_success_at, 0),
         last_usage_seconds=_seconds(now, max((one.latest for one in recorded), default=None), 0),
         claimed_until=_when(known.claimed_until),
         next_send_at=_when(known.next_send),
         next_seal_at=_when(known.next_seal),
+        hours_at_next_seal=known.hours_at_next_seal,
         records=_records(known.sums),
         is_unconfirmed_copy=known.ledger.guarded_since is not None,
         region_name=known.ledger.region_name,
@@ -144,28 +150,29 @@ def _when(at: float | None) -> datetime | None:
 
 
 def _products(sums: Sequence[Sum]) -> list[ProductStatus]:
-    found: dict[tuple[str, str], dict[HourState, int]] = {}
+    found: dict[tuple[str, str], list[Sum]] = {}
     for one in sums:
-        units = found.setdefault((one.product_code, one.dimension), {})
-        if one.state != RECORDED and (one.quantity or one.records):
-            units[HourState(one.state)] = units_of(one.quantity)
+        found.setdefault((one.product_code, one.dimension), []).append(one)
     return [
-        ProductStatus(
-            product_code=product,
-            dimension=dimension,
-            open=units.get(HourState.OPEN, 0),
-            frozen=units.get(HourState.FROZEN, 0),
-            metered=units.get(HourState.METERED, 0),
-            ended={state: units[state] for state in ENDED if state in units},
-        )
-        for (product, dimension), units in sorted(found.items())
+        ProductStatus(product_code=product, dimension=dimension, **_by_state(of_it))
+        for (product, dimension), of_it in sorted(found.items())
     ]
 
 
-def _added(products: Sequence[ProductStatus]) -> dict[HourState, int]:
-    found = {state: sum(p.ended.get(state, 0) for p in products) for state in ENDED}
-    held = {state for product in products for state in product.ended}
-    return {state: units for state, units in found.items() if state in held}
+def _by_state(sums: Sequence[Sum]) -> dict[str, Any]:
+    """Return the units of *sums* under the names that a status has for what became of them."""
+    found: dict[HourState, int] = {}
+    for one in sums:
+        if one.state != RECORDED and (one.quantity or one.records):
+            state = HourState(one.state)
+            found[state] = found.get(state, 0) + one.quantity
+    units = {state: of_millionths(quantity) for state, quantity in found.items()}
+    return {
+        "open": units.get(HourState.OPEN, 0),
+        "frozen": units.get(HourState.FROZEN, 0),
+        "metered": units.get(HourState.METERED, 0),
+        "ended": {state: units[state] for state in ENDED if state in units},
+    }
 
 
 def _records(sums: Sequence[Sum]) -> dict[HourState, int]:

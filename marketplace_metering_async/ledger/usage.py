@@ -6,11 +6,10 @@ from typing import Any, Final
 
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.frozen_record import digest_of_event
-from marketplace_metering_async.ledger.millionths import millionths_of
 from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import MOST_AHEAD
-from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
-from marketplace_metering_async.quantities import travels_whole
+from marketplace_metering_async.limits import MAX_TEXT
+from marketplace_metering_async.quantities import Quantity, millionths, read
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
 from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
 
@@ -31,7 +30,7 @@ class UsageReader:
         now: datetime,
         *,
         dimension: str,
-        quantity: int,
+        quantity: Quantity | str,
         customer_aws_account_id: str | None,
         customer_identifier: str | None,
         license_arn: str | None,
@@ -53,10 +52,15 @@ class UsageReader:
             license_arn,
             product_code,
         )
-        known = self._recall(who)
-        if known is not None and _is_plain(quantity, moment, event_id) and moment <= now:
+        known, exact = self._recall(who), read(quantity)
+        if (
+            known is not None
+            and exact is not None
+            and _is_plain(moment, event_id)
+            and moment <= now
+        ):
             key, license_product = known
-            epoch, units = floor(moment.timestamp()), quantity
+            epoch, amount = floor(moment.timestamp()), millionths(exact)
         else:
             record = _record(
                 timestamp=moment,
@@ -69,8 +73,8 @@ class UsageReader:
             )
             raise_if_any(_violations(record, now, event_id))
             key, license_product = self._remember(who, record)
-            epoch, units = record.epoch, int(record.quantity)
-        amount, digest = millionths_of(units), b""
+            epoch, amount = record.epoch, millionths(record.quantity)
+        digest = b""
         if event_id is not None:
             digest = digest_of_event(key, None if at is None else epoch, amount)
         return Usage(key, license_product, epoch, amount, event_id, digest)
@@ -89,12 +93,10 @@ class UsageReader:
         return known
 
 
-def _is_plain(quantity: object, moment: object, event_id: object) -> bool:
+def _is_plain(moment: object, event_id: object) -> bool:
     """Whether these surely keep the rules; others are looked at more closely."""
     return (
-        type(quantity) is int
-        and 0 <= quantity <= MAX_QUANTITY
-        and type(moment) is datetime
+        type(moment) is datetime
         and moment.tzinfo is UTC
         and (
             event_id is None
@@ -150,9 +152,6 @@ def _violations(record: UsageRecord, now: datetime, event_id: str | None) -> tup
         customer_identifier=record.customer_identifier,
         event_id=event_id,
     )
-    if not travels_whole(record.quantity):
-        whole = f"a whole number from 0 to {MAX_QUANTITY}, which is all that the ledger keeps"
-        found += (Violation("quantity", whole, str(record.quantity)),)
     if record.timestamp > now + _MOST_AHEAD:
         ahead = f"at most {_MOST_AHEAD} ahead of now"
         found += (Violation("at", ahead, record.timestamp.isoformat()),)

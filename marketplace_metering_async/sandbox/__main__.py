@@ -1,20 +1,28 @@
 """
 `python -m marketplace_metering_async.sandbox`: a sandbox for the process that started it.
 
-It takes a free port, writes a line of JSON with url and environment to standard output, and ends
-when its standard input does. For people there is the command `marketplace-metering sandbox`.
+It takes a free port, or the arguments of `Sandbox` as JSON, writes a line of JSON with url and
+environment to standard output, and ends when its standard input does. For people there is the
+command `marketplace-metering sandbox`.
 """
 
 import asyncio
 import json
 import sys
 
-from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox.arguments import SandboxArguments
+from marketplace_metering_async.sandbox.as_json import from_json
 
 
 async def _serve() -> None:
-    async with Sandbox() as sandbox:
-        place = {"url": sandbox.url, "environment": sandbox.environment}
+    written = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    arguments = from_json(SandboxArguments, written)
+    async with arguments.sandbox() as sandbox:
+        place = {
+            "url": sandbox.url,
+            "environment": sandbox.environment,
+            "token": sandbox.guard.token,
+        }
         sys.stdout.write(json.dumps(place) + "\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)

@@ -7,14 +7,17 @@ codec of its own.
 Bytes go through orjson where the extra `speedups` is, and are the same either way.
 """
 
+import inspect
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cache
 from types import UnionType
-from typing import Any, Final, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -26,6 +29,12 @@ except ImportError:
 T = TypeVar("T")
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+_NAMES: Final[Mapping[Any, str]] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
@@ -69,10 +78,7 @@ def from_json(kind: type[T], written: object) -> T:
 def _read(kind: Any, written: Any) -> Any:  # noqa: ANN401 - annotations and JSON
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        kinds = [part for part in parts if part is not type(None)]
-        if Decimal in kinds and isinstance(written, str):
-            return Decimal(written)
-        return written if written is None or len(kinds) > 1 else _read(kinds[0], written)
+        return _read_one_of(parts, written)
     if origin is tuple and parts[1:] != (Ellipsis,):
         return tuple(_read(part, one) for part, one in zip(parts, _listed(written), strict=True))
     if origin in (tuple, list, set, frozenset):
@@ -82,12 +88,42 @@ def _read(kind: Any, written: Any) -> Any:  # noqa: ANN401 - annotations and JSO
             _named(parts[0], name): _read(parts[1], one) for name, one in _object(written).items()
         }
     if kind is datetime:
-        return datetime.fromisoformat(written)
+        return datetime.fromisoformat(_plain(str, written))
     if kind is timedelta:
-        return timedelta(seconds=written)
+        return timedelta(seconds=_plain(float, written))
+    if kind is Decimal:
+        return _decimal(written)
     if attrs.has(kind):
         return _instance(kind, _object(written))
+    return _plain(kind, written) if kind in _NAMES else written
+
+
+def _read_one_of(kinds: tuple[Any, ...], written: Any) -> Any:  # noqa: ANN401 - as _read
+    """Read what may be of several kinds: the first that it can be."""
+    if written is None and type(None) in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    for kind in kinds[:-1]:
+        with suppress(TypeError, ValueError):
+            return _read(kind, written)
+    return _read(kinds[-1], written)
+
+
+def _plain(kind: type, written: Any) -> Any:  # noqa: ANN401 - of *kind*
+    """Return a text, a number or a truth value as it is; a whole number is a number as well."""
+    kinds = (int, float) if kind is float else (kind,)
+    if type(written) not in kinds:
+        raise TypeError(f"expected {_NAMES[kind]}, got {written!r}")
+    if kind is float and not abs(written) <= sys.float_info.max:
+        raise ValueError(f"expected {_NAMES[kind]}, got {written!r}")
     return written
+
+
+def _decimal(written: object) -> Decimal:
+    try:
+        return Decimal(_plain(str, written))
+    except ArithmeticError:
+        raise ValueError(f"expected a decimal, got {written!r}") from None
 
 
 def _instance(kind: Any, written: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a class of attrs
@@ -95,7 +131,44 @@ def _instance(kind: Any, written: Mapping[str, Any]) -> Any:  # noqa: ANN401 - o
     if unknown := written.keys() - annotations.keys():
         known = ", ".join(sorted(annotations))
         raise ValueError(f"expected {known}, got {', '.join(sorted(unknown))}")
-    return kind(**{name: _read(annotations[name], value) for name, value in written.items()})
+    return kind(**_members(annotations, written))
+
+
+def arguments_from_json(
+    carry_out: Callable[..., object], written: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Return the keyword arguments of *carry_out* that JSON has *written*, by its annotations.
+
+    Raises:
+        TypeError, ValueError: for a name or value that it does not take, or one that is missing.
+    """
+    known, required = _parameters_of(carry_out)
+    if unknown := written.keys() - known.keys():
+        raise ValueError(f"expected {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
+    if missing := required - written.keys():
+        raise ValueError(f"missing: {', '.join(sorted(missing))}")
+    return _members(known, written)
+
+
+def _members(annotations: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in written.items():
+        try:
+            found[name] = _read(annotations[name], value)
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{name}: {error}") from error
+    return found
+
+
+@cache
+def _parameters_of(carry_out: Any) -> tuple[dict[str, Any], set[str]]:  # noqa: ANN401 - a function
+    """Return the keyword parameters of a function to their annotations, and the required ones."""
+    hints = get_type_hints(carry_out)
+    parameters = inspect.signature(carry_out).parameters.values()
+    known = {one.name: hints[one.name] for one in parameters}
+    return known, {one.name for one in parameters if one.default is one.empty}
 
 
 @cache
@@ -139,13 +212,16 @@ def decoded(body: bytes) -> object:
         value: object = orjson.loads(body)
         return value
     try:
-        return _DECODER.decode(body.decode())
+        value = _DECODER.decode(body.decode())
+        if b"\\u" in body:  # half of a surrogate pair can be said so, and is no text
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return value
 
 
-def encoded(members: Mapping[str, Any]) -> bytes:
-    """Return *members*, which are JSON already, as a body."""
+def encoded(members: Any) -> bytes:  # noqa: ANN401 - JSON
+    """Return *members*, which are JSON already, as bytes."""
     if orjson is not None:
         try:
             return orjson.dumps(members)

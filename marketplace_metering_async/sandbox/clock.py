@@ -2,8 +2,13 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from attrs import frozen
+
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(9000, 12, 31, tzinfo=UTC)
+"""Between them, every sum of a time of the clock and a duration of Rules is a date."""
 
 
 def real_now() -> datetime:
@@ -54,17 +59,22 @@ class SandboxClock:
         """Return the sandbox's time in UTC."""
         if self._is_real:
             return real_now()
-        return self._base + timedelta(seconds=(time.monotonic() - self._since) * self._speed)
+        passed = timedelta(seconds=(time.monotonic() - self._since) * self._speed)
+        return self._base + min(passed, LATEST - self._base)
 
     def set(self, now: datetime) -> None:
-        """Go on from *now*; ValueError if it has no time zone."""
+        """Go on from *now*; ValueError without a time zone, or before 1970 or after 9000."""
         if now.tzinfo is None:
             raise ValueError("now: expected a datetime with a time zone, got a naive one")
+        if not EARLIEST <= now <= LATEST:
+            raise ValueError(
+                f"now: expected a time of the years 1970 to 9000, got {now.isoformat()}"
+            )
         self._base, self._since = now.astimezone(UTC), time.monotonic()
         self._is_real = False
 
     def step(self, difference: timedelta) -> None:
-        """Move by *difference*, forward or back; OverflowError where there are no such dates."""
+        """Move by *difference*, forward or back; ValueError or OverflowError as `set()`."""
         self.set(self.now() + difference)
 
     def run(self, speed: float = 1.0) -> None:

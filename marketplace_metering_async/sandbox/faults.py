@@ -86,7 +86,7 @@ class Fault:
         records: Which records UNPROCESSED leaves, by index, whatever the share.
         max_unprocessed: How many records UNPROCESSED leaves at most.
         code: The code, for REFUSE.
-        status: The HTTP status, for REFUSE.
+        status: The HTTP status, for REFUSE; None: the one that the service has for `code`.
     """
 
     kind: FaultKind = field(converter=FaultKind)
@@ -105,7 +105,9 @@ class Fault:
     records: tuple[int, ...] | None = field(default=None, converter=_indices)
     max_unprocessed: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
     code: str = field(default="AccessDeniedException", validator=instance_of(str))
-    status: int = field(default=400, validator=[instance_of(int), ge(400), le(599)])
+    status: int | None = field(
+        default=None, validator=optional([instance_of(int), ge(400), le(599)])
+    )
 
     def concerns(self, operation: str, request: Mapping[str, Any]) -> bool:
         """Return whether the rule is about this request."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+_TOKEN: Final = re.compile(r"[!-~]+")
 _HTTP_PORT: Final = 80
 TOKEN_HEADER: Final = "X-Sandbox-Token"  # noqa: S105 - its name, not a token
 
@@ -48,7 +49,8 @@ class Guard:
     letter.
 
     Attributes:
-        token: What the controls ask for, where more than loopback is let in; otherwise None.
+        token: What the controls ask for, where more than loopback is let in, or one was given;
+            otherwise None.
     """
 
     def __init__(self, open_to: Iterable[str] = (), token: str | None = None) -> None:
@@ -58,13 +60,15 @@ class Guard:
         Args:
             open_to: Further hosts, as `name` (any port) or `name:port`; `localhost:9000` lets in
                 a forwarded port.
-            token: What the controls ask for then; by default a new one.
+            token: What the controls ask for; by default a new one, where there is *open_to*.
 
         Raises:
-            ValueError: for a host that is none.
+            ValueError: for a host that is none, or a token that no header can carry.
         """
         self._open_to = frozenset(_plain(host) for host in open_to)
-        self.token = (token or secrets.token_urlsafe(24)) if self._open_to else None
+        if token is not None and _TOKEN.fullmatch(token) is None:
+            raise ValueError("token: expected letters, digits and signs of ASCII, without blanks")
+        self.token = token or (secrets.token_urlsafe(24) if self._open_to else None)
 
     def check(self, headers: Mapping[str, str], port: int) -> None:
         """
@@ -115,6 +119,14 @@ def _plain(host: str) -> str:
     if _HOST.fullmatch(host) is None:
         raise ValueError(f"open_to: expected `name` or `name:port`, got {host!r}")
     return host.lower()
+
+
+def is_unspecified(host: str) -> bool:
+    """Return whether who listens at *host* listens at every address of the machine."""
+    try:
+        return not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 @lru_cache(64)

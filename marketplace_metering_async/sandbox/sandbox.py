@@ -12,9 +12,14 @@ from aiohttp import web
 
 from marketplace_metering_async.sandbox.clock import SandboxClock
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction
-from marketplace_metering_async.sandbox.guard import Guard, is_loopback
+from marketplace_metering_async.sandbox.guard import Guard, is_loopback, is_unspecified
 from marketplace_metering_async.sandbox.http.app import application
-from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit, LimitedSite
+from marketplace_metering_async.sandbox.http.connection_limit import (
+    ConnectionLimit,
+    LimitedSite,
+    answered_log,
+)
+from marketplace_metering_async.sandbox.http.exchange import request_logger
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationResponse,
     post_registration,
@@ -26,7 +31,16 @@ from marketplace_metering_async.sandbox.transport import SocketlessTransport
 from marketplace_metering_async.sandbox.world import World
 
 _BETWEEN_SAVES: Final = 0.5
+_SECONDS_IDLE: Final = 75.0
 _logger: Final = logging.getLogger(__name__)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _has_port(name: str) -> bool:
+    return ":" in name.rpartition("]")[2]
 
 
 class ClientArguments(TypedDict):
@@ -68,7 +82,7 @@ class Sandbox(World):
 
         Args:
             port: 0 takes a free one.
-            host: A loopback address; any, with *open_to*.
+            host: A loopback address; any, with *open_to*, and then it is let in as well.
             clock: The service's time; by default real.
             calls_per_second: The quota for each account (or access key), region and operation,
                 half of it for RegisterUsage; None: off.
@@ -80,7 +94,8 @@ class Sandbox(World):
             history: How many of the latest calls are kept; 0: none.
             open_to: Hosts beside loopback that clients may use, as `name` or `name:port`; with
                 any, page and controls ask for a token.
-            token: The token; by default a new one.
+            token: The token that page and controls ask for; by default a new one with *open_to*,
+                and none without.
             state: A file that keeps the sandbox's memory between runs, written twice a second and
                 at the end: records, products, buyers, tokens, keys, clock.
 
@@ -88,9 +103,12 @@ class Sandbox(World):
             ValueError: for a host that is not loopback, unless there is *open_to*.
             StateFileError: if *state* cannot be read.
         """
-        self.guard = Guard(open_to, token)
-        if not is_loopback(host) and self.guard.token is None:
+        names = list(open_to)
+        if not is_loopback(host) and not names:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
+        if not is_loopback(host) and not is_unspecified(host):
+            names.append(_in_url(host))
+        self.guard = Guard(names, token)
         super().__init__(
             clock=clock,
             calls_per_second=calls_per_second,
@@ -103,6 +121,7 @@ class Sandbox(World):
         )
         self._host = host
         self._port = port
+        self._open_to = names
         self._runner: web.AppRunner | None = None
         self._state = None if state is None else StateFile(state)
         self._saving: asyncio.Task[None] | None = None
@@ -111,9 +130,21 @@ class Sandbox(World):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        """Where it listens, for clients of this machine."""
+        return f"http://{self._local_host}:{self._port}"
+
+    @property
+    def _local_host(self) -> str:
+        """A name that the guard lets in: no request is let in for 0.0.0.0."""
+        if not is_unspecified(self._host):
+            return _in_url(self._host)
+        return "[::1]" if ":" in self._host else "127.0.0.1"
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients find it: on this machine, then under the names of *open_to*."""
+        named = (name if _has_port(name) else f"{name}:{self._port}" for name in self._open_to)
+        return list(dict.fromkeys([self.url, *(f"http://{name}" for name in named)]))
 
     @property
     def page_url(self) -> str:
@@ -132,7 +163,7 @@ class Sandbox(World):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that bring a client in any language here."""
+        """The variables that bring clients here which read them; see `sdks.SDKS`."""
         client = self.client_arguments
         return {
             "AWS_ENDPOINT_URL_MARKETPLACE_METERING": client["endpoint_url"],
@@ -143,7 +174,7 @@ class Sandbox(World):
         }
 
     def instructions(self) -> str:
-        """Return what to set for a client in any language, as lines to paste in a shell."""
+        """Return what to set for clients that read the environment, as lines for a shell."""
         lines = (f"export {name}={shlex.quote(v)}\n" for name, v in self.environment.items())
         return "".join(lines)
 
@@ -169,7 +200,14 @@ class Sandbox(World):
     async def _listen(self) -> None:
         connections = ConnectionLimit()
         app = application(self, self.guard, self, connections)
-        self._runner = runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = runner = web.AppRunner(
+            app,
+            access_log=_logger,
+            access_log_class=answered_log(connections),
+            logger=request_logger,
+            keepalive_timeout=_SECONDS_IDLE,
+            shutdown_timeout=1.0,
+        )
         await runner.setup()
         await LimitedSite(runner, self._host, self._port, connections).start()
         if not self._port:

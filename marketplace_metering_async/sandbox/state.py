@@ -1,9 +1,8 @@
 """
 The sandbox's memory kept in a file between runs: records, products, buyers, tokens, keys, clock.
 
-Lines of JSON: what was metered is appended as it comes, all else is written anew when it has
-changed, and the last line of its kind counts. What a sandbox is made with (quota, faults, rules,
-access keys) is not kept.
+Lines of JSON, each with what was new when it was appended, so that the file grows with that. What
+a sandbox is made with (quota, faults, rules, access keys) is not kept.
 """
 
 import json
@@ -13,32 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from attrs import frozen
-
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.clock import ClockSetting
-from marketplace_metering_async.sandbox.service.memory import (
-    Entry,
-    Memory,
-    memory_of,
-    remember,
-    remember_records,
-)
+from marketplace_metering_async.sandbox.service.memory import Memory, News, remember
 from marketplace_metering_async.sandbox.world import World
 
 if sys.platform != "win32":
     import fcntl
 
-_VERSION: Final = 1
-
-
-@frozen(kw_only=True)
-class _Rest:
-    """What is kept beside records."""
-
-    memory: Memory
-    signing_keys: dict[int, str]
-    clock: ClockSetting | None
+_VERSION: Final = 2
+_PARTS: Final = {"memory", "signing_keys", "clock"}
+_CLOCK: Final[Any] = ClockSetting | None
 
 
 class StateFileError(RuntimeError):
@@ -55,9 +39,9 @@ class StateFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._file: TextIO | None = None
-        self._written = 0
-        self._generation = 0
-        self._rest = ""
+        self._news: News | None = None
+        self._keys: dict[int, str] = {}
+        self._clock: ClockSetting | None = None
 
     def restore(self, world: World) -> None:
         """
@@ -67,8 +51,14 @@ class StateFile:
             StateFileError: if it cannot be read, or is no state file.
         """
         try:
+            clock = None
             for line in self._lines():
-                _remember(world, line)
+                remember(world.book, from_json(Memory, line.get("memory", {})))
+                world.keys.private_pems.update(
+                    from_json(dict[int, str], line.get("signing_keys", {}))
+                )
+                clock = from_json(_CLOCK, line.get("clock", as_json(clock)))
+            world.clock.restore(clock)
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise StateFileError(f"{self._path} cannot be read as a state file: {error}") from error
 
@@ -81,7 +71,10 @@ class StateFile:
                 raise ValueError("it is of another version, or something else")
             for line in file:
                 if line.endswith("\n"):  # the last one may be torn, where a process was killed
-                    yield json.loads(line)
+                    found = json.loads(line)
+                    if unknown := found.keys() - _PARTS:
+                        raise ValueError(f"it has {', '.join(sorted(unknown))}")
+                    yield found
 
     def open(self, world: World) -> None:
         """
@@ -118,28 +111,31 @@ class StateFile:
 
     def _write_all(self, file: TextIO, world: World) -> None:
         file.write(json.dumps({"sandbox_state": _VERSION}) + "\n")
-        self._written, self._rest = 0, ""
-        self._generation = world.book.metered.generation
-        self._append(file, world)
+        self._news, self._keys, self._clock = News(world.book), {}, None
+        self._append(file, world, self._news)
 
     def save(self, world: World) -> None:
         """Write what has changed; OSError if it cannot be written."""
-        if self._file is None:
+        if self._file is None or self._news is None:
             raise RuntimeError("the state file is not open")
-        if self._generation != world.book.metered.generation:
+        if self._news.is_outdated:
             self._begin(world)  # the sandbox has forgotten what the file still has
         else:
-            self._append(self._file, world)
+            self._append(self._file, world, self._news)
 
-    def _append(self, file: TextIO, world: World) -> None:
-        entries = world.book.metered.entries(self._written)
-        if entries:
-            file.write(json.dumps({"records": as_json(entries)}) + "\n")
-            self._written += len(entries)
-        rest = json.dumps({"rest": as_json(_rest_of(world))})
-        if rest != self._rest:
-            file.write(rest + "\n")
-            self._rest = rest
+    def _append(self, file: TextIO, world: World, news: News) -> None:
+        memory = {name: part for name, part in as_json(news.take()).items() if part}
+        line: dict[str, Any] = {"memory": memory} if memory else {}
+        pems = world.keys.private_pems
+        if keys := {version: pem for version, pem in pems.items() if version not in self._keys}:
+            line["signing_keys"] = as_json(keys)
+            self._keys.update(keys)
+        clock = world.clock.setting
+        if clock != self._clock:
+            line["clock"] = as_json(clock)
+            self._clock = clock
+        if line:
+            file.write(json.dumps(line) + "\n")
         file.flush()
 
     def close(self) -> None:
@@ -152,21 +148,3 @@ class StateFile:
 def _lock(file: TextIO) -> None:
     if sys.platform != "win32":
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _rest_of(world: World) -> _Rest:
-    return _Rest(
-        memory=memory_of(world.book),
-        signing_keys=dict(world.keys.private_pems),
-        clock=world.clock.setting,
-    )
-
-
-def _remember(world: World, line: dict[str, Any]) -> None:
-    if "records" in line:
-        remember_records(world.book, from_json(tuple[Entry, ...], line["records"]))
-        return
-    rest = from_json(_Rest, line["rest"])
-    remember(world.book, rest.memory)
-    world.keys.private_pems.update(rest.signing_keys)
-    world.clock.restore(rest.clock)

@@ -8,8 +8,9 @@ The pytest plugin: the fixtures `metering_sandbox` and `metering_sandbox_server`
 `@pytest.mark.metering_sandbox(calls_per_second=None)` passes arguments to the sandbox.
 """
 
+import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -17,15 +18,26 @@ if TYPE_CHECKING:
     from marketplace_metering_async.sandbox import Sandbox
     from marketplace_metering_async.testing.servers import SandboxServer
 
-_IN_THE_WAY: Final = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
-"""Variables that would lead a client elsewhere."""
+_IN_THE_WAY: Final = (
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_PROFILE",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+)
+"""Variables that would lead a client elsewhere, or nowhere."""
+_NO_PROXY: Final = "127.0.0.1,localhost,::1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "metering_sandbox(**arguments): arguments of the Sandbox behind metering_sandbox",
+        "metering_sandbox(**arguments): arguments of the Sandbox behind metering_sandbox, "
+        "or behind metering_sandbox_server",
     )
 
 
@@ -42,27 +54,40 @@ def metering_sandbox(
     from marketplace_metering_async.sandbox import Sandbox  # noqa: PLC0415 - heavy
     from marketplace_metering_async.testing.threads import SandboxThread  # noqa: PLC0415
 
-    marker = request.node.get_closest_marker("metering_sandbox")
-    arguments = marker.kwargs if marker else {}
-    with SandboxThread(Sandbox(**arguments)) as running:
+    with SandboxThread(Sandbox(**_marked(request))) as running:
         _lead_to(running.sandbox.environment, monkeypatch)
         yield running.sandbox
 
 
 @pytest.fixture
 def metering_sandbox_server(
-    _metering_sandbox_process: "SandboxServer", monkeypatch: pytest.MonkeyPatch
-) -> "SandboxServer":
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> "Iterator[SandboxServer]":
     """
     A sandbox of the metering service in a process of its own, for programs in any language.
 
     Endpoint, region and dummy credentials are in the environment, for child processes to inherit.
-    The process serves all tests of the session, and is as new before each: nothing metered, no
-    products, no faults, the usual rules and quota, the real time.
+    One process serves all tests of the session, and is as new before each: nothing metered, no
+    products, no faults, the usual rules and quota, the real time. A test with the marker has a
+    process with its arguments to itself.
     """
-    _metering_sandbox_process.reset()
-    _lead_to(_metering_sandbox_process.environment, monkeypatch)
-    return _metering_sandbox_process
+    from marketplace_metering_async.testing.servers import SandboxServer  # noqa: PLC0415 - heavy
+
+    arguments = _marked(request)
+    if arguments:
+        with SandboxServer(**arguments) as server:
+            _lead_to(server.environment, monkeypatch)
+            yield server
+        return
+    server = request.getfixturevalue("_metering_sandbox_process")
+    server.reset()
+    _lead_to(server.environment, monkeypatch)
+    yield server
+
+
+def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    marker = request.node.get_closest_marker("metering_sandbox")
+    return dict(marker.kwargs) if marker else {}
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +103,6 @@ def _lead_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    for name in ("NO_PROXY", "no_proxy"):
+        others = os.environ.get(name)
+        monkeypatch.setenv(name, f"{others},{_NO_PROXY}" if others else _NO_PROXY)

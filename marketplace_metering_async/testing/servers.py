@@ -10,8 +10,10 @@ from typing import Any, Final, Self
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from marketplace_metering_async.sandbox import Book, Fault
+from marketplace_metering_async.sandbox import Agreement, Book, Fault, RegistrationForm
+from marketplace_metering_async.sandbox.arguments import arguments_as_json
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.guard import TOKEN_HEADER
 from marketplace_metering_async.sandbox.service.memory import Copy, book_of
 
 _PATIENCE: Final = 30.0
@@ -28,9 +30,21 @@ class SandboxServer:
         environment: What clients in any language read: endpoint, region and dummy credentials.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - the arguments of Sandbox
+        """
+        Prepare a sandbox; entering it starts the process.
+
+        Args:
+            arguments: Those of `Sandbox`.
+
+        Raises:
+            TypeError, ValueError: for one that another process cannot be given, such as a fault
+                that is a function.
+        """
+        self._arguments = arguments_as_json(arguments)
         self.url = ""
         self.environment: dict[str, str] = {}
+        self._headers: dict[str, str] = {}
         self._process: subprocess.Popen[str] | None = None
         # A proxy from the environment would not know our loopback.
         self._open = build_opener(ProxyHandler({})).open
@@ -43,6 +57,7 @@ class SandboxServer:
             RuntimeError: if it ends before that; its complaint is on standard error.
         """
         command = [sys.executable, "-m", "marketplace_metering_async.sandbox"]
+        command.append(json.dumps(self._arguments))
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -53,6 +68,7 @@ class SandboxServer:
             raise RuntimeError("the sandbox's process ended before it listened")
         place = json.loads(line)
         self.url, self.environment = place["url"], place["environment"]
+        self._headers = {TOKEN_HEADER: place["token"]} if place["token"] else {}
         return self
 
     def __exit__(
@@ -129,8 +145,55 @@ class SandboxServer:
         """Return a registration token for a *buyer*, as Sandbox.issue_token does."""
         return str(self.order("tokens", product_code=product_code, **buyer)["token"])
 
+    def change_rules(self, **changes: Any) -> None:  # noqa: ANN401 - as Sandbox.change_rules
+        """Turn some switches of Rules, as Sandbox.change_rules does."""
+        self.order("rules", **as_json(changes))
+
+    def set_subscribed(self, product_code: str, customer: str, *, subscribed: bool) -> None:
+        """Let a buyer without an agreement subscribe, or cancel, without a closing hour."""
+        self.order("buyers", product_code=product_code, customer=customer, subscribed=subscribed)
+
+    def subscribe(
+        self,
+        product_code: str,
+        customer_aws_account_id: str,
+        **more: Any,  # noqa: ANN401 - the other arguments of Sandbox.subscribe
+    ) -> Agreement:
+        """Let a buyer subscribe, as Sandbox.subscribe does."""
+        buyer = {"product_code": product_code, "customer_aws_account_id": customer_aws_account_id}
+        return self._agreement("subscribe", **buyer, **as_json(more))
+
+    def cancel(self, agreement_id: str) -> Agreement:
+        """Let a buyer cancel: the agreement ends now, and its closing hour begins."""
+        return self._agreement("cancel", agreement_id=agreement_id)
+
+    def expire(self, agreement_id: str) -> Agreement:
+        """Let an agreement run out now, as `cancel` does."""
+        return self._agreement("expire", agreement_id=agreement_id)
+
+    def _agreement(self, path: str, **members: Any) -> Agreement:  # noqa: ANN401 - JSON
+        figures = self.order(path, **members)
+        del figures["state"]  # which is what it is at the moment
+        return from_json(Agreement, figures)
+
+    def suspend(self, customer_aws_account_id: str) -> None:
+        """Let AWS suspend an account: its usage is CustomerNotSubscribed."""
+        self.order("suspend", customer_aws_account_id=customer_aws_account_id)
+
+    def restore(self, customer_aws_account_id: str) -> None:
+        """Take a suspension back."""
+        self.order("restore", customer_aws_account_id=customer_aws_account_id)
+
+    def set_up_account(self, agreement_id: str) -> RegistrationForm:
+        """Return what a buyer's browser posts on "Set up your account", with a token of its own."""
+        return from_json(RegistrationForm, self.order("set-up-account", agreement_id=agreement_id))
+
+    def rotate_key(self, product_code: str) -> int:
+        """Give a product its next key version, and return it."""
+        return int(self.order("rotate-key", product_code=product_code)["public_key_version"])
+
     def reset(self) -> None:
-        """Forget everything, also products; rules and quota are the usual, and the time is real."""
+        """Forget everything, also products; rules, quota and time are those it was made with."""
         self.order("reset", everything=True)
 
     def ask(self, path: str, **query: str) -> Any:  # noqa: ANN401 - JSON
@@ -141,7 +204,8 @@ class SandboxServer:
             ValueError: if it refuses.
         """
         asked = "&".join(f"{name}={value}" for name, value in query.items())
-        return self._exchange(Request(f"{self.url}/_sandbox/{path}?{asked}"))  # noqa: S310 - http
+        url = f"{self.url}/_sandbox/{path}?{asked}"
+        return self._exchange(Request(url, headers=self._headers))  # noqa: S310 - http
 
     def order(self, path: str, **members: Any) -> Any:  # noqa: ANN401 - JSON
         """
@@ -153,7 +217,7 @@ class SandboxServer:
         request = Request(  # noqa: S310 - http
             f"{self.url}/_sandbox/{path}",
             data=json.dumps(members).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **self._headers},
         )
         return self._exchange(request)
 

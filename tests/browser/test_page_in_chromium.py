@@ -15,7 +15,8 @@ from support.accessibility import obstacles
 from support.chromium import PATIENCE, Browser, Page, chromium, open_browser
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
-from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
+from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, Sandbox
+from marketplace_metering_async.sandbox.sdks import SDKS
 
 PROGRAM = chromium()
 pytestmark = [
@@ -74,15 +75,20 @@ async def test_a_record_arrives_without_reloading(page: Page, place: Sandbox) ->
     await meter(place, usage())
 
     await page.shows(BUYER, "#usage-rows")
-    await page.shows("42", "#figures")
     await page.shows("1 Success", "#calls-list")
-    await page.until("document.querySelectorAll('#chart .hour .s0').length === 1")
+    await page.shows("42", "#units .amount")
+    await page.until(
+        "document.querySelectorAll('#units .s0[height]:not([height=\"0\"])').length === 1"
+    )
     await page.until("document.querySelector('#said').textContent.includes('BatchMeterUsage')")
     await page.click("#calls-list summary")
     await page.shows('"Quantity": 42', "#calls-list pre")
     await meter(place, usage("seats", 7))
     await page.shows("seats", "#usage-rows")
-    await page.shows("seats", "#legend")
+    await page.shows("seats", "#units")
+    assert ["requests", "42", "seats", "7"] == await page.run(
+        "[...document.querySelectorAll('#units h3, #units .amount')].map((node) => node.innerText)"
+    )
     assert await page.run("loaded_once && document.querySelectorAll('#calls details')[1].open")
 
 
@@ -95,8 +101,10 @@ async def test_decimals_are_shown_to_the_last_millionth(page: Page, place: Sandb
 
     await page.shows("9,999,999,999.999998", "#usage-rows")
     await page.shows("0.000001", "#usage-rows")
-    await page.until("document.querySelector('#figures dd').title === '29,999,999,999.999995'")
-    await page.until("document.querySelectorAll('#chart .hour .s0').length === 1")
+    await page.until("document.querySelector('#units .amount').title === '9,999,999,999.999998'")
+    await page.until(
+        "document.querySelectorAll('#units .s3[height]:not([height=\"0\"])').length === 1"
+    )
 
 
 async def test_the_table_is_broken_down_and_narrowed(page: Page, place: Sandbox) -> None:
@@ -111,6 +119,111 @@ async def test_the_table_is_broken_down_and_narrowed(page: Page, place: Sandbox)
     await page.fill("#usage-tools [name=search]", "seat")
     await page.shows("1 row", "#usage-caption")
     await page.until("!document.querySelector('#usage-rows').innerText.includes('requests')")
+
+
+async def test_units_are_never_added_up(page: Page, place: Sandbox) -> None:
+    """
+    Neither at the top nor in the table, where it is broken down by something else.
+    """
+    await meter(place, usage(quantity=3), usage(hours=1), usage("kilobytes", 5000))
+    await page.shows("3 rows", "#usage-caption")
+    await page.click("#usage-tools [value=dimension]")
+    await page.shows("several units", "#usage-rows")
+    await page.click("#usage-tools [value=hour]")
+    await page.shows("1 row", "#usage-caption")
+    text = await page.run("document.querySelector('main').innerText")
+    assert "5,045" not in text
+    assert "45" in text
+
+
+async def test_connect_comes_first_until_somebody_has(page: Page, place: Sandbox) -> None:
+    """
+    With the lines, and for each client from which version on they bring it here, or what to write.
+    """
+    first = "document.querySelector('.column').firstElementChild.id"
+    assert "connect" == await page.run(first)
+    await page.shows("AWS_ENDPOINT_URL_MARKETPLACE_METERING", "#environment")
+    for sdk in SDKS:
+        await page.shows(sdk.name, "#sdks")
+        await page.shows(sdk.by_environment, "#sdks")
+        await page.shows(sdk.in_code_at(place.url), "#sdks")
+    await page.click("#connect summary")
+    await meter(place, usage())
+    await page.shows("42", "#units")
+    await page.run("document.activeElement.blur()")
+    await meter(place, usage("seats"))
+    await page.until(f"{first} === 'usage'")
+
+
+async def test_lists_are_capped(page: Page, place: Sandbox) -> None:
+    """
+    Forty calls, thirty refusals and fifty products do not push the rest of the page away.
+    """
+    place.set_quota(None)
+    for number in range(50):
+        place.declare_product(f"p{number}", dimensions=["requests"], customers=["1", "2"])
+    for number in range(30):
+        place.inject(Fault(kind=FaultKind.REFUSE, code=f"Code{number}", max_hits=1))
+    for _ in range(45):
+        await meter(place, usage(), product_code="p1")
+    await page.shows("Code28", "#refusals-list")
+    await page.until("document.querySelectorAll('#calls-list > li').length === 40")
+
+    for part in ("calls", "refusals", "buyers", "connect", "faults"):
+        height = await page.run(f"document.querySelector('#{part}').offsetHeight")
+        assert height < 1000, (part, height)
+
+
+async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> None:
+    """
+    Readings, times and regions; what is not as usual stands there.
+    """
+    await page.shows("All as usual", "#rules")
+    await page.click("#rules summary")
+    choose = "(() => { const s = document.querySelector('#rules-name'); s.value = '{}'; "
+    choose += "s.dispatchEvent(new Event('change')); })()"
+    await page.run(choose.replace("{}", "key_by"))
+    await page.shows("clock hour or the exact timestamp", "#rules-means")
+    await page.run("document.querySelector('#rules-value select').value = '\"timestamp\"'")
+    await page.click("#rules-form button")
+    await page.shows("timestamp, usually hour", "#rules-list")
+    await page.run(choose.replace("{}", "closing"))
+    await page.fill("#rules-value input", "7200")
+    await page.click("#rules-form button")
+    await page.shows("7200 s, usually 3600 s", "#rules-list")
+    await page.run(choose.replace("{}", "regions"))
+    await page.fill("#rules-value input", "us-east-1, eu-west-1")
+    await page.click("#rules-form button")
+    await page.shows("2 named", "#rules-list")
+    rules = place.book.rules
+    assert Rules(key_by="timestamp", closing=2 * HOUR, regions=["us-east-1", "eu-west-1"]) == rules
+    for _ in range(3):
+        await page.click("#rules-list button")
+        await asyncio.sleep(0.5)
+    await page.shows("All as usual", "#rules")
+    assert Rules() == place.book.rules
+
+
+async def test_a_buyer_since_a_while_is_metered_from_then(page: Page, place: Sandbox) -> None:
+    """
+    The obvious next step works: the last full hour, also of who subscribes now.
+    """
+    place.declare_product("p", dimensions=["requests"])
+    place.subscribe("p", "4" * 12)
+    await page.shows("Subscribe a buyer", "#buyers-list")
+    await page.click("#buyers-list details:first-of-type summary")
+    await page.fill("#buyers-list [name=account]", BUYER)
+    await page.run("document.querySelector('#buyers-list [name=since]').value = '2026-01-02T03:04'")
+    await page.click("#buyers-list .subscribing button")
+    await page.shows("Since 2 Jan 2026, 03:04", "#buyers-list")
+    await meter(place, usage(hours=1), usage(hours=2))
+    await page.shows("84", "#units")
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    record = UsageRecord(
+        timestamp=now, dimension="requests", quantity=7, customer_aws_account_id="4" * 12
+    )
+    await meter(place, record)
+    await page.shows("91", "#units")
 
 
 async def test_a_refusal_tells_the_rule_and_how_to_fix_it(page: Page, place: Sandbox) -> None:
@@ -401,6 +514,7 @@ def show_agreements(place: Sandbox) -> None:
 
 
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 ATTACK = "<img src=x onerror=pwned=1><script>pwned=1</script>\"'><svg onload=pwned=1>"
 
 
@@ -462,7 +576,7 @@ async def test_script_in_every_field_stays_text(page: Page, place: Sandbox) -> N
     await page.shows(ATTACK, "#faults-list")
     await page.shows(ATTACK, "#calls-list")
     await page.shows(ATTACK, "#refusals-list")
-    await page.shows(ATTACK, "#legend")
+    await page.shows(ATTACK, "#units")
     for number in (2, 3, 4):
         await page.click(f"#calls-list > li:nth-child({number}) summary")
         await page.shows('"ProductCode": "<i>"', f"#calls-list > li:nth-child({number})")
@@ -613,3 +727,14 @@ async def test_the_token_opens_the_page(browser: Browser) -> None:
         await page.shows("Stands still", "#clock-note")
         without = await browser.open(f"{sandbox.url}/")
         await without.shows("X-Sandbox-Token", "#live")
+        await without.shows("asks for its token", "#token-form")
+        await without.fill("#token-form input", "wrong")
+        await without.press("Enter")
+        await without.shows("X-Sandbox-Token", "#live")
+        await without.fill("#token-form input", sandbox.guard.token or "")
+        await without.press("Enter")
+        await without.shows("Live", "#live")
+        await without.until("!document.querySelector('#token-form').checkVisibility()")
+        await without.run("location.reload()")  # the tab keeps it
+        await without.until("performance.getEntriesByType('navigation')[0].type === 'reload'")
+        await without.shows("Live", "#live")

@@ -50,6 +50,7 @@ from support.recorded import (
 from support.vfs import recording
 
 from marketplace_metering_async import HourState, LedgerError, UsageLedger
+from marketplace_metering_async.quantities import millionths
 from marketplace_metering_async.sandbox import Book
 
 CUTS_OF_ONE_LIFE: Final = 50
@@ -241,19 +242,21 @@ async def _start_again(folder: Path, wreck: Wreck, found: Audit) -> None:
 
 
 async def _compare(ledger: UsageLedger, outside: Outside, book: Book, found: Audit) -> None:
-    used, billed = Counter[str](), Counter[str](book.totals(by="customer"))
+    used, billed = Counter[str](), Counter[str]()
     for event in outside.meant.values():
-        used[event.customer] += event.quantity
+        used[event.customer] += millionths(event.quantity)
+    for record in book.records:
+        billed[record.customer] += millionths(record.quantity)
     found.unbilled, found.doubled = (used - billed).total(), (billed - used).total()
     status = await ledger.status()
-    found.conflicting = status.ended.get(HourState.CONFLICT, 0)
+    found.conflicting = millionths(status.ended.get(HourState.CONFLICT, 0))
     billed_by_its_word = {
         (entry.customer_aws_account_id or "", entry.dimension, entry.hour): entry.quantity
         async for entry in ledger.history()
         if entry.state in (HourState.METERED, HourState.PROBABLY_METERED)
     }
-    done = status.metered + status.ended.get(HourState.PROBABLY_METERED, 0)
-    adds_up = status.recorded == done == used.total()
+    places = (status.metered, status.ended.get(HourState.PROBABLY_METERED, 0))
+    adds_up = millionths(status.recorded) == sum(map(millionths, places)) == used.total()
     found.untrue = int(not adds_up or bool(book.differences(billed_by_its_word)))
 
 

@@ -14,6 +14,7 @@ from support.memory import MemoryService, usage
 from support.virtual import START, run_virtual
 
 from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.events import Event
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
@@ -31,6 +32,13 @@ class Forgetful(MemoryService):
         response = await super().send(request, timeout=timeout)
         self.requests.clear()
         return response
+
+
+def _held() -> int:
+    """Return the bytes that are held, but for the texts in which the tests look for secrets."""
+    without_texts = tracemalloc.Filter(inclusive=False, filename_pattern="*/support/canaries.py")
+    snapshot = tracemalloc.take_snapshot().filter_traces([without_texts])
+    return sum(trace.size for trace in snapshot.traces)
 
 
 async def _grown(days: int, every: float) -> float:
@@ -51,13 +59,17 @@ async def _grown(days: int, every: float) -> float:
             await asyncio.sleep(every)
 
     sizes: list[int] = []
-    async with opened(service, calls_per_second=10) as client:
+
+    def ignore(_: Event) -> None:
+        """Keep nothing, as pytest does of what is logged."""
+
+    async with opened(service, calls_per_second=10, observer=ignore) as client:
         async for result in client.iter_batch_meter_usage(source()):
             assert result.status in (S.SUCCESS, S.DUPLICATE_RECORD)
             if loop.time() > (len(sizes) + 1) * DAY:
                 service.book = type(service.book)()
                 gc.collect()
-                sizes.append(tracemalloc.get_traced_memory()[0])
+                sizes.append(_held())
     return (sizes[-1] - sizes[0]) / 2**20
 
 

@@ -17,6 +17,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import random
 import signal
 import sys
@@ -33,9 +34,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attrs import asdict, frozen
+from attrs import frozen
 from campaigns.mutants import MUTANTS
-from support.ledgers import new_postgres_database, postgres_server
+from support.ledgers import new_postgres_database, postgres_server, some_quantity
 
 from marketplace_metering_async import (
     InvalidRecordError,
@@ -46,6 +47,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.ledger import HourState, LedgerStatus
 from marketplace_metering_async.ledger.stores import store_at
+from marketplace_metering_async.quantities import Quantity, kept, millionths, of_millionths
 from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, Sandbox, SandboxClock
 from marketplace_metering_async.sandbox.http import signatures
 
@@ -127,7 +129,7 @@ async def victim(world: World, seed: int, again: list[dict[str, Any]], pipe: int
     clock = FastClock(world.begun, steps)
 
     def tell(word: str, event: dict[str, Any]) -> None:
-        os.write(pipe, (json.dumps([word, event]) + "\n").encode())
+        os.write(pipe, (json.dumps([word, event], default=str) + "\n").encode())
 
     async def give(ledger: UsageLedger, event: dict[str, Any]) -> None:
         tell("means", event)
@@ -139,7 +141,7 @@ async def victim(world: World, seed: int, again: list[dict[str, Any]], pipe: int
         late = chance.choice([0, 0, 0, 0, 0, 0, 0, 1, 2]) * 3600
         return {
             "id": f"{seed}-{number}",
-            "quantity": chance.randrange(1, 9),
+            "quantity": some_quantity(chance),
             "customer": f"{chance.randrange(CUSTOMERS):012d}",
             "at": int(clock.now().timestamp()) - late - chance.randrange(60),
         }
@@ -191,10 +193,11 @@ class Truth:
         else:
             self.doubtful.pop(event["id"], None)
 
-    def units(self) -> Counter[str]:
+    def used(self) -> Counter[str]:
+        """Return each customer's usage in millionths."""
         found: Counter[str] = Counter()
         for event in self.events.values():
-            found[event["customer"]] += event["quantity"]
+            found[event["customer"]] += millionths(kept(event["quantity"]))
         return found
 
 
@@ -297,7 +300,7 @@ class Audit:
     What was billed against what was used, in units.
 
     Attributes:
-        lost: Used and not billed.
+        lost: Used and not billed, to the last millionth.
         doubled: Billed and not used.
         conflicting: Refused, since something else was billed for the hour.
         ended: What the ledger says ended otherwise, by state. Some is quarantined where leases run
@@ -306,10 +309,10 @@ class Audit:
 
     kills: int
     events: int
-    lost: int
-    doubled: int
-    conflicting: int
-    ended: dict[str, int]
+    lost: Quantity
+    doubled: Quantity
+    conflicting: Quantity
+    ended: dict[str, Quantity]
     balanced: bool
 
     @property
@@ -343,18 +346,19 @@ async def drain(world: World, doubtful: list[dict[str, Any]]) -> LedgerStatus:
 
 
 def audited(truth: Truth, status: LedgerStatus, book: list[dict[str, Any]], kills: int) -> Audit:
-    used, billed = truth.units(), Counter[str]()
+    used, billed = truth.used(), Counter[str]()
     for record in book:
-        billed[record["customer_aws_account_id"]] += record["quantity"]
-    in_ledger = status.open + status.frozen + status.metered + sum(status.ended.values())
+        billed[record["customer_aws_account_id"]] += millionths(kept(record["quantity"]))
+    places = (status.open, status.frozen, status.metered, *status.ended.values())
+    in_ledger = of_millionths(sum(map(millionths, places)))
     return Audit(
         kills=kills,
         events=len(truth.events),
-        lost=sum((used - billed).values()),
-        doubled=sum((billed - used).values()),
+        lost=of_millionths((used - billed).total()),
+        doubled=of_millionths((billed - used).total()),
         conflicting=status.ended.get(HourState.CONFLICT, 0),
         ended={str(state): units for state, units in status.ended.items()},
-        balanced=status.recorded == in_ledger == used.total(),
+        balanced=status.recorded == in_ledger == of_millionths(used.total()),
     )
 
 
@@ -402,7 +406,7 @@ def torture(
             if mutant is not None:
                 MUTANTS[mutant]()
             status = asyncio.run(drain(world, doubtful))
-            os.write(pipe, json.dumps(asdict(status), default=str).encode() + b"\n")
+            os.write(pipe, pickle.dumps(status))
 
         status = _status_of(finish)
         return audited(victims.truth, status, ask(endpoint, "book?records=1")["records"], kills)
@@ -418,9 +422,8 @@ def _status_of(finish: Callable[[int], None]) -> LedgerStatus:
     os.waitpid(child, 0)
     if not said:
         raise RuntimeError("the ledger could not be drained")
-    members = json.loads(said)
-    ended = {HourState(state): units for state, units in members.pop("ended").items()}
-    return LedgerStatus(**members, ended=ended)
+    status: LedgerStatus = pickle.loads(said)  # noqa: S301 - our own
+    return status
 
 
 @contextmanager

@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from attrs import define, field, frozen
 from support.calendar import Calendar, closes, hour_of, month_of
 from support.disk import memory
-from support.ledgers import House
+from support.ledgers import House, some_quantity, total
 
 from marketplace_metering_async import HourState, MarketplaceMeteringClient, RetryPolicy
 from marketplace_metering_async.ledger import AddedUsage, HistoryEntry, LedgerStatus
+from marketplace_metering_async.quantities import Quantity, millionths
 from marketplace_metering_async.sandbox import Product
 
 YEARS: Final = (2027, 2028)
@@ -60,7 +61,7 @@ class Given:
     """A piece of usage, when it was given to the ledger, and what the ledger said."""
 
     customer: str
-    quantity: int
+    quantity: Quantity
     at: datetime
     when: datetime
     said: AddedUsage
@@ -139,7 +140,7 @@ class Year:
             minutes=self.chance.randrange(15),
             seconds=self.chance.randrange(60),
         )
-        at, quantity = now - late, self.chance.randint(1, 9)
+        at, quantity = now - late, some_quantity(self.chance)
         said = await self.house.use(quantity, customer_aws_account_id=customer, at=at)
         self.given.append(Given(customer, quantity, at, now, said))
 
@@ -188,12 +189,12 @@ class Year:
         ]
 
     def _of_sums(self, status: LedgerStatus) -> Iterator[str]:
-        used = sum(one.quantity for one in self.given)
+        used = total(self.given)
         if status.recorded != used:
             yield f"{used} units used, {status.recorded} recorded"
         if status.open or status.frozen:
             yield f"{status.open} units open, {status.frozen} frozen"
-        if status.metered != sum(record.quantity for record in self.house.book.records):
+        if status.metered != total(self.house.book.records):
             yield "the service has metered other sums"
         for state in status.ended.keys() - EXPECTED:
             yield f"{status.ended[state]} units {state}"
@@ -202,15 +203,16 @@ class Year:
         """Each customer's usage of a month is metered in that month, or ended in it."""
         used, done = Counter[Any](), Counter[Any]()
         for one in self.given:
-            used[one.customer, month_of(one.at)] += one.quantity
+            used[one.customer, month_of(one.at)] += millionths(one.quantity)
         for record in self.house.book.records:
-            done[record.customer, month_of(record.timestamp)] += int(record.quantity)
+            done[record.customer, month_of(record.timestamp)] += millionths(record.quantity)
         for entry in [*self.entries.values(), *self.stranded]:
             if entry.state is not HourState.METERED:
-                done[entry.customer_aws_account_id, month_of(entry.hour)] += entry.quantity
+                place = entry.customer_aws_account_id, month_of(entry.hour)
+                done[place] += millionths(entry.quantity)
         for key in used.keys() | done.keys():
             if used[key] != done[key]:
-                yield f"{key}: {used[key]} units used, {done[key]} accounted for"
+                yield f"{key}: {used[key]} millionths used, {done[key]} accounted for"
 
     def _of_usage(self, one: Given) -> Iterator[str]:
         match one.said.ended:
@@ -242,7 +244,7 @@ class Year:
             yield "stamped outside of its hour"
         if any(month_of(part.origin) != month_of(entry.hour) for part in entry.carried):
             yield "carries another month's usage"
-        if sum(one.quantity for one in held) != entry.quantity:
+        if total(held) != entry.quantity:
             yield "has another sum than was given"
         due = max(entry.hour + HOUR, *(one.when for one in held)) + GRACE
         first = bisect_left(self.relays, due)

@@ -50,6 +50,12 @@ GOOD = {
     "ledger prune": LEDGER,
     "ledger adopt-copy": LEDGER,
     "ledger close-customer": [*LEDGER, *CUSTOMER],
+    "ledger resolve": [*LEDGER, "--as", "metered", "--note", "[/]", "--state", "conflict"],
+    "ledger write-off": [*LEDGER, "--note", "n", "--name", "hour-1"],
+    "ledger reopen": [*LEDGER, "--note", "n", "--state", "conflict"],
+    "ledger rebind": [*LEDGER, "--note", "n", "--taken", "billed"],
+    "ledger un-retire": [*LEDGER, "postgresql://["],
+    "ledger explain": ["open"],
 }
 """Arguments of each command that are in order, or as near to it as ends by itself."""
 

@@ -1,5 +1,6 @@
 """Units that are not settled yet: no command that sends ends with 0 while there are any."""
 
+import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from attrs import evolve
 from support.commands import Shell, line, pipe, started, target, wait_for
 
 from marketplace_metering_async import LedgerStatus
-from marketplace_metering_async.cli.commands.ledger_status import print_unsettled
+from marketplace_metering_async.cli.commands.ledger_status import print_next, print_unsettled
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output.console import stderr_console
 from marketplace_metering_async.ledger import HourState
@@ -28,12 +29,14 @@ SETTLED = LedgerStatus(
     products=[],
     oldest_unsent_seconds=None,
     seconds_to_first_loss=None,
+    first_loss_at=None,
     at_risk=0,
     last_success_seconds=60,
     last_usage_seconds=7200,
     claimed_until=None,
     next_send_at=None,
     next_seal_at=None,
+    hours_at_next_seal=0,
     records={HourState.METERED: 2},
     is_unconfirmed_copy=False,
     region_name="us-east-1",
@@ -102,7 +105,9 @@ def test_what_is_not_sealed_yet_is_shown_with_its_time(
     assert "The next hours are sealed at " in imported.err
     assert Exit.UNDELIVERED == relayed.code
     assert "or let `ledger relay` run: 15 units are open" in relayed.err
-    assert "the next hours are sealed at " in shown.err
+    assert re.search(
+        r"3 hours are sealed at \d\d:\d\d UTC, sent by \d\d:\d\d UTC, if a relay runs", shown.err
+    )
 
 
 def test_what_the_service_left_open_is_shown(
@@ -167,7 +172,7 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "Run this again: 5 units are left over from a relay that is dead.",
-        {"in_flight": 5, "claimed_until": NOW, "records": {HourState.FROZEN: 1}},
+        {"frozen": 5, "in_flight": 5, "claimed_until": NOW, "records": {HourState.FROZEN: 1}},
     ),
     (
         "Run this again at 03:35 UTC: 2 units are frozen and wait to be sent.",
@@ -202,11 +207,13 @@ def test_each_kind_of_open_units_says_what_to_do(
     capsys: pytest.CaptureFixture[str], text: str, changes: dict[str, Any]
 ) -> None:
     """
-    And when; a minute is rounded up, for then it is surely over.
+    And when; a minute is rounded up, for then it is surely over. Zeros raise no alarm: newcomer M14
     """
-    code = print_unsettled(evolve(SETTLED, **changes), NOW, stderr_console())
+    status = evolve(SETTLED, **changes)
+    code = print_unsettled(status, NOW, stderr_console())
 
-    assert (Exit.UNDELIVERED, f"{text}\n") == (code, capsys.readouterr().err)
+    expected = Exit.UNDELIVERED if status.open or status.frozen else Exit.OK
+    assert (expected, f"{text}\n") == (code, capsys.readouterr().err)
 
 
 def test_nothing_open_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,3 +225,68 @@ def test_nothing_open_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> N
     assert Exit.OK == print_unsettled(SETTLED, NOW, stderr_console())
     assert Exit.OK == print_unsettled(over, NOW, stderr_console())
     assert "" == capsys.readouterr().err
+
+
+NEXT: list[tuple[str, dict[str, Any]]] = [
+    (
+        "12 hours are sealed at 04:10 UTC, sent by 04:11 UTC, if a relay runs",
+        {"next_seal_at": NOW + timedelta(minutes=40), "hours_at_next_seal": 12},
+    ),
+    (
+        "1 hour is sealed at once, sent by 03:31 UTC, if a relay runs",
+        {"next_seal_at": NOW - timedelta(minutes=40), "hours_at_next_seal": 1},
+    ),
+    (
+        "90,000 hours are sealed at 04:10 UTC, sent by 04:17 UTC, if a relay runs",
+        {"next_seal_at": NOW + timedelta(minutes=40), "hours_at_next_seal": 90_000},
+    ),
+    (
+        "2 units are frozen and sent at 03:35 UTC, if a relay runs",
+        {"frozen": 7, "in_flight": 5, "next_send_at": NOW + timedelta(minutes=5)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "changes"), NEXT)
+def test_status_says_what_happens_next(
+    capsys: pytest.CaptureFixture[str], text: str, changes: dict[str, Any]
+) -> None:
+    """
+    And when. Newcomer M5
+    """
+    print_next(evolve(SETTLED, **changes), NOW, stderr_console())
+
+    assert f"{text}\n" == capsys.readouterr().err
+
+
+def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path) -> None:
+    """
+    Their hours stay open for a while, and raise no alarm. Newcomer M14
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    usage.write_text("\n".join(line(n, quantity=0) for n in (1, 2)) + "\n")
+
+    sent = shell("send", "--ledger", url, *target(sandbox), usage)
+    status = shell("ledger", "status", url)
+
+    assert (Exit.OK, Exit.OK) == (sent.code, status.code)
+    assert "oldest unsent" not in status.err
+    assert "is lost" not in status.err
+
+
+def test_a_copy_that_nobody_has_adopted_is_left_alone(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+) -> None:
+    """
+    At once, with a code of its own. Newcomer M12
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    shell("ledger", "import", url, usage, "--product-code", "p")
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database, database:
+        database.execute("UPDATE ledger SET guarded_since = 1")
+    for once in ([], ["--once"]):
+        done = shell("ledger", "relay", url, *target(sandbox)[:2], *once)
+
+        assert Exit.COPY == done.code
+        assert "adopt-copy" in done.err
+    assert 0 == sandbox.calls["BatchMeterUsage"]

@@ -229,9 +229,16 @@ def test_an_error_asks_for_a_code(operation: str, error: MeteringError, code: Ex
 @given(st.sets(st.sampled_from(Exit)))
 def test_the_gravest_code_comes_first(codes: set[Exit]) -> None:
     """
-    4 before 3 before 1; input that cannot be read before what is only undelivered.
+    4 before 3 before 1; input that cannot be read before what is only undelivered, and so a copy.
     """
-    order = [Exit.INTERRUPTED, Exit.ACCOUNT, Exit.USAGE, Exit.UNDELIVERED, Exit.REJECTED]
+    order = [
+        Exit.INTERRUPTED,
+        Exit.ACCOUNT,
+        Exit.USAGE,
+        Exit.COPY,
+        Exit.UNDELIVERED,
+        Exit.REJECTED,
+    ]
     wanted: Any = next((code for code in order if code in codes), Exit.OK)
 
     assert wanted is most_severe(codes)

@@ -261,6 +261,24 @@ def test_an_address_is_only_text(sandbox: Sandbox, tmp_path: Path) -> None:
     assert b"Traceback" not in err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_relay_that_is_ended_as_a_service_ends_well(
+    tmp_path: Path, sandbox: Sandbox, number: signal.Signals, code: int
+) -> None:
+    """
+    With 0, so that `systemctl stop` shows no failed unit. Newcomer M12
+    """
+    url = f"sqlite:///{tmp_path}/usage.db"
+    members = ["--dimension", "d", "--quantity", 1, "--account", 1, "--product-code", "p"]
+    assert 0 == process("ledger", "add", url, *members).code
+    with started("ledger", "relay", url, "--endpoint-url", sandbox.url) as running:
+        pipe(running.stderr).readline()
+        running.send_signal(number)
+        running.communicate(timeout=30)
+
+    assert code == running.returncode
+
+
 def test_a_command_that_was_killed_may_be_run_again(sandbox: Sandbox) -> None:
     """
     With the same input: what it had metered is refused, the rest is metered, once. Covers: X09

@@ -12,6 +12,8 @@ from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.sandbox import FaultKind, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
+PIECES: tuple[int | str, ...] = ("1.000001", 2, "3.5", "3.499999")
+"""What is used: ten units."""
 HITS = 2
 """The first hits of each point are broken, one at a time."""
 
@@ -46,9 +48,9 @@ def ledger_of(house: House, points: Points) -> UsageLedger:
 
 async def use_and_relay(house: House, ledger: UsageLedger) -> None:
     """Add usage of two hours, close a customer, and send."""
-    for number in range(4):
+    for number, quantity in enumerate(PIECES):
         at = NOON - number % 2 * HOUR
-        await house.use(number + 1, ledger, at=at, event_id=f"event-{number}")
+        await house.use(quantity, ledger, at=at, event_id=f"event-{number}")
     house.clock.step(hours=1)
     async with house.client() as client:
         await ledger.relay_once(client)
@@ -94,9 +96,9 @@ async def test_wherever_it_breaks_usage_is_billed_once(
                     await use_and_relay(house, ledger)
             house.clock.set(NOON)
             await end_leases(house)
-            for number in range(4):
+            for number, quantity in enumerate(PIECES):
                 at = NOON - number % 2 * HOUR
-                await house.use(number + 1, at=at, event_id=f"event-{number}")
+                await house.use(quantity, at=at, event_id=f"event-{number}")
             for _ in range(4):
                 house.clock.step(hours=1)
                 await house.relay()

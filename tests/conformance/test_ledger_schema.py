@@ -5,32 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, NOON, House, change, execute, house_at
+from support.ledgers import ACCOUNT, NOON, House, change, execute, house_at, upgraded
 
 from marketplace_metering_async import LedgerUnusableError, UsageLedger
 from marketplace_metering_async.ledger.model import Usage, UsageKey
 from marketplace_metering_async.ledger.posting import PostingRules
-from marketplace_metering_async.ledger.stores.migrations import schema_of
-from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
-from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.limits import MAX_QUANTITY
-
-
-def upgraded(house: House, folder: Path, statement: str) -> UsageLedger:
-    """Return a ledger as a later version of the package opens it, whose 0002 is *statement*."""
-    store = "sqlite" if house.url.startswith("sqlite") else "postgresql"
-    schema = folder / "schema"
-    copytree(str(schema_of(store)), schema)
-    prefix = "" if store == "sqlite" else "marketplace_metering."
-    (schema / "0002_later.sql").write_text(statement.format(schema=prefix))
-    if store == "sqlite":
-        place = house.url.removeprefix("sqlite:///")
-        return UsageLedger(SqliteStore(place, schema=schema), clock=house.clock)
-    return UsageLedger(PostgresStore(house.url, schema=schema), clock=house.clock)
 
 
 async def test_old_and_new_go_on_side_by_side(house: House, tmp_path: Path) -> None:

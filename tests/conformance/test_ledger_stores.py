@@ -411,9 +411,14 @@ async def test_a_blocked_relay_tries_one_record(url: str) -> None:
             await house.use(1, customer_aws_account_id=f"{n:012d}")
         house.clock.step(hours=1)
         stop = asyncio.Event()
+
+        def is_over() -> bool:
+            house.clock.step(seconds=1)  # what was given back goes in a later second
+            return len(house.metered()) == 60 or relaying.done()
+
         async with house.client(max_concurrency=1) as client:
             relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
-            await house.until(lambda: len(house.metered()) == 60 or relaying.done())
+            await house.until(is_over)
             stop.set()
             await relaying
 
@@ -744,10 +749,11 @@ async def test_bad_usage_is_named(house: House) -> None:
     """
     with pytest.raises(InvalidRecordError, match=r"quantity: expected 0 to .*, got -1"):
         await house.use(-1)
-    quantities: list[Any] = ["0.5", 2**31]
-    for quantity in quantities:
-        with pytest.raises(InvalidRecordError, match="quantity: expected a whole number from 0"):
-            await house.use(quantity)
+    with pytest.raises(InvalidRecordError, match="quantity: expected at most 6 decimal places"):
+        await house.use("0.1234567")
+    number: Any = 0.1
+    with pytest.raises(InvalidRecordError, match=r'an exact quantity, as "0.1" or Decimal'):
+        await house.use(number)
     with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
         await house.use(product_code=None)
     with pytest.raises(InvalidRecordError, match="at: expected a datetime with a time zone"):

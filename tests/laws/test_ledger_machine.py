@@ -20,10 +20,18 @@ from support.examples import examples
 from support.ledgers import House, new_postgres_database, postgres_server
 
 from marketplace_metering_async import HourState, RetryPolicy
+from marketplace_metering_async.ledger.model import ENDED
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
+from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 IMPATIENT = RetryPolicy(max_attempts=2, base_delay=0.0001, max_delay=0.0001, attempt_timeout=0.05)
 CUSTOMERS = [f"{n:012d}" for n in range(3)]
+QUANTITIES = (
+    st.integers(0, 5)
+    | st.just(2**31 - 1)
+    | st.integers(0, millionths(MAX_DECIMAL_QUANTITY)).map(of_millionths)
+)
 FAULTS: list[FaultKind | Refusal | None] = [
     None,
     None,
@@ -50,8 +58,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.house.service.round_trip = 0.0
         self.run(self.house.ledger.__aenter__())
         self.client = self.house.client(retry=IMPATIENT, observer=lambda event: None)
-        self.given: dict[str, tuple[str, int, Any]] = {}
-        self.used: Counter[str] = Counter()
+        self.given: dict[str, tuple[str, Quantity, Any]] = {}
+        self.used: Counter[str] = Counter()  # millionths
         self.product = Product(customers=dict.fromkeys(CUSTOMERS, True))
         self.house.book.products["product"] = self.product
 
@@ -67,17 +75,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         customer=st.sampled_from(CUSTOMERS),
-        quantity=st.integers(0, 5) | st.just(2**31 - 1),
+        quantity=QUANTITIES,
         late=st.integers(0, 30),
     )
-    def add(self, customer: str, quantity: int, late: int) -> None:
+    def add(self, customer: str, quantity: Quantity, late: int) -> None:
         at = self.house.clock.now() - timedelta(hours=late)
         event_id = f"event-{len(self.given)}"
         self.run(
             self.house.use(quantity, customer_aws_account_id=customer, at=at, event_id=event_id)
         )
         self.given[event_id] = (customer, quantity, at)
-        self.used[customer] += quantity
+        self.used[customer] += millionths(quantity)
 
     @precondition(lambda self: self.given)
     @rule(data=st.data())
@@ -126,6 +134,30 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run(self.house.ledger.retry())
 
     @rule()
+    def a_relay_is_cancelled(self) -> None:
+        async def cancelled() -> None:
+            relaying = asyncio.create_task(self.house.ledger.relay_once(self.client))
+            await asyncio.sleep(0.002)
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+
+        self.run(cancelled())
+
+    @rule()
+    def a_person_finds_out(self) -> None:
+        self.run(self._find_out())
+
+    async def _find_out(self) -> None:
+        """What the service has is metered; what it has not is billed in the hour that runs."""
+        ledger, on_file = self.house.ledger, self.house.metered()
+        ended = [e async for e in ledger.history() if e.state in ENDED and e.timestamp]
+        has = [e for e in ended if (e.customer_aws_account_id or "", e.hour) in on_file]
+        has_not = [e for e in ended if e not in has]
+        await ledger.resolve(has, "metered", note="on file")
+        await ledger.resolve(has_not, "not_metered", note="not on file")
+        await ledger.reopen(has_not, note="to be paid")
+
+    @rule()
     def prune(self) -> None:
         self.run(self.house.ledger.prune(self.house.clock.now() - timedelta(days=3, seconds=1)))
 
@@ -135,7 +167,7 @@ class LedgerMachine(RuleBasedStateMachine):
         It holds that recorded == open + frozen + metered + ended, and recorded is what was given.
         """
         status = self.run(self.house.balance())
-        assert self.used.total() == status.recorded
+        assert of_millionths(self.used.total()) == status.recorded
 
     @invariant()
     def what_is_billed_was_used(self) -> None:
@@ -144,12 +176,11 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         billed: Counter[str] = Counter()
         for record in self.house.book.records:
-            billed[record.customer] += int(record.quantity)
+            billed[record.customer] += millionths(record.quantity)
         assert not billed - self.used
         status = self.run(self.house.ledger.status())
-        sure = status.metered + status.ended.get(HourState.PROBABLY_METERED, 0)
-        assert status.metered <= billed.total()
-        assert sure <= billed.total()
+        probable = status.ended.get(HourState.PROBABLY_METERED, 0)
+        assert millionths(status.metered) + millionths(probable) <= billed.total()
         assert HourState.CONFLICT not in status.ended
         assert HourState.DAMAGED not in status.ended
 

@@ -1,6 +1,7 @@
 """What a caller says means the same, whether its key is known by heart or looked at."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 from hypothesis import given
@@ -25,7 +26,9 @@ CALLS = st.fixed_dictionaries(
     {},
     optional={
         "dimension": st.sampled_from(["requests", "a\0b", "", 7, ["requests"]]),
-        "quantity": st.sampled_from([0, 2**31 - 1, 2**31, -1, True, 1.0]),
+        "quantity": st.sampled_from(
+            [0, 2**31 - 1, 2**31, 10**10, -1, True, 1.0, "1.50", "1e3", Decimal("0.5"), [], None]
+        ),
         "customer_aws_account_id": st.sampled_from(["000000000001", "x", None]),
         "product_code": st.sampled_from(["product", None]),
         "at": st.none()

@@ -23,7 +23,7 @@ DOORS = {
     "verify_registration",
 }
 NAMES_OF_UNIONS = {"Event", "FaultFunction", "Step"}
-MADE_BY_OPEN = {"UsageLedger.__init__"}
+MADE_BY_THE_LEDGER = {"UsageLedger.__init__", "Relaying.__init__"}
 HALLS = [marketplace_metering_async, ledger, sandbox, testing]
 
 
@@ -31,7 +31,7 @@ def mentioned_in(hall: ModuleType) -> dict[str, str]:
     return {
         found: where
         for name in hall.__all__
-        for found, where in mentioned_by(name, getattr(hall, name), MADE_BY_OPEN)
+        for found, where in mentioned_by(name, getattr(hall, name), MADE_BY_THE_LEDGER)
     }
 
 

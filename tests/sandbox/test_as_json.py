@@ -1,7 +1,7 @@
 """Values of the sandbox go through JSON and back: one codec for state file, controls and copies."""
 
 import json
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Metered, Product, Rules
-from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox import as_json as codec
+from marketplace_metering_async.sandbox.as_json import as_json, decoded, from_json
 from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.metered import Key
 from marketplace_metering_async.sandbox.service.quantities import of_millionths
@@ -21,10 +22,24 @@ QUANTITIES = st.integers(0, 10**16).map(of_millionths)
 ALLOCATIONS = st.tuples(st.tuples(st.just((("k", "v"),)), QUANTITIES))
 OPTIONAL = st.none() | MOMENTS
 SETTING = st.builds(ClockSetting, now=MOMENTS, speed=st.floats(0, 100))
+LASTS = st.timedeltas(timedelta(0), timedelta(days=10_000))
 VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (
         Agreement,
-        st.builds(Agreement, begins=MOMENTS, ends=OPTIONAL, free_until=OPTIONAL),
+        st.builds(
+            lambda begins, lasts, free, names: Agreement(
+                agreement_id=names[0],
+                product_code=names[1],
+                customer_aws_account_id=names[2],
+                begins=begins,
+                ends=None if lasts is None else begins + lasts,
+                free_until=None if free is None else begins + free,
+            ),
+            st.datetimes(max_value=datetime(9000, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+            st.none() | LASTS,
+            st.none() | LASTS,
+            st.tuples(*[st.text(min_size=1)] * 3),
+        ),
     ),
     (
         Fault,
@@ -63,7 +78,8 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
             st.text(),
             *[st.none() | st.text()] * 4,
             st.text(),
-            st.floats(allow_nan=False) | st.text(),  # which is not equal to itself
+            st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(),  # NaN equals nothing, infinity is no JSON
         ),
     ),
     (ClockSetting | None, st.none() | SETTING),
@@ -113,3 +129,32 @@ def test_what_has_no_form_is_not_written() -> None:
     """
     with pytest.raises(TypeError, match="object"):
         as_json({"what": object()})
+
+
+@pytest.mark.parametrize("library", ["orjson", "json"])
+@pytest.mark.parametrize(
+    ("body", "is_json"),
+    [
+        (rb'{"a": "\ud83d\ude00"}', True),
+        (rb'{"a": "\\ud800"}', True),
+        (rb'{"a": "\ud800"}', False),
+        (rb'{"\udc00": 1}', False),
+        (rb'{"a": ["b", {"c": "x\uDBFFy"}]}', False),
+        (b'{"a": "\xed\xa0\x80"}', False),
+        (b"\xef\xbb\xbf{}", False),
+        (b'{"a": NaN}', False),
+    ],
+)
+def test_bytes_are_read_the_same_with_either_library(
+    monkeypatch: pytest.MonkeyPatch, library: str, body: bytes, *, is_json: bool
+) -> None:
+    """
+    Also what UTF-8 cannot say: half of a surrogate pair.
+    """
+    if library == "json":
+        monkeypatch.setattr(codec, "orjson", None)
+    if is_json:
+        assert json.loads(body) == decoded(body)
+    else:
+        with pytest.raises(ValueError):  # noqa: PT011 - of either library
+            decoded(body)

@@ -328,8 +328,10 @@ async def test_decimals_outlive_the_process_and_are_shown(tmp_path: Path) -> Non
                 send(sandbox.book, usage)
             (booked,) = sandbox.book.records
             assert (exact, (((), exact),)) == (booked.quantity, booked.allocations)
-            shown = View(sandbox, sandbox).figures(by=["hour"], search="", monotonic=0.0)
-            assert "1234567890.000001" == json.loads(json.dumps(shown))["totals"]["quantity"]
+            shown = await View(sandbox, sandbox).figures(by=["hour"], search="", monotonic=0.0)
+            told = json.loads(json.dumps(shown))
+            assert "1234567890.000001" == told["units"]["units"][0]["quantity"]
+            assert "1234567890.000001" == told["usage"]["rows"][0]["quantity"]
 
 
 @pytest.mark.parametrize(

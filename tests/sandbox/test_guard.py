@@ -3,13 +3,14 @@
 import asyncio
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from support.raw import exchange, status_of
 
 from marketplace_metering_async.sandbox import Rules, Sandbox
@@ -196,6 +197,69 @@ async def test_nothing_is_told_to_a_foreign_page(place: Sandbox) -> None:
         assert "same-origin" == answer.headers["Cross-Origin-Resource-Policy"]
 
 
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")],
+)
+async def test_every_address_that_is_printed_is_let_in(host: str, local: str) -> None:
+    """
+    On this machine by loopback, where all addresses are listened to; by its names elsewhere. S2
+    """
+    async with (
+        Sandbox(host=host, open_to=["Box", "localhost:9000", "[fe80::1]"]) as sandbox,
+        aiohttp.ClientSession() as web,
+    ):
+        port = sandbox.url.rpartition(":")[2]
+        assert f"http://{local}:{port}" == sandbox.url
+        assert [
+            sandbox.url,
+            f"http://Box:{port}",
+            "http://localhost:9000",
+            f"http://[fe80::1]:{port}",
+        ] == sandbox.urls
+        assert sandbox.url in sandbox.instructions()
+        assert sandbox.page_url.startswith(f"{sandbox.url}/#token=")
+        token = sandbox.guard.token or ""
+        for url in sandbox.urls:
+            headers = {"Host": url.removeprefix("http://"), "X-Sandbox-Token": token}
+            async with web.get(f"{sandbox.url}/_sandbox/state", headers=headers) as answer:
+                assert 200 == answer.status, url
+        async with web.get(f"{sandbox.url}/", headers={"Accept": "text/html"}) as answer:
+            assert 200 == answer.status
+
+
+def test_the_host_is_let_in_as_well() -> None:
+    """
+    An address cannot be rebound to another one, as a name can.
+    """
+    place = Sandbox(8765, host="192.168.1.5", open_to=["box"])
+    assert passes({"Host": "192.168.1.5:8765"}, place.guard, controls=False)
+    assert "http://192.168.1.5:8765" == place.url
+    assert "http://[fd00::5]:8765" == Sandbox(8765, host="fd00::5", open_to=["box"]).url
+    assert "http://[::1]:8765" == Sandbox(8765, host="::", open_to=["box"]).url
+
+
+@pytest.mark.parametrize("token", ["", "a b", "\n", "é"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    """
+    At once, and not with every request.
+    """
+    with pytest.raises(ValueError, match="token"):
+        Guard(token=token)
+
+
+async def test_a_token_is_asked_for_on_loopback_where_one_was_given() -> None:
+    """
+    And a probe needs neither it nor a name that is let in; it learns and changes nothing.
+    """
+    async with Sandbox(token="t") as sandbox:
+        for headers, status in (({}, 403), ({"X-Sandbox-Token": "t"}, 200)):
+            assert status == await status_of("GET", sandbox.url, "/_sandbox/state", b"", headers)
+        foreign = {"Host": "10.0.0.1:80", "Origin": "http://evil.example"}
+        assert 200 == await status_of("GET", sandbox.url, "/_sandbox/health", b"", foreign)
+        assert 405 == await status_of("POST", sandbox.url, "/_sandbox/health", b"{}", foreign)
+
+
 async def test_the_token_is_asked_for_where_more_is_let_in() -> None:
     """
     By controls and figures; the service itself asks for signatures only. Covers: X16
@@ -306,66 +370,213 @@ async def test_junk_is_answered_or_cut_off(place: Sandbox, junk: bytes) -> None:
     assert 200 == await status_of("GET", place.url, "/_sandbox/state", b"", {})
 
 
-async def test_a_thousand_silent_connections_lock_nobody_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_thousand_idle_and_slow_connections_lock_nobody_out() -> None:
     """
-    They are bounded, and the oldest of them makes room for who has something to say. Covers: X06
+    Neither a client for each request, nor who says nothing, half a head or half a body: whoever
+    comes is served within a second, at the first attempt. Covers: X06
     """
-    at_once = partial(ConnectionLimit, patience=0.0)
-    monkeypatch.setattr(server, "ConnectionLimit", at_once)
     async with Sandbox(calls_per_second=None) as sandbox, AsyncExitStack() as stack:
-        address = sandbox.url.removeprefix("http://").split(":")
+        place = sandbox.url.removeprefix("http://")
+        host, port = place.split(":")
+        head = f"GET /_sandbox/state HTTP/1.1\r\nHost: {place}\r\n".encode()
+        half = head.replace(b"GET", b"POST").replace(b"state", b"clock")
+        half += b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        cases = [b"", head, half, head + b"\r\n"]
 
-        async def connect() -> None:
-            _, writer = await asyncio.open_connection(address[0], int(address[1]))
+        async def connect(number: int) -> None:
+            said = cases[number % 4]
+            reader, writer = await asyncio.open_connection(host, int(port))
             stack.callback(writer.close)
+            writer.write(said)
+            if said.endswith(b"\r\n\r\n"):
+                assert b"200" in await reader.readline()
 
-        for _ in range(10):
-            await asyncio.gather(*(connect() for _ in range(100)))
-        assert 200 == await status_of("GET", sandbox.url, "/_sandbox/state", b"", {})
+        for hundred in range(10):
+            await asyncio.gather(*(connect(number) for number in range(100)))
+            began = time.monotonic()
+            assert 200 == await status_of("GET", sandbox.url, "/_sandbox/state", b"", {})
+            assert time.monotonic() - began < 1, hundred
 
         assert sandbox._runner is not None
         assert sandbox._runner.server is not None
         assert len(sandbox._runner.server.connections) <= 512
-        assert 0 == len(sandbox.book)
 
 
-async def test_at_the_limit_who_has_been_silent_makes_room() -> None:
+async def test_a_thousand_clients_of_one_request_each_are_all_served() -> None:
     """
-    Until somebody has been silent too long nobody new comes in; who has spoken stays. Covers: X06
+    All at once and keeping their connections, as a program does that makes a client a request.
     """
-    now = 0.0
+    async with Sandbox(calls_per_second=None) as sandbox, AsyncExitStack() as stack:
+        place = sandbox.url.removeprefix("http://")
+        host, port = place.split(":")
+
+        async def once() -> bytes:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+            writer.write(f"GET /_sandbox/state HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+            return await reader.readline()
+
+        answers: set[bytes] = set()
+        for _ in range(2):
+            answers.update(await asyncio.gather(*(once() for _ in range(600))))
+
+    assert {b"HTTP/1.1 200 OK\r\n"} == answers
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[web.Server]:
     async with Sandbox() as sandbox:
         assert sandbox._runner is not None
-        own = sandbox._runner.server
-        assert own is not None
-        limit = ConnectionLimit(most=2, patience=10, monotonic=lambda: now)
-        inside: list[Any] = []
-        wires: list[_Wire] = []
+        assert sandbox._runner.server is not None
+        yield sandbox._runner.server
 
-        async def come() -> bool:
-            protocol = limit.protocol(own)
-            if not hasattr(protocol, "force_close"):
-                return False
-            inside.append(protocol)
-            wires.append(_Wire())
-            protocol.connection_made(wires[-1])
-            await asyncio.sleep(0)  # the loop's next turn, in which the server knows of it
-            return True
 
-        assert await come()
-        assert await come()
-        limit.heard(inside[0])
-        assert not await come()
-        now = 11.0
-        assert await come()
-        inside[1].connection_lost(None)
-        assert [False, True, False] == [wire.closed for wire in wires]
-        now = 12.0
-        assert not await come()
-        for protocol in (inside[0], inside[2]):
-            protocol.connection_lost(None)
+class _Limited:
+    """A limit of two connections."""
+
+    def __init__(self, server: web.Server, *, patience: int = 3) -> None:
+        self.limit = ConnectionLimit(most=2, most_waiting=1, patience=patience)
+        self._server = server
+
+    async def come(self) -> tuple[Any, "_Wire"]:
+        """Return a new connection, and its wire."""
+        protocol = self.limit.protocol(self._server)
+        wire = _Wire()
+        protocol.connection_made(wire)
+        await asyncio.sleep(0)  # the loop's next turn, in which the server knows of it
+        return protocol, wire
+
+    async def settle(self) -> None:
+        """Let as many looks pass as there is patience for."""
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+
+
+async def test_at_the_limit_the_longest_idle_connection_makes_room(
+    own: web.Server,
+) -> None:
+    """
+    At once, and before any that owes a request; not one whose response is under way. Covers: X06
+    """
+    limited = _Limited(own)
+    (busy, its), (idle, idles) = await limited.come(), await limited.come()
+    limited.limit.heard(busy)
+    limited.limit.heard(idle)
+    limited.limit.answered(idle)
+    newcomer, wire = await limited.come()
+
+    assert [False, True, False] == [its.closed, idles.closed, wire.closed]
+    for protocol in (busy, idle, newcomer):
+        protocol.connection_lost(None)
+
+
+async def test_at_the_limit_who_owes_a_request_makes_room_after_a_while(
+    own: web.Server,
+) -> None:
+    """
+    Until then a new one waits, without a byte of it read; one more is closed. Covers: X06
+    """
+    limited = _Limited(own)
+    (first, firsts), (second, seconds) = await limited.come(), await limited.come()
+    limited.limit.heard(first)
+    limited.limit.owes(first)  # the head has come, and not all of the body
+    _, waits = await limited.come()
+    _, turned_away = await limited.come()
+    assert turned_away.closed
+    assert waits.paused
+    await limited.settle()
+
+    assert [False, True, False] == [firsts.closed, seconds.closed, waits.closed]
+    assert not waits.paused
+    for protocol in (first, second, waits.protocol):
+        protocol.connection_lost(None)
+
+
+async def test_who_waits_for_a_place_may_go_away(own: web.Server) -> None:
+    """
+    The place is for the next one then.
+    """
+    limited = _Limited(own)
+    (first, _), (second, _) = await limited.come(), await limited.come()
+    _, wire = await limited.come()
+    wire.close()
+    await limited.settle()
+    assert wire.protocol is None
+    _, his = await limited.come()
+    await limited.settle()
+
+    assert not his.closed
+    assert not his.paused
+    for protocol in (first, second, his.protocol):
+        protocol.connection_lost(None)
+
+
+async def test_connections_that_are_gone_are_forgotten(own: web.Server) -> None:
+    """
+    However many there were, with a client for each request.
+    """
+    limited = _Limited(own)
+    for _ in range(50):
+        protocol, _ = await limited.come()
+        limited.limit.answered(protocol)
+        protocol.connection_lost(None)
+        await asyncio.sleep(0)
+
+    assert len(limited.limit._idle) + len(limited.limit._owing) <= 6
+
+
+async def test_an_idle_connection_is_closed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Not after aiohttp's hour.
+    """
+    assert server._SECONDS_IDLE <= 100
+    monkeypatch.setattr(server, "_SECONDS_IDLE", 0.1)
+    async with Sandbox() as sandbox:
+        host, port = sandbox.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /_sandbox/state HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            assert b"200" in await reader.read()
+        writer.close()
+
+
+async def test_a_client_that_waits_for_100_continue_is_told_to_go_on(place: Sandbox) -> None:
+    """
+    Before its body comes, so that no timer of its own runs out.
+    """
+    host, port = place.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /_sandbox/reset HTTP/1.1\r\nHost: {host}:{port}\r\nExpect: 100-continue\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n".encode())
+    async with asyncio.timeout(0.5):
+        assert b"HTTP/1.1 100 Continue\r\n" == await reader.readline()
+    writer.write(b"{}")
+    assert b"\r\n" == await reader.readline()
+    assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
+    writer.close()
+
+
+async def test_a_malformed_request_is_a_line_in_the_log(
+    place: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    And no traceback; a token of odd bytes is a wrong one.
+    """
+    host = place.url.removeprefix("http://")
+    head = f"GET /_sandbox/state HTTP/1.1\r\nHost: {host}\r\n"
+    for junk in (b"x\r\n\r\n", f"{head}Content-Length: x\r\n\r\n".encode(), b"\x16\x03\x01"):
+        await exchange(place.url, junk)
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+    assert "Traceback" not in caplog.text
+    assert all(not record.exc_info for record in caplog.records if record.levelname != "DEBUG")
+    assert "a malformed request: " in caplog.text
+    async with Sandbox(open_to=["other"]) as guarded:
+        name, port = guarded.url[7:].split(":")
+        reader, writer = await asyncio.open_connection(name, int(port))
+        head = head.replace(host, guarded.url[7:])
+        writer.write(head.encode() + b"X-Sandbox-Token: \xff\r\n\r\n")
+        assert b"403" in await reader.readline()
+        writer.close()
 
 
 class _Wire(asyncio.Transport):
@@ -373,7 +584,11 @@ class _Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.closed = False
+        self.closed = self.paused = False
+        self.protocol: Any = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def close(self) -> None:
         self.closed = True
@@ -384,6 +599,8 @@ class _Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.paused = True
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.paused = False

@@ -29,7 +29,7 @@ BUYER = "111122223333"
 @pytest.fixture
 def place() -> Sandbox:
     sandbox = Sandbox(clock=SandboxClock(NOW, speed=0))
-    sandbox.declare_product("p", dimensions=["requests"])
+    sandbox.declare_product("p", dimensions=["requests", "seats"])
     return sandbox
 
 
@@ -59,7 +59,8 @@ def state(place: Sandbox, agreement: Agreement) -> AgreementState:
 
 def test_a_buyer_subscribes_cancels_and_comes_back(place: Sandbox) -> None:
     """
-    The closing hour takes what was used until the end; then usage is not subscribed.
+    The closing hour takes usage stamped now, or by a switch what was used until the end; then usage
+    is not subscribed.
     """
     place.subscribe("p", "999999999999")
     assert "InvalidCustomerIdentifierException" == meter(place, NOW)
@@ -70,6 +71,8 @@ def test_a_buyer_subscribes_cancels_and_comes_back(place: Sandbox) -> None:
     place.advance(minutes=59)
     assert AgreementState.CLOSING is state(place, agreement)
     assert "Success" == meter(place, NOW + timedelta(hours=1))
+    assert "Success" == meter(place, place.clock.now(), Dimension="seats")
+    place.change_rules(ends_at="instant")
     assert "TimestampOutOfBoundsException" == meter(place, NOW + timedelta(hours=1, minutes=30))
     place.advance(minutes=1)
     assert AgreementState.ENDED is state(place, agreement)
@@ -78,7 +81,7 @@ def test_a_buyer_subscribes_cancels_and_comes_back(place: Sandbox) -> None:
     place.advance(minutes=10)
 
     assert "Success" == meter(place, place.clock.now())
-    assert 3 == len(place.book)
+    assert 4 == len(place.book)
 
 
 def test_an_agreement_expires_by_itself_or_by_order(place: Sandbox) -> None:
@@ -103,18 +106,101 @@ def test_an_agreement_expires_by_itself_or_by_order(place: Sandbox) -> None:
 
 def test_usage_before_the_agreement_is_outside_it(place: Sandbox) -> None:
     """
-    Unless a switch says otherwise: from the start of its first hour, or as a status.
+    Unless a switch says otherwise: from its begin to the second, or as a status.
     """
     place.advance(minutes=30)
     place.subscribe("p", BUYER)
 
+    assert "TimestampOutOfBoundsException" == meter(place, NOW - timedelta(seconds=1))
+    place.change_rules(begins_from="instant")
     assert "TimestampOutOfBoundsException" == meter(place, NOW)
     place.change_rules(outside_agreement="status")
     assert "CustomerNotSubscribed" == meter(place, NOW)
-    place.change_rules(begins_from="hour")
-    assert "Success" == meter(place, NOW)
     place.change_rules(outside_agreement="take")
     assert "Success" == meter(place, NOW - timedelta(hours=3))
+
+
+@pytest.mark.parametrize("licensed", [False, True])
+@pytest.mark.parametrize("begins_from", ["hour", "instant"])
+def test_the_first_hour_can_be_metered(place: Sandbox, begins_from: str, *, licensed: bool) -> None:
+    """
+    With the start of the hour, as coalesce() and every guide stamp it; and in any reading with the
+    whole second of the subscription, which is all that many SDKs can say.
+    """
+    place.change_rules(begins_from=begins_from)
+    place.clock.set(NOW + timedelta(minutes=30, microseconds=987_654))
+    agreement = place.subscribe("p", BUYER)
+    how: dict[str, Any] = {"LicenseArn": agreement.license_arn} if licensed else {}
+    second = place.clock.now().replace(microsecond=0)
+
+    assert AgreementState.ACTIVE is state(place, agreement)
+    at = NOW if begins_from == "hour" else second
+    assert "Success" == meter(place, at, **how)
+    assert second == agreement.begins
+
+
+@pytest.mark.parametrize("licensed", [False, True])
+def test_the_last_flush_is_taken_until_the_closing_hour_is_over(
+    place: Sandbox, *, licensed: bool
+) -> None:
+    """
+    A seller that stamps usage with the time of sending loses none of it; nothing before the begin
+    is let in by that.
+    """
+    agreement = place.subscribe("p", BUYER)
+    how: dict[str, Any] = {"LicenseArn": agreement.license_arn} if licensed else {}
+    place.advance(hours=2)
+    place.cancel(agreement.agreement_id)
+    place.advance(minutes=59)
+    refused = "InvalidLicenseException" if licensed else "TimestampOutOfBoundsException"
+
+    assert "Success" == meter(place, place.clock.now(), **how)
+    assert refused == meter(place, NOW - timedelta(seconds=1), **how)
+    place.change_rules(ends_at="instant")
+    assert refused == meter(place, place.clock.now(), Dimension="seats", **how)
+
+
+def test_a_cancelled_buyer_who_comes_back_within_the_hour_is_metered(place: Sandbox) -> None:
+    """
+    The hour belongs to the new agreement, whatever the old one would have taken. A free trial is
+    of one agreement only.
+    """
+    first = place.subscribe("p", BUYER, free_trial=timedelta(days=7))
+    place.advance(minutes=20)
+    place.cancel(first.agreement_id)
+    place.advance(minutes=20)
+    place.subscribe("p", BUYER)
+    place.advance(minutes=10)
+    assert "Success" == meter(place, place.clock.now())
+
+    assert [False] == [record.free for record in place.book.records]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ends": NOW - timedelta(seconds=1)},
+        {"begins": NOW, "ends": NOW - timedelta(days=1)},
+        {"begins": "2026-11-23T12:00:00+00:00"},
+        {"begins": NOW.replace(tzinfo=None)},
+        {"customer_aws_account_id": 5},
+        {"customer_aws_account_id": ""},
+        {"customer_identifier": ["x"]},
+        {"license_arn": 7},
+        {"free_trial": timedelta(days=4_000_000)},
+        {"free_trial": timedelta(days=-1)},
+        {"product_code": 5},
+    ],
+)
+def test_an_agreement_that_cannot_be_is_refused(place: Sandbox, wrong: dict[str, Any]) -> None:
+    """
+    And leaves nothing behind.
+    """
+    members: dict[str, Any] = {"product_code": "p", "customer_aws_account_id": BUYER} | wrong
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        place.subscribe(**members)
+    assert {} == place.book.catalogue.agreements
+    place.subscribe("p", BUYER)
 
 
 def test_a_free_trial_is_metered_and_marked(place: Sandbox) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from marketplace_metering_async import (
     UsageRecord,
     verify_registration,
 )
-from marketplace_metering_async.sandbox import Rules, Sandbox, SandboxClock, StateFileError
+from marketplace_metering_async.sandbox import (
+    Principal,
+    Rules,
+    Sandbox,
+    SandboxClock,
+    StateFileError,
+)
+from marketplace_metering_async.sandbox.as_json import as_json
+from marketplace_metering_async.sandbox.service.memory import copy_of
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 BUYER = "111122223333"
@@ -36,6 +45,10 @@ def text_of(path: Path) -> str:
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
 
 
 def tear(path: Path) -> None:
@@ -100,6 +113,91 @@ async def test_all_is_there_again(path: Path) -> None:
     assert "http://localhost/" == place.book.products["p"].registration_url
 
 
+def growing() -> dict[str, Callable[[Sandbox, int], object]]:
+    """Return what makes a sandbox remember more, each time with a number of its own."""
+
+    def meter_usage(place: Sandbox, number: int) -> object:
+        usage = {"UsageDimension": "requests", "UsageQuantity": 1, "Timestamp": NOW.timestamp()}
+        request = {"ProductCode": "p", "ClientToken": f"t{number:04d}", **usage}
+        return place.book.meter_usage(request, now=place.clock.now(), principal=Principal())
+
+    def batch(place: Sandbox, number: int) -> object:
+        record = {"Timestamp": NOW.timestamp(), "Dimension": "requests", "Quantity": 1}
+        records = [record | {"CustomerAWSAccountId": f"{number:04d}"}]
+        request = {"ProductCode": "p", "UsageRecords": records}
+        return place.book.batch_meter_usage(request, now=place.clock.now())
+
+    def resolve(place: Sandbox, number: int) -> object:
+        token = place.issue_token("p", customer_aws_account_id=f"{number:04d}")
+        request = {"RegistrationToken": token}
+        return place.book.resolve_customer(request, now=place.clock.now())
+
+    def register(place: Sandbox, number: int) -> object:
+        request = {"ProductCode": "p", "PublicKeyVersion": 1}
+        principal = Principal(access_key_id=f"AK{number:04d}")
+        return place.book.register_usage(request, now=place.clock.now(), principal=principal)
+
+    return {
+        "meter_usage": meter_usage,
+        "batch": batch,
+        "resolve": resolve,
+        "register": register,
+        "subscribe": lambda place, number: place.subscribe("p", f"{number:04d}"),
+        "cancel": lambda place, number: place.cancel(
+            place.subscribe("p", f"{number:04d}").agreement_id
+        ),
+        "buyers": lambda place, number: place.set_subscribed("p", f"{number:04d}", subscribed=True),
+        "suspend": lambda place, number: place.suspend(f"{number:04d}"),
+        "restore": lambda place, number: (place.suspend("1"), place.restore("1")),
+        "products": lambda place, number: place.declare_product(f"{number:04d}"),
+        "rotate": lambda place, number: place.rotate_key("p"),
+        "clock": lambda place, number: place.advance(seconds=1),
+    }
+
+
+@pytest.mark.parametrize("kind", growing())
+async def test_the_file_grows_with_what_is_new(path: Path, kind: str) -> None:
+    """
+    The hundredth save of a busy sandbox writes as much as the tenth; and all is there again. S4
+    """
+    rules = Rules(not_subscribed_takes_key=True)
+    more, sizes = growing()[kind], []
+    clock = SandboxClock(NOW, speed=0)
+    async with Sandbox(state=path, rules=rules, clock=clock, calls_per_second=None) as place:
+        place.declare_product("p")
+        assert place._state is not None
+        for number in range(400):
+            more(place, number)
+            if number % 4 == 3:
+                place._state.save(place)
+                sizes.append(size_of(path))
+        place._state.save(place)
+        assert size_of(path) == sizes[-1]  # nothing was new
+
+    early, late = sizes[19] - sizes[9], sizes[99] - sizes[89]
+    assert late <= 1.1 * early + 50, (early, late)
+    again = Sandbox(state=path, rules=rules)
+    assert as_json(copy_of(place.book)) == as_json(copy_of(again.book))
+    assert place.clock.now() == again.clock.now()
+
+
+async def test_products_that_are_taken_away_stay_away(path: Path) -> None:
+    """
+    By whatever means; and buyers that a new declaration leaves out.
+    """
+    async with Sandbox(state=path) as place:
+        place.declare_product("p", customers=["1", "2"])
+        place.declare_product("q")
+        assert place._state is not None
+        place._state.save(place)
+        del place.book.products["q"]
+        place._state.save(place)
+        place.declare_product("p", customers=["2"])
+
+    found = Sandbox(state=path).book.products
+    assert {"p": {"2": True}} == {code: one.customers for code, one in found.items()}
+
+
 async def test_what_was_forgotten_stays_forgotten(path: Path) -> None:
     """
     A reset writes the file anew.
@@ -160,8 +258,9 @@ async def test_only_the_owner_reads_the_keys(path: Path) -> None:
         "",
         "{}\n",
         "no json",
-        '{"sandbox_state": 2}\n',
-        '{"sandbox_state": 1}\n{"records": [5]}\n',
+        '{"sandbox_state": 1}\n',
+        '{"sandbox_state": 2}\n{"records": []}\n',
+        '{"sandbox_state": 2}\n{"memory": {"records": [5]}}\n',
         "[]\n",
     ],
 )

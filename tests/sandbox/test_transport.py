@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from attrs import frozen
+from support.unsigned import Sent, request_of
 from support.virtual import START, run_virtual
 
 from marketplace_metering_async import (
@@ -24,32 +24,14 @@ Outcome = tuple[int, str, str] | str
 SECRET = {"AKIDTEST": AccessKey("secret")}
 
 
-@frozen
-class Sent:
-    """A request whose signature has the form of one."""
-
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
 def request(url: str, *, operation: str = "BatchMeterUsage", now: datetime | None = None) -> Sent:
     """Return a request that meters three records of the hour before."""
     now = now or datetime.now(UTC)
-    date = f"{now:%Y%m%dT%H%M%SZ}"
-    scope = f"AKID/{date[:8]}/us-east-1/aws-marketplace/aws4_request"
-    parts = f"Credential={scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
-    headers = {
-        "Content-Type": "application/x-amz-json-1.1",
-        "X-Amz-Target": f"AWSMPMeteringService.{operation}",
-        "X-Amz-Date": date,
-        "Authorization": f"AWS4-HMAC-SHA256 {parts}",
-    }
     hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     usage = {"Timestamp": hour.timestamp(), "Dimension": "requests", "Quantity": 5}
     records = [{**usage, "CustomerAWSAccountId": f"{customer:012d}"} for customer in range(3)]
-    body = {"ProductCode": "p", "UsageRecords": records}
-    return Sent(f"{url}/", headers, json.dumps(body).encode())
+    members = {"ProductCode": "p", "UsageRecords": records}
+    return request_of(url, members, operation=operation, now=now)
 
 
 def outcome(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
@@ -199,3 +181,29 @@ async def test_a_batch_is_metered_without_a_socket() -> None:
 
     assert {"111122223333": 5} == sandbox.book.totals(by="customer")
     assert 2 == sandbox.calls["BatchMeterUsage"]
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "status"),
+    [
+        ("AccessDeniedException", None, 403),
+        ("UnrecognizedClientException", None, 403),
+        ("InternalServiceErrorException", None, 500),
+        ("RequestEntityTooLargeException", None, 413),
+        ("ServiceUnavailable", None, 503),
+        ("DryRunOperation", None, 412),
+        ("InvalidProductCodeException", None, 400),
+        ("NobodyKnowsThis", None, 400),
+        ("AccessDeniedException", 400, 400),
+    ],
+)
+async def test_a_refusal_on_demand_has_the_status_of_its_code(
+    code: str, asked: int | None, status: int
+) -> None:
+    """
+    Unless another one is asked for.
+    """
+    place = Sandbox(faults=[Fault(kind=FaultKind.REFUSE, code=code, status=asked)])
+    found = await place.transport().send(request(place.url), timeout=5)
+
+    assert (status, code) == (found.status, json.loads(found.body)["__type"])

@@ -153,6 +153,15 @@ def test_on_agentcore_each_token_is_usage_of_its_own() -> None:
         ("InvalidUsageAllocationsException", {"UsageAllocations": [{"AllocatedUsageQuantity": 4}]}),
         ("CustomerNotEntitledException", {"principal": Principal(account_id="9")}),
         ("InvalidEndpointRegionException", {"principal": Principal(home_region="eu-west-1")}),
+        ("InvalidEndpointRegionException", {"principal": Principal(region="atlantis-1")}),
+        (
+            "InvalidEndpointRegionException",
+            {"principal": Principal(region="eu-south-2", platform="eks")},
+        ),
+        (
+            "InvalidEndpointRegionException",
+            {"principal": Principal(region="us-gov-west-1", platform="ecs")},
+        ),
     ],
 )
 def test_refusals_of_meter_usage(code: str, changes: dict[str, Any]) -> None:
@@ -162,6 +171,37 @@ def test_refusals_of_meter_usage(code: str, changes: dict[str, Any]) -> None:
     book = Book(products={"p": Product(dimensions={"requests"}, customers={BUYER: True})})
 
     assert code == meter(book, **changes)
+
+
+@pytest.mark.parametrize(
+    ("principal", "rules"),
+    [
+        (Principal(region="us-gov-west-1"), Rules()),
+        (Principal(region="us-gov-east-1", platform="ec2"), Rules()),
+        (Principal(region="sa-east-1", platform="eks"), Rules()),
+        (Principal(region="eu-south-2", platform="ecs"), Rules()),
+        (Principal(region="eu-south-2", platform="eks"), Rules(eks_regions=[])),
+        (Principal(region="atlantis-1"), Rules(workload_regions=[])),
+    ],
+)
+def test_where_workloads_may_meter(principal: Principal, rules: Rules) -> None:
+    """
+    GovCloud for AMIs only, EKS in seventeen regions, by the service's model; or everywhere.
+    """
+    assert "Exception" not in meter(Book(rules=rules), principal=principal)
+
+
+def test_the_key_may_be_the_timestamp() -> None:
+    """
+    U1, as reported from the field of MeterUsage: the second before is usage of its own.
+    """
+    book = Book(rules=Rules(key_by="timestamp"))
+    first = meter(book, UsageQuantity=1)
+
+    assert "Exception" not in meter(book, UsageQuantity=2, Timestamp=NOW.timestamp() - 1)
+    assert first == meter(book, UsageQuantity=1)
+    assert "DuplicateRequestException" == meter(book, UsageQuantity=3)
+    assert {"requests": 3} == book.totals()
 
 
 def register(book: Book, *, principal: Principal | None = None, **members: Any) -> str:
@@ -187,6 +227,8 @@ def register(book: Book, *, principal: Principal | None = None, **members: Any) 
         ("ValidationException", {"Nonce": "x" * 256}),
         ("CustomerNotEntitledException", {"principal": Principal(account_id="9")}),
         ("InvalidRegionException", {"principal": Principal(home_region="eu-west-1")}),
+        ("DisabledApiException", {"principal": Principal(region="atlantis-1")}),
+        ("DisabledApiException", {"principal": Principal(region="us-gov-west-1")}),
         ("PlatformNotSupportedException", {"principal": Principal(platform="ec2")}),
         ("registered", {"principal": Principal(account_id=BUYER, platform="eks")}),
     ],

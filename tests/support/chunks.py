@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.delivery.chunks import NO_ATTEMPTS, AttemptHistory, Chunk, Lane
+from marketplace_metering_async.delivery.model import NO_ATTEMPTS, AttemptHistory, Chunk, Lane
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 from support.memory import usage
 

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from shutil import rmtree
+from random import Random
+from shutil import copytree, rmtree
 from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,10 @@ from uuid import uuid4
 
 from marketplace_metering_async import RetryPolicy, UsageLedger
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.ledger.stores.migrations import schema_of
+from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
+from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
+from marketplace_metering_async.quantities import MILLION, Quantity, millionths, of_millionths
 from marketplace_metering_async.sandbox import Book
 from support.memory import FaultOf, MemoryService, client_of
 
@@ -24,6 +29,17 @@ ACCOUNT = "000000000001"
 
 QUICK = RetryPolicy(timeout=0.3, attempt_timeout=0.2, base_delay=0.01, max_delay=0.02)
 """A client that gives up soon: what it leaves open is the ledger's to send again."""
+
+
+def some_quantity(chance: Random) -> Quantity:
+    """Return a quantity below nine: whole as often as not, and above 0."""
+    number = chance.randrange(1, 9 * MILLION)
+    return of_millionths(chance.choice([number, number // MILLION * MILLION or MILLION]))
+
+
+def total(pieces: Iterable[Any]) -> Quantity:
+    """Return the sum of the quantities of events, records or entries."""
+    return of_millionths(sum(millionths(one.quantity) for one in pieces))
 
 
 class SetClock:
@@ -202,7 +218,7 @@ class House:
         )
 
     async def use(
-        self, quantity: int = 1, ledger: UsageLedger | None = None, **members: Any
+        self, quantity: Quantity | str = 1, ledger: UsageLedger | None = None, **members: Any
     ) -> Any:
         """Add usage of one customer."""
         common: dict[str, Any] = {
@@ -223,10 +239,10 @@ class House:
             while not holds():  # noqa: ASYNC110 - nobody sets an event for it
                 await asyncio.sleep(0.01)
 
-    def metered(self) -> dict[tuple[str, datetime], int]:
+    def metered(self) -> dict[tuple[str, datetime], Quantity]:
         """Return customer and hour to the quantity on file."""
         return {
-            (r.customer, r.timestamp.replace(minute=0, second=0)): int(r.quantity)
+            (r.customer, r.timestamp.replace(minute=0, second=0)): r.quantity
             for r in self.book.records
         }
 
@@ -261,3 +277,16 @@ async def house_at(
     house = House(url, fault_of, **settings)
     async with house.ledger:
         yield house
+
+
+def upgraded(house: House, folder: Path, statement: str) -> UsageLedger:
+    """Return a ledger as a later version of the package opens it, whose 0002 is *statement*."""
+    store = "sqlite" if house.url.startswith("sqlite") else "postgresql"
+    schema = folder / "schema"
+    copytree(str(schema_of(store)), schema)
+    prefix = "" if store == "sqlite" else "marketplace_metering."
+    (schema / "0002_later.sql").write_text(statement.format(schema=prefix))
+    if store == "sqlite":
+        place = house.url.removeprefix("sqlite:///")
+        return UsageLedger(SqliteStore(place, schema=schema), clock=house.clock)
+    return UsageLedger(PostgresStore(house.url, schema=schema), clock=house.clock)

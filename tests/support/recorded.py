@@ -15,9 +15,10 @@ from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, U
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.ledger.stores.sqlite_file import connect as store_connect
+from marketplace_metering_async.quantities import Quantity
 from marketplace_metering_async.sandbox import Book, FaultKind
 from support.disk import Mark
-from support.ledgers import NOON, QUICK, SetClock
+from support.ledgers import NOON, QUICK, SetClock, some_quantity
 from support.memory import MemoryService, client_of
 from support.vfs import Recorder
 
@@ -34,7 +35,7 @@ class Event:
 
     event_id: str
     customer: str
-    quantity: int
+    quantity: Quantity
     at: datetime
 
 
@@ -195,7 +196,7 @@ class Life:
         return Event(
             f"event-{self._chance.getrandbits(64):x}",
             f"{self._chance.randrange(_CUSTOMERS):012d}",
-            self._chance.randrange(1, 10),
+            some_quantity(self._chance),
             self._clock.now() - timedelta(hours=late, seconds=self._chance.randrange(60)),
         )
 

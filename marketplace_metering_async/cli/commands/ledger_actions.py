@@ -52,7 +52,9 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _CLOSES: Final = "no more is sent; what is on its way to the service is awaited."
 
 
-def _open(url: str, console: Console, **settings: Any) -> UsageLedger:  # noqa: ANN401
+def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # noqa: ANN401
+    """Return the ledger at *url*, which reports to *console*."""
+
     def report(event: Event) -> None:
         match event:
             case WarningIssued(text=text):
@@ -61,13 +63,18 @@ def _open(url: str, console: Console, **settings: Any) -> UsageLedger:  # noqa: 
                 console.complain(f"{records:,} records ended as {state}")
             case RelayBlocked(error=error):
                 console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
+                if event.units and event.first_loss_at is not None:
+                    lost = at_minute(event.first_loss_at, SystemClock().now())
+                    console.complain(
+                        f"{event.units:,} units are unsent; the first is lost at {lost}"
+                    )
 
     return UsageLedger.open(url, observer=report, **settings)
 
 
 async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
     """Add one piece of usage."""
-    async with _open(url, console) as ledger:
+    async with open_ledger(url, console) as ledger:
         added = await ledger.add_usage(**members)
     print_json(
         {
@@ -89,13 +96,14 @@ async def import_files(
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
     require_names(sources, name)
-    entries = ImportedLines(product_code, name, FIX_AND_IMPORT)
+    async with open_ledger(url, console) as ledger:
+        whole = await ledger.whole_dimensions()
+        entries = ImportedLines(product_code, name, FIX_AND_IMPORT, whole)
 
-    async def blocks() -> AsyncIterator[list[ImportedLine]]:
-        async for block in InputReader(sources).blocks():
-            yield [entries.of(line) for line in block]
+        async def blocks() -> AsyncIterator[list[ImportedLine]]:
+            async for block in InputReader(sources).blocks():
+                yield [entries.of(line) for line in block]
 
-    async with _open(url, console) as ledger:
         code = await _import(ledger, blocks(), console)
         status = await ledger.status()
     if status.next_seal_at is not None:
@@ -134,15 +142,17 @@ async def _import(
 
 async def take_over(url: str, old: str, console: Console) -> Exit:
     """Move a SQLite ledger into PostgreSQL."""
-    async with _open(url, console) as ledger:
+    async with open_ledger(url, console) as ledger:
         hours = await ledger.take_over(old)
     console.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
     return Exit.OK
 
 
 async def relay(url: str, settings: Settings, console: Console, *, once: bool) -> Exit:
-    """Relay once, or until a signal."""
-    async with _open(url, console, create=False, region_name=settings.region) as ledger:
+    """Relay once, or until a signal; a copy that nobody has adopted is left alone."""
+    async with open_ledger(url, console, create=False, region_name=settings.region) as ledger:
+        if (await ledger.status()).is_unconfirmed_copy:
+            return Exit.COPY  # opening has said so
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             with Interrupts(console, _CLOSES) as interrupts:
@@ -150,7 +160,7 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
                     where = printable((await client.endpoint()).url)
                     console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
-                    return Exit.INTERRUPTED if interrupts.happened else Exit.OK
+                    return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
         status = await ledger.status()
     codes = {_print_report(report, console), print_unsettled(status, SystemClock().now(), console)}
@@ -179,7 +189,7 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     """`send --ledger`: import the files, then meter all hours that are over."""
     require_names(job.sources, None)
     settings = job.settings
-    async with _open(url, console, region_name=settings.region, grace=0) as ledger:
+    async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
         async with settings.client(pacer=pacer) as client:
             await client.endpoint()  # whoever has no account hears so before anything is stored
@@ -196,7 +206,8 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
 
 async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
-    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL)
+    whole = await ledger.whole_dimensions()
+    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
             async for block in InputReader(job.sources).blocks():
@@ -210,7 +221,7 @@ async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> 
 
 async def history(url: str, where: Mapping[str, Any], console: Console, *, as_csv: bool) -> Exit:
     """Print the story of every hour to stdout."""
-    async with _open(url, console, create=False) as ledger:
+    async with open_ledger(url, console, create=False) as ledger:
         table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
         if table is not None:
             table.writerow(_COLUMNS)
@@ -240,15 +251,17 @@ _COLUMNS: Final = (
     "region_name",
     "digest",
     "attempts",
+    "resolutions",
     "settled_at",
     "metering_record_id",
     "reason",
+    "name",
 )
 
 
 def _cell(members: Mapping[str, Any], entry: HistoryEntry, column: str) -> object:
     value = members[column]
-    if column in ("carried", "attempts"):
+    if column in ("carried", "attempts", "resolutions"):
         return json.dumps(value, default=str)
     if isinstance(getattr(entry, column), datetime):
         return value.isoformat()
@@ -257,19 +270,30 @@ def _cell(members: Mapping[str, Any], entry: HistoryEntry, column: str) -> objec
     return value
 
 
+def states_of(names: Sequence[str], *known: HourState) -> list[HourState]:
+    """
+    Return the states that are named.
+
+    Raises:
+        MisuseError: one is none of those *known*.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise MisuseError(f"--state: expected one of {', '.join(known)}; got {unknown[0]!r}")
+    return [HourState(name) for name in names]
+
+
 async def retry(url: str, names: Sequence[str], console: Console) -> Exit:
     """Send ended records again."""
-    if unknown := [name for name in names if name not in ENDED]:
-        raise MisuseError(f"--state: expected one of {', '.join(ENDED)}; got {unknown[0]!r}")
-    async with _open(url, console, create=False) as ledger:
-        count = await ledger.retry(*(HourState(name) for name in names))
+    states = states_of(names, *ENDED, HourState.FROZEN)
+    async with open_ledger(url, console, create=False) as ledger:
+        count = await ledger.retry(*states)
     console.print(f"{count:,} are on their way again")
     return Exit.OK
 
 
 async def prune(url: str, before: datetime, console: Console) -> Exit:
     """Remove what was settled long ago."""
-    async with _open(url, console, create=False) as ledger:
+    async with open_ledger(url, console, create=False) as ledger:
         try:
             count = await ledger.prune(before)
         except ValueError as error:
@@ -280,7 +304,7 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
 
 async def adopt_copy(url: str, console: Console) -> Exit:
     """Go on with a copy."""
-    async with _open(url, console, create=False) as ledger:
+    async with open_ledger(url, console, create=False) as ledger:
         await ledger.adopt_copy()
     console.print("adopted: its open hours are metered from now on")
     return Exit.OK
@@ -290,11 +314,15 @@ async def close_customer(
     url: str, who: Mapping[str, Any], console: Console, *, reopen: bool
 ) -> Exit:
     """Close a customer's hours, or take usage again."""
-    async with _open(url, console, create=False) as ledger:
+    async with open_ledger(url, console, create=False) as ledger:
         if reopen:
             await ledger.reopen_customer(**who)
             console.print("usage of the customer is taken again")
         else:
             hours = await ledger.close_customer(**who)
-            console.print(f"{hours:,} hours are on their way; relay now")
+            console.print(
+                f"{hours:,} hours are on their way; relay now"
+                if hours
+                else "nothing of the customer waits; usage from now on ends as subscription_over"
+            )
     return Exit.OK

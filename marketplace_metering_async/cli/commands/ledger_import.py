@@ -22,6 +22,7 @@ from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
 from marketplace_metering_async.ledger.usage import UsageReader
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.records import Key, UsageRecord
 
 RECORDED: Final = "Recorded"
@@ -64,11 +65,19 @@ def require_names(sources: Sequence[Source], name: str | None) -> None:
 class ImportedLines:
     """Makes entries of lines, by all rules of a ledger: what has usage will be added."""
 
-    def __init__(self, product_code: str | None, name: str | None, advice: str) -> None:
-        """*name* is the input's, by default its file's; *advice* is for lines that break a rule."""
+    def __init__(
+        self, product_code: str | None, name: str | None, advice: str, whole: WholeDimensions
+    ) -> None:
+        """
+        Note what is the same for all lines.
+
+        *name* is the input's, by default its file's; *advice* is for lines that break a rule;
+        *whole* are the ledger's whole dimensions.
+        """
         self._product_code = product_code
         self._name = name
         self._advice = advice
+        self._whole = whole
         self._reader = UsageReader()
 
     def of(self, line: Line) -> ImportedLine:
@@ -77,13 +86,15 @@ class ImportedLines:
             record = self._record(line)
             members = _usage_of(record, self._product_code)
             event_id = _event_id(line, members, self._name)
-            self._reader.usage(SystemClock().now(), **members, event_id=event_id)
+            usage = self._reader.usage(SystemClock().now(), **members, event_id=event_id)
+            if (refused := refusal(usage, self._whole)) is not None:
+                raise refused
         except InvalidRecordError as error:
             place = f"{line.file}:{line.number}"
-            refusal = result_fields.of_refusal(error, place, advice=self._advice)
-            return ImportedLine(line.file, line.number, result=refusal, code=Exit.REJECTED)
-        usage = {**members, "event_id": event_id}
-        return ImportedLine(line.file, line.number, usage, record.key(self._product_code))
+            result = result_fields.of_refusal(error, place, advice=self._advice)
+            return ImportedLine(line.file, line.number, result=result, code=Exit.REJECTED)
+        members["event_id"] = event_id
+        return ImportedLine(line.file, line.number, members, record.key(self._product_code))
 
     def _record(self, line: Line) -> UsageRecord:
         record = record_of(line, self._product_code)

@@ -7,12 +7,16 @@ from attrs import asdict
 from rich.table import Table
 from rich.text import Text
 
+from marketplace_metering_async import limits
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output.console import Console, print_json, printable
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
+from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 
+_LOOKS_EACH = 30.0
+"""Seconds between two looks of a relay at its ledger."""
 _PREFIX = "marketplace_metering_ledger"
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
@@ -35,14 +39,15 @@ def _unheard(event: Event) -> None:
 
 
 def exit_of(status: LedgerStatus) -> Exit:
-    """Return 3 where usage is at risk, 1 where some has ended unmetered."""
+    """Return 3 where usage is at risk, 1 where some has ended unmetered and is not written off."""
     if status.at_risk or status.is_unconfirmed_copy:
         return Exit.UNDELIVERED
-    return Exit.REJECTED if any(status.ended.values()) else Exit.OK
+    unresolved = (units for state, units in status.ended.items() if state != HourState.WRITTEN_OFF)
+    return Exit.REJECTED if any(unresolved) else Exit.OK
 
 
 def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Exit:
-    """Say what is not settled at *now* and when to go on; return 3 where there is something."""
+    """Say what is not settled at *now* and when to go on; return 3 where any of it has units."""
     if status.claimed_until is not None:
         of_whom = "claimed until then by a relay that may be dead"
         if status.claimed_until <= now:
@@ -51,7 +56,7 @@ def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Ex
         console.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
     if status.next_send_at is not None:
         again = _again("at", status.next_send_at, now)
-        waiting = status.frozen - status.in_flight
+        waiting = of_millionths(millionths(status.frozen) - millionths(status.in_flight))
         console.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
@@ -61,8 +66,7 @@ def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Ex
             f"{again}, or let `ledger relay` run: {status.open:,} units are open, and the next of "
             "their hours are sealed then."
         )
-    unsettled = status.records.get(HourState.OPEN) or status.records.get(HourState.FROZEN)
-    return Exit.UNDELIVERED if unsettled else Exit.OK
+    return Exit.UNDELIVERED if status.open or status.frozen else Exit.OK
 
 
 def _again(word: str, when: datetime, now: datetime) -> str:
@@ -83,7 +87,7 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     for name in ("open", "frozen", "metered", "ended"):
         table.add_column(name, justify="right")
     for one in status.products:
-        ended = sum(one.ended.values())
+        ended = of_millionths(sum(map(millionths, one.ended.values())))
         table.add_row(
             one.product_code or "-",
             Text(printable(one.dimension)),
@@ -95,7 +99,9 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     console.print(table)
     console.print(f"{status.recorded:,} units recorded, {status.in_flight:,} in flight")
     for state, units in status.ended.items():
-        console.print(f"[red]{units:,} units ended as {state}[/]")
+        colour = "default" if state is HourState.WRITTEN_OFF else "red"
+        text = f"{units:,} units ended as {state}: `ledger explain {state}` says what to do"
+        console.print(f"[{colour}]{text}[/]")
     if status.oldest_unsent_seconds is not None:
         console.print(f"oldest unsent: {_hours(status.oldest_unsent_seconds)} after its hour")
     if status.seconds_to_first_loss is not None:
@@ -105,23 +111,42 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
         console.print(f"[{style}]the first of it is lost {text}[/]")
     if status.at_risk:
         console.print(f"[bold red]{status.at_risk:,} units are at risk: is a relay running?[/]")
-    _print_times(status, SystemClock().now(), console)
+    print_next(status, SystemClock().now(), console)
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
-
-
-def _print_times(status: LedgerStatus, now: datetime, console: Console) -> None:
-    if status.claimed_until is not None:
-        until = at_minute(status.claimed_until, now)
-        console.print(f"what is in flight is claimed by a relay until {until}")
-    if status.next_seal_at is not None:
-        console.print(f"the next hours are sealed at {at_minute(status.next_seal_at, now)}")
     if status.last_success_seconds is not None:
         console.print(f"last success: {_hours(status.last_success_seconds)} ago")
     elif status.last_usage_seconds is None:
         console.print("no usage yet")
     else:
         console.print("nothing was metered yet")
+
+
+def print_next(status: LedgerStatus, now: datetime, console: Console) -> None:
+    """Say what happens next to what is open or frozen at *now*, and when."""
+    if status.claimed_until is not None:
+        until = at_minute(status.claimed_until, now)
+        console.print(f"what is in flight is claimed by a relay until {until}")
+    if status.next_send_at is not None:
+        waiting = status.frozen - status.in_flight
+        when = _soon("at", status.next_send_at, now)
+        console.print(f"{waiting:,} units are frozen and sent {when}, if a relay runs")
+    if status.next_seal_at is not None and not status.is_unconfirmed_copy:
+        hours = status.hours_at_next_seal
+        are = "hour is" if hours == 1 else "hours are"
+        sealed = _soon("at", status.next_seal_at, now)
+        sent = at_minute(max(now, status.next_seal_at) + _time_to_send(hours), now)
+        console.print(f"{hours:,} {are} sealed {sealed}, sent by {sent}, if a relay runs")
+
+
+def _soon(word: str, when: datetime, now: datetime) -> str:
+    return f"{word} {at_minute(when, now)}" if when > now else "at once"
+
+
+def _time_to_send(hours: int) -> timedelta:
+    """Return what it takes until a relay looks, and until its last request is answered."""
+    requests = -(-hours // limits.MAX_RECORDS_PER_REQUEST)
+    return timedelta(seconds=_LOOKS_EACH + requests / limits.CALLS_PER_SECOND)
 
 
 def _hours(seconds: float) -> str:
@@ -154,8 +179,12 @@ def _metrics(status: LedgerStatus) -> Iterator[str]:
             yield f"{_PREFIX}_units{{{labels}}} {units}"
 
 
-def _states(one: ProductStatus) -> list[tuple[str, int]]:
-    live = [("open", one.open), ("frozen", one.frozen), ("metered", one.metered)]
+def _states(one: ProductStatus) -> list[tuple[str, Quantity]]:
+    live: list[tuple[str, Quantity]] = [
+        ("open", one.open),
+        ("frozen", one.frozen),
+        ("metered", one.metered),
+    ]
     return live + [(str(state), units) for state, units in one.ended.items()]
 
 

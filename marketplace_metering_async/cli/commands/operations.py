@@ -2,7 +2,6 @@
 
 import sys
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -12,10 +11,10 @@ from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.options import (
     EndpointUrl,
     Profile,
+    Quantity,
     Region,
     Settings,
     TheProduct,
-    exact,
     moment,
     whole_number,
 )
@@ -50,10 +49,7 @@ def meter(
     *,
     product_code: TheProduct,
     dimension: Annotated[str, typer.Option("--dimension", metavar="NAME")],
-    quantity: Annotated[
-        Decimal,
-        typer.Option("--quantity", metavar="NUMBER", parser=exact, help="Units, as 5 or 17.42."),
-    ],
+    quantity: Quantity,
     timestamp: Annotated[
         datetime | None,
         typer.Option(

@@ -13,7 +13,7 @@ from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.clock import ClockBounds, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
-from marketplace_metering_async.delivery.chunks import Lane, lane_of
+from marketplace_metering_async.delivery.model import Lane, lane_of
 from marketplace_metering_async.errors import (
     ConflictingRecordsError,
     InvalidRecordError,

@@ -22,6 +22,7 @@ from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
     HourState,
+    Note,
     Settlement,
     Usage,
 )
@@ -30,6 +31,7 @@ from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
     postgresql_adding,
     postgresql_moving,
+    postgresql_operator,
     postgresql_reports,
     postgresql_sending,
 )
@@ -38,6 +40,7 @@ from marketplace_metering_async.ledger.stores.postgresql_connections import (
     PostgresConnections,
 )
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 _NOTES_AT_ONCE: Final = 1_000
 _SHARDS: Final = 16
@@ -148,6 +151,15 @@ class PostgresStore:
         )
         return result
 
+    async def whole_dimensions(self) -> WholeDimensions:
+        """See Store."""
+        return await self._connections.read(postgresql_adding.whole_dimensions)
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """See Store."""
+        declare = postgresql_adding.declare_whole
+        await self._connections.run(lambda db: declare(db, whole, now))
+
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """See Store."""
         close = postgresql_adding.close
@@ -164,6 +176,33 @@ class PostgresStore:
         rearm = postgresql_adding.rearm
         return await self._connections.run(lambda db: rearm(db, states, now, rules, self._shard))
 
+    async def resolve(
+        self,
+        hours: Sequence[int],
+        stranded: Sequence[int],
+        after: HourState,
+        note: Note,
+    ) -> int:
+        """See Store."""
+        resolve = postgresql_operator.resolve
+        return await self._connections.run(
+            lambda db: resolve(db, hours, stranded, after, note, shard=self._shard), once=True
+        )
+
+    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
+        """See Store."""
+        rebill = postgresql_operator.rebill
+        return await self._connections.run(
+            lambda db: rebill(db, hours, note, rules, self._shard), once=True
+        )
+
+    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
+        """See Store."""
+        rebind = postgresql_operator.rebind
+        return await self._connections.run(
+            lambda db: rebind(db, host, taken, note, self._shard), once=True
+        )
+
     async def seal_due(self, now: int, limit: int, region_name: str) -> int:
         """See Store."""
         seal = postgresql_sending.seal_due
@@ -178,6 +217,11 @@ class PostgresStore:
             lambda db: claim(db, now, rules, self._shard, self._reach)
         )
 
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """See Store."""
+        returned = postgresql_sending.return_claims
+        await self._connections.run(lambda db: returned(db, claims, not_before), though_moved=True)
+
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
         settle = postgresql_sending.settle
@@ -188,10 +232,6 @@ class PostgresStore:
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._connections.read(postgresql_sending.next_due)
-
-    async def oldest_unsettled(self) -> int | None:
-        """See Store."""
-        return await self._connections.read(postgresql_reports.oldest_unsettled)
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
@@ -244,6 +284,10 @@ class PostgresStore:
     async def take_over(self, source: Store) -> int:
         """See Store."""
         return await postgresql_moving.take_over(self._connections, source)
+
+    async def let_go(self, source: Store) -> None:
+        """See Store."""
+        await postgresql_moving.let_go(self._connections, source)
 
     async def retire(self, to: str) -> Identity:
         """See Store."""

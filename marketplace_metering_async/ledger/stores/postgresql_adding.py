@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import (
-    STRANDED,
     CustomerKey,
     HourState,
+    ProductDimension,
     Usage,
     UsageKey,
     key_of,
@@ -27,6 +27,7 @@ from marketplace_metering_async.ledger.posting import (
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
@@ -166,6 +167,13 @@ KEPT_SUMS: Final = """
         records = kept_sum.records + excluded.records,
         latest = greatest(kept_sum.latest, excluded.latest)
 """
+MOVED_NOTES: Final = """
+    UPDATE marketplace_metering.resolution SET stranded_id = NULL, hour_id = hour.hour_id
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS moved (key_id, hour, stranded_id)
+    JOIN marketplace_metering.hour USING (key_id, hour)
+    WHERE resolution.stranded_id = moved.stranded_id
+"""
+"""What was said of usage that no hour carried goes with it."""
 CUSTOMER: Final = (
     "product_code = $1 AND customer_aws_account_id = $2 AND customer_identifier = $3 "
     "AND license_arn = $4"
@@ -183,13 +191,14 @@ async def post(
 ) -> list[PostingResult]:
     """Add a group of usage; see Store. No *shard* of sums: one of this transaction alone."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = await _load(db, {usage.key: usage.license_product for usage in group}, first)
+    keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known = await _known_events(db, names) if names else KnownEvents()
+    whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
-    posting = Posting(now, rules, keys, known)
+    posting = Posting(now, rules, keys, known, whole=whole)
     results = [posting.post(usage) for usage in group]
-    await _write(db, posting.changes(), shard, reach)
+    await write(db, posting.changes(), shard, reach)
     return results
 
 
@@ -198,9 +207,7 @@ async def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
     return KnownEvents({name: digest for name, digest, _ in known}, since)
 
 
-async def _load(
-    db: Connection, wanted: dict[UsageKey, str], first: int
-) -> dict[UsageKey, KeyState]:
+async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = await _keys(db, KEYS, [*by_name])
@@ -232,7 +239,8 @@ async def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[s
     return {row[0]: key_state(*row) for row in await db.fetch(statement, values)}
 
 
-async def _write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+    """Write down what a posting changes."""
     for statement, rows in (
         (GROWN_HOURS, changes.grown_hours),
         (NEW_HOURS, changes.new_hours),
@@ -261,6 +269,30 @@ async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int | None) -
         await db.execute(KEPT_SUMS, *zip(*changes, strict=True), shard)
 
 
+async def whole_dimensions(db: Connection) -> WholeDimensions:
+    """Return the dimensions that are declared whole."""
+    found = await db.fetch(
+        "SELECT product_code, dimension FROM marketplace_metering.whole_dimension"
+    )
+    return frozenset(ProductDimension(*row) for row in found)
+
+
+async def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> None:
+    """Let these dimensions be whole, and no others; whoever declares waits for another one."""
+    await db.execute("LOCK TABLE marketplace_metering.whole_dimension IN SHARE ROW EXCLUSIVE MODE")
+    kept = await whole_dimensions(db)
+    await db.executemany(
+        "DELETE FROM marketplace_metering.whole_dimension "
+        "WHERE product_code = $1 AND dimension = $2",
+        kept - whole,
+    )
+    await db.executemany(
+        "INSERT INTO marketplace_metering.whole_dimension (product_code, dimension, declared_at) "
+        "VALUES ($1, $2, $3)",
+        [(*one, now) for one in whole - kept],
+    )
+
+
 async def close(
     db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules, *, shard: int
 ) -> int:
@@ -274,7 +306,7 @@ async def close(
     )
     ids = [row["key_id"] for row in names]
     first = await db.fetchval(FIRST_TO_CLOSE, ids)
-    keys = await _load(
+    keys = await load(
         db, {key_of(row["name"]): "" for row in names}, now if first is None else first
     )
     by_id = {state.key_id: state for state in keys.values()}
@@ -283,7 +315,7 @@ async def close(
         by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
     posting = Posting(now, rules, keys)
     sealing = sum(posting.close(key, at) for key in keys)
-    await _write(db, posting.changes(), shard, no_failure)
+    await write(db, posting.changes(), shard, no_failure)
     return sealing + len(await db.fetch(SEND_FIRST, ids))
 
 
@@ -299,7 +331,7 @@ async def rearm(
     db: Connection, states: Sequence[HourState], now: int, rules: PostingRules, shard: int
 ) -> int:
     """Send ended records again; see Store."""
-    into, stranded = await _stranded(db, [state for state in states if state in STRANDED], now)
+    into, stranded = await _stranded(db, states, now)
     ended = await db.fetch(
         "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
         "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
@@ -310,15 +342,24 @@ async def rearm(
     )
     await db.execute(
         "UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL, "
-        "reason = NULL, crashes = 0 WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+        "reason = NULL, crashes = 0, fence = fence + 1 "
+        "WHERE hour_id IN (SELECT unnest($1::bigint[]))",
         [row["hour_id"] for row in ended],
+    )
+    waiting = await db.fetch(
+        "UPDATE marketplace_metering.hour SET not_before = 0 WHERE hour_id IN ("
+        "SELECT hour_id FROM marketplace_metering.hour WHERE state = 'frozen' "
+        "AND lease_until IS NULL AND not_before > $1 AND state IN (SELECT unnest($2::text[])) "
+        "ORDER BY hour_id FOR UPDATE) RETURNING hour_id",
+        now,
+        states,
     )
     sums = Sums()
     for row in ended:
         of = key_of(row["name"]).summed_under(row["license_product"])
         sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
     posting = Posting(now, rules, into, sums=sums.changes())
-    for row in stranded:
+    into_hours = [
         posting.carry(
             key_of(row["name"]),
             row["origin"],
@@ -326,23 +367,34 @@ async def rearm(
             int(row["quantity"]),
             row["events"],
         )
-    await _write(db, posting.changes(), shard, no_failure)
-    return len(ended) + len(stranded)
+        for row in stranded
+    ]
+    await write(db, posting.changes(), shard, no_failure)
+    moved = [
+        (row["key_id"], hour, row["stranded_id"])
+        for row, hour in zip(stranded, into_hours, strict=True)
+    ]
+    await execute_for(db, MOVED_NOTES, moved)
+    await db.execute(
+        "DELETE FROM marketplace_metering.stranded "
+        "WHERE stranded_id IN (SELECT unnest($1::bigint[]))",
+        [row["stranded_id"] for row in stranded],
+    )
+    return len(ended) + len(stranded) + len(waiting)
 
 
 async def _stranded(
     db: Connection, states: Sequence[HourState], now: int
 ) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
-    """Take out usage that no hour carries; return its keys, locked, and what it was."""
-    moved = await db.fetch(
-        "WITH moved AS (DELETE FROM marketplace_metering.stranded "
-        "WHERE state IN (SELECT unnest($1::text[])) "
-        "RETURNING key_id, origin, state, quantity, events) "
-        "SELECT moved.*, usage_key.name, usage_key.license_product "
-        "FROM moved JOIN marketplace_metering.usage_key USING (key_id)",
+    """Return usage that no hour carries, locked, and its keys."""
+    found = await db.fetch(
+        "SELECT stranded.*, usage_key.name, usage_key.license_product "
+        "FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id) "
+        "WHERE stranded.state IN (SELECT unnest($1::text[])) "
+        "ORDER BY stranded.stranded_id FOR UPDATE OF stranded",
         states,
     )
-    keys = await _load(
-        db, {key_of(row["name"]): row["license_product"] for row in moved}, hour_of(now)
+    keys = await load(
+        db, {key_of(row["name"]): row["license_product"] for row in found}, hour_of(now)
     )
-    return keys, moved
+    return keys, found

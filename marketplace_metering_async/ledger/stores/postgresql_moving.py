@@ -57,6 +57,18 @@ async def _take(db: Connection, source: Store) -> int:
     return hours
 
 
+async def let_go(connections: PostgresConnections, source: Store) -> None:
+    """Open *source* again, if nothing of it is here; see Store."""
+    await connections.run(lambda db: _let_go(db, source))
+
+
+async def _let_go(db: Connection, source: Store) -> None:
+    own = await _alone(db)
+    if await _has_usage(db):
+        raise LedgerUnusableError("go on with the ledger that it moved to: that one has its usage")
+    await source.reinstate(own)
+
+
 async def _give_back(db: Connection, source: Store) -> None:
     """Open the source again, unless this ledger has taken it over after all."""
     own = await _alone(db)
@@ -85,10 +97,11 @@ async def _copy(db: Connection, source: Store, table: str) -> int:
     columns = ", ".join(shape.columns)
     if table == "kept_sum":
         columns, values = f"{columns}, shard", f"{values}, 0"
+    known = "ON CONFLICT DO NOTHING" if table == "whole_dimension" else ""  # declared here as well
     copied, after = 0, None
     while rows := await source.dump(table, after, _PAGE):
         await db.executemany(
-            f"INSERT INTO marketplace_metering.{table} ({columns}) VALUES ({values})",
+            f"INSERT INTO marketplace_metering.{table} ({columns}) VALUES ({values}) {known}",
             [tuple(row[column] for column in shape.columns) for row in rows],
         )
         copied += len(rows)

@@ -22,11 +22,12 @@ SUMS: Final = """
     FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
 """
 OLDEST: Final = """
-    SELECT MIN(hour) FROM marketplace_metering.hour WHERE state IN ('open', 'frozen')
+    SELECT hour FROM marketplace_metering.hour
+    WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
 """
 FIRST_STAMP: Final = """
     SELECT MIN(stamp) FROM marketplace_metering.hour
-    WHERE state IN ('open', 'frozen') AND hour = $1
+    WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = $1
 """
 AT_RISK: Final = """
     SELECT COALESCE(SUM(quantity), 0) FROM marketplace_metering.hour
@@ -41,6 +42,9 @@ NEXT: Final = """
             WHERE state = 'frozen' AND lease_until IS NULL),
            (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open')
 """
+HOURS_AT_NEXT_SEAL: Final = """
+    SELECT COUNT(*) FROM marketplace_metering.hour WHERE state = 'open' AND seal_at < $1 + 60
+"""
 KEY_MEMBERS: Final = (
     "usage_key.product_code, usage_key.customer_aws_account_id, usage_key.customer_identifier, "
     "usage_key.license_arn, usage_key.license_product, usage_key.dimension"
@@ -49,7 +53,7 @@ KEY_MEMBERS: Final = (
 
 async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
     """Return the figures of the whole ledger."""
-    oldest = await oldest_unsettled(db)
+    oldest = await db.fetchval(OLDEST)
     in_flight, claimed_until = await db.fetchrow(CLAIMED)
     next_send, next_seal = await db.fetchrow(NEXT)
     return Figures(
@@ -65,13 +69,8 @@ async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
         claimed_until=claimed_until,
         next_send=next_send,
         next_seal=next_seal,
+        hours_at_next_seal=await db.fetchval(HOURS_AT_NEXT_SEAL, next_seal),
     )
-
-
-async def oldest_unsettled(db: Connection) -> int | None:
-    """Return the start of the oldest hour that is not settled."""
-    oldest: int | None = await db.fetchval(OLDEST)
-    return oldest
 
 
 async def history(
@@ -92,10 +91,16 @@ async def history(
     ids = [row["hour_id"] for row in rows]
     carried = await _by_hour(db, "carried", "origin", ids)
     attempts = await _by_hour(db, "attempt", "fence", ids)
+    resolutions = await _by_hour(db, "resolution", "resolution_id", ids)
     return [
         (
             (row["hour"], row["hour_id"]),
-            entry_of(row, carried.get(row["hour_id"], ()), attempts.get(row["hour_id"], ())),
+            entry_of(
+                row,
+                carried.get(row["hour_id"], ()),
+                attempts.get(row["hour_id"], ()),
+                resolutions.get(row["hour_id"], ()),
+            ),
         )
         for row in rows
     ]
@@ -107,15 +112,15 @@ def _of_members(query: HistoryQuery, first: int) -> str:
 
 
 async def _by_hour(
-    db: Connection, table: str, order: str, ids: Sequence[int]
+    db: Connection, table: str, order: str, ids: Sequence[int], column: str = "hour_id"
 ) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
     for row in await db.fetch(
         f"SELECT * FROM marketplace_metering.{table} "
-        f"WHERE hour_id IN (SELECT unnest($1::bigint[])) ORDER BY {order}",
+        f"WHERE {column} IN (SELECT unnest($1::bigint[])) ORDER BY {order}",
         ids,
     ):
-        found.setdefault(row["hour_id"], []).append(row)
+        found.setdefault(row[column], []).append(row)
     return found
 
 
@@ -130,7 +135,14 @@ async def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
         query.end,
         *query.members.values(),
     )
-    return [stranded_entry_of({**row, "quantity": int(row["quantity"])}) for row in rows]
+    ids = [row["stranded_id"] for row in rows]
+    resolutions = await _by_hour(db, "resolution", "resolution_id", ids, "stranded_id")
+    return [
+        stranded_entry_of(
+            {**row, "quantity": int(row["quantity"])}, resolutions.get(row["stranded_id"], ())
+        )
+        for row in rows
+    ]
 
 
 async def prune(db: Connection, before: int, limit: int, shard: int) -> int:

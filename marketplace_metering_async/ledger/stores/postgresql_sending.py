@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from marketplace_metering_async.ledger.claims import Candidate, choose
+from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
+from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.frozen_record import freeze
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for, keep_sums
@@ -32,7 +33,9 @@ UNCLAIMED: Final = """
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
            usage_key.license_product
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
-    WHERE hour.state = 'frozen' AND hour.not_before <= $1 AND hour.region_name = $2
+    WHERE hour.state = 'frozen' AND hour.region_name = $2
+      AND (hour.not_before <= $1
+           OR hour.not_before > $6 + least($8::bigint, $7::bigint << least(hour.attempts, 10)::int))
       AND (hour.lease_until IS NULL
            OR hour.lease_until <= EXTRACT(EPOCH FROM clock_timestamp())
            OR hour.lease_until > EXTRACT(EPOCH FROM clock_timestamp()) + $3::double precision)
@@ -46,17 +49,26 @@ LEASE: Final = """
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS claim (fence, in_doubt, hour_id)
     WHERE hour.hour_id = claim.hour_id
 """
+RETURN: Final = """
+    UPDATE marketplace_metering.hour SET lease_until = NULL, crashes = crashes - 1,
+        not_before = greatest(not_before, $4), in_doubt = claim.in_doubt
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS claim (fence, in_doubt, hour_id)
+    WHERE hour.hour_id = claim.hour_id AND hour.fence = claim.fence AND hour.state = 'frozen'
+      AND hour.lease_until IS NOT NULL
+"""
+STANDING: Final = """
+    SELECT hour_id, fence, state FROM marketplace_metering.hour
+    WHERE hour_id IN (SELECT unnest($1::bigint[])) ORDER BY hour_id FOR UPDATE
+"""
 SETTLE: Final = """
     UPDATE marketplace_metering.hour SET state = fate.state, not_before = fate.not_before,
         in_doubt = fate.in_doubt, settled_at = fate.settled_at,
         metering_record_id = fate.metering_record_id, reason = fate.reason, lease_until = NULL,
         crashes = 0, attempts = attempts + 1
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
-                $7::bigint[], $8::bigint[])
-        AS fate (state, not_before, in_doubt, settled_at, metering_record_id, reason, hour_id,
-                 fence)
-    WHERE hour.hour_id = fate.hour_id AND hour.fence = fate.fence AND hour.state = 'frozen'
-    RETURNING hour.hour_id, hour.fence
+                $7::bigint[])
+        AS fate (state, not_before, in_doubt, settled_at, metering_record_id, reason, hour_id)
+    WHERE hour.hour_id = fate.hour_id
 """
 ATTEMPTS: Final = """
     INSERT INTO marketplace_metering.attempt
@@ -105,7 +117,15 @@ async def claim(
 ) -> list[FrozenHour]:
     """Lease frozen records; see Store."""
     rows = await db.fetch(
-        UNCLAIMED, rules.begun, rules.region_name, rules.lease, rules.without, rules.limit
+        UNCLAIMED,
+        rules.begun,
+        rules.region_name,
+        rules.lease,
+        rules.without,
+        rules.limit,
+        now,
+        FIRST_PAUSE,
+        LONGEST_PAUSE,
     )
     candidates = [Candidate(key=key_of(row["name"]), **_without_name(row)) for row in rows]
     reach("claim: read")
@@ -127,9 +147,13 @@ async def settle(
     db: Connection, settlements: Sequence[Settlement], now: int, shard: int, reach: FailPoint
 ) -> list[Settlement]:
     """Write down what claims came to; see Store."""
-    fates = [_settled(one, now) for one in settlements]
-    written = {tuple(row) for row in await db.fetch(SETTLE, *zip(*fates, strict=True))}
-    counted = [one for one in settlements if (one.hour_id, one.fence) in written]
+    ids = [one.hour_id for one in settlements]
+    rows = {
+        hour_id: Standing(fence, HourState(state))
+        for hour_id, fence, state in await db.fetch(STANDING, ids)
+    }
+    writing = writing_of(settlements, rows)
+    await execute_for(db, SETTLE, [_settled(one, now) for one in writing.rows.values()])
     reach("settle: hours written")
     attempts = [
         (
@@ -141,17 +165,24 @@ async def settle(
             one.request_id,
             one.metering_record_id,
         )
-        for one in counted
+        for one in writing.attempts
     ]
     await execute_for(db, ATTEMPTS, attempts)
     sums = Sums()
-    for one in counted:
-        sums.move(one.of, HourState.FROZEN, one.state, one.quantity)
+    for one in writing.moves:
+        sums.move(one.of, one.before, one.state, one.quantity)
     await keep_sums(db, sums.changes(), shard)
-    if any(one.state is HourState.METERED for one in counted):
+    if any(one.state is HourState.METERED for one in writing.moves):
         await db.execute("UPDATE marketplace_metering.ledger SET last_success_at = $1", now)
     reach("settle: attempts written")
-    return counted
+    return writing.heard
+
+
+async def return_claims(db: Connection, claims: Sequence[FrozenHour], not_before: int) -> None:
+    """End claims that had no answer; see Store."""
+    returned = sorted((one.hour_id, one.fence, int(one.in_doubt)) for one in claims)
+    ids, fences, doubts = zip(*returned, strict=True)
+    await db.execute(RETURN, fences, doubts, ids, not_before)
 
 
 def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
@@ -163,7 +194,6 @@ def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
         one.metering_record_id,
         one.error,
         one.hour_id,
-        one.fence,
     )
 
 

@@ -18,12 +18,18 @@ from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
     HourState,
+    Note,
     Settlement,
     Usage,
 )
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
-from marketplace_metering_async.ledger.stores import sqlite_adding, sqlite_reports, sqlite_sending
+from marketplace_metering_async.ledger.stores import (
+    sqlite_adding,
+    sqlite_operator,
+    sqlite_reports,
+    sqlite_sending,
+)
 from marketplace_metering_async.ledger.stores.sqlite_file import (
     Connect,
     Connection,
@@ -31,6 +37,7 @@ from marketplace_metering_async.ledger.stores.sqlite_file import (
     connect,
 )
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 
 class SqliteStore:
@@ -93,6 +100,15 @@ class SqliteStore:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
+    async def whole_dimensions(self) -> WholeDimensions:
+        """See Store."""
+        return await self._file.read(sqlite_adding.whole_dimensions)
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """See Store."""
+        declare = sqlite_adding.declare_whole
+        await self._file.change(lambda db: declare(db, whole, now))
+
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """See Store."""
         close = sqlite_adding.close
@@ -106,6 +122,25 @@ class SqliteStore:
         """See Store."""
         return await self._file.change(lambda db: sqlite_adding.rearm(db, states, now, rules))
 
+    async def resolve(
+        self,
+        hours: Sequence[int],
+        stranded: Sequence[int],
+        after: HourState,
+        note: Note,
+    ) -> int:
+        """See Store."""
+        resolve = sqlite_operator.resolve
+        return await self._file.change(lambda db: resolve(db, hours, stranded, after, note))
+
+    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
+        """See Store."""
+        return await self._file.change(lambda db: sqlite_operator.rebill(db, hours, note, rules))
+
+    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
+        """See Store."""
+        return await self._file.change(lambda db: sqlite_operator.rebind(db, host, taken, note))
+
     async def seal_due(self, now: int, limit: int, region_name: str) -> int:
         """See Store."""
         seal = sqlite_sending.seal_due
@@ -115,6 +150,11 @@ class SqliteStore:
         """See Store."""
         claim = sqlite_sending.claim
         return await self._file.change(lambda db: claim(db, now, rules, self._reach))
+
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """See Store."""
+        returned = sqlite_sending.return_claims
+        await self._file.change(lambda db: returned(db, claims, not_before), though_moved=True)
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """See Store."""
@@ -126,10 +166,6 @@ class SqliteStore:
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._file.read(sqlite_sending.next_due)
-
-    async def oldest_unsettled(self) -> int | None:
-        """See Store."""
-        return await self._file.read(sqlite_reports.oldest_unsettled)
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
@@ -165,6 +201,10 @@ class SqliteStore:
     async def take_over(self, source: Store) -> int:
         """See Store."""
         raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
+
+    async def let_go(self, source: Store) -> None:
+        """See Store."""
+        raise ConfigurationError("no ledger moves into one in SQLite")
 
     async def retire(self, to: str) -> Identity:
         """See Store."""

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.millionths import MILLION
 from marketplace_metering_async.ledger.model import (
-    STRANDED,
     CustomerKey,
     HourState,
+    ProductDimension,
     Usage,
     UsageKey,
     key_of,
@@ -29,6 +28,8 @@ from marketplace_metering_async.ledger.posting import (
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
+from marketplace_metering_async.quantities import MILLION
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
@@ -132,13 +133,14 @@ def post(
 ) -> list[PostingResult]:
     """Add a group of usage; see Store."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = _load(db, {usage.key: usage.license_product for usage in group}, first)
+    keys = load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
     known = _known_events(db, names) if names else KnownEvents()
+    whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
-    posting = Posting(now, rules, keys, known)
+    posting = Posting(now, rules, keys, known, whole=whole)
     results = [posting.post(usage) for usage in group]
-    _write(db, posting.changes(), reach)
+    write(db, posting.changes(), reach)
     return results
 
 
@@ -147,7 +149,7 @@ def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
     return KnownEvents(dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()), since)
 
 
-def _load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
+def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys with their hours from *first* on; those that are new get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = _keys(db, KEYS, [*by_name])
@@ -174,7 +176,8 @@ def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, Ke
     return {row[0]: key_state(*row) for row in db.execute(statement, (json.dumps(values),))}
 
 
-def _write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+def write(db: Connection, changes: Changes, reach: FailPoint) -> None:
+    """Write down what a posting changes."""
     stranded = [
         (key_id, origin, state, *divmod(quantity, MILLION), events, since)
         for key_id, origin, state, quantity, events, since in changes.stranded
@@ -208,6 +211,24 @@ def keep_sums(db: Connection, changes: Sequence[Sum]) -> None:
     )
 
 
+def whole_dimensions(db: Connection) -> WholeDimensions:
+    """Return the dimensions that are declared whole."""
+    found = db.execute("SELECT product_code, dimension FROM whole_dimension").fetchall()
+    return frozenset(ProductDimension(*row) for row in found)
+
+
+def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> None:
+    """Let these dimensions be whole, and no others."""
+    kept = whole_dimensions(db)
+    db.executemany(
+        "DELETE FROM whole_dimension WHERE product_code = ? AND dimension = ?", kept - whole
+    )
+    db.executemany(
+        "INSERT INTO whole_dimension (product_code, dimension, declared_at) VALUES (?, ?, ?)",
+        [(*one, now) for one in whole - kept],
+    )
+
+
 def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
     """Note that a subscription ends; see Store."""
     db.execute(CLOSE, (*customer, at))
@@ -219,14 +240,14 @@ def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: Posti
     (first,) = db.execute(FIRST_TO_CLOSE, (ids,)).fetchone()
     if first is None:  # none is open
         first = now
-    keys = _load(db, {key_of(row["name"]): "" for row in found}, first)
+    keys = load(db, {key_of(row["name"]): "" for row in found}, first)
     by_id = {state.key_id: state for state in keys.values()}
     for key_id, hour, origin, *carried in db.execute(CARRIED_BEFORE, (ids, at)).fetchall():
         quantity, events = carried
         by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
     posting = Posting(now, rules, keys)
     sealing = sum(posting.close(key, at) for key in keys)
-    _write(db, posting.changes(), no_failure)
+    write(db, posting.changes(), no_failure)
     return sealing + int(db.execute(SEND_FIRST, (ids,)).rowcount)
 
 
@@ -247,8 +268,13 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
     ).fetchall()
     db.executemany(
         "UPDATE hour SET state = 'frozen', not_before = 0, settled_at = NULL, reason = NULL, "
-        "crashes = 0 WHERE hour_id = ?",
+        "crashes = 0, fence = fence + 1 WHERE hour_id = ?",
         [(row["hour_id"],) for row in ended],
+    )
+    waiting = db.execute(
+        "UPDATE hour SET not_before = 0 WHERE state = 'frozen' AND lease_until IS NULL "
+        "AND not_before > ? AND state IN (SELECT value FROM json_each(?))",
+        (now, json.dumps(states)),
     )
     sums = Sums()
     for row in ended:
@@ -258,16 +284,11 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         "SELECT stranded.*, usage_key.name, usage_key.license_product "
         "FROM stranded JOIN usage_key ON usage_key.key_id = stranded.key_id "
         "WHERE stranded.state IN (SELECT value FROM json_each(?))",
-        (json.dumps([state for state in states if state in STRANDED]),),
+        (json.dumps(states),),
     ).fetchall()
-    db.executemany(
-        "DELETE FROM stranded WHERE stranded_id = ?", [(row["stranded_id"],) for row in stranded]
-    )
-    into = _load(
-        db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now)
-    )
+    into = load(db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now))
     posting = Posting(now, rules, into, sums=sums.changes())
-    for row in stranded:
+    into_hours = [
         posting.carry(
             key_of(row["name"]),
             row["origin"],
@@ -275,5 +296,15 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
             row["units"] * MILLION + row["millionths"],
             row["events"],
         )
-    _write(db, posting.changes(), no_failure)
-    return len(ended) + len(stranded)
+        for row in stranded
+    ]
+    write(db, posting.changes(), no_failure)
+    for row, hour in zip(stranded, into_hours, strict=True):  # what was said of it goes with it
+        db.execute(
+            "UPDATE resolution SET stranded_id = NULL, "
+            "hour_id = (SELECT hour_id FROM hour WHERE key_id = ? AND hour = ?) "
+            "WHERE stranded_id = ?",
+            (row["key_id"], hour, row["stranded_id"]),
+        )
+        db.execute("DELETE FROM stranded WHERE stranded_id = ?", (row["stranded_id"],))
+    return len(ended) + len(stranded) + int(waiting.rowcount)

@@ -12,21 +12,25 @@ from marketplace_metering_async.ledger.history import (
 )
 from marketplace_metering_async.ledger.hours import latest_lost_at
 from marketplace_metering_async.ledger.identity import Identity
-from marketplace_metering_async.ledger.millionths import MILLION
 from marketplace_metering_async.ledger.model import key_of
 from marketplace_metering_async.ledger.status import AT_RISK_WITHIN, Figures
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.quantities import MILLION
 
 TIMES: Final = """
     SELECT (SELECT MAX(lease_until) FROM hour WHERE lease_until IS NOT NULL) AS claimed_until,
            (SELECT MIN(not_before) FROM hour WHERE state = 'frozen' AND lease_until IS NULL)
                AS next_send,
-           (SELECT MIN(seal_at) FROM hour WHERE state = 'open') AS next_seal
+           (SELECT MIN(seal_at) FROM hour WHERE state = 'open') AS next_seal,
+           (SELECT COUNT(*) FROM hour WHERE state = 'open' AND seal_at <
+               60 + (SELECT MIN(seal_at) FROM hour WHERE state = 'open')) AS hours_at_next_seal
 """
-OLDEST: Final = "SELECT MIN(hour) FROM hour WHERE state IN ('open', 'frozen')"
+OLDEST: Final = """
+    SELECT hour FROM hour WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
+"""
 TOTAL: Final = (
     f"SELECT COALESCE(SUM(quantity / {MILLION}), 0), COALESCE(SUM(quantity % {MILLION}), 0) "
     "FROM hour"
@@ -39,10 +43,13 @@ KEY_MEMBERS: Final = (
 
 def figures(db: Connection, ledger: Identity, now: int) -> Figures:
     """Return the figures of the whole ledger."""
-    oldest = oldest_unsettled(db)
+    found = db.execute(OLDEST).fetchone()
+    oldest = None if found is None else found["hour"]
     lost = latest_lost_at(now + AT_RISK_WITHIN)
     (first_stamp,) = db.execute(
-        "SELECT MIN(stamp) FROM hour WHERE state IN ('open', 'frozen') AND hour = ?", (oldest,)
+        "SELECT MIN(stamp) FROM hour "
+        "WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = ?",
+        (oldest,),
     ).fetchone()
     at_risk = db.execute(
         f"{TOTAL} WHERE state IN ('open', 'frozen') AND hour <= ? AND stamp <= ?", (lost, lost)
@@ -63,12 +70,6 @@ def figures(db: Connection, ledger: Identity, now: int) -> Figures:
         in_flight=_joined(*in_flight),
         **db.execute(TIMES).fetchone(),
     )
-
-
-def oldest_unsettled(db: Connection) -> int | None:
-    """Return the start of the oldest hour that is not settled."""
-    oldest: int | None = db.execute(OLDEST).fetchone()[0]
-    return oldest
 
 
 def _joined(units: int, millionths: int) -> int:
@@ -92,10 +93,16 @@ def history(
     ids = json.dumps([row["hour_id"] for row in rows])
     carried = _by_hour(db, "carried", "origin", ids)
     attempts = _by_hour(db, "attempt", "fence", ids)
+    resolutions = _by_hour(db, "resolution", "resolution_id", ids)
     return [
         (
             (row["hour"], row["hour_id"]),
-            entry_of(row, carried.get(row["hour_id"], ()), attempts.get(row["hour_id"], ())),
+            entry_of(
+                row,
+                carried.get(row["hour_id"], ()),
+                attempts.get(row["hour_id"], ()),
+                resolutions.get(row["hour_id"], ()),
+            ),
         )
         for row in rows
     ]
@@ -105,13 +112,16 @@ def _of_members(query: HistoryQuery) -> str:
     return "".join(f" AND usage_key.{name} = ?" for name in query.members)
 
 
-def _by_hour(db: Connection, table: str, order: str, ids: str) -> dict[int, list[Any]]:
+def _by_hour(
+    db: Connection, table: str, order: str, ids: str, column: str = "hour_id"
+) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
     for row in db.execute(
-        f"SELECT * FROM {table} WHERE hour_id IN (SELECT value FROM json_each(?)) ORDER BY {order}",
+        f"SELECT * FROM {table} WHERE {column} IN (SELECT value FROM json_each(?)) "
+        f"ORDER BY {order}",
         (ids,),
     ):
-        found.setdefault(row["hour_id"], []).append(row)
+        found.setdefault(row[column], []).append(row)
     return found
 
 
@@ -123,8 +133,13 @@ def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
         f"WHERE stranded.origin >= ? AND stranded.origin < ? {_of_members(query)} "
         "ORDER BY stranded.origin, stranded.stranded_id",
         (query.first, query.end, *query.members.values()),
-    )
-    return [stranded_entry_of(_with_quantity(row)) for row in rows]
+    ).fetchall()
+    ids = json.dumps([row["stranded_id"] for row in rows])
+    resolutions = _by_hour(db, "resolution", "resolution_id", ids, "stranded_id")
+    return [
+        stranded_entry_of(_with_quantity(row), resolutions.get(row["stranded_id"], ()))
+        for row in rows
+    ]
 
 
 def _with_quantity(row: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from marketplace_metering_async.ledger.claims import Candidate, choose
+from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
+from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.frozen_record import freeze
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
@@ -28,7 +29,9 @@ UNCLAIMED: Final = """
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
            usage_key.license_product
     FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id
-    WHERE hour.state = 'frozen' AND hour.not_before <= :begun AND hour.region_name = :region_name
+    WHERE hour.state = 'frozen' AND hour.region_name = :region_name
+      AND (hour.not_before <= :begun
+           OR hour.not_before > :now + min(:longest, :first << min(hour.attempts, 10)))
       AND (hour.lease_until IS NULL OR hour.lease_until <= :now
            OR hour.lease_until > :now + :lease)
       AND usage_key.product_code NOT IN (SELECT value FROM json_each(:without))
@@ -38,10 +41,18 @@ LEASE: Final = """
     UPDATE hour SET fence = ?, crashes = crashes + 1, lease_until = ?, in_doubt = ?
     WHERE hour_id = ?
 """
+RETURN: Final = """
+    UPDATE hour SET lease_until = NULL, crashes = crashes - 1, not_before = max(not_before, ?),
+        in_doubt = ?
+    WHERE hour_id = ? AND fence = ? AND state = 'frozen' AND lease_until IS NOT NULL
+"""
+STANDING: Final = """
+    SELECT hour_id, fence, state FROM hour WHERE hour_id IN (SELECT value FROM json_each(?))
+"""
 SETTLE: Final = """
     UPDATE hour SET state = ?, not_before = ?, in_doubt = ?, settled_at = ?,
         metering_record_id = ?, reason = ?, lease_until = NULL, crashes = 0, attempts = attempts + 1
-    WHERE hour_id = ? AND fence = ? AND state = 'frozen'
+    WHERE hour_id = ?
 """
 ATTEMPT: Final = """
     INSERT INTO attempt (hour_id, fence, at, status, error, request_id, metering_record_id)
@@ -88,6 +99,8 @@ def claim(db: Connection, now: int, rules: ClaimRules, reach: FailPoint) -> list
             "region_name": rules.region_name,
             "without": json.dumps([*rules.without]),
             "limit": rules.limit,
+            "first": FIRST_PAUSE,
+            "longest": LONGEST_PAUSE,
         },
     )
     candidates = [Candidate(key=key_of(row["name"]), **_without_name(row)) for row in rows]
@@ -112,7 +125,13 @@ def settle(
     reach: FailPoint,
 ) -> list[Settlement]:
     """Write down what claims came to; see Store."""
-    counted = [one for one in settlements if db.execute(SETTLE, _settled(one, now)).rowcount]
+    ids = json.dumps([one.hour_id for one in settlements])
+    rows = {
+        hour_id: Standing(fence, HourState(state))
+        for hour_id, fence, state in db.execute(STANDING, (ids,))
+    }
+    writing = writing_of(settlements, rows)
+    db.executemany(SETTLE, [_settled(one, now) for one in writing.rows.values()])
     reach("settle: hours written")
     db.executemany(
         ATTEMPT,
@@ -126,17 +145,22 @@ def settle(
                 one.request_id,
                 one.metering_record_id,
             )
-            for one in counted
+            for one in writing.attempts
         ],
     )
     sums = Sums()
-    for one in counted:
-        sums.move(one.of, HourState.FROZEN, one.state, one.quantity)
+    for one in writing.moves:
+        sums.move(one.of, one.before, one.state, one.quantity)
     keep_sums(db, sums.changes())
-    if any(one.state is HourState.METERED for one in counted):
+    if any(one.state is HourState.METERED for one in writing.moves):
         db.execute("UPDATE ledger SET last_success_at = ?", (now,))
     reach("settle: attempts written")
-    return counted
+    return writing.heard
+
+
+def return_claims(db: Connection, claims: Sequence[FrozenHour], not_before: int) -> None:
+    """End claims that had no answer; see Store."""
+    db.executemany(RETURN, [(not_before, one.in_doubt, one.hour_id, one.fence) for one in claims])
 
 
 def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
@@ -148,7 +172,6 @@ def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
         one.metering_record_id,
         one.error,
         one.hour_id,
-        one.fence,
     )
 
 

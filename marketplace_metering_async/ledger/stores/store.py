@@ -12,11 +12,13 @@ from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
     HourState,
+    Note,
     Settlement,
     Usage,
 )
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 FailPoint = Callable[[str], None]
 """Called with the name of each point at which a process may die; a seam for fault injection."""
@@ -136,6 +138,14 @@ class Store(Protocol):
         """
         ...
 
+    async def whole_dimensions(self) -> WholeDimensions:
+        """Return the dimensions that are declared whole."""
+        ...
+
+    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
+        """Let these dimensions be whole, and no others, for all usage that is added from now on."""
+        ...
+
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """Note that a subscription ends at *at*; return how many hours are due by then."""
         ...
@@ -149,6 +159,46 @@ class Store(Protocol):
         Send ended records again, unchanged, where their window is still open; return how many.
 
         Usage that no hour carries goes to the first unsealed hour from now on.
+        """
+        ...
+
+    # What a person says
+
+    async def resolve(
+        self,
+        hours: Sequence[int],
+        stranded: Sequence[int],
+        after: HourState,
+        note: Note,
+    ) -> int:
+        """
+        Write down what became of ended usage, and raise the fence; return of how many rows.
+
+        Raises:
+            CannotResolveError: one of them has not ended, or is gone; nothing is changed.
+        """
+        ...
+
+    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
+        """
+        Move the usage of ended hours to the first unsealed hour from now on; return of how many.
+
+        Raises:
+            CannotResolveError: the service may have one of them; nothing is changed.
+        """
+        ...
+
+    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
+        """
+        Send records to another host of the region from now on.
+
+        Args:
+            host: The other one.
+            taken: What becomes of records that the old one has taken: None leaves them metered.
+                FROZEN sends them again; those whose window is closed are NOT_METERED then.
+            note: Why.
+
+        Returns: how many records are metered no more.
         """
         ...
 
@@ -166,25 +216,26 @@ class Store(Protocol):
         """
         Lease frozen records, those with the earliest deadline first.
 
-        A lease further in the future than its length means that the clock went back: it is over.
-        What is not fit to be sent is put aside.
+        A lease further in the future than its length means that the clock went back: it is over;
+        so is a pause. What is not fit to be sent is put aside.
         """
+        ...
+
+    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
+        """End *claims* that had no answer; each row is in doubt if its claim says so."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """
-        Write down what claims came to, and return those that counted.
+        Write down what claims came to, and return what the relay is to hear of.
 
-        A claim that is not the latest any more is fenced off: a later relay has the record now.
+        A claim that is not the latest any more is fenced off, for a later relay has the record now;
+        but for a success, which is written whoever has it. Written twice, it is written once.
         """
         ...
 
     async def next_due(self) -> float | None:
         """Return when there will be something to seal or send."""
-        ...
-
-    async def oldest_unsettled(self) -> int | None:
-        """Return the start of the oldest hour that is not settled."""
         ...
 
     async def reserve_calls(self, seconds: float) -> float:
@@ -235,6 +286,15 @@ class Store(Protocol):
         Raises:
             ConfigurationError: this store is none to move to.
             LedgerUnusableError: this one is not new, or the source is none that may move.
+        """
+        ...
+
+    async def let_go(self, source: "Store") -> None:
+        """
+        Open *source* again, which moved here, unless this ledger has usage.
+
+        Raises:
+            LedgerUnusableError: it has, or the source moved elsewhere.
         """
         ...
 

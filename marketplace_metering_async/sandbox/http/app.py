@@ -11,8 +11,13 @@ from aiohttp import web
 
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden, Guard
 from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
-from marketplace_metering_async.sandbox.http.controls import Controls
-from marketplace_metering_async.sandbox.http.exchange import LARGEST_BODY, body_of, deliver
+from marketplace_metering_async.sandbox.http.controls import HEALTH, Controls
+from marketplace_metering_async.sandbox.http.exchange import (
+    CONNECTIONS,
+    LARGEST_BODY,
+    body_of,
+    deliver,
+)
 from marketplace_metering_async.sandbox.http.operations import Operations, ServiceRequest
 from marketplace_metering_async.sandbox.http.responses import ServiceResponse
 from marketplace_metering_async.sandbox.page.page import Page, is_static, shows_page
@@ -39,8 +44,13 @@ def application(
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse whom the guard refuses; keep what others are answered out of caches and frames."""
+        """Refuse whom the guard refuses; keep what others are answered out of caches and frames.
+
+        Probes come under addresses that nobody names beforehand, and learn nothing.
+        """
         connections.heard(request.protocol)
+        if request.path == HEALTH:
+            return await handler(request)
         try:
             _check(request, guard)
         except Forbidden as forbidden:
@@ -51,6 +61,7 @@ def application(
         return response
 
     app = web.Application(middlewares=[guarded], client_max_size=LARGEST_BODY)
+    app[CONNECTIONS] = connections
     controls = Controls(world)
     app.router.add_post("/", _service(Operations(world)))
     for path, handler in {**Page(world, entrance).routes(), **controls.asked()}.items():

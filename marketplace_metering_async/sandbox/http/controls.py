@@ -1,15 +1,19 @@
 """The sandbox's own paths under /_sandbox/, for other processes, other languages, and the page."""
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from inspect import isawaitable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.as_json import (
+    arguments_from_json,
+    as_json,
+    decoded,
+    encoded,
+)
 from marketplace_metering_async.sandbox.faults import Fault
 from marketplace_metering_async.sandbox.figures import (
     agreement_figures,
@@ -18,11 +22,13 @@ from marketplace_metering_async.sandbox.figures import (
     record_figures,
     world_figures,
 )
+from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS
 from marketplace_metering_async.sandbox.http.exchange import body_of
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationError,
     post_registration,
 )
+from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.memory import copy_of
 from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
@@ -30,7 +36,11 @@ from marketplace_metering_async.sandbox.world import World
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROOT: Final = "/_sandbox"
+HEALTH: Final = f"{ROOT}/health"
 _LARGEST_ORDER: Final = 2**20
+_PIECE: Final = 500
+
+T = TypeVar("T")
 _MISTAKES: Final = (TypeError, ValueError, OverflowError, LookupError)
 
 
@@ -43,6 +53,7 @@ class Controls:
     def asked(self) -> dict[str, Handler]:
         """Return the paths that tell something, by GET."""
         handlers: dict[str, Handler] = {
+            "health": self.health,
             "state": self.state,
             "book": self.book,
             "memory": self.memory,
@@ -54,7 +65,7 @@ class Controls:
 
     def ordered(self) -> dict[str, Handler]:
         """Return the paths that take an order, by POST."""
-        orders: dict[str, Callable[[dict[str, Any]], Any]] = {
+        orders: dict[str, Callable[..., Any]] = {
             "clock": self.set_clock,
             "faults": self.set_faults,
             "rules": self.set_rules,
@@ -73,17 +84,17 @@ class Controls:
         }
         return {f"{ROOT}/{name}": self._ordered(carry_out) for name, carry_out in orders.items()}
 
-    def _ordered(self, carry_out: Callable[[dict[str, Any]], Any]) -> Handler:
+    def _ordered(self, carry_out: Callable[..., Any]) -> Handler:
         async def handler(request: web.Request) -> web.StreamResponse:
             order = await order_of(request)
             try:
-                answer = carry_out(order)
+                # Rules have a check of their own for each of their names.
+                free = carry_out == self.set_rules
+                answer = carry_out(**(order if free else arguments_from_json(carry_out, order)))
                 if isawaitable(answer):
                     answer = await answer
             except _MISTAKES as error:
-                why = (
-                    f"missing or unknown: {error}" if isinstance(error, LookupError) else str(error)
-                )
+                why = f"unknown: {error}" if isinstance(error, LookupError) else str(error)
                 raise web.HTTPBadRequest(text=f"{why}\n") from error
             except RegistrationError as error:
                 raise web.HTTPBadGateway(text=f"{error}\n") from error
@@ -93,6 +104,10 @@ class Controls:
         return handler
 
     # What is shown
+
+    async def health(self, _: web.Request) -> web.StreamResponse:
+        """Whether it listens, for probes: the only path that asks for no token and no Host."""
+        return web.json_response({"status": "ok"})
 
     async def state(self, _: web.Request) -> web.StreamResponse:
         """Counts, clock, quota in use, rules, faults, products and buyers."""
@@ -112,12 +127,15 @@ class Controls:
             sums = book.totals(by=names)
             answer["totals"] = [[*as_json(case), as_json(total)] for case, total in sums.items()]
         if request.query.get("records"):
-            answer["records"] = [record_figures(record) for record in book.records]
+            del answer["records"]
+            return await _streamed(request, answer, book.records, record_figures)
         return web.json_response(answer)
 
-    async def memory(self, _: web.Request) -> web.StreamResponse:
+    async def memory(self, request: web.Request) -> web.StreamResponse:
         """All that the book remembers, with its rules, for a Book in another process."""
-        return web.json_response(as_json(copy_of(self._world.book)))
+        copy = copy_of(self._world.book)
+        rest = {"rules": as_json(copy.rules), "memory": as_json(copy.memory)}
+        return await _streamed(request, rest, copy.records, as_json)
 
     async def calls(self, request: web.Request) -> web.StreamResponse:
         """The latest calls, oldest first; ?since=NUMBER leaves out that one and those before."""
@@ -146,125 +164,177 @@ class Controls:
 
     # What is ordered
 
-    def set_clock(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"now": ISO time}, {"advance": seconds}, {"speed": factor}, {"reset": true}; or some."""
+    def set_clock(
+        self,
+        *,
+        now: datetime | None = None,
+        advance: timedelta = timedelta(0),
+        speed: float | None = None,
+        reset: bool = False,
+    ) -> dict[str, Any]:
+        """Show the real time, run faster or slower, go on from a time, move; each or several."""
         clock = self._world.clock
-        _check_names(order, {"now", "advance", "speed", "reset"})
-        moment = datetime.fromisoformat(order["now"]) if "now" in order else None
-        if order.get("reset"):
+        before = clock.setting
+        try:
+            if reset:
+                clock.reset()
+            if speed is not None:
+                clock.run(speed)
+            if now is not None:
+                clock.set(now)
+            if advance:
+                clock.step(advance)
+        except BaseException:
             clock.reset()
-        if "speed" in order:
-            clock.run(float(order["speed"]))
-        if moment is not None:
-            clock.set(moment)
-        if "advance" in order:
-            clock.step(timedelta(seconds=float(order["advance"])))
+            clock.restore(before)
+            raise
         return {"now": clock.now().isoformat(), "speed": clock.speed}
 
-    def set_faults(self, order: dict[str, Any]) -> dict[str, Any]:
-        """
-        {"faults": [{"kind": "throttle", …}]} in place of those before; "add": true beside them.
-
-        {"remove": 0} takes away the one at that index.
-        """
-        _check_names(order, {"faults", "add", "remove"})
-        faults = self._world.faults
-        if "remove" in order:
-            faults.remove(int(order["remove"]))
-            return {"faults": len(faults.rules)}
-        rules = from_json(list[Fault], order["faults"])
-        if order.get("add"):
-            faults.add(*rules)
+    def set_faults(
+        self, *, faults: list[Fault] | None = None, add: bool = False, remove: int | None = None
+    ) -> dict[str, Any]:
+        """Let faults hit requests, in place of those before or beside them; or take one away."""
+        in_force = self._world.faults
+        if (faults is None) is (remove is None):
+            raise ValueError("expected faults, or the index of one to remove")
+        if remove is not None:
+            in_force.remove(remove)
+        elif add:
+            in_force.add(*faults or ())
         else:
-            faults.replace(*rules)
-        return {"faults": len(self._world.faults.rules)}
+            in_force.replace(*faults or ())
+        return {"faults": len(in_force.rules)}
 
-    def set_rules(self, order: dict[str, Any]) -> dict[str, Any]:
-        """The switches to change, times in seconds."""
-        self._world.change_rules(**order)
+    def set_rules(self, **changes: object) -> dict[str, Any]:
+        """Turn switches of Rules; times in seconds."""
+        self._world.change_rules(**changes)
         rules: dict[str, Any] = as_json(self._world.book.rules)
         return rules
 
-    def set_quota(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"calls_per_second": 10, "burst": 10}; null is none."""
-        _check_names(order, {"calls_per_second", "burst"})
-        rate = order["calls_per_second"]
-        burst = float(order.get("burst", 10))
-        self._world.set_quota(None if rate is None else float(rate), burst=burst)
+    def set_quota(self, *, calls_per_second: float | None, burst: float = 10.0) -> dict[str, Any]:
+        """Change the quota; null switches it off."""
+        self._world.set_quota(calls_per_second, burst=burst)
         return {"calls_per_second": self._world.calls_per_second}
 
-    def declare_product(self, order: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of Sandbox.declare_product."""
-        self._world.declare_product(**order)
+    def declare_product(
+        self,
+        *,
+        product_code: str,
+        dimensions: list[str] | None = None,
+        customers: dict[str, bool] | list[str] | None = None,
+        licenses: dict[str, str] | None = None,
+        public_key_version: int = 1,
+        title: str = "",
+        registration_url: str | None = None,
+        concurrent_agreements: bool = False,
+        seller: str | None = None,
+    ) -> dict[str, Any]:
+        """Declare a product, as Sandbox.declare_product does."""
+        self._world.declare_product(
+            product_code,
+            dimensions=dimensions or (),
+            customers=customers or (),
+            licenses=licenses,
+            public_key_version=public_key_version,
+            title=title,
+            registration_url=registration_url,
+            concurrent_agreements=concurrent_agreements,
+            seller=seller,
+        )
         return {"products": sorted(self._world.book.products)}
 
-    def set_buyer(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"product_code": …, "customer": …, "subscribed": true}, for buyers without agreement."""
-        self._world.set_subscribed(**order)
-        return order
+    def set_buyer(self, *, product_code: str, customer: str, subscribed: bool) -> dict[str, Any]:
+        """Let a buyer without an agreement subscribe, or cancel."""
+        self._world.set_subscribed(product_code, customer, subscribed=subscribed)
+        return {"product_code": product_code, "customer": customer, "subscribed": subscribed}
 
-    def rotate_key(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"product_code": …}."""
-        _check_names(order, {"product_code"})
-        return {"public_key_version": self._world.rotate_key(order["product_code"])}
+    def rotate_key(self, *, product_code: str) -> dict[str, Any]:
+        """Give a product its next key version."""
+        return {"public_key_version": self._world.rotate_key(product_code)}
 
-    def subscribe(self, order: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of Sandbox.subscribe, "free_trial" in seconds."""
-        for name in ("begins", "ends"):
-            if order.get(name) is not None:
-                order[name] = datetime.fromisoformat(order[name])
-        if order.get("free_trial") is not None:
-            order["free_trial"] = timedelta(seconds=float(order["free_trial"]))
-        return self._agreement(self._world.subscribe(**order).agreement_id)
+    def subscribe(
+        self,
+        *,
+        product_code: str,
+        customer_aws_account_id: str,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        begins: datetime | None = None,
+        ends: datetime | None = None,
+        free_trial: timedelta | None = None,
+    ) -> dict[str, Any]:
+        """Let a buyer subscribe, as Sandbox.subscribe does; free_trial in seconds."""
+        agreement = self._world.subscribe(
+            product_code,
+            customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            begins=begins,
+            ends=ends,
+            free_trial=free_trial,
+        )
+        return self._figures_of(agreement)
 
-    def cancel(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"agreement_id": …}."""
-        return self._agreement(self._world.cancel(order["agreement_id"]).agreement_id)
+    def cancel(self, *, agreement_id: str) -> dict[str, Any]:
+        """Let a buyer cancel: the closing hour begins."""
+        return self._figures_of(self._world.cancel(agreement_id))
 
-    def expire(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"agreement_id": …}."""
-        return self._agreement(self._world.expire(order["agreement_id"]).agreement_id)
+    def expire(self, *, agreement_id: str) -> dict[str, Any]:
+        """Let an agreement run out now."""
+        return self._figures_of(self._world.expire(agreement_id))
 
-    def _agreement(self, agreement_id: str) -> dict[str, Any]:
-        agreement = self._world.book.catalogue.agreements[agreement_id]
+    def _figures_of(self, agreement: Agreement) -> dict[str, Any]:
         closing = self._world.book.rules.closing
         return agreement_figures(agreement, self._world.clock.now(), closing)
 
-    def suspend(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"customer_aws_account_id": …}."""
-        self._world.suspend(str(order["customer_aws_account_id"]))
+    def suspend(self, *, customer_aws_account_id: str) -> dict[str, Any]:
+        """Let AWS suspend an account."""
+        self._world.suspend(customer_aws_account_id)
         return {"suspended": sorted(self._world.book.catalogue.suspended)}
 
-    def restore(self, order: dict[str, Any]) -> dict[str, Any]:
-        """{"customer_aws_account_id": …}."""
-        self._world.restore(str(order["customer_aws_account_id"]))
+    def restore(self, *, customer_aws_account_id: str) -> dict[str, Any]:
+        """Take a suspension back."""
+        self._world.restore(customer_aws_account_id)
         return {"suspended": sorted(self._world.book.catalogue.suspended)}
 
-    async def set_up_account(self, order: dict[str, Any]) -> dict[str, Any]:
+    async def set_up_account(self, *, agreement_id: str, post: bool = False) -> dict[str, Any]:
         """
-        {"agreement_id": …}: what the buyer's browser posts, and where to.
+        Return what the buyer's browser posts on "Set up your account", and where to.
 
-        With "post": true it is posted here and now, and the seller's answer shown as well.
+        With *post* it is posted here and now, and the seller's answer shown as well.
         """
-        _check_names(order, {"agreement_id", "post"})
-        form = self._world.set_up_account(order["agreement_id"])
+        form = self._world.set_up_account(agreement_id)
         answer: dict[str, Any] = {"url": form.url, "fields": form.fields}
-        if order.get("post"):
+        if post:
             answer["answer"] = as_json(await post_registration(form))
         return answer
 
-    def issue_token(self, order: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of Sandbox.issue_token."""
-        return {"token": self._world.issue_token(**_texts(order))}
+    def issue_token(
+        self,
+        *,
+        product_code: str,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        agreement_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Issue a registration token."""
+        buyer = {
+            "customer_aws_account_id": customer_aws_account_id,
+            "customer_identifier": customer_identifier,
+            "license_arn": license_arn,
+            "agreement_id": agreement_id,
+        }
+        known = {name: value for name, value in buyer.items() if value is not None}
+        return {"token": self._world.issue_token(product_code, **known)}
 
-    def reset(self, order: dict[str, Any]) -> dict[str, Any]:
+    def reset(self, *, everything: bool = False) -> dict[str, Any]:
         """
         Forget records, counts and faults; rules and quota are those the sandbox was made with.
 
-        {"everything": true}: products and buyers are forgotten as well, and the time is real.
+        With *everything*, products and buyers are forgotten as well, and the time is real.
         """
-        _check_names(order, {"everything"})
-        self._world.reset(everything=bool(order.get("everything")))
+        self._world.reset(everything=everything)
         return {"records": len(self._world.book)}
 
 
@@ -282,17 +352,24 @@ _GROUPS: Final = (
 )
 
 
-def _check_names(order: Mapping[str, Any], known: set[str]) -> None:
-    unknown = order.keys() - known
-    if unknown:
-        raise ValueError(f"expected {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
-
-
-def _texts(order: dict[str, Any]) -> dict[str, str]:
-    for name, value in order.items():
-        if not isinstance(value, str):
-            raise TypeError(f"{name}: expected a text, got {value!r}")
-    return order
+async def _streamed(
+    request: web.Request,
+    members: dict[str, Any],
+    records: Sequence[T],
+    figures: Callable[[T], Any],
+) -> web.StreamResponse:
+    """Answer with *members* and, piece by piece, records: there may be a million of them."""
+    headers = {"Content-Type": "application/json; charset=utf-8", **ANSWER_HEADERS}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    await response.write(encoded(members)[:-1] + b', "records": [')
+    for at in range(0, len(records), _PIECE):
+        piece = b",".join(encoded(figures(one)) for one in records[at : at + _PIECE])
+        await response.write(piece if at == 0 else b"," + piece)
+        await asyncio.sleep(0)
+    await response.write(b"]}")
+    await response.write_eof()
+    return response
 
 
 async def order_of(request: web.Request) -> dict[str, Any]:
@@ -309,8 +386,8 @@ async def order_of(request: web.Request) -> dict[str, Any]:
         body = await body_of(request)
         if len(body) > _LARGEST_ORDER:
             raise web.HTTPRequestEntityTooLarge(_LARGEST_ORDER, len(body))
-        order = json.loads(body)
-    except (ValueError, RecursionError):
+        order = decoded(body)
+    except ValueError:
         raise web.HTTPBadRequest(text="the body is no JSON\n") from None
     if not isinstance(order, dict):
         raise web.HTTPBadRequest(text="the body must be a JSON object\n")

@@ -1,14 +1,33 @@
 """Requests and responses as aiohttp has them: a body read within bounds, a response sent."""
 
 import asyncio
+import logging
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
+from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
 from marketplace_metering_async.sandbox.http.responses import ServiceResponse
 
+CONNECTIONS: Final = web.AppKey("connections", ConnectionLimit)
+"""Where an application keeps the limit of its connections."""
 LARGEST_BODY: Final = 16 * 2**20
 _SECONDS_TO_SEND: Final = 30.0
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Tell of a malformed request in a line: where it stands in our code helps nobody."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        why = error.message.partition("\n")[0]
+        record.msg, record.args, record.exc_info = "a malformed request: %s", (why,), None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
+
+
+request_logger: Final = logging.getLogger(__name__)
+request_logger.addFilter(_in_a_line)
 
 
 async def body_of(request: web.Request) -> bytes:
@@ -21,11 +40,15 @@ async def body_of(request: web.Request) -> bytes:
     """
     if request.content.is_eof():  # as most requests are: all there at once
         return await request.read()
+    connections = request.app[CONNECTIONS]
+    connections.owes(request.protocol)
     try:
         async with asyncio.timeout(_SECONDS_TO_SEND):
             return await request.read()
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text="the body came too slowly\n") from error
+    finally:
+        connections.heard(request.protocol)
 
 
 async def deliver(response: ServiceResponse, request: web.Request) -> web.StreamResponse:

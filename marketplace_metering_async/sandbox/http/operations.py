@@ -111,7 +111,7 @@ class Operations:
         context.size = 0 if body is None else len(body)
         if body is None or context.size >= _TOO_LARGE:
             text = f"the request is not smaller than {_TOO_LARGE} bytes"
-            raise Refusal("RequestEntityTooLargeException", text, 413)
+            raise Refusal("RequestEntityTooLargeException", text)
         _check_operation(request, operation)
         context.principal = principal = check(
             SignedRequest(request.headers, request.path, request.query, body),

@@ -90,7 +90,7 @@ async def apply_fault(
         case FaultKind.THROTTLE:
             raise Refusal("ThrottlingException", "Rate exceeded")
         case FaultKind.ERROR_500:
-            raise Refusal("InternalServiceErrorException", "an internal error occurred", 500)
+            raise Refusal("InternalServiceErrorException", "an internal error occurred")
         case FaultKind.REFUSE:
             remedy = "Remove the fault: it refuses whatever is sent."
             raise Refusal(fault.code, "refused on demand", fault.status, remedy=remedy)
@@ -112,7 +112,7 @@ async def _after(
     """Return what comes of the response to a request that was applied."""
     match fault.kind:
         case FaultKind.ERROR_500_AFTER:
-            raise Refusal("InternalServiceErrorException", "an internal error occurred", 500)
+            raise Refusal("InternalServiceErrorException", "an internal error occurred")
         case FaultKind.RESET_AFTER:
             return _RESET
         case FaultKind.GARBAGE:

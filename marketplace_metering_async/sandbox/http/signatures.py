@@ -67,7 +67,7 @@ def check(
     authorization = _authorization(request.headers.get("Authorization"))
     if authorization.service != _SERVICE:
         text = f"Credential should be scoped to correct service: '{_SERVICE}'"
-        raise Refusal("InvalidSignatureException", text, 403)
+        raise Refusal("InvalidSignatureException", text)
     date = request.headers.get("X-Amz-Date", "")
     signed_at = _instant(date)
     own_time = abs(signed_at - sandbox_now) <= _SKEW
@@ -76,14 +76,14 @@ def check(
     if key is None:
         if keys:
             text = "The security token included in the request is invalid"
-            raise Refusal("UnrecognizedClientException", text, 403)
+            raise Refusal("UnrecognizedClientException", text)
         return Principal(region=authorization.region, access_key_id=authorization.access_key_id)
     _check_token(request.headers.get("X-Amz-Security-Token"), key, now)
     if not hmac.compare_digest(
         _signature(request, authorization, date, key.secret), authorization.signature
     ):
         text = "The request signature we calculated does not match the signature you provided"
-        raise Refusal("InvalidSignatureException", text, 403)
+        raise Refusal("InvalidSignatureException", text)
     return Principal(
         region=authorization.region,
         access_key_id=authorization.access_key_id,
@@ -96,25 +96,25 @@ def check(
 
 def _authorization(header: str | None) -> _Authorization:
     if not header:
-        raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token", 403)
+        raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token")
     algorithm, _, rest = header.partition(" ")
     if algorithm != _ALGORITHM:
         text = f"Authorization header requires the algorithm {_ALGORITHM}"
-        raise Refusal("IncompleteSignatureException", text, 403)
+        raise Refusal("IncompleteSignatureException", text)
     parts = (part.strip().partition("=") for part in rest.split(","))
     found = {name: value for name, _, value in parts}
     for name in _PARTS:
         if not found.get(name):
             text = f"Authorization header requires '{name}' parameter"
-            raise Refusal("IncompleteSignatureException", text, 403)
+            raise Refusal("IncompleteSignatureException", text)
     scope = found["Credential"].rsplit("/", 4)
     if len(scope) != 5 or scope[4] != "aws4_request" or not all(scope):
         text = "Credential must have an access key, date, region, service and 'aws4_request'"
-        raise Refusal("IncompleteSignatureException", text, 403)
+        raise Refusal("IncompleteSignatureException", text)
     for name in _SIGNED:
         if name not in found["SignedHeaders"].split(";"):
             text = f"'{name}' must be a 'SignedHeader' in the AWS Authorization"
-            raise Refusal("InvalidSignatureException", text, 403)
+            raise Refusal("InvalidSignatureException", text)
     access_key_id, day, region, service, _ = scope
     return _Authorization(
         access_key_id, day, region, service, found["SignedHeaders"], found["Signature"]
@@ -124,13 +124,13 @@ def _authorization(header: str | None) -> _Authorization:
 def _check_date(date: str, signed_at: datetime, day: str, now: datetime) -> None:
     if not date.startswith(day):
         text = "Date in Credential scope does not match YYYYMMDD from X-Amz-Date"
-        raise Refusal("InvalidSignatureException", text, 403)
+        raise Refusal("InvalidSignatureException", text)
     if signed_at < now - _SKEW:
         text = f"Signature expired: {date} is now earlier than {_stamp(now - _SKEW)}"
-        raise Refusal("InvalidSignatureException", f"{text} ({_stamp(now)} - 5 min.)", 403)
+        raise Refusal("InvalidSignatureException", f"{text} ({_stamp(now)} - 5 min.)")
     if signed_at > now + _SKEW:
         text = f"Signature not yet current: {date} is still later than {_stamp(now + _SKEW)}"
-        raise Refusal("InvalidSignatureException", f"{text} ({_stamp(now)} + 5 min.)", 403)
+        raise Refusal("InvalidSignatureException", f"{text} ({_stamp(now)} + 5 min.)")
 
 
 def _instant(date: str) -> datetime:
@@ -143,7 +143,7 @@ def _instant(date: str) -> datetime:
         except ValueError:
             pass
     text = "X-Amz-Date must be there, as YYYYMMDDTHHMMSSZ"
-    raise Refusal("IncompleteSignatureException", text, 403)
+    raise Refusal("IncompleteSignatureException", text)
 
 
 def _stamp(moment: datetime) -> str:
@@ -157,7 +157,7 @@ def _check_token(token: str | None, key: AccessKey, now: datetime) -> None:
     if token != key.session_token:
         text = "The security token included in the request is invalid"
         remedy = "Send the session token that belongs to the access key; none where it has none."
-        raise Refusal("UnrecognizedClientException", text, 403, remedy=remedy)
+        raise Refusal("UnrecognizedClientException", text, remedy=remedy)
 
 
 def _signature(

@@ -81,7 +81,7 @@ class Page:
         time = asyncio.get_running_loop().time
         began = time()
         search = query.get("search", "")[:_LONGEST_SEARCH]
-        figures = self._view.figures(by=by, search=search, monotonic=began)
+        figures = await self._view.figures(by=by, search=search, monotonic=began)
         figures["took"] = round(time() - began, 6)
         return web.json_response(figures, headers=ANSWER_HEADERS)
 

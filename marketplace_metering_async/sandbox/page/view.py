@@ -5,6 +5,7 @@ Everything is bounded, whatever the size of the book: the page is for eyes.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from marketplace_metering_async.sandbox.as_json import as_json
@@ -17,10 +18,14 @@ from marketplace_metering_async.sandbox.figures import (
 )
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
+from marketplace_metering_async.sandbox.page.rule_choices import rule_choices
 from marketplace_metering_async.sandbox.page.sums import COLUMNS, SumRow, TableSums
+from marketplace_metering_async.sandbox.sdks import SDKS
 from marketplace_metering_async.sandbox.world import World
 
 _MOST_ROWS: Final = 200
+_MOST_UNITS: Final = 12
+_MOST_REFUSALS: Final = 30
 _MOST_CALLS: Final = 40
 _MOST_BUCKETS: Final = 12
 _HOURS: Final = 24
@@ -49,9 +54,9 @@ class View:
         self._sums = TableSums()
         self.products = ProductsView(world)
 
-    def figures(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
+    async def figures(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
         """
-        Return all that the page shows.
+        Return all that the page shows; the event loop has its turns meanwhile.
 
         Args:
             by: Some of COLUMNS, to break the usage down by.
@@ -59,20 +64,31 @@ class View:
             monotonic: The event loop's time, which the quotas go by.
         """
         world = self._world
-        self._sums.follow(world.book)
+        change = world.changes.count
+        await self._sums.follow(world.book)
+        usage = await self._usage(by, search)
         return {
-            "change": world.changes.count,
+            "change": change,
             "url": self._entrance.url,
             "clock": self._clock(),
             "totals": self._totals(),
-            "usage": self._usage(by, search),
-            "hours": self._hours(),
+            "usage": usage,
+            "units": self._units(),
             "calls": self._calls(),
             "refusals": self._refusals(),
             "quota": self._quota(monotonic),
             "faults": self._faults(),
+            "rules": rule_choices(world.book.rules),
             "products": self.products.figures(),
             "environment": self._entrance.instructions(),
+            "sdks": [
+                {
+                    "name": sdk.name,
+                    "by_environment": sdk.by_environment,
+                    "in_code": sdk.in_code_at(self._entrance.url),
+                }
+                for sdk in SDKS
+            ],
         }
 
     def call(self, number: int) -> dict[str, Any] | None:
@@ -89,7 +105,6 @@ class View:
         refused = sum(world.refusals.values())
         throttled = world.refusals[_THROTTLED]
         return {
-            "quantity": as_json(self._sums.quantity),
             "records": len(self._sums),
             "calls": sum(world.calls.values()),
             "refused": refused - throttled,
@@ -99,20 +114,22 @@ class View:
             "regions": sorted(self._sums.regions),
         }
 
-    def _usage(self, by: Sequence[str], search: str) -> dict[str, Any]:
-        rows, count = self._sums.rows(by, search, _MOST_ROWS)
+    async def _usage(self, by: Sequence[str], search: str) -> dict[str, Any]:
+        rows, count = await self._sums.rows(by, search, _MOST_ROWS)
         return {"by": list(by), "count": count, "rows": [_row(by, row) for row in rows]}
 
-    def _hours(self) -> list[dict[str, Any]]:
-        hours = self._sums.hours(self._world.clock.now(), _HOURS)
-        return [{"hour": hour.isoformat(), "quantities": as_json(sums)} for hour, sums in hours]
+    def _units(self) -> dict[str, Any]:
+        hours = self._sums.latest_hours(self._world.clock.now(), _HOURS)
+        units, count = self._sums.units(hours, _MOST_UNITS)
+        return {"hours": as_json(hours), "count": count, "units": as_json(units)}
 
     def _calls(self) -> list[dict[str, Any]]:
         latest = list(self._world.history)[-_MOST_CALLS:]
         return [_summary(call) for call in reversed(latest)]
 
     def _refusals(self) -> list[dict[str, Any]]:
-        return [{"code": code, **figures} for code, figures in refusal_figures(self._world).items()]
+        found = islice(refusal_figures(self._world).items(), _MOST_REFUSALS)
+        return [{"code": code, **figures} for code, figures in found]
 
     def _quota(self, monotonic: float) -> dict[str, Any]:
         return {

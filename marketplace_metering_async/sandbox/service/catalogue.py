@@ -7,17 +7,21 @@ from urllib.parse import urlsplit
 
 import attrs
 from attrs import Factory, define, field
+from attrs.validators import deep_mapping, ge, instance_of, optional
 
-from marketplace_metering_async.sandbox.service.agreements import Agreement
+from marketplace_metering_async.sandbox.service.agreements import Agreement, whole_second
 from marketplace_metering_async.sandbox.service.rules import texts
 
 _LICENSE: Final = "arn:aws:license-manager::{seller}:license:l-{number}"
 _SANDBOX_ACCOUNT: Final = "000000000000"
 
 
-def _web_address(_: object, __: object, value: str | None) -> None:
-    if value is not None and (urlsplit(value).scheme not in ("http", "https")):
+def _web_address(_: object, __: object, value: str) -> None:
+    if urlsplit(value).scheme not in ("http", "https"):
         raise ValueError(f"registration_url: expected http:// or https://, got {value!r}")
+
+
+_TEXT: Final = instance_of(str)
 
 
 @define(kw_only=True)
@@ -39,14 +43,16 @@ class Product:
     """
 
     dimensions: frozenset[str] = field(default=frozenset(), converter=texts)
-    customers: dict[str, bool] = Factory(dict)
-    licenses: dict[str, str] = Factory(dict)
-    public_key_version: int = 1
+    customers: dict[str, bool] = field(
+        factory=dict, validator=deep_mapping(_TEXT, instance_of(bool))
+    )
+    licenses: dict[str, str] = field(factory=dict, validator=deep_mapping(_TEXT, _TEXT))
+    public_key_version: int = field(default=1, validator=[instance_of(int), ge(1)])
     key_rotated: datetime | None = None
-    title: str = ""
-    registration_url: str | None = field(default=None, validator=_web_address)
-    concurrent_agreements: bool = False
-    seller: str | None = None
+    title: str = field(default="", validator=_TEXT)
+    registration_url: str | None = field(default=None, validator=optional([_TEXT, _web_address]))
+    concurrent_agreements: bool = field(default=False, validator=instance_of(bool))
+    seller: str | None = field(default=None, validator=optional(_TEXT))
 
 
 @define
@@ -111,7 +117,7 @@ class Catalogue:
             license_arn=license_arn,
             begins=begins,
             ends=ends,
-            free_until=None if free_trial is None else begins + free_trial,
+            free_until=None if free_trial is None else whole_second(begins) + free_trial,
         )
         self.add(agreement)
         return agreement

@@ -99,7 +99,7 @@ def _subscription_under(
     if not taking:
         return NOT_SUBSCRIBED
     for agreement in reversed(taking):
-        if agreement.covers(usage.timestamp, from_hour=rules.begins_from == "hour"):
+        if agreement.covers(usage.timestamp, rules):
             return Subscription(subscribed=True, free=agreement.is_free(usage.timestamp))
     return _outside(usage, rules, "TimestampOutOfBoundsException")
 
@@ -141,6 +141,6 @@ def subscription_by_license(
         return SUBSCRIBED if subscribed else NOT_SUBSCRIBED
     if agreement.state(now, rules.closing) is AgreementState.ENDED:
         return NOT_SUBSCRIBED
-    if agreement.covers(usage.timestamp, from_hour=rules.begins_from == "hour"):
+    if agreement.covers(usage.timestamp, rules):
         return Subscription(subscribed=True, free=agreement.is_free(usage.timestamp))
     return _outside(usage, rules, "InvalidLicenseException")

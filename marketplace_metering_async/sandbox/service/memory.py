@@ -1,10 +1,13 @@
 """What a book remembers, as values: for a state file, and for a copy in another process."""
 
 from collections import Counter
+from itertools import islice
 from typing import Any
 
-from attrs import frozen
+import attrs
+from attrs import Factory, frozen
 
+from marketplace_metering_async.sandbox.as_json import as_json
 from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.catalogue import Product
@@ -18,12 +21,15 @@ Entry = tuple[Key, Metered]
 @frozen(kw_only=True)
 class Memory:
     """
-    What a book remembers beside its records and rules.
+    What a book remembers beside its rules, or what of it is new.
 
     Attributes:
+        records: With their keys, in the order in which they came.
         products: By product code.
-        agreements: In the order in which they were made.
-        suspended: Accounts that AWS has suspended.
+        buyers: By product code: customers without agreement to whether they are subscribed, where
+            that has changed since the product was declared.
+        agreements: In the order in which they were made, or ended.
+        suspended: Accounts to whether AWS has suspended them.
         tokens: Registration tokens, oldest first.
         taken_keys: Keys that were used up without a record.
         client_tokens: Access key, region and ClientToken; the request they came with; its record.
@@ -31,74 +37,143 @@ class Memory:
         statuses: How often BatchMeterUsage answered with each status.
     """
 
-    products: dict[str, Product]
-    agreements: tuple[Agreement, ...]
-    suspended: frozenset[str]
-    tokens: tuple[RegistrationToken, ...]
-    taken_keys: frozenset[Key]
-    client_tokens: tuple[tuple[tuple[str, str, str], dict[str, Any], str], ...]
-    registered: frozenset[tuple[str, str]]
-    statuses: dict[str, int]
+    records: tuple[Entry, ...] = ()
+    products: dict[str, Product] = Factory(dict)
+    buyers: dict[str, dict[str, bool]] = Factory(dict)
+    agreements: tuple[Agreement, ...] = ()
+    suspended: dict[str, bool] = Factory(dict)
+    tokens: tuple[RegistrationToken, ...] = ()
+    taken_keys: frozenset[Key] = frozenset()
+    client_tokens: tuple[tuple[tuple[str, str, str], dict[str, Any], str], ...] = ()
+    registered: frozenset[tuple[str, str]] = frozenset()
+    statuses: dict[str, int] = Factory(dict)
 
 
 @frozen(kw_only=True)
 class Copy:
-    """A whole book: its rules, its records with their keys, and the rest."""
+    """A whole book: its rules, its records, which may be many, and the rest of its memory."""
 
     rules: Rules
-    records: tuple[Entry, ...]
     memory: Memory
+    records: tuple[Entry, ...]
 
 
-def memory_of(book: Book) -> Memory:
-    """Return what *book* remembers beside its records and rules."""
-    catalogue, workloads = book.catalogue, book.workloads
-    return Memory(
-        products=dict(catalogue.products),
-        agreements=tuple(catalogue.agreements.values()),
-        suspended=frozenset(catalogue.suspended),
-        tokens=tuple(book.tokens),
-        taken_keys=frozenset(book.metered.taken_keys),
-        client_tokens=tuple((whose, *kept) for whose, kept in workloads.client_tokens.items()),
-        registered=frozenset(workloads.registered),
-        statuses=dict(book.statuses),
-    )
+class News:
+    """Says of one book what it remembers now and did not when it was asked before."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._generation = book.metered.generation
+        self._records = self._client_tokens = 0
+        self._products: dict[str, tuple[Any, dict[str, bool]]] = {}
+        self._agreements: dict[str, Agreement] = {}
+        self._tokens: dict[str, RegistrationToken] = {}
+        self._suspended: set[str] = set()
+        self._taken_keys: set[Key] = set()
+        self._registered: set[tuple[str, str]] = set()
+        self._statuses: dict[str, int] = {}
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the book has forgotten something that was news before."""
+        return self._generation != self._book.metered.generation or bool(
+            self._products.keys() - self._book.products.keys()
+        )
+
+    def take(self) -> Memory:
+        """Return what is new."""
+        book, catalogue, workloads = self._book, self._book.catalogue, self._book.workloads
+        records = book.metered.entries(self._records)
+        self._records += len(records)
+        client_tokens = tuple(
+            (whose, *kept)
+            for whose, kept in islice(workloads.client_tokens.items(), self._client_tokens, None)
+        )
+        self._client_tokens += len(client_tokens)
+        products, buyers = self._take_products()
+        suspended = {
+            account: account in catalogue.suspended
+            for account in sorted(self._suspended ^ catalogue.suspended)
+        }
+        self._suspended = set(catalogue.suspended)
+        taken_keys = book.metered.taken_keys - self._taken_keys
+        self._taken_keys |= taken_keys
+        registered = workloads.registered - self._registered
+        self._registered |= registered
+        statuses = dict(book.statuses) if book.statuses != self._statuses else {}
+        self._statuses = dict(book.statuses)
+        return Memory(
+            records=tuple(records),
+            products=products,
+            buyers=buyers,
+            agreements=_changed(self._agreements, catalogue.agreements),
+            suspended=suspended,
+            tokens=_changed(self._tokens, {token.token: token for token in book.tokens}),
+            taken_keys=frozenset(taken_keys),
+            client_tokens=client_tokens,
+            registered=frozenset(registered),
+            statuses=statuses,
+        )
+
+    def _take_products(self) -> tuple[dict[str, Product], dict[str, dict[str, bool]]]:
+        """Return products that are new or changed, and of others the buyers that have changed."""
+        products, buyers = {}, {}
+        for code, product in self._book.products.items():
+            plain = as_json(attrs.evolve(product, customers={}))
+            before, customers = self._products.get(code, (None, {}))
+            if plain != before or customers.keys() - product.customers.keys():
+                products[code] = product
+            elif customers != product.customers:
+                changed = product.customers.items() - customers.items()
+                buyers[code] = dict(sorted(changed))
+            else:
+                continue
+            self._products[code] = (plain, dict(product.customers))
+        return products, buyers
+
+
+def _changed(known: dict[str, Any], now: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the values of *now* that are not those of *known*, which has them then."""
+    changed = {name: value for name, value in now.items() if known.get(name) is not value}
+    known.update(changed)
+    return tuple(changed.values())
 
 
 def remember(book: Book, memory: Memory) -> None:
-    """Let *book* remember *memory*, in place of what it remembered beside records and rules."""
-    book.catalogue.clear()
+    """Let *book* remember *memory* as well; of a key that came again, the later record counts."""
+    for key, metered in memory.records:
+        book.metered.forget_key(key)
+        book.metered.add(key, metered)
     book.catalogue.products.update(memory.products)
+    for product_code, customers in memory.buyers.items():
+        book.catalogue.products[product_code].customers.update(customers)
     for agreement in memory.agreements:
         book.catalogue.add(agreement)
-    book.catalogue.suspended.update(memory.suspended)
-    book.tokens.clear()
+    for account, suspended in memory.suspended.items():
+        if suspended:
+            book.catalogue.suspended.add(account)
+        else:
+            book.catalogue.suspended.discard(account)
     for token in memory.tokens:
         book.tokens.add(token)
-    for key in memory.taken_keys:
-        book.metered.take_key(key)
-    book.workloads.clear()
+    for taken_key in memory.taken_keys:
+        book.metered.take_key(taken_key)
     for whose, request, record_id in memory.client_tokens:
         book.workloads.client_tokens[whose] = (request, record_id)
     book.workloads.registered.update(memory.registered)
-    book.statuses = Counter(memory.statuses)
-
-
-def remember_records(book: Book, entries: tuple[Entry, ...]) -> None:
-    """Put records on file; of a key that came again, because it was forgotten, the later counts."""
-    for key, metered in entries:
-        book.metered.forget_key(key)
-        book.metered.add(key, metered)
+    if memory.statuses:
+        book.statuses = Counter(memory.statuses)
 
 
 def copy_of(book: Book) -> Copy:
     """Return all that *book* remembers, and its rules."""
-    return Copy(rules=book.rules, records=tuple(book.metered.entries()), memory=memory_of(book))
+    memory = News(book).take()
+    rest = attrs.evolve(memory, records=())
+    return Copy(rules=book.rules, memory=rest, records=memory.records)
 
 
 def book_of(copy: Copy) -> Book:
     """Return a book that remembers what `copy_of()` has said of another one."""
     book = Book(rules=copy.rules)
-    remember_records(book, copy.records)
-    remember(book, copy.memory)
+    remember(book, attrs.evolve(copy.memory, records=copy.records))
     return book

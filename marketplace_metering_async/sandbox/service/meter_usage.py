@@ -45,7 +45,7 @@ class MeterUsage(Workload):
             decimal=None if given is None else request.get("UsageQuantityAsDecimal") is not None,
         )
         token = self._token_of(request)
-        self.check_place("InvalidEndpointRegionException")
+        self._check_region()
         product = self.product(product_code)
         if product is not None:
             check_dimension(product, dimension, "UsageDimension")
@@ -60,7 +60,7 @@ class MeterUsage(Workload):
         if self._is_dry(request):
             if self.rules.dry_run == "success":
                 return {}
-            raise Refusal("DryRunOperation", "the request would have succeeded", 412)
+            raise Refusal("DryRunOperation", "the request would have succeeded")
         known = self._known_answer(token, request)
         if known is not None:
             return {"MeteringRecordId": known}
@@ -83,6 +83,16 @@ class MeterUsage(Workload):
             plain = _parameters(request)
             self.memory.client_tokens[self._token_key(token)] = (plain, record_id)
         return {"MeteringRecordId": record_id}
+
+    def _check_region(self) -> None:
+        """Refuse where nothing is metered: the service's model has one error for all of it."""
+        code, platform = "InvalidEndpointRegionException", self.principal.platform
+        self.check_offered(code, in_government=platform in (None, "ec2"))
+        eks = self.rules.eks_regions
+        if platform == "eks" and eks and self.principal.region not in eks:
+            remedy = f"MeterUsage takes usage of Amazon EKS in {', '.join(sorted(eks))}."
+            raise Refusal(code, "pods are not metered in this region", remedy=remedy)
+        self.check_place(code)
 
     def _token_of(self, request: Mapping[str, Any]) -> str | None:
         if request.get("ClientToken") is not None:
@@ -114,8 +124,10 @@ class MeterUsage(Workload):
 
     def _take(self, metered: Metered, token: str | None) -> str:
         """Put usage on file; on AgentCore each token is usage of its own, elsewhere each hour."""
-        by_token = self.principal.platform == "agentcore"
-        unit = f"token {token}" if by_token else metered.hour.timestamp() // 3600
+        seconds = metered.timestamp.timestamp()
+        unit: float | str = seconds // 3600 if self.rules.key_by == "hour" else seconds
+        if self.principal.platform == "agentcore":
+            unit = f"token {token}"
         key: Key = (
             metered.region,
             metered.product_code,

@@ -110,6 +110,10 @@ class MeteredRecords:
         """Return keys and records in the order in which they came, without the first *since*."""
         return list(zip(self._keys[since:], self._records[since:], strict=True))
 
+    def records(self, since: int, most: int) -> list[Metered]:
+        """Return up to *most* records, in the order in which they came, after the first *since*."""
+        return self._records[since : since + most]
+
     def first(self, key: Key) -> Metered | None:
         """Return what is on file under *key*."""
         return self._by_key.get(key)

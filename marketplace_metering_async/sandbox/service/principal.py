@@ -75,4 +75,4 @@ class Principal:
             return
         text = f"The caller is not authorized to perform: aws-marketplace:{operation}"
         dry = operation == "MeterUsage" and request.get("DryRun") is True
-        raise Refusal("UnauthorizedException" if dry else "AccessDeniedException", text, 403)
+        raise Refusal("UnauthorizedException" if dry else "AccessDeniedException", text)

@@ -27,16 +27,21 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the 
         code: The service's error code.
         message: The rule that was broken, as in the answer; it names no customer and no license,
             since clients put it into their logs.
-        status: The HTTP status.
+        status: The HTTP status; by default the one that goes with the code.
         remedy: What a person can do about it; never sent.
     """
 
     def __init__(
-        self, code: str, message: str = "", status: int = 400, *, remedy: str | None = None
+        self,
+        code: str,
+        message: str = "",
+        status: int | None = None,
+        *,
+        remedy: str | None = None,
     ) -> None:
         self.code = code
         self.message = message
-        self.status = status
+        self.status = _STATUSES.get(code, 400) if status is None else status
         self.remedy = REMEDIES.get(code, "") if remedy is None else remedy
         super().__init__(code, message)
 
@@ -58,6 +63,22 @@ def unreadable(path: str, expected: str) -> Refusal:
     """Return the refusal of a member that has another type than the service's model says."""
     return Refusal("SerializationException", f"{path}: expected {expected}")
 
+
+_STATUSES: Final = {
+    "AccessDeniedException": 403,
+    "DryRunOperation": 412,
+    "IncompleteSignatureException": 403,
+    "InternalFailure": 500,
+    "InternalServiceErrorException": 500,
+    "InvalidSignatureException": 403,
+    "MissingAuthenticationTokenException": 403,
+    "RequestEntityTooLargeException": 413,
+    "ServiceUnavailable": 503,
+    "ServiceUnavailableException": 503,
+    "UnauthorizedException": 403,
+    "UnrecognizedClientException": 403,
+}
+"""Where it is not 400. ExpiredTokenException has two: 400 of a registration, 403 of credentials."""
 
 REMEDIES: Final[dict[str, str]] = {
     "AccessDeniedException": "Let the credentials call aws-marketplace:<operation>.",

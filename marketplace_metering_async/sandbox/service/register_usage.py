@@ -53,6 +53,7 @@ class RegisterUsage(Workload):
             text = "Member must have value greater than or equal to 1"
             raise invalid("publicKeyVersion", text)
         nonce = optional_text_of(request, "Nonce", 255)
+        self.check_offered("DisabledApiException", in_government=False)
         self.check_place("InvalidRegionException")
         product = self.product(product_code)
         rotated = _rotation_of(product, version)

@@ -2,7 +2,8 @@
 What the service's pages leave open, as switches.
 
 Each default is the reading that is worse for clients, except where the service's model is plain
-and only its prose says otherwise.
+and only its prose says otherwise, and where no seller who follows the guides could meter: the first
+and the last hour of an agreement, and a dry run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import ge, in_, instance_of
+from attrs.validators import ge, in_, instance_of, le
 
 REGIONS: Final = frozenset(
     [
@@ -48,14 +49,49 @@ REGIONS: Final = frozenset(
 )
 """Where BatchMeterUsage and ResolveCustomer are offered (Metering Region support, Nov 2026)."""
 
+GOVERNMENT: Final = frozenset(["us-gov-east-1", "us-gov-west-1"])
+"""Where software of AMIs is metered as well, and no container (the same page)."""
+
+WORKLOAD_REGIONS: Final = REGIONS - {"cn-northwest-1"} | GOVERNMENT
+"""Where MeterUsage is offered (the same page)."""
+
+EKS_REGIONS: Final = frozenset(
+    [
+        "ap-east-1",
+        "ap-northeast-1",
+        "ap-northeast-2",
+        "ap-south-1",
+        "ap-southeast-1",
+        "ap-southeast-2",
+        "ca-central-1",
+        "eu-central-1",
+        "eu-north-1",
+        "eu-west-1",
+        "eu-west-2",
+        "eu-west-3",
+        "sa-east-1",
+        "us-east-1",
+        "us-east-2",
+        "us-west-1",
+        "us-west-2",
+    ]
+)
+"""Where MeterUsage takes usage of pods of Amazon EKS (the service's model, Nov 2026)."""
+
+
+_LONGEST: Final = timedelta(days=36_500)
+
 
 def _duration(value: timedelta | float) -> timedelta:
+    if isinstance(value, bool):
+        raise TypeError(f"expected a time in seconds, got {value!r}")
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
 
 
 def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field says which
     default = timedelta(hours=hours)
-    return field(default=default, converter=_duration, validator=ge(timedelta(0)))
+    between = [ge(timedelta(0)), le(_LONGEST)]
+    return field(default=default, converter=_duration, validator=between)
 
 
 def texts(values: Iterable[str]) -> frozenset[str]:
@@ -66,7 +102,7 @@ def texts(values: Iterable[str]) -> frozenset[str]:
     return found
 
 
-def _switch(*readings: str) -> Any:  # noqa: ANN401 - the annotation at the field says which
+def _switch(*readings: str | int) -> Any:  # noqa: ANN401 - the annotation at the field says which
     return field(default=readings[0], validator=in_(readings))
 
 
@@ -95,11 +131,13 @@ class Rules:
         future: How far ahead of the service's clock a timestamp may be.
         workload_age: Up to which age MeterUsage takes usage.
         closing: How long after the end of an agreement its usage is taken.
+        ends_at: Whether an agreement covers usage until its closing time is over, as a seller needs
+            it that stamps usage with the time of sending, or what was used until its end only.
         outside_agreement: What a record gets whose time is before or after its agreement: the
             request is refused, the record is not subscribed, or it is taken. (Outside a license's
             time, "refuse" is InvalidLicenseException, which is documented.)
-        begins_from: Whether an agreement covers usage from its begin on, or from the start of the
-            hour that it begins in.
+        begins_from: Whether an agreement covers usage from the start of the hour that it begins
+            in, since usage is stamped with the start of its hour, or from its begin on.
         unknown_members: Whether a member that the service's model does not have refuses the
             request or is ignored.
         unknown_customer: Whether an unknown customer refuses the request or is not subscribed.
@@ -122,6 +160,9 @@ class Rules:
             reference names and the service's model does not have.
         idempotency_conflict_status: 400 by the API reference, 409 by the JavaScript SDK.
         regions: Where BatchMeterUsage and ResolveCustomer are offered; empty: everywhere.
+        workload_regions: Where MeterUsage and RegisterUsage are offered; empty: everywhere. In
+            GovCloud no container is metered.
+        eks_regions: Where MeterUsage is offered to pods of Amazon EKS; empty: everywhere.
     """
 
     identical_resend: Literal["duplicate", "success"] = _switch("duplicate", "success")
@@ -139,7 +180,8 @@ class Rules:
     workload_age: timedelta = _hours(6)
     closing: timedelta = _hours(1)
     outside_agreement: Literal["refuse", "status", "take"] = _switch("refuse", "status", "take")
-    begins_from: Literal["instant", "hour"] = _switch("instant", "hour")
+    begins_from: Literal["hour", "instant"] = _switch("hour", "instant")
+    ends_at: Literal["closing", "instant"] = _switch("closing", "instant")
     unknown_members: Literal["refuse", "ignore"] = _switch("refuse", "ignore")
     unknown_customer: Literal["refuse", "status"] = _switch("refuse", "status")
     repeated_key: Literal["refuse", "duplicate"] = _switch("refuse", "duplicate")
@@ -154,8 +196,10 @@ class Rules:
     token_life: timedelta = _hours(4)
     token_use: Literal["many", "once"] = _switch("many", "once")
     dry_run: Literal["success", "error"] = _switch("success", "error")
-    idempotency_conflict_status: int = field(default=400, validator=in_((400, 409)))
+    idempotency_conflict_status: Literal[400, 409] = _switch(400, 409)
     regions: frozenset[str] = field(default=REGIONS, converter=texts)
+    workload_regions: frozenset[str] = field(default=WORKLOAD_REGIONS, converter=texts)
+    eks_regions: frozenset[str] = field(default=EKS_REGIONS, converter=texts)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """

@@ -1,7 +1,7 @@
 """What MeterUsage and RegisterUsage check alike: software that runs in the buyer's account."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from attrs import Factory, define, frozen
 
@@ -11,7 +11,9 @@ from marketplace_metering_async.sandbox.service.entitlement import product_named
 from marketplace_metering_async.sandbox.service.metered import MeteredRecords
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
-from marketplace_metering_async.sandbox.service.rules import Rules
+from marketplace_metering_async.sandbox.service.rules import GOVERNMENT, Rules
+
+_OFFERED: Final = "Use a region where the operation is offered, such as us-east-1."
 
 
 @define
@@ -54,6 +56,12 @@ class Workload:
     rules: Rules
     now: datetime
     principal: Principal
+
+    def check_offered(self, code: str, *, in_government: bool) -> None:
+        """Refuse, with *code*, where the operation is not offered; *in_government*: in GovCloud."""
+        region, offered = self.principal.region, self.rules.workload_regions
+        if offered and (region not in offered or (region in GOVERNMENT and not in_government)):
+            raise Refusal(code, "the operation is not offered in this region", remedy=_OFFERED)
 
     def check_place(self, code: str) -> None:
         """Refuse, with *code*, a workload that runs in another region than it calls."""

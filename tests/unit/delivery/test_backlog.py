@@ -20,7 +20,7 @@ from support.strategies import NOON, recent, records
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
-from marketplace_metering_async.delivery.chunks import (
+from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,
     Chunk,

@@ -13,8 +13,8 @@ from support.virtual import START
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import decisions
-from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.decisions import Decision, Scope
+from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.error_kinds import ErrorKind, classify, may_have_been_applied
 from marketplace_metering_async.errors import (
     InvalidResponseError,
@@ -196,7 +196,7 @@ def test_what_never_left_is_no_attempt(
     history = evolve(BEFORE, doubt=doubt)
 
     decision = decisions.on_error(
-        chunk_of(usage(2), [history] * 2), error, MOMENT, POLICY, left=False, service_time=0.0
+        chunk_of(usage(2), [history] * 2), error, MOMENT, POLICY, sent=False, service_time=0.0
     )
 
     status = S.UNCONFIRMED if doubt else S.UNPROCESSED
@@ -488,7 +488,7 @@ def test_a_bug_ends_the_records_that_it_touched(left: bool, doubt: bool) -> None
     cause = KeyError("a secret")
     chunk = chunk_of(usage(2), [evolve(BEFORE, doubt=doubt)] * 2)
 
-    decision = decisions.on_bug(chunk, cause, left=left)
+    decision = decisions.on_bug(chunk, cause, sent=left)
 
     assert isinstance(decision.error, UnexpectedError)
     assert cause is decision.error.__cause__
@@ -659,12 +659,12 @@ def calls(draw: st.DrawFn) -> tuple[Chunk, Decision, bool, bool]:
         decision = decisions.on_reply(chunk, reply_of(words), "now", MOMENT, policy)
         return chunk, decision, left, False
     if kind == "bug":
-        return chunk, decisions.on_bug(chunk, KeyError(), left=left), left, left
+        return chunk, decisions.on_bug(chunk, KeyError(), sent=left), left, left
     _, error, _ = draw(st.sampled_from(TABLE))
     if kind == "repaired":
         return chunk, decisions.on_repaired(chunk, error, MOMENT), left, False
     time = draw(st.none() | st.just(NOW))
-    decision = decisions.on_error(chunk, error, MOMENT, policy, left=left, service_time=time)
+    decision = decisions.on_error(chunk, error, MOMENT, policy, sent=left, service_time=time)
     return chunk, decision, left, left and may_have_been_applied(error)
 
 

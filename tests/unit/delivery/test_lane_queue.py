@@ -13,8 +13,8 @@ from support.memory import usage
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.delivery.chunks import NO_ATTEMPTS, AttemptHistory, PendingRecord
 from marketplace_metering_async.delivery.lane_queue import LaneQueue, Minutes
+from marketplace_metering_async.delivery.model import NO_ATTEMPTS, AttemptHistory, PendingRecord
 from marketplace_metering_async.records import UsageRecord
 
 ROOM = limits.REQUEST_BYTES - 1 - wire.batch_overhead("product")

@@ -9,7 +9,7 @@ from support.memory import usage
 
 from marketplace_metering_async.clock import ANY_TIME, ClockBounds
 from marketplace_metering_async.delivery.backlog import deadline
-from marketplace_metering_async.delivery.chunks import AttemptHistory, PendingRecord
+from marketplace_metering_async.delivery.model import AttemptHistory, PendingRecord
 from marketplace_metering_async.delivery.refusals import SimilarRefusals
 from marketplace_metering_async.delivery.screening import screen
 from marketplace_metering_async.errors import (

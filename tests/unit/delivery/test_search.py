@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.chunks import chunk_of
 from support.memory import usage
 
-from marketplace_metering_async.delivery.chunks import AttemptHistory, Chunk, PendingRecord
+from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.records import UsageRecord

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support.chunks import PRODUCT, chunk_of
 from support.memory import usage
 
-from marketplace_metering_async.delivery.chunks import Chunk, Lane
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
+from marketplace_metering_async.delivery.model import Chunk, Lane
 from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.errors import MarketplaceMeteringException

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.delivery.chunks import Lane
+from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import NoCredentialsError, TransportError
 

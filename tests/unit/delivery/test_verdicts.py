@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.delivery import verdicts
-from marketplace_metering_async.delivery.chunks import AttemptHistory
+from marketplace_metering_async.delivery.model import AttemptHistory
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     OutOfWindowError,

@@ -40,7 +40,8 @@ def test_what_is_claimed_has_the_next_fence() -> None:
     """
     (one,), aside = choose([candidate()], 10)
 
-    assert (1, 4, 2, 5_000_000) == (one.hour_id, one.fence, one.attempts, one.quantity)
+    assert (1, 4, 2) == (one.hour_id, one.fence, one.attempts)
+    assert (5_000_000, QUANTITY) == (one.quantity, one.member)
     assert [] == aside
 
 

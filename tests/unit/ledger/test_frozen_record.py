@@ -4,7 +4,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from marketplace_metering_async.aws.wire import dumps, members_of_all
 from marketplace_metering_async.ledger.frozen_record import (
     QUANTITY,
     QUANTITY_AS_DECIMAL,
@@ -15,10 +18,12 @@ from marketplace_metering_async.ledger.frozen_record import (
 )
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, UsageKey
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.limits import DECIMAL_QUANTITY, MAX_DECIMAL_QUANTITY, MAX_QUANTITY
+from marketplace_metering_async.quantities import kept, millionths
 
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 KEY = UsageKey("product", "111122223333", "", "", "requests")
+BOTH = (QUANTITY, QUANTITY_AS_DECIMAL)
 LICENSE = "arn:aws:license-manager:us-east-1:111122223333:license:l-1"
 
 
@@ -75,7 +80,7 @@ def test_the_record_is_what_was_frozen(
     key: UsageKey, license_product: str, product: str | None
 ) -> None:
     """
-    In whole units, stamped with the moment of the latest usage.
+    In units, stamped with the moment of the latest usage.
     """
     held = FrozenHour(
         hour_id=1,
@@ -84,6 +89,7 @@ def test_the_record_is_what_was_frozen(
         license_product=license_product,
         stamp=NOON,
         quantity=5_000_000,
+        member=QUANTITY,
         attempts=0,
         in_doubt=False,
     )
@@ -91,3 +97,54 @@ def test_the_record_is_what_was_frozen(
 
     assert (5, datetime.fromtimestamp(NOON, UTC)) == (record.quantity, record.timestamp)
     assert (product, key.license_arn or None) == (record.product_code, record.license_arn)
+
+
+def held(quantity: int, member: str) -> FrozenHour:
+    return FrozenHour(
+        hour_id=1,
+        fence=1,
+        key=KEY,
+        license_product="",
+        stamp=NOON,
+        quantity=quantity,
+        member=member,
+        attempts=0,
+        in_doubt=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("quantity", "member", "sent"),
+    [
+        (17_000_000, QUANTITY, 17),
+        (17_000_000, QUANTITY_AS_DECIMAL, "17"),
+        (17_420_001, QUANTITY_AS_DECIMAL, "17.420001"),
+        (500_000, QUANTITY_AS_DECIMAL, "0.5"),
+    ],
+)
+def test_a_record_is_sent_in_the_member_that_it_was_frozen_with(
+    quantity: int, member: str, sent: object
+) -> None:
+    """
+    Not in the one that would be chosen today; in canonical text, and the same bytes each time.
+    Issue 20
+    """
+    record = record_of(held(quantity, member))
+    (on_the_wire,), (again,) = members_of_all([record]), members_of_all([record])
+
+    assert {member: sent} == {m: on_the_wire[m] for m in BOTH if m in on_the_wire}
+    assert dumps(on_the_wire) == dumps(again)
+
+
+@given(st.integers(0, millionths(MAX_DECIMAL_QUANTITY)))
+def test_what_is_sent_is_what_was_frozen_to_the_last_millionth(quantity: int) -> None:
+    """
+    Whichever member carries it; the text of a decimal is one that the service takes. Issue 20
+    """
+    member = member_of(quantity)
+    sent = members_of_all([record_of(held(quantity, member))])[0][member]
+
+    assert type(sent) is (int if member == QUANTITY else str)
+    assert quantity == millionths(kept(sent))
+    assert DECIMAL_QUANTITY.fullmatch(str(sent))
+    assert not str(sent).endswith(".0")

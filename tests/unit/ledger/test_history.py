@@ -1,6 +1,7 @@
 """The story of every hour: what is asked for, and what rows mean."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 from marketplace_metering_async.ledger.history import HistoryQuery, entry_of, stranded_entry_of
@@ -55,6 +56,7 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
         "metering_record_id": "id",
         "reason": None,
         "in_doubt": 1,
+        "hour_id": 7,
     }
     attempt = {
         "at": NOON + 4300,
@@ -64,7 +66,8 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
         "metering_record_id": "id",
     }
     carried = {"origin": NOON - 3600, "quantity": 3_000_000, "events": 1}
-    entry = entry_of(row, [carried], [attempt])
+    said = {"at": NOON, "before": "conflict", "after": "metered", "note": "seen in CloudTrail"}
+    entry = entry_of(row, [carried], [attempt], [said])
 
     assert (HourState.METERED, 7, 2, "01ff") == (
         entry.state,
@@ -76,7 +79,10 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
         (one.origin, one.quantity, one.events) for one in entry.carried
     ]
     assert [("Success", "request")] == [(one.status, one.request_id) for one in entry.attempts]
-    assert (None, True) == (entry.customer_identifier, entry.in_doubt)
+    assert [("conflict", "metered", "seen in CloudTrail")] == [
+        (one.before, one.after, one.note) for one in entry.resolutions
+    ]
+    assert ("hour-7", None, True) == (entry.name, entry.customer_identifier, entry.in_doubt)
 
 
 def test_a_licenses_product_is_its_own() -> None:
@@ -85,7 +91,21 @@ def test_a_licenses_product_is_its_own() -> None:
     """
     licensed = {"license_arn": "arn", "product_code": "", "license_product": "licensed"}
     row = KEY | licensed | {"hour": NOON, "state": "month_over", "quantity": 10**6, "events": 1}
-    entry = stranded_entry_of(row)
+    entry = stranded_entry_of(row | {"stranded_id": 3}, [])
 
     assert ("licensed", "arn", 1) == (entry.product_code, entry.license_arn, entry.quantity)
-    assert (None, ()) == (entry.timestamp, entry.attempts)
+    assert ("stranded-3", None, ()) == (entry.name, entry.timestamp, entry.attempts)
+
+
+def test_quantities_are_ints_where_whole() -> None:
+    """
+    Else Decimals, to the last millionth. Issue 20
+    """
+    row = KEY | {"hour": NOON, "state": "month_over", "events": 1}
+    told = [
+        stranded_entry_of(row | {"stranded_id": 3, "quantity": q}, []).quantity
+        for q in (17_000_000, 17_000_001)
+    ]
+
+    assert [17, Decimal("17.000001")] == told
+    assert [int, Decimal] == [type(quantity) for quantity in told]

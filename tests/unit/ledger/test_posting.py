@@ -1,6 +1,6 @@
 """Where usage goes, without a store: every rule of the way in, on its edge."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +9,12 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.errors import EventConflictError, EventTooOldError, LateUsageError
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    InvalidRecordError,
+    LateUsageError,
+)
 from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
 from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import (
@@ -24,13 +29,16 @@ from marketplace_metering_async.ledger.posting import (
     introduce_rivals,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
-from marketplace_metering_async.limits import MAX_QUANTITY
+from marketplace_metering_async.ledger.whole_dimensions import declared
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 
 HOUR = 3600
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 NOW = NOON + HOUR // 2
 MONTH = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp())
-FULL = MAX_QUANTITY * 1_000_000
+UNIT = 1_000_000
+FULL = MAX_QUANTITY * UNIT
+MOST = int(MAX_DECIMAL_QUANTITY * UNIT)
 KEY = UsageKey("product", "111122223333", "", "", "requests")
 OF = KEY.summed_under("")
 RULES = PostingRules(grace=600)
@@ -56,9 +64,10 @@ class Way:
         rules: PostingRules = RULES,
         closed_at: int | None = None,
         known: KnownEvents | None = None,
+        whole: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.key = KeyState(1, OF, closed_at, {hour.hour: hour for hour in hours})
-        self.posting = Posting(now, rules, {KEY: self.key}, known)
+        self.posting = Posting(now, rules, {KEY: self.key}, known, whole=declared(whole))
 
     def post(self, at: int = NOW, quantity: int = 1, event_id: str | None = None) -> Any:
         return self.posting.post(usage(at, quantity, event_id))
@@ -289,7 +298,7 @@ def test_a_stamp_lies_inside_of_an_hour_that_is_over() -> None:
     Which carries what the hour before it had no room for.
     """
     way = Way(stored(NOON - 3 * HOUR, quantity=FULL))
-    way.post(NOON - 3 * HOUR)
+    way.post(NOON - 3 * HOUR, UNIT)
 
     assert NOON - HOUR - 1 == way.hour(NOON - 2 * HOUR).stamp
 
@@ -320,12 +329,75 @@ def test_an_hour_that_is_full_is_not_late() -> None:
     """
     What it has no room for goes to the next one, also where late usage is refused.
     """
-    full = stored(NOON, quantity=FULL - 1)
+    full = stored(NOON, quantity=FULL - UNIT)
     way = Way(full, rules=REFUSING)
 
-    assert AddedUsage(hour=moment(NOON)) == way.post(quantity=1)
-    assert AddedUsage(hour=moment(NOON + HOUR), late=True) == way.post(quantity=1)
-    assert (FULL, 1) == (way.hour().quantity, way.hour(NOON + HOUR).quantity)
+    assert AddedUsage(hour=moment(NOON)) == way.post(quantity=UNIT)
+    assert AddedUsage(hour=moment(NOON + HOUR), late=True) == way.post(quantity=UNIT)
+    assert (FULL, UNIT) == (way.hour().quantity, way.hour(NOON + HOUR).quantity)
+
+
+@pytest.mark.parametrize(
+    ("there", "more", "fits"),
+    [
+        (FULL - UNIT, UNIT, True),
+        (FULL, UNIT, False),
+        (FULL, 1, True),
+        (FULL, FULL + UNIT, True),
+        (FULL + 1, UNIT, True),
+        (MOST - 1, 1, True),
+        (MOST, 1, False),
+        (MOST, UNIT, False),
+    ],
+)
+def test_whole_quantities_add_up_to_a_sum_that_travels_whole(
+    there: int, more: int, *, fits: bool
+) -> None:
+    """
+    A product that takes no decimals gets none that nobody added; fractions, and what alone is too
+    large for the integer members, add up to what the decimal ones carry. Design, Quantities
+    """
+    way = Way(stored(NOON, quantity=there))
+    way.post(quantity=more)
+
+    assert (there + more if fits else there) == way.hour().quantity
+    assert fits or more == way.hour(NOON + HOUR).quantity
+
+
+@pytest.mark.parametrize(
+    ("whole", "quantity", "refused"),
+    [
+        ({("", "requests")}, UNIT, False),
+        ({("", "requests")}, 1, True),
+        ({("", "requests")}, FULL, False),
+        ({("", "requests")}, FULL + UNIT, True),
+        ({("product", "requests")}, 1, True),
+        ({("other", "requests"), ("", "others")}, 1, False),
+        ((), 1, False),
+    ],
+)
+def test_a_whole_dimension_takes_no_fraction(
+    whole: Sequence[tuple[str, str]], quantity: int, *, refused: bool
+) -> None:
+    """
+    Nor what the integer members cannot carry; nothing is added then, and its event is not known.
+    Issue 20
+    """
+    way = Way(whole=whole)
+    said = way.post(quantity=quantity, event_id="e")
+
+    assert refused == isinstance(said, InvalidRecordError)
+    assert (0 if refused else quantity) == sum(hour.quantity for hour in way.key.hours.values())
+    assert refused == (not way.changes.events)
+
+
+def test_an_event_that_is_known_is_no_fraction_again() -> None:
+    """
+    It was added before its dimension was declared whole.
+    """
+    way = Way(known=KnownEvents({"e": b"digest of it"}), whole=[("", "requests")])
+
+    assert AddedUsage(repeated=True) == way.post(quantity=1, event_id="e")
 
 
 def test_no_usage_goes_over_the_edge_of_a_month() -> None:
@@ -387,16 +459,27 @@ def test_an_event_that_may_be_forgotten_is_refused() -> None:
     assert not way.post(since).ended
 
 
-def test_what_a_person_carries_goes_from_now_on_and_is_no_new_usage() -> None:
+@pytest.mark.parametrize(
+    ("quantity", "parts"),
+    [
+        (FULL + 5 * UNIT, [FULL, 5 * UNIT]),
+        (FULL + 5, [FULL + 5]),
+        (2 * MOST + 5, [MOST, MOST, 5]),
+        (2 * MOST, [MOST, MOST]),
+    ],
+)
+def test_what_a_person_carries_goes_from_now_on_and_is_no_new_usage(
+    quantity: int, parts: list[int]
+) -> None:
     """
     In parts, where it is more than an hour holds; the state that it was in loses it.
     """
     way = Way(closed_at=NOW)
-    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, FULL + 5, 3)
+    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, quantity, 3)
 
-    assert [FULL, 5] == [way.hour(NOON + n * HOUR).quantity for n in (0, 1)]
-    assert [3, 0] == [way.hour(NOON + n * HOUR).events for n in (0, 1)]
-    assert {"month_over": (-FULL - 5, 0), "open": (FULL + 5, 2)} == {
+    assert parts == [way.hour(NOON + n * HOUR).quantity for n in range(len(parts))]
+    assert [3, 0, 0][: len(parts)] == [way.hour(NOON + n * HOUR).events for n in range(len(parts))]
+    assert {"month_over": (-quantity, 0), "open": (quantity, len(parts))} == {
         state: change for state, change in way.sums().items() if state != RECORDED
     }
     assert 0 == way.sums()[RECORDED][0]
@@ -482,12 +565,14 @@ def test_rivals_are_of_another_scheme() -> None:
 
 
 AGES = st.integers(-300, 40 * 24 * HOUR)
-QUANTITIES = st.one_of(st.integers(0, 10**9), st.just(FULL))
+WHOLE = st.one_of(st.integers(0, MAX_QUANTITY).map(lambda units: units * UNIT), st.just(FULL))
+QUANTITIES = st.one_of(st.integers(0, MOST), st.sampled_from([1, FULL, FULL + 1, MOST]))
 NOWS = st.integers(NOON, NOON + 40 * 24 * HOUR)
 
 
 @given(
-    st.lists(st.tuples(AGES, QUANTITIES), max_size=20),
+    st.lists(st.tuples(AGES, WHOLE | QUANTITIES), max_size=20)
+    | st.lists(st.tuples(AGES, WHOLE), max_size=20),
     NOWS,
     st.integers(0, LONGEST_GRACE),
     st.one_of(st.none(), AGES),
@@ -496,8 +581,9 @@ def test_no_usage_is_lost_or_doubled(
     pieces: Sequence[tuple[int, int]], now: int, grace: int, closed: int | None
 ) -> None:
     """
-    All that came is in hours of its month or stranded; no record is too large, their stamps lie
-    inside of their hours and of the subscription, and there is an hour for sending them. ledger H10
+    All that came, to the last millionth, is in hours of its month or stranded; no record is too
+    large, nor a decimal of whole quantities alone; their stamps lie inside of their hours and of
+    the subscription, and there is an hour for sending them. ledger H10
     """
     rules = evolve(RULES, grace=grace)
     way = Way(now=now, rules=rules, closed_at=None if closed is None else now - closed)
@@ -510,6 +596,8 @@ def test_no_usage_is_lost_or_doubled(
     assert sum(q for _, q in pieces) == sum(h.quantity for h in hours) + stranded
     assert sum(q for _, q in pieces) == way.sums().get(RECORDED, (0, 0))[0]
     assert sum(h.quantity for h in hours) == way.sums().get("open", (0, 0))[0]
-    assert all(h.quantity <= FULL and hour_of(h.stamp) == h.hour for h in hours)
+    travel_whole = all(q <= FULL and not q % UNIT for _, q in pieces)
+    most = FULL if travel_whole else MOST
+    assert all(h.quantity <= most and hour_of(h.stamp) == h.hour for h in hours)
     assert all(h.seal_at <= deadline_of(h.stamp) - HOUR for h in hours)
     assert closed is None or all(h.stamp <= now - closed for h in hours)

@@ -41,6 +41,7 @@ CLAIMED = FrozenHour(
     license_product="",
     stamp=NOON - 2 * HOUR,
     quantity=5_000_000,
+    member="Quantity",
     attempts=0,
     in_doubt=False,
 )

@@ -1,6 +1,7 @@
 """Where all usage is: what the figures of a store mean."""
 
 from datetime import UTC, datetime
+from decimal import Decimal, localcontext
 from typing import Any
 
 from attrs import evolve
@@ -32,6 +33,7 @@ EMPTY = Figures(
     claimed_until=None,
     next_send=None,
     next_seal=None,
+    hours_at_next_seal=0,
 )
 
 
@@ -128,4 +130,28 @@ def test_figures_become_units_and_times() -> None:
         status.claimed_until,
         status.next_send_at,
         status.next_seal_at,
+    ]
+
+
+def test_sums_are_exact_whatever_the_context_of_the_decimal_module() -> None:
+    """
+    Ints where whole, also of parts that are not; a context of the caller's rounds none. Issue 20
+    """
+    sums = [
+        a_sum("open", 0)._replace(quantity=10**18 + 1),
+        a_sum("open", 0)._replace(quantity=999_999, product_code="other"),
+        a_sum("rejected", 0)._replace(quantity=2),
+        a_sum("rejected", 0)._replace(quantity=1, product_code="other"),
+        a_sum(RECORDED, 0)._replace(quantity=10**18 + 1_000_003),
+    ]
+    known = evolve(EMPTY, sums=sums, at_risk=1, in_flight=1_500_000)
+    with localcontext(prec=3):
+        status = status_of(known, NOON)
+
+    assert Decimal("1000000000001.000003") == status.recorded
+    assert (10**12 + 1, int) == (status.open, type(status.open))
+    assert {HourState.REJECTED: Decimal("0.000003")} == status.ended
+    assert (Decimal("0.000001"), Decimal("1.5")) == (status.at_risk, status.in_flight)
+    assert [Decimal("0.999999"), Decimal("1000000000000.000001")] == [
+        product.open for product in status.products
     ]

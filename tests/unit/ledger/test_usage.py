@@ -1,9 +1,16 @@
 """From what a caller says to usage; the laws of its memory are in properties/."""
 
 from datetime import UTC, datetime
+from decimal import Context, Decimal
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace_metering_async.errors import InvalidRecordError
 from marketplace_metering_async.ledger.usage import UsageReader
+from marketplace_metering_async.quantities import of_millionths
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 
@@ -22,7 +29,19 @@ def read(**members: Any) -> Any:
     return UsageReader().usage(NOW, **(given | members))
 
 
-def test_a_quantity_is_kept_in_millionths() -> None:
+@pytest.mark.parametrize(
+    ("quantity", "millionths"),
+    [
+        (17, 17_000_000),
+        ("17", 17_000_000),
+        ("17.420001", 17_420_001),
+        (Decimal("0.1"), 100_000),
+        (Decimal("1E3"), 1_000_000_000),
+        ("9999999999.999999", 10**16 - 1),
+        (2**31, 2**31 * 10**6),
+    ],
+)
+def test_a_quantity_is_kept_in_millionths(quantity: Any, millionths: int) -> None:
     """
     Whichever way it is read: the whole rules, or the key that is known.
     """
@@ -30,9 +49,43 @@ def test_a_quantity_is_kept_in_millionths() -> None:
     members = {"customer_identifier": None, "license_arn": None, "at": None, "event_id": None}
     same: Any = {"dimension": "d", "customer_aws_account_id": "1", "product_code": "p", **members}
 
-    assert [17_000_000, 18_000_000] == [
-        reader.usage(NOW, quantity=quantity, **same).quantity for quantity in (17, 18)
+    assert [millionths] * 2 == [
+        reader.usage(NOW, quantity=quantity, **same).quantity for _ in range(2)
     ]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "says"),
+    [
+        (0.1, 'expected an exact quantity, as "0.1"'),
+        (True, "expected an exact number"),
+        (-1, "expected 0 to 9999999999.999999"),
+        (10**10, "expected 0 to 9999999999.999999"),
+        ("0.1234567", "expected at most 6 decimal places"),
+        ("1e3", "expected digits without leading zeros"),
+        ("1,5", "expected digits without leading zeros"),
+        (Decimal("NaN"), "expected 0 to 9999999999.999999"),
+    ],
+)
+def test_what_no_record_can_say_is_refused(quantity: Any, says: str) -> None:
+    """
+    With its place and what it should be. Issue 20
+    """
+    with pytest.raises(InvalidRecordError, match=f"^quantity: {says}"):
+        read(quantity=quantity)
+
+
+@given(st.integers(0, 10**16 - 1))
+def test_an_event_is_the_same_by_value(number: int) -> None:
+    """
+    17 is 17.0 and 17.00, as a number or as text; another millionth is another content. Issue 20
+    """
+    exact = Decimal(number).scaleb(-6, Context(prec=30))
+    same = [exact, f"{exact:f}", of_millionths(number), str(of_millionths(number))]
+    digests = {read(event_id="e", quantity=quantity).digest for quantity in same}
+
+    assert 1 == len(digests)
+    assert digests != {read(event_id="e", quantity=of_millionths(number ^ 1)).digest}
 
 
 def test_an_event_is_known_by_all_that_was_said_of_it() -> None:

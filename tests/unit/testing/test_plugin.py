@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,109 @@ def test_money_that_differs_is_told_line_by_line(run: object) -> None:
             "E*111122223333 seats *Z: expected 1, metered nothing",
         ]
     )
+
+
+IN_THE_WAY = {
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "ALL_PROXY": "http://127.0.0.1:9",
+    "AWS_DEFAULT_PROFILE": "nobody",
+    "AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00Z",
+    "AWS_SECURITY_TOKEN": "stale",
+    "AWS_USE_FIPS_ENDPOINT": "true",
+    "AWS_USE_DUALSTACK_ENDPOINT": "true",
+}
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+@pytest.mark.parametrize("fixture", ["metering_sandbox", "metering_sandbox_server"])
+def test_no_variable_leads_a_client_elsewhere(
+    run: object, monkeypatch: pytest.MonkeyPatch, name: str, fixture: str
+) -> None:
+    """
+    Neither boto3 nor this client: a proxy, a stale shell, a switch for other endpoints.
+    """
+    assert callable(run)
+    monkeypatch.setenv(name, IN_THE_WAY[name])
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    result = run(f"""
+    from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
+    from marketplace_metering_async.sandbox import AccessKey, Rules
+
+    @pytest.mark.metering_sandbox(access_keys={{"k": AccessKey("s")}}, rules=Rules(future=60))
+    async def test_it({fixture}):
+        assert meter() == ["Success"]
+        record = UsageRecord(timestamp=NOW, dimension="seats", quantity=5,
+                             customer_aws_account_id=BUYER, product_code="p")
+        async with MarketplaceMeteringClient() as client:
+            assert (await client.batch_meter_usage([record])).succeeded
+        assert len({fixture}.book) == 2
+        assert os.environ["NO_PROXY"].startswith("example.org,")
+    """)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_the_marker_reaches_the_server(run: object) -> None:
+    """
+    In a process of its own; the next test has the usual one again.
+    """
+    assert callable(run)
+    result = run("""
+    from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, SandboxClock
+
+    CLOCK = SandboxClock(datetime(2026, 3, 1, tzinfo=UTC), speed=0)
+
+    @pytest.mark.metering_sandbox(calls_per_second=None, rules=Rules(key_by="timestamp"),
+        clock=CLOCK, faults=[Fault(kind=FaultKind.SLOW, seconds=0)], open_to=["other"])
+    def test_marked(metering_sandbox_server):
+        state = metering_sandbox_server.state
+        assert state["calls_per_second"] is None
+        assert state["rules"]["key_by"] == "timestamp"
+        assert state["now"] == "2026-03-01T00:00:00+00:00"
+        assert meter(moment=CLOCK.now()) == ["Success"]
+        assert metering_sandbox_server.state["faults"] == {"slow": 1}
+
+    def test_unmarked(metering_sandbox_server):
+        assert metering_sandbox_server.state["calls_per_second"] == 10
+        assert metering_sandbox_server.state["rules"]["key_by"] == "hour"
+
+    @pytest.mark.metering_sandbox(faults=[lambda operation, request: None])
+    def test_functions_stay_here(metering_sandbox_server):
+        pass
+    """)
+
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: expected a value of the sandbox, got function"])
+
+
+def test_a_server_has_the_life_cycle_of_a_sandbox() -> None:
+    """
+    Its methods are those of Sandbox, by the same names, and their values the same.
+    """
+    with SandboxServer() as server:
+        server.declare_product("p", registration_url="http://127.0.0.1:9/")
+        server.change_rules(closing=60, key_by="timestamp", age=timedelta(hours=2))
+        begins = datetime.now(UTC) - timedelta(hours=3)
+        first = server.subscribe("p", "1", begins=begins, free_trial=timedelta(days=400))
+        assert first.begins == begins.replace(microsecond=0)
+        form = server.set_up_account(first.agreement_id)
+        assert {"x-amzn-marketplace-token", "x-amzn-marketplace-offer-type"} == set(form.fields)
+        assert "cancelled" == server.cancel(first.agreement_id).reason
+        assert "expired" == server.expire(server.subscribe("p", "2").agreement_id).reason
+        server.set_subscribed("p", "3", subscribed=False)
+        server.suspend("1")
+        assert ({"1"}, {"3": False}) == (
+            server.book.catalogue.suspended,
+            server.book.products["p"].customers,
+        )
+        server.restore("1")
+        assert 2 == server.rotate_key("p")
+        book = server.book
+        assert (60, 7200) == (book.rules.closing.seconds, book.rules.age.seconds)
+        assert set() == book.catalogue.suspended
+        with pytest.raises(ValueError, match="has ended"):
+            server.cancel(first.agreement_id)
 
 
 def test_the_marker_sets_up_the_sandbox(run: object) -> None:

@@ -1,6 +1,6 @@
 // Agreements over a product: what each is now, and what its buyer, the seller and AWS can do with it.
 
-import { count, date, el, find, hour, list, setText } from "./dom.js";
+import { count, date, el, find, hour, list, setText, utc } from "./dom.js";
 import { notify, order } from "./talk.js";
 
 const MOODS = { coming: "", active: "good", closing: "warn", ended: "" };
@@ -101,11 +101,12 @@ export function subscribing(code) {
   const submit = async (event) => {
     event.preventDefault();
     const form = event.currentTarget;
-    const { account, identifier, days } = Object.fromEntries(new FormData(form));
+    const { account, identifier, days, since } = Object.fromEntries(new FormData(form));
     const answer = await order("subscribe", known({
       product_code: code,
       customer_aws_account_id: account.trim(),
       customer_identifier: identifier.trim() || null,
+      begins: since ? utc(since) : null,
       free_trial: Number(days) > 0 ? Number(days) * 86400 : null,
     }), "The buyer is subscribed.");
     if (answer) form.reset();
@@ -117,6 +118,8 @@ export function subscribing(code) {
         el("input", { name: "account", required: true, pattern: "[0-9]{12}", title: "12 digits", inputmode: "numeric", maxlength: 12, autocomplete: "off" })),
       el("label", { class: "field" }, el("span", {}, "Customer identifier"),
         el("input", { name: "identifier", maxlength: 255, autocomplete: "off", placeholder: "none" })),
+      el("label", { class: "field" }, el("span", {}, "Since, UTC; empty: now"),
+        el("input", { name: "since", type: "datetime-local", step: 1 })),
       el("label", { class: "field" }, el("span", {}, "Free trial, days"),
         el("input", { name: "days", type: "number", min: 0, step: "any", placeholder: "none" })),
       el("div", { class: "buttons" }, el("button", { class: "main", "aria-label": `Subscribe buyer to ${code}` }, "Subscribe"))));

@@ -1,7 +1,7 @@
 // Clock, quota, faults and reset.
 
-import { count, date, el, find, list, number, seconds, setText } from "./dom.js";
-import { notify, order } from "./talk.js";
+import { count, date, el, find, list, number, seconds, setText, utc } from "./dom.js";
+import { order } from "./talk.js";
 
 let clock = null;
 let clockSeen = 0;
@@ -105,7 +105,7 @@ export function listen() {
   find("clock-freeze").onclick = () => set({ speed: clock.speed === 0 ? 1 : 0 }, clock.speed === 0 ? "The clock runs." : "The clock stands still.");
   find("clock-real").onclick = () => set({ speed: 1, now: new Date().toISOString() }, "The clock shows the real time.");
   form("clock-form", ({ now, speed }) =>
-    set({ now: `${now}Z`.replace(/T(\d\d:\d\d)Z$/, "T$1:00Z"), ...(speed === "" ? {} : { speed: Number(speed) }) }, "The clock is set."));
+    set({ now: utc(now), ...(speed === "" ? {} : { speed: Number(speed) }) }, "The clock is set."));
 
   form("quota-form", ({ rate }) => order("quota", { calls_per_second: Number(rate) }, "The quota is set."));
   find("quota-off").onclick = () => order("quota", { calls_per_second: null }, "There is no quota any more.");
@@ -128,15 +128,6 @@ export function listen() {
   dialog.onclose = () => {
     if (dialog.returnValue === "yes") order("reset", {}, "The sandbox has forgotten.");
     dialog.returnValue = "";
-  };
-  find("environment-copy").onclick = async () => {
-    try {
-      await navigator.clipboard.writeText(find("environment").textContent);
-      notify("Copied.");
-    } catch {
-      getSelection().selectAllChildren(find("environment"));
-      notify("Marked; copy it with the keyboard.");
-    }
   };
 }
 

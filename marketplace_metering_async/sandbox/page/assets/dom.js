@@ -88,6 +88,9 @@ export const seconds = (moment) => clocks.format(new Date(moment));
 export const hour = (moment) => hours.format(new Date(moment));
 export const count = (value, one, many) => `${number(value)} ${value === 1 ? one : many}`;
 
+// What a field for date and time says, which leaves out seconds that are zero.
+export const utc = (local) => `${local}Z`.replace(/T(\d\d:\d\d)Z$/, "T$1:00Z");
+
 export function lasted(value) {
   if (value >= 10) return `${value.toFixed(0)} s`;
   if (value >= 1) return `${value.toFixed(1)} s`;

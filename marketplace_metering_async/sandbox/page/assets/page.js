@@ -2,10 +2,12 @@
 
 import { listen as listenBuyers, showBuyers } from "./buyers.js";
 import { showCalls, showRefusals } from "./calls.js";
-import { drawHours } from "./chart.js";
+import { listen as listenConnect, showConnect } from "./connect.js";
 import { listen as listenControls, showClock, showFaults, showQuota, tick } from "./controls.js";
 import { find, setText } from "./dom.js";
-import { ask } from "./talk.js";
+import { listen as listenRules, showRules } from "./rules.js";
+import { ask, listen as listenToken, needsToken } from "./talk.js";
+import { showUnits } from "./units.js";
 import { showFigures, showUsage } from "./usage.js";
 
 const WAIT = 15;
@@ -27,7 +29,7 @@ function query() {
 
 function show() {
   showFigures(view.totals);
-  drawHours(view.hours, () => drawHours(view.hours));
+  showUnits(view.units);
   showUsage(view.usage, view.totals);
   showCalls(view.calls, new FormData(find("calls-form")).get("show"));
   showRefusals(view.refusals);
@@ -35,7 +37,8 @@ function show() {
   showQuota(view.quota);
   showFaults(view.faults);
   showBuyers(view.products);
-  setText(find("environment"), view.environment);
+  showRules(view.rules);
+  showConnect(view);
 }
 
 function live(state, text) {
@@ -55,12 +58,14 @@ async function follow() {
       view = await ask("page/view", { ...query(), ...after }, asking.signal);
       change = view.change;
       lost = 0;
+      needsToken(false);
       show();
       live("live", "Live");
       rest = Math.min(PACE * 1000 * view.took, LONGEST_PAUSE);
     } catch (error) {
       if (error.name !== "AbortError") {
         lost += 1;
+        needsToken(error.status === 403);
         live("lost", error instanceof TypeError ? "No contact with the sandbox" : error.message);
         rest = Math.min(500 * lost, 5000);
       }
@@ -80,5 +85,8 @@ find("usage-tools").addEventListener("submit", (event) => event.preventDefault()
 find("calls-form").addEventListener("change", () => view && show());
 listenControls();
 listenBuyers();
+listenConnect();
+listenRules();
+listenToken(again);
 setInterval(tick, 250);
 follow();

@@ -2,11 +2,31 @@
 
 import { find } from "./dom.js";
 
-// The token, where one is needed, comes in the fragment of the address and is never sent in it.
-const TOKEN = new URLSearchParams(location.hash.slice(1)).get("token");
-if (TOKEN) history.replaceState(null, "", location.pathname);
+// The token, where one is needed, comes in the fragment of the address, which is never sent, or is
+// typed in; the tab keeps it for when it is loaded again.
+const KEPT = "sandbox token";
+let token = new URLSearchParams(location.hash.slice(1)).get("token");
+if (token) {
+  sessionStorage.setItem(KEPT, token);
+  history.replaceState(null, "", location.pathname);
+}
+token ??= sessionStorage.getItem(KEPT);
 
-const headers = () => (TOKEN ? { "X-Sandbox-Token": TOKEN } : {});
+const headers = () => (token ? { "X-Sandbox-Token": token } : {});
+
+export function needsToken(needed) {
+  find("token-form").hidden = !needed;
+}
+
+export function listen(done) {
+  find("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = new FormData(event.currentTarget).get("token").trim();
+    sessionStorage.setItem(KEPT, token);
+    event.currentTarget.reset();
+    done();
+  });
+}
 
 export async function ask(path, query = {}, signal = undefined) {
   const answer = await fetch(`/_sandbox/${path}?${new URLSearchParams(query)}`, {
@@ -14,7 +34,10 @@ export async function ask(path, query = {}, signal = undefined) {
     signal,
     cache: "no-store",
   });
-  if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`);
+  if (!answer.ok) {
+    const text = (await answer.text()).trim() || `status ${answer.status}`;
+    throw Object.assign(new Error(text), { status: answer.status });
+  }
   return answer.json();
 }
 

@@ -10,7 +10,6 @@ let before = null;
 export function showFigures(totals) {
   const quiet = "";
   const figures = [
-    ["Units metered", totals.quantity, quiet],
     ["Records", totals.records, quiet],
     ["Calls", totals.calls, quiet],
     ["Refused", totals.refused, totals.refused ? "bad" : quiet],
@@ -31,7 +30,9 @@ export function showUsage({ by, count: all, rows }, totals) {
     const key = JSON.stringify(row);
     return el("tr", { role: "row", class: arriving && !arriving.has(key) ? "new" : null },
       by.map((name) => el("td", { role: "cell", class: CLASSES[name] }, cell(name, row[name]))),
-      el("td", { role: "cell", class: "number quantity" }, number(row.quantity)),
+      row.quantity === null
+        ? el("td", { role: "cell", class: "number several" }, "several units")
+        : el("td", { role: "cell", class: "number quantity" }, number(row.quantity)),
       el("td", { role: "cell", class: "number records" }, number(row.records)));
   });
   for (const row of rows) keys.add(JSON.stringify(row));

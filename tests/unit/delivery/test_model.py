@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.chunks import chunk_of
 from support.memory import usage
 
-from marketplace_metering_async.delivery.chunks import (
+from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,
     Lane,

@@ -1,0 +1,207 @@
+"""What a person says of usage in a ledger in PostgreSQL: what became of it, and where it goes."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.model import (
+    HourState,
+    Note,
+    key_of,
+    name_of_hour,
+    name_of_stranded,
+)
+from marketplace_metering_async.ledger.posting import Posting, PostingRules
+from marketplace_metering_async.ledger.resolutions import (
+    EndedHour,
+    fates_of_taken,
+    require_all,
+    require_ended,
+    require_no_claim,
+    require_stranded,
+    require_unbilled,
+)
+from marketplace_metering_async.ledger.stores.postgresql_adding import (
+    execute_for,
+    keep_sums,
+    load,
+    write,
+)
+from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.store import no_failure
+from marketplace_metering_async.ledger.sums import Sums
+
+KEYS: Final = """
+    SELECT DISTINCT usage_key.name, usage_key.license_product
+    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE hour.hour_id IN (SELECT unnest($1::bigint[]))
+"""
+HOURS: Final = """
+    SELECT hour.hour_id, hour.hour, hour.state, hour.stamp, hour.quantity, hour.events, hour.member,
+           hour.region_name, hour.digest, hour.in_doubt <> 0 AS in_doubt, usage_key.name,
+           usage_key.license_product
+    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE hour.hour_id IN (SELECT unnest($1::bigint[])) ORDER BY hour.hour_id FOR UPDATE OF hour
+"""
+STRANDED: Final = """
+    SELECT stranded.*, usage_key.name, usage_key.license_product
+    FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE stranded.stranded_id IN (SELECT unnest($1::bigint[]))
+    ORDER BY stranded.stranded_id FOR UPDATE OF stranded
+"""
+RESOLVE: Final = """
+    UPDATE marketplace_metering.hour SET state = $1, settled_at = $2, fence = fence + 1,
+        lease_until = NULL
+    WHERE hour_id IN (SELECT unnest($3::bigint[]))
+"""
+NOTES: Final = """
+    INSERT INTO marketplace_metering.resolution (hour_id, stranded_id, at, before, after, note)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[],
+                         $6::text[])
+"""
+FORGET: Final = """
+    UPDATE marketplace_metering.hour SET in_doubt = 0, metering_record_id = NULL, settled_at = NULL
+    WHERE state = 'frozen'
+"""
+CLAIMED: Final = """
+    SELECT 1 FROM marketplace_metering.hour
+    WHERE lease_until > EXTRACT(EPOCH FROM clock_timestamp()) LIMIT 1
+"""
+TAKEN: Final = """
+    SELECT hour_id, deadline FROM marketplace_metering.hour WHERE state = 'metered'
+"""
+
+
+async def resolve(
+    db: Connection,
+    hours: Sequence[int],
+    stranded: Sequence[int],
+    after: HourState,
+    note: Note,
+    *,
+    shard: int,
+) -> int:
+    """Write down what a person says became of usage; see Store."""
+    ended = await _hours(db, hours)
+    for one in ended:
+        require_ended(one.name, one.state)
+    unsent = await db.fetch(STRANDED, stranded)
+    require_all(stranded, [row["stranded_id"] for row in unsent], "stranded")
+    sums = Sums()
+    await _change(db, ended, after, note, sums)
+    for row in unsent:
+        require_stranded(name_of_stranded(row["stranded_id"]), after)
+        await _write_off(db, row, note, sums)
+    await keep_sums(db, sums.changes(), shard)
+    return len(ended) + len(unsent)
+
+
+async def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
+    rows = await db.fetch(HOURS, hours)
+    require_all(hours, [row["hour_id"] for row in rows], "hour")
+    for row in rows:
+        if row["digest"] is None:
+            require_ended(name_of_hour(row["hour_id"]), HourState(row["state"]))
+    return [_hour_of(row) for row in rows]
+
+
+def _hour_of(row: Any) -> EndedHour:  # noqa: ANN401 - asyncpg's
+    found = dict(row)
+    key, state = key_of(found.pop("name")), HourState(found.pop("state"))
+    return EndedHour(key=key, state=state, **found)
+
+
+async def _change(
+    db: Connection,
+    hours: Sequence[EndedHour],
+    after: HourState,
+    note: Note,
+    sums: Sums,
+) -> None:
+    await _write_down(db, hours, after, note)
+    for one in hours:
+        sums.move(one.of, one.state, after, one.quantity)
+
+
+async def _write_down(
+    db: Connection, hours: Sequence[EndedHour], after: HourState, note: Note
+) -> None:
+    await db.execute(RESOLVE, after, note.at, [one.hour_id for one in hours])
+    notes = [(one.hour_id, None, note.at, one.state, after, note.text) for one in hours]
+    await execute_for(db, NOTES, notes)
+
+
+async def _write_off(db: Connection, row: Any, note: Note, sums: Sums) -> None:  # noqa: ANN401
+    """Give up usage that no hour carries; what was given up before of the same is added to it."""
+    of = key_of(row["name"]).summed_under(row["license_product"])
+    quantity, into = int(row["quantity"]), row["stranded_id"]
+    sums.add(of, row["state"], -quantity)
+    sums.add(of, HourState.WRITTEN_OFF, quantity)
+    given_up = await db.fetchval(
+        "SELECT stranded_id FROM marketplace_metering.stranded "
+        "WHERE key_id = $1 AND origin = $2 AND state = $3 FOR UPDATE",
+        row["key_id"],
+        row["origin"],
+        HourState.WRITTEN_OFF,
+    )
+    if given_up in (None, into):
+        await db.execute(
+            "UPDATE marketplace_metering.stranded SET state = $1 WHERE stranded_id = $2",
+            HourState.WRITTEN_OFF,
+            into,
+        )
+    else:
+        into = given_up
+        await db.execute(
+            "UPDATE marketplace_metering.stranded SET quantity = quantity + $1, "
+            "events = events + $2 WHERE stranded_id = $3",
+            row["quantity"],
+            row["events"],
+            into,
+        )
+        await db.execute(
+            "UPDATE marketplace_metering.resolution SET stranded_id = $1 WHERE stranded_id = $2",
+            into,
+            row["stranded_id"],
+        )
+        await db.execute(
+            "DELETE FROM marketplace_metering.stranded WHERE stranded_id = $1", row["stranded_id"]
+        )
+    given = (None, into, note.at, row["state"], HourState.WRITTEN_OFF, note.text)
+    await execute_for(db, NOTES, [given])
+
+
+async def rebill(
+    db: Connection, hours: Sequence[int], note: Note, rules: PostingRules, shard: int
+) -> int:
+    """Move the usage of hours to the hour that runs; see Store."""
+    keys = {key_of(name): product for name, product in await db.fetch(KEYS, hours)}
+    into = await load(db, keys, hour_of(note.at))
+    ended = await _hours(db, hours)
+    for one in ended:
+        require_unbilled(one)
+    sums = Sums()
+    await _write_down(db, ended, HourState.REOPENED, note)
+    for one in ended:
+        sums.add(one.of, one.state, 0, -1)
+        sums.add(one.of, HourState.REOPENED, 0, 1)
+    posting = Posting(note.at, rules, into, sums=sums.changes())
+    for one in ended:
+        posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
+    await write(db, posting.changes(), shard, no_failure)
+    return len(ended)
+
+
+async def rebind(db: Connection, host: str, taken: HourState | None, note: Note, shard: int) -> int:
+    """Bind the ledger to another host of its region; see Store."""
+    require_no_claim(await db.fetchval(CLAIMED) is not None)
+    changed, sums = 0, Sums()
+    found = [tuple(row) for row in await db.fetch(TAKEN)]
+    for after, hours in fates_of_taken(taken, found, note.at).items():
+        await _change(db, await _hours(db, hours), after, note, sums)
+        changed += len(hours)
+    if changed:
+        await db.execute(FORGET)
+    await keep_sums(db, sums.changes(), shard)
+    await db.execute("UPDATE marketplace_metering.ledger SET host = $1", host)
+    return changed

@@ -1,0 +1,384 @@
+"""What a person says of usage in the ledger: every end state has a way out without SQL."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, connections_of, house_at
+
+from marketplace_metering_async import CannotResolveError, HourState, LedgerUnusableError
+from marketplace_metering_async.cli.commands.ledger_status import exit_of
+from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger.model import ENDED, STRANDED, FrozenHour, Settlement
+from marketplace_metering_async.ledger.stores.store import ClaimRules
+
+THIS_HOUR = NOON.replace(minute=0)
+LAST = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
+
+
+async def claimed(house: House) -> list[FrozenHour]:
+    now = int(house.clock.now().timestamp())
+    store = house.ledger._store
+    await store.seal_due(now, 100, "us-east-1")
+    return await store.claim(
+        now, ClaimRules(begun=now, limit=10, lease=60, region_name="us-east-1")
+    )
+
+
+async def settle(house: House, claim: FrozenHour, state: HourState, **more: Any) -> Any:
+    now = int(house.clock.now().timestamp())
+    one = Settlement(
+        hour_id=claim.hour_id,
+        fence=claim.fence,
+        state=state,
+        status=state.value,
+        quantity=claim.quantity,
+        of=claim.key.summed_under(claim.license_product),
+        **more,
+    )
+    return await house.ledger._store.settle([one], now)
+
+
+async def end(house: House, state: HourState, **more: Any) -> None:
+    """Let three units end in *state*."""
+    if state is HourState.MONTH_OVER:
+        house.clock.set(LAST)
+        await house.use(0)
+        house.clock.step(hours=6)
+        await house.relay()
+        await house.use(3, at=LAST)
+    elif state is HourState.SUBSCRIPTION_OVER:
+        who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+        await house.ledger.close_customer(**who)
+        house.clock.step(seconds=1)
+        await house.use(3)
+        await house.ledger.reopen_customer(**who)
+    elif state in (HourState.NOT_METERED, HourState.WRITTEN_OFF):
+        await end(house, HourState.CONFLICT)
+        await house.ledger.resolve(await names(house), state.value, note="a test")  # type: ignore[arg-type]
+    else:
+        await house.use(3)
+        house.clock.step(hours=1)
+        (claim,) = await claimed(house)
+        await settle(house, claim, state, **more)
+    assert {state: 3} == (await house.balance()).ended
+
+
+async def names(house: House) -> list[str]:
+    return [entry.name async for entry in house.ledger.history() if entry.state in ENDED]
+
+
+async def the_end(house: House) -> Any:
+    (entry,) = [entry async for entry in house.ledger.history() if entry.quantity == 3]
+    return entry
+
+
+@pytest.mark.parametrize("state", ENDED)
+async def test_every_end_state_can_be_written_off(house: House, state: HourState) -> None:
+    """
+    After which it raises no alarm. ledger H8, M15
+    """
+    await end(house, state)
+    alarm = exit_of(await house.ledger.status())
+    count = await house.ledger.resolve(await names(house), "written_off", note="a gift")
+    status = await house.balance()
+
+    assert (0 if state is HourState.WRITTEN_OFF else 1) == alarm
+    assert 1 == count
+    assert {HourState.WRITTEN_OFF: 3} == status.ended
+    assert 0 == exit_of(status)
+    said = (await the_end(house)).resolutions[-1]
+    assert (state, HourState.WRITTEN_OFF, "a gift") == (said.before, said.after, said.note)
+
+
+@pytest.mark.parametrize("state", ENDED)
+async def test_every_end_state_can_be_billed(house: House, state: HourState) -> None:
+    """
+    Once: in its own hour where the identical record can be sent, or in the hour that runs.
+    ledger H8, M15
+    """
+    await end(house, state)
+    if state in STRANDED:
+        await house.ledger.retry(state)
+    else:
+        if state is not HourState.NOT_METERED:
+            await house.ledger.resolve(await names(house), "not_metered", note="looked")
+        await house.ledger.reopen(await names(house), note="to be paid")
+    house.clock.step(hours=2)
+    await house.relay()
+    status = await house.balance()
+
+    assert (3, {}) == (status.metered, status.ended)
+    assert [3] == [quantity for quantity in house.metered().values() if quantity]
+    assert 0 == exit_of(status)
+
+
+@pytest.mark.parametrize("state", [state for state in ENDED if state not in STRANDED])
+async def test_every_record_may_be_found_with_the_service(house: House, state: HourState) -> None:
+    """
+    And is metered then. ledger H8
+    """
+    await end(house, state)
+    await house.ledger.resolve(await names(house), "metered", note="in CloudTrail")
+    status = await house.balance()
+
+    assert (3, {}) == (status.metered, status.ended)
+    with pytest.raises(CannotResolveError, match="is metered: only usage that has ended"):
+        await house.ledger.resolve([(await the_end(house)).name], "written_off", note="oh")
+
+
+@pytest.mark.parametrize("state", [s for s in ENDED if s not in (*STRANDED, HourState.DAMAGED)])
+async def test_every_whole_record_may_be_sent_again(house: House, state: HourState) -> None:
+    """
+    The identical one, within its window, by the name of its state. Covers: S14
+    """
+    await end(house, state)
+    count = await house.ledger.retry(state)
+    await house.relay()
+
+    assert 1 == count
+    assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
+
+
+async def test_retry_leaves_decisions_to_a_person(house: House) -> None:
+    """
+    Without a state, it moves no charge to another month, and takes back no gift. ledger M15
+    """
+    await end(house, HourState.MONTH_OVER)
+    await house.ledger.retry()
+    stranded = (await house.balance()).ended
+    await house.ledger.resolve(await names(house), "written_off", note="a gift")
+    await house.ledger.retry()
+    gift = (await house.balance()).ended
+    await house.ledger.retry(HourState.WRITTEN_OFF)
+    (carrying,) = [e async for e in house.ledger.history() if e.state is HourState.OPEN]
+
+    assert ["a gift"] == [said.note for said in carrying.resolutions]
+    assert {HourState.MONTH_OVER: 3} == stranded
+    assert {HourState.WRITTEN_OFF: 3} == gift
+    assert 3 == (await house.balance()).open
+
+
+async def test_gifts_of_one_hour_are_added_up(house: House) -> None:
+    """
+    Usage of a month that is over may come and be written off again and again.
+    """
+    await end(house, HourState.MONTH_OVER)
+    await house.ledger.resolve(await names(house), "written_off", note="one")
+    await house.use(4, at=LAST)
+    (late,) = [e.name async for e in house.ledger.history() if e.state is HourState.MONTH_OVER]
+    await house.ledger.resolve([late], "written_off", note="two")
+    (entry,) = [e async for e in house.ledger.history() if e.state in ENDED]
+
+    assert (7, ["one", "two"]) == (entry.quantity, [said.note for said in entry.resolutions])
+    assert {HourState.WRITTEN_OFF: 7} == (await house.balance()).ended
+
+
+async def test_all_are_resolved_or_none(house: House) -> None:
+    """
+    What a relay holds is not resolved, nor is what is gone.
+    """
+    await end(house, HourState.CONFLICT)
+    await house.use(4, customer_aws_account_id="000000000002")
+    house.clock.step(hours=2)
+    await claimed(house)
+    everything = [entry.name async for entry in house.ledger.history()]
+    with pytest.raises(CannotResolveError, match="is frozen: only usage that has ended"):
+        await house.ledger.resolve(everything, "written_off", note="x")
+    with pytest.raises(CannotResolveError, match="hour-999 is not in the ledger"):
+        await house.ledger.resolve([*await names(house), "hour-999"], "written_off", note="x")
+    with pytest.raises(CannotResolveError, match="is frozen, and may be billed already"):
+        await house.ledger.reopen(everything, note="x")
+    await house.use(5)
+    (open_,) = [e.name async for e in house.ledger.history() if e.state is HourState.OPEN]
+    with pytest.raises(CannotResolveError, match="is open: only usage that has ended"):
+        await house.ledger.resolve([open_], "metered", note="x")
+
+    assert {HourState.CONFLICT: 3} == (await house.balance()).ended
+
+
+async def test_a_verdict_of_before_undoes_nothing(house: House) -> None:
+    """
+    It is written once more where its first answer was lost; each word raises the fence.
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    (claim,) = await claimed(house)
+    await settle(house, claim, HourState.CONFLICT)
+    await house.ledger.retry(HourState.CONFLICT)
+    heard = await settle(house, claim, HourState.CONFLICT)
+    (again,) = await claimed(house)
+    await settle(house, again, HourState.CONFLICT)
+    await house.ledger.resolve(await names(house), "not_metered", note="looked")
+    await house.ledger.retry(HourState.NOT_METERED)
+    ((fence,),) = await change(house.url, "SELECT fence FROM hour")
+
+    assert [] == heard
+    assert again.fence + 2 == fence
+    assert 3 == (await house.balance()).frozen
+
+
+@pytest.mark.parametrize("state", [HourState.NOT_METERED, HourState.WRITTEN_OFF])
+async def test_a_later_success_wins_and_alarms(
+    house: House, state: HourState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Over what a person said. ledger H8
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    (claim,) = await claimed(house)
+    await settle(house, claim, HourState.PROBABLY_METERED)
+    await house.ledger.resolve(await names(house), state.value, note="looked")  # type: ignore[arg-type]
+    house.ledger._known.keep(
+        Settlement(
+            hour_id=claim.hour_id,
+            fence=claim.fence,
+            state=HourState.METERED,
+            status="Success",
+            quantity=claim.quantity,
+            of=claim.key.summed_under(claim.license_product),
+        )
+    )
+    report = await house.relay()
+
+    assert (1, 3) == (report.metered, (await house.balance()).metered)
+    assert [
+        f"bill none of it again: 1 records that had ended as {state} are metered after all"
+    ] == [event.text for event in house.warned if isinstance(event, WarningIssued)]
+
+
+async def test_what_was_reopened_shows_where_it_is(house: House) -> None:
+    """
+    In both hours, and it is not billed twice by a second word.
+    """
+    await end(house, HourState.REJECTED)
+    await house.ledger.reopen(await names(house), note="to be paid")
+    entries = {entry.hour: entry async for entry in house.ledger.history()}
+    old, new = entries[THIS_HOUR], entries[THIS_HOUR + HOUR]
+
+    assert (HourState.REOPENED, 3, "to be paid") == (
+        old.state,
+        old.quantity,
+        old.resolutions[0].note,
+    )
+    assert [(THIS_HOUR, 3)] == [(one.origin, one.quantity) for one in new.carried]
+    with pytest.raises(CannotResolveError, match="is reopened, and may be billed already"):
+        await house.ledger.reopen([old], note="again")
+    assert 3 == (await house.balance()).open
+
+
+async def test_what_is_in_doubt_is_not_billed_again(house: House) -> None:
+    """
+    Before a person has looked.
+    """
+    await end(house, HourState.TOO_LATE, in_doubt=True)
+    with pytest.raises(CannotResolveError, match="is too_late in doubt, and may be billed"):
+        await house.ledger.reopen(await names(house), note="x")
+    await house.ledger.resolve(await names(house), "not_metered", note="looked")
+
+    assert 1 == await house.ledger.reopen(await names(house), note="to be paid")
+
+
+async def test_what_was_resolved_is_pruned(house: House) -> None:
+    """
+    With what was said of it.
+    """
+    await end(house, HourState.REJECTED)
+    await house.ledger.reopen(await names(house), note="to be paid")
+    house.clock.step(hours=2)
+    await house.relay()
+    house.clock.step(days=9)
+
+    assert 2 == await house.ledger.prune(house.clock.now() - timedelta(days=4))
+    assert 3 == (await house.balance()).metered
+
+
+ELSEWHERE = "http://localhost:1"
+
+
+@pytest.mark.parametrize(
+    ("taken", "after"),
+    [
+        ("billed", {"metered": 4}),
+        ("send", {"frozen": 3, "ended": {HourState.NOT_METERED: 1}}),
+        ("written_off", {"ended": {HourState.WRITTEN_OFF: 4}}),
+    ],
+)
+async def test_a_ledger_can_be_bound_to_another_host(
+    house: House, taken: Any, after: dict[str, Any]
+) -> None:
+    """
+    Of its region; what a sandbox has taken is sent again, written off, or billed as it is.
+    ledger M15
+    """
+    await house.use(1)
+    house.clock.step(hours=2)
+    await house.relay()
+    house.clock.step(hours=23)
+    await house.use(3)
+    house.clock.step(hours=1)
+    await house.relay()
+    async with house.client(endpoint_url=ELSEWHERE) as other:
+        with pytest.raises(CannotResolveError, match=r"4 units that 127\.0\.0\.1 has taken"):
+            await house.ledger.rebind(other, note="x")
+        changed = await house.ledger.rebind(other, taken=taken, note="from the sandbox")
+        status = await house.balance()
+        frozen = [e async for e in house.ledger.history() if e.state is HourState.FROZEN]
+        await house.ledger.relay_once(other)
+
+    assert after == {name: getattr(status, name) for name in after}
+    assert (2 if taken != "billed" else 0, "localhost") == (changed, status.host)
+    notes = [said.note async for e in house.ledger.history() for said in e.resolutions]
+    assert ["from the sandbox"] * changed == notes
+    assert [(None, None)] * len(frozen) == [(e.settled_at, e.metering_record_id) for e in frozen]
+
+
+async def test_nothing_is_rebound_under_a_relay(house: House) -> None:
+    """
+    Or to another region.
+    """
+    await house.use(1)
+    house.clock.step(hours=2)
+    await house.relay()
+    async with house.client(region_name="eu-west-1") as abroad:
+        with pytest.raises(Exception, match="go to us-east-1, not to eu-west-1"):
+            await house.ledger.rebind(abroad, taken="billed", note="x")
+    await house.use(1)
+    house.clock.step(hours=2)
+    await claimed(house)
+    async with house.client(endpoint_url=ELSEWHERE) as other:
+        with pytest.raises(CannotResolveError, match="stop all relays first"):
+            await house.ledger.rebind(other, taken="billed", note="x")
+
+
+async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(
+    place: str, new_url: Callable[[], Any]
+) -> None:
+    """
+    And only there. ledger C2, M15
+    """
+    old = await new_url()
+    async with house_at(old) as house, house_at(place) as new:
+        await house.use(3)
+        with pytest.raises(LedgerUnusableError, match="has not moved"):
+            await house.ledger.un_retire(place)
+        ledger_id = (
+            await connections_of(new).read(
+                lambda db: db.fetchrow("SELECT ledger_id FROM marketplace_metering.ledger")
+            )
+        )[0]
+        await house.ledger._store.retire(ledger_id)
+        with pytest.raises(LedgerUnusableError, match="has moved"):
+            await house.use(1)
+        await house.ledger.un_retire(place)
+        await house.use(4)
+        await house.ledger._store.retire("another")
+        with pytest.raises(LedgerUnusableError, match="moved to ledger another, not to that one"):
+            await house.ledger.un_retire(place)
+        await new.use(1)
+        with pytest.raises(LedgerUnusableError, match="that one has its usage"):
+            await house.ledger.un_retire(place)
+
+        assert 7 == (await house.balance()).open

@@ -1,0 +1,84 @@
+"""What a verdict changes when it comes to its row, without a store."""
+
+from typing import Any
+
+import pytest
+
+from marketplace_metering_async.ledger.fences import Standing, writing_of
+from marketplace_metering_async.ledger.model import HourState, ProductDimension, Settlement
+
+OF = ProductDimension("product", "requests")
+
+
+def verdict(state: HourState, fence: int = 2, **more: Any) -> Settlement:
+    return Settlement(
+        hour_id=1, fence=fence, state=state, status=state.value, quantity=5, of=OF, **more
+    )
+
+
+def test_the_latest_claim_settles_a_frozen_row() -> None:
+    """
+    Once, with its line in the history.
+    """
+    one = verdict(HourState.CONFLICT)
+    writing = writing_of([one], {1: Standing(2, HourState.FROZEN)})
+
+    assert ({1: one}, [one], [one], [one]) == tuple(writing)
+
+
+@pytest.mark.parametrize("state", [s for s in HourState if s is not HourState.METERED])
+def test_a_stale_verdict_is_history_only(state: HourState) -> None:
+    """
+    Whatever it says, but for a success. ledger H8
+    """
+    one = verdict(state, fence=1)
+    writing = writing_of([one], {1: Standing(2, HourState.FROZEN)})
+
+    assert ({}, [one], [], []) == tuple(writing)
+
+
+@pytest.mark.parametrize("state", list(HourState))
+def test_a_success_lifts_every_state_that_bills_nobody(state: HourState) -> None:
+    """
+    Under any fence; usage that another hour bills is only reported. ledger H8
+    """
+    one = verdict(HourState.METERED, fence=1)
+    writing = writing_of([one], {1: Standing(7, state)})
+    stands = state in (HourState.METERED, HourState.REOPENED)
+
+    assert ({} if stands else {1: one}) == writing.rows
+    assert [one] == writing.attempts
+    heard = [] if state is HourState.METERED else [state]
+    assert heard == [found.before for found in writing.heard]
+    assert ([] if stands else heard) == [found.before for found in writing.moves]
+
+
+def test_a_verdict_that_was_written_is_heard_again() -> None:
+    """
+    And changes nothing. ledger H8
+    """
+    one = verdict(HourState.REJECTED)
+    writing = writing_of([one], {1: Standing(2, HourState.REJECTED)})
+
+    assert ({}, [one], []) == (writing.rows, writing.heard, writing.moves)
+
+
+def test_verdicts_of_one_row_are_written_in_turn() -> None:
+    """
+    The row gets the last one, the sums every step between. ledger H8
+    """
+    later, first = verdict(HourState.PROBABLY_METERED), verdict(HourState.METERED, fence=1)
+    writing = writing_of([later, first], {1: Standing(2, HourState.FROZEN)})
+
+    assert {1: first} == writing.rows
+    assert [
+        (HourState.FROZEN, HourState.PROBABLY_METERED),
+        (HourState.PROBABLY_METERED, HourState.METERED),
+    ] == [(one.before, one.state) for one in writing.moves]
+
+
+def test_what_was_pruned_has_no_row() -> None:
+    """
+    And no history that could say more.
+    """
+    assert ({}, [], [], []) == tuple(writing_of([verdict(HourState.METERED)], {}))
