@@ -1,9 +1,11 @@
 """Whose usage it is: a customer of a product, under one of the service's two schemes."""
 
+from collections.abc import Iterator, Mapping
+
 from attrs import field, frozen
 
 from marketplace_metering_async import rules
-from marketplace_metering_async.errors import mask
+from marketplace_metering_async.errors import Violation, mask
 
 
 def masked(value: str | None) -> str:
@@ -42,3 +44,28 @@ class Customer:
         if self.product_code is not None:
             found += rules.product_code(self.product_code)
         rules.raise_if_any(found)
+
+
+def ids_of(customer: Customer | None, **given: str | None) -> dict[str, str | None]:
+    """
+    Return the ids that a caller means, by name: those that were *given*, or a customer's.
+
+    Raises:
+        InvalidRecordError: for what may not stand beside *customer*: any id, but for a product that
+            it lacks.
+    """
+    if customer is None:
+        return given
+    rules.raise_if_any(_beside(customer, given))
+    return {name: getattr(customer, name) or value for name, value in given.items()}
+
+
+def _beside(customer: object, given: Mapping[str, str | None]) -> Iterator[Violation]:
+    if not isinstance(customer, Customer):
+        came = rules.describe(customer, masked=True)
+        yield Violation("customer", "a Customer", came, wrong_type=True)
+        return
+    for name, value in given.items():
+        may_stand = name == "product_code" and customer.product_code is None
+        if value is not None and not may_stand:
+            yield Violation(name, "None beside customer", "another one")

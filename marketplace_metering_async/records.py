@@ -1,7 +1,7 @@
 """What is metered: UsageRecord with its allocations and tags, valid by construction."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeVar
 from attrs import field, frozen
 
 from marketplace_metering_async import limits, quantities, rules
-from marketplace_metering_async.customers import Customer, masked
+from marketplace_metering_async.customers import Customer, ids_of, masked
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 
 SECONDS_PER_HOUR: Final = 3600
@@ -155,9 +155,9 @@ class UsageRecord:
         """Refuse what the service would refuse, then note the timestamp as the wire has it."""
         note = object.__setattr__.__get__(self)
         if self._given_customer is not None:
-            rules.raise_if_any(_beside_customer(self, self._given_customer))
-            for name in _CUSTOMER_MEMBERS:
-                note(name, getattr(self._given_customer, name) or getattr(self, name))
+            given = {name: getattr(self, name) for name in _CUSTOMER_MEMBERS}
+            for name, value in ids_of(self._given_customer, **given).items():
+                note(name, value)
             note("_given_customer", None)  # from now on its members speak for it
         if not self._is_plain():
             note("timestamp", whole_utc_seconds(self.timestamp))
@@ -277,18 +277,6 @@ _CUSTOMER_MEMBERS: Final = (
     "product_code",
 )
 _TEXTS: Final = ("dimension", *_CUSTOMER_MEMBERS)
-
-
-def _beside_customer(record: UsageRecord, customer: object) -> Iterator[Violation]:
-    """Yield what may not stand beside a customer: any of its members, but for a lacking product."""
-    if not isinstance(customer, Customer):
-        came = rules.describe(customer, masked=True)
-        yield Violation("customer", "a Customer", came, wrong_type=True)
-        return
-    for name in _CUSTOMER_MEMBERS:
-        may_stand = name == "product_code" and customer.product_code is None
-        if getattr(record, name) is not None and not may_stand:
-            yield Violation(name, "None beside customer", "another one")
 
 
 def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) -> list[int]:

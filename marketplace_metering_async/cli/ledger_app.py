@@ -122,7 +122,7 @@ def relay(
     region: Region = None,
     calls_per_second: CallsPerSecond = QUOTA,
 ) -> None:
-    """Seal hours that are over and meter them, until Ctrl-C."""
+    """Seal hours that are over and meter them, until Ctrl-C. Exit code 5: it is a copy."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     settings = Settings(
@@ -208,7 +208,7 @@ def prune(
 
 @app.command("adopt-copy")
 def adopt_copy(url: Url) -> None:
-    """Say that this copy, such as a restored backup, is the ledger to go on with."""
+    """Go on with a copy, such as a restored backup, once the producers have repeated."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     finish(ledger_actions.adopt_copy(url, stderr_console()))

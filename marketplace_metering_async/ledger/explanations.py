@@ -89,12 +89,6 @@ EXPLANATIONS: Final[Mapping[HourState, Explanation]] = MappingProxyType(
             "--state other_scheme`. If it is not in the other scheme's record: `ledger retry "
             "--state other_scheme` bills it in the first hour that the other one does not have.",
         ),
-        HourState.UNCONFIRMED: Explanation(
-            "Nobody knows whether the service has the record: an attempt had no answer, and later "
-            "ones were refused, for a reason that need not have been there before.",
-            f"{_COMPARE} If it is there: `ledger resolve --as metered`. If not: `ledger resolve "
-            "--as not_metered`, then `ledger reopen` bills the usage in the hour that runs.",
-        ),
         HourState.DAMAGED: Explanation(
             "The stored record does not match its digest: the disk, or somebody's hand, changed "
             "it. It is not sent.",
@@ -105,6 +99,14 @@ EXPLANATIONS: Final[Mapping[HourState, Explanation]] = MappingProxyType(
             "Relay after relay died with this record in its hands, so it is left alone.",
             "See why the relays died (memory, a defect). Once that is fixed, `ledger retry --state "
             f"quarantined` sends it again within its window. {_COMPARE} Then `ledger resolve`.",
+        ),
+        HourState.UNCONFIRMED: Explanation(
+            "It may have been metered or not, and nothing proves either: an attempt had no answer, "
+            "and later ones were refused for a reason that need not have been there before; or the "
+            "ledger that this one, which was adopted, is a copy of may have sent it.",
+            f"{_COMPARE} What the service has: `ledger resolve --as metered`. What it has not: "
+            "`ledger resolve --as not_metered`, then `ledger retry --state not_metered`, or "
+            "`ledger reopen` where the record's window is closed.",
         ),
         HourState.NOT_METERED: Explanation(
             "A person has found that the service does not have the record.",

@@ -5,8 +5,9 @@ from typing import Final
 from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
+from marketplace_metering_async.ledger.watermark import UNKNOWN, Place, Watermark
 
-_COPY: Final = (
+COPY: Final = (
     "this ledger is a copy, such as a restored backup: its open hours wait until somebody "
     "adopts it (ledger.adopt_copy(), or `ledger adopt-copy URL`)"
 )
@@ -20,9 +21,13 @@ class Identity:
     Attributes:
         ledger_id: Its own name; None before anybody has opened it.
         mark: What tells the place of its database from that of a copy.
-        guarded_since: When it was found to be a copy that nobody has released; None otherwise.
+        guarded_since: When it was found to be a copy that nobody has adopted; None otherwise.
         moved_to: Where it has moved; None if it has not.
         sealings: How many transactions have sealed hours.
+        sealed_through: The latest hour that they have sealed.
+        watermark: Where it was last written down outside; None: nowhere.
+        held_through: Usage up to then may have been metered by the ledger that this is a copy of.
+        adopted_at: When somebody said to go on with this copy.
         event_ids_since: Ids of events that were added before are forgotten.
     """
 
@@ -35,6 +40,16 @@ class Identity:
     last_success_at: int | None
     sealings: int
     event_ids_since: int
+    sealed_through: int | None
+    watermark: str | None
+    held_through: int | None
+    adopted_at: int | None
+
+    def sealed(self) -> Watermark | None:
+        """Return how far it has sealed; None: it never has."""
+        if self.sealed_through is None:
+            return None
+        return Watermark(sealings=self.sealings, through=self.sealed_through)
 
     def require_host(self, region_name: str, host: str) -> None:
         """
@@ -94,24 +109,72 @@ def require_known(min_compatible: int, known: int) -> None:
         )
 
 
-def introduction(ledger: Identity, region_name: str | None, mark: str) -> tuple[bool, str | None]:
+def introduction(ledger: Identity, region_name: str | None, sign: str | None) -> str | None:
     """
-    Compare a ledger that is opened with its database's *mark*.
+    Return what a person should know about a ledger that is opened; None: nothing.
 
-    A ledger that finds a foreign mark is a copy, such as a restored backup, and is guarded from
-    then on. One that has moved can only be read.
-
-    Returns: whether it is found to be a copy now, and what a person should know about it.
+    *sign* is what shows that it is a copy. One that has moved can only be read.
 
     Raises:
         LedgerRegionMismatchError: its records go to another region than *region_name*.
     """
     if ledger.moved_to is not None:
-        return False, f"this ledger has moved to {ledger.moved_to}; it can only be read"
+        return f"this ledger has moved to {ledger.moved_to}; it can only be read"
     if region_name is not None and ledger.region_name not in (None, region_name):
         raise LedgerRegionMismatchError(
             f"the ledger's records go to {ledger.region_name}, not to {region_name}"
         )
-    if ledger.mark != mark:
-        return True, _COPY
-    return False, None if ledger.guarded_since is None else _COPY
+    return copy_text(ledger, sign)
+
+
+def copy_text(ledger: Identity, sign: str | None) -> str | None:
+    """Return what to say of a copy that nobody has adopted, with the *sign* that it is one."""
+    if sign is not None:
+        return f"{COPY}; {sign}"
+    return None if ledger.guarded_since is None else COPY
+
+
+def sign_of_a_copy(ledger: Identity, place: Place) -> str | None:
+    """Return what shows that the *ledger* at a *place* is a copy; None: nothing does."""
+    if ledger.moved_to is not None:
+        return None
+    outside = place.watermark
+    if outside is not None and outside.sealings > ledger.sealings:
+        return (
+            f"it has sealed {ledger.sealings} times, and {place.path} says {outside.sealings}: "
+            "what came between is missing"
+        )
+    if ledger.mark != place.mark:
+        return "its database is not where it was made"
+    was_here = place.path is not None and place.path == ledger.watermark
+    if outside is None and was_here and not place.mark_is_proof:
+        return f"its watermark is missing at {place.path}"
+    return None
+
+
+def held_through(ledger: Identity, place: Place) -> int:
+    """Return up to when a copy's usage may have been metered by what it lacks."""
+    outside = place.watermark
+    known = outside is not None and outside.sealings > ledger.sealings
+    return outside.through if outside is not None and known else UNKNOWN
+
+
+def require_watermark(ledger: Identity, path: str | None) -> None:
+    """
+    Refuse to send without writing down outside how far the ledger has sealed, if it once was.
+
+    Raises:
+        LedgerUnusableError: *path* is nowhere.
+    """
+    if path is None and ledger.watermark is not None:
+        raise LedgerUnusableError(
+            f"add watermark=FOLDER to the ledger's URL: its watermark was written at "
+            f"{ledger.watermark}, and nothing is sent where it cannot be"
+        )
+
+
+def lost_watermark(ledger: Identity, place: Place) -> str | None:
+    """Return what a person should know when a watermark is made where there is none."""
+    if ledger.watermark is None or place.watermark is not None:
+        return None
+    return f"the ledger's watermark was at {ledger.watermark}; it is made anew at {place.path}"

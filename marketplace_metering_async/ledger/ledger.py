@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import (
     LedgerClosedError,
     LedgerError,
@@ -144,9 +145,12 @@ class UsageLedger:
 
         Args:
             url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
-                `postgresql://user:password@host/database` (extra `postgres`), which lies in the
-                schema `marketplace_metering` or in that of `?schema=NAME`. A role that may only
-                read suffices for status and history.
+                `postgresql://user:password@host/database` (extra `postgres`). The latter lies in
+                the schema `marketplace_metering`, or in that of `?schema=NAME`; a role that may
+                only read suffices for status and history. To it, `?watermark=/folder` adds where
+                relays write down, outside of the database, how far they have sealed, so that a
+                restored one is known by what it lacks: a folder that all of them share, and that no
+                backup of the database brings back. A file has its own beside it.
             create: Whether it is made if it is not there. Say no where you only look, so that a
                 mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which
@@ -195,7 +199,7 @@ class UsageLedger:
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
         self._home = (os.getpid(), asyncio.get_running_loop())
-        await self._store.open()
+        await self._store.open(self._warn)
         try:
             if self._store.may_write:
                 await self._check_identity()
@@ -210,7 +214,7 @@ class UsageLedger:
         await self._declare_whole()
         self._is_checked = True
         if about is not None:
-            emit(self._observer, WarningIssued(text=about))
+            self._warn(about)
 
     async def _require_writable(self) -> None:
         """Who could only read when the ledger was opened has not looked which one it is."""
@@ -257,6 +261,7 @@ class UsageLedger:
         *,
         dimension: str,
         quantity: Quantity | str,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -272,6 +277,7 @@ class UsageLedger:
             dimension: One of the product's dimensions.
             quantity: Units, 0 to 9999999999.999999 in steps of a millionth, as an int, a Decimal
                 or a text as "17.42"; they add up exactly with the rest of the hour.
+            customer: The buyer with the product, in place of the four ids that follow.
             customer_aws_account_id: The buyer's AWS account.
             customer_identifier: The buyer in legacy integrations, in place of the account.
             license_arn: The buyer's license (Concurrent Agreements), together with the account.
@@ -304,10 +310,13 @@ class UsageLedger:
             self._clock.now(),
             dimension=dimension,
             quantity=quantity,
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
             at=at,
             event_id=event_id,
         )
@@ -413,6 +422,7 @@ class UsageLedger:
     async def close_customer(
         self,
         *,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -432,20 +442,24 @@ class UsageLedger:
             LedgerError: the database cannot be used.
         """
         await self._require_writable()
-        customer = customer_of(
+        who = customer_of(
             self._clock.now(),
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
-        return await self._store.close(customer, closed_at, now, self._rules)
+        return await self._store.close(who, closed_at, now, self._rules)
 
     async def reopen_customer(
         self,
         *,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -457,14 +471,17 @@ class UsageLedger:
         Raises: as `close_customer`.
         """
         await self._require_writable()
-        customer = customer_of(
+        who = customer_of(
             self._clock.now(),
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
         )
-        await self._store.reopen(customer)
+        await self._store.reopen(who)
 
     async def whole_dimensions(self) -> frozenset[ProductDimension]:
         """
@@ -491,6 +508,7 @@ class UsageLedger:
         self,
         *,
         month: datetime | None = None,
+        customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
         license_arn: str | None = None,
@@ -501,6 +519,7 @@ class UsageLedger:
 
         Args:
             month: Any moment of the month (UTC); all months by default.
+            customer: Of this customer of a product alone, in place of the four ids that follow.
             customer_aws_account_id: Of this account alone.
             customer_identifier: Of this customer alone.
             license_arn: Of this license alone.
@@ -512,10 +531,13 @@ class UsageLedger:
         self._require_open()
         query = HistoryQuery.of(
             month,
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            product_code=product_code,
+            **ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            ),
         )
         place, full = (-1, -1), True
         while full:
@@ -538,17 +560,20 @@ class UsageLedger:
         Args:
             states: Which: end states, or FROZEN, whose records wait no longer. By default all but
                 those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME
-                (which the service would bill beside the other scheme), WRITTEN_OFF.
+                (which the service would bill beside the other scheme), WRITTEN_OFF. What is
+                UNCONFIRMED is to be resolved first.
 
         Returns: how many are on their way again.
 
         Raises:
-            ValueError: for another state.
+            ValueError: for another state, and for UNCONFIRMED.
             LedgerError: the database cannot be used.
         """
         await self._require_writable()
         if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
             raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
+        if HourState.UNCONFIRMED in states:
+            raise ValueError("resolve what is unconfirmed first: it may be metered already")
         by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
         return await self._store.rearm(states or by_default, self._now(), self._rules)
 
@@ -646,7 +671,7 @@ class UsageLedger:
         if (moved_to := await self._moved_to()) is None:
             raise LedgerUnusableError("this ledger has not moved, and can be used")
         target = store_at(url, create=False)
-        await target.open()
+        await target.open(self._warn)
         try:
             await target.let_go(self._store)
         finally:
@@ -702,14 +727,22 @@ class UsageLedger:
         """
         Say that this copy of a ledger, such as a restored backup, is the one to go on with.
 
-        Until then its frozen records go out, which is harmless, and its open hours wait: they may
-        have been sent by the ledger that it is a copy of. Compare with CloudTrail first.
+        Until then its frozen records go out, which is harmless, and its open hours wait: what the
+        copy lacks may have metered them. Let the producers repeat their usage by event id first.
+
+        From then on usage is metered again, but for what may be metered already: hours up to the
+        latest one that had been sealed (where nobody knows which, up to now) end as UNCONFIRMED
+        when they are due, and so does late usage of that time. Compare with CloudTrail what the
+        service has of them.
+
+        A ledger that is no copy stays as it is.
 
         Raises:
-            LedgerError: the database cannot be used.
+            LedgerError: the database cannot be used, or the watermark not be written: nothing is
+                sent until it can.
         """
         await self._require_writable()
-        await self._store.release()
+        await self._store.adopt(self._now())
 
     async def take_over(self, url: str) -> int:
         """
@@ -731,7 +764,7 @@ class UsageLedger:
         """
         await self._require_writable()
         source = store_at(url, create=False)
-        await source.open()
+        await source.open(self._warn)
         try:
             return await self._store.take_over(source)
         finally:
@@ -749,6 +782,9 @@ class UsageLedger:
             reach=self._reach,
         )
 
+    def _warn(self, text: str) -> None:
+        emit(self._observer, WarningIssued(text=text))
+
     async def _declare_whole(self) -> None:
         """Keep what is declared now, and warn of what was declared before and is so no more."""
         if self._whole is None or self._whole == (kept := await self._store.whole_dimensions()):
@@ -756,8 +792,7 @@ class UsageLedger:
         await self._store.declare_whole(self._whole, self._now())
         if kept - self._whole:
             names = ", ".join(sorted({dimension for _, dimension in kept - self._whole}))
-            text = f"the ledger takes fractions of what was declared whole until now: {names}"
-            emit(self._observer, WarningIssued(text=text))
+            self._warn(f"the ledger takes fractions of what was declared whole until now: {names}")
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -26,8 +26,6 @@ class HourState(StrEnum):
     """The service has a record of this hour that is not ours: something else meters it."""
     PROBABLY_METERED = "probably_metered"
     """The service has a record of this hour, most likely ours: an attempt had no answer."""
-    UNCONFIRMED = "unconfirmed"
-    """Nobody knows whether it is metered: an attempt had no answer, and later ones were refused."""
     REJECTED = "rejected"
     """The service, or a rule of it, refused the record."""
     TOO_LATE = "too_late"
@@ -45,6 +43,8 @@ class HourState(StrEnum):
     """The stored record does not match its digest, and is not sent."""
     QUARANTINED = "quarantined"
     """Relay after relay died with this record in its hands."""
+    UNCONFIRMED = "unconfirmed"
+    """It may have been metered or not, and nothing proves either."""
     NOT_METERED = "not_metered"
     """A person has found that the service does not have the record."""
     WRITTEN_OFF = "written_off"
@@ -67,7 +67,7 @@ STRANDED: Final = (
 )
 """The states of usage that no hour carries."""
 
-DECIDED: Final = (*STRANDED, HourState.WRITTEN_OFF)
+DECIDED: Final = (*STRANDED, HourState.UNCONFIRMED, HourState.WRITTEN_OFF)
 """End states of which a person has to decide: nothing moves them on but by their name."""
 
 

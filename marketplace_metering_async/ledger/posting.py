@@ -3,16 +3,16 @@ Where usage goes: the decisions of the ledger's way in, without a store.
 
 Usage adds to the hour in which it happened while that hour is not sealed. Late usage, and usage
 for which an hour has no room left, goes to the first unsealed hour after it whose window stays open
-long enough; never over the edge of a month, and never out of an ended subscription: what fits in
-none ends in a named state.
+long enough; never over the edge of a month, never out of an ended subscription, and not where the
+ledger that this is a copy of may have metered it: what fits in none ends in a named state.
 
 A store loads what a group of usage touches into a Posting, posts, and writes down its changes, all
 in one transaction.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from attrs import define, field, frozen
 
@@ -31,6 +31,7 @@ from marketplace_metering_async.ledger.model import (
     key_of,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
+from marketplace_metering_async.ledger.watermark import UNKNOWN
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
@@ -179,6 +180,7 @@ class KeyState:
         has_license: Which scheme it is of.
         rivals: Those keys: what is in an hour of theirs would be billed twice.
         stranded: (origin, state) to millionths and pieces that no hour carries.
+        held_through: Usage up to then may be metered already; None in a ledger that is no copy.
     """
 
     key_id: int
@@ -190,18 +192,23 @@ class KeyState:
     has_license: bool = False
     rivals: list["KeyState"] = field(factory=list, eq=False, repr=False)
     stranded: dict[tuple[int, HourState], tuple[int, int]] = field(factory=dict)
+    held_through: int | None = None
 
 
-def key_state(
-    name: str, key_id: int, closed_at: int | None, license_product: str, billed_as: str | None
-) -> KeyState:
-    """Return the state of a key, by its row, with no hours yet."""
+def key_state(row: Iterable[Any]) -> KeyState:
+    """
+    Return the state of a key, with no hours yet.
+
+    Its *row* is: name, key_id, closed_at, license_product, billed_as, held_through.
+    """
+    name, key_id, closed_at, license_product, billed_as, held_through = row
     key = key_of(name)
     return KeyState(
         key_id,
         key.summed_under(license_product),
         closed_at,
         billed_as=billed_as,
+        held_through=held_through,
         has_license=bool(key.license_arn),
     )
 
@@ -285,7 +292,8 @@ class AddedUsage:
         hour: The start of the hour (UTC) whose record has it; None where none may.
         late: Whether that is another hour than the one in which it happened.
         repeated: Whether the event id was known, so that nothing was added now.
-        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME); None where one has.
+        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME, and in a copy
+            UNCONFIRMED); None where one has.
     """
 
     hour: datetime | None = None
@@ -382,11 +390,14 @@ class Posting:
             found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at)
             if found is not None and _has_room(found, quantity):
                 return key.hours.setdefault(hour, found)
+            if _is_held(key, at):
+                return HourState.UNCONFIRMED  # another hour may have it already, and is metered
             hour = max(hour + SECONDS_PER_HOUR, hour_of(self._lost_at(key)))
         return over
 
     def _is_late(self, key: KeyState, at: int) -> bool:
-        return not _is_after(key, at) and self._unsealed(key, hour_of(at), at) is None
+        is_to_be_carried = self._unsealed(key, hour_of(at), at) is None
+        return is_to_be_carried and not (_is_after(key, at) or _is_held(key, at))
 
     def _unsealed(self, key: KeyState, hour: int, at: int) -> OpenHour | None:
         """Return an hour, a new one too, if it is unsealed and there is time to send it."""
@@ -479,6 +490,11 @@ def _takes(key: KeyState, hour: int, quantity: int) -> bool:
 def _is_rivals(key: KeyState, hour: int) -> bool:
     """Whether another scheme has the hour, and had it first."""
     return hour not in key.hours and any(hour in rival.hours for rival in key.rivals)
+
+
+def _is_held(key: KeyState, at: int) -> bool:
+    """Whether the ledger that this is a copy of may have metered it."""
+    return key.held_through is not None and hour_of(at) <= key.held_through < UNKNOWN
 
 
 def _is_after(key: KeyState, at: int) -> bool:

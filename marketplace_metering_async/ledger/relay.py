@@ -30,7 +30,7 @@ from marketplace_metering_async.ledger.model import FrozenHour
 from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed, Store
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
@@ -215,14 +215,14 @@ class Relay:
             except LedgerError as error:  # the other lane loses no answer by it
                 this.fail(error)
                 break
-            report.sealed += sealed
+            this.news.hear_sealed(*sealed)
             if others is not None and len(claimed) >= _SEALED_AT_ONCE:
                 others.create_task(self._lane(this, None))
                 others = None
             if claimed:
                 await self._deliver(claimed, this)
                 self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
-            elif sealed < _SEALED_AT_ONCE:
+            elif sealed.hours < _SEALED_AT_ONCE:
                 break
 
     async def check(self, on_account_error: OnAccountError) -> None:
@@ -300,7 +300,7 @@ class Relay:
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
-    async def _seal(self) -> int:
+    async def _seal(self) -> Sealed:
         return await self._store.seal_due(self._now(), _SEALED_AT_ONCE, self._region_name)
 
     async def _claim(self, begun: int) -> list[FrozenHour]:

@@ -22,6 +22,7 @@ class RelayReport:
         returned: Records that stay frozen, to be sent again later.
         units: Units metered: an int where whole, else a Decimal.
         stopped_by: What lies with the account and ended the round; None otherwise.
+        copy: What to say of a copy that nobody has adopted, and that seals nothing; None otherwise.
     """
 
     sealed: int = 0
@@ -30,6 +31,7 @@ class RelayReport:
     returned: int = 0
     units: Quantity = 0
     stopped_by: MeteringError | None = None
+    copy: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -65,8 +67,17 @@ class RelayNews:
         else:
             self.report.returned += 1
 
+    def hear_sealed(self, hours: int, held: int, copy: str | None) -> None:
+        """Count hours that were closed, of which some were *held*; a *copy* closes none."""
+        self.report.sealed += hours
+        if held:
+            self.report.ended[HourState.UNCONFIRMED] += held
+        self.report.copy = copy
+
     def tell(self, observer: Observer) -> None:
         """Report what a person should know of."""
+        if self.report.copy is not None:
+            emit(observer, WarningIssued(text=self.report.copy))
         for state, count in self.report.ended.items():
             emit(observer, UsageEndedUnmetered(state=state.value, records=count))
         for state, count in self._lifted.items():

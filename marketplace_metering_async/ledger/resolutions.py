@@ -193,14 +193,18 @@ def require_no_claim(has_claim: bool) -> None:  # noqa: FBT001
         raise CannotResolveError("stop all relays first: records are on their way to the old host")
 
 
-def require_stranded(name: str, after: HourState) -> None:
+def require_stranded(name: str, before: HourState, after: HourState) -> None:
     """
     Refuse to say of usage that was never sent what became of it.
+
+    What was UNCONFIRMED may have been sent by the ledger that this is a copy of.
 
     Raises:
         CannotResolveError: *after* is not what may be said of it.
     """
-    if after is not HourState.WRITTEN_OFF:
+    require_ended(name, before)
+    may_be_sent = before in (HourState.UNCONFIRMED, HourState.NOT_METERED)
+    if after is not HourState.WRITTEN_OFF and not may_be_sent:
         raise CannotResolveError(
             f"{name} was never sent, since no hour carries it: write it off, or move it to the "
             "hour that runs with retry()"

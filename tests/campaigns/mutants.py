@@ -10,15 +10,21 @@ from typing import Any
 
 from attrs import evolve
 
-from marketplace_metering_async.ledger import claims, group_commit, posting, relay
+from marketplace_metering_async.ledger import claims, group_commit, posting, relay, watermark
 from marketplace_metering_async.ledger.frozen_record import freeze
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Settlement, Usage, key_of
 from marketplace_metering_async.ledger.settlement import settlement
-from marketplace_metering_async.ledger.stores import postgresql_sending, sqlite_sending
+from marketplace_metering_async.ledger.stores import (
+    postgresql,
+    postgresql_sending,
+    sqlite,
+    sqlite_sending,
+)
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
+from marketplace_metering_async.ledger.stores.store import Sealed
 from marketplace_metering_async.results import RecordStatus
 
 
@@ -128,10 +134,10 @@ def seal_in_two_transactions() -> None:
                 *freeze(region, key_of(name), stamp, quantity, license_product=product),
                 hour_id,
             )
-            for hour_id, stamp, quantity, name, product in due
+            for hour_id, stamp, quantity, name, product, *_ in due
         ]
 
-    async def in_sqlite(self: Any, now: int, limit: int, region: str) -> int:
+    async def in_sqlite(self: Any, now: int, limit: int, region: str) -> Sealed:
         read = sqlite_sending.DUE
         due = await self._file.read(lambda db: db.execute(read, (now, limit)).fetchall())
 
@@ -141,9 +147,9 @@ def seal_in_two_transactions() -> None:
                 db.execute("UPDATE hour SET quantity = ? WHERE hour_id = ?", (quantity, hour_id))
 
         await self._file.change(write)
-        return 0
+        return Sealed()
 
-    async def in_postgresql(self: Any, now: int, limit: int, region: str) -> int:
+    async def in_postgresql(self: Any, now: int, limit: int, region: str) -> Sealed:
         due = await self._connections.run(lambda db: db.fetch(postgresql_sending.DUE, now, limit))
 
         async def write(db: Any) -> None:
@@ -156,7 +162,7 @@ def seal_in_two_transactions() -> None:
                 )
 
         await self._connections.run(write)
-        return 0
+        return Sealed()
 
     SqliteStore.seal_due = in_sqlite  # type: ignore[method-assign, assignment]
     PostgresStore.seal_due = in_postgresql  # type: ignore[method-assign, assignment]
@@ -238,12 +244,35 @@ def prune_by_age() -> None:
     change("claim", instead)
 
 
+def copy_is_not_seen() -> None:
+    """A file that was put back goes on as if nothing had been."""
+
+    def nothing(*args: Any, **named: Any) -> None:
+        """See nothing."""
+
+    for store in (sqlite, postgresql):
+        store.sign_of_a_copy = nothing  # type: ignore[attr-defined]
+    watermark.Memory.missing = nothing  # type: ignore[method-assign]
+
+
+def adopted_copy_holds_nothing() -> None:
+    """What may be metered already is metered all the same."""
+
+    def forgetful(*known: Any) -> Any:
+        return evolve(watermark.adopted(*known), through=0)
+
+    for store in (sqlite, postgresql):
+        store.adopted = forgetful  # type: ignore[attr-defined]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
     for mutant in (
         acknowledge_before_commit,
         acknowledge_before_send,
         add_to_what_is_sealed,
+        adopted_copy_holds_nothing,
+        copy_is_not_seen,
         duplicate_is_sent_again,
         events_first_sums_later,
         fresh_timestamp,

@@ -36,17 +36,7 @@ from attrs import Factory, define, evolve, field, frozen
 from support.disk import Disk, Mark, Operation, Sync, memory, without_cut
 from support.ledgers import SetClock
 from support.memory import MemoryService
-from support.recorded import (
-    FILE,
-    Connect,
-    Life,
-    Outside,
-    add,
-    client_for,
-    connect_with,
-    ledger_in,
-    start_again,
-)
+from support.recorded import FILE, Connect, Life, Outside, add, client_for, connect_with, ledger_in
 from support.vfs import recording
 
 from marketplace_metering_async import HourState, LedgerError, UsageLedger
@@ -231,7 +221,6 @@ async def _start_again(folder: Path, wreck: Wreck, found: Audit) -> None:
     service.round_trip = 0.0
     async with ledger_in(folder, clock) as ledger, client_for(service, clock) as client:
         found.damaged = int(not _is_whole(folder / FILE))
-        await start_again(ledger)
         added = await asyncio.gather(*(add(ledger, event) for event in outside.meant.values()))
         known = {e for e, one in zip(outside.meant, added, strict=True) if one.repeated}
         found.lost = len(outside.told - known)

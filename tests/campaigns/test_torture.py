@@ -17,6 +17,19 @@ def test_killed_processes_on_one_file_lose_and_double_nothing(tmp_path: Path) ->
     assert audit.is_clean, audit
 
 
+def test_a_file_that_is_put_back_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """
+    The producers repeat; what may be billed already is named as unconfirmed. Covers: K19, K21
+    ledger C1
+    """
+    audit = torture.torture(
+        f"sqlite:///{tmp_path}/usage.db", kills=60, processes=3, seed=4, restores=2
+    )
+
+    assert audit.restores == 2
+    assert audit.is_clean, audit
+
+
 def test_killed_relays_and_a_killed_server_lose_and_double_nothing() -> None:
     """
     Covers: M09, M12, M13
@@ -34,18 +47,25 @@ def test_killed_relays_and_a_killed_server_lose_and_double_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mutant", "kills"),
+    ("mutant", "kills", "restores"),
     [
-        ("acknowledge_before_send", 60),
-        ("no_event_id", 15),
+        ("acknowledge_before_send", 60, 0),
+        ("adopted_copy_holds_nothing", 60, 3),
+        ("copy_is_not_seen", 60, 3),
+        ("no_event_id", 15, 0),
     ],  # 15 kills miss the first in 1 of 6 runs
 )
-def test_the_harness_finds_mistakes(tmp_path: Path, mutant: str, kills: int) -> None:
+def test_the_harness_finds_mistakes(tmp_path: Path, mutant: str, kills: int, restores: int) -> None:
     """
     Otherwise it would prove nothing.
     """
     audit = torture.torture(
-        f"sqlite:///{tmp_path}/usage.db", kills=kills, processes=2, seed=3, mutant=mutant
+        f"sqlite:///{tmp_path}/usage.db",
+        kills=kills,
+        processes=2,
+        seed=3,
+        restores=restores,
+        mutant=mutant,
     )
 
     assert not audit.is_clean, audit

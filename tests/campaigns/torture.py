@@ -3,12 +3,17 @@ Kills processes that use one ledger, again and again, and audits what was billed
 
     python tests/campaigns/torture.py --kills 5000 --processes 4 --seed 1
     python tests/campaigns/torture.py --kills 1000 --processes 4 --postgresql [--server-kills 20]
-    python tests/campaigns/torture.py --kills 400 --processes 3 --mutants    (each must be found)
+    python tests/campaigns/torture.py --kills 400 --processes 3 --restores 8
+    python tests/campaigns/torture.py --kills 400 --restores 8 --mutants    (each must be found)
 
 The truth is outside of the victims: this process knows every event, and which of them were
 acknowledged; the sandbox, which no one kills, holds what was billed. An event whose caller was
 killed before it was told is given again, with its id, by the next process. In the end all usage
 must be billed once: lost, doubled and conflicting units are counted, and must be none.
+
+Now and then the file is put back to what it was some kills ago, in every way in which people do it,
+and the producers repeat what came since: nothing may be doubled, and what is not billed must be
+named as unconfirmed.
 """
 
 import argparse
@@ -19,7 +24,9 @@ import logging
 import os
 import pickle
 import random
+import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -27,7 +34,7 @@ import traceback
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,6 +200,14 @@ class Truth:
         else:
             self.doubtful.pop(event["id"], None)
 
+    def stored(self) -> set[str]:
+        """Return the events that are on the disk by now."""
+        return self.events.keys() - self.doubtful.keys()
+
+    def repeat_all_but(self, known: set[str]) -> None:
+        """Let the next producer repeat all events that are not *known*."""
+        self.doubtful = {name: event for name, event in self.events.items() if name not in known}
+
     def used(self) -> Counter[str]:
         """Return each customer's usage in millionths."""
         found: Counter[str] = Counter()
@@ -257,6 +272,50 @@ class Victims:
         return list(self._alive)
 
 
+class Backup:
+    """The ledger's file as it was, and the events that were in it."""
+
+    def __init__(self, url: str) -> None:
+        self._file = Path(url.removeprefix("sqlite:///"))
+        self._backup = self._file.with_suffix(".backup")
+        self._known: set[str] | None = None
+
+    def take(self, truth: Truth) -> None:
+        """Back the file up, whoever uses it."""
+        known = truth.stored()
+        with closing(sqlite3.connect(self._file, timeout=60)) as of:
+            if of.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0:
+                return
+            with closing(sqlite3.connect(self._backup)) as into:
+                of.backup(into)
+        self._known = known
+
+    def put_back(self, truth: Truth, chance: random.Random) -> bool:
+        """Put the file back, which nobody uses now, and have everything since then repeated."""
+        if self._known is None:
+            return False
+        if chance.random() < 0.3:
+            with (
+                closing(sqlite3.connect(self._backup)) as of,
+                closing(sqlite3.connect(self._file)) as into,
+            ):
+                of.backup(into)
+        else:
+            for end in ("-wal", "-shm"):
+                self._file.with_name(self._file.name + end).unlink(missing_ok=True)
+            if chance.random() < 0.5:
+                self._file.unlink()
+            shutil.copyfile(self._backup, self._file)
+        truth.repeat_all_but(self._known)
+        return True
+
+
+async def adopt(world: World) -> None:
+    """Say that the file that was put back is the ledger to go on with."""
+    async with ledger_at(world.url, FastClock(world.begun)) as ledger:
+        await ledger.adopt_copy()
+
+
 def serve(begun: float, pipe: int, seed: int) -> None:
     """Run the sandbox until killed; it says where on the pipe."""
     signatures._SKEW = timedelta(days=30)  # type: ignore[misc]  # minutes go by between signing and reading
@@ -305,9 +364,11 @@ class Audit:
         conflicting: Refused, since something else was billed for the hour.
         ended: What the ledger says ended otherwise, by state. Some is quarantined where leases run
             out at once, as on this fast clock, and relay after relay takes over; it is billed.
+            After a restore some is unconfirmed: billed by the ledger that is no more, or not.
     """
 
     kills: int
+    restores: int
     events: int
     lost: Quantity
     doubled: Quantity
@@ -322,6 +383,7 @@ class Audit:
             HourState.CONFLICT,
             HourState.QUARANTINED,
         }
+        others -= {HourState.UNCONFIRMED} if self.restores else set()
         return self.balanced and not (self.lost or self.doubled or self.conflicting or others)
 
 
@@ -334,6 +396,7 @@ async def drain(world: World, doubtful: list[dict[str, Any]]) -> LedgerStatus:
         await asyncio.sleep(max(0, ahead) / SPEED)
         for event in doubtful:
             await add(ledger, event)
+        await ledger.adopt_copy()
         give_up = time.monotonic() + 30
         status = await ledger.status()
         held = HourState.QUARANTINED
@@ -345,16 +408,20 @@ async def drain(world: World, doubtful: list[dict[str, Any]]) -> LedgerStatus:
         return status
 
 
-def audited(truth: Truth, status: LedgerStatus, book: list[dict[str, Any]], kills: int) -> Audit:
+def audited(
+    truth: Truth, status: LedgerStatus, book: list[dict[str, Any]], kills: int, restores: int
+) -> Audit:
     used, billed = truth.used(), Counter[str]()
     for record in book:
         billed[record["customer_aws_account_id"]] += millionths(kept(record["quantity"]))
     places = (status.open, status.frozen, status.metered, *status.ended.values())
     in_ledger = of_millionths(sum(map(millionths, places)))
+    unconfirmed = millionths(status.ended.get(HourState.UNCONFIRMED, 0))
     return Audit(
         kills=kills,
+        restores=restores,
         events=len(truth.events),
-        lost=of_millionths((used - billed).total()),
+        lost=of_millionths(max(0, (used - billed).total() - unconfirmed)),
         doubled=of_millionths((billed - used).total()),
         conflicting=status.ended.get(HourState.CONFLICT, 0),
         ended={str(state): units for state, units in status.ended.items()},
@@ -369,10 +436,13 @@ def torture(
     processes: int,
     seed: int,
     mutant: str | None = None,
+    restores: int = 0,
     between: Callable[[int], None] = lambda kill: None,
 ) -> Audit:
-    """Kill *processes* one by one, so many times; then drain and audit."""
+    """Kill *processes* one by one, so many times, and put a file back; then drain and audit."""
     chance = random.Random(seed)
+    backup, restored = Backup(url), 0
+    turns = kills // max(restores, 1)  # a backup, a restore, and an adoption in each
     begun = time.time()
     with sandbox(begun, seed) as endpoint:
         world = World(url, endpoint, begun)
@@ -385,6 +455,11 @@ def torture(
 
             return in_child(work)
 
+        def by_a_person() -> None:
+            if mutant is not None:
+                MUTANTS[mutant]()
+            asyncio.run(adopt(world))
+
         victims = Victims(start)
         numbers = itertools.count()
         for kill in range(kills):
@@ -395,6 +470,15 @@ def torture(
                 time.sleep(0.005)
                 victims.listen_to_all()
             between(kill)
+            if restores and kill % turns == turns // 4:
+                backup.take(victims.truth)
+            if restores and kill % turns == turns * 3 // 4:
+                for child in victims.children:
+                    victims.kill(child)
+                restored += backup.put_back(victims.truth, chance)
+                continue
+            if restores and kill % turns == turns - 1:
+                os.waitpid(in_child(by_a_person), 0)
             if not victims.bury_the_dead():
                 victims.kill(chance.choice(victims.children))
         for child in victims.children:
@@ -409,7 +493,8 @@ def torture(
             os.write(pipe, pickle.dumps(status))
 
         status = _status_of(finish)
-        return audited(victims.truth, status, ask(endpoint, "book?records=1")["records"], kills)
+        book = ask(endpoint, "book?records=1")["records"]
+        return audited(victims.truth, status, book, kills, restored)
 
 
 def _status_of(finish: Callable[[int], None]) -> LedgerStatus:
@@ -444,6 +529,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--postgresql", action="store_true")
     parser.add_argument("--server-kills", type=int, default=0)
+    parser.add_argument("--restores", type=int, default=0)
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("--mutant", choices=sorted(MUTANTS))
     given = parser.parse_args()
@@ -473,6 +559,7 @@ def one_round(given: argparse.Namespace, mutant: str | None) -> Audit:
             processes=given.processes,
             seed=given.seed,
             mutant=mutant,
+            restores=given.restores,
             between=between,
         )
 

@@ -1,6 +1,7 @@
 """`ledger …` and `send --ledger`, as a person types them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,32 @@ def test_a_mistyped_url_is_an_error_and_makes_no_ledger(
     assert (Exit.USAGE, "") == (done.code, done.out)
     assert f"there is no ledger at {tmp_path}/none.db. Check the URL" in done.err
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_copy_is_not_relayed(tmp_path: Path, usage: Path) -> None:
+    """
+    It ends at once with a code of its own; its status is at risk. Adopted, it goes on. ledger H7,
+    newcomer M12
+    """
+    with running_sandbox() as sandbox:
+        (tmp_path / "copy").mkdir()
+        process("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
+        shutil.copyfile(tmp_path / "ledger.db", tmp_path / "copy" / "ledger.db")
+        url = url_in(tmp_path / "copy")
+        relays = [
+            process("ledger", "relay", url, *target(sandbox)[:2], *once)
+            for once in ([], ["--once"])
+        ]
+        status = process("ledger", "status", url)
+        adopted, again = (process("ledger", "adopt-copy", url) for _ in range(2))
+        retried = process("ledger", "retry", url, "--state", "unconfirmed")
+        after = process("ledger", "relay", url, "--once", *target(sandbox)[:2])
+
+    assert [Exit.COPY] * 2 == [run.code for run in relays]
+    assert Exit.UNDELIVERED == status.code
+    assert all("this ledger is a copy" in run.err for run in relays)
+    assert [Exit.OK] * 2 == [adopted.code, again.code]
+    assert "no copy, or was adopted before" in again.err
+    assert Exit.COPY != after.code
+    assert Exit.USAGE == retried.code
+    assert "resolve what is unconfirmed first" in retried.err

@@ -167,9 +167,9 @@ async def test_a_relay_removes_old_notes_in_small_pieces(
         await execute(
             place,
             "INSERT INTO marketplace_metering.posting "
-            "SELECT 'old ' || n, now() - interval '25 hours' FROM generate_series(1, 6) AS n",
+            "SELECT 'old ' || n, now() - interval '169 hours' FROM generate_series(1, 6) AS n",
             "INSERT INTO marketplace_metering.posting "
-            "SELECT 'young ' || n, now() - interval '23 hours' FROM generate_series(1, 2) AS n",
+            "SELECT 'young ' || n, now() - interval '167 hours' FROM generate_series(1, 2) AS n",
         )
         left = [await notes_in(place)]
         for _ in range(3):
@@ -190,7 +190,7 @@ async def test_a_long_relay_removes_old_notes_now_and_then(place: str) -> None:
         await relay.once()
         await execute(
             place,
-            "INSERT INTO marketplace_metering.posting VALUES ('old', now() - interval '2 days')",
+            "INSERT INTO marketplace_metering.posting VALUES ('old', now() - interval '8 days')",
         )
         await relay.once()
         soon = await notes_in(place)

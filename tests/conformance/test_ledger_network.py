@@ -12,6 +12,7 @@ from support.ledgers import (
     ACCOUNT,
     HOUR,
     NOON,
+    change,
     connections_of,
     execute,
     house_at,
@@ -116,7 +117,8 @@ async def test_usage_counts_once_though_its_commit_never_lands(
 @pytest.mark.usefixtures("_impatient")
 async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> None:
     """
-    The error says so, and repeating the call with its event id counts once. ledger C3
+    The error says so, and repeating the call with its event id counts once. The note of the usage
+    before it may be gone, and makes no copy of the ledger. ledger C1, C3
     """
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
@@ -130,7 +132,25 @@ async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> Non
         await proxy.listen()
 
         assert (await house.use(100, event_id="doubtful")).repeated
-        assert 101 == (await house.balance()).recorded
+        status = await house.balance()
+        assert (101, False) == (status.recorded, status.is_unconfirmed_copy)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_what_is_lost_while_nothing_can_be_stored_is_missed(either: str) -> None:
+    """
+    As in a failover that takes longer than callers are patient. ledger C1
+    """
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        await proxy.cut()
+        with pytest.raises(LedgerError):
+            await house.use(2)
+        await change(either, "DELETE FROM posting RETURNING 1")
+        await proxy.listen()
+        await house.use(2)
+
+        assert (await house.balance()).is_unconfirmed_copy
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -19,12 +19,14 @@ from support.ledgers import (
 from support.proxy import proxy_to
 
 from marketplace_metering_async import (
+    EventConflictError,
     LedgerError,
     LedgerOutcomeUnknownError,
     LedgerUnusableError,
     MarketplaceMeteringClient,
     UsageLedger,
 )
+from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger.stores import (
     postgresql,
     postgresql_connections,
@@ -290,3 +292,43 @@ async def test_a_ledger_does_not_move_into_itself(place: str) -> None:
             await house.use(1)
 
         assert 2 == (await house.balance()).recorded
+
+
+@pytest.mark.parametrize(("lasts", "is_copy"), [(60.0, True), (-1.0, False)])
+async def test_a_process_looks_for_its_latest_note(
+    either: str, monkeypatch: pytest.MonkeyPatch, *, lasts: float, is_copy: bool
+) -> None:
+    """
+    Whoever has lost that has lost commits. It is named, once; nobody looks for a note that relays
+    may have removed. ledger C1
+    """
+    monkeypatch.setattr(postgresql_connections, "_NOTE_LASTS", lasts)
+    async with house_at(either) as house:
+        await house.use(1)
+        await house.use(2)
+        await change(house.url, "DELETE FROM posting RETURNING 1")
+        for quantity in (3, 4):
+            await house.use(quantity)
+        warned = [event.text for event in house.warned]
+
+        assert is_copy == (await house.balance()).is_unconfirmed_copy
+        assert int(is_copy) == len(warned)
+        assert all("usage that this process stored at" in text for text in warned)
+
+
+async def test_processes_that_share_a_ledger_miss_nothing(either: str) -> None:
+    """
+    However their transactions overtake each other, and fail. ledger C1
+    """
+    async with house_at(either) as house, house.another() as other:
+        for hour in range(4):
+            adding = [house.use(1, ledger=one) for one in (house.ledger, other) for _ in range(20)]
+            await asyncio.gather(*adding, house.relay(), return_exceptions=False)
+            with pytest.raises(EventConflictError):
+                await asyncio.gather(*(house.use(n, event_id=f"{hour}") for n in (1, 2)))
+            house.clock.step(hours=1)
+        status = await house.balance()
+
+        assert not status.is_unconfirmed_copy
+        assert 164 == status.recorded
+        assert [] == [e for e in house.warned if isinstance(e, WarningIssued)]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
 
 from marketplace_metering_async import (
+    Customer,
     EventConflictError,
     HourState,
     InvalidRecordError,
@@ -929,3 +931,26 @@ async def test_a_record_that_kills_its_relay_is_soon_alone(house: House) -> None
 
     assert [8, 2, 1, 1] == sizes[:4]
     assert (1, 7) == (status.ended[HourState.QUARANTINED], status.metered)
+
+
+async def test_a_customer_stands_for_its_ids(house: House) -> None:
+    """
+    In every call that names one; beside ids of its own it is refused, and nothing is stored.
+    """
+    customer = Customer(customer_aws_account_id="123456789012", product_code="product")
+    ids: dict[str, Any] = {"customer_aws_account_id": "123456789012", "product_code": "product"}
+
+    await house.ledger.add_usage(dimension="requests", quantity=1, customer=customer)
+    await house.ledger.add_usage(dimension="requests", quantity=2, **ids)
+    with pytest.raises(InvalidRecordError, match="product_code: expected None beside customer"):
+        await house.ledger.add_usage(
+            dimension="requests", quantity=4, customer=customer, product_code="another"
+        )
+
+    assert [3] == [e.quantity async for e in house.ledger.history(customer=customer)]
+    assert [] == [
+        e async for e in house.ledger.history(customer=evolve(customer, product_code="another"))
+    ]
+    assert 1 == await house.ledger.close_customer(customer=customer)
+    await house.ledger.reopen_customer(customer=customer)
+    assert 3 == (await house.balance()).recorded

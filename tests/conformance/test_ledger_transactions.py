@@ -33,6 +33,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.ledger.posting import PostingRules
 from marketplace_metering_async.ledger.stores.postgresql_adding import close
+from marketplace_metering_async.ledger.stores.store import Sealed
 from marketplace_metering_async.ledger.usage import customer_of
 
 
@@ -324,7 +325,7 @@ async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyP
 
         assert entry.timestamp is not None
         assert abs(entry.timestamp - real) < timedelta(minutes=2)
-        assert 0 == sealed
+        assert Sealed() == sealed
 
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}

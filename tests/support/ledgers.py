@@ -19,6 +19,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.ledger.stores.migrations import schema_of
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
+from marketplace_metering_async.ledger.stores.watermark_file import watermark_of
 from marketplace_metering_async.quantities import MILLION, Quantity, millionths, of_millionths
 from marketplace_metering_async.sandbox import Book
 from support.memory import FaultOf, MemoryService, client_of
@@ -141,7 +142,7 @@ async def change(url: str, statement: str) -> list[Any]:
             return connection.execute(statement).fetchall()
     import asyncpg  # noqa: PLC0415
 
-    connection = await asyncpg.connect(url, statement_cache_size=0)
+    connection = await asyncpg.connect(watermark_of(url)[0], statement_cache_size=0)
     try:
         async with connection.transaction():
             await connection.execute("SET LOCAL search_path = marketplace_metering")

@@ -117,6 +117,11 @@ class Recorder:
             self.operations += [Write(number, 0, content), Sync(number)]
         self.operations.append(SyncFolder())
 
+    def note_replaced(self, name: str, content: bytes) -> None:
+        """Note that somebody else has replaced a file of the folder, durably."""
+        number = self._create(name)
+        self.operations += [Write(number, 0, content), Sync(number), SyncFolder()]
+
     def _create(self, name: str) -> int:
         self._count += 1
         self._files[name] = self._count

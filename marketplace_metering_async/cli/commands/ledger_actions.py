@@ -286,7 +286,10 @@ async def retry(url: str, names: Sequence[str], console: Console) -> Exit:
     """Send ended records again."""
     states = states_of(names, *ENDED, HourState.FROZEN)
     async with open_ledger(url, console, create=False) as ledger:
-        count = await ledger.retry(*states)
+        try:
+            count = await ledger.retry(*states)
+        except ValueError as error:
+            raise MisuseError(f"--state: {error}") from error
     console.print(f"{count:,} are on their way again")
     return Exit.OK
 
@@ -305,8 +308,14 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
 async def adopt_copy(url: str, console: Console) -> Exit:
     """Go on with a copy."""
     async with open_ledger(url, console, create=False) as ledger:
+        if not (await ledger.status()).is_unconfirmed_copy:
+            console.print("this ledger is no copy, or was adopted before: nothing is changed")
+            return Exit.OK
         await ledger.adopt_copy()
-    console.print("adopted: its open hours are metered from now on")
+    console.print(
+        "adopted: new usage is metered from now on; hours that may be metered already end as "
+        "unconfirmed when they are due"
+    )
     return Exit.OK
 
 

@@ -23,7 +23,7 @@ _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
 async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> Exit:
     """Show the status, and end with what it means."""
-    async with UsageLedger.open(url, create=False, observer=_unheard) as ledger:
+    async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
         status = await ledger.status()
     if json:
         print_json(asdict(status))
@@ -34,8 +34,8 @@ async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> E
     return exit_of(status)
 
 
-def _unheard(event: Event) -> None:
-    """The table says it all."""
+def unheard(event: Event) -> None:
+    """What is printed says it all."""
 
 
 def exit_of(status: LedgerStatus) -> Exit:

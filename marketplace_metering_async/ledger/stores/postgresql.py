@@ -9,15 +9,27 @@ Whatever a transaction locks it locks in one order: keys, hours, event ids, kept
 one row; and rows of a table by their key.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final
 from uuid import uuid4
 
+from attrs import astuple
+
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
-from marketplace_metering_async.ledger.identity import Identity, introduction, moved_name
+from marketplace_metering_async.ledger.identity import (
+    Identity,
+    copy_text,
+    held_through,
+    introduction,
+    lost_watermark,
+    moved_name,
+    require_watermark,
+    sign_of_a_copy,
+)
 from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
@@ -36,10 +48,20 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_sending,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import (
+    DOUBT,
     Connection,
     PostgresConnections,
 )
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.stores.store import (
+    ClaimRules,
+    FailPoint,
+    Sealed,
+    Store,
+    Warn,
+    no_failure,
+)
+from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile, watermark_of
+from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 _NOTES_AT_ONCE: Final = 1_000
@@ -57,7 +79,7 @@ RESERVE: Final = """
 OLD_NOTES: Final = """
     DELETE FROM marketplace_metering.posting WHERE posting_id IN (
         SELECT posting_id FROM marketplace_metering.posting
-        WHERE posted_at < now() - interval '1 day' LIMIT $1)
+        WHERE posted_at < now() - interval '7 days' LIMIT $1)
     RETURNING posting_id
 """
 FOLD_SUMS: Final = """
@@ -79,6 +101,20 @@ FOLD_SUMS: Final = """
 """
 """Waits for nobody whose usage is not committed yet; SKIP LOCKED leaves what another one folds."""
 
+INTRODUCE: Final = """
+    UPDATE marketplace_metering.ledger
+    SET ledger_id = $1, created_at = $2, region_name = $3, mark = $4 WHERE ledger_id IS NULL
+"""
+GUARD: Final = """
+    UPDATE marketplace_metering.ledger SET mark = $1, guarded_since = COALESCE(guarded_since, $2),
+        held_through = CASE WHEN guarded_since IS NULL THEN greatest(held_through, $3)
+                            ELSE least(held_through, $3) END
+"""
+ADOPT: Final = """
+    UPDATE marketplace_metering.ledger SET guarded_since = NULL, sealings = $1, held_through = $2,
+        sealed_through = greatest(sealed_through, $2), adopted_at = $3
+"""
+
 
 class PostgresStore:
     """A ledger in a database; see Store for what its verbs do."""
@@ -94,13 +130,16 @@ class PostgresStore:
         schema: Traversable | None = None,
     ) -> None:
         """Note where; open() does the work. *schema* is for tests."""
-        self._connections = PostgresConnections(url, create=create, reach=reach, schema=schema)
+        plain, self._folder = watermark_of(url)
+        self._connections = PostgresConnections(plain, create=create, reach=reach, schema=schema)
         self._reach = reach
+        self._warn: Warn
         self._shard = randrange(_SHARDS)
 
-    async def open(self) -> None:
+    async def open(self, warn: Warn) -> None:
         """See Store."""
-        await self._connections.open()
+        self._warn = warn
+        await self._connections.open(warn)
 
     async def aclose(self) -> None:
         """See Store."""
@@ -118,19 +157,38 @@ class PostgresStore:
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
-        mark = await self._connections.read(_mark)
-        return await self._connections.run(
-            lambda db: _check_identity(db, region_name, mark, now), though_moved=True
+        mark, _ = await self._connections.read(_marked)
+        await self._connections.run(
+            lambda db: db.execute(INTRODUCE, str(uuid4()), now, region_name, mark),
+            though_moved=True,
         )
+        place = await self._place()
+
+        async def work(db: Connection) -> str | None:
+            sign = await _guard_copy(db, place, now)
+            return introduction(await identity(db), region_name, sign)
+
+        return await self._connections.run(work, though_moved=True)
 
     async def bind(self, region_name: str, host: str) -> None:
         """See Store."""
         await self._connections.run(lambda db: _bind(db, region_name, host))
 
-    async def release(self) -> None:
+    async def adopt(self, now: int) -> None:
         """See Store."""
-        undo = "UPDATE marketplace_metering.ledger SET guarded_since = NULL"
-        await self._connections.run(lambda db: db.execute(undo))
+        place = await self._place()
+
+        async def work(db: Connection) -> Identity:
+            ledger = await identity(db, "FOR UPDATE")
+            if ledger.guarded_since is not None and ledger.held_through is not None:
+                start = adopted(ledger.sealings, ledger.held_through, place.watermark, now)
+                await db.execute(ADOPT, *astuple(start), now)
+            return await identity(db)
+
+        ledger = await self._connections.run(work)
+        file = self._watermark(ledger)
+        if file is not None and ledger.adopted_at is not None and (sealed := ledger.sealed()):
+            await asyncio.to_thread(file.raise_to, sealed)
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
@@ -203,19 +261,66 @@ class PostgresStore:
             lambda db: rebind(db, host, taken, note, self._shard), once=True
         )
 
-    async def seal_due(self, now: int, limit: int, region_name: str) -> int:
+    async def seal_due(self, now: int, limit: int, region_name: str) -> Sealed:
         """See Store."""
+        place = await self._place()
         seal = postgresql_sending.seal_due
-        return await self._connections.run(
-            lambda db: seal(db, now, limit, region_name, shard=self._shard, reach=self._reach)
-        )
+
+        async def work(db: Connection) -> Sealed:
+            sign = await _guard_copy(db, place, now)
+            ledger = await identity(db)
+            require_watermark(ledger, place.path)
+            if (copy := copy_text(ledger, sign)) is not None:
+                return Sealed(copy=copy)
+            return await seal(db, now, limit, region_name, shard=self._shard, reach=self._reach)
+
+        return await self._connections.run(work)
 
     async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
         """See Store."""
+        place = await self._place()
         claim = postgresql_sending.claim
-        return await self._connections.run(
-            lambda db: claim(db, now, rules, self._shard, self._reach)
-        )
+        lost: str | None = None
+
+        async def work(db: Connection) -> list[FrozenHour]:
+            nonlocal lost
+            await _guard_copy(db, place, now)
+            claimed = await claim(db, now, rules, self._shard, self._reach)
+            lost = await self._keep_watermark(db, place)
+            return claimed
+
+        claimed = await self._connections.run(work)
+        if lost is not None:
+            self._warn(lost)
+        return claimed
+
+    def _watermark(self, ledger: Identity) -> WatermarkFile | None:
+        return None if self._folder is None else WatermarkFile(self._folder, str(ledger.ledger_id))
+
+    async def _place(self) -> Place:
+        """Look outside before a transaction looks inside: only a copy lacks something then."""
+        mark, ledger = await self._connections.read(_marked)
+        file = self._watermark(ledger)
+        if file is None:
+            return Place(mark=mark, mark_is_proof=False, path=None, watermark=None)
+        watermark = await asyncio.to_thread(file.read)
+        return Place(mark=mark, mark_is_proof=False, path=file.path, watermark=watermark)
+
+    async def _keep_watermark(self, db: Connection, place: Place) -> str | None:
+        """Write down how far a ledger that is no copy has sealed; return what to say, if so."""
+        ledger = await identity(db)
+        require_watermark(ledger, place.path)
+        file = self._watermark(ledger)
+        if file is None or ledger.guarded_since is not None or ledger.sealed() is None:
+            return None
+        known = place.watermark is not None and place.watermark.sealings == ledger.sealings
+        if known and ledger.watermark == file.path:
+            return None
+        ledger = await identity(db, "FOR UPDATE")  # one at a time
+        if (sealed := ledger.sealed()) is not None:
+            await asyncio.to_thread(file.raise_to, sealed)
+        await db.execute("UPDATE marketplace_metering.ledger SET watermark = $1", file.path)
+        return lost_watermark(ledger, place)
 
     async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
         """See Store."""
@@ -307,44 +412,39 @@ class PostgresStore:
         )
 
 
-async def identity(db: Connection) -> Identity:
+async def identity(db: Connection, lock: str = "") -> Identity:
     """Return the ledger's one row."""
     found = await db.fetchrow(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings, event_ids_since FROM marketplace_metering.ledger"
+        "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since "
+        f"FROM marketplace_metering.ledger {lock}"
     )
     return Identity(**found)
 
 
-async def _mark(db: Connection) -> str:
-    """Return the cluster, its timeline and the database: a copy has others."""
+async def _marked(db: Connection) -> tuple[str, Identity]:
+    """Return the ledger's row with the cluster and database that it is in: a copy has others."""
     found = await db.fetchrow(
         "SELECT (SELECT system_identifier FROM pg_control_system()), "
-        "(SELECT timeline_id FROM pg_control_checkpoint()), "
         "(SELECT oid FROM pg_database WHERE datname = current_database())"
     )
-    return " ".join(str(part) for part in found)
+    return " ".join(str(part) for part in found), await identity(db)
 
 
-async def _check_identity(
-    db: Connection, region_name: str | None, mark: str, now: int
-) -> str | None:
-    made = await db.execute(
-        "UPDATE marketplace_metering.ledger "
-        "SET ledger_id = $1, created_at = $2, region_name = $3, mark = $4 WHERE ledger_id IS NULL",
-        str(uuid4()),
-        now,
-        region_name,
-        mark,
-    )
-    if made != "UPDATE 0":
+async def _guard_copy(db: Connection, place: Place, now: int) -> str | None:
+    """
+    Guard the ledger if it is found to be a copy; return what shows that it is one.
+
+    What is outside was read before: meanwhile somebody may have adopted it.
+    """
+    if sign_of_a_copy(await identity(db), place) is None:
         return None
-    is_copy, text = introduction(await identity(db), region_name, mark)
-    if is_copy:
-        await db.execute(
-            "UPDATE marketplace_metering.ledger SET mark = $1, guarded_since = $2", mark, now
-        )
-    return text
+    ledger = await identity(db, "FOR UPDATE")
+    sign = sign_of_a_copy(ledger, place)
+    if sign is not None:
+        await db.execute(GUARD, place.mark, now, held_through(ledger, place))
+        await db.execute(DOUBT)
+    return sign
 
 
 async def _bind(db: Connection, region_name: str, host: str) -> None:

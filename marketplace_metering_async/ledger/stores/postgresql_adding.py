@@ -31,7 +31,8 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, 
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
-           CASE WHEN other_scheme <> 0 THEN billed_as END
+           CASE WHEN other_scheme <> 0 THEN billed_as END,
+           (SELECT held_through FROM marketplace_metering.ledger)
     FROM marketplace_metering.usage_key WHERE name IN (SELECT unnest($1::text[]))
     ORDER BY key_id FOR UPDATE
 """
@@ -236,7 +237,7 @@ def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None
 
 
 async def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
-    return {row[0]: key_state(*row) for row in await db.fetch(statement, values)}
+    return {row[0]: key_state(row) for row in await db.fetch(statement, values)}
 
 
 async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:

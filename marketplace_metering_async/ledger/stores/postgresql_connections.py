@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from attrs import evolve
+
 from marketplace_metering_async.clock import FollowingClock
 from marketplace_metering_async.errors import (
     ConfigurationError,
@@ -23,7 +25,7 @@ from marketplace_metering_async.errors import (
     LedgerUnusableError,
     UsageRefusedError,
 )
-from marketplace_metering_async.ledger.identity import require_here, require_known
+from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.callers_connection import connection_under
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
@@ -31,12 +33,16 @@ from marketplace_metering_async.ledger.stores.migrations import (
     schema_of,
 )
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
-from marketplace_metering_async.ledger.stores.store import FailPoint
+from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
+from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
 
 Connection = Any
 """asyncpg's, pooled or not, whose types come with an extra."""
+
+Row = Any
+"""asyncpg's, likewise."""
 
 Operation = Callable[[Connection], Awaitable[T]]
 """Statements of one transaction."""
@@ -47,6 +53,8 @@ _CONNECTIONS: Final = 4
 _CACHED_STATEMENTS: Final = 100
 _COMMAND_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
+_NOTE_LASTS: Final = 6 * 86_400.0
+"""Seconds for which a process looks for its note: relays remove those that are a week old."""
 _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 """Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
 
@@ -74,17 +82,28 @@ _MAY_WRITE: Final = """
 """
 _USABLE: Final = """
     (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
-    (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible
+    (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible,
+    (SELECT sealings FROM marketplace_metering.ledger) AS sealings
 """
 _LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 _CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
 _BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}"
 _BEGIN_ONCE: Final = f"""
-    WITH previous AS (DELETE FROM marketplace_metering.posting WHERE posting_id = $2)
+    WITH previous AS (
+        DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id)
     INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
-    RETURNING {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}
+    RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_CLOCK},
+        {_DURABLE}, {_ENDS_SOON}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
+_GUARD: Final = f"""
+    UPDATE marketplace_metering.ledger SET held_through = {UNKNOWN},
+        guarded_since = EXTRACT(EPOCH FROM now())::bigint
+    WHERE guarded_since IS NULL
+"""
+
+DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
+"""What a copy lacks may have sent them."""
 
 
 class PostgresConnections:
@@ -103,10 +122,13 @@ class PostgresConnections:
         self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
         self._own_id = ""  # the ledger's, once somebody has asked for it
-        self._note: str | None = None  # of the latest commit, which the next one removes
+        self._memory = Memory()
+        self._noted_on = 0.0  # the loop's time of its note
+        self._warn: Warn
 
-    async def open(self) -> None:
+    async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
+        self._warn = warn
         try:
             import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
         except ImportError:
@@ -147,6 +169,9 @@ class PostgresConnections:
         take place *once* begins with a note of its own: if an earlier try was committed after all,
         however late, the next one finds the note and returns what that try did.
 
+        Each looks for what this process remembers: its latest note, and how often the ledger had
+        sealed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
+
         Raises:
             LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
                 its schema was upgraded beyond what this process knows.
@@ -155,7 +180,10 @@ class PostgresConnections:
         """
         note = uuid4().hex if once else None
         done: list[T] = []  # what the latest try did that got as far as its commit
+        seen: Any = None  # what it began with
+        missing: Missing | None = None
         in_doubt = False
+        memory = self._taken_memory(once=once)
         for attempt in range(1, _TRIES + 1):
             committing = committed = False
             try:
@@ -163,10 +191,12 @@ class PostgresConnections:
                     async with connection.transaction(isolation="read_committed"):
                         self._reach("transaction: begins")
                         db = SchemaConnection(connection, self._schema)
-                        begun = await self._begin(db, note)
+                        begun = await self._begin(db, note, memory.note)
                         if begun is not None:
+                            seen = begun
                             in_doubt = in_doubt and note is None
                             self._require_usable(begun, though_moved=though_moved)
+                            missing = await self._guard_copy(db, memory, begun)
                             done = [await operation(db)]
                             self._reach("transaction: commits")
                             committing = True
@@ -175,13 +205,50 @@ class PostgresConnections:
                 if not committed:  # otherwise only giving the connection back has failed
                     in_doubt = in_doubt or (committing and self._may_be_committed(error))
                     if attempt == _TRIES or not await self._passes(error):
+                        if once and not in_doubt:
+                            self._memory = evolve(memory, sealings=self._memory.sealings)
                         raise _failed(error, in_doubt=in_doubt) from error
                     await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
                     continue
-            self._note = note or self._note
+            self._remember(seen, note, missing)
             self._reach("transaction: committed")
             return done[0]
         raise AssertionError("the last attempt returned or raised")
+
+    def _taken_memory(self, *, once: bool) -> Memory:
+        """
+        Return what a transaction is to look for: what was known before it, since answers overtake.
+
+        A note is looked for once, by one that leaves a new one.
+        """
+        memory = self._memory
+        without = self._memory.without_note()
+        if not once:
+            return without
+        self._memory = without
+        is_young = asyncio.get_running_loop().time() < self._noted_on + _NOTE_LASTS
+        return memory if is_young else without
+
+    async def _guard_copy(self, db: Connection, memory: Memory, begun: Row) -> Missing | None:
+        """Guard the ledger if something is missing that makes it a copy; return what is missing."""
+        note_found = memory.note is None or begun["note_found"]
+        missing = memory.missing(begun["sealings"], note_found=note_found)
+        if missing is not None and missing.is_copy:
+            await db.execute(_GUARD)
+            await db.execute(DOUBT)
+        return missing
+
+    def _remember(self, seen: Row, note: str | None, missing: Missing | None) -> None:
+        """Note what is committed, and say what is *missing*."""
+        sealings = seen["sealings"]
+        if missing is None:
+            sealings = max(sealings, self._memory.sealings)
+        self._memory = evolve(self._memory, sealings=sealings)
+        if note is not None:
+            self._memory = evolve(self._memory, note=note, stored_at=seen["posted_at"])
+            self._noted_on = asyncio.get_running_loop().time()
+        if missing is not None:
+            self._warn(f"{COPY}; {missing.text}" if missing.is_copy else missing.text)
 
     async def run_on(self, given: object, operation: Operation[T]) -> T:
         """
@@ -253,9 +320,9 @@ class PostgresConnections:
             raise LedgerClosedError("the ledger is closed")
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
-    async def _begin(self, connection: Connection, note: str | None) -> Any:  # noqa: ANN401
+    async def _begin(self, connection: Connection, note: str | None, previous: str | None) -> Any:  # noqa: ANN401
         """
-        Make the transaction durable, and leave its *note*.
+        Make the transaction durable, and leave its *note* in place of the *previous* one.
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
@@ -263,7 +330,7 @@ class PostgresConnections:
         if note is None:
             begun = await connection.fetchrow(_BEGIN)
         else:
-            begun = await connection.fetchrow(_BEGIN_ONCE, note, self._note)
+            begun = await connection.fetchrow(_BEGIN_ONCE, note, previous)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun

@@ -90,8 +90,8 @@ async def resolve(
     sums = Sums()
     await _change(db, ended, after, note, sums)
     for row in unsent:
-        require_stranded(name_of_stranded(row["stranded_id"]), after)
-        await _write_off(db, row, note, sums)
+        require_stranded(name_of_stranded(row["stranded_id"]), HourState(row["state"]), after)
+        await _resolve_stranded(db, row, after, note, sums)
     await keep_sums(db, sums.changes(), shard)
     return len(ended) + len(unsent)
 
@@ -131,27 +131,33 @@ async def _write_down(
     await execute_for(db, NOTES, notes)
 
 
-async def _write_off(db: Connection, row: Any, note: Note, sums: Sums) -> None:  # noqa: ANN401
-    """Give up usage that no hour carries; what was given up before of the same is added to it."""
+async def _resolve_stranded(
+    db: Connection,
+    row: Any,  # noqa: ANN401
+    after: HourState,
+    note: Note,
+    sums: Sums,
+) -> None:
+    """Resolve usage that no hour carries; what was resolved before as the same is added to it."""
     of = key_of(row["name"]).summed_under(row["license_product"])
     quantity, into = int(row["quantity"]), row["stranded_id"]
     sums.add(of, row["state"], -quantity)
-    sums.add(of, HourState.WRITTEN_OFF, quantity)
-    given_up = await db.fetchval(
+    sums.add(of, after, quantity)
+    there = await db.fetchval(
         "SELECT stranded_id FROM marketplace_metering.stranded "
         "WHERE key_id = $1 AND origin = $2 AND state = $3 FOR UPDATE",
         row["key_id"],
         row["origin"],
-        HourState.WRITTEN_OFF,
+        after,
     )
-    if given_up in (None, into):
+    if there in (None, into):
         await db.execute(
             "UPDATE marketplace_metering.stranded SET state = $1 WHERE stranded_id = $2",
-            HourState.WRITTEN_OFF,
+            after,
             into,
         )
     else:
-        into = given_up
+        into = there
         await db.execute(
             "UPDATE marketplace_metering.stranded SET quantity = quantity + $1, "
             "events = events + $2 WHERE stranded_id = $3",
@@ -167,7 +173,7 @@ async def _write_off(db: Connection, row: Any, note: Note, sums: Sums) -> None: 
         await db.execute(
             "DELETE FROM marketplace_metering.stranded WHERE stranded_id = $1", row["stranded_id"]
         )
-    given = (None, into, note.at, row["state"], HourState.WRITTEN_OFF, note.text)
+    given = (None, into, note.at, row["state"], after, note.text)
     await execute_for(db, NOTES, [given])
 
 

@@ -6,17 +6,22 @@ from typing import Any, Final
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.frozen_record import freeze
+from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for, keep_sums
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed
 from marketplace_metering_async.ledger.sums import Sums
 
 DUE: Final = """
-    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product
-    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product,
+           COALESCE(hour.hour <= ledger.held_through OR hour.opened_at <= ledger.adopted_at
+                AND EXISTS (SELECT 1 FROM marketplace_metering.carried
+                            WHERE carried.hour_id = hour.hour_id
+                              AND carried.origin <= ledger.held_through), false) AS held
+    FROM marketplace_metering.ledger, marketplace_metering.hour
+    JOIN marketplace_metering.usage_key USING (key_id)
     WHERE hour.state = 'open' AND hour.seal_at <= $1
-      AND (SELECT guarded_since FROM marketplace_metering.ledger) IS NULL
     ORDER BY hour.seal_at LIMIT $2 FOR UPDATE OF hour SKIP LOCKED
 """
 FREEZE: Final = """
@@ -26,6 +31,14 @@ FREEZE: Final = """
     FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[])
         AS frozen (sealed_at, region_name, deadline, member, digest, hour_id)
     WHERE hour.hour_id = frozen.hour_id
+"""
+HOLD: Final = """
+    UPDATE marketplace_metering.hour SET state = 'unconfirmed', settled_at = $1
+    WHERE hour_id IN (SELECT unnest($2::bigint[]))
+"""
+SEALED: Final = """
+    UPDATE marketplace_metering.ledger
+    SET sealings = sealings + 1, sealed_through = greatest(sealed_through, $1)
 """
 UNCLAIMED: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
@@ -79,7 +92,8 @@ ATTEMPTS: Final = """
 """
 NEXT_DUE: Final = """
     SELECT least(
-        (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open'),
+        (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open'
+         AND (SELECT guarded_since FROM marketplace_metering.ledger) IS NULL),
         (SELECT MIN(not_before) FROM marketplace_metering.hour
          WHERE state = 'frozen' AND lease_until IS NULL))
 """
@@ -87,7 +101,7 @@ NEXT_DUE: Final = """
 
 async def seal_due(
     db: Connection, now: int, limit: int, region_name: str, *, shard: int, reach: FailPoint
-) -> int:
+) -> Sealed:
     """
     Freeze hours that are due; see Store.
 
@@ -97,19 +111,24 @@ async def seal_due(
     due = await db.fetch(DUE, now, limit)
     reach("seal: read")
     if not due:
-        return 0
-    sums, frozen = Sums(), []
-    for hour_id, stamp, quantity, name, license_product in due:
+        return Sealed()
+    sums, frozen, held = Sums(), [], []
+    for hour_id, stamp, quantity, name, license_product, is_held in due:
         key = key_of(name)
         record = freeze(region_name, key, stamp, quantity, license_product=license_product)
         frozen.append((now, region_name, *record, hour_id))
         of = key.summed_under(license_product)
-        sums.move(of, HourState.OPEN, HourState.FROZEN, quantity)
+        state = HourState.UNCONFIRMED if is_held else HourState.FROZEN
+        sums.move(of, HourState.OPEN, state, quantity)
+        if is_held:
+            held.append(hour_id)
     await execute_for(db, FREEZE, frozen)
+    if held:
+        await db.execute(HOLD, now, held)
     await keep_sums(db, sums.changes(), shard)
-    await db.execute("UPDATE marketplace_metering.ledger SET sealings = sealings + 1")
+    await db.execute(SEALED, max(hour_of(row["stamp"]) for row in due))
     reach("seal: written")
-    return len(due)
+    return Sealed(len(due), len(held))
 
 
 async def claim(

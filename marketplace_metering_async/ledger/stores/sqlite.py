@@ -7,13 +7,23 @@ SQLite has one writer at a time: what a verb reads stays so until it has written
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
+
+from attrs import astuple
 
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
-from marketplace_metering_async.ledger.identity import Identity, introduction, moved_name
+from marketplace_metering_async.ledger.identity import (
+    Identity,
+    copy_text,
+    held_through,
+    introduction,
+    lost_watermark,
+    moved_name,
+    sign_of_a_copy,
+)
 from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
@@ -31,13 +41,33 @@ from marketplace_metering_async.ledger.stores import (
     sqlite_sending,
 )
 from marketplace_metering_async.ledger.stores.sqlite_file import (
+    DOUBT,
     Connect,
     Connection,
     SqliteFile,
     connect,
 )
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.stores.store import (
+    ClaimRules,
+    FailPoint,
+    Sealed,
+    Store,
+    Warn,
+    no_failure,
+)
+from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
+
+GUARD: Final = """
+    UPDATE ledger SET mark = ?1, guarded_since = COALESCE(guarded_since, ?2), held_through =
+        CASE WHEN guarded_since IS NULL THEN max(COALESCE(held_through, ?3), ?3)
+             ELSE min(held_through, ?3) END
+"""
+ADOPT: Final = """
+    UPDATE ledger SET guarded_since = NULL, sealings = ?1, held_through = ?2,
+        sealed_through = max(?2, COALESCE(sealed_through, ?2)), adopted_at = ?3, watermark = ?4
+"""
 
 
 class SqliteStore:
@@ -59,10 +89,12 @@ class SqliteStore:
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
         self._reach = reach
         self.clock: Clock = SystemClock()
+        self._warn: Warn
 
-    async def open(self) -> None:
+    async def open(self, warn: Warn) -> None:
         """See Store."""
-        await self._file.open()
+        self._warn = warn
+        await self._file.open(warn)
 
     async def aclose(self) -> None:
         """See Store."""
@@ -70,18 +102,36 @@ class SqliteStore:
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
-        mark = self._file.mark()
-        return await self._file.change(
-            lambda db: _check_identity(db, region_name, mark, now), though_moved=True
-        )
+
+        def work(db: Connection) -> str | None:
+            if identity(db).ledger_id is None:
+                made = (str(uuid4()), now, region_name, self._file.mark())
+                db.execute(
+                    "UPDATE ledger SET ledger_id = ?, created_at = ?, region_name = ?, mark = ?",
+                    made,
+                )
+            sign = self._guard_copy(db, now)
+            return introduction(identity(db), region_name, sign)
+
+        return await self._file.change(work, though_moved=True)
 
     async def bind(self, region_name: str, host: str) -> None:
         """See Store."""
         await self._file.change(lambda db: _bind(db, region_name, host))
 
-    async def release(self) -> None:
+    async def adopt(self, now: int) -> None:
         """See Store."""
-        await self._file.change(lambda db: db.execute("UPDATE ledger SET guarded_since = NULL"))
+
+        def work(db: Connection) -> None:
+            ledger = identity(db)
+            if ledger.guarded_since is None or ledger.held_through is None:
+                return
+            file = self._watermark(ledger)
+            start = adopted(ledger.sealings, ledger.held_through, file.read(), now)
+            db.execute(ADOPT, (*astuple(start), now, file.path))
+            file.raise_to(start)
+
+        await self._file.change(work)
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
@@ -141,15 +191,63 @@ class SqliteStore:
         """See Store."""
         return await self._file.change(lambda db: sqlite_operator.rebind(db, host, taken, note))
 
-    async def seal_due(self, now: int, limit: int, region_name: str) -> int:
+    async def seal_due(self, now: int, limit: int, region_name: str) -> Sealed:
         """See Store."""
-        seal = sqlite_sending.seal_due
-        return await self._file.change(lambda db: seal(db, now, limit, region_name, self._reach))
+
+        def work(db: Connection) -> Sealed:
+            sign = self._guard_copy(db, now)
+            if (copy := copy_text(identity(db), sign)) is not None:
+                return Sealed(copy=copy)
+            return sqlite_sending.seal_due(db, now, limit, region_name, self._reach)
+
+        return await self._file.change(work)
 
     async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
         """See Store."""
-        claim = sqlite_sending.claim
-        return await self._file.change(lambda db: claim(db, now, rules, self._reach))
+        lost: list[str] = []
+
+        def work(db: Connection) -> list[FrozenHour]:
+            self._guard_copy(db, now)
+            if (text := self._keep_watermark(db)) is not None:
+                lost.append(text)
+            return sqlite_sending.claim(db, now, rules, self._reach)
+
+        claimed = await self._file.change(work)
+        for text in lost:
+            self._warn(text)
+        return claimed
+
+    def _watermark(self, ledger: Identity) -> WatermarkFile:
+        return WatermarkFile(self._file.folder, str(ledger.ledger_id))
+
+    def _place(self, ledger: Identity) -> Place:
+        file = self._watermark(ledger)
+        return Place(
+            mark=self._file.mark(), mark_is_proof=True, path=file.path, watermark=file.read()
+        )
+
+    def _guard_copy(self, db: Connection, now: int) -> str | None:
+        """Guard the ledger if it is found to be a copy; return what shows that it is one."""
+        ledger = identity(db)
+        place = self._place(ledger)
+        sign = sign_of_a_copy(ledger, place)
+        if sign is not None:
+            db.execute(GUARD, (place.mark, now, held_through(ledger, place)))
+            db.execute(DOUBT)
+        return sign
+
+    def _keep_watermark(self, db: Connection) -> str | None:
+        """Write down how far a ledger that is no copy has sealed; return what to say, if so."""
+        ledger = identity(db)
+        sealed = ledger.sealed()
+        if ledger.guarded_since is not None or sealed is None:
+            return None
+        place = self._place(ledger)
+        file = self._watermark(ledger)
+        file.raise_to(sealed)
+        if ledger.watermark != file.path:
+            db.execute("UPDATE ledger SET watermark = ?", (file.path,))
+        return lost_watermark(ledger, place)
 
     async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
         """See Store."""
@@ -227,23 +325,9 @@ def identity(db: Connection) -> Identity:
     """Return the ledger's one row."""
     found = db.execute(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings, event_ids_since FROM ledger"
+        "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since FROM ledger"
     ).fetchone()
     return Identity(**found)
-
-
-def _check_identity(db: Connection, region_name: str | None, mark: str, now: int) -> str | None:
-    ledger = identity(db)
-    if ledger.ledger_id is None:
-        db.execute(
-            "UPDATE ledger SET ledger_id = ?, created_at = ?, region_name = ?, mark = ?",
-            (str(uuid4()), now, region_name, mark),
-        )
-        return None
-    is_copy, text = introduction(ledger, region_name, mark)
-    if is_copy:
-        db.execute("UPDATE ledger SET mark = ?, guarded_since = ?", (mark, now))
-    return text
 
 
 def _bind(db: Connection, region_name: str, host: str) -> None:

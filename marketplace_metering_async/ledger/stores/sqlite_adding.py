@@ -33,7 +33,7 @@ from marketplace_metering_async.quantities import MILLION
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
-           CASE WHEN other_scheme <> 0 THEN billed_as END
+           CASE WHEN other_scheme <> 0 THEN billed_as END, (SELECT held_through FROM ledger)
     FROM usage_key WHERE name IN (SELECT value FROM json_each(?))
 """
 RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
@@ -173,7 +173,7 @@ def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None
 
 
 def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
-    return {row[0]: key_state(*row) for row in db.execute(statement, (json.dumps(values),))}
+    return {row[0]: key_state(row) for row in db.execute(statement, (json.dumps(values),))}
 
 
 def write(db: Connection, changes: Changes, reach: FailPoint) -> None:

@@ -27,13 +27,14 @@ from marketplace_metering_async.errors import (
     LedgerUnusableError,
     UsageRefusedError,
 )
-from marketplace_metering_async.ledger.identity import require_here, require_known
+from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
     schema_of,
 )
-from marketplace_metering_async.ledger.stores.store import FailPoint
+from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
+from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
 
@@ -80,6 +81,15 @@ Operation = Callable[[Connection], T]
 """Statements of one transaction."""
 
 
+GUARD: Final = f"""
+    UPDATE ledger SET held_through = {UNKNOWN},
+        guarded_since = CAST(strftime('%s', 'now') AS INTEGER)
+    WHERE guarded_since IS NULL
+"""
+DOUBT: Final = "UPDATE hour SET in_doubt = 1 WHERE state = 'frozen'"
+"""What a copy lacks may have sent them."""
+
+
 class SqliteFile:
     """One file, opened by this process."""
 
@@ -104,9 +114,12 @@ class SqliteFile:
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._process = 0
         self._identity: tuple[int, int] = (0, 0)
+        self._memory = Memory()
+        self._warn: Warn
 
-    async def open(self) -> None:
+    async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
+        self._warn = warn
         self._threads = (
             ThreadPoolExecutor(1, "ledger-writer"),
             ThreadPoolExecutor(1, "ledger-reader"),
@@ -128,21 +141,41 @@ class SqliteFile:
             LedgerOutcomeUnknownError: the disk failed at the commit.
             LedgerError: the file cannot be written to; nothing has happened then.
         """
+        missing: Missing | None = None
+        memory = self._memory
 
         def checked(db: Connection) -> T:
-            moved_to, min_compatible = db.execute(
-                "SELECT moved_to, min_compatible FROM ledger"
+            nonlocal missing, memory
+            moved_to, min_compatible, sealings = db.execute(
+                "SELECT moved_to, min_compatible, sealings FROM ledger"
             ).fetchone()
             if not though_moved:
                 require_here(moved_to)
             require_known(min_compatible, self._known)
+            missing, memory = self._memory.missing(sealings), Memory(sealings=sealings)
+            if missing is not None:
+                db.execute(GUARD)
+                db.execute(DOUBT)
             return operation(db)
 
-        return await self._in_thread(0, lambda: self._write(checked))
+        def remembered() -> T:
+            result = self._write(checked)
+            self._memory = memory
+            return result
+
+        result = await self._in_thread(0, remembered)
+        if missing is not None:
+            self._warn(f"{COPY}; {missing.text}")
+        return result
 
     async def read(self, operation: Operation[T]) -> T:
         """Run *operation* on what is committed."""
         return await self._in_thread(1, lambda: self._read(operation))
+
+    @property
+    def folder(self) -> Path:
+        """Where the file itself lies, whatever links lead to it."""
+        return Path(os.path.realpath(self._path)).parent
 
     def mark(self) -> str:
         """Return the file's number on its disk and the machine's: a copy has others."""

@@ -72,8 +72,8 @@ def resolve(
     sums = Sums()
     _change(db, ended, after, note, sums)
     for row in unsent:
-        require_stranded(name_of_stranded(row["stranded_id"]), after)
-        _write_off(db, row, note, sums)
+        require_stranded(name_of_stranded(row["stranded_id"]), HourState(row["state"]), after)
+        _resolve_stranded(db, row, after, note, sums)
     keep_sums(db, sums.changes())
     return len(ended) + len(unsent)
 
@@ -112,22 +112,26 @@ def _write_down(db: Connection, hours: Sequence[EndedHour], after: HourState, no
     )
 
 
-def _write_off(db: Connection, row: Any, note: Note, sums: Sums) -> None:  # noqa: ANN401
-    """Give up usage that no hour carries; what was given up before of the same is added to it."""
+def _resolve_stranded(
+    db: Connection,
+    row: Any,  # noqa: ANN401
+    after: HourState,
+    note: Note,
+    sums: Sums,
+) -> None:
+    """Resolve usage that no hour carries; what was resolved before as the same is added to it."""
     of = key_of(row["name"]).summed_under(row["license_product"])
     quantity, into = row["units"] * MILLION + row["millionths"], row["stranded_id"]
     sums.add(of, row["state"], -quantity)
-    sums.add(of, HourState.WRITTEN_OFF, quantity)
-    given_up = db.execute(
+    sums.add(of, after, quantity)
+    there = db.execute(
         "SELECT stranded_id FROM stranded WHERE key_id = ? AND origin = ? AND state = ?",
-        (row["key_id"], row["origin"], HourState.WRITTEN_OFF),
+        (row["key_id"], row["origin"], after),
     ).fetchone()
-    if given_up is None or given_up["stranded_id"] == into:
-        db.execute(
-            "UPDATE stranded SET state = ? WHERE stranded_id = ?", (HourState.WRITTEN_OFF, into)
-        )
+    if there is None or there["stranded_id"] == into:
+        db.execute("UPDATE stranded SET state = ? WHERE stranded_id = ?", (after, into))
     else:
-        into = given_up["stranded_id"]
+        into = there["stranded_id"]
         db.execute(
             "UPDATE stranded SET units = units + ?, millionths = millionths + ?, "
             "events = events + ? WHERE stranded_id = ?",
@@ -138,7 +142,7 @@ def _write_off(db: Connection, row: Any, note: Note, sums: Sums) -> None:  # noq
             (into, row["stranded_id"]),
         )
         db.execute("DELETE FROM stranded WHERE stranded_id = ?", (row["stranded_id"],))
-    db.execute(NOTE, (None, into, note.at, row["state"], HourState.WRITTEN_OFF, note.text))
+    db.execute(NOTE, (None, into, note.at, row["state"], after, note.text))
 
 
 def rebill(db: Connection, hours: Sequence[int], note: Note, rules: PostingRules) -> int:

@@ -7,21 +7,30 @@ from typing import Any, Final
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.frozen_record import freeze
+from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint
+from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed
 from marketplace_metering_async.ledger.sums import Sums
 
 DUE: Final = """
-    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product
-    FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id
+    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product,
+           COALESCE(hour.hour <= ledger.held_through OR hour.opened_at <= ledger.adopted_at
+                AND EXISTS (SELECT 1 FROM carried WHERE carried.hour_id = hour.hour_id
+                            AND carried.origin <= ledger.held_through), 0) AS held
+    FROM ledger, hour JOIN usage_key ON usage_key.key_id = hour.key_id
     WHERE hour.state = 'open' AND hour.seal_at <= ? ORDER BY hour.seal_at LIMIT ?
 """
 FREEZE: Final = """
     UPDATE hour SET state = 'frozen', sealed_at = ?, region_name = ?, deadline = ?, member = ?,
         digest = ?
     WHERE hour_id = ?
+"""
+HOLD: Final = "UPDATE hour SET state = 'unconfirmed', settled_at = ? WHERE hour_id = ?"
+SEALED: Final = """
+    UPDATE ledger
+    SET sealings = sealings + 1, sealed_through = max(?1, COALESCE(sealed_through, ?1))
 """
 UNCLAIMED: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
@@ -66,26 +75,28 @@ def seal_due(
     limit: int,
     region_name: str,
     reach: FailPoint,
-) -> int:
+) -> Sealed:
     """Freeze hours that are due; see Store."""
-    if db.execute("SELECT guarded_since FROM ledger").fetchone()[0] is not None:
-        return 0
     due = db.execute(DUE, (now, limit)).fetchall()
     reach("seal: read")
     if not due:
-        return 0
-    sums, frozen = Sums(), []
-    for hour_id, stamp, quantity, name, license_product in due:
+        return Sealed()
+    sums, frozen, held = Sums(), [], []
+    for hour_id, stamp, quantity, name, license_product, is_held in due:
         key = key_of(name)
         record = freeze(region_name, key, stamp, quantity, license_product=license_product)
         frozen.append((now, region_name, *record, hour_id))
         of = key.summed_under(license_product)
-        sums.move(of, HourState.OPEN, HourState.FROZEN, quantity)
+        state = HourState.UNCONFIRMED if is_held else HourState.FROZEN
+        sums.move(of, HourState.OPEN, state, quantity)
+        if is_held:
+            held.append((now, hour_id))
     db.executemany(FREEZE, frozen)
+    db.executemany(HOLD, held)
     keep_sums(db, sums.changes())
-    db.execute("UPDATE ledger SET sealings = sealings + 1")
+    db.execute(SEALED, (max(hour_of(row["stamp"]) for row in due),))
     reach("seal: written")
-    return len(due)
+    return Sealed(len(due), len(held))
 
 
 def claim(db: Connection, now: int, rules: ClaimRules, reach: FailPoint) -> list[FrozenHour]:
@@ -178,7 +189,8 @@ def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
 def next_due(db: Connection) -> float | None:
     """Return when there will be something to seal or send."""
     times = db.execute(
-        "SELECT (SELECT MIN(seal_at) FROM hour WHERE state = 'open'), (SELECT MIN(not_before) "
+        "SELECT (SELECT MIN(seal_at) FROM hour WHERE state = 'open' "
+        "AND (SELECT guarded_since FROM ledger) IS NULL), (SELECT MIN(not_before) "
         "FROM hour WHERE state = 'frozen' AND lease_until IS NULL)"
     ).fetchone()
     return min((time for time in times if time is not None), default=None)

@@ -1,7 +1,7 @@
 """What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from attrs import frozen
 
@@ -24,8 +24,27 @@ FailPoint = Callable[[str], None]
 """Called with the name of each point at which a process may die; a seam for fault injection."""
 
 
+Warn = Callable[[str], None]
+"""Called with what a person should know."""
+
+
 def no_failure(point: str, /) -> None:
     """Pass every point by."""
+
+
+class Sealed(NamedTuple):
+    """
+    How many hours were closed.
+
+    Attributes:
+        hours: All of them.
+        held: Those that are not sent, since the ledger that this is a copy of may have sent them.
+        copy: What to say of a copy that nobody has adopted, and that seals none; None: it is none.
+    """
+
+    hours: int = 0
+    held: int = 0
+    copy: str | None = None
 
 
 @frozen(kw_only=True)
@@ -71,9 +90,11 @@ class Store(Protocol):
         """Whether its role and server let this process write, as it was when it was opened."""
         ...
 
-    async def open(self) -> None:
+    async def open(self, warn: Warn) -> None:
         """
         Connect, and bring the schema up to date under a lock.
+
+        From then on *warn* hears what is found to be missing.
 
         Raises:
             LedgerUnusableError: it cannot be used; the text says why.
@@ -106,8 +127,12 @@ class Store(Protocol):
         """
         ...
 
-    async def release(self) -> None:
-        """Note that this copy is the ledger to go on with."""
+    async def adopt(self, now: int) -> None:
+        """
+        Note that this copy is the ledger to go on with; one that is no copy stays as it is.
+
+        Usage that what it lacks may have metered is held from then on: see seal_due.
+        """
         ...
 
     # The way in
@@ -204,11 +229,12 @@ class Store(Protocol):
 
     # The way out
 
-    async def seal_due(self, now: int, limit: int, region_name: str) -> int:
+    async def seal_due(self, now: int, limit: int, region_name: str) -> Sealed:
         """
-        Close hours that are due, each permanently, and freeze their records; return how many.
+        Close hours that are due, each permanently, and freeze their records.
 
-        A copy that nobody has released seals none.
+        A copy that nobody has adopted seals none. Hours of an adopted one that may have been sent
+        by what it lacks end as UNCONFIRMED.
         """
         ...
 
@@ -217,7 +243,8 @@ class Store(Protocol):
         Lease frozen records, those with the earliest deadline first.
 
         A lease further in the future than its length means that the clock went back: it is over;
-        so is a pause. What is not fit to be sent is put aside.
+        so is a pause. What is not fit to be sent is put aside. How far the ledger has sealed is
+        written outside of it before; where that fails, nothing is claimed.
         """
         ...
 

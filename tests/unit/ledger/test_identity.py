@@ -6,10 +6,15 @@ from attrs import evolve
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.ledger.identity import (
     Identity,
+    held_through,
     introduction,
+    lost_watermark,
     require_here,
     require_known,
+    require_watermark,
+    sign_of_a_copy,
 )
+from marketplace_metering_async.ledger.watermark import UNKNOWN, Place, Watermark
 
 LEDGER = Identity(
     ledger_id="one",
@@ -19,23 +24,78 @@ LEDGER = Identity(
     guarded_since=None,
     moved_to=None,
     last_success_at=None,
-    sealings=0,
+    sealings=3,
+    sealed_through=3600,
+    watermark="/w/one",
+    held_through=None,
+    adopted_at=None,
     event_ids_since=0,
 )
+HERE = Place(mark="here", mark_is_proof=True, path="/w/one", watermark=LEDGER.sealed())
+
+
+def test_a_copy_is_known_by_what_it_lacks() -> None:
+    """
+    A counter outside that is above its own, whatever else is as it was. Less is a crash between the
+    two. Covers: K19. ledger C1
+    """
+    above = evolve(HERE, watermark=Watermark(sealings=4, through=7200))
+    below = evolve(HERE, watermark=Watermark(sealings=2, through=0))
+    sign = sign_of_a_copy(LEDGER, above)
+
+    assert sign == "it has sealed 3 times, and /w/one says 4: what came between is missing"
+    assert 7200 == held_through(LEDGER, above)
+    assert sign_of_a_copy(LEDGER, HERE) is sign_of_a_copy(LEDGER, below) is None
 
 
 def test_a_foreign_mark_is_that_of_a_copy() -> None:
     """
-    It is found to be one once, and said to be one until a person releases it. Covers: K19, K20
+    How far the other one has sealed is unknown then. Covers: K20
     """
-    found, text = introduction(LEDGER, None, "there")
-    still = introduction(evolve(LEDGER, mark="there", guarded_since=1), None, "there")
+    there = evolve(HERE, mark="there", path="/there/one", watermark=None)
 
-    assert found
-    assert text is not None
-    assert "copy" in text
-    assert (False, text) == still
-    assert (False, None) == introduction(LEDGER, "us-east-1", "here")
+    assert sign_of_a_copy(LEDGER, there) == "its database is not where it was made"
+    assert UNKNOWN == held_through(LEDGER, there)
+
+
+@pytest.mark.parametrize("mark_is_proof", [True, False])
+def test_a_watermark_that_is_missing_is_a_sign_where_the_place_proves_nothing(
+    *, mark_is_proof: bool
+) -> None:
+    """
+    A file whose number and machine are the known ones was moved, or somebody has removed the
+    watermark: it is made anew, and that is said. A database in a server is as it was in any case.
+    """
+    bare = evolve(HERE, watermark=None, mark_is_proof=mark_is_proof)
+    moved = evolve(bare, path="/elsewhere/one")
+    never = evolve(LEDGER, watermark=None)
+
+    assert (sign_of_a_copy(LEDGER, bare) is None) == mark_is_proof
+    assert sign_of_a_copy(LEDGER, moved) is None
+    assert sign_of_a_copy(never, bare) is None
+    assert "made anew at /elsewhere/one" in str(lost_watermark(LEDGER, moved))
+    assert lost_watermark(never, bare) is lost_watermark(LEDGER, HERE) is None
+
+
+def test_nothing_is_sent_where_the_watermark_cannot_be_written() -> None:
+    """
+    By a process that does not know where it is.
+    """
+    require_watermark(LEDGER, "/w/one")
+    require_watermark(evolve(LEDGER, watermark=None), None)
+    with pytest.raises(LedgerUnusableError, match="watermark=FOLDER"):
+        require_watermark(LEDGER, None)
+
+
+def test_a_copy_is_said_to_be_one_until_somebody_adopts_it() -> None:
+    """
+    With what shows it, while it shows.
+    """
+    still = introduction(evolve(LEDGER, guarded_since=1), None, None)
+
+    assert str(introduction(LEDGER, None, "a sign")).endswith("; a sign")
+    assert "copy" in str(still)
+    assert introduction(LEDGER, "us-east-1", None) is None
 
 
 def test_a_ledger_serves_one_region() -> None:
@@ -43,18 +103,21 @@ def test_a_ledger_serves_one_region() -> None:
     Or the first that is named. Covers: M16
     """
     with pytest.raises(LedgerRegionMismatchError, match="us-east-1, not to eu-west-1"):
-        introduction(LEDGER, "eu-west-1", "here")
+        introduction(LEDGER, "eu-west-1", None)
 
-    assert (False, None) == introduction(evolve(LEDGER, region_name=None), "eu-west-1", "here")
+    assert introduction(evolve(LEDGER, region_name=None), "eu-west-1", None) is None
 
 
 def test_a_ledger_that_has_moved_is_no_copy() -> None:
     """
     Nor is its region looked at: it can only be read.
     """
-    found, text = introduction(evolve(LEDGER, moved_to="x"), "eu-west-1", "there")
+    moved = evolve(LEDGER, moved_to="x")
 
-    assert (False, "this ledger has moved to x; it can only be read") == (found, text)
+    assert sign_of_a_copy(moved, evolve(HERE, mark="there")) is None
+    assert introduction(moved, "eu-west-1", None) == (
+        "this ledger has moved to x; it can only be read"
+    )
     with pytest.raises(LedgerUnusableError, match="has moved to x"):
         require_here("x")
 

@@ -29,6 +29,7 @@ from marketplace_metering_async.ledger.posting import (
     introduce_rivals,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
+from marketplace_metering_async.ledger.watermark import UNKNOWN
 from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 
@@ -431,6 +432,29 @@ def test_no_other_hour_carries_usage_of_a_subscription_that_ended() -> None:
     way = Way(stored(NOON, is_open=False), closed_at=NOW)
 
     assert AddedUsage(ended=HourState.SUBSCRIPTION_OVER) == way.post(NOW)
+
+
+@pytest.mark.parametrize("rules", [RULES, REFUSING])
+@pytest.mark.parametrize("closed_at", [None, NOON])
+def test_what_may_be_metered_already_goes_into_its_own_hour_or_none(
+    rules: PostingRules, closed_at: int | None
+) -> None:
+    """
+    In a copy, up to when it is held: another hour would bill it again. Later usage is as ever, and
+    while nobody knows up to when, nobody is served. ledger C1
+    """
+    early = NOON - HOUR
+    way = Way(stored(early, is_open=False), rules=rules, closed_at=closed_at)
+    way.key.held_through = early
+    held, own, later = way.post(early), way.post(early - HOUR), way.post(NOON)
+
+    assert AddedUsage(ended=HourState.UNCONFIRMED) == held
+    assert (early - HOUR, NOON) == tuple(int(one.hour.timestamp()) for one in (own, later))
+    assert (1, 0) == way.sums()["unconfirmed"]
+
+    carrying = Way(stored(early, is_open=False))
+    carrying.key.held_through = UNKNOWN
+    assert carrying.post(early).late
 
 
 def test_an_event_is_added_once() -> None:

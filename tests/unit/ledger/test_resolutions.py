@@ -113,11 +113,16 @@ def test_what_is_not_there_is_named() -> None:
 
 def test_what_was_never_sent_can_only_be_written_off() -> None:
     """
-    Nobody can have found it with the service.
+    Nobody can have found it with the service, unless another ledger may have sent it. What is
+    metered is so.
     """
-    require_stranded("stranded-1", HourState.WRITTEN_OFF)
+    require_stranded("stranded-1", HourState.MONTH_OVER, HourState.WRITTEN_OFF)
+    for after in (HourState.METERED, HourState.NOT_METERED, HourState.WRITTEN_OFF):
+        require_stranded("stranded-1", HourState.UNCONFIRMED, after)
     with pytest.raises(CannotResolveError, match="was never sent"):
-        require_stranded("stranded-1", HourState.METERED)
+        require_stranded("stranded-1", HourState.MONTH_OVER, HourState.METERED)
+    with pytest.raises(CannotResolveError, match="stranded-1 is metered"):
+        require_stranded("stranded-1", HourState.METERED, HourState.NOT_METERED)
 
 
 def test_nothing_is_rebound_while_a_relay_sends() -> None:

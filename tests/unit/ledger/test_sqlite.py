@@ -20,6 +20,7 @@ from marketplace_metering_async import (
     UsageLedger,
 )
 from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.relay import Relay
 from marketplace_metering_async.ledger.stores import sqlite_file
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
@@ -68,7 +69,8 @@ async def test_every_commit_is_on_the_disk(tmp_path: Path) -> None:
 
 async def test_a_copy_waits_for_a_person(tmp_path: Path) -> None:
     """
-    Its frozen records go out, its open hours wait, and say so. Covers: K19, K20
+    Its frozen records go out, its open hours wait, and say so in every round. When it is adopted,
+    those that may be metered already end by name. Covers: K19, K20. ledger H7
     """
     async with house_at(url_of(tmp_path / "usage.db")) as house:
         await house.use(1)
@@ -80,12 +82,19 @@ async def test_a_copy_waits_for_a_person(tmp_path: Path) -> None:
         copy.clock.step(hours=3)
         held = await copy.relay()
         copied = await copy.balance()
+        await copy.relay()
+        warned = [e for e in copy.warned if isinstance(e, WarningIssued) and "copy" in e.text]
         await copy.ledger.adopt_copy()
+        copy.clock.step(hours=1)
+        await copy.use(5)
+        copy.clock.step(hours=2)
         sent = await copy.relay()
+        status = await copy.balance()
 
         assert (0, True, 2) == (held.sealed, copied.is_unconfirmed_copy, copied.open)
-        assert (1, False) == (sent.metered, (await copy.balance()).is_unconfirmed_copy)
-        assert any(isinstance(e, WarningIssued) and "copy" in e.text for e in copy.warned)
+        assert 3 == len(warned)  # on opening it, and in two rounds
+        assert (1, 5, False) == (sent.metered, sent.units, status.is_unconfirmed_copy)
+        assert {HourState.UNCONFIRMED: 2} == status.ended
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,264 @@
+"""
+Copies of a ledger in PostgreSQL: a restored dump, and a standby that lacks what was committed.
+
+The story is that of test_ledger_copies. What sees it is either a watermark, or a process that has
+lived through it.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from support.clusters import Cluster, clusters
+from support.copies import (
+    adopted,
+    again,
+    an_hour_later,
+    billed,
+    first_five,
+    idle_meanwhile,
+    late_hundred,
+    lost_timeline,
+    repeated,
+    warnings_of,
+    watermark_in,
+)
+from support.ledgers import House, house_at, new_postgres_database
+
+from marketplace_metering_async import LedgerUnusableError
+from marketplace_metering_async.ledger import HourState
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with clusters("one") as (made,):
+        made.make()
+        yield made
+
+
+def with_watermark(url: str, folder: Path) -> str:
+    return f"{url}{'&' if '?' in url else '?'}watermark={folder}"
+
+
+@pytest.mark.parametrize("seen_by", ["watermark", "process"])
+async def test_a_restored_dump_bills_nothing_twice(
+    cluster: Cluster, tmp_path: Path, seen_by: str
+) -> None:
+    """
+    Used 105, billed 105, once the producers have repeated. Covers: K19. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    url = with_watermark(plain, tmp_path) if seen_by == "watermark" else plain
+    async with house_at(url) as house:
+        await first_five(house)
+        cluster.dump(plain)
+        await lost_timeline(house)
+        if seen_by == "process":
+            cluster.restore(plain)
+            await audit(house)
+    if seen_by == "watermark":
+        cluster.restore(plain)
+        restored = again(house, url)
+        async with restored.ledger:
+            await audit(restored)
+
+
+async def audit(house: House) -> None:
+    """Repeat, adopt, and compare."""
+    await repeated(house)
+    held = await house.balance()
+    before = billed(house)
+    await adopted(house)
+    status = await house.balance()
+
+    assert held.is_unconfirmed_copy
+    assert not status.is_unconfirmed_copy
+    assert (105, 112) == (before, status.recorded)
+    assert {HourState.UNCONFIRMED: 100} == status.ended
+
+
+async def test_a_relay_that_was_idle_looks_outside_before_it_seals(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """
+    All that it remembers is in the dump. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    async with house_at(with_watermark(plain, tmp_path)) as house:
+        await idle_meanwhile(house, lambda: cluster.dump(plain), lambda: cluster.restore(plain))
+
+
+async def test_usage_that_came_before_the_copy_was_found_is_held(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """
+    A process that knows nothing of the watermark carries it into an hour that the lost ledger never
+    sealed. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    url = with_watermark(plain, tmp_path)
+    async with house_at(url) as house:
+        await first_five(house)
+        cluster.dump(plain)
+        await lost_timeline(house)
+    cluster.restore(plain)
+    house.clock.step(hours=2)
+    unaware = again(house, plain)
+    async with unaware.ledger:
+        await late_hundred(unaware)
+        assert not (await unaware.balance()).is_unconfirmed_copy
+    restored = again(house, url)
+    async with restored.ledger:
+        await audit(restored)
+
+
+async def test_a_watermark_that_is_gone_is_a_sign(cluster: Cluster, tmp_path: Path) -> None:
+    """
+    Of a server that was restored together with its disk. Elsewhere it is made anew. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    async with house_at(with_watermark(plain, tmp_path)) as house:
+        await first_five(house)
+    new = tmp_path / "new"
+    new.mkdir()
+    moved = again(house, with_watermark(plain, new))
+    async with moved.ledger:
+        await moved.use(1)
+        await an_hour_later(moved)
+        assert 6 == billed(moved)
+        assert ["made anew" in text for text in warnings_of(moved)] == [True]
+    watermark_in(new).unlink()
+    gone = again(house, with_watermark(plain, new))
+    async with gone.ledger:
+        assert (await gone.balance()).is_unconfirmed_copy
+        assert any("watermark is missing" in text for text in warnings_of(gone))
+
+
+async def test_a_relay_that_cannot_write_the_watermark_sends_nothing(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """
+    Nor does one that was not given its place. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    async with house_at(with_watermark(plain, folder)) as house:
+        await first_five(house)
+        await house.use(1)
+        folder.rename(tmp_path / "unmounted")
+        with pytest.raises(LedgerUnusableError, match="no such folder"):
+            await an_hour_later(house)
+        unaware = again(house, plain)
+        async with unaware.ledger:
+            with pytest.raises(LedgerUnusableError, match="add watermark=FOLDER"):
+                await an_hour_later(unaware)
+            assert 1 == (await unaware.balance()).open  # nor seals it what a copy would hold
+        assert 5 == billed(house)
+        (tmp_path / "unmounted").rename(folder)
+        await an_hour_later(house)
+        assert 6 == billed(house)
+
+
+class Pair:
+    """A primary and its standby, behind one address."""
+
+    def __init__(self, primary: Cluster, standby: Cluster) -> None:
+        self._primary = primary
+        self._standby = standby
+        self._address = primary.socket.parent / "address"
+        self._address.symlink_to(primary.socket)
+
+    async def database(self) -> str:
+        """Return the URL of a new database, which stays the same through a failover."""
+        made = await new_postgres_database(self._primary.url)
+        return made.replace(str(self._primary.socket), str(self._address))
+
+    async def stop_streaming(self) -> None:
+        await self._standby.caught_up(self._primary)
+        await self._standby.cut_off()
+
+    async def fail_over(self, *, lossless: bool) -> None:
+        if lossless:
+            await self._standby.caught_up(self._primary)
+        self._primary.stop()
+        self._standby.promote()
+        self._address.unlink()
+        self._address.symlink_to(self._standby.socket)
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[Pair]:
+    with clusters("primary", "standby") as (primary, standby):
+        primary.make()
+        standby.follow(primary)
+        yield Pair(primary, standby)
+
+
+async def test_a_failover_that_lost_commits_is_seen(tmp_path: Path) -> None:
+    """
+    By whom knows of them: a process that has sealed, one that has stored usage alone, and whoever
+    reads a watermark. Used 105, billed 105. Covers: M09, M12. ledger C1, H7
+    """
+    async with pair() as servers:
+        urls = [await servers.database() for _ in range(3)]
+        marked = with_watermark(urls[2], tmp_path)
+        async with house_at(urls[0]) as sealing, house_at(urls[1]) as storing:
+            async with house_at(marked) as dead:
+                for house in (sealing, storing, dead):
+                    await first_five(house)
+                await servers.stop_streaming()
+                await lost_timeline(sealing)
+                await late_hundred(storing)
+                await lost_timeline(dead)
+            await servers.fail_over(lossless=False)
+            await audit(sealing)
+
+            await late_hundred(storing)
+            assert (await storing.balance()).is_unconfirmed_copy
+            assert any("usage that this process stored" in text for text in warnings_of(storing))
+            await an_hour_later(storing)
+            assert 5 == billed(storing)
+        restored = again(dead, marked)
+        async with restored.ledger:
+            await audit(restored)
+
+
+async def test_a_failover_that_lost_nothing_is_none(tmp_path: Path) -> None:
+    """
+    Nobody has to adopt what lacks nothing, neither running processes nor new ones. ledger H7
+    """
+    async with pair() as servers:
+        url = with_watermark(await servers.database(), tmp_path)
+        async with house_at(url) as house:
+            await first_five(house)
+            await house.use(100)
+            await servers.fail_over(lossless=True)
+            await an_hour_later(house)
+            await house.use(7)
+            assert not (await house.balance()).is_unconfirmed_copy
+        later = again(house, url)
+        async with later.ledger:
+            await an_hour_later(later)
+            assert not (await later.balance()).is_unconfirmed_copy
+        assert 112 == billed(later)
+        assert [] == warnings_of(later)
+
+
+async def test_a_server_that_crashed_lacks_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """
+    A restart is no restore. ledger C1
+    """
+    url = with_watermark(await new_postgres_database(cluster.url), tmp_path)
+    async with house_at(url) as house:
+        await first_five(house)
+        await house.use(100)
+        cluster.restart()
+        await an_hour_later(house)
+        await house.use(7)
+        await an_hour_later(house)
+
+        assert 112 == billed(house)
+        assert not (await house.balance()).is_unconfirmed_copy
+        assert not any("copy" in text for text in warnings_of(house))

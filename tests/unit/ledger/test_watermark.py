@@ -1,0 +1,80 @@
+"""What a ledger lacks, by what stands outside of it and by what a process remembers."""
+
+from datetime import UTC, datetime
+
+import pytest
+from attrs import evolve
+
+from marketplace_metering_async.ledger.watermark import (
+    LEAP,
+    UNKNOWN,
+    Memory,
+    Watermark,
+    adopted,
+    watermark_in,
+)
+
+STORED = Memory(sealings=5, note="note", stored_at=datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC))
+
+
+def test_a_watermark_is_read_as_it_was_written() -> None:
+    """
+    In words that a person can read.
+    """
+    watermark = Watermark(sealings=3, through=7200)
+
+    assert watermark_in(watermark.as_text()) == watermark
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "3", "[]", "{}", '{"sealings": 3}', '{"sealings": 3, "through": "x"}']
+)
+def test_what_is_no_watermark_is_refused(text: str) -> None:
+    """
+    Whatever stands there.
+    """
+    with pytest.raises(ValueError, match=r"expected|missing|Expecting"):
+        watermark_in(text)
+
+
+def test_a_process_misses_what_it_has_seen() -> None:
+    """
+    Sealings, or its own latest usage. ledger C1
+    """
+    assert STORED.missing(5) is STORED.missing(6) is None
+    fewer, lost = STORED.missing(4), STORED.missing(5, note_found=False)
+    assert fewer is not None
+    assert lost is not None
+    assert (True, "the ledger has sealed 4 times, and had sealed 5 times") == (
+        fewer.is_copy,
+        fewer.text,
+    )
+    assert lost.is_copy
+    assert "stored at 2026-11-23 12:00:01 UTC is missing" in lost.text
+    assert STORED.without_note().missing(5, note_found=False) is None
+
+
+def test_what_is_missing_in_an_adopted_copy_is_named_and_makes_no_copy_of_it() -> None:
+    """
+    A person has said already to go on with it.
+    """
+    missing = STORED.missing(5 + LEAP, note_found=False)
+
+    assert missing is not None
+    assert not missing.is_copy
+
+
+def test_an_adopted_copy_goes_on_above_all_that_is_known() -> None:
+    """
+    And holds what may be metered: up to the watermark where that is above it, to now if nobody
+    knows. ledger C1
+    """
+    outside = Watermark(sealings=9, through=3600)
+
+    assert Watermark(sealings=9 + LEAP, through=3600) == adopted(4, UNKNOWN, outside, 9000)
+    assert Watermark(sealings=9 + LEAP, through=9000) == adopted(9, UNKNOWN, outside, 9000)
+    assert Watermark(sealings=9 + LEAP, through=5400) == adopted(9, 5400, None, 9000)
+    assert Watermark(sealings=4 + LEAP, through=9000) == adopted(4, UNKNOWN, None, 9000)
+    assert Watermark(sealings=9 + LEAP, through=7200) == adopted(
+        4, 3600, evolve(outside, through=7200), 9000
+    )
