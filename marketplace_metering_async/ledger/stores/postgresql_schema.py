@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.ledger.stores.url_parameters import taken_from
 
 USUAL: Final = "marketplace_metering"
 """The schema of a URL that names none; all statements are written with it."""
@@ -20,18 +20,15 @@ def schema_in(url: str) -> tuple[str, str]:
     Raises:
         ConfigurationError: for a name that would have to be quoted.
     """
-    parts = urlsplit(url)
-    given = parse_qsl(parts.query, keep_blank_values=True)
-    others = [(name, value) for name, value in given if name != "schema"]
-    if len(others) == len(given):
+    rest, schema = taken_from(url, "schema")
+    if schema is None:
         return url, USUAL
-    schema = dict(given)["schema"]
     if not _NAME.fullmatch(schema) or schema.startswith("pg_"):
         raise ConfigurationError(
             "ledger URL: expected a schema of small letters, digits and _, at most 63, that "
             f"begins with no digit and not with pg_; got {schema[:80]!r}"
         )
-    return parts._replace(query=urlencode(others, safe="/")).geturl(), schema
+    return rest, schema
 
 
 @lru_cache(maxsize=1_000)
