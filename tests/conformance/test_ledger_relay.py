@@ -373,8 +373,8 @@ async def test_a_lane_that_fails_costs_the_other_no_answer(
         with pytest.raises(LedgerError, match="away"):
             await house.relay(retry=None, max_concurrency=1)
 
-        assert [25] == house.service.sizes
-        assert (25, 0) == ((await house.balance()).metered, (await house.balance()).in_flight)
+        assert [20] == house.service.sizes
+        assert (20, 0) == ((await house.balance()).metered, (await house.balance()).in_flight)
 
 
 class Waits:

@@ -118,9 +118,11 @@ class Recorder:
         self.operations.append(SyncFolder())
 
     def note_replaced(self, name: str, content: bytes) -> None:
-        """Note that somebody else has replaced a file of the folder, durably."""
-        number = self._create(name)
-        self.operations += [Write(number, 0, content), Sync(number), SyncFolder()]
+        """Note that a file of the folder was replaced by one that was on the disk already."""
+        self._count += 1
+        self._files[name] = number = self._count
+        named = Create(name, number)
+        self.operations += [Write(number, 0, content), Sync(number), named, SyncFolder()]
 
     def _create(self, name: str) -> int:
         self._count += 1
