@@ -38,7 +38,9 @@ from marketplace_metering_async.quantities import MILLION, millionths, of_millio
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 _TO_SEND: Final = SECONDS_PER_HOUR
-"""An hour takes usage while its window stays open for the grace and these seconds more."""
+"""Seconds beyond the grace for which the window of an hour that takes late usage is to be open."""
+_AT_LEAST: Final = 300
+"""The same where there is no such hour: what may be too late is lost otherwise."""
 MOST_AHEAD: Final = 300
 """Seconds by which usage may be ahead of our clock: as far as those of several machines differ."""
 LONGEST_GRACE: Final = 4 * SECONDS_PER_HOUR
@@ -332,7 +334,7 @@ class Posting:
         self._events: dict[str, bytes] = {}  # those that are new
         self._sums = Sums(sums)
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
-        self._lost: dict[bool, int] = {}  # by whether the subscription has ended
+        self._lost: dict[tuple[bool, int], int] = {}  # see _lost_at
 
     def post(self, usage: Usage) -> PostingResult:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
@@ -377,41 +379,49 @@ class Posting:
         return place
 
     def _place(self, key: KeyState, at: int, quantity: int) -> OpenHour | HourState:
-        """Return the first hour from that of *at* on that has room, or why none does."""
+        """
+        Return the first hour from that of *at* on that has room, or why none does.
+
+        One that leaves time to send it, rather than one that hardly does; where late usage is
+        refused, its own one in any case.
+        """
+        origin = hour_of(at)
         if _is_after(key, at):
             return HourState.SUBSCRIPTION_OVER
-        hour = hour_of(at)
-        if _is_rivals(key, hour):
+        if _is_rivals(key, origin):
             return HourState.OTHER_SCHEME
-        last, over = last_hour_of_month(hour), HourState.MONTH_OVER
+        last, over = last_hour_of_month(origin), HourState.MONTH_OVER
         if key.closed_at is not None and hour_of(key.closed_at) <= last:
             last, over = hour_of(key.closed_at), HourState.SUBSCRIPTION_OVER
-        while hour <= last:
-            found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at)
-            if found is not None and _has_room(found, quantity):
-                return key.hours.setdefault(hour, found)
-            if _is_held(key, at):
-                return HourState.UNCONFIRMED  # another hour may have it already, and is metered
-            hour = max(hour + SECONDS_PER_HOUR, hour_of(self._lost_at(key)))
-        return over
+        for spare in (_TO_SEND, _AT_LEAST) if self._rules.late == "carry" else (_AT_LEAST,):
+            hour = origin
+            while hour <= last:
+                found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at, spare)
+                if found is not None and _has_room(found, quantity):
+                    return key.hours.setdefault(hour, found)
+                if _is_held(key, at):
+                    break
+                hour = max(hour + SECONDS_PER_HOUR, hour_of(self._lost_at(key, spare)))
+        # In a copy, another hour may have it already, and be metered.
+        return HourState.UNCONFIRMED if _is_held(key, at) else over
 
     def _is_late(self, key: KeyState, at: int) -> bool:
-        is_to_be_carried = self._unsealed(key, hour_of(at), at) is None
+        is_to_be_carried = self._unsealed(key, hour_of(at), at, _AT_LEAST) is None
         return is_to_be_carried and not (_is_after(key, at) or _is_held(key, at))
 
-    def _unsealed(self, key: KeyState, hour: int, at: int) -> OpenHour | None:
-        """Return an hour, a new one too, if it is unsealed and there is time to send it."""
+    def _unsealed(self, key: KeyState, hour: int, at: int, spare: int) -> OpenHour | None:
+        """Return an hour, a new one too, if it is unsealed and can be sent with time to *spare*."""
         found = key.hours.get(hour) or OpenHour(hour)
         stamp = max(found.stamp, found.moment_of(at, self._now, key.closed_at))
-        return found if found.is_open and stamp > self._lost_at(key) else None
+        return found if found.is_open and stamp > self._lost_at(key, spare) else None
 
-    def _lost_at(self, key: KeyState) -> int:
-        """Return the latest stamp whose window closes before its hour would be sealed and sent."""
+    def _lost_at(self, key: KeyState, spare: int) -> int:
+        """Return the latest stamp whose window closes before its hour is sealed, and *spare*."""
         has_ended = key.closed_at is not None and key.closed_at <= self._now
-        if has_ended not in self._lost:
+        if (has_ended, spare) not in self._lost:
             grace = 0 if has_ended else self._rules.grace
-            self._lost[has_ended] = latest_lost_at(self._now + grace + _TO_SEND - 1)
-        return self._lost[has_ended]
+            self._lost[has_ended, spare] = latest_lost_at(self._now + grace + spare - 1)
+        return self._lost[has_ended, spare]
 
     def carry(
         self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int

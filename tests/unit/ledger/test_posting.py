@@ -166,11 +166,30 @@ def test_an_hour_takes_usage_while_its_window_stays_open(*, before: int, late: b
     assert moment(hour_of(at) + (HOUR if late else 0)) == added.hour
 
 
+@pytest.mark.parametrize(("before", "refused"), [(900, False), (899, True)])
+def test_an_hour_that_can_hardly_be_sent_takes_usage_that_no_other_may(
+    *, before: int, refused: bool
+) -> None:
+    """
+    Until five minutes before it would be too late: late usage is refused, or its month is over.
+    ledger H10
+    """
+    at = NOW - 24 * HOUR + before
+    refusing = Way(rules=REFUSING).post(at)
+    month_end = Way(now=MONTH + 6 * HOUR - before).post(MONTH - 10)
+
+    assert refused == isinstance(refusing, LateUsageError)
+    assert refused or moment(hour_of(at)) == refusing.hour
+    assert month_end == (
+        AddedUsage(ended=HourState.MONTH_OVER) if refused else AddedUsage(hour=moment(MONTH - HOUR))
+    )
+
+
 def test_the_last_usage_of_a_subscription_waits_for_no_grace() -> None:
     """
-    It has an hour for sending, and is sealed at once. ledger H10
+    It is sealed at once, and sent until five minutes before it would be too late. ledger H10
     """
-    at = NOW - 23 * HOUR
+    at = NOW - 24 * HOUR + 300
     way = Way(closed_at=at + 60)
 
     assert AddedUsage(hour=moment(hour_of(at))) == way.post(at)
@@ -200,12 +219,14 @@ def test_usage_of_long_ago_goes_to_the_first_hour_whose_window_is_open() -> None
     assert moment(NOON - 23 * HOUR) == Way().post(NOON - 20 * 24 * HOUR).hour
 
 
-@pytest.mark.parametrize(("after", "hour"), [(4 * HOUR + 3000, True), (4 * HOUR + 3001, False)])
+@pytest.mark.parametrize(
+    ("after", "hour"), [(4 * HOUR + 3000, True), (5 * HOUR + 2700, True), (5 * HOUR + 2701, False)]
+)
 def test_usage_that_is_late_at_a_months_end_goes_to_an_hour_of_its_month(
     *, after: int, hour: bool
 ) -> None:
     """
-    While the last one's window stays open for the grace plus an hour. ledger H10
+    As long as one can be sent. ledger H10
     """
     way = Way(stored(MONTH - 2 * HOUR, is_open=False), now=MONTH + after)
     added = way.post(MONTH - 2 * HOUR)
@@ -607,7 +628,7 @@ def test_no_usage_is_lost_or_doubled(
     """
     All that came, to the last millionth, is in hours of its month or stranded; no record is too
     large, nor a decimal of whole quantities alone; their stamps lie inside of their hours and of
-    the subscription, and there is an hour for sending them. ledger H10
+    the subscription, and they are sealed before their windows close. ledger H10
     """
     rules = evolve(RULES, grace=grace)
     way = Way(now=now, rules=rules, closed_at=None if closed is None else now - closed)
@@ -623,5 +644,5 @@ def test_no_usage_is_lost_or_doubled(
     travel_whole = all(q <= FULL and not q % UNIT for _, q in pieces)
     most = FULL if travel_whole else MOST
     assert all(h.quantity <= most and hour_of(h.stamp) == h.hour for h in hours)
-    assert all(h.seal_at <= deadline_of(h.stamp) - HOUR for h in hours)
+    assert all(h.seal_at <= deadline_of(h.stamp) - 300 for h in hours)
     assert closed is None or all(h.stamp <= now - closed for h in hours)
