@@ -60,13 +60,13 @@ from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 GUARD: Final = """
-    UPDATE ledger SET mark = ?1, guarded_since = COALESCE(guarded_since, ?2), held_through =
-        CASE WHEN guarded_since IS NULL THEN max(COALESCE(held_through, ?3), ?3)
-             ELSE min(held_through, ?3) END
+    UPDATE ledger SET mark = ?, guarded_since = COALESCE(guarded_since, ?), held_through =
+        CASE WHEN guarded_since IS NULL THEN max(COALESCE(held_through, 0), ?)
+             ELSE min(held_through, ?) END
 """
 ADOPT: Final = """
-    UPDATE ledger SET guarded_since = NULL, sealings = ?1, held_through = ?2,
-        sealed_through = max(?2, COALESCE(sealed_through, ?2)), adopted_at = ?3, watermark = ?4
+    UPDATE ledger SET guarded_since = NULL, sealings = ?, held_through = ?,
+        sealed_through = max(?, COALESCE(sealed_through, 0)), adopted_at = ?, watermark = ?
 """
 
 
@@ -128,7 +128,8 @@ class SqliteStore:
                 return
             file = self._watermark(ledger)
             start = adopted(ledger.sealings, ledger.held_through, file.read(), now)
-            db.execute(ADOPT, (*astuple(start), now, file.path))
+            sealings, through = astuple(start)
+            db.execute(ADOPT, (sealings, through, through, now, file.path))
             file.raise_to(start)
 
         await self._file.change(work)
@@ -232,7 +233,8 @@ class SqliteStore:
         place = self._place(ledger)
         sign = sign_of_a_copy(ledger, place)
         if sign is not None:
-            db.execute(GUARD, (place.mark, now, held_through(ledger, place)))
+            held = held_through(ledger, place)
+            db.execute(GUARD, (place.mark, now, held, held))
             db.execute(DOUBT)
         return sign
 

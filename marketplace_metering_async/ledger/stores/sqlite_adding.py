@@ -78,8 +78,10 @@ REMOVED_HOUR: Final = (
     "DELETE FROM hour WHERE hour_id = ?",
 )
 CARRIED: Final = """
+    WITH given (key_id, hour, origin, quantity, events) AS (VALUES (?, ?, ?, ?, ?))
     INSERT INTO carried (hour_id, origin, quantity, events)
-    SELECT hour_id, ?3, ?4, ?5 FROM hour WHERE key_id = ?1 AND hour = ?2
+    SELECT hour.hour_id, given.origin, given.quantity, given.events
+    FROM given JOIN hour ON hour.key_id = given.key_id AND hour.hour = given.hour WHERE true
     ON CONFLICT (hour_id, origin) DO UPDATE SET
         quantity = carried.quantity + excluded.quantity, events = carried.events + excluded.events
 """

@@ -30,7 +30,7 @@ FREEZE: Final = """
 HOLD: Final = "UPDATE hour SET state = 'unconfirmed', settled_at = ? WHERE hour_id = ?"
 SEALED: Final = """
     UPDATE ledger
-    SET sealings = sealings + 1, sealed_through = max(?1, COALESCE(sealed_through, ?1))
+    SET sealings = sealings + 1, sealed_through = max(?, COALESCE(sealed_through, 0))
 """
 UNCLAIMED: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
