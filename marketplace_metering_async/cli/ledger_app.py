@@ -1,4 +1,4 @@
-"""`ledger …`: the commands of the ledger and their options; what they do is in `ledgers`."""
+"""`ledger …`: the commands of the ledger and their options; what they do is in `commands`."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
@@ -73,10 +73,7 @@ def add(
     members = {
         "dimension": dimension,
         "quantity": quantity,
-        "customer_aws_account_id": account,
-        "customer_identifier": customer_identifier,
-        "license_arn": license_arn,
-        "product_code": product_code,
+        **_ids(account, customer_identifier, license_arn, product_code),
         "at": at,
         "event_id": event_id,
     }
@@ -163,7 +160,8 @@ def history(
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    where = _where(month, account, customer_identifier, license_arn, product_code)
+    ids = _ids(account, customer_identifier, license_arn, product_code)
+    where = {"month": _month(month), **ids}
     finish(ledger_actions.history(url, where, stderr_console(), as_csv=csv))
 
 
@@ -229,12 +227,7 @@ def close_customer(
     """Seal a customer's last hours at once, since the subscription has ended."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    who = {
-        "customer_aws_account_id": account,
-        "customer_identifier": customer_identifier,
-        "license_arn": license_arn,
-        "product_code": product_code,
-    }
+    who = _ids(account, customer_identifier, license_arn, product_code)
     finish(ledger_actions.close_customer(url, who, stderr_console(), reopen=reopen))
 
 
@@ -257,8 +250,8 @@ def resolve(
     """Say what became of usage that has ended, once you have found out."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
-    where = _where(month, account, customer_identifier, license_arn, product_code)
-    selection = ledger_operator.Selection(names=name or [], states=state or [], where=where)
+    ids = _ids(account, customer_identifier, license_arn, product_code)
+    selection = ledger_operator.Selection.of(name, state, _month(month), ids)
     finish(ledger_operator.resolve(url, selection, as_, note, stderr_console()))
 
 
@@ -278,8 +271,8 @@ def write_off(
     """Give up usage that has ended: nobody is billed for it."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
-    where = _where(month, account, customer_identifier, license_arn, product_code)
-    selection = ledger_operator.Selection(names=name or [], states=state or [], where=where)
+    ids = _ids(account, customer_identifier, license_arn, product_code)
+    selection = ledger_operator.Selection.of(name, state, _month(month), ids)
     finish(ledger_operator.resolve(url, selection, "written_off", note, stderr_console()))
 
 
@@ -299,8 +292,8 @@ def reopen(
     """Bill ended usage in the hour that runs, where the service surely does not have it."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
-    where = _where(month, account, customer_identifier, license_arn, product_code)
-    selection = ledger_operator.Selection(names=name or [], states=state or [], where=where)
+    ids = _ids(account, customer_identifier, license_arn, product_code)
+    selection = ledger_operator.Selection.of(name, state, _month(month), ids)
     finish(ledger_operator.reopen(url, selection, note, stderr_console()))
 
 
@@ -353,15 +346,13 @@ def explain(
     finish(ledger_operator.explain(state, stderr_console()))
 
 
-def _where(
-    month: str | None,
+def _ids(
     account: str | None,
     customer_identifier: str | None,
     license_arn: str | None,
     product_code: str | None,
-) -> dict[str, str | datetime | None]:
+) -> dict[str, str | None]:
     return {
-        "month": _month(month),
         "customer_aws_account_id": account,
         "customer_identifier": customer_identifier,
         "license_arn": license_arn,

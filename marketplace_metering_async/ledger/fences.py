@@ -6,11 +6,12 @@ All else counts only while the claim is the latest one, and is a line of the his
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attrs import evolve
 
 from marketplace_metering_async.ledger.model import HourState, Settlement
+from marketplace_metering_async.ledger.sums import Sum, Sums
 
 _STANDS = (HourState.METERED, HourState.REOPENED)
 """States that no verdict changes: the usage is billed, here or in another hour."""
@@ -38,6 +39,48 @@ class Writing(NamedTuple):
     attempts: list[Settlement]
     heard: list[Settlement]
     moves: list[Settlement]
+
+    def hour_rows(self, now: int) -> list[tuple[Any, ...]]:
+        """Return state, pause, doubt, end, record id and reason of each row, and its id."""
+        return [
+            (
+                one.state,
+                one.not_before,
+                int(one.in_doubt),
+                None if one.state is HourState.FROZEN else now,
+                one.metering_record_id,
+                one.error,
+                one.hour_id,
+            )
+            for one in self.rows.values()
+        ]
+
+    def attempt_rows(self, now: int) -> list[tuple[Any, ...]]:
+        """Return id and fence of each attempt, when it was, and what the service said."""
+        return [
+            (
+                one.hour_id,
+                one.fence,
+                now,
+                one.status,
+                one.error,
+                one.request_id,
+                one.metering_record_id,
+            )
+            for one in self.attempts
+        ]
+
+    def sums(self) -> list[Sum]:
+        """Return how the kept sums change."""
+        sums = Sums()
+        for one in self.moves:
+            sums.move(one.of, one.before, one.state, one.quantity)
+        return sums.changes()
+
+    @property
+    def has_success(self) -> bool:
+        """Whether the service has taken one of the records."""
+        return any(one.state is HourState.METERED for one in self.moves)
 
 
 def writing_of(settlements: Sequence[Settlement], rows: Mapping[int, Standing]) -> Writing:

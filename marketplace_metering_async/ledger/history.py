@@ -1,7 +1,7 @@
 """The story of every hour: the evidence in a dispute."""
 
 from calendar import monthrange
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -191,3 +191,18 @@ def entry_of(
         reason=row["reason"],
         in_doubt=bool(row["in_doubt"]),
     )
+
+
+def entries_of(
+    rows: Iterable[Row],
+    carried: Mapping[int, Sequence[Row]],
+    attempts: Mapping[int, Sequence[Row]],
+    resolutions: Mapping[int, Sequence[Row]],
+) -> list[tuple[tuple[int, int], HistoryEntry]]:
+    """Return the stories of hours, each with its place (hour, row): what belongs to it by row."""
+    found = []
+    for row in rows:
+        hour_id = row["hour_id"]
+        belongs = [of.get(hour_id, ()) for of in (carried, attempts, resolutions)]
+        found.append(((row["hour"], hour_id), entry_of(row, *belongs)))
+    return found

@@ -1,7 +1,7 @@
 """What a person may say of usage that has ended, and what only the service may."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from attrs import frozen
 
@@ -12,8 +12,10 @@ from marketplace_metering_async.ledger.model import (
     HourState,
     ProductDimension,
     UsageKey,
+    key_of,
     name_of_hour,
 )
+from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.quantities import Quantity
 
 ResolvedAs = Literal["metered", "not_metered", "written_off"]
@@ -67,6 +69,33 @@ class EndedHour:
         content = (self.region_name, self.key, self.stamp, self.quantity, self.member)
         found = digest(*content, license_product=self.license_product)
         return found == self.digest
+
+
+def ended_hours(asked: Sequence[int], rows: Iterable[dict[str, Any]]) -> list[EndedHour]:
+    """
+    Return the hours that a person speaks of, by the columns of their rows.
+
+    Raises:
+        CannotResolveError: a row is not there (any more), or was never sealed.
+    """
+    found = list(rows)
+    require_all(asked, [row["hour_id"] for row in found], "hour")
+    hours = []
+    for row in found:
+        key, state = key_of(row.pop("name")), HourState(row.pop("state"))
+        if row["digest"] is None:
+            require_ended(name_of_hour(row["hour_id"]), state)
+        hours.append(EndedHour(key=key, state=state, **row))
+    return hours
+
+
+def reopened_sums(hours: Iterable[EndedHour]) -> list[Sum]:
+    """Return how the kept counts change; the usage itself moves where it is carried to."""
+    sums = Sums()
+    for hour in hours:
+        sums.add(hour.of, hour.state, 0, -1)
+        sums.add(hour.of, HourState.REOPENED, 0, 1)
+    return sums.changes()
 
 
 def rows_of(names: Iterable[str]) -> tuple[list[int], list[int]]:

@@ -26,9 +26,9 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attrs import define, field, frozen
-from support.calendar import Calendar, closes, hour_of, month_of
 from support.disk import memory
 from support.ledgers import House, some_quantity, total
+from support.year_calendar import Calendar, closes, hour_of, month_of
 
 from marketplace_metering_async import HourState, MarketplaceMeteringClient, RetryPolicy
 from marketplace_metering_async.ledger import AddedUsage, HistoryEntry, LedgerStatus

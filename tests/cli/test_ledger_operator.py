@@ -77,6 +77,10 @@ def test_usage_is_billed_in_the_hour_that_runs(ended: str, shell: Shell) -> None
     ("arguments", "said"),
     [
         (["write-off", "{url}", "--note", "x"], "say which: --state"),
+        (
+            ["reopen", "{url}", "--note", "x", "--name", "hour-1", "--month", "2026-11"],
+            "or --name alone",
+        ),
         (["write-off", "{url}", "--note", " ", "--state", "conflict"], "note: expected 1 to 1000"),
         (["resolve", "{url}", "--as", "ok", "--note", "x", "--state", "conflict"], "as_: expected"),
         (["reopen", "{url}", "--note", "x", "--state", "open"], "expected one of not_subscribed"),

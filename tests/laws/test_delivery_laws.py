@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
+from support.figures import AFTER, BEFORE, ODD
 from support.memory import MemoryService, client_of, metered, untrue
 from support.virtual import START, run_virtual
 
@@ -19,29 +20,6 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
 from marketplace_metering_async.sandbox import Book, FaultKind, Product, Rules
 
-BEFORE = [
-    FaultKind.THROTTLE,
-    FaultKind.ERROR_500,
-    FaultKind.ERROR_503,
-    FaultKind.HTML,
-    FaultKind.RESET_BEFORE,
-]
-AFTER = [
-    FaultKind.ERROR_500_AFTER,
-    FaultKind.RESET_AFTER,
-    FaultKind.GARBAGE,
-    FaultKind.EMPTY,
-    FaultKind.STALL,
-]
-ODD = [
-    FaultKind.SHUFFLE,
-    FaultKind.DROP,
-    FaultKind.ALTER,
-    FaultKind.FOREIGN,
-    FaultKind.DISAGREE,
-    FaultKind.UNKNOWN_STATUS,
-    FaultKind.UNPROCESSED,
-]
 FAULTS = [*BEFORE, *AFTER, *ODD]
 HOUR = START.replace(minute=0)
 GOOD_DIMENSIONS = frozenset({"requests", "bytes"})

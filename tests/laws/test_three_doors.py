@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.examples import examples
+from support.figures import AFTER, BEFORE, ODD
 from support.memory import MemoryService, client_of, metered
 from support.virtual import START, VirtualClock, VirtualLoop
 
@@ -35,23 +36,9 @@ SCOPES = {
     "odd": Refusal("NovelException"),
 }
 FAULTS: list[Any] = [
-    FaultKind.THROTTLE,
-    FaultKind.ERROR_500,
-    FaultKind.ERROR_503,
-    FaultKind.HTML,
-    FaultKind.RESET_BEFORE,
-    FaultKind.ERROR_500_AFTER,
-    FaultKind.RESET_AFTER,
-    FaultKind.GARBAGE,
-    FaultKind.EMPTY,
-    FaultKind.STALL,
-    FaultKind.SHUFFLE,
-    FaultKind.DROP,
-    FaultKind.ALTER,
-    FaultKind.FOREIGN,
-    FaultKind.DISAGREE,
-    FaultKind.UNKNOWN_STATUS,
-    FaultKind.UNPROCESSED,
+    *BEFORE,
+    *AFTER,
+    *ODD,
     Refusal("AccessDeniedException"),
     Refusal("ExpiredTokenException"),
     Refusal("NovelException"),

@@ -17,6 +17,31 @@ from support.virtual import run_virtual
 
 DOORS = ("batch", "stream", "batcher")
 
+BEFORE = [
+    FaultKind.THROTTLE,
+    FaultKind.ERROR_500,
+    FaultKind.ERROR_503,
+    FaultKind.HTML,
+    FaultKind.RESET_BEFORE,
+]
+AFTER = [
+    FaultKind.ERROR_500_AFTER,
+    FaultKind.RESET_AFTER,
+    FaultKind.GARBAGE,
+    FaultKind.EMPTY,
+    FaultKind.STALL,
+]
+ODD = [
+    FaultKind.SHUFFLE,
+    FaultKind.DROP,
+    FaultKind.ALTER,
+    FaultKind.FOREIGN,
+    FaultKind.DISAGREE,
+    FaultKind.UNKNOWN_STATUS,
+    FaultKind.UNPROCESSED,
+]
+"""Faults before a request is acted upon, after it, and responses that are odd."""
+
 
 @asynccontextmanager
 async def opened(

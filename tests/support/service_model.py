@@ -1,5 +1,5 @@
 """
-The service's model beside what is known of it: `python -P tests/support/service_model.py FILE`.
+The service's model beside what is known of it: `python tests/support/service_model.py FILE`.
 
 FILE is the `service-2.json` of any botocore, also one that cannot be installed here, for
 aiobotocore holds it back. Says a line for each difference, and ends with 0 all the same: that the

@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, Self
 
 from attrs import frozen
 
@@ -41,6 +42,19 @@ class Selection:
     states: Sequence[str]
     where: Mapping[str, Any]
 
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str] | None,
+        states: Sequence[str] | None,
+        month: datetime | None,
+        ids: Mapping[str, str | None],
+    ) -> Self:
+        """Return what the options of a command select."""
+        where = {"month": month, **ids}
+        given = {name: value for name, value in where.items() if value is not None}
+        return cls(names=names or (), states=states or (), where=given)
+
     async def names_in(self, ledger: UsageLedger) -> list[str]:
         """
         Return the names of the entries that are meant.
@@ -48,8 +62,8 @@ class Selection:
         Raises:
             MisuseError: nobody says which.
         """
-        if bool(self.names) == bool(self.states):
-            raise MisuseError("say which: --state (and --month, --account …), or --name")
+        if bool(self.names) == bool(self.states) or (self.names and self.where):
+            raise MisuseError("say which: --state (and --month, --account …), or --name alone")
         if self.names:
             return list(self.names)
         states = states_of(self.states, *ENDED)

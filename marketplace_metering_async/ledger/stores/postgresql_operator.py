@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import (
-    HourState,
-    Note,
-    key_of,
-    name_of_hour,
-    name_of_stranded,
-)
+from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
 from marketplace_metering_async.ledger.posting import Posting, PostingRules
 from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
+    ended_hours,
     fates_of_taken,
+    reopened_sums,
     require_all,
     require_ended,
     require_no_claim,
@@ -97,18 +93,7 @@ async def resolve(
 
 
 async def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
-    rows = await db.fetch(HOURS, hours)
-    require_all(hours, [row["hour_id"] for row in rows], "hour")
-    for row in rows:
-        if row["digest"] is None:
-            require_ended(name_of_hour(row["hour_id"]), HourState(row["state"]))
-    return [_hour_of(row) for row in rows]
-
-
-def _hour_of(row: Any) -> EndedHour:  # noqa: ANN401 - asyncpg's
-    found = dict(row)
-    key, state = key_of(found.pop("name")), HourState(found.pop("state"))
-    return EndedHour(key=key, state=state, **found)
+    return ended_hours(hours, map(dict, await db.fetch(HOURS, hours)))
 
 
 async def _change(
@@ -186,12 +171,8 @@ async def rebill(
     ended = await _hours(db, hours)
     for one in ended:
         require_unbilled(one)
-    sums = Sums()
     await _write_down(db, ended, HourState.REOPENED, note)
-    for one in ended:
-        sums.add(one.of, one.state, 0, -1)
-        sums.add(one.of, HourState.REOPENED, 0, 1)
-    posting = Posting(note.at, rules, into, sums=sums.changes())
+    posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
     await write(db, posting.changes(), shard, no_failure)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from marketplace_metering_async.ledger.history import (
     HistoryEntry,
     HistoryQuery,
-    entry_of,
+    entries_of,
     stranded_entry_of,
 )
 from marketplace_metering_async.ledger.hours import latest_lost_at
@@ -92,18 +92,7 @@ async def history(
     carried = await _by_hour(db, "carried", "origin", ids)
     attempts = await _by_hour(db, "attempt", "fence", ids)
     resolutions = await _by_hour(db, "resolution", "resolution_id", ids)
-    return [
-        (
-            (row["hour"], row["hour_id"]),
-            entry_of(
-                row,
-                carried.get(row["hour_id"], ()),
-                attempts.get(row["hour_id"], ()),
-                resolutions.get(row["hour_id"], ()),
-            ),
-        )
-        for row in rows
-    ]
+    return entries_of(rows, carried, attempts, resolutions)
 
 
 def _of_members(query: HistoryQuery, first: int) -> str:

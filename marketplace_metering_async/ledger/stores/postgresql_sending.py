@@ -5,13 +5,11 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
-from marketplace_metering_async.ledger.frozen_record import freeze
-from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
+from marketplace_metering_async.ledger.sealing import sealing_of
 from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for, keep_sums
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed
-from marketplace_metering_async.ledger.sums import Sums
 
 DUE: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product,
@@ -112,23 +110,14 @@ async def seal_due(
     reach("seal: read")
     if not due:
         return Sealed()
-    sums, frozen, held = Sums(), [], []
-    for hour_id, stamp, quantity, name, license_product, is_held in due:
-        key = key_of(name)
-        record = freeze(region_name, key, stamp, quantity, license_product=license_product)
-        frozen.append((now, region_name, *record, hour_id))
-        of = key.summed_under(license_product)
-        state = HourState.UNCONFIRMED if is_held else HourState.FROZEN
-        sums.move(of, HourState.OPEN, state, quantity)
-        if is_held:
-            held.append(hour_id)
-    await execute_for(db, FREEZE, frozen)
-    if held:
-        await db.execute(HOLD, now, held)
-    await keep_sums(db, sums.changes(), shard)
-    await db.execute(SEALED, max(hour_of(row["stamp"]) for row in due))
+    sealing = sealing_of(due, region_name, now)
+    await execute_for(db, FREEZE, sealing.frozen)
+    if sealing.held:
+        await db.execute(HOLD, now, sealing.held)
+    await keep_sums(db, sealing.sums, shard)
+    await db.execute(SEALED, sealing.through)
     reach("seal: written")
-    return Sealed(len(due), len(held))
+    return Sealed(len(sealing.frozen), len(sealing.held))
 
 
 async def claim(
@@ -172,26 +161,11 @@ async def settle(
         for hour_id, fence, state in await db.fetch(STANDING, ids)
     }
     writing = writing_of(settlements, rows)
-    await execute_for(db, SETTLE, [_settled(one, now) for one in writing.rows.values()])
+    await execute_for(db, SETTLE, writing.hour_rows(now))
     reach("settle: hours written")
-    attempts = [
-        (
-            one.hour_id,
-            one.fence,
-            now,
-            one.status,
-            one.error,
-            one.request_id,
-            one.metering_record_id,
-        )
-        for one in writing.attempts
-    ]
-    await execute_for(db, ATTEMPTS, attempts)
-    sums = Sums()
-    for one in writing.moves:
-        sums.move(one.of, one.before, one.state, one.quantity)
-    await keep_sums(db, sums.changes(), shard)
-    if any(one.state is HourState.METERED for one in writing.moves):
+    await execute_for(db, ATTEMPTS, writing.attempt_rows(now))
+    await keep_sums(db, writing.sums(), shard)
+    if writing.has_success:
         await db.execute("UPDATE marketplace_metering.ledger SET last_success_at = $1", now)
     reach("settle: attempts written")
     return writing.heard
@@ -202,18 +176,6 @@ async def return_claims(db: Connection, claims: Sequence[FrozenHour], not_before
     returned = sorted((one.hour_id, one.fence, int(one.in_doubt)) for one in claims)
     ids, fences, doubts = zip(*returned, strict=True)
     await db.execute(RETURN, fences, doubts, ids, not_before)
-
-
-def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
-    return (
-        one.state,
-        one.not_before,
-        int(one.in_doubt),
-        None if one.state is HourState.FROZEN else now,
-        one.metering_record_id,
-        one.error,
-        one.hour_id,
-    )
 
 
 async def next_due(db: Connection) -> float | None:

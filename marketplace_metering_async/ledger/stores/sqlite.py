@@ -110,7 +110,7 @@ class SqliteStore:
                     "UPDATE ledger SET ledger_id = ?, created_at = ?, region_name = ?, mark = ?",
                     made,
                 )
-            sign = self._guard_copy(db, now)
+            sign = _guard_copy(db, self._place(db), now)
             return introduction(identity(db), region_name, sign)
 
         return await self._file.change(work, though_moved=True)
@@ -196,7 +196,7 @@ class SqliteStore:
         """See Store."""
 
         def work(db: Connection) -> Sealed:
-            sign = self._guard_copy(db, now)
+            sign = _guard_copy(db, self._place(db), now)
             if (copy := copy_text(identity(db), sign)) is not None:
                 return Sealed(copy=copy)
             return sqlite_sending.seal_due(db, now, limit, region_name, self._reach)
@@ -208,8 +208,9 @@ class SqliteStore:
         lost: list[str] = []
 
         def work(db: Connection) -> list[FrozenHour]:
-            self._guard_copy(db, now)
-            if (text := self._keep_watermark(db)) is not None:
+            place = self._place(db)
+            _guard_copy(db, place, now)
+            if (text := self._keep_watermark(db, place)) is not None:
                 lost.append(text)
             return sqlite_sending.claim(db, now, rules, self._reach)
 
@@ -221,30 +222,18 @@ class SqliteStore:
     def _watermark(self, ledger: Identity) -> WatermarkFile:
         return WatermarkFile(self._file.folder, str(ledger.ledger_id))
 
-    def _place(self, ledger: Identity) -> Place:
-        file = self._watermark(ledger)
+    def _place(self, db: Connection) -> Place:
+        file = self._watermark(identity(db))
         return Place(
             mark=self._file.mark(), mark_is_proof=True, path=file.path, watermark=file.read()
         )
 
-    def _guard_copy(self, db: Connection, now: int) -> str | None:
-        """Guard the ledger if it is found to be a copy; return what shows that it is one."""
-        ledger = identity(db)
-        place = self._place(ledger)
-        sign = sign_of_a_copy(ledger, place)
-        if sign is not None:
-            held = held_through(ledger, place)
-            db.execute(GUARD, (place.mark, now, held, held))
-            db.execute(DOUBT)
-        return sign
-
-    def _keep_watermark(self, db: Connection) -> str | None:
+    def _keep_watermark(self, db: Connection, place: Place) -> str | None:
         """Write down how far a ledger that is no copy has sealed; return what to say, if so."""
         ledger = identity(db)
         sealed = ledger.sealed()
         if ledger.guarded_since is not None or sealed is None:
             return None
-        place = self._place(ledger)
         file = self._watermark(ledger)
         file.raise_to(sealed)
         if ledger.watermark != file.path:
@@ -330,6 +319,17 @@ def identity(db: Connection) -> Identity:
         "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since FROM ledger"
     ).fetchone()
     return Identity(**found)
+
+
+def _guard_copy(db: Connection, place: Place, now: int) -> str | None:
+    """Guard the ledger if it is found to be a copy; return what shows that it is one."""
+    ledger = identity(db)
+    sign = sign_of_a_copy(ledger, place)
+    if sign is not None:
+        held = held_through(ledger, place)
+        db.execute(GUARD, (place.mark, now, held, held))
+        db.execute(DOUBT)
+    return sign
 
 
 def _bind(db: Connection, region_name: str, host: str) -> None:

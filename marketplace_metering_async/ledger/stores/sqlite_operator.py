@@ -5,17 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import (
-    HourState,
-    Note,
-    key_of,
-    name_of_hour,
-    name_of_stranded,
-)
+from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
 from marketplace_metering_async.ledger.posting import Posting, PostingRules
 from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
+    ended_hours,
     fates_of_taken,
+    reopened_sums,
     require_all,
     require_ended,
     require_no_claim,
@@ -80,17 +76,7 @@ def resolve(
 
 def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
     rows = db.execute(HOURS, (json.dumps(hours),)).fetchall()
-    require_all(hours, [row["hour_id"] for row in rows], "hour")
-    for row in rows:
-        if row["digest"] is None:
-            require_ended(name_of_hour(row["hour_id"]), HourState(row["state"]))
-    return [_hour_of(row) for row in rows]
-
-
-def _hour_of(row: Any) -> EndedHour:  # noqa: ANN401
-    found = dict(row)
-    key, state = key_of(found.pop("name")), HourState(found.pop("state"))
-    return EndedHour(key=key, state=state, **found)
+    return ended_hours(hours, map(dict, rows))
 
 
 def _change(
@@ -150,13 +136,9 @@ def rebill(db: Connection, hours: Sequence[int], note: Note, rules: PostingRules
     ended = _hours(db, hours)
     for one in ended:
         require_unbilled(one)
-    sums = Sums()
     _write_down(db, ended, HourState.REOPENED, note)
-    for one in ended:
-        sums.add(one.of, one.state, 0, -1)
-        sums.add(one.of, HourState.REOPENED, 0, 1)
     into = load(db, {one.key: one.license_product for one in ended}, hour_of(note.at))
-    posting = Posting(note.at, rules, into, sums=sums.changes())
+    posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
     write(db, posting.changes(), no_failure)

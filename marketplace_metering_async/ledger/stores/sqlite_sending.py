@@ -6,13 +6,11 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
-from marketplace_metering_async.ledger.frozen_record import freeze
-from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
+from marketplace_metering_async.ledger.sealing import sealing_of
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed
-from marketplace_metering_async.ledger.sums import Sums
 
 DUE: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product,
@@ -81,22 +79,13 @@ def seal_due(
     reach("seal: read")
     if not due:
         return Sealed()
-    sums, frozen, held = Sums(), [], []
-    for hour_id, stamp, quantity, name, license_product, is_held in due:
-        key = key_of(name)
-        record = freeze(region_name, key, stamp, quantity, license_product=license_product)
-        frozen.append((now, region_name, *record, hour_id))
-        of = key.summed_under(license_product)
-        state = HourState.UNCONFIRMED if is_held else HourState.FROZEN
-        sums.move(of, HourState.OPEN, state, quantity)
-        if is_held:
-            held.append((now, hour_id))
-    db.executemany(FREEZE, frozen)
-    db.executemany(HOLD, held)
-    keep_sums(db, sums.changes())
-    db.execute(SEALED, (max(hour_of(row["stamp"]) for row in due),))
+    sealing = sealing_of(due, region_name, now)
+    db.executemany(FREEZE, sealing.frozen)
+    db.executemany(HOLD, [(now, hour_id) for hour_id in sealing.held])
+    keep_sums(db, sealing.sums)
+    db.execute(SEALED, (sealing.through,))
     reach("seal: written")
-    return Sealed(len(due), len(held))
+    return Sealed(len(sealing.frozen), len(sealing.held))
 
 
 def claim(db: Connection, now: int, rules: ClaimRules, reach: FailPoint) -> list[FrozenHour]:
@@ -142,28 +131,11 @@ def settle(
         for hour_id, fence, state in db.execute(STANDING, (ids,))
     }
     writing = writing_of(settlements, rows)
-    db.executemany(SETTLE, [_settled(one, now) for one in writing.rows.values()])
+    db.executemany(SETTLE, writing.hour_rows(now))
     reach("settle: hours written")
-    db.executemany(
-        ATTEMPT,
-        [
-            (
-                one.hour_id,
-                one.fence,
-                now,
-                one.status,
-                one.error,
-                one.request_id,
-                one.metering_record_id,
-            )
-            for one in writing.attempts
-        ],
-    )
-    sums = Sums()
-    for one in writing.moves:
-        sums.move(one.of, one.before, one.state, one.quantity)
-    keep_sums(db, sums.changes())
-    if any(one.state is HourState.METERED for one in writing.moves):
+    db.executemany(ATTEMPT, writing.attempt_rows(now))
+    keep_sums(db, writing.sums())
+    if writing.has_success:
         db.execute("UPDATE ledger SET last_success_at = ?", (now,))
     reach("settle: attempts written")
     return writing.heard
@@ -172,18 +144,6 @@ def settle(
 def return_claims(db: Connection, claims: Sequence[FrozenHour], not_before: int) -> None:
     """End claims that had no answer; see Store."""
     db.executemany(RETURN, [(not_before, one.in_doubt, one.hour_id, one.fence) for one in claims])
-
-
-def _settled(one: Settlement, now: int) -> tuple[Any, ...]:
-    return (
-        one.state,
-        one.not_before,
-        one.in_doubt,
-        None if one.state is HourState.FROZEN else now,
-        one.metering_record_id,
-        one.error,
-        one.hour_id,
-    )
 
 
 def next_due(db: Connection) -> float | None:

@@ -1,61 +1,30 @@
 """What one refused record costs the others: nothing, whichever door they came through."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.figures import DOORS, batch, refusing, send_through
 from support.ledgers import HOUR, NOON, house_at
-from support.memory import MemoryService, client_of, metered, untrue, usage
-from support.virtual import START, run_virtual
+from support.memory import MemoryService, metered, untrue, usage
+from support.virtual import START
 
-from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Book, Product, Refusal
+from marketplace_metering_async.results import RecordStatus
+from marketplace_metering_async.sandbox import Book, Product
 
 S = RecordStatus
 LICENSE = "arn:aws:license-manager::123456789012:license:l-{}"
 
 
-async def batch(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client:
-        return list(await client.batch_meter_usage(records))
-
-
-async def stream(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client:
-        found = [result async for result in client.iter_batch_meter_usage(records)]
-    return sorted(found, key=lambda result: result.position)
-
-
-async def batcher(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client, UsageBatcher(client) as door:
-        return list(await asyncio.gather(*map(door.meter, records)))
-
-
-DOORS = pytest.mark.parametrize("door", [batch, stream, batcher])
-Door = Callable[..., Any]
-
-
-def refusing(is_odd: Callable[[dict[str, Any]], bool], code: str, text: str = "no") -> Any:
-    """Return a fault: every request with an odd record in it is refused with *code*."""
-
-    def refuse(_: int, body: dict[str, Any]) -> Refusal | None:
-        odd = [record for record in body["UsageRecords"] if is_odd(record)]
-        return Refusal(code, text.format(**odd[0])) if odd else None
-
-    return refuse
-
-
-@DOORS
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("text", ["no", "{CustomerAWSAccountId} is odd"])
 @pytest.mark.parametrize("place", [0, 1, 12, 24])
 @pytest.mark.parametrize("size", [25, 60])
 def test_one_odd_record_costs_the_others_nothing(
-    door: Door, text: str, place: int, size: int
+    door: str, text: str, place: int, size: int
 ) -> None:
     """
     All others are metered, wherever it stands and whether or not the text names it. (core F1)
@@ -63,10 +32,13 @@ def test_one_odd_record_costs_the_others_nothing(
     records = usage(size)
     account = records[place].customer_aws_account_id
     service = MemoryService(
-        refusing(lambda r: r["CustomerAWSAccountId"] == account, "ValidationException", text)
+        refusing(
+            lambda r: r["CustomerAWSAccountId"] == account,
+            message=lambda odd: text.format(**odd[0]),
+        )
     )
 
-    results = run_virtual(door(service, records))
+    results = send_through(door, service, records)
 
     assert {place} == {r.position for r in results if r.metered is not True}
     assert (S.UNPROCESSED, False) == (results[place].status, results[place].metered)
@@ -89,11 +61,9 @@ def test_one_customer_does_not_stop_a_lane() -> None:
         for n in range(200)
     ]
     good = usage(50)
-    service = MemoryService(
-        refusing(lambda r: r["CustomerAWSAccountId"] == "9" * 12, "ValidationException")
-    )
+    service = MemoryService(refusing(lambda r: r["CustomerAWSAccountId"] == "9" * 12))
 
-    results = run_virtual(batch(service, odd + good, max_concurrency=1))
+    results = list(batch(service, odd + good, max_concurrency=1))
 
     assert {S.UNPROCESSED} == {r.status for r in results[:200]}
     assert {S.SUCCESS} == {r.status for r in results[200:]}
@@ -109,11 +79,9 @@ def test_a_lane_of_which_something_is_taken_in_between_goes_on() -> None:
         )
         for n in range(250)
     ]
-    service = MemoryService(
-        refusing(lambda r: int(r["CustomerAWSAccountId"]) // 25 % 2 == 0, "ValidationException")
-    )
+    service = MemoryService(refusing(lambda r: int(r["CustomerAWSAccountId"]) // 25 % 2 == 0))
 
-    results = run_virtual(batch(service, [r for one in records for r in one], max_concurrency=1))
+    results = list(batch(service, [r for one in records for r in one], max_concurrency=1))
 
     expected = [S.SUCCESS if n // 25 % 2 else S.UNPROCESSED for n in range(250)]
     assert expected == [r.status for r in results]
@@ -123,7 +91,7 @@ async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path
     """
     Hour after hour, though the odd record goes out first each time. (core F1)
     """
-    odd = refusing(lambda r: r["CustomerAWSAccountId"] == "0" * 12, "ValidationException")
+    odd = refusing(lambda r: r["CustomerAWSAccountId"] == "0" * 12)
     async with house_at(f"sqlite:///{tmp_path / 'ledger.db'}", odd) as house:
         for number in range(25):
             at = NOON - (HOUR / 4 if number else HOUR / 2)
@@ -136,8 +104,8 @@ async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path
         assert 240 == (await house.balance()).metered
 
 
-@DOORS
-def test_a_license_refused_for_one_hour_says_nothing_of_another(door: Door) -> None:
+@pytest.mark.parametrize("door", DOORS)
+def test_a_license_refused_for_one_hour_says_nothing_of_another(door: str) -> None:
     """
     Hours after the license was activated are metered, though earlier ones are refused. (core F2)
     """
@@ -157,7 +125,7 @@ def test_a_license_refused_for_one_hour_says_nothing_of_another(door: Door) -> N
         refusing(lambda r: r["Timestamp"] < activated.timestamp(), "InvalidLicenseException")
     )
 
-    results = run_virtual(door(service, records))
+    results = send_through(door, service, records)
 
     assert [S.REJECTED] * 15 + [S.SUCCESS] * 5 == [r.status for r in results]
 
@@ -174,7 +142,7 @@ def test_no_record_is_held_back_for_a_refusal_of_time_or_license(code: str) -> N
     odd = first.epoch
     service = MemoryService(refusing(lambda r: r["Timestamp"] == odd, code))
 
-    results = run_virtual(batch(service, [first, second]))
+    results = list(batch(service, [first, second]))
 
     assert [S.REJECTED, S.SUCCESS] == [r.status for r in results]
 
@@ -200,7 +168,7 @@ def test_a_wrong_dimension_is_wrong_for_all_licenses_of_its_product() -> None:
         refusing(lambda r: r["Dimension"] == "requets", "InvalidUsageDimensionException")
     )
 
-    results = run_virtual(batch(service, good + bad, max_concurrency=1))
+    results = list(batch(service, good + bad, max_concurrency=1))
 
     assert {S.SUCCESS} == {r.status for r in results[:100]}
     assert {S.REJECTED} == {r.status for r in results[100:]}
@@ -221,7 +189,7 @@ def test_a_wrong_dimension_of_one_product_is_sent_for_another() -> None:
     )
     records = usage(3, product_code="one") + usage(3, product_code="two")
 
-    results = run_virtual(batch(service, records, max_concurrency=1))
+    results = list(batch(service, records, max_concurrency=1))
 
     assert [S.REJECTED] * 3 + [S.SUCCESS] * 3 == [r.status for r in results]
     assert 3 == len(metered(service.book))
@@ -240,7 +208,7 @@ def test_a_customer_refused_for_one_unnamed_product_is_sent_for_another() -> Non
     code = "InvalidCustomerIdentifierException"
     service = MemoryService(refusing(lambda r: r["LicenseArn"].endswith("l-0"), code))
 
-    results = run_virtual(batch(service, [*records[0], *records[1]]))
+    results = list(batch(service, [*records[0], *records[1]]))
 
     assert [S.REJECTED, S.SUCCESS] == [r.status for r in results]
 
@@ -260,6 +228,6 @@ def test_what_was_learned_of_a_customer_is_forgotten_after_a_minute() -> None:
             yield record
             await asyncio.sleep(61)
 
-    results = run_virtual(stream(service, source()))
+    results = send_through("stream", service, source())
 
     assert [S.REJECTED] * 2 + [S.SUCCESS] * 4 == [r.status for r in results]

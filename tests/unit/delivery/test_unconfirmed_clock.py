@@ -7,15 +7,15 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from support.figures import DOORS, send_through
 from support.memory import MemoryService, client_of, untrue, usage
 from support.virtual import START, VirtualClock, run_virtual
 
-from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import OutOfWindowError
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordStatus
 from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
 S = RecordStatus
@@ -51,48 +51,29 @@ class Wrong(VirtualClock):
         super().__init__(START + off)
 
 
-async def batch(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client:
-        return list(await client.batch_meter_usage(records))
-
-
-async def stream(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client:
-        found = [result async for result in client.iter_batch_meter_usage(records)]
-    return sorted(found, key=lambda result: result.position)
-
-
-async def batcher(service: MemoryService, records: Any, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client, UsageBatcher(client) as door:
-        return list(await asyncio.gather(*map(door.meter, records)))
-
-
-DOORS = pytest.mark.parametrize("door", [batch, stream, batcher])
-
-
-@DOORS
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("hours", [-30, -3, 3, 30])
 @pytest.mark.parametrize("age", [timedelta(minutes=1), timedelta(hours=22)])
 def test_a_wrong_clock_before_the_first_call_rejects_nothing(
-    door: Any, hours: float, age: timedelta
+    door: str, hours: float, age: timedelta
 ) -> None:
     """
     What the service would take is metered, however wrong this machine's time is. (core F5)
     """
     service = Service()
 
-    results = run_virtual(
-        door(service, usage(30, timestamp=START - age), clock=Wrong(timedelta(hours=hours)))
+    results = send_through(
+        door, service, usage(30, timestamp=START - age), clock=Wrong(timedelta(hours=hours))
     )
 
     assert {S.SUCCESS} == {r.status for r in results}
     assert 30 == len(service.book)
 
 
-@DOORS
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("hours", [-3, 3])
 def test_what_is_out_of_the_window_is_the_services_to_refuse_at_first(
-    door: Any, hours: float
+    door: str, hours: float
 ) -> None:
     """
     One call, and from then on its time is known: the others are rejected without one. (core F5)
@@ -101,8 +82,8 @@ def test_what_is_out_of_the_window_is_the_services_to_refuse_at_first(
     late = usage(200, timestamp=START - timedelta(hours=25))
     good = usage(25, timestamp=START - timedelta(hours=1))
 
-    results = run_virtual(
-        door(service, late + good, clock=Wrong(timedelta(hours=hours)), max_concurrency=1)
+    results = send_through(
+        door, service, late + good, clock=Wrong(timedelta(hours=hours)), max_concurrency=1
     )
 
     assert {S.REJECTED} == {r.status for r in results[:200]}
@@ -112,8 +93,8 @@ def test_what_is_out_of_the_window_is_the_services_to_refuse_at_first(
     assert len(service.requests) <= 3
 
 
-@DOORS
-def test_a_time_far_outside_every_window_is_a_verdict(door: Any) -> None:
+@pytest.mark.parametrize("door", DOORS)
+def test_a_time_far_outside_every_window_is_a_verdict(door: str) -> None:
     """
     The first and the last day of the calendar, before any time is confirmed. (core F5, F17)
     """
@@ -121,7 +102,7 @@ def test_a_time_far_outside_every_window_is_a_verdict(door: Any) -> None:
     odd = [usage(1, timestamp=end)[0] for end in ends]
     good = usage(5)
 
-    results = run_virtual(door(Service(), [*odd, *good]))
+    results = send_through(door, Service(), [*odd, *good])
 
     assert [S.REJECTED] * 2 + [S.SUCCESS] * 5 == [r.status for r in results]
 

@@ -6,6 +6,7 @@ import pytest
 
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Settlement
+from marketplace_metering_async.ledger.sums import Sum
 
 OF = ProductDimension("product", "requests")
 
@@ -82,3 +83,26 @@ def test_what_was_pruned_has_no_row() -> None:
     And no history that could say more.
     """
     assert ({}, [], [], []) == tuple(writing_of([verdict(HourState.METERED)], {}))
+
+
+def test_what_is_written_stands_in_rows() -> None:
+    """
+    An end has its time, what is sent again has none; sums move by each step.
+    """
+    ended = verdict(HourState.CONFLICT, error="taken", request_id="r", metering_record_id="m")
+    again = verdict(HourState.FROZEN, not_before=90, in_doubt=True)
+
+    writing = writing_of([ended], {1: Standing(2, HourState.FROZEN)})
+    waiting = writing_of([again], {1: Standing(2, HourState.FROZEN)})
+
+    assert [("conflict", 0, 0, 70, "m", "taken", 1)] == writing.hour_rows(70)
+    assert [(1, 2, 70, "conflict", "taken", "r", "m")] == writing.attempt_rows(70)
+    assert [
+        Sum("product", "requests", "conflict", 5, 1, 0),
+        Sum("product", "requests", "frozen", -5, -1, 0),
+    ] == writing.sums()
+    assert not writing.has_success
+    assert [("frozen", 90, 1, None, None, None, 1)] == waiting.hour_rows(70)
+    assert [] == waiting.sums()
+    met = writing_of([verdict(HourState.METERED)], {1: Standing(2, HourState.FROZEN)})
+    assert met.has_success

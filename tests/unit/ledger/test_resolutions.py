@@ -3,14 +3,16 @@
 from typing import Any
 
 import pytest
-from attrs import evolve
+from attrs import evolve, fields_dict
 
 from marketplace_metering_async import CannotResolveError, HourState
 from marketplace_metering_async.ledger.frozen_record import QUANTITY, digest
-from marketplace_metering_async.ledger.model import ENDED, STRANDED, UsageKey
+from marketplace_metering_async.ledger.model import ENDED, STRANDED, UsageKey, name_of
 from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
+    ended_hours,
     fates_of_taken,
+    reopened_sums,
     require_all,
     require_ended,
     require_no_claim,
@@ -21,6 +23,7 @@ from marketplace_metering_async.ledger.resolutions import (
     state_of_taken,
     state_resolved,
 )
+from marketplace_metering_async.ledger.sums import Sum
 
 KEY = UsageKey("product", "111122223333", "", "", "requests")
 STAMP = 1_795_435_200
@@ -109,6 +112,30 @@ def test_what_is_not_there_is_named() -> None:
     require_all([1, 2], [2, 1], "hour")
     with pytest.raises(CannotResolveError, match="hour-2 is not in the ledger"):
         require_all([1, 2, 3], [1], "hour")
+
+
+def test_hours_are_read_from_their_rows() -> None:
+    """
+    All that are asked for, or none; one that was never sealed has no record to speak of.
+    """
+    row = {name: getattr(HOUR, name) for name in fields_dict(EndedHour) if name != "key"}
+    row |= {"name": name_of(KEY), "state": "rejected"}
+
+    assert [HOUR] == ended_hours([4], [dict(row)])
+    with pytest.raises(CannotResolveError, match="hour-5 is not in the ledger"):
+        ended_hours([4, 5], [dict(row)])
+    with pytest.raises(CannotResolveError, match="hour-4 is open"):
+        ended_hours([4], [row | {"state": "open", "digest": None}])
+
+
+def test_reopened_usage_moves_as_a_count_alone() -> None:
+    """
+    Its units go where the usage is carried to.
+    """
+    assert [
+        Sum("product", "requests", HourState.REJECTED, 0, -2, 0),
+        Sum("product", "requests", HourState.REOPENED, 0, 2, 0),
+    ] == reopened_sums([HOUR, evolve(HOUR, hour_id=5)])
 
 
 def test_what_was_never_sent_can_only_be_written_off() -> None:
