@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from marketplace_metering_async.cli import ledger_app
+from marketplace_metering_async.cli import ledger_app, sandbox_app
 from marketplace_metering_async.cli.commands import check, operations
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.send import send_lines
@@ -22,7 +21,6 @@ from marketplace_metering_async.cli.options import (
     Profile,
     Region,
     Settings,
-    rate,
 )
 from marketplace_metering_async.cli.output.console import stderr_console
 from marketplace_metering_async.cli.running import finish, sources_or_exit
@@ -163,99 +161,10 @@ def validate(
 
 
 app.add_typer(ledger_app.app, name="ledger")
+app.add_typer(sandbox_app.app, name="sandbox")
 app.command()(operations.resolve)
 app.command()(operations.meter)
 app.command()(operations.register)
-
-
-@app.command()
-def sandbox(
-    *,
-    port: Annotated[
-        int, typer.Option("--port", metavar="PORT", help="0: a free one.", min=0, max=65535)
-    ] = 8765,
-    calls_per_second: Annotated[
-        float,
-        typer.Option(
-            "--calls-per-second", metavar="NUMBER", parser=rate, help="Its quota; 0: none."
-        ),
-    ] = QUOTA,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host", metavar="HOST", help="Where to listen; beside loopback with --open-to only."
-        ),
-    ] = "127.0.0.1",
-    open_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--open-to",
-            metavar="NAME[:PORT]",
-            help="Let clients in that call it so; again for more.",
-        ),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="TEXT",
-            envvar="METERING_SANDBOX_TOKEN",
-            help="What page and controls ask for; by default a new one with --open-to.",
-        ),
-    ] = None,
-    rules: Annotated[
-        Path | None,
-        typer.Option("--rules", metavar="FILE", help="Switches of Rules, as a JSON object."),
-    ] = None,
-    product: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--product",
-            metavar="CODE[,DIMENSION...]",
-            help="Declare a product; or a JSON object as for the control `products`.",
-        ),
-    ] = None,
-    access_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--access-key",
-            metavar="ID:SECRET",
-            help="Verify signatures of this key, refuse others; or a JSON object of an AccessKey.",
-        ),
-    ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fault",
-            metavar="KIND[=PROBABILITY]",
-            help="What goes wrong; or a JSON object as for the control `faults`.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="NUMBER", help="Of the faults' chance.")
-    ] = 0,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="FILE", help="Keep its memory in a file between runs."),
-    ] = None,
-) -> None:
-    """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
-    from marketplace_metering_async.cli.commands import sandbox  # noqa: PLC0415 - a web server
-
-    options = sandbox.SandboxOptions(
-        port=port,
-        host=host,
-        open_to=open_to or [],
-        token=token,
-        calls_per_second=calls_per_second or None,
-        rules=rules,
-        products=product or [],
-        access_keys=access_key or [],
-        faults=fault or [],
-        seed=seed,
-        state=state,
-    )
-    finish(sandbox.serve(options, stderr_console()))
 
 
 @app.command()

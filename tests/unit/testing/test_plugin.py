@@ -87,6 +87,51 @@ def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: object) -> None:
     result.assert_outcomes(passed=3)
 
 
+def test_a_test_runs_under_each_reading(run: object) -> None:
+    """
+    Of both fixtures; under those named only, beside arguments of the sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_readings("identical_resend", "strict")
+    @pytest.mark.metering_sandbox(history=7)
+    def test_some(metering_sandbox, request):
+        resent = [meter(), meter()][1]
+        kind = metering_sandbox.book.rules.identical_resend == "success"
+        assert resent == ["Success" if kind else "DuplicateRecord"]
+        assert kind == ("identical_resend=success" in request.node.name)
+
+    @pytest.mark.metering_readings("kind")
+    def test_kind(metering_sandbox_server):
+        assert [meter(), meter()] == [["Success"], ["Success"]]
+
+    def test_usual(metering_sandbox_server):
+        assert [meter(), meter()] == [["Success"], ["DuplicateRecord"]]
+    """)
+    result.assert_outcomes(passed=4)
+
+
+def test_a_marker_that_cannot_work_is_refused(run: object) -> None:
+    """
+    For a reading that there is not, and a test without a sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_readings("lenient")
+    def test_one(metering_sandbox):
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*metering_readings: unknown: lenient*"])
+    result = run("""
+    @pytest.mark.metering_readings
+    def test_two():
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*needs metering_sandbox*"])
+
+
 def test_the_fixture_serves_asyncio(run: object) -> None:
     """
     The client finds it with no argument; clock and faults are moved from the test.
