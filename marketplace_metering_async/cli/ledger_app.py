@@ -204,6 +204,16 @@ def prune(
     finish(ledger_actions.prune(url, before, stderr_console()))
 
 
+@app.command()
+def backup(
+    url: Url, file: Annotated[str, typer.Argument(metavar="FILE", help="New; not there yet.")]
+) -> None:
+    """Copy a SQLite ledger into a file, while it is in use. Put back, it is known as a copy."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(ledger_actions.backup(url, file, stderr_console()))
+
+
 @app.command("adopt-copy")
 def adopt_copy(url: Url) -> None:
     """Go on with a copy, such as a restored backup, once the producers have repeated."""

@@ -305,6 +305,14 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
     return Exit.OK
 
 
+async def backup(url: str, file: str, console: Console) -> Exit:
+    """Copy a ledger while it is in use."""
+    async with open_ledger(url, console, create=False) as ledger:
+        await ledger.back_up(file)
+    console.print(f"{file} has all that was stored", markup=False)
+    return Exit.OK
+
+
 async def adopt_copy(url: str, console: Console) -> Exit:
     """Go on with a copy."""
     async with open_ledger(url, console, create=False) as ledger:

@@ -19,6 +19,7 @@ from uuid import uuid4
 from attrs import astuple
 
 from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     Identity,
@@ -385,6 +386,10 @@ class PostgresStore:
             return _NOTES_AT_ONCE in (len(notes), folded)
 
         return await self._connections.run(tidied)
+
+    async def back_up(self, to: str) -> None:
+        """See Store."""
+        raise ConfigurationError("back up a ledger in PostgreSQL with pg_dump, or as its server is")
 
     async def take_over(self, source: Store) -> int:
         """See Store."""

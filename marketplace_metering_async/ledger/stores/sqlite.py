@@ -74,7 +74,6 @@ class SqliteStore:
     """A ledger in one file; see Store for what its verbs do."""
 
     shares_quota = False
-    may_write = True
 
     def __init__(
         self,
@@ -99,6 +98,11 @@ class SqliteStore:
     async def aclose(self) -> None:
         """See Store."""
         await self._file.aclose()
+
+    @property
+    def may_write(self) -> bool:
+        """See Store."""
+        return self._file.may_write
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
@@ -286,6 +290,10 @@ class SqliteStore:
     async def tidy(self) -> bool:
         """See Store: a file needs no notes."""
         return False
+
+    async def back_up(self, to: str) -> None:
+        """See Store."""
+        await self._file.back_up(to)
 
     async def take_over(self, source: Store) -> int:
         """See Store."""
