@@ -48,6 +48,14 @@ Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; kept in 
 
 
 @app.command()
+def create(url: Url) -> None:
+    """Make a ledger, or upgrade its schema; as the owner of its tables, where roles differ."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(ledger_actions.create(url, stderr_console()))
+
+
+@app.command()
 def add(
     url: Url,
     *,

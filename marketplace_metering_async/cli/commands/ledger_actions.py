@@ -72,6 +72,13 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
     return UsageLedger.open(url, observer=report, **settings)
 
 
+async def create(url: str, console: Console) -> Exit:
+    """Make a ledger, or bring its schema up to date."""
+    async with open_ledger(url, console):
+        console.print("the ledger is there, with the schema of this version")
+    return Exit.OK
+
+
 async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
     """Add one piece of usage."""
     async with open_ledger(url, console) as ledger:

@@ -225,6 +225,18 @@ class SqliteFile:
             raise
 
     @property
+    def path(self) -> Path:
+        """The file, as it was named."""
+        return self._path
+
+    def log_size(self) -> int:
+        """Return how many bytes the log has that stands beside the file."""
+        try:
+            return Path(f"{os.path.realpath(self._path)}-wal").stat().st_size
+        except OSError:
+            return 0
+
+    @property
     def folder(self) -> Path:
         """Where the file itself lies, whatever links lead to it."""
         return Path(os.path.realpath(self._path)).parent

@@ -26,7 +26,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.relay import Relay
-from marketplace_metering_async.ledger.stores import sqlite_file
+from marketplace_metering_async.ledger.stores import sqlite, sqlite_file
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 
 
@@ -409,6 +409,29 @@ async def test_an_empty_file_that_may_only_be_read_is_no_ledger(shared_folder: P
             await opened(shared_folder / "empty.db")
         with pytest.raises(LedgerError, match="Permission denied"):
             await opened(shared_folder / "new.db")
+
+
+async def test_a_log_that_somebody_holds_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A reader that never ends lets it grow. ledger M11. Covers: D09
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(1)
+        monkeypatch.setattr(sqlite, "_LONG_LOG", file_of(house).log_size())
+        await house.ledger._store.tidy()
+        before = list(house.warned)
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM ledger").fetchall()
+            await asyncio.gather(*(house.use(1, event_id=f"{n:0240d}") for n in range(1_000)))
+            await house.ledger._store.tidy()
+        (said,) = [event.text for event in house.warned if isinstance(event, WarningIssued)]
+
+    assert [] == before
+    assert f"end what has been reading {path} for long" in said
 
 
 @pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o640, False), (0o644, True)])
