@@ -48,6 +48,14 @@ Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; kept in 
 
 
 @app.command()
+def create(url: Url) -> None:
+    """Make a ledger, or upgrade its schema; as the owner of its tables, where roles differ."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(ledger_actions.create(url, stderr_console()))
+
+
+@app.command()
 def add(
     url: Url,
     *,
@@ -202,6 +210,16 @@ def prune(
         raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     before = SystemClock().now() - timedelta(days=days)
     finish(ledger_actions.prune(url, before, stderr_console()))
+
+
+@app.command()
+def backup(
+    url: Url, file: Annotated[str, typer.Argument(metavar="FILE", help="New; not there yet.")]
+) -> None:
+    """Copy a SQLite ledger into a file, while it is in use. Put back, it is known as a copy."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(ledger_actions.backup(url, file, stderr_console()))
 
 
 @app.command("adopt-copy")

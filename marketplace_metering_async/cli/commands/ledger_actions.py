@@ -72,6 +72,13 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
     return UsageLedger.open(url, observer=report, **settings)
 
 
+async def create(url: str, console: Console) -> Exit:
+    """Make a ledger, or bring its schema up to date."""
+    async with open_ledger(url, console):
+        console.print("the ledger is there, with the schema of this version")
+    return Exit.OK
+
+
 async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
     """Add one piece of usage."""
     async with open_ledger(url, console) as ledger:
@@ -302,6 +309,14 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
         except ValueError as error:
             raise MisuseError(f"--days: {error}") from error
     console.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.OK
+
+
+async def backup(url: str, file: str, console: Console) -> Exit:
+    """Copy a ledger while it is in use."""
+    async with open_ledger(url, console, create=False) as ledger:
+        await ledger.back_up(file)
+    console.print(f"{file} has all that was stored", markup=False)
     return Exit.OK
 
 
