@@ -115,7 +115,7 @@ def send(
     """Send usage records; one JSON line of result for each line of input, in order."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     job = SendJob(
-        sources=sources_or_exit(files),
+        sources=sources_or_exit(files, for_ledger=ledger_url is not None),
         settings=Settings(
             endpoint_url=endpoint_url,
             profile=profile,
@@ -152,7 +152,7 @@ def validate(
     """Check usage records without a service; every complaint with its file and line."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     job = SendJob(
-        sources=sources_or_exit(files),
+        sources=sources_or_exit(files, for_ledger=True),
         settings=Settings(),
         product_code=product_code,
         include_current_hour=include_current_hour,

@@ -102,16 +102,35 @@ def import_(
     product_code: ProductCode = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="TEXT", help="Of the input; by default the file's."),
+        typer.Option(
+            "--name",
+            metavar="TEXT",
+            help="Name of the input in place of the file's own, such as HOST-DAY.",
+        ),
     ] = None,
+    changed: Annotated[
+        bool,
+        typer.Option(
+            "--changed",
+            help="Add lines that differ from those of a file of this name that was imported "
+            "before, beside what was added then; by default the file is refused.",
+        ),
+    ] = False,
 ) -> None:
-    """Add every line of files as usage; lines that were imported before add nothing."""
-    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+    """
+    Add every line of files as usage; lines that were imported before add nothing.
+
+    A line is known by its event_id, if it has that column. Otherwise it is known by the name of its
+    file (without the folder) and its number: another file of that name is refused, and the same
+    lines under another name are added again.
+    """
+    from marketplace_metering_async.cli.commands import ledger_actions, ledger_import  # noqa: PLC0415 - heavy
 
     if len(files) == 1 and files[0].startswith("sqlite://"):
         finish(ledger_actions.take_over(url, files[0], stderr_console()))
-    sources = sources_or_exit(files)
-    finish(ledger_actions.import_files(url, sources, product_code, name, stderr_console()))
+    sources = sources_or_exit(files, for_ledger=True)
+    naming = ledger_import.Naming(name, changed)
+    finish(ledger_actions.import_files(url, sources, product_code, naming, stderr_console()))
 
 
 @app.command()

@@ -13,10 +13,10 @@ from marketplace_metering_async.cli.output.console import error_text, stderr_con
 from marketplace_metering_async.errors import MeteringError
 
 
-def sources_or_exit(names: list[str]) -> list[Source]:
+def sources_or_exit(names: list[str], *, for_ledger: bool = False) -> list[Source]:
     """Return where to read, or leave with a word on what cannot be read."""
     try:
-        return sources_of(names)
+        return sources_of(names, for_ledger=for_ledger)
     except MisuseError as error:
         stderr_console().complain(error)
         raise typer.Exit(Exit.USAGE) from None

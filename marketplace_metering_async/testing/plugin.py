@@ -1,5 +1,5 @@
 """
-The pytest plugin: the fixtures `metering_sandbox` and `metering_sandbox_server`.
+The pytest plugin: fixtures `metering_sandbox`, `metering_sandbox_server` and `metering_ledger`.
 
     def test_my_billing(metering_sandbox):
         run_my_code()          # finds endpoint and credentials in the environment
@@ -12,12 +12,14 @@ open; `@pytest.mark.metering_readings("strict", "kind")` under some of them.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from marketplace_metering_async.sandbox import Rules, Sandbox
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox
     from marketplace_metering_async.testing.servers import SandboxServer
 
 _IN_THE_WAY: Final = (
@@ -125,6 +127,33 @@ def metering_sandbox_server(
         server.change_rules(**asdict(_metering_reading, recurse=False))
     _lead_to(server.environment, monkeypatch)
     yield server
+
+
+@pytest.fixture
+def metering_ledger_url(tmp_path: Path) -> str:
+    """
+    Where `metering_ledger` is: a new SQLite file for each test.
+
+    Override it in your conftest.py for another place. In PostgreSQL, `postgresql://…` of a database
+    in which its role may create a schema: each test has one of its own, which is dropped then.
+    """
+    return f"sqlite:///{tmp_path}/usage.db"
+
+
+@pytest.fixture
+def metering_ledger(
+    metering_sandbox: "Sandbox", metering_ledger_url: str
+) -> "Iterator[LedgerSandbox]":
+    """
+    A ledger for this test that meters to `metering_sandbox`, with one clock for both.
+
+    The clock stands still until the test moves it. `advance(hours=2)` moves it, and seals and sends
+    what falls due on the way, as a relay would; what fails is sent again, and nothing waits long.
+    """
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox, place_in  # noqa: PLC0415 - heavy
+
+    with place_in(metering_ledger_url) as url:
+        yield LedgerSandbox(url, metering_sandbox)
 
 
 def _arguments(request: pytest.FixtureRequest, reading: "Rules | None") -> dict[str, Any]:

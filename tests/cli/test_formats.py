@@ -261,7 +261,7 @@ def test_a_number_that_cannot_be_sent_is_told(written: str, says: str) -> None:
     """
     line = JSON.replace(b'"quantity":5', b'"quantity":' + written.encode())
 
-    record, _ = input_lines._read(parse_json, line)
+    record, *_ = input_lines._read(parse_json, line, for_ledger=True)
 
     assert isinstance(record, InvalidRecordError)
     assert says in worded(record)
@@ -441,7 +441,7 @@ def test_no_members_break_the_reading(members: dict[str, Any]) -> None:
     """
     Whatever stands for a member, a line is a record, or refused with a reason. Newcomer M9.
     """
-    record, _ = input_lines._read(parse_json, json.dumps(members).encode())
+    record, *_ = input_lines._read(parse_json, json.dumps(members).encode(), for_ledger=True)
 
     assert isinstance(record, UsageRecord | InvalidRecordError)
 

@@ -17,6 +17,7 @@ from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
     ImportedLines,
+    Naming,
     import_lines,
     require_names,
 )
@@ -98,20 +99,20 @@ async def import_files(
     url: str,
     sources: Sequence[Source],
     product_code: str | None,
-    name: str | None,
+    naming: Naming,
     console: Console,
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
-    require_names(sources, name)
+    require_names(sources, naming)
     async with open_ledger(url, console) as ledger:
         whole = await ledger.whole_dimensions()
-        entries = ImportedLines(product_code, name, FIX_AND_IMPORT, whole)
+        entries = ImportedLines(product_code, naming, FIX_AND_IMPORT, whole)
 
         async def blocks() -> AsyncIterator[list[ImportedLine]]:
             async for block in InputReader(sources).blocks():
                 yield [entries.of(line) for line in block]
 
-        code = await _import(ledger, blocks(), console)
+        code = await _import(ledger, blocks(), console, changed=naming.changed)
         status = await ledger.status()
     if status.next_seal_at is not None:
         when = at_minute(status.next_seal_at, SystemClock().now())
@@ -120,7 +121,11 @@ async def import_files(
 
 
 async def _import(
-    ledger: UsageLedger, blocks: AsyncIterator[Sequence[ImportedLine]], console: Console
+    ledger: UsageLedger,
+    blocks: AsyncIterator[Sequence[ImportedLine]],
+    console: Console,
+    *,
+    changed: bool = False,
 ) -> Exit:
     complain = Complaints(console)
     counts: Counter[str] = Counter()
@@ -129,7 +134,7 @@ async def _import(
     lines = ResultWriter(console, failures.append)
     async with ProgressBar(console, "importing", unit="lines") as bar:
         try:
-            async for entry in import_lines(ledger, blocks):
+            async for entry in import_lines(ledger, blocks, changed=changed):
                 members = entry.result or {}
                 counts[str(members["status"])] += 1
                 codes.add(entry.code)
@@ -194,7 +199,7 @@ def _print_report(report: RelayReport, console: Console) -> Exit:
 
 async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     """`send --ledger`: import the files, then meter all hours that are over."""
-    require_names(job.sources, None)
+    require_names(job.sources, Naming())
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
@@ -214,7 +219,7 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
 async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
     whole = await ledger.whole_dimensions()
-    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL, whole)
+    entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
             async for block in InputReader(job.sources).blocks():

@@ -15,13 +15,14 @@ from typing import Any, Final, NamedTuple
 from attrs import frozen
 
 from marketplace_metering_async.cli.input.formats import (
+    EVENT_ID,
     Parse,
     UsageFileError,
     broken_line,
     csv_rows,
     format_of,
 )
-from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.records import UsageRecord
 
 STDIN: Final = "-"
@@ -42,6 +43,7 @@ class Line(NamedTuple):
         size: Bytes that were read since the line before.
         record: What it says, or the reason why it says no record.
         members: With boto3's names, of a line that says no record but could be taken apart.
+        event_id: The ledger's name for it, if the line has one; whatever stands there.
     """
 
     file: str
@@ -49,6 +51,7 @@ class Line(NamedTuple):
     size: int
     record: UsageRecord | InvalidRecordError
     members: Mapping[str, Any] | None = None
+    event_id: Any = None
 
 
 @frozen
@@ -59,10 +62,12 @@ class Source:
     Attributes:
         name: As it was given.
         size: In bytes; None where it is a stream, which can be read only once.
+        for_ledger: Whether lines may have event ids.
     """
 
     name: str
     size: int | None
+    for_ledger: bool = False
 
     def blocks(self) -> Iterator[list[Line]]:
         """
@@ -72,26 +77,28 @@ class Source:
             UsageFileError: if it cannot be opened or read, or has a wrong CSV header.
         """
         with _opened(self.name) as read:
-            yield from _blocks(self.name, read)
+            yield from _blocks(self.name, read, for_ledger=self.for_ledger)
 
 
-def sources_of(names: Sequence[str]) -> list[Source]:
+def sources_of(names: Sequence[str], *, for_ledger: bool = False) -> list[Source]:
     """
     Return where to read, once every file is known to be there and to begin well.
+
+    Lines may have event ids where they are *for_ledger*.
 
     Raises:
         UsageFileError: for the first that is not: nothing has been done by then.
     """
     if names.count(STDIN) > 1:
         raise UsageFileError("- stands for standard input, which can be read only once")
-    return [_source(name) for name in names]
+    return [_source(name, for_ledger=for_ledger) for name in names]
 
 
-def _source(name: str) -> Source:
+def _source(name: str, *, for_ledger: bool) -> Source:
     if name == STDIN:
         if sys.stdin is None:  # and another file may have its number by now
             raise UsageFileError("-: standard input is closed")
-        return Source(name, None)
+        return Source(name, None, for_ledger)
     try:
         found = Path(name).stat()
     except OSError as error:
@@ -99,12 +106,12 @@ def _source(name: str) -> Source:
     if not stat.S_ISREG(found.st_mode):
         if stat.S_ISDIR(found.st_mode):
             raise UsageFileError(f"{name}: is a directory")
-        return Source(name, None)
+        return Source(name, None, for_ledger)
     with _opened(name) as read:
         head = read(_BLOCK).removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0].rstrip(b"\r")
         if head.strip() and format_of(name, head) is None:
             csv_rows(f"{name}:1", head)
-    return Source(name, found.st_size)
+    return Source(name, found.st_size, for_ledger)
 
 
 Read = Callable[[int], bytes]
@@ -132,7 +139,7 @@ def _opened(name: str) -> Iterator[Read]:
             os.close(handle)
 
 
-def _blocks(name: str, read: Read) -> Iterator[list[Line]]:
+def _blocks(name: str, read: Read, *, for_ledger: bool) -> Iterator[list[Line]]:
     parse: Parse | None = None
     number = size = 0
     for pieces in _cut(read):
@@ -149,24 +156,29 @@ def _blocks(name: str, read: Read) -> Iterator[list[Line]]:
                 if parse is None:
                     parse = csv_rows(f"{name}:{number}", line)
                     continue
-            block.append(Line(name, number, size, *_read(parse, line)))
+            block.append(Line(name, number, size, *_read(parse, line, for_ledger=for_ledger)))
             size = 0
         if block:
             yield block
 
 
 def _read(
-    parse: Parse, line: bytes
-) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None]:
-    """Return the record, or why there is none and the members that could be read."""
+    parse: Parse, line: bytes, *, for_ledger: bool
+) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None, Any]:
+    """Return the record, or why there is none and the members that could be read; the event id."""
     if len(line) > _LONGEST_LINE:
-        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None
-    members = None
+        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None, None
+    members = event_id = None
     try:
-        members = parse(line)
-        return UsageRecord.from_boto(members), None
+        members = dict(parse(line))
+        event_id = members.pop(EVENT_ID, None)
+        record = UsageRecord.from_boto(members)
     except InvalidRecordError as error:
-        return error, members
+        return error, members, event_id
+    if event_id is not None and not for_ledger:
+        expected = "none: only a ledger knows event ids (`ledger import`, `send --ledger`)"
+        return InvalidRecordError([Violation(EVENT_ID, expected, "one")]), members, None
+    return record, None, event_id
 
 
 def _cut(read: Read) -> Iterator[list[bytes]]:
