@@ -22,7 +22,7 @@ def sources_or_exit(names: list[str]) -> list[Source]:
         raise typer.Exit(Exit.USAGE) from None
 
 
-def finish(work: Coroutine[Any, Any, Exit], operation: str = "BatchMeterUsage") -> None:
+def finish(work: Coroutine[Any, Any, Exit]) -> None:
     """
     Run *work* and leave with its code; what it raises is printed in a line.
 
@@ -38,7 +38,7 @@ def finish(work: Coroutine[Any, Any, Exit], operation: str = "BatchMeterUsage") 
         code = Exit.USAGE
     except MeteringError as error:
         stderr_console().complain(error_text(error))
-        code = exit_codes.of_error(error, operation)
+        code = exit_codes.of_error(error)
     except OSError as error:  # such as a port that is taken
         stderr_console().complain(error.strerror or error)
         code = Exit.USAGE

@@ -99,7 +99,7 @@ def test_conflicts_and_repeats_name_lines(sandbox: Sandbox, shell: Shell) -> Non
     assert ["Rejected", "Success", "Rejected", "Success", "Rejected"] == done.statuses
     assert "-:2" == done.lines[3]["duplicate_of"]
     assert "-:5: -:3, -:5 have one key" in done.lines[4]["message"]
-    assert "coalesce()" in done.lines[4]["advice"]
+    assert "--coalesce" in done.lines[4]["advice"]
     assert "records[" not in done.out
 
 

@@ -38,6 +38,7 @@ _PACKAGE: Final = "marketplace-metering-async"
 _OPERATION: Final = "ResolveCustomer"
 _NO_TOKEN: Final = {"RegistrationToken": "marketplace-metering doctor: not a token"}
 """What the service is asked: it reads nothing and changes nothing, but credentials are checked."""
+_EXPIRED: Final = "the AWS credentials have expired: refresh them"
 _TIMEOUT: Final = 10.0
 _MOST_SKEW: Final = 60.0
 """Seconds: hours are held until they are over by this machine's clock."""
@@ -164,15 +165,17 @@ def _clock(response: Response) -> Finding:
 def _answer(response: Response) -> Finding:
     if response.status == 200:
         return Finding("access", Mark.DOUBTFUL, "the endpoint knows the token, which is none")
-    error = wire.read_error(response.status, response.headers, response.body)
+    error = wire.read_error(_OPERATION, response.status, response.headers, response.body)
     if isinstance(error, InvalidResponseError) or not isinstance(
         error, MarketplaceMeteringException
     ):
         return Finding("access", Mark.BAD, error_text(error))
-    if error.code in ("InvalidTokenException", "ExpiredTokenException") and error.status == 400:
+    if error.code == "InvalidTokenException" and error.status == 400:
         return Finding("access", Mark.GOOD, "the credentials are accepted")
+    if error.code == "ExpiredTokenException":  # what is no token cannot be too old
+        return Finding("access", Mark.BAD, _EXPIRED)
     if error.code in ("AccessDenied", "AccessDeniedException", "UnauthorizedException"):
         known = "the credentials are known but may not call ResolveCustomer; BatchMeterUsage is "
         return Finding("access", Mark.DOUBTFUL, known + "a permission of its own")
-    passing = classify(error, _OPERATION) in (ErrorKind.SERVICE, ErrorKind.THROTTLE)
+    passing = classify(error) in (ErrorKind.SERVICE, ErrorKind.THROTTLE)
     return Finding("access", Mark.DOUBTFUL if passing else Mark.BAD, error_text(error))

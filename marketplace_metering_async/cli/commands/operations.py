@@ -42,7 +42,7 @@ def resolve(
             print_json(_known(asdict(await client.resolve_customer(given))))
         return Exit.OK
 
-    finish(call(), "ResolveCustomer")
+    finish(call())
 
 
 def meter(
@@ -86,7 +86,7 @@ def meter(
         print_json(_known(asdict(result)))
         return Exit.OK
 
-    finish(call(), "MeterUsage")
+    finish(call())
 
 
 def register(
@@ -112,7 +112,7 @@ def register(
         print_json(_known(asdict(result)))
         return Exit.OK
 
-    finish(call(), "RegisterUsage")
+    finish(call())
 
 
 def _stdin() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import rich.console
 
 from marketplace_metering_async.cli.input.formats import worded
+from marketplace_metering_async.cli.output.advice import advice_on
 from marketplace_metering_async.errors import (
     InvalidRecordError,
     MarketplaceMeteringException,
@@ -78,4 +79,4 @@ def error_text(error: MeteringError) -> str:
     if isinstance(error, InvalidRecordError):
         return worded(error)
     said = f": {error.message}" if isinstance(error, MarketplaceMeteringException) else ""
-    return f"{error}{said}. {error.advice}"
+    return f"{error}{said}. {advice_on(error)}"
