@@ -41,6 +41,7 @@ GOOD = {
     "register": ["--product-code", "p"],
     "sandbox": ["--port", "{taken}"],
     "doctor": [],
+    "help": ["send"],
     "ledger add": [*LEDGER, "--dimension", "[/]", "--quantity", "1", *CUSTOMER],
     "ledger import": [*LEDGER, "u.jsonl", "--product-code", "p"],
     "ledger relay": [*LEDGER, "--once"],

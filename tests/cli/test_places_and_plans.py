@@ -106,10 +106,10 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
 
     plan, complaints = planned(list(records))
 
-    assert len(records) == plan.records
+    assert len(records) == plan.lines
     assert len(conflicting) == plan.refused
     assert len(leaders - conflicting) == plan.keys
-    assert plan.records == plan.refused + plan.keys + plan.repeated
+    assert plan.lines == plan.refused + plan.keys + plan.repeated
     assert bool(conflicting) == bool(complaints)
 
 

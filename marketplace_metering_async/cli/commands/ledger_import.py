@@ -21,6 +21,7 @@ from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.records import Key, UsageRecord
@@ -154,5 +155,6 @@ def _result(added: AddedUsage) -> result_fields.ResultFields:
     if added.repeated:
         return {"status": REPEATED}
     if added.ended is not None:
-        return {"status": added.ended.value, "advice": "`ledger retry` moves it to this hour."}
+        advice = EXPLANATIONS[added.ended].advice
+        return {"status": added.ended.value, "advice": advice}
     return {"status": RECORDED, "hour": added.hour, "late": added.late}
