@@ -106,6 +106,8 @@ async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     if lines is not None:
         await lines.close()
     console.print(plan.table(job.settings.calls_per_second))
+    if plan.refused:
+        console.print("Fix the lines that are named above; `send` would send the others.")
     if failures:
         raise MisuseError(f"results cannot be written to stdout: {failures[0].strerror}")
     return _code_of(plan)

@@ -42,6 +42,18 @@ _EITHER: Final = {"Quantity", "QuantityAsDecimal"}
 _COLUMN_OF: Final = {name: _NAMES[name] for name in _COLUMNS} | {
     _NAMES[name]: _NAMES[name] for name in _COLUMNS
 }
+_NO_TEXT: Final = {
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"PAR1": "a Parquet file",
+    b"Obj\x01": "an Avro file",
+    b"SQLite format 3\0": "a SQLite database",
+    b"PK\x03\x04": "an Excel or ZIP file",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"BZh": "compressed with bzip2, where only gzip is known",
+    b"\xfd7zXZ": "compressed with xz, where only gzip is known",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd, where only gzip is known",
+}
 _DELIMITERS: Final = (",", ";", "\t")
 _MOST_DIGITS: Final = 20
 """Digits of a number in CSV: more than 64 bits can hold, and few enough to read in no time."""
@@ -68,6 +80,18 @@ def format_of(name: str, first_line: bytes) -> Parse | None:
     if suffix not in ("csv", "tsv") and not any(column in _COLUMN_OF for column in columns):
         return parse_json
     return None
+
+
+def require_text(name: str, head: bytes) -> None:
+    """
+    Refuse what begins as something else than text does: a complaint a line would help nobody.
+
+    Raises:
+        UsageFileError: with what it is, and what to make of it.
+    """
+    kind = next((kind for magic, kind in _NO_TEXT.items() if head.startswith(magic)), None)
+    if kind is not None:
+        raise UsageFileError(f"{name}: this is {kind}; make it JSON lines or CSV in UTF-8")
 
 
 def parse_json(line: bytes) -> Mapping[str, Any]:

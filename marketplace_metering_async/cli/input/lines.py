@@ -26,6 +26,7 @@ from marketplace_metering_async.cli.input.formats import (
     extra_columns,
     format_of,
     parse_json,
+    require_text,
 )
 from marketplace_metering_async.cli.input.gzipped import Read, plain
 from marketplace_metering_async.errors import InvalidRecordError
@@ -144,7 +145,9 @@ def _source(name: str) -> Source:
             raise UsageFileError(f"{name}: is a directory")
         return Source(name, None)
     with _opened(name) as read:
-        head = plain(name, read)(_BLOCK).removeprefix(_BYTE_ORDER_MARK)
+        head = plain(name, read)(_BLOCK)
+        require_text(name, head)
+        head = head.removeprefix(_BYTE_ORDER_MARK)
         head = head.partition(b"\n")[0].rstrip(b"\r")
         if head.strip() and format_of(name, head) is None:
             csv_rows(f"{name}:1", head)
@@ -179,6 +182,8 @@ def _blocks(name: str, read: Read, warn: Warn) -> Iterator[list[Line]]:
     for pieces in cut:
         block: list[Line] = []
         for index, piece in enumerate(pieces):
+            if not number:
+                require_text(name, piece)
             number += 1
             size += len(piece) + 1
             line = piece.removeprefix(_BYTE_ORDER_MARK) if number == 1 else piece

@@ -58,8 +58,8 @@ class Console(rich.console.Console):
 
     def __init__(self, log: Log = PLAIN, **how: Any) -> None:  # noqa: ANN401 - as rich has it
         # rich honours NO_COLOR by itself, and would read `:100:` as a picture.
-        fixed = {"stderr": True, "soft_wrap": True, "highlight": False, "emoji": False}
-        super().__init__(**(fixed | how))
+        usual: dict[str, Any] = {"stderr": True, "soft_wrap": True}
+        super().__init__(**(usual | how), highlight=False, emoji=False)
         self.log_as = log
 
     def print(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - as rich has it

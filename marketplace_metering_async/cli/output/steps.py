@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import asdict
 
-from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.console import Console, counted
 from marketplace_metering_async.events import (
     BatchEnded,
     CallEnded,
@@ -40,24 +40,29 @@ def step(event: Event) -> str:
     """Return what a person reads of *event*; nothing for what is told without being asked for."""
     match event:
         case CallEnded(operation=operation, records=records, seconds=seconds, code=code):
-            carried = f", {records:,} records" if records else ""
+            carried = f", {counted(records, 'record')}" if records else ""
             request = f", request {event.request_id}" if event.request_id else ""
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"{operation}{carried}: {code or 'ok'} in {seconds:.2f} s{attempt}{request}"
         case Retrying(records=records, delay=delay, error=error):
-            return f"{records:,} records are sent again in {delay:.1f} s: {error}"
+            return f"{_waiting(records)} {delay:.1f} s to be sent again: {error}"
         case Throttled(records=records):
-            return f"throttled: {records:,} records wait for another turn"
+            return f"throttled: {_waiting(records)} for another turn"
         case Isolating(records=records, code=code):
-            return f"{code} for {records:,} records: looking for those at fault"
+            return f"{code} for {counted(records, 'record')}: looking for those at fault"
         case Isolated(code=code, calls=calls, refused=refused):
-            return f"{code}: {refused:,} records are at fault, found with {calls:,} more calls"
+            found = f"{code}: {counted(refused, 'record')} at fault"
+            return f"{found}, found with {counted(calls, 'more call')}"
         case Settled(counts=counts):
             return _counted(counts)
         case BatchEnded(counts=counts, calls=calls, throttled=throttled, seconds=seconds):
-            total = f"{calls:,} calls, {throttled:,} throttled, in {seconds:.1f} s"
+            total = f"{counted(calls, 'call')}, {throttled:,} throttled, in {seconds:.1f} s"
             return f"ended: {_counted(counts) or 'no records'}; {total}"
     return ""
+
+
+def _waiting(records: int) -> str:
+    return f"{counted(records, 'record')} {'waits' if records == 1 else 'wait'}"
 
 
 def _counted(counts: Mapping[RecordStatus, int]) -> str:
