@@ -1,5 +1,5 @@
 """
-The pytest plugin: the fixtures `metering_sandbox` and `metering_sandbox_server`.
+The pytest plugin: the fixtures `metering_sandbox`, `metering_sandbox_server`, `metering_ledger`.
 
     def test_my_billing(metering_sandbox):
         run_my_code()          # finds endpoint and credentials in the environment
@@ -10,25 +10,19 @@ The pytest plugin: the fixtures `metering_sandbox` and `metering_sandbox_server`
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from marketplace_metering_async.sandbox import Sandbox
+    from marketplace_metering_async.testing.ledgers import LedgerInTest
     from marketplace_metering_async.testing.servers import SandboxServer
 
-_IN_THE_WAY: Final = (
-    "AWS_CREDENTIAL_EXPIRATION",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_PROFILE",
-    "AWS_SECURITY_TOKEN",
-    "AWS_SESSION_TOKEN",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-    "AWS_USE_FIPS_ENDPOINT",
-)
-"""Variables that would lead a client elsewhere, or nowhere."""
+_WHERE_IT_RUNS: Final = ("AWS_EXECUTION_ENV", "AWS_LAMBDA_", "AWS_XRAY_")
+"""The only variables of AWS that lead no client elsewhere, or nowhere."""
+_EMPTY_FILES: Final = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 _NO_PROXY: Final = "127.0.0.1,localhost,::1"
 
 
@@ -85,6 +79,19 @@ def metering_sandbox_server(
     yield server
 
 
+@pytest.fixture
+def metering_ledger(metering_sandbox: "Sandbox", tmp_path: Path) -> "LedgerInTest":
+    """
+    A ledger for this test that meters into `metering_sandbox`; one clock moves all of them.
+
+    After `metering_ledger.advance(hours=2)` an hour is over for the sandbox, the ledger and the
+    client alike.
+    """
+    from marketplace_metering_async.testing.ledgers import LedgerInTest  # noqa: PLC0415 - heavy
+
+    return LedgerInTest(metering_sandbox, tmp_path)
+
+
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
     marker = request.node.get_closest_marker("metering_sandbox")
     return dict(marker.kwargs) if marker else {}
@@ -99,8 +106,11 @@ def _metering_sandbox_process() -> "Iterator[SandboxServer]":
 
 
 def _lead_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in _IN_THE_WAY:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if not name.startswith(_WHERE_IT_RUNS):
+            monkeypatch.delenv(name)
+    for name in _EMPTY_FILES:  # a profile there may name another endpoint
+        monkeypatch.setenv(name, os.devnull)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_PROXY", "no_proxy"):
