@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ConflictingRecordsError,
         DeliveryTimeoutError,
         EventConflictError,
+        EventTooOldError,
         InvalidRecordError,
         InvalidRecordTypeError,
         InvalidRegistrationError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         SimilarRecordRefusedError,
         TransportError,
         UnexpectedError,
+        UsageRefusedError,
         Violation,
     )
     from marketplace_metering_async.events import (
@@ -147,6 +149,7 @@ __all__ = [
     "Endpoint",
     "Event",
     "EventConflictError",
+    "EventTooOldError",
     "ExpiredTokenException",
     "Explanation",
     "HeldHour",
@@ -226,6 +229,7 @@ __all__ = [
     "UsageEndedUnmetered",
     "UsageLedger",
     "UsageRecord",
+    "UsageRefusedError",
     "Verdict",
     "Violation",
     "WarningIssued",

@@ -80,3 +80,37 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running event loop for *seconds*."""
         await asyncio.sleep(seconds)
+
+
+_COUNTS_ALWAYS: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""On Linux, also while the machine is suspended."""
+_PROMPT: Final = 1.0
+"""Seconds within which another clock has to be heard: by a later reply it would be behind."""
+
+
+class FollowingClock(SystemClock):
+    """
+    The wall time of another machine, as it was last heard, and what has passed since.
+
+    Whoever sets the clock of this machine changes nothing.
+    """
+
+    def __init__(self) -> None:
+        """Show this machine's wall time until another one is heard."""
+        self._ahead: float | None = None  # of what has passed
+
+    def passed(self) -> float:
+        """Return the seconds that have passed since some moment."""
+        return time.clock_gettime(_COUNTS_ALWAYS)
+
+    def hear(self, wall: float, *, asked: float) -> None:
+        """Go by *wall*, in seconds since 1970, for which was asked when so much had *passed*."""
+        passed = self.passed()
+        if self._ahead is None or passed - asked < _PROMPT:
+            self._ahead = wall - passed
+
+    def now(self) -> datetime:
+        """Return the other machine's wall time in UTC."""
+        if self._ahead is None:
+            return super().now()
+        return datetime.fromtimestamp(self.passed() + self._ahead, UTC)

@@ -29,6 +29,8 @@ Every exception of the package, and whose fault an error is.
     │   │   ├── LedgerRegionMismatchError       (also a ConfigurationError) for another region
     │   │   ├── CannotResolveError              the ledger's usage is not as was said of it
     │   │   ├── EventConflictError              a known event id with other content
+    │   │   ├── EventTooOldError                usage so old that its id may be forgotten
+    │   │   ├── UsageRefusedError               usage that the database cannot hold
     │   │   └── LateUsageError                  late usage that was to be refused
     │   └── RecordNotMeteredError               one failed result, as raise_for_failures() shows it
     ├── MarketplaceMeteringException            the service answered, and the answer was no
@@ -431,6 +433,12 @@ class LedgerOutcomeUnknownError(LedgerError):
     )
 
 
+class UsageRefusedError(LedgerError):
+    """The database cannot hold this very usage, such as a text for which it has no characters."""
+
+    advice = "Nothing was stored. Change what the text names; other usage is stored all the same."
+
+
 class LedgerClosedError(LedgerError):
     """The ledger is closed, or was never opened."""
 
@@ -484,6 +492,33 @@ class EventConflictError(LedgerError):
     def __str__(self) -> str:
         """Name the event."""
         return f"event_id {self.event_id!r} is known with other content; nothing was added"
+
+
+class EventTooOldError(LedgerError):
+    """
+    An event is so old that its id may have been known and forgotten since.
+
+    Attributes:
+        event_id: The caller's name for the usage.
+        since: When the oldest event was added whose id is known (UTC).
+    """
+
+    advice = (
+        "Look at `history()`: if the usage is surely not in it, add it without an event id. Repeat "
+        "events within the 32 days for which `prune()` always keeps their ids."
+    )
+
+    def __init__(self, event_id: str, since: datetime) -> None:
+        self.event_id = event_id
+        self.since = since
+        super().__init__(event_id, since)
+
+    def __str__(self) -> str:
+        """Name the event and the time."""
+        return (
+            f"event_id {self.event_id!r} may be of usage that was added before: ids from before "
+            f"{self.since:%Y-%m-%dT%H:%M:%SZ} are forgotten; nothing was added"
+        )
 
 
 class LateUsageError(LedgerError):

@@ -124,7 +124,10 @@ class BatchReleased:
 
 @frozen(kw_only=True)
 class UsageEndedUnmetered:
-    """Records of the ledger have ended without being metered; *state* is the ledger's word."""
+    """
+    Records of the ledger, or pieces of usage that no record carries, have ended without being
+    metered; *state* is the ledger's word.
+    """
 
     state: str
     records: int
@@ -198,7 +201,8 @@ class LoggingObserver:
             case WarningIssued(text=text):
                 _logger.warning("%s", text)
             case UsageEndedUnmetered(state=state, records=records):
-                _logger.warning("%d records of the ledger ended as %s", records, state)
+                text = "%d records of the ledger, or pieces of usage, ended as %s"
+                _logger.warning(text, records, state)
             case RelayBlocked(error=error):
                 _logger.error("%s %s: %s", error.advice, _blocked(event), error)
             case _:

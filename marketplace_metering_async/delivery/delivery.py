@@ -206,13 +206,18 @@ class Delivery:
         """Cancel whatever runs and await its end; records may be left without a verdict."""
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
-        tasks = [call.task for call in self._on_the_wire if call.task is not None]
-        tasks += [t for t in (self._dispatcher.cancel(), self._watch) if t is not None]
+        calls = list(self._on_the_wire)
         self._on_the_wire.clear()
+        tasks = [call.task for call in calls if call.task is not None]
+        tasks += [t for t in (self._dispatcher.cancel(), self._watch) if t is not None]
         self._watch = None
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for call in calls:
+                self._return_permit(call)  # its task may never have begun
 
     # What the dispatcher asks.
 

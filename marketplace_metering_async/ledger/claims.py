@@ -79,7 +79,8 @@ def _fewer_after_crashes(candidates: Sequence[Candidate], limit: int) -> Iterato
 
 
 def _reason_to_hold(one: Candidate) -> HourState | None:
-    if one.digest != digest(one.region_name, one.key, one.stamp, one.quantity, one.member):
+    content = (one.region_name, one.key, one.stamp, one.quantity, one.member)
+    if one.digest != digest(*content, license_product=one.license_product):
         return HourState.DAMAGED
     return HourState.QUARANTINED if one.crashes >= MOST_CRASHES else None
 

@@ -81,6 +81,14 @@ EXPLANATIONS: Final[Mapping[HourState, Explanation]] = MappingProxyType(
             "If the customer is back: `ledger close-customer --reopen`, then `ledger retry --state "
             "subscription_over`. Otherwise `ledger write-off --state subscription_over`.",
         ),
+        HourState.OTHER_SCHEME: Explanation(
+            "Usage by product code in an hour that the same customer has by license, or the other "
+            "way round; it was never sent, for the service would bill both.",
+            "Add usage of a customer by one scheme, the license where the listing has licenses, "
+            "and fix what uses the other one. If it is the same usage twice: `ledger write-off "
+            "--state other_scheme`. If it is not in the other scheme's record: `ledger retry "
+            "--state other_scheme` bills it in the first hour that the other one does not have.",
+        ),
         HourState.DAMAGED: Explanation(
             "The stored record does not match its digest: the disk, or somebody's hand, changed "
             "it. It is not sent.",
@@ -93,8 +101,9 @@ EXPLANATIONS: Final[Mapping[HourState, Explanation]] = MappingProxyType(
             f"quarantined` sends it again within its window. {_COMPARE} Then `ledger resolve`.",
         ),
         HourState.UNCONFIRMED: Explanation(
-            "It may have been metered or not, and nothing proves either: by the ledger that this "
-            "one, which was adopted, is a copy of.",
+            "It may have been metered or not, and nothing proves either: an attempt had no answer, "
+            "and later ones were refused for a reason that need not have been there before; or the "
+            "ledger that this one, which was adopted, is a copy of may have sent it.",
             f"{_COMPARE} What the service has: `ledger resolve --as metered`. What it has not: "
             "`ledger resolve --as not_metered`, then `ledger retry --state not_metered`, or "
             "`ledger reopen` where the record's window is closed.",

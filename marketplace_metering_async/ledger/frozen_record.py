@@ -54,10 +54,13 @@ class Frozen(NamedTuple):
     digest: bytes
 
 
-def freeze(region_name: str, key: UsageKey, stamp: int, quantity: int) -> Frozen:
+def freeze(
+    region_name: str, key: UsageKey, stamp: int, quantity: int, *, license_product: str
+) -> Frozen:
     """Make a record of an hour; *stamp* in seconds since 1970, *quantity* in millionths."""
     member = member_of(quantity)
-    return Frozen(deadline_of(stamp), member, digest(region_name, key, stamp, quantity, member))
+    content = digest(region_name, key, stamp, quantity, member, license_product=license_product)
+    return Frozen(deadline_of(stamp), member, content)
 
 
 def member_of(quantity: int) -> str:
@@ -66,9 +69,11 @@ def member_of(quantity: int) -> str:
     return QUANTITY if whole else QUANTITY_AS_DECIMAL
 
 
-def digest(region_name: str, key: UsageKey, stamp: int, quantity: int, member: str) -> bytes:
+def digest(
+    region_name: str, key: UsageKey, stamp: int, quantity: int, member: str, *, license_product: str
+) -> bytes:
     """Return the digest of a frozen record; *stamp* in seconds since 1970."""
-    where = json.dumps(region_name)
+    where = json.dumps([region_name, license_product])[1:-1]
     return _digest(f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]')
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from marketplace_metering_async.errors import UsageRefusedError
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
 
@@ -60,10 +61,16 @@ class GroupCommit:
             self._committing = None
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
+        """Store a group; where the database refuses some usage of it, part by part."""
         outcomes: Sequence[PostingResult | BaseException]
         try:
             outcomes = await self._post([usage for usage, _ in group])
         except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
+            if isinstance(error, UsageRefusedError) and len(group) > 1:
+                half = len(group) // 2
+                await self._commit(group[:half])
+                await self._commit(group[half:])
+                return
             outcomes = [copy.copy(error) for _ in group]
         for (_, waiting), outcome in zip(group, outcomes, strict=True):
             if waiting.done():

@@ -63,6 +63,7 @@ class HistoryEntry:
         events: Pieces of usage.
         timestamp: Of the frozen record; of an open hour what it would be now.
         digest: Of the frozen record, as hexadecimal text.
+        in_doubt: Whether the service may have metered it without our having seen its answer.
     """
 
     name: str
@@ -85,6 +86,7 @@ class HistoryEntry:
     settled_at: datetime | None = None
     metering_record_id: str | None = None
     reason: str | None = None
+    in_doubt: bool = False
 
 
 @frozen(kw_only=True)
@@ -187,6 +189,7 @@ def entry_of(
         settled_at=_when(row["settled_at"]),
         metering_record_id=row["metering_record_id"],
         reason=row["reason"],
+        in_doubt=bool(row["in_doubt"]),
     )
 
 

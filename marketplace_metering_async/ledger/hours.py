@@ -1,5 +1,6 @@
 """Clock hours and the ends of their windows; all moments in seconds since 1970."""
 
+from calendar import monthrange
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -27,3 +28,11 @@ def month_of(at: int) -> tuple[int, int]:
     """Return year and month (UTC) of *at*."""
     moment = datetime.fromtimestamp(at, UTC)
     return moment.year, moment.month
+
+
+@lru_cache(maxsize=1_000)
+def last_hour_of_month(hour: int) -> int:
+    """Return the start of the last clock hour (UTC) of the month of *hour*."""
+    start = datetime.fromtimestamp(hour, UTC)
+    days = monthrange(start.year, start.month)[1]
+    return int(start.replace(day=days, hour=23, minute=0, second=0).timestamp())

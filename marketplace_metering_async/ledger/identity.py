@@ -28,6 +28,7 @@ class Identity:
         watermark: Where it was last written down outside; None: nowhere.
         held_through: Usage up to then may have been metered by the ledger that this is a copy of.
         adopted_at: When somebody said to go on with this copy.
+        event_ids_since: Ids of events that were added before are forgotten.
     """
 
     ledger_id: str | None
@@ -38,6 +39,7 @@ class Identity:
     moved_to: str | None
     last_success_at: int | None
     sealings: int
+    event_ids_since: int
     sealed_through: int | None
     watermark: str | None
     held_through: int | None

@@ -1,6 +1,8 @@
 """UsageLedger: usage is safe from the moment it happens until AWS has acknowledged it."""
 
 import asyncio
+import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -9,7 +11,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import (
     LedgerClosedError,
@@ -18,7 +20,13 @@ from marketplace_metering_async.errors import (
     LedgerUnusableError,
     MeteringError,
 )
-from marketplace_metering_async.events import LoggingObserver, Observer, WarningIssued, emit
+from marketplace_metering_async.events import (
+    LoggingObserver,
+    Observer,
+    UsageEndedUnmetered,
+    WarningIssued,
+    emit,
+)
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.group_commit import GroupCommit
@@ -32,7 +40,13 @@ from marketplace_metering_async.ledger.model import (
     ProductDimension,
     Usage,
 )
-from marketplace_metering_async.ledger.posting import AddedUsage, Late, PostingResult, PostingRules
+from marketplace_metering_async.ledger.posting import (
+    LONGEST_GRACE,
+    AddedUsage,
+    Late,
+    PostingResult,
+    PostingRules,
+)
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
 from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running
@@ -54,6 +68,8 @@ from marketplace_metering_async.quantities import Quantity
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
+_IDS_KEPT: Final = timedelta(days=32)
+"""No event id younger than this is: usage may be carried for a month, and six hours more."""
 _PAGE: Final = 200
 _PRUNED_AT_ONCE: Final = 5_000
 """Rows that one transaction removes: others wait for it, and its log is kept until it ends."""
@@ -75,6 +91,7 @@ class UsageLedger:
         *,
         region_name: str | None = None,
         grace: float = 600.0,
+        month_end_grace: float = 3600.0,
         late: Late = "carry",
         whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
@@ -87,19 +104,24 @@ class UsageLedger:
 
         A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
         """
-        if grace < 0:
-            raise ValueError(f"grace: expected 0 seconds or more, got {grace}")
+        for name, seconds in (("grace", grace), ("month_end_grace", month_end_grace)):
+            if not 0 <= seconds <= LONGEST_GRACE:
+                raise ValueError(f"{name}: expected 0 to {LONGEST_GRACE} seconds, got {seconds}")
         if late not in ("carry", "refuse"):
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
         self._store = store
         self._region_name = region_name
         self._whole = None if whole is None else declared(whole)
-        self._rules = PostingRules(grace=int(grace), late=late)
-        self._clock = SystemClock() if clock is None else clock
+        self._rules = PostingRules(
+            grace=int(grace), month_end_grace=int(month_end_grace), late=late
+        )
+        self._clock = store.clock if clock is None else clock
         self._observer = LoggingObserver() if observer is None else observer
         self._reach = reach
         self._slice = slice_seconds
         self._is_open = False
+        self._is_checked = False
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
         self._known = KnownVerdicts(store)
@@ -112,6 +134,7 @@ class UsageLedger:
         create: bool = True,
         region_name: str | None = None,
         grace: float = 600.0,
+        month_end_grace: float = 3600.0,
         late: Late = "carry",
         whole: Iterable[str | tuple[str, str]] | None = None,
         clock: Clock | None = None,
@@ -122,30 +145,37 @@ class UsageLedger:
 
         Args:
             url: `sqlite:///usage.db` (relative), `sqlite:////var/lib/usage.db` (absolute) or
-                `postgresql://user:password@host/database` (extra `postgres`). To the latter
-                `?watermark=/folder` adds where relays write down, outside of the database, how far
-                they have sealed, so that a restored one is known by what it lacks: a folder that
-                all of them share, and that no backup of the database brings back. A file has its
-                own beside it.
+                `postgresql://user:password@host/database` (extra `postgres`). The latter lies in
+                the schema `marketplace_metering`, or in that of `?schema=NAME`; a role that may
+                only read suffices for status and history. To it, `?watermark=/folder` adds where
+                relays write down, outside of the database, how far they have sealed, so that a
+                restored one is known by what it lacks: a folder that all of them share, and that no
+                backup of the database brings back. A file has its own beside it.
             create: Whether it is made if it is not there. Say no where you only look, so that a
                 mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which
                 relays first. One ledger serves one region.
             grace: Seconds after an hour, and after the first usage of an hour that is over, before
-                its record is frozen.
-            late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour, or
-                "refuse" with LateUsageError.
+                its record is frozen; at most four hours.
+            month_end_grace: The same after a month's last hour, if more, since no hour of its month
+                can carry what comes later: until 01:00 UTC on the first by default. The service
+                takes records of a month until 06:00.
+            late: What becomes of usage whose hour is sealed: "carry" to the first unsealed hour
+                after it in its month and subscription, or "refuse" with LateUsageError.
             whole: Dimensions of which the service takes whole quantities only: their names, or
                 pairs of a product's code and a name (a license's usage is of the product that it
                 names). Usage of them that is a fraction, or above 2147483647, is refused where it
                 is added. The ledger keeps this list, for all who use it, until it is opened with
                 another one; [] ends it, and None leaves it as it is.
-            clock: A clock of yours, for tests.
+            clock: A clock of yours, for tests. By default usage without `at`, sealing and the ends
+                of windows go by the server's in PostgreSQL, whatever this machine's clock shows,
+                and by the machine's with SQLite.
             observer: Gets warnings and events; by default the package's logger.
 
         Raises:
             ConfigurationError: for a URL of another kind, of memory, or with options of a file.
-            ValueError: for a negative grace, another word for late, or what names no dimension.
+            ValueError: for a grace below 0 or above four hours, another word for late, or what
+                names no dimension.
             TypeError: for one text in place of a list of dimensions.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
@@ -159,6 +189,7 @@ class UsageLedger:
             store_at(url, create=create),
             region_name=region_name,
             grace=grace,
+            month_end_grace=month_end_grace,
             late=late,
             whole=whole,
             clock=clock,
@@ -167,17 +198,29 @@ class UsageLedger:
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
+        self._home = (os.getpid(), asyncio.get_running_loop())
         await self._store.open(self._warn)
         try:
-            about = await self._store.check_identity(self._region_name, self._now())
-            await self._declare_whole()
+            if self._store.may_write:
+                await self._check_identity()
         except BaseException:
             await self._store.aclose()
             raise
-        if about is not None:
-            self._warn(about)
         self._is_open = True
         return self
+
+    async def _check_identity(self) -> None:
+        about = await self._store.check_identity(self._region_name, self._now())
+        await self._declare_whole()
+        self._is_checked = True
+        if about is not None:
+            self._warn(about)
+
+    async def _require_writable(self) -> None:
+        """Who could only read when the ledger was opened has not looked which one it is."""
+        self._require_open()
+        if not self._is_checked:
+            await self._check_identity()
 
     async def __aexit__(
         self,
@@ -193,9 +236,12 @@ class UsageLedger:
         Wait for usage that is being stored, and close the database; twice is fine.
 
         Verdicts that could not be written down before are tried once more; if that fails, a warning
-        says how many, and those records are sent again, unchanged.
+        says how many, and those records are sent again, unchanged. In another process or event loop
+        than the one that opened it, it does nothing.
         """
         self._is_open = False
+        if self._home != (os.getpid(), asyncio.get_running_loop()):
+            return  # its connections are in use elsewhere
         await self._groups.settled()
         if self._known:
             await self._write_what_is_known()
@@ -240,24 +286,26 @@ class UsageLedger:
             event_id: Your name for it, of 1 to 255 characters: given again with the same content it
                 adds nothing. Without one, a call whose outcome you do not know cannot be repeated
                 safely.
-            connection: An asyncpg connection of yours to the ledger's database, on which you have
-                begun a transaction: usage commits or rolls back together with it. SQLAlchemy begins
-                with the first statement, so execute one before.
+            connection: An asyncpg connection of yours to the ledger's database, or SQLAlchemy's
+                AsyncConnection or AsyncSession over asyncpg, on which you have begun a transaction
+                or savepoint: usage commits or rolls back together with it.
 
         Raises:
             InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
                 declared whole; nothing was stored.
             EventConflictError: the event id is known with other content; nothing was stored.
+            EventTooOldError: it is older than all event ids that are known; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
             LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
                 stored is unknown; with an event id, call again.
-            LedgerError: the database cannot store it, or *connection* is in no transaction; nothing
-                was stored.
-            LedgerClosedError: outside `async with`.
+            UsageRefusedError: the database cannot hold this usage; nothing was stored.
+            LedgerError: the database cannot be used, or *connection* is in no transaction, is
+                another kind of connection, or one to another database; nothing was stored.
+            LedgerClosedError: outside `async with`, or in another process or event loop.
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        self._require_open()
+        await self._require_writable()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,
@@ -277,6 +325,7 @@ class UsageLedger:
         result = await self._store.post_on(connection, usage, self._now(), self._rules)
         if isinstance(result, MeteringError):
             raise result
+        self._report([result])
         return result
 
     async def relay_once(
@@ -297,7 +346,7 @@ class UsageLedger:
         Cancelling it gives up claims; what was on the wire is sent again, unchanged, later. Setting
         *stop* ends it early and loses no answer.
         """
-        self._require_open()
+        await self._require_writable()
         return await self._relay(client, stop).once()
 
     async def relay(
@@ -330,7 +379,7 @@ class UsageLedger:
 
         Cancelling it is as cancelling `relay_once`.
         """
-        self._require_open()
+        await self._require_writable()
         require_word(on_account_error)
         await self._relay(client, stop).until_stopped(on_account_error)
 
@@ -353,6 +402,8 @@ class UsageLedger:
         and half a minute for a database that is away; cancelled meanwhile, claims are given back.
         """
         self._require_open()
+        if not self._is_checked:
+            raise LedgerError("open the ledger again: it could only be read when it was opened")
         require_word(on_account_error)
         stop = asyncio.Event()
         return running(self._relay(client, stop), stop, on_account_error)
@@ -379,17 +430,18 @@ class UsageLedger:
         at: datetime | None = None,
     ) -> int:
         """
-        Seal a customer's hours at once and send them first, since the subscription has ended.
+        End a customer's subscription: seal the open hours then, and send them before all others.
 
-        Usage that happened after *at* (now by default) ends as SUBSCRIPTION_OVER. The service takes
-        a customer's last records for about an hour after a cancellation, so relay soon. Return how
-        many hours are on their way.
+        It ends *at* a moment that was, or that is still to come; now by default. No record is
+        stamped later, and usage of a later hour, or added now that happened later, ends as
+        SUBSCRIPTION_OVER. The service takes a customer's last records for about an hour after a
+        cancellation, so relay soon. Return how many hours are on their way.
 
         Raises:
             InvalidRecordError: no such customer can be, or *at* is no aware time.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         who = customer_of(
             self._clock.now(),
             **ids_of(
@@ -402,7 +454,7 @@ class UsageLedger:
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
-        return await self._store.close(who, closed_at, now)
+        return await self._store.close(who, closed_at, now, self._rules)
 
     async def reopen_customer(
         self,
@@ -418,7 +470,7 @@ class UsageLedger:
 
         Raises: as `close_customer`.
         """
-        self._require_open()
+        await self._require_writable()
         who = customer_of(
             self._clock.now(),
             **ids_of(
@@ -507,8 +559,9 @@ class UsageLedger:
 
         Args:
             states: Which: end states, or FROZEN, whose records wait no longer. By default all but
-                those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, WRITTEN_OFF.
-                What is UNCONFIRMED is to be resolved first.
+                those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME
+                (which the service would bill beside the other scheme), WRITTEN_OFF. What is
+                UNCONFIRMED is to be resolved first.
 
         Returns: how many are on their way again.
 
@@ -516,7 +569,7 @@ class UsageLedger:
             ValueError: for another state, and for UNCONFIRMED.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
             raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
         if HourState.UNCONFIRMED in states:
@@ -550,7 +603,7 @@ class UsageLedger:
             ValueError: for another word, an empty note, or what names no entry.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         after, rows = state_resolved(as_), rows_of(map(_name_of, hours))
         return await self._store.resolve(*rows, after, self._note(note))
 
@@ -565,7 +618,7 @@ class UsageLedger:
 
         Raises: as `resolve`; CannotResolveError also where it may be metered, or is damaged.
         """
-        self._require_open()
+        await self._require_writable()
         ids, stranded = rows_of(map(_name_of, hours))
         if stranded:
             raise ValueError("hours: move what no hour carries with retry(), by its state")
@@ -594,7 +647,7 @@ class UsageLedger:
             ValueError: for another word, or an empty note.
             ClientClosedError, ConfigurationError, LedgerError: as `relay_once`.
         """
-        self._require_open()
+        await self._require_writable()
         endpoint = await client.endpoint()
         status = await self.status()
         if status.region_name not in (None, endpoint.region_name):
@@ -614,7 +667,7 @@ class UsageLedger:
             ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
             LedgerError: one of the databases cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         if (moved_to := await self._moved_to()) is None:
             raise LedgerUnusableError("this ledger has not moved, and can be used")
         target = store_at(url, create=False)
@@ -641,18 +694,22 @@ class UsageLedger:
         """
         Remove metered and ended hours that were settled before *before*, but for their sums.
 
+        Event ids of that age are forgotten, too, but none before it is 32 days old, as long as
+        usage may be late; from then on, an event older than they are is refused.
+
         It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
 
         Returns: how many hours.
 
         Raises:
-            ValueError: *before* is naive, or less than three days ago: event ids and sealed hours
-                must be known for as long as the service takes records of them.
+            ValueError: *before* is naive, or less than three days ago: sealed hours must be known
+                for as long as the service takes records of them.
             LedgerError: the database cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         before = moment_of("before", before)
-        if before > self._clock.now() - _KEPT:
+        now = self._clock.now()
+        if before > now - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
         while await self._store.tidy():
             pass
@@ -661,8 +718,9 @@ class UsageLedger:
             some = await self._store.prune(end, _PRUNED_AT_ONCE)
             pruned, full = pruned + some, some == _PRUNED_AT_ONCE
         place: str | None = ""
+        forgotten = min(end, int((now - _IDS_KEPT).timestamp()))
         while place is not None:
-            place = await self._store.prune_events(end, place, _PRUNED_AT_ONCE)
+            place = await self._store.prune_events(forgotten, place, _PRUNED_AT_ONCE)
         return pruned
 
     async def adopt_copy(self) -> None:
@@ -683,7 +741,7 @@ class UsageLedger:
             LedgerError: the database cannot be used, or the watermark not be written: nothing is
                 sent until it can.
         """
-        self._require_open()
+        await self._require_writable()
         await self._store.adopt(self._now())
 
     async def take_over(self, url: str) -> int:
@@ -704,7 +762,7 @@ class UsageLedger:
             LedgerOutcomeUnknownError: this database went away at the commit.
             LedgerError: one of the databases cannot be used.
         """
-        self._require_open()
+        await self._require_writable()
         source = store_at(url, create=False)
         await source.open(self._warn)
         try:
@@ -739,12 +797,24 @@ class UsageLedger:
     def _require_open(self) -> None:
         if not self._is_open:
             raise LedgerClosedError("the ledger is not open")
+        if self._home != (os.getpid(), asyncio.get_running_loop()):
+            raise LedgerClosedError(
+                "the ledger belongs to another process or event loop; open one here"
+            )
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
     async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
-        return await self._store.post(usages, self._now(), self._rules)
+        results = await self._store.post(usages, self._now(), self._rules)
+        self._report(results)
+        return results
+
+    def _report(self, results: Sequence[PostingResult]) -> None:
+        """Report usage that no hour carries, as the relay does with records that have ended."""
+        for state, pieces in Counter(getattr(one, "ended", None) for one in results).items():
+            if state is not None:
+                emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))
 
 
 def _name_of(hour: HistoryEntry | str) -> str:

@@ -34,6 +34,11 @@ class HourState(StrEnum):
     """Late usage that only another month's hour could have carried."""
     SUBSCRIPTION_OVER = "subscription_over"
     """Usage after a subscription had ended, or too late for its last hour."""
+    OTHER_SCHEME = "other_scheme"
+    """
+    Usage by product code in an hour that the same customer has by license, or the other way round:
+    the service would bill both. Whatever came first is sent.
+    """
     DAMAGED = "damaged"
     """The stored record does not match its digest, and is not sent."""
     QUARANTINED = "quarantined"
@@ -55,7 +60,11 @@ ENDED: Final = tuple(
 )
 """The states of usage that is not metered and that nobody sends any more."""
 
-STRANDED: Final = (HourState.MONTH_OVER, HourState.SUBSCRIPTION_OVER)
+STRANDED: Final = (
+    HourState.MONTH_OVER,
+    HourState.SUBSCRIPTION_OVER,
+    HourState.OTHER_SCHEME,
+)
 """The states of usage that no hour carries."""
 
 DECIDED: Final = (*STRANDED, HourState.UNCONFIRMED, HourState.WRITTEN_OFF)
@@ -91,6 +100,17 @@ class UsageKey(NamedTuple):
         """Return where its usage is summed up; a license's under *license_product*."""
         product = license_product if self.license_arn else self.product_code
         return _product_dimension(product, self.dimension)
+
+    def billed_as(self, license_product: str) -> str | None:
+        """
+        Return what is the same in a key by product code and one by license that are billed twice.
+
+        None where the product (of a license: *license_product*) or the account is not known.
+        """
+        product = license_product if self.license_arn else self.product_code
+        if not product or not self.customer_aws_account_id:
+            return None
+        return json.dumps([product, self.customer_aws_account_id, self.dimension])
 
     def __repr__(self) -> str:
         """Return it with ids masked."""

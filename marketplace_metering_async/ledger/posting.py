@@ -2,23 +2,34 @@
 Where usage goes: the decisions of the ledger's way in, without a store.
 
 Usage adds to the hour in which it happened while that hour is not sealed. Late usage, and usage
-for which an hour has no room left, goes to the first unsealed hour; never over the edge of a month,
-never out of an ended subscription, and not where the ledger that this is a copy of may have metered
-it: that ends in a named state.
+for which an hour has no room left, goes to the first unsealed hour after it whose window stays open
+long enough; never over the edge of a month, never out of an ended subscription, and not where the
+ledger that this is a copy of may have metered it: what fits in none ends in a named state.
 
 A store loads what a group of usage touches into a Posting, posts, and writes down its changes, all
 in one transaction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from attrs import define, field, frozen
 
-from marketplace_metering_async.errors import EventConflictError, LateUsageError, MeteringError
-from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
-from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    LateUsageError,
+    MeteringError,
+)
+from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month, latest_lost_at
+from marketplace_metering_async.ledger.model import (
+    HourState,
+    ProductDimension,
+    Usage,
+    UsageKey,
+    key_of,
+)
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.ledger.watermark import UNKNOWN
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
@@ -26,8 +37,14 @@ from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
-_LAST_SECONDS: Final = 300
-"""An hour whose window closes this soon after it would be sealed takes no more usage."""
+_TO_SEND: Final = SECONDS_PER_HOUR
+"""Seconds beyond the grace for which the window of an hour that takes late usage is to be open."""
+_AT_LEAST: Final = 300
+"""The same where there is no such hour: what may be too late is lost otherwise."""
+MOST_AHEAD: Final = 300
+"""Seconds by which usage may be ahead of our clock: as far as those of several machines differ."""
+LONGEST_GRACE: Final = 4 * SECONDS_PER_HOUR
+"""With the time to send, usage of a month's last second is out before its window closes."""
 _ZERO_WAITS: Final = 4 * SECONDS_PER_HOUR
 """Seconds for which an hour of nothing but zeros stays open: a zero locks its hour at zero."""
 
@@ -44,10 +61,12 @@ class PostingRules:
 
     Attributes:
         grace: Seconds between an hour's end, or its first usage, and its sealing.
+        month_end_grace: Seconds from the end of a month until its last hour is sealed, if more.
         late: Whether late usage is carried to another hour or refused.
     """
 
     grace: int = 600
+    month_end_grace: int = 3600
     late: Late = "carry"
 
 
@@ -68,7 +87,9 @@ class OpenHour:
         hour_id: Its row; None while it has none.
         changed: Whether it is to be written.
         carried: Origin to millionths and pieces, of what was added and happened in another hour.
+        carried_before: The same of what was added before, where somebody asked for it.
         added: Millionths that were added now.
+        removed: Whether all was taken out of it again.
     """
 
     hour: int
@@ -82,36 +103,68 @@ class OpenHour:
     hour_id: int | None = None
     changed: bool = False
     carried: dict[int, tuple[int, int]] = field(factory=dict)
+    carried_before: dict[int, tuple[int, int]] = field(factory=dict)
     added: int = 0
+    removed: bool = False
 
     def add(
-        self, at: int, quantity: int, now: int, rules: PostingRules, *, events: int = 1
+        self,
+        at: int,
+        quantity: int,
+        now: int,
+        rules: PostingRules,
+        *,
+        events: int = 1,
+        closed_at: int | None = None,
     ) -> None:
-        """Add millionths that were used at *at*, in this hour or in another one."""
+        """Add millionths used at *at*, in this hour or in another one, by a subscription's end."""
         if not self.events:
             self.opened_at = now
         self.quantity += quantity
         self.added += quantity
         self.events += events
         origin = hour_of(at)
-        if origin == self.hour:
-            moment = at
-        else:  # inside this hour, and not before the usage was known
-            moment = min(max(now, self.hour), self.hour + SECONDS_PER_HOUR - 1)
+        if origin != self.hour:
             amount, pieces = self.carried.get(origin, (0, 0))
             self.carried[origin] = (amount + quantity, pieces + events)
-        self.stamp = max(self.stamp, moment)
-        self.seal_at = self._seal_time(now, rules)
+        self.stamp = max(self.stamp, self.moment_of(at, now, closed_at))
+        self.seal_at = self._seal_time(rules)
+        if closed_at is not None:
+            self.end(closed_at, now)
         self.changed = True
 
-    def _seal_time(self, now: int, rules: PostingRules) -> int:
-        if self.urgent:
-            return now
+    def moment_of(self, at: int, now: int, closed_at: int | None) -> int:
+        """Return when usage of *at* counts as used: of another hour, once it was known."""
+        if hour_of(at) == self.hour:
+            return at
+        moment = min(max(now, self.hour), self.hour + SECONDS_PER_HOUR - 1)
+        return moment if closed_at is None else min(moment, closed_at)
+
+    def end(self, closed_at: int, now: int) -> None:
+        """Seal it when the subscription ends, or at once; nothing in it is stamped later."""
+        self.stamp = min(self.stamp, closed_at)
+        if self.seal_at > closed_at:
+            self.seal_at = max(now, closed_at)
+            self.urgent = True
+        self.changed = True
+
+    def take_out(self) -> dict[int, tuple[int, int]]:
+        """Remove all that is in it; return it by the hour in which it happened."""
+        carried = self.carried_before
+        quantity = self.quantity - sum(amount for amount, _ in carried.values())
+        events = self.events - sum(pieces for _, pieces in carried.values())
+        self.added -= self.quantity
+        self.changed = self.removed = True
+        return {**carried, self.hour: (quantity, events)} if quantity or events else carried
+
+    def _seal_time(self, rules: PostingRules) -> int:
         over = self.hour + SECONDS_PER_HOUR
         due = max(over, self.opened_at) + rules.grace
+        if self.hour == last_hour_of_month(self.hour):
+            due = max(due, over + rules.month_end_grace)
         if not self.quantity:
             due = max(due, over + _ZERO_WAITS)
-        return min(due, deadline_of(self.stamp) - _LAST_SECONDS)
+        return due
 
 
 @define
@@ -125,6 +178,9 @@ class KeyState:
         closed_at: When the customer's subscription ended, or None.
         hours: Hour to what is in it.
         recorded: Millionths that were added to the key.
+        billed_as: What it has in common with keys of another scheme; None where there are none.
+        has_license: Which scheme it is of.
+        rivals: Those keys: what is in an hour of theirs would be billed twice.
         stranded: (origin, state) to millionths and pieces that no hour carries.
         held_through: Usage up to then may be metered already; None in a ledger that is no copy.
     """
@@ -134,8 +190,40 @@ class KeyState:
     closed_at: int | None = None
     hours: dict[int, OpenHour] = field(factory=dict)
     recorded: int = 0
+    billed_as: str | None = None
+    has_license: bool = False
+    rivals: list["KeyState"] = field(factory=list, eq=False, repr=False)
     stranded: dict[tuple[int, HourState], tuple[int, int]] = field(factory=dict)
     held_through: int | None = None
+
+
+def key_state(row: Iterable[Any]) -> KeyState:
+    """
+    Return the state of a key, with no hours yet.
+
+    Its *row* is: name, key_id, closed_at, license_product, billed_as, held_through.
+    """
+    name, key_id, closed_at, license_product, billed_as, held_through = row
+    key = key_of(name)
+    return KeyState(
+        key_id,
+        key.summed_under(license_product),
+        closed_at,
+        billed_as=billed_as,
+        held_through=held_through,
+        has_license=bool(key.license_arn),
+    )
+
+
+def introduce_rivals(keys: Collection[KeyState]) -> None:
+    """Let *keys* of different schemes that are billed twice know of each other."""
+    for key in keys:
+        if key.billed_as is not None:
+            key.rivals = [
+                other
+                for other in keys
+                if other.billed_as == key.billed_as and other.has_license is not key.has_license
+            ]
 
 
 @frozen
@@ -144,31 +232,57 @@ class Changes:
     What a posting changes: rows for a store to write, each in the order that is named.
 
     Attributes:
-        grown_hours: quantity, events, stamp, opened_at, seal_at, hour_id.
-        new_hours: key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at.
+        grown_hours: urgent, quantity, events, stamp, opened_at, seal_at, hour_id.
+        new_hours: urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour.
+        removed_hours: hour_id; with what they carried.
         carried: key_id, hour, origin, quantity, events; to add to what is there.
         stranded: key_id, origin, state, quantity, events, since; to add to what is there.
         events: event_id, digest, added_at.
         sums: To add to the kept ones.
     """
 
-    grown_hours: list[tuple[int, int, int, int, int, int]] = field(factory=list)
+    grown_hours: list[tuple[int, int, int, int, int, int, int]] = field(factory=list)
     new_hours: list[tuple[int, int, int, int, int, int, int, int]] = field(factory=list)
+    removed_hours: list[tuple[int]] = field(factory=list)
     carried: list[tuple[int, int, int, int, int]] = field(factory=list)
     stranded: list[tuple[int, int, str, int, int, int]] = field(factory=list)
     events: list[tuple[str, bytes, int]] = field(factory=list)
     sums: list[Sum] = field(factory=list)
 
-    def add_hour(self, key: KeyState, hour: OpenHour) -> bool:
-        """Note an hour of a key that has changed; return whether it is new."""
-        figures = (hour.quantity, hour.events, hour.stamp, hour.opened_at, hour.seal_at)
+    def add_hour(self, key: KeyState, hour: OpenHour) -> int:
+        """Note an hour of a key that has changed; return how many more hours there are by it."""
         for origin, (quantity, events) in hour.carried.items():
             self.carried.append((key.key_id, hour.hour, origin, quantity, events))
-        if hour.hour_id is not None:
-            self.grown_hours.append((*figures, hour.hour_id))
-            return False
-        self.new_hours.append((key.key_id, hour.hour, int(hour.urgent), *figures))
-        return True
+        figures = (
+            int(hour.urgent),
+            hour.quantity,
+            hour.events,
+            hour.stamp,
+            hour.opened_at,
+            hour.seal_at,
+        )
+        if hour.hour_id is None:
+            self.new_hours.append((*figures, key.key_id, hour.hour))
+            return 1
+        if hour.removed:
+            self.removed_hours.append((hour.hour_id,))
+            return -1
+        self.grown_hours.append((*figures, hour.hour_id))
+        return 0
+
+
+@frozen
+class KnownEvents:
+    """
+    What is known of the events of a group.
+
+    Attributes:
+        digests: Their ids, to what was said of them.
+        since: Ids of events that were added before are forgotten.
+    """
+
+    digests: Mapping[str, bytes] = field(factory=dict)
+    since: int = 0
 
 
 @frozen
@@ -180,8 +294,8 @@ class AddedUsage:
         hour: The start of the hour (UTC) whose record has it; None where none may.
         late: Whether that is another hour than the one in which it happened.
         repeated: Whether the event id was known, so that nothing was added now.
-        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER, and in a copy UNCONFIRMED); None
-            where one has.
+        ended: Why no hour has it (MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME, and in a copy
+            UNCONFIRMED); None where one has.
     """
 
     hour: datetime | None = None
@@ -201,7 +315,7 @@ class Posting:
         now: int,
         rules: PostingRules,
         keys: Mapping[UsageKey, KeyState],
-        known_events: Mapping[str, bytes],
+        known: KnownEvents | None = None,
         sums: Sequence[Sum] = (),
         *,
         whole: WholeDimensions = frozenset(),
@@ -215,36 +329,36 @@ class Posting:
         self._now = now
         self._rules = rules
         self._keys = keys
-        self._known = known_events
+        self._known = known or KnownEvents()
         self._whole = whole
         self._events: dict[str, bytes] = {}  # those that are new
         self._sums = Sums(sums)
         self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
+        self._lost: dict[tuple[bool, int], int] = {}  # see _lost_at
 
     def post(self, usage: Usage) -> PostingResult:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
         if usage.event_id is not None:
-            known = self._events.get(usage.event_id) or self._known.get(usage.event_id)
+            name = usage.event_id
+            known = self._events.get(name) or self._known.digests.get(name)
             if known == usage.digest:
                 return AddedUsage(repeated=True)
             if known is not None:
-                return EventConflictError(usage.event_id)
+                return EventConflictError(name)
+            if usage.at < self._known.since + MOST_AHEAD:
+                return EventTooOldError(name, datetime.fromtimestamp(self._known.since, UTC))
         if self._whole and (refused := refusal(usage, self._whole)) is not None:
             return refused
         key = self._keys[usage.key]
-        place = self._place(usage, key)
-        if isinstance(place, LateUsageError):
-            return place
+        if self._rules.late == "refuse" and self._is_late(key, usage.at):
+            return LateUsageError(datetime.fromtimestamp(usage.at, UTC))
         if usage.event_id is not None:
             self._events[usage.event_id] = usage.digest
         key.recorded += usage.quantity
-        origin = hour_of(usage.at)
+        place = self._put(key, usage.at, usage.quantity)
         if isinstance(place, HourState):
-            quantity, events = key.stranded.get((origin, place), (0, 0))
-            key.stranded[origin, place] = (quantity + usage.quantity, events + 1)
             return AddedUsage(ended=place)
-        place.add(usage.at, usage.quantity, self._now, self._rules)
-        return self._added_to(place.hour, late=place.hour != origin)
+        return self._added_to(place.hour, late=place.hour != hour_of(usage.at))
 
     def _added_to(self, hour: int, *, late: bool) -> AddedUsage:
         added = self._added.get((hour, late))
@@ -253,27 +367,61 @@ class Posting:
             self._added[hour, late] = added
         return added
 
-    def _place(self, usage: Usage, key: KeyState) -> OpenHour | HourState | LateUsageError:
-        origin = hour_of(usage.at)
-        ended = key.closed_at is not None
-        if key.closed_at is not None and usage.at > key.closed_at:
+    def _put(self, key: KeyState, at: int, quantity: int, events: int = 1) -> OpenHour | HourState:
+        """Put millionths where they belong, and return where that is."""
+        place = self._place(key, at, quantity)
+        if isinstance(place, OpenHour):
+            place.add(at, quantity, self._now, self._rules, events=events, closed_at=key.closed_at)
+            return place
+        origin = hour_of(at)
+        had, pieces = key.stranded.get((origin, place), (0, 0))
+        key.stranded[origin, place] = (had + quantity, pieces + events)
+        return place
+
+    def _place(self, key: KeyState, at: int, quantity: int) -> OpenHour | HourState:
+        """
+        Return the first hour from that of *at* on that has room, or why none does.
+
+        One that leaves time to send it, rather than one that hardly does; where late usage is
+        refused, its own one in any case.
+        """
+        origin = hour_of(at)
+        if _is_after(key, at):
             return HourState.SUBSCRIPTION_OVER
-        in_time = self._now + self._rules.grace + _LAST_SECONDS < deadline_of(usage.at)
-        own = key.hours.get(origin)
-        if in_time and (own is None or _has_room(own, usage.quantity)):
-            return self._hour(key, origin, urgent=ended)
-        if key.held_through is not None and origin <= key.held_through < UNKNOWN:
-            return HourState.UNCONFIRMED  # another hour may have it already, and is metered
-        if ended:
-            return HourState.SUBSCRIPTION_OVER
-        is_full = in_time and own is not None and own.is_open
-        if self._rules.late == "refuse" and not is_full:
-            return LateUsageError(datetime.fromtimestamp(usage.at, UTC))
-        hour = origin + SECONDS_PER_HOUR if is_full else max(origin, hour_of(self._now))
-        place = _first_with_room(key, hour, usage.quantity)
-        if month_of(place) != month_of(origin):
-            return HourState.MONTH_OVER
-        return self._hour(key, place, urgent=False)
+        if _is_rivals(key, origin):
+            return HourState.OTHER_SCHEME
+        last, over = last_hour_of_month(origin), HourState.MONTH_OVER
+        if key.closed_at is not None and hour_of(key.closed_at) <= last:
+            last, over = hour_of(key.closed_at), HourState.SUBSCRIPTION_OVER
+        for spare in (_TO_SEND, _AT_LEAST) if self._rules.late == "carry" else (_AT_LEAST,):
+            hour = origin
+            while hour <= last:
+                found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at, spare)
+                if found is not None and _has_room(found, quantity):
+                    return key.hours.setdefault(hour, found)
+                if _is_held(key, at):
+                    break
+                hour = max(hour + SECONDS_PER_HOUR, hour_of(self._lost_at(key, spare)))
+        # In a copy, another hour may have it already, and be metered.
+        return HourState.UNCONFIRMED if _is_held(key, at) else over
+
+    def _is_late(self, key: KeyState, at: int) -> bool:
+        is_to_be_carried = self._unsealed(key, hour_of(at), at, _AT_LEAST) is None
+        return is_to_be_carried and not (_is_after(key, at) or _is_held(key, at))
+
+    def _unsealed(self, key: KeyState, hour: int, at: int, spare: int) -> OpenHour | None:
+        """Return an hour, a new one too, if it is unsealed and can be sent with time to *spare*."""
+        found = key.hours.get(hour) or OpenHour(hour)
+        stamp = max(found.stamp, found.moment_of(at, self._now, key.closed_at))
+        return found if found.is_open and stamp > self._lost_at(key, spare) else None
+
+    def _lost_at(self, key: KeyState, spare: int) -> int:
+        """Return the latest stamp whose window closes before its hour is sealed, and *spare*."""
+        has_ended = key.closed_at is not None and key.closed_at <= self._now
+        if (has_ended, spare) not in self._lost:
+            grace = 0 if has_ended else self._rules.grace
+            self._lost[has_ended, spare] = latest_lost_at(self._now + grace + spare - 1)
+        return self._lost[has_ended, spare]
 
     def carry(
         self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int
@@ -292,10 +440,28 @@ class Posting:
         while quantity or events:
             part = min(quantity, most)
             hour = _first_with_room(into, hour_of(self._now), part)
-            place = self._hour(into, hour, urgent=False)
+            place = into.hours.setdefault(hour, OpenHour(hour))
             place.add(origin, part, self._now, self._rules, events=events)
             quantity, events = quantity - part, 0
         return first
+
+    def close(self, key: UsageKey, closed_at: int) -> int:
+        """
+        End a key's subscription; return how many of its hours are to be sealed by then.
+
+        What later hours have goes back where it may have come from, or is stranded.
+        """
+        state = self._keys[key]
+        state.closed_at = closed_at
+        unsealed = [hour for hour in state.hours.values() if hour.is_open]
+        last_ones = [hour for hour in unsealed if hour.hour <= closed_at]
+        for hour in last_ones:
+            hour.end(closed_at, self._now)
+        for hour in unsealed:
+            if hour.hour > closed_at:
+                for origin, (quantity, events) in hour.take_out().items():
+                    self._put(state, origin, quantity, events)
+        return len(last_ones)
 
     def changes(self) -> Changes:
         """Return what a store has to write down, now that all is posted."""
@@ -319,16 +485,30 @@ class Posting:
         changes.sums.extend(sums.changes())
         return changes
 
-    def _hour(self, key: KeyState, hour: int, *, urgent: bool) -> OpenHour:
-        if hour not in key.hours:
-            key.hours[hour] = OpenHour(hour, urgent=urgent)
-        return key.hours[hour]
-
 
 def _first_with_room(key: KeyState, hour: int, quantity: int) -> int:
-    while (there := key.hours.get(hour)) is not None and not _has_room(there, quantity):
+    while not _takes(key, hour, quantity):
         hour += SECONDS_PER_HOUR
     return hour
+
+
+def _takes(key: KeyState, hour: int, quantity: int) -> bool:
+    there = key.hours.get(hour)
+    return not _is_rivals(key, hour) and (there is None or _has_room(there, quantity))
+
+
+def _is_rivals(key: KeyState, hour: int) -> bool:
+    """Whether another scheme has the hour, and had it first."""
+    return hour not in key.hours and any(hour in rival.hours for rival in key.rivals)
+
+
+def _is_held(key: KeyState, at: int) -> bool:
+    """Whether the ledger that this is a copy of may have metered it."""
+    return key.held_through is not None and hour_of(at) <= key.held_through < UNKNOWN
+
+
+def _is_after(key: KeyState, at: int) -> bool:
+    return key.closed_at is not None and at > key.closed_at
 
 
 def _has_room(hour: OpenHour, quantity: int) -> bool:

@@ -66,7 +66,8 @@ class EndedHour:
     @property
     def is_whole(self) -> bool:
         """Whether it matches its digest."""
-        found = digest(self.region_name, self.key, self.stamp, self.quantity, self.member)
+        content = (self.region_name, self.key, self.stamp, self.quantity, self.member)
+        found = digest(*content, license_product=self.license_product)
         return found == self.digest
 
 

@@ -51,7 +51,9 @@ def sealing_of(due: Iterable[Sequence[Any]], region_name: str, now: int) -> Seal
     sums, frozen = Sums(), []
     for hour in hours:
         key = key_of(hour.name)
-        record = freeze(region_name, key, hour.stamp, hour.quantity)
+        record = freeze(
+            region_name, key, hour.stamp, hour.quantity, license_product=hour.license_product
+        )
         frozen.append((now, region_name, *record, hour.hour_id))
         state = HourState.UNCONFIRMED if hour.is_held else HourState.FROZEN
         sums.move(key.summed_under(hour.license_product), HourState.OPEN, state, hour.quantity)

@@ -8,16 +8,22 @@ from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
+from marketplace_metering_async.service_errors import (
+    InvalidTagException,
+    InvalidUsageAllocationsException,
+    TimestampOutOfBoundsException,
+)
 
 _AHEAD: Final = 3 * 3600
 """Seconds by which a clock of ours may have been ahead: a younger record is held, not ended."""
+_OF_THE_FORM: Final = (InvalidTagException, InvalidUsageAllocationsException)
+"""Refusals for what stands in the record itself, whatever the service knows of the customer."""
 _OF_THE_ACCOUNT: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
 
 
 def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlement:
     """Return what *result* means for the row that was *claimed*; *now* in seconds since 1970."""
-    in_doubt = claimed.in_doubt or result.ambiguous
+    in_doubt = _leaves_doubt(claimed, result)
     state = _state(claimed, result, now, in_doubt=in_doubt)
     again = state is HourState.FROZEN
     return Settlement(
@@ -25,7 +31,7 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
         fence=claimed.fence,
         state=state,
         not_before=now + _pause(claimed.attempts, result) if again else 0,
-        in_doubt=in_doubt or result.status is RecordStatus.UNCONFIRMED,
+        in_doubt=in_doubt,
         status=result.service_status or result.status.value,
         error=_worded(result.error),
         request_id=result.request_id,
@@ -35,26 +41,43 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
     )
 
 
+def _leaves_doubt(claimed: FrozenHour, result: RecordResult) -> bool:
+    """
+    Whether the service may have metered the record unseen, now or in an earlier claim.
+
+    The client calls a record REJECTED where its own attempts leave no doubt. What an earlier claim
+    left, only a refusal of the record's form settles: it would have been refused then as well.
+    """
+    match result.status:
+        case RecordStatus.SUCCESS:
+            return False
+        case RecordStatus.UNCONFIRMED:
+            return True
+        case RecordStatus.REJECTED:
+            return claimed.in_doubt and not isinstance(result.error, _OF_THE_FORM)
+    return claimed.in_doubt or result.ambiguous
+
+
 def _state(claimed: FrozenHour, result: RecordResult, now: int, *, in_doubt: bool) -> HourState:
-    over = now >= deadline_of(claimed.stamp)
+    is_late = isinstance(result.error, OutOfWindowError) or (
+        now >= deadline_of(claimed.stamp)
+        and isinstance(result.error, TimestampOutOfBoundsException)
+    )
     match result.status:
         case RecordStatus.SUCCESS:
             return HourState.METERED
         case RecordStatus.DUPLICATE_RECORD:
             return HourState.PROBABLY_METERED if in_doubt else HourState.CONFLICT
         case RecordStatus.CUSTOMER_NOT_SUBSCRIBED:
-            return HourState.NOT_SUBSCRIBED
+            return HourState.UNCONFIRMED if in_doubt else HourState.NOT_SUBSCRIBED
         case RecordStatus.REJECTED if result.retryable or _may_be_early(claimed, result.error, now):
             return HourState.FROZEN
+        case RecordStatus.REJECTED if in_doubt:
+            return HourState.UNCONFIRMED
         case RecordStatus.REJECTED:
-            late = isinstance(result.error, OutOfWindowError) or (
-                over and isinstance(result.error, TimestampOutOfBoundsException)
-            )
-            return HourState.TOO_LATE if late else HourState.REJECTED
-        case RecordStatus.UNCONFIRMED if isinstance(result.error, OutOfWindowError) or (
-            over and isinstance(result.error, TimestampOutOfBoundsException)
-        ):
-            return HourState.TOO_LATE
+            return HourState.TOO_LATE if is_late else HourState.REJECTED
+        case RecordStatus.UNCONFIRMED if is_late:
+            return HourState.UNCONFIRMED
     return HourState.FROZEN
 
 

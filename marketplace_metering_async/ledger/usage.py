@@ -7,13 +7,13 @@ from typing import Any, Final
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.frozen_record import digest_of_event
 from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
+from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
 from marketplace_metering_async.quantities import Quantity, millionths, read
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
 from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
 
-_MOST_AHEAD: Final = timedelta(minutes=5)
-"""How far ahead of our clock usage may be: as far as clocks of several machines may differ."""
+_MOST_AHEAD: Final = timedelta(seconds=MOST_AHEAD)
 _REMEMBERED: Final = 10_000
 """Keys whose texts are not looked at again: the rules cost more than all else a call does."""
 

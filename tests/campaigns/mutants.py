@@ -128,8 +128,13 @@ def seal_in_two_transactions() -> None:
 
     def frozen(due: Any, now: int, region: str) -> list[tuple[Any, ...]]:
         return [
-            (now, region, *freeze(region, key_of(name), stamp, quantity), hour_id)
-            for hour_id, stamp, quantity, name, *_ in due
+            (
+                now,
+                region,
+                *freeze(region, key_of(name), stamp, quantity, license_product=product),
+                hour_id,
+            )
+            for hour_id, stamp, quantity, name, product, *_ in due
         ]
 
     async def in_sqlite(self: Any, now: int, limit: int, region: str) -> Sealed:

@@ -149,14 +149,16 @@ async def test_late_and_stranded_fractions_are_carried_exactly(house: House) -> 
     before = await house.balance()
     count = await house.ledger.retry(HourState.MONTH_OVER)
     entries = [entry async for entry in house.ledger.history()]
-    house.clock.step(hours=2)
-    await house.relay()
+    for minutes in (15, 105):
+        house.clock.step(minutes=minutes)
+        await house.relay()
 
     assert Decimal("1.000002") == before.recorded
     assert {HourState.MONTH_OVER: Decimal("0.333334")} == before.ended
     assert 1 == count
     assert [Decimal("0.333334")] * 2 == [c.quantity for e in entries for c in e.carried]
-    assert [Decimal("1.000002")] == list(house.metered().values())
+    late, running = house.metered().values()
+    assert (Decimal("0.333334"), Decimal("0.666668")) == (late, running)
     assert Decimal("1.000002") == (await house.balance()).metered
 
 

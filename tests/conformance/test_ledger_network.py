@@ -20,7 +20,12 @@ from support.ledgers import (
 )
 from support.proxy import proxy_to
 
-from marketplace_metering_async import LedgerError, LedgerOutcomeUnknownError, UsageLedger
+from marketplace_metering_async import (
+    LedgerError,
+    LedgerOutcomeUnknownError,
+    UsageLedger,
+    UsageRefusedError,
+)
 from marketplace_metering_async.events import RelayBlocked
 from marketplace_metering_async.ledger import blockage, relay
 from marketplace_metering_async.ledger.stores import postgresql_connections
@@ -189,7 +194,7 @@ async def test_a_doubt_that_was_settled_is_none(
             await connections_of(house).run(broken_the_second_time, once=True)
         await late.land()
 
-    assert LedgerError is refusal.type
+    assert UsageRefusedError is refusal.type
 
 
 @pytest.mark.parametrize("once", [False, True])

@@ -1,14 +1,11 @@
-"""What only PostgreSQL can do: the caller's transaction, one quota for many relays, taking over."""
+"""What only PostgreSQL can do: one quota for many relays, taking over."""
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from support.ledgers import (
     ACCOUNT,
     NOON,
@@ -36,92 +33,6 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_moving,
 )
 from marketplace_metering_async.sandbox import Sandbox
-
-
-async def test_usage_commits_with_the_callers_data(place: str) -> None:
-    """
-    Or rolls back with it, wherever the caller's connection looks for tables. Covers: M11
-    """
-    async with house_at(place) as house:
-        connection = await asyncpg.connect(place, server_settings={"search_path": "pg_catalog"})
-        try:
-            await connection.execute("CREATE TABLE public.orders (id int)")
-            with pytest.raises(ZeroDivisionError):
-                async with connection.transaction():
-                    await house.use(5, event_id="lost", connection=connection)
-                    raise ZeroDivisionError
-            async with connection.transaction():
-                await connection.execute("INSERT INTO public.orders VALUES (1)")
-                await house.use(7, event_id="kept", connection=connection)
-        finally:
-            await connection.close()
-
-        assert 7 == (await house.balance()).recorded
-        assert (await house.use(5, event_id="lost")).repeated is False
-        assert (await house.use(7, event_id="kept")).repeated is True
-
-
-async def test_a_connection_without_a_transaction_is_refused(place: str) -> None:
-    """
-    Usage would be stored by itself, whatever becomes of the caller's data. ledger C4
-    """
-    async with house_at(place) as house:
-        connection = await asyncpg.connect(place)
-        try:
-            with pytest.raises(LedgerError, match="begin a transaction on it first") as refusal:
-                await house.use(5, connection=connection)
-            async with connection.transaction():
-                await house.use(7, connection=connection)
-        finally:
-            await connection.close()
-        with pytest.raises(LedgerError, match="nothing was stored"):
-            await house.use(5, connection=connection)
-
-        assert str(refusal.value).endswith("nothing was stored")
-        assert 7 == (await house.balance()).recorded
-
-
-async def test_usage_rolls_back_with_a_session_of_sqlalchemy(place: str) -> None:
-    """
-    Which begins with its first statement only, and is refused before. ledger C4
-    """
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=partial(asyncpg.connect, place)
-    )
-    async with house_at(place) as house, AsyncSession(engine) as session:
-        raw = await (await session.connection()).get_raw_connection()
-        ours: dict[str, Any] = {"event_id": "e", "connection": raw.driver_connection}
-        with pytest.raises(LedgerError, match="SQLAlchemy begins only with the first statement"):
-            await house.use(5, **ours)
-        await session.execute(text("SELECT 1"))
-        await house.use(5, **ours)
-        await session.rollback()
-        rolled_back = await house.balance()
-        await session.execute(text("SELECT 1"))
-        await house.use(5, **ours)
-        await session.commit()
-
-        assert 0 == rolled_back.recorded
-        assert 5 == (await house.balance()).recorded
-    await engine.dispose()
-
-
-async def test_a_refusal_leaves_the_callers_transaction_usable(place: str) -> None:
-    """
-    And is a LedgerError, as everywhere. ledger C4
-    """
-    async with house_at(place) as house:
-        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 9000000)")
-        connection = await asyncpg.connect(place)
-        try:
-            async with connection.transaction():
-                with pytest.raises(LedgerError, match="nothing was stored"):
-                    await house.use(9, connection=connection)
-                await house.use(8, connection=connection)
-        finally:
-            await connection.close()
-
-        assert 8 == (await house.balance()).recorded
 
 
 async def test_many_adders_on_one_key_lose_nothing(place: str) -> None:

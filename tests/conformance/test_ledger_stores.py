@@ -88,7 +88,7 @@ async def test_an_event_counts_once_within_a_group(house: House) -> None:
     assert 5 == (await house.balance()).recorded
 
 
-async def test_late_usage_goes_to_the_hour_that_runs(house: House) -> None:
+async def test_late_usage_goes_to_the_hour_after(house: House) -> None:
     """
     Its own hour is sealed and its record never changes; where it came from is kept.
     Covers: H16, M07
@@ -100,9 +100,9 @@ async def test_late_usage_goes_to_the_hour_that_runs(house: House) -> None:
     house.clock.step(hours=2)
     await house.relay()
 
-    running = THIS_HOUR + 2 * HOUR
-    assert (True, running) == (late.late, late.hour)
-    assert {(ACCOUNT, THIS_HOUR): 1, (ACCOUNT, running): 7} == house.metered()
+    after = THIS_HOUR + HOUR
+    assert (True, after) == (late.late, late.hour)
+    assert {(ACCOUNT, THIS_HOUR): 1, (ACCOUNT, after): 7} == house.metered()
     entries = [entry async for entry in house.ledger.history()]
     assert [(THIS_HOUR, 7, 1)] == [
         (c.origin, c.quantity, c.events) for entry in entries for c in entry.carried
@@ -172,7 +172,7 @@ async def test_nothing_is_carried_over_the_edge_of_a_month(house: House) -> None
     last = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
     house.clock.set(last)
     await house.use(1)
-    house.clock.step(hours=1)
+    house.clock.step(hours=2)
     await house.relay()
     added = await house.use(4, at=last)
 
@@ -183,7 +183,7 @@ async def test_nothing_is_carried_over_the_edge_of_a_month(house: House) -> None
     await house.relay()
     assert {
         (ACCOUNT, last.replace(minute=0)): 1,
-        (ACCOUNT, datetime(2026, 12, 1, tzinfo=UTC)): 4,
+        (ACCOUNT, datetime(2026, 12, 1, 1, tzinfo=UTC)): 4,
     } == (house.metered())
     assert 5 == (await house.balance()).metered
 
@@ -646,11 +646,12 @@ async def test_a_stale_claim_is_fenced(house: House) -> None:
 
 async def test_a_record_that_is_early_waits(house: House) -> None:
     """
-    A clock that was set back makes the last hour lie ahead: one look a round, not an endless one.
+    A clock that was set back makes a sealed hour lie ahead: one look a round, not an endless one.
     """
     await house.use(3)
+    later = int((NOON + 2 * HOUR).timestamp())
+    await house.ledger._store.seal_due(later, 10, "us-east-1")
     house.clock.step(minutes=-20)
-    await house.ledger.close_customer(product_code="product", customer_aws_account_id=ACCOUNT)
     async with asyncio.timeout(30):
         early = await house.relay()
         again = await house.relay()
@@ -673,6 +674,24 @@ async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
 
     assert [HourState.DAMAGED] == [entry.state async for entry in house.ledger.history()]
     assert {} == house.metered()
+
+
+async def test_a_license_whose_product_was_damaged_holds_up_no_other(house: House) -> None:
+    """
+    It would make no record, and claims of others would end with it. ledger section 7
+    """
+    license_arn = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
+    await house.use(3, license_arn=license_arn)
+    await house.use(4, product_code="other")
+    house.clock.step(hours=1)
+    await claimed(house, lease=0.0)
+    damage = "UPDATE usage_key SET license_product = 'pr%duct' WHERE license_product <> ''"
+    await change(house.url, f"{damage} RETURNING 1")
+    await house.relay()
+
+    assert {HourState.DAMAGED, HourState.METERED} == {
+        entry.state async for entry in house.ledger.history()
+    }
 
 
 async def test_two_relays_send_each_record_once(house: House) -> None:
@@ -831,7 +850,7 @@ async def test_pruning_goes_in_small_steps(house: House, monkeypatch: pytest.Mon
         await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"old-{n}")
     house.clock.step(hours=1)
     await house.relay()
-    house.clock.step(days=5)
+    house.clock.step(days=33)
     for n in range(5):
         await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"young-{n}")
     pruned = await house.ledger.prune(house.clock.now() - timedelta(days=4))

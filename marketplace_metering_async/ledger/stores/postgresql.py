@@ -1,8 +1,9 @@
 """
 A ledger in PostgreSQL: for many machines, with the caller's own transactions if it wants.
 
-Everything lies in the schema `marketplace_metering` of the database, and every statement says so,
-since a caller's connection may look elsewhere first. Leases go by the database's clock.
+Everything lies in one schema of the database, `marketplace_metering` or what the URL says, and
+every statement says so, since a caller's connection may look elsewhere first. Leases go by the
+database's clock.
 
 Whatever a transaction locks it locks in one order: keys, hours, event ids, kept sums, the ledger's
 one row; and rows of a table by their key.
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 from attrs import astuple
 
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     Identity,
@@ -143,6 +145,16 @@ class PostgresStore:
         """See Store."""
         await self._connections.aclose()
 
+    @property
+    def may_write(self) -> bool:
+        """See Store."""
+        return self._connections.may_write
+
+    @property
+    def clock(self) -> Clock:
+        """See Store: the server's."""
+        return self._connections.clock
+
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
         mark, _ = await self._connections.read(_marked)
@@ -206,10 +218,12 @@ class PostgresStore:
         declare = postgresql_adding.declare_whole
         await self._connections.run(lambda db: declare(db, whole, now))
 
-    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
+    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """See Store."""
         close = postgresql_adding.close
-        return await self._connections.run(lambda db: close(db, customer, at, now))
+        return await self._connections.run(
+            lambda db: close(db, customer, at, now, rules, shard=self._shard)
+        )
 
     async def reopen(self, customer: CustomerKey) -> None:
         """See Store."""
@@ -402,7 +416,7 @@ async def identity(db: Connection, lock: str = "") -> Identity:
     """Return the ledger's one row."""
     found = await db.fetchrow(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings, sealed_through, watermark, held_through, adopted_at "
+        "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since "
         f"FROM marketplace_metering.ledger {lock}"
     )
     return Identity(**found)

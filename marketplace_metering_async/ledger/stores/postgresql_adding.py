@@ -1,6 +1,6 @@
 """The way into a ledger in PostgreSQL: usage to hours, subscriptions that end, re-arming."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -16,10 +16,13 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
+    KnownEvents,
     OpenHour,
     Posting,
     PostingResult,
     PostingRules,
+    introduce_rivals,
+    key_state,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
@@ -28,22 +31,52 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, 
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
+           CASE WHEN other_scheme <> 0 THEN billed_as END,
            (SELECT held_through FROM marketplace_metering.ledger)
     FROM marketplace_metering.usage_key WHERE name IN (SELECT unnest($1::text[]))
     ORDER BY key_id FOR UPDATE
 """
 """Here and elsewhere unnest() in place of ANY(): the planner looks at each value of the latter."""
+RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
 NEW_KEYS: Final = """
     INSERT INTO marketplace_metering.usage_key
         (name, product_code, customer_aws_account_id, customer_identifier, license_arn, dimension,
-         license_product)
+         license_product, billed_as)
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::text[])
+                         $7::text[], $8::text[])
     ON CONFLICT (name) DO NOTHING
 """
+OTHER_SCHEMES: Final = """
+    UPDATE marketplace_metering.usage_key SET other_scheme = 1
+    WHERE other_scheme = 0 AND billed_as IN (SELECT unnest($1::text[])) AND EXISTS (
+        SELECT 1 FROM marketplace_metering.usage_key AS other
+        WHERE other.billed_as = usage_key.billed_as
+          AND (other.license_arn = '') <> (usage_key.license_arn = ''))
+"""
+ONE_BY_ONE: Final = """
+    SELECT pg_advisory_xact_lock(hashtextextended(billed_as, 7305803390))
+    FROM unnest($1::text[]) AS billed_as
+"""
+"""Two who make keys of one customer by different schemes would not see each other's."""
+NEW_CUSTOMERS: Final = """
+    INSERT INTO marketplace_metering.customer
+        (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+    ORDER BY 1, 2, 3, 4
+    ON CONFLICT DO NOTHING
+"""
+LOCKED_CUSTOMERS: Final = """
+    SELECT 1 FROM marketplace_metering.customer JOIN
+        unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS wanted
+            (product_code, customer_aws_account_id, customer_identifier, license_arn)
+        USING (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    ORDER BY product_code, customer_aws_account_id, customer_identifier, license_arn
+    FOR SHARE OF customer
+"""
+"""Whoever closes one of them waits, and then sees the keys that are made now."""
 CLOSED_BEFORE: Final = """
     UPDATE marketplace_metering.usage_key SET closed_at = closed.closed_at
-    FROM marketplace_metering.closed_customer AS closed
+    FROM marketplace_metering.customer AS closed
     WHERE usage_key.name IN (SELECT unnest($1::text[]))
       AND closed.product_code = usage_key.product_code
       AND closed.customer_aws_account_id = usage_key.customer_aws_account_id
@@ -57,23 +90,31 @@ HOURS: Final = """
     ORDER BY hour_id FOR UPDATE
 """
 KNOWN_EVENTS: Final = """
-    SELECT event_id, digest FROM marketplace_metering.event
+    SELECT event_id, digest, 0 FROM marketplace_metering.event
     WHERE event_id IN (SELECT unnest($1::text[]))
+    UNION ALL SELECT NULL, NULL, event_ids_since FROM marketplace_metering.ledger
 """
+"""Both in one look: an id that is forgotten meanwhile is known, or known to be too old."""
 GROWN_HOURS: Final = """
-    UPDATE marketplace_metering.hour SET quantity = grown.quantity, events = grown.events,
-        stamp = grown.stamp, opened_at = grown.opened_at, seal_at = grown.seal_at
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-        AS grown (quantity, events, stamp, opened_at, seal_at, hour_id)
+    UPDATE marketplace_metering.hour SET urgent = grown.urgent, quantity = grown.quantity,
+        events = grown.events, stamp = grown.stamp, opened_at = grown.opened_at,
+        seal_at = grown.seal_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                $7::bigint[])
+        AS grown (urgent, quantity, events, stamp, opened_at, seal_at, hour_id)
     WHERE hour.hour_id = grown.hour_id
 """
 NEW_HOURS: Final = """
     INSERT INTO marketplace_metering.hour
-        (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, state)
+        (urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour, state)
     SELECT *, 'open'
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
                 $7::bigint[], $8::bigint[])
 """
+REMOVED_HOURS: Final = (
+    "DELETE FROM marketplace_metering.carried WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+    "DELETE FROM marketplace_metering.hour WHERE hour_id IN (SELECT unnest($1::bigint[]))",
+)
 CARRIED: Final = """
     INSERT INTO marketplace_metering.carried (hour_id, origin, quantity, events)
     SELECT hour.hour_id, new.origin, new.quantity, new.events
@@ -95,6 +136,27 @@ STRANDED_USAGE: Final = """
 NEW_EVENTS: Final = """
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
     SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[])
+"""
+CLOSE: Final = """
+    INSERT INTO marketplace_metering.customer
+        (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    DO UPDATE SET closed_at = excluded.closed_at
+"""
+FIRST_TO_CLOSE: Final = """
+    SELECT MIN(least(hour.hour, carried.origin)) FROM marketplace_metering.hour
+    LEFT JOIN marketplace_metering.carried USING (hour_id)
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT unnest($1::bigint[]))
+"""
+CARRIED_BEFORE: Final = """
+    SELECT hour.key_id, hour.hour, carried.origin, carried.quantity, carried.events
+    FROM marketplace_metering.hour JOIN marketplace_metering.carried USING (hour_id)
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT unnest($1::bigint[])) AND hour.hour > $2
+"""
+SEND_FIRST: Final = """
+    UPDATE marketplace_metering.hour SET urgent = 1
+    WHERE state = 'frozen' AND key_id IN (SELECT unnest($1::bigint[])) RETURNING hour_id
 """
 KEPT_SUMS: Final = """
     INSERT INTO marketplace_metering.kept_sum
@@ -132,7 +194,7 @@ async def post(
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
-    known: dict[str, bytes] = dict(await db.fetch(KNOWN_EVENTS, names)) if names else {}
+    known = await _known_events(db, names) if names else KnownEvents()
     whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, whole=whole)
@@ -141,31 +203,41 @@ async def post(
     return results
 
 
+async def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
+    return KnownEvents({name: digest for name, digest, _ in known}, since)
+
+
 async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
-    found = await _keys(db, by_name)
+    found = await _keys(db, KEYS, [*by_name])
     if missing := sorted(by_name.keys() - found.keys()):  # one order for all who make them
-        new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        new = [_new_key(name, by_name[name], wanted[by_name[name]]) for name in missing]
+        pairs = sorted({row[-1] for row in new if row[-1] is not None})
+        customers = [by_name[name].customer for name in missing]
+        await execute_for(db, NEW_CUSTOMERS, customers)
+        await execute_for(db, LOCKED_CUSTOMERS, customers)
+        await db.execute(ONE_BY_ONE, pairs)
         await execute_for(db, NEW_KEYS, new)
         await db.execute(CLOSED_BEFORE, missing)
-        found |= await _keys(db, {name: by_name[name] for name in missing})
+        await db.execute(OTHER_SCHEMES, pairs)
+        found |= await _keys(db, KEYS, missing)
+    if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
+        found = await _keys(db, RIVALS, sorted(rivalled)) | found
+        introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in await db.fetch(HOURS, [*by_id], first):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return {by_name[name]: state for name, state in found.items()}
+    return {key_of(name): state for name, state in found.items()}
 
 
-async def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
-    return {
-        name: KeyState(
-            key_id,
-            names[name].summed_under(license_product),
-            closed_at,
-            held_through=held_through,
-        )
-        for name, key_id, closed_at, license_product, held_through in await db.fetch(KEYS, [*names])
-    }
+def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None, ...]:
+    return (name, *key, license_product, key.billed_as(license_product))
+
+
+async def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
+    return {row[0]: key_state(row) for row in await db.fetch(statement, values)}
 
 
 async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
@@ -177,6 +249,8 @@ async def write(db: Connection, changes: Changes, shard: int | None, reach: Fail
         (STRANDED_USAGE, changes.stranded),
     ):
         await execute_for(db, statement, rows)
+    for statement in REMOVED_HOURS:
+        await execute_for(db, statement, changes.removed_hours)
     reach("post: hours written")
     await execute_for(db, NEW_EVENTS, changes.events)
     reach("post: events written")
@@ -220,37 +294,35 @@ async def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> Non
     )
 
 
-async def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:
-    """Note that a subscription ended; see Store."""
-    await db.execute(
-        "INSERT INTO marketplace_metering.closed_customer (product_code, customer_aws_account_id, "
-        "customer_identifier, license_arn, closed_at) VALUES ($1, $2, $3, $4, $5) "
-        "ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn) "
-        "DO UPDATE SET closed_at = excluded.closed_at",
-        *customer,
-        at,
-    )
-    keys = await db.fetch(
+async def close(
+    db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules, *, shard: int
+) -> int:
+    """Note that a subscription ends; see Store."""
+    await db.execute(CLOSE, *customer, at)
+    names = await db.fetch(
         f"UPDATE marketplace_metering.usage_key SET closed_at = $5 WHERE {CUSTOMER} "
-        "RETURNING key_id",
+        "RETURNING name, key_id",
         *customer,
         at,
     )
-    due = await db.fetch(
-        "UPDATE marketplace_metering.hour SET urgent = 1, seal_at = $2 "
-        "WHERE state IN ('open', 'frozen') AND key_id IN (SELECT unnest($1::bigint[])) "
-        "RETURNING hour_id",
-        [row["key_id"] for row in keys],
-        now,
+    ids = [row["key_id"] for row in names]
+    first = await db.fetchval(FIRST_TO_CLOSE, ids)
+    keys = await load(
+        db, {key_of(row["name"]): "" for row in names}, now if first is None else first
     )
-    return len(due)
+    by_id = {state.key_id: state for state in keys.values()}
+    for key_id, hour, *carried in await db.fetch(CARRIED_BEFORE, ids, at):
+        origin, quantity, events = carried
+        by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
+    posting = Posting(now, rules, keys)
+    sealing = sum(posting.close(key, at) for key in keys)
+    await write(db, posting.changes(), shard, no_failure)
+    return sealing + len(await db.fetch(SEND_FIRST, ids))
 
 
 async def reopen(db: Connection, customer: CustomerKey) -> None:
     """Forget that a subscription ended."""
-    await db.execute(
-        f"DELETE FROM marketplace_metering.closed_customer WHERE {CUSTOMER}", *customer
-    )
+    await db.execute(f"DELETE FROM marketplace_metering.customer WHERE {CUSTOMER}", *customer)
     await db.execute(
         f"UPDATE marketplace_metering.usage_key SET closed_at = NULL WHERE {CUSTOMER}", *customer
     )
@@ -287,7 +359,7 @@ async def rearm(
     for row in ended:
         of = key_of(row["name"]).summed_under(row["license_product"])
         sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
-    posting = Posting(now, rules, into, {}, sums.changes())
+    posting = Posting(now, rules, into, sums=sums.changes())
     into_hours = [
         posting.carry(
             key_of(row["name"]),

@@ -7,6 +7,7 @@ another session of the server.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 from attrs import evolve
 
+from marketplace_metering_async.clock import FollowingClock
 from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
@@ -21,13 +23,16 @@ from marketplace_metering_async.errors import (
     LedgerMissingError,
     LedgerOutcomeUnknownError,
     LedgerUnusableError,
+    UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
+from marketplace_metering_async.ledger.stores.callers_connection import connection_under
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
     schema_of,
 )
+from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
@@ -53,10 +58,12 @@ _NOTE_LASTS: Final = 6 * 86_400.0
 _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 """Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
 
-_NO_TRANSACTION: Final = (
-    "connection: begin a transaction on it first, of which usage is to be a part: with asyncpg "
-    "`async with connection.transaction()`; SQLAlchemy begins only with the first statement, so "
-    "execute one before, such as SELECT 1; nothing was stored"
+_OF_A_ROW: Final = frozenset({"22", "23", "54"})
+"""Those of what is in a row: no such value, against a constraint, too large."""
+
+_OTHER_LEDGER: Final = (
+    "connection: connect it to the database of this ledger; it is connected to another one, where "
+    "nothing was stored"
 )
 
 _DURABLE: Final = """
@@ -69,18 +76,24 @@ _ENDS_SOON: Final = """
          THEN set_config('idle_in_transaction_session_timeout', '30s', true) END
 """
 """A transaction whose client is gone holds its locks, and its COMMIT in doubt, no longer."""
+_MAY_WRITE: Final = """
+    SELECT has_table_privilege('marketplace_metering.ledger', 'UPDATE')
+           AND NOT current_setting('transaction_read_only')::boolean
+"""
 _USABLE: Final = """
     (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
     (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible,
     (SELECT sealings FROM marketplace_metering.ledger) AS sealings
 """
-_BEGIN: Final = f"SELECT {_USABLE}, {_DURABLE}, {_ENDS_SOON}"
+_LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
+_CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
+_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}"
 _BEGIN_ONCE: Final = f"""
     WITH previous AS (
         DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id)
     INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
-    RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_DURABLE},
-        {_ENDS_SOON}
+    RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_CLOCK},
+        {_DURABLE}, {_ENDS_SOON}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 _GUARD: Final = f"""
@@ -100,12 +113,15 @@ class PostgresConnections:
         self, url: str, *, create: bool, reach: FailPoint, schema: Traversable | None = None
     ) -> None:
         """Note where; open() does the work. Another *schema* is for tests of upgrades."""
-        self._url = url
+        self._url, self._schema = schema_in(url)
+        self.may_write = True
+        self.clock = FollowingClock()
         self._create = create
         self._reach = reach
         self._migrations = migrations_in(schema or schema_of("postgresql"))
         self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
+        self._own_id = ""  # the ledger's, once somebody has asked for it
         self._memory = Memory()
         self._noted_on = 0.0  # the loop's time of its note
         self._warn: Warn
@@ -172,15 +188,16 @@ class PostgresConnections:
             committing = committed = False
             try:
                 async with self._connection() as connection:
-                    async with connection.transaction():
+                    async with connection.transaction(isolation="read_committed"):
                         self._reach("transaction: begins")
-                        begun = await self._begin(connection, note, memory.note)
+                        db = SchemaConnection(connection, self._schema)
+                        begun = await self._begin(db, note, memory.note)
                         if begun is not None:
                             seen = begun
                             in_doubt = in_doubt and note is None
                             self._require_usable(begun, though_moved=though_moved)
-                            missing = await self._guard_copy(connection, memory, begun)
-                            done = [await operation(connection)]
+                            missing = await self._guard_copy(db, memory, begun)
+                            done = [await operation(db)]
                             self._reach("transaction: commits")
                             committing = True
                     committed = True
@@ -212,15 +229,13 @@ class PostgresConnections:
         is_young = asyncio.get_running_loop().time() < self._noted_on + _NOTE_LASTS
         return memory if is_young else without
 
-    async def _guard_copy(
-        self, connection: Connection, memory: Memory, begun: Row
-    ) -> Missing | None:
+    async def _guard_copy(self, db: Connection, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""
         note_found = memory.note is None or begun["note_found"]
         missing = memory.missing(begun["sealings"], note_found=note_found)
         if missing is not None and missing.is_copy:
-            await connection.execute(_GUARD)
-            await connection.execute(DOUBT)
+            await db.execute(_GUARD)
+            await db.execute(DOUBT)
         return missing
 
     def _remember(self, seen: Row, note: str | None, missing: Missing | None) -> None:
@@ -235,22 +250,49 @@ class PostgresConnections:
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}" if missing.is_copy else missing.text)
 
-    async def run_on(self, connection: Connection, operation: Operation[T]) -> T:
+    async def run_on(self, given: object, operation: Operation[T]) -> T:
         """
-        Run *operation* in the transaction that the caller has begun on *connection*.
+        Run *operation* in the transaction that the caller has begun on what is *given*.
 
         Raises:
-            LedgerError: there is none, or the database refuses; nothing was stored.
+            LedgerError: it is in none, no connection of asyncpg, or one to another ledger, or the
+                database refuses; nothing was stored, and the transaction is as it was before.
         """
+        own = await self._ledger_id()
+        pg = self._asyncpg
         try:
-            if not connection.is_in_transaction():
-                raise LedgerError(_NO_TRANSACTION)
-            async with connection.transaction():
-                begun = await connection.fetchrow(f"SELECT {_USABLE}, {_DURABLE}")
-                self._require_usable(begun, though_moved=False)
-                return await operation(connection)
+            connection = await connection_under(given, pg)
+            for attempt in (1, 2):
+                await connection.execute("SAVEPOINT marketplace_metering")
+                try:
+                    done = await self._done_on(connection, operation, own)
+                except BaseException as error:
+                    with suppress(*self._errors):  # of a connection that is lost
+                        await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
+                    # Another one was first, and its row is seen the next time.
+                    if attempt == 1 and isinstance(error, pg.UniqueViolationError):
+                        continue
+                    raise
+                await connection.execute("RELEASE SAVEPOINT marketplace_metering")
+                return done
+        except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
+            raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
             raise _failed(error) from error
+        raise AssertionError("the last attempt returned or raised")
+
+    async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
+        db = SchemaConnection(connection, self._schema)
+        begun = await db.fetchrow(f"SELECT {_USABLE}, {_LEDGER_ID}, {_DURABLE}")
+        if begun["ledger_id"] != own:
+            raise LedgerError(_OTHER_LEDGER)
+        self._require_usable(begun, though_moved=False)
+        return await operation(db)
+
+    async def _ledger_id(self) -> str:
+        if not self._own_id:
+            self._own_id = await self.read(lambda db: db.fetchval(f"SELECT {_LEDGER_ID}"))
+        return self._own_id
 
     async def read(self, operation: Operation[T]) -> T:
         """Run *operation* on what is committed."""
@@ -259,7 +301,7 @@ class PostgresConnections:
                 self._connection() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                return await operation(connection)
+                return await operation(SchemaConnection(connection, self._schema))
         except self._errors as error:
             raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
 
@@ -284,9 +326,14 @@ class PostgresConnections:
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
+        asked = self.clock.passed()
         if note is None:
-            return await connection.fetchrow(_BEGIN)
-        return await connection.fetchrow(_BEGIN_ONCE, note, previous)
+            begun = await connection.fetchrow(_BEGIN)
+        else:
+            begun = await connection.fetchrow(_BEGIN_ONCE, note, previous)
+        if begun is not None:
+            self.clock.hear(begun["clock"], asked=asked)
+        return begun
 
     def _require_usable(self, ledger: Any, *, though_moved: bool) -> None:  # noqa: ANN401 - a row
         if not though_moved:
@@ -310,14 +357,14 @@ class PostgresConnections:
                 pg.CrashShutdownError,
                 pg.TooManyConnectionsError,
                 pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
+                pg.UniqueViolationError,  # another one was first, whose row is seen the next time
                 pg.InternalClientError,  # a connection that was lost while a statement was prepared
             ),
         )
 
     def _may_be_committed(self, error: BaseException) -> bool:
         """Whether a COMMIT that ended with *error* may have taken place all the same."""
-        state: str = getattr(error, "sqlstate", None) or "08"  # the server said nothing
-        return state[:2] in _LEFT_IN_DOUBT
+        return _state_of(error)[:2] in _LEFT_IN_DOUBT
 
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
@@ -326,16 +373,32 @@ class PostgresConnections:
         return (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
 
     async def _prepare(self, connection: Connection) -> bool:
-        """Bring the schema up to date; return whether a pooler stands between."""
+        """
+        Bring the schema up to date, which takes no right where it is; return whether a pooler is
+        between.
+        """
+        asked = self.clock.passed()
         server = await connection.fetchrow(
-            "SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process"
+            f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {_CLOCK}"
         )
+        self.clock.hear(server["clock"], asked=asked)
         if server["fsync"] == "off":
             raise LedgerUnusableError(
                 "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
                 "would lose usage when the machine stops"
             )
-        await self._migrate(connection)
+        if (version := await self._version(connection)) < self._known:
+            try:
+                await self._migrate(connection)
+            except self._asyncpg.InsufficientPrivilegeError as error:
+                if not version:
+                    raise
+                raise LedgerUnusableError(
+                    "open it once with a role that may upgrade it, the owner of its tables: the "
+                    f"ledger is of an older version of the package ({error})"
+                ) from error
+        db = SchemaConnection(connection, self._schema)
+        self.may_write = await db.fetchval(_MAY_WRITE)
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())
 
@@ -343,14 +406,15 @@ class PostgresConnections:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
             version = await self._version(connection)
-            if not version:
-                await connection.execute("CREATE SCHEMA IF NOT EXISTS marketplace_metering")
+            if not await connection.fetchval("SELECT to_regnamespace($1)", self._schema):
+                await connection.execute(f"CREATE SCHEMA {self._schema}")
+            db = SchemaConnection(connection, self._schema)
             for migration in self._migrations:
                 if migration.version > version:
                     for statement in migration.statements:
-                        await connection.execute(statement)
+                        await db.execute(statement)
                         self._reach("migrate: statement")
-                    await connection.execute(
+                    await db.execute(
                         "UPDATE marketplace_metering.ledger SET version = $1", migration.version
                     )
             self._reach("migrate: done")
@@ -358,15 +422,14 @@ class PostgresConnections:
     async def _version(self, connection: Connection) -> int:
         """Return the version of the schema; 0 where there is none, and one may be made."""
         place = _place_of(self._url)
-        if await connection.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
+        db = SchemaConnection(connection, self._schema)
+        if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
             raise first_edition(place)
-        if not await connection.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
+        if not await db.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
             if not self._create:
                 raise LedgerMissingError(f"there is no ledger at {place}")
             return 0
-        found = await connection.fetchrow(
-            "SELECT version, min_compatible FROM marketplace_metering.ledger"
-        )
+        found = await db.fetchrow("SELECT version, min_compatible FROM marketplace_metering.ledger")
         if found is None:
             raise LedgerUnusableError(f"{place} is damaged; restore a backup")
         require_known(found["min_compatible"], self._known)
@@ -385,10 +448,16 @@ def _text_of(error: BaseException) -> str:
     return str(error) or unnamed
 
 
+def _state_of(error: BaseException) -> str:
+    """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
+    return getattr(error, "sqlstate", None) or "08000"
+
+
 def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:
     if in_doubt:
         return LedgerOutcomeUnknownError(
             f"PostgreSQL: {_text_of(error)}; it went away at the commit, and whether this was "
             "stored is unknown"
         )
-    return LedgerError(f"PostgreSQL: {_text_of(error)}; nothing was stored")
+    kind = UsageRefusedError if _state_of(error)[:2] in _OF_A_ROW else LedgerError
+    return kind(f"PostgreSQL: {_text_of(error)}; nothing was stored")

@@ -38,7 +38,7 @@ async def _take(db: Connection, source: Store) -> int:
     await db.execute(
         "UPDATE marketplace_metering.ledger SET region_name = $1, host = $2, guarded_since = $3, "
         "last_success_at = $4, sealings = $5, sealed_through = $6, held_through = $7, "
-        "adopted_at = $8",
+        "adopted_at = $8, event_ids_since = $9",
         old.region_name,
         old.host,
         old.guarded_since,
@@ -47,6 +47,7 @@ async def _take(db: Connection, source: Store) -> int:
         old.sealed_through,
         old.held_through,
         old.adopted_at,
+        old.event_ids_since,
     )
     hours = 0
     for table in TABLES:

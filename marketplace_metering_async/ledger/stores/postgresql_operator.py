@@ -172,7 +172,7 @@ async def rebill(
     for one in ended:
         require_unbilled(one)
     await _write_down(db, ended, HourState.REOPENED, note)
-    posting = Posting(note.at, rules, into, {}, reopened_sums(ended))
+    posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
     await write(db, posting.changes(), shard, no_failure)

@@ -159,6 +159,10 @@ async def prune(db: Connection, before: int, limit: int, shard: int) -> int:
 
 async def prune_events(db: Connection, before: int, after: str, limit: int) -> str | None:
     """Forget the ids of old events among the next ones *after* an id; see Store."""
+    await db.execute(
+        "UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1",
+        before,
+    )
     until: str | None = await db.fetchval(
         "SELECT event_id FROM marketplace_metering.event WHERE event_id > $1 "
         "ORDER BY event_id LIMIT 1 OFFSET $2",

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from attrs import astuple
 
+from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
@@ -73,6 +74,7 @@ class SqliteStore:
     """A ledger in one file; see Store for what its verbs do."""
 
     shares_quota = False
+    may_write = True
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class SqliteStore:
         """Note where; open() does the work. *connect* and *schema* are for tests."""
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
         self._reach = reach
+        self.clock: Clock = SystemClock()
         self._warn: Warn
 
     async def open(self, warn: Warn) -> None:
@@ -157,9 +160,10 @@ class SqliteStore:
         declare = sqlite_adding.declare_whole
         await self._file.change(lambda db: declare(db, whole, now))
 
-    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
+    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """See Store."""
-        return await self._file.change(lambda db: sqlite_adding.close(db, customer, at, now))
+        close = sqlite_adding.close
+        return await self._file.change(lambda db: close(db, customer, at, now, rules))
 
     async def reopen(self, customer: CustomerKey) -> None:
         """See Store."""
@@ -312,7 +316,7 @@ def identity(db: Connection) -> Identity:
     """Return the ledger's one row."""
     found = db.execute(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings, sealed_through, watermark, held_through, adopted_at FROM ledger"
+        "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since FROM ledger"
     ).fetchone()
     return Identity(**found)
 

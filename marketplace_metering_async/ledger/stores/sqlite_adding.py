@@ -1,7 +1,7 @@
 """The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -17,10 +17,13 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
+    KnownEvents,
     OpenHour,
     Posting,
     PostingResult,
     PostingRules,
+    introduce_rivals,
+    key_state,
 )
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
@@ -29,21 +32,30 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, 
 from marketplace_metering_async.quantities import MILLION
 
 KEYS: Final = """
-    SELECT name, key_id, closed_at, license_product, (SELECT held_through FROM ledger)
+    SELECT name, key_id, closed_at, license_product,
+           CASE WHEN other_scheme <> 0 THEN billed_as END, (SELECT held_through FROM ledger)
     FROM usage_key WHERE name IN (SELECT value FROM json_each(?))
 """
+RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
 NEW_KEY: Final = """
     INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
-                           license_arn, dimension, license_product)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+                           license_arn, dimension, license_product, billed_as)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+OTHER_SCHEMES: Final = """
+    UPDATE usage_key SET other_scheme = 1
+    WHERE other_scheme = 0 AND billed_as IN (SELECT value FROM json_each(?)) AND EXISTS (
+        SELECT 1 FROM usage_key AS other
+        WHERE other.billed_as = usage_key.billed_as
+          AND (other.license_arn = '') <> (usage_key.license_arn = ''))
 """
 CLOSED_BEFORE: Final = """
-    UPDATE usage_key SET closed_at = closed_customer.closed_at FROM closed_customer
+    UPDATE usage_key SET closed_at = customer.closed_at FROM customer
     WHERE usage_key.name IN (SELECT value FROM json_each(?))
-      AND closed_customer.product_code = usage_key.product_code
-      AND closed_customer.customer_aws_account_id = usage_key.customer_aws_account_id
-      AND closed_customer.customer_identifier = usage_key.customer_identifier
-      AND closed_customer.license_arn = usage_key.license_arn
+      AND customer.product_code = usage_key.product_code
+      AND customer.customer_aws_account_id = usage_key.customer_aws_account_id
+      AND customer.customer_identifier = usage_key.customer_identifier
+      AND customer.license_arn = usage_key.license_arn
 """
 HOURS: Final = """
     SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
@@ -54,13 +66,17 @@ KNOWN_EVENTS: Final = """
     SELECT event_id, digest FROM event WHERE event_id IN (SELECT value FROM json_each(?))
 """
 GROWN_HOUR: Final = """
-    UPDATE hour SET quantity = ?, events = ?, stamp = ?, opened_at = ?, seal_at = ?
+    UPDATE hour SET urgent = ?, quantity = ?, events = ?, stamp = ?, opened_at = ?, seal_at = ?
     WHERE hour_id = ?
 """
 NEW_HOUR: Final = """
-    INSERT INTO hour (key_id, hour, urgent, quantity, events, stamp, opened_at, seal_at, state)
+    INSERT INTO hour (urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour, state)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'open')
 """
+REMOVED_HOUR: Final = (
+    "DELETE FROM carried WHERE hour_id = ?",
+    "DELETE FROM hour WHERE hour_id = ?",
+)
 CARRIED: Final = """
     WITH given (key_id, hour, origin, quantity, events) AS (VALUES (?, ?, ?, ?, ?))
     INSERT INTO carried (hour_id, origin, quantity, events)
@@ -83,6 +99,27 @@ KEPT_SUM: Final = """
         millionths = millionths + excluded.millionths, records = records + excluded.records,
         latest = max(latest, excluded.latest)
 """
+CLOSE: Final = """
+    INSERT INTO customer
+        (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
+    VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
+    DO UPDATE SET closed_at = excluded.closed_at
+"""
+FIRST_TO_CLOSE: Final = """
+    SELECT MIN(min(hour.hour, coalesce(carried.origin, hour.hour)))
+    FROM hour LEFT JOIN carried ON carried.hour_id = hour.hour_id
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT value FROM json_each(?))
+"""
+CARRIED_BEFORE: Final = """
+    SELECT hour.key_id, hour.hour, carried.origin, carried.quantity, carried.events
+    FROM hour JOIN carried ON carried.hour_id = hour.hour_id
+    WHERE hour.state = 'open' AND hour.key_id IN (SELECT value FROM json_each(?)) AND hour.hour > ?
+"""
+SEND_FIRST: Final = """
+    UPDATE hour SET urgent = 1
+    WHERE state = 'frozen' AND key_id IN (SELECT value FROM json_each(?))
+"""
 CUSTOMER: Final = (
     "product_code = ? AND customer_aws_account_id = ? AND customer_identifier = ? "
     "AND license_arn = ?"
@@ -100,7 +137,7 @@ def post(
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
-    known = dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()) if names else {}
+    known = _known_events(db, names) if names else KnownEvents()
     whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, whole=whole)
@@ -109,33 +146,36 @@ def post(
     return results
 
 
+def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
+    return KnownEvents(dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()), since)
+
+
 def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
     """Return the keys with their hours from *first* on; those that are new get their rows."""
     by_name = {name_of(key): key for key in wanted}
-    found = _keys(db, by_name)
+    found = _keys(db, KEYS, [*by_name])
     if missing := by_name.keys() - found.keys():
-        new = [(name, *by_name[name], wanted[by_name[name]]) for name in missing]
+        new = [_new_key(name, by_name[name], wanted[by_name[name]]) for name in missing]
         db.executemany(NEW_KEY, new)
         db.execute(CLOSED_BEFORE, (json.dumps([*missing]),))
-        found |= _keys(db, {name: by_name[name] for name in missing})
+        db.execute(OTHER_SCHEMES, (json.dumps([row[-1] for row in new]),))
+        found |= _keys(db, KEYS, [*missing])
+    if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
+        found = _keys(db, RIVALS, [*rivalled]) | found
+        introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in db.execute(HOURS, (json.dumps([*by_id]), first)).fetchall():
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return {by_name[name]: state for name, state in found.items()}
+    return {key_of(name): state for name, state in found.items()}
 
 
-def _keys(db: Connection, names: Mapping[str, UsageKey]) -> dict[str, KeyState]:
-    return {
-        name: KeyState(
-            key_id,
-            names[name].summed_under(license_product),
-            closed_at,
-            held_through=held_through,
-        )
-        for name, key_id, closed_at, license_product, held_through in db.execute(
-            KEYS, (json.dumps([*names]),)
-        ).fetchall()
-    }
+def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None, ...]:
+    return (name, *key, license_product, key.billed_as(license_product))
+
+
+def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
+    return {row[0]: key_state(row) for row in db.execute(statement, (json.dumps(values),))}
 
 
 def write(db: Connection, changes: Changes, reach: FailPoint) -> None:
@@ -152,6 +192,8 @@ def write(db: Connection, changes: Changes, reach: FailPoint) -> None:
     ):
         if rows:
             db.executemany(statement, rows)
+    for statement in REMOVED_HOUR:
+        db.executemany(statement, changes.removed_hours)
     reach("post: hours written")
     if changes.events:
         db.executemany(NEW_EVENT, changes.events)
@@ -189,27 +231,31 @@ def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> None:
     )
 
 
-def close(db: Connection, customer: CustomerKey, at: int, now: int) -> int:
-    """Note that a subscription ended; see Store."""
-    db.execute(
-        "INSERT INTO closed_customer (product_code, customer_aws_account_id, customer_identifier, "
-        "license_arn, closed_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (product_code, "
-        "customer_aws_account_id, customer_identifier, license_arn) "
-        "DO UPDATE SET closed_at = excluded.closed_at",
-        (*customer, at),
-    )
-    db.execute(f"UPDATE usage_key SET closed_at = ? WHERE {CUSTOMER}", (at, *customer))
-    due = db.execute(
-        "UPDATE hour SET urgent = 1, seal_at = ? WHERE state IN ('open', 'frozen') "
-        f"AND key_id IN (SELECT key_id FROM usage_key WHERE {CUSTOMER})",
-        (now, *customer),
-    )
-    return int(due.rowcount)
+def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
+    """Note that a subscription ends; see Store."""
+    db.execute(CLOSE, (*customer, at))
+    found = db.execute(
+        f"UPDATE usage_key SET closed_at = ? WHERE {CUSTOMER} RETURNING name, key_id",
+        (at, *customer),
+    ).fetchall()
+    ids = json.dumps([row["key_id"] for row in found])
+    (first,) = db.execute(FIRST_TO_CLOSE, (ids,)).fetchone()
+    if first is None:  # none is open
+        first = now
+    keys = load(db, {key_of(row["name"]): "" for row in found}, first)
+    by_id = {state.key_id: state for state in keys.values()}
+    for key_id, hour, origin, *carried in db.execute(CARRIED_BEFORE, (ids, at)).fetchall():
+        quantity, events = carried
+        by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
+    posting = Posting(now, rules, keys)
+    sealing = sum(posting.close(key, at) for key in keys)
+    write(db, posting.changes(), no_failure)
+    return sealing + int(db.execute(SEND_FIRST, (ids,)).rowcount)
 
 
 def reopen(db: Connection, customer: CustomerKey) -> None:
     """Forget that a subscription ended."""
-    db.execute(f"DELETE FROM closed_customer WHERE {CUSTOMER}", customer)
+    db.execute(f"DELETE FROM customer WHERE {CUSTOMER}", customer)
     db.execute(f"UPDATE usage_key SET closed_at = NULL WHERE {CUSTOMER}", customer)
 
 
@@ -243,7 +289,7 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         (json.dumps(states),),
     ).fetchall()
     into = load(db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now))
-    posting = Posting(now, rules, into, {}, sums.changes())
+    posting = Posting(now, rules, into, sums=sums.changes())
     into_hours = [
         posting.carry(
             key_of(row["name"]),

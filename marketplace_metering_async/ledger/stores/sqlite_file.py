@@ -25,6 +25,7 @@ from marketplace_metering_async.errors import (
     LedgerMissingError,
     LedgerOutcomeUnknownError,
     LedgerUnusableError,
+    UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.migrations import (
@@ -351,6 +352,8 @@ def _worded(path: Path, error: Exception) -> LedgerError:
         return LedgerUnusableError(f"{path} is damaged, or no ledger ({text}); restore a backup")
     if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
+    if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
+        return UsageRefusedError(f"{path}: {text}; nothing was stored")
     return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
 
 

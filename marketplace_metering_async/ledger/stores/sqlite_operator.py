@@ -138,7 +138,7 @@ def rebill(db: Connection, hours: Sequence[int], note: Note, rules: PostingRules
         require_unbilled(one)
     _write_down(db, ended, HourState.REOPENED, note)
     into = load(db, {one.key: one.license_product for one in ended}, hour_of(note.at))
-    posting = Posting(note.at, rules, into, {}, reopened_sums(ended))
+    posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
     write(db, posting.changes(), no_failure)

@@ -155,6 +155,7 @@ def prune(db: Connection, before: int, limit: int) -> int:
 
 def prune_events(db: Connection, before: int, after: str, limit: int) -> str | None:
     """Forget the ids of old events among the next ones *after* an id; see Store."""
+    db.execute("UPDATE ledger SET event_ids_since = max(event_ids_since, ?)", (before,))
     last = db.execute(
         "SELECT event_id FROM event WHERE event_id > ? ORDER BY event_id LIMIT 1 OFFSET ?",
         (after, limit - 1),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from attrs import frozen
 
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import (
@@ -78,6 +79,16 @@ class Store(Protocol):
 
     shares_quota: bool
     """Whether relays on other machines use the same quota, and agree on it here."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of whatever keeps it, the same for all who use it."""
+        ...
+
+    @property
+    def may_write(self) -> bool:
+        """Whether its role and server let this process write, as it was when it was opened."""
+        ...
 
     async def open(self, warn: Warn) -> None:
         """
@@ -160,8 +171,8 @@ class Store(Protocol):
         """Let these dimensions be whole, and no others, for all usage that is added from now on."""
         ...
 
-    async def close(self, customer: CustomerKey, at: int, now: int) -> int:
-        """Note that a subscription ended; its open hours are due at once. Return how many are."""
+    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
+        """Note that a subscription ends at *at*; return how many hours are due by then."""
         ...
 
     async def reopen(self, customer: CustomerKey) -> None:

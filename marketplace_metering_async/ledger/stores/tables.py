@@ -26,8 +26,10 @@ def _table(key: str, others: str) -> Table:
 _CUSTOMER: Final = "product_code customer_aws_account_id customer_identifier license_arn"
 
 TABLES: Final = {
-    "usage_key": _table("key_id", f"name {_CUSTOMER} dimension license_product closed_at"),
-    "closed_customer": _table(_CUSTOMER, "closed_at"),
+    "usage_key": _table(
+        "key_id", f"name {_CUSTOMER} dimension license_product closed_at billed_as other_scheme"
+    ),
+    "customer": _table(_CUSTOMER, "closed_at"),
     "whole_dimension": _table("product_code dimension", "declared_at"),
     "event": _table("event_id", "digest added_at"),
     "hour": _table(

@@ -3,9 +3,9 @@
 import os
 import tempfile
 from pathlib import Path
-from urllib.parse import unquote
 
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, LedgerUnusableError
+from marketplace_metering_async.ledger.stores.url_parameters import taken_from
 from marketplace_metering_async.ledger.watermark import Watermark, watermark_in
 
 
@@ -82,15 +82,12 @@ def watermark_of(url: str) -> tuple[str, Path | None]:
     Raises:
         ConfigurationError: it names none.
     """
-    start, question, query = url.partition("?")
-    parts = query.split("&")
-    names = [part.partition("=")[2] for part in parts if part.startswith("watermark=")]
-    if not names:
+    rest, folder = taken_from(url, "watermark")
+    if folder is None:
         return url, None
-    if not (folder := unquote(names[-1])):
+    if not folder:
         raise ConfigurationError("ledger URL: watermark= names the folder for the watermark")
-    rest = "&".join(part for part in parts if not part.startswith("watermark="))
-    return f"{start}{question if rest else ''}{rest}", Path(folder).absolute()
+    return rest, Path(folder).absolute()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -273,6 +273,29 @@ def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) 
             assert r.metered is None or r.metered == on_file, (moment, r)
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_one_who_is_cancelled_at_any_turn_keeps_no_place_on_the_wire(door: str) -> None:
+    """
+    Also where the task of a call had not begun: others send at once. Law 10
+    """
+    service = MemoryService()
+
+    async def run() -> int:
+        async with opened(service, max_concurrency=1) as client:
+            for turns in range(30):
+                sending = asyncio.create_task(through(door, client, usage(60)))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                sending.cancel()
+                await asyncio.wait({sending})
+                async with asyncio.timeout(60):
+                    result = await client.batch_meter_usage(usage(1, dimension=f"after-{turns}"))
+                assert 1 == result.counts[S.SUCCESS], turns
+            return turns
+
+    assert 29 == run_virtual(run())
+
+
 @pytest.mark.parametrize("door", ["batch", "stream"])
 @pytest.mark.parametrize("moment", [0.0, 0.005, 0.3, 0.6, 1.2])
 def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: float) -> None:

@@ -23,7 +23,7 @@ def candidate(number: int = 1, **more: Any) -> Candidate:
         quantity=quantity,
         member=member,
         region_name="us-east-1",
-        digest=digest("us-east-1", *RECORD),
+        digest=digest("us-east-1", *RECORD, license_product=""),
         fence=3,
         attempts=2,
         crashes=0,

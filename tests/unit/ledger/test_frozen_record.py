@@ -1,6 +1,7 @@
 """The frozen record: the same in each attempt, in the member that was chosen at its sealing."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,14 +46,26 @@ def test_whole_quantities_that_fit_travel_as_integers(quantity: int, member: str
 
 def test_sealing_chooses_what_is_sent() -> None:
     """
-    The member, and until when; and the digest holds both the member and the region.
+    The member, and until when; and the digest holds all that the service counts by.
     """
-    frozen = freeze("us-east-1", KEY, NOON, 5_000_000)
+    frozen = freeze("us-east-1", KEY, NOON, 5_000_000, license_product="")
+    content: dict[str, Any] = {"region_name": "us-east-1", "key": KEY, "stamp": NOON}
+    content |= {"quantity": 5_000_000, "member": QUANTITY, "license_product": ""}
+    others: list[dict[str, Any]] = [
+        {"region_name": "eu-west-1"},
+        {"member": QUANTITY_AS_DECIMAL},
+        {"license_product": "other"},
+        {"stamp": NOON + 1},
+        {"quantity": 5_000_001},
+    ]
 
     assert (deadline_of(NOON), QUANTITY) == frozen[:2]
-    assert frozen.digest == digest("us-east-1", KEY, NOON, 5_000_000, QUANTITY)
-    assert frozen.digest != digest("eu-west-1", KEY, NOON, 5_000_000, QUANTITY)
-    assert frozen.digest != digest("us-east-1", KEY, NOON, 5_000_000, QUANTITY_AS_DECIMAL)
+    assert frozen.digest == made(content)
+    assert all(frozen.digest != made(content | other) for other in others)
+
+
+def made(content: dict[str, Any]) -> bytes:
+    return digest(**content)
 
 
 @pytest.mark.parametrize(

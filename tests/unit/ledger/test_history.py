@@ -55,6 +55,7 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
         "settled_at": NOON + 4300,
         "metering_record_id": "id",
         "reason": None,
+        "in_doubt": 1,
         "hour_id": 7,
     }
     attempt = {
@@ -81,7 +82,7 @@ def test_an_hour_is_told_with_what_it_carried_and_its_attempts() -> None:
     assert [("conflict", "metered", "seen in CloudTrail")] == [
         (one.before, one.after, one.note) for one in entry.resolutions
     ]
-    assert ("hour-7", None) == (entry.name, entry.customer_identifier)
+    assert ("hour-7", None, True) == (entry.name, entry.customer_identifier, entry.in_doubt)
 
 
 def test_a_licenses_product_is_its_own() -> None:

@@ -29,6 +29,7 @@ LEDGER = Identity(
     watermark="/w/one",
     held_through=None,
     adopted_at=None,
+    event_ids_since=0,
 )
 HERE = Place(mark="here", mark_is_proof=True, path="/w/one", watermark=LEDGER.sealed())
 

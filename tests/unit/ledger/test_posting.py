@@ -9,16 +9,24 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.errors import EventConflictError, InvalidRecordError, LateUsageError
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    InvalidRecordError,
+    LateUsageError,
+)
 from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
 from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import (
+    LONGEST_GRACE,
     AddedUsage,
     Changes,
     KeyState,
+    KnownEvents,
     OpenHour,
     Posting,
     PostingRules,
+    introduce_rivals,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
 from marketplace_metering_async.ledger.watermark import UNKNOWN
@@ -28,6 +36,7 @@ from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 HOUR = 3600
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 NOW = NOON + HOUR // 2
+MONTH = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp())
 UNIT = 1_000_000
 FULL = MAX_QUANTITY * UNIT
 MOST = int(MAX_DECIMAL_QUANTITY * UNIT)
@@ -55,11 +64,11 @@ class Way:
         now: int = NOW,
         rules: PostingRules = RULES,
         closed_at: int | None = None,
-        known: dict[str, bytes] | None = None,
+        known: KnownEvents | None = None,
         whole: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.key = KeyState(1, OF, closed_at, {hour.hour: hour for hour in hours})
-        self.posting = Posting(now, rules, {KEY: self.key}, known or {}, whole=declared(whole))
+        self.posting = Posting(now, rules, {KEY: self.key}, known, whole=declared(whole))
 
     def post(self, at: int = NOW, quantity: int = 1, event_id: str | None = None) -> Any:
         return self.posting.post(usage(at, quantity, event_id))
@@ -88,8 +97,8 @@ def test_usage_adds_to_the_hour_in_which_it_happened() -> None:
     assert AddedUsage(hour=moment(NOON)) == new.post(quantity=3) == old.post(quantity=3)
     assert (3, 1, NOW) == (new.hour().quantity, new.hour().events, new.hour().opened_at)
     assert (8, 2, NOON) == (old.hour().quantity, old.hour().events, old.hour().opened_at)
-    assert [(8, 2, NOW, NOON, NOON + HOUR + 600, 7)] == old.changes.grown_hours
-    assert [(1, NOON, 0, 3, 1, NOW, NOW, NOON + HOUR + 600)] == new.changes.new_hours
+    assert [(0, 8, 2, NOW, NOON, NOON + HOUR + 600, 7)] == old.changes.grown_hours
+    assert [(0, 3, 1, NOW, NOW, NOON + HOUR + 600, 1, NOON)] == new.changes.new_hours
     assert not old.changes.new_hours
     assert not new.changes.grown_hours
 
@@ -117,14 +126,20 @@ def test_an_hour_is_sealed_a_grace_after_its_end_or_its_first_usage() -> None:
     assert NOW + 600 == late.hour(NOON - 3 * HOUR).seal_at
 
 
-def test_an_hour_is_sealed_five_minutes_before_its_window_closes() -> None:
+@pytest.mark.parametrize(
+    ("grace", "month_end", "sealed"), [(600, 3600, 3600), (7200, 3600, 7200), (600, 0, 600)]
+)
+def test_a_months_last_hour_waits_longer(*, grace: int, month_end: int, sealed: int) -> None:
     """
-    However long the grace is.
+    No other hour of its month can carry what comes later. The hour before it does not. ledger H10
     """
-    way = Way(now=NOON + 60, rules=PostingRules(grace=23 * HOUR))
-    way.post(NOON + 60)
+    rules = PostingRules(grace=grace, month_end_grace=month_end)
+    way = Way(now=MONTH - 60, rules=rules)
+    way.post(MONTH - 60)
+    way.post(MONTH - HOUR - 1)
 
-    assert NOON + 60 + 24 * HOUR - 300 == way.hour().seal_at
+    assert MONTH + sealed == way.hour(MONTH - HOUR).seal_at
+    assert MONTH - 60 + grace == way.hour(MONTH - 2 * HOUR).seal_at
 
 
 def test_zeros_wait_for_usage() -> None:
@@ -139,34 +154,156 @@ def test_zeros_wait_for_usage() -> None:
     assert (NOON + 5 * HOUR, NOON + HOUR + 600) == (waits, way.hour().seal_at)
 
 
-@pytest.mark.parametrize(("before", "late"), [(901, False), (900, True)])
-def test_an_hour_whose_window_closes_before_it_would_be_sealed_takes_no_more(
-    *, before: int, late: bool
-) -> None:
+@pytest.mark.parametrize(("before", "late"), [(4200, False), (4199, True)])
+def test_an_hour_takes_usage_while_its_window_stays_open(*, before: int, late: bool) -> None:
     """
-    Its grace and five minutes more are what sealing and sending take.
+    For the grace and an hour more, which sealing and sending may take. ledger H10
     """
     at = NOW - 24 * HOUR + before
     added = Way().post(at)
 
     assert late == added.late
-    assert moment(NOON if late else hour_of(at)) == added.hour
+    assert moment(hour_of(at) + (HOUR if late else 0)) == added.hour
 
 
-def test_late_usage_goes_to_the_first_hour_with_room_from_now_on() -> None:
+@pytest.mark.parametrize(("before", "refused"), [(900, False), (899, True)])
+def test_an_hour_that_can_hardly_be_sent_takes_usage_that_no_other_may(
+    *, before: int, refused: bool
+) -> None:
     """
-    Its moment there is now, or the first of an hour that is yet to come, and never one before.
+    Until five minutes before it would be too late: late usage is refused, or its month is over.
+    ledger H10
     """
-    sealed = stored(NOON - HOUR, is_open=False)
-    way = Way(sealed)
-    added = way.post(NOON - HOUR + 60, 3)
-    later = Way(sealed, stored(NOON, is_open=False))
-    later.post(NOON - HOUR + 60, 3)
+    at = NOW - 24 * HOUR + before
+    refusing = Way(rules=REFUSING).post(at)
+    month_end = Way(now=MONTH + 6 * HOUR - before).post(MONTH - 10)
 
-    assert AddedUsage(hour=moment(NOON), late=True) == added
-    assert NOW == way.hour().stamp
-    assert NOON + HOUR == later.hour(NOON + HOUR).stamp
-    assert [(1, NOON, NOON - HOUR, 3, 1)] == way.changes.carried
+    assert refused == isinstance(refusing, LateUsageError)
+    assert refused or moment(hour_of(at)) == refusing.hour
+    assert month_end == (
+        AddedUsage(ended=HourState.MONTH_OVER) if refused else AddedUsage(hour=moment(MONTH - HOUR))
+    )
+
+
+def test_the_last_usage_of_a_subscription_waits_for_no_grace() -> None:
+    """
+    It is sealed at once, and sent until five minutes before it would be too late. ledger H10
+    """
+    at = NOW - 24 * HOUR + 300
+    way = Way(closed_at=at + 60)
+
+    assert AddedUsage(hour=moment(hour_of(at))) == way.post(at)
+    assert AddedUsage(ended=HourState.SUBSCRIPTION_OVER) == Way(closed_at=at).post(at - 1)
+
+
+def test_late_usage_goes_to_the_first_unsealed_hour_after_its_own() -> None:
+    """
+    Its moment there is now, or the last of an hour that is over, and never one before. ledger H10
+    """
+    sealed = stored(NOON - 3 * HOUR, is_open=False)
+    way = Way(sealed, stored(NOON - 2 * HOUR, is_open=False))
+    added = way.post(NOON - 3 * HOUR + 60, 3)
+    running = Way(*(stored(NOON - n * HOUR, is_open=False) for n in (3, 2, 1)))
+    running.post(NOON - 3 * HOUR + 60, 3)
+
+    assert AddedUsage(hour=moment(NOON - HOUR), late=True) == added
+    assert NOON - 1 == way.hour(NOON - HOUR).stamp
+    assert NOW == running.hour().stamp
+    assert [(1, NOON - HOUR, NOON - 3 * HOUR, 3, 1)] == way.changes.carried
+
+
+def test_usage_of_long_ago_goes_to_the_first_hour_whose_window_is_open() -> None:
+    """
+    Of its month, weeks later. ledger H10
+    """
+    assert moment(NOON - 23 * HOUR) == Way().post(NOON - 20 * 24 * HOUR).hour
+
+
+@pytest.mark.parametrize(
+    ("after", "hour"), [(4 * HOUR + 3000, True), (5 * HOUR + 2700, True), (5 * HOUR + 2701, False)]
+)
+def test_usage_that_is_late_at_a_months_end_goes_to_an_hour_of_its_month(
+    *, after: int, hour: bool
+) -> None:
+    """
+    As long as one can be sent. ledger H10
+    """
+    way = Way(stored(MONTH - 2 * HOUR, is_open=False), now=MONTH + after)
+    added = way.post(MONTH - 2 * HOUR)
+
+    assert added == (
+        AddedUsage(hour=moment(MONTH - HOUR), late=True)
+        if hour
+        else AddedUsage(ended=HourState.MONTH_OVER)
+    )
+
+
+def test_a_subscription_that_ended_carries_late_usage_until_its_last_second() -> None:
+    """
+    With no grace, and stamped no later. ledger H10
+    """
+    closed_at = NOON - HOUR + 1800
+    way = Way(stored(NOON - 3 * HOUR, is_open=False), closed_at=closed_at)
+    last = Way(*(stored(NOON - n * HOUR, is_open=False) for n in (3, 2)), closed_at=closed_at)
+
+    assert moment(NOON - 2 * HOUR) == way.post(NOON - 3 * HOUR).hour
+    assert moment(NOON - HOUR) == last.post(NOON - 3 * HOUR).hour
+    assert closed_at == last.hour(NOON - HOUR).stamp
+    assert (True, NOW) == (last.hour(NOON - HOUR).urgent, last.hour(NOON - HOUR).seal_at)
+
+
+def test_a_subscription_that_will_end_goes_on_until_then() -> None:
+    """
+    Its hours are sealed as others', the last one when it ends. ledger M2
+    """
+    way = Way(closed_at=NOW + 300)
+    way.post()
+
+    assert (True, NOW + 300) == (way.hour().urgent, way.hour().seal_at)
+    later = Way(closed_at=NOW + 3 * HOUR)
+    later.post()
+    assert (False, NOON + HOUR + 600) == (later.hour().urgent, later.hour().seal_at)
+
+
+def test_a_subscription_ends_in_hours_that_are_open() -> None:
+    """
+    They are sealed at once, and stamped no later; sealed ones stay as they are. ledger M1
+    """
+    way = Way(
+        stored(NOON - 2 * HOUR, is_open=False),
+        stored(NOON - HOUR, seal_at=NOW + 60),
+        stored(NOON, stamp=NOON + 1500, seal_at=NOON + HOUR + 600, hour_id=8),
+    )
+    sealing = way.posting.close(KEY, NOON + 900)
+
+    assert 2 == sealing
+    assert [
+        (1, 5, 1, NOON - HOUR, NOON - HOUR, NOW, 7),
+        (1, 5, 1, NOON + 900, NOON, NOW, 8),
+    ] == way.changes.grown_hours
+    assert [] == way.changes.sums[1:]
+
+
+def test_what_was_used_after_a_subscription_had_ended_is_stranded() -> None:
+    """
+    And what such an hour carried goes back into the subscription, if there is time. ledger M1
+    """
+    after = stored(NOON, quantity=9, events=3)
+    after.carried_before = {NOON - 3 * HOUR: (4, 1), NOON - HOUR: (1, 1)}
+    way = Way(stored(NOON - 3 * HOUR, is_open=False), after)
+    sealing = way.posting.close(KEY, NOON - HOUR - 1)
+
+    assert 0 == sealing
+    assert [(7,)] == way.changes.removed_hours
+    assert (4, 1) == (way.hour(NOON - 2 * HOUR).quantity, way.hour(NOON - 2 * HOUR).events)
+    assert NOON - HOUR - 1 == way.hour(NOON - 2 * HOUR).stamp
+    assert [
+        (1, NOON - HOUR, "subscription_over", 1, 1, NOW),
+        (1, NOON, "subscription_over", 4, 1, NOW),
+    ] == way.changes.stranded
+    assert {"open": (-5, 0), "subscription_over": (5, 0)} == {
+        state: change for state, change in way.sums().items() if state != RECORDED
+    }
 
 
 def test_usage_ahead_of_now_is_not_carried_back() -> None:
@@ -280,24 +417,21 @@ def test_an_event_that_is_known_is_no_fraction_again() -> None:
     """
     It was added before its dimension was declared whole.
     """
-    way = Way(known={"e": b"digest of it"}, whole=[("", "requests")])
+    way = Way(known=KnownEvents({"e": b"digest of it"}), whole=[("", "requests")])
 
     assert AddedUsage(repeated=True) == way.post(quantity=1, event_id="e")
 
 
-@pytest.mark.parametrize("last_hour", [True, False])
-def test_no_usage_goes_over_the_edge_of_a_month(*, last_hour: bool) -> None:
+def test_no_usage_goes_over_the_edge_of_a_month() -> None:
     """
     It is stranded by name, and one more of it adds to that.
     """
-    month = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp())
-    sealed = stored(month - HOUR, is_open=False)
-    hours = [sealed] if last_hour else [sealed, stored(month - 2 * HOUR, is_open=False)]
-    way = Way(*hours, now=month + 60)
-    at = month - (HOUR if last_hour else 2 * HOUR)
+    sealed = [stored(MONTH - n * HOUR, is_open=False) for n in (2, 1)]
+    way = Way(*sealed, now=MONTH + 60)
+    at = MONTH - 2 * HOUR
 
     assert AddedUsage(ended=HourState.MONTH_OVER) == way.post(at, 3) == way.post(at + 1, 4)
-    assert [(1, at, "month_over", 7, 2, month + 60)] == way.changes.stranded
+    assert [(1, at, "month_over", 7, 2, MONTH + 60)] == way.changes.stranded
     assert {"month_over": (7, 0), RECORDED: (7, 0)} == way.sums()
 
 
@@ -348,12 +482,26 @@ def test_an_event_is_added_once() -> None:
     """
     Whether it was known before, or came in the same group; another content is refused.
     """
-    way = Way(known={"known": b"digest of it", "other": b"other"})
+    way = Way(known=KnownEvents({"known": b"digest of it", "other": b"other"}))
 
     assert [True, False, True] == [way.post(event_id=e).repeated for e in ("known", "new", "new")]
     assert isinstance(way.post(event_id="other"), EventConflictError)
     assert [("new", b"digest of it", NOW)] == way.changes.events
     assert 1 == way.hour().quantity
+
+
+def test_an_event_that_may_be_forgotten_is_refused() -> None:
+    """
+    It is neither added nor stranded; one that is known is still a repetition. ledger H15
+    """
+    since = NOON - 10 * HOUR
+    way = Way(known=KnownEvents({"known": b"digest of it"}, since))
+
+    assert isinstance(way.post(since + 299, event_id="old"), EventTooOldError)
+    assert Changes() == way.changes
+    assert way.post(since, event_id="known").repeated
+    assert not way.post(since + 300, event_id="new").ended
+    assert not way.post(since).ended
 
 
 @pytest.mark.parametrize(
@@ -406,6 +554,61 @@ def test_the_sums_know_the_latest_stamp() -> None:
     ] == way.changes.sums
 
 
+def rivals(*hours: OpenHour) -> Way:
+    """Return a key's way in, with another scheme that has *hours*."""
+    way = Way()
+    way.key.billed_as = "both"
+    other = KeyState(2, OF, billed_as="both", has_license=True)
+    other.hours = {hour.hour: hour for hour in hours}
+    introduce_rivals([way.key, other])
+    return way
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_usage_of_an_hour_that_another_scheme_has_is_kept_apart(*, is_open: bool) -> None:
+    """
+    The service would bill both; whatever came first stands. ledger M5
+    """
+    way = rivals(stored(NOON, is_open=is_open))
+    before = way.post(NOON - 1)
+    added = way.post()
+    own = Way(stored(NOON))
+    own.key.rivals = [KeyState(2, OF, hours={NOON: stored(NOON)})]
+
+    assert AddedUsage(ended=HourState.OTHER_SCHEME) == added
+    assert moment(NOON - HOUR) == before.hour
+    assert {"other_scheme": (1, 0), "open": (1, 1), RECORDED: (2, 0)} == way.sums()
+    assert moment(NOON) == own.post().hour
+
+
+def test_no_hour_of_another_scheme_carries_usage() -> None:
+    """
+    Be it late, or carried by a person. ledger M5
+    """
+    way = rivals(stored(NOON - HOUR), stored(NOON))
+    way.key.hours[NOON - 2 * HOUR] = stored(NOON - 2 * HOUR, is_open=False)
+
+    assert moment(NOON + HOUR) == way.post(NOON - 2 * HOUR).hour
+    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, 5, 1)
+    assert [NOON - 2 * HOUR, NOON + HOUR] == [*way.key.hours]
+
+
+def test_rivals_are_of_another_scheme() -> None:
+    """
+    Two licenses of one customer are both right. ledger M5
+    """
+    keys = [
+        KeyState(1, OF, billed_as="a"),
+        KeyState(2, OF, billed_as="a", has_license=True),
+        KeyState(3, OF, billed_as="a", has_license=True),
+        KeyState(4, OF, billed_as="b", has_license=True),
+        KeyState(5, OF),
+    ]
+    introduce_rivals(keys)
+
+    assert [[2, 3], [1], [1], [], []] == [[r.key_id for r in key.rivals] for key in keys]
+
+
 AGES = st.integers(-300, 40 * 24 * HOUR)
 WHOLE = st.one_of(st.integers(0, MAX_QUANTITY).map(lambda units: units * UNIT), st.just(FULL))
 QUANTITIES = st.one_of(st.integers(0, MOST), st.sampled_from([1, FULL, FULL + 1, MOST]))
@@ -416,7 +619,7 @@ NOWS = st.integers(NOON, NOON + 40 * 24 * HOUR)
     st.lists(st.tuples(AGES, WHOLE | QUANTITIES), max_size=20)
     | st.lists(st.tuples(AGES, WHOLE), max_size=20),
     NOWS,
-    st.integers(0, 48 * HOUR),
+    st.integers(0, LONGEST_GRACE),
     st.one_of(st.none(), AGES),
 )
 def test_no_usage_is_lost_or_doubled(
@@ -424,8 +627,8 @@ def test_no_usage_is_lost_or_doubled(
 ) -> None:
     """
     All that came, to the last millionth, is in hours of its month or stranded; no record is too
-    large, nor a decimal of whole quantities alone; their stamps lie inside of their hours, and they
-    are sealed before their windows close.
+    large, nor a decimal of whole quantities alone; their stamps lie inside of their hours and of
+    the subscription, and they are sealed before their windows close. ledger H10
     """
     rules = evolve(RULES, grace=grace)
     way = Way(now=now, rules=rules, closed_at=None if closed is None else now - closed)
@@ -442,3 +645,4 @@ def test_no_usage_is_lost_or_doubled(
     most = FULL if travel_whole else MOST
     assert all(h.quantity <= most and hour_of(h.stamp) == h.hour for h in hours)
     assert all(h.seal_at <= deadline_of(h.stamp) - 300 for h in hours)
+    assert closed is None or all(h.stamp <= now - closed for h in hours)

@@ -38,7 +38,7 @@ HOUR = EndedHour(
     events=1,
     member=QUANTITY,
     region_name="us-east-1",
-    digest=digest("us-east-1", KEY, STAMP, 5_000_000, QUANTITY),
+    digest=digest("us-east-1", KEY, STAMP, 5_000_000, QUANTITY, license_product=""),
     in_doubt=False,
 )
 REFUSED = (

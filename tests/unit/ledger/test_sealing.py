@@ -1,6 +1,6 @@
 """Sealing: what hours that are due become, without a store."""
 
-from marketplace_metering_async.ledger.frozen_record import freeze
+from marketplace_metering_async.ledger.frozen_record import Frozen, freeze
 from marketplace_metering_async.ledger.model import HourState, UsageKey, name_of
 from marketplace_metering_async.ledger.sealing import sealing_of
 from marketplace_metering_async.ledger.sums import Sum
@@ -9,6 +9,10 @@ NOON = 1_795_435_200
 HOUR = 3600
 KEY = UsageKey("product", "123456789012", "", "", "requests")
 LICENSED = UsageKey("", "123456789012", "", "arn", "requests")
+
+
+def frozen(key: UsageKey, stamp: int, quantity: int, product: str) -> Frozen:
+    return freeze("us-east-1", key, stamp, quantity, license_product=product)
 
 
 def test_each_hour_gets_the_record_that_is_sent() -> None:
@@ -25,8 +29,8 @@ def test_each_hour_gets_the_record_that_is_sent() -> None:
     )
 
     assert [
-        (NOON + HOUR, "us-east-1", *freeze("us-east-1", KEY, NOON + 59, 17_000_000), 7),
-        (NOON + HOUR, "us-east-1", *freeze("us-east-1", LICENSED, NOON - HOUR, 1), 3),
+        (NOON + HOUR, "us-east-1", *frozen(KEY, NOON + 59, 17_000_000, ""), 7),
+        (NOON + HOUR, "us-east-1", *frozen(LICENSED, NOON - HOUR, 1, "licensed"), 3),
     ] == sealing.frozen
     assert [] == sealing.held
     assert NOON == sealing.through

@@ -25,6 +25,9 @@ from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
 from marketplace_metering_async.service_errors import (
     InternalServiceErrorException,
+    InvalidLicenseException,
+    InvalidTagException,
+    InvalidUsageAllocationsException,
     InvalidUsageDimensionException,
     TimestampOutOfBoundsException,
 )
@@ -43,6 +46,7 @@ CLAIMED = FrozenHour(
     in_doubt=False,
 )
 REFUSAL = InvalidUsageDimensionException("InvalidUsageDimensionException", "no such dimension")
+LICENSE = InvalidLicenseException("InvalidLicenseException", "not in force")
 OUT_OF_BOUNDS = TimestampOutOfBoundsException("TimestampOutOfBoundsException", "too old")
 OUT_OF_WINDOW = OutOfWindowError([Violation("timestamp", "in the window", "before")])
 FAULT = InternalServiceErrorException("InternalServiceErrorException", "")
@@ -166,9 +170,9 @@ def test_what_has_no_verdict_is_tried_again(status: RecordStatus) -> None:
     assert one.in_doubt is (status is RecordStatus.UNCONFIRMED)
 
 
-def test_an_unconfirmed_record_is_too_late_once_the_window_has_closed() -> None:
+def test_an_unconfirmed_record_ends_so_once_the_window_has_closed() -> None:
     """
-    It is not sent any more.
+    It is not sent any more, and may be metered. ledger H11
     """
     old = evolve(CLAIMED, stamp=NOON - 20 * HOUR)
     end = deadline_of(old.stamp)
@@ -177,7 +181,57 @@ def test_an_unconfirmed_record_is_too_late_once_the_window_has_closed() -> None:
         for now in (end - 1, end)
     ]
 
-    assert [HourState.FROZEN, HourState.TOO_LATE] == states
+    assert [HourState.FROZEN, HourState.UNCONFIRMED] == states
+    assert HourState.UNCONFIRMED is settled(RecordStatus.UNCONFIRMED, OUT_OF_WINDOW).state
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "free_of_doubt"),
+    [
+        (RecordStatus.CUSTOMER_NOT_SUBSCRIBED, None, HourState.NOT_SUBSCRIBED),
+        (RecordStatus.REJECTED, REFUSAL, HourState.REJECTED),
+        (RecordStatus.REJECTED, LICENSE, HourState.REJECTED),
+        (RecordStatus.REJECTED, OUT_OF_WINDOW, HourState.TOO_LATE),
+        (RecordStatus.REJECTED, OUT_OF_BOUNDS, HourState.TOO_LATE),
+    ],
+)
+def test_a_refusal_settles_no_doubt_of_an_earlier_claim(
+    status: RecordStatus, error: MeteringError | None, free_of_doubt: HourState
+) -> None:
+    """
+    Of time, state, license, subscription, or of what a listing has now. ledger H11, design law 5
+    """
+    old = evolve(CLAIMED, stamp=NOON - 25 * HOUR)
+    free = settled(status, error, claimed=old)
+    doubted = settled(status, error, claimed=evolve(old, in_doubt=True))
+
+    assert (free_of_doubt, False) == (free.state, free.in_doubt)
+    assert (HourState.UNCONFIRMED, True) == (doubted.state, doubted.in_doubt)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidTagException("InvalidTagException", ""),
+        InvalidUsageAllocationsException("InvalidUsageAllocationsException", ""),
+    ],
+)
+def test_a_refusal_of_the_records_form_settles_all_doubt(error: MeteringError) -> None:
+    """
+    It would have been refused before as well. ledger H11, design law 5
+    """
+    one = settled(RecordStatus.REJECTED, error, claimed=evolve(CLAIMED, in_doubt=True))
+
+    assert (HourState.REJECTED, False) == (one.state, one.in_doubt)
+
+
+def test_a_record_that_met_its_refusal_alone_is_in_no_doubt_of_its_own() -> None:
+    """
+    The client has seen to it, within one delivery. Design law 5
+    """
+    one = settled(RecordStatus.REJECTED, REFUSAL, ambiguous=True)
+
+    assert (HourState.REJECTED, False) == (one.state, one.in_doubt)
 
 
 def test_the_pause_doubles_with_each_attempt() -> None:

@@ -27,6 +27,7 @@ EMPTY = Figures(
         watermark=None,
         held_through=None,
         adopted_at=None,
+        event_ids_since=0,
     ),
     sums=[],
     oldest_hour=None,

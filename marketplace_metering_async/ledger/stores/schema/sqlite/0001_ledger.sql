@@ -3,7 +3,8 @@
 
 -- One row: whose ledger this is, where its records go, and which versions of the package may use it.
 -- `sealings` rises in every transaction that seals hours, and is written to the file `watermark`
--- before anything of them is sent. Of a copy, usage up to `held_through` is not sent.
+-- before anything of them is sent. Of a copy, usage up to `held_through` is not sent. Ids of
+-- events that were added before `event_ids_since` are forgotten.
 CREATE TABLE ledger (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     version INTEGER NOT NULL,
@@ -20,13 +21,15 @@ CREATE TABLE ledger (
     sealed_through INTEGER,
     watermark TEXT,
     held_through INTEGER,
-    adopted_at INTEGER
+    adopted_at INTEGER,
+    event_ids_since INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 INSERT INTO ledger (one, version, min_compatible) VALUES (1, 1, 1);
 
 -- What the service counts as one, but for the hour; its name is all of it as a JSON list.
--- '' stands for what a scheme does not have.
+-- '' stands for what a scheme does not have. Keys by product code and by license of one product,
+-- account and dimension are `billed_as` the same; they are marked where there are both.
 CREATE TABLE usage_key (
     key_id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -36,16 +39,20 @@ CREATE TABLE usage_key (
     license_arn TEXT NOT NULL,
     dimension TEXT NOT NULL,
     license_product TEXT NOT NULL,
-    closed_at INTEGER
+    closed_at INTEGER,
+    billed_as TEXT,
+    other_scheme INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- Customers whose subscription has ended, also for dimensions that come later.
-CREATE TABLE closed_customer (
+CREATE INDEX usage_key_billed_as ON usage_key (billed_as) WHERE billed_as IS NOT NULL;
+
+-- Customers, and when the subscription ends, also for dimensions that come later.
+CREATE TABLE customer (
     product_code TEXT NOT NULL,
     customer_aws_account_id TEXT NOT NULL,
     customer_identifier TEXT NOT NULL,
     license_arn TEXT NOT NULL,
-    closed_at INTEGER NOT NULL,
+    closed_at INTEGER,
     PRIMARY KEY (product_code, customer_aws_account_id, customer_identifier, license_arn)
 ) STRICT;
 

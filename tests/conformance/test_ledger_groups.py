@@ -1,0 +1,94 @@
+"""Calls that share a commit, and processes and loops that share a ledger."""
+
+import asyncio
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+from support.ledgers import House, change, execute
+
+from marketplace_metering_async import LedgerClosedError, UsageRefusedError
+
+
+async def refuse_thirteen(url: str) -> None:
+    if url.startswith("sqlite"):
+        await change(
+            url,
+            "CREATE TRIGGER refusing BEFORE INSERT ON hour WHEN NEW.quantity = 13000000 "
+            "BEGIN SELECT RAISE(ABORT, 'hour_quantity_check'); END",
+        )
+    else:
+        await execute(url, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity <> 13000000)")
+
+
+async def test_usage_that_is_refused_fails_alone(house: House) -> None:
+    """
+    All that would have shared its commit is stored. ledger M3
+    """
+    await refuse_thirteen(house.url)
+    quantities = [1] * 30 + [13] + [1] * 19
+    results = await asyncio.gather(
+        *(house.use(q, customer_aws_account_id=f"{n:012d}") for n, q in enumerate(quantities)),
+        return_exceptions=True,
+    )
+
+    refused = [n for n, one in enumerate(results) if isinstance(one, BaseException)]
+    assert [30] == refused
+    assert isinstance(results[30], UsageRefusedError)
+    assert "hour_quantity_check" in str(results[30])
+    assert 49 == (await house.balance()).recorded
+
+
+async def test_a_ledger_belongs_to_one_loop(house: House) -> None:
+    """
+    In another thread it is an error, and closing it there closes nothing. ledger M13
+    """
+    await house.use(1)
+    seen: list[Any] = []
+
+    async def elsewhere() -> None:
+        for call in (lambda: house.use(2), house.ledger.status):
+            with pytest.raises(LedgerClosedError, match="another process or event loop") as error:
+                await call()
+            seen.append(error.value)
+
+    thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    await house.use(4)
+
+    assert 2 == len(seen)
+    assert 5 == (await house.balance()).recorded
+
+
+async def test_a_forked_process_opens_its_own(house: House) -> None:
+    """
+    The parent goes on, whatever the child does. ledger M13
+    """
+    await house.use(1)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # a fork of a process with threads may wait for one that it does not have
+        os._exit(in_child(house))
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    async with asyncio.timeout(30):
+        await house.use(4)
+
+    assert 0 == status
+    assert 5 == (await house.balance()).recorded
+
+
+def in_child(house: House) -> int:
+    async def tried() -> int:
+        try:
+            await house.use(2)
+        except LedgerClosedError:
+            await house.ledger.aclose()
+            return 0
+        return 1
+
+    asyncio.set_event_loop(None)
+    asyncio.events._set_running_loop(None)
+    return asyncio.run(tried())

@@ -1,0 +1,176 @@
+"""Roles that may do little, schemas of other names, and servers that only read."""
+
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at
+
+from marketplace_metering_async import (
+    ConfigurationError,
+    LedgerError,
+    LedgerMissingError,
+    LedgerRegionMismatchError,
+    LedgerUnusableError,
+    UsageLedger,
+)
+
+
+async def as_role(place: str, *grants: str) -> str:
+    """Return the URL of a new role that may do what *grants* say."""
+    role = f"role_{uuid4().hex}"
+    await execute(
+        place,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'secret'",
+        *(f"GRANT {grant} TO {role}" for grant in grants),
+    )
+    parts = urlsplit(place)
+    return parts._replace(netloc=f"{role}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+ADDING = (
+    "USAGE ON SCHEMA marketplace_metering",
+    "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA marketplace_metering",
+)
+READING = (
+    "USAGE ON SCHEMA marketplace_metering",
+    "SELECT ON ALL TABLES IN SCHEMA marketplace_metering",
+)
+
+
+async def test_a_role_that_may_make_nothing_does_all(place: str) -> None:
+    """
+    Once another one has made the ledger: it adds, relays, closes, prunes. ledger M7
+    """
+    async with house_at(place):
+        pass
+    async with house_at(await as_role(place, *ADDING)) as house:
+        await house.use(3, event_id="e")
+        house.clock.step(hours=1)
+        assert 1 == (await house.relay()).metered
+        await house.ledger.close_customer(product_code="product", customer_aws_account_id=ACCOUNT)
+        await house.ledger.prune(NOON - 400 * 24 * HOUR)
+        connection = await asyncpg.connect(house.url)
+        try:
+            async with connection.transaction():
+                added = await house.use(4, connection=connection)
+        finally:
+            await connection.close()
+
+        assert added.hour is not None
+        assert 7 == (await house.balance()).recorded
+
+
+async def test_a_role_may_make_a_ledger_in_a_schema_of_its_own(place: str) -> None:
+    """
+    That an administrator has made for it: it may make none in the database. ledger M7
+    """
+    await execute(place, "CREATE SCHEMA marketplace_metering")
+    url = await as_role(place, "ALL ON SCHEMA marketplace_metering")
+    async with house_at(url) as house:
+        await house.use(3)
+
+        assert 3 == (await house.balance()).recorded
+
+
+async def test_a_role_that_may_not_make_a_ledger_is_refused(place: str) -> None:
+    """
+    In plain words. ledger M7
+    """
+    with pytest.raises(LedgerError, match="permission denied for database"):
+        async with UsageLedger.open(await as_role(place)):
+            pass
+
+
+@pytest.mark.parametrize("how", ["role", "server"])
+async def test_who_may_only_read_reads(place: str, how: str) -> None:
+    """
+    Status and history, of a role or a server that only reads, such as a standby; nothing is written
+    to find that out. What writes says that it may not. ledger M7
+    """
+    async with house_at(place) as house:
+        await house.use(3)
+        url = await as_role(place, *(READING if how == "role" else ADDING))
+        if how == "server":
+            role = urlsplit(url).username
+            await execute(place, f"ALTER ROLE {role} SET default_transaction_read_only = on")
+        async with house.another() as _, UsageLedger.open(url, create=False) as reader:
+            status = await reader.status()
+            entries = [entry async for entry in reader.history()]
+            with pytest.raises(LedgerError, match=r"permission denied|read-only transaction"):
+                await reader.add_usage(
+                    dimension="requests",
+                    quantity=1,
+                    product_code="product",
+                    customer_aws_account_id=ACCOUNT,
+                )
+
+        assert (3, 3) == (status.recorded, entries[0].quantity)
+        assert 3 == (await house.balance()).recorded
+
+
+async def test_who_may_write_later_looks_then_which_ledger_it_is(place: str) -> None:
+    """
+    As all others do when they open it. ledger M7
+    """
+    async with house_at(place, region_name="us-east-1"):
+        pass
+    url = await as_role(place, *READING)
+    async with UsageLedger.open(url, region_name="eu-west-1") as ledger:
+        tables = "ALL TABLES IN SCHEMA marketplace_metering"
+        await execute(
+            place, f"GRANT INSERT, UPDATE, DELETE ON {tables} TO {urlsplit(url).username}"
+        )
+        with pytest.raises(LedgerRegionMismatchError):
+            await ledger.prune(NOON - 400 * 24 * HOUR)
+
+
+async def test_a_schema_has_the_name_that_the_url_gives(place: str) -> None:
+    """
+    Two ledgers in one database do not see each other; the caller's transaction finds its own.
+    ledger M7
+    """
+    other = f"{place}{'&' if '?' in place else '?'}schema=usage_of_staging"
+    async with house_at(place) as first, house_at(other) as second:
+        await first.use(1, event_id="e")
+        await second.use(2, event_id="e")
+        connection = await asyncpg.connect(place)
+        try:
+            async with connection.transaction():
+                await second.use(4, connection=connection)
+        finally:
+            await connection.close()
+        second.clock.step(hours=1)
+        await second.relay()
+
+        assert 1 == (await first.balance()).recorded
+        assert 6 == (await second.ledger.status()).metered
+    await execute(place, "DROP SCHEMA marketplace_metering CASCADE")
+    with pytest.raises(LedgerMissingError):
+        async with UsageLedger.open(place, create=False):
+            pass
+    async with UsageLedger.open(other, create=False) as ledger:
+        assert 6 == (await ledger.status()).recorded
+
+
+@pytest.mark.parametrize("name", ["", "Usage", "1st", "a-b", "a b", "pg_usage", "z" * 64, '"'])
+def test_a_schema_that_would_have_to_be_quoted_is_refused(name: str) -> None:
+    """
+    Statements name it as it is. ledger M7
+    """
+    with pytest.raises(ConfigurationError, match="expected a schema of small letters"):
+        UsageLedger.open(f"postgresql://user@host/database?schema={name}")
+
+
+async def test_an_upgrade_that_a_role_may_not_do_says_so(place: str) -> None:
+    """
+    The ledger is opened once by a role that may. ledger M7, M9
+    """
+    async with house_at(place):
+        pass
+    await execute(place, "UPDATE marketplace_metering.ledger SET version = -1")
+    url = await as_role(place, *ADDING)
+    with pytest.raises(LedgerUnusableError, match="a role that may upgrade it"):
+        async with UsageLedger.open(url):
+            pass

@@ -1,0 +1,407 @@
+"""Usage as a part of the caller's own transaction in PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from support.ledgers import (
+    ACCOUNT,
+    House,
+    connections_of,
+    database_at,
+    execute,
+    house_at,
+    new_postgres_database,
+    until_somebody_waits,
+)
+
+from marketplace_metering_async import (
+    EventConflictError,
+    HourState,
+    LedgerError,
+    UsageLedger,
+    UsageRefusedError,
+)
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.ledger.posting import PostingRules
+from marketplace_metering_async.ledger.stores.postgresql_adding import close
+from marketplace_metering_async.ledger.stores.store import Sealed
+from marketplace_metering_async.ledger.usage import customer_of
+
+
+@pytest.fixture
+async def engine(place: str) -> AsyncIterator[AsyncEngine]:
+    made = create_async_engine(
+        "postgresql+asyncpg://", async_creator=partial(asyncpg.connect, place)
+    )
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+async def home(place: str) -> AsyncIterator[House]:
+    async with house_at(place) as opened:
+        yield opened
+
+
+async def recorded(house: House) -> int:
+    units: int = (await house.balance()).recorded
+    return units
+
+
+async def test_usage_commits_with_the_callers_data(place: str) -> None:
+    """
+    Or rolls back with it, wherever the caller's connection looks for tables. Covers: M11
+    """
+    async with house_at(place) as house:
+        connection = await asyncpg.connect(place, server_settings={"search_path": "pg_catalog"})
+        try:
+            await connection.execute("CREATE TABLE public.orders (id int)")
+            with pytest.raises(ZeroDivisionError):
+                async with connection.transaction():
+                    await house.use(5, event_id="lost", connection=connection)
+                    raise ZeroDivisionError
+            async with connection.transaction():
+                await connection.execute("INSERT INTO public.orders VALUES (1)")
+                await house.use(7, event_id="kept", connection=connection)
+        finally:
+            await connection.close()
+
+        assert 7 == (await house.balance()).recorded
+        assert (await house.use(5, event_id="lost")).repeated is False
+        assert (await house.use(7, event_id="kept")).repeated is True
+
+
+async def test_a_connection_without_a_transaction_is_refused(place: str) -> None:
+    """
+    Usage would be stored by itself, whatever becomes of the caller's data. ledger C4
+    """
+    async with house_at(place) as house:
+        connection = await asyncpg.connect(place)
+        try:
+            with pytest.raises(LedgerError, match="begin a transaction on it first") as refusal:
+                await house.use(5, connection=connection)
+            async with connection.transaction():
+                await house.use(7, connection=connection)
+        finally:
+            await connection.close()
+        with pytest.raises(LedgerError, match="nothing was stored"):
+            await house.use(5, connection=connection)
+
+        assert str(refusal.value).endswith("nothing was stored")
+        assert 7 == (await house.balance()).recorded
+
+
+async def test_a_refusal_leaves_the_callers_transaction_usable(place: str) -> None:
+    """
+    And is a LedgerError, as everywhere. ledger C4
+    """
+    async with house_at(place) as house:
+        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 9000000)")
+        connection = await asyncpg.connect(place)
+        try:
+            async with connection.transaction():
+                with pytest.raises(LedgerError, match="nothing was stored"):
+                    await house.use(9, connection=connection)
+                await house.use(8, connection=connection)
+        finally:
+            await connection.close()
+
+        assert 8 == (await house.balance()).recorded
+
+
+async def test_a_connection_of_sqlalchemy_is_joined(home: House, engine: AsyncEngine) -> None:
+    """
+    Though it begins with its first statement only: that is ours. ledger C4, newcomer H1
+    """
+    async with engine.connect() as connection:
+        with pytest.raises(LedgerError, match="begin a transaction on it first"):
+            await home.use(1, connection=connection)
+        transaction = await connection.begin()
+        await home.use(2, connection=connection)
+        before = await recorded(home)
+        await transaction.rollback()
+        rolled_back = await recorded(home)
+        async with connection.begin():
+            await home.use(4, connection=connection)
+
+    assert (0, 0) == (before, rolled_back)
+    assert 4 == await recorded(home)
+
+
+async def test_a_session_of_sqlalchemy_is_joined(home: House, engine: AsyncEngine) -> None:
+    """
+    With its savepoints. ledger C4, M14
+    """
+    async with AsyncSession(engine) as session:
+        with pytest.raises(LedgerError, match="begin a transaction on it first"):
+            await home.use(1, connection=session)
+        async with session.begin():
+            await home.use(2, connection=session)
+            nested = await session.begin_nested()
+            await home.use(4, event_id="lost", connection=session)
+            await nested.rollback()
+            async with session.begin_nested():
+                await home.use(8, event_id="kept", connection=session)
+        await session.execute(text("SELECT 1"))
+        await home.use(16, connection=session)
+        await session.rollback()
+
+    assert 10 == await recorded(home)
+    assert not (await home.use(4, event_id="lost")).repeated
+    assert (await home.use(8, event_id="kept")).repeated
+
+
+async def test_a_connection_of_sqlalchemy_that_commits_by_itself_is_refused(
+    home: House, engine: AsyncEngine
+) -> None:
+    """
+    It is in no transaction, whatever it says. ledger C4
+    """
+    by_itself = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with by_itself.connect() as connection, connection.begin():
+        with pytest.raises(LedgerError, match="begin a transaction on it first"):
+            await home.use(1, connection=connection)
+
+    assert 0 == await recorded(home)
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN ISOLATION LEVEL SERIALIZABLE"])
+async def test_a_transaction_begun_by_hand_is_joined(home: House, place: str, begin: str) -> None:
+    """
+    As any other one, with a savepoint in it.
+    """
+    connection = await asyncpg.connect(place)
+    try:
+        for statement in (begin, "SAVEPOINT own"):
+            await connection.execute(statement)
+        await home.use(1, connection=connection)
+        await connection.execute("ROLLBACK TO SAVEPOINT own")
+        await home.use(2, connection=connection)
+        await connection.execute("COMMIT")
+    finally:
+        await connection.close()
+
+    assert 2 == await recorded(home)
+
+
+@pytest.mark.parametrize("is_ledger", [True, False])
+async def test_a_connection_to_another_database_is_refused(
+    home: House, postgres: str, *, is_ledger: bool
+) -> None:
+    """
+    Be there a ledger in it, such as of staging, or none. ledger M14
+    """
+    elsewhere = await new_postgres_database(postgres)
+    if is_ledger:
+        async with house_at(elsewhere):
+            pass
+    connection = await asyncpg.connect(elsewhere)
+    try:
+        async with connection.transaction():
+            with pytest.raises(LedgerError, match="connect it to the database of this ledger"):
+                await home.use(1, connection=connection)
+            await connection.execute("CREATE TABLE still_usable ()")
+    finally:
+        await connection.close()
+
+
+async def test_other_connections_are_refused(home: House) -> None:
+    """
+    By name, and the text says which are right. ledger M14
+    """
+    engine = create_async_engine("postgresql+asyncpg://")
+    for odd in (object(), engine, "postgresql://"):
+        with pytest.raises(LedgerError, match=r"expected asyncpg's Connection, .* got ") as refusal:
+            await home.use(1, connection=odd)
+        assert str(refusal.value).endswith(f"{type(odd).__qualname__}; nothing was stored")
+
+
+@pytest.mark.parametrize("how", ["closed", "aborted"])
+async def test_a_connection_that_is_of_no_use_is_a_ledger_error(
+    home: House, place: str, how: str
+) -> None:
+    """
+    As everything that the database refuses. ledger M14
+    """
+    connection = await asyncpg.connect(place)
+    await connection.execute("BEGIN")
+    if how == "closed":
+        await connection.close()
+    else:
+        with pytest.raises(asyncpg.PostgresError):
+            await connection.execute("SELECT 1/0")
+    with pytest.raises(LedgerError, match="nothing was stored"):
+        await home.use(1, connection=connection)
+    connection.terminate()
+
+
+@pytest.mark.parametrize("others", [0, 20])
+async def test_an_event_of_two_processes_at_once_counts_once(
+    home: House, place: str, others: int
+) -> None:
+    """
+    The second one waits for the first, and knows its id then; nobody who shares a commit with it
+    fails. ledger M3
+    """
+    connection = await asyncpg.connect(place)
+    async with asyncio.timeout(60), connection.transaction():
+        await home.use(1, event_id="e", connection=connection)
+        waiting = [
+            asyncio.create_task(home.use(2, dimension=f"other-{n}", event_id=name))
+            for n, name in enumerate(["e", *[None] * others])
+        ]
+        await until_somebody_waits(place)
+    await connection.close()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+
+    conflicts = [isinstance(one, EventConflictError) for one in results]
+    assert [True] + [False] * others == conflicts
+    assert 1 + others * 2 == await recorded(home)
+
+
+async def test_an_event_of_two_transactions_at_once_counts_once(home: House, place: str) -> None:
+    """
+    Each of a caller's own. ledger M3
+    """
+    first, second = [await asyncpg.connect(place) for _ in range(2)]
+    async with asyncio.timeout(60), second.transaction():
+        async with first.transaction():
+            await home.use(4, event_id="e", connection=first)
+            adding = asyncio.create_task(
+                home.use(4, dimension="other", event_id="e", connection=second)
+            )
+            await until_somebody_waits(place)
+        with pytest.raises(EventConflictError):
+            await adding
+        await home.use(8, connection=second)
+    for connection in (first, second):
+        await connection.close()
+
+    assert 12 == await recorded(home)
+
+
+async def test_usage_that_the_database_cannot_hold_is_refused(postgres: str) -> None:
+    """
+    Such as text that it has no characters for; what shares its commit is stored. ledger M3
+    """
+    name = f"latin_{uuid4().hex}"
+    options = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    await execute(postgres, f"CREATE DATABASE {name} {options}")
+    async with house_at(database_at(postgres, name)) as house:
+        results = await asyncio.gather(
+            *(house.use(1, event_id=event_id) for event_id in ("é", "€", "ü")),
+            return_exceptions=True,
+        )
+
+        assert isinstance(results[1], UsageRefusedError)
+        assert 2 == await recorded(house)
+
+
+async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Of when usage without a time happened, and when an hour is over, whatever the machine's clock
+    shows. Design, Laws of the ledger; ledger section 7
+    """
+    real = datetime.now(UTC)
+    monkeypatch.setattr(SystemClock, "now", lambda self: real + timedelta(days=40))
+    async with UsageLedger.open(place) as ledger:
+        await ledger.add_usage(
+            dimension="requests",
+            quantity=1,
+            product_code="product",
+            customer_aws_account_id="111122223333",
+        )
+        (entry,) = [entry async for entry in ledger.history()]
+        sealed = await ledger._store.seal_due(ledger._now(), 10, "us-east-1")
+
+        assert entry.timestamp is not None
+        assert abs(entry.timestamp - real) < timedelta(minutes=2)
+        assert Sealed() == sealed
+
+
+CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+
+
+@pytest.mark.parametrize("default", ["read committed", "repeatable read", "serializable"])
+async def test_a_key_that_is_made_while_a_customer_is_closed_is_closed(
+    place: str, default: str
+) -> None:
+    """
+    By a transaction that the closing does not see yet, and waits for, whatever isolation the
+    database has by default. ledger section 7
+    """
+    name = urlsplit(place).path[1:]
+    await execute(place, f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
+    async with house_at(place) as house:
+        await house.use(1)
+        connection = await asyncpg.connect(place)
+        async with asyncio.timeout(60), connection.transaction():
+            await house.use(2, dimension="new", connection=connection)
+            closing = asyncio.create_task(house.ledger.close_customer(**CUSTOMER))
+            await until_somebody_waits(place)
+        await connection.close()
+
+        assert 2 == await closing
+        house.clock.step(seconds=1)
+        assert HourState.SUBSCRIPTION_OVER is (await house.use(4, dimension="new")).ended
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
+async def test_a_customer_that_is_closed_while_a_key_is_made_is_closed(
+    home: House, place: str, isolation: str
+) -> None:
+    """
+    The key is made once the closing is over; a transaction that cannot see it fails.
+    ledger section 7
+    """
+    await home.use(1)
+    who = customer_of(home.clock.now(), **CUSTOMER)
+    now, go_on, has_closed = int(home.clock.now().timestamp()), asyncio.Event(), asyncio.Event()
+
+    async def close_slowly(db: Any) -> None:
+        await close(db, who, now - 1, now, PostingRules(), shard=0)
+        has_closed.set()
+        await go_on.wait()
+
+    connection = await asyncpg.connect(place)
+    transaction = connection.transaction(isolation=isolation)
+    async with asyncio.timeout(60):
+        await transaction.start()
+        await connection.execute("SELECT 1")
+        closing = asyncio.create_task(connections_of(home).run(close_slowly))
+        await has_closed.wait()
+        adding = asyncio.create_task(home.use(2, dimension="new", connection=connection))
+        await until_somebody_waits(place)
+        go_on.set()
+        await closing
+        if isolation == "read_committed":
+            assert HourState.SUBSCRIPTION_OVER is (await adding).ended
+        else:
+            with pytest.raises(LedgerError, match="could not serialize"):
+                await adding
+        await transaction.commit()
+    await connection.close()
+
+
+async def test_two_schemes_of_a_customer_at_once_see_each_other(home: House, place: str) -> None:
+    """
+    The second one waits until the first one is committed. ledger M5
+    """
+    license_arn = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
+    connection = await asyncpg.connect(place)
+    async with asyncio.timeout(60), connection.transaction():
+        await home.use(1, connection=connection)
+        second = asyncio.create_task(home.use(2, license_arn=license_arn))
+        await until_somebody_waits(place)
+    await connection.close()
+
+    assert HourState.OTHER_SCHEME is (await second).ended
