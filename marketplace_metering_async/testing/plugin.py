@@ -1,5 +1,5 @@
 """
-The pytest plugin: fixtures `metering_sandbox`, `metering_sandbox_server` and `metering_ledger`.
+The pytest plugin: the fixtures `metering_sandbox`, `metering_sandbox_server`, `metering_ledger`.
 
     def test_my_billing(metering_sandbox):
         run_my_code()          # finds endpoint and credentials in the environment
@@ -22,17 +22,9 @@ if TYPE_CHECKING:
     from marketplace_metering_async.testing.ledgers import LedgerSandbox
     from marketplace_metering_async.testing.servers import SandboxServer
 
-_IN_THE_WAY: Final = (
-    "AWS_CREDENTIAL_EXPIRATION",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_PROFILE",
-    "AWS_SECURITY_TOKEN",
-    "AWS_SESSION_TOKEN",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-    "AWS_USE_FIPS_ENDPOINT",
-)
-"""Variables that would lead a client elsewhere, or nowhere."""
+_WHERE_IT_RUNS: Final = ("AWS_EXECUTION_ENV", "AWS_LAMBDA_", "AWS_XRAY_")
+"""The only variables of AWS that lead no client elsewhere, or nowhere."""
+_EMPTY_FILES: Final = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 _NO_PROXY: Final = "127.0.0.1,localhost,::1"
 
 
@@ -171,8 +163,11 @@ def _metering_sandbox_process() -> "Iterator[SandboxServer]":
 
 
 def _lead_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in _IN_THE_WAY:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if not name.startswith(_WHERE_IT_RUNS):
+            monkeypatch.delenv(name)
+    for name in _EMPTY_FILES:  # a profile there may name another endpoint
+        monkeypatch.setenv(name, os.devnull)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_PROXY", "no_proxy"):
