@@ -1,15 +1,24 @@
 """The commands of the sandbox and their options."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from marketplace_metering_async.cli.help import App, examples
 from marketplace_metering_async.cli.options import QUOTA, rate
-from marketplace_metering_async.cli.output.console import stderr_console
+from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.running import finish
 
-app = typer.Typer()
+app = App(
+    epilog=examples(
+        "sandbox",
+        "sandbox --port 0 --product my-product,requests,seats --fault throttle=0.1",
+        "sandbox --host 0.0.0.0 --open-to sandbox --state sandbox.json",
+        "sandbox check http://127.0.0.1:8765",
+    )
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -17,18 +26,26 @@ def serve(
     context: typer.Context,
     *,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", help="0: a free one.", min=0, max=65535)
+        int,
+        typer.Option(
+            "--port", metavar="PORT", help="Where to listen; 0: a free one.", min=0, max=65535
+        ),
     ] = 8765,
     calls_per_second: Annotated[
         float,
         typer.Option(
-            "--calls-per-second", metavar="NUMBER", parser=rate, help="Its quota; 0: none."
+            "--calls-per-second",
+            metavar="NUMBER",
+            parser=rate,
+            help="The quota that it enforces; 0: none.",
         ),
     ] = QUOTA,
     host: Annotated[
         str,
         typer.Option(
-            "--host", metavar="HOST", help="Where to listen; beside loopback with --open-to only."
+            "--host",
+            metavar="HOST",
+            help="The address to listen on; another than loopback needs --open-to.",
         ),
     ] = "127.0.0.1",
     open_to: Annotated[
@@ -36,7 +53,7 @@ def serve(
         typer.Option(
             "--open-to",
             metavar="NAME[:PORT]",
-            help="Let clients in that call it so; again for more.",
+            help="Let clients in that call it by this name; may be repeated.",
         ),
     ] = None,
     token: Annotated[
@@ -45,7 +62,7 @@ def serve(
             "--token",
             metavar="TEXT",
             envvar="METERING_SANDBOX_TOKEN",
-            help="What page and controls ask for; by default a new one with --open-to.",
+            help="The token that page and controls ask for; by default a new one with --open-to.",
         ),
     ] = None,
     rules: Annotated[
@@ -53,7 +70,7 @@ def serve(
         typer.Option(
             "--rules",
             metavar="FILE",
-            help="Switches of Rules, as a JSON object; or a preset: strict, kind.",
+            help="A JSON object that switches rules of the service; or a preset: strict, kind.",
         ),
     ] = None,
     product: Annotated[
@@ -61,7 +78,7 @@ def serve(
         typer.Option(
             "--product",
             metavar="CODE[,DIMENSION...]",
-            help="Declare a product; or a JSON object as for the control `products`.",
+            help="A product to know; or a JSON object as for the control `products`.",
         ),
     ] = None,
     access_key: Annotated[
@@ -69,7 +86,7 @@ def serve(
         typer.Option(
             "--access-key",
             metavar="ID:SECRET",
-            help="Verify signatures of this key, refuse others; or a JSON object of an AccessKey.",
+            help="Verify signatures by this key, refuse other keys; or a JSON object.",
         ),
     ] = None,
     fault: Annotated[
@@ -81,7 +98,7 @@ def serve(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="NUMBER", help="Of the faults' chance.")
+        int, typer.Option("--seed", metavar="NUMBER", help="Another one lets faults hit elsewhere.")
     ] = 0,
     state: Annotated[
         Path | None,
@@ -106,18 +123,23 @@ def serve(
         seed=seed,
         state=state,
     )
-    finish(sandbox.serve(options, stderr_console()))
+    finish(partial(sandbox.serve, options))
 
 
-@app.command()
+@app.command(epilog=examples("sandbox rules"))
 def rules() -> None:
     """Show what AWS's pages say and leave open, and how the sandbox reads it, switch by switch."""
     from marketplace_metering_async.cli.commands import sandbox_rules  # noqa: PLC0415 - a web server
 
-    sandbox_rules.show(stderr_console())
+    sandbox_rules.show(Console())
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "sandbox check http://127.0.0.1:8765",
+        "sandbox check http://127.0.0.1:5000 --legacy --markdown",
+    )
+)
 def check(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where the stand-in listens.")],
     *,
@@ -167,4 +189,4 @@ def check(
         markdown=markdown,
         yes=yes,
     )
-    finish(sandbox_check.check(wanted, stderr_console()))
+    finish(partial(sandbox_check.check, wanted))

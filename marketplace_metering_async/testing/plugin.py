@@ -1,5 +1,5 @@
 """
-The pytest plugin: the fixtures `metering_sandbox` and `metering_sandbox_server`.
+The pytest plugin: the fixtures `metering_sandbox`, `metering_sandbox_server`, `metering_ledger`.
 
     def test_my_billing(metering_sandbox):
         run_my_code()          # finds endpoint and credentials in the environment
@@ -12,25 +12,19 @@ open; `@pytest.mark.metering_readings("strict", "kind")` under some of them.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from marketplace_metering_async.sandbox import Rules, Sandbox
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox
     from marketplace_metering_async.testing.servers import SandboxServer
 
-_IN_THE_WAY: Final = (
-    "AWS_CREDENTIAL_EXPIRATION",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_PROFILE",
-    "AWS_SECURITY_TOKEN",
-    "AWS_SESSION_TOKEN",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-    "AWS_USE_FIPS_ENDPOINT",
-)
-"""Variables that would lead a client elsewhere, or nowhere."""
+_WHERE_IT_RUNS: Final = ("AWS_EXECUTION_ENV", "AWS_LAMBDA_", "AWS_XRAY_")
+"""The only variables of AWS that lead no client elsewhere, or nowhere."""
+_EMPTY_FILES: Final = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 _NO_PROXY: Final = "127.0.0.1,localhost,::1"
 
 
@@ -127,6 +121,33 @@ def metering_sandbox_server(
     yield server
 
 
+@pytest.fixture
+def metering_ledger_url(tmp_path: Path) -> str:
+    """
+    Where `metering_ledger` is: a new SQLite file for each test.
+
+    Override it in your conftest.py for another place. In PostgreSQL, `postgresql://…` of a database
+    in which its role may create a schema: each test has one of its own, which is dropped then.
+    """
+    return f"sqlite:///{tmp_path}/usage.db"
+
+
+@pytest.fixture
+def metering_ledger(
+    metering_sandbox: "Sandbox", metering_ledger_url: str
+) -> "Iterator[LedgerSandbox]":
+    """
+    A ledger for this test that meters to `metering_sandbox`, with one clock for both.
+
+    The clock stands still until the test moves it. `advance(hours=2)` moves it, and seals and sends
+    what falls due on the way, as a relay would; what fails is sent again, and nothing waits long.
+    """
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox, place_in  # noqa: PLC0415 - heavy
+
+    with place_in(metering_ledger_url) as url:
+        yield LedgerSandbox(url, metering_sandbox)
+
+
 def _arguments(request: pytest.FixtureRequest, reading: "Rules | None") -> dict[str, Any]:
     marker = request.node.get_closest_marker("metering_sandbox")
     arguments = dict(marker.kwargs) if marker else {}
@@ -142,8 +163,11 @@ def _metering_sandbox_process() -> "Iterator[SandboxServer]":
 
 
 def _lead_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in _IN_THE_WAY:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if not name.startswith(_WHERE_IT_RUNS):
+            monkeypatch.delenv(name)
+    for name in _EMPTY_FILES:  # a profile there may name another endpoint
+        monkeypatch.setenv(name, os.devnull)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_PROXY", "no_proxy"):

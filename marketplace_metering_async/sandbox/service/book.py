@@ -152,6 +152,7 @@ class Book:
         Raises:
             AssertionError: with a line for each gap.
         """
+        __tracebackhide__ = True  # pytest shows where it was called
         by_hour = {
             (customer, dimension, _hour_of(moment)): quantity
             for (customer, dimension, moment), quantity in expected.items()

@@ -220,6 +220,81 @@ def test_no_variable_leads_a_client_elsewhere(
     result.assert_outcomes(passed=1)
 
 
+CONFIG = """
+[default]
+use_fips_endpoint = true
+use_dualstack_endpoint = true
+ignore_configured_endpoint_urls = true
+region = eu-west-1
+"""
+
+
+def test_no_file_of_the_machine_leads_a_client_elsewhere(
+    run: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    A developer's own profile is not the test's business; where the code runs stays known.
+    """
+    assert callable(run)
+    (tmp_path / "config").write_text(CONFIG)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "mine")
+    monkeypatch.delenv("AWS_PROFILE")
+    result = run("""
+    from marketplace_metering_async import MarketplaceMeteringClient
+
+    async def test_it(metering_sandbox):
+        assert meter() == ["Success"]
+        async with MarketplaceMeteringClient() as client:
+            assert (await client.endpoint()).url == metering_sandbox.url
+        assert os.environ["AWS_LAMBDA_FUNCTION_NAME"] == "mine"
+    """)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_a_failure_shows_the_test_and_none_of_our_lines(run: object) -> None:
+    """
+    The gaps are what is to be read. Newcomer, smaller 14.
+    """
+    assert callable(run)
+    result = run("""
+    def test_money(metering_sandbox):
+        metering_sandbox.book.assert_metered({(BUYER, "requests", NOW): 43})
+    """)
+
+    result.assert_outcomes(failed=1)
+    assert "differences(by_hour)" not in result.stdout.str()
+
+
+OF_THE_PLACE = {
+    "calls_per_second", "client_arguments", "instructions", "note_refusal", "page_url",
+    "quota_of", "serve", "transport", "urls",
+}  # fmt: skip
+"""What a process of its own has no use for, or says in another way (`state`, `set_quota`)."""
+
+
+def test_both_fixtures_have_the_same_controls() -> None:
+    """
+    What a sandbox can be asked for in its process can be asked for from another one.
+    """
+    ours = {name for name in dir(Sandbox) if not name.startswith("_")} - OF_THE_PLACE
+
+    assert set() == ours - {*dir(SandboxServer), "environment", "url"}
+
+
+def test_a_server_posts_registrations_and_shows_its_key() -> None:
+    """
+    As a Sandbox does; what it refuses is a ValueError.
+    """
+    with SandboxServer() as server:
+        server.declare_product("p", dimensions=["d"])
+        agreement = server.subscribe("p", "111122223333")
+        with pytest.raises(ValueError, match="registration_url"):
+            server.register_account(agreement.agreement_id)
+        assert server.public_key().startswith("-----BEGIN PUBLIC KEY-----")
+
+
 def test_the_marker_reaches_the_server(run: object) -> None:
     """
     In a process of its own; the next test has the usual one again.
