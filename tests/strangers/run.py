@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from threading import Timer
 from typing import Any, Final
 
 from attrs import frozen
@@ -31,6 +32,7 @@ from marketplace_metering_async.sandbox.conformance.suite import Case, cases
 from marketplace_metering_async.testing import SandboxThread
 
 HERE: Final = Path(__file__).parent
+_PATIENCE: Final = 600.0
 _SECRET: Final = "secret/of+the=witness"
 
 
@@ -182,9 +184,12 @@ def running(stranger: Stranger, place: Sandbox) -> Iterator[Program]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
+        watchdog = Timer(_PATIENCE, process.kill)
+        watchdog.start()
         try:
             yield Program(process)
         finally:
+            watchdog.cancel()
             assert process.stdin is not None
             process.stdin.close()
             try:
