@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from typer.core import TyperGroup
 
 from marketplace_metering_async.cli import ledger_app
 from marketplace_metering_async.cli.commands import check, operations
@@ -270,7 +271,7 @@ def doctor(
 
 
 @cache
-def _command() -> typer.core.TyperGroup:
+def _command() -> TyperGroup:
     """Return the command that *app* describes: to make it takes longer than to run most."""
     return typer.main.get_group(app)
 

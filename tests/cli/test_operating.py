@@ -388,7 +388,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[HourState, Path]:
     """A ledger with usage in each end state."""
 
     async def make() -> dict[HourState, Path]:
-        made = {}
+        made: dict[HourState, Path] = {}
         for state in ENDED:
             made[state] = tmp_path_factory.mktemp("ended") / "usage.db"
             async with house_at(f"sqlite:///{made[state]}") as house:
