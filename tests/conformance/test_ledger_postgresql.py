@@ -137,7 +137,7 @@ async def relayed(place: str, house: House, box: Sandbox) -> None:
             await ledger.relay_once(client)
 
 
-async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
+async def test_a_file_moves_in(either: str, tmp_path: Path) -> None:
     """
     With all it had, and takes no more usage, but can be read; called again, it is refused.
     ledger C2. Covers: M19
@@ -149,7 +149,7 @@ async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
         await house.relay()
         await house.use(2, event_id="second")
         before = await house.balance()
-    async with house_at(place) as new:
+    async with house_at(either) as new:
         moved = await new.ledger.take_over(old)
         after = await new.balance()
         with pytest.raises(LedgerUnusableError, match="only a new ledger"):

@@ -50,7 +50,10 @@ UNCLAIMED: Final = """
       AND (hour.lease_until IS NULL
            OR hour.lease_until <= EXTRACT(EPOCH FROM clock_timestamp())
            OR hour.lease_until > EXTRACT(EPOCH FROM clock_timestamp()) + $3::double precision)
-      AND usage_key.product_code NOT IN (SELECT unnest($4::text[]))
+      AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
+               WHEN usage_key.license_product = '' THEN usage_key.license_arn
+               ELSE 'license ' || usage_key.license_product END
+          NOT IN (SELECT unnest($4::text[]))
     ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT $5 FOR UPDATE OF hour SKIP LOCKED
 """
 LEASE: Final = """

@@ -41,7 +41,10 @@ UNCLAIMED: Final = """
            OR hour.not_before > :now + min(:longest, :first << min(hour.attempts, 10)))
       AND (hour.lease_until IS NULL OR hour.lease_until <= :now
            OR hour.lease_until > :now + :lease)
-      AND usage_key.product_code NOT IN (SELECT value FROM json_each(:without))
+      AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
+               WHEN usage_key.license_product = '' THEN usage_key.license_arn
+               ELSE 'license ' || usage_key.license_product END
+          NOT IN (SELECT value FROM json_each(:without))
     ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT :limit
 """
 LEASE: Final = """
