@@ -1,11 +1,12 @@
 """Which frozen records a relay may take: those that are whole, fewer where relays have died."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from attrs import frozen
 
 from marketplace_metering_async.ledger.frozen_record import digest
+from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, UsageKey
 
 FIRST_PAUSE: Final = 5
@@ -109,3 +110,17 @@ def _put_aside(one: Candidate, state: HourState) -> Settlement:
         quantity=one.quantity,
         of=one.key.summed_under(one.license_product),
     )
+
+
+def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:
+    """
+    Return the products with an hour of a dimension by legacy identifier and by account.
+
+    Nobody but the service knows whether both are of one customer.
+    """
+    kinds: dict[tuple[str, str, int], set[bool]] = {}
+    for claim in claimed:
+        key = claim.key
+        place = key.summed_under(claim.license_product)
+        kinds.setdefault((*place, hour_of(claim.stamp)), set()).add(bool(key.customer_identifier))
+    return {product for (product, _, _), found in kinds.items() if len(found) > 1}

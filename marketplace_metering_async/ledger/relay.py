@@ -24,6 +24,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.blockage import Blockage
+from marketplace_metering_async.ledger.claims import mixed_identifiers
 from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import FrozenHour
@@ -175,6 +176,7 @@ class Relay:
         self._stop = stop
         self._slice = slice_seconds
         self._paused: dict[str, float] = {}  # lane to the monotonic time until which it rests
+        self._mixed: set[str] = set()  # products of which that was said
         self._alarm = 0.0
         self._idle = 0  # rounds with nothing to do, in a row
         self._seen: tuple[float, LedgerStatus] | None = None  # the latest look, its monotonic time
@@ -323,7 +325,19 @@ class Relay:
                 await self._return(await claiming, 0)
             raise
         self._reach("claimed")
+        self._say_mixed(claimed)
         return claimed
+
+    def _say_mixed(self, claimed: Sequence[FrozenHour]) -> None:
+        """Say once of a product what may be one customer's usage by two names."""
+        for product in sorted(mixed_identifiers(claimed) - self._mixed):
+            self._mixed.add(product)
+            text = (
+                "give each customer's usage by account, or by legacy identifier, but not by both: "
+                f"product {product or 'of unnamed licenses'} has both in one hour, and of one "
+                "customer the service refuses the second, or bills it again"
+            )
+            emit(self._observer, WarningIssued(text=text))
 
     async def _deliver(self, claimed: Sequence[FrozenHour], this: _Round) -> None:
         """Send what was *claimed*, and write down each verdict soon after it is known."""
