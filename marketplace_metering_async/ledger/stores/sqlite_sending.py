@@ -34,7 +34,8 @@ UNCLAIMED: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
            hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
-           usage_key.license_product
+           usage_key.license_product, COALESCE(:now - 2 * :lease <=
+               (SELECT last_success_at FROM ledger), 0) <> 0 AS others_sent
     FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id
     WHERE hour.state = 'frozen' AND hour.region_name = :region_name
       AND (hour.not_before <= :begun
