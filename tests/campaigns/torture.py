@@ -237,7 +237,7 @@ class Torture:
     def _drained(self) -> LedgerStatus:
         """Drain in a process, so that a mutant stays in it."""
         reading, writing = os.pipe()
-        doubtful = list(self._victims.truth.doubtful.values())
+        doubtful = self._victims.truth.to_repeat()
 
         def work() -> None:
             self._this.act()

@@ -43,6 +43,7 @@ class Truth:
         self.doubtful: dict[str, Event] = {}
         self.unsure: dict[str, Event] = {}
         self._distrusted: set[str] = set()  # whoever says that they are stored speaks of the past
+        self._repeated: set[str] = set()  # by another process than the one that drops them
 
     def hear(self, line: bytes) -> None:
         word, event = json.loads(line)
@@ -54,11 +55,16 @@ class Truth:
         elif word == "stored" and name not in self._distrusted:
             self.doubtful.pop(name, None)
             self.unsure.pop(name, None)
-        elif word == "dropped":
+        elif word == "dropped" and name not in self._repeated:
             for known in (self.events, self.doubtful, self.unsure):
                 known.pop(name, None)
         elif word == "unsure" and self.doubtful.pop(name, None):
             self.unsure[name] = event
+
+    def to_repeat(self) -> list[Event]:
+        """Return what the next producer gives again."""
+        self._repeated |= self.doubtful.keys()
+        return list(self.doubtful.values())
 
     def stored(self) -> set[str]:
         """Return the events that are on the disk by now."""

@@ -270,7 +270,7 @@ class Victims:
 
     def spawn(self, seed: int, *, old: list[Event]) -> None:
         """Start one that repeats what is in doubt, and *old* events."""
-        again = [*self.truth.doubtful.values(), *old]
+        again = [*self.truth.to_repeat(), *old]
         reading, writing = os.pipe()
         child = self._start(seed, again, writing)
         os.close(writing)
