@@ -21,6 +21,8 @@ from marketplace_metering_async.sandbox.service.quantities import (
 
 _SLICE: Final = 2000
 """Records that are taken in at a step."""
+_MOST_TOTALS: Final = 16
+"""Combinations of attributes whose sums are kept."""
 
 
 class Following(ABC):
@@ -91,6 +93,23 @@ class Totals(Following):
 
     def _forget(self) -> None:
         self._sums.clear()
+
+
+class KeptTotals:
+    """The totals that were asked for."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str | tuple[str, ...], Totals] = {}
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._kept)
+
+    def by(self, by: str | tuple[str, ...]) -> Totals:
+        """Return the totals by one attribute or several; those kept do not get too many."""
+        if by not in self._kept and len(self._kept) >= _MOST_TOTALS:
+            self._kept.clear()
+        return self._kept.setdefault(by, Totals(by))
 
 
 class RepeatedUsage(Following):
