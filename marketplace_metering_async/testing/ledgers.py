@@ -1,15 +1,16 @@
 """A ledger in a test, and one clock for it, its client and the sandbox."""
 
 import asyncio
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.ledger import LedgerStatus, UsageLedger
 from marketplace_metering_async.sandbox import Book, Sandbox
 
+_REAL: Final = SystemClock()
 _LOOKS_EACH: Final = 0.01
 """Seconds between two looks of a sleeper at a clock that somebody else moves."""
 
@@ -26,7 +27,7 @@ class SandboxTime:
         """Go by the clock of *sandbox*, which may run in another thread."""
         self._sandbox = sandbox
         self._monotonic = 0.0
-        self._seen = sandbox.clock.now(), time.monotonic()
+        self._seen = sandbox.clock.now(), _REAL.monotonic()
 
     def now(self) -> datetime:
         """Return the sandbox's time."""
@@ -35,7 +36,7 @@ class SandboxTime:
     def monotonic(self) -> float:
         """Return the seconds that have passed, by the sandbox's clock or really."""
         before, real_before = self._seen
-        now, real = self._seen = self._sandbox.clock.now(), time.monotonic()
+        now, real = self._seen = self._sandbox.clock.now(), _REAL.monotonic()
         self._monotonic += max((now - before).total_seconds(), real - real_before)
         return self._monotonic
 
