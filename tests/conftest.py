@@ -27,6 +27,11 @@ if os.environ.get("METERING_TEST_UVLOOP"):
         return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Three workers on two cores: the tests wait for servers, processes and disks as well."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 @pytest.fixture(scope="session")
 def ear() -> Iterator[Ear]:
     """Whoever hears all that the package says."""

@@ -1,14 +1,13 @@
 """The commands and their options; what they do is in `commands`."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-from marketplace_metering_async.cli import ledger_app
+from marketplace_metering_async.cli import ledger_app, sandbox_app
 from marketplace_metering_async.cli.commands import check, operations
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.send import send_lines
@@ -26,7 +25,6 @@ from marketplace_metering_async.cli.options import (
     Settings,
     Timeout,
     Verbose,
-    rate,
 )
 from marketplace_metering_async.cli.output.console import Log, LogFormat
 from marketplace_metering_async.cli.running import finish, sources_or_exit
@@ -80,16 +78,27 @@ CurrentHour = Annotated[
 ]
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    *,
-    show: Annotated[
-        bool, typer.Option("--version", "-V", is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    if show:
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
         typer.echo(version("marketplace-metering-async"))
         raise typer.Exit(Exit.OK)
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            is_eager=True,
+            callback=lambda wanted: _show_version(wanted=wanted),
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("help")
@@ -156,7 +165,7 @@ def send(
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     log = Log(verbose=verbose, format=log_format)
     job = SendJob(
-        sources=sources_or_exit(files, log),
+        sources=sources_or_exit(files, log, for_ledger=ledger_url is not None),
         settings=Settings(
             endpoint_url=endpoint_url,
             profile=profile,
@@ -200,7 +209,7 @@ def validate(
     """Check usage records without a service; every complaint with its file and line."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     job = SendJob(
-        sources=sources_or_exit(files),
+        sources=sources_or_exit(files, for_ledger=True),
         settings=Settings(),
         product_code=product_code,
         include_current_hour=include_current_hour,
@@ -209,6 +218,7 @@ def validate(
 
 
 app.add_typer(ledger_app.app, name="ledger")
+app.add_typer(sandbox_app.app, name="sandbox")
 app.command(epilog=examples("resolve 'the-form-field-x-amzn-marketplace-token'"))(
     operations.resolve
 )
@@ -221,112 +231,6 @@ app.command(
 app.command(epilog=examples("register --product-code my-product --nonce my-task"))(
     operations.register
 )
-
-
-@app.command(
-    epilog=examples(
-        "sandbox",
-        "sandbox --port 0 --product my-product,requests,seats --fault throttle=0.1",
-        "sandbox --host 0.0.0.0 --open-to sandbox --state sandbox.json",
-    )
-)
-def sandbox(
-    *,
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", metavar="PORT", help="Where to listen; 0: a free one.", min=0, max=65535
-        ),
-    ] = 8765,
-    calls_per_second: Annotated[
-        float,
-        typer.Option(
-            "--calls-per-second",
-            metavar="NUMBER",
-            parser=rate,
-            help="The quota that it enforces; 0: none.",
-        ),
-    ] = QUOTA,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            metavar="HOST",
-            help="The address to listen on; another than loopback needs --open-to.",
-        ),
-    ] = "127.0.0.1",
-    open_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--open-to",
-            metavar="NAME[:PORT]",
-            help="Let clients in that call it by this name; may be repeated.",
-        ),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="TEXT",
-            envvar="METERING_SANDBOX_TOKEN",
-            help="The token that page and controls ask for; by default a new one with --open-to.",
-        ),
-    ] = None,
-    rules: Annotated[
-        Path | None,
-        typer.Option(
-            "--rules", metavar="FILE", help="A JSON object that switches rules of the service."
-        ),
-    ] = None,
-    product: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--product",
-            metavar="CODE[,DIMENSION...]",
-            help="A product to know; or a JSON object as for the control `products`.",
-        ),
-    ] = None,
-    access_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--access-key",
-            metavar="ID:SECRET",
-            help="Verify signatures by this key, refuse other keys; or a JSON object.",
-        ),
-    ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fault",
-            metavar="KIND[=PROBABILITY]",
-            help="What goes wrong; or a JSON object as for the control `faults`.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="NUMBER", help="Another one lets faults hit elsewhere.")
-    ] = 0,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="FILE", help="Keep its memory in a file between runs."),
-    ] = None,
-) -> None:
-    """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
-    from marketplace_metering_async.cli.commands import sandbox  # noqa: PLC0415 - a web server
-
-    options = sandbox.SandboxOptions(
-        port=port,
-        host=host,
-        open_to=open_to or [],
-        token=token,
-        calls_per_second=calls_per_second or None,
-        rules=rules,
-        products=product or [],
-        access_keys=access_key or [],
-        faults=fault or [],
-        seed=seed,
-        state=state,
-    )
-    finish(partial(sandbox.serve, options))
 
 
 @app.command(epilog=examples("doctor", "doctor --product-code my-product --region us-east-1"))
@@ -348,10 +252,16 @@ def doctor(
     finish(partial(run, settings, product_code))
 
 
+@cache
+def _command() -> Callable[..., Any]:
+    """Return the command that *app* describes: to make it takes longer than to run most."""
+    return typer.main.get_command(app)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     try:
-        app(None if argv is None else list(argv), prog_name=PROGRAM)
+        _command()(None if argv is None else list(argv), prog_name=PROGRAM)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(Exit.OK)
     return int(Exit.OK)

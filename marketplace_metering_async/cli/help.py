@@ -41,7 +41,7 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Show the help where no command is given."""
-        if not args and not ctx.resilient_parsing:
+        if not (args or ctx.resilient_parsing or self.invoke_without_command):
             typer.echo(self.get_help(ctx), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)

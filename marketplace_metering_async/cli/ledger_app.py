@@ -90,6 +90,14 @@ Note = Annotated[
 ]
 
 
+@app.command(epilog=examples("ledger create postgresql://owner@host/usage"))
+def create(url: Url) -> None:
+    """Make a ledger, or upgrade its schema; as the owner of its tables, where roles differ."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(partial(ledger_actions.create, url))
+
+
 @app.command(
     epilog=examples(
         "ledger add sqlite:///usage.db --product-code my-product --account 111122223333 "
@@ -162,25 +170,32 @@ def import_(
         typer.Option(
             "--name",
             metavar="TEXT",
-            help=(
-                "What the lines are known by again, together with their number and content; by "
-                "default the file's name without its folder."
-            ),
+            help="Name of the input in place of the file's own, such as HOST-DAY.",
         ),
     ] = None,
+    changed: Annotated[
+        bool,
+        typer.Option(
+            "--changed",
+            help="Add lines that differ from those of a file of this name that was imported "
+            "before, beside what was added then; by default the file is refused.",
+        ),
+    ] = False,
 ) -> None:
     """
     Add every line of files as usage; lines that were imported before add nothing.
 
-    Where files of one name come from several hosts or days, give each a --name of its own. A file
-    under another name is other usage, and so is a line that was edited.
+    A line is known by its event_id, if it has that column. Otherwise it is known by the name of its
+    file (without the folder) and its number: another file of that name is refused, and the same
+    lines under another name are added again.
     """
-    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+    from marketplace_metering_async.cli.commands import ledger_actions, ledger_import  # noqa: PLC0415 - heavy
 
     if len(files) == 1 and files[0].startswith("sqlite://"):
         finish(partial(ledger_actions.take_over, url, files[0]))
-    sources = sources_or_exit(files)
-    finish(partial(ledger_actions.import_files, url, sources, product_code, name))
+    sources = sources_or_exit(files, for_ledger=True)
+    naming = ledger_import.Naming(name, changed)
+    finish(partial(ledger_actions.import_files, url, sources, product_code, naming))
 
 
 @app.command(
@@ -312,6 +327,16 @@ def prune(
         raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     before = SystemClock().now() - timedelta(days=days)
     finish(partial(ledger_actions.prune, url, before))
+
+
+@app.command(epilog=examples("ledger backup sqlite:///usage.db usage-backup.db"))
+def backup(
+    url: Url, file: Annotated[str, typer.Argument(metavar="FILE", help="New; not there yet.")]
+) -> None:
+    """Copy a SQLite ledger into a file, while it is in use. Put back, it is known as a copy."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(partial(ledger_actions.backup, url, file))
 
 
 @app.command("adopt-copy", epilog=examples("ledger adopt-copy sqlite:///usage.db"))

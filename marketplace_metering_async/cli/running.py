@@ -14,10 +14,12 @@ from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, e
 from marketplace_metering_async.errors import MeteringError
 
 
-def sources_or_exit(names: list[str], log: Log = PLAIN) -> list[Source]:
+def sources_or_exit(
+    names: list[str], log: Log = PLAIN, *, for_ledger: bool = False
+) -> list[Source]:
     """Return where to read, or leave with a word on what cannot be read."""
     try:
-        return sources_of(names)
+        return sources_of(names, for_ledger=for_ledger)
     except MisuseError as error:
         Console(log).complain(error)
         raise typer.Exit(Exit.USAGE) from None

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -483,6 +483,16 @@ class UsageLedger:
         )
         await self._store.reopen(who)
 
+    async def known_events(self, event_ids: Iterable[str]) -> Mapping[str, bytes]:
+        """
+        Return those of *event_ids* that are known, each with a digest of what was said under it.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        return await self._store.known_events(list(event_ids))
+
     async def whole_dimensions(self) -> frozenset[ProductDimension]:
         """
         Return the dimensions declared whole: of a product, or of all where its code is ''.
@@ -743,6 +753,20 @@ class UsageLedger:
         """
         await self._require_writable()
         await self._store.adopt(self._now())
+
+    async def back_up(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write a copy of a ledger in SQLite into a new file, while all others go on using it.
+
+        It has all usage that was stored before. To put it back, see OPERATING.md. Cancelling leaves
+        open whether it is written.
+
+        Raises:
+            ConfigurationError: the ledger is in PostgreSQL: `pg_dump` it.
+            LedgerError: there is such a file already, or it cannot be written; none is left then.
+        """
+        self._require_open()
+        await self._store.back_up(os.fspath(path))
 
     async def take_over(self, url: str) -> int:
         """

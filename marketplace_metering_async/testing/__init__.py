@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from marketplace_metering_async.testing.fakes import FakeClock, ScriptedTransport, Step
-    from marketplace_metering_async.testing.ledgers import LedgerInTest, SandboxTime
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox, SandboxTime
     from marketplace_metering_async.testing.servers import SandboxServer
     from marketplace_metering_async.testing.threads import SandboxThread
     from marketplace_metering_async.testing.transport import SandboxTransport
 
 __all__ = [
     "FakeClock",
-    "LedgerInTest",
+    "LedgerSandbox",
     "SandboxServer",
     "SandboxThread",
     "SandboxTime",
@@ -30,7 +30,7 @@ __all__ = [
 
 _HOMES: Final = {
     "FakeClock": "fakes",
-    "LedgerInTest": "ledgers",
+    "LedgerSandbox": "ledgers",
     "SandboxServer": "servers",
     "SandboxThread": "threads",
     "SandboxTime": "ledgers",

@@ -6,6 +6,8 @@ The pytest plugin: the fixtures `metering_sandbox`, `metering_sandbox_server`, `
         metering_sandbox.book.assert_metered({("111122223333", "requests", hour): 42})
 
 `@pytest.mark.metering_sandbox(calls_per_second=None)` passes arguments to the sandbox.
+`@pytest.mark.metering_readings` runs a test under each reading of what the service's pages leave
+open; `@pytest.mark.metering_readings("strict", "kind")` under some of them.
 """
 
 import os
@@ -16,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from marketplace_metering_async.sandbox import Sandbox
-    from marketplace_metering_async.testing.ledgers import LedgerInTest
+    from marketplace_metering_async.sandbox import Rules, Sandbox
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox
     from marketplace_metering_async.testing.servers import SandboxServer
 
 _WHERE_IT_RUNS: Final = ("AWS_EXECUTION_ENV", "AWS_LAMBDA_", "AWS_XRAY_")
@@ -33,11 +35,45 @@ def pytest_configure(config: pytest.Config) -> None:
         "metering_sandbox(**arguments): arguments of the Sandbox behind metering_sandbox, "
         "or behind metering_sandbox_server",
     )
+    config.addinivalue_line(
+        "markers",
+        "metering_readings(*names): run under each reading of the rules that the service's pages "
+        "leave open, or under the presets and switches named",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has the marker under each reading."""
+    marker = metafunc.definition.get_closest_marker("metering_readings")
+    if marker is None:
+        return
+    from marketplace_metering_async.sandbox.service.readings import each_reading  # noqa: PLC0415 - heavy
+
+    if "_metering_reading" not in metafunc.fixturenames:
+        pytest.fail(f"{metafunc.function.__name__}: metering_readings needs metering_sandbox")
+    known = each_reading()
+    chosen = {
+        name: rules
+        for name, rules in known.items()
+        if not marker.args or name in marker.args or name.partition("=")[0] in marker.args
+    }
+    words = {word for name in known for word in (name, name.partition("=")[0])}
+    if unknown := set(marker.args) - words:
+        pytest.fail(f"metering_readings: unknown: {', '.join(sorted(unknown))}")
+    metafunc.parametrize("_metering_reading", chosen.values(), ids=list(chosen), indirect=True)
+
+
+@pytest.fixture
+def _metering_reading(request: pytest.FixtureRequest) -> "Rules | None":
+    """The rules that the marker `metering_readings` runs the test under."""
+    return getattr(request, "param", None)
 
 
 @pytest.fixture
 def metering_sandbox(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _metering_reading: "Rules | None",
 ) -> "Iterator[Sandbox]":
     """
     A sandbox of the metering service for this test, in a thread of this process.
@@ -48,14 +84,16 @@ def metering_sandbox(
     from marketplace_metering_async.sandbox import Sandbox  # noqa: PLC0415 - heavy
     from marketplace_metering_async.testing.threads import SandboxThread  # noqa: PLC0415
 
-    with SandboxThread(Sandbox(**_marked(request))) as running:
+    with SandboxThread(Sandbox(**_arguments(request, _metering_reading))) as running:
         _lead_to(running.sandbox.environment, monkeypatch)
         yield running.sandbox
 
 
 @pytest.fixture
 def metering_sandbox_server(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _metering_reading: "Rules | None",
 ) -> "Iterator[SandboxServer]":
     """
     A sandbox of the metering service in a process of its own, for programs in any language.
@@ -67,34 +105,53 @@ def metering_sandbox_server(
     """
     from marketplace_metering_async.testing.servers import SandboxServer  # noqa: PLC0415 - heavy
 
-    arguments = _marked(request)
-    if arguments:
+    arguments = _arguments(request, _metering_reading)
+    if arguments.keys() - {"rules"} or (arguments and _metering_reading is None):
         with SandboxServer(**arguments) as server:
             _lead_to(server.environment, monkeypatch)
             yield server
         return
     server = request.getfixturevalue("_metering_sandbox_process")
     server.reset()
+    if _metering_reading is not None:
+        from attrs import asdict  # noqa: PLC0415 - heavy
+
+        server.change_rules(**asdict(_metering_reading, recurse=False))
     _lead_to(server.environment, monkeypatch)
     yield server
 
 
 @pytest.fixture
-def metering_ledger(metering_sandbox: "Sandbox", tmp_path: Path) -> "LedgerInTest":
+def metering_ledger_url(tmp_path: Path) -> str:
     """
-    A ledger for this test that meters into `metering_sandbox`; one clock moves all of them.
+    Where `metering_ledger` is: a new SQLite file for each test.
 
-    After `metering_ledger.advance(hours=2)` an hour is over for the sandbox, the ledger and the
-    client alike.
+    Override it in your conftest.py for another place. In PostgreSQL, `postgresql://…` of a database
+    in which its role may create a schema: each test has one of its own, which is dropped then.
     """
-    from marketplace_metering_async.testing.ledgers import LedgerInTest  # noqa: PLC0415 - heavy
-
-    return LedgerInTest(metering_sandbox, tmp_path)
+    return f"sqlite:///{tmp_path}/usage.db"
 
 
-def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+@pytest.fixture
+def metering_ledger(
+    metering_sandbox: "Sandbox", metering_ledger_url: str
+) -> "Iterator[LedgerSandbox]":
+    """
+    A ledger for this test that meters to `metering_sandbox`, with one clock for both.
+
+    The clock stands still until the test moves it. `advance(hours=2)` moves it, and seals and sends
+    what falls due on the way, as a relay would; what fails is sent again, and nothing waits long.
+    """
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox, place_in  # noqa: PLC0415 - heavy
+
+    with place_in(metering_ledger_url) as url:
+        yield LedgerSandbox(url, metering_sandbox)
+
+
+def _arguments(request: pytest.FixtureRequest, reading: "Rules | None") -> dict[str, Any]:
     marker = request.node.get_closest_marker("metering_sandbox")
-    return dict(marker.kwargs) if marker else {}
+    arguments = dict(marker.kwargs) if marker else {}
+    return arguments if reading is None else {**arguments, "rules": reading}
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from marketplace_metering_async.sandbox import (
+    Advice,
     Agreement,
     Book,
     Fault,
@@ -112,6 +113,10 @@ class SandboxServer:
         """Counts, clock and quota now."""
         state: dict[str, Any] = self.ask("state")
         return state
+
+    def advice(self) -> list[Advice]:
+        """Return what to change in the client, by the latest calls; nothing where all is well."""
+        return from_json(list[Advice], self.ask("advice")["advice"])
 
     def advance(self, **difference: float) -> None:
         """Move the clock: `advance(hours=2)`, with the words of timedelta."""

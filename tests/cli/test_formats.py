@@ -185,7 +185,7 @@ def test_a_wrong_header_is_told(header: bytes, says: str) -> None:
         (b"2026-11-23T10:00:00Z,d," + b"9" * 5000 + b",1", "quantity: expected digits"),
         (b"2026-11-23T10:00:00Z,d," + b"0" * 30 + b"5,1", "quantity: expected digits"),
         (b"2026-11-23T10:00:00Z,d,,1", "quantity: expected an exact number"),
-        (b"2026-11-23 10:00,d,5,1", "timestamp: expected a datetime with a time zone"),
+        (b"2026-11-23 10:00,d,5,1", "timestamp: expected a time with a time zone"),
         (b"9" * 5000 + b",d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"0" * 20 + b"1795428000,d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"1795428000000,d,5,1", "timestamp: expected an ISO 8601 time"),
@@ -264,7 +264,7 @@ def test_a_number_that_cannot_be_sent_is_told(written: str, says: str) -> None:
     """
     line = JSON.replace(b'"quantity":5', b'"quantity":' + written.encode())
 
-    record, _ = input_lines._read(parse_json, line)
+    record, *_ = input_lines._read(parse_json, line, for_ledger=True)
 
     assert isinstance(record, InvalidRecordError)
     assert says in worded(record)
@@ -444,7 +444,7 @@ def test_no_members_break_the_reading(members: dict[str, Any]) -> None:
     """
     Whatever stands for a member, a line is a record, or refused with a reason. Newcomer M9.
     """
-    record, _ = input_lines._read(parse_json, json.dumps(members).encode())
+    record, *_ = input_lines._read(parse_json, json.dumps(members).encode(), for_ledger=True)
 
     assert isinstance(record, UsageRecord | InvalidRecordError)
 

@@ -266,7 +266,7 @@ def test_the_product_may_stand_in_the_environment(
 
     assert ["Success"] == shell("send", *where, "-", stdin=line(1)).statuses
     assert Exit.OK == shell("ledger", "import", url, "-", "--name", "n", stdin=line(2)).code
-    other = ["--product-code", "other", "--name", "n"]
+    other = ["--product-code", "other", "--name", "m"]
     assert Exit.OK == shell("ledger", "import", url, "-", *other, stdin=line(2)).code
     assert 2 == len(shell("ledger", "history", url).lines)
 

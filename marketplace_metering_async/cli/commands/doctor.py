@@ -2,6 +2,7 @@
 
 import platform
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
 from datetime import UTC
@@ -99,6 +100,7 @@ async def run(settings: Settings, product_code: str | None, console: Console) ->
 
 def _versions() -> Iterator[Finding]:
     yield Finding("python", _good(sys.version_info >= (3, 11)), platform.python_version())
+    yield _sqlite(sqlite3.sqlite_version)
     try:
         needed = requires(_PACKAGE) or []
     except PackageNotFoundError:
@@ -119,6 +121,15 @@ def _version(name: str, floor: str) -> Finding:
     if _numbers(found) < _numbers(floor):
         return Finding(name, Mark.BAD, f"{found}; at least {floor} is needed")
     return Finding(name, Mark.GOOD, found)
+
+
+def _sqlite(found: str) -> Finding:
+    """Say where processes that write at the same instant may damage a ledger's file."""
+    release = _numbers(found)
+    if release >= (3, 51, 3) or (3, 50, 7) <= release < (3, 51) or (3, 44, 6) <= release < (3, 45):
+        return Finding("SQLite", Mark.GOOD, found)
+    fixed = "several processes on one ledger may damage it, rarely; 3.51.3 does not"
+    return Finding("SQLite", Mark.DOUBTFUL, f"{found}: {fixed}")
 
 
 def _numbers(release: str) -> tuple[int, ...]:

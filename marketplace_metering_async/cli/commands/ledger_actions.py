@@ -17,6 +17,7 @@ from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
     ImportedLines,
+    Naming,
     import_lines,
     require_names,
 )
@@ -81,6 +82,13 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
     return UsageLedger.open(url, observer=report, **settings)
 
 
+async def create(url: str, console: Console) -> Exit:
+    """Make a ledger, or bring its schema up to date."""
+    async with open_ledger(url, console):
+        console.print("the ledger is there, with the schema of this version")
+    return Exit.OK
+
+
 async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
     """Add one piece of usage."""
     async with open_ledger(url, console) as ledger:
@@ -100,20 +108,20 @@ async def import_files(
     url: str,
     sources: Sequence[Source],
     product_code: str | None,
-    name: str | None,
+    naming: Naming,
     console: Console,
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
-    require_names(sources, name)
+    require_names(sources, naming)
     async with open_ledger(url, console) as ledger:
         whole = await ledger.whole_dimensions()
-        entries = ImportedLines(product_code, name, FIX_AND_IMPORT, whole)
+        entries = ImportedLines(product_code, naming, FIX_AND_IMPORT, whole)
 
         async def blocks() -> AsyncIterator[list[ImportedLine]]:
             async for block in InputReader(sources, console.complain).blocks():
                 yield [entries.of(line) for line in block]
 
-        code = await _import(ledger, blocks(), console)
+        code = await _import(ledger, blocks(), console, changed=naming.changed)
         status = await ledger.status()
     if status.next_seal_at is not None:
         when = at_minute(status.next_seal_at, SystemClock().now())
@@ -122,7 +130,11 @@ async def import_files(
 
 
 async def _import(
-    ledger: UsageLedger, blocks: AsyncIterator[Sequence[ImportedLine]], console: Console
+    ledger: UsageLedger,
+    blocks: AsyncIterator[Sequence[ImportedLine]],
+    console: Console,
+    *,
+    changed: bool = False,
 ) -> Exit:
     complain = Complaints(console)
     counts: Counter[str] = Counter()
@@ -131,7 +143,7 @@ async def _import(
     lines = ResultWriter(console, failures.append)
     async with ProgressBar(console, "importing", unit="lines") as bar:
         try:
-            async for entry in import_lines(ledger, blocks):
+            async for entry in import_lines(ledger, blocks, changed=changed):
                 members = entry.result or {}
                 counts[str(members["status"])] += 1
                 codes.add(entry.code)
@@ -197,7 +209,7 @@ def _print_report(report: RelayReport, console: Console) -> Exit:
 
 async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     """`send --ledger`: import the files, then meter all hours that are over."""
-    require_names(job.sources, None)
+    require_names(job.sources, Naming())
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
@@ -217,7 +229,7 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
 async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
     whole = await ledger.whole_dimensions()
-    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL, whole)
+    entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
             async for block in InputReader(job.sources, console.complain).blocks():
@@ -312,6 +324,14 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
         except ValueError as error:
             raise MisuseError(f"--days: {error}") from error
     console.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.OK
+
+
+async def backup(url: str, file: str, console: Console) -> Exit:
+    """Copy a ledger while it is in use."""
+    async with open_ledger(url, console, create=False) as ledger:
+        await ledger.back_up(file)
+    console.print(f"{file} has all that was stored", markup=False)
     return Exit.OK
 
 

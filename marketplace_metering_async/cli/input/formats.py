@@ -20,6 +20,8 @@ from marketplace_metering_async.rules import truncate
 Parse = Callable[[bytes], Mapping[str, Any]]
 """Makes boto3's members of a line; raises InvalidRecordError with paths inside the record."""
 
+EVENT_ID: Final = "event_id"
+"""A member that is no record's: the ledger's name for a piece of usage."""
 _NAMES: Final = {
     "timestamp": "Timestamp",
     "dimension": "Dimension",
@@ -35,8 +37,9 @@ _NAMES: Final = {
     "tags": "Tags",
     "key": "Key",
     "value": "Value",
+    EVENT_ID: EVENT_ID,
 }
-_COLUMNS: Final = tuple(_NAMES)[:9]
+_COLUMNS: Final = (*tuple(_NAMES)[:9], EVENT_ID)
 _REQUIRED: Final = _COLUMNS[:3]
 _EITHER: Final = {"Quantity", "QuantityAsDecimal"}
 _COLUMN_OF: Final = {name: _NAMES[name] for name in _COLUMNS} | {

@@ -19,6 +19,7 @@ from attrs import frozen
 from marketplace_metering_async.cli.input.documents import LARGEST, is_document, records_of
 from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.formats import (
+    EVENT_ID,
     Parse,
     UsageFileError,
     broken_line,
@@ -29,7 +30,7 @@ from marketplace_metering_async.cli.input.formats import (
     require_text,
 )
 from marketplace_metering_async.cli.input.gzipped import Read, plain
-from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.rules import truncate
 
@@ -56,6 +57,7 @@ class Line(NamedTuple):
         size: Bytes that were read since the line before.
         record: What it says, or the reason why it says no record.
         members: With boto3's names, of a line that says no record but could be taken apart.
+        event_id: The ledger's name for it, if the line has one; whatever stands there.
     """
 
     file: str
@@ -63,6 +65,7 @@ class Line(NamedTuple):
     size: int
     record: UsageRecord | InvalidRecordError
     members: Mapping[str, Any] | None = None
+    event_id: Any = None
 
 
 @frozen
@@ -73,10 +76,12 @@ class Source:
     Attributes:
         name: As it was given.
         size: In bytes; None where it is a stream, which can be read only once.
+        for_ledger: Whether lines may have event ids.
     """
 
     name: str
     size: int | None
+    for_ledger: bool = False
 
     def blocks(self, warn: Warn) -> Iterator[list[Line]]:
         """
@@ -87,7 +92,8 @@ class Source:
         """
         doubts = _Doubts(self.name, warn)
         with _opened(self.name) as read:
-            for block in _blocks(self.name, plain(self.name, read), warn):
+            blocks = _blocks(self.name, plain(self.name, read), warn, for_ledger=self.for_ledger)
+            for block in blocks:
                 doubts.look_at(block)
                 yield block
         doubts.end()
@@ -119,23 +125,25 @@ class _Doubts:
             self._warn(f"{self._name}: there is no usage in it; did what writes it fail?")
 
 
-def sources_of(names: Sequence[str]) -> list[Source]:
+def sources_of(names: Sequence[str], *, for_ledger: bool = False) -> list[Source]:
     """
     Return where to read, once every file is known to be there and to begin well.
+
+    Lines may have event ids where they are *for_ledger*.
 
     Raises:
         UsageFileError: for the first that is not: nothing has been done by then.
     """
     if names.count(STDIN) > 1:
         raise UsageFileError("- stands for standard input, which can be read only once")
-    return [_source(name) for name in names]
+    return [_source(name, for_ledger=for_ledger) for name in names]
 
 
-def _source(name: str) -> Source:
+def _source(name: str, *, for_ledger: bool) -> Source:
     if name == STDIN:
         if sys.stdin is None:  # and another file may have its number by now
             raise UsageFileError("-: standard input is closed")
-        return Source(name, None)
+        return Source(name, None, for_ledger)
     try:
         found = Path(name).stat()
     except OSError as error:
@@ -143,7 +151,7 @@ def _source(name: str) -> Source:
     if not stat.S_ISREG(found.st_mode):
         if stat.S_ISDIR(found.st_mode):
             raise UsageFileError(f"{name}: is a directory")
-        return Source(name, None)
+        return Source(name, None, for_ledger)
     with _opened(name) as read:
         head = plain(name, read)(_BLOCK)
         require_text(name, head)
@@ -151,7 +159,7 @@ def _source(name: str) -> Source:
         head = head.partition(b"\n")[0].rstrip(b"\r")
         if head.strip() and format_of(name, head) is None:
             csv_rows(f"{name}:1", head)
-    return Source(name, found.st_size)
+    return Source(name, found.st_size, for_ledger)
 
 
 @contextmanager
@@ -175,7 +183,7 @@ def _opened(name: str) -> Iterator[Read]:
             os.close(handle)
 
 
-def _blocks(name: str, read: Read, warn: Warn) -> Iterator[list[Line]]:
+def _blocks(name: str, read: Read, warn: Warn, *, for_ledger: bool) -> Iterator[list[Line]]:
     parse: Parse | None = None
     number = size = 0
     cut = _cut(read)
@@ -192,7 +200,8 @@ def _blocks(name: str, read: Read, warn: Warn) -> Iterator[list[Line]]:
                 continue
             if parse is None:
                 if is_document(line):
-                    yield _of_document(name, number, chain([line, *pieces[index + 1 :]], *cut))
+                    rest = chain([line, *pieces[index + 1 :]], *cut)
+                    yield _of_document(name, number, rest, for_ledger=for_ledger)
                     return
                 parse = format_of(name, line)
                 if parse is None:
@@ -201,7 +210,7 @@ def _blocks(name: str, read: Read, warn: Warn) -> Iterator[list[Line]]:
                         columns = ", ".join(truncate(column) for column in others)
                         warn(f"{name}:{number}: columns that are not read: {columns}")
                     continue
-            block.append(Line(name, number, size, *_read(parse, line)))
+            block.append(Line(name, number, size, *_read(parse, line, for_ledger=for_ledger)))
             size = 0
         if block:
             yield block
@@ -213,7 +222,7 @@ def _is_lines(pieces: Sequence[bytes]) -> bool:
     return second.lstrip().startswith(b"{")
 
 
-def _of_document(name: str, start: int, pieces: Iterable[bytes]) -> list[Line]:
+def _of_document(name: str, start: int, pieces: Iterable[bytes], *, for_ledger: bool) -> list[Line]:
     """
     Return the records of what goes on over many lines; each is counted, and has no line.
 
@@ -230,39 +239,45 @@ def _of_document(name: str, start: int, pieces: Iterable[bytes]) -> list[Line]:
     found = list(records_of(b"\n".join(kept)))
     if len(found) == 1 and isinstance(found[0], InvalidRecordError) and _is_lines(kept):
         return [
-            Line(name, number, len(line) + 1, *_read(parse_json, line))
+            Line(name, number, len(line) + 1, *_read(parse_json, line, for_ledger=for_ledger))
             for number, line in enumerate(kept, start)
             if line.strip()
         ]
     share = size // max(1, len(found))
     return [
-        Line(name, number, share, *_record_of(members))
+        Line(name, number, share, *_record_of(members, for_ledger=for_ledger))
         for number, members in enumerate(found, start=1)
     ]
 
 
 def _read(
-    parse: Parse, line: bytes
-) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None]:
-    """Return the record, or why there is none and the members that could be read."""
+    parse: Parse, line: bytes, *, for_ledger: bool
+) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None, Any]:
+    """Return the record, or why there is none and the members that could be read; the event id."""
     if len(line) > _LONGEST_LINE:
-        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None
+        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None, None
     try:
         members = parse(line)
     except InvalidRecordError as error:
-        return error, None
-    return _record_of(members)
+        return error, None, None
+    return _record_of(members, for_ledger=for_ledger)
 
 
 def _record_of(
-    members: Mapping[str, Any] | InvalidRecordError,
-) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None]:
-    if isinstance(members, InvalidRecordError):
-        return members, None
+    given: Mapping[str, Any] | InvalidRecordError, *, for_ledger: bool
+) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None, Any]:
+    if isinstance(given, InvalidRecordError):
+        return given, None, None
+    members = dict(given)
+    event_id = members.pop(EVENT_ID, None)
     try:
-        return UsageRecord.from_boto(members), None
+        record = UsageRecord.from_boto(members)
     except InvalidRecordError as error:
-        return error, members
+        return error, members, event_id
+    if event_id is not None and not for_ledger:
+        expected = "none: only a ledger knows event ids (`ledger import`, `send --ledger`)"
+        return InvalidRecordError([Violation(EVENT_ID, expected, "one")]), members, None
+    return record, None, event_id
 
 
 def _cut(read: Read) -> Iterator[list[bytes]]:

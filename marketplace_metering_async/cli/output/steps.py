@@ -37,7 +37,7 @@ class Steps:
 
 
 def step(event: Event) -> str:
-    """Return what a person reads of *event*; nothing for what is said in any case."""
+    """Return what a person reads of *event*; nothing for what is printed anyway."""
     match event:
         case CallEnded(operation=operation, records=records, seconds=seconds, code=code):
             carried = f", {counted(records, 'record')}" if records else ""

@@ -163,6 +163,10 @@ class Store(Protocol):
         """
         ...
 
+    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the event ids among *names* that are known, with the digest of what was said."""
+        ...
+
     async def whole_dimensions(self) -> WholeDimensions:
         """Return the dimensions that are declared whole."""
         ...
@@ -302,6 +306,15 @@ class Store(Protocol):
         ...
 
     # Moving
+
+    async def back_up(self, to: str) -> None:
+        """
+        Write a copy of all that is committed into a new file *to*, while others go on.
+
+        Raises:
+            ConfigurationError: the database has programs of its own for that.
+        """
+        ...
 
     async def take_over(self, source: "Store") -> int:
         """

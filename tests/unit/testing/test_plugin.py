@@ -87,6 +87,51 @@ def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: object) -> None:
     result.assert_outcomes(passed=3)
 
 
+def test_a_test_runs_under_each_reading(run: object) -> None:
+    """
+    Of both fixtures; under those named only, beside arguments of the sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_readings("identical_resend", "strict")
+    @pytest.mark.metering_sandbox(history=7)
+    def test_some(metering_sandbox, request):
+        resent = [meter(), meter()][1]
+        kind = metering_sandbox.book.rules.identical_resend == "success"
+        assert resent == ["Success" if kind else "DuplicateRecord"]
+        assert kind == ("identical_resend=success" in request.node.name)
+
+    @pytest.mark.metering_readings("kind")
+    def test_kind(metering_sandbox_server):
+        assert [meter(), meter()] == [["Success"], ["Success"]]
+
+    def test_usual(metering_sandbox_server):
+        assert [meter(), meter()] == [["Success"], ["DuplicateRecord"]]
+    """)
+    result.assert_outcomes(passed=4)
+
+
+def test_a_marker_that_cannot_work_is_refused(run: object) -> None:
+    """
+    For a reading that there is not, and a test without a sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_readings("lenient")
+    def test_one(metering_sandbox):
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*metering_readings: unknown: lenient*"])
+    result = run("""
+    @pytest.mark.metering_readings
+    def test_two():
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*needs metering_sandbox*"])
+
+
 def test_the_fixture_serves_asyncio(run: object) -> None:
     """
     The client finds it with no argument; clock and faults are moved from the test.
@@ -220,45 +265,6 @@ def test_a_failure_shows_the_test_and_none_of_our_lines(run: object) -> None:
 
     result.assert_outcomes(failed=1)
     assert "differences(by_hour)" not in result.stdout.str()
-
-
-def test_one_clock_moves_sandbox_ledger_and_client(run: object) -> None:
-    """
-    An hour that was advanced over is sealed and sent. Newcomer M3.
-    """
-    assert callable(run)
-    result = run("""
-    from marketplace_metering_async.sandbox import Fault, FaultKind
-
-    async def test_bill(metering_ledger):
-        async with metering_ledger.open() as ledger, metering_ledger.client() as client:
-            at = metering_ledger.clock.now()
-            await ledger.add_usage(product_code="p", customer_aws_account_id=BUYER,
-                                   dimension="requests", quantity=5)
-            before = await metering_ledger.settle(ledger, client)
-            metering_ledger.sandbox.inject(Fault(kind=FaultKind.RESET_AFTER, max_hits=1))
-            metering_ledger.advance(hours=2)
-            after = await metering_ledger.settle(ledger, client)
-        assert (before.open, after.open) == (5, 0)
-        assert after.recorded == 5
-        metering_ledger.book.assert_metered({(BUYER, "requests", at): 5})
-
-    async def test_relay(metering_ledger):
-        import asyncio
-        async with metering_ledger.open() as ledger, metering_ledger.client() as client:
-            async with ledger.relaying(client):
-                at = metering_ledger.clock.now()
-                await ledger.add_usage(product_code="p", customer_aws_account_id=BUYER,
-                                       dimension="requests", quantity=7)
-                metering_ledger.advance(hours=2)
-                for _ in range(500):
-                    if len(metering_ledger.book):
-                        break
-                    await asyncio.sleep(0.01)
-        metering_ledger.book.assert_metered({(BUYER, "requests", at): 7})
-    """)
-
-    result.assert_outcomes(passed=2)
 
 
 OF_THE_PLACE = {
