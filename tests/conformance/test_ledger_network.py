@@ -288,16 +288,69 @@ async def test_a_connection_that_is_lost_on_the_way_is_replaced(place: str) -> N
     assert 3 == status.recorded
 
 
-async def test_a_url_that_cannot_be_read_shows_no_password() -> None:
+@pytest.mark.parametrize("password", ["pa/s3cret", "pa#s3cret", "#s3cret", "pa?s3cret", "[s3cret"])
+async def test_a_url_that_cannot_be_read_shows_no_password(password: str) -> None:
     """
-    Whichever part of it a parser stumbles over. ledger H1
+    Whichever part of it a parser stumbles over. ledger H1, Low
     """
-    with pytest.raises(LedgerError, match="check the ledger's URL") as refusal:
-        async with UsageLedger.open("postgresql://me:pa/s3cret@host/billing"):
+    with pytest.raises(
+        LedgerError, match=r"PostgreSQL cannot be used|check the ledger's URL"
+    ) as refusal:
+        async with UsageLedger.open(f"postgresql://me:{password}@127.0.0.1:1/billing"):
             pass
 
     assert "s3cret" not in str(refusal.value)
     assert refusal.value.__suppress_context__
+
+
+async def test_a_server_of_another_kind_than_the_url_asks_for_is_a_ledger_error(place: str) -> None:
+    """
+    No primary among the hosts, as in the middle of a failover. ledger Low
+    """
+    asking = f"{place}{'&' if '?' in place else '?'}target_session_attrs=standby"
+    with pytest.raises(LedgerError, match="PostgreSQL cannot be used"):
+        async with UsageLedger.open(asking):
+            pass
+
+
+async def test_one_address_of_a_name_is_enough(place: str, names: Names) -> None:
+    """
+    Whichever of them it is, and while it is another one than before. ledger H1
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url_at(NAME)) as house:
+        names.answer = ["127.0.0.2", "127.0.0.1"]
+        await house.use(1)
+        await proxy.cut()
+        await proxy.listen()
+        await house.use(2)
+        names.answer.reverse()
+        await proxy.cut()
+        await proxy.listen()
+        await house.use(4)
+
+        assert 7 == (await house.balance()).recorded
+
+
+async def test_a_list_of_hosts_is_gone_through(place: str) -> None:
+    """
+    For the one that writes: whoever takes over gets what comes. ledger H1
+    """
+    async with proxy_to(place) as first, proxy_to(place) as second:
+        parts = urlsplit(first.url)
+        hosts = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        user = parts.netloc.rpartition("@")[0]
+        url = parts._replace(
+            netloc=f"{user}@{hosts}", query="target_session_attrs=read-write"
+        ).geturl()
+        async with house_at(url, grace=0) as house:
+            await house.use(1, at=NOON - HOUR)
+            await first.cut()
+            await house.use(2, at=NOON - HOUR)
+            await first.listen()
+            await second.cut()
+            await house.relay()
+
+            assert 3 == (await house.balance()).metered
 
 
 @pytest.mark.usefixtures("_impatient")
