@@ -21,6 +21,7 @@ from support.ledgers import (
 from support.proxy import proxy_to
 
 from marketplace_metering_async import (
+    ConfigurationError,
     LedgerError,
     LedgerOutcomeUnknownError,
     UsageLedger,
@@ -311,6 +312,24 @@ async def test_a_server_of_another_kind_than_the_url_asks_for_is_a_ledger_error(
     with pytest.raises(LedgerError, match="PostgreSQL cannot be used"):
         async with UsageLedger.open(asking):
             pass
+
+
+@pytest.mark.parametrize("name", ["connect_timeout", "statement_cache_size"])
+async def test_a_parameter_that_the_server_does_not_know_is_named(either: str, name: str) -> None:
+    """
+    Those of other drivers, which are sent to the server. Newcomer M8
+    """
+    with pytest.raises(LedgerError, match=f"leave out of the ledger's URL .*{name}"):
+        async with UsageLedger.open(f"{either}{'&' if '?' in either else '?'}{name}=3"):
+            pass
+
+
+def test_a_url_of_sqlalchemy_is_named() -> None:
+    """
+    With what to write. Newcomer M8
+    """
+    with pytest.raises(ConfigurationError, match=r"write postgresql:// in place of postgresql\+as"):
+        UsageLedger.open("postgresql+asyncpg://user@host/database")
 
 
 async def test_one_address_of_a_name_is_enough(place: str, names: Names) -> None:
