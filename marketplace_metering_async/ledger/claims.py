@@ -127,6 +127,7 @@ def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:
     kinds: dict[tuple[str, str, int], set[bool]] = {}
     for claim in claimed:
         key = claim.key
-        place = key.summed_under(claim.license_product)
-        kinds.setdefault((*place, hour_of(claim.stamp)), set()).add(bool(key.customer_identifier))
+        of = key.summed_under(claim.license_product)
+        place = (of.product_code, of.dimension, hour_of(claim.stamp))
+        kinds.setdefault(place, set()).add(bool(key.customer_identifier))
     return {product for (product, _, _), found in kinds.items() if len(found) > 1}

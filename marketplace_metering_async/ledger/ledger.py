@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -482,6 +482,16 @@ class UsageLedger:
             ),
         )
         await self._store.reopen(who)
+
+    async def known_events(self, event_ids: Iterable[str]) -> Mapping[str, bytes]:
+        """
+        Return those of *event_ids* that are known, each with a digest of what was said under it.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        self._require_open()
+        return await self._store.known_events(list(event_ids))
 
     async def whole_dimensions(self) -> frozenset[ProductDimension]:
         """

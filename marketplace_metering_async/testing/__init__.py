@@ -1,9 +1,10 @@
 """
 What tests of metering code need: a pytest plugin, fakes, and Hypothesis strategies.
 
-The plugin is found by pytest itself, and gives the fixtures `metering_sandbox` and
-`metering_sandbox_server`. Nothing here is imported by the rest of the package, and nothing heavy
-before it is used: pytest loads the plugin of every package that is installed.
+The plugin is found by pytest itself, and gives the fixtures `metering_sandbox`,
+`metering_sandbox_server` and `metering_ledger`. Nothing here is imported by the rest of the
+package, and nothing heavy before it is used: pytest loads the plugin of every package that is
+installed.
 """
 
 from importlib import import_module
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from marketplace_metering_async.testing.fakes import FakeClock, ScriptedTransport, Step
+    from marketplace_metering_async.testing.ledgers import LedgerSandbox, SandboxTime
     from marketplace_metering_async.testing.servers import SandboxServer
     from marketplace_metering_async.testing.threads import SandboxThread
     from marketplace_metering_async.testing.transport import SandboxTransport
 
 __all__ = [
     "FakeClock",
+    "LedgerSandbox",
     "SandboxServer",
     "SandboxThread",
+    "SandboxTime",
     "SandboxTransport",
     "ScriptedTransport",
     "Step",
@@ -26,8 +30,10 @@ __all__ = [
 
 _HOMES: Final = {
     "FakeClock": "fakes",
+    "LedgerSandbox": "ledgers",
     "SandboxServer": "servers",
     "SandboxThread": "threads",
+    "SandboxTime": "ledgers",
     "SandboxTransport": "transport",
     "ScriptedTransport": "fakes",
     "Step": "fakes",

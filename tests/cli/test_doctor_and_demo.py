@@ -95,6 +95,7 @@ def test_a_doctor_cannot_reach_a_dead_endpoint(shell: Shell) -> None:
         ("DisabledApiException", 400, (4, "no")),
         ("ThrottlingException", 400, (0, "?")),
         ("ExpiredTokenException", 403, (4, "no")),
+        ("ExpiredTokenException", 400, (4, "no")),
     ],
 )
 def test_a_doctor_reads_how_the_service_says_no(

@@ -91,7 +91,7 @@ def test_status_speaks_to_people_programs_and_alarms(
     assert status_of(shell, url)["open"] == status_of(shell, url)["recorded"]
     assert 'marketplace_metering_ledger_units{product_code="p",' in prometheus
     assert Exit.OK == table.code
-    assert "units recorded" in table.err
+    assert "units recorded" in table.out
 
 
 def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell) -> None:
@@ -189,3 +189,98 @@ def test_a_copy_is_not_relayed(tmp_path: Path, usage: Path, shell: Shell) -> Non
     assert Exit.COPY != after.code
     assert Exit.USAGE == retried.code
     assert "resolve what is unconfirmed first" in retried.err
+
+
+def with_id(event_id: Any, *, quantity: int = 1) -> str:
+    return line(1, event_id=event_id, quantity=quantity, product_code="p")
+
+
+def test_a_line_may_have_an_event_id(tmp_path: Path, shell: Shell) -> None:
+    """
+    Newcomer H5. Whatever its file is called and wherever it stands, it is the ledger's own id.
+    """
+    url = url_in(tmp_path)
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.csv"
+    first.write_text(with_id("e1") + "\n" + with_id("e2") + "\n")
+    members = json.loads(with_id("e2"))
+    second.write_text(",".join(members) + "\n" + ",".join(map(str, members.values())))
+
+    assert ["Recorded"] * 2 == shell("ledger", "import", url, first).statuses
+    assert ["Repeated"] == shell("ledger", "import", url, second).statuses
+    ids = ["--account", members["customer_aws_account_id"], "--event-id", "e1"]
+    what = ["--product-code", "p", "--dimension", "requests", "--quantity", "1"]
+    added = shell("ledger", "add", url, *ids, *what, "--at", members["timestamp"])
+    assert added.lines[0]["repeated"]
+
+
+def test_a_known_event_id_with_other_content_refuses_its_line(tmp_path: Path, shell: Shell) -> None:
+    """
+    Newcomer H5. So does what can be no event id.
+    """
+    url, file = url_in(tmp_path), tmp_path / "a.jsonl"
+    file.write_text(
+        "\n".join([with_id("e1"), with_id("e1", quantity=2), with_id(7), with_id("e2")])
+    )
+
+    run = shell("ledger", "import", url, file)
+
+    assert Exit.REJECTED == run.code
+    assert ["Recorded", "Rejected", "Rejected", "Recorded"] == run.statuses
+    assert "EventConflictError" == run.lines[1]["error"]
+    assert "event_id" in run.lines[2]["message"]
+
+
+def test_an_event_id_means_nothing_without_a_ledger(tmp_path: Path, shell: Shell) -> None:
+    """
+    `send` alone would send a repeated one twice.
+    """
+    file = tmp_path / "a.jsonl"
+    file.write_text(with_id("e1"))
+
+    sent = shell("send", file, "--dry-run", "--product-code", "p")
+    checked = shell("validate", file, "--product-code", "p")
+
+    assert Exit.REJECTED == sent.code
+    assert "only a ledger knows event ids" in sent.err
+    assert Exit.OK == checked.code, checked.err
+
+
+def recorded(shell: Shell, url: str) -> Any:
+    return shell("ledger", "status", url, "--json").lines[0]["recorded"]
+
+
+def test_another_file_of_a_known_name_is_refused(tmp_path: Path, usage: Path, shell: Shell) -> None:
+    """
+    Newcomer H5. Neither is its usage lost where a line is the same, nor billed beside the old.
+    """
+    url = url_in(tmp_path)
+    shell("ledger", "import", url, usage, "--product-code", "p")
+    before = recorded(shell, url)
+    usage.write_text("\n".join(line(n) for n in (1, 8, 1, 4)))
+
+    refused = shell("ledger", "import", url, usage, "--product-code", "p")
+    unchanged = recorded(shell, url)
+    asked_for = [
+        shell("ledger", "import", url, usage, "--product-code", "p", "--changed") for _ in range(2)
+    ]
+
+    assert (Exit.USAGE, [], before) == (refused.code, [], unchanged)
+    assert f"{usage}:2: another line was imported under this name" in refused.err
+    assert ["Repeated", "Recorded", "Repeated", "Recorded"] == asked_for[0].statuses
+    assert ["Repeated"] * 4 == asked_for[1].statuses
+    named = shell("ledger", "import", url, usage, "--product-code", "p", "--name", "day 2")
+    assert ["Recorded"] * 4 == named.statuses
+
+
+def test_two_files_of_one_name_are_not_imported(tmp_path: Path, usage: Path, shell: Shell) -> None:
+    """
+    Newcomer H5. Their lines would be known by one name; nothing is added.
+    """
+    url, other = url_in(tmp_path), tmp_path / "day2" / usage.name
+    other.parent.mkdir()
+    shutil.copyfile(usage, other)
+
+    run = shell("ledger", "import", url, usage, other, "--product-code", "p")
+
+    assert Exit.USAGE == run.code
+    assert "a --name of its own" in run.err

@@ -22,6 +22,7 @@ from support.proxy import proxy_to
 
 from marketplace_metering_async import (
     ConfigurationError,
+    HourState,
     LedgerError,
     LedgerOutcomeUnknownError,
     UsageLedger,
@@ -113,6 +114,42 @@ async def test_usage_counts_once_though_its_commit_never_lands(
         await late.land()
 
         assert 101 == (await house.balance()).recorded
+
+
+@pytest.mark.parametrize(
+    ("passing", "cut"),
+    [(0, True), (1, True), (2, True), (3, True), (2, False), (3, False)],
+    ids=["bind", "seal", "claim", "settle", "claim, stalled", "settle, stalled"],
+)
+async def test_a_relay_meters_once_however_late_its_commit_lands(
+    place: str, passing: int, *, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever of a round it is: the next try finds it done, or does it again to no effect, and a
+    claim that nobody knows of runs out. Covers: M09. ledger C3
+    """
+    if not cut:
+        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.3)
+    async with proxy_to(place) as proxy, house_at(proxy.url, grace=0) as house:
+        house.ledger._slice = 0.3
+        await house.use(3, at=NOON - HOUR)
+        await house.use(5, at=NOON - HOUR, customer_aws_account_id="000000000002")
+        late, stop = proxy.delay_commit(cut=cut, passing=passing), asyncio.Event()
+        async with house.client() as client:
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await late.left.wait()
+            await asyncio.sleep(0.05 if cut else 0.4)
+            await late.land()
+            async with asyncio.timeout(60):
+                while (await house.ledger.status()).metered < 8:
+                    await house.ledger.retry(HourState.FROZEN)
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await relaying
+        status = await house.balance()
+
+        assert (8, {}) == (status.metered, status.ended)
+        assert {3, 5} == set(house.metered().values())
 
 
 @pytest.mark.usefixtures("_impatient")

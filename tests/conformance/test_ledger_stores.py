@@ -1018,3 +1018,16 @@ async def test_a_customer_stands_for_its_ids(house: House) -> None:
     assert 1 == await house.ledger.close_customer(customer=customer)
     await house.ledger.reopen_customer(customer=customer)
     assert 3 == (await house.balance()).recorded
+
+
+async def test_known_event_ids_are_named(house: House) -> None:
+    """
+    Newcomer H5. With what was said under each, and no others.
+    """
+    for name, quantity in (("a", 1), ("b", 1), ("c", 2)):
+        await house.use(quantity, event_id=name, at=NOON)
+
+    known = await house.ledger.known_events(["a", "b", "c", "d"])
+
+    assert {"a", "b", "c"} == known.keys()
+    assert known["a"] == known["b"] != known["c"]

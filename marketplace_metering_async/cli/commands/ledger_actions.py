@@ -17,6 +17,7 @@ from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
     ImportedLines,
+    Naming,
     import_lines,
     require_names,
 )
@@ -30,8 +31,14 @@ from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.lines import Source
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.options import Settings
-from marketplace_metering_async.cli.output.console import Console, error_text, print_json, printable
+from marketplace_metering_async.cli.options import Settings, open_client
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    counted,
+    error_text,
+    print_json,
+    printable,
+)
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
@@ -60,7 +67,10 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
             case WarningIssued(text=text):
                 console.complain(text)
             case UsageEndedUnmetered(state=state, records=records):
-                console.complain(f"{records:,} records ended as {state}")
+                console.complain(
+                    f"{counted(records, 'record')} ended as {state}: `ledger explain {state}` says "
+                    "what to do"
+                )
             case RelayBlocked(error=error):
                 console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
                 if event.units and event.first_loss_at is not None:
@@ -98,20 +108,20 @@ async def import_files(
     url: str,
     sources: Sequence[Source],
     product_code: str | None,
-    name: str | None,
+    naming: Naming,
     console: Console,
 ) -> Exit:
     """Add every line as it is read, and tell of each."""
-    require_names(sources, name)
+    require_names(sources, naming)
     async with open_ledger(url, console) as ledger:
         whole = await ledger.whole_dimensions()
-        entries = ImportedLines(product_code, name, FIX_AND_IMPORT, whole)
+        entries = ImportedLines(product_code, naming, FIX_AND_IMPORT, whole)
 
         async def blocks() -> AsyncIterator[list[ImportedLine]]:
-            async for block in InputReader(sources).blocks():
+            async for block in InputReader(sources, console.complain).blocks():
                 yield [entries.of(line) for line in block]
 
-        code = await _import(ledger, blocks(), console)
+        code = await _import(ledger, blocks(), console, changed=naming.changed)
         status = await ledger.status()
     if status.next_seal_at is not None:
         when = at_minute(status.next_seal_at, SystemClock().now())
@@ -120,7 +130,11 @@ async def import_files(
 
 
 async def _import(
-    ledger: UsageLedger, blocks: AsyncIterator[Sequence[ImportedLine]], console: Console
+    ledger: UsageLedger,
+    blocks: AsyncIterator[Sequence[ImportedLine]],
+    console: Console,
+    *,
+    changed: bool = False,
 ) -> Exit:
     complain = Complaints(console)
     counts: Counter[str] = Counter()
@@ -129,7 +143,7 @@ async def _import(
     lines = ResultWriter(console, failures.append)
     async with ProgressBar(console, "importing", unit="lines") as bar:
         try:
-            async for entry in import_lines(ledger, blocks):
+            async for entry in import_lines(ledger, blocks, changed=changed):
                 members = entry.result or {}
                 counts[str(members["status"])] += 1
                 codes.add(entry.code)
@@ -161,10 +175,11 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
         if (await ledger.status()).is_unconfirmed_copy:
             return Exit.COPY  # opening has said so
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        async with settings.client(pacer=pacer) as client:
-            with Interrupts(console, _CLOSES) as interrupts:
+        async with settings.client(console, pacer=pacer) as client:
+            endpoint = await open_client(client, console)
+            with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 if not once:
-                    where = printable((await client.endpoint()).url)
+                    where = printable(endpoint.url)
                     console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
                     return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED
@@ -194,14 +209,14 @@ def _print_report(report: RelayReport, console: Console) -> Exit:
 
 async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     """`send --ledger`: import the files, then meter all hours that are over."""
-    require_names(job.sources, None)
+    require_names(job.sources, Naming())
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        async with settings.client(pacer=pacer) as client:
-            await client.endpoint()  # whoever has no account hears so before anything is stored
+        async with settings.client(console, pacer=pacer) as client:
+            await open_client(client, console)  # before anything is stored
             codes = {await _import_whole(ledger, job, console)}
-            with Interrupts(console, _CLOSES) as interrupts:
+            with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
             codes.add(_print_report(report, console))
             if interrupts.happened:
@@ -214,10 +229,10 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
 async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
     """Add all lines but those of hours that a bad line may belong to, once all are read."""
     whole = await ledger.whole_dimensions()
-    entries = ImportedLines(job.product_code, None, FIX_AND_SEND_ALL, whole)
+    entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-            async for block in InputReader(job.sources).blocks():
+            async for block in InputReader(job.sources, console.complain).blocks():
                 for line in block:
                     kept.add(line, entries.of(line))
                     bar.advance(line.size)

@@ -1,26 +1,34 @@
 """
 Lines of files into a ledger, each once.
 
-A line's event id is made of the name of the input, the number of the line and what it says, so that
-the same file may be imported again, and a file that grew is imported from where it grew.
+A line that has no event id gets one, of the name of the input and the number of the line. So the
+same file may be imported again, a file that grew is imported from where it grew, and another file
+of the name is known by what its lines say.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import record_of
+from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.lines import STDIN, Line, Source
 from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.errors import InvalidRecordError, Violation
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    InvalidRecordError,
+    Violation,
+)
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.records import Key, UsageRecord
@@ -30,6 +38,7 @@ REPEATED: Final = "Repeated"
 FIX_AND_IMPORT: Final = (
     "Fix what the text names and import the file again: lines that were imported add nothing."
 )
+_PREFIX: Final = "import-"
 _AT_ONCE: Final = 1_000
 """Lines that share a commit."""
 
@@ -56,26 +65,45 @@ class ImportedLine:
     code: Exit = Exit.OK
 
 
-def require_names(sources: Sequence[Source], name: str | None) -> None:
-    """Raise MisuseError where an input has no name that its lines could be known by again."""
-    if name is None and any(source.name == STDIN for source in sources):
+@frozen
+class Naming:
+    """
+    What lines without an event id are known by.
+
+    Attributes:
+        name: Of the input; None: its file's.
+        changed: Whether lines of a known name that say something else are added.
+    """
+
+    name: str | None = None
+    changed: bool = False
+
+
+def require_names(sources: Sequence[Source], naming: Naming) -> None:
+    """Raise MisuseError where two lines would be known by one name and number, or one by none."""
+    if naming.name is None and any(source.name == STDIN for source in sources):
         raise MisuseError("-: standard input needs --name, so that a repetition is known as one")
+    names = Counter(naming.name or PurePath(source.name).name for source in sources)
+    if twice := [name for name, files in names.items() if files > 1]:
+        raise MisuseError(
+            f"import each file by a command of its own, with a --name of its own: lines are known "
+            f"by name and number, and two files would be {twice[0]}"
+        )
 
 
 class ImportedLines:
     """Makes entries of lines, by all rules of a ledger: what has usage will be added."""
 
     def __init__(
-        self, product_code: str | None, name: str | None, advice: str, whole: WholeDimensions
+        self, product_code: str | None, naming: Naming, advice: str, whole: WholeDimensions
     ) -> None:
         """
         Note what is the same for all lines.
 
-        *name* is the input's, by default its file's; *advice* is for lines that break a rule;
-        *whole* are the ledger's whole dimensions.
+        *advice* is for lines that break a rule; *whole* are the ledger's whole dimensions.
         """
         self._product_code = product_code
-        self._name = name
+        self._naming = naming
         self._advice = advice
         self._whole = whole
         self._reader = UsageReader()
@@ -85,7 +113,9 @@ class ImportedLines:
         try:
             record = self._record(line)
             members = _usage_of(record, self._product_code)
-            event_id = _event_id(line, members, self._name)
+            event_id = line.event_id
+            if event_id is None:
+                event_id = _event_id(self._naming.name or PurePath(line.file).name, line.number)
             usage = self._reader.usage(SystemClock().now(), **members, event_id=event_id)
             if (refused := refusal(usage, self._whole)) is not None:
                 raise refused
@@ -119,33 +149,72 @@ def _usage_of(record: UsageRecord, product_code: str | None) -> dict[str, Any]:
     }
 
 
-def _event_id(line: Line, members: dict[str, Any], name: str | None) -> str:
-    said = json.dumps([name or PurePath(line.file).name, line.number, members], default=str)
-    return f"import-{blake2b(said.encode(), digest_size=16).hexdigest()}"
+def _event_id(*parts: object) -> str:
+    said = "\n".join(map(str, parts)).encode(errors="surrogatepass")  # as names of files may be
+    return f"{_PREFIX}{blake2b(said, digest_size=16).hexdigest()}"
 
 
 async def import_lines(
-    ledger: UsageLedger, blocks: AsyncIterable[Sequence[ImportedLine]]
+    ledger: UsageLedger, blocks: AsyncIterable[Sequence[ImportedLine]], *, changed: bool
 ) -> AsyncIterator[ImportedLine]:
     """
     Add what there is to add to *ledger*, and yield each entry with its result, in order.
 
     Raises:
-        UsageFileError: once all that was read before is stored and yielded.
+        UsageFileError: once all that was read before is stored and yielded; also where a file is
+            another one than that which was imported under its name, unless *changed* ones are to
+            be added.
         LedgerError: the ledger cannot store it; import again.
     """
+    reader = UsageReader()
+
+    def digest(usage: Mapping[str, Any]) -> bytes:
+        return reader.usage(SystemClock().now(), **usage).digest
+
     async for block in blocks:
         for start in range(0, len(block), _AT_ONCE):
-            for entry in await asyncio.gather(
-                *(_add(ledger, entry) for entry in block[start : start + _AT_ONCE])
-            ):
+            some = block[start : start + _AT_ONCE]
+            some = await _looked_up(ledger, some, digest, changed=changed)
+            for entry in await asyncio.gather(*(_add(ledger, entry) for entry in some)):
                 yield entry
+
+
+async def _looked_up(
+    ledger: UsageLedger,
+    entries: Sequence[ImportedLine],
+    digest: Callable[[Mapping[str, Any]], bytes],
+    *,
+    changed: bool,
+) -> list[ImportedLine]:
+    """Return *entries* as they are to be added; see import_lines."""
+    names = [entry.usage["event_id"] for entry in entries if entry.usage is not None]
+    known = await ledger.known_events(name for name in names if name.startswith(_PREFIX))
+    found = []
+    for entry in entries:
+        usage = entry.usage
+        said = None if usage is None else known.get(usage["event_id"])
+        if usage is None or said is None or said == (now := digest(usage)):
+            found.append(entry)
+        elif changed:
+            name = _event_id(usage["event_id"], now.hex())
+            found.append(evolve(entry, usage={**usage, "event_id": name}))
+        else:
+            raise UsageFileError(
+                f"{entry.file}:{entry.number}: another line was imported under this name and "
+                "number: nothing was added from here on. Import another file with a --name of its "
+                "own; --changed adds what differs beside what was added before"
+            )
+    return found
 
 
 async def _add(ledger: UsageLedger, entry: ImportedLine) -> ImportedLine:
     if entry.usage is None:
         return entry
-    added = await ledger.add_usage(**entry.usage)
+    try:
+        added = await ledger.add_usage(**entry.usage)
+    except (EventConflictError, EventTooOldError) as error:
+        result = result_fields.of_refusal(error, f"{entry.file}:{entry.number}")
+        return ImportedLine(entry.file, entry.number, result=result, code=Exit.REJECTED)
     code = Exit.REJECTED if added.ended else Exit.OK
     return ImportedLine(entry.file, entry.number, result=_result(added), code=code)
 
@@ -154,5 +223,6 @@ def _result(added: AddedUsage) -> result_fields.ResultFields:
     if added.repeated:
         return {"status": REPEATED}
     if added.ended is not None:
-        return {"status": added.ended.value, "advice": "`ledger retry` moves it to this hour."}
+        advice = EXPLANATIONS[added.ended].advice
+        return {"status": added.ended.value, "advice": advice}
     return {"status": RECORDED, "hour": added.hour, "late": added.late}

@@ -211,6 +211,11 @@ class PostgresStore:
         )
         return result
 
+    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        """See Store."""
+        known = await self._connections.read(lambda db: postgresql_adding.known_events(db, names))
+        return known.digests
+
     async def whole_dimensions(self) -> WholeDimensions:
         """See Store."""
         return await self._connections.read(postgresql_adding.whole_dimensions)

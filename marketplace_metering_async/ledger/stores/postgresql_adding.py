@@ -194,7 +194,7 @@ async def post(
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
-    known = await _known_events(db, names) if names else KnownEvents()
+    known = await known_events(db, names) if names else KnownEvents()
     whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, whole=whole)
@@ -203,7 +203,8 @@ async def post(
     return results
 
 
-async def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+async def known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    """Return what is known of the event ids *names*."""
     *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
     return KnownEvents({name: digest for name, digest, _ in known}, since)
 

@@ -158,6 +158,11 @@ class SqliteStore:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
+    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        """See Store."""
+        known = await self._file.read(lambda db: sqlite_adding.known_events(db, names))
+        return known.digests
+
     async def whole_dimensions(self) -> WholeDimensions:
         """See Store."""
         return await self._file.read(sqlite_adding.whole_dimensions)

@@ -137,7 +137,7 @@ def post(
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
-    known = _known_events(db, names) if names else KnownEvents()
+    known = known_events(db, names) if names else KnownEvents()
     whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, whole=whole)
@@ -146,7 +146,8 @@ def post(
     return results
 
 
-def _known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+def known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    """Return what is known of the event ids *names*."""
     (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
     return KnownEvents(dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()), since)
 

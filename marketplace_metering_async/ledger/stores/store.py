@@ -163,6 +163,10 @@ class Store(Protocol):
         """
         ...
 
+    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the event ids among *names* that are known, with the digest of what was said."""
+        ...
+
     async def whole_dimensions(self) -> WholeDimensions:
         """Return the dimensions that are declared whole."""
         ...
