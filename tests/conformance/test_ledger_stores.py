@@ -983,6 +983,20 @@ async def test_a_record_that_kills_its_relay_is_soon_alone(
     assert (7 if others_are_sent else 8) == status.metered
 
 
+async def test_every_end_has_a_reason(url: str) -> None:
+    """
+    The service's word, where there is no error. Newcomer M11
+    """
+    async with house_at(url) as house:
+        house.book.products["product"] = Product(customers={ACCOUNT: False})
+        await house.use(1)
+        house.clock.step(hours=1)
+        await house.relay()
+        (entry,) = [entry async for entry in house.ledger.history()]
+
+    assert (HourState.NOT_SUBSCRIBED, "CustomerNotSubscribed") == (entry.state, entry.reason)
+
+
 async def test_a_customer_stands_for_its_ids(house: House) -> None:
     """
     In every call that names one; beside ids of its own it is refused, and nothing is stored.
