@@ -406,7 +406,7 @@ class MarketplaceMeteringClient:
         previous: MeteringError | None = None
 
         def worth(error: MeteringError) -> bool:
-            return classify(error, operation) in (ErrorKind.THROTTLE, ErrorKind.SERVICE)
+            return classify(error) in (ErrorKind.THROTTLE, ErrorKind.SERVICE)
 
         async for attempt in retrying(
             self._policy,

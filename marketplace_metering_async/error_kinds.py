@@ -21,6 +21,7 @@ from marketplace_metering_async.errors import (
     TransportError,
     UnexpectedError,
 )
+from marketplace_metering_async.service_codes import is_stale_registration
 
 
 class ErrorKind(StrEnum):
@@ -150,26 +151,23 @@ _FAULT_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
 )
 """Of a code that nobody has heard of."""
 
-_CREDENTIALS_STATUS: Final = 403
 _TOO_LARGE_STATUS: Final = 413
 
 
-def classify(error: MeteringError, operation: str = "BatchMeterUsage") -> ErrorKind:
+def classify(error: MeteringError) -> ErrorKind:
     """
-    Return whose fault *error*, met in *operation*, is.
+    Return whose fault *error* is.
 
     Any text of the service's message is ignored: it may be reworded or translated at any time.
     """
     match error:
         case TransportError() | InvalidResponseError() | UnexpectedError():
             return ErrorKind.SERVICE
-        case MarketplaceMeteringException(code=code, status=status):
+        case MarketplaceMeteringException(code=code, operation=operation, status=status):
             if status is not None and status >= 500:
                 return ErrorKind.SERVICE
-            # On ResolveCustomer this code with any other status is a stale registration token.
-            if code == "ExpiredTokenException" and operation == "ResolveCustomer":
-                expired = status == _CREDENTIALS_STATUS
-                return ErrorKind.CREDENTIALS if expired else ErrorKind.UNKNOWN
+            if is_stale_registration(code, operation, status):
+                return ErrorKind.UNKNOWN
             return FAULT_OF_CODE.get(code) or _FAULT_OF_STATUS.get(status or 0, ErrorKind.UNKNOWN)
     return ErrorKind.ACCOUNT
 

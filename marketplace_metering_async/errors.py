@@ -43,9 +43,11 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import ClassVar, Self
+from typing import Self
 
 from attrs import evolve, frozen
+
+from marketplace_metering_async.service_codes import advice_on
 
 
 def mask(text: str | None) -> str:
@@ -83,9 +85,14 @@ class Violation:
 
 
 class MeteringError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """
+    Base of everything that this package raises on purpose.
 
-    advice: ClassVar[str] = "Read the text of the error."
+    Attributes:
+        advice: What to do next, in words.
+    """
+
+    advice: str = "Read the text of the error."
 
 
 class SdkClientError(MeteringError):
@@ -100,7 +107,7 @@ class InvalidRecordError(SdkClientError, ValueError):
         violations: All of them, not the first alone.
     """
 
-    advice = "Nothing was sent. Fix the problem named above and send the record again."
+    advice = "Fix what the text names, and give the record again: it was neither sent nor stored."
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         self.violations = tuple(violations)
@@ -121,7 +128,7 @@ class InvalidRecordError(SdkClientError, ValueError):
         """Return the first violation in full and the number of the others."""
         first, *rest = self.violations
         more = f" (and {len(rest)} more)" if rest else ""
-        return f"{first}{more}; nothing was sent"
+        return f"{first}{more}"
 
 
 class InvalidRecordTypeError(InvalidRecordError, TypeError):
@@ -271,11 +278,11 @@ class ConfigurationError(SdkClientError):
 class NoRegionError(ConfigurationError):
     """No region was given, and neither environment nor shared config names one."""
 
-    advice = "Pass region_name, or set AWS_REGION, or a region in the profile."
+    advice = "Pass region_name, or set AWS_REGION, or set a region in the profile."
 
     def __str__(self) -> str:
-        """Say where a region may come from."""
-        return "no region: pass region_name, or set AWS_REGION, or a region in the profile"
+        """Say where it was looked for."""
+        return "no region: none was given, and none is in AWS_REGION or the profile"
 
 
 class NoCredentialsError(ConfigurationError):
@@ -286,10 +293,9 @@ class NoCredentialsError(ConfigurationError):
     )
 
     def __str__(self) -> str:
-        """Say where credentials may come from."""
+        """Say where they were looked for."""
         return (
-            "no credentials: pass keys, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use "
-            "a profile or a role"
+            "no credentials: none were given, and none are in the environment, a profile or a role"
         )
 
 
@@ -573,34 +579,38 @@ class MarketplaceMeteringException(MeteringError):  # noqa: N818 - the service's
 
     Attributes:
         code: The service's error code, without namespace.
+        operation: The operation that was called.
         message: The service's text. It may name a customer, so the error's own text leaves it out.
         status: The HTTP status.
         request_id: The service's id of the request, for AWS Support.
         retry_after: Seconds that the service asked to wait, if it did.
     """
 
-    advice = "Look the code up in the service's documentation; no record is blamed for it."
-
     def __init__(
         self,
         code: str,
         message: str = "",
         *,
+        operation: str = "BatchMeterUsage",
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
         self.code = code
         self.message = message
+        self.operation = operation
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        if "advice" not in vars(type(self)):  # a class of its own has its own
+            self.advice = advice_on(code, operation, status)
         super().__init__(code, message)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let pickling and copying keep the keyword-only facts."""
-        facts = (self.code, self.message, self.status, self.request_id, self.retry_after)
-        return (_service_error, (type(self), *facts))
+        words = (self.code, self.message, self.operation)
+        facts = (self.status, self.request_id, self.retry_after)
+        return (_service_error, (type(self), *words, *facts))
 
     def __str__(self) -> str:
         """Return the code with status and request id; the service's text is in `message`."""
@@ -617,8 +627,16 @@ def _service_error(  # noqa: PLR0917 - pickle calls it by position
     kind: type[MarketplaceMeteringException],
     code: str,
     message: str,
+    operation: str,
     status: int | None,
     request_id: str | None,
     retry_after: float | None,
 ) -> MarketplaceMeteringException:
-    return kind(code, message, status=status, request_id=request_id, retry_after=retry_after)
+    return kind(
+        code,
+        message,
+        operation=operation,
+        status=status,
+        request_id=request_id,
+        retry_after=retry_after,
+    )

@@ -31,6 +31,8 @@ def describe(value: object, *, masked: bool = False) -> str:
         return "None"
     if masked and isinstance(value, str):
         return repr(mask(value))
+    if masked and isinstance(value, int | float | Decimal):
+        return f"{mask(str(value))} ({type(value).__name__})"
     if not isinstance(value, str | int | float | Decimal):
         return f"a {type(value).__name__}"
     plain = truncate(str(value) if isinstance(value, Decimal) else repr(value))
@@ -60,7 +62,7 @@ def text(
     """A text of 1 to *longest* characters, wholly matched by *pattern* where there is one."""
     if not isinstance(value, str):
         wanted = f"text of {expected or f'1 to {longest} characters'}"
-        return (Violation(path, wanted, describe(value), wrong_type=True),)
+        return (Violation(path, wanted, describe(value, masked=masked), wrong_type=True),)
     if not 1 <= len(value) <= longest:
         wanted = expected or f"1 to {longest} characters"
         return (Violation(path, wanted, f"{len(value)} characters"),)
@@ -124,12 +126,12 @@ def _digits(value: int | Decimal) -> str:
 
 def timestamp(path: str, value: object) -> Violations:
     """An aware datetime, since a naive one is somebody's local time, that UTC can express."""
-    wanted = "a datetime with a time zone"
+    wanted = "a time with a time zone, as 2026-11-28T09:00:00+00:00"
     if not isinstance(value, datetime):
         return (Violation(path, wanted, describe(value), wrong_type=True),)
     try:
         if datetime.utcoffset(value) is None:  # as Python defines naive, whatever tzinfo is
-            return (Violation(path, wanted, "a naive one"),)
+            return (Violation(path, wanted, "one without"),)
         datetime.astimezone(value, UTC)
     except Exception as error:  # noqa: BLE001 - a tzinfo is anybody's code
         return (Violation(path, "a time that UTC can express", type(error).__name__),)

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import MarketplaceMeteringException
+from marketplace_metering_async.service_codes import is_stale_registration
 
 
 class InternalServiceErrorException(MarketplaceMeteringException):
@@ -123,13 +124,14 @@ class ExpiredTokenException(MarketplaceMeteringException):
     """
     A token is too old.
 
-    On ResolveCustomer with HTTP 400 the registration token: the buyer clicks "Set up your account"
-    again. With HTTP 403 on any operation the security token of the AWS credentials.
+    Which one says `is_stale_registration`: on ResolveCustomer the buyer's registration token, and
+    on every other operation the session token of the AWS credentials.
     """
 
-    advice = (
-        "Refresh the AWS credentials (HTTP 403), or let the buyer set up the account again (400)."
-    )
+    @property
+    def is_stale_registration(self) -> bool:
+        """Whether the buyer has to click "Set up your account" again; else refresh the keys."""
+        return is_stale_registration(self.code, self.operation, self.status)
 
 
 MODELLED_ERRORS: Final[Mapping[str, type[MarketplaceMeteringException]]] = MappingProxyType(

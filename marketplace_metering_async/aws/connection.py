@@ -223,10 +223,10 @@ class ServiceConnection:
 
     async def _refused(self, sent: "_Sent", response: Response) -> NoReturn:
         """Raise the service's error, or RepairedError if credentials or clock were corrected."""
-        refusal = wire.read_error(response.status, response.headers, response.body)
+        refusal = wire.read_error(sent.operation, response.status, response.headers, response.body)
         if not isinstance(refusal, MarketplaceMeteringException):
             raise refusal
-        fault = classify(refusal, sent.operation)
+        fault = classify(refusal)
         date = _date(response)
         if date is not None:
             self._dated = date.timestamp() - self.clock.monotonic()

@@ -156,10 +156,10 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def read_error(
-    status: int, headers: Mapping[str, str], body: bytes
+    operation: str, status: int, headers: Mapping[str, str], body: bytes
 ) -> MarketplaceMeteringException | InvalidResponseError:
     """
-    Read an answer whose *status* is not 200.
+    Read an answer to a call of *operation* whose *status* is not 200.
 
     The code may be in the header, in `__type` or in `code`, with a namespace before and a URI
     behind it. Without a code, or without the service's request id, the answer is somebody else's,
@@ -184,6 +184,7 @@ def read_error(
     return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
         code,
         message,
+        operation=operation,
         status=status,
         request_id=request_id,
         retry_after=retry_after,

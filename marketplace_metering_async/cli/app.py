@@ -1,46 +1,52 @@
 """The commands and their options; what they do is in `commands`."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-from marketplace_metering_async.cli import ledger_app
+from marketplace_metering_async.cli import ledger_app, sandbox_app
 from marketplace_metering_async.cli.commands import check, operations
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.send import send_lines
 from marketplace_metering_async.cli.commands.send_hourly import send_hours
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.help import PROGRAM, App, examples
 from marketplace_metering_async.cli.options import (
     QUOTA,
     CallsPerSecond,
     EndpointUrl,
+    Format,
     ProductCode,
     Profile,
     Region,
     Settings,
-    rate,
+    Timeout,
+    Verbose,
 )
-from marketplace_metering_async.cli.output.console import stderr_console
+from marketplace_metering_async.cli.output.console import Log, LogFormat
 from marketplace_metering_async.cli.running import finish, sources_or_exit
 
 _CURRENT_HOUR: Final = "--include-current-hour"
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+app = App(
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Meter usage of AWS Marketplace customers. "
         "Results go to stdout as JSON lines, everything for people to stderr."
     ),
     epilog=(
-        "Exit codes: 0 all metered; 1 some rejected; 2 wrong usage; 3 some undelivered, held back "
-        "or open in the ledger, send again; 4 account or configuration; 130 interrupted."
+        examples(
+            "demo",
+            "doctor --product-code my-product",
+            "send --coalesce --product-code my-product usage.jsonl",
+            "ledger --help",
+        )
+        + "\n\nExit codes: 0 all metered; 1 some rejected; 2 wrong usage; 3 some undelivered, held "
+        "back or open in the ledger, send again; 4 account or configuration; 5 a copy of a ledger; "
+        "130 interrupted."
     ),
 )
 
@@ -52,7 +58,13 @@ def _require_coalesce(*, coalesce: bool, current_hour: bool) -> None:
 
 Files = Annotated[
     list[str],
-    typer.Argument(metavar="FILE...", help="JSON lines or CSV; - is standard input."),
+    typer.Argument(
+        metavar="FILE...",
+        help=(
+            "JSON lines, CSV, or JSON as `aws meteringmarketplace batch-meter-usage` takes it; "
+            "also compressed with gzip. - is standard input."
+        ),
+    ),
 ]
 Coalesce = Annotated[
     bool, typer.Option("--coalesce", help="Add usage up to one record an hour first.")
@@ -66,31 +78,63 @@ CurrentHour = Annotated[
 ]
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    *,
-    show: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    if show:
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
         typer.echo(version("marketplace-metering-async"))
         raise typer.Exit(Exit.OK)
 
 
-@app.command()
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            is_eager=True,
+            callback=lambda wanted: _show_version(wanted=wanted),
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("help")
+def help_(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="By default all.")
+    ] = None,
+) -> None:
+    """Show the help of a command."""
+    app([*(command or []), "--help"], prog_name=PROGRAM)
+
+
+@app.command(epilog=examples("demo", "demo --seed 3"))
 def demo(
     seed: Annotated[
-        int, typer.Option("--seed", metavar="NUMBER", help="Of the records and the faults.")
+        int,
+        typer.Option(
+            "--seed", metavar="NUMBER", help="Another number makes other records and faults."
+        ),
     ] = 11,
 ) -> None:
     """Meter 12,000 records into a sandbox with faults on, and compare to the last unit."""
     from marketplace_metering_async.cli.commands.demo import run  # noqa: PLC0415 - brings a web server
 
-    finish(run(seed, stderr_console()))
+    finish(partial(run, seed))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "send --product-code my-product usage.jsonl",
+        "send --dry-run --product-code my-product usage.csv",
+        "send --coalesce --product-code my-product events.jsonl.gz",
+        "send --yes --timeout 300 --log-format json --product-code my-product usage.jsonl",
+        "send --ledger sqlite:///usage.db --product-code my-product usage.jsonl",
+    )
+)
 def send(
     files: Files,
     *,
@@ -113,16 +157,22 @@ def send(
     profile: Profile = None,
     region: Region = None,
     calls_per_second: CallsPerSecond = QUOTA,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Send usage records; one JSON line of result for each line of input, in order."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
+    log = Log(verbose=verbose, format=log_format)
     job = SendJob(
-        sources=sources_or_exit(files, for_ledger=ledger_url is not None),
+        sources=sources_or_exit(files, log, for_ledger=ledger_url is not None),
         settings=Settings(
             endpoint_url=endpoint_url,
             profile=profile,
             region=region,
             calls_per_second=calls_per_second,
+            timeout=timeout,
+            log=log,
         ),
         product_code=product_code,
         include_current_hour=include_current_hour,
@@ -134,16 +184,21 @@ def send(
             raise typer.BadParameter("not together with --ledger", param_hint=wrong)
         from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-        finish(ledger_actions.send_through(job, ledger_url, stderr_console()))
+        finish(partial(ledger_actions.send_through, job, ledger_url), log)
     elif dry_run:
-        finish(check.show_plan(job, stderr_console(), coalesce=coalesce))
+        finish(partial(check.show_plan, job, coalesce=coalesce), log)
     elif coalesce:
-        finish(send_hours(job, stderr_console()))
+        finish(partial(send_hours, job), log)
     else:
-        finish(send_lines(job, stderr_console()))
+        finish(partial(send_lines, job), log)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "validate --product-code my-product usage.csv",
+        "validate --coalesce --product-code my-product events.jsonl",
+    )
+)
 def validate(
     files: Files,
     *,
@@ -159,126 +214,54 @@ def validate(
         product_code=product_code,
         include_current_hour=include_current_hour,
     )
-    finish(check.validate(job, stderr_console(), coalesce=coalesce))
+    finish(partial(check.validate, job, coalesce=coalesce))
 
 
 app.add_typer(ledger_app.app, name="ledger")
-app.command()(operations.resolve)
-app.command()(operations.meter)
-app.command()(operations.register)
-
-
-@app.command()
-def sandbox(
-    *,
-    port: Annotated[
-        int, typer.Option("--port", metavar="PORT", help="0: a free one.", min=0, max=65535)
-    ] = 8765,
-    calls_per_second: Annotated[
-        float,
-        typer.Option(
-            "--calls-per-second", metavar="NUMBER", parser=rate, help="Its quota; 0: none."
-        ),
-    ] = QUOTA,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host", metavar="HOST", help="Where to listen; beside loopback with --open-to only."
-        ),
-    ] = "127.0.0.1",
-    open_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--open-to",
-            metavar="NAME[:PORT]",
-            help="Let clients in that call it so; again for more.",
-        ),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="TEXT",
-            envvar="METERING_SANDBOX_TOKEN",
-            help="What page and controls ask for; by default a new one with --open-to.",
-        ),
-    ] = None,
-    rules: Annotated[
-        Path | None,
-        typer.Option("--rules", metavar="FILE", help="Switches of Rules, as a JSON object."),
-    ] = None,
-    product: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--product",
-            metavar="CODE[,DIMENSION...]",
-            help="Declare a product; or a JSON object as for the control `products`.",
-        ),
-    ] = None,
-    access_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--access-key",
-            metavar="ID:SECRET",
-            help="Verify signatures of this key, refuse others; or a JSON object of an AccessKey.",
-        ),
-    ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fault",
-            metavar="KIND[=PROBABILITY]",
-            help="What goes wrong; or a JSON object as for the control `faults`.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="NUMBER", help="Of the faults' chance.")
-    ] = 0,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="FILE", help="Keep its memory in a file between runs."),
-    ] = None,
-) -> None:
-    """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
-    from marketplace_metering_async.cli.commands import sandbox  # noqa: PLC0415 - a web server
-
-    options = sandbox.SandboxOptions(
-        port=port,
-        host=host,
-        open_to=open_to or [],
-        token=token,
-        calls_per_second=calls_per_second or None,
-        rules=rules,
-        products=product or [],
-        access_keys=access_key or [],
-        faults=fault or [],
-        seed=seed,
-        state=state,
+app.add_typer(sandbox_app.app, name="sandbox")
+app.command(epilog=examples("resolve 'the-form-field-x-amzn-marketplace-token'"))(
+    operations.resolve
+)
+app.command(
+    epilog=examples(
+        "meter --product-code my-product --dimension requests --quantity 5",
+        "meter --product-code my-product --dimension requests --quantity 5 --dry-run",
     )
-    finish(sandbox.serve(options, stderr_console()))
+)(operations.meter)
+app.command(epilog=examples("register --product-code my-product --nonce my-task"))(
+    operations.register
+)
 
 
-@app.command()
+@app.command(epilog=examples("doctor", "doctor --product-code my-product --region us-east-1"))
 def doctor(
-    *, endpoint_url: EndpointUrl = None, profile: Profile = None, region: Region = None
+    *,
+    product_code: ProductCode = None,
+    endpoint_url: EndpointUrl = None,
+    profile: Profile = None,
+    region: Region = None,
 ) -> None:
-    """Check credentials, region, endpoint, clock and versions. Meters nothing."""
+    """
+    Check credentials, region, endpoint, clock and versions. Meters nothing.
+
+    With --product-code also whether BatchMeterUsage is permitted, by a call without a record.
+    """
     from marketplace_metering_async.cli.commands.doctor import run  # noqa: PLC0415 - rarely needed
 
     settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
-    finish(run(settings, stderr_console()))
+    finish(partial(run, settings, product_code))
 
 
 @cache
-def _command() -> typer.core.TyperGroup:
+def _command() -> Callable[..., Any]:
     """Return the command that *app* describes: to make it takes longer than to run most."""
-    return typer.main.get_group(app)
+    return typer.main.get_command(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     try:
-        _command()(None if argv is None else list(argv), prog_name="marketplace-metering")
+        _command()(None if argv is None else list(argv), prog_name=PROGRAM)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(Exit.OK)
     return int(Exit.OK)

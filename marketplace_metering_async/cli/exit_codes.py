@@ -75,13 +75,13 @@ def _is_account_fault(error: MeteringError) -> bool:
     return classify(error) in _ACCOUNT_FAULTS
 
 
-def of_error(error: MeteringError, operation: str) -> Exit:
-    """Return the code for an *operation* that ended with *error*."""
+def of_error(error: MeteringError) -> Exit:
+    """Return the code for a command that ended with *error*."""
     if isinstance(error, CannotResolveError | InvalidRecordError | LedgerMissingError):
         return Exit.USAGE
     if isinstance(error, ConfigurationError | ClientClosedError):
         return Exit.ACCOUNT
-    fault = classify(error, operation)
+    fault = classify(error)
     if fault in _PASSING_FAULTS:
         return Exit.UNDELIVERED
     return Exit.ACCOUNT if fault in _ACCOUNT_FAULTS else Exit.REJECTED

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one ends well, the second one at once."""
+"""What ends a command early: a time limit; Ctrl-C, the first one well, the second one at once."""
 
 import asyncio
 import signal
@@ -9,6 +9,10 @@ from typing import Final, Self
 from marketplace_metering_async.cli.output.console import Console
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_ABORTED: Final = (
+    "Aborted. Records on their way to the service may be metered or not: send the same input "
+    "again; what is metered is refused as a duplicate, and nothing is billed twice."
+)
 
 
 class Interrupts:
@@ -16,20 +20,26 @@ class Interrupts:
     Listens while a command works.
 
     Attributes:
-        stopped: Set by the first signal, or by `fail()`: nothing new is to start.
+        stopped: Set by the first signal, by `fail()` or at the end of the time: nothing new is to
+            start.
+        is_late: Whether the time was over.
         happened: Whether there was a signal.
         is_of_service: Whether it was the one by which services are ended, SIGTERM.
         failure: Why there was no sense in going on, if so.
         says: What the first signal brings about, as text.
     """
 
-    def __init__(self, console: Console, says: str) -> None:
+    def __init__(self, console: Console, says: str, *, timeout: float | None = None) -> None:
+        """*timeout* is for how many seconds anything new may start."""
+        self.is_late = False
         self.stopped = asyncio.Event()
         self.happened = False
         self.is_of_service = False
         self.failure: OSError | None = None
         self.says = says
         self._console = console
+        self._timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.current_task()
 
     def __enter__(self) -> Self:
@@ -37,6 +47,8 @@ class Interrupts:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             _listen(loop, number, partial(self._interrupt, number))
+        if self._timeout is not None:
+            self._timer = loop.call_later(self._timeout, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,14 +56,22 @@ class Interrupts:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             _ignore(loop, number)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def fail(self, error: OSError) -> None:
         """Ask for the end as the first signal does: results cannot be written."""
         self.failure = error
         self.stopped.set()
 
+    def _end(self) -> None:
+        self.is_late = True
+        self.stopped.set()
+        self._console.print(f"[yellow]The time allowed is over: {self.says}")
+
     def _interrupt(self, number: signal.Signals) -> None:
         if self.happened and self._task is not None:
+            self._console.complain(_ABORTED)
             self._task.cancel()
             return
         self.happened = True

@@ -1,57 +1,113 @@
 """`ledger …`: the commands of the ledger and their options; what they do is in `commands`."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Final
 
 import typer
 
+from marketplace_metering_async.cli.help import App, examples
 from marketplace_metering_async.cli.options import (
     QUOTA,
     Account,
     CallsPerSecond,
     CustomerIdentifier,
+    Dimension,
     EndpointUrl,
+    Format,
     License,
+    OfProduct,
     ProductCode,
     Profile,
     Quantity,
     Region,
     Settings,
+    Timeout,
+    Verbose,
     moment,
     whole_number,
 )
-from marketplace_metering_async.cli.output.console import stderr_console
+from marketplace_metering_async.cli.output.console import Log, LogFormat
 from marketplace_metering_async.cli.running import finish, sources_or_exit
 from marketplace_metering_async.clock import SystemClock
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = App(
     help=(
         "Keep usage safe until AWS has acknowledged it. URL is sqlite:///usage.db or "
         "postgresql://user@host/database."
+    ),
+    epilog=examples(
+        "ledger import sqlite:///usage.db usage.jsonl --product-code my-product",
+        "ledger relay sqlite:///usage.db",
+        "ledger status sqlite:///usage.db",
+        "ledger explain conflict",
     ),
 )
 
 _LONGEST_DAYS: Final = 36_500
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="Of the ledger.")]
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL", help="The ledger: sqlite:///usage.db or postgresql://user@host/database."
+    ),
+]
+
+
+def _all_states() -> list[str]:
+    from marketplace_metering_async.ledger.model import HourState  # noqa: PLC0415 - heavy
+
+    return [state.value for state in HourState]
+
+
+def _ended() -> list[str]:
+    from marketplace_metering_async.ledger.model import ENDED  # noqa: PLC0415 - heavy
+
+    return [state.value for state in ENDED]
+
+
 Names = Annotated[
     list[str] | None,
-    typer.Option("--name", metavar="NAME", help="An entry of `ledger history`; may be repeated."),
+    typer.Option(
+        "--name", metavar="NAME", help="The name of an entry of `ledger history`; may be repeated."
+    ),
 ]
 States = Annotated[
     list[str] | None,
-    typer.Option("--state", metavar="STATE", help="All that ended so; may be repeated."),
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        help="All entries that ended in this state; may be repeated.",
+        autocompletion=_ended,
+    ),
 ]
-Month = Annotated[str | None, typer.Option("--month", metavar="YYYY-MM", help="By default all.")]
-Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; kept in the history.")]
+Month = Annotated[
+    str | None,
+    typer.Option("--month", metavar="YYYY-MM", help="Only of this month; by default of all."),
+]
+Note = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Why; it is kept in the history.")
+]
 
 
-@app.command()
+@app.command(epilog=examples("ledger create postgresql://owner@host/usage"))
+def create(url: Url) -> None:
+    """Make a ledger, or upgrade its schema; as the owner of its tables, where roles differ."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(partial(ledger_actions.create, url))
+
+
+@app.command(
+    epilog=examples(
+        "ledger add sqlite:///usage.db --product-code my-product --account 111122223333 "
+        "--dimension requests --quantity 5 --event-id request-1",
+    )
+)
 def add(
     url: Url,
     *,
-    dimension: Annotated[str, typer.Option("--dimension", metavar="NAME")],
+    dimension: Dimension,
     quantity: Quantity,
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
@@ -60,11 +116,19 @@ def add(
     at: Annotated[
         datetime | None,
         typer.Option(
-            "--at", metavar="TIME", parser=moment, help="ISO 8601 with a time zone; now by default."
+            "--at",
+            metavar="TIME",
+            parser=moment,
+            help="When it happened, in ISO 8601 with a time zone; now by default.",
         ),
     ] = None,
     event_id: Annotated[
-        str | None, typer.Option("--event-id", metavar="TEXT", help="Counts once.")
+        str | None,
+        typer.Option(
+            "--event-id",
+            metavar="TEXT",
+            help="Your name for this usage; a repetition adds nothing.",
+        ),
     ] = None,
 ) -> None:
     """Add usage of one customer; it is on the disk when the command ends."""
@@ -77,17 +141,26 @@ def add(
         "at": at,
         "event_id": event_id,
     }
-    finish(ledger_actions.add(url, members, stderr_console()))
+    finish(partial(ledger_actions.add, url, members))
 
 
-@app.command("import")
+@app.command(
+    "import",
+    epilog=examples(
+        "ledger import sqlite:///usage.db usage.jsonl --product-code my-product",
+        "ledger import sqlite:///usage.db - --name web-1/2026-11-28T09 --product-code my-product",
+        "ledger import postgresql://user@host/database sqlite:///usage.db",
+    ),
+)
 def import_(
     url: Url,
     files: Annotated[
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="JSON lines or CSV; - is standard input; or the URL of a SQLite ledger to move.",
+            help=(
+                "As `send` takes them; - is standard input. Or the URL of a SQLite ledger to move."
+            ),
         ),
     ],
     *,
@@ -119,13 +192,19 @@ def import_(
     from marketplace_metering_async.cli.commands import ledger_actions, ledger_import  # noqa: PLC0415 - heavy
 
     if len(files) == 1 and files[0].startswith("sqlite://"):
-        finish(ledger_actions.take_over(url, files[0], stderr_console()))
+        finish(partial(ledger_actions.take_over, url, files[0]))
     sources = sources_or_exit(files, for_ledger=True)
     naming = ledger_import.Naming(name, changed)
-    finish(ledger_actions.import_files(url, sources, product_code, naming, stderr_console()))
+    finish(partial(ledger_actions.import_files, url, sources, product_code, naming))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "ledger relay sqlite:///usage.db",
+        "ledger relay sqlite:///usage.db --log-format json --verbose",
+        "ledger relay sqlite:///usage.db --once --timeout 60",
+    )
+)
 def relay(
     url: Url,
     *,
@@ -137,8 +216,11 @@ def relay(
     profile: Profile = None,
     region: Region = None,
     calls_per_second: CallsPerSecond = QUOTA,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
-    """Seal hours that are over and meter them, until Ctrl-C. Exit code 5: it is a copy."""
+    """Seal hours that are over and meter them, until Ctrl-C or SIGTERM. Exit code 5: a copy."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     settings = Settings(
@@ -146,11 +228,20 @@ def relay(
         profile=profile,
         region=region,
         calls_per_second=calls_per_second,
+        timeout=timeout,
+        log=Log(verbose=verbose, format=log_format),
     )
-    finish(ledger_actions.relay(url, settings, stderr_console(), once=once))
+    if timeout is not None and not once:
+        raise typer.BadParameter("only together with --once", param_hint="--timeout")
+    finish(partial(ledger_actions.relay, url, settings, once=once), settings.log)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "ledger status sqlite:///usage.db",
+        "ledger status sqlite:///usage.db --json",
+    )
+)
 def status(
     url: Url,
     *,
@@ -160,12 +251,18 @@ def status(
     ] = False,
 ) -> None:
     """Show where all usage is. Exit code 3: at risk; 1: some has ended unmetered."""
+    if json and prometheus:
+        raise typer.BadParameter("not together with --json", param_hint="--prometheus")
     from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
 
-    finish(ledger_status.show(url, stderr_console(), json=json, prometheus=prometheus))
+    finish(partial(ledger_status.show, url, json=json, prometheus=prometheus))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "ledger history sqlite:///usage.db --month 2026-11 --account 111122223333 --csv",
+    )
+)
 def history(
     url: Url,
     *,
@@ -173,7 +270,7 @@ def history(
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
-    product_code: ProductCode = None,
+    product_code: OfProduct = None,
     csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
 ) -> None:
     """Print the story of every hour: sums, frozen record, attempts, answers."""
@@ -181,10 +278,15 @@ def history(
 
     ids = _ids(account, customer_identifier, license_arn, product_code)
     where = {"month": _month(month), **ids}
-    finish(ledger_actions.history(url, where, stderr_console(), as_csv=csv))
+    finish(partial(ledger_actions.history, url, where, as_csv=csv))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "ledger retry sqlite:///usage.db",
+        "ledger retry sqlite:///usage.db --state not_subscribed",
+    )
+)
 def retry(
     url: Url,
     *,
@@ -194,23 +296,27 @@ def retry(
             "--state",
             metavar="STATE",
             help="An end state, or frozen; by default all but those of which you have to decide.",
+            autocompletion=_ended,
         ),
     ] = None,
 ) -> None:
     """Send ended records again, unchanged, where the service still takes them."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    finish(ledger_actions.retry(url, state or [], stderr_console()))
+    finish(partial(ledger_actions.retry, url, state or []))
 
 
-@app.command()
+@app.command(epilog=examples("ledger prune sqlite:///usage.db --days 400"))
 def prune(
     url: Url,
     *,
     days: Annotated[
         int,
         typer.Option(
-            "--days", metavar="NUMBER", parser=whole_number, help="Keep what was settled since."
+            "--days",
+            metavar="NUMBER",
+            parser=whole_number,
+            help="Keep what was settled within so many days.",
         ),
     ] = 400,
 ) -> None:
@@ -220,18 +326,33 @@ def prune(
     if days > _LONGEST_DAYS:
         raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     before = SystemClock().now() - timedelta(days=days)
-    finish(ledger_actions.prune(url, before, stderr_console()))
+    finish(partial(ledger_actions.prune, url, before))
 
 
-@app.command("adopt-copy")
+@app.command(epilog=examples("ledger backup sqlite:///usage.db usage-backup.db"))
+def backup(
+    url: Url, file: Annotated[str, typer.Argument(metavar="FILE", help="New; not there yet.")]
+) -> None:
+    """Copy a SQLite ledger into a file, while it is in use. Put back, it is known as a copy."""
+    from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+
+    finish(partial(ledger_actions.backup, url, file))
+
+
+@app.command("adopt-copy", epilog=examples("ledger adopt-copy sqlite:///usage.db"))
 def adopt_copy(url: Url) -> None:
     """Go on with a copy, such as a restored backup, once the producers have repeated."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    finish(ledger_actions.adopt_copy(url, stderr_console()))
+    finish(partial(ledger_actions.adopt_copy, url))
 
 
-@app.command("close-customer")
+@app.command(
+    "close-customer",
+    epilog=examples(
+        "ledger close-customer sqlite:///usage.db --product-code my-product --account 111122223333",
+    ),
+)
 def close_customer(
     url: Url,
     *,
@@ -247,15 +368,25 @@ def close_customer(
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
     who = _ids(account, customer_identifier, license_arn, product_code)
-    finish(ledger_actions.close_customer(url, who, stderr_console(), reopen=reopen))
+    finish(partial(ledger_actions.close_customer, url, who, reopen=reopen))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'ledger resolve sqlite:///usage.db --as metered --state unconfirmed --note "in CloudTrail"',
+    )
+)
 def resolve(
     url: Url,
     *,
     as_: Annotated[
-        str, typer.Option("--as", metavar="WORD", help="metered, not_metered or written_off.")
+        str,
+        typer.Option(
+            "--as",
+            metavar="WORD",
+            help="What became of it: metered, not_metered or written_off.",
+            autocompletion=lambda: ["metered", "not_metered", "written_off"],
+        ),
     ],
     note: Note,
     name: Names = None,
@@ -264,17 +395,22 @@ def resolve(
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
-    product_code: ProductCode = None,
+    product_code: OfProduct = None,
 ) -> None:
     """Say what became of usage that has ended, once you have found out."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
     ids = _ids(account, customer_identifier, license_arn, product_code)
     selection = ledger_operator.Selection.of(name, state, _month(month), ids)
-    finish(ledger_operator.resolve(url, selection, as_, note, stderr_console()))
+    finish(partial(ledger_operator.resolve, url, selection, as_, note))
 
 
-@app.command("write-off")
+@app.command(
+    "write-off",
+    epilog=examples(
+        'ledger write-off sqlite:///usage.db --state month_over --note "goodwill"',
+    ),
+)
 def write_off(
     url: Url,
     *,
@@ -285,17 +421,21 @@ def write_off(
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
-    product_code: ProductCode = None,
+    product_code: OfProduct = None,
 ) -> None:
     """Give up usage that has ended: nobody is billed for it."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
     ids = _ids(account, customer_identifier, license_arn, product_code)
     selection = ledger_operator.Selection.of(name, state, _month(month), ids)
-    finish(ledger_operator.resolve(url, selection, "written_off", note, stderr_console()))
+    finish(partial(ledger_operator.resolve, url, selection, "written_off", note))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'ledger reopen sqlite:///usage.db --state too_late --note "the relay was down"',
+    )
+)
 def reopen(
     url: Url,
     *,
@@ -306,17 +446,21 @@ def reopen(
     account: Account = None,
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
-    product_code: ProductCode = None,
+    product_code: OfProduct = None,
 ) -> None:
     """Bill ended usage in the hour that runs, where the service surely does not have it."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
     ids = _ids(account, customer_identifier, license_arn, product_code)
     selection = ledger_operator.Selection.of(name, state, _month(month), ids)
-    finish(ledger_operator.reopen(url, selection, note, stderr_console()))
+    finish(partial(ledger_operator.reopen, url, selection, note))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'ledger rebind sqlite:///usage.db --region us-east-1 --taken billed --note "FIPS host"',
+    )
+)
 def rebind(
     url: Url,
     *,
@@ -339,10 +483,13 @@ def rebind(
     settings = Settings(
         endpoint_url=endpoint_url, profile=profile, region=region, calls_per_second=QUOTA
     )
-    finish(ledger_operator.rebind(url, settings, taken, note, stderr_console()))
+    finish(partial(ledger_operator.rebind, url, settings, taken, note))
 
 
-@app.command("un-retire")
+@app.command(
+    "un-retire",
+    epilog=examples("ledger un-retire sqlite:///usage.db postgresql://user@host/database"),
+)
 def un_retire(
     url: Url,
     target: Annotated[
@@ -352,17 +499,22 @@ def un_retire(
     """Go on with a ledger that moved to another one."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
-    finish(ledger_operator.un_retire(url, target, stderr_console()))
+    finish(partial(ledger_operator.un_retire, url, target))
 
 
-@app.command()
+@app.command(epilog=examples("ledger explain", "ledger explain probably_metered"))
 def explain(
-    state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="By default all.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STATE]", help="One state; by default all.", autocompletion=_all_states
+        ),
+    ] = None,
 ) -> None:
     """Say what a state of usage means, and what to do about it."""
     from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
 
-    finish(ledger_operator.explain(state, stderr_console()))
+    finish(partial(ledger_operator.explain, state))
 
 
 def _ids(

@@ -6,18 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import typer
 from attrs import frozen
 
 from marketplace_metering_async import rules
+from marketplace_metering_async.aws.endpoints import Endpoint
 from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
+from marketplace_metering_async.cli.input.doubts import doubt_of_account
+from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, LogFormat
+from marketplace_metering_async.cli.output.steps import Steps
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import InvalidRecordError, mask
-from marketplace_metering_async.limits import CALLS_PER_SECOND
+from marketplace_metering_async.events import Observer
+from marketplace_metering_async.limits import CALLS_PER_SECOND, service_metadata
 from marketplace_metering_async.records import usage_timestamp
 
 # Typer hands a default to the parser as it is, and what was typed as text.
@@ -31,6 +36,14 @@ def rate(text: str | float) -> float:
         number = math.nan
     if not 0 <= number < math.inf:
         raise typer.BadParameter(f"expected a number from 0 on, got {text!r}")
+    return number
+
+
+def seconds(text: str | float) -> float:
+    """Read a time limit in seconds."""
+    number = rate(text)
+    if not number:
+        raise typer.BadParameter("expected seconds above 0, got 0")
     return number
 
 
@@ -82,36 +95,73 @@ def _as_option_error() -> Iterator[None]:
 
 
 _product_code = _kept(rules.product_code)
+_known_account = _kept(lambda text: rules.identity(text, None, None))
+
+
+def _account(text: str | None) -> str | None:
+    if doubt := doubt_of_account(_known_account(text)):
+        Console().complain(f"--account: {doubt}")
+    return text
 
 
 EndpointUrl = Annotated[
     str | None,
-    typer.Option("--endpoint-url", metavar="URL", help="Another endpoint, such as the sandbox's."),
+    typer.Option(
+        "--endpoint-url",
+        metavar="URL",
+        help="Send to another endpoint than AWS's, such as the sandbox's.",
+    ),
 ]
 Profile = Annotated[
-    str | None, typer.Option("--profile", metavar="NAME", help="A profile of the shared config.")
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Take credentials and region from this profile of ~/.aws/config.",
+    ),
 ]
-Region = Annotated[str | None, typer.Option("--region", metavar="NAME", help="The AWS region.")]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="NAME",
+        help="The AWS region; otherwise AWS_REGION or the profile says which.",
+    ),
+]
+_PRODUCT: Final = "MARKETPLACE_METERING_PRODUCT_CODE"
 ProductCode = Annotated[
     str | None,
     typer.Option(
         "--product-code",
         metavar="CODE",
-        help="The product of records that name none.",
+        envvar=_PRODUCT,
+        help="The product of all usage that names none.",
         callback=_product_code,
     ),
 ]
 TheProduct = Annotated[
     str,
-    typer.Option("--product-code", metavar="CODE", help="The product.", callback=_product_code),
+    typer.Option(
+        "--product-code",
+        metavar="CODE",
+        envvar=_PRODUCT,
+        help="The product, by the code of its listing.",
+        callback=_product_code,
+    ),
+]
+OfProduct = Annotated[
+    str | None,
+    typer.Option(
+        "--product-code", metavar="CODE", help="Only of this product.", callback=_product_code
+    ),
 ]
 Account = Annotated[
     str | None,
     typer.Option(
         "--account",
         metavar="ID",
-        help="The buyer's AWS account.",
-        callback=_kept(lambda text: rules.identity(text, None, None)),
+        help="The buyer's AWS account, 12 digits.",
+        callback=_account,
     ),
 ]
 CustomerIdentifier = Annotated[
@@ -119,7 +169,7 @@ CustomerIdentifier = Annotated[
     typer.Option(
         "--customer-identifier",
         metavar="ID",
-        help="Of legacy integrations.",
+        help="In place of --account: the buyer's id in integrations from before 2026.",
         callback=_kept(lambda text: rules.identity(None, text, None)),
     ),
 ]
@@ -128,13 +178,18 @@ License = Annotated[
     typer.Option(
         "--license-arn",
         metavar="ARN",
-        help="The buyer's license, together with the account.",
+        help="The buyer's license, together with --account.",
         callback=_kept(lambda text: rules.identity("0", None, text)),
     ),
 ]
 Quantity = Annotated[
     Decimal,
-    typer.Option("--quantity", metavar="NUMBER", parser=exact, help="Units, as 5 or 17.42."),
+    typer.Option(
+        "--quantity",
+        metavar="NUMBER",
+        parser=exact,
+        help="How many units: 5, or 17.42; exact to six decimal places.",
+    ),
 ]
 CallsPerSecond = Annotated[
     float,
@@ -142,10 +197,56 @@ CallsPerSecond = Annotated[
         "--calls-per-second",
         metavar="NUMBER",
         parser=rate,
-        help="The account's quota; 0: find it out.",
+        help="The account's quota; 0: find it out by being throttled.",
+    ),
+]
+Dimension = Annotated[
+    str,
+    typer.Option("--dimension", metavar="NAME", help="A dimension of the listing; case counts."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        parser=seconds,
+        help="Start nothing new after so long; what is on its way is awaited.",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", help="Also tell of every call, retry and search on stderr."),
+]
+Format = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format",
+        metavar="FORMAT",
+        help="What stderr is: text for people, or json, an object a line, for a log.",
     ),
 ]
 QUOTA = CALLS_PER_SECOND
+
+
+def doubt_of(endpoint: Endpoint) -> str:
+    """Return why the service may not be there, or nothing: a mistyped region has no host at all."""
+    region = endpoint.region_name
+    if region in service_metadata().regions or region not in endpoint.url:
+        return ""
+    return f"{region} is no region that is known to offer BatchMeterUsage"
+
+
+async def open_client(client: MarketplaceMeteringClient, console: Console) -> Endpoint:
+    """
+    Return where the calls of *client* go, and complain where nobody may be there.
+
+    Raises:
+        ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
+    """
+    endpoint = await client.endpoint()
+    if doubt := doubt_of(endpoint):
+        console.complain(f"{doubt}: check --region and AWS_REGION")
+    return endpoint
 
 
 @frozen(kw_only=True)
@@ -176,21 +277,44 @@ class Target:
 
     def __str__(self) -> str:
         """As text, masked."""
-        return f"{self.endpoint.url} ({self.endpoint.region_name}), access key {self.access_key}"
+        where = f"{self.endpoint.url} ({self.endpoint.region_name})"
+        doubt = doubt_of(self.endpoint)
+        return f"{where}, access key {self.access_key}" + (f"; {doubt}" if doubt else "")
 
 
 @frozen(kw_only=True)
 class Settings:
-    """Which service to talk to, and how."""
+    """
+    Which service to talk to, and how.
+
+    Attributes:
+        endpoint_url: In place of AWS's.
+        profile: Of the shared config.
+        region: The AWS region.
+        calls_per_second: The quota; 0: unknown.
+        timeout: Seconds after which nothing new starts.
+        log: How much is said on stderr, and in what form.
+    """
 
     endpoint_url: str | None = None
     profile: str | None = None
     region: str | None = None
     calls_per_second: float = QUOTA
+    timeout: float | None = None
+    log: Log = PLAIN
 
-    def client(self, **more: Any) -> MarketplaceMeteringClient:  # noqa: ANN401
-        """Return a client; the caller closes it."""
+    def client(
+        self,
+        console: Console,
+        *,
+        observer: Observer | None = None,
+        **more: Any,  # noqa: ANN401 - arguments of the client
+    ) -> MarketplaceMeteringClient:
+        """Return a client; the caller closes it. Its steps go to *console* where asked for."""
+        if console.log_as.verbose:
+            observer = Steps(console, observer)
         return MarketplaceMeteringClient(
+            observer=observer,
             endpoint_url=self.endpoint_url,
             profile_name=self.profile,
             region_name=self.region,

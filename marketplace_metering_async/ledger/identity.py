@@ -13,6 +13,10 @@ COPY: Final = (
 )
 
 
+HIDDEN: Final = "-"
+"""The part of a mark that the database does not show."""
+
+
 @frozen(kw_only=True)
 class Identity:
     """
@@ -144,7 +148,7 @@ def sign_of_a_copy(ledger: Identity, place: Place) -> str | None:
             f"it has sealed {ledger.sealings} times, and {place.path} says {outside.sealings}: "
             "what came between is missing"
         )
-    if ledger.mark != place.mark:
+    if _differs(ledger.mark, place.mark):
         return "its database is not where it was made"
     was_here = place.path is not None and place.path == ledger.watermark
     if outside is None and was_here and not place.mark_is_proof:
@@ -152,11 +156,26 @@ def sign_of_a_copy(ledger: Identity, place: Place) -> str | None:
     return None
 
 
+def _differs(mark: str | None, found: str) -> bool:
+    """Whether two marks differ, but for what one of them does not show."""
+    parts, others = (mark or "").split(), found.split()
+    return len(parts) != len(others) or any(
+        one != other and HIDDEN not in (one, other)
+        for one, other in zip(parts, others, strict=True)
+    )
+
+
 def held_through(ledger: Identity, place: Place) -> int:
-    """Return up to when a copy's usage may have been metered by what it lacks."""
+    """
+    Return up to when a copy's usage may have been metered by what it lacks.
+
+    A watermark that travels with its database, as a file's may, says nothing where it is no higher.
+    """
     outside = place.watermark
-    known = outside is not None and outside.sealings > ledger.sealings
-    return outside.through if outside is not None and known else UNKNOWN
+    if outside is None or outside.sealings < ledger.sealings:
+        return UNKNOWN
+    known = outside.sealings > ledger.sealings or not place.mark_is_proof
+    return outside.through if known else UNKNOWN
 
 
 def require_watermark(ledger: Identity, path: str | None) -> None:

@@ -754,6 +754,20 @@ class UsageLedger:
         await self._require_writable()
         await self._store.adopt(self._now())
 
+    async def back_up(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write a copy of a ledger in SQLite into a new file, while all others go on using it.
+
+        It has all usage that was stored before. To put it back, see OPERATING.md. Cancelling leaves
+        open whether it is written.
+
+        Raises:
+            ConfigurationError: the ledger is in PostgreSQL: `pg_dump` it.
+            LedgerError: there is such a file already, or it cannot be written; none is left then.
+        """
+        self._require_open()
+        await self._store.back_up(os.fspath(path))
+
     async def take_over(self, url: str) -> int:
         """
         Move the ledger at *url*, such as a SQLite file that has become too small, into this one.

@@ -2,19 +2,42 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from attrs import field, frozen
 
-from marketplace_metering_async.ledger.hours import deadline_of
+from marketplace_metering_async.ledger.hours import deadline_of, latest_lost_at
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import ENDED, HourState
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
 from marketplace_metering_async.quantities import Quantity, of_millionths
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
-AT_RISK_WITHIN: Final = 6 * SECONDS_PER_HOUR
-"""Seconds before its window closes from which on unsent usage counts as at risk."""
+_OVERDUE: Final = 2 * SECONDS_PER_HOUR
+"""Seconds from which on usage counts as at risk that was due for sealing, or sealed, before."""
+_CLOSES_SOON: Final = SECONDS_PER_HOUR
+"""Seconds before its window closes from which on all unsent usage does."""
+
+
+class AtRisk(NamedTuple):
+    """
+    Which unsettled hours are at risk, in seconds since 1970.
+
+    Attributes:
+        hour: None that begins later.
+        due: Those that were due for sealing, or sealed, by then.
+        stamp: And those with this timestamp or an earlier one: their window closes.
+    """
+
+    hour: int
+    due: int
+    stamp: int
+
+    @classmethod
+    def at(cls, now: int) -> Self:
+        """Return what holds at *now*."""
+        due, closing = now - _OVERDUE, latest_lost_at(now + _CLOSES_SOON)
+        return cls(max(due - SECONDS_PER_HOUR, closing), due, closing)
 
 
 @frozen(kw_only=True)
@@ -48,7 +71,8 @@ class LedgerStatus:
             None where there is none. Hours of zero units count as none, here and below.
         seconds_to_first_loss: Until the service takes the first of it no more; below 0: too late.
         first_loss_at: When that is.
-        at_risk: Unsettled units whose window closes within six hours.
+        at_risk: Unsettled units that were due two hours ago, or whose window closes within the
+            hour. Where a relay runs and all is well, there are none, at a month's end neither.
         last_success_seconds: Since the service last took a record; None: never.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
         claimed_until: When the last claim of a relay on a frozen record ends, were the relay dead;
@@ -95,7 +119,7 @@ class Figures:
         sums: All that are kept.
         oldest_hour: The oldest hour that is not settled and has units.
         first_stamp: The earliest timestamp in it.
-        at_risk: Millionths in hours that are not settled and soon too late.
+        at_risk: Millionths in hours that are not settled and overdue, or soon too late.
         in_flight: Millionths in records that are claimed.
         claimed_until: When the last claim ends.
         next_send: When a frozen record that nobody claims is due to be sent.

@@ -8,6 +8,7 @@ A local stand-in for the AWS Marketplace Metering Service, for development and t
 `transport()` needs none. It imports nothing of the client, so that no mistake is made twice alike.
 """
 
+from marketplace_metering_async.sandbox.advice import Advice
 from marketplace_metering_async.sandbox.clock import ClockSetting, SandboxClock
 from marketplace_metering_async.sandbox.faults import (
     Fault,
@@ -40,6 +41,7 @@ from marketplace_metering_async.sandbox.world import World
 
 __all__ = [
     "AccessKey",
+    "Advice",
     "Agreement",
     "AgreementState",
     "Book",

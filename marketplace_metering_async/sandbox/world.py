@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from marketplace_metering_async.sandbox.advice import Advice, advice_on
 from marketplace_metering_async.sandbox.clock import SandboxClock
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Faults
 from marketplace_metering_async.sandbox.history import ChangeCounter, History
@@ -313,6 +314,10 @@ class World:
         """Count a refusal, and remember why it was the latest of its code."""
         self.refusals[refusal.code] += 1
         self.causes[refusal.code] = Cause(refusal.message, refusal.remedy)
+
+    def advice(self) -> list[Advice]:
+        """Return what to change in the client, by the latest calls; nothing where all is well."""
+        return advice_on(self.history, self.book.double_billed())
 
     def reset(self, *, everything: bool = False) -> None:
         """

@@ -1,11 +1,13 @@
 """
-The pytest plugin: fixtures `metering_sandbox`, `metering_sandbox_server` and `metering_ledger`.
+The pytest plugin: the fixtures `metering_sandbox`, `metering_sandbox_server`, `metering_ledger`.
 
     def test_my_billing(metering_sandbox):
         run_my_code()          # finds endpoint and credentials in the environment
         metering_sandbox.book.assert_metered({("111122223333", "requests", hour): 42})
 
 `@pytest.mark.metering_sandbox(calls_per_second=None)` passes arguments to the sandbox.
+`@pytest.mark.metering_readings` runs a test under each reading of what the service's pages leave
+open; `@pytest.mark.metering_readings("strict", "kind")` under some of them.
 """
 
 import os
@@ -16,21 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from marketplace_metering_async.sandbox import Sandbox
+    from marketplace_metering_async.sandbox import Rules, Sandbox
     from marketplace_metering_async.testing.ledgers import LedgerSandbox
     from marketplace_metering_async.testing.servers import SandboxServer
 
-_IN_THE_WAY: Final = (
-    "AWS_CREDENTIAL_EXPIRATION",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_PROFILE",
-    "AWS_SECURITY_TOKEN",
-    "AWS_SESSION_TOKEN",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-    "AWS_USE_FIPS_ENDPOINT",
-)
-"""Variables that would lead a client elsewhere, or nowhere."""
+_WHERE_IT_RUNS: Final = ("AWS_EXECUTION_ENV", "AWS_LAMBDA_", "AWS_XRAY_")
+"""The only variables of AWS that lead no client elsewhere, or nowhere."""
+_EMPTY_FILES: Final = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 _NO_PROXY: Final = "127.0.0.1,localhost,::1"
 
 
@@ -41,11 +35,45 @@ def pytest_configure(config: pytest.Config) -> None:
         "metering_sandbox(**arguments): arguments of the Sandbox behind metering_sandbox, "
         "or behind metering_sandbox_server",
     )
+    config.addinivalue_line(
+        "markers",
+        "metering_readings(*names): run under each reading of the rules that the service's pages "
+        "leave open, or under the presets and switches named",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has the marker under each reading."""
+    marker = metafunc.definition.get_closest_marker("metering_readings")
+    if marker is None:
+        return
+    from marketplace_metering_async.sandbox.service.readings import each_reading  # noqa: PLC0415 - heavy
+
+    if "_metering_reading" not in metafunc.fixturenames:
+        pytest.fail(f"{metafunc.function.__name__}: metering_readings needs metering_sandbox")
+    known = each_reading()
+    chosen = {
+        name: rules
+        for name, rules in known.items()
+        if not marker.args or name in marker.args or name.partition("=")[0] in marker.args
+    }
+    words = {word for name in known for word in (name, name.partition("=")[0])}
+    if unknown := set(marker.args) - words:
+        pytest.fail(f"metering_readings: unknown: {', '.join(sorted(unknown))}")
+    metafunc.parametrize("_metering_reading", chosen.values(), ids=list(chosen), indirect=True)
+
+
+@pytest.fixture
+def _metering_reading(request: pytest.FixtureRequest) -> "Rules | None":
+    """The rules that the marker `metering_readings` runs the test under."""
+    return getattr(request, "param", None)
 
 
 @pytest.fixture
 def metering_sandbox(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _metering_reading: "Rules | None",
 ) -> "Iterator[Sandbox]":
     """
     A sandbox of the metering service for this test, in a thread of this process.
@@ -56,14 +84,16 @@ def metering_sandbox(
     from marketplace_metering_async.sandbox import Sandbox  # noqa: PLC0415 - heavy
     from marketplace_metering_async.testing.threads import SandboxThread  # noqa: PLC0415
 
-    with SandboxThread(Sandbox(**_marked(request))) as running:
+    with SandboxThread(Sandbox(**_arguments(request, _metering_reading))) as running:
         _lead_to(running.sandbox.environment, monkeypatch)
         yield running.sandbox
 
 
 @pytest.fixture
 def metering_sandbox_server(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _metering_reading: "Rules | None",
 ) -> "Iterator[SandboxServer]":
     """
     A sandbox of the metering service in a process of its own, for programs in any language.
@@ -75,14 +105,18 @@ def metering_sandbox_server(
     """
     from marketplace_metering_async.testing.servers import SandboxServer  # noqa: PLC0415 - heavy
 
-    arguments = _marked(request)
-    if arguments:
+    arguments = _arguments(request, _metering_reading)
+    if arguments.keys() - {"rules"} or (arguments and _metering_reading is None):
         with SandboxServer(**arguments) as server:
             _lead_to(server.environment, monkeypatch)
             yield server
         return
     server = request.getfixturevalue("_metering_sandbox_process")
     server.reset()
+    if _metering_reading is not None:
+        from attrs import asdict  # noqa: PLC0415 - heavy
+
+        server.change_rules(**asdict(_metering_reading, recurse=False))
     _lead_to(server.environment, monkeypatch)
     yield server
 
@@ -114,9 +148,10 @@ def metering_ledger(
         yield LedgerSandbox(url, metering_sandbox)
 
 
-def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+def _arguments(request: pytest.FixtureRequest, reading: "Rules | None") -> dict[str, Any]:
     marker = request.node.get_closest_marker("metering_sandbox")
-    return dict(marker.kwargs) if marker else {}
+    arguments = dict(marker.kwargs) if marker else {}
+    return arguments if reading is None else {**arguments, "rules": reading}
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +163,11 @@ def _metering_sandbox_process() -> "Iterator[SandboxServer]":
 
 
 def _lead_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in _IN_THE_WAY:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if not name.startswith(_WHERE_IT_RUNS):
+            monkeypatch.delenv(name)
+    for name in _EMPTY_FILES:  # a profile there may name another endpoint
+        monkeypatch.setenv(name, os.devnull)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_PROXY", "no_proxy"):

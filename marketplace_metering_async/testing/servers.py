@@ -10,7 +10,14 @@ from typing import Any, Final, Self
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from marketplace_metering_async.sandbox import Agreement, Book, Fault, RegistrationForm
+from marketplace_metering_async.sandbox import (
+    Advice,
+    Agreement,
+    Book,
+    Fault,
+    RegistrationForm,
+    RegistrationResponse,
+)
 from marketplace_metering_async.sandbox.arguments import arguments_as_json
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.guard import TOKEN_HEADER
@@ -107,6 +114,10 @@ class SandboxServer:
         state: dict[str, Any] = self.ask("state")
         return state
 
+    def advice(self) -> list[Advice]:
+        """Return what to change in the client, by the latest calls; nothing where all is well."""
+        return from_json(list[Advice], self.ask("advice")["advice"])
+
     def advance(self, **difference: float) -> None:
         """Move the clock: `advance(hours=2)`, with the words of timedelta."""
         self.order("clock", advance=timedelta(**difference).total_seconds())
@@ -188,6 +199,26 @@ class SandboxServer:
         """Return what a buyer's browser posts on "Set up your account", with a token of its own."""
         return from_json(RegistrationForm, self.order("set-up-account", agreement_id=agreement_id))
 
+    def register_account(self, agreement_id: str) -> RegistrationResponse:
+        """
+        Click "Set up your account" for a buyer: post a registration token to the seller's page.
+
+        Raises:
+            ValueError: for an agreement that does not exist, a product without a registration_url,
+                or a page that does not answer.
+        """
+        posted = self.order("set-up-account", agreement_id=agreement_id, post=True)
+        return from_json(RegistrationResponse, posted["answer"])
+
+    def public_key(self, version: int = 1) -> str:
+        """
+        Return the public half of what RegisterUsage signs with, as PEM (extra `jwt`).
+
+        Raises:
+            ValueError: for a version below 1, or where the server lacks the extra.
+        """
+        return self._exchange(self._question("public-key", version=str(version))).decode()
+
     def rotate_key(self, product_code: str) -> int:
         """Give a product its next key version, and return it."""
         return int(self.order("rotate-key", product_code=product_code)["public_key_version"])
@@ -203,9 +234,11 @@ class SandboxServer:
         Raises:
             ValueError: if it refuses.
         """
+        return json.loads(self._exchange(self._question(path, **query)))
+
+    def _question(self, path: str, **query: str) -> Request:
         asked = "&".join(f"{name}={value}" for name, value in query.items())
-        url = f"{self.url}/_sandbox/{path}?{asked}"
-        return self._exchange(Request(url, headers=self._headers))  # noqa: S310 - http
+        return Request(f"{self.url}/_sandbox/{path}?{asked}", headers=self._headers)  # noqa: S310
 
     def order(self, path: str, **members: Any) -> Any:  # noqa: ANN401 - JSON
         """
@@ -219,12 +252,12 @@ class SandboxServer:
             data=json.dumps(members).encode(),
             headers={"Content-Type": "application/json", **self._headers},
         )
-        return self._exchange(request)
+        return json.loads(self._exchange(request))
 
-    def _exchange(self, request: Request) -> Any:  # noqa: ANN401 - JSON
+    def _exchange(self, request: Request) -> bytes:
         try:
             with self._open(request, timeout=_PATIENCE) as answer:
-                return json.load(answer)
+                return bytes(answer.read())
         except HTTPError as refused:
             with refused:
                 raise ValueError(refused.read().decode().strip()) from refused

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import boto3
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -179,7 +180,7 @@ async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> N
     Readings, times and regions; what is not as usual stands there.
     """
     await page.shows("All as usual", "#rules")
-    await page.click("#rules summary")
+    await page.click("#rules-turn summary")
     choose = "(() => { const s = document.querySelector('#rules-name'); s.value = '{}'; "
     choose += "s.dispatchEvent(new Event('change')); })()"
     await page.run(choose.replace("{}", "key_by"))
@@ -200,6 +201,50 @@ async def test_a_rule_is_turned_and_turned_back(page: Page, place: Sandbox) -> N
     for _ in range(3):
         await page.click("#rules-list button")
         await asyncio.sleep(0.5)
+    await page.shows("All as usual", "#rules")
+    assert Rules() == place.book.rules
+
+
+async def test_advice_is_given_as_long_as_it_holds(page: Page, place: Sandbox) -> None:
+    """
+    On what the calls show, with what to do; hidden where all is well.
+    """
+    one = usage(quantity=43, hours=1)
+
+    def send() -> None:
+        client = boto3.client("meteringmarketplace", **place.client_arguments)
+        record = {
+            "Timestamp": one.timestamp,
+            "Dimension": one.dimension,
+            "Quantity": 43,
+            "CustomerAWSAccountId": BUYER,
+        }
+        client.batch_meter_usage(ProductCode="p", UsageRecords=[record])
+        client.close()
+
+    assert await page.run("document.querySelector('#advice').hidden")
+    place.inject(Fault(kind=FaultKind.UNPROCESSED, records=[0], max_hits=1))
+    await asyncio.to_thread(send)
+    await page.shows("were not sent again", "#advice")
+    await page.shows("Do: A 200 with UnprocessedRecords", "#advice")
+    assert [] == await obstacles(page)
+    await asyncio.to_thread(send)
+    await page.until("document.querySelector('#advice').hidden")
+
+
+async def test_every_reading_is_shown_with_its_source(page: Page, place: Sandbox) -> None:
+    """
+    A preset turns them all; one is turned from where it stands.
+    """
+    await page.click("#rules-strict")
+    await page.shows("instant, usually hour", "#rules-list")
+    assert Rules.strict() == place.book.rules
+    await page.click("#rules summary")
+    await page.shows("Open: Seller guide and agent skill say hour", "#rules-readings")
+    await page.shows("Documented: API reference of MeterUsage", "#rules-readings")
+    await page.click("#rules-readings [aria-label='Turn key by']")
+    await page.until("document.activeElement.value === 'key_by'")
+    await page.click("#rules-usual")
     await page.shows("All as usual", "#rules")
     assert Rules() == place.book.rules
 

@@ -105,8 +105,10 @@ def one(random: Random) -> None:
     headers = random.choice(
         [{}, {"x-amzn-ErrorType": random.choice(["", "a#B:c", "é", "x" * 999])}]
     )
-    error = wire.read_error(random.randrange(100, 600), headers, body_of(ERROR, random))
-    classify(error, random.choice(["BatchMeterUsage", "ResolveCustomer"]))
+    operation = random.choice(["BatchMeterUsage", "ResolveCustomer"])
+    body = body_of(ERROR, random)
+    error = wire.read_error(operation, random.randrange(100, 600), headers, body)
+    classify(error)
     assert str(error)
 
 

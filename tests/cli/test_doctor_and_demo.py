@@ -1,6 +1,7 @@
 """`doctor` and `demo`, and the progress of what takes long."""
 
 import re
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ def found(run_lines: list[dict[str, str]]) -> dict[str, str]:
     return {entry["check"]: entry["found"] for entry in run_lines}
 
 
-def test_a_doctor_finds_all_well(sandbox: Sandbox, shell: Shell) -> None:
+def test_a_doctor_finds_all_well(
+    sandbox: Sandbox, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Versions, credentials, region, endpoint, proxy, clock; and never calls BatchMeterUsage.
     """
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.51.3")
     done = shell("doctor", "--endpoint-url", sandbox.url)
 
     assert 0 == done.code, done.err
@@ -32,6 +36,33 @@ def test_a_doctor_finds_all_well(sandbox: Sandbox, shell: Shell) -> None:
     assert {"ResolveCustomer": 1} == dict(sandbox.calls)
     assert "…dbox" in done.err
     assert "access key sandbox" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("release", "mark"),
+    [
+        ("3.40.1", "?"),
+        ("3.44.5", "?"),
+        ("3.44.6", "ok"),
+        ("3.45.0", "?"),
+        ("3.50.7", "ok"),
+        ("3.51.2", "?"),
+        ("3.51.3", "ok"),
+        ("3.53.0", "ok"),
+    ],
+)
+def test_a_doctor_knows_a_sqlite_that_may_damage_files(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, release: str, mark: str
+) -> None:
+    """
+    The race in resetting the log was in it from 3.7.0 on. ledger M11. Covers: D14
+    """
+    monkeypatch.setattr(sqlite3, "sqlite_version", release)
+    monkeypatch.delenv("AWS_REGION")
+    (found,) = [one for one in shell("doctor").lines if one["check"] == "SQLite"]
+
+    assert mark == found["found"]
+    assert release in found["text"]
 
 
 def test_a_doctor_tells_what_is_missing(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +95,7 @@ def test_a_doctor_cannot_reach_a_dead_endpoint(shell: Shell) -> None:
         ("DisabledApiException", 400, (4, "no")),
         ("ThrottlingException", 400, (0, "?")),
         ("ExpiredTokenException", 403, (4, "no")),
+        ("ExpiredTokenException", 400, (4, "no")),
     ],
 )
 def test_a_doctor_reads_how_the_service_says_no(

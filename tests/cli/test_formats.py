@@ -37,7 +37,7 @@ def lines_of(folder: Path, data: bytes, name: str = "usage") -> list[Line]:
     file = folder / name
     file.write_bytes(data)
     (source,) = sources_of([str(file)])
-    return [line for block in source.blocks() for line in block]
+    return [line for block in source.blocks(print) for line in block]
 
 
 def refusal(line: Line) -> str:
@@ -119,7 +119,9 @@ def test_members_have_boto3s_names_or_ours() -> None:
         ("-", JSON, False),
         ("-", b"  " + JSON, False),
         ("-", HEADER, True),
-        ("-", b'"timestamp";"dimension"', False),
+        ("-", b'"timestamp";"dimension"', True),
+        ("usage.jsonl.gz", HEADER, False),
+        ("usage.tsv", b"a\tb", True),
         ("-", b"no json", False),
         ("usage.csv", b"a,b,c", True),
         ("usage.CSV", b"a,b,c", True),
@@ -140,8 +142,9 @@ def test_the_format_is_told_by_name_or_first_line(
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        (b"timestamp,dimension,quantity,colour", "unknown column 'colour'; known: timestamp,"),
-        (b"timestamp,dimension,quantity,", "unknown column ''"),
+        (b"timestamp,dimension,quantity,quantitiy", "'quantitiy'; call it quantity?"),
+        (b"timestamp;dimension;quantity;licensearn", "unknown column 'licensearn'; call it "),
+        (b"timestamp,dimension,colour", "names its columns: timestamp, dimension"),
         (b"timestamp,dimension,quantity,Quantity", "a column stands twice"),
         (b"timestamp,dimension", "no column quantity"),
         (b'timestamp,"dimension', "expected a CSV row on one line"),
@@ -182,7 +185,7 @@ def test_a_wrong_header_is_told(header: bytes, says: str) -> None:
         (b"2026-11-23T10:00:00Z,d," + b"9" * 5000 + b",1", "quantity: expected digits"),
         (b"2026-11-23T10:00:00Z,d," + b"0" * 30 + b"5,1", "quantity: expected digits"),
         (b"2026-11-23T10:00:00Z,d,,1", "quantity: expected an exact number"),
-        (b"2026-11-23 10:00,d,5,1", "timestamp: expected a datetime with a time zone"),
+        (b"2026-11-23 10:00,d,5,1", "timestamp: expected a time with a time zone"),
         (b"9" * 5000 + b",d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"0" * 20 + b"1795428000,d,5,1", "timestamp: expected an ISO 8601 time"),
         (b"1795428000000,d,5,1", "timestamp: expected an ISO 8601 time"),
@@ -402,7 +405,7 @@ def test_files_are_looked_at_before_anything_is_done(tmp_path: Path) -> None:
     for name, says in [
         (str(tmp_path / "none"), "No such file"),
         (str(tmp_path), "is a directory"),
-        (str(bad), "bad.csv:1: unknown column 'colour'"),
+        (str(bad), "bad.csv:1: no column dimension, quantity"),
     ]:
         with pytest.raises(UsageFileError) as caught:
             sources_of([str(good), name])

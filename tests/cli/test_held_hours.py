@@ -329,7 +329,7 @@ def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, Quantity]]:
     file.write_text("\n".join(lines))
     with HourlySums("p") as sums:
         for source in sources_of([str(file)]):
-            for block in source.blocks():
+            for block in source.blocks(print):
                 for one in block:
                     sums.add(one)
         for outcome in sums.outcomes(include_current_hour=False):

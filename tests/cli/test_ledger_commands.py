@@ -91,7 +91,7 @@ def test_status_speaks_to_people_programs_and_alarms(
     assert status_of(shell, url)["open"] == status_of(shell, url)["recorded"]
     assert 'marketplace_metering_ledger_units{product_code="p",' in prometheus
     assert Exit.OK == table.code
-    assert "units recorded" in table.err
+    assert "units recorded" in table.out
 
 
 def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell) -> None:

@@ -48,7 +48,7 @@ def test_what_is_added_is_shown_everywhere(shell: Shell, url: str) -> None:
         assert Exit.OK == shell("ledger", "add", url, *WHO, "--quantity", quantity).code
     shell("ledger", "add", url, *WHO, "--quantity", "5", "--at", "2026-01-01T00:00:00Z")
     status = shell("ledger", "status", url, "--json").lines[0]
-    table = shell("ledger", "status", url).err
+    table = shell("ledger", "status", url).out
     alarms = shell("ledger", "status", url, "--prometheus").out
     history = [json.loads(one) for one in shell("ledger", "history", url).out.splitlines()]
     cells = list(csv.DictReader(io.StringIO(shell("ledger", "history", url, "--csv").out)))
@@ -81,7 +81,7 @@ def test_sums_for_people_are_exact(shell: Shell, url: str) -> None:
     )
     console = Console(file=io.StringIO(), width=200)
     with localcontext(prec=3):
-        table = shell("ledger", "status", url).err
+        table = shell("ledger", "status", url).out
         print_unsettled(waiting, NOW, console)
 
     assert 3 == table.count("1,000.000001")

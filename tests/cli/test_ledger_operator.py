@@ -36,7 +36,7 @@ def test_status_names_the_way_out(ended: str, shell: Shell) -> None:
     explained = shell("ledger", "explain", "conflict")
     everything = shell("ledger", "explain")
 
-    assert "10 units ended as conflict: `ledger explain conflict` says what to do" in status.err
+    assert "10 units ended as conflict: `ledger explain conflict` says what to do" in status.out
     assert (Exit.REJECTED, Exit.OK) == (status.code, explained.code)
     assert UsageLedger.explain(HourState.CONFLICT).advice in explained.err
     assert [*HourState] == [one["state"] for one in everything.lines]

@@ -40,7 +40,12 @@ GOOD = {
     "meter": ["--product-code", "p", "--dimension", "d", "--quantity", "1"],
     "register": ["--product-code", "p"],
     "sandbox": ["--port", "{taken}"],
+    "sandbox rules": [],
+    "sandbox check": ["http://127.0.0.1:1"],
     "doctor": [],
+    "ledger create": LEDGER,
+    "ledger backup": [*LEDGER, "copy.db"],
+    "help": ["send"],
     "ledger add": [*LEDGER, "--dimension", "[/]", "--quantity", "1", *CUSTOMER],
     "ledger import": [*LEDGER, "u.jsonl", "--product-code", "p"],
     "ledger relay": [*LEDGER, "--once"],
@@ -64,6 +69,8 @@ def commands() -> Iterator[tuple[str, typer.core.TyperCommand]]:
     """Yield every command that there is, by its words."""
     root = typer.main.get_command(app)
     for name, command in root.commands.items():  # type: ignore[attr-defined]
+        if getattr(command, "invoke_without_command", False):
+            yield name, command
         for inner, nested in getattr(command, "commands", {"": command}).items():
             yield f"{name} {inner}".strip(), nested
 

@@ -14,7 +14,7 @@ from support.commands import Shell, line, pipe, started, target, wait_for
 from marketplace_metering_async import LedgerStatus
 from marketplace_metering_async.cli.commands.ledger_status import print_next, print_unsettled
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.cli.output.console import stderr_console
+from marketplace_metering_async.cli.output.console import PLAIN, Console
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
@@ -83,7 +83,7 @@ def test_what_a_dead_relay_holds_is_not_all_metered(
         assert Exit.UNDELIVERED == done.code
         assert "Run this again after " in done.err
         assert ": 15 units are claimed until then by a relay that may be dead." in done.err
-    assert "what is in flight is claimed by a relay until" in shown.err
+    assert "what is in flight is claimed by a relay until" in shown.out
     assert "probably_metered" in later.out  # the service had acted, and the answer came to nobody
     assert "Run this again" not in later.err
     assert {"requests": 15} == sandbox.book.totals()
@@ -106,7 +106,7 @@ def test_what_is_not_sealed_yet_is_shown_with_its_time(
     assert Exit.UNDELIVERED == relayed.code
     assert "or let `ledger relay` run: 15 units are open" in relayed.err
     assert re.search(
-        r"3 hours are sealed at \d\d:\d\d UTC, sent by \d\d:\d\d UTC, if a relay runs", shown.err
+        r"3 hours are sealed at \d\d:\d\d UTC, sent by \d\d:\d\d UTC, if a relay runs", shown.out
     )
 
 
@@ -210,7 +210,7 @@ def test_each_kind_of_open_units_says_what_to_do(
     And when; a minute is rounded up, for then it is surely over. Zeros raise no alarm: newcomer M14
     """
     status = evolve(SETTLED, **changes)
-    code = print_unsettled(status, NOW, stderr_console())
+    code = print_unsettled(status, NOW, Console(PLAIN))
 
     expected = Exit.UNDELIVERED if status.open or status.frozen else Exit.OK
     assert (expected, f"{text}\n") == (code, capsys.readouterr().err)
@@ -222,8 +222,8 @@ def test_nothing_open_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> N
     """
     over = evolve(SETTLED, ended={HourState.CONFLICT: 3}, records={HourState.CONFLICT: 1})
 
-    assert Exit.OK == print_unsettled(SETTLED, NOW, stderr_console())
-    assert Exit.OK == print_unsettled(over, NOW, stderr_console())
+    assert Exit.OK == print_unsettled(SETTLED, NOW, Console(PLAIN))
+    assert Exit.OK == print_unsettled(over, NOW, Console(PLAIN))
     assert "" == capsys.readouterr().err
 
 
@@ -254,7 +254,7 @@ def test_status_says_what_happens_next(
     """
     And when. Newcomer M5
     """
-    print_next(evolve(SETTLED, **changes), NOW, stderr_console())
+    print_next(evolve(SETTLED, **changes), NOW, Console(PLAIN))
 
     assert f"{text}\n" == capsys.readouterr().err
 
@@ -270,8 +270,8 @@ def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, tmp_path: Path, u
     status = shell("ledger", "status", url)
 
     assert (Exit.OK, Exit.OK) == (sent.code, status.code)
-    assert "oldest unsent" not in status.err
-    assert "is lost" not in status.err
+    assert "oldest unsent" not in status.out
+    assert "is lost" not in status.out
 
 
 def test_a_copy_that_nobody_has_adopted_is_left_alone(

@@ -106,10 +106,10 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
 
     plan, complaints = planned(list(records))
 
-    assert len(records) == plan.records
+    assert len(records) == plan.lines
     assert len(conflicting) == plan.refused
     assert len(leaders - conflicting) == plan.keys
-    assert plan.records == plan.refused + plan.keys + plan.repeated
+    assert plan.lines == plan.refused + plan.keys + plan.repeated
     assert bool(conflicting) == bool(complaints)
 
 
@@ -199,31 +199,33 @@ def test_a_verdict_asks_for_a_code(
 
 
 @pytest.mark.parametrize(
-    ("operation", "error", "code"),
+    ("error", "code"),
     [
-        ("MeterUsage", InvalidRecordError([]), Exit.USAGE),
-        ("MeterUsage", NoRegionError(), Exit.ACCOUNT),
-        ("MeterUsage", TransportError("reset", sent=True), Exit.UNDELIVERED),
-        ("MeterUsage", MarketplaceMeteringException("ThrottlingException"), Exit.UNDELIVERED),
-        ("MeterUsage", MarketplaceMeteringException("DuplicateRequestException"), Exit.REJECTED),
-        ("MeterUsage", MarketplaceMeteringException("AccessDenied"), Exit.ACCOUNT),
+        (InvalidRecordError([]), Exit.USAGE),
+        (NoRegionError(), Exit.ACCOUNT),
+        (TransportError("reset", sent=True), Exit.UNDELIVERED),
+        (MarketplaceMeteringException("ThrottlingException"), Exit.UNDELIVERED),
+        (MarketplaceMeteringException("DuplicateRequestException"), Exit.REJECTED),
+        (MarketplaceMeteringException("AccessDenied"), Exit.ACCOUNT),
         (
-            "ResolveCustomer",
-            MarketplaceMeteringException("ExpiredTokenException", status=400),
+            MarketplaceMeteringException(
+                "ExpiredTokenException", operation="ResolveCustomer", status=400
+            ),
             Exit.REJECTED,
         ),
         (
-            "ResolveCustomer",
-            MarketplaceMeteringException("ExpiredTokenException", status=403),
+            MarketplaceMeteringException(
+                "ExpiredTokenException", operation="ResolveCustomer", status=403
+            ),
             Exit.ACCOUNT,
         ),
     ],
 )
-def test_an_error_asks_for_a_code(operation: str, error: MeteringError, code: Exit) -> None:
+def test_an_error_asks_for_a_code(error: MeteringError, code: Exit) -> None:
     """
     The other operations end by the same codes.
     """
-    assert code is of_error(error, operation)
+    assert code is of_error(error)
 
 
 @given(st.sets(st.sampled_from(Exit)))

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -14,6 +16,7 @@ import pytest
 from attrs import frozen
 from support.commands import Shell, command, environment, pipe
 
+from marketplace_metering_async.sandbox import Sandbox
 from marketplace_metering_async.sandbox.sdks import SDKS
 
 README = Path(__file__).parents[2] / "README.md"
@@ -193,3 +196,130 @@ def test_an_option_that_says_nothing_right_is_refused(
 
     assert (2, "", True) == (done.code, done.out, says in done.err), done.err
     assert "Traceback" not in done.err
+
+
+def test_the_rules_are_shown(shell: Shell) -> None:
+    """
+    As JSON lines for programs, and as a table for people.
+    """
+    done = shell("sandbox", "rules")
+
+    assert 0 == done.code
+    by_name = {row["switch"]: row for row in done.lines}
+    assert {"usual": "hour", "strict": "hour", "kind": "timestamp"}.items() <= (
+        by_name["key_by"].items()
+    )
+    assert ["success"] == by_name["identical_resend"]["others"]
+    assert "agent skill" in done.err.replace("\n", " ")
+    assert all(name[:12] in done.err for name in by_name)
+
+
+def test_a_stand_in_is_checked(shell: Shell, sandbox: Sandbox) -> None:
+    """
+    A line for each case; it is left as it was made, but for what it had on file.
+    """
+    sandbox.declare_product("mine")
+    done = shell("sandbox", "check", sandbox.url, "--only", "Licenses", "--only", "a-record")
+
+    assert 0 == done.code, done.err
+    assert {"agrees"} == {line["verdict"] for line in done.lines}
+    assert 7 == len(done.lines)
+    assert "7 cases: 7 agrees, 0 differs, 0 skipped" in done.err
+    assert 0 == len(sandbox.book)
+    assert {} == sandbox.book.products
+
+
+def test_what_differs_is_said(shell: Shell) -> None:
+    """
+    With exit code 1; as a table on demand.
+    """
+    with Forgetful() as url:
+        done = shell("sandbox", "check", url)
+        table = shell("sandbox", "check", url, "--markdown", "--legacy")
+
+    assert 1 == done.code
+    assert "No controls of this sandbox there" in done.err
+    assert "differs: Another quantity for the hour is DuplicateRecord" in done.err
+    by_name = {line["case"]: line for line in done.lines}
+    assert ["Success", "Success"] == by_name["other-quantity"]["answers"]
+    assert "skipped" == by_name["month-end"]["verdict"]
+    row = "Another quantity for the hour is DuplicateRecord | Success; DuplicateRecord"
+    assert f"| {row} | **2 times Success** |" in table.out
+    assert "| A record is taken, and has an id | Success | as expected |" in table.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["https://metering.marketplace.us-east-1.amazonaws.com"], "AWS itself"),
+        (["https://metering-marketplace.eu-west-1.api.aws/x"], "AWS itself"),
+        (["127.0.0.1:8765"], "URL: expected"),
+        (["ftp://127.0.0.1"], "URL: expected"),
+        (["http://[::1"], "URL: expected"),
+        (["http://127.0.0.1:9", "--access-key", "AK"], "ID:SECRET"),
+        (["http://127.0.0.1:9", "--only", "licenses"], "expected a case or a part"),
+    ],
+)
+def test_a_check_that_cannot_be_is_refused(shell: Shell, arguments: list[str], says: str) -> None:
+    """
+    Before anything is sent.
+    """
+    done = shell("sandbox", "check", *arguments)
+
+    assert (2, "") == (done.code, done.out)
+    assert says in done.err
+
+
+def test_records_are_not_forgotten_unasked(shell: Shell, sandbox: Sandbox) -> None:
+    """
+    With --yes they are.
+    """
+    record = {"Timestamp": sandbox.clock.now().timestamp(), "Dimension": "d"}
+    request = {"ProductCode": "p", "UsageRecords": [{**record, "CustomerAWSAccountId": "1"}]}
+    sandbox.book.batch_meter_usage(request, now=sandbox.clock.now())
+
+    done = shell("sandbox", "check", sandbox.url)
+    assert 2 == done.code
+    assert "has 1 records; with --yes" in done.err
+    assert 1 == len(sandbox.book)
+    assert 0 == shell("sandbox", "check", sandbox.url, "--yes", "--only", "Times").code
+    assert 0 == len(sandbox.book)
+
+
+class Forgetful:
+    """A stand-in that takes whatever comes, as moto does, and has no controls."""
+
+    def __enter__(self) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_error(404)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path != "/":
+                    self.send_error(404)
+                    return
+                try:
+                    records = json.loads(body).get("UsageRecords") or []
+                except ValueError:
+                    records = []
+                results = [
+                    {"UsageRecord": one, "MeteringRecordId": "1", "Status": "Success"}
+                    for one in records
+                ]
+                answer = json.dumps({"Results": results, "UnprocessedRecords": []}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -99,7 +99,7 @@ def test_conflicts_and_repeats_name_lines(sandbox: Sandbox, shell: Shell) -> Non
     assert ["Rejected", "Success", "Rejected", "Success", "Rejected"] == done.statuses
     assert "-:2" == done.lines[3]["duplicate_of"]
     assert "-:5: -:3, -:5 have one key" in done.lines[4]["message"]
-    assert "coalesce()" in done.lines[4]["advice"]
+    assert "--coalesce" in done.lines[4]["advice"]
     assert "records[" not in done.out
 
 
@@ -171,8 +171,8 @@ def test_an_account_fault_exits_with_4(sandbox: Sandbox, shell: Shell) -> None:
         (2, ["send", "/nowhere/at/all", "--product-code", "p"], "", "No such file"),
         (2, ["send", "/", "--product-code", "p"], "", "is a directory"),
         (2, ["send", "-", "-"], "", "read only once"),
-        (2, ["send", "-", "--product-code", "p"], "timestamp,colour\n1,2\n", "unknown column"),
-        (2, ["send", "-", "--coalesce"], "timestamp,colour\n1,2\n", "unknown column"),
+        (2, ["send", "-", "--product-code", "p"], "timestamp,colour\n1,2\n", "no column dimension"),
+        (2, ["send", "-", "--coalesce"], "timestamp,colour\n1,2\n", "no column dimension"),
         (2, ["send", "-", "--product-code", "a b"], "", "expected 1 to 255 letters"),
         (2, ["send", "-", "--product-code", ""], "", "expected 1 to 255 letters"),
         (2, ["send", "-", "--include-current-hour"], "", "only --coalesce holds hours back"),
@@ -261,7 +261,7 @@ def test_dry_run_shows_the_plan_and_sends_nothing(sandbox: Sandbox, shell: Shell
     assert (1, "") == (done.code, done.out)
     assert 0 == sandbox.calls.total()
     rows = dict(re.findall(r"^(\w[\w ]+?)  +(.+?) *$", done.err, re.MULTILINE))
-    assert "602" == rows["records read"]
+    assert "603" == rows["lines read"]
     assert "3" == rows["would be refused"]
     assert "1" == rows["say the same again"]
     assert "599" == rows["records to send"]
@@ -414,8 +414,8 @@ def test_a_plan_of_hours(sandbox: Sandbox, shell: Shell) -> None:
     done = shell("send", "--coalesce", "--dry-run", *target(sandbox), "-", stdin="\n".join(given))
 
     rows = dict(re.findall(r"^(\w[\w ]+?)  +(.+?) *$", done.err, re.MULTILINE))
-    assert ("31", "3", "1", "1", "1") == (
-        rows["records read"],
+    assert ("32", "3", "1", "1", "1") == (
+        rows["lines read"],
         rows["records to send"],
         rows["hours held back"],
         rows["would be refused"],

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from support.clusters import Cluster, clusters
@@ -25,7 +27,7 @@ from support.copies import (
     warnings_of,
     watermark_in,
 )
-from support.ledgers import House, connections_of, house_at, new_postgres_database
+from support.ledgers import House, change, connections_of, execute, house_at, new_postgres_database
 
 from marketplace_metering_async import LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
@@ -160,6 +162,56 @@ async def test_a_relay_that_cannot_write_the_watermark_sends_nothing(
         (tmp_path / "unmounted").rename(folder)
         await an_hour_later(house)
         assert 6 == billed(house)
+
+
+@pytest.mark.parametrize("has_watermark", [True, False])
+async def test_a_cluster_that_was_upgraded_goes_on_from_what_it_sealed(
+    place: str, tmp_path: Path, *, has_watermark: bool
+) -> None:
+    """
+    pg_upgrade and a blue-green switch give the cluster another identity: it waits for a person.
+    With a watermark, no hour that was open is held then; without one, nobody knows. ledger
+    section 7, suspicion: reproduced
+    """
+    url = with_watermark(place, tmp_path) if has_watermark else place
+    async with house_at(url) as house:
+        await first_five(house)
+        await house.use(7)
+    await change(place, "UPDATE ledger SET mark = '1 ' || split_part(mark, ' ', 2) RETURNING 1")
+    upgraded = again(house, url)
+    async with upgraded.ledger:
+        guarded = await upgraded.balance()
+        await upgraded.ledger.adopt_copy()
+        await an_hour_later(upgraded)
+        status = await upgraded.balance()
+
+    assert guarded.is_unconfirmed_copy
+    assert (12 if has_watermark else 5) == status.metered
+    assert ({} if has_watermark else {HourState.UNCONFIRMED: 7}) == status.ended
+
+
+async def test_a_server_that_shows_no_identity_is_used(place: str) -> None:
+    """
+    A managed one may let nobody call pg_control_system(), or not any more. ledger M7, section 7
+    """
+    async with house_at(place) as house:
+        await house.use(3)
+    role, revoked = f"role_{uuid4().hex}", "EXECUTE ON FUNCTION pg_control_system()"
+    await execute(
+        place,
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT USAGE ON SCHEMA marketplace_metering TO {role}",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA marketplace_metering TO {role}",
+        f"REVOKE {revoked} FROM PUBLIC",
+    )
+    parts = urlsplit(place)
+    url = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    later = again(house, url)
+    async with later.ledger:
+        await an_hour_later(later)
+        status = await later.balance()
+
+    assert (3, False) == (status.metered, status.is_unconfirmed_copy)
 
 
 class Pair:

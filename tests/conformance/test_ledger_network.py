@@ -273,6 +273,21 @@ async def test_opening_meets_ledger_errors_alone(
                 pass
 
 
+async def test_a_connection_that_is_lost_on_the_way_is_replaced(place: str) -> None:
+    """
+    Between two statements of what stores, and of what only looks. ledger Low
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        proxy.loses_at = b"INSERT INTO marketplace_metering.hour"
+        await house.use(3)
+        assert proxy.loses_at is None
+        proxy.loses_at = b"SUM("
+        status = await house.ledger.status()
+
+    assert proxy.loses_at is None
+    assert 3 == status.recorded
+
+
 async def test_a_url_that_cannot_be_read_shows_no_password() -> None:
     """
     Whichever part of it a parser stumbles over. ledger H1

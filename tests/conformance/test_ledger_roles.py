@@ -1,11 +1,13 @@
 """Roles that may do little, schemas of other names, and servers that only read."""
 
+import asyncio
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at, upgraded
 
 from marketplace_metering_async import (
     ConfigurationError,
@@ -15,6 +17,8 @@ from marketplace_metering_async import (
     LedgerUnusableError,
     UsageLedger,
 )
+from marketplace_metering_async.ledger.stores import postgresql_connections
+from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 
 
 async def as_role(place: str, *grants: str) -> str:
@@ -174,3 +178,24 @@ async def test_an_upgrade_that_a_role_may_not_do_says_so(place: str) -> None:
     with pytest.raises(LedgerUnusableError, match="a role that may upgrade it"):
         async with UsageLedger.open(url):
             pass
+
+
+async def test_an_upgrade_takes_as_long_as_it_takes(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Neither our own limit of a statement nor one that the role has ends it, and those that open the
+    ledger meanwhile wait. ledger M9
+    """
+    later = "SELECT pg_sleep(0.6);\nUPDATE {schema}ledger SET min_compatible = 2;\n"
+    async with house_at(place) as house:
+        name = urlsplit(place).path[1:]
+        await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '300ms'")
+        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.3)
+        first = upgraded(house, tmp_path, later)
+        second = UsageLedger(PostgresStore(place, schema=tmp_path / "schema"))
+        await asyncio.gather(first.__aenter__(), second.__aenter__())
+        statuses = [await ledger.status() for ledger in (first, second)]
+        await asyncio.gather(first.aclose(), second.aclose())
+
+    assert [0, 0] == [status.recorded for status in statuses]

@@ -22,6 +22,7 @@ from marketplace_metering_async import (
     MarketplaceMeteringException,
     NoCredentialsError,
 )
+from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
 from marketplace_metering_async.ledger import blockage, claims, ledger, relay
 from marketplace_metering_async.ledger.model import FrozenHour, Settlement
@@ -875,6 +876,46 @@ async def test_status_tells_no_usage_from_broken_metering(house: House) -> None:
     assert 3 == status.at_risk
     assert status.last_success_seconds is None
     assert 20 * 3600 == status.last_usage_seconds
+
+
+@pytest.mark.parametrize("grace", [3600.0, 14_400.0])
+async def test_nothing_is_at_risk_where_all_is_well(url: str, grace: float) -> None:
+    """
+    Through a month's end, and with hours of zeros; a relay that is dead for two hours is an alarm,
+    long before its usage is lost. ledger Low
+    """
+    async with house_at(url, month_end_grace=grace) as house:
+        house.clock.set(datetime(2026, 11, 30, 22, 5, tzinfo=UTC))
+        found = []
+        for _ in range(13):
+            await house.use(3)
+            await house.use(0, customer_aws_account_id="000000000002")
+            house.clock.step(minutes=30)
+            await house.relay()
+            status = await house.ledger.status()
+            found.append((status.at_risk, exit_of(status)))
+        house.clock.set(house.clock.now().replace(minute=9) + 3 * HOUR)
+        before = await house.ledger.status()
+        house.clock.step(minutes=1)
+        after = await house.ledger.status()
+
+    assert {(0, 0)} == set(found)
+    assert (0, 0) == (before.at_risk, exit_of(before))
+    assert (after.open, 3) == (after.at_risk, exit_of(after))
+    assert after.open
+
+
+async def test_what_is_soon_too_late_is_at_risk(house: House) -> None:
+    """
+    Though it came a while ago. ledger Low
+    """
+    await house.use(3, at=NOON - timedelta(hours=22, minutes=40))
+    house.clock.step(minutes=19)
+    before = (await house.ledger.status()).at_risk
+    house.clock.step(minutes=1)
+
+    assert 0 == before
+    assert 3 == (await house.ledger.status()).at_risk
 
 
 async def test_old_usage_raises_the_alarm_once(url: str) -> None:

@@ -1,17 +1,14 @@
 """What the page is told: sums, calls, refusals and controls, bounded whatever the book holds."""
 
 import asyncio
-import gc
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import thread_time
 from typing import Any
 
 import aiohttp
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,13 +19,10 @@ from marketplace_metering_async.sandbox import (
     Book,
     Fault,
     FaultKind,
-    Metered,
     Principal,
-    Rules,
     Sandbox,
     SandboxClock,
 )
-from marketplace_metering_async.sandbox.page.rule_choices import rule_choices
 from marketplace_metering_async.sandbox.page.sums import COLUMNS, TableSums
 from marketplace_metering_async.sandbox.page.view import View
 
@@ -172,54 +166,6 @@ async def test_licenses_of_one_product_are_one_unit_and_the_busiest_are_shown() 
     await sums.follow(place.book)
     shown, count = sums.units([], 3)
     assert (20, ["d17", "d18", "d19"]) == (count, [one.dimension for one in shown])
-
-
-async def test_a_refresh_leaves_the_event_loop_its_turns() -> None:
-    """
-    Under 50 ms of it at once with 100,000 records, at the first look and at the next. P5, S5
-    """
-    place = Sandbox(clock=SandboxClock(NOW, speed=0))
-    for number in range(100_000):
-        hour = NOW - timedelta(hours=number % 20)
-        key = ("us-east-1", "p", None, f"{number:012d}", None, "requests", float(number))
-        one = Metered(*key[:5], None, "requests", hour, number, (), str(number), NOW)
-        place.book.metered.add(key, one)
-    view, gaps = View(place, place), [0.0]
-
-    async def watch() -> None:
-        before = thread_time()
-        while True:
-            await asyncio.sleep(0)
-            gaps.append(thread_time() - before)
-            before = thread_time()
-
-    gc.disable()  # whose pauses are not ours
-    watching = asyncio.create_task(watch())
-    try:
-        for by in (COLUMNS, COLUMNS, ("customer",), ("hour",)):
-            told = await view.figures(by=by, search="", monotonic=0.0)
-            assert 100_000 == told["totals"]["records"]
-    finally:
-        watching.cancel()
-        gc.enable()
-
-    assert max(gaps) < 0.05, sorted(gaps)[-5:]
-
-
-def test_every_switch_is_offered_with_its_meaning() -> None:
-    """
-    By the documentation of Rules, the only place where it stands.
-    """
-    offered = rule_choices(Rules(key_by="timestamp", regions=[]))
-
-    assert [field.name for field in attrs.fields(Rules)] == [one["name"] for one in offered]
-    assert all(len(one["means"]) > 20 for one in offered)
-    by_name = {one["name"]: one for one in offered}
-    assert ["hour", "timestamp"] == by_name["key_by"]["choices"]
-    assert ("timestamp", "hour") == (by_name["key_by"]["value"], by_name["key_by"]["usual"])
-    assert [400, 409] == by_name["idempotency_conflict_status"]["choices"]
-    assert ("seconds", 86400) == (by_name["age"]["kind"], by_name["age"]["value"])
-    assert ("texts", []) == (by_name["regions"]["kind"], by_name["regions"]["value"])
 
 
 @pytest.fixture

@@ -20,12 +20,14 @@ from marketplace_metering_async.errors import (
     MeteringError,
     TransportError,
 )
-from marketplace_metering_async.service_errors import MODELLED_ERRORS
+from marketplace_metering_async.service_errors import MODELLED_ERRORS, ExpiredTokenException
 
 
-def error(code: str, status: int = 400, message: str = "") -> MarketplaceMeteringException:
+def error(
+    code: str, status: int = 400, message: str = "", operation: str = "BatchMeterUsage"
+) -> MarketplaceMeteringException:
     kind = MODELLED_ERRORS.get(code, MarketplaceMeteringException)
-    return kind(code, message, status=status)
+    return kind(code, message, operation=operation, status=status)
 
 
 BATCH_FAULTS = {
@@ -86,9 +88,17 @@ def test_expired_token_means_two_things() -> None:
     """
     A stale registration token on ResolveCustomer, stale credentials with 403 anywhere.
     """
-    assert ErrorKind.UNKNOWN is classify(error("ExpiredTokenException", 400), "ResolveCustomer")
-    assert ErrorKind.CREDENTIALS is classify(error("ExpiredTokenException", 403), "ResolveCustomer")
-    assert ErrorKind.CREDENTIALS is classify(error("ExpiredTokenException", 400), "BatchMeterUsage")
+    for operation, status, stale in [
+        ("ResolveCustomer", 400, True),
+        ("ResolveCustomer", 403, False),
+        ("BatchMeterUsage", 400, False),
+        ("MeterUsage", 403, False),
+    ]:
+        expired = error("ExpiredTokenException", status, operation=operation)
+        assert isinstance(expired, ExpiredTokenException)
+        assert stale is expired.is_stale_registration
+        assert (ErrorKind.UNKNOWN if stale else ErrorKind.CREDENTIALS) is classify(expired)
+        assert ("buyer" in expired.advice) is stale
 
 
 @pytest.mark.parametrize("status", range(100, 600))

@@ -30,7 +30,7 @@ ARN = "arn:aws:license-manager::123456789012:license:l-abc"
 @pytest.mark.parametrize(
     ("path", "changes", "says"),
     [
-        ("timestamp", {"timestamp": datetime(2026, 1, 1)}, "got a naive one"),  # noqa: DTZ001
+        ("timestamp", {"timestamp": datetime(2026, 1, 1)}, "got one without"),  # noqa: DTZ001
         ("timestamp", {"timestamp": 1.5}, "got 1.5 (float)"),
         ("dimension", {"dimension": ""}, "got 0 characters"),
         ("dimension", {"dimension": "x" * 256}, "got 256 characters"),

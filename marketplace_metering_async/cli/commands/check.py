@@ -10,7 +10,9 @@ from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
+from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.held_hours import list_held
@@ -19,6 +21,7 @@ from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import ResultFields, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.errors import InvalidRecordError
 
 _BREATH: Final = 500
 _VALID: Final[ResultFields] = {"status": "Valid"}
@@ -31,18 +34,27 @@ async def plan_of_lines(
     places = LineNumbers()
     plan = Plan(job.product_code, places, complain)
     async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-        async for block in InputReader(job.sources).blocks():
+        async for block in InputReader(job.sources, console.complain).blocks():
             for line in block:
                 number = places.add(line.file, line.number)
                 error = plan.look_at(number, line.record)
                 if lines is not None:
                     members = _VALID if error is None else of_refusal(error, places(number), places)
+                    if doubt := _doubt_of(line):
+                        members = {**members, "warning": doubt}
                     lines.write({"file": line.file, "line": line.number, **members})
                 bar.advance(line.size)
             if lines is not None:
                 await lines.room.wait()
     complain.end()
     return plan
+
+
+def _doubt_of(line: Line) -> str:
+    record = line.record
+    if isinstance(record, InvalidRecordError):
+        return ""
+    return doubt_of_account(record.customer_aws_account_id)
 
 
 def plan_of_hours(
@@ -59,7 +71,7 @@ def plan_of_hours(
         first = sums.first_line(hour)
         error = plan.look_at(first, outcome)
         fates.append(_VALID if error is None else of_refusal(error, sums.places(first)))
-    plan.records = len(sums) - sums.refused
+    plan.lines = len(sums)
     plan.refused += sums.refused
     return plan, fates
 
@@ -94,6 +106,8 @@ async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     if lines is not None:
         await lines.close()
     console.print(plan.table(job.settings.calls_per_second))
+    if plan.refused:
+        console.print("Fix the lines that are named above; `send` would send the others.")
     if failures:
         raise MisuseError(f"results cannot be written to stdout: {failures[0].strerror}")
     return _code_of(plan)

@@ -127,7 +127,7 @@ async def add_up(
     stop: asyncio.Event | None = None,
 ) -> None:
     """Add all lines of input to *sums*, or those that are read until *stop* is set."""
-    reader = InputReader(job.sources)
+    reader = InputReader(job.sources, console.complain)
     stopping = asyncio.create_task((stop or asyncio.Event()).wait())
     stopping.add_done_callback(lambda _: reader.end())
     try:

@@ -31,8 +31,14 @@ from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.lines import Source
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.options import Settings
-from marketplace_metering_async.cli.output.console import Console, error_text, print_json, printable
+from marketplace_metering_async.cli.options import Settings, open_client
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    counted,
+    error_text,
+    print_json,
+    printable,
+)
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
@@ -61,7 +67,10 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
             case WarningIssued(text=text):
                 console.complain(text)
             case UsageEndedUnmetered(state=state, records=records):
-                console.complain(f"{records:,} records ended as {state}")
+                console.complain(
+                    f"{counted(records, 'record')} ended as {state}: `ledger explain {state}` says "
+                    "what to do"
+                )
             case RelayBlocked(error=error):
                 console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
                 if event.units and event.first_loss_at is not None:
@@ -71,6 +80,13 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
                     )
 
     return UsageLedger.open(url, observer=report, **settings)
+
+
+async def create(url: str, console: Console) -> Exit:
+    """Make a ledger, or bring its schema up to date."""
+    async with open_ledger(url, console):
+        console.print("the ledger is there, with the schema of this version")
+    return Exit.OK
 
 
 async def add(url: str, members: Mapping[str, Any], console: Console) -> Exit:
@@ -102,7 +118,7 @@ async def import_files(
         entries = ImportedLines(product_code, naming, FIX_AND_IMPORT, whole)
 
         async def blocks() -> AsyncIterator[list[ImportedLine]]:
-            async for block in InputReader(sources).blocks():
+            async for block in InputReader(sources, console.complain).blocks():
                 yield [entries.of(line) for line in block]
 
         code = await _import(ledger, blocks(), console, changed=naming.changed)
@@ -159,10 +175,11 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
         if (await ledger.status()).is_unconfirmed_copy:
             return Exit.COPY  # opening has said so
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        async with settings.client(pacer=pacer) as client:
-            with Interrupts(console, _CLOSES) as interrupts:
+        async with settings.client(console, pacer=pacer) as client:
+            endpoint = await open_client(client, console)
+            with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 if not once:
-                    where = printable((await client.endpoint()).url)
+                    where = printable(endpoint.url)
                     console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
                     return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED
@@ -196,10 +213,10 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        async with settings.client(pacer=pacer) as client:
-            await client.endpoint()  # whoever has no account hears so before anything is stored
+        async with settings.client(console, pacer=pacer) as client:
+            await open_client(client, console)  # before anything is stored
             codes = {await _import_whole(ledger, job, console)}
-            with Interrupts(console, _CLOSES) as interrupts:
+            with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
             codes.add(_print_report(report, console))
             if interrupts.happened:
@@ -215,7 +232,7 @@ async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> 
     entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
         async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-            async for block in InputReader(job.sources).blocks():
+            async for block in InputReader(job.sources, console.complain).blocks():
                 for line in block:
                     kept.add(line, entries.of(line))
                     bar.advance(line.size)
@@ -307,6 +324,14 @@ async def prune(url: str, before: datetime, console: Console) -> Exit:
         except ValueError as error:
             raise MisuseError(f"--days: {error}") from error
     console.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.OK
+
+
+async def backup(url: str, file: str, console: Console) -> Exit:
+    """Copy a ledger while it is in use."""
+    async with open_ledger(url, console, create=False) as ledger:
+        await ledger.back_up(file)
+    console.print(f"{file} has all that was stored", markup=False)
     return Exit.OK
 
 

@@ -28,6 +28,7 @@ from marketplace_metering_async.errors import (
     Violation,
 )
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
+from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.records import Key, UsageRecord
@@ -149,8 +150,8 @@ def _usage_of(record: UsageRecord, product_code: str | None) -> dict[str, Any]:
 
 
 def _event_id(*parts: object) -> str:
-    said = "\n".join(map(str, parts))
-    return f"{_PREFIX}{blake2b(said.encode(), digest_size=16).hexdigest()}"
+    said = "\n".join(map(str, parts)).encode(errors="surrogatepass")  # as names of files may be
+    return f"{_PREFIX}{blake2b(said, digest_size=16).hexdigest()}"
 
 
 async def import_lines(
@@ -222,5 +223,6 @@ def _result(added: AddedUsage) -> result_fields.ResultFields:
     if added.repeated:
         return {"status": REPEATED}
     if added.ended is not None:
-        return {"status": added.ended.value, "advice": "`ledger retry` moves it to this hour."}
+        advice = EXPLANATIONS[added.ended].advice
+        return {"status": added.ended.value, "advice": advice}
     return {"status": RECORDED, "hour": added.hour, "late": added.late}

@@ -112,7 +112,7 @@ async def rebind(
     """Send to another host of the region."""
     async with (
         open_ledger(url, console, create=False) as ledger,
-        settings.client() as client,
+        settings.client(console) as client,
     ):
         with _worded():
             count = await ledger.rebind(client, taken=taken, note=note)  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ _PREFIX = "marketplace_metering_ledger"
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
 
-async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> Exit:
-    """Show the status, and end with what it means."""
+async def show(url: str, _: Console, *, json: bool, prometheus: bool) -> Exit:
+    """Show the status on stdout, for it is what was asked for, and end with what it means."""
     async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
         status = await ledger.status()
     if json:
@@ -30,7 +30,7 @@ async def show(url: str, console: Console, *, json: bool, prometheus: bool) -> E
     if prometheus:
         print("\n".join(_metrics(status)))  # noqa: T201 - the answer itself
     if not json and not prometheus:
-        _print_table(status, console)
+        _print_table(status, Console(stderr=False))
     return exit_of(status)
 
 
@@ -156,19 +156,30 @@ def _hours(seconds: float) -> str:
 def _metrics(status: LedgerStatus) -> Iterator[str]:
     """Yield the status in Prometheus's text format (exposition format 0.0.4)."""
     plain = {
-        "recorded_units": status.recorded,
-        "in_flight_units": status.in_flight,
-        "at_risk_units": status.at_risk,
-        "oldest_unsent_seconds": status.oldest_unsent_seconds,
-        "seconds_to_first_loss": status.seconds_to_first_loss,
-        "last_success_seconds": status.last_success_seconds,
-        "last_usage_seconds": status.last_usage_seconds,
-        "is_unconfirmed_copy": int(status.is_unconfirmed_copy),
+        "recorded_units": (status.recorded, "All units that were ever added."),
+        "in_flight_units": (status.in_flight, "Units that a relay is sending."),
+        "at_risk_units": (status.at_risk, "Unsent units that have waited for too long."),
+        "oldest_unsent_seconds": (
+            status.oldest_unsent_seconds,
+            "How long ago the hour of the oldest unsent usage was over.",
+        ),
+        "seconds_to_first_loss": (
+            status.seconds_to_first_loss,
+            "In how many seconds the service takes the oldest unsent usage no more.",
+        ),
+        "last_success_seconds": (status.last_success_seconds, "Seconds since the latest Success."),
+        "last_usage_seconds": (status.last_usage_seconds, "Seconds since usage was added."),
+        "is_unconfirmed_copy": (
+            int(status.is_unconfirmed_copy),
+            "1 where it is a copy that nobody has adopted.",
+        ),
     }
-    for name, value in plain.items():
+    for name, (value, words) in plain.items():
         if value is not None:
+            yield f"# HELP {_PREFIX}_{name} {words}"
             yield f"# TYPE {_PREFIX}_{name} gauge"
             yield f"{_PREFIX}_{name} {value}"
+    yield f"# HELP {_PREFIX}_units Units by product, dimension and state."
     yield f"# TYPE {_PREFIX}_units gauge"
     for one in status.products:
         for state, units in _states(one):

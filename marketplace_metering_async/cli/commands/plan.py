@@ -10,6 +10,7 @@ from rich.text import Text
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.output.console import lasting
 from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.clock import ClockBounds, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
@@ -35,7 +36,7 @@ class Plan:
     Of each key it keeps two numbers, so that a file of millions of records can be looked at.
 
     Attributes:
-        records: Lines that say a record.
+        lines: How many were read.
         refused: Lines that would be rejected unsent.
         repeated: Lines that say the same as an earlier one.
         held: Hours that would be held back.
@@ -43,7 +44,7 @@ class Plan:
 
     def __init__(self, product_code: str | None, places: LineNumbers, complain: Complain) -> None:
         """*places* says where a record stands; *complain* gets what would be refused."""
-        self.records = 0
+        self.lines = 0
         self.refused = 0
         self.repeated = 0
         self.held = 0
@@ -66,9 +67,9 @@ class Plan:
         return error
 
     def _refusal(self, number: int, record: UsageRecord | MeteringError) -> MeteringError | None:
+        self.lines += 1
         if isinstance(record, MeteringError):
             return record
-        self.records += 1
         try:
             self._admission.admit(number, record)
         except InvalidRecordError as error:
@@ -128,7 +129,7 @@ class Plan:
         return table
 
     def _rows(self, calls_per_second: float) -> Iterator[tuple[str, str]]:
-        yield "records read", f"{self.records:,}"
+        yield "lines read", f"{self.lines:,}"
         yield "would be refused", f"{self.refused:,}"
         if self.repeated:
             yield "say the same again", f"{self.repeated:,}"
@@ -143,7 +144,7 @@ class Plan:
         yield "calls", f"{self.calls:,}"
         if calls_per_second:
             seconds = max(0.0, self.calls - CALL_BURST) / calls_per_second
-            yield "time", f"{seconds:,.0f} s at {calls_per_second:g} calls a second"
+            yield "time", f"{lasting(seconds)} at {calls_per_second:g} calls a second"
 
 
 def _name(lane: Lane) -> str:

@@ -14,6 +14,7 @@ from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.sandbox import AccessKey, Fault, Rules, Sandbox, StateFileError
 from marketplace_metering_async.sandbox.as_json import decoded, from_json
 from marketplace_metering_async.sandbox.sdks import SDKS
+from marketplace_metering_async.sandbox.service.readings import PRESETS
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class SandboxOptions:
         open_to: Hosts to let in.
         token: What page and controls ask for.
         calls_per_second: The quota; None: off.
-        rules: A file of JSON: switches of Rules.
+        rules: A file of JSON: switches of Rules; or a preset.
         products: `CODE,DIMENSION,…`, or a JSON object: the arguments of declare_product.
         access_keys: `ID:SECRET`, or a JSON object: an AccessKey with its id.
         faults: `KIND` or `KIND=PROBABILITY`, or a JSON object: a Fault.
@@ -166,6 +167,8 @@ def _product_of(text: str) -> dict[str, Any]:
 
 
 def _rules_of(path: Path) -> Rules:
+    if str(path) in PRESETS:
+        return PRESETS[str(path)]
     try:
         return from_json(Rules, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import RecentLineNumbers
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
+from marketplace_metering_async.cli.options import open_client
 from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.cli.output.progress import ProgressBar
@@ -26,23 +27,25 @@ async def send_lines(job: SendJob, console: Console) -> Exit:
     """Send every line as a record of its own, as it is read."""
     if not await _may_send(job, console):
         return Exit.UNDELIVERED
-    with Interrupts(console, DRAINS) as interrupts:
+    with Interrupts(console, DRAINS, timeout=job.settings.timeout) as interrupts:
         bar = ProgressBar(console, "metering", total=job.size)
         async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
             try:
-                await _stream(job, report, interrupts)
+                await _stream(job, console, report, interrupts)
             except UsageFileError as error:
                 console.complain(error)
                 report.note(Exit.USAGE)
-        return ended(report.summary(), console, interrupts)
+        return ended(report.summary(), console, interrupts, has_all=report.has_all)
 
 
-def ended(code: Exit, console: Console, interrupts: Interrupts) -> Exit:
+def ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool = True) -> Exit:
     """Return how `send` ends, after telling why it ended early, if it did."""
     if interrupts.failure is not None:
         reason = interrupts.failure.strerror or interrupts.failure
         console.complain(f"results cannot be written to stdout: {reason}")
         return exit_codes.most_severe((code, Exit.USAGE))
+    if interrupts.is_late and not has_all:
+        code = exit_codes.most_severe((code, Exit.UNDELIVERED))
     return Exit.INTERRUPTED if interrupts.happened else code
 
 
@@ -60,8 +63,8 @@ async def _may_send(job: SendJob, console: Console) -> bool:
     return approved(console)
 
 
-async def _stream(job: SendJob, report: Report, interrupts: Interrupts) -> None:
-    reader = InputReader(job.sources)
+async def _stream(job: SendJob, console: Console, report: Report, interrupts: Interrupts) -> None:
+    reader = InputReader(job.sources, console.complain)
     places = RecentLineNumbers()
     in_flight: dict[int, int] = {}  # position in what the client was given, to number of the line
 
@@ -78,7 +81,8 @@ async def _stream(job: SendJob, report: Report, interrupts: Interrupts) -> None:
             await report.room()
         report.has_all = True
 
-    async with job.settings.client(observer=report) as client:
+    async with job.settings.client(console, observer=report) as client:
+        await open_client(client, console)
         async for result in client.iter_batch_meter_usage(
             records(), product_code=job.product_code, stop=interrupts.stopped
         ):

@@ -13,6 +13,7 @@ from marketplace_metering_async.cli.commands.send import DRAINS, ended
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.interrupts import Interrupts
+from marketplace_metering_async.cli.options import open_client
 from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.held_hours import list_held
@@ -40,12 +41,12 @@ async def send_hours(job: SendJob, console: Console) -> Exit:
     complaints = Complaints(console)
     with (
         HourlySums(job.product_code) as sums,
-        Interrupts(console, "nothing is sent.") as interrupts,
+        Interrupts(console, "nothing is sent.", timeout=job.settings.timeout) as interrupts,
     ):
         await add_up(job, sums, console, complaints, interrupts.stopped)
         complaints.end()
-        if interrupts.happened:
-            return Exit.INTERRUPTED
+        if interrupts.stopped.is_set():
+            return ended(Exit.UNDELIVERED, console, interrupts)
         outcomes = sums.outcomes(include_current_hour=job.include_current_hour)
         if not await _may_send(job, sums, outcomes, console):
             return Exit.UNDELIVERED
@@ -84,7 +85,7 @@ class _Hours:
         """Send them, tell of every line, and sum up."""
         bar = ProgressBar(console, "metering", total=len(self._chosen), unit="hours")
         async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
-            await self._stream(report, interrupts)
+            await self._stream(console, report, interrupts)
             for fate in self._fates:
                 if fate.code is Exit.REJECTED and "message" in fate.members:
                     report.complain(fate.members["message"])
@@ -98,8 +99,9 @@ class _Hours:
         list_held(self._outcomes, console)
         return ended(code, console, interrupts)
 
-    async def _stream(self, report: Report, interrupts: Interrupts) -> None:
-        async with self._job.settings.client(observer=report) as client:
+    async def _stream(self, console: Console, report: Report, interrupts: Interrupts) -> None:
+        async with self._job.settings.client(console, observer=report) as client:
+            await open_client(client, console)
             async for result in client.iter_batch_meter_usage(
                 self._records(), product_code=self._job.product_code, stop=interrupts.stopped
             ):

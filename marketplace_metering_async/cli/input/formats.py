@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, Final
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
@@ -44,6 +45,19 @@ _EITHER: Final = {"Quantity", "QuantityAsDecimal"}
 _COLUMN_OF: Final = {name: _NAMES[name] for name in _COLUMNS} | {
     _NAMES[name]: _NAMES[name] for name in _COLUMNS
 }
+_NO_TEXT: Final = {
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"PAR1": "a Parquet file",
+    b"Obj\x01": "an Avro file",
+    b"SQLite format 3\0": "a SQLite database",
+    b"PK\x03\x04": "an Excel or ZIP file",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"BZh": "compressed with bzip2, where only gzip is known",
+    b"\xfd7zXZ": "compressed with xz, where only gzip is known",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd, where only gzip is known",
+}
+_DELIMITERS: Final = (",", ";", "\t")
 _MOST_DIGITS: Final = 20
 """Digits of a number in CSV: more than 64 bits can hold, and few enough to read in no time."""
 
@@ -59,31 +73,38 @@ def format_of(name: str, first_line: bytes) -> Parse | None:
     Where neither the name nor a brace tells, a line with a known column is a header; any other is
     a broken line of JSON, which stops nothing.
     """
-    suffix = name.rpartition(".")[2].lower()
+    suffix = name.lower().removesuffix(".gz").rpartition(".")[2]
     if suffix in ("jsonl", "ndjson", "json") or first_line.lstrip().startswith((b"{", b"[")):
         return parse_json
     try:
-        columns = [cell.strip() for cell in _cells(first_line)]
+        columns = [cell.strip() for cell in _cells(first_line, _delimiter_of(first_line))]
     except InvalidRecordError:
         columns = []
-    if suffix != "csv" and not any(column in _COLUMN_OF for column in columns):
+    if suffix not in ("csv", "tsv") and not any(column in _COLUMN_OF for column in columns):
         return parse_json
     return None
+
+
+def require_text(name: str, head: bytes) -> None:
+    """
+    Refuse what begins as something else than text does: a complaint a line would help nobody.
+
+    Raises:
+        UsageFileError: with what it is, and what to make of it.
+    """
+    kind = next((kind for magic, kind in _NO_TEXT.items() if head.startswith(magic)), None)
+    if kind is not None:
+        raise UsageFileError(f"{name}: this is {kind}; make it JSON lines or CSV in UTF-8")
 
 
 def parse_json(line: bytes) -> Mapping[str, Any]:
     """Read a JSON object."""
     try:
-        value = _strict_json(line.decode("utf-8"))
+        value = DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise _broken("", "UTF-8", "other bytes") from None
-    except json.JSONDecodeError as error:
-        got = f"no JSON ({error.msg}, column {error.colno})"
-        raise _broken("", "a JSON object", got) from None
-    except RecursionError:
-        raise _broken("", "a JSON object", "one nested too deeply") from None
-    except ValueError as error:
-        raise _broken("", "a strict JSON object", truncate(str(error))) from None
+    except (ValueError, RecursionError) as error:
+        raise no_json(error) from None
     if not isinstance(value, dict):
         raise _broken("", "a JSON object", f"a {type(value).__name__}")
     return value
@@ -93,26 +114,51 @@ def csv_rows(place: str, header: bytes) -> Parse:
     """
     Return how to read the rows below *header*, which stands at *place* and names the columns.
 
+    Commas, semicolons or tabs stand between them. Columns that are none of ours are left out.
+
     Raises:
-        UsageFileError: for a header with an unknown, doubled or missing column.
+        UsageFileError: for a header with a doubled or missing column, or one that is nearly ours:
+            ignored, it would change what is billed.
     """
+    delimiter = _delimiter_of(header)
     try:
-        columns = [cell.strip() for cell in _cells(header)]
+        columns = [cell.strip() for cell in _cells(header, delimiter)]
     except InvalidRecordError as error:
         raise UsageFileError(f"{place}: {worded(error)}") from error
-    for column in columns:
-        if column not in _COLUMN_OF:
-            known = ", ".join(_COLUMNS)
-            raise UsageFileError(
-                f"{place}: unknown column {truncate(repr(column))}; known: {known}"
-            )
-    members = [_COLUMN_OF[column] for column in columns]
-    if len(set(members)) < len(members):
-        raise UsageFileError(f"{place}: a column stands twice")
-    present = {*members, *(_EITHER if _EITHER & {*members} else ())}
+    members = [_COLUMN_OF.get(column) for column in columns]
+    known = [member for member in members if member is not None]
+    if len(set(known)) < len(known):
+        raise UsageFileError(f"{place}: a column stands twice; keep one of them")
+    for column in extra_columns(header):
+        if meant := get_close_matches(column.lower(), _COLUMN_OF, 1, 0.75):
+            shown = truncate(repr(column))
+            raise UsageFileError(f"{place}: unknown column {shown}; call it {meant[0]}?")
+    present = {*known, *(_EITHER if _EITHER & {*known} else ())}
     if missing := [column for column in _REQUIRED if _NAMES[column] not in present]:
-        raise UsageFileError(f"{place}: no column {', '.join(missing)}")
-    return lambda line: _row(members, line)
+        raise UsageFileError(
+            f"{place}: no column {', '.join(missing)}; the first line of a CSV file names its "
+            f"columns: {', '.join(_COLUMNS)}"
+        )
+    return lambda line: _row(members, line, delimiter)
+
+
+def extra_columns(header: bytes) -> list[str]:
+    """Return the columns of a *header* of CSV that are none of ours."""
+    cells = (cell.strip() for cell in _cells(header, _delimiter_of(header)))
+    return [cell for cell in cells if cell not in _COLUMN_OF]
+
+
+def _delimiter_of(header: bytes) -> str:
+    """Return what stands between the columns: what gives most of them a name of ours."""
+
+    def known(delimiter: str) -> int:
+        try:
+            cells = _cells(header, delimiter)
+        except InvalidRecordError:
+            return 0
+        return sum(cell.strip() in _COLUMN_OF for cell in cells)
+
+    return max(_DELIMITERS, key=known)
 
 
 def worded(error: InvalidRecordError) -> str:
@@ -129,13 +175,15 @@ def _broken(path: str, expected: str, got: str) -> InvalidRecordError:
     return InvalidRecordError([Violation(path, expected, got)])
 
 
-def _strict_json(text: str) -> Any:  # noqa: ANN401
-    return json.loads(
-        text,
-        object_pairs_hook=_unique,
-        parse_constant=_no_constant,
-        parse_float=_by_its_digits,
-    )
+def no_json(error: ValueError | RecursionError) -> InvalidRecordError:
+    """Return what is wrong with a text that is no strict JSON, by what DECODER raised."""
+    match error:
+        case json.JSONDecodeError(msg=msg, lineno=line, colno=column):
+            where = f"column {column}" if line == 1 else f"line {line}, column {column}"
+            return _broken("", "a JSON object", f"no JSON ({msg}, {where})")
+        case RecursionError():
+            return _broken("", "a JSON object", "one nested too deeply")
+    return _broken("", "a strict JSON object", truncate(str(error)))
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,22 +208,30 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name}, which is no JSON")
 
 
-def _row(columns: list[str], line: bytes) -> Mapping[str, Any]:
-    """Read one row; an empty cell is an absent member."""
-    cells = _cells(line)
+DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_by_its_digits
+)
+"""Reads JSON strictly, with boto3's names for members."""
+
+
+def _row(columns: list[str | None], line: bytes, delimiter: str) -> Mapping[str, Any]:
+    """Read one row, but for columns without a member; an empty cell is an absent member."""
+    cells = _cells(line, delimiter)
     if len(cells) != len(columns):
         raise _broken("", f"{len(columns)} cells", str(len(cells)))
     return {
-        column: _value(column, cell) for column, cell in zip(columns, cells, strict=True) if cell
+        column: _value(column, cell)
+        for column, cell in zip(columns, cells, strict=True)
+        if cell and column is not None
     }
 
 
-def _cells(line: bytes) -> list[str]:
+def _cells(line: bytes, delimiter: str) -> list[str]:
     """Cut one line into cells; an unclosed quote must not swallow the lines that follow."""
     if b"\0" in line:
         raise _broken("", "text", "a NUL character")
     try:
-        return next(csv.reader([line.decode("utf-8")], strict=True), [])
+        return next(csv.reader([line.decode("utf-8")], strict=True, delimiter=delimiter), [])
     except UnicodeDecodeError:
         raise _broken("", "UTF-8", "other bytes") from None
     except csv.Error as error:
@@ -189,5 +245,5 @@ def _value(column: str, cell: str) -> Any:  # noqa: ANN401
         return int(cell) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
     if column == "UsageAllocations":
         with suppress(ValueError, RecursionError):
-            return _strict_json(cell)
+            return DECODER.decode(cell)
     return cell

@@ -1,29 +1,38 @@
 """
 Usage in files and streams: bytes to lines, lines to records, in memory that does not grow.
 
-Input is cut at newlines alone, so that no character inside a text ends a line.
+Input is cut at newlines alone, so that no character inside a text ends a line. What is no record a
+line, such as the file of the aws CLI, is read whole (`documents`).
 """
 
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import frozen
 
+from marketplace_metering_async.cli.input.documents import LARGEST, is_document, records_of
+from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.formats import (
     EVENT_ID,
     Parse,
     UsageFileError,
     broken_line,
     csv_rows,
+    extra_columns,
     format_of,
+    parse_json,
+    require_text,
 )
+from marketplace_metering_async.cli.input.gzipped import Read, plain
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.rules import truncate
 
 STDIN: Final = "-"
 _LONGEST_LINE: Final = 8 * 2**20
@@ -31,6 +40,11 @@ _LONGEST_LINE: Final = 8 * 2**20
 _BLOCK: Final = 2**16
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows would translate newlines
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_MOST_WARNINGS: Final = 5
+"""Lines of a file that are warned of one by one."""
+
+Warn: TypeAlias = Callable[[str], object]
+"""Gets a text on what is odd about the input, and no fault of it."""
 
 
 class Line(NamedTuple):
@@ -39,7 +53,7 @@ class Line(NamedTuple):
 
     Attributes:
         file: The file's name, or `-`.
-        number: From 1, counting every line of the file.
+        number: From 1, counting every line of the file; of a document, its records.
         size: Bytes that were read since the line before.
         record: What it says, or the reason why it says no record.
         members: With boto3's names, of a line that says no record but could be taken apart.
@@ -69,15 +83,46 @@ class Source:
     size: int | None
     for_ledger: bool = False
 
-    def blocks(self) -> Iterator[list[Line]]:
+    def blocks(self, warn: Warn) -> Iterator[list[Line]]:
         """
-        Yield the lines in blocks, as they come.
+        Yield the lines in blocks, as they come, and warn of what is odd about them.
 
         Raises:
             UsageFileError: if it cannot be opened or read, or has a wrong CSV header.
         """
+        doubts = _Doubts(self.name, warn)
         with _opened(self.name) as read:
-            yield from _blocks(self.name, read, for_ledger=self.for_ledger)
+            blocks = _blocks(self.name, plain(self.name, read), warn, for_ledger=self.for_ledger)
+            for block in blocks:
+                doubts.look_at(block)
+                yield block
+        doubts.end()
+
+
+class _Doubts:
+    """Warns of the first odd lines of a file, of how many more there are, and of a lack of any."""
+
+    def __init__(self, name: str, warn: Warn) -> None:
+        self._name = name
+        self._warn = warn
+        self._lines = 0
+        self._odd = 0
+
+    def look_at(self, block: Sequence[Line]) -> None:
+        self._lines += len(block)
+        for line in block:
+            if isinstance(line.record, UsageRecord) and (
+                doubt := doubt_of_account(line.record.customer_aws_account_id)
+            ):
+                self._odd += 1
+                if self._odd <= _MOST_WARNINGS:
+                    self._warn(f"{line.file}:{line.number}: {doubt}")
+
+    def end(self) -> None:
+        if (more := self._odd - _MOST_WARNINGS) > 0:
+            self._warn(f"{self._name}: {more:,} more account ids are not of 12 digits")
+        if not self._lines:
+            self._warn(f"{self._name}: there is no usage in it; did what writes it fail?")
 
 
 def sources_of(names: Sequence[str], *, for_ledger: bool = False) -> list[Source]:
@@ -108,14 +153,13 @@ def _source(name: str, *, for_ledger: bool) -> Source:
             raise UsageFileError(f"{name}: is a directory")
         return Source(name, None, for_ledger)
     with _opened(name) as read:
-        head = read(_BLOCK).removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0].rstrip(b"\r")
+        head = plain(name, read)(_BLOCK)
+        require_text(name, head)
+        head = head.removeprefix(_BYTE_ORDER_MARK)
+        head = head.partition(b"\n")[0].rstrip(b"\r")
         if head.strip() and format_of(name, head) is None:
             csv_rows(f"{name}:1", head)
     return Source(name, found.st_size, for_ledger)
-
-
-Read = Callable[[int], bytes]
-"""Gives at most so many bytes as soon as there are any, and none at the end."""
 
 
 @contextmanager
@@ -139,12 +183,15 @@ def _opened(name: str) -> Iterator[Read]:
             os.close(handle)
 
 
-def _blocks(name: str, read: Read, *, for_ledger: bool) -> Iterator[list[Line]]:
+def _blocks(name: str, read: Read, warn: Warn, *, for_ledger: bool) -> Iterator[list[Line]]:
     parse: Parse | None = None
     number = size = 0
-    for pieces in _cut(read):
+    cut = _cut(read)
+    for pieces in cut:
         block: list[Line] = []
-        for piece in pieces:
+        for index, piece in enumerate(pieces):
+            if not number:
+                require_text(name, piece)
             number += 1
             size += len(piece) + 1
             line = piece.removeprefix(_BYTE_ORDER_MARK) if number == 1 else piece
@@ -152,14 +199,55 @@ def _blocks(name: str, read: Read, *, for_ledger: bool) -> Iterator[list[Line]]:
             if not line.strip():
                 continue
             if parse is None:
+                if is_document(line):
+                    rest = chain([line, *pieces[index + 1 :]], *cut)
+                    yield _of_document(name, number, rest, for_ledger=for_ledger)
+                    return
                 parse = format_of(name, line)
                 if parse is None:
                     parse = csv_rows(f"{name}:{number}", line)
+                    if others := extra_columns(line):
+                        columns = ", ".join(truncate(column) for column in others)
+                        warn(f"{name}:{number}: columns that are not read: {columns}")
                     continue
             block.append(Line(name, number, size, *_read(parse, line, for_ledger=for_ledger)))
             size = 0
         if block:
             yield block
+
+
+def _is_lines(pieces: Sequence[bytes]) -> bool:
+    """Return whether the second of some lines begins a record, so that only the first is broken."""
+    second = next((piece for piece in pieces[1:] if piece.strip()), b"")
+    return second.lstrip().startswith(b"{")
+
+
+def _of_document(name: str, start: int, pieces: Iterable[bytes], *, for_ledger: bool) -> list[Line]:
+    """
+    Return the records of what goes on over many lines; each is counted, and has no line.
+
+    *start* is the number of the first line, for records a line of which the first is broken.
+    """
+    kept: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        kept.append(piece)
+        size += len(piece) + 1
+        if size > LARGEST or len(piece) > _LONGEST_LINE:
+            text = "too large for JSON that is not one record a line: `jq -c '.[]'` makes lines"
+            raise UsageFileError(f"{name}: {text}")
+    found = list(records_of(b"\n".join(kept)))
+    if len(found) == 1 and isinstance(found[0], InvalidRecordError) and _is_lines(kept):
+        return [
+            Line(name, number, len(line) + 1, *_read(parse_json, line, for_ledger=for_ledger))
+            for number, line in enumerate(kept, start)
+            if line.strip()
+        ]
+    share = size // max(1, len(found))
+    return [
+        Line(name, number, share, *_record_of(members, for_ledger=for_ledger))
+        for number, members in enumerate(found, start=1)
+    ]
 
 
 def _read(
@@ -168,10 +256,21 @@ def _read(
     """Return the record, or why there is none and the members that could be read; the event id."""
     if len(line) > _LONGEST_LINE:
         return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None, None
-    members = event_id = None
     try:
-        members = dict(parse(line))
-        event_id = members.pop(EVENT_ID, None)
+        members = parse(line)
+    except InvalidRecordError as error:
+        return error, None, None
+    return _record_of(members, for_ledger=for_ledger)
+
+
+def _record_of(
+    given: Mapping[str, Any] | InvalidRecordError, *, for_ledger: bool
+) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None, Any]:
+    if isinstance(given, InvalidRecordError):
+        return given, None, None
+    members = dict(given)
+    event_id = members.pop(EVENT_ID, None)
+    try:
         record = UsageRecord.from_boto(members)
     except InvalidRecordError as error:
         return error, members, event_id

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from marketplace_metering_async.cli.input.lines import Line, Source
+from marketplace_metering_async.cli.input.lines import Line, Source, Warn
 
 _BLOCKS_AHEAD: Final = 4
 
@@ -18,9 +18,10 @@ class InputReader:
     Cancelling whoever waits for a block leaves the thread behind; it ends with the process.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        """Begin to read."""
+    def __init__(self, sources: Sequence[Source], warn: Warn) -> None:
+        """Begin to read; *warn* is called on the event loop."""
         self._sources = sources
+        self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._blocks: asyncio.Queue[list[Line] | Exception | None] = asyncio.Queue()
         self._room = threading.Semaphore(_BLOCKS_AHEAD)
@@ -51,13 +52,17 @@ class InputReader:
     def _read(self) -> None:
         try:
             for source in self._sources:
-                for block in source.blocks():
+                for block in source.blocks(self._warn_in_loop):
                     self._room.acquire()
                     self._hand_over(block)
         except Exception as error:  # noqa: BLE001 - raised where the lines are taken
             self._hand_over(error)
         else:
             self._hand_over(None)
+
+    def _warn_in_loop(self, text: str) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._warn, text)
 
     def _hand_over(self, block: list[Line] | Exception | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody takes lines any more

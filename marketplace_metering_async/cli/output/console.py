@@ -1,14 +1,20 @@
-"""What goes out: JSON for programs on stdout, everything for people on stderr."""
+"""What goes out: JSON for programs on stdout, everything for people, or for a log, on stderr."""
 
+import io
 import json
 import os
 import sys
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 import rich.console
+from attrs import frozen
 
 from marketplace_metering_async.cli.input.formats import worded
+from marketplace_metering_async.cli.output.advice import advice_on
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     InvalidRecordError,
     MarketplaceMeteringException,
@@ -16,22 +22,89 @@ from marketplace_metering_async.errors import (
 )
 
 
+class LogFormat(StrEnum):
+    """What stderr is read by."""
+
+    TEXT = "text"
+    """People, on a terminal or in a file."""
+    JSON = "json"
+    """A collector of logs: one JSON object a line."""
+
+
+@frozen
+class Log:
+    """
+    How much a command says on stderr, and in what form.
+
+    Attributes:
+        verbose: Whether it tells of every call, retry and search.
+        format: For whom.
+    """
+
+    verbose: bool = False
+    format: LogFormat = LogFormat.TEXT
+
+
+PLAIN: Final = Log()
+
+
 class Console(rich.console.Console):
-    """The console on stderr. That its reader goes away must not end what is being metered."""
+    """
+    The console on stderr. That its reader goes away must not end what is being metered.
+
+    Attributes:
+        log_as: How much it says, and in what form.
+    """
+
+    def __init__(self, log: Log = PLAIN, **how: Any) -> None:  # noqa: ANN401 - as rich has it
+        # rich honours NO_COLOR by itself, and would read `:100:` as a picture.
+        usual: dict[str, Any] = {"stderr": True, "soft_wrap": True}
+        super().__init__(**(usual | how), highlight=False, emoji=False)
+        self.log_as = log
+
+    def print(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - as rich has it
+        """Print for people, or as a line of the log."""
+        if self.log_as.format is LogFormat.TEXT:
+            super().print(*what, **how)
+            return
+        text = io.StringIO()
+        plain = rich.console.Console(file=text, width=200, color_system=None, emoji=False)
+        plain.print(*what, **{**how, "style": None}, highlight=False, soft_wrap=True)
+        self.note("info", text.getvalue())
+
+    def note(self, level: str, message: str, **members: object) -> None:
+        """Write a line of the log."""
+        if message := message.strip():
+            time = SystemClock().now().isoformat()
+            line = {"time": time, "level": level, "message": message, **members}
+            super().print(json_line(line), end="", markup=False)
 
     def on_broken_pipe(self) -> None:
         """Say no more."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
     def complain(self, problem: object) -> None:
         """Tell of a problem; its text may come from anywhere, so it is only text."""
-        self.print(printable(str(problem)), style="red", markup=False)
+        if self.log_as.format is LogFormat.JSON:
+            self.note("warning", str(problem))
+        else:
+            self.print(printable(str(problem)), style="red", markup=False)
+
+    def tell(self, name: str, text: str, members: Mapping[str, object]) -> None:
+        """Tell of a step on the way, where that is asked for."""
+        if not self.log_as.verbose:
+            return
+        if self.log_as.format is LogFormat.JSON:
+            self.note("debug", text, event=name, **members)
+        else:
+            self.print(printable(text), style="dim", markup=False)
 
     @property
     def has_screen(self) -> bool:
         """Whether a person sees it on a screen: what forces colours does not make one."""
-        return sys.stderr is not None and sys.stderr.isatty() and not self.is_dumb_terminal
+        for_people = self.log_as.format is LogFormat.TEXT and not self.is_dumb_terminal
+        return for_people and sys.stderr is not None and sys.stderr.isatty()
 
     @property
     def shares_screen(self) -> bool:
@@ -39,9 +112,17 @@ class Console(rich.console.Console):
         return self.has_screen and sys.stdout is not None and sys.stdout.isatty()
 
 
-def stderr_console() -> Console:
-    """Return the console; rich honours NO_COLOR by itself, and would read `:100:` as a picture."""
-    return Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+def counted(number: int, what: str) -> str:
+    """`1 call`, `2,000 calls`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def lasting(seconds: float) -> str:
+    """`45 s`, `12 min`, `1 h 7 min`."""
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def printable(text: str) -> str:
@@ -52,7 +133,7 @@ def printable(text: str) -> str:
     )
 
 
-def json_line(members: dict[str, Any]) -> str:
+def json_line(members: Mapping[str, Any]) -> str:
     """Return a line of JSON, in ASCII, so that any locale and terminal can show it."""
     return json.dumps(members, default=_plain) + "\n"
 
@@ -78,4 +159,4 @@ def error_text(error: MeteringError) -> str:
     if isinstance(error, InvalidRecordError):
         return worded(error)
     said = f": {error.message}" if isinstance(error, MarketplaceMeteringException) else ""
-    return f"{error}{said}. {error.advice}"
+    return f"{error}{said}. {advice_on(error)}"

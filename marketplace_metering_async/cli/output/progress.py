@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from marketplace_metering_async.cli.output.console import Console, printable
+from marketplace_metering_async.cli.output.console import Console, lasting, printable
 from marketplace_metering_async.clock import SystemClock
 
 _CLOCK: Final = SystemClock()
@@ -116,7 +116,7 @@ class ProgressBar:
         if not self._total or not self._steps:
             return ""
         seconds = self.seconds * max(0.0, self._total / self._steps - 1)
-        return f", {seconds:,.0f} s left"
+        return f", {lasting(seconds)} left"
 
     def _held_up(self) -> str:
         return f" ({printable(self.trouble)})" if self.trouble else ""

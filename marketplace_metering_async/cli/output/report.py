@@ -9,7 +9,7 @@ from rich.table import Table
 
 from marketplace_metering_async.cli.exit_codes import Exit, most_severe
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.output.console import Console, error_text, printable
+from marketplace_metering_async.cli.output.console import Console, counted, error_text, printable
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.result_fields import HELD, ResultFields
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
@@ -118,10 +118,10 @@ class Report:
         if members["status"] == RecordStatus.REJECTED:
             self.complain(members["message"])
         self._waiting[number] = members
+        self.bar.advance(self._expected[number].size)
         while (ready := self._waiting.pop(self._next, None)) is not None:
             line = self._expected.pop(self._next)
             self._lines.write({"file": line.file, "line": line.number, **ready})
-            self.bar.advance(line.size)
             self._next += 1
         if len(self._waiting) > _MOST_WAITING:
             self._flowing.clear()
@@ -184,7 +184,8 @@ class Report:
             _add_row(table, "all", "", total, hours and Counter({"": hours.total()}))
         self._console.print(table)
         self._console.print(
-            f"{self._calls:,} calls ({self._throttled:,} throttled) in {self.bar.seconds:,.1f} s",
+            f"{counted(self._calls, 'call')} ({self._throttled:,} throttled) "
+            f"in {self.bar.seconds:,.1f} s",
             style="dim",
         )
         if self._newest and not self.has_all:

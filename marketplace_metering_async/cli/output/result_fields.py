@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour
 from marketplace_metering_async.cli.input.formats import worded
+from marketplace_metering_async.cli.output.advice import advice_on
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import (
     ConflictingRecordsError,
@@ -41,9 +42,9 @@ def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> ResultFiel
     if result.error is not None:
         members |= _of_error(result.error, place, place_of)
     if result.status is RecordStatus.REJECTED and result.error is not None:
-        members["advice"] = result.error.advice
+        members["advice"] = advice_on(result.error)
     elif result.status is not RecordStatus.SUCCESS:
-        members["advice"] = result.advice
+        members["advice"] = _in_options(result.advice, result.error)
     if result.duplicate_of is not None:
         members["duplicate_of"] = place_of(result.duplicate_of)
     members["attempts"] = result.attempts
@@ -52,13 +53,18 @@ def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> ResultFiel
     return members
 
 
+def _in_options(advice: str, error: MeteringError | None) -> str:
+    """Return the *advice* on a result, which ends with that on its *error*, in our words."""
+    return advice if error is None else advice.replace(error.advice, advice_on(error))
+
+
 def of_refusal(
     error: MeteringError, place: str, place_of: PlaceOf = str, *, advice: str | None = None
 ) -> ResultFields:
     """Return the members for a line that was never sent because of *error*."""
     members: ResultFields = {"status": RecordStatus.REJECTED.value, "metered": False}
     members |= _of_error(error, place, place_of)
-    return members | {"advice": advice or error.advice, "attempts": 0}
+    return members | {"advice": advice or advice_on(error), "attempts": 0}
 
 
 def of_held(hour: HeldHour | BlockedHour) -> ResultFields:

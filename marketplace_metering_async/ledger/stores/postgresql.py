@@ -19,8 +19,10 @@ from uuid import uuid4
 from attrs import astuple
 
 from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
+    HIDDEN,
     Identity,
     copy_text,
     held_through,
@@ -395,6 +397,10 @@ class PostgresStore:
 
         return await self._connections.run(tidied)
 
+    async def back_up(self, to: str) -> None:
+        """See Store."""
+        raise ConfigurationError("back up a ledger in PostgreSQL with pg_dump, or as its server is")
+
     async def take_over(self, source: Store) -> int:
         """See Store."""
         return await postgresql_moving.take_over(self._connections, source)
@@ -433,11 +439,14 @@ async def identity(db: Connection, lock: str = "") -> Identity:
 
 async def _marked(db: Connection) -> tuple[str, Identity]:
     """Return the ledger's row with the cluster and database that it is in: a copy has others."""
-    found = await db.fetchrow(
-        "SELECT (SELECT system_identifier FROM pg_control_system()), "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    cluster = HIDDEN
+    database, shows_cluster = await db.fetchrow(
+        "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()), "
+        "has_function_privilege('pg_control_system()', 'EXECUTE')"
     )
-    return " ".join(str(part) for part in found), await identity(db)
+    if shows_cluster:
+        cluster = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
+    return f"{cluster} {database}", await identity(db)
 
 
 async def _guard_copy(db: Connection, place: Place, now: int) -> str | None:

@@ -85,6 +85,7 @@ _USABLE: Final = """
     (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible,
     (SELECT sealings FROM marketplace_metering.ledger) AS sealings
 """
+_MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
 _LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 _CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
 _BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}"
@@ -203,7 +204,8 @@ class PostgresConnections:
                             self._reach("transaction: commits")
                             committing = True
                     committed = True
-            except self._errors as error:
+            except self._errors as caught:
+                error = self._first(caught)
                 if not committed:  # otherwise only giving the connection back has failed
                     in_doubt = in_doubt or (committing and self._may_be_committed(error))
                     if attempt == _TRIES or not await self._passes(error):
@@ -297,15 +299,28 @@ class PostgresConnections:
         return self._own_id
 
     async def read(self, operation: Operation[T]) -> T:
-        """Run *operation* on what is committed."""
-        try:
-            async with (
-                self._connection() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                return await operation(SchemaConnection(connection, self._schema))
-        except self._errors as error:
-            raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
+        """
+        Run *operation* on what is committed, again where the connection is lost.
+
+        Raises:
+            LedgerUnusableError: its schema was upgraded beyond what this process knows.
+            LedgerError: the database cannot be asked.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                async with (
+                    self._connection() as connection,
+                    connection.transaction(isolation="repeatable_read", readonly=True),
+                ):
+                    db = SchemaConnection(connection, self._schema)
+                    require_known(await db.fetchval(_MIN_COMPATIBLE), self._known)
+                    return await operation(db)
+            except self._errors as caught:
+                error = self._first(caught)
+                if attempt == _TRIES or not await self._passes(error):
+                    raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
+            await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
+        raise AssertionError("the last attempt returned or raised")
 
     async def aclose(self) -> None:
         """Close the connections; twice is fine."""
@@ -364,6 +379,14 @@ class PostgresConnections:
             ),
         )
 
+    def _first(self, error: BaseException) -> BaseException:
+        """Return what came first: a lost connection cannot be rolled back, which says nothing."""
+        while isinstance(error, self._asyncpg.InterfaceError) and isinstance(
+            error.__context__, self._errors
+        ):
+            error = error.__context__
+        return error
+
     def _may_be_committed(self, error: BaseException) -> bool:
         """Whether a COMMIT that ended with *error* may have taken place all the same."""
         return _state_of(error)[:2] in _LEFT_IN_DOUBT
@@ -391,7 +414,7 @@ class PostgresConnections:
             )
         if (version := await self._version(connection)) < self._known:
             try:
-                await self._migrate(connection)
+                await self._migrate()
             except self._asyncpg.InsufficientPrivilegeError as error:
                 if not version:
                     raise
@@ -404,8 +427,17 @@ class PostgresConnections:
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())
 
-    async def _migrate(self, connection: Connection) -> None:
+    async def _migrate(self) -> None:
+        """Upgrade the schema, on a connection that waits for as long as it takes."""
+        connection = await self._asyncpg.connect(self._url, statement_cache_size=0)
+        try:
+            await self._migrate_on(connection)
+        finally:
+            await connection.close(timeout=_CLOSE_SECONDS)
+
+    async def _migrate_on(self, connection: Connection) -> None:
         async with connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
             version = await self._version(connection)
             if not await connection.fetchval("SELECT to_regnamespace($1)", self._schema):

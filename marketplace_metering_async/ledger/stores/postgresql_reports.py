@@ -9,10 +9,9 @@ from marketplace_metering_async.ledger.history import (
     entries_of,
     stranded_entry_of,
 )
-from marketplace_metering_async.ledger.hours import latest_lost_at
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import key_of
-from marketplace_metering_async.ledger.status import AT_RISK_WITHIN, Figures
+from marketplace_metering_async.ledger.status import AtRisk, Figures
 from marketplace_metering_async.ledger.stores.postgresql_adding import keep_sums
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.sums import Sum, Sums
@@ -31,7 +30,8 @@ FIRST_STAMP: Final = """
 """
 AT_RISK: Final = """
     SELECT COALESCE(SUM(quantity), 0) FROM marketplace_metering.hour
-    WHERE state IN ('open', 'frozen') AND hour <= $1 AND stamp <= $1
+    WHERE state IN ('open', 'frozen') AND hour <= $1
+      AND (COALESCE(sealed_at, seal_at) <= $2 OR stamp <= $3)
 """
 CLAIMED: Final = """
     SELECT COALESCE(SUM(quantity), 0), MAX(lease_until) FROM marketplace_metering.hour
@@ -64,7 +64,7 @@ async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
         ],
         oldest_hour=oldest,
         first_stamp=await db.fetchval(FIRST_STAMP, oldest),
-        at_risk=int(await db.fetchval(AT_RISK, latest_lost_at(now + AT_RISK_WITHIN))),
+        at_risk=int(await db.fetchval(AT_RISK, *AtRisk.at(now))),
         in_flight=int(in_flight),
         claimed_until=claimed_until,
         next_send=next_send,

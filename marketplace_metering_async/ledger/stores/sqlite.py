@@ -59,6 +59,9 @@ from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFil
 from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
+_LONG_LOG: Final = 2**28
+"""Bytes; SQLite empties it when it has 4 MB, unless somebody reads."""
+
 GUARD: Final = """
     UPDATE ledger SET mark = ?, guarded_since = COALESCE(guarded_since, ?), held_through =
         CASE WHEN guarded_since IS NULL THEN max(COALESCE(held_through, 0), ?)
@@ -74,7 +77,6 @@ class SqliteStore:
     """A ledger in one file; see Store for what its verbs do."""
 
     shares_quota = False
-    may_write = True
 
     def __init__(
         self,
@@ -99,6 +101,11 @@ class SqliteStore:
     async def aclose(self) -> None:
         """See Store."""
         await self._file.aclose()
+
+    @property
+    def may_write(self) -> bool:
+        """See Store."""
+        return self._file.may_write
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
@@ -289,8 +296,17 @@ class SqliteStore:
         return await self._file.change(prune)
 
     async def tidy(self) -> bool:
-        """See Store: a file needs no notes."""
+        """See Store: a file needs no notes, but its log may be long."""
+        if (size := self._file.log_size()) > _LONG_LOG:
+            self._warn(
+                f"end what has been reading {self._file.path} for long: meanwhile its log cannot "
+                f"be emptied, and has grown to {size // 2**20} MB"
+            )
         return False
+
+    async def back_up(self, to: str) -> None:
+        """See Store."""
+        await self._file.back_up(to)
 
     async def take_over(self, source: Store) -> int:
         """See Store."""

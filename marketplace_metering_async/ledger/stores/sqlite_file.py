@@ -12,7 +12,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -34,6 +34,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     schema_of,
 )
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
+from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
@@ -77,6 +78,20 @@ def connect(path: str) -> sqlite3.Connection:
     )
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """
+    Open a file that may not be written, or not its folder.
+
+    Without a log beside it nobody has it open, and none need be made to read it.
+    """
+    others = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?{others}", timeout=_BUSY_SECONDS, isolation_level=None, uri=True
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
 Operation = Callable[[Connection], T]
 """Statements of one transaction."""
 
@@ -109,6 +124,7 @@ class SqliteFile:
         self._reach = reach
         self._migrations = migrations_in(schema or schema_of("sqlite"))
         self._known = self._migrations[-1].version
+        self.may_write = True
         self._writer: Any = None
         self._reader: Any = None
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
@@ -126,10 +142,12 @@ class SqliteFile:
         )
         self._process = os.getpid()
         try:
-            await self._in_thread(0, self._open)
+            mode = await self._in_thread(0, self._open)
         except BaseException:
             await self.aclose()
             raise
+        if self.may_write and mode & 0o007 and os.name != "nt":
+            warn(f"chmod o= {self._path}: everybody on this machine may use it ({mode:03o})")
 
     async def change(self, operation: Operation[T], *, though_moved: bool = False) -> T:
         """
@@ -141,6 +159,8 @@ class SqliteFile:
             LedgerOutcomeUnknownError: the disk failed at the commit.
             LedgerError: the file cannot be written to; nothing has happened then.
         """
+        if not self.may_write:
+            raise LedgerError(f"{self._path} may only be read by this process; nothing was stored")
         missing: Missing | None = None
         memory = self._memory
 
@@ -169,8 +189,52 @@ class SqliteFile:
         return result
 
     async def read(self, operation: Operation[T]) -> T:
-        """Run *operation* on what is committed."""
-        return await self._in_thread(1, lambda: self._read(operation))
+        """
+        Run *operation* on what is committed.
+
+        Raises:
+            LedgerUnusableError: its schema was upgraded beyond what this process knows.
+            LedgerError: the file cannot be read.
+        """
+
+        def checked(db: Connection) -> T:
+            (min_compatible,) = db.execute("SELECT min_compatible FROM ledger").fetchone()
+            require_known(min_compatible, self._known)
+            return operation(db)
+
+        return await self._in_thread(1, lambda: self._read(checked))
+
+    async def back_up(self, to: str) -> None:
+        """
+        Write a copy of what is committed into a new file, on the disk when this returns.
+
+        By SQLite itself: whoever copies the file alone misses what is still in its log.
+        """
+        await self._in_thread(1, lambda: self._back_up(Path(to).absolute()))
+
+    def _back_up(self, to: Path) -> None:
+        with _named(to):
+            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            with _named(self._path), self._to_read() as db, closing(connect(str(to))) as copy:
+                db.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE").fetchall()  # one file, no log beside
+            sync_folder(to.parent)
+        except BaseException:
+            to.unlink()
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The file, as it was named."""
+        return self._path
+
+    def log_size(self) -> int:
+        """Return how many bytes the log has that stands beside the file."""
+        try:
+            return Path(f"{os.path.realpath(self._path)}-wal").stat().st_size
+        except OSError:
+            return 0
 
     @property
     def folder(self) -> Path:
@@ -207,7 +271,8 @@ class SqliteFile:
             raise LedgerClosedError("the ledger belongs to another process; open one for this")
         return await asyncio.get_running_loop().run_in_executor(self._threads[which], work)
 
-    def _open(self) -> None:
+    def _open(self) -> int:
+        """Connect; return who may do what with the file."""
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise LedgerUnusableError(
                 f"SQLite {sqlite3.sqlite_version} is older than 3.37, which the ledger needs"
@@ -216,11 +281,16 @@ class SqliteFile:
             raise self._missing()
         with _named(self._path):
             self._require_place()
+            self.may_write = _may_write(self._path)
+            if not self.may_write:
+                if not self._read(self._version):
+                    raise self._missing()
+                return 0
             if not self._path.exists():  # made here, so that nobody else may read it
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row
-            self._version()  # what is none of ours is not even given another kind of log
+            self._version(self._writer)  # what is none of ours gets no other kind of log
             (mode,) = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise LedgerUnusableError(
@@ -241,6 +311,7 @@ class SqliteFile:
             self._reader.execute("PRAGMA query_only = ON").fetchall()
         found = self._path.stat()
         self._identity = (found.st_dev, found.st_ino)
+        return stat.S_IMODE(found.st_mode)
 
     def _require_place(self) -> None:
         parent = self._path.parent
@@ -257,7 +328,7 @@ class SqliteFile:
 
     def _migrate(self) -> None:
         with self._transaction():
-            version = self._version()
+            version = self._version(self._writer)
             for migration in self._migrations:
                 if migration.version > version:
                     for statement in migration.statements:
@@ -266,18 +337,18 @@ class SqliteFile:
                     self._writer.execute("UPDATE ledger SET version = ?", (migration.version,))
             self._reach("migrate: done")
 
-    def _version(self) -> int:
+    def _version(self, db: Connection) -> int:
         """Return the version of the schema; 0 in an empty file, which is to become a ledger."""
-        if not self._writer.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]:
+        if not db.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]:
             if not self._create:
                 raise self._missing()
             return 0
-        columns = {row["name"] for row in self._writer.execute("PRAGMA table_info(ledger)")}
+        columns = {row["name"] for row in db.execute("PRAGMA table_info(ledger)")}
         if "min_compatible" not in columns:
             if "mark" in columns:
                 raise first_edition(str(self._path))
             raise LedgerUnusableError(f"{self._path} is a database of something else")
-        found = self._writer.execute("SELECT version, min_compatible FROM ledger").fetchone()
+        found = db.execute("SELECT version, min_compatible FROM ledger").fetchone()
         if found is None:
             raise LedgerUnusableError(f"{self._path} is damaged; restore a backup")
         require_known(found["min_compatible"], self._known)
@@ -319,12 +390,20 @@ class SqliteFile:
                 return operation(self._writer)
 
     def _read(self, operation: Operation[T]) -> T:
-        with _named(self._path):
-            self._reader.execute("BEGIN")
+        with _named(self._path), self._to_read() as db:
+            db.execute("BEGIN")
             try:
-                return operation(self._reader)
+                return operation(db)
             finally:
-                self._reader.execute("COMMIT")
+                db.execute("COMMIT")
+
+    @contextmanager
+    def _to_read(self) -> Iterator[Connection]:
+        if self.may_write:
+            yield self._reader
+            return
+        with closing(connect_to_read(self._path)) as db:  # others may have made a log since
+            yield db
 
     def _require_same_file(self) -> None:
         """A file that was deleted or replaced would take usage that nobody finds again."""
@@ -355,6 +434,15 @@ def _worded(path: Path, error: Exception) -> LedgerError:
     if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
         return UsageRefusedError(f"{path}: {text}; nothing was stored")
     return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
+
+
+def _may_write(path: Path) -> bool:
+    """Whether this process may write the file and its folder, which gets a log."""
+    there = Path(os.path.realpath(path))
+    effective = os.access in os.supports_effective_ids
+    return not there.exists() or all(
+        os.access(place, os.W_OK, effective_ids=effective) for place in (there, there.parent)
+    )
 
 
 def path_of(rest: str) -> str:

@@ -10,10 +10,9 @@ from marketplace_metering_async.ledger.history import (
     entries_of,
     stranded_entry_of,
 )
-from marketplace_metering_async.ledger.hours import latest_lost_at
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import key_of
-from marketplace_metering_async.ledger.status import AT_RISK_WITHIN, Figures
+from marketplace_metering_async.ledger.status import AtRisk, Figures
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.tables import TABLES
@@ -45,14 +44,15 @@ def figures(db: Connection, ledger: Identity, now: int) -> Figures:
     """Return the figures of the whole ledger."""
     found = db.execute(OLDEST).fetchone()
     oldest = None if found is None else found["hour"]
-    lost = latest_lost_at(now + AT_RISK_WITHIN)
     (first_stamp,) = db.execute(
         "SELECT MIN(stamp) FROM hour "
         "WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = ?",
         (oldest,),
     ).fetchone()
     at_risk = db.execute(
-        f"{TOTAL} WHERE state IN ('open', 'frozen') AND hour <= ? AND stamp <= ?", (lost, lost)
+        f"{TOTAL} WHERE state IN ('open', 'frozen') AND hour <= ? "
+        "AND (COALESCE(sealed_at, seal_at) <= ? OR stamp <= ?)",
+        AtRisk.at(now),
     ).fetchone()
     in_flight = db.execute(f"{TOTAL} WHERE lease_until IS NOT NULL").fetchone()
     return Figures(

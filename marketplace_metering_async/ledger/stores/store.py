@@ -307,6 +307,15 @@ class Store(Protocol):
 
     # Moving
 
+    async def back_up(self, to: str) -> None:
+        """
+        Write a copy of all that is committed into a new file *to*, while others go on.
+
+        Raises:
+            ConfigurationError: the database has programs of its own for that.
+        """
+        ...
+
     async def take_over(self, source: "Store") -> int:
         """
         Move everything of *source* here, in one transaction; return how many hours there were.

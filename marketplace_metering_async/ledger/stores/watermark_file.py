@@ -68,7 +68,7 @@ class WatermarkFile:
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise LedgerError(
                 f"{self._path}: {error.strerror}; without its watermark the ledger sends nothing"
@@ -90,7 +90,8 @@ def watermark_of(url: str) -> tuple[str, Path | None]:
     return rest, Path(folder).absolute()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Let the names in *folder* be on the disk."""
     if os.name == "nt":  # a folder cannot be opened there
         return
     number = os.open(folder, os.O_RDONLY)

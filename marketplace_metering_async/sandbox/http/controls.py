@@ -1,19 +1,15 @@
 """The sandbox's own paths under /_sandbox/, for other processes, other languages, and the page."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from inspect import isawaitable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+import attrs
 from aiohttp import web
 
-from marketplace_metering_async.sandbox.as_json import (
-    arguments_from_json,
-    as_json,
-    decoded,
-    encoded,
-)
+from marketplace_metering_async.sandbox.as_json import arguments_from_json, as_json, decoded
 from marketplace_metering_async.sandbox.faults import Fault
 from marketplace_metering_async.sandbox.figures import (
     agreement_figures,
@@ -22,14 +18,15 @@ from marketplace_metering_async.sandbox.figures import (
     record_figures,
     world_figures,
 )
-from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS
 from marketplace_metering_async.sandbox.http.exchange import body_of
+from marketplace_metering_async.sandbox.http.json_stream import JsonStream
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationError,
     post_registration,
 )
 from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.memory import copy_of
+from marketplace_metering_async.sandbox.service.readings import PRESETS, readings
 from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
 
@@ -38,9 +35,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROOT: Final = "/_sandbox"
 HEALTH: Final = f"{ROOT}/health"
 _LARGEST_ORDER: Final = 2**20
-_PIECE: Final = 500
 
-T = TypeVar("T")
 _MISTAKES: Final = (TypeError, ValueError, OverflowError, LookupError)
 
 
@@ -59,6 +54,8 @@ class Controls:
             "memory": self.memory,
             "calls": self.calls,
             "marketplace": self.marketplace,
+            "readings": self.readings,
+            "advice": self.advice,
             "public-key": self.public_key,
         }
         return {f"{ROOT}/{name}": handler for name, handler in handlers.items()}
@@ -120,22 +117,31 @@ class Controls:
         unknown = [name for name in names if name not in _GROUPS]
         if unknown:
             raise web.HTTPBadRequest(text=f"by: expected some of {', '.join(_GROUPS)}\n")
-        answer: dict[str, Any] = {"records": len(book), "double_billed": book.double_billed()}
+        by = names[0] if len(names) == 1 else names
+        for step in (book.finding_repeats(), book.summing(by)):
+            for _ in step:
+                await asyncio.sleep(0)
+        answer = JsonStream(request)
+        await answer.array("double_billed", book.repeats())
         if len(names) == 1:
-            answer["totals"] = as_json(book.totals(by=names[0]))
+            await answer.object("totals", book.sums(by))
         else:
-            sums = book.totals(by=names)
-            answer["totals"] = [[*as_json(case), as_json(total)] for case, total in sums.items()]
+            rows = ([*as_json(case), as_json(total)] for case, total in book.sums(by))
+            await answer.array("totals", rows)
         if request.query.get("records"):
-            del answer["records"]
-            return await _streamed(request, answer, book.records, record_figures)
-        return web.json_response(answer)
+            await answer.array("records", map(record_figures, book.records))
+        else:
+            await answer.member("records", len(book))
+        return await answer.end()
 
     async def memory(self, request: web.Request) -> web.StreamResponse:
         """All that the book remembers, with its rules, for a Book in another process."""
         copy = copy_of(self._world.book)
-        rest = {"rules": as_json(copy.rules), "memory": as_json(copy.memory)}
-        return await _streamed(request, rest, copy.records, as_json)
+        answer = JsonStream(request)
+        await answer.member("rules", as_json(copy.rules))
+        await answer.member("memory", as_json(copy.memory))
+        await answer.array("records", map(as_json, copy.records))
+        return await answer.end()
 
     async def calls(self, request: web.Request) -> web.StreamResponse:
         """The latest calls, oldest first; ?since=NUMBER leaves out that one and those before."""
@@ -150,6 +156,15 @@ class Controls:
     async def marketplace(self, _: web.Request) -> web.StreamResponse:
         """The declared products, the agreements with what they are now, suspended accounts."""
         return web.json_response(marketplace_figures(self._world))
+
+    async def readings(self, _: web.Request) -> web.StreamResponse:
+        """The switches of Rules, each with what it decides, by which page, and its readings."""
+        return web.json_response({"readings": as_json(readings(self._world.book.rules))})
+
+    async def advice(self, _: web.Request) -> web.StreamResponse:
+        """What to change in the client, by the latest calls."""
+        found = await asyncio.to_thread(self._world.advice)
+        return web.json_response({"advice": as_json(found)})
 
     async def public_key(self, request: web.Request) -> web.StreamResponse:
         """The public half of what RegisterUsage signs with, as PEM; ?version=1."""
@@ -205,8 +220,10 @@ class Controls:
             in_force.replace(*faults or ())
         return {"faults": len(in_force.rules)}
 
-    def set_rules(self, **changes: object) -> dict[str, Any]:
-        """Turn switches of Rules; times in seconds."""
+    def set_rules(self, *, preset: str | None = None, **changes: object) -> dict[str, Any]:
+        """Turn switches of Rules; times in seconds. A preset comes first: usual, strict or kind."""
+        if preset is not None:
+            changes = {**attrs.asdict(PRESETS[preset], recurse=False), **changes}
         self._world.change_rules(**changes)
         rules: dict[str, Any] = as_json(self._world.book.rules)
         return rules
@@ -350,26 +367,6 @@ _GROUPS: Final = (
     "identity",
     "free",
 )
-
-
-async def _streamed(
-    request: web.Request,
-    members: dict[str, Any],
-    records: Sequence[T],
-    figures: Callable[[T], Any],
-) -> web.StreamResponse:
-    """Answer with *members* and, piece by piece, records: there may be a million of them."""
-    headers = {"Content-Type": "application/json; charset=utf-8", **ANSWER_HEADERS}
-    response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
-    await response.write(encoded(members)[:-1] + b', "records": [')
-    for at in range(0, len(records), _PIECE):
-        piece = b",".join(encoded(figures(one)) for one in records[at : at + _PIECE])
-        await response.write(piece if at == 0 else b"," + piece)
-        await asyncio.sleep(0)
-    await response.write(b"]}")
-    await response.write_eof()
-    return response
 
 
 async def order_of(request: web.Request) -> dict[str, Any]:

@@ -17,8 +17,14 @@ _SECONDS_TO_SEND: Final = 30.0
 
 
 def _in_a_line(record: logging.LogRecord) -> bool:
-    """Tell of a malformed request in a line: where it stands in our code helps nobody."""
+    """
+    Tell of a malformed request in a line: where it stands in our code helps nobody.
+
+    That somebody has left before the end of an answer is no news.
+    """
     error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ConnectionError):
+        return False
     if isinstance(error, HttpProcessingError):
         why = error.message.partition("\n")[0]
         record.msg, record.args, record.exc_info = "a malformed request: %s", (why,), None

@@ -4,6 +4,7 @@ What the page shows, as JSON: the one place where the page's words meet the sand
 Everything is bounded, whatever the size of the book: the page is for eyes.
 """
 
+import asyncio
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -18,9 +19,9 @@ from marketplace_metering_async.sandbox.figures import (
 )
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
-from marketplace_metering_async.sandbox.page.rule_choices import rule_choices
 from marketplace_metering_async.sandbox.page.sums import COLUMNS, SumRow, TableSums
 from marketplace_metering_async.sandbox.sdks import SDKS
+from marketplace_metering_async.sandbox.service.readings import readings
 from marketplace_metering_async.sandbox.world import World
 
 _MOST_ROWS: Final = 200
@@ -67,6 +68,7 @@ class View:
         change = world.changes.count
         await self._sums.follow(world.book)
         usage = await self._usage(by, search)
+        advice = await asyncio.to_thread(world.advice)
         return {
             "change": change,
             "url": self._entrance.url,
@@ -76,9 +78,10 @@ class View:
             "units": self._units(),
             "calls": self._calls(),
             "refusals": self._refusals(),
+            "advice": as_json(advice),
             "quota": self._quota(monotonic),
             "faults": self._faults(),
-            "rules": rule_choices(world.book.rules),
+            "rules": as_json(readings(world.book.rules)),
             "products": self.products.figures(),
             "environment": self._entrance.instructions(),
             "sdks": [

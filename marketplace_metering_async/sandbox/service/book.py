@@ -7,9 +7,9 @@ switch, and its default is the reading that is worse for the client.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, overload
+from typing import Any, Final, overload
 
 from marketplace_metering_async.sandbox.service.batch_meter_usage import BatchMeterUsage
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
@@ -26,9 +26,15 @@ from marketplace_metering_async.sandbox.service.resolve_customer import (
     answer_for,
 )
 from marketplace_metering_async.sandbox.service.rules import Rules
+from marketplace_metering_async.sandbox.service.sums import RepeatedUsage, Totals
 from marketplace_metering_async.sandbox.service.workload import WorkloadMemory
 
 __all__ = ["Book", "Key", "Metered", "Product", "Rules"]
+
+_SLICE: Final = 2000
+"""Records that are taken into sums at a step."""
+_MOST_TOTALS: Final = 16
+"""Combinations of attributes whose sums are kept."""
 
 
 class Book:
@@ -60,6 +66,8 @@ class Book:
         self.tokens = RegistrationTokens()
         self.workloads = WorkloadMemory()
         self.statuses: Counter[str] = Counter()
+        self._totals: dict[str | tuple[str, ...], Totals] = {}
+        self._repeated = RepeatedUsage(self._product_and_buyer)
 
     def __repr__(self) -> str:
         """Tell how much is metered."""
@@ -93,7 +101,25 @@ class Book:
 
         `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
         """
-        return self.metered.totals(by)
+        for _ in self.summing(by):
+            pass
+        sums = dict(self.sums(by))
+        return dict(sorted(sums.items())) if isinstance(by, str) else sums
+
+    def sums(self, by: str | tuple[str, ...]) -> Iterator[tuple[Any, Quantity]]:
+        """Return what `totals` does, one by one and in no order, as far as `summing` has come."""
+        return self._totals_by(by).items()
+
+    def summing(self, by: str | tuple[str, ...]) -> Iterator[None]:
+        """Take all that has come into the sums, a few milliseconds' worth at a step."""
+        totals = self._totals_by(by)
+        while not totals.follow(self.metered, most=_SLICE):
+            yield
+
+    def _totals_by(self, by: str | tuple[str, ...]) -> Totals:
+        if by not in self._totals and len(self._totals) >= _MOST_TOTALS:
+            self._totals.clear()
+        return self._totals.setdefault(by, Totals(by))
 
     def differences(
         self,
@@ -106,7 +132,15 @@ class Book:
 
         An empty list means that the book holds exactly what was expected.
         """
-        return self.metered.differences(expected, by)
+        actual = self.totals(by=tuple(by))
+        wanted = {tuple(case): quantity for case, quantity in expected.items()}
+        lines = []
+        for case in sorted(wanted.keys() | actual.keys(), key=lambda case: [*map(str, case)]):
+            want, have = wanted.get(case), actual.get(case)
+            if want != have:
+                place = " ".join(_word(part) for part in case)
+                lines.append(f"{place}: expected {_amount(want)}, metered {_amount(have)}")
+        return lines
 
     def assert_metered(self, expected: Mapping[tuple[str, str, datetime], Quantity]) -> None:
         """
@@ -118,6 +152,7 @@ class Book:
         Raises:
             AssertionError: with a line for each gap.
         """
+        __tracebackhide__ = True  # pytest shows where it was called
         by_hour = {
             (customer, dimension, _hour_of(moment)): quantity
             for (customer, dimension, moment), quantity in expected.items()
@@ -132,7 +167,19 @@ class Book:
         A product code and a license, an account id and a customer identifier, two regions: each
         is a key of its own to the service, so that the same usage under both is billed twice.
         """
-        return self.metered.double_billed(self._product_and_buyer)
+        for _ in self.finding_repeats():
+            pass
+        return list(self.repeats())
+
+    def repeats(self) -> Iterator[str]:
+        """Return what `double_billed` does, one by one, as far as `finding_repeats` has come."""
+        return self._repeated.lines()
+
+    def finding_repeats(self) -> Iterator[None]:
+        """Take all that has come into `double_billed`, a few milliseconds' worth at a step."""
+        owners = self.catalogue.owners()
+        while not self._repeated.follow(self.metered, most=_SLICE, basis=owners):
+            yield
 
     def _product_and_buyer(self, record: Metered) -> tuple[str, str]:
         product = record.product_code
@@ -237,6 +284,14 @@ class Book:
         """Answer ResolveCustomer, or raise Refusal."""
         seller = principal.account_id if principal else None
         return self.tokens.resolve(request, rules=self.rules, now=now, seller=seller)
+
+
+def _word(part: object) -> str:
+    return f"{part:%Y-%m-%dT%H:%MZ}" if isinstance(part, datetime) else str(part)
+
+
+def _amount(quantity: Quantity | None) -> str:
+    return "nothing" if quantity is None else str(quantity)
 
 
 def _hour_of(moment: datetime) -> datetime:

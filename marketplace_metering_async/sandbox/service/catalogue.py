@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -195,6 +195,11 @@ class Catalogue:
         """Return whether anybody may be metered for a product: nobody was named for it."""
         product = self.products[product_code]
         return not product.customers and product_code not in self._of_product
+
+    def owners(self) -> tuple[Any, ...]:
+        """Return what `product_of_license` and `buyer_of` go by, to see whether it has changed."""
+        licenses = [(code, *product.licenses) for code, product in self.products.items()]
+        return (tuple(self.agreements), licenses)
 
     def buyer_of(self, product_code: str | None, customer: str) -> str:
         """Return the account behind *customer*, or *customer* where that is not known."""

@@ -1,25 +1,16 @@
-"""What was metered: records by key, first write wins, and how to look at them."""
+"""What was metered: records by key, first write wins."""
 
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, TypeVar, overload
 
 from attrs import define, setters
 
 from marketplace_metering_async.sandbox.service.allocations import Allocations
-from marketplace_metering_async.sandbox.service.quantities import (
-    Quantity,
-    millionths,
-    of_millionths,
-)
+from marketplace_metering_async.sandbox.service.quantities import Quantity
 
 Key = tuple[str, str | None, str | None, str | None, str | None, str, float | str]
 """Region, product code, license, account, identifier or workload, dimension, hour."""
-
-_Case = TypeVar("_Case")
-_CASE: Final = ("customer", "dimension", "hour")
 
 
 @define(on_setattr=setters.frozen)  # as good as frozen, and made in half the time
@@ -154,61 +145,3 @@ class MeteredRecords:
         self._records.clear()
         self._taken.clear()
         self.generation += 1
-
-    @overload
-    def totals(self, by: str) -> dict[str, Quantity]: ...
-    @overload
-    def totals(self, by: tuple[str, ...]) -> dict[tuple[Any, ...], Quantity]: ...
-    def totals(
-        self, by: str | tuple[str, ...]
-    ) -> dict[str, Quantity] | dict[tuple[Any, ...], Quantity]:
-        """Return the sums of quantities by one attribute as text, or by several as they are."""
-        if isinstance(by, str):
-            return dict(sorted(self._sums(lambda record: str(getattr(record, by))).items()))
-        return self._sums(lambda record: tuple(getattr(record, name) for name in by))
-
-    def _sums(self, case_of: Callable[[Metered], _Case]) -> dict[_Case, Quantity]:
-        sums: Counter[_Case] = Counter()
-        for record in self:
-            sums[case_of(record)] += millionths(record.quantity)
-        return {case: of_millionths(total) for case, total in sums.items()}
-
-    def differences(self, expected: Mapping[Any, Quantity], by: Sequence[str] = _CASE) -> list[str]:
-        """Compare sums with *expected*; a line for each gap, none where all is equal."""
-        actual = self.totals(tuple(by))
-        wanted = {tuple(case): quantity for case, quantity in expected.items()}
-        lines = []
-        for case in sorted(wanted.keys() | actual.keys(), key=lambda case: [*map(str, case)]):
-            want, have = wanted.get(case), actual.get(case)
-            if want != have:
-                place = " ".join(_word(part) for part in case)
-                lines.append(f"{place}: expected {_amount(want)}, metered {_amount(have)}")
-        return lines
-
-    def double_billed(self, whose: Callable[[Metered], tuple[str, str]]) -> list[str]:
-        """
-        Find usage of one buyer, product, dimension and hour that is on file more than once.
-
-        Args:
-            whose: Tells product and buyer behind a record.
-        """
-        cases: dict[tuple[str, str, str, datetime], list[Metered]] = defaultdict(list)
-        for record in self:
-            cases[(*whose(record), record.dimension, record.hour)].append(record)
-        lines = []
-        for (product, buyer, dimension, hour), records in cases.items():
-            licenses = {record.license_arn for record in records}
-            several_agreements = None not in licenses and len(licenses) == len(records)
-            workloads = all(record.workload is not None for record in records)
-            if len(records) > 1 and not several_agreements and not workloads:
-                parts = ", ".join(f"{r.quantity} by {r.identity} in {r.region}" for r in records)
-                lines.append(f"{product} {buyer} {dimension} {_word(hour)}: {parts}")
-        return lines
-
-
-def _word(part: object) -> str:
-    return f"{part:%Y-%m-%dT%H:%MZ}" if isinstance(part, datetime) else str(part)
-
-
-def _amount(quantity: Quantity | None) -> str:
-    return "nothing" if quantity is None else str(quantity)

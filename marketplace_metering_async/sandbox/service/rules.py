@@ -14,70 +14,11 @@ import attrs
 from attrs import field, frozen
 from attrs.validators import ge, in_, instance_of, le
 
-REGIONS: Final = frozenset(
-    [
-        "af-south-1",
-        "ap-east-1",
-        "ap-northeast-1",
-        "ap-northeast-2",
-        "ap-northeast-3",
-        "ap-south-1",
-        "ap-south-2",
-        "ap-southeast-1",
-        "ap-southeast-2",
-        "ap-southeast-3",
-        "ap-southeast-4",
-        "ca-central-1",
-        "eu-central-1",
-        "eu-central-2",
-        "eu-north-1",
-        "eu-south-1",
-        "eu-south-2",
-        "eu-west-1",
-        "eu-west-2",
-        "eu-west-3",
-        "il-central-1",
-        "me-central-1",
-        "me-south-1",
-        "sa-east-1",
-        "us-east-1",
-        "us-east-2",
-        "us-west-1",
-        "us-west-2",
-        "cn-northwest-1",
-    ]
+from marketplace_metering_async.sandbox.service.regions import (
+    EKS_REGIONS,
+    REGIONS,
+    WORKLOAD_REGIONS,
 )
-"""Where BatchMeterUsage and ResolveCustomer are offered (Metering Region support, Nov 2026)."""
-
-GOVERNMENT: Final = frozenset(["us-gov-east-1", "us-gov-west-1"])
-"""Where software of AMIs is metered as well, and no container (the same page)."""
-
-WORKLOAD_REGIONS: Final = REGIONS - {"cn-northwest-1"} | GOVERNMENT
-"""Where MeterUsage is offered (the same page)."""
-
-EKS_REGIONS: Final = frozenset(
-    [
-        "ap-east-1",
-        "ap-northeast-1",
-        "ap-northeast-2",
-        "ap-south-1",
-        "ap-southeast-1",
-        "ap-southeast-2",
-        "ca-central-1",
-        "eu-central-1",
-        "eu-north-1",
-        "eu-west-1",
-        "eu-west-2",
-        "eu-west-3",
-        "sa-east-1",
-        "us-east-1",
-        "us-east-2",
-        "us-west-1",
-        "us-west-2",
-    ]
-)
-"""Where MeterUsage takes usage of pods of Amazon EKS (the service's model, Nov 2026)."""
-
 
 _LONGEST: Final = timedelta(days=36_500)
 
@@ -88,10 +29,20 @@ def _duration(value: timedelta | float) -> timedelta:
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
 
 
-def _hours(hours: int) -> Any:  # noqa: ANN401 - the annotation at the field says which
+def _known(source: str) -> dict[str, str]:
+    """Return what is known of a figure that the service's pages do give."""
+    return {"source": source}
+
+
+def _open(source: str, **presets: Any) -> dict[str, Any]:  # noqa: ANN401 - readings
+    """Return what is known of what the pages leave open, with readings of `strict` and `kind`."""
+    return {"source": source, "open": True, **presets}
+
+
+def _hours(hours: int, known: dict[str, Any]) -> Any:  # noqa: ANN401 - as annotated at the field
     default = timedelta(hours=hours)
     between = [ge(timedelta(0)), le(_LONGEST)]
-    return field(default=default, converter=_duration, validator=between)
+    return field(default=default, converter=_duration, validator=between, metadata=known)
 
 
 def texts(values: Iterable[str]) -> frozenset[str]:
@@ -102,8 +53,8 @@ def texts(values: Iterable[str]) -> frozenset[str]:
     return found
 
 
-def _switch(*readings: str | int) -> Any:  # noqa: ANN401 - the annotation at the field says which
-    return field(default=readings[0], validator=in_(readings))
+def _switch(known: dict[str, Any], *readings: str | int) -> Any:  # noqa: ANN401 - as _hours
+    return field(default=readings[0], validator=in_(readings), metadata=known)
 
 
 @frozen(kw_only=True)
@@ -165,41 +116,204 @@ class Rules:
         eks_regions: Where MeterUsage is offered to pods of Amazon EKS; empty: everywhere.
     """
 
-    identical_resend: Literal["duplicate", "success"] = _switch("duplicate", "success")
-    identical_means: Literal["all", "quantity"] = _switch("all", "quantity")
-    key_by: Literal["hour", "timestamp"] = _switch("hour", "timestamp")
-    key_scope: Literal["region", "everywhere"] = _switch("region", "everywhere")
-    key_memory: timedelta = _hours(0)
-    same_instant: timedelta = _hours(0)
-    not_subscribed_takes_key: bool = field(default=False, validator=instance_of(bool))
-    age: timedelta = _hours(24)
-    age_edge: Literal["refused", "taken"] = _switch("refused", "taken")
-    age_from: Literal["timestamp", "hour"] = _switch("timestamp", "hour")
-    month_end: timedelta = _hours(6)
-    future: timedelta = _hours(0)
-    workload_age: timedelta = _hours(6)
-    closing: timedelta = _hours(1)
-    outside_agreement: Literal["refuse", "status", "take"] = _switch("refuse", "status", "take")
-    begins_from: Literal["hour", "instant"] = _switch("hour", "instant")
-    ends_at: Literal["closing", "instant"] = _switch("closing", "instant")
-    unknown_members: Literal["refuse", "ignore"] = _switch("refuse", "ignore")
-    unknown_customer: Literal["refuse", "status"] = _switch("refuse", "status")
-    repeated_key: Literal["refuse", "duplicate"] = _switch("refuse", "duplicate")
-    tags_counted: Literal["allocation", "record"] = _switch("allocation", "record")
-    tag_characters: Literal["pattern", "prose"] = _switch("pattern", "prose")
-    result_order: Literal["reversed", "given"] = _switch("reversed", "given")
-    echo: Literal["given", "filled"] = _switch("given", "filled")
-    echo_member: Literal["given", "integer", "decimal", "both"] = _switch(
-        "given", "integer", "decimal", "both"
+    identical_resend: Literal["duplicate", "success"] = _switch(
+        _open(
+            "The model implies a normal answer; AWS's agent skill says DuplicateRecord.",
+            kind="success",
+        ),
+        "duplicate",
+        "success",
     )
-    fractions: Literal["taken", "refused"] = _switch("taken", "refused")
-    token_life: timedelta = _hours(4)
-    token_use: Literal["many", "once"] = _switch("many", "once")
-    dry_run: Literal["success", "error"] = _switch("success", "error")
-    idempotency_conflict_status: Literal[400, 409] = _switch(400, 409)
-    regions: frozenset[str] = field(default=REGIONS, converter=texts)
-    workload_regions: frozenset[str] = field(default=WORKLOAD_REGIONS, converter=texts)
-    eks_regions: frozenset[str] = field(default=EKS_REGIONS, converter=texts)
+    identical_means: Literal["all", "quantity"] = _switch(
+        _open(
+            "A duplicate has another quantity; no page says whether allocations count.",
+            kind="quantity",
+        ),
+        "all",
+        "quantity",
+    )
+    key_by: Literal["hour", "timestamp"] = _switch(
+        _open(
+            "Seller guide and agent skill say hour, the API reference says time.", kind="timestamp"
+        ),
+        "hour",
+        "timestamp",
+    )
+    key_scope: Literal["region", "everywhere"] = _switch(
+        _open(
+            "AWS's agent skill says region; the API reference says nothing.", strict="everywhere"
+        ),
+        "region",
+        "everywhere",
+    )
+    key_memory: timedelta = _hours(0, _open("No page says how long a duplicate is remembered."))
+    same_instant: timedelta = _hours(
+        0, _open("UnprocessedRecords come for faults of the service; no page names a race.")
+    )
+    not_subscribed_takes_key: bool = field(
+        default=False,
+        validator=instance_of(bool),
+        metadata=_open(
+            "API reference: it may be sent again once the buyer has subscribed.", strict=True
+        ),
+    )
+    age: timedelta = _hours(24, _known("API reference of BatchMeterUsage, since July 2026."))
+    age_edge: Literal["refused", "taken"] = _switch(
+        _open(
+            "The API reference says 24 hours, and not whether just 24 hours are too many.",
+            kind="taken",
+        ),
+        "refused",
+        "taken",
+    )
+    age_from: Literal["timestamp", "hour"] = _switch(
+        _open(
+            "The API reference says after the event; sellers have counted from its hour's start.",
+            strict="hour",
+        ),
+        "timestamp",
+        "hour",
+    )
+    month_end: timedelta = _hours(
+        6, _known("API reference of BatchMeterUsage: until 06:00 UTC on the 1st.")
+    )
+    future: timedelta = _hours(
+        0,
+        _open(
+            "AWS's agent skill says refused; no page gives a tolerance.", kind=timedelta(minutes=5)
+        ),
+    )
+    workload_age: timedelta = _hours(6, _known("API reference of MeterUsage."))
+    closing: timedelta = _hours(1, _known("Seller guide: usage is sent within an hour of the end."))
+    outside_agreement: Literal["refuse", "status", "take"] = _switch(
+        _open("The model does not allow it, and does not say what is answered.", kind="take"),
+        "refuse",
+        "status",
+        "take",
+    )
+    begins_from: Literal["hour", "instant"] = _switch(
+        _open(
+            "The model says the start of usage; guides stamp usage with the start of its hour.",
+            strict="instant",
+        ),
+        "hour",
+        "instant",
+    )
+    ends_at: Literal["closing", "instant"] = _switch(
+        _open(
+            "The guide gives an hour to send; AWS's sample stamps its last usage within it.",
+            strict="instant",
+        ),
+        "closing",
+        "instant",
+    )
+    unknown_members: Literal["refuse", "ignore"] = _switch(
+        _open("No page says; JSON 1.1 services of AWS do either.", kind="ignore"),
+        "refuse",
+        "ignore",
+    )
+    unknown_customer: Literal["refuse", "status"] = _switch(
+        _open(
+            "The model has an exception for it, and lists it as a cause of CustomerNotSubscribed.",
+            kind="status",
+        ),
+        "refuse",
+        "status",
+    )
+    repeated_key: Literal["refuse", "duplicate"] = _switch(
+        _open("No page says.", kind="duplicate"), "refuse", "duplicate"
+    )
+    tags_counted: Literal["allocation", "record"] = _switch(
+        _open(
+            "The model says five an allocation, the seller guide five across the list.",
+            strict="record",
+        ),
+        "allocation",
+        "record",
+    )
+    tag_characters: Literal["pattern", "prose"] = _switch(
+        _open("The model's pattern has a range where its prose lists characters.", strict="prose"),
+        "pattern",
+        "prose",
+    )
+    result_order: Literal["reversed", "given"] = _switch(
+        _open("No order is promised.", kind="given"), "reversed", "given"
+    )
+    echo: Literal["given", "filled"] = _switch(
+        _open("No page says; AWS's sample shows a time with milliseconds.", strict="filled"),
+        "given",
+        "filled",
+    )
+    echo_member: Literal["given", "integer", "decimal", "both"] = _switch(
+        _open(
+            "Decimal quantities are of October 2026; no page shows an answer to one.",
+            strict="decimal",
+        ),
+        "given",
+        "integer",
+        "decimal",
+        "both",
+    )
+    fractions: Literal["taken", "refused"] = _switch(
+        _open(
+            "The model of October 2026 takes them; whether a product must allow them is not said.",
+            strict="refused",
+        ),
+        "taken",
+        "refused",
+    )
+    token_life: timedelta = _hours(
+        4,
+        _open(
+            "Seller guide: 4 hours; another paragraph of it says about one.",
+            strict=timedelta(hours=1),
+        ),
+    )
+    token_use: Literal["many", "once"] = _switch(
+        _open(
+            "Seller guide: the same answer until then; the error's text speaks of used tokens.",
+            strict="once",
+        ),
+        "many",
+        "once",
+    )
+    dry_run: Literal["success", "error"] = _switch(
+        _open(
+            "AWS's container sample needs a success; the API reference names DryRunOperation.",
+            strict="error",
+        ),
+        "success",
+        "error",
+    )
+    idempotency_conflict_status: Literal[400, 409] = _switch(
+        _open("API reference: 400; the schemas of the JavaScript SDK: 409."), 400, 409
+    )
+    regions: frozenset[str] = field(
+        default=REGIONS, converter=texts, metadata=_known("Metering Region support, November 2026.")
+    )
+    workload_regions: frozenset[str] = field(
+        default=WORKLOAD_REGIONS,
+        converter=texts,
+        metadata=_known("Metering Region support, November 2026."),
+    )
+    eks_regions: frozenset[str] = field(
+        default=EKS_REGIONS, converter=texts, metadata=_known("The service's model, November 2026.")
+    )
+
+    @classmethod
+    def strict(cls) -> Self:
+        """Return the rules that refuse whatever any reading refuses: who passes here passes."""
+        return cls._preset("strict")
+
+    @classmethod
+    def kind(cls) -> Self:
+        """Return the rules that take whatever any reading takes."""
+        return cls._preset("kind")
+
+    @classmethod
+    def _preset(cls, name: str) -> Self:
+        chosen = {one.name: one.metadata[name] for one in attrs.fields(cls) if name in one.metadata}
+        return cls(**chosen)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """

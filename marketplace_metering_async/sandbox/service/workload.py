@@ -11,7 +11,8 @@ from marketplace_metering_async.sandbox.service.entitlement import product_named
 from marketplace_metering_async.sandbox.service.metered import MeteredRecords
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
-from marketplace_metering_async.sandbox.service.rules import GOVERNMENT, Rules
+from marketplace_metering_async.sandbox.service.regions import GOVERNMENT
+from marketplace_metering_async.sandbox.service.rules import Rules
 
 _OFFERED: Final = "Use a region where the operation is offered, such as us-east-1."
 

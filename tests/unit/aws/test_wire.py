@@ -256,7 +256,9 @@ def test_codes_are_found_wherever_they_hide(headers: dict[str, str], body: dict[
     """
     In header or body, with a namespace before and a URI behind. Covers: S03
     """
-    read = wire.read_error(400, headers | {"x-amzn-RequestId": "r"}, json.dumps(body).encode())
+    read = wire.read_error(
+        "BatchMeterUsage", 400, headers | {"x-amzn-RequestId": "r"}, json.dumps(body).encode()
+    )
 
     assert isinstance(read, ThrottlingException)
     assert ("ThrottlingException", 400) == (read.code, read.status)
@@ -268,7 +270,9 @@ def test_unknown_codes_are_kept() -> None:
     """
     headers = {"x-amzn-RequestId": "r-1", "x-amz-retry-after": "1500"}
 
-    read = wire.read_error(418, headers, b'{"__type":"ns#TeapotException","Message":"short"}')
+    read = wire.read_error(
+        "BatchMeterUsage", 418, headers, b'{"__type":"ns#TeapotException","Message":"short"}'
+    )
 
     assert type(read) is MarketplaceMeteringException
     assert ("TeapotException", "short", 418, "r-1", 1.5) == (
@@ -286,7 +290,7 @@ def test_garbled_hints_are_ignored(hint: str) -> None:
     A delay is digits. Covers: T02
     """
     headers = {"x-amz-retry-after": hint, "x-amzn-RequestId": "r"}
-    read = wire.read_error(400, headers, b'{"__type":"ThrottlingException"}')
+    read = wire.read_error("BatchMeterUsage", 400, headers, b'{"__type":"ThrottlingException"}')
 
     assert isinstance(read, ThrottlingException)
     assert read.retry_after is None
@@ -311,7 +315,7 @@ def test_a_hint_may_come_in_seconds(
     From a proxy, with an answer of its own or the service's; what the service says goes first.
     Covers: T02
     """
-    read = wire.read_error(429, headers, body)
+    read = wire.read_error("BatchMeterUsage", 429, headers, body)
 
     assert seconds == read.retry_after
     assert seconds == copy.copy(read).retry_after
@@ -323,7 +327,7 @@ def test_answers_without_a_code_are_somebody_elses(body: bytes, status: int) -> 
     """
     Whatever their status says. Covers: S02, W10
     """
-    read = wire.read_error(status, {"x-amzn-RequestId": "r"}, body)
+    read = wire.read_error("BatchMeterUsage", status, {"x-amzn-RequestId": "r"}, body)
 
     assert isinstance(read, InvalidResponseError)
     assert (status, "r") == (read.status, read.request_id)
@@ -335,7 +339,7 @@ def test_a_code_without_the_services_request_id_is_somebody_elses(status: int) -
     It may be a gateway's, which did or did not hand the request on; the code is in the text.
     (core F9)
     """
-    read = wire.read_error(status, {}, b'{"__type": "AccessDeniedException"}')
+    read = wire.read_error("BatchMeterUsage", status, {}, b'{"__type": "AccessDeniedException"}')
 
     assert isinstance(read, InvalidResponseError)
     assert status == 302 or "AccessDeniedException" in str(read)
@@ -348,7 +352,7 @@ def test_a_code_is_no_refusal_unless_the_status_is_one(status: int) -> None:
     """
     headers = {"x-amzn-RequestId": "r"}
 
-    read = wire.read_error(status, headers, b'{"__type": "ThrottlingException"}')
+    read = wire.read_error("BatchMeterUsage", status, headers, b'{"__type": "ThrottlingException"}')
 
     assert isinstance(read, InvalidResponseError)
 
@@ -358,7 +362,9 @@ def test_headers_are_found_in_any_letter_case(name: str) -> None:
     """
     In a plain dict, too, as a transport of somebody's own may hand them over.
     """
-    read = wire.read_error(400, {name: "r"}, b'{"__type": "ThrottlingException"}')
+    read = wire.read_error(
+        "BatchMeterUsage", 400, {name: "r"}, b'{"__type": "ThrottlingException"}'
+    )
 
     assert isinstance(read, ThrottlingException)
 

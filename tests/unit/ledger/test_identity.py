@@ -58,6 +58,40 @@ def test_a_foreign_mark_is_that_of_a_copy() -> None:
     assert UNKNOWN == held_through(LEDGER, there)
 
 
+def test_what_has_all_that_was_sealed_holds_no_later_hour() -> None:
+    """
+    A cluster that was upgraded with another identity lacks nothing, as its watermark shows; one
+    that travels with its database, or is lower, shows nothing. ledger section 7
+    """
+    new = evolve(HERE, mark="new", mark_is_proof=False)
+    lower = evolve(new, watermark=Watermark(sealings=2, through=0))
+
+    assert sign_of_a_copy(LEDGER, new) is not None
+    assert 3600 == held_through(LEDGER, new)
+    assert UNKNOWN == held_through(LEDGER, lower)
+    assert UNKNOWN == held_through(LEDGER, evolve(new, mark_is_proof=True))
+
+
+@pytest.mark.parametrize(
+    ("mark", "found", "is_copy"),
+    [
+        ("7 5", "7 5", False),
+        ("7 5", "- 5", False),
+        ("- 5", "7 5", False),
+        ("7 5", "- 6", True),
+        ("7 5", "8 5", True),
+        ("7 5", "7", True),
+    ],
+)
+def test_what_a_server_does_not_show_is_no_sign(mark: str, found: str, *, is_copy: bool) -> None:
+    """
+    Be it that it did before, or does now. ledger M7, section 7
+    """
+    place = evolve(HERE, mark=found)
+
+    assert is_copy == (sign_of_a_copy(evolve(LEDGER, mark=mark), place) is not None)
+
+
 @pytest.mark.parametrize("mark_is_proof", [True, False])
 def test_a_watermark_that_is_missing_is_a_sign_where_the_place_proves_nothing(
     *, mark_is_proof: bool

@@ -1,12 +1,15 @@
 """What only a ledger in a file can meet: disks, copies, locks, and files of other things."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
 import stat
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta, timezone
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -16,18 +19,23 @@ from marketplace_metering_async import (
     ConfigurationError,
     LedgerClosedError,
     LedgerError,
+    LedgerMissingError,
     LedgerUnusableError,
     UsageLedger,
 )
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.relay import Relay
-from marketplace_metering_async.ledger.stores import sqlite_file
+from marketplace_metering_async.ledger.stores import sqlite, sqlite_file
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 
 
 def url_of(path: Path) -> str:
     return f"sqlite:///{path}"
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(found.name for found in folder.iterdir())
 
 
 async def opened(path: Path) -> None:
@@ -332,17 +340,160 @@ async def test_a_lock_is_waited_for_and_then_named(
         assert 1 == (await house.balance()).recorded
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_file_that_is_only_read_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that every user of the machine may enter."""
+    folder = Path(mkdtemp(prefix="ledger-shared-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def somebody_else(path: Path) -> Iterator[None]:
+    """Be a user who may read the file and its folder, and no more."""
+    logs = [log for log in path.parent.glob(f"{path.name}-*") if log.exists()]
+    for file in (path, *logs):
+        file.chmod(0o644 if os.geteuid() == 0 else 0o444)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+        return
+    path.parent.chmod(0o555)
+    try:
+        yield
+    finally:
+        path.parent.chmod(0o755)
+        for file in (path, *logs):
+            file.chmod(0o600)
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+async def test_who_may_only_read_a_file_reads(shared_folder: Path, *, in_use: bool) -> None:
     """
-    Covers: D03
+    Status and history, also of what is still in the log, and what comes later; nothing is made
+    beside the file. What writes says that it may not. Issue 21.6. Covers: D03
+    """
+    path = shared_folder / "usage.db"
+    house = House(url_of(path))
+    async with house.ledger:
+        await house.use(3)
+        await (asyncio.sleep(0) if in_use else house.ledger.aclose())
+        there = names_in(shared_folder)
+        with somebody_else(path):
+            async with UsageLedger.open(url_of(path), create=False) as reader:
+                first = await reader.status()
+                entries = [entry.quantity async for entry in reader.history()]
+                if in_use:
+                    await house.use(4)
+                second = await reader.status()
+                with pytest.raises(LedgerError, match="may only be read by this process"):
+                    await house.use(5, reader)
+        later = names_in(shared_folder)
+
+    assert (3, [3]) == (first.recorded, entries)
+    assert (7 if in_use else 3) == second.recorded
+    assert there == later
+
+
+async def test_an_empty_file_that_may_only_be_read_is_no_ledger(shared_folder: Path) -> None:
+    """
+    Nor can one be made where nothing may be. Issue 21.6
+    """
+    (shared_folder / "empty.db").touch()
+    with somebody_else(shared_folder / "empty.db"):
+        with pytest.raises(LedgerMissingError):
+            await opened(shared_folder / "empty.db")
+        with pytest.raises(LedgerError, match="Permission denied"):
+            await opened(shared_folder / "new.db")
+
+
+async def test_a_log_that_somebody_holds_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A reader that never ends lets it grow. ledger M11. Covers: D09
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(1)
+        monkeypatch.setattr(sqlite, "_LONG_LOG", file_of(house).log_size())
+        await house.ledger._store.tidy()
+        before = list(house.warned)
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM ledger").fetchall()
+            await asyncio.gather(*(house.use(1, event_id=f"{n:0240d}") for n in range(1_000)))
+            await house.ledger._store.tidy()
+        (said,) = [event.text for event in house.warned if isinstance(event, WarningIssued)]
+
+    assert [] == before
+    assert f"end what has been reading {path} for long" in said
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o640, False), (0o644, True)])
+async def test_a_file_that_everybody_may_use_is_said(
+    tmp_path: Path, mode: int, *, is_open: bool
+) -> None:
+    """
+    With the command that ends it; a group of those who look is fine. ledger M11. Covers: D12
     """
     path = tmp_path / "usage.db"
     await opened(path)
-    path.chmod(0o400)
+    path.chmod(mode)
+    async with house_at(url_of(path)) as house:
+        said = [event.text for event in house.warned if isinstance(event, WarningIssued)]
 
-    with pytest.raises(LedgerError, match=r"usage\.db"):
-        await opened(path)
+    expected = f"chmod o= {path}: everybody on this machine may use it (644)"
+    assert ([expected] if is_open else []) == said
+
+
+async def test_a_backup_is_whole_while_others_write(tmp_path: Path) -> None:
+    """
+    What was stored before is in it, be it still in the log; put back, it is known as a copy.
+    ledger M11. Covers: D13, K21
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(3)
+        adding = asyncio.gather(*(house.use(1, event_id=f"e{n}") for n in range(50)))
+        await house.ledger.back_up(backup)
+        await adding
+        with pytest.raises(LedgerError, match=r"backup\.db: File exists"):
+            await house.ledger.back_up(backup)
+        with pytest.raises(LedgerError, match="no/where"):
+            await house.ledger.back_up(tmp_path / "no/where")
+    with closing(sqlite3.connect(backup)) as connection:
+        checked = connection.execute("PRAGMA integrity_check").fetchone()
+    async with house_at(url_of(backup)) as restored:
+        status = await restored.balance()
+
+    assert ("ok",) == checked
+    assert 0o600 == stat.S_IMODE(backup.stat().st_mode)
+    assert 3 <= status.recorded <= 53
+    assert status.is_unconfirmed_copy
+    assert ["backup.db", "usage.db"] == names_in(tmp_path)
+
+
+async def test_a_backup_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Half of a ledger would be taken for one. ledger M11. Covers: D13
+    """
+
+    def broken(path: str) -> Any:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        monkeypatch.setattr(sqlite_file, "connect", broken)
+        with pytest.raises(LedgerError, match="disk I/O error"):
+            await house.ledger.back_up(tmp_path / "backup.db")
+
+    assert not (tmp_path / "backup.db").exists()
 
 
 async def test_a_forked_child_is_sent_away(tmp_path: Path) -> None:

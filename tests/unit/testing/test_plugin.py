@@ -87,6 +87,51 @@ def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: object) -> None:
     result.assert_outcomes(passed=3)
 
 
+def test_a_test_runs_under_each_reading(run: object) -> None:
+    """
+    Of both fixtures; under those named only, beside arguments of the sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_readings("identical_resend", "strict")
+    @pytest.mark.metering_sandbox(history=7)
+    def test_some(metering_sandbox, request):
+        resent = [meter(), meter()][1]
+        kind = metering_sandbox.book.rules.identical_resend == "success"
+        assert resent == ["Success" if kind else "DuplicateRecord"]
+        assert kind == ("identical_resend=success" in request.node.name)
+
+    @pytest.mark.metering_readings("kind")
+    def test_kind(metering_sandbox_server):
+        assert [meter(), meter()] == [["Success"], ["Success"]]
+
+    def test_usual(metering_sandbox_server):
+        assert [meter(), meter()] == [["Success"], ["DuplicateRecord"]]
+    """)
+    result.assert_outcomes(passed=4)
+
+
+def test_a_marker_that_cannot_work_is_refused(run: object) -> None:
+    """
+    For a reading that there is not, and a test without a sandbox.
+    """
+    assert callable(run)
+    result = run("""
+    @pytest.mark.metering_readings("lenient")
+    def test_one(metering_sandbox):
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*metering_readings: unknown: lenient*"])
+    result = run("""
+    @pytest.mark.metering_readings
+    def test_two():
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*needs metering_sandbox*"])
+
+
 def test_the_fixture_serves_asyncio(run: object) -> None:
     """
     The client finds it with no argument; clock and faults are moved from the test.
@@ -173,6 +218,81 @@ def test_no_variable_leads_a_client_elsewhere(
     """)
 
     result.assert_outcomes(passed=1)
+
+
+CONFIG = """
+[default]
+use_fips_endpoint = true
+use_dualstack_endpoint = true
+ignore_configured_endpoint_urls = true
+region = eu-west-1
+"""
+
+
+def test_no_file_of_the_machine_leads_a_client_elsewhere(
+    run: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    A developer's own profile is not the test's business; where the code runs stays known.
+    """
+    assert callable(run)
+    (tmp_path / "config").write_text(CONFIG)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "mine")
+    monkeypatch.delenv("AWS_PROFILE")
+    result = run("""
+    from marketplace_metering_async import MarketplaceMeteringClient
+
+    async def test_it(metering_sandbox):
+        assert meter() == ["Success"]
+        async with MarketplaceMeteringClient() as client:
+            assert (await client.endpoint()).url == metering_sandbox.url
+        assert os.environ["AWS_LAMBDA_FUNCTION_NAME"] == "mine"
+    """)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_a_failure_shows_the_test_and_none_of_our_lines(run: object) -> None:
+    """
+    The gaps are what is to be read. Newcomer, smaller 14.
+    """
+    assert callable(run)
+    result = run("""
+    def test_money(metering_sandbox):
+        metering_sandbox.book.assert_metered({(BUYER, "requests", NOW): 43})
+    """)
+
+    result.assert_outcomes(failed=1)
+    assert "differences(by_hour)" not in result.stdout.str()
+
+
+OF_THE_PLACE = {
+    "calls_per_second", "client_arguments", "instructions", "note_refusal", "page_url",
+    "quota_of", "serve", "transport", "urls",
+}  # fmt: skip
+"""What a process of its own has no use for, or says in another way (`state`, `set_quota`)."""
+
+
+def test_both_fixtures_have_the_same_controls() -> None:
+    """
+    What a sandbox can be asked for in its process can be asked for from another one.
+    """
+    ours = {name for name in dir(Sandbox) if not name.startswith("_")} - OF_THE_PLACE
+
+    assert set() == ours - {*dir(SandboxServer), "environment", "url"}
+
+
+def test_a_server_posts_registrations_and_shows_its_key() -> None:
+    """
+    As a Sandbox does; what it refuses is a ValueError.
+    """
+    with SandboxServer() as server:
+        server.declare_product("p", dimensions=["d"])
+        agreement = server.subscribe("p", "111122223333")
+        with pytest.raises(ValueError, match="registration_url"):
+            server.register_account(agreement.agreement_id)
+        assert server.public_key().startswith("-----BEGIN PUBLIC KEY-----")
 
 
 def test_the_marker_reaches_the_server(run: object) -> None:

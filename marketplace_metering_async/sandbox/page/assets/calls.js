@@ -1,4 +1,4 @@
-// The latest calls and what became of them; refusals by the rule that was broken.
+// The latest calls and what became of them; refusals by the rule that was broken; and advice.
 
 import { count, date, el, find, lasted, list, number, seconds } from "./dom.js";
 import { ask, say } from "./talk.js";
@@ -91,7 +91,7 @@ function block(title, value, of) {
 function verdict(result) {
   const record = result.UsageRecord ?? {};
   const customer = record.CustomerAWSAccountId ?? record.CustomerIdentifier ?? "";
-  return `${result.Status}  ${customer} ${record.Dimension} ${record.Quantity ?? 0}`;
+  return `${result.Status}  ${customer} ${record.Dimension} ${record.Quantity ?? record.QuantityAsDecimal ?? 0}`;
 }
 
 export function showRefusals(refusals) {
@@ -103,4 +103,12 @@ export function showRefusals(refusals) {
       rule && el("p", { class: "soft" }, `Rule broken: ${rule}`),
       remedy && el("p", { class: "remedy" }, el("b", {}, "Fix: "), remedy)));
   find("refusals-empty").hidden = refusals.length > 0;
+}
+
+export function showAdvice(advice) {
+  list(find("advice-list"), advice, ({ about }) => about, ({ says, do: what, count: times, calls }) => el("li", {},
+    el("div", { class: "row" }, el("p", {}, says), el("span", { class: "chip warn" }, `${times} ×`)),
+    el("p", { class: "remedy" }, el("b", {}, "Do: "), what),
+    calls.length > 0 && el("p", { class: "soft" }, `Seen in ${calls.length > 1 ? "calls" : "call"} ${calls.join(", ")}`)));
+  find("advice").hidden = !advice.length;
 }

@@ -3,6 +3,8 @@
 import { el, find, list, setText } from "./dom.js";
 import { notify } from "./talk.js";
 
+let wasFirst = true;
+
 export function showConnect({ url, environment, sdks, totals }) {
   // The page's own address works wherever the page does, also from another machine.
   setText(find("environment"), environment.replaceAll(url, location.origin));
@@ -13,6 +15,8 @@ export function showConnect({ url, environment, sdks, totals }) {
 }
 
 function place(first) {
+  if (first !== wasFirst) find("connect-clients").open = first;
+  wasFirst = first;
   const card = find("connect");
   const column = card.parentNode;
   if (first === (column.firstElementChild === card) || card.contains(document.activeElement)) return;

@@ -1,7 +1,7 @@
 // The loop: ask what has changed, wait for the answer, show it.
 
 import { listen as listenBuyers, showBuyers } from "./buyers.js";
-import { showCalls, showRefusals } from "./calls.js";
+import { showAdvice, showCalls, showRefusals } from "./calls.js";
 import { listen as listenConnect, showConnect } from "./connect.js";
 import { listen as listenControls, showClock, showFaults, showQuota, tick } from "./controls.js";
 import { find, setText } from "./dom.js";
@@ -33,6 +33,7 @@ function show() {
   showUsage(view.usage, view.totals);
   showCalls(view.calls, new FormData(find("calls-form")).get("show"));
   showRefusals(view.refusals);
+  showAdvice(view.advice);
   showClock(view.clock);
   showQuota(view.quota);
   showFaults(view.faults);

@@ -1,0 +1,60 @@
+"""What to do next, in words of the command line: the package's own advice speaks of Python."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from marketplace_metering_async.errors import (
+    ConflictingRecordsError,
+    EventConflictError,
+    InvalidRecordError,
+    InvalidRecordTypeError,
+    KeyAlreadySentError,
+    LedgerMissingError,
+    LedgerOutcomeUnknownError,
+    LedgerRegionMismatchError,
+    MeteringError,
+    NoCredentialsError,
+    NoRegionError,
+)
+from marketplace_metering_async.service_errors import ThrottlingException
+
+_FIX: Final = "Fix what the text names and send the line again: nothing of it was sent or stored."
+_ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
+    {
+        InvalidRecordError: _FIX,
+        InvalidRecordTypeError: _FIX,
+        NoRegionError: "Give --region, or set AWS_REGION, or set a region in the profile.",
+        NoCredentialsError: (
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --profile, or use a role."
+        ),
+        ConflictingRecordsError: (
+            "Add the lines of an hour up with --coalesce; or decide which one is right, and send "
+            "that one."
+        ),
+        KeyAlreadySentError: (
+            "Add the lines of an hour up with --coalesce. What went out first stands."
+        ),
+        EventConflictError: "Give each line an event id of its own, and repeat it unchanged.",
+        LedgerOutcomeUnknownError: (
+            "Run the same command again: a line, or an --event-id, counts once. Look at `ledger "
+            "history` before you repeat usage without one."
+        ),
+        LedgerMissingError: (
+            "Check the URL: a relative path starts from the working directory. `ledger add` and "
+            "`ledger import` make a new ledger."
+        ),
+        LedgerRegionMismatchError: (
+            "A record sent in a second region is billed a second time. Give the ledger's own "
+            "--region and --endpoint-url; another region needs another ledger."
+        ),
+        ThrottlingException: (
+            "Send again later; give a lower --calls-per-second if others use the same quota."
+        ),
+    }
+)
+
+
+def advice_on(error: MeteringError) -> str:
+    """Return what to do about *error*."""
+    return _ADVICE.get(type(error), error.advice)

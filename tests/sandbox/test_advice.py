@@ -1,0 +1,177 @@
+"""Advice: each thing is found where it is, and nothing where all is well."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
+from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox, SandboxClock
+from marketplace_metering_async.testing import SandboxServer, SandboxThread
+
+NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+HOUR = datetime(2026, 11, 23, 11, tzinfo=UTC)
+BUYER = "111122223333"
+
+
+@pytest.fixture
+def place() -> Any:
+    with SandboxThread(Sandbox(clock=SandboxClock(NOW, speed=0), calls_per_second=None)) as running:
+        yield running.sandbox
+
+
+def send(place: Sandbox, *records: dict[str, Any], region: str = "us-east-1") -> None:
+    """Send as a client that neither retries nor looks at what comes back."""
+    client = boto3.client(
+        "meteringmarketplace",
+        **{**place.client_arguments, "region_name": region},
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    try:
+        client.batch_meter_usage(ProductCode="p", UsageRecords=list(records))
+    except (BotoCoreError, ClientError):
+        pass
+    finally:
+        client.close()
+
+
+def record(quantity: int = 1, at: datetime = HOUR, **members: Any) -> dict[str, Any]:
+    common: dict[str, Any] = {"Dimension": "requests", "CustomerAWSAccountId": BUYER}
+    return {**common, "Timestamp": at, "Quantity": quantity, **members}
+
+
+def buyers(count: int) -> list[dict[str, Any]]:
+    return [record(CustomerAWSAccountId=f"{number:012d}") for number in range(count)]
+
+
+def about(place: Sandbox) -> dict[str, int]:
+    return {one.about: one.count for one in place.advice()}
+
+
+def test_records_left_behind(place: Sandbox) -> None:
+    """
+    Until they are sent again, and then no more.
+    """
+    place.inject(Fault(kind=FaultKind.UNPROCESSED, records=[1, 2], max_hits=1))
+    send(place, *buyers(5))
+    assert {"unprocessed-not-sent-again": 2} == about(place)
+    send(place, buyers(5)[1])
+    assert {"unprocessed-not-sent-again": 1} == about(place)
+    send(place, buyers(5)[2])
+    assert {} == about(place)
+
+
+def test_a_second_quantity_for_an_hour(place: Sandbox) -> None:
+    """
+    A resend of the same is none, in whichever member and form.
+    """
+    send(place, record(5))
+    send(place, record(5))
+    assert {} == about(place)
+    send(place, record(7, at=HOUR + timedelta(minutes=5)))
+    (advice,) = place.advice()
+    assert ("second-quantity-for-an-hour", 1, (3,)) == (advice.about, advice.count, advice.calls)
+
+
+@pytest.mark.parametrize("kind", ["error-500", "error-500-after", "reset-after", "garbage"])
+def test_other_content_after_a_lost_answer(place: Sandbox, kind: str) -> None:
+    """
+    The same content is right; a throttle and a refusal leave nothing behind.
+    """
+    place.inject(Fault(kind=kind, max_hits=1))
+    send(place, record(5))
+    send(place, record(5))
+    place.inject(Fault(kind=FaultKind.THROTTLE, max_hits=1))
+    send(place, record(5, at=HOUR - timedelta(hours=1)))
+    send(place, record(6, at=HOUR - timedelta(hours=1)))
+    assert {} == about(place)
+    place.inject(Fault(kind=kind, max_hits=1))
+    send(place, record(5, at=HOUR - timedelta(hours=2)))
+    send(place, record(6, at=HOUR - timedelta(hours=2)))
+    assert 1 == about(place)["retried-with-other-content"]
+
+
+def test_stamps_of_the_moment(place: Sandbox) -> None:
+    """
+    Not those of an hour's start, though it may be now; and a few are no habit.
+    """
+    send(place, *(record(Dimension=f"d{number}", at=NOW) for number in range(2)))
+    send(place, *(record(Dimension=f"d{number}", at=HOUR) for number in range(9)))
+    assert {} == about(place)
+    send(place, record(Dimension="d2", at=NOW - timedelta(seconds=2)))
+    assert {"stamped-with-the-time-of-sending": 3} == about(place)
+    place.clock.set(HOUR)
+    send(place, *(record(Dimension=f"e{number}", at=HOUR) for number in range(9)))
+    assert {"stamped-with-the-time-of-sending": 3} == about(place)
+
+
+def test_one_record_a_call(place: Sandbox) -> None:
+    """
+    Ten within a minute are a habit; spread over hours they are not.
+    """
+    for one in buyers(12):
+        place.advance(seconds=30)
+        send(place, one)
+    assert {} == about(place)
+    for one in buyers(22)[12:]:
+        place.advance(seconds=5)
+        send(place, one)
+    assert 10 <= about(place)["one-record-a-call"] <= 13
+
+
+def test_both_identity_schemes_and_two_regions(place: Sandbox) -> None:
+    """
+    Whatever is on file more than once, with the first of it.
+    """
+    place.declare_product("p")
+    place.subscribe("p", BUYER, customer_identifier="c-1", begins=HOUR - timedelta(hours=9))
+    send(place, record())
+    assert {} == about(place)
+    legacy = record(CustomerIdentifier="c-1")
+    del legacy["CustomerAWSAccountId"]
+    send(place, legacy)
+    (advice,) = place.advice()
+    assert "billed-twice" == advice.about
+    assert "product code and customer identifier" in advice.says
+
+
+async def test_this_package_gets_none(place: Sandbox) -> None:
+    """
+    Through faults of every kind that a client has to get over.
+    """
+    place.clock.reset()  # this client goes by the real one
+    kinds = [FaultKind.UNPROCESSED, FaultKind.RESET_AFTER, FaultKind.ERROR_500]
+    place.inject(*(Fault(kind=kind, max_hits=1) for kind in kinds))
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    records = [
+        UsageRecord(
+            timestamp=hour,
+            dimension="requests",
+            quantity=number,
+            customer_aws_account_id=f"{number:012d}",
+            product_code="p",
+        )
+        for number in range(100)
+    ]
+    async with MarketplaceMeteringClient(**place.client_arguments) as client:
+        await client.batch_meter_usage(records)
+
+    assert 3 == sum(place.hits.values())
+    assert 100 == len(place.book)
+    assert [] == place.advice()
+
+
+def test_a_server_tells_the_same(place: Sandbox) -> None:
+    """
+    Over HTTP.
+    """
+    place.inject(Fault(kind=FaultKind.UNPROCESSED, records=[0], max_hits=1))
+    send(place, record())
+    server = SandboxServer()
+    server.url = place.url
+
+    assert place.advice() == server.advice()
+    assert 1 == len(server.advice())
