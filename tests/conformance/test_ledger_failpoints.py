@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
 
-from marketplace_metering_async import CannotResolveError, HourState, UsageLedger
+from marketplace_metering_async import (
+    CannotResolveError,
+    HourState,
+    LedgerMissingError,
+    UsageLedger,
+)
 from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.sandbox import FaultKind, Rules
 
@@ -111,6 +116,25 @@ async def test_wherever_it_breaks_usage_is_billed_once(
             assert 10 == ours, (name, hit, status)
             assert {ACCOUNT} == {customer for customer, _ in house.metered()}
             assert THIS_HOUR - HOUR in {hour for _, hour in house.metered()}
+
+
+@pytest.mark.parametrize(("point", "hit"), [("migrate: statement", 3), ("migrate: done", 1)])
+async def test_a_process_that_is_killed_while_it_makes_the_tables_leaves_none(
+    url: str, point: str, hit: int
+) -> None:
+    """
+    And the next one makes them all. Covers: K12
+    """
+    with pytest.raises(BrokenError):
+        async with UsageLedger(store_at(url, reach=Points(point, hit))):
+            pass
+
+    with pytest.raises(LedgerMissingError):
+        async with UsageLedger.open(url, create=False):
+            pass
+    async with house_at(url) as house:
+        await house.use(1)
+        assert 1 == (await house.balance()).recorded
 
 
 async def refused_and_ended(house: House, ledger: UsageLedger) -> str:

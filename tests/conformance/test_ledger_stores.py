@@ -21,6 +21,7 @@ from marketplace_metering_async import (
     LedgerUnusableError,
     MarketplaceMeteringException,
     NoCredentialsError,
+    RetryPolicy,
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
@@ -1008,3 +1009,37 @@ async def test_known_event_ids_are_named(house: House) -> None:
 
     assert {"a", "b", "c"} == known.keys()
     assert known["a"] == known["b"] != known["c"]
+
+
+async def test_a_ledger_that_is_opened_again_goes_on_with_the_hour(house: House) -> None:
+    """
+    What was added before and after a restart is one record. Covers: B07
+    """
+    await house.use(2)
+    await house.ledger.aclose()
+    async with house.another() as house.ledger:
+        await house.use(3)
+        house.clock.step(hours=1)
+        await house.relay()
+
+        assert {(ACCOUNT, THIS_HOUR): 5} == house.metered()
+        assert 5 == (await house.balance()).metered
+
+
+async def test_a_claim_outlasts_the_longest_request(house: House) -> None:
+    """
+    However patient the client is: nobody else sends what may still be on its way. Covers: M03
+    """
+    await house.use(1)
+    house.clock.step(hours=1)
+    house.service.round_trip = 5
+    async with house.client(retry=RetryPolicy(attempt_timeout=1_000)) as client:
+        relay = asyncio.create_task(house.ledger.relay_once(client))
+        await house.until(lambda: bool(house.service.requests))
+        until = (await house.ledger.status()).claimed_until
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+
+    assert until is not None
+    now = datetime.now(UTC) if house.url.startswith("postgresql") else house.clock.now()
+    assert until - now > timedelta(seconds=1_000)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import sqlite3
 import stat
@@ -571,3 +572,40 @@ async def test_an_hour_is_an_hour_of_utc(tmp_path: Path) -> None:
         added = await house.use(1, at=house.clock.now().astimezone(kathmandu) - HOUR)
 
         assert (11, 0) == (added.hour.hour, added.hour.minute)
+
+
+async def test_a_column_of_numbers_takes_no_text(tmp_path: Path) -> None:
+    """
+    Whoever writes it: SQLite would keep it, and a sum would leave it out. Covers: D17
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(1)
+        with closing(sqlite3.connect(path)) as other:
+            tables = other.execute("SELECT name, strict FROM pragma_table_list").fetchall()
+            with pytest.raises(sqlite3.IntegrityError, match="cannot store TEXT"):
+                other.execute("UPDATE hour SET quantity = 'many'")
+
+        assert {1} == {strict for name, strict in tables if not name.startswith("sqlite_")}
+        assert 1 == (await house.balance()).recorded
+
+
+async def test_a_process_without_a_file_to_spare_says_so_and_recovers(tmp_path: Path) -> None:
+    """
+    Whether its ledger is open already or not. Covers: D18
+    """
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    other = UsageLedger.open(url_of(tmp_path / "other.db"))
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        await house.use(1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+        try:
+            await house.use(1)  # all that it needs is open
+            with pytest.raises(LedgerError):
+                await other.__aenter__()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        async with other:
+            pass
+
+        assert 2 == (await house.balance()).recorded
