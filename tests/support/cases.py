@@ -41,8 +41,8 @@ LEFT_OUT: Final = {
     "C21": "a blocked loop lets a lease run out, which the fence covers (M02)",
     "C24": "nothing of the client runs outside a call, so nothing can hang at the exit",
     "C25": "uvloop and later Pythons are not part of the test environment",
-    "K18": "what a disk that lies damages is not sent (D08), and what it lost is seen by a watermark "
-    "on another disk (K19); one on the same disk is lost together with it",
+    "K18": "what a disk that lies damages is not sent (D08), and what it lost is seen by a "
+    "watermark on another disk (K19); one on the same disk is lost together with it",
     "V15": "a load test, not for every run; streams are held to a bound by test_client",
     "A09": "the client writes nothing to disk",
     "A20": _RELEASE,
