@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from datetime import timedelta, timezone
 from pathlib import Path
 from tempfile import mkdtemp
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -332,8 +333,10 @@ async def test_a_lock_is_waited_for_and_then_named(
     async with house_at(url_of(path)) as house:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
+        began = monotonic()
         with pytest.raises(LedgerError, match="locked by another process"):
             await house.use(1)
+        assert monotonic() - began < 20
         other.execute("ROLLBACK")
         other.close()
         await house.use(1)
