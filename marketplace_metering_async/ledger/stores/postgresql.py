@@ -411,6 +411,7 @@ class PostgresStore:
 
     async def retire(self, to: str) -> Identity:
         """See Store."""
+        (await self._connections.read(identity)).require_movable(to)  # before others are kept out
         return await self._connections.run(lambda db: _retire(db, to), though_moved=True)
 
     async def reinstate(self, to: str) -> None:
@@ -476,6 +477,8 @@ async def _bind(db: Connection, region_name: str, host: str) -> None:
 
 
 async def _retire(db: Connection, to: str) -> Identity:
+    """Wait for transactions that have seen a ledger which has not moved; later ones see it move."""
+    await db.execute("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
     ledger = await identity(db)
     ledger.require_movable(to)
     await db.execute(
