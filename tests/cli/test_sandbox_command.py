@@ -16,10 +16,11 @@ import pytest
 from attrs import frozen
 from support.commands import Shell, command, environment, pipe, running_sandbox
 
+from marketplace_metering_async import testing
 from marketplace_metering_async.sandbox import Sandbox
 from marketplace_metering_async.sandbox.sdks import SDKS
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(testing.__file__).parent / "README.md"
 METER = """
 import boto3, datetime
 client = boto3.client("meteringmarketplace")

@@ -46,7 +46,6 @@ class Book:
         tokens: Registration tokens.
         workloads: What is known of callers of MeterUsage and RegisterUsage.
         statuses: How often BatchMeterUsage answered with each status, "Unprocessed" among them.
-        kept_totals: What `totals` gives, as far as it has caught up.
         repeated: What `double_billed` gives, as far as it has caught up.
     """
 
@@ -63,7 +62,7 @@ class Book:
         self.tokens = RegistrationTokens()
         self.workloads = WorkloadMemory()
         self.statuses: Counter[str] = Counter()
-        self.kept_totals = KeptTotals()
+        self.sums = KeptTotals()
         self.repeated = RepeatedUsage(self._product_and_buyer, self.catalogue.owners)
 
     def __repr__(self) -> str:
@@ -98,7 +97,7 @@ class Book:
 
         `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
         """
-        totals = self.kept_totals.by(by)
+        totals = self.sums.by(by)
         for _ in totals.catch_up(self.metered):
             pass
         sums = dict(totals.items())

@@ -19,10 +19,10 @@ from marketplace_metering_async.sandbox.service.quantities import (
     of_millionths,
 )
 
-_SLICE: Final = 2000
-"""Records that are taken in at a step."""
 _MOST_TOTALS: Final = 16
 """Combinations of attributes whose sums are kept."""
+_SLICE: Final = 2000
+"""Records that are taken in at a step."""
 
 
 class Following(ABC):
@@ -96,17 +96,14 @@ class Totals(Following):
 
 
 class KeptTotals:
-    """The totals that were asked for."""
+    """The sums that were asked for, as far as they have caught up."""
 
     def __init__(self) -> None:
+        """Begin with none."""
         self._kept: dict[str | tuple[str, ...], Totals] = {}
 
-    def __len__(self) -> int:
-        """Return how many are kept."""
-        return len(self._kept)
-
     def by(self, by: str | tuple[str, ...]) -> Totals:
-        """Return the totals by one attribute or several; those kept do not get too many."""
+        """Return the sums by an attribute of Metered, or by several."""
         if by not in self._kept and len(self._kept) >= _MOST_TOTALS:
             self._kept.clear()
         return self._kept.setdefault(by, Totals(by))
