@@ -316,7 +316,7 @@ async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(
         with pytest.raises(LedgerUnusableError, match="has not moved"):
             await house.ledger.un_retire(either)
         ledger_id = (
-            await connections_of(new).read(
+            await connections_of(new.ledger).read(
                 lambda db: db.fetchrow("SELECT ledger_id FROM marketplace_metering.ledger")
             )
         )[0]

@@ -51,7 +51,9 @@ async def test_a_commit_waits_for_the_disk_and_leaves_sessions_as_they_were(pool
     """
     async with house_at(pooled) as house:
         during = [
-            (await connections_of(house).run(lambda db: db.fetch(SETTING), once=once))[0]["setting"]
+            (await connections_of(house.ledger).run(lambda db: db.fetch(SETTING), once=once))[0][
+                "setting"
+            ]
             for once in (False, True)
         ]
         connection = await asyncpg.connect(pooled, statement_cache_size=0)

@@ -381,7 +381,7 @@ async def test_a_customer_that_is_closed_while_a_key_is_made_is_closed(
     async with asyncio.timeout(60):
         await transaction.start()
         await connection.execute("SELECT 1")
-        closing = asyncio.create_task(connections_of(home).run(close_slowly))
+        closing = asyncio.create_task(connections_of(home.ledger).run(close_slowly))
         await has_closed.wait()
         adding = asyncio.create_task(home.use(2, dimension="new", connection=connection))
         await until_somebody_waits(place)

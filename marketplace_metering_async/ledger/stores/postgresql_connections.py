@@ -199,6 +199,8 @@ class PostgresConnections:
         memory = self._taken_memory(once=once)
         for attempt in range(1, _TRIES + 1):
             committing = committed = False
+            # What others of this process have seen since, this try has to see as well.
+            memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
             try:
                 async with self._connection() as connection:
                     async with connection.transaction(isolation="read_committed"):
