@@ -161,7 +161,10 @@ class SqliteFile:
             LedgerError: the file cannot be written to; nothing has happened then.
         """
         if not self.may_write:
-            raise LedgerError(f"{self._path} may only be read by this process; nothing was stored")
+            raise LedgerError(
+                f"this process may only read {self._path}, or the folder that its log needs; "
+                "nothing was stored"
+            )
         missing: Missing | None = None
         memory = self._memory
 

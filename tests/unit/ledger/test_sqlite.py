@@ -411,7 +411,7 @@ async def test_who_may_only_read_a_file_reads(shared_folder: Path, *, in_use: bo
                 if in_use:
                     await house.use(4)
                 second = await reader.status()
-                with pytest.raises(LedgerError, match="may only be read by this process"):
+                with pytest.raises(LedgerError, match="this process may only read"):
                     await house.use(5, reader)
         later = names_in(shared_folder)
 
