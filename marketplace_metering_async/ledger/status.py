@@ -24,7 +24,7 @@ class AtRisk(NamedTuple):
     Which unsettled hours are at risk, in seconds since 1970.
 
     Attributes:
-        hour: None that begins later.
+        hour: None that begins later; no window closes less than six hours after its hour.
         due: Those that were due for sealing, or sealed, by then.
         stamp: And those with this timestamp or an earlier one: their window closes.
     """
@@ -36,8 +36,8 @@ class AtRisk(NamedTuple):
     @classmethod
     def at(cls, now: int) -> Self:
         """Return what holds at *now*."""
-        due, closing = now - _OVERDUE, latest_lost_at(now + _CLOSES_SOON)
-        return cls(max(due - SECONDS_PER_HOUR, closing), due, closing)
+        due = now - _OVERDUE
+        return cls(due - SECONDS_PER_HOUR, due, latest_lost_at(now + _CLOSES_SOON))
 
 
 @frozen(kw_only=True)
