@@ -349,7 +349,7 @@ def where_it_shows(mutant: str, seed: int) -> tuple[AbstractContextManager[Place
         case "callers_usage_is_committed_at_once" | "callers_usage_is_rolled_back":
             return server_place(), evolve(usual, kills=12, pace=8, transactions=True)
         case "lost_commit_counts_as_done" | "lost_commit_is_repeated":
-            return server_place(), evolve(usual, kills=20, pace=8, crashes=10, unnamed=True)
+            return server_place(), evolve(usual, kills=4, pace=80, unnamed=True)
         case "months_have_no_end" | "usage_is_of_when_it_comes":
             return file_place(), evolve(usual, month_end=True)
         case "old_events_are_new" | "pruning_leaves_no_note":
