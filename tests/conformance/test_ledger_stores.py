@@ -764,7 +764,7 @@ async def test_bad_usage_is_named(house: House) -> None:
         await house.use(number)
     with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
         await house.use(product_code=None)
-    with pytest.raises(InvalidRecordError, match="at: expected a datetime with a time zone"):
+    with pytest.raises(InvalidRecordError, match="at: expected a time with a time zone"):
         await house.use(at=datetime(2026, 11, 23))  # noqa: DTZ001
     with pytest.raises(InvalidRecordError, match="at: expected at most 0:05:00 ahead"):
         await house.use(at=NOON + HOUR)
@@ -986,6 +986,20 @@ async def test_a_record_that_kills_its_relay_is_soon_alone(
     assert [8, 2, 1, 1] == sizes[:4]
     assert {True: {HourState.QUARANTINED: 1}, False: {}}[others_are_sent] == status.ended
     assert (7 if others_are_sent else 8) == status.metered
+
+
+async def test_every_end_has_a_reason(url: str) -> None:
+    """
+    The service's word, where there is no error. Newcomer M11
+    """
+    async with house_at(url) as house:
+        house.book.products["product"] = Product(customers={ACCOUNT: False})
+        await house.use(1)
+        house.clock.step(hours=1)
+        await house.relay()
+        (entry,) = [entry async for entry in house.ledger.history()]
+
+    assert (HourState.NOT_SUBSCRIBED, "CustomerNotSubscribed") == (entry.state, entry.reason)
 
 
 async def test_a_customer_stands_for_its_ids(house: House) -> None:

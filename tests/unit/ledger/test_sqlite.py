@@ -25,6 +25,7 @@ from marketplace_metering_async import (
     LedgerMissingError,
     LedgerUnusableError,
     UsageLedger,
+    ledger,
 )
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import HourState
@@ -177,6 +178,20 @@ async def test_a_network_file_system_is_refused(
 
     with pytest.raises(LedgerUnusableError, match=rf"network file system \({kind}\)"):
         await opened(tmp_path / "usage.db")
+
+
+async def test_a_system_that_does_not_say_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    MacOS and Windows have no list of mounts, and a network drive is not known as one: the
+    operator's page says so. ledger section 7, suspicion: reproduced
+    """
+    monkeypatch.setattr(sqlite_file, "_MOUNTS", tmp_path / "nowhere")
+    await opened(tmp_path / "usage.db")
+    page = (Path(ledger.__file__).parent / "OPERATING.md").read_text("utf-8")
+
+    assert "macOS and Windows do not say what is one" in page
 
 
 async def test_a_link_to_a_network_file_system_is_refused(
