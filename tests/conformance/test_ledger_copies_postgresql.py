@@ -8,6 +8,7 @@ lived through it.
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -26,7 +27,7 @@ from support.copies import (
     warnings_of,
     watermark_in,
 )
-from support.ledgers import House, change, execute, house_at, new_postgres_database
+from support.ledgers import House, change, connections_of, execute, house_at, new_postgres_database
 
 from marketplace_metering_async import LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
@@ -314,3 +315,36 @@ async def test_a_server_that_crashed_lacks_nothing(cluster: Cluster, tmp_path: P
         assert 112 == billed(house)
         assert not (await house.balance()).is_unconfirmed_copy
         assert not any("copy" in text for text in warnings_of(house))
+
+
+@pytest.mark.parametrize("seen_by", ["watermark", "process"])
+async def test_a_transaction_that_is_tried_again_looks_again(
+    cluster: Cluster, tmp_path: Path, seen_by: str
+) -> None:
+    """
+    It began at the ledger, and meets the copy: what it knew before is of the past by then.
+    """
+    plain = await new_postgres_database(cluster.url)
+    url = with_watermark(plain, tmp_path) if seen_by == "watermark" else plain
+    async with house_at(url) as house:
+        await first_five(house)
+        cluster.dump(plain)
+        async with house.another() as idle:
+            connections = connections_of(idle)
+            begin = connections._begin
+
+            async def fail_over(*_: Any) -> None:
+                connections._begin = begin
+                await lost_timeline(house)
+                await house.ledger.aclose()
+                if seen_by == "process":
+                    await connections.run(lambda db: db.fetchval("SELECT 1"))
+                cluster.restore(plain)
+                raise ConnectionResetError
+
+            connections._begin = fail_over
+            now = int(house.clock.now().timestamp())
+            await idle._store.seal_due(now, 1_000, "us-east-1")
+
+            assert (await idle.status()).is_unconfirmed_copy
+            house.ledger = idle

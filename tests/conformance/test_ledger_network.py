@@ -191,7 +191,7 @@ async def test_a_doubt_that_was_settled_is_none(
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         late = proxy.delay_commit(cut=True)
         with pytest.raises(LedgerError, match="division by zero; nothing was stored") as refusal:
-            await connections_of(house).run(broken_the_second_time, once=True)
+            await connections_of(house.ledger).run(broken_the_second_time, once=True)
         await late.land()
 
     assert UsageRefusedError is refusal.type
@@ -210,7 +210,7 @@ async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
 
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         proxy.loses_at = b"UNLISTEN"  # a session is made ready for the next one who needs it
-        done = await connections_of(house).run(count, once=once)
+        done = await connections_of(house.ledger).run(count, once=once)
 
     assert (1, 1) == (done, len(tries))
     assert proxy.loses_at is None

@@ -14,6 +14,7 @@ from support.ledgers import (
     empty_postgres_database,
     execute,
     house_at,
+    new_postgres_database,
     until_somebody_waits,
 )
 from support.proxy import proxy_to
@@ -137,7 +138,7 @@ async def relayed(place: str, house: House, box: Sandbox) -> None:
             await ledger.relay_once(client)
 
 
-async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
+async def test_a_file_moves_in(either: str, tmp_path: Path) -> None:
     """
     With all it had, and takes no more usage, but can be read; called again, it is refused.
     ledger C2. Covers: M19
@@ -149,7 +150,7 @@ async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
         await house.relay()
         await house.use(2, event_id="second")
         before = await house.balance()
-    async with house_at(place) as new:
+    async with house_at(either) as new:
         moved = await new.ledger.take_over(old)
         after = await new.balance()
         with pytest.raises(LedgerUnusableError, match="only a new ledger"):
@@ -166,6 +167,31 @@ async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
         assert (await new.use(1, event_id="first", at=None)).repeated
         await new.use(4, customer_aws_account_id=ACCOUNT)
         assert 7 == (await new.balance()).recorded
+
+
+async def test_usage_in_flight_moves_too(place: str, postgres: str) -> None:
+    """
+    A caller's transaction that is open when the move begins is waited for; what comes after is
+    refused. ledger section 7, suspicion: reproduced. Covers: M19
+    """
+    target = await new_postgres_database(postgres)
+    async with house_at(place) as house, house_at(target) as new:
+        await house.use(1)
+        connection = await asyncpg.connect(place)
+        try:
+            async with connection.transaction():
+                await house.use(5, connection=connection)
+                moving = asyncio.create_task(new.ledger.take_over(place))
+                await until_somebody_waits(place)
+            await moving
+            with pytest.raises(LedgerUnusableError, match="has moved"):
+                async with connection.transaction():
+                    await house.use(7, connection=connection)
+        finally:
+            await connection.close()
+
+        assert 6 == (await new.balance()).recorded
+        assert 6 == (await house.ledger.status()).recorded
 
 
 async def a_file_of_three_units(folder: Path) -> str:

@@ -151,9 +151,9 @@ async def change(url: str, statement: str) -> list[Any]:
         await connection.close()
 
 
-def connections_of(house: "House") -> Any:
+def connections_of(ledger: UsageLedger) -> Any:
     """Return the connections of a ledger in PostgreSQL, whose `run` begins a transaction."""
-    store: Any = house.ledger._store
+    store: Any = ledger._store
     return store._connections
 
 
