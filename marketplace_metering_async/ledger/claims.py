@@ -127,7 +127,7 @@ def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:
     kinds: dict[tuple[str, str, int], set[bool]] = {}
     for claim in claimed:
         key = claim.key
-        product, dimension = key.summed_under(claim.license_product)
-        place = (product, dimension, hour_of(claim.stamp))
+        of = key.summed_under(claim.license_product)
+        place = (of.product_code, of.dimension, hour_of(claim.stamp))
         kinds.setdefault(place, set()).add(bool(key.customer_identifier))
     return {product for (product, _, _), found in kinds.items() if len(found) > 1}

@@ -88,7 +88,7 @@ class _NotSentAgain(_Look):
     def see(self, call: Call, records: Sequence[Record]) -> None:
         for record in records:
             self._open.pop(_key(call, record), None)
-        if call.unprocessed and _is_answered(call):
+        if call.unprocessed:
             done = {_key(call, result["UsageRecord"]) for result in call.results}
             left = {_key(call, record) for record in records} - done
             self._open.update(dict.fromkeys(left, call.number))
@@ -115,6 +115,20 @@ class _SecondQuantity(_Look):
             if result["Status"] == "Success":
                 self._first.setdefault(key, content)
             elif result["Status"] == "DuplicateRecord" and content != self._first.get(key, content):
+                self._seen.append(call.number)
+
+
+class _NoQuantity(_Look):
+    about = "no-quantity"
+    says = "Records came without a quantity: each is metered as 0 units."
+    do = (
+        "Send Quantity or QuantityAsDecimal. An SDK that does not know a member may leave it out "
+        "without a word: update it."
+    )
+
+    def see(self, call: Call, records: Sequence[Record]) -> None:
+        for record in records:
+            if "Quantity" not in record and "QuantityAsDecimal" not in record:
                 self._seen.append(call.number)
 
 
@@ -194,6 +208,7 @@ _LOOKS: Final[tuple[type[_Look], ...]] = (
     _NotSentAgain,
     _SecondQuantity,
     _OtherContent,
+    _NoQuantity,
     _StampedAtSending,
     _OneRecordACall,
 )

@@ -10,7 +10,7 @@ def test_killed_processes_on_one_file_lose_and_double_nothing() -> None:
     """
     While clocks jump, the account's access is denied for a while, and old events are repeated whose
     ids are pruned.
-    Covers: K01, K02, K03, K04, K05, K06, K07, K08, K09, K10, K16, M05, M06, C05, C14
+    Covers: K01, K02, K03, K04, K05, K06, K07, K08, K09, K10, K16, M05, M06, B08, C05, C14
     """
     this = Round(kills=50, seed=1, clock_jumps=True, account_faults=2, prunes=1)
     with file_place() as place:

@@ -28,7 +28,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,8 +59,10 @@ from campaigns.victims import (
     ledger_at,
 )
 
+from marketplace_metering_async import CannotResolveError, UsageLedger
 from marketplace_metering_async.errors import EventTooOldError
 from marketplace_metering_async.ledger import HourState, LedgerStatus
+from marketplace_metering_async.ledger.model import ENDED
 
 EDGE = datetime(2026, 12, 1, tzinfo=UTC)
 ROUNDS = 6
@@ -163,12 +165,13 @@ class Torture:
                     self._victims.kill(self._chance.choice(self._victims.children))
             self._victims.kill_all()
             self._service.be_well()
-            status = self._drained()
+            status, stuck = self._drained()
             return audited(
                 self._victims.truth,
                 status,
                 self._service.records(),
                 kills=this.kills,
+                stuck=stuck,
                 setbacks=self._setbacks,
                 is_month_over=self._now() > EDGE.timestamp(),
             )
@@ -234,16 +237,16 @@ class Torture:
 
         os.waitpid(in_child(work), 0)
 
-    def _drained(self) -> LedgerStatus:
-        """Drain in a process, so that a mutant stays in it."""
+    def _drained(self) -> tuple[LedgerStatus, int]:
+        """Drain in a process, so that a mutant stays in it; return what drain does."""
         reading, writing = os.pipe()
         doubtful = self._victims.truth.to_repeat()
 
         def work() -> None:
             self._this.act()
             patience = 120.0 if self._this.mutant is None else 15.0
-            status = asyncio.run(drain(self._world, doubtful, patience))
-            os.write(writing, pickle.dumps(status))
+            found = asyncio.run(drain(self._world, doubtful, patience))
+            os.write(writing, pickle.dumps(found))
 
         child = in_child(work)
         os.close(writing)
@@ -252,8 +255,8 @@ class Torture:
         os.waitpid(child, 0)
         if not said:
             raise RuntimeError("the ledger could not be drained")
-        status: LedgerStatus = pickle.loads(said)  # noqa: S301 - our own
-        return status
+        found: tuple[LedgerStatus, int] = pickle.loads(said)  # noqa: S301 - our own
+        return found
 
 
 def torture(place: Place, this: Round) -> Audit:
@@ -278,8 +281,12 @@ async def prune(world: World, this: Round) -> None:
             place = await ledger._store.prune_events(before, place, 5_000)
 
 
-async def drain(world: World, doubtful: list[Event], patience: float) -> LedgerStatus:
-    """Give doubtful events again, and relay until nothing is open, for so many seconds."""
+async def drain(world: World, doubtful: list[Event], patience: float) -> tuple[LedgerStatus, int]:
+    """
+    Give doubtful events again, and relay until nothing is open, for so many seconds.
+
+    Return the status, and how many records that have ended have no way out.
+    """
     clock = FastClock(world.begun)
     async with ledger_at(world.url, clock) as ledger, client_at(world.endpoint, clock) as client:
         latest = max((event["at"] for event in doubtful), default=0)
@@ -299,7 +306,22 @@ async def drain(world: World, doubtful: list[Event], patience: float) -> LedgerS
             await ledger.relay_once(client)
             await asyncio.sleep(0.05)
             status = await ledger.status()
-        return status
+        return status, await without_a_way_out(ledger)
+
+
+async def without_a_way_out(ledger: UsageLedger) -> int:
+    """Write off all that has ended, as a person may; return how much cannot be."""
+    ended = [entry.name async for entry in ledger.history() if entry.state in ENDED]
+    if ended:
+        with suppress(CannotResolveError):
+            await ledger.resolve(ended, "written_off", note="the torture is over")
+    return sum(
+        [
+            entry.state is not HourState.WRITTEN_OFF
+            async for entry in ledger.history()
+            if entry.state in ENDED
+        ]
+    )
 
 
 def where_it_shows(mutant: str, seed: int) -> tuple[AbstractContextManager[Place], Round]:

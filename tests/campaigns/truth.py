@@ -109,6 +109,7 @@ class Audit:
     What was billed against what was used, in units, each customer's month apart.
 
     Attributes:
+        stuck: Records that have ended and that nobody can write off.
         setbacks: How often the ledger was put back to what it had been.
         lost: Used and not billed, to the last millionth, but for what the ledger names as lost.
         doubled: Billed and not used.
@@ -120,6 +121,7 @@ class Audit:
     """
 
     kills: int
+    stuck: int
     setbacks: int
     is_month_over: bool
     events: int
@@ -134,7 +136,9 @@ class Audit:
     def is_clean(self) -> bool:
         is_late = self.setbacks or self.is_month_over
         others = set(self.ended) - _NAMED_EVER - (_NAMED_OF_DELAY if is_late else set())
-        return self.balanced and not (self.lost or self.doubled or self.conflicting or others)
+        return self.balanced and not (
+            self.stuck or self.lost or self.doubled or self.conflicting or others
+        )
 
 
 def audited(
@@ -143,6 +147,7 @@ def audited(
     book: list[dict[str, Any]],
     *,
     kills: int,
+    stuck: int,
     setbacks: int,
     is_month_over: bool,
 ) -> Audit:
@@ -155,6 +160,7 @@ def audited(
     named = sum(millionths(status.ended.get(state, 0)) for state in _UNBILLED)
     return Audit(
         kills=kills,
+        stuck=stuck,
         setbacks=setbacks,
         is_month_over=is_month_over,
         events=len(truth.events),

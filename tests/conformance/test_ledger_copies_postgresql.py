@@ -5,6 +5,7 @@ The story is that of test_ledger_copies. What sees it is either a watermark, or 
 lived through it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -297,6 +298,30 @@ async def test_a_failover_that_lost_nothing_is_none(tmp_path: Path) -> None:
             assert not (await later.balance()).is_unconfirmed_copy
         assert 112 == billed(later)
         assert [] == warnings_of(later)
+
+
+async def test_a_list_of_hosts_finds_the_standby_that_was_promoted() -> None:
+    """
+    Nobody changes an address: the hosts are asked for the one that writes. ledger H1, H7, H13
+    """
+    with clusters("primary", "standby") as (primary, standby):
+        primary.make()
+        standby.follow(primary)
+        name = urlsplit(await new_postgres_database(primary.url)).path[1:]
+        hosts = f"host={primary.socket},{standby.socket}&target_session_attrs=read-write"
+        async with house_at(f"postgresql://postgres@/{name}?{hosts}") as house:
+            await first_five(house)
+            await house.use(100)
+            await standby.caught_up(primary)
+            primary.stop()
+            before = asyncio.create_task(house.use(7, event_id="in the middle of it"))
+            await asyncio.sleep(0.1)
+            standby.promote()
+            await before
+            await an_hour_later(house)
+            status = await house.balance()
+
+        assert (112, False) == (status.metered, status.is_unconfirmed_copy)
 
 
 async def test_a_server_that_crashed_lacks_nothing(cluster: Cluster, tmp_path: Path) -> None:

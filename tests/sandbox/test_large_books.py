@@ -59,7 +59,9 @@ async def turns_in_time() -> AsyncIterator[None]:
     gc.disable()  # whose pauses are not ours
     watching = asyncio.create_task(watch())
     try:
+        await asyncio.sleep(0)
         yield
+        await asyncio.sleep(0)
     finally:
         watching.cancel()
         gc.enable()

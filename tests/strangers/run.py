@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
+from threading import Timer
 from typing import Any, Final
 
 from attrs import frozen
@@ -31,6 +32,7 @@ from marketplace_metering_async.sandbox.conformance.suite import Case, cases
 from marketplace_metering_async.testing import SandboxThread
 
 HERE: Final = Path(__file__).parent
+_PATIENCE: Final = 600.0
 _SECRET: Final = "secret/of+the=witness"
 
 
@@ -182,11 +184,15 @@ def running(stranger: Stranger, place: Sandbox) -> Iterator[Program]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
+        watchdog = Timer(_PATIENCE, process.kill)
+        watchdog.start()
         try:
             yield Program(process)
         finally:
+            watchdog.cancel()
             assert process.stdin is not None
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:

@@ -46,6 +46,20 @@ def test_what_differs_is_unexpected_unless_it_is_known(
     assert [] == run.unexpected(BOTO3, [differs])
 
 
+def test_a_program_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Its cases are not as expected, and nobody waits for it.
+    """
+    says_its_name_alone = 'print(\'{"version": "x"}\', flush=True); import time; time.sleep(60)'
+    stuck = run.Stranger(
+        name="stuck", variable="PATH", command=(sys.executable, "-c", says_its_name_alone)
+    )
+    monkeypatch.setattr(run, "_PATIENCE", 0.3)
+    with SandboxThread(run.sandbox()) as thread, run.running(stuck, thread.sandbox) as program:
+        found = run.outcomes_of(program, thread.sandbox, cases()[:2])
+    assert 2 == len(run.unexpected(stuck, found))
+
+
 def test_names_are_those_of_the_suite() -> None:
     """
     Of what is known of SDKs, and of the few cases for the slow ones.

@@ -160,6 +160,10 @@ class PostgresConnections:
                 command_timeout=_COMMAND_SECONDS,
                 statement_cache_size=0 if pooled else _CACHED_STATEMENTS,
             )
+        except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
+            raise LedgerError(
+                f"leave out of the ledger's URL what the server does not know: {error}"
+            ) from error
         except self._errors as error:
             raise LedgerError(f"PostgreSQL cannot be used: {_text_of(error)}") from error
         except ValueError:  # its text may show a part of the password
