@@ -42,7 +42,17 @@ class AtRisk(NamedTuple):
 
 @frozen(kw_only=True)
 class ProductStatus:
-    """The units of one product (or, of licenses, their product; '' if unknown) and dimension."""
+    """
+    The units of one product and dimension.
+
+    Attributes:
+        product_code: The product; of licenses theirs, or '' where it is not known.
+        dimension: The dimension.
+        open: Of hours that still take usage.
+        frozen: Of records that are sent, or wait to be.
+        metered: That the service has taken.
+        ended: That are not metered and that nobody sends any more, by their state.
+    """
 
     product_code: str
     dimension: str
