@@ -122,6 +122,7 @@ if TYPE_CHECKING:
         ThrottlingException,
         TimestampOutOfBoundsException,
     )
+    from marketplace_metering_async.telemetry import OpenTelemetryObserver
 
 __all__ = [
     "AdaptivePacer",
@@ -192,6 +193,7 @@ __all__ = [
     "NoRegionError",
     "NotProcessedError",
     "Observer",
+    "OpenTelemetryObserver",
     "OutOfWindowError",
     "Pacer",
     "PlatformNotSupportedException",
@@ -315,6 +317,7 @@ _NAMES_OF: Final = {
         "ResolveCustomerResult",
         "Verdict",
     ],
+    "telemetry": ["OpenTelemetryObserver"],
 }
 _HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 
