@@ -1,11 +1,12 @@
 """Which frozen records a relay may take: those that are whole, fewer where relays have died."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from attrs import frozen
 
 from marketplace_metering_async.ledger.frozen_record import digest
+from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, UsageKey
 
 FIRST_PAUSE: Final = 5
@@ -15,7 +16,10 @@ Seconds between two tries of a record: the first pause, doubled with each try, a
 that has longer to wait was put off by a clock that was wrong at that moment, and goes at once.
 """
 MOST_CRASHES: Final = 25
-"""Claims in a row that ended with their relay: then the record is put aside."""
+"""
+Claims in a row that ended with their relay: then the record is put aside, if others are sent
+meanwhile. Relays that die of something else send nothing, and no record is to blame.
+"""
 
 
 @frozen(kw_only=True)
@@ -29,6 +33,7 @@ class Candidate:
         in_doubt: Whether an attempt may have been acted upon.
         lapsed: Whether a claim has run out: it had no answer, and the service may have acted on it.
         urgent: Whether it goes before all others.
+        others_sent: Whether the service took any record within the last two leases.
     """
 
     hour_id: int
@@ -45,6 +50,7 @@ class Candidate:
     in_doubt: bool
     lapsed: bool
     urgent: bool
+    others_sent: bool
 
 
 def choose(
@@ -82,7 +88,8 @@ def _reason_to_hold(one: Candidate) -> HourState | None:
     content = (one.region_name, one.key, one.stamp, one.quantity, one.member)
     if one.digest != digest(*content, license_product=one.license_product):
         return HourState.DAMAGED
-    return HourState.QUARANTINED if one.crashes >= MOST_CRASHES else None
+    kills = one.crashes >= MOST_CRASHES and one.others_sent
+    return HourState.QUARANTINED if kills else None
 
 
 def _claim_on(one: Candidate) -> FrozenHour:
@@ -109,3 +116,18 @@ def _put_aside(one: Candidate, state: HourState) -> Settlement:
         quantity=one.quantity,
         of=one.key.summed_under(one.license_product),
     )
+
+
+def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:
+    """
+    Return the products with an hour of a dimension by legacy identifier and by account.
+
+    Nobody but the service knows whether both are of one customer.
+    """
+    kinds: dict[tuple[str, str, int], set[bool]] = {}
+    for claim in claimed:
+        key = claim.key
+        of = key.summed_under(claim.license_product)
+        place = (of.product_code, of.dimension, hour_of(claim.stamp))
+        kinds.setdefault(place, set()).add(bool(key.customer_identifier))
+    return {product for (product, _, _), found in kinds.items() if len(found) > 1}

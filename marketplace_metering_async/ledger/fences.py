@@ -49,7 +49,7 @@ class Writing(NamedTuple):
                 int(one.in_doubt),
                 None if one.state is HourState.FROZEN else now,
                 one.metering_record_id,
-                one.error,
+                one.error or _word_of(one),
                 one.hour_id,
             )
             for one in self.rows.values()
@@ -81,6 +81,11 @@ class Writing(NamedTuple):
     def has_success(self) -> bool:
         """Whether the service has taken one of the records."""
         return any(one.state is HourState.METERED for one in self.moves)
+
+
+def _word_of(one: Settlement) -> str | None:
+    """Return the service's word where it ended a record without an error."""
+    return None if one.state in (HourState.METERED, HourState.FROZEN) else one.status
 
 
 def writing_of(settlements: Sequence[Settlement], rows: Mapping[int, Standing]) -> Writing:

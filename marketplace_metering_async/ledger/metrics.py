@@ -36,6 +36,12 @@ class Measure:
     unit: Literal["s", ""] = ""
     samples: Sequence[tuple[Labels, Quantity | float]]
 
+    @property
+    def prometheus_name(self) -> str:
+        """The whole name, with unit and kind at its end, as the conventions have it."""
+        total = "_total" if self.kind == "counter" else ""
+        return f"{_PREFIX}_{self.name}{_SUFFIXES[self.unit]}{total}"
+
 
 def measures_of(status: LedgerStatus) -> list[Measure]:
     """Return all that *status* says; a measure of what there is not has no sample."""
@@ -123,8 +129,7 @@ def prometheus_text(status: LedgerStatus) -> str:
 
 
 def _lines(one: Measure) -> Iterator[str]:
-    total = "_total" if one.kind == "counter" else ""
-    name = f"{_PREFIX}_{one.name}{_SUFFIXES[one.unit]}{total}"
+    name = one.prometheus_name
     if one.samples:
         yield f"# HELP {name} {one.text}"
         yield f"# TYPE {name} {one.kind}"

@@ -101,6 +101,17 @@ class UsageKey(NamedTuple):
         product = license_product if self.license_arn else self.product_code
         return _product_dimension(product, self.dimension)
 
+    def lane(self, license_product: str) -> str:
+        """
+        Return what is left alone where the service refuses its product: all that shares its lane.
+
+        A license of a product that is not known (*license_product* is '') has one of its own. A
+        store's statements that claim have the same words.
+        """
+        if not self.license_arn:
+            return self.product_code
+        return f"license {license_product}" if license_product else self.license_arn
+
     def billed_as(self, license_product: str) -> str | None:
         """
         Return what is the same in a key by product code and one by license that are billed twice.

@@ -24,6 +24,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.blockage import Blockage
+from marketplace_metering_async.ledger.claims import mixed_identifiers
 from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import FrozenHour
@@ -54,7 +55,7 @@ _SHORTEST_WAIT: Final = 0.2
 _TIDIED_EACH: Final = 3600.0
 """Seconds between two looks for notes in the ledger that nobody needs any more."""
 _PRODUCT_PAUSE: Final = 60.0
-"""Seconds for which a product that the service refuses is left alone."""
+"""Seconds for which a lane whose product the service refuses is left alone."""
 _LOOKS_EACH: Final = 60.0
 """Seconds between two looks at all that is unsent."""
 _TARGET: Final = 6 * 3600
@@ -175,7 +176,8 @@ class Relay:
         self._region_name = ""
         self._stop = stop
         self._slice = slice_seconds
-        self._paused: dict[str, float] = {}  # product to the monotonic time until which it rests
+        self._paused: dict[str, float] = {}  # lane to the monotonic time until which it rests
+        self._mixed: set[str] = set()  # products of which that was said
         self._alarm = 0.0
         self._idle = 0  # rounds with nothing to do, in a row
         self._seen: tuple[float, LedgerStatus] | None = None  # the latest look, its monotonic time
@@ -321,7 +323,7 @@ class Relay:
     async def _claim(self, begun: int) -> list[FrozenHour]:
         """Claim what could go when the round had *begun*: what comes back waits for the next."""
         now, monotonic = self._now(), self._clock.monotonic()
-        self._paused = {p: until for p, until in self._paused.items() if until > monotonic}
+        self._paused = {lane: end for lane, end in self._paused.items() if end > monotonic}
         lease = self._slice * (1 + _LEASE_MARGIN) + self._client.retry.attempt_timeout
         rules = ClaimRules(
             begun=begun,
@@ -338,7 +340,19 @@ class Relay:
                 await self._return(await claiming, 0)
             raise
         self._reach("claimed")
+        self._say_mixed(claimed)
         return claimed
+
+    def _say_mixed(self, claimed: Sequence[FrozenHour]) -> None:
+        """Say once of a product what may be one customer's usage by two names."""
+        for product in sorted(mixed_identifiers(claimed) - self._mixed):
+            self._mixed.add(product)
+            text = (
+                "give each customer's usage by account, or by legacy identifier, but not by both: "
+                f"product {product or 'of unnamed licenses'} has both in one hour, and of one "
+                "customer the service refuses the second, or bills it again"
+            )
+            emit(self._observer, WarningIssued(text=text))
 
     async def _deliver(self, claimed: Sequence[FrozenHour], this: _Round) -> None:
         """Send what was *claimed*, and write down each verdict soon after it is known."""
@@ -383,7 +397,7 @@ class Relay:
         ending.set()
 
     def _note_fault(self, claim: FrozenHour, result: RecordResult, this: _Round) -> None:
-        """Let the account's fault end the round, and a product's leave the product alone."""
+        """Let the account's fault end the round, and a product's leave its lane alone."""
         error = result.error
         if not result.retryable or not isinstance(
             error, MarketplaceMeteringException | ConfigurationError
@@ -392,8 +406,9 @@ class Relay:
         fault = classify(error)
         if fault in _STOPS_ALL:
             this.stop(error)
-        elif fault is ErrorKind.PRODUCT and claim.key.product_code:
-            self._paused[claim.key.product_code] = self._clock.monotonic() + _PRODUCT_PAUSE
+        elif fault is ErrorKind.PRODUCT:
+            lane = claim.key.lane(claim.license_product)
+            self._paused[lane] = self._clock.monotonic() + _PRODUCT_PAUSE
 
     async def _write(self, this: _Round) -> None:
         """Write down what is known; where that fails, the round ends, and it is kept."""

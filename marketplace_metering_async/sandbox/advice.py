@@ -118,6 +118,20 @@ class _SecondQuantity(_Look):
                 self._seen.append(call.number)
 
 
+class _NoQuantity(_Look):
+    about = "no-quantity"
+    says = "Records came without a quantity: each is metered as 0 units."
+    do = (
+        "Send Quantity or QuantityAsDecimal. An SDK that does not know a member may leave it out "
+        "without a word: update it."
+    )
+
+    def see(self, call: Call, records: Sequence[Record]) -> None:
+        for record in records:
+            if "Quantity" not in record and "QuantityAsDecimal" not in record:
+                self._seen.append(call.number)
+
+
 class _StampedAtSending(_Look):
     about = "stamped-with-the-time-of-sending"
     says = "Records are stamped with the time of sending."
@@ -194,6 +208,7 @@ _LOOKS: Final[tuple[type[_Look], ...]] = (
     _NotSentAgain,
     _SecondQuantity,
     _OtherContent,
+    _NoQuantity,
     _StampedAtSending,
     _OneRecordACall,
 )

@@ -68,6 +68,11 @@ SDKS: Final = (
         'new EndpointConfiguration(url, "us-east-1")).build()',
     ),
     Sdk(
+        "Rust",
+        "seen with 1.124.0",
+        "Client::from_conf(config::Builder::from(&settings).endpoint_url(url).build())",
+    ),
+    Sdk(
         "Ruby",
         "not with aws-sdk-core 3.168",
         "Aws::MarketplaceMetering::Client.new(endpoint: url)",

@@ -7,6 +7,7 @@ Each mutant changes the package in the process that calls it, and in no other.
 from collections.abc import Callable
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from attrs import evolve
 
@@ -17,12 +18,15 @@ from marketplace_metering_async.ledger.model import HourState, Settlement, Usage
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.stores import (
     postgresql,
+    postgresql_adding,
     postgresql_sending,
     sqlite,
+    sqlite_adding,
     sqlite_sending,
 )
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.postgresql_adding import execute_for
+from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.ledger.stores.store import Sealed
 from marketplace_metering_async.results import RecordStatus
@@ -265,6 +269,147 @@ def adopted_copy_holds_nothing() -> None:
         store.adopted = forgetful  # type: ignore[attr-defined]
 
 
+def adoption_raises_no_counter() -> None:
+    """An adopted copy has sealed as seldom as before, and stays a copy."""
+
+    def humble(sealings: int, held: int, outside: Any, now: int) -> Any:
+        return evolve(watermark.adopted(sealings, held, outside, now), sealings=sealings)
+
+    for store in (sqlite, postgresql):
+        store.adopted = humble  # type: ignore[attr-defined]
+
+
+def sealings_are_not_counted() -> None:
+    """Nothing tells a ledger from what it was before it sealed."""
+    sqlite_sending.SEALED = _uncounted(sqlite_sending.SEALED)  # type: ignore[misc]
+    postgresql_sending.SEALED = _uncounted(postgresql_sending.SEALED)  # type: ignore[misc]
+
+
+def _uncounted(statement: str) -> str:
+    assert "sealings + 1" in statement
+    return statement.replace("sealings + 1", "sealings")
+
+
+def sent_before_it_is_written_down() -> None:
+    """How far the ledger has sealed is written outside of it some other time."""
+
+    def in_sqlite(self: Any, db: Any, place: Any) -> None:
+        """Write nothing down."""
+
+    async def in_postgresql(self: Any, db: Any, place: Any) -> None:
+        """Write nothing down."""
+
+    SqliteStore._keep_watermark = in_sqlite  # type: ignore[method-assign]
+    PostgresStore._keep_watermark = in_postgresql  # type: ignore[method-assign]
+
+
+def lost_commit_is_repeated() -> None:
+    """A note of an earlier try is not looked at."""
+    begin = PostgresConnections._begin
+
+    async def forgetful(self: Any, connection: Any, note: Any, previous: Any) -> Any:
+        return await begin(self, connection, note and uuid4().hex, previous)
+
+    PostgresConnections._begin = forgetful  # type: ignore[method-assign]
+
+
+def lost_commit_counts_as_done() -> None:
+    """Whoever loses the connection at the commit takes it for granted."""
+    begin = PostgresConnections._begin
+    tried: set[Any] = set()
+
+    async def hopeful(self: Any, connection: Any, note: Any, previous: Any) -> Any:
+        """Find a note where there was a try before."""
+        if note in tried:
+            return None
+        if note is not None:
+            tried.add(note)
+        return await begin(self, connection, note, previous)
+
+    PostgresConnections._begin = hopeful  # type: ignore[method-assign]
+
+
+def callers_usage_is_committed_at_once() -> None:
+    """Usage is stored whether its caller commits or not."""
+
+    async def at_once(self: Any, connection: Any, usage: Any, now: int, rules: Any) -> Any:
+        (result,) = await self.post((usage,), now, rules)
+        return result
+
+    PostgresStore.post_on = at_once  # type: ignore[method-assign]
+
+
+def callers_usage_is_rolled_back() -> None:
+    """Usage is called stored, and its savepoint is given up."""
+
+    async def lost(self: Any, connection: Any, usage: Any, now: int, rules: Any) -> Any:
+        return posting.AddedUsage()
+
+    PostgresStore.post_on = lost  # type: ignore[method-assign]
+
+
+def months_have_no_end() -> None:
+    """What is late goes to any hour, whichever month that is of."""
+    posting.last_hour_of_month = lambda hour: hour + 31 * 86_400  # type: ignore[attr-defined, assignment]
+
+
+def usage_is_of_when_it_comes() -> None:
+    """Late usage belongs to the hour in which it is added."""
+    put = posting.Posting._put
+
+    def now_instead(self: Any, key: Any, at: int, quantity: int, events: int = 1) -> Any:
+        return put(self, key, max(at, self._now), quantity, events)
+
+    posting.Posting._put = now_instead  # type: ignore[method-assign]
+
+
+def old_events_are_new() -> None:
+    """An event whose id was pruned is taken for one that nobody has seen."""
+    made = posting.KnownEvents
+
+    for adding in (sqlite_adding, postgresql_adding):
+        adding.KnownEvents = lambda digests=(), since=0: made(dict(digests), 0)  # type: ignore[attr-defined]
+
+
+def pruning_leaves_no_note() -> None:
+    """Event ids go, and nothing says up to when."""
+
+    async def in_sqlite(self: Any, before: int, after: str, limit: int) -> None:
+        await self._file.change(lambda db: db.execute(FORGET.format("event"), (before,)))
+
+    async def in_postgresql(self: Any, before: int, after: str, limit: int) -> None:
+        forget = FORGET.format("marketplace_metering.event").replace("?", "$1")
+        await self._connections.run(lambda db: db.execute(forget, before))
+
+    SqliteStore.prune_events = in_sqlite  # type: ignore[method-assign]
+    PostgresStore.prune_events = in_postgresql  # type: ignore[method-assign]
+
+
+FORGET = "DELETE FROM {} WHERE added_at < ?"
+
+
+def denied_is_refused() -> None:
+    """What lies with the account ends the records that met it."""
+
+    def strict(claimed: Any, result: Any, now: int) -> Settlement:
+        one = settlement(claimed, result, now)
+        denied = any(code in (one.error or "") for code in ("AccessDenied", "ExpiredToken"))
+        return evolve(one, state=HourState.REJECTED) if denied else one
+
+    relay.settlement = strict  # type: ignore[attr-defined]
+
+
+def denied_is_metered() -> None:
+    """What lies with the account is taken for an answer."""
+
+    def hopeful(claimed: Any, result: Any, now: int) -> Settlement:
+        one = settlement(claimed, result, now)
+        denied = any(code in (one.error or "") for code in ("AccessDenied", "ExpiredToken"))
+        return evolve(one, state=HourState.METERED) if denied else one
+
+    relay.settlement = hopeful  # type: ignore[attr-defined]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -272,14 +417,27 @@ MUTANTS: dict[str, Callable[[], None]] = {
         acknowledge_before_send,
         add_to_what_is_sealed,
         adopted_copy_holds_nothing,
+        adoption_raises_no_counter,
+        callers_usage_is_committed_at_once,
+        callers_usage_is_rolled_back,
         copy_is_not_seen,
+        denied_is_metered,
+        denied_is_refused,
         duplicate_is_sent_again,
         events_first_sums_later,
         fresh_timestamp,
         late_usage_dropped,
+        lost_commit_counts_as_done,
+        lost_commit_is_repeated,
+        months_have_no_end,
         no_event_id,
+        old_events_are_new,
         prune_by_age,
+        pruning_leaves_no_note,
         seal_in_two_transactions,
+        sealings_are_not_counted,
+        sent_before_it_is_written_down,
         unprocessed_is_success,
+        usage_is_of_when_it_comes,
     )
 }

@@ -8,7 +8,7 @@ from campaigns.year import a_year
 def test_a_year_bills_each_month_its_usage() -> None:
     """
     Every unit is metered in its month or named with the reason; what was relayed in time is
-    metered. Covers: H07, H17
+    metered. Covers: H07, H17, B09
     """
     seed = SystemRandom().randrange(2**32)
     try:

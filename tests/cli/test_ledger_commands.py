@@ -1,12 +1,16 @@
 """`ledger …` and `send --ledger`, as a person types them."""
 
+import csv
+import io
 import json
 import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import Run, Shell, line, running_sandbox, target
+from support.commands import Run, Shell, line, process, running_sandbox, target
 
 from marketplace_metering_async.cli.exit_codes import Exit
 
@@ -101,11 +105,11 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell)
     url = url_in(tmp_path)
     shell("ledger", "import", url, usage, "--product-code", "p")
     lines = shell("ledger", "history", url).out.splitlines()
-    csv = shell("ledger", "history", url, "--csv").out.splitlines()
+    table = shell("ledger", "history", url, "--csv").out.splitlines()
 
     assert {"open"} == {json.loads(one)["state"] for one in lines}
-    assert csv[0].startswith("product_code,customer_aws_account_id")
-    assert len(lines) == len(csv) - 1 == 2
+    assert table[0].startswith("product_code,customer_aws_account_id")
+    assert len(lines) == len(table) - 1 == 2
 
 
 @pytest.mark.parametrize(
@@ -284,3 +288,40 @@ def test_two_files_of_one_name_are_not_imported(tmp_path: Path, usage: Path, she
 
     assert Exit.USAGE == run.code
     assert "a --name of its own" in run.err
+
+
+def test_no_cell_of_a_table_is_run_by_a_spreadsheet(tmp_path: Path, shell: Shell) -> None:
+    """
+    A text that would be a formula is marked as text; in JSON it is as it was. Covers: X12
+    """
+    url, file = url_in(tmp_path), tmp_path / "a.jsonl"
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "plain"]
+    file.write_text("\n".join(line(1, dimension=text, product_code="p") for text in texts))
+    shell("ledger", "import", url, file)
+
+    cells = csv.DictReader(io.StringIO(shell("ledger", "history", url, "--csv").out))
+    said = {entry["dimension"] for entry in shell("ledger", "history", url).lines}
+
+    assert {"'=1+1", "'+1", "'-1", "'@SUM(A1)", "plain"} == {row["dimension"] for row in cells}
+    assert set(texts) == said
+
+
+def test_two_commands_on_one_ledger_count_each_line_once(
+    tmp_path: Path, usage: Path, shell: Shell
+) -> None:
+    """
+    At the same time, of one file. Covers: X15
+    """
+    url = url_in(tmp_path)
+    usage.write_text("\n".join(line(n % 7) for n in range(300)))
+
+    def run() -> Run:
+        return process("ledger", "import", url, usage, "--product-code", "p")
+
+    with ThreadPoolExecutor() as both:
+        runs = [one.result() for one in [both.submit(run), both.submit(run)]]
+
+    statuses = [status for one in runs for status in one.statuses]
+    assert [Exit.OK, Exit.OK] == [run.code for run in runs], runs[0].err
+    assert {"Recorded": 300, "Repeated": 300} == Counter(statuses)
+    assert 1_500 == status_of(shell, url)["recorded"]

@@ -14,12 +14,13 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 from attrs import frozen
-from support.commands import Shell, command, environment, pipe
+from support.commands import Shell, command, environment, pipe, running_sandbox
 
+from marketplace_metering_async import testing
 from marketplace_metering_async.sandbox import Sandbox
 from marketplace_metering_async.sandbox.sdks import SDKS
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(testing.__file__).parent / "README.md"
 METER = """
 import boto3, datetime
 client = boto3.client("meteringmarketplace")
@@ -258,6 +259,7 @@ def test_what_differs_is_said(shell: Shell) -> None:
         (["http://[::1"], "URL: expected"),
         (["http://127.0.0.1:9", "--access-key", "AK"], "ID:SECRET"),
         (["http://127.0.0.1:9", "--only", "licenses"], "expected a case or a part"),
+        (["http://127.0.0.1:9"], "nobody answers at http://127.0.0.1:9"),
     ],
 )
 def test_a_check_that_cannot_be_is_refused(shell: Shell, arguments: list[str], says: str) -> None:
@@ -268,6 +270,18 @@ def test_a_check_that_cannot_be_is_refused(shell: Shell, arguments: list[str], s
 
     assert (2, "") == (done.code, done.out)
     assert says in done.err
+
+
+def test_a_check_needs_the_token_of_the_controls(shell: Shell) -> None:
+    """
+    As page and controls do.
+    """
+    with running_sandbox(token="t0ken") as place:
+        done = shell("sandbox", "check", place.url, "--only", "a-record")
+        right = shell("sandbox", "check", place.url, "--only", "a-record", "--token", "t0ken")
+
+    assert (2, 0) == (done.code, right.code)
+    assert "--token: state: send the sandbox's token" in done.err
 
 
 def test_records_are_not_forgotten_unasked(shell: Shell, sandbox: Sandbox) -> None:

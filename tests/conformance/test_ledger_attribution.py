@@ -7,7 +7,7 @@ import pytest
 from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
 
 from marketplace_metering_async import EventTooOldError, HourState, InvalidRecordError
-from marketplace_metering_async.events import UsageEndedUnmetered
+from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -111,7 +111,7 @@ async def test_the_end_of_a_subscription_is_an_aware_time(house: House) -> None:
     """
     A naive one would be of the machine's zone. ledger M2
     """
-    with pytest.raises(InvalidRecordError, match="at: expected a datetime with a time zone"):
+    with pytest.raises(InvalidRecordError, match="at: expected a time with a time zone"):
         await house.ledger.close_customer(**CUSTOMER, at=NOON.replace(tzinfo=None))
 
 
@@ -228,3 +228,25 @@ async def test_what_cannot_be_the_same_is_billed(house: House) -> None:
         {"license_arn": LICENSE[:-1] + "0", "product_code": "other"},
     ):
         assert (await house.use(2, **who)).hour is not None
+
+
+async def test_what_may_be_one_customers_usage_by_two_names_is_said(house: House) -> None:
+    """
+    Once of a product, by the relay: by legacy identifier and by account, or with a license whose
+    product nobody names. ledger M5
+    """
+    legacy: dict[str, Any] = {"customer_identifier": "legacy", "customer_aws_account_id": None}
+    async with house.client(observer=house.warned.append) as client:
+        relay = house.ledger._relay(client, None)
+        for _ in range(2):
+            await house.use(1)
+            await house.use(2, license_arn=LICENSE, product_code=None)
+            await house.use(3, **legacy)
+            await house.use(4, **legacy, product_code="other")
+            house.clock.step(hours=1)
+            assert 4 == (await relay.once()).metered
+    said = [event.text for event in house.warned if isinstance(event, WarningIssued)]
+
+    assert 1 == sum("product product has both in one hour" in text for text in said)
+    assert 1 <= sum("came with and without a license" in text for text in said)
+    assert {True} == {"product product" in text or "without a license" in text for text in said}

@@ -5,9 +5,11 @@ The story is that of test_ledger_copies. What sees it is either a watermark, or 
 lived through it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -26,7 +28,7 @@ from support.copies import (
     warnings_of,
     watermark_in,
 )
-from support.ledgers import House, change, execute, house_at, new_postgres_database
+from support.ledgers import House, change, connections_of, execute, house_at, new_postgres_database
 
 from marketplace_metering_async import LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
@@ -298,6 +300,30 @@ async def test_a_failover_that_lost_nothing_is_none(tmp_path: Path) -> None:
         assert [] == warnings_of(later)
 
 
+async def test_a_list_of_hosts_finds_the_standby_that_was_promoted() -> None:
+    """
+    Nobody changes an address: the hosts are asked for the one that writes. ledger H1, H7, H13
+    """
+    with clusters("primary", "standby") as (primary, standby):
+        primary.make()
+        standby.follow(primary)
+        name = urlsplit(await new_postgres_database(primary.url)).path[1:]
+        hosts = f"host={primary.socket},{standby.socket}&target_session_attrs=read-write"
+        async with house_at(f"postgresql://postgres@/{name}?{hosts}") as house:
+            await first_five(house)
+            await house.use(100)
+            await standby.caught_up(primary)
+            primary.stop()
+            before = asyncio.create_task(house.use(7, event_id="in the middle of it"))
+            await asyncio.sleep(0.1)
+            standby.promote()
+            await before
+            await an_hour_later(house)
+            status = await house.balance()
+
+        assert (112, False) == (status.metered, status.is_unconfirmed_copy)
+
+
 async def test_a_server_that_crashed_lacks_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """
     A restart is no restore. ledger C1
@@ -314,3 +340,36 @@ async def test_a_server_that_crashed_lacks_nothing(cluster: Cluster, tmp_path: P
         assert 112 == billed(house)
         assert not (await house.balance()).is_unconfirmed_copy
         assert not any("copy" in text for text in warnings_of(house))
+
+
+@pytest.mark.parametrize("seen_by", ["watermark", "process"])
+async def test_a_transaction_that_is_tried_again_looks_again(
+    cluster: Cluster, tmp_path: Path, seen_by: str
+) -> None:
+    """
+    It began at the ledger, and meets the copy: what it knew before is of the past by then.
+    """
+    plain = await new_postgres_database(cluster.url)
+    url = with_watermark(plain, tmp_path) if seen_by == "watermark" else plain
+    async with house_at(url) as house:
+        await first_five(house)
+        cluster.dump(plain)
+        async with house.another() as idle:
+            connections = connections_of(idle)
+            begin = connections._begin
+
+            async def fail_over(*_: Any) -> None:
+                connections._begin = begin
+                await lost_timeline(house)
+                await house.ledger.aclose()
+                if seen_by == "process":
+                    await connections.run(lambda db: db.fetchval("SELECT 1"))
+                cluster.restore(plain)
+                raise ConnectionResetError
+
+            connections._begin = fail_over
+            now = int(house.clock.now().timestamp())
+            await idle._store.seal_due(now, 1_000, "us-east-1")
+
+            assert (await idle.status()).is_unconfirmed_copy
+            house.ledger = idle

@@ -76,7 +76,7 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
         place, f"ALTER DATABASE {urlsplit(place).path[1:]} SET synchronous_commit = {configured}"
     )
     async with house_at(place) as house:
-        connections = connections_of(house)
+        connections = connections_of(house.ledger)
         own = await connections.run(lambda db: db.fetchval(setting))
         noted = await connections.run(lambda db: db.fetchval(setting), once=True)
         connection = await asyncpg.connect(place)
@@ -113,7 +113,7 @@ async def test_statements_are_prepared_where_no_pooler_stands_between(place: str
     async with house_at(place) as house:
         await house.use(1)
         count = "SELECT count(*) AS statements FROM pg_prepared_statements"
-        (found,) = await connections_of(house).run(lambda db: db.fetch(count))
+        (found,) = await connections_of(house.ledger).run(lambda db: db.fetch(count))
 
     assert found["statements"] > 0
 

@@ -21,6 +21,8 @@ from support.ledgers import (
 from support.proxy import proxy_to
 
 from marketplace_metering_async import (
+    ConfigurationError,
+    HourState,
     LedgerError,
     LedgerOutcomeUnknownError,
     UsageLedger,
@@ -114,6 +116,42 @@ async def test_usage_counts_once_though_its_commit_never_lands(
         assert 101 == (await house.balance()).recorded
 
 
+@pytest.mark.parametrize(
+    ("passing", "cut"),
+    [(0, True), (1, True), (2, True), (3, True), (2, False), (3, False)],
+    ids=["bind", "seal", "claim", "settle", "claim, stalled", "settle, stalled"],
+)
+async def test_a_relay_meters_once_however_late_its_commit_lands(
+    place: str, passing: int, *, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever of a round it is: the next try finds it done, or does it again to no effect, and a
+    claim that nobody knows of runs out. Covers: M09. ledger C3
+    """
+    if not cut:
+        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.3)
+    async with proxy_to(place) as proxy, house_at(proxy.url, grace=0) as house:
+        house.ledger._slice = 0.3
+        await house.use(3, at=NOON - HOUR)
+        await house.use(5, at=NOON - HOUR, customer_aws_account_id="000000000002")
+        late, stop = proxy.delay_commit(cut=cut, passing=passing), asyncio.Event()
+        async with house.client() as client:
+            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+            await late.left.wait()
+            await asyncio.sleep(0.05 if cut else 0.4)
+            await late.land()
+            async with asyncio.timeout(60):
+                while (await house.ledger.status()).metered < 8:
+                    await house.ledger.retry(HourState.FROZEN)
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await relaying
+        status = await house.balance()
+
+        assert (8, {}) == (status.metered, status.ended)
+        assert {3, 5} == set(house.metered().values())
+
+
 @pytest.mark.usefixtures("_impatient")
 async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> None:
     """
@@ -191,7 +229,7 @@ async def test_a_doubt_that_was_settled_is_none(
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         late = proxy.delay_commit(cut=True)
         with pytest.raises(LedgerError, match="division by zero; nothing was stored") as refusal:
-            await connections_of(house).run(broken_the_second_time, once=True)
+            await connections_of(house.ledger).run(broken_the_second_time, once=True)
         await late.land()
 
     assert UsageRefusedError is refusal.type
@@ -210,7 +248,7 @@ async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
 
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         proxy.loses_at = b"UNLISTEN"  # a session is made ready for the next one who needs it
-        done = await connections_of(house).run(count, once=once)
+        done = await connections_of(house.ledger).run(count, once=once)
 
     assert (1, 1) == (done, len(tries))
     assert proxy.loses_at is None
@@ -288,16 +326,87 @@ async def test_a_connection_that_is_lost_on_the_way_is_replaced(place: str) -> N
     assert 3 == status.recorded
 
 
-async def test_a_url_that_cannot_be_read_shows_no_password() -> None:
+@pytest.mark.parametrize("password", ["pa/s3cret", "pa#s3cret", "#s3cret", "pa?s3cret", "[s3cret"])
+async def test_a_url_that_cannot_be_read_shows_no_password(password: str) -> None:
     """
-    Whichever part of it a parser stumbles over. ledger H1
+    Whichever part of it a parser stumbles over. ledger H1, Low
     """
-    with pytest.raises(LedgerError, match="check the ledger's URL") as refusal:
-        async with UsageLedger.open("postgresql://me:pa/s3cret@host/billing"):
+    with pytest.raises(
+        LedgerError, match=r"PostgreSQL cannot be used|check the ledger's URL"
+    ) as refusal:
+        async with UsageLedger.open(f"postgresql://me:{password}@127.0.0.1:1/billing"):
             pass
 
     assert "s3cret" not in str(refusal.value)
     assert refusal.value.__suppress_context__
+
+
+async def test_a_server_of_another_kind_than_the_url_asks_for_is_a_ledger_error(place: str) -> None:
+    """
+    No primary among the hosts, as in the middle of a failover. ledger Low
+    """
+    asking = f"{place}{'&' if '?' in place else '?'}target_session_attrs=standby"
+    with pytest.raises(LedgerError, match="PostgreSQL cannot be used"):
+        async with UsageLedger.open(asking):
+            pass
+
+
+@pytest.mark.parametrize("name", ["connect_timeout", "statement_cache_size"])
+async def test_a_parameter_that_the_server_does_not_know_is_named(either: str, name: str) -> None:
+    """
+    Those of other drivers, which are sent to the server. Newcomer M8
+    """
+    with pytest.raises(LedgerError, match=f"leave out of the ledger's URL .*{name}"):
+        async with UsageLedger.open(f"{either}{'&' if '?' in either else '?'}{name}=3"):
+            pass
+
+
+def test_a_url_of_sqlalchemy_is_named() -> None:
+    """
+    With what to write. Newcomer M8
+    """
+    with pytest.raises(ConfigurationError, match=r"write postgresql:// in place of postgresql\+as"):
+        UsageLedger.open("postgresql+asyncpg://user@host/database")
+
+
+async def test_one_address_of_a_name_is_enough(place: str, names: Names) -> None:
+    """
+    Whichever of them it is, and while it is another one than before. ledger H1
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url_at(NAME)) as house:
+        names.answer = ["127.0.0.2", "127.0.0.1"]
+        await house.use(1)
+        await proxy.cut()
+        await proxy.listen()
+        await house.use(2)
+        names.answer.reverse()
+        await proxy.cut()
+        await proxy.listen()
+        await house.use(4)
+
+        assert 7 == (await house.balance()).recorded
+
+
+async def test_a_list_of_hosts_is_gone_through(place: str) -> None:
+    """
+    For the one that writes: whoever takes over gets what comes. ledger H1
+    """
+    async with proxy_to(place) as first, proxy_to(place) as second:
+        parts = urlsplit(first.url)
+        hosts = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        user = parts.netloc.rpartition("@")[0]
+        url = parts._replace(
+            netloc=f"{user}@{hosts}", query="target_session_attrs=read-write"
+        ).geturl()
+        async with house_at(url, grace=0) as house:
+            await house.use(1, at=NOON - HOUR)
+            await first.cut()
+            await house.use(2, at=NOON - HOUR)
+            await first.listen()
+            await second.cut()
+            await house.relay()
+
+            assert 3 == (await house.balance()).metered
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -305,31 +305,31 @@ async def test_nothing_is_rebound_under_a_relay(house: House) -> None:
 
 
 async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(
-    place: str, new_url: Callable[[], Any]
+    either: str, new_url: Callable[[], Any]
 ) -> None:
     """
     And only there. ledger C2, M15
     """
     old = await new_url()
-    async with house_at(old) as house, house_at(place) as new:
+    async with house_at(old) as house, house_at(either) as new:
         await house.use(3)
         with pytest.raises(LedgerUnusableError, match="has not moved"):
-            await house.ledger.un_retire(place)
+            await house.ledger.un_retire(either)
         ledger_id = (
-            await connections_of(new).read(
+            await connections_of(new.ledger).read(
                 lambda db: db.fetchrow("SELECT ledger_id FROM marketplace_metering.ledger")
             )
         )[0]
         await house.ledger._store.retire(ledger_id)
         with pytest.raises(LedgerUnusableError, match="has moved"):
             await house.use(1)
-        await house.ledger.un_retire(place)
+        await house.ledger.un_retire(either)
         await house.use(4)
         await house.ledger._store.retire("another")
         with pytest.raises(LedgerUnusableError, match="moved to ledger another, not to that one"):
-            await house.ledger.un_retire(place)
+            await house.ledger.un_retire(either)
         await new.use(1)
         with pytest.raises(LedgerUnusableError, match="that one has its usage"):
-            await house.ledger.un_retire(place)
+            await house.ledger.un_retire(either)
 
         assert 7 == (await house.balance()).open

@@ -1,12 +1,20 @@
 """A ledger behind PgBouncer in transaction mode, in a PostgreSQL that waits for no disk."""
 
 import asyncio
+from typing import Any
 
 import asyncpg
+from support.ended import claimed, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
 
-from marketplace_metering_async import UsageLedger
+from marketplace_metering_async import HourState, UsageLedger
 
+STATES = [
+    HourState.PROBABLY_METERED,
+    HourState.REJECTED,
+    HourState.TOO_LATE,
+    HourState.UNCONFIRMED,
+]
 SETTING = "SELECT current_setting('synchronous_commit') AS setting"
 
 
@@ -39,7 +47,9 @@ async def test_a_commit_waits_for_the_disk_and_leaves_sessions_as_they_were(pool
     """
     async with house_at(pooled) as house:
         during = [
-            (await connections_of(house).run(lambda db: db.fetch(SETTING), once=once))[0]["setting"]
+            (await connections_of(house.ledger).run(lambda db: db.fetch(SETTING), once=once))[0][
+                "setting"
+            ]
             for once in (False, True)
         ]
         connection = await asyncpg.connect(pooled, statement_cache_size=0)
@@ -71,3 +81,42 @@ async def test_usage_rolls_back_with_the_callers_data(pooled: str) -> None:
             await connection.close()
 
         assert 0 == (await house.balance()).recorded
+
+
+async def test_an_operator_works_while_others_add(pooled: str) -> None:
+    """
+    Each word is one transaction, though its session was another one's a moment ago: resolve, write
+    off, reopen, send again, rebind, end and begin a subscription, prune. Issue 21.5. Covers: M11
+    """
+    async with house_at(pooled, grace=0) as house:
+        for n in range(len(STATES)):
+            await house.use(3, customer_aws_account_id=f"{n:012d}")
+        house.clock.step(hours=1)
+        claims = {claim.key.customer_aws_account_id: claim for claim in await claimed(house)}
+        for n, state in enumerate(STATES):
+            await settle(house, claims[f"{n:012d}"], state)
+        adders = [house.another() for _ in range(3)]
+        for other in adders:
+            await other.__aenter__()
+        adding = asyncio.gather(*(add_in_turn(house, other) for other in adders))
+        entries = {entry.state: entry.name async for entry in house.ledger.history()}
+        say = house.ledger
+        await say.resolve([entries[STATES[0]]], "metered", note="found")
+        await say.resolve([entries[STATES[1]]], "written_off", note="a gift")
+        await say.reopen([entries[STATES[2]]], note="to be paid")
+        await say.resolve([entries[STATES[3]]], "not_metered", note="not there")
+        assert 1 == await say.retry(HourState.NOT_METERED)
+        who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": "7" * 12}
+        assert 0 == await say.close_customer(**who)
+        await say.reopen_customer(**who)
+        async with house.client(endpoint_url="http://localhost:1") as other_host:
+            await say.rebind(other_host, taken="billed", note="another endpoint")
+        assert 0 == await say.prune(house.clock.now() - 4 * 24 * HOUR)
+        await adding
+        for other in adders:
+            await other.aclose()
+        status = await house.balance()
+
+        assert 12 + 90 == status.recorded
+        assert (3, {HourState.WRITTEN_OFF: 3}) == (status.metered, status.ended)
+        assert (3, 3 + 90) == (status.frozen, status.open)

@@ -1,19 +1,23 @@
 """What only PostgreSQL can do: one quota for many relays, taking over."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from support.ledgers import (
     ACCOUNT,
+    HOUR,
     NOON,
     House,
     change,
     empty_postgres_database,
     execute,
     house_at,
+    new_postgres_database,
     until_somebody_waits,
 )
 from support.proxy import proxy_to
@@ -32,12 +36,13 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_connections,
     postgresql_moving,
 )
+from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 
 async def test_many_adders_on_one_key_lose_nothing(place: str) -> None:
     """
-    From several ledgers at once, while another one seals. Covers: M05, M06, M13
+    From several ledgers at once, while another one seals. Covers: M05, M06, M13, B08
     """
     async with house_at(place, grace=0) as house, house.client() as client:
         others = [house.another() for _ in range(3)]
@@ -137,7 +142,7 @@ async def relayed(place: str, house: House, box: Sandbox) -> None:
             await ledger.relay_once(client)
 
 
-async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
+async def test_a_file_moves_in(either: str, tmp_path: Path) -> None:
     """
     With all it had, and takes no more usage, but can be read; called again, it is refused.
     ledger C2. Covers: M19
@@ -149,7 +154,7 @@ async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
         await house.relay()
         await house.use(2, event_id="second")
         before = await house.balance()
-    async with house_at(place) as new:
+    async with house_at(either) as new:
         moved = await new.ledger.take_over(old)
         after = await new.balance()
         with pytest.raises(LedgerUnusableError, match="only a new ledger"):
@@ -166,6 +171,31 @@ async def test_a_file_moves_in(place: str, tmp_path: Path) -> None:
         assert (await new.use(1, event_id="first", at=None)).repeated
         await new.use(4, customer_aws_account_id=ACCOUNT)
         assert 7 == (await new.balance()).recorded
+
+
+async def test_usage_in_flight_moves_too(place: str, postgres: str) -> None:
+    """
+    A caller's transaction that is open when the move begins is waited for; what comes after is
+    refused. ledger section 7, suspicion: reproduced. Covers: M19
+    """
+    target = await new_postgres_database(postgres)
+    async with house_at(place) as house, house_at(target) as new:
+        await house.use(1)
+        connection = await asyncpg.connect(place)
+        try:
+            async with connection.transaction():
+                await house.use(5, connection=connection)
+                moving = asyncio.create_task(new.ledger.take_over(place))
+                await until_somebody_waits(place)
+            await moving
+            with pytest.raises(LedgerUnusableError, match="has moved"):
+                async with connection.transaction():
+                    await house.use(7, connection=connection)
+        finally:
+            await connection.close()
+
+        assert 6 == (await new.balance()).recorded
+        assert 6 == (await house.ledger.status()).recorded
 
 
 async def a_file_of_three_units(folder: Path) -> str:
@@ -332,3 +362,54 @@ async def test_processes_that_share_a_ledger_miss_nothing(either: str) -> None:
         assert not status.is_unconfirmed_copy
         assert 164 == status.recorded
         assert [] == [e for e in house.warned if isinstance(e, WarningIssued)]
+
+
+async def test_a_claim_is_leased_by_the_servers_clock(place: str) -> None:
+    """
+    A machine whose clock is years behind takes nobody's records, and keeps none. Covers: M04
+    """
+    async with house_at(place) as house, house.another() as late:
+        await house.use(1)
+        house.clock.step(hours=1)
+        now = int(house.clock.now().timestamp())
+        await house.ledger._store.bind("us-east-1", "host")
+        await house.ledger._store.seal_due(now, 10, "us-east-1")
+        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1", without=[])
+        (claimed,) = await house.ledger._store.claim(now, rules)
+        house.clock.step(days=-700)
+        again = await late._store.claim(int(house.clock.now().timestamp()), rules)
+        until = (await late.status()).claimed_until
+
+    assert [] == again
+    assert 1_000_000 == claimed.quantity
+    assert until is not None
+    assert abs(until - datetime.now(UTC)) < timedelta(seconds=61)
+
+
+async def test_a_session_of_another_time_zone_changes_no_hour(place: str) -> None:
+    """
+    Nor another style of dates. Covers: M18
+    """
+    database = urlsplit(place).path[1:]
+    await execute(
+        place,
+        f"ALTER DATABASE {database} SET timezone TO 'Asia/Kathmandu'",
+        f"ALTER DATABASE {database} SET datestyle TO 'German'",
+        f"ALTER DATABASE {database} SET intervalstyle TO 'sql_standard'",
+    )
+    edge = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC)
+    async with house_at(place) as house:
+        house.clock.set(edge)
+        await house.use(1)
+        await house.use(2, at=edge - timedelta(hours=1))
+        house.clock.step(seconds=1)
+        await house.use(4)
+        house.clock.step(hours=2)
+        await house.relay()
+        month = [entry.hour async for entry in house.ledger.history(month=edge)]
+
+        hours = [edge.replace(minute=0, second=0) - n * HOUR for n in (1, 0, -1)]
+        assert dict(zip([(ACCOUNT, hour) for hour in hours], (2, 1, 4), strict=True)) == (
+            house.metered()
+        )
+        assert hours[:2] == month

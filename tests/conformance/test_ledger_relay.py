@@ -256,9 +256,9 @@ async def test_frozen_records_may_be_sent_at_once(house: House) -> None:
     assert [waiting.hour_id] == [one.hour_id for one in await claimed(house)]
 
 
-async def many(house: House, count: int = 60) -> None:
+async def many(house: House, count: int = 60, **members: Any) -> None:
     for n in range(count):
-        await house.use(1, customer_aws_account_id=f"{n:012d}")
+        await house.use(1, dimension=f"d{n}", **members)
     house.clock.step(hours=1)
 
 
@@ -396,17 +396,28 @@ class Waits:
 WRONG = Refusal("InvalidProductCodeException", "no such product")
 
 
-@pytest.mark.parametrize("why", ["guarded", "refused"])
+LICENSE = "arn:aws:license-manager::111122223333:license:l-0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("why", "members"),
+    [
+        ("guarded", {}),
+        ("refused", {}),
+        ("a license", {"license_arn": LICENSE}),
+        ("an unnamed license", {"license_arn": LICENSE, "product_code": None}),
+    ],
+)
 async def test_what_cannot_be_done_now_is_not_tried_all_the_time(
-    url: str, why: str, monkeypatch: pytest.MonkeyPatch
+    url: str, why: str, members: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A copy that nobody has adopted; a product that is refused, with more records than one claim.
-    ledger M8
+    A copy that nobody has adopted; a product that is refused, with more records than one claim, be
+    it that of a license. ledger M8
     """
     monkeypatch.setattr(relay, "_CLAIMED_AT_ONCE", 20)
     async with house_at(url, lambda number, body: WRONG) as house:
-        await many(house)
+        await many(house, **members)
         if why == "guarded":
             await change(url, "UPDATE ledger SET guarded_since = 1 RETURNING 1")
         waits, stop = Waits(monkeypatch), asyncio.Event()

@@ -14,7 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from support.ledgers import (
     ACCOUNT,
+    HOUR,
+    NOON,
     House,
+    change,
     connections_of,
     database_at,
     execute,
@@ -31,6 +34,7 @@ from marketplace_metering_async import (
     UsageRefusedError,
 )
 from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger.posting import PostingRules
 from marketplace_metering_async.ledger.stores.postgresql_adding import close
 from marketplace_metering_async.ledger.stores.store import Sealed
@@ -377,7 +381,7 @@ async def test_a_customer_that_is_closed_while_a_key_is_made_is_closed(
     async with asyncio.timeout(60):
         await transaction.start()
         await connection.execute("SELECT 1")
-        closing = asyncio.create_task(connections_of(home).run(close_slowly))
+        closing = asyncio.create_task(connections_of(home.ledger).run(close_slowly))
         await has_closed.wait()
         adding = asyncio.create_task(home.use(2, dimension="new", connection=connection))
         await until_somebody_waits(place)
@@ -405,3 +409,53 @@ async def test_two_schemes_of_a_customer_at_once_see_each_other(home: House, pla
     await connection.close()
 
     assert HourState.OTHER_SCHEME is (await second).ended
+
+
+@pytest.mark.parametrize("lost", ["note", "sealings"])
+async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) -> None:
+    """
+    As usage on a connection of the ledger's own does: by what this process remembers. It is stored,
+    and waits. ledger C1
+    """
+    await home.use(1)
+    home.clock.step(hours=1)
+    await home.relay()
+    await change(
+        place,
+        "DELETE FROM posting RETURNING 1"
+        if lost == "note"
+        else "UPDATE ledger SET sealings = sealings - 1 RETURNING 1",
+    )
+    connection = await asyncpg.connect(place)
+    try:
+        for quantity in (2, 4):
+            async with connection.transaction():
+                await home.use(quantity, connection=connection)
+    finally:
+        await connection.close()
+    status = await home.balance()
+    warned = [event.text for event in home.warned if isinstance(event, WarningIssued)]
+
+    assert (True, 7) == (status.is_unconfirmed_copy, status.recorded)
+    assert 1 == len(warned)
+
+
+async def test_a_callers_old_snapshot_is_no_copy(home: House, place: str) -> None:
+    """
+    It looks at what was before our latest note and sealing. ledger C1
+    """
+    connection = await asyncpg.connect(place)
+    try:
+        async with connection.transaction(isolation="repeatable_read"):
+            await connection.fetchval("SELECT 1")
+            await connection.fetchval("SELECT sealings FROM marketplace_metering.ledger")
+            await home.use(1, at=NOON - HOUR)
+            home.clock.step(hours=1)
+            await home.relay()
+            await home.use(2, customer_aws_account_id="000000000002", connection=connection)
+    finally:
+        await connection.close()
+    status = await home.balance()
+
+    assert (False, 3) == (status.is_unconfirmed_copy, status.recorded)
+    assert [] == [event for event in home.warned if isinstance(event, WarningIssued)]

@@ -413,7 +413,7 @@ def test_register_usage_signs(service: Service, boto: Any) -> None:
 
 async def test_our_client_is_answered_alike(service: Service, record: dict[str, Any]) -> None:
     """
-    Metered once, then a duplicate; a refused record does not sink the others.
+    Metered once, then a duplicate; a refused record does not sink the others. Covers: X07
     """
     usage = UsageRecord.from_boto(record)
     bad = UsageRecord.from_boto(record | {"Dimension": "no-such-dimension"})

@@ -1,4 +1,4 @@
-"""What the README calls a longer run of all properties is one: none is left out, none is short."""
+"""What the tests' README calls a longer run of all properties is one: none is short or missing."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ TREES = {
 
 def documented() -> list[str]:
     """The arguments of pytest in the README's command for all properties."""
-    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    readme = (TESTS / "README.md").read_text(encoding="utf-8")
     (command,) = (line for line in readme.splitlines() if "# every property" in line)
     return shlex.split(command.partition("#")[0].partition("-m pytest")[2])
 

@@ -108,6 +108,18 @@ def test_stamps_of_the_moment(place: Sandbox) -> None:
     assert {"stamped-with-the-time-of-sending": 3} == about(place)
 
 
+def test_a_quantity_that_got_lost(place: Sandbox) -> None:
+    """
+    As an SDK loses it that does not know the member; 0 units are said to be 0.
+    """
+    nothing = record(Dimension="seats")
+    del nothing["Quantity"]
+    send(place, record(0))
+    assert {} == about(place)
+    send(place, nothing)
+    assert {"no-quantity": 1} == about(place)
+
+
 def test_one_record_a_call(place: Sandbox) -> None:
     """
     Ten within a minute are a habit; spread over hours they are not.

@@ -45,7 +45,7 @@ def test_the_sandbox_passes(place: Sandbox, about: str) -> None:
 
     assert [] == [(one.case.name, one.why) for one in found if one.verdict is Verdict.DIFFERS]
     skipped = {one.case.name for one in found if one.verdict is Verdict.SKIPPED}
-    assert skipped <= {"throttles-retried", "error-retried"}
+    assert skipped <= {"throttles-retried", "error-retried", "lost-answer-retried"}
     assert [] == [one.case.name for one in found if one.verdict is Verdict.AGREES and one.why]
 
 
@@ -53,7 +53,7 @@ def test_cases_are_told_apart() -> None:
     """
     Names and rules are there once, and no member is misspelled.
     """
-    assert len(CASES) > 120
+    assert f" {len(CASES)} cases in JSON" in README
     assert len(CASES) == len({case.name for case in CASES})
     assert len(CASES) == len({(case.about, case.rule) for case in CASES})
     known = {"call", "request", "expect", "region", "raw", "pad", "keep", "order", "members", "ask"}

@@ -7,7 +7,8 @@ import aiohttp
 import attrs
 import pytest
 
-from marketplace_metering_async.sandbox import Rules, Sandbox
+from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy, UsageRecord
+from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, Sandbox
 from marketplace_metering_async.sandbox.service.readings import PRESETS, each_reading, readings
 
 FIGURES = {"age", "month_end", "workload_age", "closing"}
@@ -94,3 +95,35 @@ async def test_a_test_runs_under_each(metering_sandbox: Sandbox) -> None:
     reply = metering_sandbox.book.batch_meter_usage(request, now=now)
 
     assert ["Success"] == [result["Status"] for result in reply["Results"]]
+
+
+@pytest.mark.metering_readings
+async def test_this_package_is_right_under_each(metering_sandbox: Sandbox) -> None:
+    """
+    Through a lost answer, records left and an error of the service: all is on file once, nothing is
+    said not to be, and nothing is left to advise.
+    """
+    place = metering_sandbox
+    place.declare_product("p", dimensions=["requests"])
+    hour = place.clock.now().replace(minute=0, second=0, microsecond=0)
+    for number in range(30):
+        place.subscribe("p", f"{number:012d}", begins=hour)
+    kinds = [FaultKind.UNPROCESSED, FaultKind.RESET_AFTER, FaultKind.ERROR_500]
+    place.inject(*(Fault(kind=kind, max_hits=1) for kind in kinds))
+    records = [
+        UsageRecord(
+            timestamp=hour,
+            dimension="requests",
+            quantity=number,
+            customer_aws_account_id=f"{number:012d}",
+            product_code="p",
+        )
+        for number in range(30)
+    ]
+
+    async with MarketplaceMeteringClient(retry=RetryPolicy(max_delay=0.01)) as client:
+        result = await client.batch_meter_usage(records)
+
+    place.book.assert_metered({(f"{n:012d}", "requests", hour): n for n in range(30)})
+    assert {True} >= {one.metered for one in result.results} - {None}
+    assert [] == place.advice()

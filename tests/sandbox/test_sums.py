@@ -90,13 +90,37 @@ def test_threads_ask_at_once(by: str | tuple[str, ...]) -> None:
 
 def test_slices_are_no_seam() -> None:
     """
-    Records that come while others are taken in are taken in as well.
+    Records that come while others are taken in are taken in as well, and whatever else is asked for
+    meanwhile.
     """
     book = Book()
     for _ in range(4500):
         meter(book, 1)
-    steps = book.summing("dimension")
+    totals = book.totals_by("dimension")
+    steps = totals.catch_up(book.metered)
     next(steps)
     meter(book, 1)
+    for number in range(40):
+        book.totals(by=("customer",) * (number + 1))
     assert 1 == len(list(steps))
-    assert [("requests", 4501)] == list(book.sums("dimension"))
+    assert [("requests", 4501)] == list(totals.items())
+
+
+def test_two_who_ask_while_the_catalogue_changes_come_to_an_end() -> None:
+    """
+    Both go by what it is now, instead of beginning anew for each other.
+    """
+    book = Book()
+    for _ in range(9000):
+        meter(book, 1)
+    one = book.repeated.catch_up(book.metered)
+    next(one)
+    book.products["p"] = Product(licenses={LICENSE: "1"})
+    other = book.repeated.catch_up(book.metered)
+    turns = 0
+    going = [one, other]
+    while going:
+        going = [steps for steps in going if next(steps, "end") is None]
+        turns += 1
+        assert turns < 12
+    assert 1 == len(book.double_billed())

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +16,24 @@ import pytest
 
 from support.ledgers import execute
 
+POOLER_PORT = 6432
+
 
 def programs() -> Path:
     """Return the folder with the server's programs, or skip the test."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
     if not found:
         pytest.skip("Debian's PostgreSQL is not here: .ci/run installs it")
-    if os.geteuid() == 0 and which("runuser") is None:
-        pytest.skip("PostgreSQL does not run as root, and there is no runuser")
+    if os.geteuid() == 0 and which("setpriv") is None:
+        pytest.skip("PostgreSQL does not run as root, and there is no setpriv")
     return found[-1]
+
+
+def as_postgres(*command: str) -> list[str]:
+    """Return how to run *command* as a user that PostgreSQL's programs agree to."""
+    if os.geteuid():
+        return [*command]
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
 
 
 class Cluster:
@@ -46,9 +57,7 @@ class Cluster:
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs, as the user that it asks for."""
-        command = [str(self._programs / program), *arguments]
-        if os.geteuid() == 0:
-            command = ["runuser", "-u", "postgres", "--", *command]
+        command = as_postgres(str(self._programs / program), *arguments)
         subprocess.run(command, check=True, cwd=self._folder, capture_output=True)  # noqa: S603
 
     def make(self) -> None:
@@ -80,6 +89,11 @@ class Cluster:
     def promote(self) -> None:
         """Make a primary of a standby."""
         self.run("pg_ctl", "-w", "-D", str(self._data), "promote")
+
+    def forget(self) -> None:
+        """Stop it and remove its data, so that it may follow another one."""
+        self.stop()
+        rmtree(self._data)
 
     def dump(self, database: str) -> None:
         """Back up a database."""
@@ -114,6 +128,60 @@ async def asked(url: str, question: str) -> Any:
         return await connection.fetchval(question)
     finally:
         await connection.close()
+
+
+class Pooler:
+    """Debian's PgBouncer in transaction mode: each transaction gets another session."""
+
+    def __init__(self, folder: Path) -> None:
+        """Note where its socket, its settings and its log are."""
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """The folder with its socket."""
+        return self._folder
+
+    def lead_to(self, cluster: Cluster) -> None:
+        """Be in front of *cluster*, and of no other from now on."""
+        settings = self._folder / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host={cluster.socket} user=postgres\n"
+            f"[pgbouncer]\nunix_socket_dir = {self._folder}\nlisten_port = {POOLER_PORT}\n"
+            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 10\n"
+            "server_round_robin = 1\nserver_login_retry = 0\nmax_client_conn = 500\n"
+            f"logfile = {self._folder}/pgbouncer.log\n"
+        )
+        if self._process is None:
+            command = as_postgres(str(which("pgbouncer")), "--quiet", str(settings))
+            self._process = subprocess.Popen(command, cwd=self._folder)  # noqa: S603 - our own
+            while not (self._folder / f".s.PGSQL.{POOLER_PORT}").exists():
+                time.sleep(0.01)
+        else:
+            self._process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def pooler() -> Iterator[Pooler]:
+    """Make a folder for a pooler, or skip the test; stop it in the end."""
+    if which("pgbouncer") is None:
+        pytest.skip("Debian's PgBouncer is not here: .ci/run installs it")
+    folder = Path(mkdtemp(prefix="pooler-"))
+    if os.geteuid() == 0:
+        chown(folder, "postgres")
+    made = Pooler(folder)
+    try:
+        yield made
+    finally:
+        made.stop()
+        rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -84,7 +84,8 @@ class PostgresServer:
         postmaster = psutil.Process(int(lines[0]))
         alive = [postmaster, *postmaster.children(recursive=True)]
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(alive, timeout=10)
         options = ("-w", "-o", f'-h "" -k {lines[4]}', "-l", str(self._server.log))
         pgexec(
@@ -151,9 +152,9 @@ async def change(url: str, statement: str) -> list[Any]:
         await connection.close()
 
 
-def connections_of(house: "House") -> Any:
+def connections_of(ledger: UsageLedger) -> Any:
     """Return the connections of a ledger in PostgreSQL, whose `run` begins a transaction."""
-    store: Any = house.ledger._store
+    store: Any = ledger._store
     return store._connections
 
 

@@ -70,7 +70,7 @@ class MemoryService:
         self.most_in_flight = 0
         self._fault_of = fault_of
         self._random = Random(seed)
-        self._world = World(
+        self.world = World(
             clock=_SameTime(clock or VirtualClock()),
             calls_per_second=None,
             faults=[lambda operation, body: _FAULT.get()],
@@ -78,16 +78,16 @@ class MemoryService:
             seed=seed,
         )
         if book is not None:
-            self._world.book = book
-        self._transport = SandboxTransport(self._world, round_trip=ROUND_TRIP)
+            self.world.book = book
+        self._transport = SandboxTransport(self.world, round_trip=ROUND_TRIP)
 
     @property
     def book(self) -> Book:
-        return self._world.book
+        return self.world.book
 
     @book.setter
     def book(self, book: Book) -> None:
-        self._world.book = book
+        self.world.book = book
 
     @property
     def round_trip(self) -> float:

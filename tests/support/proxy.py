@@ -57,6 +57,7 @@ class Proxy:
         self._target = urlsplit(url)
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: LateCommit | None = None
+        self._passing = 0
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -87,9 +88,10 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def delay_commit(self, *, cut: bool) -> LateCommit:
-        """Hold back the next COMMIT; see LateCommit."""
+    def delay_commit(self, *, cut: bool, passing: int = 0) -> LateCommit:
+        """Hold back the next COMMIT, once *passing* others have passed; see LateCommit."""
         self._late = LateCommit(cut=cut)
+        self._passing = passing
         return self._late
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +116,7 @@ class Proxy:
                 if self.loses_at is not None and self.loses_at in message:
                     self.loses_at = None
                     return
-                if _COMMIT in message and self._late is not None:
+                if _COMMIT in message and self._late is not None and not self._passes():
                     late.append(self._late)
                     self._late = None
                     if late[0].cut:
@@ -128,6 +130,10 @@ class Proxy:
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
             to_server.transport.abort()
+
+    def _passes(self) -> bool:
+        self._passing -= 1
+        return self._passing >= 0
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         options = parse_qs(self._target.query)

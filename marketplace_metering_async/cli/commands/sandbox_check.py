@@ -117,6 +117,8 @@ def _controls(controls: HttpControls, *, yes: bool) -> HttpControls | None:
         records = controls.ask("state")["records"]
     except ValueError as error:
         raise MisuseError(f"--token: {error}") from error
+    except OSError as error:
+        raise MisuseError(f"URL: nobody answers at {controls.url}: {error}") from error
     if records and not yes:
         raise MisuseError(f"the sandbox there has {records} records; with --yes it forgets them")
     return controls

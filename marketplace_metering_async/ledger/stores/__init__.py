@@ -23,5 +23,7 @@ def store_at(url: str, *, create: bool = True, reach: FailPoint = no_failure) ->
         from marketplace_metering_async.ledger.stores import postgresql  # noqa: PLC0415
 
         return postgresql.PostgresStore(url, create=create, reach=reach)
+    if scheme.startswith("postgresql+"):  # as SQLAlchemy writes it
+        raise ConfigurationError(f"ledger URL: write postgresql:// in place of {scheme[:20]}://")
     expected = "sqlite:///usage.db or postgresql://user@host/database"
     raise ConfigurationError(f"ledger URL: expected {expected}, got one of scheme {scheme[:20]!r}")

@@ -164,9 +164,9 @@ class PostgresStore:
             lambda db: db.execute(INTRODUCE, str(uuid4()), now, region_name, mark),
             though_moved=True,
         )
-        place = await self._place()
 
         async def work(db: Connection) -> str | None:
+            place = await self._place(db)
             sign = await _guard_copy(db, place, now)
             return introduction(await identity(db), region_name, sign)
 
@@ -178,9 +178,9 @@ class PostgresStore:
 
     async def adopt(self, now: int) -> None:
         """See Store."""
-        place = await self._place()
 
         async def work(db: Connection) -> Identity:
+            place = await self._place(db)
             ledger = await identity(db, "FOR UPDATE")
             if ledger.guarded_since is not None and ledger.held_through is not None:
                 start = adopted(ledger.sealings, ledger.held_through, place.watermark, now)
@@ -270,10 +270,10 @@ class PostgresStore:
 
     async def seal_due(self, now: int, limit: int, region_name: str) -> Sealed:
         """See Store."""
-        place = await self._place()
         seal = postgresql_sending.seal_due
 
         async def work(db: Connection) -> Sealed:
+            place = await self._place(db)
             sign = await _guard_copy(db, place, now)
             ledger = await identity(db)
             require_watermark(ledger, place.path)
@@ -285,12 +285,12 @@ class PostgresStore:
 
     async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
         """See Store."""
-        place = await self._place()
         claim = postgresql_sending.claim
         lost: str | None = None
 
         async def work(db: Connection) -> list[FrozenHour]:
             nonlocal lost
+            place = await self._place(db)
             await _guard_copy(db, place, now)
             claimed = await claim(db, now, rules, self._shard, self._reach)
             lost = await self._keep_watermark(db, place)
@@ -304,9 +304,13 @@ class PostgresStore:
     def _watermark(self, ledger: Identity) -> WatermarkFile | None:
         return None if self._folder is None else WatermarkFile(self._folder, str(ledger.ledger_id))
 
-    async def _place(self) -> Place:
-        """Look outside before a transaction looks inside: only a copy lacks something then."""
-        mark, ledger = await self._connections.read(_marked)
+    async def _place(self, db: Connection) -> Place:
+        """
+        Look outside before the transaction looks inside: only a copy lacks something then.
+
+        One that is tried again looks again, for it may have met another server.
+        """
+        mark, ledger = await _marked(db)
         file = self._watermark(ledger)
         if file is None:
             return Place(mark=mark, mark_is_proof=False, path=None, watermark=None)
@@ -412,6 +416,7 @@ class PostgresStore:
 
     async def retire(self, to: str) -> Identity:
         """See Store."""
+        (await self._connections.read(identity)).require_movable(to)  # before others are kept out
         return await self._connections.run(lambda db: _retire(db, to), though_moved=True)
 
     async def reinstate(self, to: str) -> None:
@@ -477,6 +482,8 @@ async def _bind(db: Connection, region_name: str, host: str) -> None:
 
 
 async def _retire(db: Connection, to: str) -> Identity:
+    """Wait for transactions that have seen a ledger which has not moved; later ones see it move."""
+    await db.execute("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
     ledger = await identity(db)
     ledger.require_movable(to)
     await db.execute(

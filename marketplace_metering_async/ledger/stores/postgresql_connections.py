@@ -97,6 +97,10 @@ _BEGIN_ONCE: Final = f"""
         {_DURABLE}, {_ENDS_SOON}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
+_BEGIN_ON: Final = f"""
+    SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting WHERE posting_id = $1) AS note_found,
+        {_USABLE}, {_LEDGER_ID}, {_DURABLE}
+"""
 _GUARD: Final = f"""
     UPDATE marketplace_metering.ledger SET held_through = {UNKNOWN},
         guarded_since = EXTRACT(EPOCH FROM now())::bigint
@@ -105,6 +109,10 @@ _GUARD: Final = f"""
 
 DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
 """What a copy lacks may have sent them."""
+
+
+async def _nothing(_db: Connection) -> None:
+    """Change nothing in a transaction."""
 
 
 class PostgresConnections:
@@ -152,6 +160,10 @@ class PostgresConnections:
                 command_timeout=_COMMAND_SECONDS,
                 statement_cache_size=0 if pooled else _CACHED_STATEMENTS,
             )
+        except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
+            raise LedgerError(
+                f"leave out of the ledger's URL what the server does not know: {error}"
+            ) from error
         except self._errors as error:
             raise LedgerError(f"PostgreSQL cannot be used: {_text_of(error)}") from error
         except ValueError:  # its text may show a part of the password
@@ -187,6 +199,8 @@ class PostgresConnections:
         memory = self._taken_memory(once=once)
         for attempt in range(1, _TRIES + 1):
             committing = committed = False
+            # What others of this process have seen since, this try has to see as well.
+            memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
             try:
                 async with self._connection() as connection:
                     async with connection.transaction(isolation="read_committed"):
@@ -285,10 +299,14 @@ class PostgresConnections:
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
-        begun = await db.fetchrow(f"SELECT {_USABLE}, {_LEDGER_ID}, {_DURABLE}")
+        memory = self._memory
+        begun = await db.fetchrow(_BEGIN_ON, memory.note)
         if begun["ledger_id"] != own:
             raise LedgerError(_OTHER_LEDGER)
         self._require_usable(begun, though_moved=False)
+        if memory.missing(begun["sealings"], note_found=begun["note_found"]) is not None:
+            # This transaction may look at what was: one of our own finds out, and guards the copy.
+            await self.run(_nothing, once=True)
         return await operation(db)
 
     async def _ledger_id(self) -> str:

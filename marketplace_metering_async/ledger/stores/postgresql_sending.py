@@ -42,7 +42,8 @@ UNCLAIMED: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
            hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
-           usage_key.license_product
+           usage_key.license_product, COALESCE($6 - 2 * $3::double precision <=
+               (SELECT last_success_at FROM marketplace_metering.ledger), false) AS others_sent
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
     WHERE hour.state = 'frozen' AND hour.region_name = $2
       AND (hour.not_before <= $1
@@ -50,7 +51,10 @@ UNCLAIMED: Final = """
       AND (hour.lease_until IS NULL
            OR hour.lease_until <= EXTRACT(EPOCH FROM clock_timestamp())
            OR hour.lease_until > EXTRACT(EPOCH FROM clock_timestamp()) + $3::double precision)
-      AND usage_key.product_code NOT IN (SELECT unnest($4::text[]))
+      AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
+               WHEN usage_key.license_product = '' THEN usage_key.license_arn
+               ELSE 'license ' || usage_key.license_product END
+          NOT IN (SELECT unnest($4::text[]))
     ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT $5 FOR UPDATE OF hour SKIP LOCKED
 """
 LEASE: Final = """

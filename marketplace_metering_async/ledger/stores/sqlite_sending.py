@@ -34,14 +34,18 @@ UNCLAIMED: Final = """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
            hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
-           usage_key.license_product
+           usage_key.license_product, COALESCE(:now - 2 * :lease <=
+               (SELECT last_success_at FROM ledger), 0) <> 0 AS others_sent
     FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id
     WHERE hour.state = 'frozen' AND hour.region_name = :region_name
       AND (hour.not_before <= :begun
            OR hour.not_before > :now + min(:longest, :first << min(hour.attempts, 10)))
       AND (hour.lease_until IS NULL OR hour.lease_until <= :now
            OR hour.lease_until > :now + :lease)
-      AND usage_key.product_code NOT IN (SELECT value FROM json_each(:without))
+      AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
+               WHEN usage_key.license_product = '' THEN usage_key.license_arn
+               ELSE 'license ' || usage_key.license_product END
+          NOT IN (SELECT value FROM json_each(:without))
     ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT :limit
 """
 LEASE: Final = """

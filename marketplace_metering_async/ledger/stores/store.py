@@ -57,7 +57,7 @@ class ClaimRules:
         limit: How many records at most.
         lease: For how many seconds.
         region_name: Of which region.
-        without: Products that are left alone.
+        without: Lanes that are left alone; see UsageKey.lane.
     """
 
     begun: int

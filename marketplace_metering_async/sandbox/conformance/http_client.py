@@ -106,13 +106,17 @@ class HttpControls:
     _open: OpenerDirector = field(factory=_opener, init=False)
 
     def are_there(self) -> bool:
-        """Return whether a sandbox listens there; a refused token is a ValueError."""
+        """
+        Return whether it is a sandbox that listens there.
+
+        Raises:
+            ValueError: if it refuses the token.
+            OSError: if nobody answers.
+        """
         try:
             found = self.ask("state")
-        except OSError:
-            return False
         except ValueError as error:
-            if "X-Sandbox-Token" in str(error):
+            if TOKEN_HEADER in str(error):
                 raise
             return False
         return isinstance(found, dict) and "rules" in found

@@ -135,9 +135,9 @@ class _Running:
         order("reset", {"everything": True})
         order("rules", {"preset": "usual", **self._case.rules})
         order("quota", {"calls_per_second": None})
-        if self._case.now is not None:
-            order("clock", {"now": self._case.now, "speed": 0})
-            self._values.now = datetime.fromisoformat(self._case.now).timestamp()
+        now = real_now() if self._case.now is None else datetime.fromisoformat(self._case.now)
+        order("clock", {"now": now.isoformat(), "speed": 0})
+        self._values.now = now.timestamp()
 
     def step(self, step: Mapping[str, Any]) -> str:
         """Take a step, and return what was not as expected."""

@@ -118,15 +118,16 @@ class Controls:
         if unknown:
             raise web.HTTPBadRequest(text=f"by: expected some of {', '.join(_GROUPS)}\n")
         by = names[0] if len(names) == 1 else names
-        for step in (book.finding_repeats(), book.summing(by)):
-            for _ in step:
+        totals = book.totals_by(by)
+        for sums in (book.repeated, totals):
+            for _ in sums.catch_up(book.metered):
                 await asyncio.sleep(0)
         answer = JsonStream(request)
-        await answer.array("double_billed", book.repeats())
+        await answer.array("double_billed", book.repeated.lines())
         if len(names) == 1:
-            await answer.object("totals", book.sums(by))
+            await answer.object("totals", totals.items())
         else:
-            rows = ([*as_json(case), as_json(total)] for case, total in book.sums(by))
+            rows = ([*as_json(case), as_json(total)] for case, total in totals.items())
             await answer.array("totals", rows)
         if request.query.get("records"):
             await answer.array("records", map(record_figures, book.records))

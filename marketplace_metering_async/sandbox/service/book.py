@@ -7,7 +7,7 @@ switch, and its default is the reading that is worse for the client.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, overload
 
@@ -31,8 +31,6 @@ from marketplace_metering_async.sandbox.service.workload import WorkloadMemory
 
 __all__ = ["Book", "Key", "Metered", "Product", "Rules"]
 
-_SLICE: Final = 2000
-"""Records that are taken into sums at a step."""
 _MOST_TOTALS: Final = 16
 """Combinations of attributes whose sums are kept."""
 
@@ -51,6 +49,7 @@ class Book:
         tokens: Registration tokens.
         workloads: What is known of callers of MeterUsage and RegisterUsage.
         statuses: How often BatchMeterUsage answered with each status, "Unprocessed" among them.
+        repeated: What `double_billed` gives, as far as it has caught up.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Book:
         self.workloads = WorkloadMemory()
         self.statuses: Counter[str] = Counter()
         self._totals: dict[str | tuple[str, ...], Totals] = {}
-        self._repeated = RepeatedUsage(self._product_and_buyer)
+        self.repeated = RepeatedUsage(self._product_and_buyer, self.catalogue.owners)
 
     def __repr__(self) -> str:
         """Tell how much is metered."""
@@ -101,22 +100,14 @@ class Book:
 
         `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
         """
-        for _ in self.summing(by):
+        totals = self.totals_by(by)
+        for _ in totals.catch_up(self.metered):
             pass
-        sums = dict(self.sums(by))
+        sums = dict(totals.items())
         return dict(sorted(sums.items())) if isinstance(by, str) else sums
 
-    def sums(self, by: str | tuple[str, ...]) -> Iterator[tuple[Any, Quantity]]:
-        """Return what `totals` does, one by one and in no order, as far as `summing` has come."""
-        return self._totals_by(by).items()
-
-    def summing(self, by: str | tuple[str, ...]) -> Iterator[None]:
-        """Take all that has come into the sums, a few milliseconds' worth at a step."""
-        totals = self._totals_by(by)
-        while not totals.follow(self.metered, most=_SLICE):
-            yield
-
-    def _totals_by(self, by: str | tuple[str, ...]) -> Totals:
+    def totals_by(self, by: str | tuple[str, ...]) -> Totals:
+        """Return the sums that `totals` gives, as far as they have caught up."""
         if by not in self._totals and len(self._totals) >= _MOST_TOTALS:
             self._totals.clear()
         return self._totals.setdefault(by, Totals(by))
@@ -167,19 +158,9 @@ class Book:
         A product code and a license, an account id and a customer identifier, two regions: each
         is a key of its own to the service, so that the same usage under both is billed twice.
         """
-        for _ in self.finding_repeats():
+        for _ in self.repeated.catch_up(self.metered):
             pass
-        return list(self.repeats())
-
-    def repeats(self) -> Iterator[str]:
-        """Return what `double_billed` does, one by one, as far as `finding_repeats` has come."""
-        return self._repeated.lines()
-
-    def finding_repeats(self) -> Iterator[None]:
-        """Take all that has come into `double_billed`, a few milliseconds' worth at a step."""
-        owners = self.catalogue.owners()
-        while not self._repeated.follow(self.metered, most=_SLICE, basis=owners):
-            yield
+        return list(self.repeated.lines())
 
     def _product_and_buyer(self, record: Metered) -> tuple[str, str]:
         product = record.product_code

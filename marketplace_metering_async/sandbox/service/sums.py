@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 from marketplace_metering_async.sandbox.service.metered import Metered, MeteredRecords
 from marketplace_metering_async.sandbox.service.quantities import (
@@ -18,6 +18,9 @@ from marketplace_metering_async.sandbox.service.quantities import (
     millionths,
     of_millionths,
 )
+
+_SLICE: Final = 2000
+"""Records that are taken in at a step."""
 
 
 class Following(ABC):
@@ -27,23 +30,32 @@ class Following(ABC):
         self._taken_in: tuple[object, int] = (None, 0)
         self._turn = Lock()
 
-    def follow(self, records: MeteredRecords, *, most: int, basis: object = None) -> bool:
+    def catch_up(self, records: MeteredRecords) -> Iterator[None]:
         """
-        Take in up to *most* records that have come since, and return whether all are taken in.
+        Take in what has come since, a few milliseconds' worth at a step.
 
-        It begins anew where the book has forgotten, or where *basis* is another one than before.
+        It begins anew where the book has forgotten, or where what it goes by has changed.
         """
+        while not self._follow(records):
+            yield
+
+    def _follow(self, records: MeteredRecords) -> bool:
+        """Take in some records, and return whether all are taken in."""
         with self._turn:
-            basis = (records.generation, basis)
+            basis = (records.generation, self._basis())
             before, count = self._taken_in
             if before != basis:
                 self._forget()
                 count = 0
-            some = records.records(count, most)
+            some = records.records(count, _SLICE)
             for record in some:
                 self._add(record)
             self._taken_in = (basis, count + len(some))
-            return len(some) < most
+            return len(some) < _SLICE
+
+    def _basis(self) -> object:
+        """Return what it goes by beside the records."""
+        return None
 
     @abstractmethod
     def _add(self, record: Metered) -> None:
@@ -84,17 +96,24 @@ class Totals(Following):
 class RepeatedUsage(Following):
     """Usage of one buyer, product, dimension and hour that is on file more than once."""
 
-    def __init__(self, whose: Callable[[Metered], tuple[str, str]]) -> None:
+    def __init__(
+        self, whose: Callable[[Metered], tuple[str, str]], basis: Callable[[], object]
+    ) -> None:
         """
         Begin with nothing.
 
         Args:
             whose: Tells product and buyer behind a record.
+            basis: Tells what *whose* goes by; another value where it has changed.
         """
         super().__init__()
         self._whose = whose
+        self._whose_basis = basis
         self._first: dict[tuple[str, str, str, datetime], Metered] = {}
         self._several: dict[tuple[str, str, str, datetime], list[Metered]] = {}
+
+    def _basis(self) -> object:
+        return self._whose_basis()
 
     def lines(self) -> Iterator[str]:
         """Return a line for each as of now, but for what several agreements allow."""

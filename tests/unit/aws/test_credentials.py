@@ -296,7 +296,7 @@ async def test_an_instance_without_a_service(machine: Machine) -> None:
 async def test_nowhere(machine: Machine) -> None:
     """Where there are none, the error says where they may come from; later there may be some."""
     signer = Signer()
-    with pytest.raises(NoCredentialsError, match="AWS_ACCESS_KEY_ID"):
+    with pytest.raises(NoCredentialsError, match="environment, a profile or a role"):
         await signer.open()
     machine.set(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s")
     assert await identity(signer) == ("AKID", None)

@@ -30,6 +30,7 @@ def candidate(number: int = 1, **more: Any) -> Candidate:
         in_doubt=False,
         lapsed=False,
         urgent=False,
+        others_sent=True,
     )
     return evolve(whole, **more)
 
@@ -90,6 +91,17 @@ def test_a_record_that_kills_its_relays_is_put_aside() -> None:
     assert (1, 0) == (len(once_more), len(claimed))
     assert (HourState.QUARANTINED, True) == (one.state, one.in_doubt)
     assert (5_000_000, ProductDimension("product", "requests")) == (one.quantity, one.of)
+
+
+def test_relays_that_die_of_something_else_put_nothing_aside() -> None:
+    """
+    They send nothing at all, however often they start. ledger section 7, suspicion: reproduced.
+    Covers: K15
+    """
+    (one,), aside = choose([candidate(crashes=9 * MOST_CRASHES, others_sent=False)], 10)
+
+    assert 1 == one.hour_id
+    assert [] == aside
 
 
 @pytest.mark.parametrize(("crashes", "taken"), [(0, 16), (1, 4), (2, 1), (3, 1), (9, 1)])

@@ -15,7 +15,7 @@ function said({ form: kind }, value) {
   return String(value);
 }
 
-const now = (reading) => (same(reading.value, reading.usual) ? said(reading, reading.usual)
+const now = (reading) => (same(reading.value, reading.usual) ? `${said(reading, reading.usual)} (usual)`
   : `${said(reading, reading.value)}, usually ${said(reading, reading.usual)}`);
 
 export function showRules(found) {
@@ -28,7 +28,7 @@ export function showRules(found) {
       onclick: () => order("rules", { [reading.switch]: reading.usual }, "The rule is as usual.") }, "Usual")));
   find("rules-empty").hidden = changed.length > 0;
   list(find("rules-readings"), readings, (reading) => reading.switch, (reading) => el("li", {},
-    el("div", { class: "row" }, el("p", {}, words(reading.switch)),
+    el("div", { class: "row" }, el("h3", {}, words(reading.switch)),
       el("button", { type: "button", class: "small", "aria-label": `Turn ${words(reading.switch)}`, onclick: () => turn(reading.switch) }, "Turn")),
     el("p", { class: "soft" }, reading.means),
     el("p", { class: "soft" }, `${reading.open ? "Open" : "Documented"}: ${reading.source}`),
