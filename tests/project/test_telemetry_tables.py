@@ -47,3 +47,12 @@ async def test_every_metric_of_the_ledger_is_in_the_table(tmp_path: Path) -> Non
 
     named = named_in("Metrics of the ledger")
     assert made == {f"marketplace_metering_ledger_{name}" for name in named}
+
+
+def test_every_alarm_is_in_the_table() -> None:
+    """
+    By its name in the rules. Issue 26
+    """
+    rules = files(marketplace_metering_async).joinpath("ledger", "alerts.yml").read_text("utf-8")
+
+    assert set(re.findall(r"- alert: (\w+)", rules)) == named_in("Alarms")
