@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         LoggingObserver,
         Observer,
         RelayBlocked,
+        RelayWorking,
         Retrying,
         SendingStopped,
         Settled,
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
         ThrottlingException,
         TimestampOutOfBoundsException,
     )
+    from marketplace_metering_async.telemetry import OpenTelemetryObserver
 
 __all__ = [
     "AdaptivePacer",
@@ -191,6 +193,7 @@ __all__ = [
     "NoRegionError",
     "NotProcessedError",
     "Observer",
+    "OpenTelemetryObserver",
     "OutOfWindowError",
     "Pacer",
     "PlatformNotSupportedException",
@@ -204,6 +207,7 @@ __all__ = [
     "Registration",
     "RelayBlocked",
     "RelayReport",
+    "RelayWorking",
     "Relaying",
     "Request",
     "Resolution",
@@ -255,6 +259,7 @@ _NAMES_OF: Final = {
         "LoggingObserver",
         "Observer",
         "RelayBlocked",
+        "RelayWorking",
         "Retrying",
         "SendingStopped",
         "Settled",
@@ -312,6 +317,7 @@ _NAMES_OF: Final = {
         "ResolveCustomerResult",
         "Verdict",
     ],
+    "telemetry": ["OpenTelemetryObserver"],
 }
 _HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 

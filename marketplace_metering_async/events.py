@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.quantities import Quantity
@@ -207,6 +207,28 @@ class RelayBlocked:
     first_loss_at: datetime | None = None
 
 
+@frozen(kw_only=True)
+class RelayWorking:
+    """
+    The ledger's relay works: its database lets it, and nothing of the account stops it.
+
+    It is reported every minute, and once by `relay_once`, with what it did since the last time.
+
+    Attributes:
+        sealed: Hours that were closed and frozen.
+        metered: Records that the service has taken.
+        ended: Records that ended in another way.
+        returned: Records that stay frozen, to be sent again.
+        units: Units metered.
+    """
+
+    sealed: int
+    metered: int
+    ended: int
+    returned: int
+    units: Quantity
+
+
 Event = (
     CallEnded
     | Retrying
@@ -220,6 +242,7 @@ Event = (
     | BatchReleased
     | UsageEndedUnmetered
     | RelayBlocked
+    | RelayWorking
 )
 
 
@@ -240,27 +263,59 @@ class LoggingObserver:
     Tell the logger `marketplace_metering_async`.
 
     One warning a batch in which anything failed, with counts; warnings for what a person should
-    know of; an error for a relay that is blocked; everything else at debug level.
+    know of; an error for a relay that is blocked; a line a minute at info level for one that works;
+    everything else at debug level. Each record of the log has the event's name and attributes as
+    fields: `metering_event`, `metering_units` and so on.
     """
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
-        match event:
-            case BatchEnded(counts=counts) if any(s is not RecordStatus.SUCCESS for s in counts):
-                _logger.warning("not all records are metered: %s", _summary(event))
-            case BatchEnded() if _logger.isEnabledFor(logging.DEBUG):
-                _logger.debug("all records are metered: %s", _summary(event))
-            case SendingStopped(product_code=product, error=error):
-                _logger.warning("sending stopped for %s: %s", product or "all products", error)
-            case WarningIssued(text=text):
-                _logger.warning("%s", text)
-            case UsageEndedUnmetered(state=state, records=records):
-                text = "%d records of the ledger, or pieces of usage, ended as %s"
-                _logger.warning(text, records, state)
-            case RelayBlocked(error=error):
-                _logger.error("%s %s: %s", error.advice, _blocked(event), error)
-            case _:
-                _logger.debug("%s", event)
+        level, text, *arguments = _said(event)
+        if _logger.isEnabledFor(level):
+            _logger.log(level, text, *arguments, extra=_fields(event))
+
+
+def _said(event: Event) -> tuple[Any, ...]:
+    """Return the level, the text and the arguments of it that *event* is logged with."""
+    match event:
+        case BatchEnded(counts=counts) if any(s is not RecordStatus.SUCCESS for s in counts):
+            return logging.WARNING, "not all records are metered: %s", _summary(event)
+        case BatchEnded():
+            return logging.DEBUG, "all records are metered: %s", _summary(event)
+        case SendingStopped(product_code=product, error=error):
+            return logging.WARNING, "sending stopped for %s: %s", product or "all products", error
+        case WarningIssued(text=text):
+            return logging.WARNING, "%s", text
+        case UsageEndedUnmetered(state=state, records=records):
+            text = "%d records of the ledger, or pieces of usage, ended as %s"
+            return logging.WARNING, text, records, state
+        case RelayBlocked(error=error):
+            return logging.ERROR, "%s %s: %s", error.advice, _blocked(event), error
+        case RelayWorking():
+            text = "the relay works: sealed %d, metered %d (%s units), ended %d, returned %d"
+            done = (event.sealed, event.metered, event.units, event.ended, event.returned)
+            return logging.INFO, text, *done
+        case _:
+            return logging.DEBUG, "%s", event
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    """Return what a log record has of *event*: plain values, and none for what is not known."""
+    known = {name: _plain(value) for name, value in asdict(event, recurse=False).items()}
+    named = {f"metering_{name}": value for name, value in known.items() if value is not None}
+    return {"metering_event": type(event).__name__, **named}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Mapping():
+            return {str(key): count for key, count in value.items()}
+        case None | int() | float():
+            return value
+        case datetime():
+            return value.isoformat()
+        case _:
+            return str(value)
 
 
 def _summary(event: BatchEnded) -> str:

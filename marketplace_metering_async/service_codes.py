@@ -120,6 +120,9 @@ _ADVICE: Final[Mapping[str, str]] = MappingProxyType(
     {code: advice for advice, codes in _CODES.items() for code in codes}
 )
 
+KNOWN: Final = frozenset(_ADVICE)
+"""The codes that have advice here."""
+
 
 def is_stale_registration(code: str, operation: str, status: int | None) -> bool:
     """

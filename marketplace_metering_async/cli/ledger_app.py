@@ -85,6 +85,11 @@ Month = Annotated[
     str | None,
     typer.Option("--month", metavar="YYYY-MM", help="Only of this month; by default of all."),
 ]
+Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Where to listen.")]
+Port = Annotated[
+    int,
+    typer.Option("--port", metavar="PORT", help="On which port; 0: a free one.", min=0, max=65535),
+]
 Note = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Why; it is kept in the history.")
 ]
@@ -240,6 +245,7 @@ def relay(
     epilog=examples(
         "ledger status sqlite:///usage.db",
         "ledger status sqlite:///usage.db --json",
+        "ledger status sqlite:///usage.db --prometheus",
     )
 )
 def status(
@@ -256,6 +262,25 @@ def status(
     from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
 
     finish(partial(ledger_status.show, url, json=json, prometheus=prometheus))
+
+
+@app.command(
+    "serve-metrics",
+    epilog=examples(
+        "ledger serve-metrics sqlite:///usage.db",
+        "ledger serve-metrics postgresql://reader@host/database --host 0.0.0.0 --port 9177",
+    ),
+)
+def serve_metrics(url: Url, *, host: Host = "127.0.0.1", port: Port = 9177) -> None:
+    """
+    Serve the status as Prometheus text, at /metrics, until Ctrl-C or SIGTERM.
+
+    It only reads. /healthz says that the server lives, whatever has become of the ledger; while
+    that cannot be read, /metrics answers 503.
+    """
+    from marketplace_metering_async.cli.commands import ledger_serve  # noqa: PLC0415 - a web server
+
+    finish(partial(ledger_serve.serve_metrics, url, host, port))
 
 
 @app.command(

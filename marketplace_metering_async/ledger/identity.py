@@ -27,6 +27,8 @@ class Identity:
         mark: What tells the place of its database from that of a copy.
         guarded_since: When it was found to be a copy that nobody has adopted; None otherwise.
         moved_to: Where it has moved; None if it has not.
+        last_success_at: When the service last took a record.
+        last_relay_at: When a relay last said that it works.
         sealings: How many transactions have sealed hours.
         sealed_through: The latest hour that they have sealed.
         watermark: Where it was last written down outside; None: nowhere.
@@ -42,6 +44,7 @@ class Identity:
     guarded_since: int | None
     moved_to: str | None
     last_success_at: int | None
+    last_relay_at: int | None
     sealings: int
     event_ids_since: int
     sealed_through: int | None

@@ -32,6 +32,7 @@ from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explana
 from marketplace_metering_async.ledger.group_commit import GroupCommit
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
+from marketplace_metering_async.ledger.metrics import prometheus_text
 from marketplace_metering_async.ledger.model import (
     DECIDED,
     ENDED,
@@ -513,6 +514,17 @@ class UsageLedger:
         self._require_open()
         now = self._now()
         return status_of(await self._store.status(now), now)
+
+    async def metrics(self) -> str:
+        """
+        Return the status as Prometheus text, with HELP and TYPE, for an exporter of yours.
+
+        TELEMETRY.md says what each metric means. No customer is in it.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        return prometheus_text(await self.status())
 
     async def history(
         self,

@@ -28,6 +28,7 @@ from marketplace_metering_async.ledger.claims import mixed_identifiers
 from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import FrozenHour
+from marketplace_metering_async.ledger.pulse import Pulse
 from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
@@ -182,6 +183,7 @@ class Relay:
         self._seen: tuple[float, LedgerStatus] | None = None  # the latest look, its monotonic time
         self._at_once = _CLAIMED_AT_ONCE  # records that the next claim takes
         self._blockage = Blockage(clock, observer, longest=_LONGEST_WAIT)
+        self._pulse = Pulse(clock, observer)
         self._tidy_at = 0.0  # monotonic time
 
     async def once(self) -> RelayReport:
@@ -196,6 +198,7 @@ class Relay:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
+            self._pulse.end_round(this.news.report)
             this.news.tell(self._observer)
         if this.failure is not None:
             raise this.failure
@@ -224,8 +227,20 @@ class Relay:
             if claimed:
                 await self._deliver(claimed, this)
                 self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
-            elif sealed.hours < _SEALED_AT_ONCE:
+            await self._beat(this)
+            if not claimed and sealed.hours < _SEALED_AT_ONCE:
                 break
+
+    async def _beat(self, this: _Round) -> None:
+        """Note in the ledger that it works, now and then, where nothing of the account stops it."""
+        if this.is_over or self._at_once == _CLAIMED_TO_TRY or not self._pulse.is_due():
+            return
+        try:
+            await self._store.note_relay(self._now())
+        except LedgerError as error:
+            this.fail(error)
+        else:
+            self._pulse.beat(this.news.report)
 
     async def check(self, on_account_error: OnAccountError) -> None:
         """Raise what is known to keep it from relaying, unless time may cure it."""

@@ -24,7 +24,7 @@ class AtRisk(NamedTuple):
     Which unsettled hours are at risk, in seconds since 1970.
 
     Attributes:
-        hour: None that begins later.
+        hour: None that begins later; no window closes less than six hours after its hour.
         due: Those that were due for sealing, or sealed, by then.
         stamp: And those with this timestamp or an earlier one: their window closes.
     """
@@ -36,8 +36,8 @@ class AtRisk(NamedTuple):
     @classmethod
     def at(cls, now: int) -> Self:
         """Return what holds at *now*."""
-        due, closing = now - _OVERDUE, latest_lost_at(now + _CLOSES_SOON)
-        return cls(max(due - SECONDS_PER_HOUR, closing), due, closing)
+        due = now - _OVERDUE
+        return cls(due - SECONDS_PER_HOUR, due, latest_lost_at(now + _CLOSES_SOON))
 
 
 @frozen(kw_only=True)
@@ -84,6 +84,8 @@ class LedgerStatus:
         at_risk: Unsettled units that were due two hours ago, or whose window closes within the
             hour. Where a relay runs and all is well, there are none, at a month's end neither.
         last_success_seconds: Since the service last took a record; None: never.
+        last_relay_seconds: Since a relay last noted that it works, which it does every minute
+            unless it is blocked; None: never.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
         claimed_until: When the last claim of a relay on a frozen record ends, were the relay dead;
             None where there is no claim.
@@ -109,6 +111,7 @@ class LedgerStatus:
     first_loss_at: datetime | None
     at_risk: Quantity
     last_success_seconds: float | None
+    last_relay_seconds: float | None
     last_usage_seconds: float | None
     claimed_until: datetime | None
     next_send_at: datetime | None
@@ -163,6 +166,7 @@ def status_of(known: Figures, now: int) -> LedgerStatus:
         first_loss_at=_when(deadline),
         at_risk=of_millionths(known.at_risk),
         last_success_seconds=_seconds(now, known.ledger.last_success_at, 0),
+        last_relay_seconds=_seconds(now, known.ledger.last_relay_at, 0),
         last_usage_seconds=_seconds(now, max((one.latest for one in recorded), default=None), 0),
         claimed_until=_when(known.claimed_until),
         next_send_at=_when(known.next_send),

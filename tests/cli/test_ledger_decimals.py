@@ -56,7 +56,7 @@ def test_what_is_added_is_shown_everywhere(shell: Shell, url: str) -> None:
     assert ("1022.300001", "1017.300001") == (status["recorded"], status["open"])
     assert {"month_over": 5} == status["ended"]
     assert "1,022.300001 units recorded" in table
-    assert "marketplace_metering_ledger_recorded_units 1022.300001\n" in alarms
+    assert "marketplace_metering_ledger_recorded_units_total 1022.300001\n" in alarms
     assert 'state="open"} 1017.300001' in alarms
     assert {"1017.300001", 5} == {entry["quantity"] for entry in history}
     assert {"1017.300001", "5"} == {cell["quantity"] for cell in cells}

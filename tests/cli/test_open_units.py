@@ -32,6 +32,7 @@ SETTLED = LedgerStatus(
     first_loss_at=None,
     at_risk=0,
     last_success_seconds=60,
+    last_relay_seconds=60,
     last_usage_seconds=7200,
     claimed_until=None,
     next_send_at=None,

@@ -14,7 +14,7 @@ from marketplace_metering_async import (
     NoCredentialsError,
     NoRegionError,
 )
-from marketplace_metering_async.events import RelayBlocked
+from marketplace_metering_async.events import RelayBlocked, RelayWorking
 from marketplace_metering_async.ledger import blockage, relay
 from marketplace_metering_async.sandbox import FaultKind, Refusal
 
@@ -165,3 +165,26 @@ async def test_cancelling_the_block_ends_the_relay(url: str) -> None:
             await serving
 
         assert 3 == (await house.balance()).metered
+
+
+async def test_a_relay_that_works_notes_it_and_says_it(url: str) -> None:
+    """
+    Not while the account is at fault, with work or without: then it is silent. Issue 26
+    """
+    async with house_at(url, lambda number, body: DENIED if number <= 2 else None) as house:
+        before = (await house.ledger.status()).last_relay_seconds
+        await house.use(3)
+        house.clock.step(hours=1)
+        async with house.client() as client:
+            for _ in range(2):
+                await house.ledger.relay_once(client)
+            denied = (await house.ledger.status()).last_relay_seconds
+            await house.ledger.relay_once(client)
+        house.clock.step(minutes=2)
+        status = await house.ledger.status()
+
+        assert (None, None, 120) == (before, denied, status.last_relay_seconds)
+        assert (
+            "marketplace_metering_ledger_last_relay_seconds 120\n" in await house.ledger.metrics()
+        )
+        assert [(1, 3)] == [(e.metered, e.units) for e in house.warned if type(e) is RelayWorking]

@@ -16,6 +16,7 @@ DOORS = {
     "Coalescer",
     "LoggingObserver",  # an Observer
     "MarketplaceMeteringClient",
+    "OpenTelemetryObserver",  # an Observer
     "SystemClock",  # a Clock
     "UsageBatcher",
     "UsageLedger",

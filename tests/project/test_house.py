@@ -68,7 +68,9 @@ def test_every_extra_brings_what_is_imported() -> None:
     extras = project["optional-dependencies"]
     named = re.findall(r"[a-z]+", extras.pop("all")[0].partition("[")[2])
     brought = {re.split(r"[\[>]", one)[0] for name in named for one in extras[name]}
-    modules = {"jwt" if one == "pyjwt" else one for one in brought}
+    modules = {
+        {"pyjwt": "jwt", "opentelemetry-api": "opentelemetry"}.get(one, one) for one in brought
+    }
 
     unused = {module for module in modules if not names_of(rf"\b(import|from) {module}\b")}
 

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_type_hints
 
 from aiobotocore.session import AioSession
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 
 PACKAGE = "marketplace_metering_async"
+STRANGERS = {one.__name__: one for one in (AioSession, MeterProvider, TracerProvider)}
 SPECIAL = {"__init__", "__call__", "__getitem__", "__iter__", "__aiter__", "__await__"}
 
 
@@ -49,7 +52,7 @@ def _function(member: object) -> object:
 def _of_hints(
     where: str, thing: Callable[..., Any] | type, *, private: bool = True
 ) -> Iterator[tuple[str, str]]:
-    for name, hint in get_type_hints(thing, localns={"AioSession": AioSession}).items():
+    for name, hint in get_type_hints(thing, localns=STRANGERS).items():
         if private or not name.startswith("_"):
             yield from _of_hint(f"{where}({name})", hint)
 

@@ -34,6 +34,7 @@ from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.options import Settings, open_client
 from marketplace_metering_async.cli.output.console import (
     Console,
+    LogFormat,
     counted,
     error_text,
     print_json,
@@ -44,10 +45,12 @@ from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
+from marketplace_metering_async.cli.output.steps import step
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import (
     Event,
     RelayBlocked,
+    RelayWorking,
     UsageEndedUnmetered,
     WarningIssued,
 )
@@ -71,6 +74,10 @@ def open_ledger(url: str, console: Console, **settings: Any) -> UsageLedger:  # 
                     f"{counted(records, 'record')} ended as {state}: `ledger explain {state}` says "
                     "what to do"
                 )
+            case RelayWorking() if console.log_as.format is LogFormat.JSON:
+                console.note("info", step(event), event="RelayWorking", **asdict(event))
+            case RelayWorking():
+                console.tell("RelayWorking", step(event), asdict(event))
             case RelayBlocked(error=error):
                 console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
                 if event.units and event.first_loss_at is not None:

@@ -1,6 +1,6 @@
 """`ledger status`: where all usage is, for a person, for a program, and for an alarm."""
 
-from collections.abc import Iterator
+import sys
 from datetime import datetime, timedelta
 
 from attrs import asdict
@@ -12,12 +12,12 @@ from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output.console import Console, print_json, printable
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
-from marketplace_metering_async.ledger import HourState, LedgerStatus, ProductStatus, UsageLedger
-from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
+from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+from marketplace_metering_async.ledger.metrics import prometheus_text
+from marketplace_metering_async.quantities import millionths, of_millionths
 
 _LOOKS_EACH = 30.0
 """Seconds between two looks of a relay at its ledger."""
-_PREFIX = "marketplace_metering_ledger"
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
 
@@ -27,9 +27,9 @@ async def show(url: str, _: Console, *, json: bool, prometheus: bool) -> Exit:
         status = await ledger.status()
     if json:
         print_json(asdict(status))
-    if prometheus:
-        print("\n".join(_metrics(status)))  # noqa: T201 - the answer itself
-    if not json and not prometheus:
+    elif prometheus:
+        sys.stdout.write(prometheus_text(status))
+    else:
         _print_table(status, Console(stderr=False))
     return exit_of(status)
 
@@ -151,53 +151,3 @@ def _time_to_send(hours: int) -> timedelta:
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
-
-
-def _metrics(status: LedgerStatus) -> Iterator[str]:
-    """Yield the status in Prometheus's text format (exposition format 0.0.4)."""
-    plain = {
-        "recorded_units": (status.recorded, "All units that were ever added."),
-        "in_flight_units": (status.in_flight, "Units that a relay is sending."),
-        "at_risk_units": (status.at_risk, "Unsent units that have waited for too long."),
-        "oldest_unsent_seconds": (
-            status.oldest_unsent_seconds,
-            "How long ago the hour of the oldest unsent usage was over.",
-        ),
-        "seconds_to_first_loss": (
-            status.seconds_to_first_loss,
-            "In how many seconds the service takes the oldest unsent usage no more.",
-        ),
-        "last_success_seconds": (status.last_success_seconds, "Seconds since the latest Success."),
-        "last_usage_seconds": (status.last_usage_seconds, "Seconds since usage was added."),
-        "is_unconfirmed_copy": (
-            int(status.is_unconfirmed_copy),
-            "1 where it is a copy that nobody has adopted.",
-        ),
-    }
-    for name, (value, words) in plain.items():
-        if value is not None:
-            yield f"# HELP {_PREFIX}_{name} {words}"
-            yield f"# TYPE {_PREFIX}_{name} gauge"
-            yield f"{_PREFIX}_{name} {value}"
-    yield f"# HELP {_PREFIX}_units Units by product, dimension and state."
-    yield f"# TYPE {_PREFIX}_units gauge"
-    for one in status.products:
-        for state, units in _states(one):
-            labels = (
-                f'product_code="{_label(one.product_code)}",'
-                f'dimension="{_label(one.dimension)}",state="{state}"'
-            )
-            yield f"{_PREFIX}_units{{{labels}}} {units}"
-
-
-def _states(one: ProductStatus) -> list[tuple[str, Quantity]]:
-    live: list[tuple[str, Quantity]] = [
-        ("open", one.open),
-        ("frozen", one.frozen),
-        ("metered", one.metered),
-    ]
-    return live + [(str(state), units) for state, units in one.ended.items()]
-
-
-def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

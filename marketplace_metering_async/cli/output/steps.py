@@ -14,6 +14,7 @@ from marketplace_metering_async.events import (
     Isolating,
     LoggingObserver,
     Observer,
+    RelayWorking,
     Retrying,
     Settled,
     Throttled,
@@ -55,6 +56,9 @@ def step(event: Event) -> str:
             return f"{found}, found with {counted(calls, 'more call')}"
         case Settled(counts=counts):
             return _counted(counts)
+        case RelayWorking(metered=metered, returned=returned):
+            done = f"sealed {event.sealed:,}, metered {counted(metered, 'record')}"
+            return f"the relay works: {done} ({event.units:,} units), {returned:,} to be sent again"
         case BatchEnded(counts=counts, calls=calls, throttled=throttled, seconds=seconds):
             total = f"{counted(calls, 'call')}, {throttled:,} throttled, in {seconds:.1f} s"
             return f"ended: {_counted(counts) or 'no records'}; {total}"

@@ -345,6 +345,11 @@ class PostgresStore:
             lambda db: settle(db, settlements, now, self._shard, self._reach), though_moved=True
         )
 
+    async def note_relay(self, now: int) -> None:
+        """See Store."""
+        note = "UPDATE marketplace_metering.ledger SET last_relay_at = $1"
+        await self._connections.run(lambda db: db.execute(note, now))
+
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._connections.read(postgresql_sending.next_due)
@@ -432,8 +437,8 @@ async def identity(db: Connection, lock: str = "") -> Identity:
     """Return the ledger's one row."""
     found = await db.fetchrow(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since "
-        f"FROM marketplace_metering.ledger {lock}"
+        "last_relay_at, sealings, sealed_through, watermark, held_through, adopted_at, "
+        f"event_ids_since FROM marketplace_metering.ledger {lock}"
     )
     return Identity(**found)
 

@@ -264,6 +264,11 @@ class SqliteStore:
             lambda db: settle(db, settlements, now, self._reach), though_moved=True
         )
 
+    async def note_relay(self, now: int) -> None:
+        """See Store."""
+        note = "UPDATE ledger SET last_relay_at = ?"
+        await self._file.change(lambda db: db.execute(note, (now,)))
+
     async def next_due(self) -> float | None:
         """See Store."""
         return await self._file.read(sqlite_sending.next_due)
@@ -337,7 +342,8 @@ def identity(db: Connection) -> Identity:
     """Return the ledger's one row."""
     found = db.execute(
         "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "sealings, sealed_through, watermark, held_through, adopted_at, event_ids_since FROM ledger"
+        "last_relay_at, sealings, sealed_through, watermark, held_through, adopted_at, "
+        "event_ids_since FROM ledger"
     ).fetchone()
     return Identity(**found)
 

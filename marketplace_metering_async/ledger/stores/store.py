@@ -265,6 +265,10 @@ class Store(Protocol):
         """
         ...
 
+    async def note_relay(self, now: int) -> None:
+        """Note that a relay works: its database lets it, and nothing of the account stops it."""
+        ...
+
     async def next_due(self) -> float | None:
         """Return when there will be something to seal or send."""
         ...

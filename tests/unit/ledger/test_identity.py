@@ -24,6 +24,7 @@ LEDGER = Identity(
     guarded_since=None,
     moved_to=None,
     last_success_at=None,
+    last_relay_at=None,
     sealings=3,
     sealed_through=3600,
     watermark="/w/one",

@@ -22,6 +22,7 @@ EMPTY = Figures(
         guarded_since=None,
         moved_to=None,
         last_success_at=None,
+        last_relay_at=None,
         sealings=0,
         sealed_through=None,
         watermark=None,

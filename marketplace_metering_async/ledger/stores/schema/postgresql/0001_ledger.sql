@@ -17,6 +17,7 @@ CREATE TABLE marketplace_metering.ledger (
     guarded_since bigint,
     moved_to text,
     last_success_at bigint,
+    last_relay_at bigint,
     sealings bigint NOT NULL DEFAULT 0,
     sealed_through bigint,
     watermark text,

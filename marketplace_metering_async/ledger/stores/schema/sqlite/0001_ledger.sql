@@ -17,6 +17,7 @@ CREATE TABLE ledger (
     guarded_since INTEGER,
     moved_to TEXT,
     last_success_at INTEGER,
+    last_relay_at INTEGER,
     sealings INTEGER NOT NULL DEFAULT 0,
     sealed_through INTEGER,
     watermark TEXT,

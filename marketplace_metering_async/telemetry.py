@@ -1,0 +1,306 @@
+"""Events and the ledger's status as spans and metrics of OpenTelemetry (extra `otel`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from marketplace_metering_async import errors, service_codes, service_errors
+from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.errors import ConfigurationError, LedgerError, MeteringError
+from marketplace_metering_async.events import (
+    BatchReleased,
+    CallEnded,
+    Event,
+    Isolated,
+    LoggingObserver,
+    Observer,
+    RelayBlocked,
+    RelayWorking,
+    Retrying,
+    SendingStopped,
+    Settled,
+    Throttled,
+    UsageEndedUnmetered,
+    WarningIssued,
+    emit,
+)
+from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
+from marketplace_metering_async.ledger.metrics import measures_of
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+    from opentelemetry.trace import TracerProvider
+
+_MISSING: Final = (
+    "OpenTelemetryObserver needs its extra: pip install 'marketplace-metering-async[otel]'"
+)
+_SCOPE: Final = "marketplace_metering_async"
+_SERVICE: Final = "Marketplace Metering"
+"""The service's id in AWS's own models, which every SDK reports."""
+_SPAN: Final = "MarketplaceMetering"
+_OTHER: Final = "_OTHER"
+"""What the conventions call whatever is none of the values that are known."""
+_STALE: Final = 3
+"""Looks at a ledger that may fail before its gauges say nothing in place of what was."""
+
+_CODES: Final = frozenset(
+    {
+        *service_codes.KNOWN,
+        "cancelled",
+        *(
+            name
+            for module in (errors, service_errors)
+            for name, found in vars(module).items()
+            if isinstance(found, type) and issubclass(found, MeteringError)
+        ),
+    }
+)
+_STATES: Final = frozenset(state.value for state in HourState)
+
+_COUNTED: Final[Mapping[type, str]] = {
+    Throttled: "client.throttles",
+    SendingStopped: "client.stops",
+    WarningIssued: "client.warnings",
+}
+
+Attributes = dict[str, str | int]
+
+
+class OpenTelemetryObserver:
+    """
+    An observer that makes spans and metrics: `MarketplaceMeteringClient(observer=…)`.
+
+    A span for each call to the service, after the conventions of AWS's SDKs, below the span that is
+    current where the call was made. TELEMETRY.md has a table of all metrics. It uses the API of
+    OpenTelemetry alone: where the program has set up no SDK, nothing is recorded.
+
+    No customer, license or token is in any attribute, and the values of a metric's attributes are
+    few, whatever the service says.
+    """
+
+    def __init__(
+        self,
+        *,
+        then: Observer | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """
+        Record with the program's providers.
+
+        Args:
+            then: Who gets the events besides; by default the package's logger.
+            tracer_provider: In place of the program's own.
+            meter_provider: In place of the program's own.
+            clock: That of the client, if it has one of its own.
+
+        Raises:
+            ConfigurationError: the extra `otel` is missing.
+        """
+        try:
+            from opentelemetry import metrics, trace  # noqa: PLC0415 - of an extra
+        except ImportError:
+            raise ConfigurationError(_MISSING) from None
+        self._then = LoggingObserver() if then is None else then
+        self._clock = SystemClock() if clock is None else clock
+        self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
+        self._kind = trace.SpanKind.CLIENT
+        self._failed = partial(trace.Status, trace.StatusCode.ERROR)
+        self._observation = metrics.Observation
+        self._meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
+        self._record = _recorder(self._meter)
+        self._seen: tuple[float, LedgerStatus] | None = None  # with when it is too old
+        self._watches = False
+        self._has_gauges = False
+
+    def __call__(self, event: Event, /) -> None:
+        """Record *event*, and hand it on."""
+        emit(self._then, event)
+        if isinstance(event, CallEnded):
+            self._make_span(event)
+        for name, value, attributes in _measured(event):
+            self._record[name](value, attributes)
+
+    def _make_span(self, call: CallEnded) -> None:
+        end = round(self._clock.now().timestamp() * 1e9)
+        span = self._tracer.start_span(
+            f"{_SPAN}.{call.operation}",
+            kind=self._kind,
+            start_time=end - round(call.seconds * 1e9),
+            attributes=_of_span(call),
+        )
+        if call.code is not None and span.is_recording():
+            span.set_status(self._failed(call.code))
+        span.end(end_time=end)
+
+    @asynccontextmanager
+    async def watching(self, ledger: UsageLedger, *, every: float = 30.0) -> AsyncIterator[None]:
+        """
+        Look at *ledger* while the block lasts, and report its status: `async with`.
+
+        Args:
+            ledger: One that is open; an observer watches one at a time.
+            every: Seconds between two looks. Where three of them fail in a row, its metrics are
+                absent, so that no old value looks like a new one.
+
+        Raises:
+            ValueError: it watches one already.
+            LedgerError: the ledger cannot be read when it begins.
+        """
+        if self._watches:
+            raise ValueError("ledger: this observer watches one already")
+        self._watches = True
+        try:
+            await self._look(ledger, every)
+            if not self._has_gauges:
+                self._make_gauges()
+            task = asyncio.create_task(self._watch(ledger, every))
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        finally:
+            self._seen, self._watches = None, False
+
+    async def _watch(self, ledger: UsageLedger, every: float) -> None:
+        while True:
+            await self._clock.sleep(every)
+            with suppress(LedgerError):  # whoever uses the ledger hears of it
+                await self._look(ledger, every)
+
+    async def _look(self, ledger: UsageLedger, every: float) -> None:
+        status = await ledger.status()
+        self._seen = self._clock.monotonic() + _STALE * every, status
+
+    def _make_gauges(self) -> None:
+        assert self._seen is not None  # noqa: S101 - for the type checker
+        for one in measures_of(self._seen[1]):
+            counts = one.kind == "counter"
+            make = self._meter.create_observable_gauge
+            if counts:
+                make = self._meter.create_observable_counter  # type: ignore[assignment]
+            make(
+                f"marketplace_metering.ledger.{one.name}",
+                callbacks=[partial(self._observe, one.name)],
+                unit=one.unit,
+                description=one.text,
+            )
+        self._has_gauges = True
+
+    def _observe(self, name: str, _: CallbackOptions) -> Iterable[Observation]:
+        """Return what was seen last, from whatever thread the SDK asks in."""
+        seen = self._seen
+        if seen is None or self._clock.monotonic() > seen[0]:
+            return []
+        (samples,) = (one.samples for one in measures_of(seen[1]) if one.name == name)
+        return [self._observation(float(value), dict(labels)) for labels, value in samples]
+
+
+def _of_span(call: CallEnded) -> Attributes:
+    known: Attributes = {
+        "rpc.system": "aws-api",
+        "rpc.service": _SERVICE,
+        "rpc.method": call.operation,
+        "marketplace_metering.records": call.records,
+        "marketplace_metering.attempt": call.attempt,
+    }
+    if call.request_id is not None:
+        known["aws.request_id"] = call.request_id
+    if call.code is not None:
+        known["error.type"] = call.code
+    return known
+
+
+def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
+    """Yield the name, the value and the attributes of each measure that *event* is."""
+    match event:
+        case CallEnded(operation=operation, records=records, seconds=seconds, code=code):
+            attributes: Attributes = {"rpc.method": operation}
+            if code is not None:
+                attributes["error.type"] = _one_of(_CODES, code)
+            yield "client.operation.duration", seconds, attributes
+            if records:
+                yield "client.batch.records", records, {}
+        case Settled(counts=counts):
+            for status, count in counts.items():
+                yield "client.records", count, {"marketplace_metering.verdict": status.value}
+        case Retrying(records=records, delay=delay):
+            yield "client.retries", records, {}
+            yield "client.retry.delay", delay, {}
+        case Isolated(calls=calls):
+            yield "client.isolation.calls", calls, {}
+        case Throttled() | SendingStopped() | WarningIssued():
+            yield _COUNTED[type(event)], 1, {}
+        case _:
+            yield from _measured_around_it(event)
+
+
+def _measured_around_it(event: Event) -> Iterator[tuple[str, float, Attributes]]:
+    """Yield as `_measured`, of what the batcher and the ledger's relay say."""
+    match event:
+        case BatchReleased():
+            yield "batcher.batch.records", event.records, {}
+            yield "batcher.wait", event.waited, {}
+            yield "batcher.queue.size", event.waiting, {}
+            yield "batcher.in_flight", event.in_flight, {}
+        case UsageEndedUnmetered(state=state, records=records):
+            yield "relay.ended_records", records, {"state": _one_of(_STATES, state)}
+        case RelayWorking():
+            yield "relay.is_working", 1, {}
+        case RelayBlocked():
+            yield "relay.is_working", 0, {}
+
+
+def _one_of(known: frozenset[str], text: str) -> str:
+    return text if text in known else _OTHER
+
+
+_COUNTERS: Final = {
+    "client.records": ("{record}", "Records that have a verdict, by verdict."),
+    "client.throttles": ("{call}", "Calls that the service refused because of its quota."),
+    "client.retries": ("{record}", "Records that are sent again after a fault not theirs."),
+    "client.isolation.calls": ("{call}", "Calls spent on finding records that are at fault."),
+    "client.stops": ("{stop}", "Times that the account's fault stopped what was to be sent."),
+    "client.warnings": ("{warning}", "What a person should know of; the log has it in words."),
+    "relay.ended_records": ("{record}", "Records of the ledger that ended unmetered, by state."),
+}
+_HISTOGRAMS: Final[Mapping[str, tuple[str, str, list[float]]]] = {
+    "client.operation.duration": (
+        "s",
+        "Duration of a call to the service.",
+        [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+    ),
+    "client.retry.delay": ("s", "Wait before records are sent again.", [0.1, 0.5, 1, 5, 10, 30]),
+    "client.batch.records": ("{record}", "Records in a call: 25 fill it.", [1, 5, 10, 15, 20, 24]),
+    "batcher.batch.records": ("{record}", "Records that go together.", [1, 5, 10, 15, 20, 24]),
+    "batcher.wait": ("s", "Since the first of them came.", [0.01, 0.05, 0.1, 0.5, 1, 5]),
+}
+_GAUGES: Final = {
+    "batcher.queue.size": ("{record}", "Records that the batcher gathers still."),
+    "batcher.in_flight": ("{record}", "Records of the batcher that are on their way."),
+    "relay.is_working": ("", "1 where the ledger's relay works, 0 where it is blocked."),
+}
+
+
+def _recorder(meter: Meter) -> dict[str, Callable[[float, Any], None]]:
+    """Make the instruments; return what records a value, by name."""
+    made: dict[str, Callable[[float, Any], None]] = {}
+    for name, (unit, text) in _COUNTERS.items():
+        made[name] = meter.create_counter(f"marketplace_metering.{name}", unit, text).add
+    for name, (unit, text, bounds) in _HISTOGRAMS.items():
+        histogram = meter.create_histogram(
+            f"marketplace_metering.{name}",
+            unit,
+            text,
+            explicit_bucket_boundaries_advisory=bounds,
+        )
+        made[name] = histogram.record
+    for name, (unit, text) in _GAUGES.items():
+        made[name] = meter.create_gauge(f"marketplace_metering.{name}", unit, text).set
+    return made

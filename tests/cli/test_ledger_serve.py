@@ -1,0 +1,99 @@
+"""What a ledger serves over HTTP: its metrics, and whether the server lives."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from attrs import frozen
+from support.commands import Shell, command, environment, pipe
+
+from marketplace_metering_async import LedgerError
+from marketplace_metering_async.cli.commands.ledger_serve import routes_of
+from marketplace_metering_async.cli.exit_codes import Exit
+
+
+@frozen
+class Running:
+    """A server that listens at *url*."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def get(self, path: str) -> tuple[int, str, str]:
+        """Return status, type and text of what is at a path."""
+        try:
+            with build_opener(ProxyHandler({})).open(self.url + path, timeout=10) as answer:
+                return answer.status, answer.headers["Content-Type"], answer.read().decode()
+        except HTTPError as refused:
+            return refused.code, refused.headers["Content-Type"], refused.read().decode()
+
+
+@contextmanager
+def server(*arguments: object) -> Iterator[Running]:
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command("ledger", *map(str, arguments), "--port", "0"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        said = pipe(process.stderr).readline().decode()
+        found = re.search(r"http://[^/]+", said)
+        assert found, said
+        yield Running(found[0], process)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_metrics_are_served_until_it_is_ended(tmp_path: Path, shell: Shell) -> None:
+    """
+    The text of `ledger status --prometheus`, and whether the server lives.
+    """
+    url = f"sqlite:///{tmp_path}/u.db"
+    shell("ledger", "create", url)
+    printed = shell("ledger", "status", url, "--prometheus").out
+
+    with server("serve-metrics", url) as running:
+        status, kind, text = running.get("/metrics")
+        assert (200, "text/plain; version=0.0.4; charset=utf-8", printed) == (status, kind, text)
+        assert (200, "ok\n") == running.get("/healthz")[::2]
+        assert 404 == running.get("/")[0]
+        running.process.send_signal(signal.SIGTERM)
+        assert Exit.OK == running.process.wait(timeout=20)
+
+
+async def test_a_ledger_that_is_away_is_a_503_of_a_server_that_lives() -> None:
+    """
+    Prometheus then has no value, in place of an old one; and nobody restarts what is well.
+    """
+
+    class Away:
+        async def metrics(self) -> str:
+            raise LedgerError("the database is away")
+
+    routes = routes_of(Away())  # type: ignore[arg-type]
+    request = make_mocked_request("GET", "/")
+    with pytest.raises(web.HTTPServiceUnavailable) as refused:
+        await routes["/metrics"](request)
+
+    assert "the database is away\n" == refused.value.text
+    assert 200 == (await routes["/healthz"](request)).status
+
+
+def test_a_ledger_that_is_not_there_is_not_served(tmp_path: Path, shell: Shell) -> None:
+    """
+    Nor made: a mistyped URL is an error.
+    """
+    done = shell("ledger", "serve-metrics", f"sqlite:///{tmp_path}/none.db", "--port", "0")
+
+    assert Exit.USAGE == done.code
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,129 @@
+"""The log: at which level an event stands, in what words, and with which fields."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import get_args
+
+import pytest
+
+from marketplace_metering_async import LedgerError, LoggingObserver, RecordStatus, events
+from marketplace_metering_async.events import (
+    BatchEnded,
+    BatchReleased,
+    CallEnded,
+    Event,
+    Isolated,
+    Isolating,
+    RelayBlocked,
+    RelayWorking,
+    Retrying,
+    SendingStopped,
+    Settled,
+    Throttled,
+    UsageEndedUnmetered,
+    WarningIssued,
+)
+
+ERROR = LedgerError("away")
+SAID: list[tuple[Event, str, dict[str, object]]] = [
+    (
+        CallEnded(operation="BatchMeterUsage", records=25, seconds=0.5, request_id="r"),
+        "DEBUG",
+        {"operation": "BatchMeterUsage", "records": 25, "seconds": 0.5, "request_id": "r"}
+        | {"attempt": 1},
+    ),
+    (
+        Retrying(records=1, attempt=2, delay=0.5, error=ERROR),
+        "DEBUG",
+        {"records": 1, "attempt": 2, "delay": 0.5, "error": "away"},
+    ),
+    (Throttled(records=3), "DEBUG", {"records": 3}),
+    (
+        SendingStopped(product_code="p", error=ERROR),
+        "WARNING",
+        {"product_code": "p", "error": "away"},
+    ),
+    (Isolating(records=25, code="X"), "DEBUG", {"records": 25, "code": "X"}),
+    (Isolated(code="X", calls=5, refused=1), "DEBUG", {"code": "X", "calls": 5, "refused": 1}),
+    (Settled(counts={RecordStatus.SUCCESS: 2}), "DEBUG", {"counts": {"Success": 2}}),
+    (WarningIssued(text="100 % odd"), "WARNING", {"text": "100 % odd"}),
+    (
+        BatchEnded(counts={RecordStatus.SUCCESS: 2}, calls=1, throttled=0, seconds=1.0),
+        "DEBUG",
+        {"counts": {"Success": 2}, "calls": 1, "throttled": 0, "seconds": 1.0},
+    ),
+    (
+        BatchEnded(counts={RecordStatus.REJECTED: 2}, calls=1, throttled=0, seconds=1.0),
+        "WARNING",
+        {"counts": {"Rejected": 2}, "calls": 1, "throttled": 0, "seconds": 1.0},
+    ),
+    (
+        BatchReleased(records=25, waited=0.5, waiting=1, in_flight=25),
+        "DEBUG",
+        {"records": 25, "waited": 0.5, "waiting": 1, "in_flight": 25},
+    ),
+    (
+        UsageEndedUnmetered(state="conflict", records=1),
+        "WARNING",
+        {"state": "conflict", "records": 1},
+    ),
+    (
+        RelayBlocked(
+            error=ERROR,
+            seconds=61.0,
+            units=Decimal("1.5"),
+            first_loss_at=datetime(2026, 11, 23, tzinfo=UTC),
+        ),
+        "ERROR",
+        {"error": "away", "seconds": 61.0, "units": "1.5"}
+        | {"first_loss_at": "2026-11-23T00:00:00+00:00"},
+    ),
+    (
+        RelayWorking(sealed=1, metered=2, ended=3, returned=4, units=5),
+        "INFO",
+        {"sealed": 1, "metered": 2, "ended": 3, "returned": 4, "units": 5},
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "level", "fields"), SAID, ids=lambda one: type(one).__name__)
+def test_a_record_of_the_log_has_the_event_as_fields(
+    event: Event, level: str, fields: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Plain values, which any formatter of JSON can write. Issue 26
+    """
+    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
+    LoggingObserver()(event)
+    (record,) = caplog.records
+    named = {
+        name.removeprefix("metering_"): value
+        for name, value in vars(record).items()
+        if name.startswith("metering_")
+    }
+
+    assert (level, {"event": type(event).__name__, **fields}) == (record.levelname, named)
+    assert record.getMessage()
+    assert json.loads(json.dumps(named)) == named
+
+
+def test_every_event_is_among_them() -> None:
+    """
+    Every event that there is, is logged above.
+    """
+    assert set(get_args(events.Event)) == {type(event) for event, _, _ in SAID}
+
+
+def test_nothing_is_made_for_a_level_that_is_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Most programs log from INFO on.
+    """
+    caplog.set_level(logging.INFO, "marketplace_metering_async")
+    monkeypatch.setattr(events, "_fields", lambda event: pytest.fail("made"))
+    LoggingObserver()(Throttled(records=1))
+
+    assert [] == caplog.records
