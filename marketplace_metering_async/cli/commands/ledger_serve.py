@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -31,7 +31,6 @@ _FILES: Final = {
 """The page is in the style of the sandbox's."""
 _PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 async def serve_metrics(url: str, host: str, port: int, console: Console) -> Exit:
@@ -89,8 +88,8 @@ def page_app(ledger: UsageLedger) -> web.Application:
 
 async def _hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
     """Return the latest hours of those that are asked for."""
-    given = {name: text or None for name, text in asked.items()}
-    month = given.pop("month")
+    given: dict[str, Any] = {name: text for name, text in asked.items() if text}
+    month = given.pop("month", None)
     try:
         when = None if month is None else datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
     except ValueError:
@@ -131,7 +130,7 @@ def routes_of(ledger: UsageLedger) -> dict[str, Handler]:
     return {"/metrics": metrics, "/healthz": alive}
 
 
-def _app(routes: Mapping[str, Handler], *middlewares: Middleware) -> web.Application:
+def _app(routes: Mapping[str, Handler], *middlewares: Any) -> web.Application:
     app = web.Application(middlewares=middlewares)
     app.add_routes([web.get(where, handler) for where, handler in routes.items()])
     return app
