@@ -39,7 +39,15 @@ class CallEnded:
 
 @frozen(kw_only=True)
 class Retrying:
-    """Records wait *delay* seconds and are sent again, after a fault that is not theirs."""
+    """
+    Records are sent again after a while, for a fault that is not theirs.
+
+    Attributes:
+        records: How many.
+        attempt: Which attempt has failed, counted from 1.
+        delay: Seconds until the next one.
+        error: What it ended with; None where the service left the records unprocessed.
+    """
 
     records: int
     attempt: int
@@ -49,14 +57,25 @@ class Retrying:
 
 @frozen(kw_only=True)
 class Throttled:
-    """The service refused a call because of its quota; the pacer slows down."""
+    """
+    The service refused a call because of its quota; the pacer slows down.
+
+    Attributes:
+        records: How many the call carried.
+    """
 
     records: int
 
 
 @frozen(kw_only=True)
 class SendingStopped:
-    """Nothing more of a product (or, where None, of any) is sent: the account is at fault."""
+    """
+    Nothing more of a product is sent for now: the account is at fault.
+
+    Attributes:
+        product_code: The product; None: nothing of any product is sent.
+        error: What the service said.
+    """
 
     product_code: str | None
     error: MeteringError
@@ -64,7 +83,13 @@ class SendingStopped:
 
 @frozen(kw_only=True)
 class Isolating:
-    """The service refused a whole chunk for the sake of some record; the search begins."""
+    """
+    The service refused a whole chunk for the sake of some record; the search begins.
+
+    Attributes:
+        records: How many the chunk has.
+        code: The service's error code.
+    """
 
     records: int
     code: str
@@ -72,7 +97,14 @@ class Isolating:
 
 @frozen(kw_only=True)
 class Isolated:
-    """A search has ended: *refused* records were at fault, found with *calls* more calls."""
+    """
+    A search for the records at fault has ended.
+
+    Attributes:
+        code: The service's error code.
+        calls: How many more calls it took.
+        refused: How many records were at fault.
+    """
 
     code: str
     calls: int
@@ -81,7 +113,13 @@ class Isolated:
 
 @frozen(kw_only=True)
 class Settled:
-    """Records have their verdicts."""
+    """
+    Records have their verdicts.
+
+    Attributes:
+        counts: How many got which.
+        request_id: The service's id of the request that settled them, if one did.
+    """
 
     counts: Mapping[RecordStatus, int]
     request_id: str | None = None
@@ -89,14 +127,27 @@ class Settled:
 
 @frozen(kw_only=True)
 class WarningIssued:
-    """Something a person should know of, such as a response that contradicts itself."""
+    """
+    Something a person should know of, such as a response that contradicts itself.
+
+    Attributes:
+        text: What, in words.
+    """
 
     text: str
 
 
 @frozen(kw_only=True)
 class BatchEnded:
-    """A call of batch_meter_usage, or a stream, has all its verdicts."""
+    """
+    A call of batch_meter_usage, or a stream, has all its verdicts.
+
+    Attributes:
+        counts: How many records got which.
+        calls: How many requests it took.
+        throttled: How many of them the service throttled.
+        seconds: How long it took.
+    """
 
     counts: Mapping[RecordStatus, int]
     calls: int
@@ -125,8 +176,11 @@ class BatchReleased:
 @frozen(kw_only=True)
 class UsageEndedUnmetered:
     """
-    Records of the ledger, or pieces of usage that no record carries, have ended without being
-    metered; *state* is the ledger's word.
+    Records of the ledger, or pieces of usage that no record carries, have ended unmetered.
+
+    Attributes:
+        state: The ledger's word for what became of them; `ledger explain` says what to do.
+        records: How many.
     """
 
     state: str

@@ -42,7 +42,14 @@ class Verdict(NamedTuple):
     """
     What is the same for all records that one response settled alike.
 
-    Attributes: as those of RecordResult.
+    Attributes:
+        status: The verdict in a word.
+        service_status: The service's own word, as it came; None where it said none.
+        error: Why the records are not metered, or why that is unknown.
+        attempts: How many calls carried them.
+        request_id: The service's id of the call that settled them.
+        ambiguous: Whether an earlier attempt had no response.
+        duplicate_of: The position of the identical record that was sent in place of this one.
     """
 
     status: RecordStatus
@@ -79,10 +86,12 @@ class RecordResult:
     """
     The verdict on one record; it cannot be changed.
 
-    Read-only properties in place of a frozen class: there may be millions, and those take half as
-    long to make. Not a tuple: JSON loggers would write it out, with the customer's id.
+    `status` is the verdict in a word, `metered` what it means for the bill, `retryable` whether to
+    send the identical record again, and `advice` what to do, in words.
     """
 
+    # Read-only properties in place of a frozen class: there may be millions, and those take half as
+    # long to make. Not a tuple: JSON loggers would write it out, with the customer's id.
     _position: int
     _record: UsageRecord | Mapping[str, Any] | object
     _verdict: Verdict

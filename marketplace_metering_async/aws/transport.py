@@ -39,7 +39,14 @@ _KEEPALIVE: Final = 15.0
 
 @frozen
 class Request:
-    """A signed request: POST to *url*."""
+    """
+    A signed request.
+
+    Attributes:
+        url: Where to POST it.
+        headers: All of them, the signature among them.
+        body: What to send.
+    """
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
@@ -48,7 +55,14 @@ class Request:
 
 @frozen
 class Response:
-    """A response, whatever its status; the headers' names are of any letter case."""
+    """
+    A response, whatever its status.
+
+    Attributes:
+        status: The HTTP status.
+        headers: By name, in any letter case.
+        body: What came, unpacked.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)

@@ -22,7 +22,16 @@ class Row(Protocol):
 
 @frozen(kw_only=True)
 class Attempt:
-    """One try of a frozen record, and what came of it."""
+    """
+    One try of a frozen record, and what came of it.
+
+    Attributes:
+        at: When its verdict was written down (UTC).
+        status: The verdict, in the words of RecordStatus.
+        error: The code or class of the error, if there was one.
+        request_id: The service's id of the request, for AWS Support.
+        metering_record_id: The service's id of the record, once it is metered.
+    """
 
     at: datetime
     status: str
@@ -33,7 +42,15 @@ class Attempt:
 
 @frozen(kw_only=True)
 class Resolution:
-    """What a person has said of usage that had ended, and why."""
+    """
+    What a person has said of usage that had ended, and why.
+
+    Attributes:
+        at: When (UTC).
+        before: The state it had ended in.
+        after: The state it has since.
+        note: The person's reason.
+    """
 
     at: datetime
     before: HourState
@@ -43,7 +60,14 @@ class Resolution:
 
 @frozen(kw_only=True)
 class CarriedUsage:
-    """Units that happened in another hour than the one whose record has them."""
+    """
+    Units that happened in another hour than the one whose record has them.
+
+    Attributes:
+        origin: The start of the hour in which they happened (UTC).
+        quantity: How many, exact.
+        events: Pieces of usage.
+    """
 
     origin: datetime
     quantity: Quantity
@@ -57,12 +81,26 @@ class HistoryEntry:
 
     Attributes:
         name: What resolve() and its like know it by, in this ledger.
+        product_code: The product; of a license its own, or None.
+        customer_aws_account_id: The buyer's AWS account, if that is how they are known.
+        customer_identifier: The buyer in legacy integrations, in place of the account.
+        license_arn: The buyer's license.
+        dimension: The product's dimension.
         hour: The start of the hour (UTC); of stranded usage the one in which it happened.
+        state: What has become of it.
         quantity: Units, those carried from other hours among them: an int where whole, else a
             Decimal.
         events: Pieces of usage.
+        carried: What of it happened in other hours.
         timestamp: Of the frozen record; of an open hour what it would be now.
+        sealed_at: When the hour was closed permanently (UTC).
+        region_name: The region that its record goes to.
         digest: Of the frozen record, as hexadecimal text.
+        attempts: Every verdict on the record, in order.
+        resolutions: What persons have said of it, in order.
+        settled_at: When it was metered or ended (UTC).
+        metering_record_id: The service's id, once it is metered.
+        reason: Why it ended unmetered: an error code, or a rule.
         in_doubt: Whether the service may have metered it without our having seen its answer.
     """
 

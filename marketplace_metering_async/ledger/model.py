@@ -166,7 +166,13 @@ class CustomerKey(NamedTuple):
 
 
 class ProductDimension(NamedTuple):
-    """What sums are kept by: a product (of a license its own; '' if unknown) and a dimension."""
+    """
+    What sums are kept by.
+
+    Attributes:
+        product_code: The product; of a license its own, or '' where it is not known.
+        dimension: The dimension.
+    """
 
     product_code: str
     dimension: str

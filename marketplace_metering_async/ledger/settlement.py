@@ -76,7 +76,7 @@ def _state(claimed: FrozenHour, result: RecordResult, now: int, *, in_doubt: boo
             return HourState.UNCONFIRMED
         case RecordStatus.REJECTED:
             return HourState.TOO_LATE if is_late else HourState.REJECTED
-        case RecordStatus.UNCONFIRMED if is_late:
+        case RecordStatus.UNCONFIRMED if is_late and not _may_be_early(claimed, result.error, now):
             return HourState.UNCONFIRMED
     return HourState.FROZEN
 

@@ -24,7 +24,7 @@ class AtRisk(NamedTuple):
     Which unsettled hours are at risk, in seconds since 1970.
 
     Attributes:
-        hour: None that begins later.
+        hour: None that begins later; no window closes less than six hours after its hour.
         due: Those that were due for sealing, or sealed, by then.
         stamp: And those with this timestamp or an earlier one: their window closes.
     """
@@ -36,13 +36,23 @@ class AtRisk(NamedTuple):
     @classmethod
     def at(cls, now: int) -> Self:
         """Return what holds at *now*."""
-        due, closing = now - _OVERDUE, latest_lost_at(now + _CLOSES_SOON)
-        return cls(max(due - SECONDS_PER_HOUR, closing), due, closing)
+        due = now - _OVERDUE
+        return cls(due - SECONDS_PER_HOUR, due, latest_lost_at(now + _CLOSES_SOON))
 
 
 @frozen(kw_only=True)
 class ProductStatus:
-    """The units of one product (or, of licenses, their product; '' if unknown) and dimension."""
+    """
+    The units of one product and dimension.
+
+    Attributes:
+        product_code: The product; of licenses theirs, or '' where it is not known.
+        dimension: The dimension.
+        open: Of hours that still take usage.
+        frozen: Of records that are sent, or wait to be.
+        metered: That the service has taken.
+        ended: That are not metered and that nobody sends any more, by their state.
+    """
 
     product_code: str
     dimension: str

@@ -88,7 +88,7 @@ class _NotSentAgain(_Look):
     def see(self, call: Call, records: Sequence[Record]) -> None:
         for record in records:
             self._open.pop(_key(call, record), None)
-        if call.unprocessed and _is_answered(call):
+        if call.unprocessed:
             done = {_key(call, result["UsageRecord"]) for result in call.results}
             left = {_key(call, record) for record in records} - done
             self._open.update(dict.fromkeys(left, call.number))

@@ -18,7 +18,13 @@ def real_now() -> datetime:
 
 @frozen(kw_only=True)
 class ClockSetting:
-    """What a clock was set to: a time, and how fast it runs."""
+    """
+    What a clock was set to.
+
+    Attributes:
+        now: The time that it shows.
+        speed: How many seconds of it pass in a real one.
+    """
 
     now: datetime
     speed: float

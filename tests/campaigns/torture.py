@@ -107,11 +107,8 @@ class Round:
 
     @property
     def ids_kept(self) -> float:
-        """
-        Seconds for which event ids are kept: longer than usage is late, and, where the ledger is
-        put back, than producers take to repeat.
-        """
-        return 48 * 3600.0 if self.setbacks else 2.2 * 3600
+        """Seconds for which event ids are kept: longer than usage is late."""
+        return 4.2 * 3600 if self.clock_jumps else 2.2 * 3600
 
     def act(self) -> None:
         """Make the mistake in this process."""
@@ -135,6 +132,7 @@ class Torture:
         self._old: list[Event] = []  # to be repeated by the next victim
         self._setbacks = 0
         self._begun = time.time() - (_TO_THE_EDGE / SPEED if this.month_end else 0)
+        self._kept_at = self._now()
         self._world: World
         self._service: Service
 
@@ -184,7 +182,7 @@ class Torture:
             for kill in this.moments(times, offset):
                 plan.setdefault(kill, []).append(happens)
 
-        at(this.setbacks, 0.25, lambda: self._place.keep(self._victims.truth, lossy=True))
+        at(this.setbacks, 0.25, self._keep)
         at(this.setbacks, 0.6, self._put_back)
         at(this.setbacks, 0.8, lambda: self._by_a_person(adopt))
         at(this.failovers, 0.95, self._fail_over)
@@ -208,6 +206,10 @@ class Torture:
     def _now(self) -> float:
         return FastClock(self._begun).now().timestamp()
 
+    def _keep(self) -> None:
+        self._kept_at = self._now()
+        self._place.keep(self._victims.truth, lossy=True)
+
     def _put_back(self) -> None:
         self._setbacks += self._place.put_back(self._victims, self._chance)
 
@@ -216,11 +218,18 @@ class Torture:
         self._place.put_back(self._victims, self._chance)
 
     def _prune(self) -> None:
-        before = self._now() - self._this.ids_kept
+        before = self._pruned_before()
         old = self._victims.truth.older_than(before)
         some = self._chance.sample(old, min(20, len(old)))
         self._old = [event for event in some if event["named"]]
-        self._by_a_person(prune)
+        self._by_a_person(lambda world: prune(world, before))
+
+    def _pruned_before(self) -> float:
+        """Return the time from which on nobody may forget: whatever may be repeated is later."""
+        repeated: list[float] = [event["at"] for event in self._victims.truth.doubtful.values()]
+        if self._this.setbacks:
+            repeated.append(self._kept_at)
+        return min([self._now() - self._this.ids_kept, *(at - 4.2 * 3600 for at in repeated)])
 
     def _start(self, number: int, again: list[Event], pipe: int) -> int:
         def work() -> None:
@@ -230,10 +239,10 @@ class Torture:
 
         return in_child(work)
 
-    def _by_a_person(self, does: Callable[[World, Round], Coroutine[None, None, None]]) -> None:
+    def _by_a_person(self, does: Callable[[World], Coroutine[None, None, None]]) -> None:
         def work() -> None:
             self._this.act()
-            asyncio.run(does(self._world, self._this))
+            asyncio.run(does(self._world))
 
         os.waitpid(in_child(work), 0)
 
@@ -264,21 +273,18 @@ def torture(place: Place, this: Round) -> Audit:
     return Torture(place, this).run()
 
 
-async def adopt(world: World, this: Round) -> None:
+async def adopt(world: World) -> None:
     """Say that the ledger that was put back is the one to go on with."""
-    del this
     async with ledger_at(world.url, FastClock(world.begun)) as ledger:
         await ledger.adopt_copy()
 
 
-async def prune(world: World, this: Round) -> None:
+async def prune(world: World, before: float) -> None:
     """Forget old event ids, sooner than anybody may."""
-    clock = FastClock(world.begun)
-    before = int(clock.now().timestamp() - this.ids_kept)
-    async with ledger_at(world.url, clock) as ledger:
+    async with ledger_at(world.url, FastClock(world.begun)) as ledger:
         place: str | None = ""
         while place is not None:
-            place = await ledger._store.prune_events(before, place, 5_000)
+            place = await ledger._store.prune_events(int(before), place, 5_000)
 
 
 async def drain(world: World, doubtful: list[Event], patience: float) -> tuple[LedgerStatus, int]:
@@ -343,7 +349,7 @@ def where_it_shows(mutant: str, seed: int) -> tuple[AbstractContextManager[Place
         case "callers_usage_is_committed_at_once" | "callers_usage_is_rolled_back":
             return server_place(), evolve(usual, kills=12, pace=8, transactions=True)
         case "lost_commit_counts_as_done" | "lost_commit_is_repeated":
-            return server_place(), evolve(usual, kills=20, pace=8, crashes=10, unnamed=True)
+            return server_place(), evolve(usual, kills=4, pace=80, unnamed=True)
         case "months_have_no_end" | "usage_is_of_when_it_comes":
             return file_place(), evolve(usual, month_end=True)
         case "old_events_are_new" | "pruning_leaves_no_note":

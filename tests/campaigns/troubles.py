@@ -11,10 +11,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from campaigns.truth import Truth
 from campaigns.victims import SPEED, FastClock, Victims, in_child
@@ -32,6 +33,8 @@ FAULTS = (
     Fault(kind=FaultKind.ERROR_500_AFTER, probability=0.02),
     Fault(kind=FaultKind.ERROR_500, probability=0.02),
 )
+LOST_COMMITS = 0.04
+"""The share of them that a network cuts off: half before the server hears of them, half after."""
 ACCOUNT_FAULTS = ("AccessDeniedException", "ExpiredTokenException")
 
 
@@ -103,11 +106,12 @@ class FilePlace:
 
 
 class ServerPlace:
-    """A database in a PostgreSQL that is crashed."""
+    """A database in a PostgreSQL that is crashed, behind a network that loses commits."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, network: Path) -> None:
         self._server = server
-        self.url = asyncio.run(new_postgres_database(server.url))
+        made = urlsplit(asyncio.run(new_postgres_database(server.url)))
+        self.url = made._replace(query=f"host={network}").geturl()
 
     def crash(self) -> None:
         self._server.crash()
@@ -186,8 +190,45 @@ def file_place() -> Iterator[Place]:
 @contextmanager
 def server_place() -> Iterator[Place]:
     """Yield a database in a PostgreSQL of its own."""
-    with postgres_server() as server:
-        yield ServerPlace(server)
+    with postgres_server() as server, tempfile.TemporaryDirectory(prefix="torture") as folder:
+        theirs, ours = server.socket, Path(folder) / server.socket.name
+        child = in_child(lambda: asyncio.run(lose_commits(theirs, ours)))
+        try:
+            while not ours.exists():
+                time.sleep(0.01)
+            yield ServerPlace(server, Path(folder))
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+async def lose_commits(server: Path, at: Path) -> None:
+    """Listen *at* a socket, be the *server*, and cut some clients off at their COMMIT."""
+    chance = random.Random(0)
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            fate = chance.random() if data.endswith(b"COMMIT;\0") else 1.0
+            if fate >= LOST_COMMITS / 2:  # it reaches the server
+                writer.write(data)
+                await writer.drain()
+            if fate < LOST_COMMITS:
+                await asyncio.sleep(0.02)
+                return
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            there, back = await asyncio.open_unix_connection(str(server))
+            ways = [asyncio.create_task(carry(*way)) for way in ((reader, back), (there, writer))]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            back.transport.abort()
+        writer.transport.abort()
+
+    async with await asyncio.start_unix_server(connected, str(at)) as listening:
+        await listening.serve_forever()
 
 
 @contextmanager

@@ -291,7 +291,7 @@ def test_the_units_are_what_systemd_knows(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert (0, []) == (done.returncode, [t for t in done.stderr.splitlines() if "metering" in t])
+    assert [] == [said for said in done.stderr.splitlines() if "metering" in said]
 
 
 MANIFESTS = [

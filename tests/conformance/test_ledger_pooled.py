@@ -1,9 +1,13 @@
 """A ledger behind PgBouncer in transaction mode, in a PostgreSQL that waits for no disk."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
+from sqlalchemy import NullPool, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from support.ended import claimed, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
 
@@ -120,3 +124,31 @@ async def test_an_operator_works_while_others_add(pooled: str) -> None:
         assert 12 + 90 == status.recorded
         assert (3, {HourState.WRITTEN_OFF: 3}) == (status.metered, status.ended)
         assert (3, 3 + 90) == (status.frozen, status.open)
+
+
+async def test_sessions_of_sqlalchemy_are_joined(pooled: str) -> None:
+    """
+    As without a pooler: usage commits and rolls back with the caller's rows. Issue 21.3
+    """
+    engine = create_async_engine(
+        pooled.replace("postgresql://", "postgresql+asyncpg://"),
+        poolclass=NullPool,
+        connect_args={
+            "statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
+        },
+    )
+    async with house_at(pooled) as house:
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE orders (units integer)"))
+        for units, goes_wrong in ((1, False), (2, True), (4, False)):
+            with suppress(ZeroDivisionError):
+                async with AsyncSession(engine) as session, session.begin():
+                    await house.use(units, connection=session)
+                    await session.execute(text(f"INSERT INTO orders VALUES ({units})"))
+                    units // (0 if goes_wrong else 1)
+        async with engine.connect() as connection:
+            orders = await connection.scalar(text("SELECT sum(units) FROM orders"))
+
+        assert 5 == orders == (await house.balance()).recorded
+    await engine.dispose()

@@ -14,6 +14,7 @@ from support.ledgers import (
     NOON,
     House,
     change,
+    connections_of,
     empty_postgres_database,
     execute,
     house_at,
@@ -413,3 +414,30 @@ async def test_a_session_of_another_time_zone_changes_no_hour(place: str) -> Non
             house.metered()
         )
         assert hours[:2] == month
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+async def test_a_transaction_that_met_another_one_is_run_again(
+    place: str, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """
+    A deadlock, or one that cannot be serialized: some times, and then its caller hears of it.
+    Covers: M13
+    """
+    monkeypatch.setattr(postgresql_connections, "_TRIES", 3)
+    tries = [0]
+    refuse = f"DO $$ BEGIN RAISE EXCEPTION 'met' USING ERRCODE = '{state}'; END $$"
+
+    async def meets(db: Any) -> int:
+        tries[0] += 1
+        if tries[0] <= times:
+            await db.execute(refuse)
+        return tries[0]
+
+    async with house_at(place) as house:
+        times = 2
+        assert 3 == await connections_of(house.ledger).run(meets)
+        times, tries[0] = 1_000, 0
+        with pytest.raises(LedgerError, match="met"):
+            await connections_of(house.ledger).run(meets)
+        assert 3 == tries[0]

@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox.conformance.http_client import HttpClient
 from marketplace_metering_async.testing import SandboxServer, SandboxThread
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
@@ -69,11 +70,16 @@ def test_a_second_quantity_for_an_hour(place: Sandbox) -> None:
     A resend of the same is none, in whichever member and form.
     """
     send(place, record(5))
-    send(place, record(5))
+    send(place, record(5, at=HOUR + timedelta(minutes=5)))
+    same = {**record(), "Timestamp": int(HOUR.timestamp()), "QuantityAsDecimal": "5.0"}
+    del same["Quantity"]
+    request = {"ProductCode": "p", "UsageRecords": [same]}
+    HttpClient(place.url).call("BatchMeterUsage", request, "us-east-1")
+    assert {"DuplicateRecord": 2, "Success": 1} == dict(place.book.statuses)
     assert {} == about(place)
     send(place, record(7, at=HOUR + timedelta(minutes=5)))
     (advice,) = place.advice()
-    assert ("second-quantity-for-an-hour", 1, (3,)) == (advice.about, advice.count, advice.calls)
+    assert ("second-quantity-for-an-hour", 1, (4,)) == (advice.about, advice.count, advice.calls)
 
 
 @pytest.mark.parametrize("kind", ["error-500", "error-500-after", "reset-after", "garbage"])

@@ -265,8 +265,10 @@ def main() -> int:
             if known:
                 still = one.verdict is Verdict.DIFFERS
                 print(f"  {'known' if still else 'no longer'}: {one.case.name}: {known}")
-    print(table(found))
-    print("\n".join(wrong))
+    if found:
+        print(table(found))
+    for line in wrong:
+        print(line)
     return 1 if wrong else 0
 
 

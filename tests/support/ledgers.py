@@ -75,6 +75,11 @@ class PostgresServer:
         self._data = folder
         self.url = str(self._server.get_uri())
 
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self._data / ".s.PGSQL.5432"
+
     def crash(self) -> None:
         """Kill every process of the server at once, and start it again."""
         import psutil  # noqa: PLC0415 - comes with the server

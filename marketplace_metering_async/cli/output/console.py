@@ -58,7 +58,11 @@ class Console(rich.console.Console):
 
     def __init__(self, log: Log = PLAIN, **how: Any) -> None:  # noqa: ANN401 - as rich has it
         # rich honours NO_COLOR by itself, and would read `:100:` as a picture.
-        usual: dict[str, Any] = {"stderr": True, "soft_wrap": True}
+        on_screen = sys.stderr is not None and sys.stderr.isatty()
+        usual: dict[str, Any] = {
+            "stderr": True,
+            "soft_wrap": not on_screen,
+        }  # a screen breaks words
         super().__init__(**(usual | how), highlight=False, emoji=False)
         self.log_as = log
 

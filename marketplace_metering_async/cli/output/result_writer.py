@@ -61,7 +61,7 @@ class ResultWriter:
         if not text:
             return
         if self._above_bar:
-            self._console.print(text, end="", markup=False)
+            self._console.print(text, end="", markup=False, soft_wrap=True)
             return
         data = text.encode("ascii")
         self._unwritten += len(data)

@@ -84,9 +84,10 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
     Without a log beside it nobody has it open, and none need be made to read it.
     """
-    others = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    there = Path(os.path.realpath(path))
+    others = "mode=ro" if Path(f"{there}-wal").exists() else "immutable=1"
     connection = sqlite3.connect(
-        f"{path.as_uri()}?{others}", timeout=_BUSY_SECONDS, isolation_level=None, uri=True
+        f"{there.as_uri()}?{others}", timeout=_BUSY_SECONDS, isolation_level=None, uri=True
     )
     connection.row_factory = sqlite3.Row
     return connection
@@ -160,7 +161,10 @@ class SqliteFile:
             LedgerError: the file cannot be written to; nothing has happened then.
         """
         if not self.may_write:
-            raise LedgerError(f"{self._path} may only be read by this process; nothing was stored")
+            raise LedgerError(
+                f"this process may only read {self._path}, or the folder that its log needs; "
+                "nothing was stored"
+            )
         missing: Missing | None = None
         memory = self._memory
 
@@ -283,8 +287,7 @@ class SqliteFile:
             self._require_place()
             self.may_write = _may_write(self._path)
             if not self.may_write:
-                if not self._read(self._version):
-                    raise self._missing()
+                self._require_upgraded(self._read(self._version))
                 return 0
             if not self._path.exists():  # made here, so that nobody else may read it
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -354,6 +357,16 @@ class SqliteFile:
         require_known(found["min_compatible"], self._known)
         version: int = found["version"]
         return version
+
+    def _require_upgraded(self, version: int) -> None:
+        """Refuse to read a schema of before, which this process may not upgrade."""
+        if not version:
+            raise self._missing()
+        if version < self._known:
+            raise LedgerUnusableError(
+                f"open {self._path} once as a user who may write it: the ledger is of an older "
+                "version of the package, and is upgraded then"
+            )
 
     def _missing(self) -> LedgerMissingError:
         return LedgerMissingError(f"there is no ledger at {self._path.absolute()}")

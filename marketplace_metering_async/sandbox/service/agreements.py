@@ -16,10 +16,13 @@ class AgreementState(StrEnum):
     """What an agreement is at a moment."""
 
     COMING = "coming"
+    """It begins later."""
     ACTIVE = "active"
+    """It is in force."""
     CLOSING = "closing"
     """It has ended, and the seller may still meter."""
     ENDED = "ended"
+    """It is over, and its closing hour, too."""
 
 
 def whole_second(value: Any) -> Any:  # noqa: ANN401 - whatever was given

@@ -9,7 +9,7 @@ switch, and its default is the reading that is worse for the client.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, overload
+from typing import Any, overload
 
 from marketplace_metering_async.sandbox.service.batch_meter_usage import BatchMeterUsage
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
@@ -26,13 +26,10 @@ from marketplace_metering_async.sandbox.service.resolve_customer import (
     answer_for,
 )
 from marketplace_metering_async.sandbox.service.rules import Rules
-from marketplace_metering_async.sandbox.service.sums import RepeatedUsage, Totals
+from marketplace_metering_async.sandbox.service.sums import KeptTotals, RepeatedUsage
 from marketplace_metering_async.sandbox.service.workload import WorkloadMemory
 
 __all__ = ["Book", "Key", "Metered", "Product", "Rules"]
-
-_MOST_TOTALS: Final = 16
-"""Combinations of attributes whose sums are kept."""
 
 
 class Book:
@@ -65,7 +62,7 @@ class Book:
         self.tokens = RegistrationTokens()
         self.workloads = WorkloadMemory()
         self.statuses: Counter[str] = Counter()
-        self._totals: dict[str | tuple[str, ...], Totals] = {}
+        self.sums = KeptTotals()
         self.repeated = RepeatedUsage(self._product_and_buyer, self.catalogue.owners)
 
     def __repr__(self) -> str:
@@ -100,17 +97,11 @@ class Book:
 
         `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
         """
-        totals = self.totals_by(by)
+        totals = self.sums.by(by)
         for _ in totals.catch_up(self.metered):
             pass
         sums = dict(totals.items())
         return dict(sorted(sums.items())) if isinstance(by, str) else sums
-
-    def totals_by(self, by: str | tuple[str, ...]) -> Totals:
-        """Return the sums that `totals` gives, as far as they have caught up."""
-        if by not in self._totals and len(self._totals) >= _MOST_TOTALS:
-            self._totals.clear()
-        return self._totals.setdefault(by, Totals(by))
 
     def differences(
         self,

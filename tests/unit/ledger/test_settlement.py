@@ -135,6 +135,23 @@ def test_a_young_record_that_is_out_of_bounds_waits(error: MeteringError) -> Non
     assert HourState.FROZEN is not settled(RecordStatus.REJECTED, error, claimed=older).state
 
 
+def test_a_young_record_in_doubt_that_is_out_of_the_window_waits() -> None:
+    """
+    It may be ahead, and not late: after three hours it is not.
+    """
+    young = evolve(CLAIMED, stamp=NOON - 3 * HOUR + 1)
+    older = evolve(CLAIMED, stamp=NOON - 3 * HOUR)
+    waits = settled(RecordStatus.UNCONFIRMED, OUT_OF_WINDOW, claimed=young)
+
+    assert HourState.FROZEN is waits.state
+    assert waits.in_doubt
+    assert waits.not_before > NOON
+    assert (
+        HourState.UNCONFIRMED
+        is settled(RecordStatus.UNCONFIRMED, OUT_OF_WINDOW, claimed=older).state
+    )
+
+
 def test_out_of_bounds_is_too_late_once_the_window_has_closed() -> None:
     """
     Before that the service refuses it for another reason, which is for a person.

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from support.ledgers import HOUR, House, house_at
+from support.ledgers import HOUR, House, house_at, upgraded
 
 from marketplace_metering_async import (
     ConfigurationError,
@@ -411,13 +411,30 @@ async def test_who_may_only_read_a_file_reads(shared_folder: Path, *, in_use: bo
                 if in_use:
                     await house.use(4)
                 second = await reader.status()
-                with pytest.raises(LedgerError, match="may only be read by this process"):
+                with pytest.raises(LedgerError, match="this process may only read"):
                     await house.use(5, reader)
         later = names_in(shared_folder)
 
     assert (3, [3]) == (first.recorded, entries)
     assert (7 if in_use else 3) == second.recorded
     assert there == later
+
+
+async def test_who_may_only_read_a_file_upgrades_nothing(shared_folder: Path) -> None:
+    """
+    By whatever name; it says who does. Issue 21.6, ledger M9
+    """
+    path = shared_folder / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(3)
+    (shared_folder / "link.db").symlink_to(path)
+    later = upgraded(House(url_of(shared_folder / "link.db")), shared_folder, "SELECT 1;\n")
+    with somebody_else(path):
+        async with UsageLedger.open(url_of(shared_folder / "link.db"), create=False) as reader:
+            assert 3 == (await reader.status()).recorded
+        with pytest.raises(LedgerUnusableError, match="once as a user who may write it"):
+            async with later:
+                pass
 
 
 async def test_an_empty_file_that_may_only_be_read_is_no_ledger(shared_folder: Path) -> None:
