@@ -1,12 +1,13 @@
 """`ledger serve-metrics` and `ledger serve`: what a ledger knows, over HTTP; they only read."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from marketplace_metering_async.cli.commands.ledger_status import unheard
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
@@ -30,7 +31,6 @@ _FILES: Final = {
 }
 """The page is in the style of the sandbox's."""
 _PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def serve_metrics(url: str, host: str, port: int, console: Console) -> Exit:
@@ -130,7 +130,7 @@ def routes_of(ledger: UsageLedger) -> dict[str, Handler]:
     return {"/metrics": metrics, "/healthz": alive}
 
 
-def _app(routes: Mapping[str, Handler], *middlewares: Any) -> web.Application:
+def _app(routes: Mapping[str, Handler], *middlewares: Middleware) -> web.Application:
     app = web.Application(middlewares=middlewares)
     app.add_routes([web.get(where, handler) for where, handler in routes.items()])
     return app
