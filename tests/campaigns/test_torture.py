@@ -25,7 +25,7 @@ def test_a_file_that_is_put_back_loses_and_doubles_nothing() -> None:
     ledger C1
     """
     with file_place() as place:
-        audit = torture(place, Round(kills=50, seed=4, setbacks=2))
+        audit = torture(place, Round(kills=40, seed=4, setbacks=2))
 
     assert audit.setbacks == 2
     assert audit.is_clean, audit
@@ -35,7 +35,7 @@ def test_killed_relays_and_a_killed_server_lose_and_double_nothing() -> None:
     """
     With usage of callers' transactions, and usage without an id. Covers: M09, M12, M13
     """
-    this = Round(kills=12, seed=2, pace=4, crashes=1, transactions=True, unnamed=True)
+    this = Round(kills=8, seed=2, pace=4, crashes=1, transactions=True, unnamed=True)
     with server_place() as place:
         audit = torture(place, this)
 
@@ -47,7 +47,7 @@ def test_servers_that_take_over_lose_and_double_nothing() -> None:
     Behind a pooler in transaction mode, by a standby that lacks the last commits, whose producers
     repeat. Covers: M10, M11
     """
-    this = Round(kills=16, seed=3, pace=4, setbacks=1, transactions=True)
+    this = Round(kills=10, seed=3, pace=4, setbacks=1, transactions=True)
     with pair_place(pooled=True) as place:
         audit = torture(place, this)
 

@@ -227,6 +227,7 @@ class Torture:
 
     def _pruned_before(self) -> float:
         """Return the time from which on nobody may forget: whatever may be repeated is later."""
+        self._victims.listen_to_all()
         repeated: list[float] = [event["at"] for event in self._victims.truth.doubtful.values()]
         if self._this.setbacks:
             repeated.append(self._kept_at)
@@ -343,7 +344,7 @@ def where_it_shows(mutant: str, seed: int) -> tuple[AbstractContextManager[Place
     usual = Round(kills=60, processes=2, seed=seed, mutant=mutant)
     match mutant:
         case "acknowledge_before_commit" | "acknowledge_before_send":
-            return file_place(), usual
+            return file_place(), evolve(usual, kills=30)
         case "no_event_id":
             return file_place(), evolve(usual, kills=15)
         case (

@@ -239,7 +239,13 @@ def _think_better_of_it(fate: float) -> None:
         raise RolledBackError
 
 
-DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)
+DATABASE_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    SQLAlchemyError,
+)
 """What callers meet when their own database is killed."""
 
 logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # its server is killed on purpose
