@@ -265,7 +265,7 @@ def test_every_alarm_is_proven_and_has_a_runbook() -> None:
     """
     One that is added has its fault above. Issue 26
     """
-    mark = test_a_fault_raises_its_alarm_and_no_other.pytestmark[0]  # type: ignore[attr-defined]
+    mark = test_a_fault_raises_its_alarm_and_no_other.pytestmark[0]
     proven = {alarm for alarm, *_ in mark.args[1]}
 
     assert proven == set(re.findall(r"- alert: (\w+)", ALARMS))
