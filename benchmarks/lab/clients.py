@@ -1,9 +1,10 @@
 """
 One client, one process, one piece of work: what `harness` starts. Prints a line of JSON.
 
-Kinds: `ours`, `ours-iter` (the stream), `aiobotocore` (gather behind a semaphore, what users
-write), `boto3` (threads), `aiohttp` (bodies encoded and signed beforehand, answers dropped) and
-`load` (prepared bytes over a bare protocol: how much the server can take).
+Kinds: `ours`, `ours-iter` (the stream), `ours-otel-api` and `ours-otel-sdk` (observed),
+`aiobotocore` (gather behind a semaphore, what users write), `boto3` (threads), `aiohttp` (bodies
+encoded and signed beforehand, answers dropped) and `load` (prepared bytes over a bare protocol: how
+much the server can take).
 """
 
 import argparse
@@ -56,7 +57,7 @@ def chunked(given: Iterable[Boto]) -> Iterator[list[Boto]]:
 class Ours:
     """This package, with every check, retry and verdict on."""
 
-    def __init__(self, url: str, concurrency: int, *, stream: bool) -> None:
+    def __init__(self, url: str, concurrency: int, *, stream: bool, observer: Any = None) -> None:
         from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 
         self.read = UsageRecord.from_boto
@@ -66,6 +67,7 @@ class Ours:
             endpoint_url=url,
             calls_per_second=None,
             max_concurrency=concurrency,
+            observer=observer,
             **KEYS,
         )
 
@@ -314,9 +316,30 @@ class Load:
             line.close()
 
 
+def observer_of(kind: str) -> Any:
+    """Return what observes a client of ours, where its *kind* says so."""
+    if not kind.startswith("ours-otel"):
+        return None
+    from marketplace_metering_async import OpenTelemetryObserver
+
+    if kind == "ours-otel-api":
+        return OpenTelemetryObserver()
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    return OpenTelemetryObserver(tracer_provider=tracers, meter_provider=meters)
+
+
 def client(kind: str, url: str, concurrency: int) -> Any:
     if kind.startswith("ours"):
-        return Ours(url, concurrency, stream=kind == "ours-iter")
+        observer = observer_of(kind)
+        return Ours(url, concurrency, stream=kind == "ours-iter", observer=observer)
     made = {
         "aiobotocore": Aiobotocore,
         "aiobotocore-single": AiobotocoreSingle,

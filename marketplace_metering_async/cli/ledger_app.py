@@ -264,6 +264,19 @@ def status(
     finish(partial(ledger_status.show, url, json=json, prometheus=prometheus))
 
 
+@app.command(epilog=examples("ledger serve sqlite:///usage.db"))
+def serve(url: Url, *, port: Port = 9178) -> None:
+    """
+    Show the ledger in a browser of this machine, until Ctrl-C or SIGTERM.
+
+    What is open, what goes out next, what has ended and why, and the latest hours by product,
+    customer and month. It only reads. Whole ids of customers are on the page.
+    """
+    from marketplace_metering_async.cli.commands import ledger_serve  # noqa: PLC0415 - a web server
+
+    finish(partial(ledger_serve.serve_page, url, port))
+
+
 @app.command(
     "serve-metrics",
     epilog=examples(

@@ -50,6 +50,7 @@ GOOD = {
     "ledger import": [*LEDGER, "u.jsonl", "--product-code", "p"],
     "ledger relay": [*LEDGER, "--once"],
     "ledger status": LEDGER,
+    "ledger serve": [*LEDGER, "--port", "{taken}"],
     "ledger serve-metrics": [*LEDGER, "--port", "{taken}"],
     "ledger history": LEDGER,
     "ledger retry": LEDGER,

@@ -1,19 +1,36 @@
-"""`ledger serve-metrics`: what a ledger's status says, to whoever asks over HTTP; read only."""
+"""`ledger serve-metrics` and `ledger serve`: what a ledger knows, over HTTP; they only read."""
 
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from marketplace_metering_async.cli.commands.ledger_status import unheard
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.ledger_page import FIELDS, Hours, page
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import LedgerError
-from marketplace_metering_async.ledger import UsageLedger
+from marketplace_metering_async.ledger import HistoryEntry, UsageLedger
 from marketplace_metering_async.ledger.metrics import CONTENT_TYPE
+from marketplace_metering_async.sandbox.guard import PAGE_HEADERS, Forbidden, Guard
 
+_LOOPBACK: Final = "127.0.0.1"
+_SHOWN: Final = 200
+_LOOKED_AT: Final = 10_000
+"""Hours of the history that one load of the page reads."""
+_FILES: Final = {
+    "/page.css": ("sandbox.page", "assets/page.css", "text/css"),
+    "/icon.svg": ("sandbox.page", "assets/icon.svg", "image/svg+xml"),
+    "/ledger_page.css": ("cli.output", "ledger_page.css", "text/css"),
+}
+"""The page is in the style of the sandbox's."""
 _PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def serve_metrics(url: str, host: str, port: int, console: Console) -> Exit:
@@ -27,7 +44,73 @@ async def serve_metrics(url: str, host: str, port: int, console: Console) -> Exi
     """
     async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
         await ledger.status()
-        return await _serve(routes_of(ledger), host, port, "/metrics", console)
+        return await _serve(_app(routes_of(ledger)), host, port, "/metrics", console)
+
+
+async def serve_page(url: str, port: int, console: Console) -> Exit:
+    """
+    Serve the page of a ledger on loopback until interrupted.
+
+    Raises:
+        LedgerError: the ledger cannot be read when it begins.
+        OSError: the port is taken.
+    """
+    async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
+        await ledger.status()
+        return await _serve(page_app(ledger), _LOOPBACK, port, "/", console)
+
+
+def page_app(ledger: UsageLedger) -> web.Application:
+    """Return what shows *ledger* to a browser of this machine, and to no page of another site."""
+    guard = Guard()
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        own = request.transport.get_extra_info("sockname") if request.transport else None
+        try:
+            guard.check(request.headers, own[1] if own else 0)
+        except Forbidden:
+            raise web.HTTPForbidden(text="open it by the address that was printed\n") from None
+        return await handler(request)
+
+    async def shown(request: web.Request) -> web.Response:
+        asked = {name: request.query.get(name, "").strip() for name in FIELDS}
+        try:
+            status, hours = await ledger.status(), await _hours(ledger, asked)
+        except LedgerError as error:
+            raise web.HTTPServiceUnavailable(text=f"{error}\n", headers=_PLAIN) from None
+        text = page(status, hours, SystemClock().now())
+        return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
+
+    routes = {path: _file(*where) for path, where in _FILES.items()}
+    return _app({"/": shown, **routes}, guarded)
+
+
+async def _hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
+    """Return the latest hours of those that are asked for."""
+    given: dict[str, Any] = {name: text for name, text in asked.items() if text}
+    month = given.pop("month", None)
+    try:
+        when = None if month is None else datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+    except ValueError:
+        return Hours(asked=asked, problem=f"Give the month as YYYY-MM, not {month}")
+    latest: deque[HistoryEntry] = deque(maxlen=_SHOWN)
+    count = 0
+    async for entry in ledger.history(month=when, **given):
+        latest.appendleft(entry)
+        count += 1
+        if count == _LOOKED_AT:
+            break
+    return Hours(asked=asked, entries=list(latest), are_all=count <= _SHOWN)
+
+
+def _file(folder: str, name: str, kind: str) -> Handler:
+    body = files(f"marketplace_metering_async.{folder}").joinpath(name).read_bytes()
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=kind, headers=PAGE_HEADERS)
+
+    return handler
 
 
 def routes_of(ledger: UsageLedger) -> dict[str, Handler]:
@@ -47,11 +130,13 @@ def routes_of(ledger: UsageLedger) -> dict[str, Handler]:
     return {"/metrics": metrics, "/healthz": alive}
 
 
-async def _serve(
-    routes: dict[str, Handler], host: str, port: int, path: str, console: Console
-) -> Exit:
-    app = web.Application()
-    app.add_routes(web.get(where, handler) for where, handler in routes.items())
+def _app(routes: Mapping[str, Handler], *middlewares: Middleware) -> web.Application:
+    app = web.Application(middlewares=middlewares)
+    app.add_routes([web.get(where, handler) for where, handler in routes.items()])
+    return app
+
+
+async def _serve(app: web.Application, host: str, port: int, path: str, console: Console) -> Exit:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
