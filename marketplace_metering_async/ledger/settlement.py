@@ -30,7 +30,7 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
         hour_id=claimed.hour_id,
         fence=claimed.fence,
         state=state,
-        not_before=now + _pause(claimed.attempts, result) if again else 0,
+        not_before=now + _pause(claimed, result, now) if again else 0,
         in_doubt=in_doubt,
         status=result.service_status or result.status.value,
         error=_worded(result.error),
@@ -87,16 +87,17 @@ def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) ->
     return young and isinstance(error, OutOfWindowError | TimestampOutOfBoundsException)
 
 
-def _pause(attempts: int, result: RecordResult) -> int:
+def _pause(claimed: FrozenHour, result: RecordResult, now: int) -> int:
     """
     Seconds until the next try: the client has tried for long, unless it was asked to stop.
 
-    A rejected record that may be early has to wait: at once it would be rejected again.
+    A rejected record has to wait, and one that may be early: at once it would be rejected again.
     """
     was_stopped = isinstance(result.error, DeliveryTimeoutError) or _is_of_account(result.error)
-    if was_stopped and result.status is not RecordStatus.REJECTED:
+    waits = result.status is RecordStatus.REJECTED or _may_be_early(claimed, result.error, now)
+    if was_stopped and not waits:
         return 0
-    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts, 10)))
+    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(claimed.attempts, 10)))
 
 
 def _is_of_account(error: MeteringError | None) -> bool:

@@ -45,7 +45,7 @@ from campaigns.troubles import (
     server_place,
     service,
 )
-from campaigns.truth import Audit, Event, audited
+from campaigns.truth import Audit, Event, Said, audited
 from campaigns.victims import (
     SPEED,
     START,
@@ -163,10 +163,11 @@ class Torture:
                     self._victims.kill(self._chance.choice(self._victims.children))
             self._victims.kill_all()
             self._service.be_well()
-            status, stuck = self._drained()
+            status, said, stuck = self._drained()
             return audited(
                 self._victims.truth,
                 status,
+                said,
                 self._service.records(),
                 kills=this.kills,
                 stuck=stuck,
@@ -246,7 +247,7 @@ class Torture:
 
         os.waitpid(in_child(work), 0)
 
-    def _drained(self) -> tuple[LedgerStatus, int]:
+    def _drained(self) -> tuple[LedgerStatus, list[Said], int]:
         """Drain in a process, so that a mutant stays in it; return what drain does."""
         reading, writing = os.pipe()
         doubtful = self._victims.truth.to_repeat()
@@ -264,7 +265,7 @@ class Torture:
         os.waitpid(child, 0)
         if not said:
             raise RuntimeError("the ledger could not be drained")
-        found: tuple[LedgerStatus, int] = pickle.loads(said)  # noqa: S301 - our own
+        found: tuple[LedgerStatus, list[Said], int] = pickle.loads(said)  # noqa: S301 - our own
         return found
 
 
@@ -287,11 +288,13 @@ async def prune(world: World, before: float) -> None:
             place = await ledger._store.prune_events(int(before), place, 5_000)
 
 
-async def drain(world: World, doubtful: list[Event], patience: float) -> tuple[LedgerStatus, int]:
+async def drain(
+    world: World, doubtful: list[Event], patience: float
+) -> tuple[LedgerStatus, list[Said], int]:
     """
     Give doubtful events again, and relay until nothing is open, for so many seconds.
 
-    Return the status, and how many records that have ended have no way out.
+    Return the status, what it says of each record, and how many that have ended have no way out.
     """
     clock = FastClock(world.begun)
     async with ledger_at(world.url, clock) as ledger, client_at(world.endpoint, clock) as client:
@@ -312,7 +315,12 @@ async def drain(world: World, doubtful: list[Event], patience: float) -> tuple[L
             await ledger.relay_once(client)
             await asyncio.sleep(0.05)
             status = await ledger.status()
-        return status, await without_a_way_out(ledger)
+        said = [
+            Said(entry.customer_aws_account_id, int(stamp.timestamp()), entry.quantity, entry.state)
+            async for entry in ledger.history()
+            if (stamp := entry.timestamp) is not None and entry.customer_aws_account_id is not None
+        ]
+        return status, said, await without_a_way_out(ledger)
 
 
 async def without_a_way_out(ledger: UsageLedger) -> int:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import frozen
 
@@ -26,6 +26,18 @@ _NAMED_EVER = frozenset(
 """End states that a clock or a killed relay brings about."""
 _NAMED_OF_DELAY = frozenset({HourState.UNCONFIRMED, HourState.TOO_LATE})
 _UNBILLED = (HourState.UNCONFIRMED, HourState.MONTH_OVER, HourState.TOO_LATE)
+
+
+class Said(NamedTuple):
+    """What a ledger says of a record."""
+
+    customer: str
+    at: int
+    quantity: Quantity
+    state: HourState
+
+
+_NOT_BILLED = (HourState.REJECTED, HourState.NOT_SUBSCRIBED, HourState.TOO_LATE)
 
 
 class Truth:
@@ -111,6 +123,7 @@ class Audit:
     Attributes:
         stuck: Records that have ended and that nobody can write off.
         setbacks: How often the ledger was put back to what it had been.
+        miscalled: Called metered and not billed, or called not metered and billed.
         lost: Used and not billed, to the last millionth, but for what the ledger names as lost.
         doubled: Billed and not used.
         conflicting: Refused, since something else was billed for the hour.
@@ -126,6 +139,7 @@ class Audit:
     is_month_over: bool
     events: int
     unsure: int
+    miscalled: Quantity
     lost: Quantity
     doubled: Quantity
     conflicting: Quantity
@@ -137,13 +151,14 @@ class Audit:
         is_late = self.setbacks or self.is_month_over
         others = set(self.ended) - _NAMED_EVER - (_NAMED_OF_DELAY if is_late else set())
         return self.balanced and not (
-            self.stuck or self.lost or self.doubled or self.conflicting or others
+            self.stuck or self.miscalled or self.lost or self.doubled or self.conflicting or others
         )
 
 
 def audited(
     truth: Truth,
     status: LedgerStatus,
+    said: Iterable[Said],
     book: list[dict[str, Any]],
     *,
     kills: int,
@@ -152,9 +167,20 @@ def audited(
     is_month_over: bool,
 ) -> Audit:
     used, maybe, billed = truth.used(), truth.maybe_used(), Counter[Bill]()
+    on_file = set()
     for record in book:
-        month = month_of(datetime.fromisoformat(record["timestamp"]).timestamp())
-        billed[record["customer_aws_account_id"], month] += millionths(kept(record["quantity"]))
+        at = int(datetime.fromisoformat(record["timestamp"]).timestamp())
+        customer, units = record["customer_aws_account_id"], millionths(kept(record["quantity"]))
+        billed[customer, month_of(at)] += units
+        on_file.add((customer, at, units))
+    miscalled = 0
+    for one in said:
+        units = millionths(one.quantity)
+        is_billed = (one.customer, one.at, units) in on_file
+        if (one.state is HourState.METERED and not is_billed) or (
+            one.state in _NOT_BILLED and is_billed
+        ):
+            miscalled += units
     places = (status.open, status.frozen, status.metered, *status.ended.values())
     recorded = millionths(status.recorded)
     named = sum(millionths(status.ended.get(state, 0)) for state in _UNBILLED)
@@ -165,6 +191,7 @@ def audited(
         is_month_over=is_month_over,
         events=len(truth.events),
         unsure=len(truth.unsure),
+        miscalled=of_millionths(miscalled),
         lost=of_millionths(max(0, (used - billed).total() - named)),
         doubled=of_millionths((billed - used - maybe).total()),
         conflicting=status.ended.get(HourState.CONFLICT, 0),

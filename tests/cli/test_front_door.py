@@ -1,6 +1,7 @@
 """Help, completion, verbosity, time limits: what a person or a log meets first."""
 
 import gzip
+import io
 import json
 import os
 import re
@@ -14,10 +15,16 @@ from typing import Any
 
 import pytest
 import typer
-from support.commands import Shell, command, environment, line, target
+from support.commands import HOUR, Shell, command, environment, line, target
 
 from marketplace_metering_async.cli.app import app
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input.lines import Line
+from marketplace_metering_async.cli.output.console import Console, lasting
+from marketplace_metering_async.cli.output.progress import ProgressBar
+from marketplace_metering_async.cli.output.report import Report
+from marketplace_metering_async.cli.output.result_writer import ResultWriter
+from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 
@@ -178,6 +185,34 @@ def test_misuse_is_a_line_of_the_log_too(shell: Shell) -> None:
 
     assert Exit.USAGE == done.code
     assert "No such file" in json.loads(done.err)["message"]
+
+
+async def test_progress_counts_verdicts_and_not_lines_in_order() -> None:
+    """
+    One line that takes long holds up later results, and no progress. Newcomer, smaller 8
+    """
+    console = Console(file=io.StringIO())
+    record = UsageRecord(
+        timestamp=HOUR, dimension="d", quantity=1, customer_aws_account_id="111122223333"
+    )
+    bar = ProgressBar(console, "metering", total=20)
+    lines = ResultWriter(console, lambda error: pytest.fail(str(error)))
+    async with Report(console, bar, lines) as report:
+        numbers = [report.expect(Line("-", n, 10, record)) for n in (1, 2)]
+        report.answer(numbers[1], {"status": "Success"}, Exit.OK)
+        assert 1 == bar.done
+        report.answer(numbers[0], {"status": "Success"}, Exit.OK)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119.0, "119 s"), (3999.0, "67 min"), (7260.0, "2 h 1 min")],
+)
+def test_a_time_is_said_in_its_own_unit(seconds: float, text: str) -> None:
+    """
+    Newcomer, smaller 8: "3,999 s".
+    """
+    assert text == lasting(seconds)
 
 
 def test_a_relay_says_what_it_does(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:

@@ -226,6 +226,7 @@ def test_the_second_ctrl_c_aborts(sandbox: Sandbox) -> None:
 
     assert b"Ctrl-C again aborts at once" in said
     assert (130, False) == (code, b"Traceback" in err), err
+    assert b"may be metered or not: send the same input again" in err
 
 
 @pytest.mark.parametrize("options", [["--coalesce"], []])

@@ -118,8 +118,8 @@ async def test_usage_counts_once_though_its_commit_never_lands(
 
 @pytest.mark.parametrize(
     ("passing", "cut"),
-    [(0, True), (1, True), (2, True), (3, True), (2, False), (3, False)],
-    ids=["bind", "seal", "claim", "settle", "claim, stalled", "settle, stalled"],
+    [(0, True), (1, True), (2, True), (3, True), (3, False)],
+    ids=["bind", "seal", "claim", "settle", "settle, stalled"],
 )
 async def test_a_relay_meters_once_however_late_its_commit_lands(
     place: str, passing: int, *, cut: bool, monkeypatch: pytest.MonkeyPatch
@@ -128,10 +128,11 @@ async def test_a_relay_meters_once_however_late_its_commit_lands(
     Whatever of a round it is: the next try finds it done, or does it again to no effect, and a
     claim that nobody knows of runs out. Covers: M09. ledger C3
     """
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
     if not cut:
         monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.3)
     async with proxy_to(place) as proxy, house_at(proxy.url, grace=0) as house:
-        house.ledger._slice = 0.3
+        house.ledger._slice = 0.1
         await house.use(3, at=NOON - HOUR)
         await house.use(5, at=NOON - HOUR, customer_aws_account_id="000000000002")
         late, stop = proxy.delay_commit(cut=cut, passing=passing), asyncio.Event()

@@ -197,7 +197,7 @@ async def test_fastapi_with_a_worker(sandbox: Sandbox, database: str) -> None:
     assert (403, 400, 200) == (unknown.status_code, forged.status_code, welcome.status_code)
     assert [200, 200, 409, 200] == codes
     assert {"hours": 1} == hours
-    assert "metering_recorded_units 12\n" in shown
+    assert re.search(r"^marketplace_metering_ledger_recorded_units\w* 12$", shown, re.MULTILINE)
     assert {"units": 12} == sandbox.book.totals()
 
 

@@ -1,6 +1,7 @@
 """`python tests/support/reference.py FOLDER`: the API reference, made of docstrings by pdoc."""
 
 import sys
+from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def make(folder: Path) -> None:
         hall = import_module(name)
         for exported in hall.__all__:  # pdoc does not ask a lazy module
             vars(hall).setdefault(exported, getattr(hall, exported))
-    pdoc.pdoc(*HALLS, output_directory=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with chdir(folder):  # pdoc asks which is meant where a folder has the package's name
+        pdoc.pdoc(*HALLS, output_directory=Path())
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_fractions_add_up_exactly() -> None:
         ({"Quantity": -1}, r"usage\[1\].quantity: expected 0 to"),
         ({"Quantity": True}, r"usage\[1\].quantity"),
         ({"Quantity": 1.0}, r"usage\[1\].quantity"),
-        ({"Timestamp": datetime(2026, 11, 23)}, r"usage\[1\].timestamp.*naive"),  # noqa: DTZ001
+        ({"Timestamp": datetime(2026, 11, 23)}, r"usage\[1\].timestamp.*one without"),  # noqa: DTZ001
         ({"Dimension": ""}, r"usage\[1\].dimension"),
         ({"Foo": 1}, r"usage\[1\].Foo"),
     ],

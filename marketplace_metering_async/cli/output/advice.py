@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import (
+    ConfigurationError,
     ConflictingRecordsError,
     EventConflictError,
     InvalidRecordError,
@@ -24,6 +25,7 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
     {
         InvalidRecordError: _FIX,
         InvalidRecordTypeError: _FIX,
+        ConfigurationError: "Fix what the text names.",
         NoRegionError: "Give --region, or set AWS_REGION, or set a region in the profile.",
         NoCredentialsError: (
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --profile, or use a role."

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from marketplace_metering_async.cli.output.console import Console, lasting, printable
+from marketplace_metering_async.cli.output.console import Console, counted, lasting, printable
 from marketplace_metering_async.clock import SystemClock
 
 _CLOCK: Final = SystemClock()
@@ -100,7 +100,8 @@ class ProgressBar:
             self._show()
 
     def _show(self) -> None:
-        text = f"{self.done:,} {self._unit}, {self.done / max(self.seconds, _TICK):,.0f}/s"
+        done = counted(self.done, self._unit.removesuffix("s"))
+        text = f"{done}, {self.done / max(self.seconds, _TICK):,.0f}/s"
         if self._console.has_screen:
             completed = self._steps if self._total is None else min(self._steps, self._total)
             trouble = printable(self.trouble)

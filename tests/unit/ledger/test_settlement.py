@@ -199,7 +199,8 @@ def test_an_unconfirmed_record_ends_so_once_the_window_has_closed() -> None:
     ]
 
     assert [HourState.FROZEN, HourState.UNCONFIRMED] == states
-    assert HourState.UNCONFIRMED is settled(RecordStatus.UNCONFIRMED, OUT_OF_WINDOW).state
+    one = settled(RecordStatus.UNCONFIRMED, OUT_OF_WINDOW, claimed=old)
+    assert HourState.UNCONFIRMED is one.state
 
 
 @pytest.mark.parametrize(
