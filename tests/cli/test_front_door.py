@@ -45,7 +45,7 @@ EXAMPLES = [
     for text in (one.epilog or "").splitlines()
     if text.startswith("  marketplace-metering ")
 ]
-RUN_FOR_LONG = {"sandbox", "demo", "ledger relay", "ledger serve-metrics"}
+RUN_FOR_LONG = {"sandbox", "demo", "ledger relay", "ledger serve", "ledger serve-metrics"}
 NEED_MORE = {"ledger un-retire", "ledger rebind", "resolve", "register", "meter", "doctor"}
 
 
