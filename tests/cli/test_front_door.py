@@ -45,7 +45,9 @@ EXAMPLES = [
     for text in (one.epilog or "").splitlines()
     if text.startswith("  marketplace-metering ")
 ]
-RUN_FOR_LONG = {"sandbox", "demo", "ledger relay", "ledger serve", "ledger serve-metrics"}
+RUN_FOR_LONG = {name for name, one in COMMANDS.items() if "until Ctrl-C" in (one.help or "")} | {
+    "demo"
+}
 NEED_MORE = {"ledger un-retire", "ledger rebind", "resolve", "register", "meter", "doctor"}
 
 
