@@ -5,6 +5,8 @@ Each file of a folder brings the schema to the version that its name begins with
 older versions of the package may not go on also sets `min_compatible` in the table `ledger`.
 """
 
+from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -26,12 +28,18 @@ def schema_of(store: str) -> Traversable:
     return files("marketplace_metering_async.ledger.stores") / "schema" / store
 
 
-def migrations_in(folder: Traversable) -> list[Migration]:
-    """Return the versions of a schema, in order."""
+@cache
+def migrations_of(store: str) -> Sequence[Migration]:
+    """Return the versions of a store's schema, in order; they are read once."""
+    return migrations_in(schema_of(store))
+
+
+def migrations_in(folder: Traversable) -> Sequence[Migration]:
+    """Return the versions of the schema in a folder, in order."""
     found = sorted((entry.name, entry) for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    return [
+    return tuple(
         Migration(int(name[:4]), _statements(entry.read_text("utf-8"))) for name, entry in found
-    ]
+    )
 
 
 def first_edition(place: str) -> LedgerUnusableError:

@@ -30,7 +30,7 @@ from marketplace_metering_async.ledger.stores.callers_connection import connecti
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
-    schema_of,
+    migrations_of,
 )
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
@@ -127,7 +127,7 @@ class PostgresConnections:
         self.clock = FollowingClock()
         self._create = create
         self._reach = reach
-        self._migrations = migrations_in(schema or schema_of("postgresql"))
+        self._migrations = migrations_in(schema) if schema else migrations_of("postgresql")
         self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
         self._own_id = ""  # the ledger's, once somebody has asked for it

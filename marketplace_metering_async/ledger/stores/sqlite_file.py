@@ -31,7 +31,7 @@ from marketplace_metering_async.ledger.identity import COPY, require_here, requi
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
-    schema_of,
+    migrations_of,
 )
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
@@ -123,7 +123,7 @@ class SqliteFile:
         self._create = create
         self._connect = connect
         self._reach = reach
-        self._migrations = migrations_in(schema or schema_of("sqlite"))
+        self._migrations = migrations_in(schema) if schema else migrations_of("sqlite")
         self._known = self._migrations[-1].version
         self.may_write = True
         self._writer: Any = None

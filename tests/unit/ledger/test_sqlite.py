@@ -31,6 +31,7 @@ from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.relay import Relay
 from marketplace_metering_async.ledger.stores import sqlite, sqlite_file
+from marketplace_metering_async.ledger.stores.migrations import migrations_of
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.quantities import MILLION
 
@@ -373,6 +374,7 @@ def shared_folder() -> Iterator[Path]:
 @contextmanager
 def somebody_else(path: Path) -> Iterator[None]:
     """Be a user who may read the file and its folder, and no more."""
+    migrations_of("sqlite")  # which lies where that user may not look, perhaps
     logs = [log for log in path.parent.glob(f"{path.name}-*") if log.exists()]
     for file in (path, *logs):
         file.chmod(0o644 if os.geteuid() == 0 else 0o444)
