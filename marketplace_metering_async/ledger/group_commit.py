@@ -38,8 +38,7 @@ class GroupCommit:
         stored: asyncio.Future[AddedUsage] = asyncio.get_running_loop().create_future()
         entry = (usage, stored)
         self._waiting.append(entry)
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_groups())
+        self._begin()
         try:
             return await stored
         except asyncio.CancelledError:
@@ -49,16 +48,23 @@ class GroupCommit:
 
     async def settled(self) -> None:
         """Return when nothing is being stored any more."""
-        if self._committing is not None:
-            await asyncio.shield(self._committing)
+        while self._committing is not None:
+            await asyncio.wait((self._committing,))
+
+    def _begin(self) -> None:
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_groups())
+            self._committing.add_done_callback(self._ended)
+
+    def _ended(self, _: "asyncio.Task[None]") -> None:
+        self._committing = None
+        if any(not stored.done() for _, stored in self._waiting):
+            self._begin()  # it was cancelled, perhaps before it began, and they were not
 
     async def _commit_groups(self) -> None:
-        try:
-            while self._waiting:
-                size = min(len(self._waiting), _MOST)
-                await self._commit([self._waiting.popleft() for _ in range(size)])
-        finally:
-            self._committing = None
+        while self._waiting:
+            size = min(len(self._waiting), _MOST)
+            await self._commit([self._waiting.popleft() for _ in range(size)])
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         """Store a group; where the database refuses some usage of it, part by part."""

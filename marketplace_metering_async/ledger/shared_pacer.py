@@ -64,6 +64,7 @@ class SharedPacer:
         few = len(self._turns) <= max(1, self._ahead * _ENOUGH)
         if few and self._reserving is None and now >= self._not_before:
             self._reserving = asyncio.create_task(self._reserve(now, self._turns_to_reserve(now)))
+            self._reserving.add_done_callback(self._reserved)
         if not self._turns:
             return _LOOK_AGAIN
         if (wait := self._turns[0] - now) > 0:
@@ -110,5 +111,6 @@ class SharedPacer:
         else:
             last = now + (asyncio.get_running_loop().time() - began) + until
             self._turns.extend(last - self._gap * left for left in range(ahead, 0, -1))
-        finally:
-            self._reserving = None
+
+    def _reserved(self, _: "asyncio.Task[None]") -> None:
+        self._reserving = None  # also where it was cancelled before it began

@@ -137,3 +137,20 @@ def test_a_quota_that_is_none_is_refused(quota: float) -> None:
     """
     with pytest.raises(ValueError, match="calls_per_second: expected above 0, or None, got"):
         SharedPacer(Row().reserve, quota)
+
+
+@pytest.mark.parametrize("turns", range(3))
+async def test_a_reservation_that_was_cancelled_is_made_again(turns: int) -> None:
+    """
+    Also before it began: the relay would stand still. Law 10
+    """
+    row = Row()
+    pacer = SharedPacer(row.reserve, 50)
+    pacer.start(row.now)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
+
+    assert [0] < await started(row, [pacer], 2)
