@@ -261,10 +261,14 @@ class Plan:
 
     def sums(self) -> list[Sum]:
         """Return how the plain parts change the kept sums."""
-        sums = Sums()
+        found: dict[ProductDimension, tuple[int, int]] = {}
         for part in self.parts:
-            sums.add(part.into.of, HourState.OPEN, part.quantity)
-            sums.add(part.into.of, RECORDED, part.quantity, latest=part.stamp)
+            quantity, latest = found.get(part.into.of, (0, 0))
+            found[part.into.of] = (quantity + part.quantity, max(latest, part.stamp))
+        sums = Sums()
+        for of, (quantity, latest) in found.items():
+            sums.add(of, HourState.OPEN, quantity)
+            sums.add(of, RECORDED, quantity, latest=latest)
         return sums.changes()
 
     def results(self, careful: Sequence[PostingResult]) -> list[PostingResult]:

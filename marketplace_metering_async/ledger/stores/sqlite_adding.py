@@ -1,7 +1,7 @@
 """The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -14,7 +14,7 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of,
 )
-from marketplace_metering_async.ledger.plain_usage import PlainHours, PlainPart, Plan
+from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
@@ -36,7 +36,7 @@ from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 from marketplace_metering_async.quantities import MILLION
 
-T = TypeVar("T")
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
@@ -155,8 +155,13 @@ def post(
     (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
     plan = hours.plan(group, now, rules, whole=whole, since=since)
     _add_blindly(db, plan)
+    reach("post: blindly")
+    if not plan.careful:
+        keep_sums(db, plan.sums())
+        reach("post: sums written")
+        return plan.results([])
     careful = plan.careful_usage()
-    keys = load(db, wanted_by(careful)) if careful else {}
+    keys = load(db, wanted_by(careful))
     names = [usage.event_id for usage in careful if usage.event_id is not None]
     known = KnownEvents(known_events(db, names) if names else {}, since)
     reach("post: loaded")
@@ -169,29 +174,25 @@ def post(
 
 def _add_blindly(db: Connection, plan: Plan) -> None:
     """Add what is plain, and hand the rest back to the *plan*."""
-    if events := plan.events():
-        repeated = _unchanged(db, PLAIN_EVENT, events, tuple)
-        if repeated:
-            plan.known(known_events(db, [name for name, _, _ in repeated]))
-    taken_back: list[str] = []
-    for part in _unchanged(db, PLAIN_HOUR, plan.parts, PlainPart.row):
-        taken_back += plan.miss(part)
+    repeated = [name for name, _, _ in _unchanged(db, PLAIN_EVENT, plan.events())]
+    if repeated:
+        plan.known(known_events(db, repeated))
+    rows = {part.row(): part for part in plan.parts}
+    taken_back = [name for row in _unchanged(db, PLAIN_HOUR, rows) for name in plan.miss(rows[row])]
     if taken_back:
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
 
 
-def _unchanged(
-    db: Connection, statement: str, rows: Iterable[T], row_of: Callable[[T], Sequence[Any]]
-) -> list[T]:
+def _unchanged(db: Connection, statement: str, rows: Iterable[Row]) -> list[Row]:
     """Run a statement for each of *rows*; return those for which it has changed nothing."""
-    unchanged: list[T] = []
+    unchanged: list[Row] = []
 
-    def given() -> Iterator[Sequence[Any]]:
-        for one in rows:
-            before = db.total_changes
-            yield row_of(one)
-            if db.total_changes == before:
-                unchanged.append(one)
+    def given() -> Iterator[Row]:
+        changes = db.total_changes
+        for row in rows:
+            yield row
+            if changes == (changes := db.total_changes):
+                unchanged.append(row)
 
     db.executemany(statement, given())
     return unchanged
