@@ -12,14 +12,11 @@ A store that posts a group in this way, in one transaction,
 1. plans with `PlainHours.plan`, and goes the careful way with the whole group where
    `ledger.event_ids_since` is later than `Plan.ids_since`;
 2. inserts `Plan.events()` but for ids that are there already, and says `Plan.known` of those;
-3. runs, for each of `Plan.parts`, what is one conditional update of one row:
-
-       UPDATE hour SET quantity = quantity + :quantity, events = events + :events,
-                       stamp = max(stamp, :stamp)
-       WHERE key_id = :key_id AND hour = :hour AND state = 'open' AND urgent = 0 AND events > 0
-         AND opened_at = :opened_at AND seal_at = :seal_at AND quantity BETWEEN :least AND :most
-
-   and says `Plan.miss` of each part that changed no row, whose events it takes out again;
+3. changes, for each of `Plan.parts`, one row in one conditional statement: it adds `quantity` and
+   `events` of `PlainPart.row` and raises the stamp to `stamp`, where the row of `key_id` and `hour`
+   is open, not urgent, of some events, has this `opened_at` and `seal_at`, and a quantity from
+   `least` to `most`; and it says `Plan.miss` of each part that changed no row, whose events it
+   takes out again;
 4. posts `Plan.careful_usage` carefully, if there is any, together with `Plan.sums`, and remembers
    the keys of that posting (`PlainHours.remember`), whether or not the transaction is committed.
 

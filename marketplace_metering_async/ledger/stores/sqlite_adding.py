@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import (
@@ -35,8 +35,6 @@ from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
 from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 from marketplace_metering_async.quantities import MILLION
-
-Row = TypeVar("Row", bound=tuple[Any, ...])
 
 KEYS: Final = """
     SELECT name, key_id, closed_at, license_product,
@@ -174,25 +172,27 @@ def post(
 
 def _add_blindly(db: Connection, plan: Plan) -> None:
     """Add what is plain, and hand the rest back to the *plan*."""
-    repeated = [name for name, _, _ in _unchanged(db, PLAIN_EVENT, plan.events())]
-    if repeated:
-        plan.known(known_events(db, repeated))
-    rows = {part.row(): part for part in plan.parts}
-    taken_back = [name for row in _unchanged(db, PLAIN_HOUR, rows) for name in plan.miss(rows[row])]
-    if taken_back:
+    events = plan.events()
+    if there := _unchanged(db, PLAIN_EVENT, events):
+        plan.known(known_events(db, [events[number][0] for number in there]))
+    parts = [*plan.parts]
+    others = _unchanged(db, PLAIN_HOUR, [part.row() for part in parts])
+    if taken_back := [name for number in others for name in plan.miss(parts[number])]:
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
 
 
-def _unchanged(db: Connection, statement: str, rows: Iterable[Row]) -> list[Row]:
-    """Run a statement for each of *rows*; return those for which it has changed nothing."""
-    unchanged: list[Row] = []
+def _unchanged(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    """Run a statement for each of *rows*; return the places of those that changed nothing."""
+    unchanged: list[int] = []
 
-    def given() -> Iterator[Row]:
-        changes = db.total_changes
-        for row in rows:
+    def given() -> Iterator[tuple[Any, ...]]:
+        before = db.total_changes
+        for place, row in enumerate(rows):
             yield row
-            if changes == (changes := db.total_changes):
-                unchanged.append(row)
+            after = db.total_changes
+            if after == before:
+                unchanged.append(place)
+            before = after
 
     db.executemany(statement, given())
     return unchanged
@@ -216,7 +216,7 @@ def load(db: Connection, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, Ke
         db.execute(OTHER_SCHEMES, (json.dumps([row[-1] for row in new]),))
         found |= _keys(db, KEYS, [*missing])
     if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
-        found = _keys(db, RIVALS, [*rivalled]) | found
+        found |= _keys(db, RIVALS, [*rivalled])  # those before knew of no other scheme
         introduce_rivals(found.values())
     keys = {key_of(name): state for name, state in found.items()}
     by_id = {state.key_id: state for state in found.values()}
