@@ -270,6 +270,8 @@ class LoggingObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
+        if isinstance(event, CallEnded | Settled) and not _logger.isEnabledFor(logging.DEBUG):
+            return  # these come with every call
         level, text, *arguments = _said(event)
         if _logger.isEnabledFor(level):
             _logger.log(level, text, *arguments, extra=_fields(event))
