@@ -134,7 +134,7 @@ class OpenTelemetryObserver:
             f"{_SPAN}.{call.operation}",
             kind=self._kind,
             start_time=end - round(call.seconds * 1e9),
-            attributes=_of_operation(call.operation),
+            attributes=_of_operation(call.operation, call.region_name),
         )
         if span.is_recording():
             span.set_attributes(_of_span(call))
@@ -207,8 +207,14 @@ class OpenTelemetryObserver:
 
 
 @cache
-def _of_operation(operation: str) -> Mapping[str, str]:
-    return {"rpc.system": "aws-api", "rpc.service": _SERVICE, "rpc.method": operation}
+def _of_operation(operation: str, region_name: str | None) -> Attributes:
+    """Return what all spans of an operation have in common, and what samplers may go by."""
+    common: Attributes = {
+        "rpc.system": "aws-api",
+        "rpc.service": _SERVICE,
+        "rpc.method": operation,
+    }
+    return common if region_name is None else {**common, "cloud.region": region_name}
 
 
 def _of_span(call: CallEnded) -> Attributes:

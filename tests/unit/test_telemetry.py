@@ -100,6 +100,7 @@ def test_each_call_is_a_span_after_the_conventions_of_the_sdks() -> None:
             "rpc.system": "aws-api",
             "rpc.service": "Marketplace Metering",
             "rpc.method": "BatchMeterUsage",
+            "cloud.region": "us-east-1",
             "marketplace_metering.records": 3,
         } == one
     for call in calls:
