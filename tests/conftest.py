@@ -19,6 +19,9 @@ settings.register_profile(
 settings.register_profile("thorough", settings.get_profile("fast"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
+# Workers and the many processes that tests start share what one of them has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 if os.environ.get("METERING_TEST_UVLOOP"):
 
