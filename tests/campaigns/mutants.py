@@ -177,9 +177,9 @@ def acknowledge_before_commit() -> None:
     commit = group_commit.GroupCommit._commit
 
     async def hasty(self: Any, group: Any) -> None:
-        for _, waiting in group:
+        for usages, waiting in group:
             if not waiting.done():
-                waiting.set_result(posting.AddedUsage())
+                waiting.set_result([posting.AddedUsage() for _ in usages])
         await commit(self, group)
 
     group_commit.GroupCommit._commit = hasty  # type: ignore[method-assign]
