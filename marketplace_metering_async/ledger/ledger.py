@@ -899,9 +899,9 @@ class UsageLedger:
 
     def _report(self, results: Sequence[PostingResult]) -> None:
         """Report usage that no hour carries, as the relay does with records that have ended."""
-        for state, pieces in Counter(getattr(one, "ended", None) for one in results).items():
-            if state is not None:
-                emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))
+        ended = [one.ended for one in results if isinstance(one, AddedUsage) and one.ended]
+        for state, pieces in Counter(ended).items():
+            emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))
 
 
 def _name_of(hour: HistoryEntry | str) -> str:

@@ -116,12 +116,15 @@ class UsageReader:
             digest = digest_of_event(key, None if at is None else epoch, amount)
         return Usage(key, license_product, epoch, amount, event_id, digest)
 
-    def one_of_many(
-        self, now: datetime, position: int, given: object
-    ) -> Usage | InvalidRecordError:
+    def one_of_many(self, now: datetime, position: int, given: Any) -> Usage | InvalidRecordError:  # noqa: ANN401
         """Return the usage that a caller means by a mapping, or the error that names its place."""
         try:
-            return self.usage(now, **_arguments(given))
+            try:
+                return self.usage(now, **given)
+            except InvalidRecordError:
+                raise
+            except TypeError:  # no mapping, or one with too few names or others
+                return self.usage(now, **_arguments(given))
         except InvalidRecordError as error:
             return error.under(f"usages[{position}]")
 
