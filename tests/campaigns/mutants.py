@@ -307,10 +307,10 @@ def lost_commit_is_repeated() -> None:
     """A note of an earlier try is not looked at."""
     begin = PostgresConnections._begin
 
-    async def forgetful(self: Any, connection: Any, note: Any, previous: Any) -> Any:
-        return await begin(self, connection, note and uuid4().hex, previous)
+    async def forgetful(self: Any, connection: Any, note: Any, *others: Any) -> Any:
+        return await begin(self, connection, note and uuid4().hex, *others)
 
-    PostgresConnections._begin = forgetful  # type: ignore[method-assign]
+    PostgresConnections._begin = forgetful  # type: ignore[method-assign, assignment]
 
 
 def lost_commit_counts_as_done() -> None:
@@ -318,15 +318,15 @@ def lost_commit_counts_as_done() -> None:
     begin = PostgresConnections._begin
     tried: set[Any] = set()
 
-    async def hopeful(self: Any, connection: Any, note: Any, previous: Any) -> Any:
+    async def hopeful(self: Any, connection: Any, note: Any, *others: Any) -> Any:
         """Find a note where there was a try before."""
         if note in tried:
             return None
         if note is not None:
             tried.add(note)
-        return await begin(self, connection, note, previous)
+        return await begin(self, connection, note, *others)
 
-    PostgresConnections._begin = hopeful  # type: ignore[method-assign]
+    PostgresConnections._begin = hopeful  # type: ignore[method-assign, assignment]
 
 
 def callers_usage_is_committed_at_once() -> None:
