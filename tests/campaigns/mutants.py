@@ -19,6 +19,7 @@ from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.stores import (
     postgresql,
     postgresql_adding,
+    postgresql_arrivals,
     postgresql_sending,
     sqlite,
     sqlite_adding,
@@ -348,6 +349,27 @@ def callers_usage_is_rolled_back() -> None:
     PostgresStore.post_on = lost  # type: ignore[method-assign]
 
 
+def callers_usage_is_folded_twice() -> None:
+    """Usage of callers is added to its hour, and left where it was."""
+    where = postgresql_arrivals.TAKE[postgresql_arrivals.TAKE.index("WHERE") :]
+    conditions, _, columns = where.rpartition("RETURNING")
+    table = "marketplace_metering.arrival"
+    postgresql_arrivals.TAKE = f"SELECT {columns} FROM {table} {conditions}"  # type: ignore[misc]
+
+
+def callers_usage_is_removed_by_number() -> None:
+    """Up to the latest row that was seen, though one before it may be committed later."""
+    take = "DELETE FROM marketplace_metering.arrival WHERE arrival_id <= $1"
+    fold = postgresql_arrivals.fold
+
+    async def and_those_before(db: Any, ids: Any, *values: Any, **others: Any) -> Any:
+        folded = await fold(db, ids, *values, **others)
+        await db.execute(take, ids[-1])
+        return folded
+
+    postgresql_arrivals.fold = and_those_before
+
+
 def months_have_no_end() -> None:
     """What is late goes to any hour, whichever month that is of."""
     posting.last_hour_of_month = lambda hour: hour + 31 * 86_400  # type: ignore[attr-defined, assignment]
@@ -419,6 +441,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         adopted_copy_holds_nothing,
         adoption_raises_no_counter,
         callers_usage_is_committed_at_once,
+        callers_usage_is_folded_twice,
+        callers_usage_is_removed_by_number,
         callers_usage_is_rolled_back,
         copy_is_not_seen,
         denied_is_metered,

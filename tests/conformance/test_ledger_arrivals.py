@@ -1,8 +1,6 @@
 """Usage in callers' transactions: nobody waits for it, and relays add it to its hour."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +10,7 @@ from support.ledgers import (
     ACCOUNT,
     HOUR,
     NOON,
+    a_caller,
     change,
     execute,
     house_at,
@@ -34,18 +33,6 @@ from marketplace_metering_async.ledger.stores import postgresql
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
 LICENSE = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
-
-
-@asynccontextmanager
-async def a_caller(place: str, isolation: str = "read_committed") -> AsyncIterator[Any]:
-    """Yield a connection of a caller that has begun a transaction."""
-    connection = await asyncpg.connect(place, statement_cache_size=0)
-    try:
-        async with asyncio.timeout(60), connection.transaction(isolation=isolation):
-            await connection.execute("SELECT 1")
-            yield connection
-    finally:
-        connection.terminate()
 
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
