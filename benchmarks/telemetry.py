@@ -1,26 +1,29 @@
 """
-What does telemetry cost of a call's CPU? `python benchmarks/telemetry.py [rounds]`
+What does telemetry cost of a call's CPU? `python benchmarks/telemetry.py [slices]`
 
 Calls over TLS as in `cpu.py`: without it (`ours`), with an OpenTelemetryObserver where the program
-has the API alone (`ours-otel-api`), and with an SDK that exports spans in batches to memory
-(`ours-otel-sdk`).
+has the API alone (`ours-otel-api`), and with an SDK whose processor exports spans in batches
+(`ours-otel-sdk`). All three clients stand in one process and take turns of 100 calls, so that what
+disturbs the machine meets each alike; a ratio is of one turn.
 """
 
-from lab.harness import Server, in_turn, ratio, results, rounds_asked, spread
+import sys
+
+from lab.harness import Server, results, spread
 
 KINDS = ("ours", "ours-otel-api", "ours-otel-sdk")
 
 
 def main() -> None:
+    slices = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     with results("telemetry") as found, Server() as server:
-        rows = in_turn(server, KINDS, "throughput", rounds=rounds_asked(), records=10_000)
+        rows = server.run(",".join(KINDS), "observed", records=2_500, slices=slices)["slices"]
         for kind in KINDS:
-            call = spread([row["cpu_us_call"] for row in rows if row["kind"] == kind])
-            print(f"{kind:14} {call} us CPU a call")
+            print(f"{kind:14} {spread([row[kind] for row in rows])} us CPU a call")
         found["ratios"] = {
-            f"cpu, {kind} / ours": ratio(rows, "cpu_us_call", kind, "ours") for kind in KINDS[1:]
+            f"cpu, {kind} / ours": [round(row[kind] / row["ours"], 4) for row in rows]
+            for kind in KINDS[1:]
         }
-        found["rows"] = rows
         for name, values in found["ratios"].items():
             print(f"{name}: {spread(values)}")
 

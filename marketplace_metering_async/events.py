@@ -27,6 +27,7 @@ class CallEnded:
         code: The service's error code, or the name of the error on our side; None after a success.
         request_id: The service's id of the request.
         attempt: Which attempt it is for the records in it, counted from 1.
+        region_name: The region that it went to.
     """
 
     operation: str
@@ -35,6 +36,7 @@ class CallEnded:
     code: str | None = None
     request_id: str | None = None
     attempt: int = 1
+    region_name: str | None = None
 
 
 @frozen(kw_only=True)
@@ -270,6 +272,8 @@ class LoggingObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
+        if isinstance(event, CallEnded | Settled) and not _logger.isEnabledFor(logging.DEBUG):
+            return  # these come with every call
         level, text, *arguments = _said(event)
         if _logger.isEnabledFor(level):
             _logger.log(level, text, *arguments, extra=_fields(event))

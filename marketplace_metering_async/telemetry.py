@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from marketplace_metering_async import errors, service_codes, service_errors
@@ -123,8 +123,10 @@ class OpenTelemetryObserver:
         emit(self._then, event)
         if isinstance(event, CallEnded):
             self._make_span(event)
-        for name, value, attributes in _measured(event):
-            self._record[name](value, attributes)
+            self._record["client.operation.duration"](event.seconds, _of_ended(event))
+        else:
+            for name, value, attributes in _measured(event):
+                self._record[name](value, attributes)
 
     def _make_span(self, call: CallEnded) -> None:
         end = round(self._clock.now().timestamp() * 1e9)
@@ -132,10 +134,12 @@ class OpenTelemetryObserver:
             f"{_SPAN}.{call.operation}",
             kind=self._kind,
             start_time=end - round(call.seconds * 1e9),
-            attributes=_of_span(call),
+            attributes=_of_operation(call.operation, call.region_name),
         )
-        if call.code is not None and span.is_recording():
-            span.set_status(self._failed(call.code))
+        if span.is_recording():
+            span.set_attributes(_of_span(call))
+            if call.code is not None:
+                span.set_status(self._failed(call.code))
         span.end(end_time=end)
 
     @asynccontextmanager
@@ -202,14 +206,21 @@ class OpenTelemetryObserver:
         return [self._observation(float(value), dict(labels)) for labels, value in samples]
 
 
-def _of_span(call: CallEnded) -> Attributes:
-    known: Attributes = {
+@cache
+def _of_operation(operation: str, region_name: str | None) -> Attributes:
+    """Return what all spans of an operation have in common, and what samplers may go by."""
+    common: Attributes = {
         "rpc.system": "aws-api",
         "rpc.service": _SERVICE,
-        "rpc.method": call.operation,
-        "marketplace_metering.records": call.records,
-        "marketplace_metering.attempt": call.attempt,
+        "rpc.method": operation,
     }
+    return common if region_name is None else {**common, "cloud.region": region_name}
+
+
+def _of_span(call: CallEnded) -> Attributes:
+    known: Attributes = {"marketplace_metering.records": call.records}
+    if call.attempt > 1:
+        known["marketplace_metering.attempt"] = call.attempt
     if call.request_id is not None:
         known["aws.request_id"] = call.request_id
     if call.code is not None:
@@ -217,16 +228,16 @@ def _of_span(call: CallEnded) -> Attributes:
     return known
 
 
+def _of_ended(call: CallEnded) -> Attributes:
+    known: Attributes = {"rpc.method": call.operation}
+    if call.code is not None:
+        known["error.type"] = _one_of(_CODES, call.code)
+    return known
+
+
 def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
     """Yield the name, the value and the attributes of each measure that *event* is."""
     match event:
-        case CallEnded(operation=operation, records=records, seconds=seconds, code=code):
-            attributes: Attributes = {"rpc.method": operation}
-            if code is not None:
-                attributes["error.type"] = _one_of(_CODES, code)
-            yield "client.operation.duration", seconds, attributes
-            if records:
-                yield "client.batch.records", records, {}
         case Settled(counts=counts):
             for status, count in counts.items():
                 yield "client.records", count, {"marketplace_metering.verdict": status.value}
@@ -277,7 +288,6 @@ _HISTOGRAMS: Final[Mapping[str, tuple[str, str, list[float]]]] = {
         [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
     ),
     "client.retry.delay": ("s", "Wait before records are sent again.", [0.1, 0.5, 1, 5, 10, 30]),
-    "client.batch.records": ("{record}", "Records in a call: 25 fill it.", [1, 5, 10, 15, 20, 24]),
     "batcher.batch.records": ("{record}", "Records that go together.", [1, 5, 10, 15, 20, 24]),
     "batcher.wait": ("s", "Since the first of them came.", [0.01, 0.05, 0.1, 0.5, 1, 5]),
 }

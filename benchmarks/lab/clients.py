@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -327,11 +327,16 @@ def observer_of(kind: str) -> Any:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Dropped(SpanExporter):
+        """Kept spans would make the collector of garbage look at them again and again."""
+
+        def export(self, spans: object) -> SpanExportResult:  # noqa: ARG002
+            return SpanExportResult.SUCCESS
 
     tracers = TracerProvider(shutdown_on_exit=False)
-    tracers.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    tracers.add_span_processor(BatchSpanProcessor(Dropped()))
     meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     return OpenTelemetryObserver(tracer_provider=tracers, meter_provider=meters)
 
@@ -382,6 +387,30 @@ async def throughput(options: argparse.Namespace) -> dict[str, float]:
             "cpu_us_call": used / options.records * 25e6,
             "records_per_second": options.records / wall,
         }
+
+
+async def observed(options: argparse.Namespace) -> dict[str, Any]:
+    """CPU a call of one client beside others of *kind* (with commas), in turn in one process."""
+    kinds = options.kind.split(",")
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                opened(argparse.Namespace(**{**vars(options), "kind": kind}))
+            )
+            for kind in kinds
+        ]
+        slices: list[dict[str, float]] = []
+        for number in range(options.slices):
+            took: dict[str, float] = {}
+            for turn in range(len(kinds)):
+                which = (number + turn) % len(kinds)
+                given = clients[which].prepare(records(options.records, start=10**6 * number))
+                gc.collect()
+                used = cpu()
+                await clients[which].send(given)
+                took[kinds[which]] = (cpu() - used) / options.records * 25e6
+            slices.append(took)
+    return {"slices": slices}
 
 
 async def lateness(options: argparse.Namespace) -> dict[str, float]:
@@ -468,9 +497,12 @@ def main() -> None:
     options.add_argument("--concurrency", type=int, default=32)
     options.add_argument("--allocations", type=int, default=0)
     options.add_argument("--freeze", type=int, default=0)
+    options.add_argument("--slices", type=int, default=40)
     asked = options.parse_args()
     asked.begun = begun
-    work = {f.__name__: f for f in (throughput, lateness, memory, start, single)}[asked.work]
+    work = {f.__name__: f for f in (throughput, observed, lateness, memory, start, single)}[
+        asked.work
+    ]
     json.dump(asyncio.run(work(asked)), sys.stdout)
     print()
 

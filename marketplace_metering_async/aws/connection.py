@@ -81,6 +81,7 @@ class ServiceConnection:
         self._corrections = 0  # how often it changed
         self._lead: float | None = None  # its time less the monotonic one, once it confirmed any
         self._dated: float | None = None  # the same by the latest `Date` of a refusal of its own
+        self._region_name: str | None = None  # found by open()
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
         self._closed = False
 
@@ -127,6 +128,7 @@ class ServiceConnection:
         self.observes_calls = observes_calls(self.observer)
         endpoint = await self._signer.open()
         self.require_home()
+        self._region_name = endpoint.region_name
         if self._given_transport is None and self._own_transport is None:
             self._own_transport = AiohttpTransport(endpoint.settings(self._max_concurrency))
         return endpoint
@@ -202,6 +204,7 @@ class ServiceConnection:
                     code=code,
                     request_id=request_id,
                     attempt=attempt,
+                    region_name=self._region_name,
                 )
                 emit(self.observer, ended)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from support.commands import Shell, line, pipe, started, target, wait_for
+from support.statuses import EMPTY_STATUS
 
-from marketplace_metering_async import LedgerStatus
 from marketplace_metering_async.cli.commands.ledger_status import print_next, print_unsettled
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output.console import PLAIN, Console
@@ -19,27 +19,14 @@ from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 NOW = datetime(2026, 11, 28, 3, 30, tzinfo=UTC)
-SETTLED = LedgerStatus(
+SETTLED = evolve(
+    EMPTY_STATUS,
     recorded=9,
-    open=0,
-    frozen=0,
-    in_flight=0,
     metered=9,
-    ended={},
-    products=[],
-    oldest_unsent_seconds=None,
-    seconds_to_first_loss=None,
-    first_loss_at=None,
-    at_risk=0,
     last_success_seconds=60,
     last_relay_seconds=60,
     last_usage_seconds=7200,
-    claimed_until=None,
-    next_send_at=None,
-    next_seal_at=None,
-    hours_at_next_seal=0,
     records={HourState.METERED: 2},
-    is_unconfirmed_copy=False,
     region_name="us-east-1",
     host="localhost",
 )

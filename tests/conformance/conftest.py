@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from support.ledgers import (
+    EmptyDatabases,
     House,
     database_at,
-    empty_postgres_database,
+    forget_all,
     house_at,
     new_postgres_database,
     postgres_server,
@@ -27,10 +29,16 @@ def postgres() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: str) -> EmptyDatabases:
+    return EmptyDatabases(postgres)
+
+
 @pytest.fixture
-async def place(postgres: str) -> str:
+async def place(databases: EmptyDatabases) -> AsyncIterator[str]:
     """An empty database in PostgreSQL."""
-    return await new_postgres_database(postgres)
+    async with databases.one() as url:
+        yield url
 
 
 @pytest.fixture
@@ -54,42 +62,58 @@ async def new_pooled_database() -> str:
     return database_at(os.environ["METERING_TEST_PGBOUNCER"], urlsplit(made).path[1:])
 
 
-async def new_place(request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty database, reached as the parameter says."""
-    if request.param == "pooled":
-        return await new_pooled_database()
-    return await new_postgres_database(request.getfixturevalue("postgres"))
-
-
 @pytest.fixture(params=_POSTGRESQL)
-async def either(request: pytest.FixtureRequest) -> str:
+async def either(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     """An empty database in PostgreSQL, in all ways that there are here."""
-    return await new_place(request)
+    async with lent_place(request) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", *_POSTGRESQL])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/usage.db"
-    return await new_place(request)
+        yield f"sqlite:///{tmp_path}/usage.db"
+        return
+    async with lent_place(request) as url:
+        yield url
+
+
+@asynccontextmanager
+async def lent_place(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """Lend the URL of an empty database, reached as the parameter says."""
+    if request.param == "pooled":
+        yield await new_pooled_database()
+        return
+    databases: EmptyDatabases = request.getfixturevalue("databases")
+    async with databases.one() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Awaitable[str]]:
-    """Give an empty place on every call; with PostgreSQL it is the same one, emptied."""
-    numbers = count()
-    made: list[str] = []
+async def new_url(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """Give an empty place on every call; with PostgreSQL it is the same ledger, emptied."""
+    if request.param == "sqlite":
+        numbers = count()
 
-    async def make() -> str:
-        if request.param == "sqlite":
+        async def new_file() -> str:
             return f"sqlite:///{tmp_path}/usage-{next(numbers)}.db"
-        if made:
-            await empty_postgres_database(made[0])
-        else:
-            made.append(await new_postgres_database(request.getfixturevalue("postgres")))
-        return made[0]
 
-    return make
+        yield new_file
+        return
+    databases: EmptyDatabases = request.getfixturevalue("databases")
+    async with databases.one() as url:
+        is_new = True
+
+        async def emptied() -> str:
+            nonlocal is_new
+            if not is_new:
+                await forget_all(url)
+            is_new = False
+            return url
+
+        yield emptied
 
 
 @pytest.fixture

@@ -8,41 +8,18 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from support.statuses import EMPTY_STATUS
 
 from marketplace_metering_async.ledger.metrics import measures_of, prometheus_text
 from marketplace_metering_async.ledger.model import HourState
 from marketplace_metering_async.ledger.status import LedgerStatus, ProductStatus
 
-EMPTY = LedgerStatus(
-    recorded=0,
-    open=0,
-    frozen=0,
-    in_flight=0,
-    metered=0,
-    ended={},
-    products=[],
-    oldest_unsent_seconds=None,
-    seconds_to_first_loss=None,
-    first_loss_at=None,
-    at_risk=0,
-    last_success_seconds=None,
-    last_relay_seconds=None,
-    last_usage_seconds=None,
-    claimed_until=None,
-    next_send_at=None,
-    next_seal_at=None,
-    hours_at_next_seal=0,
-    records={},
-    is_unconfirmed_copy=False,
-    region_name=None,
-    host=None,
-)
 NAME = "marketplace_metering_ledger"
 LINE = re.compile(r'[a-z_]+(\{([a-z_]+="([^"\\]|\\[\\"n])*",?)*\})? -?[0-9]+(\.[0-9]+)?')
 
 
 def a_status(**known: Any) -> LedgerStatus:
-    return evolve(EMPTY, **known)
+    return evolve(EMPTY_STATUS, **known)
 
 
 def test_an_empty_ledger_has_no_ages() -> None:
@@ -53,8 +30,8 @@ def test_an_empty_ledger_has_no_ages() -> None:
         f"# HELP {NAME}_recorded_units_total Units that were ever added.",
         f"# TYPE {NAME}_recorded_units_total counter",
         f"{NAME}_recorded_units_total 0",
-    ] == prometheus_text(EMPTY).splitlines()[:3]
-    assert "seconds" not in prometheus_text(EMPTY)
+    ] == prometheus_text(EMPTY_STATUS).splitlines()[:3]
+    assert "seconds" not in prometheus_text(EMPTY_STATUS)
 
 
 def test_every_figure_is_there_with_help_and_type() -> None:
