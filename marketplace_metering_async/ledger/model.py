@@ -188,8 +188,7 @@ def _product_dimension(product_code: str, dimension: str) -> ProductDimension:
     return ProductDimension(product_code, dimension)
 
 
-@frozen
-class Usage:
+class Usage(NamedTuple):
     """
     Usage on its way into the ledger.
 

@@ -11,7 +11,7 @@ from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
 from marketplace_metering_async.quantities import Quantity, millionths, read
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
-from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
+from marketplace_metering_async.rules import describe, is_plain_text, raise_if_any, text, timestamp
 
 _MOST_AHEAD: Final = timedelta(seconds=MOST_AHEAD)
 _REMEMBERED: Final = 10_000
@@ -53,13 +53,7 @@ class UsageReader:
             product_code,
         )
         known, exact = self._recall(who), read(quantity)
-        if (
-            known is not None
-            and exact is not None
-            and _is_plain(moment, event_id)
-            and moment <= now
-        ):
-            key, license_product = known
+        if known is not None and exact is not None and _is_plain(moment, now, event_id):
             epoch, amount = floor(moment.timestamp()), millionths(exact)
         else:
             record = _record(
@@ -72,8 +66,9 @@ class UsageReader:
                 product_code=product_code,
             )
             raise_if_any(_violations(record, now, event_id))
-            key, license_product = self._remember(who, record)
+            known = self._remember(who, record)
             epoch, amount = record.epoch, millionths(record.quantity)
+        key, license_product = known
         digest = b""
         if event_id is not None:
             digest = digest_of_event(key, None if at is None else epoch, amount)
@@ -93,20 +88,13 @@ class UsageReader:
         return known
 
 
-def _is_plain(moment: object, event_id: object) -> bool:
+def _is_plain(moment: datetime, now: datetime, event_id: str | None) -> bool:
     """Whether these surely keep the rules; others are looked at more closely."""
     return (
         type(moment) is datetime
         and moment.tzinfo is UTC
-        and (
-            event_id is None
-            or (
-                type(event_id) is str
-                and 1 <= len(event_id) <= MAX_TEXT
-                and event_id.isascii()
-                and "\0" not in event_id
-            )
-        )
+        and moment <= now
+        and (event_id is None or (is_plain_text(event_id) and "\0" not in event_id))
     )
 
 

@@ -98,10 +98,10 @@ def events_first_sums_later() -> None:
 
     def instead(post: Any) -> Any:
         async def posted(self: Any, group: Any, now: int, rules: Any) -> Any:
-            named = [evolve(usage, quantity=0) for usage in group]
+            named = [usage._replace(quantity=0) for usage in group]
             results = await post(self, named, now, rules)
             new = [
-                evolve(usage, event_id=None)
+                usage._replace(event_id=None)
                 for usage, result in zip(group, results, strict=True)
                 if not result.repeated
             ]

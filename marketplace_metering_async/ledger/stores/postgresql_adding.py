@@ -225,7 +225,7 @@ async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[
         await db.execute(OTHER_SCHEMES, pairs)
         found |= await _keys(db, KEYS, missing)
     if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
-        found = await _keys(db, RIVALS, sorted(rivalled)) | found
+        found |= await _keys(db, RIVALS, sorted(rivalled))  # those before knew of no other scheme
         introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in await db.fetch(HOURS, [*by_id], first):

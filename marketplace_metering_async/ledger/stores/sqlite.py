@@ -33,6 +33,7 @@ from marketplace_metering_async.ledger.model import (
     Settlement,
     Usage,
 )
+from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
@@ -92,6 +93,7 @@ class SqliteStore:
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
         self._reach = reach
         self.clock: Clock = SystemClock()
+        self._hours = PlainHours()
         self._warn: Warn
 
     async def open(self, warn: Warn) -> None:
@@ -147,7 +149,9 @@ class SqliteStore:
     ) -> list[PostingResult]:
         """See Store."""
         post = sqlite_adding.post
-        return await self._file.change(lambda db: post(db, group, now, rules, self._reach))
+        return await self._file.change(
+            lambda db: post(db, group, now, rules, self._hours, reach=self._reach)
+        )
 
     async def post_on(
         self,
@@ -165,8 +169,7 @@ class SqliteStore:
 
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""
-        known = await self._file.read(lambda db: sqlite_adding.known_events(db, names))
-        return known.digests
+        return await self._file.read(lambda db: sqlite_adding.known_events(db, names))
 
     async def whole_dimensions(self) -> WholeDimensions:
         """See Store."""
