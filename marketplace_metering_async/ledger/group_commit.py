@@ -6,11 +6,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from attrs import define
-
-from marketplace_metering_async.errors import LedgerError, UsageRefusedError
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    InvalidRecordError,
+    LateUsageError,
+    LedgerError,
+    UsageRefusedError,
+)
 from marketplace_metering_async.ledger.model import Usage
-from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
+from marketplace_metering_async.ledger.posting import PostingResult
 
 _MOST: Final = 1_000
 """Pieces of usage that share one commit."""
@@ -22,128 +27,142 @@ _HELD_FOR: Final = 60.0
 Post = Callable[[Sequence[Usage]], Awaitable[Sequence[PostingResult | None]]]
 """Stores usage durably, and says what became of each piece; None: it is to be brought again."""
 
+Outcome = PostingResult | BaseException
+"""What became of a piece of usage; whatever is raised for all of a commit has a copy for each."""
 
-@define(eq=False)
-class _Piece:
-    usage: Usage
-    stored: "asyncio.Future[AddedUsage]"
-    held_until: float | None = None  # the loop's time, once it is held
+_OF_ITS_OWN: Final = (
+    InvalidRecordError,
+    EventConflictError,
+    EventTooOldError,
+    LateUsageError,
+    UsageRefusedError,
+)
+"""Errors of one piece of usage, which say nothing of what was stored with it."""
+
+_OutcomeYet = Outcome | None
+_Waiting = tuple[Sequence[Usage], "asyncio.Future[Sequence[_OutcomeYet]]"]
 
 
-_Group = Sequence[_Piece]
-
-
-class _Line:
-    """Pieces that wait, and a task that takes group after group of them while there are any."""
-
-    def __init__(self, commit: Callable[[_Group], Awaitable[None]], longest_pause: float) -> None:
-        self._commit = commit
-        self._longest = longest_pause
-        self._waiting: deque[_Piece] = deque()
-        self._committing: asyncio.Task[None] | None = None
-
-    def enter(self, piece: _Piece) -> None:
-        self._waiting.append(piece)
-        self._begin()
-
-    def leave(self, piece: _Piece) -> None:
-        """Take it out, unless its group has begun."""
-        if piece in self._waiting:
-            self._waiting.remove(piece)
-
-    async def settled(self) -> None:
-        """Return when nothing is being stored any more."""
-        while self._committing is not None:
-            await asyncio.wait((self._committing,))
-
-    def _begin(self) -> None:
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_groups())
-            self._committing.add_done_callback(self._ended)
-
-    def _ended(self, _: "asyncio.Task[None]") -> None:
-        self._committing = None
-        if any(not piece.stored.done() for piece in self._waiting):
-            self._begin()  # it was cancelled, perhaps before it began, and they were not
-
-    async def _commit_groups(self) -> None:
-        pause = _FIRST_PAUSE
-        while self._waiting:
-            if self._longest:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, self._longest)
-            size = min(len(self._waiting), _MOST)
-            await self._commit([self._waiting.popleft() for _ in range(size)])
+def failure_of_all(outcomes: Sequence[Outcome]) -> BaseException | None:
+    """Return why nothing was stored, where each failed by no fault of its own; None otherwise."""
+    for one in outcomes:
+        if not isinstance(one, BaseException) or isinstance(one, _OF_ITS_OWN):
+            return None
+    return outcomes[0] if outcomes else None  # type: ignore[return-value]  # all are exceptions
 
 
 class GroupCommit:
     """
     Stores usage group by group; while one group is stored, the next one gathers.
 
-    Usage that another one's transaction holds up waits in a line of its own.
+    Usage whose event id is in a caller's open transaction waits in a line of its own.
     """
 
     def __init__(self, post: Post) -> None:
-        self._post = post
-        self._ready = _Line(self._commit, 0.0)
-        self._held = _Line(self._commit, _LONGEST_PAUSE)
+        self._ready = _Line(post)
+        self._held = _Line(post, _LONGEST_PAUSE)
 
-    async def add(self, usage: Usage) -> AddedUsage:
+    async def add(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
         """
-        Return once *usage* is stored.
+        Return what became of *usages*, which share one commit, once they are stored.
 
-        Cancelling takes it out where its group has not begun yet, and leaves it open otherwise.
-
-        Raises: what *post* raises for the whole group, or returns for this piece; LedgerError where
-            it is held for too long.
+        Cancelling takes them out where their group has not begun yet, and leaves it open otherwise.
         """
-        piece = _Piece(usage, asyncio.get_running_loop().create_future())
-        self._ready.enter(piece)
-        try:
-            return await piece.stored
-        except asyncio.CancelledError:
-            self._ready.leave(piece)
-            self._held.leave(piece)
-            raise
+        outcomes = [*await self._ready.add(usages)]
+        until = asyncio.get_running_loop().time() + _HELD_FOR
+        while held := [place for place, one in enumerate(outcomes) if one is None]:
+            again: Sequence[_OutcomeYet]
+            if asyncio.get_running_loop().time() < until:
+                again = await self._held.add([usages[place] for place in held])
+            else:
+                again = [_held_for_too_long(usages[place].event_id) for place in held]
+            for place, outcome in zip(held, again, strict=True):
+                outcomes[place] = outcome
+        return [one for one in outcomes if one is not None]
 
     async def settled(self) -> None:
         """Return when nothing is being stored any more."""
         await self._ready.settled()
         await self._held.settled()
 
-    async def _commit(self, group: _Group) -> None:
-        """Store a group; where the database refuses some usage of it, part by part."""
-        outcomes: Sequence[PostingResult | BaseException | None]
-        try:
-            outcomes = await self._post([piece.usage for piece in group])
-        except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
-            if isinstance(error, UsageRefusedError) and len(group) > 1:
-                half = len(group) // 2
-                await self._commit(group[:half])
-                await self._commit(group[half:])
-                return
-            outcomes = [copy.copy(error) for _ in group]
-        for piece, outcome in zip(group, outcomes, strict=True):
-            if piece.stored.done():
-                continue  # its caller was cancelled
-            if isinstance(outcome, AddedUsage):
-                piece.stored.set_result(outcome)
-            elif isinstance(outcome, asyncio.CancelledError):
-                piece.stored.cancel()
-            elif outcome is not None:
-                piece.stored.set_exception(outcome)
-            else:
-                self._hold(piece)
 
-    def _hold(self, piece: _Piece) -> None:
-        now = asyncio.get_running_loop().time()
-        piece.held_until = piece.held_until or now + _HELD_FOR
-        if now < piece.held_until:
-            self._held.enter(piece)
-        else:
-            piece.stored.set_exception(
-                LedgerError(
-                    f"end the transaction that has had event id {piece.usage.event_id!r} for "
-                    f"{_HELD_FOR:.0f} seconds, and call again; nothing was stored"
-                )
-            )
+def _held_for_too_long(event_id: str | None) -> LedgerError:
+    return LedgerError(
+        f"end the transaction that has had event id {event_id!r} for {_HELD_FOR:.0f} seconds, and "
+        "call again; nothing was stored"
+    )
+
+
+class _Line:
+    """A line that waits, and a task that takes group after group of it while there is any."""
+
+    def __init__(self, post: Post, longest_pause: float = 0.0) -> None:
+        self._post = post
+        self._longest_pause = longest_pause
+        self._waiting: deque[_Waiting] = deque()
+        self._committing: asyncio.Task[None] | None = None
+
+    async def add(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+        stored: asyncio.Future[Sequence[_OutcomeYet]] = asyncio.get_running_loop().create_future()
+        entry = (usages, stored)
+        self._waiting.append(entry)
+        if self._committing is None:
+            self._begin()
+        try:
+            return await stored
+        except asyncio.CancelledError:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            raise
+
+    async def settled(self) -> None:
+        while self._committing is not None:
+            await asyncio.wait((self._committing,))
+
+    def _begin(self) -> None:
+        self._committing = asyncio.create_task(self._commit_groups())
+        self._committing.add_done_callback(self._ended)
+
+    def _ended(self, _: "asyncio.Task[None]") -> None:
+        self._committing = None
+        if any(not stored.done() for _, stored in self._waiting):
+            self._begin()  # it was cancelled, perhaps before it began, and they were not
+
+    async def _commit_groups(self) -> None:
+        pause = min(_FIRST_PAUSE, self._longest_pause)
+        while self._waiting:
+            if pause:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, self._longest_pause)
+            group = [self._waiting.popleft()]
+            size = len(group[0][0])
+            while self._waiting and size + len(self._waiting[0][0]) <= _MOST:
+                group.append(self._waiting.popleft())
+                size += len(group[-1][0])
+            await self._commit(group)
+
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes = await self._outcomes([usage for usages, _ in group for usage in usages])
+        except asyncio.CancelledError:
+            for _, waiting in group:
+                waiting.cancel()
+            return
+        end = 0
+        for usages, waiting in group:
+            start, end = end, end + len(usages)
+            if not waiting.done():  # or its caller was cancelled
+                waiting.set_result(outcomes[start:end])
+
+    async def _outcomes(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+        """Store usage; where the database refuses some of it, part by part."""
+        try:
+            return await self._post(usages)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
+            if isinstance(error, UsageRefusedError) and len(usages) > 1:
+                half = len(usages) // 2
+                first = await self._outcomes(usages[:half])
+                return [*first, *await self._outcomes(usages[half:])]
+            return [copy.copy(error) for _ in usages]

@@ -175,15 +175,15 @@ def seal_in_two_transactions() -> None:
 
 def acknowledge_before_commit() -> None:
     """Usage is called stored while it is only in memory."""
-    commit = group_commit.GroupCommit._commit
+    commit = group_commit._Line._commit
 
     async def hasty(self: Any, group: Any) -> None:
-        for _, waiting in group:
+        for usages, waiting in group:
             if not waiting.done():
-                waiting.set_result(posting.AddedUsage())
+                waiting.set_result([posting.AddedUsage() for _ in usages])
         await commit(self, group)
 
-    group_commit.GroupCommit._commit = hasty  # type: ignore[method-assign]
+    group_commit._Line._commit = hasty  # type: ignore[method-assign]
 
 
 def unprocessed_is_success() -> None:
