@@ -136,7 +136,7 @@ async def test_a_group_that_meets_slow_ones_is_patient(
     async with house_at(place) as house:
         await house.use(1)
         async with a_caller(place) as connection:
-            await connection.execute("SELECT 1 FROM marketplace_metering.usage_key FOR UPDATE")
+            await connection.execute("SELECT 1 FROM marketplace_metering.hour FOR UPDATE")
             monkeypatch.setattr(postgresql, "_PATIENCE", (0.01, 0.02))
             with pytest.raises(LedgerError, match=r"lock timeout; nothing was stored"):
                 await house.use(2)

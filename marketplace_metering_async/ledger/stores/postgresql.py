@@ -41,6 +41,7 @@ from marketplace_metering_async.ledger.model import (
     Settlement,
     Usage,
 )
+from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
@@ -48,6 +49,7 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_arrivals,
     postgresql_moving,
     postgresql_operator,
+    postgresql_plain,
     postgresql_reports,
     postgresql_sending,
 )
@@ -124,6 +126,7 @@ class PostgresStore:
         self._reach = reach
         self._warn: Warn
         self._shard = randrange(_SHARDS)
+        self._hours = PlainHours()
         self._unfit = set[int]()  # rows of callers that no hour can hold, and that were named
 
     async def open(self, warn: Warn) -> None:
@@ -205,11 +208,12 @@ class PostgresStore:
     async def _post(
         self, group: Sequence[Usage], now: int, rules: PostingRules, patience: float
     ) -> list[PostingResult]:
-        post = postgresql_adding.post
+        post, shard = postgresql_adding.post, self._shard
         return await self._connections.run(
-            lambda db: post(db, group, now, rules, shard=self._shard, reach=self._reach),
+            lambda db: post(db, group, now, rules, self._hours, shard=shard, reach=self._reach),
             once=True,
             patience=patience,
+            at_once=postgresql_plain.at_once(group, now, rules, self._hours, shard),
         )
 
     async def _held(self, group: Sequence[Usage]) -> Collection[str]:
@@ -256,7 +260,7 @@ class PostgresStore:
 
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""
-        known = await self._connections.read(lambda db: postgresql_adding.known_events(db, names))
+        known = await self._connections.read(lambda db: postgresql_plain.known_events(db, names))
         return known.digests
 
     async def whole_dimensions(self) -> WholeDimensions:

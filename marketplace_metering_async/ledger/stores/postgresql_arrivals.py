@@ -14,7 +14,7 @@ from attrs import evolve
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery, arrived_entry_of
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey, key_of, name_of
+from marketplace_metering_async.ledger.model import HourState, Usage, key_of, name_of
 from marketplace_metering_async.ledger.posting import (
     AddedUsage,
     KeyState,
@@ -25,16 +25,17 @@ from marketplace_metering_async.ledger.posting import (
     PostingRules,
     introduce_rivals,
     key_state,
+    wanted_by,
 )
 from marketplace_metering_async.ledger.stores.postgresql_adding import (
     CUSTOMER,
     HOURS,
-    known_events,
     load,
     whole_dimensions,
     write,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.postgresql_plain import known_events
 from marketplace_metering_async.ledger.stores.store import FailPoint
 from marketplace_metering_async.ledger.whole_dimensions import concerns
 
@@ -59,7 +60,7 @@ KEYS: Final = f"""
     ORDER BY key_id
 """
 """The first one is the key as it were if it was new."""
-SEEN_HOURS: Final = HOURS.replace("FOR UPDATE", "")
+SEEN_HOURS: Final = HOURS.replace("FOR UPDATE OF hour", "")
 ARRIVE: Final = """
     WITH named AS (
         INSERT INTO marketplace_metering.event (event_id, digest, added_at)
@@ -131,7 +132,8 @@ async def _seen_key(db: Connection, usage: Usage) -> KeyState:
     found = {row[0]: key_state(row) for row in rows}
     introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
-    for key_id, *hour in await db.fetch(SEEN_HOURS, [*by_id], hour_of(usage.at)):
+    firsts = [hour_of(usage.at)] * len(by_id)
+    for key_id, *hour in await db.fetch(SEEN_HOURS, [*by_id], firsts):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return found[name]
 
@@ -161,9 +163,7 @@ async def fold(
         for name, license_product, at, quantity in await db.fetch(TAKE, ids)
     ]
     reach("fold: taken")
-    wanted: dict[UsageKey, str] = {usage.key: usage.license_product for usage in taken}
-    first = min((hour_of(usage.at) for usage in taken), default=0)
-    keys = await load(db, wanted, first)
+    keys = await load(db, wanted_by(taken))
     posting = Posting(now, evolve(rules, late="carry"), keys)  # it was not late when it was taken
     added = [posting.post(usage) for usage in taken]
     await write(db, posting.changes(), shard, reach)

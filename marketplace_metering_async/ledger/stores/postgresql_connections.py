@@ -6,14 +6,14 @@ another session of the server.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources.abc import Traversable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from marketplace_metering_async.clock import FollowingClock
 from marketplace_metering_async.errors import (
@@ -107,6 +107,32 @@ _BEGIN_ON: Final = f"""
         current_setting('transaction_isolation') = 'read committed' AS sees_all,
         {_USABLE}, {_LEDGER_ID}, {_DURABLE}
 """
+AT_ONCE: Final = f"""
+    WITH previous AS (
+        DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id),
+    note AS (
+        INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
+    {{parts}}
+    SELECT {_CLOCK}, {_DURABLE}, {_ENDS_SOON},
+        CASE WHEN $3::text <> '' THEN set_config('lock_timeout', $3, true) END,
+        1 / CASE
+            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR sealings < $5 THEN 0
+            WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
+            {{unless}}
+            ELSE 1 END,
+        (SELECT posted_at FROM note), sealings
+    FROM marketplace_metering.ledger
+"""
+"""
+A whole transaction, with a note: it divides by 0, and has done nothing then, unless all is as
+whoever runs it expects. Its parts run in the order in which they are counted.
+"""
+OWN_VALUES: Final = 5
+"""How many of the values of such a statement are not its parts'."""
+_LANDED: Final = """
+    SELECT posted_at, sealings FROM marketplace_metering.posting, marketplace_metering.ledger
+    WHERE posting_id = $1
+"""
 _GUARD: Final = f"""
     UPDATE marketplace_metering.ledger SET held_through = {UNKNOWN},
         guarded_since = EXTRACT(EPOCH FROM now())::bigint
@@ -115,6 +141,22 @@ _GUARD: Final = f"""
 
 DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
 """What a copy lacks may have sent them."""
+
+
+@frozen
+class AtOnce(Generic[T]):
+    """
+    What an operation does, in one statement, if all is as is to be expected.
+
+    Attributes:
+        statement: AT_ONCE with its parts.
+        values: Of the parts.
+        result: What the operation returns then.
+    """
+
+    statement: str
+    values: Sequence[Any]
+    result: T
 
 
 async def _nothing(_db: Connection) -> None:
@@ -136,6 +178,7 @@ class PostgresConnections:
         self._migrations = migrations_in(schema) if schema else migrations_of("postgresql")
         self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
+        self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
         self._memory = Memory()
         self._noted_on = 0.0  # the loop's time of its note
@@ -156,7 +199,7 @@ class PostgresConnections:
                 self._url, statement_cache_size=0, command_timeout=_COMMAND_SECONDS
             )
             try:
-                pooled = await self._prepare(first)
+                self._pooled = await self._prepare(first)
             finally:
                 await first.close(timeout=_CLOSE_SECONDS)
             self._pool = await asyncpg.create_pool(
@@ -164,7 +207,7 @@ class PostgresConnections:
                 min_size=1,
                 max_size=_CONNECTIONS,
                 command_timeout=_COMMAND_SECONDS,
-                statement_cache_size=0 if pooled else _CACHED_STATEMENTS,
+                statement_cache_size=0 if self._pooled else _CACHED_STATEMENTS,
             )
         except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
             raise LedgerError(
@@ -185,6 +228,7 @@ class PostgresConnections:
         once: bool = False,
         though_moved: bool = False,
         patience: float | None = None,
+        at_once: AtOnce[T] | None = None,
     ) -> T:
         """
         Run *operation* in one durable transaction.
@@ -196,6 +240,8 @@ class PostgresConnections:
 
         Each looks for what this process remembers: its latest note, and how often the ledger had
         sealed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
+
+        What is given *at_once* is tried first, and the operation where anything is otherwise.
 
         Raises:
             LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
@@ -210,30 +256,41 @@ class PostgresConnections:
         missing: Missing | None = None
         in_doubt = False
         memory = self._taken_memory(once=once)
-        for attempt in range(1, _TRIES + 1):
+        tries = _TRIES if at_once is None else _TRIES + 1
+        for attempt in range(1, tries + 1):
             committing = committed = False
             # What others of this process have seen since, this try has to see as well.
             memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
             try:
                 async with self._connection() as connection:
-                    async with connection.transaction(isolation="read_committed"):
-                        self._reach("transaction: begins")
-                        db = SchemaConnection(connection, self._schema)
-                        begun = await self._begin(db, note, memory.note, wait)
-                        if begun is not None:
-                            seen = begun
-                            in_doubt = in_doubt and note is None
-                            self._require_usable(begun, though_moved=though_moved)
-                            missing = await self._guard_copy(db, memory, begun)
-                            done = [await operation(db)]
-                            self._reach("transaction: commits")
-                            committing = True
+                    db = SchemaConnection(connection, self._schema)
+                    if at_once is not None:
+                        done, committing = [at_once.result], True
+                        self._reach("transaction: at once")
+                        seen = await self._run_at_once(connection, at_once, note, memory, wait)
+                    else:
+                        async with connection.transaction(isolation="read_committed"):
+                            self._reach("transaction: begins")
+                            begun = await self._begin(db, note, memory.note, wait)
+                            if begun is not None:
+                                seen = begun
+                                in_doubt = in_doubt and note is None
+                                self._require_usable(begun, though_moved=though_moved)
+                                missing = await self._guard_copy(db, memory, begun)
+                                done = [await operation(db)]
+                                self._reach("transaction: commits")
+                                committing = True
+                            elif seen is None:
+                                seen = await db.fetchrow(_LANDED, note)
                     committed = True
             except self._errors as caught:
                 error = self._first(caught)
                 if not committed:  # otherwise only giving the connection back has failed
                     in_doubt = in_doubt or (committing and self._may_be_committed(error))
-                    if attempt == _TRIES or not await self._passes(error):
+                    at_once, expected = None, at_once
+                    if expected is not None and self._is_otherwise(error):
+                        continue
+                    if attempt == tries or not await self._passes(error):
                         if once and not in_doubt:
                             self._memory = evolve(memory, sealings=self._memory.sealings)
                         raise _failed(error, in_doubt=in_doubt) from error
@@ -243,6 +300,30 @@ class PostgresConnections:
             self._reach("transaction: committed")
             return done[0]
         raise AssertionError("the last attempt returned or raised")
+
+    async def _run_at_once(
+        self,
+        connection: Connection,
+        what: AtOnce[Any],
+        note: str | None,
+        memory: Memory,
+        wait: str,
+    ) -> Row:
+        """Run one statement, which commits by itself; return what it began with."""
+        asked = self.clock.passed()
+        db = SchemaConnection(connection, self._schema)
+        values = (note, memory.note, wait, self._known, memory.sealings, *what.values)
+        if self._pooled:  # its parts may come to different sessions of the server otherwise
+            async with connection.transaction(isolation="read_committed"):
+                begun = await db.fetchrow(what.statement, *values)
+        else:
+            begun = await db.fetchrow(what.statement, *values)
+        self.clock.hear(begun["clock"], asked=asked)
+        return begun
+
+    def _is_otherwise(self, error: BaseException) -> bool:
+        """Whether a statement has divided by 0, for not all was as is to be expected."""
+        return isinstance(error, self._asyncpg.DivisionByZeroError)
 
     def _taken_memory(self, *, once: bool) -> Memory:
         """

@@ -13,7 +13,6 @@ from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.tables import TABLES
 
 _NUMBERED: Final = {
-    "usage_key": "key_id",
     "arrival": "arrival_id",
     "hour": "hour_id",
     "stranded": "stranded_id",

@@ -12,8 +12,8 @@ from marketplace_metering_async.ledger.history import (
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import key_of
 from marketplace_metering_async.ledger.status import AtRisk, Figures
-from marketplace_metering_async.ledger.stores.postgresql_adding import keep_sums
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.postgresql_plain import keep_sums
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
 SUMS: Final = """
