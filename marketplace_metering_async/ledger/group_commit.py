@@ -11,6 +11,7 @@ from marketplace_metering_async.errors import (
     EventTooOldError,
     InvalidRecordError,
     LateUsageError,
+    LedgerError,
     UsageRefusedError,
 )
 from marketplace_metering_async.ledger.model import Usage
@@ -18,9 +19,13 @@ from marketplace_metering_async.ledger.posting import PostingResult
 
 _MOST: Final = 1_000
 """Pieces of usage that share one commit."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+_HELD_FOR: Final = 60.0
+"""Seconds for which usage waits for a caller's open transaction that has its event id."""
 
-Post = Callable[[Sequence[Usage]], Awaitable[Sequence[PostingResult]]]
-"""Stores usage durably, and says what became of each piece."""
+Post = Callable[[Sequence[Usage]], Awaitable[Sequence[PostingResult | None]]]
+"""Stores usage durably, and says what became of each piece; None: it is to be brought again."""
 
 Outcome = PostingResult | BaseException
 """What became of a piece of usage; whatever is raised for all of a commit has a copy for each."""
@@ -34,7 +39,8 @@ _OF_ITS_OWN: Final = (
 )
 """Errors of one piece of usage, which say nothing of what was stored with it."""
 
-_Waiting = tuple[Sequence[Usage], "asyncio.Future[Sequence[Outcome]]"]
+_OutcomeYet = Outcome | None
+_Waiting = tuple[Sequence[Usage], "asyncio.Future[Sequence[_OutcomeYet]]"]
 
 
 def failure_of_all(outcomes: Sequence[Outcome]) -> BaseException | None:
@@ -46,12 +52,15 @@ def failure_of_all(outcomes: Sequence[Outcome]) -> BaseException | None:
 
 
 class GroupCommit:
-    """Stores usage group by group; while one group is stored, the next one gathers."""
+    """
+    Stores usage group by group; while one group is stored, the next one gathers.
+
+    Usage whose event id is in a caller's open transaction waits in a line of its own.
+    """
 
     def __init__(self, post: Post) -> None:
-        self._post = post
-        self._waiting: deque[_Waiting] = deque()
-        self._committing: asyncio.Task[None] | None = None
+        self._ready = _Line(post)
+        self._held = _Line(post, _LONGEST_PAUSE)
 
     async def add(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
         """
@@ -59,7 +68,49 @@ class GroupCommit:
 
         Cancelling takes them out where their group has not begun yet, and leaves it open otherwise.
         """
-        stored: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+        outcomes = await self._ready.add(usages)
+        if any(one is None for one in outcomes):
+            outcomes = await self._once_nobody_has_them(usages, [*outcomes])
+        return outcomes  # type: ignore[return-value]  # none is None
+
+    async def _once_nobody_has_them(
+        self, usages: Sequence[Usage], outcomes: list[_OutcomeYet]
+    ) -> list[_OutcomeYet]:
+        until = asyncio.get_running_loop().time() + _HELD_FOR
+        while held := [place for place, one in enumerate(outcomes) if one is None]:
+            again: Sequence[_OutcomeYet]
+            if asyncio.get_running_loop().time() < until:
+                again = await self._held.add([usages[place] for place in held])
+            else:
+                again = [_held_for_too_long(usages[place].event_id) for place in held]
+            for place, outcome in zip(held, again, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    async def settled(self) -> None:
+        """Return when nothing is being stored any more."""
+        await self._ready.settled()
+        await self._held.settled()
+
+
+def _held_for_too_long(event_id: str | None) -> LedgerError:
+    return LedgerError(
+        f"end the transaction that has had event id {event_id!r} for {_HELD_FOR:.0f} seconds, and "
+        "call again; nothing was stored"
+    )
+
+
+class _Line:
+    """A line that waits, and a task that takes group after group of it while there is any."""
+
+    def __init__(self, post: Post, longest_pause: float = 0.0) -> None:
+        self._post = post
+        self._longest_pause = longest_pause
+        self._waiting: deque[_Waiting] = deque()
+        self._committing: asyncio.Task[None] | None = None
+
+    async def add(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+        stored: asyncio.Future[Sequence[_OutcomeYet]] = asyncio.get_running_loop().create_future()
         entry = (usages, stored)
         self._waiting.append(entry)
         if self._committing is None:
@@ -72,7 +123,6 @@ class GroupCommit:
             raise
 
     async def settled(self) -> None:
-        """Return when nothing is being stored any more."""
         while self._committing is not None:
             await asyncio.wait((self._committing,))
 
@@ -86,7 +136,11 @@ class GroupCommit:
             self._begin()  # it was cancelled, perhaps before it began, and they were not
 
     async def _commit_groups(self) -> None:
+        pause = min(_FIRST_PAUSE, self._longest_pause)
         while self._waiting:
+            if pause:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, self._longest_pause)
             group = [self._waiting.popleft()]
             size = len(group[0][0])
             while self._waiting and size + len(self._waiting[0][0]) <= _MOST:
@@ -107,7 +161,7 @@ class GroupCommit:
             if not waiting.done():  # or its caller was cancelled
                 waiting.set_result(outcomes[start:end])
 
-    async def _outcomes(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
+    async def _outcomes(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
         """Store usage; where the database refuses some of it, part by part."""
         try:
             return await self._post(usages)

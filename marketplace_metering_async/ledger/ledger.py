@@ -328,7 +328,6 @@ class UsageLedger:
             (result,) = await self._groups.add((usage,))
         else:
             result = await self._store.post_on(connection, usage, self._now(), self._rules)
-            self._report([result])
         if isinstance(result, BaseException):
             raise result
         return result
@@ -506,6 +505,7 @@ class UsageLedger:
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
+        await self._fold()
         return await self._store.close(who, closed_at, now, self._rules)
 
     async def reopen_customer(
@@ -619,6 +619,8 @@ class UsageLedger:
                 yield entry
             full = len(found) == _PAGE
             place = found[-1][0] if full else place
+        for entry in await self._store.arrivals(query):
+            yield entry
         for entry in await self._store.stranded(query):
             yield entry
 
@@ -867,6 +869,7 @@ class UsageLedger:
             clock=self._clock,
             observer=self._observer,
             reach=self._reach,
+            fold=self._fold,
         )
 
     def _warn(self, text: str) -> None:
@@ -892,15 +895,19 @@ class UsageLedger:
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
-    async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult]:
+    async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult | None]:
         results = await self._store.post(usages, self._now(), self._rules)
-        self._report(results)
+        ended = [one.ended for one in results if isinstance(one, AddedUsage)]
+        self._report(Counter(state for state in ended if state is not None))
         return results
 
-    def _report(self, results: Sequence[PostingResult]) -> None:
+    async def _fold(self) -> None:
+        """Add what callers' transactions have committed to its hours."""
+        self._report(await self._store.fold(self._now(), self._rules))
+
+    def _report(self, ended: Counter[HourState]) -> None:
         """Report usage that no hour carries, as the relay does with records that have ended."""
-        ended = [one.ended for one in results if isinstance(one, AddedUsage) and one.ended]
-        for state, pieces in Counter(ended).items():
+        for state, pieces in ended.items():
             emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))
 
 

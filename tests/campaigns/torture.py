@@ -355,8 +355,16 @@ def where_it_shows(mutant: str, seed: int) -> tuple[AbstractContextManager[Place
             | "sent_before_it_is_written_down"
         ):
             return file_place(), evolve(usual, setbacks=3)
-        case "callers_usage_is_committed_at_once" | "callers_usage_is_rolled_back":
+        case (
+            "callers_usage_is_committed_at_once"
+            | "callers_usage_is_folded_twice"
+            | "callers_usage_is_rolled_back"
+        ):
             return server_place(), evolve(usual, kills=12, pace=8, transactions=True)
+        case "callers_usage_is_removed_by_number":
+            return server_place(), evolve(usual, kills=40, pace=8, transactions=True)
+        case "plain_hours_are_not_counted" | "plain_events_are_not_counted":
+            return server_place(), evolve(usual, kills=40, pace=8)
         case "lost_commit_counts_as_done" | "lost_commit_is_repeated":
             return server_place(), evolve(usual, kills=4, pace=80, unnamed=True)
         case "months_have_no_end" | "usage_is_of_when_it_comes":

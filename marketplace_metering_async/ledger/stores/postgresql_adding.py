@@ -1,6 +1,6 @@
 """The way into a ledger in PostgreSQL: usage to hours, subscriptions that end, re-arming."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
@@ -13,6 +13,7 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of,
 )
+from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
@@ -21,12 +22,22 @@ from marketplace_metering_async.ledger.posting import (
     Posting,
     PostingResult,
     PostingRules,
+    Wanted,
+    first_hours,
     introduce_rivals,
     key_state,
+    new_key,
+    wanted_by,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.postgresql_plain import (
+    add_blindly,
+    execute_for,
+    keep_sums,
+    known_events,
+)
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
-from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.ledger.sums import Sums
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 
 KEYS: Final = """
@@ -40,10 +51,10 @@ KEYS: Final = """
 RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
 NEW_KEYS: Final = """
     INSERT INTO marketplace_metering.usage_key
-        (name, product_code, customer_aws_account_id, customer_identifier, license_arn, dimension,
-         license_product, billed_as)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::text[], $8::text[])
+        (key_id, name, product_code, customer_aws_account_id, customer_identifier, license_arn,
+         dimension, license_product, billed_as)
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                         $7::text[], $8::text[], $9::text[])
     ON CONFLICT (name) DO NOTHING
 """
 OTHER_SCHEMES: Final = """
@@ -86,15 +97,10 @@ CLOSED_BEFORE: Final = """
 HOURS: Final = """
     SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
            hour_id
-    FROM marketplace_metering.hour WHERE key_id IN (SELECT unnest($1::bigint[])) AND hour >= $2
-    ORDER BY hour_id FOR UPDATE
+    FROM unnest($1::bigint[], $2::bigint[]) AS wanted (key_id, first)
+    JOIN marketplace_metering.hour USING (key_id) WHERE hour.hour >= wanted.first
+    ORDER BY hour_id FOR UPDATE OF hour
 """
-KNOWN_EVENTS: Final = """
-    SELECT event_id, digest, 0 FROM marketplace_metering.event
-    WHERE event_id IN (SELECT unnest($1::text[]))
-    UNION ALL SELECT NULL, NULL, event_ids_since FROM marketplace_metering.ledger
-"""
-"""Both in one look: an id that is forgotten meanwhile is known, or known to be too old."""
 GROWN_HOURS: Final = """
     UPDATE marketplace_metering.hour SET urgent = grown.urgent, quantity = grown.quantity,
         events = grown.events, stamp = grown.stamp, opened_at = grown.opened_at,
@@ -158,16 +164,6 @@ SEND_FIRST: Final = """
     UPDATE marketplace_metering.hour SET urgent = 1
     WHERE state = 'frozen' AND key_id IN (SELECT unnest($1::bigint[])) RETURNING hour_id
 """
-KEPT_SUMS: Final = """
-    INSERT INTO marketplace_metering.kept_sum
-        (product_code, dimension, state, quantity, records, latest, shard)
-    SELECT *, COALESCE($7::bigint, txid_current())
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::bigint[], $6::bigint[])
-    ON CONFLICT (product_code, dimension, state, shard) DO UPDATE SET
-        quantity = kept_sum.quantity + excluded.quantity,
-        records = kept_sum.records + excluded.records,
-        latest = greatest(kept_sum.latest, excluded.latest)
-"""
 MOVED_NOTES: Final = """
     UPDATE marketplace_metering.resolution SET stranded_id = NULL, hour_id = hour.hour_id
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS moved (key_id, hour, stranded_id)
@@ -186,36 +182,42 @@ async def post(
     group: Sequence[Usage],
     now: int,
     rules: PostingRules,
+    hours: PlainHours,
     *,
-    shard: int | None,
+    shard: int,
     reach: FailPoint,
 ) -> list[PostingResult]:
-    """Add a group of usage; see Store. No *shard* of sums: one of this transaction alone."""
-    first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
-    names = [usage.event_id for usage in group if usage.event_id is not None]
-    known = await known_events(db, names) if names else KnownEvents()
+    """Add a group of usage, blindly where *hours* are remembered; see Store."""
     whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
+    since = await db.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
+    plan = hours.plan(group, now, rules, whole=whole, since=since)
+    await add_blindly(db, plan)
+    reach("post: blindly")
+    if not plan.careful:
+        await keep_sums(db, plan.sums(), shard)
+        reach("post: sums written")
+        return plan.results([])
+    careful = plan.careful_usage()
+    keys = await load(db, wanted_by(careful))
+    names = [usage.event_id for usage in careful if usage.event_id is not None]
+    known = await known_events(db, names) if names else KnownEvents()
     reach("post: loaded")
-    posting = Posting(now, rules, keys, known, whole=whole)
-    results = [posting.post(usage) for usage in group]
+    posting = Posting(now, rules, keys, known, plan.sums(), whole=whole)
+    results = [posting.post(usage) for usage in careful]
     await write(db, posting.changes(), shard, reach)
-    return results
+    hours.remember(keys, rules)
+    return plan.results(results)
 
 
-async def known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
-    """Return what is known of the event ids *names*."""
-    *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
-    return KnownEvents({name: digest for name, digest, _ in known}, since)
-
-
-async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
-    """Return the keys, locked, with their hours from *first* on; new ones get their rows."""
+async def load(db: Connection, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
+    """Return the keys, locked, with their hours from the first one on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = await _keys(db, KEYS, [*by_name])
     if missing := sorted(by_name.keys() - found.keys()):  # one order for all who make them
-        new = [_new_key(name, by_name[name], wanted[by_name[name]]) for name in missing]
-        pairs = sorted({row[-1] for row in new if row[-1] is not None})
+        new = [
+            new_key(name, by_name[name], wanted[by_name[name]].license_product) for name in missing
+        ]
+        pairs = sorted({str(row[-1]) for row in new if row[-1] is not None})
         customers = [by_name[name].customer for name in missing]
         await execute_for(db, NEW_CUSTOMERS, customers)
         await execute_for(db, LOCKED_CUSTOMERS, customers)
@@ -227,21 +229,19 @@ async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[
     if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
         found |= await _keys(db, RIVALS, sorted(rivalled))  # those before knew of no other scheme
         introduce_rivals(found.values())
+    keys = {key_of(name): state for name, state in found.items()}
     by_id = {state.key_id: state for state in found.values()}
-    for key_id, *hour in await db.fetch(HOURS, [*by_id], first):
+    firsts = first_hours(keys, wanted)
+    for key_id, *hour in await db.fetch(HOURS, [*firsts], [*firsts.values()]):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return {key_of(name): state for name, state in found.items()}
-
-
-def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None, ...]:
-    return (name, *key, license_product, key.billed_as(license_product))
+    return keys
 
 
 async def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
     return {row[0]: key_state(row) for row in await db.fetch(statement, values)}
 
 
-async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+async def write(db: Connection, changes: Changes, shard: int, reach: FailPoint) -> None:
     """Write down what a posting changes."""
     for statement, rows in (
         (GROWN_HOURS, changes.grown_hours),
@@ -257,18 +257,6 @@ async def write(db: Connection, changes: Changes, shard: int | None, reach: Fail
     reach("post: events written")
     await keep_sums(db, changes.sums, shard)
     reach("post: sums written")
-
-
-async def execute_for(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Run a statement with an array for each column of *rows*, if there are any."""
-    if rows:
-        await db.execute(statement, *zip(*rows, strict=True))
-
-
-async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int | None) -> None:
-    """Add *changes* to the kept sums."""
-    if changes:
-        await db.execute(KEPT_SUMS, *zip(*changes, strict=True), shard)
 
 
 async def whole_dimensions(db: Connection) -> WholeDimensions:
@@ -308,9 +296,8 @@ async def close(
     )
     ids = [row["key_id"] for row in names]
     first = await db.fetchval(FIRST_TO_CLOSE, ids)
-    keys = await load(
-        db, {key_of(row["name"]): "" for row in names}, now if first is None else first
-    )
+    wanted = Wanted("", now if first is None else first)
+    keys = await load(db, dict.fromkeys((key_of(row["name"]) for row in names), wanted))
     by_id = {state.key_id: state for state in keys.values()}
     for key_id, hour, *carried in await db.fetch(CARRIED_BEFORE, ids, at):
         origin, quantity, events = carried
@@ -396,7 +383,5 @@ async def _stranded(
         "ORDER BY stranded.stranded_id FOR UPDATE OF stranded",
         states,
     )
-    keys = await load(
-        db, {key_of(row["name"]): row["license_product"] for row in found}, hour_of(now)
-    )
-    return keys, found
+    wanted = Wanted("", hour_of(now))
+    return await load(db, dict.fromkeys((key_of(row["name"]) for row in found), wanted)), found

@@ -6,14 +6,14 @@ another session of the server.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources.abc import Traversable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from marketplace_metering_async.clock import FollowingClock
 from marketplace_metering_async.errors import (
@@ -53,6 +53,8 @@ _CONNECTIONS: Final = 4
 _CACHED_STATEMENTS: Final = 100
 _COMMAND_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
+_MOVING_SECONDS: Final = 2.0
+"""A ledger that moves does not say so sooner, for it waits for the caller who asks."""
 _NOTE_LASTS: Final = 6 * 86_400.0
 """Seconds for which a process looks for its note: relays remove those that are a week old."""
 _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
@@ -60,6 +62,8 @@ _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 
 _OF_A_ROW: Final = frozenset({"22", "23", "54"})
 """Those of what is in a row: no such value, against a constraint, too large."""
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _OTHER_LEDGER: Final = (
     "connection: connect it to the database of this ledger; it is connected to another one, where "
@@ -88,18 +92,46 @@ _USABLE: Final = """
 _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
 _LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 _CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
-_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}"
+_PATIENT: Final = "CASE WHEN $1::text <> '' THEN set_config('lock_timeout', $1, true) END"
+_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}, {_PATIENT}"
 _BEGIN_ONCE: Final = f"""
     WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id)
-    INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
+        DELETE FROM marketplace_metering.posting WHERE posting_id = $3 RETURNING posting_id)
+    INSERT INTO marketplace_metering.posting (posting_id) VALUES ($2) ON CONFLICT DO NOTHING
     RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_CLOCK},
-        {_DURABLE}, {_ENDS_SOON}
+        {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 _BEGIN_ON: Final = f"""
     SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting WHERE posting_id = $1) AS note_found,
+        current_setting('transaction_isolation') = 'read committed' AS sees_all,
         {_USABLE}, {_LEDGER_ID}, {_DURABLE}
+"""
+AT_ONCE: Final = f"""
+    WITH previous AS (
+        DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id),
+    note AS (
+        INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
+    {{parts}}
+    SELECT {_CLOCK}, {_DURABLE}, {_ENDS_SOON},
+        CASE WHEN $3::text <> '' THEN set_config('lock_timeout', $3, true) END,
+        1 / CASE
+            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR sealings < $5 THEN 0
+            WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
+            {{unless}}
+            ELSE 1 END,
+        (SELECT posted_at FROM note), sealings
+    FROM marketplace_metering.ledger
+"""
+"""
+A whole transaction, with a note: it divides by 0, and has done nothing then, unless all is as
+whoever runs it expects. Its parts run in the order in which they are counted.
+"""
+OWN_VALUES: Final = 5
+"""How many of the values of such a statement are not its parts'."""
+_LANDED: Final = """
+    SELECT posted_at, sealings FROM marketplace_metering.posting, marketplace_metering.ledger
+    WHERE posting_id = $1
 """
 _GUARD: Final = f"""
     UPDATE marketplace_metering.ledger SET held_through = {UNKNOWN},
@@ -109,6 +141,22 @@ _GUARD: Final = f"""
 
 DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
 """What a copy lacks may have sent them."""
+
+
+@frozen
+class AtOnce(Generic[T]):
+    """
+    What an operation does, in one statement, if all is as is to be expected.
+
+    Attributes:
+        statement: AT_ONCE with its parts.
+        values: Of the parts.
+        result: What the operation returns then.
+    """
+
+    statement: str
+    values: Sequence[Any]
+    result: T
 
 
 async def _nothing(_db: Connection) -> None:
@@ -130,6 +178,7 @@ class PostgresConnections:
         self._migrations = migrations_in(schema) if schema else migrations_of("postgresql")
         self._known = self._migrations[-1].version
         self._pool: Any = None  # an asyncpg pool while open
+        self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
         self._memory = Memory()
         self._noted_on = 0.0  # the loop's time of its note
@@ -150,7 +199,7 @@ class PostgresConnections:
                 self._url, statement_cache_size=0, command_timeout=_COMMAND_SECONDS
             )
             try:
-                pooled = await self._prepare(first)
+                self._pooled = await self._prepare(first)
             finally:
                 await first.close(timeout=_CLOSE_SECONDS)
             self._pool = await asyncpg.create_pool(
@@ -158,7 +207,7 @@ class PostgresConnections:
                 min_size=1,
                 max_size=_CONNECTIONS,
                 command_timeout=_COMMAND_SECONDS,
-                statement_cache_size=0 if pooled else _CACHED_STATEMENTS,
+                statement_cache_size=0 if self._pooled else _CACHED_STATEMENTS,
             )
         except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
             raise LedgerError(
@@ -173,17 +222,26 @@ class PostgresConnections:
             ) from None
 
     async def run(
-        self, operation: Operation[T], *, once: bool = False, though_moved: bool = False
+        self,
+        operation: Operation[T],
+        *,
+        once: bool = False,
+        though_moved: bool = False,
+        patience: float | None = None,
+        at_once: AtOnce[T] | None = None,
     ) -> T:
         """
         Run *operation* in one durable transaction.
 
         Where it meets another transaction, or the connection is lost, it is run again. What must
         take place *once* begins with a note of its own: if an earlier try was committed after all,
-        however late, the next one finds the note and returns what that try did.
+        however late, the next one finds the note and returns what that try did. For others it waits
+        *patience* seconds at a time; None: as long as the server lets it.
 
         Each looks for what this process remembers: its latest note, and how often the ledger had
         sealed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
+
+        What is given *at_once* is tried first, and the operation where anything is otherwise.
 
         Raises:
             LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
@@ -191,36 +249,48 @@ class PostgresConnections:
             LedgerOutcomeUnknownError: it failed at the commit, and nobody can be asked.
             LedgerError: the database cannot do it; nothing has happened then.
         """
+        wait = "" if patience is None else f"{patience}s"
         note = uuid4().hex if once else None
         done: list[T] = []  # what the latest try did that got as far as its commit
         seen: Any = None  # what it began with
         missing: Missing | None = None
         in_doubt = False
         memory = self._taken_memory(once=once)
-        for attempt in range(1, _TRIES + 1):
+        tries = _TRIES if at_once is None else _TRIES + 1
+        for attempt in range(1, tries + 1):
             committing = committed = False
             # What others of this process have seen since, this try has to see as well.
             memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
             try:
                 async with self._connection() as connection:
-                    async with connection.transaction(isolation="read_committed"):
-                        self._reach("transaction: begins")
-                        db = SchemaConnection(connection, self._schema)
-                        begun = await self._begin(db, note, memory.note)
-                        if begun is not None:
-                            seen = begun
-                            in_doubt = in_doubt and note is None
-                            self._require_usable(begun, though_moved=though_moved)
-                            missing = await self._guard_copy(db, memory, begun)
-                            done = [await operation(db)]
-                            self._reach("transaction: commits")
-                            committing = True
+                    db = SchemaConnection(connection, self._schema)
+                    if at_once is not None:
+                        done, committing = [at_once.result], True
+                        self._reach("transaction: at once")
+                        seen = await self._run_at_once(connection, at_once, note, memory, wait)
+                    else:
+                        async with connection.transaction(isolation="read_committed"):
+                            self._reach("transaction: begins")
+                            begun = await self._begin(db, note, memory.note, wait)
+                            if begun is not None:
+                                seen = begun
+                                in_doubt = in_doubt and note is None
+                                self._require_usable(begun, though_moved=though_moved)
+                                missing = await self._guard_copy(db, memory, begun)
+                                done = [await operation(db)]
+                                self._reach("transaction: commits")
+                                committing = True
+                            elif seen is None:
+                                seen = await db.fetchrow(_LANDED, note)
                     committed = True
             except self._errors as caught:
                 error = self._first(caught)
                 if not committed:  # otherwise only giving the connection back has failed
                     in_doubt = in_doubt or (committing and self._may_be_committed(error))
-                    if attempt == _TRIES or not await self._passes(error):
+                    at_once, expected = None, at_once
+                    if expected is not None and self._is_otherwise(error):
+                        continue
+                    if attempt == tries or not await self._passes(error):
                         if once and not in_doubt:
                             self._memory = evolve(memory, sealings=self._memory.sealings)
                         raise _failed(error, in_doubt=in_doubt) from error
@@ -230,6 +300,30 @@ class PostgresConnections:
             self._reach("transaction: committed")
             return done[0]
         raise AssertionError("the last attempt returned or raised")
+
+    async def _run_at_once(
+        self,
+        connection: Connection,
+        what: AtOnce[Any],
+        note: str | None,
+        memory: Memory,
+        wait: str,
+    ) -> Row:
+        """Run one statement, which commits by itself; return what it began with."""
+        asked = self.clock.passed()
+        db = SchemaConnection(connection, self._schema)
+        values = (note, memory.note, wait, self._known, memory.sealings, *what.values)
+        if self._pooled:  # its parts may come to different sessions of the server otherwise
+            async with connection.transaction(isolation="read_committed"):
+                begun = await db.fetchrow(what.statement, *values)
+        else:
+            begun = await db.fetchrow(what.statement, *values)
+        self.clock.hear(begun["clock"], asked=asked)
+        return begun
+
+    def _is_otherwise(self, error: BaseException) -> bool:
+        """Whether a statement has divided by 0, for not all was as is to be expected."""
+        return isinstance(error, self._asyncpg.DivisionByZeroError)
 
     def _taken_memory(self, *, once: bool) -> Memory:
         """
@@ -278,24 +372,20 @@ class PostgresConnections:
         pg = self._asyncpg
         try:
             connection = await connection_under(given, pg)
-            for attempt in (1, 2):
-                await connection.execute("SAVEPOINT marketplace_metering")
-                try:
-                    done = await self._done_on(connection, operation, own)
-                except BaseException as error:
-                    with suppress(*self._errors):  # of a connection that is lost
-                        await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
-                    # Another one was first, and its row is seen the next time.
-                    if attempt == 1 and isinstance(error, pg.UniqueViolationError):
-                        continue
-                    raise
+            await connection.execute("SAVEPOINT marketplace_metering")
+            try:
+                done = await self._done_on(connection, operation, own)
+            except BaseException:
+                with suppress(*self._errors):  # of a connection that is lost
+                    await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
+                raise
+            else:
                 await connection.execute("RELEASE SAVEPOINT marketplace_metering")
                 return done
         except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
             raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
             raise _failed(error) from error
-        raise AssertionError("the last attempt returned or raised")
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
@@ -307,6 +397,10 @@ class PostgresConnections:
         if memory.missing(begun["sealings"], note_found=begun["note_found"]) is not None:
             # This transaction may look at what was: one of our own finds out, and guards the copy.
             await self.run(_nothing, once=True)
+        elif not begun["sees_all"]:
+            # Whether it has moved since, too; from here on, moving waits for this transaction.
+            async with asyncio.timeout(_MOVING_SECONDS):
+                await self.run(_nothing)
         return await operation(db)
 
     async def _ledger_id(self) -> str:
@@ -353,7 +447,9 @@ class PostgresConnections:
             raise LedgerClosedError("the ledger is closed")
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
-    async def _begin(self, connection: Connection, note: str | None, previous: str | None) -> Any:  # noqa: ANN401
+    async def _begin(
+        self, connection: Connection, note: str | None, previous: str | None, wait: str
+    ) -> Any:  # noqa: ANN401
         """
         Make the transaction durable, and leave its *note* in place of the *previous* one.
 
@@ -361,9 +457,9 @@ class PostgresConnections:
         """
         asked = self.clock.passed()
         if note is None:
-            begun = await connection.fetchrow(_BEGIN)
+            begun = await connection.fetchrow(_BEGIN, wait)
         else:
-            begun = await connection.fetchrow(_BEGIN_ONCE, note, previous)
+            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, previous)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun
@@ -494,13 +590,19 @@ def _place_of(url: str) -> str:
 
 
 def _text_of(error: BaseException) -> str:
+    """Return what an error says: of a server's but the message, for its details show the row."""
     unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return str(error) or unnamed
+    return getattr(error, "message", None) or str(error) or unnamed
 
 
 def _state_of(error: BaseException) -> str:
     """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
     return getattr(error, "sqlstate", None) or "08000"
+
+
+def was_kept_waiting(error: LedgerError) -> bool:
+    """Whether others took longer than a transaction's patience."""
+    return error.__cause__ is not None and _state_of(error.__cause__) == _LOCK_NOT_AVAILABLE
 
 
 def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
-from marketplace_metering_async.ledger.posting import Posting, PostingRules
+from marketplace_metering_async.ledger.posting import Posting, PostingRules, Wanted
 from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
     ended_hours,
@@ -17,18 +17,14 @@ from marketplace_metering_async.ledger.resolutions import (
     require_stranded,
     require_unbilled,
 )
-from marketplace_metering_async.ledger.stores.postgresql_adding import (
-    execute_for,
-    keep_sums,
-    load,
-    write,
-)
+from marketplace_metering_async.ledger.stores.postgresql_adding import load, write
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.postgresql_plain import execute_for, keep_sums
 from marketplace_metering_async.ledger.stores.store import no_failure
 from marketplace_metering_async.ledger.sums import Sums
 
 KEYS: Final = """
-    SELECT DISTINCT usage_key.name, usage_key.license_product
+    SELECT DISTINCT usage_key.name
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
     WHERE hour.hour_id IN (SELECT unnest($1::bigint[]))
 """
@@ -166,8 +162,8 @@ async def rebill(
     db: Connection, hours: Sequence[int], note: Note, rules: PostingRules, shard: int
 ) -> int:
     """Move the usage of hours to the hour that runs; see Store."""
-    keys = {key_of(name): product for name, product in await db.fetch(KEYS, hours)}
-    into = await load(db, keys, hour_of(note.at))
+    keys = [key_of(row["name"]) for row in await db.fetch(KEYS, hours)]
+    into = await load(db, dict.fromkeys(keys, Wanted("", hour_of(note.at))))
     ended = await _hours(db, hours)
     for one in ended:
         require_unbilled(one)

@@ -4,6 +4,7 @@ A ledger in one SQLite file: for one machine, any number of processes.
 SQLite has one writer at a time: what a verb reads stays so until it has written.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
@@ -162,6 +163,10 @@ class SqliteStore:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
+    async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
+        """See Store: there is nothing to fold."""
+        return Counter()
+
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""
         return await self._file.read(lambda db: sqlite_adding.known_events(db, names))
@@ -290,6 +295,10 @@ class SqliteStore:
         """See Store."""
         return await self._file.read(lambda db: sqlite_reports.history(db, query, after, limit))
 
+    async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """See Store: there are none."""
+        return []
+
     async def stranded(self, query: HistoryQuery) -> list[HistoryEntry]:
         """See Store."""
         return await self._file.read(lambda db: sqlite_reports.stranded(db, query))
@@ -338,6 +347,8 @@ class SqliteStore:
         self, table: str, after: tuple[Any, ...] | None, limit: int
     ) -> Sequence[Mapping[str, Any]]:
         """See Store."""
+        if table == "arrival":  # nobody shares a connection
+            return []
         return await self._file.read(lambda db: sqlite_reports.dump(db, table, after, limit))
 
 

@@ -1,0 +1,157 @@
+"""
+Plain usage into a ledger in PostgreSQL: blindly, in one statement where all of a group is plain.
+
+What such a statement expects it counts itself, and where something is otherwise it fails as a
+whole, so that one round trip is enough. See plain_usage.
+"""
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Final
+
+from marketplace_metering_async.ledger.model import Usage
+from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
+from marketplace_metering_async.ledger.posting import KnownEvents, PostingResult, PostingRules
+from marketplace_metering_async.ledger.stores.postgresql_connections import (
+    AT_ONCE,
+    OWN_VALUES,
+    AtOnce,
+    Connection,
+)
+from marketplace_metering_async.ledger.sums import Sum
+from marketplace_metering_async.ledger.whole_dimensions import concerns
+
+KNOWN_EVENTS: Final = """
+    SELECT event_id, digest, 0 FROM marketplace_metering.event
+    WHERE event_id IN (SELECT unnest($1::text[]))
+    UNION ALL SELECT NULL, NULL, event_ids_since FROM marketplace_metering.ledger
+"""
+"""Both in one look: an id that is forgotten meanwhile is known, or known to be too old."""
+FORGET_EVENTS: Final = """
+    DELETE FROM marketplace_metering.event WHERE event_id IN (SELECT unnest($1::text[]))
+"""
+_PLAIN: Final = """
+    SELECT hour.hour_id, plain.quantity, plain.events, plain.stamp
+    FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[],
+                ?::bigint[], ?::bigint[], ?::bigint[])
+        AS plain (quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most)
+    JOIN marketplace_metering.hour USING (key_id, hour)
+    WHERE hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
+      AND hour.opened_at = plain.opened_at AND hour.seal_at = plain.seal_at
+      AND hour.quantity BETWEEN plain.least AND plain.most
+    ORDER BY hour.hour_id FOR NO KEY UPDATE OF hour
+"""
+"""Locked in one order for all, and looked at again once the lock is there."""
+_GROW: Final = """
+    UPDATE marketplace_metering.hour SET quantity = hour.quantity + plain.quantity,
+        events = hour.events + plain.events, stamp = greatest(hour.stamp, plain.stamp)
+    FROM plain WHERE hour.hour_id = plain.hour_id RETURNING hour.key_id, hour.hour
+"""
+_NAME: Final = """
+    INSERT INTO marketplace_metering.event (event_id, digest, added_at)
+    SELECT * FROM unnest(?::text[], ?::bytea[], ?::bigint[])
+    ON CONFLICT DO NOTHING RETURNING event_id
+"""
+_KEEP: Final = """
+    INSERT INTO marketplace_metering.kept_sum
+        (product_code, dimension, state, quantity, records, latest, shard)
+    SELECT *, ?::bigint
+    FROM unnest(?::text[], ?::text[], ?::text[], ?::numeric[], ?::bigint[], ?::bigint[])
+    ON CONFLICT (product_code, dimension, state, shard) DO UPDATE SET
+        quantity = kept_sum.quantity + excluded.quantity,
+        records = kept_sum.records + excluded.records,
+        latest = greatest(kept_sum.latest, excluded.latest)
+"""
+
+
+def _numbered(statement: str, first: int = 1) -> str:
+    """Return a *statement* with numbers from *first* on for its question marks."""
+    numbers = count(first)
+    head, *parts = statement.split("?")
+    return head + "".join(f"${next(numbers)}{part}" for part in parts)
+
+
+GROWN_HOURS: Final = _numbered(f"WITH plain AS ({_PLAIN}) {_GROW}")
+NEW_EVENTS: Final = _numbered(_NAME)
+KEPT_SUMS: Final = _numbered(_KEEP)
+_ALL: Final = _numbered(
+    AT_ONCE.format(
+        parts=f"""
+            plain AS ({_PLAIN}), grown AS ({_GROW}), named AS ({_NAME}),
+            kept AS ({_KEEP} RETURNING 1)
+        """,
+        unless="""
+            WHEN event_ids_since > ? THEN 0
+            WHEN EXISTS (SELECT 1 FROM marketplace_metering.whole_dimension
+                         WHERE dimension IN (SELECT unnest(?::text[]))) THEN 0
+            WHEN (SELECT COUNT(*) FROM grown) <> ? THEN 0
+            WHEN (SELECT COUNT(*) FROM named) <> ? THEN 0
+            WHEN (SELECT COUNT(*) FROM kept) <> ? THEN 0
+        """,
+    ),
+    first=OWN_VALUES + 1,
+)
+"""Hours first, then events, then sums: so does whoever else writes them."""
+
+
+def at_once(
+    group: Sequence[Usage], now: int, rules: PostingRules, hours: PlainHours, shard: int
+) -> AtOnce[list[PostingResult]] | None:
+    """Return what adds *group*, all of which is plain, in one statement; None: not all of it is."""
+    plan = hours.plan(group, now, rules)
+    if plan.careful:
+        return None
+    rows, events, sums = [part.row() for part in plan.parts], plan.events(), plan.sums()
+    fractions = [*{usage.key.dimension for usage in group if concerns(usage)}]
+    values = (
+        *_columns(rows, 9),
+        *_columns(events, 3),
+        shard,
+        *_columns(sums, 6),
+        plan.ids_since,
+        fractions,
+        len(rows),
+        len(events),
+        len(sums),
+    )
+    return AtOnce(_ALL, values, plan.results([]))
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
+    return [*zip(*rows, strict=True)] or [()] * width
+
+
+async def add_blindly(db: Connection, plan: Plan) -> None:
+    """Add what is plain, and hand the rest back to the *plan*."""
+    events = plan.events()
+    new = {row["event_id"] for row in await fetch_for(db, NEW_EVENTS, events)}
+    if there := [name for name, *_ in events if name not in new]:
+        plan.known((await known_events(db, there)).digests)
+    parts = [*plan.parts]
+    grown = await fetch_for(db, GROWN_HOURS, [part.row() for part in parts])
+    changed = {(row["key_id"], row["hour"]) for row in grown}
+    others = [part for part in parts if (part.into.key_id, part.into.hour) not in changed]
+    if taken_back := [name for part in others for name in plan.miss(part)]:
+        await db.execute(FORGET_EVENTS, taken_back)
+
+
+async def known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
+    """Return what is known of the event ids *names*."""
+    *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
+    return KnownEvents({name: digest for name, digest, _ in known}, since)
+
+
+async def fetch_for(db: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the rows of a statement that has an array for each column of *rows*, if any."""
+    return await db.fetch(statement, *zip(*rows, strict=True)) if rows else []
+
+
+async def execute_for(db: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement with an array for each column of *rows*, if there are any."""
+    await fetch_for(db, statement, rows)
+
+
+async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int) -> None:
+    """Add *changes* to the kept sums."""
+    if changes:
+        await db.execute(KEPT_SUMS, shard, *zip(*changes, strict=True))
