@@ -373,15 +373,22 @@ def callers_usage_is_removed_by_number() -> None:
 
 def plain_hours_are_not_counted() -> None:
     """Usage of an hour that is remembered is called stored, though the hour is sealed."""
-    _without_count("grown")
+    _without_count("grown", sqlite_adding.PLAIN_HOUR)
 
 
 def plain_events_are_not_counted() -> None:
     """Usage is added blindly, though its event id is known."""
-    _without_count("named")
+    _without_count("named", sqlite_adding.PLAIN_EVENT)
 
 
-def _without_count(part: str) -> None:
+def _without_count(part: str, of: str) -> None:
+    unchanged = sqlite_adding._unchanged
+
+    def none_is(db: Any, statement: str, rows: Any) -> list[int]:
+        found = unchanged(db, statement, rows)
+        return [] if statement == of else found
+
+    sqlite_adding._unchanged = none_is
     counted = f"WHEN (SELECT COUNT(*) FROM {part}) <>"
     uncounted = f"WHEN (SELECT COUNT(*) FROM {part}) < 0 AND 0 <>"
     assert counted in postgresql_plain._ALL

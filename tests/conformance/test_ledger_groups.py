@@ -7,20 +7,9 @@ import threading
 from typing import Any
 
 import pytest
-from support.ledgers import House, change, execute
+from support.ledgers import House, refuse_thirteen
 
 from marketplace_metering_async import LedgerClosedError, UsageRefusedError
-
-
-async def refuse_thirteen(url: str) -> None:
-    if url.startswith("sqlite"):
-        await change(
-            url,
-            "CREATE TRIGGER refusing BEFORE INSERT ON hour WHEN NEW.quantity = 13000000 "
-            "BEGIN SELECT RAISE(ABORT, 'hour_quantity_check'); END",
-        )
-    else:
-        await execute(url, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity <> 13000000)")
 
 
 async def test_usage_that_is_refused_fails_alone(house: House) -> None:

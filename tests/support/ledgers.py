@@ -246,6 +246,18 @@ async def until_somebody_waits(place: str) -> None:
         await connection.close()
 
 
+async def refuse_thirteen(url: str) -> None:
+    """Let the database hold no new hour of 13 units."""
+    if url.startswith("sqlite"):
+        await change(
+            url,
+            "CREATE TRIGGER refusing BEFORE INSERT ON hour WHEN NEW.quantity = 13000000 "
+            "BEGIN SELECT RAISE(ABORT, 'hour_quantity_check'); END",
+        )
+    else:
+        await execute(url, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity <> 13000000)")
+
+
 async def empty_postgres_database(url: str) -> None:
     """Remove the ledger from a database."""
     await execute(url, "DROP SCHEMA marketplace_metering CASCADE")
