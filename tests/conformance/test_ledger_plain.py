@@ -69,6 +69,20 @@ async def test_an_hour_of_a_customer_who_left_meanwhile_takes_what_is_due(
     assert (7 if after else 4) == status.ended[HourState.SUBSCRIPTION_OVER]
 
 
+async def test_an_hour_that_is_due_when_its_customer_leaves_takes_nothing_of_later(
+    house: House,
+) -> None:
+    """
+    In the very second in which it is due, so that this is as it was.
+    """
+    await house.use(1, at=NOON)
+    house.clock.set(THIS_HOUR + HOUR + 10 * MINUTE)
+    async with house.another() as other:
+        await other.close_customer(**WHO, at=NOON)
+
+    assert HourState.SUBSCRIPTION_OVER is (await house.use(2, at=NOON + MINUTE)).ended
+
+
 async def test_a_subscription_that_ends_later_changes_nothing_until_then(house: House) -> None:
     """
     An hour that is sealed before the end goes on.
