@@ -77,10 +77,17 @@ def digest(
     return _digest(f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]')
 
 
-def digest_of_event(key: UsageKey, at: int | None, quantity: int) -> bytes:
-    """Return the digest of what a caller said of an event; *at* is None where it did not say."""
+def digest_of_event(name: str, at: int | None, quantity: int) -> bytes:
+    """
+    Return the digest of what a caller said of an event.
+
+    Args:
+        name: Of the key.
+        at: None where it did not say.
+        quantity: Millionths.
+    """
     moment = "null" if at is None else at
-    return _digest(f"[{name_of(key)[1:-1]}, {moment}, {quantity}]")
+    return _digest(f"[{name[1:-1]}, {moment}, {quantity}]")
 
 
 def _digest(content: str) -> bytes:

@@ -69,7 +69,7 @@ class GroupCommit:
         Cancelling takes them out where their group has not begun yet, and leaves it open otherwise.
         """
         outcomes = await self._ready.add(usages)
-        if any(one is None for one in outcomes):
+        if not all(outcomes):
             outcomes = await self._once_nobody_has_them(usages, [*outcomes])
         return outcomes  # type: ignore[return-value]  # none is None
 

@@ -310,7 +310,9 @@ class UsageLedger:
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        await self._require_writable()
+        self._require_open()
+        if not self._is_checked:
+            await self._check_identity()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,

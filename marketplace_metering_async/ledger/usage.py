@@ -8,7 +8,7 @@ from typing import Any, Final, Required, TypedDict
 from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.frozen_record import digest_of_event
-from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
+from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey, name_of
 from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
 from marketplace_metering_async.quantities import Quantity, millionths, read
@@ -45,6 +45,8 @@ class UsageToAdd(TypedDict, total=False):
     event_id: str | None
 
 
+_Known = tuple[UsageKey, str, str]
+"""A key, with whom a license record may share a request, and the key's name."""
 _NAMES: Final = UsageToAdd.__annotations__.keys()
 
 
@@ -53,7 +55,7 @@ class UsageReader:
 
     def __init__(self) -> None:
         """Begin with no key in mind."""
-        self._known: dict[tuple[str | None, ...], tuple[UsageKey, str]] = {}
+        self._known: dict[tuple[str | None, ...], _Known] = {}
 
     def usage(
         self,
@@ -110,10 +112,10 @@ class UsageReader:
             raise_if_any(_violations(record, now, event_id))
             known = self._remember(who, record)
             epoch, amount = record.epoch, millionths(record.quantity)
-        key, license_product = known
+        key, license_product, name = known
         digest = b""
         if event_id is not None:
-            digest = digest_of_event(key, None if at is None else epoch, amount)
+            digest = digest_of_event(name, None if at is None else epoch, amount)
         return Usage(key, license_product, epoch, amount, event_id, digest)
 
     def one_of_many(self, now: datetime, position: int, given: Any) -> Usage | InvalidRecordError:  # noqa: ANN401
@@ -128,17 +130,18 @@ class UsageReader:
         except InvalidRecordError as error:
             return error.under(f"usages[{position}]")
 
-    def _recall(self, who: tuple[str | None, ...]) -> tuple[UsageKey, str] | None:
+    def _recall(self, who: tuple[str | None, ...]) -> _Known | None:
         try:
             return self._known.get(who)
         except TypeError:  # something that is no text, which the rules will name
             return None
 
-    def _remember(self, who: tuple[str | None, ...], record: UsageRecord) -> tuple[UsageKey, str]:
+    def _remember(self, who: tuple[str | None, ...], record: UsageRecord) -> _Known:
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
         product = record.product_code or "" if record.license_arn else ""
-        known = self._known[who] = (UsageKey.of(record), product)
+        key = UsageKey.of(record)
+        known = self._known[who] = (key, product, name_of(key))
         return known
 
 
