@@ -48,6 +48,8 @@ Milliseconds for which opening waits to empty the log. After a sync that failed,
 commit which the disk does not have: before anything is added behind it, all is written elsewhere.
 Where others hold the log, they have it since before.
 """
+_LOG_KEPT: Final = 2**24
+"""Bytes to which the log is cut once nobody reads what it had grown by; it would keep its size."""
 _FAR_AWAY: Final = frozenset(
     """
     nfs nfs4 cifs smb3 smbfs afs ncpfs sshfs rclone davfs davfs2 curlftpfs
@@ -303,6 +305,7 @@ class SqliteFile:
             for pragma in (
                 "synchronous = FULL",
                 "foreign_keys = ON",
+                f"journal_size_limit = {_LOG_KEPT}",
                 f"busy_timeout = {_LOG_WAITS}",
                 "wal_checkpoint(TRUNCATE)",
                 f"busy_timeout = {int(_BUSY_SECONDS * 1000)}",
