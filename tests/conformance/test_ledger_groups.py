@@ -7,9 +7,11 @@ import threading
 from typing import Any
 
 import pytest
-from support.ledgers import House, refuse_thirteen
+from support.ledgers import HOUR, NOON, House, refuse_thirteen
 
-from marketplace_metering_async import LedgerClosedError, UsageRefusedError
+from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError
+from marketplace_metering_async.ledger.posting import OpenHour
+from marketplace_metering_async.ledger.stores import postgresql_adding, sqlite_adding
 
 
 async def test_usage_that_is_refused_fails_alone(house: House) -> None:
@@ -28,6 +30,48 @@ async def test_usage_that_is_refused_fails_alone(house: House) -> None:
     assert isinstance(results[30], UsageRefusedError)
     assert "hour_quantity_check" in str(results[30])
     assert 49 == (await house.balance()).recorded
+
+
+async def test_a_key_as_large_as_can_be_holds_up_itself_alone(house: House) -> None:
+    """
+    Be it stored or not: PostgreSQL's indexes do not hold every text. ledger M3
+    """
+    smile = "\N{GRINNING FACE}" * 255
+    huge: dict[str, Any] = {
+        "dimension": smile,
+        "customer_identifier": smile,
+        "customer_aws_account_id": None,
+    }
+    others = [house.use(1, customer_aws_account_id=f"{n:012d}") for n in range(20)]
+    *_, added = await asyncio.gather(*others, house.use(2, **huge), return_exceptions=True)
+
+    assert isinstance(added, AddedUsage | UsageRefusedError)
+    assert 20 + 2 * isinstance(added, AddedUsage) == (await house.balance()).recorded
+
+
+async def test_a_late_event_reads_the_past_of_its_own_key(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Not that of all that shares its commit. ledger H4
+    """
+    keys = [f"{n:012d}" for n in range(10)]
+    hours = range(1, 20)
+    for ago in hours:
+        at = NOON - ago * HOUR
+        await asyncio.gather(*(house.use(1, customer_aws_account_id=key, at=at) for key in keys))
+    loaded: list[int] = []
+
+    def counted(hour: int, *members: Any) -> OpenHour:
+        loaded.append(hour)
+        return OpenHour(hour, *members)
+
+    for store in (sqlite_adding, postgresql_adding):
+        monkeypatch.setattr(store, "OpenHour", counted)
+    late = house.use(1, customer_aws_account_id=keys[5], at=NOON - len(hours) * HOUR)
+    await asyncio.gather(late, *(house.use(1, customer_aws_account_id=key) for key in keys))
+
+    assert len(loaded) <= len(hours)
 
 
 async def test_a_ledger_belongs_to_one_loop(house: House) -> None:
