@@ -85,7 +85,8 @@ async def test_usage_counts_once_however_late_its_commit_lands(
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=cut)
-        adding = asyncio.create_task(house.use(100, event_id="late"))
+        new: dict[str, Any] = {"dimension": "new", "event_id": "late"}
+        adding = asyncio.create_task(house.use(100, **new))
         await late.left.wait()
         await until_somebody_waits(either)
         await late.land()
@@ -93,7 +94,57 @@ async def test_usage_counts_once_however_late_its_commit_lands(
 
         assert (False, THIS_HOUR) == (added.repeated, added.hour)
         assert 101 == (await house.balance()).recorded
-        assert (await house.use(100, event_id="late")).repeated
+        assert (await house.use(100, **new)).repeated
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut off", "stalled"])
+async def test_a_statement_that_lands_late_adds_nothing(
+    either: str, *, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    For usage that takes one statement only: the next try has its note. ledger C3
+    """
+    if not cut:
+        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.5)
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        await house.use(2)
+        late = proxy.delay_commit(cut=cut, text=b"late-event")
+        adding = asyncio.create_task(house.use(100, event_id="late-event"))
+        await late.left.wait()
+        added = await adding
+        await late.land()
+
+        assert (False, THIS_HOUR) == (added.repeated, added.hour)
+        assert 103 == (await house.balance()).recorded
+        assert (await house.use(100, event_id="late-event")).repeated
+
+
+async def test_a_statement_whose_answer_is_lost_counts_once(
+    either: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The next try finds its note, and returns what it did; what this process remembers of it is
+    there. ledger C1, C3
+    """
+    run_at_once = postgresql_connections.PostgresConnections._run_at_once
+
+    async def lost(self: Any, *values: Any) -> Any:
+        await run_at_once(self, *values)
+        raise ConnectionResetError
+
+    async with house_at(either) as house:
+        await house.use(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(postgresql_connections.PostgresConnections, "_run_at_once", lost)
+            added = await house.use(2)
+        await house.use(4)
+
+        assert THIS_HOUR == added.hour
+        assert (7, False) == (
+            (await house.balance()).recorded,
+            (await house.balance()).is_unconfirmed_copy,
+        )
 
 
 async def test_usage_counts_once_though_its_commit_never_lands(
@@ -110,7 +161,7 @@ async def test_usage_counts_once_though_its_commit_never_lands(
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=True)
-        await house.use(100)
+        await house.use(100, dimension="new")
         await late.land()
 
         assert 101 == (await house.balance()).recorded
@@ -162,7 +213,8 @@ async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> Non
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         late = proxy.delay_commit(cut=True)
-        adding = asyncio.create_task(house.use(100, event_id="doubtful"))
+        new: dict[str, Any] = {"dimension": "new", "event_id": "doubtful"}
+        adding = asyncio.create_task(house.use(100, **new))
         await late.left.wait()
         proxy.refuse()
         with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored is unknown"):
@@ -170,7 +222,7 @@ async def test_a_commit_that_nobody_can_ask_about_is_unknown(either: str) -> Non
         await late.land()
         await proxy.listen()
 
-        assert (await house.use(100, event_id="doubtful")).repeated
+        assert (await house.use(100, **new)).repeated
         status = await house.balance()
         assert (101, False) == (status.recorded, status.is_unconfirmed_copy)
 
@@ -184,7 +236,7 @@ async def test_what_is_lost_while_nothing_can_be_stored_is_missed(either: str) -
         await house.use(1)
         await proxy.cut()
         with pytest.raises(LedgerError):
-            await house.use(2)
+            await house.use(2, dimension="new")
         await change(either, "DELETE FROM posting RETURNING 1")
         await proxy.listen()
         await house.use(2)
@@ -201,7 +253,7 @@ async def test_what_never_got_to_its_commit_is_not_stored(either: str) -> None:
         await house.use(1)
         await proxy.cut()
         with pytest.raises(LedgerError, match="nothing was stored") as refusal:
-            await house.use(100)
+            await house.use(100, dimension="new")
         await proxy.listen()
 
         assert LedgerError is refusal.type

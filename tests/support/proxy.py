@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
-_COMMIT = b"COMMIT;"
-
 
 class LateCommit:
     """
@@ -57,6 +55,7 @@ class Proxy:
         self._target = urlsplit(url)
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: LateCommit | None = None
+        self._commits_by = b""
         self._passing = 0
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -88,8 +87,13 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def delay_commit(self, *, cut: bool, passing: int = 0) -> LateCommit:
-        """Hold back the next COMMIT, once *passing* others have passed; see LateCommit."""
+    def delay_commit(self, *, cut: bool, passing: int = 0, text: bytes = b"COMMIT;") -> LateCommit:
+        """
+        Hold back the next COMMIT, once *passing* others have passed; see LateCommit.
+
+        A statement that commits by itself is known by some *text* among its values.
+        """
+        self._commits_by = text
         self._late = LateCommit(cut=cut)
         self._passing = passing
         return self._late
@@ -116,7 +120,7 @@ class Proxy:
                 if self.loses_at is not None and self.loses_at in message:
                     self.loses_at = None
                     return
-                if _COMMIT in message and self._late is not None and not self._passes():
+                if self._commits_by in message and self._late is not None and not self._passes():
                     late.append(self._late)
                     self._late = None
                     if late[0].cut:
