@@ -131,7 +131,7 @@ async def add_blindly(db: Connection, plan: Plan) -> None:
     grown = await fetch_for(db, GROWN_HOURS, [part.row() for part in parts])
     changed = {(row["key_id"], row["hour"]) for row in grown}
     others = [part for part in parts if (part.into.key_id, part.into.hour) not in changed]
-    if taken_back := [name for part in others for name in plan.miss(part)]:
+    if taken_back := plan.miss(others):
         await db.execute(FORGET_EVENTS, taken_back)
 
 
