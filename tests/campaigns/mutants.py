@@ -389,8 +389,8 @@ def _without_count(part: str, of: str) -> None:
         return [] if statement == of else found
 
     sqlite_adding._unchanged = none_is
-    counted = f"WHEN (SELECT COUNT(*) FROM {part}) <>"
-    uncounted = f"WHEN (SELECT COUNT(*) FROM {part}) < 0 AND 0 <>"
+    counted = f"WHEN (SELECT COUNT(*) FROM {part}"
+    uncounted = f"WHEN false AND (SELECT COUNT(*) FROM {part}"
     assert counted in postgresql_plain._ALL
     postgresql_plain._ALL = postgresql_plain._ALL.replace(counted, uncounted)  # type: ignore[misc]
 

@@ -31,10 +31,32 @@ FORGET_EVENTS: Final = """
     DELETE FROM marketplace_metering.event WHERE event_id IN (SELECT unnest($1::text[]))
 """
 _PLAIN: Final = """
-    SELECT hour.hour_id, plain.quantity, plain.events, plain.stamp
-    FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[],
-                ?::bigint[], ?::bigint[], ?::bigint[])
-        AS plain (quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most)
+    unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[],
+           ?::bigint[], ?::bigint[], ?::bigint[])
+"""
+_GROW: Final = f"""
+    INSERT INTO marketplace_metering.hour AS hour
+        (hour_id, quantity, events, stamp, key_id, hour, opened_at, seal_at, sealed_at, deadline,
+         state)
+    SELECT -place, quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most, 'open'
+    FROM {_PLAIN} WITH ORDINALITY AS plain
+        (quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most, place)
+    ORDER BY key_id, hour
+    ON CONFLICT (key_id, hour) DO UPDATE SET
+        quantity = hour.quantity + excluded.quantity, events = hour.events + excluded.events,
+        stamp = greatest(hour.stamp, excluded.stamp)
+    WHERE hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
+      AND hour.opened_at = excluded.opened_at AND hour.seal_at = excluded.seal_at
+      AND hour.quantity BETWEEN excluded.sealed_at AND excluded.deadline
+    RETURNING hour_id
+"""
+"""
+By the index, row after row in one order for all, whatever the planner knows of the table. An hour
+that is not there is made with a number below 0, which nobody lets be committed.
+"""
+_LOCK: Final = f"""
+    SELECT hour.hour_id, hour.key_id, hour.hour, plain.quantity, plain.events, plain.stamp
+    FROM {_PLAIN} AS plain (quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most)
     JOIN marketplace_metering.hour USING (key_id, hour)
     WHERE hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
       AND hour.opened_at = plain.opened_at AND hour.seal_at = plain.seal_at
@@ -42,10 +64,12 @@ _PLAIN: Final = """
     ORDER BY hour.hour_id FOR NO KEY UPDATE OF hour
 """
 """Locked in one order for all, and looked at again once the lock is there."""
-_GROW: Final = """
+GROW_PLAIN_HOURS: Final = """
     UPDATE marketplace_metering.hour SET quantity = hour.quantity + plain.quantity,
         events = hour.events + plain.events, stamp = greatest(hour.stamp, plain.stamp)
-    FROM plain WHERE hour.hour_id = plain.hour_id RETURNING hour.key_id, hour.hour
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+        AS plain (hour_id, quantity, events, stamp)
+    WHERE hour.hour_id = plain.hour_id
 """
 _NAME: Final = """
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
@@ -71,20 +95,19 @@ def _numbered(statement: str, first: int = 1) -> str:
     return head + "".join(f"${next(numbers)}{part}" for part in parts)
 
 
-GROWN_HOURS: Final = _numbered(f"WITH plain AS ({_PLAIN}) {_GROW}")
+PLAIN_HOURS: Final = _numbered(_LOCK)
 NEW_EVENTS: Final = _numbered(_NAME)
 KEPT_SUMS: Final = _numbered(_KEEP)
 _ALL: Final = _numbered(
     AT_ONCE.format(
         parts=f"""
-            plain AS ({_PLAIN}), grown AS ({_GROW}), named AS ({_NAME}),
-            kept AS ({_KEEP} RETURNING 1)
+            grown AS ({_GROW}), named AS ({_NAME}), kept AS ({_KEEP} RETURNING 1)
         """,
         unless="""
             WHEN event_ids_since > ? THEN 0
             WHEN EXISTS (SELECT 1 FROM marketplace_metering.whole_dimension
                          WHERE dimension IN (SELECT unnest(?::text[]))) THEN 0
-            WHEN (SELECT COUNT(*) FROM grown) <> ? THEN 0
+            WHEN (SELECT COUNT(*) FROM grown WHERE hour_id > 0) <> ? THEN 0
             WHEN (SELECT COUNT(*) FROM named) <> ? THEN 0
             WHEN (SELECT COUNT(*) FROM kept) <> ? THEN 0
         """,
@@ -128,8 +151,10 @@ async def add_blindly(db: Connection, plan: Plan) -> None:
     if there := [name for name, *_ in events if name not in new]:
         plan.known((await known_events(db, there)).digests)
     parts = [*plan.parts]
-    grown = await fetch_for(db, GROWN_HOURS, [part.row() for part in parts])
-    changed = {(row["key_id"], row["hour"]) for row in grown}
+    plain = await fetch_for(db, PLAIN_HOURS, [part.row() for part in parts])
+    grown = [(hour_id, *added) for hour_id, _, _, *added in plain]
+    await execute_for(db, GROW_PLAIN_HOURS, grown)
+    changed = {(row["key_id"], row["hour"]) for row in plain}
     others = [part for part in parts if (part.into.key_id, part.into.hour) not in changed]
     if taken_back := plan.miss(others):
         await db.execute(FORGET_EVENTS, taken_back)
