@@ -9,13 +9,15 @@ import json
 from datetime import datetime
 from typing import Final
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 LEAP: Final = 1_000_000
 """
 What adopting a copy adds to its counter: more than anybody has sealed since a backup, so that it is
 above all that is remembered of what the copy lacks.
 """
+_NOTES: Final = 100
+"""Of usage that may be stored, as many are remembered; more of them without an answer, and none."""
 UNKNOWN: Final = 2**53
 """Up to when usage is held while nobody knows how far the lost ledger has sealed."""
 
@@ -79,22 +81,29 @@ class Memory:
 
     Attributes:
         sealings: How many transactions had sealed hours.
-        note: That of its latest usage; None where there is none to look for.
-        stored_at: When that was stored.
+        notes: Those of its latest usage, of which one is there: that which is known to be stored,
+            and those after it of which nobody knows. Empty where there is none to look for.
+        stored_at: When the first of them was stored.
     """
 
     sealings: int = 0
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     stored_at: datetime | None = None
 
-    def without_note(self) -> "Memory":
+    def without_notes(self) -> "Memory":
         """Return what remains where no note is looked for."""
         return Memory(sealings=self.sealings)
+
+    def or_with(self, note: str) -> "Memory":
+        """Return what is remembered where *note* may have taken the place of the others."""
+        if not self.notes or len(self.notes) == _NOTES:
+            return self.without_notes()
+        return evolve(self, notes=(*self.notes, note))
 
     def missing(self, sealings: int, *, note_found: bool = True) -> "Missing | None":
         """Return what is missing in a ledger with so many *sealings*; None: nothing."""
         was_adopted = sealings >= self.sealings + LEAP
-        if self.note is not None and not note_found:
+        if self.notes and not note_found:
             text = (
                 f"usage that this process stored at {self.stored_at:%Y-%m-%d %H:%M:%S} UTC is "
                 "missing in the ledger, and so may be what others stored about then: give it again "

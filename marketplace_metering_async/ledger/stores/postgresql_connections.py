@@ -96,20 +96,23 @@ _PATIENT: Final = "CASE WHEN $1::text <> '' THEN set_config('lock_timeout', $1, 
 _BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}, {_PATIENT}"
 _BEGIN_ONCE: Final = f"""
     WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id = $3 RETURNING posting_id)
+        DELETE FROM marketplace_metering.posting WHERE posting_id IN (SELECT unnest($3::text[]))
+        RETURNING posting_id)
     INSERT INTO marketplace_metering.posting (posting_id) VALUES ($2) ON CONFLICT DO NOTHING
     RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_CLOCK},
         {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 _BEGIN_ON: Final = f"""
-    SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting WHERE posting_id = $1) AS note_found,
+    SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting
+                   WHERE posting_id IN (SELECT unnest($1::text[]))) AS note_found,
         current_setting('transaction_isolation') = 'read committed' AS sees_all,
         {_USABLE}, {_LEDGER_ID}, {_DURABLE}
 """
 AT_ONCE: Final = f"""
     WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id),
+        DELETE FROM marketplace_metering.posting WHERE posting_id IN (SELECT unnest($2::text[]))
+        RETURNING posting_id),
     note AS (
         INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
     {{parts}}
@@ -117,7 +120,7 @@ AT_ONCE: Final = f"""
         CASE WHEN $3::text <> '' THEN set_config('lock_timeout', $3, true) END,
         1 / CASE
             WHEN moved_to IS NOT NULL OR min_compatible > $4 OR sealings < $5 THEN 0
-            WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
+            WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
         (SELECT posted_at FROM note), sealings
@@ -271,7 +274,7 @@ class PostgresConnections:
                     else:
                         async with connection.transaction(isolation="read_committed"):
                             self._reach("transaction: begins")
-                            begun = await self._begin(db, note, memory.note, wait)
+                            begun = await self._begin(db, note, memory.notes, wait)
                             if begun is not None:
                                 seen = begun
                                 in_doubt = in_doubt and note is None
@@ -291,8 +294,9 @@ class PostgresConnections:
                     if expected is not None and self._is_otherwise(error):
                         continue
                     if attempt == tries or not await self._passes(error):
-                        if once and not in_doubt:
-                            self._memory = evolve(memory, sealings=self._memory.sealings)
+                        if note is not None:
+                            kept = memory.or_with(note) if in_doubt else memory
+                            self._memory = evolve(kept, sealings=self._memory.sealings)
                         raise _failed(error, in_doubt=in_doubt) from error
                     await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
                     continue
@@ -312,7 +316,7 @@ class PostgresConnections:
         """Run one statement, which commits by itself; return what it began with."""
         asked = self.clock.passed()
         db = SchemaConnection(connection, self._schema)
-        values = (note, memory.note, wait, self._known, memory.sealings, *what.values)
+        values = (note, memory.notes, wait, self._known, memory.sealings, *what.values)
         if self._pooled:  # its parts may come to different sessions of the server otherwise
             async with connection.transaction(isolation="read_committed"):
                 begun = await db.fetchrow(what.statement, *values)
@@ -332,7 +336,7 @@ class PostgresConnections:
         A note is looked for once, by one that leaves a new one.
         """
         memory = self._memory
-        without = self._memory.without_note()
+        without = self._memory.without_notes()
         if not once:
             return without
         self._memory = without
@@ -341,7 +345,7 @@ class PostgresConnections:
 
     async def _guard_copy(self, db: Connection, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""
-        note_found = memory.note is None or begun["note_found"]
+        note_found = not memory.notes or begun["note_found"]
         missing = memory.missing(begun["sealings"], note_found=note_found)
         if missing is not None and missing.is_copy:
             await db.execute(_GUARD)
@@ -355,7 +359,7 @@ class PostgresConnections:
             sealings = max(sealings, self._memory.sealings)
         self._memory = evolve(self._memory, sealings=sealings)
         if note is not None:
-            self._memory = evolve(self._memory, note=note, stored_at=seen["posted_at"])
+            self._memory = evolve(self._memory, notes=(note,), stored_at=seen["posted_at"])
             self._noted_on = asyncio.get_running_loop().time()
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}" if missing.is_copy else missing.text)
@@ -390,7 +394,7 @@ class PostgresConnections:
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
         memory = self._memory
-        begun = await db.fetchrow(_BEGIN_ON, memory.note)
+        begun = await db.fetchrow(_BEGIN_ON, memory.notes)
         if begun["ledger_id"] != own:
             raise LedgerError(_OTHER_LEDGER)
         self._require_usable(begun, though_moved=False)
@@ -448,10 +452,10 @@ class PostgresConnections:
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
     async def _begin(
-        self, connection: Connection, note: str | None, previous: str | None, wait: str
+        self, connection: Connection, note: str | None, previous: Sequence[str], wait: str
     ) -> Any:  # noqa: ANN401
         """
-        Make the transaction durable, and leave its *note* in place of the *previous* one.
+        Make the transaction durable, and leave its *note* in place of the *previous* ones.
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """

@@ -14,7 +14,7 @@ from marketplace_metering_async.ledger.watermark import (
     watermark_in,
 )
 
-STORED = Memory(sealings=5, note="note", stored_at=datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC))
+STORED = Memory(sealings=5, notes=("note",), stored_at=datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC))
 
 
 def test_a_watermark_is_read_as_it_was_written() -> None:
@@ -51,7 +51,22 @@ def test_a_process_misses_what_it_has_seen() -> None:
     )
     assert lost.is_copy
     assert "stored at 2026-11-23 12:00:01 UTC is missing" in lost.text
-    assert STORED.without_note().missing(5, note_found=False) is None
+    assert STORED.without_notes().missing(5, note_found=False) is None
+
+
+def test_what_may_have_taken_the_place_of_a_note_is_looked_for_besides() -> None:
+    """
+    While there are few of them: a false alarm would be the end of many. ledger C1
+    """
+    doubted = STORED.or_with("second").or_with("third")
+
+    assert ("note", "second", "third") == doubted.notes
+    assert doubted.missing(5, note_found=False) == STORED.missing(5, note_found=False)
+    assert () == STORED.without_notes().or_with("note").notes
+    for number in range(100):
+        doubted = doubted.or_with(str(number))
+        assert not doubted.notes or len(doubted.notes) <= 100
+    assert () == doubted.notes
 
 
 def test_what_is_missing_in_an_adopted_copy_is_named_and_makes_no_copy_of_it() -> None:
