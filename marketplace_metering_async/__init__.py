@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         RelayReport,
         Resolution,
         UsageLedger,
+        UsageToAdd,
     )
     from marketplace_metering_async.limits import ServiceMetadata
     from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
@@ -234,6 +235,7 @@ __all__ = [
     "UsageLedger",
     "UsageRecord",
     "UsageRefusedError",
+    "UsageToAdd",
     "Verdict",
     "Violation",
     "WarningIssued",
@@ -283,6 +285,8 @@ _NAMES_OF: Final = {
         "Relaying",
         "Resolution",
         "UsageLedger",
+        "UsageToAdd",
+        "UsageToAdd",
     ],
     "limits": ["ServiceMetadata"],
     "records": ["Tag", "UsageAllocation", "UsageRecord"],

@@ -31,6 +31,8 @@ def read(value: object) -> Quantity | None:
     leading zeros, and at most one point with up to six digits behind it. True is no quantity, and
     a float is none, since what it says is not what was written.
     """
+    if type(value) is int:
+        return value if 0 <= value <= _GREATEST else None
     if isinstance(value, str):
         return _of_text(value) if limits.DECIMAL_QUANTITY.fullmatch(value) else None
     if isinstance(value, Decimal):

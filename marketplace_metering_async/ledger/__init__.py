@@ -13,6 +13,7 @@ from marketplace_metering_async.ledger.posting import AddedUsage
 from marketplace_metering_async.ledger.relay_report import RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying
 from marketplace_metering_async.ledger.status import LedgerStatus, ProductStatus
+from marketplace_metering_async.ledger.usage import UsageToAdd
 
 __all__ = [
     "AddedUsage",
@@ -28,4 +29,5 @@ __all__ = [
     "Relaying",
     "Resolution",
     "UsageLedger",
+    "UsageToAdd",
 ]

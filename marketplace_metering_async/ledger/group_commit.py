@@ -6,39 +6,108 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from marketplace_metering_async.errors import UsageRefusedError
+from marketplace_metering_async.errors import (
+    EventConflictError,
+    EventTooOldError,
+    InvalidRecordError,
+    LateUsageError,
+    LedgerError,
+    UsageRefusedError,
+)
 from marketplace_metering_async.ledger.model import Usage
-from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
+from marketplace_metering_async.ledger.posting import PostingResult
 
 _MOST: Final = 1_000
 """Pieces of usage that share one commit."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+_HELD_FOR: Final = 60.0
+"""Seconds for which usage waits for a caller's open transaction that has its event id."""
 
-Post = Callable[[Sequence[Usage]], Awaitable[Sequence[PostingResult]]]
-"""Stores usage durably, and says what became of each piece."""
+Post = Callable[[Sequence[Usage]], Awaitable[Sequence[PostingResult | None]]]
+"""Stores usage durably, and says what became of each piece; None: it is to be brought again."""
 
-_Waiting = tuple[Usage, "asyncio.Future[AddedUsage]"]
+Outcome = PostingResult | BaseException
+"""What became of a piece of usage; whatever is raised for all of a commit has a copy for each."""
+
+_OF_ITS_OWN: Final = (
+    InvalidRecordError,
+    EventConflictError,
+    EventTooOldError,
+    LateUsageError,
+    UsageRefusedError,
+)
+"""Errors of one piece of usage, which say nothing of what was stored with it."""
+
+_OutcomeYet = Outcome | None
+_Waiting = tuple[Sequence[Usage], "asyncio.Future[Sequence[_OutcomeYet]]"]
+
+
+def failure_of_all(outcomes: Sequence[Outcome]) -> BaseException | None:
+    """Return why nothing was stored, where each failed by no fault of its own; None otherwise."""
+    for one in outcomes:
+        if not isinstance(one, BaseException) or isinstance(one, _OF_ITS_OWN):
+            return None
+    return outcomes[0] if outcomes else None  # type: ignore[return-value]  # all are exceptions
 
 
 class GroupCommit:
-    """Stores usage group by group; while one group is stored, the next one gathers."""
+    """
+    Stores usage group by group; while one group is stored, the next one gathers.
+
+    Usage whose event id is in a caller's open transaction waits in a line of its own.
+    """
 
     def __init__(self, post: Post) -> None:
+        self._ready = _Line(post)
+        self._held = _Line(post, _LONGEST_PAUSE)
+
+    async def add(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
+        """
+        Return what became of *usages*, which share one commit, once they are stored.
+
+        Cancelling takes them out where their group has not begun yet, and leaves it open otherwise.
+        """
+        outcomes = [*await self._ready.add(usages)]
+        until = asyncio.get_running_loop().time() + _HELD_FOR
+        while held := [place for place, one in enumerate(outcomes) if one is None]:
+            again: Sequence[_OutcomeYet]
+            if asyncio.get_running_loop().time() < until:
+                again = await self._held.add([usages[place] for place in held])
+            else:
+                again = [_held_for_too_long(usages[place].event_id) for place in held]
+            for place, outcome in zip(held, again, strict=True):
+                outcomes[place] = outcome
+        return [one for one in outcomes if one is not None]
+
+    async def settled(self) -> None:
+        """Return when nothing is being stored any more."""
+        await self._ready.settled()
+        await self._held.settled()
+
+
+def _held_for_too_long(event_id: str | None) -> LedgerError:
+    return LedgerError(
+        f"end the transaction that has had event id {event_id!r} for {_HELD_FOR:.0f} seconds, and "
+        "call again; nothing was stored"
+    )
+
+
+class _Line:
+    """A line that waits, and a task that takes group after group of it while there is any."""
+
+    def __init__(self, post: Post, longest_pause: float = 0.0) -> None:
         self._post = post
+        self._longest_pause = longest_pause
         self._waiting: deque[_Waiting] = deque()
         self._committing: asyncio.Task[None] | None = None
 
-    async def add(self, usage: Usage) -> AddedUsage:
-        """
-        Return once *usage* is stored.
-
-        Cancelling takes it out where its group has not begun yet, and leaves it open otherwise.
-
-        Raises: what *post* raises for the whole group, or returns for this piece.
-        """
-        stored: asyncio.Future[AddedUsage] = asyncio.get_running_loop().create_future()
-        entry = (usage, stored)
+    async def add(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+        stored: asyncio.Future[Sequence[_OutcomeYet]] = asyncio.get_running_loop().create_future()
+        entry = (usages, stored)
         self._waiting.append(entry)
-        self._begin()
+        if self._committing is None:
+            self._begin()
         try:
             return await stored
         except asyncio.CancelledError:
@@ -47,14 +116,12 @@ class GroupCommit:
             raise
 
     async def settled(self) -> None:
-        """Return when nothing is being stored any more."""
         while self._committing is not None:
             await asyncio.wait((self._committing,))
 
     def _begin(self) -> None:
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_groups())
-            self._committing.add_done_callback(self._ended)
+        self._committing = asyncio.create_task(self._commit_groups())
+        self._committing.add_done_callback(self._ended)
 
     def _ended(self, _: "asyncio.Task[None]") -> None:
         self._committing = None
@@ -62,28 +129,40 @@ class GroupCommit:
             self._begin()  # it was cancelled, perhaps before it began, and they were not
 
     async def _commit_groups(self) -> None:
+        pause = min(_FIRST_PAUSE, self._longest_pause)
         while self._waiting:
-            size = min(len(self._waiting), _MOST)
-            await self._commit([self._waiting.popleft() for _ in range(size)])
+            if pause:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, self._longest_pause)
+            group = [self._waiting.popleft()]
+            size = len(group[0][0])
+            while self._waiting and size + len(self._waiting[0][0]) <= _MOST:
+                group.append(self._waiting.popleft())
+                size += len(group[-1][0])
+            await self._commit(group)
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
-        """Store a group; where the database refuses some usage of it, part by part."""
-        outcomes: Sequence[PostingResult | BaseException]
         try:
-            outcomes = await self._post([usage for usage, _ in group])
-        except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
-            if isinstance(error, UsageRefusedError) and len(group) > 1:
-                half = len(group) // 2
-                await self._commit(group[:half])
-                await self._commit(group[half:])
-                return
-            outcomes = [copy.copy(error) for _ in group]
-        for (_, waiting), outcome in zip(group, outcomes, strict=True):
-            if waiting.done():
-                continue  # its caller was cancelled
-            if isinstance(outcome, AddedUsage):
-                waiting.set_result(outcome)
-            elif isinstance(outcome, asyncio.CancelledError):
+            outcomes = await self._outcomes([usage for usages, _ in group for usage in usages])
+        except asyncio.CancelledError:
+            for _, waiting in group:
                 waiting.cancel()
-            else:
-                waiting.set_exception(outcome)
+            return
+        end = 0
+        for usages, waiting in group:
+            start, end = end, end + len(usages)
+            if not waiting.done():  # or its caller was cancelled
+                waiting.set_result(outcomes[start:end])
+
+    async def _outcomes(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+        """Store usage; where the database refuses some of it, part by part."""
+        try:
+            return await self._post(usages)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - each caller raises one of its own
+            if isinstance(error, UsageRefusedError) and len(usages) > 1:
+                half = len(usages) // 2
+                first = await self._outcomes(usages[:half])
+                return [*first, *await self._outcomes(usages[half:])]
+            return [copy.copy(error) for _ in usages]

@@ -7,7 +7,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import evolve, field, frozen
 
-from marketplace_metering_async.ledger.model import HourState, name_of_hour, name_of_stranded
+from marketplace_metering_async.ledger.model import (
+    HourState,
+    name_of_arrival,
+    name_of_hour,
+    name_of_stranded,
+)
 from marketplace_metering_async.quantities import Quantity, of_millionths
 from marketplace_metering_async.records import SECONDS_PER_DAY
 
@@ -213,6 +218,15 @@ def stranded_entry_of(row: Row, resolutions: Sequence[Row]) -> HistoryEntry:
         name=name_of_stranded(row["stranded_id"]),
         **_common(row, row["origin"]),
         resolutions=_resolved(resolutions),
+    )
+
+
+def arrived_entry_of(row: Row) -> HistoryEntry:
+    """Return the story of usage that is not added to its hour yet."""
+    return HistoryEntry(
+        name=name_of_arrival(row["arrival_id"]),
+        **_common(row, row["hour"]),
+        timestamp=_when(row["stamp"]),
     )
 
 

@@ -146,6 +146,11 @@ def name_of_hour(hour_id: int) -> str:
     return f"hour-{hour_id}"
 
 
+def name_of_arrival(arrival_id: int) -> str:
+    """Return the name in history of usage that is not added to its hour yet."""
+    return f"arrival-{arrival_id}"
+
+
 def name_of_stranded(stranded_id: int) -> str:
     """Return the name in history of usage that no hour carries."""
     return f"stranded-{stranded_id}"
@@ -183,8 +188,7 @@ def _product_dimension(product_code: str, dimension: str) -> ProductDimension:
     return ProductDimension(product_code, dimension)
 
 
-@frozen
-class Usage:
+class Usage(NamedTuple):
     """
     Usage on its way into the ledger.
 

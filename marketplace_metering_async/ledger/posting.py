@@ -12,7 +12,9 @@ in one transaction.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from functools import lru_cache
+from secrets import randbits
+from typing import Any, Final, Literal, NamedTuple
 
 from attrs import define, field, frozen
 
@@ -37,7 +39,7 @@ from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
-_TO_SEND: Final = SECONDS_PER_HOUR
+TO_SEND: Final = SECONDS_PER_HOUR
 """Seconds beyond the grace for which the window of an hour that takes late usage is to be open."""
 _AT_LEAST: Final = 300
 """The same where there is no such hour: what may be too late is lost otherwise."""
@@ -48,7 +50,8 @@ LONGEST_GRACE: Final = 4 * SECONDS_PER_HOUR
 _ZERO_WAITS: Final = 4 * SECONDS_PER_HOUR
 """Seconds for which an hour of nothing but zeros stays open: a zero locks its hour at zero."""
 
-_MOST_WHOLE: Final = millionths(MAX_QUANTITY)
+MOST_WHOLE: Final = millionths(MAX_QUANTITY)
+"""Up to that much, whatever it is made of, one hour takes all."""
 _MOST: Final = millionths(MAX_DECIMAL_QUANTITY)
 
 Late = Literal["carry", "refuse"]
@@ -215,6 +218,52 @@ def key_state(row: Iterable[Any]) -> KeyState:
     )
 
 
+class Wanted(NamedTuple):
+    """
+    What a posting asks for of a key.
+
+    Attributes:
+        license_product: Of a license that is new, with whom its records may share a request.
+        first: The earliest hour that it looks at.
+    """
+
+    license_product: str
+    first: int
+
+
+def wanted_by(group: Iterable[Usage]) -> dict[UsageKey, Wanted]:
+    """Return what *group* asks for, of each key for itself: one late event reads one key's past."""
+    wanted: dict[UsageKey, Wanted] = {}
+    for usage in group:
+        first, before = hour_of(usage.at), wanted.get(usage.key)
+        if before is None:
+            wanted[usage.key] = Wanted(usage.license_product, first)
+        elif first < before.first:
+            wanted[usage.key] = before._replace(first=first)
+    return wanted
+
+
+def first_hours(
+    keys: Mapping[UsageKey, KeyState], wanted: Mapping[UsageKey, Wanted]
+) -> dict[int, int]:
+    """Return the earliest hour to load by key_id; rivals are looked at from the same hour on."""
+    firsts = {keys[key].key_id: one.first for key, one in wanted.items()}
+    for key in wanted:
+        for rival in keys[key].rivals:
+            first = firsts.get(rival.key_id, firsts[keys[key].key_id])
+            firsts[rival.key_id] = min(first, firsts[keys[key].key_id])
+    return firsts
+
+
+def new_key(name: str, key: UsageKey, license_product: str) -> tuple[int | str | None, ...]:
+    """
+    Return the row of a key: key_id, name, its five parts, license_product, billed_as.
+
+    Its id is drawn, and so is never another one's, even after a failover that lost commits.
+    """
+    return (randbits(63), name, *key, license_product, key.billed_as(license_product))
+
+
 def introduce_rivals(keys: Collection[KeyState]) -> None:
     """Let *keys* of different schemes that are billed twice know of each other."""
     for key in keys:
@@ -307,6 +356,12 @@ class AddedUsage:
 PostingResult = AddedUsage | MeteringError
 
 
+@lru_cache(maxsize=1_000)  # most of a group get the same
+def added_to(hour: int, *, late: bool = False) -> AddedUsage:
+    """Return what is said of usage that an hour has."""
+    return AddedUsage(hour=datetime.fromtimestamp(hour, UTC), late=late)
+
+
 class Posting:
     """A group of usage on its way into the hours of its keys."""
 
@@ -333,7 +388,6 @@ class Posting:
         self._whole = whole
         self._events: dict[str, bytes] = {}  # those that are new
         self._sums = Sums(sums)
-        self._added: dict[tuple[int, bool], AddedUsage] = {}  # most of a group get the same
         self._lost: dict[tuple[bool, int], int] = {}  # see _lost_at
 
     def post(self, usage: Usage) -> PostingResult:
@@ -358,14 +412,7 @@ class Posting:
         place = self._put(key, usage.at, usage.quantity)
         if isinstance(place, HourState):
             return AddedUsage(ended=place)
-        return self._added_to(place.hour, late=place.hour != hour_of(usage.at))
-
-    def _added_to(self, hour: int, *, late: bool) -> AddedUsage:
-        added = self._added.get((hour, late))
-        if added is None:
-            added = AddedUsage(hour=datetime.fromtimestamp(hour, UTC), late=late)
-            self._added[hour, late] = added
-        return added
+        return added_to(place.hour, late=place.hour != hour_of(usage.at))
 
     def _put(self, key: KeyState, at: int, quantity: int, events: int = 1) -> OpenHour | HourState:
         """Put millionths where they belong, and return where that is."""
@@ -393,7 +440,7 @@ class Posting:
         last, over = last_hour_of_month(origin), HourState.MONTH_OVER
         if key.closed_at is not None and hour_of(key.closed_at) <= last:
             last, over = hour_of(key.closed_at), HourState.SUBSCRIPTION_OVER
-        for spare in (_TO_SEND, _AT_LEAST) if self._rules.late == "carry" else (_AT_LEAST,):
+        for spare in (TO_SEND, _AT_LEAST) if self._rules.late == "carry" else (_AT_LEAST,):
             hour = origin
             while hour <= last:
                 found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at, spare)
@@ -435,7 +482,7 @@ class Posting:
         """
         into = self._keys[key]
         self._sums.add(into.of, state, -quantity)
-        most = _MOST if quantity % MILLION else _MOST_WHOLE
+        most = _MOST if quantity % MILLION else MOST_WHOLE
         first = _first_with_room(into, hour_of(self._now), min(quantity, most))
         while quantity or events:
             part = min(quantity, most)
@@ -514,7 +561,7 @@ def _is_after(key: KeyState, at: int) -> bool:
 def _has_room(hour: OpenHour, quantity: int) -> bool:
     """Whole quantities add up to what still travels whole; others to what a record can say."""
     total = hour.quantity + quantity
-    if total > _MOST_WHOLE and _travels_whole(hour.quantity) and _travels_whole(quantity):
+    if total > MOST_WHOLE and _travels_whole(hour.quantity) and _travels_whole(quantity):
         return False
     return hour.is_open and total <= _MOST
 

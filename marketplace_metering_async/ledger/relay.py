@@ -1,7 +1,7 @@
 """The relay: moves frozen records from the ledger to the client, and their fates back."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
@@ -165,14 +165,16 @@ class Relay:
         clock: Clock,
         observer: Observer,
         reach: FailPoint,
+        fold: Callable[[], Awaitable[None]],
     ) -> None:
-        """Relay from *store* to *client*."""
+        """Relay from *store* to *client*; before sealing, *fold* what callers have committed."""
         self._client = client
         self._store = store
         self._known = known
         self._clock = clock
         self._observer = observer
         self._reach = reach
+        self._fold = fold
         self._region_name = ""
         self._stop = stop
         self._slice = slice_seconds
@@ -318,6 +320,7 @@ class Relay:
         return int(self._clock.now().timestamp())
 
     async def _seal(self) -> Sealed:
+        await self._fold()
         return await self._store.seal_due(self._now(), _SEALED_AT_ONCE, self._region_name)
 
     async def _claim(self, begun: int) -> list[FrozenHour]:

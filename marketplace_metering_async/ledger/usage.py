@@ -1,9 +1,11 @@
 """From what a caller says to Usage: a record's rules, and a memory for keys that keep them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from math import floor
-from typing import Any, Final
+from typing import Any, Final, Required, TypedDict
 
+from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.frozen_record import digest_of_event
 from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
@@ -11,11 +13,39 @@ from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
 from marketplace_metering_async.quantities import Quantity, millionths, read
 from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
-from marketplace_metering_async.rules import describe, raise_if_any, text, timestamp
+from marketplace_metering_async.rules import (
+    describe,
+    is_plain_text,
+    raise_if_any,
+    text,
+    timestamp,
+    truncate,
+)
 
 _MOST_AHEAD: Final = timedelta(seconds=MOST_AHEAD)
 _REMEMBERED: Final = 10_000
 """Keys whose texts are not looked at again: the rules cost more than all else a call does."""
+
+
+class UsageToAdd(TypedDict, total=False):
+    """
+    A piece of usage for `add_many`: a mapping of what `add_usage` takes, by the same names.
+
+    A dict, or any other mapping; only a connection has no place in it.
+    """
+
+    dimension: Required[str]
+    quantity: Required[Quantity | str]
+    customer: Customer | None
+    customer_aws_account_id: str | None
+    customer_identifier: str | None
+    license_arn: str | None
+    product_code: str | None
+    at: datetime | None
+    event_id: str | None
+
+
+_NAMES: Final = UsageToAdd.__annotations__.keys()
 
 
 class UsageReader:
@@ -31,12 +61,13 @@ class UsageReader:
         *,
         dimension: str,
         quantity: Quantity | str,
-        customer_aws_account_id: str | None,
-        customer_identifier: str | None,
-        license_arn: str | None,
-        product_code: str | None,
-        at: datetime | None,
-        event_id: str | None,
+        customer: Customer | None = None,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        product_code: str | None = None,
+        at: datetime | None = None,
+        event_id: str | None = None,
     ) -> Usage:
         """
         Return the usage that a caller means.
@@ -44,6 +75,17 @@ class UsageReader:
         Raises:
             InvalidRecordError: with all that is wrong with it.
         """
+        if customer is not None:
+            ids = ids_of(
+                customer,
+                customer_aws_account_id=customer_aws_account_id,
+                customer_identifier=customer_identifier,
+                license_arn=license_arn,
+                product_code=product_code,
+            )
+            customer_aws_account_id = ids["customer_aws_account_id"]
+            customer_identifier = ids["customer_identifier"]
+            license_arn, product_code = ids["license_arn"], ids["product_code"]
         moment = now if at is None else whole_utc_seconds(at)
         who = (
             dimension,
@@ -53,13 +95,7 @@ class UsageReader:
             product_code,
         )
         known, exact = self._recall(who), read(quantity)
-        if (
-            known is not None
-            and exact is not None
-            and _is_plain(moment, event_id)
-            and moment <= now
-        ):
-            key, license_product = known
+        if known is not None and exact is not None and _is_plain(moment, now, event_id):
             epoch, amount = floor(moment.timestamp()), millionths(exact)
         else:
             record = _record(
@@ -72,12 +108,22 @@ class UsageReader:
                 product_code=product_code,
             )
             raise_if_any(_violations(record, now, event_id))
-            key, license_product = self._remember(who, record)
+            known = self._remember(who, record)
             epoch, amount = record.epoch, millionths(record.quantity)
+        key, license_product = known
         digest = b""
         if event_id is not None:
             digest = digest_of_event(key, None if at is None else epoch, amount)
         return Usage(key, license_product, epoch, amount, event_id, digest)
+
+    def one_of_many(
+        self, now: datetime, position: int, given: object
+    ) -> Usage | InvalidRecordError:
+        """Return the usage that a caller means by a mapping, or the error that names its place."""
+        try:
+            return self.usage(now, **_arguments(given))
+        except InvalidRecordError as error:
+            return error.under(f"usages[{position}]")
 
     def _recall(self, who: tuple[str | None, ...]) -> tuple[UsageKey, str] | None:
         try:
@@ -93,20 +139,25 @@ class UsageReader:
         return known
 
 
-def _is_plain(moment: object, event_id: object) -> bool:
+def _arguments(given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        wanted = "a mapping of what add_usage() takes"
+        raise InvalidRecordError.of([Violation("", wanted, describe(given), wrong_type=True)])
+    if unknown := [name for name in given if name not in _NAMES]:
+        wanted = f"one of {', '.join(_NAMES)}"
+        raise InvalidRecordError(
+            [Violation(truncate(str(name)), wanted, "an unknown name") for name in unknown]
+        )
+    return {"dimension": None, "quantity": None, **given}
+
+
+def _is_plain(moment: datetime, now: datetime, event_id: str | None) -> bool:
     """Whether these surely keep the rules; others are looked at more closely."""
     return (
         type(moment) is datetime
         and moment.tzinfo is UTC
-        and (
-            event_id is None
-            or (
-                type(event_id) is str
-                and 1 <= len(event_id) <= MAX_TEXT
-                and event_id.isascii()
-                and "\0" not in event_id
-            )
-        )
+        and moment <= now
+        and (event_id is None or (is_plain_text(event_id) and "\0" not in event_id))
     )
 
 

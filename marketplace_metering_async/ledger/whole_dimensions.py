@@ -1,11 +1,14 @@
 """Dimensions declared whole: of them a ledger takes only what the integer members carry."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.model import ProductDimension, Usage
 from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
-from marketplace_metering_async.quantities import of_millionths, travels_whole
+from marketplace_metering_async.quantities import MILLION, millionths, of_millionths
+
+_MOST_WHOLE: Final = millionths(MAX_QUANTITY)
 
 WholeDimensions = frozenset[ProductDimension]
 """Each of one product, or of all where its product is ''."""
@@ -34,7 +37,7 @@ def _one(name: object) -> ProductDimension:
 
 def concerns(usage: Usage) -> bool:
     """Return whether *usage* is refused where its dimension is declared whole."""
-    return not travels_whole(of_millionths(usage.quantity))
+    return usage.quantity % MILLION != 0 or usage.quantity > _MOST_WHOLE
 
 
 def refusal(usage: Usage, whole: WholeDimensions) -> InvalidRecordError | None:

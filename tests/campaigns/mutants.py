@@ -19,6 +19,7 @@ from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.stores import (
     postgresql,
     postgresql_adding,
+    postgresql_arrivals,
     postgresql_sending,
     sqlite,
     sqlite_adding,
@@ -97,10 +98,10 @@ def events_first_sums_later() -> None:
 
     def instead(post: Any) -> Any:
         async def posted(self: Any, group: Any, now: int, rules: Any) -> Any:
-            named = [evolve(usage, quantity=0) for usage in group]
+            named = [usage._replace(quantity=0) for usage in group]
             results = await post(self, named, now, rules)
             new = [
-                evolve(usage, event_id=None)
+                usage._replace(event_id=None)
                 for usage, result in zip(group, results, strict=True)
                 if not result.repeated
             ]
@@ -174,15 +175,15 @@ def seal_in_two_transactions() -> None:
 
 def acknowledge_before_commit() -> None:
     """Usage is called stored while it is only in memory."""
-    commit = group_commit.GroupCommit._commit
+    commit = group_commit._Line._commit
 
     async def hasty(self: Any, group: Any) -> None:
-        for _, waiting in group:
+        for usages, waiting in group:
             if not waiting.done():
-                waiting.set_result(posting.AddedUsage())
+                waiting.set_result([posting.AddedUsage() for _ in usages])
         await commit(self, group)
 
-    group_commit.GroupCommit._commit = hasty  # type: ignore[method-assign]
+    group_commit._Line._commit = hasty  # type: ignore[method-assign]
 
 
 def unprocessed_is_success() -> None:
@@ -307,10 +308,10 @@ def lost_commit_is_repeated() -> None:
     """A note of an earlier try is not looked at."""
     begin = PostgresConnections._begin
 
-    async def forgetful(self: Any, connection: Any, note: Any, previous: Any) -> Any:
-        return await begin(self, connection, note and uuid4().hex, previous)
+    async def forgetful(self: Any, connection: Any, note: Any, *others: Any) -> Any:
+        return await begin(self, connection, note and uuid4().hex, *others)
 
-    PostgresConnections._begin = forgetful  # type: ignore[method-assign]
+    PostgresConnections._begin = forgetful  # type: ignore[method-assign, assignment]
 
 
 def lost_commit_counts_as_done() -> None:
@@ -318,15 +319,15 @@ def lost_commit_counts_as_done() -> None:
     begin = PostgresConnections._begin
     tried: set[Any] = set()
 
-    async def hopeful(self: Any, connection: Any, note: Any, previous: Any) -> Any:
+    async def hopeful(self: Any, connection: Any, note: Any, *others: Any) -> Any:
         """Find a note where there was a try before."""
         if note in tried:
             return None
         if note is not None:
             tried.add(note)
-        return await begin(self, connection, note, previous)
+        return await begin(self, connection, note, *others)
 
-    PostgresConnections._begin = hopeful  # type: ignore[method-assign]
+    PostgresConnections._begin = hopeful  # type: ignore[method-assign, assignment]
 
 
 def callers_usage_is_committed_at_once() -> None:
@@ -346,6 +347,27 @@ def callers_usage_is_rolled_back() -> None:
         return posting.AddedUsage()
 
     PostgresStore.post_on = lost  # type: ignore[method-assign]
+
+
+def callers_usage_is_folded_twice() -> None:
+    """Usage of callers is added to its hour, and left where it was."""
+    where = postgresql_arrivals.TAKE[postgresql_arrivals.TAKE.index("WHERE") :]
+    conditions, _, columns = where.rpartition("RETURNING")
+    table = "marketplace_metering.arrival"
+    postgresql_arrivals.TAKE = f"SELECT {columns} FROM {table} {conditions}"  # type: ignore[misc]
+
+
+def callers_usage_is_removed_by_number() -> None:
+    """Up to the latest row that was seen, though one before it may be committed later."""
+    take = "DELETE FROM marketplace_metering.arrival WHERE arrival_id <= $1"
+    fold = postgresql_arrivals.fold
+
+    async def and_those_before(db: Any, ids: Any, *values: Any, **others: Any) -> Any:
+        folded = await fold(db, ids, *values, **others)
+        await db.execute(take, ids[-1])
+        return folded
+
+    postgresql_arrivals.fold = and_those_before
 
 
 def months_have_no_end() -> None:
@@ -421,6 +443,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         adopted_copy_holds_nothing,
         adoption_raises_no_counter,
         callers_usage_is_committed_at_once,
+        callers_usage_is_folded_twice,
+        callers_usage_is_removed_by_number,
         callers_usage_is_rolled_back,
         copy_is_not_seen,
         denied_is_metered,

@@ -1,5 +1,6 @@
 """To which hour, month and subscription usage belongs, and when nobody knows what became of it."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -215,6 +216,16 @@ async def test_an_hour_is_billed_by_one_scheme(house: House, first: str | None) 
     assert 2 + (0 if second else 32) == status.ended[HourState.OTHER_SCHEME]
     assert UsageEndedUnmetered(state="other_scheme", records=1) in house.warned
     assert 0 == await house.ledger.retry()
+
+
+async def test_a_scheme_that_is_new_beside_the_other_one_comes_second(house: House) -> None:
+    """
+    In one commit with more usage of the hour that the first one has. ledger M5
+    """
+    await house.use(1)
+    more, new = await asyncio.gather(house.use(2), house.use(4, license_arn=LICENSE))
+
+    assert (NOON.replace(minute=0), HourState.OTHER_SCHEME) == (more.hour, new.ended)
 
 
 async def test_what_cannot_be_the_same_is_billed(house: House) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, a_caller, change, house_at
 
 from marketplace_metering_async import (
     CannotResolveError,
@@ -53,10 +53,16 @@ def ledger_of(house: House, points: Points) -> UsageLedger:
 
 
 async def use_and_relay(house: House, ledger: UsageLedger) -> None:
-    """Add usage of two hours, close a customer, and send."""
+    """Add usage of two hours, some of it in a caller's transaction, and send."""
     for number, quantity in enumerate(PIECES):
         at = NOON - number % 2 * HOUR
-        await house.use(quantity, ledger, at=at, event_id=f"event-{number}")
+        if number == len(PIECES) - 1 and not house.url.startswith("sqlite"):
+            async with a_caller(house.url) as connection:
+                await house.use(
+                    quantity, ledger, at=at, event_id=f"event-{number}", connection=connection
+                )
+        else:
+            await house.use(quantity, ledger, at=at, event_id=f"event-{number}")
     house.clock.step(hours=1)
     async with house.client() as client:
         await ledger.relay_once(client)

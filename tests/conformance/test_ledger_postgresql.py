@@ -32,11 +32,7 @@ from marketplace_metering_async import (
     UsageLedger,
 )
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.stores import (
-    postgresql,
-    postgresql_connections,
-    postgresql_moving,
-)
+from marketplace_metering_async.ledger.stores import postgresql_connections, postgresql_moving
 from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
@@ -61,54 +57,6 @@ async def test_many_adders_on_one_key_lose_nothing(place: str) -> None:
 
         assert 300 == (await house.balance()).metered
         assert 300 == sum(house.metered().values())
-
-
-async def test_open_transactions_of_callers_hold_up_nobody(place: str) -> None:
-    """
-    Of other customers, be it of the same product and dimension. ledger H3
-    """
-    async with house_at(place) as house:
-        connections = [await asyncpg.connect(place) for _ in range(2)]
-        transactions = [connection.transaction() for connection in connections]
-        try:
-            async with asyncio.timeout(20):
-                for number, connection in enumerate(connections):
-                    await transactions[number].start()
-                    customer = f"{number + 2:012d}"
-                    await house.use(1, connection=connection, customer_aws_account_id=customer)
-                await house.use(4)
-                await house.relay()
-                for transaction in transactions:
-                    await transaction.commit()
-        finally:
-            for connection in connections:
-                connection.terminate()
-
-        assert 6 == (await house.balance()).recorded
-
-
-async def test_sums_of_callers_are_folded(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    In small pieces, by relays: they are as right before as after, and do not pile up.
-    """
-    monkeypatch.setattr(postgresql, "_NOTES_AT_ONCE", 4)
-    shards = "SELECT COUNT(*) FROM kept_sum WHERE shard > 15"
-    async with house_at(place) as house:
-        await house.use(10)
-        for _ in range(3):
-            connection = await asyncpg.connect(place)
-            try:
-                async with connection.transaction():
-                    await house.use(1, connection=connection)
-                    await house.use(1, connection=connection)
-            finally:
-                await connection.close()
-        left = []
-        for _ in range(3):
-            left += [await change(place, shards), (await house.balance()).open]
-            await house.relay()
-
-        assert [[(6,)], 16, [(2,)], 16, [(0,)], 16] == left
 
 
 async def test_relays_share_the_quota(place: str) -> None:

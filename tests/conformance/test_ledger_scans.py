@@ -41,6 +41,8 @@ async def _relay_what_is_due(house: House) -> None:
 
 async def _dump(house: House) -> None:
     for table, shape in TABLES.items():
+        if table == "arrival":  # soon in its hour, and on PostgreSQL only
+            continue
         for key in await change(house.url, f"SELECT {', '.join(shape.key)} FROM {table} LIMIT 1"):
             await house.ledger._store.dump(table, key, 3)
 

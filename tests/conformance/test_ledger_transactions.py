@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -13,12 +11,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from support.ledgers import (
-    ACCOUNT,
     HOUR,
     NOON,
     House,
     change,
-    connections_of,
     database_at,
     execute,
     house_at,
@@ -28,17 +24,13 @@ from support.ledgers import (
 
 from marketplace_metering_async import (
     EventConflictError,
-    HourState,
     LedgerError,
     UsageLedger,
     UsageRefusedError,
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.posting import PostingRules
-from marketplace_metering_async.ledger.stores.postgresql_adding import close
 from marketplace_metering_async.ledger.stores.store import Sealed
-from marketplace_metering_async.ledger.usage import customer_of
 
 
 @pytest.fixture
@@ -109,7 +101,9 @@ async def test_a_refusal_leaves_the_callers_transaction_usable(place: str) -> No
     And is a LedgerError, as everywhere. ledger C4
     """
     async with house_at(place) as house:
-        await execute(place, "ALTER TABLE marketplace_metering.hour ADD CHECK (quantity < 9000000)")
+        await execute(
+            place, "ALTER TABLE marketplace_metering.arrival ADD CHECK (quantity < 9000000)"
+        )
         connection = await asyncpg.connect(place)
         try:
             async with connection.transaction():
@@ -330,85 +324,6 @@ async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyP
         assert entry.timestamp is not None
         assert abs(entry.timestamp - real) < timedelta(minutes=2)
         assert Sealed() == sealed
-
-
-CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
-
-
-@pytest.mark.parametrize("default", ["read committed", "repeatable read", "serializable"])
-async def test_a_key_that_is_made_while_a_customer_is_closed_is_closed(
-    place: str, default: str
-) -> None:
-    """
-    By a transaction that the closing does not see yet, and waits for, whatever isolation the
-    database has by default. ledger section 7
-    """
-    name = urlsplit(place).path[1:]
-    await execute(place, f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
-    async with house_at(place) as house:
-        await house.use(1)
-        connection = await asyncpg.connect(place)
-        async with asyncio.timeout(60), connection.transaction():
-            await house.use(2, dimension="new", connection=connection)
-            closing = asyncio.create_task(house.ledger.close_customer(**CUSTOMER))
-            await until_somebody_waits(place)
-        await connection.close()
-
-        assert 2 == await closing
-        house.clock.step(seconds=1)
-        assert HourState.SUBSCRIPTION_OVER is (await house.use(4, dimension="new")).ended
-
-
-@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
-async def test_a_customer_that_is_closed_while_a_key_is_made_is_closed(
-    home: House, place: str, isolation: str
-) -> None:
-    """
-    The key is made once the closing is over; a transaction that cannot see it fails.
-    ledger section 7
-    """
-    await home.use(1)
-    who = customer_of(home.clock.now(), **CUSTOMER)
-    now, go_on, has_closed = int(home.clock.now().timestamp()), asyncio.Event(), asyncio.Event()
-
-    async def close_slowly(db: Any) -> None:
-        await close(db, who, now - 1, now, PostingRules(), shard=0)
-        has_closed.set()
-        await go_on.wait()
-
-    connection = await asyncpg.connect(place)
-    transaction = connection.transaction(isolation=isolation)
-    async with asyncio.timeout(60):
-        await transaction.start()
-        await connection.execute("SELECT 1")
-        closing = asyncio.create_task(connections_of(home.ledger).run(close_slowly))
-        await has_closed.wait()
-        adding = asyncio.create_task(home.use(2, dimension="new", connection=connection))
-        await until_somebody_waits(place)
-        go_on.set()
-        await closing
-        if isolation == "read_committed":
-            assert HourState.SUBSCRIPTION_OVER is (await adding).ended
-        else:
-            with pytest.raises(LedgerError, match="could not serialize"):
-                await adding
-        await transaction.commit()
-    await connection.close()
-
-
-async def test_two_schemes_of_a_customer_at_once_see_each_other(home: House, place: str) -> None:
-    """
-    The second one waits until the first one is committed. ledger M5
-    """
-    license_arn = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
-    connection = await asyncpg.connect(place)
-    async with asyncio.timeout(60), connection.transaction():
-        await home.use(1, connection=connection)
-        second = asyncio.create_task(home.use(2, license_arn=license_arn))
-        await until_somebody_waits(place)
-    await connection.close()
-
-    assert HourState.OTHER_SCHEME is (await second).ended
 
 
 @pytest.mark.parametrize("lost", ["note", "sealings"])

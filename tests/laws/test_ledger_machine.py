@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -198,13 +199,49 @@ LedgerMachine.TestCase.settings = settings(
 TestLedgerMachine = LedgerMachine.TestCase
 
 
+class PostgresqlMachine(LedgerMachine):
+    """The same, with the transaction of a caller, who thinks about it for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._caller: Any = None
+        self._meant: dict[str, tuple[str, Quantity, Any]] = {}
+
+    @rule(customer=st.sampled_from(CUSTOMERS), quantity=QUANTITIES, late=st.integers(0, 30))
+    def add_in_a_transaction(self, customer: str, quantity: Quantity, late: int) -> None:
+        if self._caller is None:
+            self._caller = self.run(asyncpg.connect(self.house.url))
+            self.run(self._caller.execute("BEGIN"))
+        at = self.house.clock.now() - timedelta(hours=late)
+        event_id = f"caller-{len(self.given)}-{len(self._meant)}"
+        who: dict[str, Any] = {"customer_aws_account_id": customer, "connection": self._caller}
+        self.run(self.house.use(quantity, at=at, event_id=event_id, **who))
+        self._meant[event_id] = (customer, quantity, at)
+
+    @precondition(lambda self: self._caller)
+    @rule(commits=st.booleans())
+    def the_transaction_ends(self, *, commits: bool) -> None:
+        self.run(self._caller.execute("COMMIT" if commits else "ROLLBACK"))
+        self.run(self._caller.close())
+        if commits:
+            self.given |= self._meant
+            for customer, quantity, _ in self._meant.values():
+                self.used[customer] += millionths(quantity)
+        self._caller, self._meant = None, {}
+
+    def teardown(self) -> None:
+        if self._caller is not None:
+            self.run(self._caller.close())
+        super().teardown()
+
+
 def test_the_same_holds_on_postgresql() -> None:
     """
     Step by step, with fewer examples: each has a database of its own.
     """
     with postgres_server() as server:
 
-        class OnPostgresql(LedgerMachine):
+        class OnPostgresql(PostgresqlMachine):
             def place(self) -> str:
                 url: str = self.run(new_postgres_database(server.url))
                 return url

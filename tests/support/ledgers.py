@@ -210,6 +210,20 @@ async def change(url: str, statement: str) -> list[Any]:
         await connection.close()
 
 
+@asynccontextmanager
+async def a_caller(place: str, isolation: str = "read_committed") -> AsyncIterator[Any]:
+    """Yield a connection of a caller that has begun a transaction, and sees what there is."""
+    import asyncpg  # noqa: PLC0415
+
+    connection = await asyncpg.connect(place, statement_cache_size=0)
+    try:
+        async with asyncio.timeout(60), connection.transaction(isolation=isolation):
+            await connection.execute("SELECT 1")
+            yield connection
+    finally:
+        connection.terminate()
+
+
 def connections_of(ledger: UsageLedger) -> Any:
     """Return the connections of a ledger in PostgreSQL, whose `run` begins a transaction."""
     store: Any = ledger._store

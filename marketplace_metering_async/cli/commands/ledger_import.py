@@ -6,7 +6,6 @@ same file may be imported again, a file that grew is imported from where it grew
 of the name is known by what its lines say.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -25,6 +24,7 @@ from marketplace_metering_async.errors import (
     EventConflictError,
     EventTooOldError,
     InvalidRecordError,
+    MeteringError,
     Violation,
 )
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
@@ -175,7 +175,7 @@ async def import_lines(
         for start in range(0, len(block), _AT_ONCE):
             some = block[start : start + _AT_ONCE]
             some = await _looked_up(ledger, some, digest, changed=changed)
-            for entry in await asyncio.gather(*(_add(ledger, entry) for entry in some)):
+            for entry in await _added(ledger, some):
                 yield entry
 
 
@@ -207,16 +207,22 @@ async def _looked_up(
     return found
 
 
-async def _add(ledger: UsageLedger, entry: ImportedLine) -> ImportedLine:
-    if entry.usage is None:
-        return entry
-    try:
-        added = await ledger.add_usage(**entry.usage)
-    except (EventConflictError, EventTooOldError) as error:
-        result = result_fields.of_refusal(error, f"{entry.file}:{entry.number}")
+async def _added(ledger: UsageLedger, entries: Sequence[ImportedLine]) -> list[ImportedLine]:
+    usages: list[Any] = [entry.usage for entry in entries if entry.usage is not None]
+    outcomes = iter(await ledger.add_many(usages))
+    return [
+        entry if entry.usage is None else _with_result(entry, next(outcomes)) for entry in entries
+    ]
+
+
+def _with_result(entry: ImportedLine, outcome: AddedUsage | MeteringError) -> ImportedLine:
+    if isinstance(outcome, (EventConflictError, EventTooOldError)):
+        result = result_fields.of_refusal(outcome, f"{entry.file}:{entry.number}")
         return ImportedLine(entry.file, entry.number, result=result, code=Exit.REJECTED)
-    code = Exit.REJECTED if added.ended else Exit.OK
-    return ImportedLine(entry.file, entry.number, result=_result(added), code=code)
+    if isinstance(outcome, MeteringError):
+        raise outcome
+    code = Exit.REJECTED if outcome.ended else Exit.OK
+    return ImportedLine(entry.file, entry.number, result=_result(outcome), code=code)
 
 
 def _result(added: AddedUsage) -> result_fields.ResultFields:

@@ -10,7 +10,8 @@ one row; and rows of a table by their key.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final
@@ -19,7 +20,7 @@ from uuid import uuid4
 from attrs import astuple
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.errors import ConfigurationError, LedgerError, UsageRefusedError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     HIDDEN,
@@ -44,6 +45,7 @@ from marketplace_metering_async.ledger.posting import PostingResult, PostingRule
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
     postgresql_adding,
+    postgresql_arrivals,
     postgresql_moving,
     postgresql_operator,
     postgresql_reports,
@@ -53,6 +55,7 @@ from marketplace_metering_async.ledger.stores.postgresql_connections import (
     DOUBT,
     Connection,
     PostgresConnections,
+    was_kept_waiting,
 )
 from marketplace_metering_async.ledger.stores.store import (
     ClaimRules,
@@ -68,7 +71,10 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 _NOTES_AT_ONCE: Final = 1_000
 _SHARDS: Final = 16
-"""Of each kept sum; the schema has the number, too."""
+"""Of each kept sum."""
+_PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
+"""Seconds for which a group waits for others, each time that it is tried."""
+_FOLDED_AT_ONCE: Final = 1_000
 
 RESERVE: Final = """
     INSERT INTO marketplace_metering.quota (operation, next_at)
@@ -84,25 +90,6 @@ OLD_NOTES: Final = """
         WHERE posted_at < now() - interval '7 days' LIMIT $1)
     RETURNING posting_id
 """
-FOLD_SUMS: Final = """
-    WITH folded AS (
-        DELETE FROM marketplace_metering.kept_sum WHERE ctid IN (
-            SELECT ctid FROM marketplace_metering.kept_sum WHERE shard > 15
-            LIMIT $1 FOR UPDATE SKIP LOCKED)
-        RETURNING product_code, dimension, state, quantity, records, latest),
-    kept AS (
-        INSERT INTO marketplace_metering.kept_sum
-            (product_code, dimension, state, shard, quantity, records, latest)
-        SELECT product_code, dimension, state, $2, SUM(quantity), SUM(records), MAX(latest)
-        FROM folded GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-        ON CONFLICT (product_code, dimension, state, shard) DO UPDATE SET
-            quantity = kept_sum.quantity + excluded.quantity,
-            records = kept_sum.records + excluded.records,
-            latest = greatest(kept_sum.latest, excluded.latest))
-    SELECT COUNT(*) FROM folded
-"""
-"""Waits for nobody whose usage is not committed yet; SKIP LOCKED leaves what another one folds."""
-
 INTRODUCE: Final = """
     UPDATE marketplace_metering.ledger
     SET ledger_id = $1, created_at = $2, region_name = $3, mark = $4 WHERE ledger_id IS NULL
@@ -137,6 +124,7 @@ class PostgresStore:
         self._reach = reach
         self._warn: Warn
         self._shard = randrange(_SHARDS)
+        self._unfit = set[int]()  # rows of callers that no hour can hold, and that were named
 
     async def open(self, warn: Warn) -> None:
         """See Store."""
@@ -194,22 +182,77 @@ class PostgresStore:
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
+    ) -> list[PostingResult | None]:
+        """
+        See Store.
+
+        A group that waits asks whether a caller's transaction has one of its event ids, and leaves
+        that out; otherwise it has met others who are slow, and is more patient.
+        """
+        held: Collection[str] = ()
+        for patience in _PATIENCE:
+            free = [usage for usage in group if usage.event_id not in held]
+            try:
+                posted = iter(await self._post(free, now, rules, patience) if free else ())
+            except LedgerError as error:
+                if not was_kept_waiting(error) or patience == _PATIENCE[-1]:
+                    raise
+                held = await self._held(group)
+            else:
+                return [None if usage.event_id in held else next(posted) for usage in group]
+        raise AssertionError("the last one returned or raised")
+
+    async def _post(
+        self, group: Sequence[Usage], now: int, rules: PostingRules, patience: float
     ) -> list[PostingResult]:
-        """See Store."""
         post = postgresql_adding.post
         return await self._connections.run(
-            lambda db: post(db, group, now, rules, shard=self._shard, reach=self._reach), once=True
+            lambda db: post(db, group, now, rules, shard=self._shard, reach=self._reach),
+            once=True,
+            patience=patience,
         )
+
+    async def _held(self, group: Sequence[Usage]) -> Collection[str]:
+        names = [usage.event_id for usage in group if usage.event_id is not None]
+        held = postgresql_arrivals.held_events
+        return await self._connections.read(lambda db: held(db, names))
 
     async def post_on(
         self, connection: Connection, usage: Usage, now: int, rules: PostingRules
     ) -> PostingResult:
         """See Store."""
-        post = postgresql_adding.post
-        (result,) = await self._connections.run_on(
-            connection, lambda db: post(db, (usage,), now, rules, shard=None, reach=self._reach)
+        arrive = postgresql_arrivals.arrive
+        return await self._connections.run_on(
+            connection, lambda db: arrive(db, usage, now, rules, self._reach)
         )
-        return result
+
+    async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
+        """See Store."""
+        ended, ids = Counter[HourState](), await self._arrived(0)
+        while ids:
+            ended += await self._fold(ids, now, rules)
+            ids = await self._arrived(ids[-1])
+        return ended
+
+    async def _arrived(self, after: int) -> list[int]:
+        arrived = postgresql_arrivals.arrived
+        return await self._connections.read(lambda db: arrived(db, after, _FOLDED_AT_ONCE))
+
+    async def _fold(self, ids: Sequence[int], now: int, rules: PostingRules) -> Counter[HourState]:
+        """Fold some rows; where the database refuses one of them, part by part."""
+        fold = postgresql_arrivals.fold
+        try:
+            return await self._connections.run(
+                lambda db: fold(db, ids, now, rules, shard=self._shard, reach=self._reach)
+            )
+        except UsageRefusedError as error:
+            if len(ids) == 1:
+                if ids[0] not in self._unfit:
+                    self._warn(f"arrival-{ids[0]} in the history can be added to no hour: {error}")
+                self._unfit.add(ids[0])
+                return Counter()
+        half = len(ids) // 2
+        return await self._fold(ids[:half], now, rules) + await self._fold(ids[half:], now, rules)
 
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""
@@ -374,6 +417,10 @@ class PostgresStore:
         history = postgresql_reports.history
         return await self._connections.read(lambda db: history(db, query, after, limit))
 
+    async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """See Store."""
+        return await self._connections.read(lambda db: postgresql_arrivals.entries(db, query))
+
     async def prune(self, before: int, limit: int) -> int:
         """See Store."""
         prune = postgresql_reports.prune
@@ -385,18 +432,9 @@ class PostgresStore:
         return await self._connections.run(lambda db: prune(db, before, limit))
 
     async def tidy(self) -> bool:
-        """
-        Remove notes of processes that have ended, and fold sums that callers' transactions left.
-
-        Returns: whether there may be more of them.
-        """
-
-        async def tidied(db: Connection) -> bool:
-            notes = await db.fetch(OLD_NOTES, _NOTES_AT_ONCE)
-            folded = await db.fetchval(FOLD_SUMS, _NOTES_AT_ONCE, self._shard)
-            return _NOTES_AT_ONCE in (len(notes), folded)
-
-        return await self._connections.run(tidied)
+        """See Store: notes of processes that have ended."""
+        notes = await self._connections.run(lambda db: db.fetch(OLD_NOTES, _NOTES_AT_ONCE))
+        return len(notes) == _NOTES_AT_ONCE
 
     async def back_up(self, to: str) -> None:
         """See Store."""

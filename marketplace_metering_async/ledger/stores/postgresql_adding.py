@@ -161,7 +161,7 @@ SEND_FIRST: Final = """
 KEPT_SUMS: Final = """
     INSERT INTO marketplace_metering.kept_sum
         (product_code, dimension, state, quantity, records, latest, shard)
-    SELECT *, COALESCE($7::bigint, txid_current())
+    SELECT *, $7::bigint
     FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::bigint[], $6::bigint[])
     ON CONFLICT (product_code, dimension, state, shard) DO UPDATE SET
         quantity = kept_sum.quantity + excluded.quantity,
@@ -187,10 +187,10 @@ async def post(
     now: int,
     rules: PostingRules,
     *,
-    shard: int | None,
+    shard: int,
     reach: FailPoint,
 ) -> list[PostingResult]:
-    """Add a group of usage; see Store. No *shard* of sums: one of this transaction alone."""
+    """Add a group of usage; see Store."""
     first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
     keys = await load(db, {usage.key: usage.license_product for usage in group}, first)
     names = [usage.event_id for usage in group if usage.event_id is not None]
@@ -225,7 +225,7 @@ async def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[
         await db.execute(OTHER_SCHEMES, pairs)
         found |= await _keys(db, KEYS, missing)
     if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
-        found = await _keys(db, RIVALS, sorted(rivalled)) | found
+        found |= await _keys(db, RIVALS, sorted(rivalled))  # those before knew of no other scheme
         introduce_rivals(found.values())
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in await db.fetch(HOURS, [*by_id], first):
@@ -241,7 +241,7 @@ async def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[s
     return {row[0]: key_state(row) for row in await db.fetch(statement, values)}
 
 
-async def write(db: Connection, changes: Changes, shard: int | None, reach: FailPoint) -> None:
+async def write(db: Connection, changes: Changes, shard: int, reach: FailPoint) -> None:
     """Write down what a posting changes."""
     for statement, rows in (
         (GROWN_HOURS, changes.grown_hours),
@@ -265,7 +265,7 @@ async def execute_for(db: Connection, statement: str, rows: Sequence[tuple[Any, 
         await db.execute(statement, *zip(*rows, strict=True))
 
 
-async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int | None) -> None:
+async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int) -> None:
     """Add *changes* to the kept sums."""
     if changes:
         await db.execute(KEPT_SUMS, *zip(*changes, strict=True), shard)

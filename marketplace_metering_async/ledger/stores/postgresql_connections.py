@@ -53,6 +53,8 @@ _CONNECTIONS: Final = 4
 _CACHED_STATEMENTS: Final = 100
 _COMMAND_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
+_MOVING_SECONDS: Final = 2.0
+"""A ledger that moves does not say so sooner, for it waits for the caller who asks."""
 _NOTE_LASTS: Final = 6 * 86_400.0
 """Seconds for which a process looks for its note: relays remove those that are a week old."""
 _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
@@ -60,6 +62,8 @@ _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 
 _OF_A_ROW: Final = frozenset({"22", "23", "54"})
 """Those of what is in a row: no such value, against a constraint, too large."""
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _OTHER_LEDGER: Final = (
     "connection: connect it to the database of this ledger; it is connected to another one, where "
@@ -88,17 +92,19 @@ _USABLE: Final = """
 _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
 _LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 _CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
-_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}"
+_PATIENT: Final = "CASE WHEN $1::text <> '' THEN set_config('lock_timeout', $1, true) END"
+_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}, {_PATIENT}"
 _BEGIN_ONCE: Final = f"""
     WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id = $2 RETURNING posting_id)
-    INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) ON CONFLICT DO NOTHING
+        DELETE FROM marketplace_metering.posting WHERE posting_id = $3 RETURNING posting_id)
+    INSERT INTO marketplace_metering.posting (posting_id) VALUES ($2) ON CONFLICT DO NOTHING
     RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_CLOCK},
-        {_DURABLE}, {_ENDS_SOON}
+        {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 _BEGIN_ON: Final = f"""
     SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting WHERE posting_id = $1) AS note_found,
+        current_setting('transaction_isolation') = 'read committed' AS sees_all,
         {_USABLE}, {_LEDGER_ID}, {_DURABLE}
 """
 _GUARD: Final = f"""
@@ -173,14 +179,20 @@ class PostgresConnections:
             ) from None
 
     async def run(
-        self, operation: Operation[T], *, once: bool = False, though_moved: bool = False
+        self,
+        operation: Operation[T],
+        *,
+        once: bool = False,
+        though_moved: bool = False,
+        patience: float | None = None,
     ) -> T:
         """
         Run *operation* in one durable transaction.
 
         Where it meets another transaction, or the connection is lost, it is run again. What must
         take place *once* begins with a note of its own: if an earlier try was committed after all,
-        however late, the next one finds the note and returns what that try did.
+        however late, the next one finds the note and returns what that try did. For others it waits
+        *patience* seconds at a time; None: as long as the server lets it.
 
         Each looks for what this process remembers: its latest note, and how often the ledger had
         sealed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
@@ -191,6 +203,7 @@ class PostgresConnections:
             LedgerOutcomeUnknownError: it failed at the commit, and nobody can be asked.
             LedgerError: the database cannot do it; nothing has happened then.
         """
+        wait = "" if patience is None else f"{patience}s"
         note = uuid4().hex if once else None
         done: list[T] = []  # what the latest try did that got as far as its commit
         seen: Any = None  # what it began with
@@ -206,7 +219,7 @@ class PostgresConnections:
                     async with connection.transaction(isolation="read_committed"):
                         self._reach("transaction: begins")
                         db = SchemaConnection(connection, self._schema)
-                        begun = await self._begin(db, note, memory.note)
+                        begun = await self._begin(db, note, memory.note, wait)
                         if begun is not None:
                             seen = begun
                             in_doubt = in_doubt and note is None
@@ -278,24 +291,20 @@ class PostgresConnections:
         pg = self._asyncpg
         try:
             connection = await connection_under(given, pg)
-            for attempt in (1, 2):
-                await connection.execute("SAVEPOINT marketplace_metering")
-                try:
-                    done = await self._done_on(connection, operation, own)
-                except BaseException as error:
-                    with suppress(*self._errors):  # of a connection that is lost
-                        await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
-                    # Another one was first, and its row is seen the next time.
-                    if attempt == 1 and isinstance(error, pg.UniqueViolationError):
-                        continue
-                    raise
+            await connection.execute("SAVEPOINT marketplace_metering")
+            try:
+                done = await self._done_on(connection, operation, own)
+            except BaseException:
+                with suppress(*self._errors):  # of a connection that is lost
+                    await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
+                raise
+            else:
                 await connection.execute("RELEASE SAVEPOINT marketplace_metering")
                 return done
         except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
             raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
             raise _failed(error) from error
-        raise AssertionError("the last attempt returned or raised")
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
@@ -307,6 +316,10 @@ class PostgresConnections:
         if memory.missing(begun["sealings"], note_found=begun["note_found"]) is not None:
             # This transaction may look at what was: one of our own finds out, and guards the copy.
             await self.run(_nothing, once=True)
+        elif not begun["sees_all"]:
+            # Whether it has moved since, too; from here on, moving waits for this transaction.
+            async with asyncio.timeout(_MOVING_SECONDS):
+                await self.run(_nothing)
         return await operation(db)
 
     async def _ledger_id(self) -> str:
@@ -353,7 +366,9 @@ class PostgresConnections:
             raise LedgerClosedError("the ledger is closed")
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
-    async def _begin(self, connection: Connection, note: str | None, previous: str | None) -> Any:  # noqa: ANN401
+    async def _begin(
+        self, connection: Connection, note: str | None, previous: str | None, wait: str
+    ) -> Any:  # noqa: ANN401
         """
         Make the transaction durable, and leave its *note* in place of the *previous* one.
 
@@ -361,9 +376,9 @@ class PostgresConnections:
         """
         asked = self.clock.passed()
         if note is None:
-            begun = await connection.fetchrow(_BEGIN)
+            begun = await connection.fetchrow(_BEGIN, wait)
         else:
-            begun = await connection.fetchrow(_BEGIN_ONCE, note, previous)
+            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, previous)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun
@@ -494,13 +509,19 @@ def _place_of(url: str) -> str:
 
 
 def _text_of(error: BaseException) -> str:
+    """Return what an error says: of a server's but the message, for its details show the row."""
     unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return str(error) or unnamed
+    return getattr(error, "message", None) or str(error) or unnamed
 
 
 def _state_of(error: BaseException) -> str:
     """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
     return getattr(error, "sqlstate", None) or "08000"
+
+
+def was_kept_waiting(error: LedgerError) -> bool:
+    """Whether others took longer than a transaction's patience."""
+    return error.__cause__ is not None and _state_of(error.__cause__) == _LOCK_NOT_AVAILABLE
 
 
 def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:

@@ -14,6 +14,7 @@ from marketplace_metering_async.ledger.stores.tables import TABLES
 
 _NUMBERED: Final = {
     "usage_key": "key_id",
+    "arrival": "arrival_id",
     "hour": "hour_id",
     "stranded": "stranded_id",
     "resolution": "resolution_id",
@@ -82,7 +83,9 @@ async def _give_back(db: Connection, source: Store) -> None:
 
 async def _alone(db: Connection) -> str:
     """Return the ledger's name, once nobody else adds or moves into it, even in doubt."""
-    await db.execute("LOCK TABLE marketplace_metering.usage_key IN EXCLUSIVE MODE")
+    await db.execute(
+        "LOCK TABLE marketplace_metering.usage_key, marketplace_metering.arrival IN EXCLUSIVE MODE"
+    )
     ledger_id, moved_to = await db.fetchrow(
         "SELECT ledger_id, moved_to FROM marketplace_metering.ledger"
     )
@@ -91,8 +94,11 @@ async def _alone(db: Connection) -> str:
 
 
 async def _has_usage(db: Connection) -> bool:
-    found = await db.fetchval("SELECT 1 FROM marketplace_metering.usage_key LIMIT 1")
-    return found is not None
+    found: bool = await db.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM marketplace_metering.usage_key) "
+        "OR EXISTS (SELECT 1 FROM marketplace_metering.arrival)"
+    )
+    return found
 
 
 async def _copy(db: Connection, source: Store, table: str) -> int:

@@ -30,19 +30,35 @@ from marketplace_metering_async.ledger.sums import Sum, Sums
 SUMS: Final = """
     SELECT product_code, dimension, state, SUM(quantity), SUM(records)::bigint, MAX(latest)
     FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
+    UNION ALL
+    SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END, dimension, state,
+           SUM(quantity), 0, MAX(at)
+    FROM marketplace_metering.arrival CROSS JOIN (VALUES ('open'), ('recorded')) AS kept (state)
+    GROUP BY 1, 2, 3
 """
+"""What is not added to its hour yet is open."""
 OLDEST: Final = """
-    SELECT hour FROM marketplace_metering.hour
-    WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
+    SELECT least(
+        (SELECT hour FROM marketplace_metering.hour
+         WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1),
+        (SELECT MIN(at - at % 3600) FROM marketplace_metering.arrival WHERE quantity > 0))
 """
 FIRST_STAMP: Final = """
-    SELECT MIN(stamp) FROM marketplace_metering.hour
-    WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = $1
+    SELECT least(
+        (SELECT MIN(stamp) FROM marketplace_metering.hour
+         WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = $1),
+        (SELECT MIN(at) FROM marketplace_metering.arrival
+         WHERE quantity > 0 AND at - at % 3600 = $1))
 """
 AT_RISK: Final = """
-    SELECT COALESCE(SUM(quantity), 0) FROM marketplace_metering.hour
-    WHERE state IN ('open', 'frozen') AND hour <= $1
-      AND (COALESCE(sealed_at, seal_at) <= $2 OR stamp <= $3)
+    SELECT COALESCE(SUM(quantity), 0) FROM (
+        SELECT quantity FROM marketplace_metering.hour
+        WHERE state IN ('open', 'frozen') AND hour <= $1
+          AND (COALESCE(sealed_at, seal_at) <= $2 OR stamp <= $3)
+        UNION ALL
+        SELECT quantity FROM marketplace_metering.arrival
+        WHERE at - at % 3600 <= $1
+          AND (greatest(at - at % 3600 + 3600, added_at) <= $2 OR at <= $3)) AS unsettled
 """
 CLAIMED: Final = """
     SELECT COALESCE(SUM(quantity), 0), MAX(lease_until) FROM marketplace_metering.hour

@@ -4,6 +4,7 @@ A ledger in one SQLite file: for one machine, any number of processes.
 SQLite has one writer at a time: what a verb reads stays so until it has written.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final
@@ -31,6 +32,7 @@ from marketplace_metering_async.ledger.model import (
     Settlement,
     Usage,
 )
+from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
@@ -90,6 +92,7 @@ class SqliteStore:
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
         self._reach = reach
         self.clock: Clock = SystemClock()
+        self._hours = PlainHours()
         self._warn: Warn
 
     async def open(self, warn: Warn) -> None:
@@ -145,7 +148,9 @@ class SqliteStore:
     ) -> list[PostingResult]:
         """See Store."""
         post = sqlite_adding.post
-        return await self._file.change(lambda db: post(db, group, now, rules, self._reach))
+        return await self._file.change(
+            lambda db: post(db, group, now, rules, self._hours, reach=self._reach)
+        )
 
     async def post_on(
         self,
@@ -157,10 +162,13 @@ class SqliteStore:
         """See Store."""
         raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
+    async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
+        """See Store: there is nothing to fold."""
+        return Counter()
+
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""
-        known = await self._file.read(lambda db: sqlite_adding.known_events(db, names))
-        return known.digests
+        return await self._file.read(lambda db: sqlite_adding.known_events(db, names))
 
     async def whole_dimensions(self) -> WholeDimensions:
         """See Store."""
@@ -286,6 +294,10 @@ class SqliteStore:
         """See Store."""
         return await self._file.read(lambda db: sqlite_reports.history(db, query, after, limit))
 
+    async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """See Store: there are none."""
+        return []
+
     async def prune(self, before: int, limit: int) -> int:
         """See Store."""
         return await self._file.change(lambda db: sqlite_reports.prune(db, before, limit))
@@ -330,6 +342,8 @@ class SqliteStore:
         self, table: str, after: tuple[Any, ...] | None, limit: int
     ) -> Sequence[Mapping[str, Any]]:
         """See Store."""
+        if table == "arrival":  # nobody shares a connection
+            return []
         return await self._file.read(lambda db: sqlite_reports.dump(db, table, after, limit))
 
 

@@ -1,8 +1,8 @@
 """The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
 
 import json
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import (
@@ -14,6 +14,7 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of,
 )
+from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KeyState,
@@ -22,8 +23,12 @@ from marketplace_metering_async.ledger.posting import (
     Posting,
     PostingResult,
     PostingRules,
+    Wanted,
+    first_hours,
     introduce_rivals,
     key_state,
+    new_key,
+    wanted_by,
 )
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
@@ -38,9 +43,9 @@ KEYS: Final = """
 """
 RIVALS: Final = KEYS.replace("name IN", "billed_as IN")
 NEW_KEY: Final = """
-    INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
+    INSERT INTO usage_key (key_id, name, product_code, customer_aws_account_id, customer_identifier,
                            license_arn, dimension, license_product, billed_as)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 OTHER_SCHEMES: Final = """
     UPDATE usage_key SET other_scheme = 1
@@ -60,7 +65,8 @@ CLOSED_BEFORE: Final = """
 HOURS: Final = """
     SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
            hour_id
-    FROM hour WHERE key_id IN (SELECT value FROM json_each(?)) AND hour >= ?
+    FROM json_each(?) AS first JOIN hour ON key_id = CAST(first.key AS INTEGER)
+        AND hour >= first.value
 """
 KNOWN_EVENTS: Final = """
     SELECT event_id, digest FROM event WHERE event_id IN (SELECT value FROM json_each(?))
@@ -92,6 +98,13 @@ STRANDED_USAGE: Final = """
         millionths = millionths + excluded.millionths, events = events + excluded.events
 """
 NEW_EVENT: Final = "INSERT INTO event (event_id, digest, added_at) VALUES (?, ?, ?)"
+PLAIN_EVENT: Final = f"{NEW_EVENT} ON CONFLICT DO NOTHING"
+PLAIN_HOUR: Final = """
+    UPDATE hour SET quantity = quantity + ?, events = events + ?, stamp = max(stamp, ?)
+    WHERE key_id = ? AND hour = ? AND state = 'open' AND urgent = 0 AND events > 0
+      AND opened_at = ? AND seal_at = ? AND quantity BETWEEN ? AND ?
+"""
+FORGET_EVENTS: Final = "DELETE FROM event WHERE event_id IN (SELECT value FROM json_each(?))"
 KEPT_SUM: Final = """
     INSERT INTO kept_sum (product_code, dimension, state, units, millionths, records, latest)
     VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -131,48 +144,85 @@ def post(
     group: Sequence[Usage],
     now: int,
     rules: PostingRules,
+    hours: PlainHours,
+    *,
     reach: FailPoint,
 ) -> list[PostingResult]:
-    """Add a group of usage; see Store."""
-    first = min(hour_of(now), *(hour_of(usage.at) for usage in group))
-    keys = load(db, {usage.key: usage.license_product for usage in group}, first)
-    names = [usage.event_id for usage in group if usage.event_id is not None]
-    known = known_events(db, names) if names else KnownEvents()
+    """Add a group of usage, blindly where *hours* are remembered; see Store."""
     whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
-    reach("post: loaded")
-    posting = Posting(now, rules, keys, known, whole=whole)
-    results = [posting.post(usage) for usage in group]
-    write(db, posting.changes(), reach)
-    return results
-
-
-def known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
-    """Return what is known of the event ids *names*."""
     (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
-    return KnownEvents(dict(db.execute(KNOWN_EVENTS, (json.dumps(names),)).fetchall()), since)
+    plan = hours.plan(group, now, rules, whole=whole, since=since)
+    _add_blindly(db, plan)
+    reach("post: blindly")
+    if not plan.careful:
+        keep_sums(db, plan.sums())
+        reach("post: sums written")
+        return plan.results([])
+    careful = plan.careful_usage()
+    keys = load(db, wanted_by(careful))
+    names = [usage.event_id for usage in careful if usage.event_id is not None]
+    known = KnownEvents(known_events(db, names) if names else {}, since)
+    reach("post: loaded")
+    posting = Posting(now, rules, keys, known, plan.sums(), whole=whole)
+    results = [posting.post(usage) for usage in careful]
+    write(db, posting.changes(), reach)
+    hours.remember(keys, rules)
+    return plan.results(results)
 
 
-def load(db: Connection, wanted: dict[UsageKey, str], first: int) -> dict[UsageKey, KeyState]:
-    """Return the keys with their hours from *first* on; those that are new get their rows."""
+def _add_blindly(db: Connection, plan: Plan) -> None:
+    """Add what is plain, and hand the rest back to the *plan*."""
+    events = plan.events()
+    if there := _unchanged(db, PLAIN_EVENT, events):
+        plan.known(known_events(db, [events[number][0] for number in there]))
+    parts = [*plan.parts]
+    others = _unchanged(db, PLAIN_HOUR, [part.row() for part in parts])
+    if taken_back := [name for number in others for name in plan.miss(parts[number])]:
+        db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
+
+
+def _unchanged(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    """Run a statement for each of *rows*; return the places of those that changed nothing."""
+    unchanged: list[int] = []
+
+    def given() -> Iterator[tuple[Any, ...]]:
+        before = db.total_changes
+        for place, row in enumerate(rows):
+            yield row
+            after = db.total_changes
+            if after == before:
+                unchanged.append(place)
+            before = after
+
+    db.executemany(statement, given())
+    return unchanged
+
+
+def known_events(db: Connection, names: Iterable[str]) -> dict[str, bytes]:
+    """Return those of the event ids *names* that are known, with what was said of them."""
+    return dict(db.execute(KNOWN_EVENTS, (json.dumps([*names]),)).fetchall())
+
+
+def load(db: Connection, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
+    """Return the keys with their hours from the first wanted one on; new ones get their rows."""
     by_name = {name_of(key): key for key in wanted}
     found = _keys(db, KEYS, [*by_name])
     if missing := by_name.keys() - found.keys():
-        new = [_new_key(name, by_name[name], wanted[by_name[name]]) for name in missing]
+        new = [
+            new_key(name, by_name[name], wanted[by_name[name]].license_product) for name in missing
+        ]
         db.executemany(NEW_KEY, new)
         db.execute(CLOSED_BEFORE, (json.dumps([*missing]),))
         db.execute(OTHER_SCHEMES, (json.dumps([row[-1] for row in new]),))
         found |= _keys(db, KEYS, [*missing])
     if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
-        found = _keys(db, RIVALS, [*rivalled]) | found
+        found |= _keys(db, RIVALS, [*rivalled])  # those before knew of no other scheme
         introduce_rivals(found.values())
+    keys = {key_of(name): state for name, state in found.items()}
     by_id = {state.key_id: state for state in found.values()}
-    for key_id, *hour in db.execute(HOURS, (json.dumps([*by_id]), first)).fetchall():
+    for key_id, *hour in db.execute(HOURS, (json.dumps(first_hours(keys, wanted)),)).fetchall():
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return {key_of(name): state for name, state in found.items()}
-
-
-def _new_key(name: str, key: UsageKey, license_product: str) -> tuple[str | None, ...]:
-    return (name, *key, license_product, key.billed_as(license_product))
+    return keys
 
 
 def _keys(db: Connection, statement: str, values: Sequence[str]) -> dict[str, KeyState]:
@@ -190,11 +240,10 @@ def write(db: Connection, changes: Changes, reach: FailPoint) -> None:
         (NEW_HOUR, changes.new_hours),
         (CARRIED, changes.carried),
         (STRANDED_USAGE, stranded),
+        *((statement, changes.removed_hours) for statement in REMOVED_HOUR),
     ):
         if rows:
             db.executemany(statement, rows)
-    for statement in REMOVED_HOUR:
-        db.executemany(statement, changes.removed_hours)
     reach("post: hours written")
     if changes.events:
         db.executemany(NEW_EVENT, changes.events)
@@ -243,7 +292,7 @@ def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: Posti
     (first,) = db.execute(FIRST_TO_CLOSE, (ids,)).fetchone()
     if first is None:  # none is open
         first = now
-    keys = load(db, {key_of(row["name"]): "" for row in found}, first)
+    keys = load(db, {key_of(row["name"]): Wanted("", first) for row in found})
     by_id = {state.key_id: state for state in keys.values()}
     for key_id, hour, origin, *carried in db.execute(CARRIED_BEFORE, (ids, at)).fetchall():
         quantity, events = carried
@@ -289,7 +338,7 @@ def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingR
         "WHERE stranded.state IN (SELECT value FROM json_each(?))",
         (json.dumps(states),),
     ).fetchall()
-    into = load(db, {key_of(row["name"]): row["license_product"] for row in stranded}, hour_of(now))
+    into = load(db, {key_of(row["name"]): Wanted("", hour_of(now)) for row in stranded})
     posting = Posting(now, rules, into, sums=sums.changes())
     into_hours = [
         posting.carry(

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
-from marketplace_metering_async.ledger.posting import Posting, PostingRules
+from marketplace_metering_async.ledger.posting import Posting, PostingRules, Wanted
 from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
     ended_hours,
@@ -137,7 +137,7 @@ def rebill(db: Connection, hours: Sequence[int], note: Note, rules: PostingRules
     for one in ended:
         require_unbilled(one)
     _write_down(db, ended, HourState.REOPENED, note)
-    into = load(db, {one.key: one.license_product for one in ended}, hour_of(note.at))
+    into = load(db, {one.key: Wanted("", hour_of(note.at)) for one in ended})
     posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)

@@ -1,5 +1,6 @@
 """What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -139,11 +140,13 @@ class Store(Protocol):
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
-    ) -> list[PostingResult]:
+    ) -> Sequence[PostingResult | None]:
         """
         Add a group of usage to the hours of its keys, once; one result for each, in order.
 
-        However often the connection is lost, it takes place at most once.
+        None is said of what was not added, since its event id is in the open transaction of a
+        caller: it is to be brought again. However often the connection is lost, it takes place at
+        most once.
         """
         ...
 
@@ -157,9 +160,21 @@ class Store(Protocol):
         """
         Add usage in the transaction that the caller has begun on *connection*.
 
+        Nobody waits for that but who brings the same event id. What is returned is how it looks
+        now: fold() adds it to its hour once the transaction is committed.
+
         Raises:
             ConfigurationError: this store can share no connection.
             LedgerError: there is no transaction; nothing was stored.
+        """
+        ...
+
+    async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
+        """
+        Add what callers' transactions have committed to its hours; return how many of it ended.
+
+        Usage whose hour is sealed by then is carried, as if it were added now; what the database
+        cannot hold is left where it is, and named in a warning.
         """
         ...
 
@@ -287,6 +302,14 @@ class Store(Protocol):
         self, query: HistoryQuery, after: HistoryPlace, limit: int
     ) -> list[tuple[HistoryPlace, HistoryEntry]]:
         """Return the next entries *after* a place, with their places, in order."""
+        ...
+
+    async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
+        """
+        Return the usage of callers' transactions that is not added to its hour yet, in order.
+
+        It is open, so there is none where other states are asked for.
+        """
         ...
 
     async def prune(self, before: int, limit: int) -> int:

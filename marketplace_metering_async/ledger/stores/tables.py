@@ -32,6 +32,9 @@ TABLES: Final = {
     "customer": _table(_CUSTOMER, "closed_at"),
     "whole_dimension": _table("product_code dimension", "declared_at"),
     "event": _table("event_id", "digest added_at"),
+    "arrival": _table(
+        "arrival_id", f"name {_CUSTOMER} dimension license_product at quantity added_at"
+    ),
     "hour": _table(
         "hour_id",
         "key_id hour state quantity events stamp opened_at seal_at urgent sealed_at deadline "

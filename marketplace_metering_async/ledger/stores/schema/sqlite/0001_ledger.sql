@@ -28,7 +28,8 @@ CREATE TABLE ledger (
 
 INSERT INTO ledger (one, version, min_compatible) VALUES (1, 1, 1);
 
--- What the service counts as one, but for the hour; its name is all of it as a JSON list.
+-- What the service counts as one, but for the hour; its name is all of it as a JSON list. Its id is
+-- drawn at random, so that an id never means another key, in any copy of the ledger either.
 -- '' stands for what a scheme does not have. Keys by product code and by license of one product,
 -- account and dimension are `billed_as` the same; they are marked where there are both.
 CREATE TABLE usage_key (

@@ -1,0 +1,285 @@
+"""
+Plain usage: what surely belongs to the hour in which it happened, and is added there blindly.
+
+A process remembers hours as its last careful posting left them (see `posting`), and plans with
+that what a group adds to each. It takes nothing that it remembers on trust: whether an hour may be
+added to is decided by the hour's own row, as it is when the row is changed, so that memory may be
+as old as it likes. What is not plain, or turns out not to be, is posted carefully in the same
+transaction, and the outcome is the same in every row as if all had been, in any order.
+
+A store that posts a group in this way, in one transaction,
+
+1. plans with `PlainHours.plan`, and goes the careful way with the whole group where
+   `ledger.event_ids_since` is later than `Plan.ids_since`;
+2. inserts `Plan.events()` but for ids that are there already, and says `Plan.known` of those;
+3. changes, for each of `Plan.parts`, one row in one conditional statement: it adds `quantity` and
+   `events` of `PlainPart.row` and raises the stamp to `stamp`, where the row of `key_id` and `hour`
+   is open, not urgent, of some events, has this `opened_at` and `seal_at`, and a quantity from
+   `least` to `most`; and it says `Plan.miss` of each part that changed no row, whose events it
+   takes out again;
+4. posts `Plan.careful_usage` carefully, if there is any, together with `Plan.sums`, and remembers
+   the keys of that posting (`PlainHours.remember`), whether or not the transaction is committed.
+
+Why that condition is enough: an hour that is sealed or removed is not open. The end of a
+subscription makes every hour urgent that would be sealed after it, and usage of those that are
+sealed before it is as ever (see OpenHour.end). Usage in an hour of its own that has a row asks
+neither for rivals nor for what a copy holds (see Posting). `opened_at` and `seal_at` stay what they
+are because this usage would make them so. `most` leaves room for all that the group has for the
+key, wherever that goes. And keys have random ids, so that none that is remembered ever means
+another one: not after a restored backup, nor after a failover that lost commits.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from attrs import define, field, frozen
+
+from marketplace_metering_async.errors import EventConflictError
+from marketplace_metering_async.ledger.hours import hour_of, latest_lost_at
+from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.posting import (
+    MOST_AHEAD,
+    MOST_WHOLE,
+    TO_SEND,
+    AddedUsage,
+    KeyState,
+    PostingResult,
+    PostingRules,
+    added_to,
+)
+from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
+from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
+
+_REMEMBERED: Final = 20_000
+"""Hours; beyond that, all are forgotten, and remembered as they come."""
+
+
+PlainRow = tuple[int, int, int, int, int, int, int, int, int]
+"""quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most: see the module."""
+
+
+@frozen
+class PlainHour:
+    """
+    An open hour that is remembered.
+
+    Attributes:
+        key_id: The row of its key.
+        opened_at: When its first usage was added.
+        seal_at: When it is due, as more usage would make it.
+        of: Where its usage is summed up.
+        added: What is said of usage that is added to it.
+    """
+
+    key_id: int
+    hour: int
+    opened_at: int
+    seal_at: int
+    of: ProductDimension
+    added: AddedUsage
+
+
+@define(eq=False)
+class PlainPart:
+    """
+    What a group adds to one hour.
+
+    Attributes:
+        into: The hour.
+        key: Whose it is.
+        places: Of the pieces of usage in the group.
+        quantity: Millionths, of all of them.
+        stamp: The latest moment of them.
+        others: Millionths that the group has of the same key besides.
+    """
+
+    into: PlainHour
+    key: UsageKey
+    places: list[int] = field(factory=list)
+    quantity: int = 0
+    stamp: int = 0
+    others: int = 0
+
+    def add(self, place: int, usage: Usage) -> None:
+        """Add a piece of the group."""
+        self.places.append(place)
+        self.quantity += usage.quantity
+        self.stamp = max(self.stamp, usage.at)
+
+    def row(self) -> PlainRow:
+        """Return what a store is to do."""
+        into = self.into
+        return (
+            self.quantity,
+            len(self.places),
+            self.stamp,
+            into.key_id,
+            into.hour,
+            into.opened_at,
+            into.seal_at,
+            0 if self.quantity else 1,  # an hour of nothing but zeros is sealed later
+            MOST_WHOLE - self.quantity - self.others,
+        )
+
+
+class PlainHours:
+    """The hours that a process remembers."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._hours: dict[tuple[UsageKey, int], PlainHour] = {}
+        self._rules: PostingRules | None = None
+
+    def remember(self, keys: Mapping[UsageKey, KeyState], rules: PostingRules) -> None:
+        """Remember the hours of *keys* that were just added to, carefully and by *rules*."""
+        if rules != self._rules or len(self._hours) >= _REMEMBERED:
+            self._hours.clear()
+            self._rules = rules
+        for key, state in keys.items():
+            for hour in state.hours.values():
+                if hour.changed and hour.quantity and hour.events and not hour.urgent:
+                    self._hours[key, hour.hour] = PlainHour(
+                        state.key_id,
+                        hour.hour,
+                        hour.opened_at,
+                        hour.seal_at,
+                        state.of,
+                        added_to(hour.hour),
+                    )
+
+    def plan(
+        self,
+        group: Sequence[Usage],
+        now: int,
+        rules: PostingRules,
+        *,
+        since: int = 0,
+        whole: WholeDimensions = frozenset(),
+    ) -> "Plan":
+        """
+        Return what of *group* is plain, as far as one can know from memory.
+
+        Nothing is where ids of events that were added before *since* are forgotten, if that is too
+        late for usage of this time: a store may compare `Plan.ids_since` later instead. Of *whole*
+        dimensions no fraction is; they matter only where some usage of the group `concerns` them.
+        """
+        lost = latest_lost_at(now + rules.grace + TO_SEND - 1)
+        plan = Plan(group, now, self, ids_since=lost - MOST_AHEAD)
+        is_valid = rules == self._rules and since <= plan.ids_since
+        remembered = self._hours if is_valid else {}
+        twice = _ids_given_twice(group)
+        totals: dict[UsageKey, int] = {}
+        parts: dict[tuple[UsageKey, int], PlainPart] = {}
+        for place, usage in enumerate(group):
+            key = usage.key
+            totals[key] = totals.get(key, 0) + usage.quantity
+            hour = hour_of(usage.at)
+            part = parts.get((key, hour))
+            if part is None:
+                into = remembered.get((key, hour))
+                if into is None or hour <= lost:
+                    plan.careful.append(place)
+                    continue
+                part = PlainPart(into, key)
+            if (twice and usage.event_id in twice) or (whole and refusal(usage, whole) is not None):
+                plan.careful.append(place)
+                continue
+            parts[key, hour] = part
+            part.add(place, usage)
+        plan.parts.extend(parts.values())
+        for part in plan.parts:
+            part.others = totals[part.key] - part.quantity
+        return plan
+
+    def forget(self, key: UsageKey, hour: int) -> None:
+        """Remember an hour no more: its row is another one."""
+        self._hours.pop((key, hour), None)
+
+
+class Plan:
+    """
+    How a group is posted.
+
+    Attributes:
+        careful: The places in the group of what is posted carefully.
+        parts: What is added to each plain hour.
+        ids_since: In seconds since 1970; where ids of events that were added later are forgotten,
+            none of the group is plain.
+    """
+
+    def __init__(
+        self, group: Sequence[Usage], now: int, memory: PlainHours, *, ids_since: int
+    ) -> None:
+        self._group = group
+        self._now = now
+        self._memory = memory
+        self._results: dict[int, PostingResult] = {}
+        self.careful: list[int] = []
+        self.parts: list[PlainPart] = []
+        self.ids_since = ids_since
+
+    def events(self) -> list[tuple[str, bytes, int]]:
+        """Return the plain events: event_id, digest, added_at."""
+        return [
+            (usage.event_id, usage.digest, self._now)
+            for part in self.parts
+            for usage in map(self._group.__getitem__, part.places)
+            if usage.event_id is not None
+        ]
+
+    def known(self, digests: Mapping[str, bytes]) -> None:
+        """Leave out events that were there, with the digests of what was said of them."""
+        for part in self.parts:
+            given, part.places = part.places, []
+            part.quantity = part.stamp = 0
+            for place in given:
+                usage = self._group[place]
+                if usage.event_id is None or usage.event_id not in digests:
+                    part.add(place, usage)
+                elif digests[usage.event_id] == usage.digest:
+                    self._results[place] = AddedUsage(repeated=True)
+                else:
+                    self._results[place] = EventConflictError(usage.event_id)
+        self.parts = [part for part in self.parts if part.places]
+
+    def miss(self, missed: PlainPart) -> list[str]:
+        """Post a part carefully, whose row is not as it was; return the ids of its events."""
+        self._memory.forget(missed.key, missed.into.hour)
+        self.parts.remove(missed)
+        self.careful.extend(missed.places)
+        self.careful.sort()
+        names = [self._group[place].event_id for place in missed.places]
+        return [name for name in names if name is not None]
+
+    def careful_usage(self) -> list[Usage]:
+        """Return what is posted carefully, in its order."""
+        return [self._group[place] for place in self.careful]
+
+    def sums(self) -> list[Sum]:
+        """Return how the plain parts change the kept sums."""
+        found: dict[ProductDimension, tuple[int, int]] = {}
+        for part in self.parts:
+            quantity, latest = found.get(part.into.of, (0, 0))
+            found[part.into.of] = (quantity + part.quantity, max(latest, part.stamp))
+        sums = Sums()
+        for of, (quantity, latest) in found.items():
+            sums.add(of, HourState.OPEN, quantity)
+            sums.add(of, RECORDED, quantity, latest=latest)
+        return sums.changes()
+
+    def results(self, careful: Sequence[PostingResult]) -> list[PostingResult]:
+        """Return one result for each piece of the group, with those of what went carefully."""
+        for place, result in zip(self.careful, careful, strict=True):
+            self._results[place] = result
+        for part in self.parts:
+            for place in part.places:
+                self._results[place] = part.into.added
+        return [self._results[place] for place in range(len(self._group))]
+
+
+def _ids_given_twice(group: Sequence[Usage]) -> set[str]:
+    names = [usage.event_id for usage in group if usage.event_id is not None]
+    if len({*names}) == len(names):
+        return set()
+    return {name for name, times in Counter(names).items() if times > 1}

@@ -1,0 +1,185 @@
+"""
+Usage in a transaction of a caller: a row of its own, which relays add to its hour once they see it.
+
+It locks no key, hour or sum, since its transaction may be open for long. Only its event id is taken
+at once, with a lock by which others know whom they would wait for.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from attrs import evolve
+
+from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery, arrived_entry_of
+from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey, key_of, name_of
+from marketplace_metering_async.ledger.posting import (
+    AddedUsage,
+    KeyState,
+    KnownEvents,
+    OpenHour,
+    Posting,
+    PostingResult,
+    PostingRules,
+    introduce_rivals,
+    key_state,
+)
+from marketplace_metering_async.ledger.stores.postgresql_adding import (
+    CUSTOMER,
+    HOURS,
+    known_events,
+    load,
+    whole_dimensions,
+    write,
+)
+from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.store import FailPoint
+from marketplace_metering_async.ledger.whole_dimensions import concerns
+
+_LOCK: Final = "hashtextextended('marketplace_metering.event ' || event_id, 7305803390)"
+"""Of an event id in this schema."""
+HOLD: Final = f"SELECT pg_advisory_xact_lock({_LOCK}) FROM (SELECT $1::text AS event_id) AS one"
+HELD: Final = f"""
+    SELECT event_id FROM unnest($1::text[]) AS event_id WHERE {_LOCK} IN (
+        SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+"""Those of these event ids that callers' open transactions have."""
+KEYS: Final = f"""
+    SELECT name, key_id, closed_at, license_product, billed_as,
+           (SELECT held_through FROM marketplace_metering.ledger)
+    FROM marketplace_metering.usage_key WHERE name = $5 OR billed_as = $7
+    UNION ALL
+    SELECT $5::text, 0, (SELECT closed_at FROM marketplace_metering.customer WHERE {CUSTOMER}),
+           $6::text, $7::text, held_through
+    FROM marketplace_metering.ledger
+    ORDER BY key_id
+"""
+"""The first one is the key as it were if it was new."""
+SEEN_HOURS: Final = HOURS.replace("FOR UPDATE", "")
+ARRIVE: Final = """
+    WITH named AS (
+        INSERT INTO marketplace_metering.event (event_id, digest, added_at)
+        SELECT $1::text, $2::bytea, $3::bigint WHERE $1::text IS NOT NULL
+        ON CONFLICT DO NOTHING RETURNING event_id)
+    INSERT INTO marketplace_metering.arrival
+        (added_at, name, product_code, customer_aws_account_id, customer_identifier, license_arn,
+         dimension, license_product, at, quantity)
+    SELECT $3::bigint, $4, $5, $6, $7, $8, $9, $10, $11::bigint, $12::bigint
+    WHERE $1::text IS NULL OR EXISTS (SELECT 1 FROM named)
+    RETURNING arrival_id
+"""
+ARRIVED: Final = """
+    SELECT arrival_id FROM marketplace_metering.arrival WHERE arrival_id > $1
+    ORDER BY arrival_id LIMIT $2
+"""
+TAKE: Final = """
+    DELETE FROM marketplace_metering.arrival WHERE arrival_id IN (
+        SELECT arrival_id FROM marketplace_metering.arrival
+        WHERE arrival_id IN (SELECT unnest($1::bigint[])) FOR UPDATE SKIP LOCKED)
+    RETURNING name, license_product, at, quantity
+"""
+"""SKIP LOCKED leaves what another relay takes."""
+ENTRIES: Final = """
+    SELECT MIN(arrival_id) AS arrival_id, 'open' AS state, product_code, customer_aws_account_id,
+           customer_identifier, license_arn, license_product, dimension, at - at % 3600 AS hour,
+           SUM(quantity) AS quantity, COUNT(*) AS events, MAX(at) AS stamp
+    FROM marketplace_metering.arrival WHERE at >= $1 AND at < $2 {members}
+    GROUP BY 3, 4, 5, 6, 7, 8, 9 ORDER BY hour, arrival_id
+"""
+
+
+async def arrive(
+    db: Connection, usage: Usage, now: int, rules: PostingRules, reach: FailPoint
+) -> PostingResult:
+    """Add usage in the transaction of a caller; return what is to become of it, as it looks now."""
+    if usage.event_id is not None:
+        await db.execute(HOLD, usage.event_id)
+    names = [] if usage.event_id is None else [usage.event_id]
+    known = await known_events(db, names) if names else KnownEvents()
+    whole = await whole_dimensions(db) if concerns(usage) else frozenset()
+    keys = {usage.key: await _seen_key(db, usage)}
+    result = Posting(now, rules, keys, known, whole=whole).post(usage)
+    if isinstance(result, MeteringError) or result.repeated:
+        return result
+    reach("arrive: seen")
+    stored = await db.fetchval(
+        ARRIVE,
+        usage.event_id,
+        usage.digest,
+        now,
+        name_of(usage.key),
+        *usage.key,
+        usage.license_product,
+        usage.at,
+        usage.quantity,
+    )
+    if stored is None:  # a group had the event id, and is committed now
+        return await arrive(db, usage, now, rules, reach)
+    reach("arrive: written")
+    return result
+
+
+async def _seen_key(db: Connection, usage: Usage) -> KeyState:
+    """Return the key of *usage*, with its hours, as they look now: nothing is locked."""
+    key, name = usage.key, name_of(usage.key)
+    billed_as = key.billed_as(usage.license_product)
+    rows = await db.fetch(KEYS, *key.customer, name, usage.license_product, billed_as)
+    found = {row[0]: key_state(row) for row in rows}
+    introduce_rivals(found.values())
+    by_id = {state.key_id: state for state in found.values()}
+    for key_id, *hour in await db.fetch(SEEN_HOURS, [*by_id], hour_of(usage.at)):
+        by_id[key_id].hours[hour[0]] = OpenHour(*hour)
+    return found[name]
+
+
+async def held_events(db: Connection, names: Sequence[str]) -> Collection[str]:
+    """Return those of the event ids *names* that are in an open transaction of a caller."""
+    return {row["event_id"] for row in await db.fetch(HELD, names)}
+
+
+async def arrived(db: Connection, after: int, limit: int) -> list[int]:
+    """Return the next rows *after* one that wait to be added to their hours."""
+    return [row["arrival_id"] for row in await db.fetch(ARRIVED, after, limit)]
+
+
+async def fold(
+    db: Connection,
+    ids: Sequence[int],
+    now: int,
+    rules: PostingRules,
+    *,
+    shard: int,
+    reach: FailPoint,
+) -> Counter[HourState]:
+    """Add rows to their hours, and remove them; return how many have ended, by state."""
+    taken = [
+        Usage(key_of(name), license_product, at, quantity, None, b"")
+        for name, license_product, at, quantity in await db.fetch(TAKE, ids)
+    ]
+    reach("fold: taken")
+    wanted: dict[UsageKey, str] = {usage.key: usage.license_product for usage in taken}
+    first = min((hour_of(usage.at) for usage in taken), default=0)
+    keys = await load(db, wanted, first)
+    posting = Posting(now, evolve(rules, late="carry"), keys)  # it was not late when it was taken
+    added = [posting.post(usage) for usage in taken]
+    await write(db, posting.changes(), shard, reach)
+    reach("fold: written")
+    return Counter(
+        one.ended for one in added if isinstance(one, AddedUsage) and one.ended is not None
+    )
+
+
+async def entries(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
+    """Return what waits to be added to its hours, by key and hour; see Store."""
+    if query.states and HourState.OPEN not in query.states:
+        return []
+    members = "".join(f" AND {name} = ${number}" for number, name in enumerate(query.members, 3))
+    rows: Sequence[Any] = await db.fetch(
+        ENTRIES.format(members=members), query.first, query.end, *query.members.values()
+    )
+    found = [arrived_entry_of({**row, "quantity": int(row["quantity"])}) for row in rows]
+    return found[::-1] if query.newest_first else found
