@@ -309,6 +309,15 @@ def history(
     customer_identifier: CustomerIdentifier = None,
     license_arn: License = None,
     product_code: OfProduct = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="Only what is in this state; may be repeated.",
+            autocompletion=_all_states,
+        ),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
 ) -> None:
     """Print the story of every hour: sums, frozen record, attempts, answers."""
@@ -316,7 +325,7 @@ def history(
 
     ids = _ids(account, customer_identifier, license_arn, product_code)
     where = {"month": _month(month), **ids}
-    finish(partial(ledger_actions.history, url, where, as_csv=csv))
+    finish(partial(ledger_actions.history, url, where, state or [], as_csv=csv))
 
 
 @app.command(

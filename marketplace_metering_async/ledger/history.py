@@ -3,9 +3,9 @@
 from calendar import monthrange
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from marketplace_metering_async.ledger.model import (
     HourState,
@@ -132,6 +132,32 @@ class HistoryEntry:
     in_doubt: bool = False
 
 
+_ABOVE_ALL: Final = 2**62
+"""More than the number of any row."""
+_CUSTOMER: Final = ("customer_aws_account_id", "customer_identifier", "license_arn")
+
+
+class HistoryPlace(NamedTuple):
+    """
+    Where an entry stands in the history: what no hour carries comes after the rows of its hour.
+
+    Attributes:
+        hour: In seconds since 1970.
+        is_stranded: Whether no hour carries it.
+        row: The number of its row.
+    """
+
+    hour: int
+    is_stranded: bool
+    row: int
+
+    def among(self, *, stranded: bool) -> tuple[int, int]:
+        """Return where it is among the entries of one kind, as (hour, row)."""
+        if self.is_stranded == stranded:
+            return self.hour, self.row
+        return self.hour, -1 if stranded else _ABOVE_ALL
+
+
 @frozen(kw_only=True)
 class HistoryQuery:
     """
@@ -141,29 +167,56 @@ class HistoryQuery:
         first: The first hour, in seconds since 1970.
         end: The hour after the last one.
         members: Members of a key to the value that they have.
+        states: What has become of them; whatever has, where there is none.
+        newest_first: Whether the last hour comes first.
     """
 
     first: int = 0
     end: int = 2**40
-    members: dict[str, str] = field(factory=dict)
+    members: Mapping[str, str] = field(factory=dict)
+    states: frozenset[HourState] = frozenset()
+    newest_first: bool = False
 
     @classmethod
-    def of(cls, month: datetime | None, **members: str | None) -> "HistoryQuery":
+    def of(
+        cls,
+        month: datetime | None = None,
+        states: Iterable[HourState] = (),
+        *,
+        newest_first: bool = False,
+        **members: str | None,
+    ) -> "HistoryQuery":
         """Return what asks for a month (UTC) with *month* in it, and for the *members* given."""
-        given = {name: value for name, value in members.items() if value is not None}
+        query = cls(
+            members={name: value for name, value in members.items() if value is not None},
+            states=frozenset(states),
+            newest_first=newest_first,
+        )
         if month is None:
-            return cls(members=given)
+            return query
         start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         first = int(start.timestamp())
         days = monthrange(start.year, start.month)[1]
-        return cls(first=first, end=first + days * SECONDS_PER_DAY, members=given)
+        return evolve(query, first=first, end=first + days * SECONDS_PER_DAY)
+
+    @property
+    def start(self) -> HistoryPlace:
+        """The place before all that is asked for."""
+        return HistoryPlace(
+            self.end if self.newest_first else self.first, is_stranded=False, row=-1
+        )
+
+    @property
+    def is_of_customer(self) -> bool:
+        """Whether a customer is asked for, who has few keys: each is looked at by itself."""
+        return any(name in self.members for name in _CUSTOMER)
 
 
 def stranded_entry_of(row: Row, resolutions: Sequence[Row]) -> HistoryEntry:
     """Return what has become of usage that no hour carries: its row with its key's."""
     return HistoryEntry(
         name=name_of_stranded(row["stranded_id"]),
-        **_common(row),
+        **_common(row, row["origin"]),
         resolutions=_resolved(resolutions),
     )
 
@@ -172,7 +225,7 @@ def arrived_entry_of(row: Row) -> HistoryEntry:
     """Return the story of usage that is not added to its hour yet."""
     return HistoryEntry(
         name=name_of_arrival(row["arrival_id"]),
-        **_common(row),
+        **_common(row, row["hour"]),
         timestamp=_when(row["stamp"]),
     )
 
@@ -193,7 +246,7 @@ def _when(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
-def _common(row: Row) -> dict[str, Any]:
+def _common(row: Row, hour: int) -> dict[str, Any]:
     product = row["license_product"] if row["license_arn"] else row["product_code"]
     return {
         "product_code": product or None,
@@ -201,7 +254,7 @@ def _common(row: Row) -> dict[str, Any]:
         "customer_identifier": row["customer_identifier"] or None,
         "license_arn": row["license_arn"] or None,
         "dimension": row["dimension"],
-        "hour": datetime.fromtimestamp(row["hour"], UTC),
+        "hour": datetime.fromtimestamp(hour, UTC),
         "state": HourState(row["state"]),
         "quantity": of_millionths(row["quantity"]),
         "events": row["events"],
@@ -214,7 +267,7 @@ def entry_of(
     """Return the story of an hour: its row with its key's, and what belongs to it."""
     return HistoryEntry(
         name=name_of_hour(row["hour_id"]),
-        **_common(row),
+        **_common(row, row["hour"]),
         carried=[
             CarriedUsage(
                 origin=datetime.fromtimestamp(one["origin"], UTC),
@@ -250,11 +303,33 @@ def entries_of(
     carried: Mapping[int, Sequence[Row]],
     attempts: Mapping[int, Sequence[Row]],
     resolutions: Mapping[int, Sequence[Row]],
-) -> list[tuple[tuple[int, int], HistoryEntry]]:
-    """Return the stories of hours, each with its place (hour, row): what belongs to it by row."""
+) -> list[tuple[HistoryPlace, HistoryEntry]]:
+    """Return the stories of hours with their places: what belongs to each by its row."""
     found = []
     for row in rows:
         hour_id = row["hour_id"]
         belongs = [of.get(hour_id, ()) for of in (carried, attempts, resolutions)]
-        found.append(((row["hour"], hour_id), entry_of(row, *belongs)))
+        place = HistoryPlace(row["hour"], is_stranded=False, row=hour_id)
+        found.append((place, entry_of(row, *belongs)))
     return found
+
+
+def stranded_entries_of(
+    rows: Iterable[Row], resolutions: Mapping[int, Sequence[Row]]
+) -> list[tuple[HistoryPlace, HistoryEntry]]:
+    """Return what has become of usage that no hour carries, with its places, likewise."""
+    return [
+        (
+            HistoryPlace(row["origin"], is_stranded=True, row=row["stranded_id"]),
+            stranded_entry_of(row, resolutions.get(row["stranded_id"], ())),
+        )
+        for row in rows
+    ]
+
+
+def page_of(
+    entries: list[tuple[HistoryPlace, HistoryEntry]], query: HistoryQuery, limit: int
+) -> list[tuple[HistoryPlace, HistoryEntry]]:
+    """Return the first *limit* of *entries* of both kinds, in order."""
+    entries.sort(key=lambda entry: entry[0], reverse=query.newest_first)
+    return entries[:limit]

@@ -583,6 +583,8 @@ class UsageLedger:
         self,
         *,
         month: datetime | None = None,
+        states: Iterable[HourState] = (),
+        newest_first: bool = False,
         customer: Customer | None = None,
         customer_aws_account_id: str | None = None,
         customer_identifier: str | None = None,
@@ -592,8 +594,12 @@ class UsageLedger:
         """
         Yield the story of every hour, by hour: the evidence in a dispute.
 
+        It is read in pages, so that a long one holds up nobody.
+
         Args:
             month: Any moment of the month (UTC); all months by default.
+            states: Of what is in one of these states alone; in whatever state by default.
+            newest_first: Begin with the latest hour.
             customer: Of this customer of a product alone, in place of the four ids that follow.
             customer_aws_account_id: Of this account alone.
             customer_identifier: Of this customer alone.
@@ -606,6 +612,8 @@ class UsageLedger:
         self._require_open()
         query = HistoryQuery.of(
             month,
+            states,
+            newest_first=newest_first,
             **ids_of(
                 customer,
                 customer_aws_account_id=customer_aws_account_id,
@@ -614,17 +622,19 @@ class UsageLedger:
                 product_code=product_code,
             ),
         )
-        place, full = (-1, -1), True
+        if query.newest_first:
+            for entry in await self._store.arrivals(query):
+                yield entry
+        place, full = query.start, True
         while full:
             found = await self._store.history(query, place, _PAGE)
             for _, entry in found:
                 yield entry
             full = len(found) == _PAGE
             place = found[-1][0] if full else place
-        for entry in await self._store.arrivals(query):
-            yield entry
-        for entry in await self._store.stranded(query):
-            yield entry
+        if not query.newest_first:
+            for entry in await self._store.arrivals(query):
+                yield entry
 
     async def retry(self, *states: HourState) -> int:
         """
@@ -794,10 +804,9 @@ class UsageLedger:
         while full:
             some = await self._store.prune(end, _PRUNED_AT_ONCE)
             pruned, full = pruned + some, some == _PRUNED_AT_ONCE
-        place: str | None = ""
-        forgotten = min(end, int((now - _IDS_KEPT).timestamp()))
-        while place is not None:
-            place = await self._store.prune_events(forgotten, place, _PRUNED_AT_ONCE)
+        forgotten, full = min(end, int((now - _IDS_KEPT).timestamp())), True
+        while full:
+            full = await self._store.prune_events(forgotten, _PRUNED_AT_ONCE) == _PRUNED_AT_ONCE
         return pruned
 
     async def adopt_copy(self) -> None:

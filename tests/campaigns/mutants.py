@@ -421,12 +421,14 @@ def old_events_are_new() -> None:
 def pruning_leaves_no_note() -> None:
     """Event ids go, and nothing says up to when."""
 
-    async def in_sqlite(self: Any, before: int, after: str, limit: int) -> None:
+    async def in_sqlite(self: Any, before: int, limit: int) -> int:
         await self._file.change(lambda db: db.execute(FORGET.format("event"), (before,)))
+        return 0
 
-    async def in_postgresql(self: Any, before: int, after: str, limit: int) -> None:
+    async def in_postgresql(self: Any, before: int, limit: int) -> int:
         forget = FORGET.format("marketplace_metering.event").replace("?", "$1")
         await self._connections.run(lambda db: db.execute(forget, before))
+        return 0
 
     SqliteStore.prune_events = in_sqlite  # type: ignore[method-assign]
     PostgresStore.prune_events = in_postgresql  # type: ignore[method-assign]

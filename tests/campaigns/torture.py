@@ -284,9 +284,8 @@ async def adopt(world: World) -> None:
 async def prune(world: World, before: float) -> None:
     """Forget old event ids, sooner than anybody may."""
     async with ledger_at(world.url, FastClock(world.begun)) as ledger:
-        place: str | None = ""
-        while place is not None:
-            place = await ledger._store.prune_events(int(before), place, 5_000)
+        while await ledger._store.prune_events(int(before), 5_000):
+            pass
 
 
 async def drain(

@@ -108,6 +108,8 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell)
     table = shell("ledger", "history", url, "--csv").out.splitlines()
 
     assert {"open"} == {json.loads(one)["state"] for one in lines}
+    assert lines == shell("ledger", "history", url, "--state", "open").out.splitlines()
+    assert [] == shell("ledger", "history", url, "--state", "metered").lines
     assert table[0].startswith("product_code,customer_aws_account_id")
     assert len(lines) == len(table) - 1 == 2
 

@@ -14,9 +14,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from attrs import frozen
 from support.commands import Shell, command, environment, pipe
+from support.ledgers import house_at
 
 from marketplace_metering_async import LedgerError
-from marketplace_metering_async.cli.commands.ledger_serve import routes_of
+from marketplace_metering_async.cli.commands import ledger_serve
+from marketplace_metering_async.cli.commands.ledger_serve import latest_hours, routes_of
 from marketplace_metering_async.cli.exit_codes import Exit
 
 
@@ -97,3 +99,21 @@ def test_a_ledger_that_is_not_there_is_not_served(tmp_path: Path, shell: Shell) 
 
     assert Exit.USAGE == done.code
     assert [] == list(tmp_path.iterdir())
+
+
+async def test_the_page_shows_the_latest_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    However many there were before, and whether there are others.
+    """
+    monkeypatch.setattr(ledger_serve, "_SHOWN", 2)
+    async with house_at(f"sqlite:///{tmp_path}/u.db") as house:
+        for quantity in (1, 2, 3):
+            await house.use(quantity)
+            house.clock.step(hours=1)
+        some = await latest_hours(house.ledger, {"month": "2026-11", "license_arn": ""})
+        all_ = await latest_hours(house.ledger, {"customer_aws_account_id": "000000000000"})
+
+    assert ([3, 2], False) == ([entry.quantity for entry in some.entries], some.are_all)
+    assert ([], True) == (all_.entries, all_.are_all)

@@ -828,6 +828,50 @@ async def test_history_is_the_evidence(house: House) -> None:
     assert [] == [e async for e in house.ledger.history(month=NOON + timedelta(days=31))]
 
 
+async def test_history_goes_by_page_in_both_directions(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Of all, of an account, of a state; what no hour carries stands at the hour that it is of.
+    """
+    monkeypatch.setattr(ledger, "_PAGE", 2)
+    month_ago = NOON - timedelta(days=31)
+    for number in range(3):
+        who = f"{number:012d}"
+        await house.use(1, customer_aws_account_id=who, dimension="one", at=month_ago)
+        await house.use(2, customer_aws_account_id=who, dimension="two")
+        house.clock.step(hours=1)
+        await house.relay()
+    await house.use(3, customer_aws_account_id=f"{2:012d}", dimension="one")
+    metered, over = HourState.METERED, HourState.MONTH_OVER
+    later = THIS_HOUR + timedelta(hours=3)
+    expected = [
+        *[(over, month_ago.replace(minute=0), 1, f"{n:012d}") for n in range(3)],
+        *[(metered, THIS_HOUR + timedelta(hours=n), 2, f"{n:012d}") for n in range(3)],
+        (HourState.OPEN, later, 3, f"{2:012d}"),
+    ]
+
+    for which, kept in (
+        ({}, expected),
+        ({"month": NOON}, expected[3:]),
+        ({"month": month_ago}, expected[:3]),
+        ({"product_code": "product"}, expected),
+        ({"product_code": "other"}, []),
+        ({"customer_aws_account_id": f"{2:012d}"}, [expected[n] for n in (2, 5, 6)]),
+        ({"states": [metered]}, expected[3:6]),
+        ({"states": [over, HourState.OPEN]}, [*expected[:3], expected[6]]),
+        ({"states": [over]}, expected[:3]),
+        ({"states": [HourState.OPEN, HourState.FROZEN]}, expected[6:]),
+        ({"states": [metered], "customer_aws_account_id": f"{1:012d}"}, expected[4:5]),
+    ):
+        for newest_first in (False, True):
+            found = [
+                (e.state, e.hour, e.quantity, e.customer_aws_account_id)
+                async for e in house.ledger.history(newest_first=newest_first, **which)
+            ]
+            assert (kept[::-1] if newest_first else kept) == found, which
+
+
 async def test_pruning_keeps_the_sums(house: House) -> None:
     """
     And touches nothing that is unsettled or young. Covers: D19, K13

@@ -120,7 +120,7 @@ class Ledger:
                 whole = frozenset([ProductDimension("product", "requests")] if what else [])
                 return await self.other.declare_whole(whole, now)
             case "forget_ids":
-                return await self.other.prune_events(now - what, "", 100)
+                return await self.other.prune_events(now - what, 100)
             case _:
                 return await change(self.url, f"UPDATE ledger SET held_through = {now - what}")
 

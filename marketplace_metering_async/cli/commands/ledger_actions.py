@@ -248,13 +248,16 @@ async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> 
     return code
 
 
-async def history(url: str, where: Mapping[str, Any], console: Console, *, as_csv: bool) -> Exit:
+async def history(
+    url: str, where: Mapping[str, Any], names: Sequence[str], console: Console, *, as_csv: bool
+) -> Exit:
     """Print the story of every hour to stdout."""
+    states = states_of(names, *HourState)
     async with open_ledger(url, console, create=False) as ledger:
         table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
         if table is not None:
             table.writerow(_COLUMNS)
-        async for entry in ledger.history(**where):
+        async for entry in ledger.history(states=states, **where):
             members = asdict(entry)
             if table is None:
                 print_json(members)

@@ -67,7 +67,7 @@ class Selection:
         if self.names:
             return list(self.names)
         states = states_of(self.states, *ENDED)
-        return [e.name async for e in ledger.history(**self.where) if e.state in states]
+        return [entry.name async for entry in ledger.history(states=states, **self.where)]
 
 
 async def resolve(url: str, selection: Selection, as_: str, note: str, console: Console) -> Exit:

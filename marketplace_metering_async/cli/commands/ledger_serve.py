@@ -1,6 +1,5 @@
 """`ledger serve-metrics` and `ledger serve`: what a ledger knows, over HTTP; they only read."""
 
-from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -22,8 +21,6 @@ from marketplace_metering_async.sandbox.guard import PAGE_HEADERS, Forbidden, Gu
 
 _LOOPBACK: Final = "127.0.0.1"
 _SHOWN: Final = 200
-_LOOKED_AT: Final = 10_000
-"""Hours of the history that one load of the page reads."""
 _FILES: Final = {
     "/page.css": ("sandbox.page", "assets/page.css", "text/css"),
     "/icon.svg": ("sandbox.page", "assets/icon.svg", "image/svg+xml"),
@@ -76,7 +73,7 @@ def page_app(ledger: UsageLedger) -> web.Application:
     async def shown(request: web.Request) -> web.Response:
         asked = {name: request.query.get(name, "").strip() for name in FIELDS}
         try:
-            status, hours = await ledger.status(), await _hours(ledger, asked)
+            status, hours = await ledger.status(), await latest_hours(ledger, asked)
         except LedgerError as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n", headers=_PLAIN) from None
         text = page(status, hours, SystemClock().now())
@@ -86,7 +83,7 @@ def page_app(ledger: UsageLedger) -> web.Application:
     return _app({"/": shown, **routes}, guarded)
 
 
-async def _hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
+async def latest_hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
     """Return the latest hours of those that are asked for."""
     given: dict[str, Any] = {name: text for name, text in asked.items() if text}
     month = given.pop("month", None)
@@ -94,14 +91,12 @@ async def _hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
         when = None if month is None else datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
     except ValueError:
         return Hours(asked=asked, problem=f"Give the month as YYYY-MM, not {month}")
-    latest: deque[HistoryEntry] = deque(maxlen=_SHOWN)
-    count = 0
-    async for entry in ledger.history(month=when, **given):
-        latest.appendleft(entry)
-        count += 1
-        if count == _LOOKED_AT:
+    latest: list[HistoryEntry] = []
+    async for entry in ledger.history(month=when, newest_first=True, **given):
+        latest.append(entry)
+        if len(latest) > _SHOWN:
             break
-    return Hours(asked=asked, entries=list(latest), are_all=count <= _SHOWN)
+    return Hours(asked=asked, entries=latest[:_SHOWN], are_all=len(latest) <= _SHOWN)
 
 
 def _file(folder: str, name: str, kind: str) -> Handler:

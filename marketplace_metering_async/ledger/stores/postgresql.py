@@ -21,7 +21,7 @@ from attrs import astuple
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, UsageRefusedError
-from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     HIDDEN,
     Identity,
@@ -415,8 +415,8 @@ class PostgresStore:
         return await self._connections.read(read)
 
     async def history(
-        self, query: HistoryQuery, after: tuple[int, int], limit: int
-    ) -> list[tuple[tuple[int, int], HistoryEntry]]:
+        self, query: HistoryQuery, after: HistoryPlace, limit: int
+    ) -> list[tuple[HistoryPlace, HistoryEntry]]:
         """See Store."""
         history = postgresql_reports.history
         return await self._connections.read(lambda db: history(db, query, after, limit))
@@ -425,19 +425,15 @@ class PostgresStore:
         """See Store."""
         return await self._connections.read(lambda db: postgresql_arrivals.entries(db, query))
 
-    async def stranded(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """See Store."""
-        return await self._connections.read(lambda db: postgresql_reports.stranded(db, query))
-
     async def prune(self, before: int, limit: int) -> int:
         """See Store."""
         prune = postgresql_reports.prune
         return await self._connections.run(lambda db: prune(db, before, limit, self._shard))
 
-    async def prune_events(self, before: int, after: str, limit: int) -> str | None:
+    async def prune_events(self, before: int, limit: int) -> int:
         """See Store."""
         prune = postgresql_reports.prune_events
-        return await self._connections.run(lambda db: prune(db, before, after, limit))
+        return await self._connections.run(lambda db: prune(db, before, limit))
 
     async def tidy(self) -> bool:
         """See Store: notes of processes that have ended."""

@@ -379,7 +379,7 @@ async def _stranded(
     found = await db.fetch(
         "SELECT stranded.*, usage_key.name, usage_key.license_product "
         "FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id) "
-        "WHERE stranded.state IN (SELECT unnest($1::text[])) "
+        "WHERE stranded.state = ANY($1::text[]) "
         "ORDER BY stranded.stranded_id FOR UPDATE OF stranded",
         states,
     )

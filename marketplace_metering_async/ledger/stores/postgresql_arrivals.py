@@ -174,9 +174,12 @@ async def fold(
 
 
 async def entries(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
-    """Return what waits to be added to its hours, by key and hour."""
+    """Return what waits to be added to its hours, by key and hour; see Store."""
+    if query.states and HourState.OPEN not in query.states:
+        return []
     members = "".join(f" AND {name} = ${number}" for number, name in enumerate(query.members, 3))
     rows: Sequence[Any] = await db.fetch(
         ENTRIES.format(members=members), query.first, query.end, *query.members.values()
     )
-    return [arrived_entry_of({**row, "quantity": int(row["quantity"])}) for row in rows]
+    found = [arrived_entry_of({**row, "quantity": int(row["quantity"])}) for row in rows]
+    return found[::-1] if query.newest_first else found

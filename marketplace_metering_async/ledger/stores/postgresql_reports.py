@@ -1,17 +1,28 @@
 """What is in a ledger in PostgreSQL: figures, the story of every hour, what may be forgotten."""
 
+import re
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.history import (
     HistoryEntry,
+    HistoryPlace,
     HistoryQuery,
     entries_of,
-    stranded_entry_of,
+    page_of,
+    stranded_entries_of,
 )
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import key_of
 from marketplace_metering_async.ledger.status import AtRisk, Figures
+from marketplace_metering_async.ledger.stores.history_pages import (
+    HOURS,
+    KEY_MEMBERS,
+    STRANDED,
+    Kind,
+    Page,
+)
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.postgresql_plain import keep_sums
 from marketplace_metering_async.ledger.sums import Sum, Sums
@@ -61,10 +72,26 @@ NEXT: Final = """
 HOURS_AT_NEXT_SEAL: Final = """
     SELECT COUNT(*) FROM marketplace_metering.hour WHERE state = 'open' AND seal_at < $1 + 60
 """
-KEY_MEMBERS: Final = (
-    "usage_key.product_code, usage_key.customer_aws_account_id, usage_key.customer_identifier, "
-    "usage_key.license_arn, usage_key.license_product, usage_key.dimension"
-)
+BY_TIME: Final = f"""
+    SELECT {{table}}.*, {KEY_MEMBERS}
+    FROM marketplace_metering.{{table}} JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE {{where}} {{members}} ORDER BY {{order}} LIMIT ?
+"""
+BY_KEY: Final = f"""
+    SELECT {{table}}.*, {KEY_MEMBERS}
+    FROM marketplace_metering.usage_key CROSS JOIN LATERAL (
+        SELECT * FROM marketplace_metering.{{table}}
+        WHERE {{table}}.key_id = usage_key.key_id AND {{where}} ORDER BY {{order}} LIMIT ?
+    ) AS {{table}}
+    WHERE true {{members}} ORDER BY {{order}} LIMIT ?
+"""
+"""Of each key no more than may be on the page."""
+FORGET: Final = """
+    DELETE FROM marketplace_metering.event WHERE event_id IN (
+        SELECT event_id FROM marketplace_metering.event WHERE added_at < $1
+        ORDER BY added_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+"""
 
 
 async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
@@ -90,30 +117,39 @@ async def figures(db: Connection, ledger: Identity, now: int) -> Figures:
 
 
 async def history(
-    db: Connection, query: HistoryQuery, after: tuple[int, int], limit: int
-) -> list[tuple[tuple[int, int], HistoryEntry]]:
-    """Return the next hours *after* a place (hour, row), with their places, in order."""
-    rows = await db.fetch(
-        f"SELECT hour.*, {KEY_MEMBERS} "
-        "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
-        "WHERE hour.hour >= $1 AND hour.hour < $2 AND (hour.hour, hour.hour_id) > ($3, $4) "
-        f"{_of_members(query, 6)} ORDER BY hour.hour, hour.hour_id LIMIT $5",
-        query.first,
-        query.end,
-        *after,
-        limit,
-        *query.members.values(),
+    db: Connection, query: HistoryQuery, after: HistoryPlace, limit: int
+) -> list[tuple[HistoryPlace, HistoryEntry]]:
+    """Return the next entries *after* a place, with their places, in order."""
+    hours = await _rows(db, HOURS, query, after, limit)
+    ids = [row["hour_id"] for row in hours]
+    entries = entries_of(
+        hours,
+        await _by_hour(db, "carried", "origin", ids),
+        await _by_hour(db, "attempt", "fence", ids),
+        await _by_hour(db, "resolution", "resolution_id", ids),
     )
-    ids = [row["hour_id"] for row in rows]
-    carried = await _by_hour(db, "carried", "origin", ids)
-    attempts = await _by_hour(db, "attempt", "fence", ids)
-    resolutions = await _by_hour(db, "resolution", "resolution_id", ids)
-    return entries_of(rows, carried, attempts, resolutions)
+    stranded = await _rows(db, STRANDED, query, after, limit)
+    ids = [row["stranded_id"] for row in stranded]
+    entries += stranded_entries_of(
+        [{**row, "quantity": int(row["quantity"])} for row in stranded],
+        await _by_hour(db, "resolution", "resolution_id", ids, "stranded_id"),
+    )
+    return page_of(entries, query, limit)
 
 
-def _of_members(query: HistoryQuery, first: int) -> str:
-    members = enumerate(query.members, first)
-    return "".join(f" AND usage_key.{name} = ${number}" for number, name in members)
+async def _rows(
+    db: Connection, kind: Kind, query: HistoryQuery, after: HistoryPlace, limit: int
+) -> list[Any]:
+    page = Page.of(kind, query, after)
+    given = {"table": kind.table, "where": page.where, "members": page.members, "order": page.order}
+    if query.is_of_customer:
+        statement, values = BY_KEY, [*page.values, limit, *page.member_values, limit]
+    else:
+        statement, values = BY_TIME, [*page.values, *page.member_values, limit]
+    numbers = count(1)
+    numbered = re.sub(r"\?", lambda _: f"${next(numbers)}", statement.format(**given))
+    rows: list[Any] = await db.fetch(numbered, *values)
+    return rows
 
 
 async def _by_hour(
@@ -127,27 +163,6 @@ async def _by_hour(
     ):
         found.setdefault(row[column], []).append(row)
     return found
-
-
-async def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
-    """Return the usage that no hour may carry."""
-    rows = await db.fetch(
-        f"SELECT stranded.*, stranded.origin AS hour, {KEY_MEMBERS} "
-        "FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id) "
-        f"WHERE stranded.origin >= $1 AND stranded.origin < $2 {_of_members(query, 3)} "
-        "ORDER BY stranded.origin, stranded.stranded_id",
-        query.first,
-        query.end,
-        *query.members.values(),
-    )
-    ids = [row["stranded_id"] for row in rows]
-    resolutions = await _by_hour(db, "resolution", "resolution_id", ids, "stranded_id")
-    return [
-        stranded_entry_of(
-            {**row, "quantity": int(row["quantity"])}, resolutions.get(row["stranded_id"], ())
-        )
-        for row in rows
-    ]
 
 
 async def prune(db: Connection, before: int, limit: int, shard: int) -> int:
@@ -173,23 +188,11 @@ async def prune(db: Connection, before: int, limit: int, shard: int) -> int:
     return len(old)
 
 
-async def prune_events(db: Connection, before: int, after: str, limit: int) -> str | None:
-    """Forget the ids of old events among the next ones *after* an id; see Store."""
+async def prune_events(db: Connection, before: int, limit: int) -> int:
+    """Forget some ids of events that were added before *before*; return how many."""
     await db.execute(
         "UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1",
         before,
     )
-    until: str | None = await db.fetchval(
-        "SELECT event_id FROM marketplace_metering.event WHERE event_id > $1 "
-        "ORDER BY event_id LIMIT 1 OFFSET $2",
-        after,
-        limit - 1,
-    )
-    up_to, place = ("", ()) if until is None else ("AND event_id <= $3", (until,))
-    await db.execute(
-        f"DELETE FROM marketplace_metering.event WHERE event_id > $1 AND added_at < $2 {up_to}",
-        after,
-        before,
-        *place,
-    )
-    return until
+    forgotten = await db.fetch(FORGET, before, limit)
+    return len(forgotten)

@@ -6,7 +6,6 @@ SQLite has one writer at a time: what a verb reads stays so until it has written
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib.resources.abc import Traversable
 from typing import Any, Final
 from uuid import uuid4
@@ -15,7 +14,7 @@ from attrs import astuple
 
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError
-from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     Identity,
     copy_text,
@@ -290,8 +289,8 @@ class SqliteStore:
         return await self._file.read(lambda db: sqlite_reports.figures(db, identity(db), now))
 
     async def history(
-        self, query: HistoryQuery, after: tuple[int, int], limit: int
-    ) -> list[tuple[tuple[int, int], HistoryEntry]]:
+        self, query: HistoryQuery, after: HistoryPlace, limit: int
+    ) -> list[tuple[HistoryPlace, HistoryEntry]]:
         """See Store."""
         return await self._file.read(lambda db: sqlite_reports.history(db, query, after, limit))
 
@@ -299,18 +298,14 @@ class SqliteStore:
         """See Store: there are none."""
         return []
 
-    async def stranded(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """See Store."""
-        return await self._file.read(lambda db: sqlite_reports.stranded(db, query))
-
     async def prune(self, before: int, limit: int) -> int:
         """See Store."""
         return await self._file.change(lambda db: sqlite_reports.prune(db, before, limit))
 
-    async def prune_events(self, before: int, after: str, limit: int) -> str | None:
+    async def prune_events(self, before: int, limit: int) -> int:
         """See Store."""
-        prune = partial(sqlite_reports.prune_events, before=before, after=after, limit=limit)
-        return await self._file.change(prune)
+        prune = sqlite_reports.prune_events
+        return await self._file.change(lambda db: prune(db, before, limit))
 
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""

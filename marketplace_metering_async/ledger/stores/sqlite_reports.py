@@ -6,13 +6,22 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.history import (
     HistoryEntry,
+    HistoryPlace,
     HistoryQuery,
     entries_of,
-    stranded_entry_of,
+    page_of,
+    stranded_entries_of,
 )
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import key_of
 from marketplace_metering_async.ledger.status import AtRisk, Figures
+from marketplace_metering_async.ledger.stores.history_pages import (
+    HOURS,
+    KEY_MEMBERS,
+    STRANDED,
+    Kind,
+    Page,
+)
 from marketplace_metering_async.ledger.stores.sqlite_adding import keep_sums
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
 from marketplace_metering_async.ledger.stores.tables import TABLES
@@ -34,10 +43,24 @@ TOTAL: Final = (
     f"SELECT COALESCE(SUM(quantity / {MILLION}), 0), COALESCE(SUM(quantity % {MILLION}), 0) "
     "FROM hour"
 )
-KEY_MEMBERS: Final = (
-    "usage_key.product_code, usage_key.customer_aws_account_id, usage_key.customer_identifier, "
-    "usage_key.license_arn, usage_key.license_product, usage_key.dimension"
-)
+BY_TIME: Final = f"""
+    SELECT {{table}}.*, {KEY_MEMBERS} FROM {{table}}
+    CROSS JOIN usage_key ON usage_key.key_id = {{table}}.key_id
+    WHERE {{where}} {{members}} ORDER BY {{order}} LIMIT ?
+"""
+"""SQLite has a CROSS JOIN begin with the table that is named first."""
+BY_KEY: Final = f"""
+    SELECT {{table}}.*, {KEY_MEMBERS} FROM usage_key
+    CROSS JOIN {{table}} ON {{table}}.{{row}} IN (
+        SELECT {{row}} FROM {{table}} WHERE {{table}}.key_id = usage_key.key_id AND {{where}}
+        ORDER BY {{order}} LIMIT ?)
+    WHERE true {{members}} ORDER BY {{order}} LIMIT ?
+"""
+"""Of each key no more than may be on the page."""
+FORGET: Final = """
+    DELETE FROM event WHERE event_id IN (
+        SELECT event_id FROM event WHERE added_at < ? ORDER BY added_at LIMIT ?)
+"""
 
 
 def figures(db: Connection, ledger: Identity, now: int) -> Figures:
@@ -77,28 +100,38 @@ def _joined(units: int, millionths: int) -> int:
 
 
 def history(
-    db: Connection,
-    query: HistoryQuery,
-    after: tuple[int, int],
-    limit: int,
-) -> list[tuple[tuple[int, int], HistoryEntry]]:
-    """Return the next hours *after* a place (hour, row), with their places, in order."""
-    rows = db.execute(
-        f"SELECT hour.*, {KEY_MEMBERS} FROM hour "
-        "JOIN usage_key ON usage_key.key_id = hour.key_id "
-        "WHERE hour.hour >= ? AND hour.hour < ? AND (hour.hour, hour.hour_id) > (?, ?) "
-        f"{_of_members(query)} ORDER BY hour.hour, hour.hour_id LIMIT ?",
-        (query.first, query.end, *after, *query.members.values(), limit),
-    ).fetchall()
-    ids = json.dumps([row["hour_id"] for row in rows])
-    carried = _by_hour(db, "carried", "origin", ids)
-    attempts = _by_hour(db, "attempt", "fence", ids)
-    resolutions = _by_hour(db, "resolution", "resolution_id", ids)
-    return entries_of(rows, carried, attempts, resolutions)
+    db: Connection, query: HistoryQuery, after: HistoryPlace, limit: int
+) -> list[tuple[HistoryPlace, HistoryEntry]]:
+    """Return the next entries *after* a place, with their places, in order."""
+    hours = _rows(db, HOURS, query, after, limit)
+    ids = json.dumps([row["hour_id"] for row in hours])
+    entries = entries_of(
+        hours,
+        _by_hour(db, "carried", "origin", ids),
+        _by_hour(db, "attempt", "fence", ids),
+        _by_hour(db, "resolution", "resolution_id", ids),
+    )
+    stranded = _rows(db, STRANDED, query, after, limit)
+    ids = json.dumps([row["stranded_id"] for row in stranded])
+    entries += stranded_entries_of(
+        map(_with_quantity, stranded),
+        _by_hour(db, "resolution", "resolution_id", ids, "stranded_id"),
+    )
+    return page_of(entries, query, limit)
 
 
-def _of_members(query: HistoryQuery) -> str:
-    return "".join(f" AND usage_key.{name} = ?" for name in query.members)
+def _rows(
+    db: Connection, kind: Kind, query: HistoryQuery, after: HistoryPlace, limit: int
+) -> list[Any]:
+    page = Page.of(kind, query, after)
+    given = {"where": page.where, "members": page.members, "order": page.order}
+    if query.is_of_customer:
+        statement, values = BY_KEY, [*page.values, limit, *page.member_values, limit]
+    else:
+        statement, values = BY_TIME, [*page.values, *page.member_values, limit]
+    statement = statement.format(table=kind.table, row=kind.row, **given)
+    rows: list[Any] = db.execute(statement, values).fetchall()
+    return rows
 
 
 def _by_hour(
@@ -112,23 +145,6 @@ def _by_hour(
     ):
         found.setdefault(row[column], []).append(row)
     return found
-
-
-def stranded(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
-    """Return the usage that no hour may carry."""
-    rows = db.execute(
-        f"SELECT stranded.*, stranded.origin AS hour, {KEY_MEMBERS} FROM stranded "
-        "JOIN usage_key ON usage_key.key_id = stranded.key_id "
-        f"WHERE stranded.origin >= ? AND stranded.origin < ? {_of_members(query)} "
-        "ORDER BY stranded.origin, stranded.stranded_id",
-        (query.first, query.end, *query.members.values()),
-    ).fetchall()
-    ids = json.dumps([row["stranded_id"] for row in rows])
-    resolutions = _by_hour(db, "resolution", "resolution_id", ids, "stranded_id")
-    return [
-        stranded_entry_of(_with_quantity(row), resolutions.get(row["stranded_id"], ()))
-        for row in rows
-    ]
 
 
 def _with_quantity(row: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -153,19 +169,11 @@ def prune(db: Connection, before: int, limit: int) -> int:
     return len(old)
 
 
-def prune_events(db: Connection, before: int, after: str, limit: int) -> str | None:
-    """Forget the ids of old events among the next ones *after* an id; see Store."""
+def prune_events(db: Connection, before: int, limit: int) -> int:
+    """Forget some ids of events that were added before *before*; return how many."""
     db.execute("UPDATE ledger SET event_ids_since = max(event_ids_since, ?)", (before,))
-    last = db.execute(
-        "SELECT event_id FROM event WHERE event_id > ? ORDER BY event_id LIMIT 1 OFFSET ?",
-        (after, limit - 1),
-    ).fetchone()
-    until: str | None = None if last is None else last["event_id"]
-    up_to, place = ("", ()) if until is None else ("AND event_id <= ?", (until,))
-    db.execute(
-        f"DELETE FROM event WHERE event_id > ? {up_to} AND added_at < ?", (after, *place, before)
-    )
-    return until
+    forgotten: int = db.execute(FORGET, (before, limit)).rowcount
+    return forgotten
 
 
 def dump(

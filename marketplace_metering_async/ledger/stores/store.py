@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from attrs import frozen
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import (
     CustomerKey,
@@ -299,29 +299,25 @@ class Store(Protocol):
         ...
 
     async def history(
-        self, query: HistoryQuery, after: tuple[int, int], limit: int
-    ) -> list[tuple[tuple[int, int], HistoryEntry]]:
-        """Return the next hours *after* a place (hour, row), with their places, in order."""
+        self, query: HistoryQuery, after: HistoryPlace, limit: int
+    ) -> list[tuple[HistoryPlace, HistoryEntry]]:
+        """Return the next entries *after* a place, with their places, in order."""
         ...
 
     async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """Return the usage of callers' transactions that is not added to its hour yet."""
-        ...
+        """
+        Return the usage of callers' transactions that is not added to its hour yet, in order.
 
-    async def stranded(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """Return the usage that no hour may carry."""
+        It is open, so there is none where other states are asked for.
+        """
         ...
 
     async def prune(self, before: int, limit: int) -> int:
         """Remove some hours settled before *before*, but for their sums; return how many."""
         ...
 
-    async def prune_events(self, before: int, after: str, limit: int) -> str | None:
-        """
-        Forget the ids of old events among the next ones *after* an id.
-
-        Returns: the id to go on from; None at the end.
-        """
+    async def prune_events(self, before: int, limit: int) -> int:
+        """Forget some ids of events that were added before *before*; return how many."""
         ...
 
     async def tidy(self) -> bool:

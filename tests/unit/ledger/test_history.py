@@ -4,7 +4,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
-from marketplace_metering_async.ledger.history import HistoryQuery, entry_of, stranded_entry_of
+import pytest
+
+from marketplace_metering_async.ledger.history import (
+    HistoryPlace,
+    HistoryQuery,
+    entry_of,
+    page_of,
+    stranded_entry_of,
+)
 from marketplace_metering_async.ledger.model import HourState
 
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
@@ -90,7 +98,7 @@ def test_a_licenses_product_is_its_own() -> None:
     What no hour carries has the hour in which it happened, and no record.
     """
     licensed = {"license_arn": "arn", "product_code": "", "license_product": "licensed"}
-    row = KEY | licensed | {"hour": NOON, "state": "month_over", "quantity": 10**6, "events": 1}
+    row = KEY | licensed | {"origin": NOON, "state": "month_over", "quantity": 10**6, "events": 1}
     entry = stranded_entry_of(row | {"stranded_id": 3}, [])
 
     assert ("licensed", "arn", 1) == (entry.product_code, entry.license_arn, entry.quantity)
@@ -101,7 +109,7 @@ def test_quantities_are_ints_where_whole() -> None:
     """
     Else Decimals, to the last millionth. Issue 20
     """
-    row = KEY | {"hour": NOON, "state": "month_over", "events": 1}
+    row = KEY | {"origin": NOON, "state": "month_over", "events": 1}
     told = [
         stranded_entry_of(row | {"stranded_id": 3, "quantity": q}, []).quantity
         for q in (17_000_000, 17_000_001)
@@ -109,3 +117,45 @@ def test_quantities_are_ints_where_whole() -> None:
 
     assert [17, Decimal("17.000001")] == told
     assert [int, Decimal] == [type(quantity) for quantity in told]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_page_goes_on_after_any_place(*, newest_first: bool) -> None:
+    """
+    Of both kinds, whichever the place is of: each entry once, in order.
+    """
+    row = KEY | {"origin": NOON, "state": "month_over", "quantity": 1, "events": 1}
+    entry = stranded_entry_of(row | {"stranded_id": 3}, [])
+    places = [
+        HistoryPlace(hour, is_stranded=stranded, row=number)
+        for hour in (NOON, NOON + 3600)
+        for stranded in (False, True)
+        for number in (1, 2)
+    ]
+    query = HistoryQuery.of(datetime.fromtimestamp(NOON, UTC), newest_first=newest_first)
+    found, place = [], query.start
+    while True:
+        page = page_of(
+            [
+                (one, entry)
+                for one in places
+                if (one.hour, one.row) != (at := place.among(stranded=one.is_stranded))
+                and ((one.hour, one.row) < at) is newest_first
+            ],
+            query,
+            3,
+        )
+        if not page:
+            break
+        place = page[-1][0]
+        found += [at for at, _ in page]
+
+    assert sorted(places, reverse=newest_first) == found
+
+
+def test_of_a_customer_each_key_is_looked_at_by_itself() -> None:
+    """
+    But not of a product, which has as many as there are.
+    """
+    assert HistoryQuery.of(license_arn="arn").is_of_customer
+    assert not HistoryQuery.of(product_code="product").is_of_customer

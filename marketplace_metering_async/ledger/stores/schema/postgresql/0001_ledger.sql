@@ -46,6 +46,9 @@ CREATE TABLE marketplace_metering.usage_key (
 );
 
 CREATE INDEX usage_key_billed_as ON marketplace_metering.usage_key (billed_as) WHERE billed_as IS NOT NULL;
+CREATE INDEX usage_key_of_account ON marketplace_metering.usage_key (customer_aws_account_id);
+CREATE INDEX usage_key_of_identifier ON marketplace_metering.usage_key (customer_identifier);
+CREATE INDEX usage_key_of_license ON marketplace_metering.usage_key (license_arn);
 
 -- Customers, and when the subscription ends, also for dimensions that come later. Whoever makes a key
 -- locks the row of its customer, so that none is made while a subscription is ended.
@@ -71,6 +74,8 @@ CREATE TABLE marketplace_metering.event (
     digest bytea NOT NULL,
     added_at bigint NOT NULL
 );
+
+CREATE INDEX event_by_age ON marketplace_metering.event (added_at);
 
 -- Usage that was added in a transaction of a caller, a row each, so that nobody waits for it: relays
 -- add what is committed to its hour, and remove it here. Of a longer name there can be no key.
@@ -119,7 +124,8 @@ CREATE TABLE marketplace_metering.hour (
     UNIQUE (key_id, hour)
 ) WITH (fillfactor = 70);
 
-CREATE INDEX hour_unsettled ON marketplace_metering.hour (hour) WHERE state IN ('open', 'frozen');
+CREATE INDEX hour_by_time ON marketplace_metering.hour (hour, hour_id);
+CREATE INDEX hour_unsettled ON marketplace_metering.hour (hour, hour_id) WHERE state IN ('open', 'frozen');
 CREATE INDEX hour_to_seal ON marketplace_metering.hour (seal_at) WHERE state = 'open';
 CREATE INDEX hour_to_send ON marketplace_metering.hour (urgent DESC, deadline, hour_id)
     WHERE state = 'frozen';
@@ -128,6 +134,8 @@ CREATE INDEX hour_to_wait_for ON marketplace_metering.hour (not_before)
 CREATE INDEX hour_claimed ON marketplace_metering.hour (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX hour_settled ON marketplace_metering.hour (settled_at) WHERE settled_at IS NOT NULL;
 CREATE INDEX hour_ended ON marketplace_metering.hour (deadline)
+    WHERE state NOT IN ('open', 'frozen', 'metered');
+CREATE INDEX hour_ended_by_time ON marketplace_metering.hour (hour, hour_id)
     WHERE state NOT IN ('open', 'frozen', 'metered');
 
 -- Usage of an earlier hour that an hour carries, with where it came from.
@@ -150,6 +158,9 @@ CREATE TABLE marketplace_metering.stranded (
     since bigint NOT NULL,
     UNIQUE (key_id, origin, state)
 );
+
+CREATE INDEX stranded_by_time ON marketplace_metering.stranded (origin, stranded_id);
+CREATE INDEX stranded_by_state ON marketplace_metering.stranded (state);
 
 -- Each try of a frozen record, and what came of it.
 CREATE TABLE marketplace_metering.attempt (

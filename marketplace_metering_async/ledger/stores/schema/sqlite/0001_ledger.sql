@@ -47,6 +47,9 @@ CREATE TABLE usage_key (
 ) STRICT;
 
 CREATE INDEX usage_key_billed_as ON usage_key (billed_as) WHERE billed_as IS NOT NULL;
+CREATE INDEX usage_key_of_account ON usage_key (customer_aws_account_id);
+CREATE INDEX usage_key_of_identifier ON usage_key (customer_identifier);
+CREATE INDEX usage_key_of_license ON usage_key (license_arn);
 
 -- Customers, and when the subscription ends, also for dimensions that come later.
 CREATE TABLE customer (
@@ -71,6 +74,8 @@ CREATE TABLE event (
     digest BLOB NOT NULL,
     added_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX event_by_age ON event (added_at);
 
 -- An hour of a key: open, then frozen permanently as one record, then metered or ended by name.
 -- From the sealing on it has a deadline, the member that its quantity is sent in, and a digest.
@@ -102,13 +107,15 @@ CREATE TABLE hour (
     UNIQUE (key_id, hour)
 ) STRICT;
 
-CREATE INDEX hour_unsettled ON hour (hour) WHERE state IN ('open', 'frozen');
+CREATE INDEX hour_by_time ON hour (hour, hour_id);
+CREATE INDEX hour_unsettled ON hour (hour, hour_id) WHERE state IN ('open', 'frozen');
 CREATE INDEX hour_to_seal ON hour (seal_at) WHERE state = 'open';
 CREATE INDEX hour_to_send ON hour (urgent DESC, deadline, hour_id) WHERE state = 'frozen';
 CREATE INDEX hour_to_wait_for ON hour (not_before) WHERE state = 'frozen' AND lease_until IS NULL;
 CREATE INDEX hour_claimed ON hour (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX hour_settled ON hour (settled_at) WHERE settled_at IS NOT NULL;
 CREATE INDEX hour_ended ON hour (deadline) WHERE state NOT IN ('open', 'frozen', 'metered');
+CREATE INDEX hour_ended_by_time ON hour (hour, hour_id) WHERE state NOT IN ('open', 'frozen', 'metered');
 
 -- Usage of an earlier hour that an hour carries, with where it came from.
 CREATE TABLE carried (
@@ -131,6 +138,9 @@ CREATE TABLE stranded (
     since INTEGER NOT NULL,
     UNIQUE (key_id, origin, state)
 ) STRICT;
+
+CREATE INDEX stranded_by_time ON stranded (origin, stranded_id);
+CREATE INDEX stranded_by_state ON stranded (state);
 
 -- Each try of a frozen record, and what came of it.
 CREATE TABLE attempt (
