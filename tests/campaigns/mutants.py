@@ -89,7 +89,8 @@ def no_event_id() -> None:
     post = posting.Posting.post
 
     def forgetful(self: Any, usage: Any) -> Any:
-        return post(self, evolve(usage, event_id=f"{usage.event_id}-{id(self)}-{next(numbers)}"))
+        renamed = f"{usage.event_id}-{id(self)}-{next(numbers)}"
+        return post(self, usage._replace(event_id=renamed))
 
     posting.Posting.post = forgetful  # type: ignore[method-assign]
 

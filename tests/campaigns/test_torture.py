@@ -1,4 +1,4 @@
-"""Short rounds of the torture; the long ones are commands (see torture.py)."""
+"""Short rounds of the torture, longer ones by .ci/run; long ones are commands (see torture.py)."""
 
 import pytest
 from campaigns.mutants import MUTANTS
@@ -6,26 +6,28 @@ from campaigns.torture import ROUNDS, Round, find, torture
 from campaigns.troubles import file_place, pair_place, server_place
 
 
-def test_killed_processes_on_one_file_lose_and_double_nothing() -> None:
+@pytest.mark.parametrize("kills", [20, pytest.param(50, marks=pytest.mark.campaign)])
+def test_killed_processes_on_one_file_lose_and_double_nothing(kills: int) -> None:
     """
     While clocks jump, the account's access is denied for a while, and old events are repeated whose
     ids are pruned.
     Covers: K01, K02, K03, K04, K05, K06, K07, K08, K09, K10, K16, M05, M06, B08, C05, C14
     """
-    this = Round(kills=50, seed=1, clock_jumps=True, account_faults=2, prunes=1)
+    this = Round(kills=kills, seed=1, clock_jumps=True, account_faults=2, prunes=1)
     with file_place() as place:
         audit = torture(place, this)
 
     assert audit.is_clean, audit
 
 
-def test_a_file_that_is_put_back_loses_and_doubles_nothing() -> None:
+@pytest.mark.parametrize("kills", [20, pytest.param(40, marks=pytest.mark.campaign)])
+def test_a_file_that_is_put_back_loses_and_doubles_nothing(kills: int) -> None:
     """
     The producers repeat; what may be billed already is named as unconfirmed. Covers: K19, K21
     ledger C1
     """
     with file_place() as place:
-        audit = torture(place, Round(kills=40, seed=4, setbacks=2))
+        audit = torture(place, Round(kills=kills, seed=4, setbacks=2))
 
     assert audit.setbacks == 2
     assert audit.is_clean, audit

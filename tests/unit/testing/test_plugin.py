@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from support.examples import examples
 
 import marketplace_metering_async as package
-from marketplace_metering_async import MarketplaceMeteringClient, RecordStatus, UsageRecord
+from marketplace_metering_async import (
+    MarketplaceMeteringClient,
+    RecordStatus,
+    RetryPolicy,
+    UsageRecord,
+)
 from marketplace_metering_async.records import Tag
 from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.testing import SandboxServer, SandboxThread
@@ -23,6 +28,7 @@ from marketplace_metering_async.testing.strategies import batches, fault_scripts
 pytest_plugins = ["pytester"]
 PLUGIN = "marketplace_metering_async.testing.plugin"
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 
 COMMON = """
     import os
@@ -595,7 +601,7 @@ async def test_batches_are_delivered_through_fault_scripts(
     moved = [_moved(record, clock.now()) for record in batch]
     async with (
         Sandbox(calls_per_second=None, clock=clock, faults=faults) as sandbox,
-        MarketplaceMeteringClient(**sandbox.client_arguments) as client,
+        MarketplaceMeteringClient(**sandbox.client_arguments, retry=QUICK) as client,
     ):
         result = await client.batch_meter_usage(moved)
 
