@@ -15,7 +15,7 @@ A store that posts a group in this way, in one transaction,
 3. changes, for each of `Plan.parts`, one row in one conditional statement: it adds `quantity` and
    `events` of `PlainPart.row` and raises the stamp to `stamp`, where the row of `key_id` and `hour`
    is open, not urgent, of some events, has this `opened_at` and `seal_at`, and a quantity from
-   `least` to `most`; and it says `Plan.miss` of each part that changed no row, whose events it
+   `least` to `most`; and it says `Plan.miss` of the parts that changed no row, whose events it
    takes out again;
 4. posts `Plan.careful_usage` carefully, if there is any, together with `Plan.sums`, and remembers
    the keys of that posting (`PlainHours.remember`), whether or not the transaction is committed.
@@ -243,13 +243,15 @@ class Plan:
                     self._results[place] = EventConflictError(usage.event_id)
         self.parts = [part for part in self.parts if part.places]
 
-    def miss(self, missed: PlainPart) -> list[str]:
-        """Post a part carefully, whose row is not as it was; return the ids of its events."""
-        self._memory.forget(missed.key, missed.into.hour)
-        self.parts.remove(missed)
-        self.careful.extend(missed.places)
-        self.careful.sort()
-        names = [self._group[place].event_id for place in missed.places]
+    def miss(self, missed: Sequence[PlainPart]) -> list[str]:
+        """Post parts carefully, whose rows are not as they were; return the ids of their events."""
+        for part in missed:
+            self._memory.forget(part.key, part.into.hour)
+        others = {id(part) for part in missed}
+        self.parts = [part for part in self.parts if id(part) not in others]
+        places = [place for part in missed for place in part.places]
+        self.careful = sorted([*self.careful, *places])
+        names = [self._group[place].event_id for place in places]
         return [name for name in names if name is not None]
 
     def careful_usage(self) -> list[Usage]:

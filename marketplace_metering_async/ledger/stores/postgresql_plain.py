@@ -156,7 +156,7 @@ async def add_blindly(db: Connection, plan: Plan) -> None:
     await execute_for(db, GROW_PLAIN_HOURS, grown)
     changed = {(row["key_id"], row["hour"]) for row in plain}
     others = [part for part in parts if (part.into.key_id, part.into.hour) not in changed]
-    if taken_back := [name for part in others for name in plan.miss(part)]:
+    if taken_back := plan.miss(others):
         await db.execute(FORGET_EVENTS, taken_back)
 
 

@@ -175,9 +175,8 @@ def _add_blindly(db: Connection, plan: Plan) -> None:
     events = plan.events()
     if there := _unchanged(db, PLAIN_EVENT, events):
         plan.known(known_events(db, [events[number][0] for number in there]))
-    parts = [*plan.parts]
-    others = _unchanged(db, PLAIN_HOUR, [part.row() for part in parts])
-    if taken_back := [name for number in others for name in plan.miss(parts[number])]:
+    if others := _unchanged(db, PLAIN_HOUR, [part.row() for part in plan.parts]):
+        taken_back = plan.miss([plan.parts[number] for number in others])
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
 
 
