@@ -229,7 +229,8 @@ class Relay:
             if claimed:
                 await self._deliver(claimed, this)
                 self._at_once = _CLAIMED_TO_TRY if report.stopped_by else _CLAIMED_AT_ONCE
-            await self._beat(this)
+            if claimed or not this.endings:  # what another lane is sending may be denied yet
+                await self._beat(this)
             if not claimed and sealed.hours < _SEALED_AT_ONCE:
                 break
 

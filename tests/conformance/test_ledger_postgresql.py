@@ -389,3 +389,33 @@ async def test_a_transaction_that_met_another_one_is_run_again(
         with pytest.raises(LedgerError, match="met"):
             await connections_of(house.ledger).run(meets)
         assert 3 == tries[0]
+
+
+async def test_usage_is_added_in_place(place: str) -> None:
+    """
+    Though the clock goes on: no index hears of a larger hour, nor of a sum. ledger M6
+    """
+    async with house_at(place) as house:
+        for _ in range(40):
+            house.clock.step(seconds=1)
+            await asyncio.gather(
+                *(house.use(1, customer_aws_account_id=f"{n:012d}") for n in range(20))
+            )
+        status = await house.balance()
+    in_place = "n_tup_upd, n_tup_hot_upd::float / n_tup_upd"
+    async with asyncio.timeout(30):
+        while not (  # noqa: ASYNC110 - a session that ends tells the server what it did, later
+            found := {
+                table: (updates, share)
+                for table, updates, share in await change(
+                    place,
+                    f"SELECT relname, {in_place} FROM pg_stat_user_tables "
+                    "WHERE relname IN ('hour', 'kept_sum') AND n_tup_upd > 30",
+                )
+            }
+        ).keys() >= {"hour", "kept_sum"}:
+            await asyncio.sleep(0.05)
+
+    assert 800 == status.open
+    assert found["hour"][1] > 0.95
+    assert found["kept_sum"][1] > 0.95

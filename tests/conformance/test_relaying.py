@@ -188,3 +188,21 @@ async def test_a_relay_that_works_notes_it_and_says_it(url: str) -> None:
             "marketplace_metering_ledger_last_relay_seconds 120\n" in await house.ledger.metrics()
         )
         assert [(1, 3)] == [(e.metered, e.units) for e in house.warned if type(e) is RelayWorking]
+
+
+async def test_a_lane_without_work_says_nothing_while_another_one_sends(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The account may be at fault, which is not known before there is a response. Issue 26
+    """
+    monkeypatch.setattr(relay, "_SEALED_AT_ONCE", 2)
+    async with house_at(url, lambda number, body: DENIED) as house:
+        for number in range(2):
+            await house.use(3, customer_aws_account_id=f"{number:012d}")
+        house.clock.step(hours=1)
+        for _ in range(2):
+            await house.relay()
+
+        assert (await house.ledger.status()).last_relay_seconds is None
+        assert [] == [event for event in house.warned if type(event) is RelayWorking]

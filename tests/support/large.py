@@ -123,6 +123,7 @@ async def fill(url: str, size: Size, now: datetime) -> None:
     connection = await asyncpg.connect(url, statement_cache_size=0)
     try:
         await connection.execute("SET search_path = marketplace_metering")
+        await connection.execute("SET session_replication_role = replica")  # rows refer to rows
         indexes = await connection.fetch(
             "SELECT indexname, indexdef FROM pg_indexes WHERE indexname = ANY($1)", _SLOW
         )

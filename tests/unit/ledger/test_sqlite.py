@@ -451,6 +451,26 @@ async def test_an_empty_file_that_may_only_be_read_is_no_ledger(shared_folder: P
             await opened(shared_folder / "new.db")
 
 
+async def test_who_reads_the_history_slowly_holds_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each page is a transaction of its own: the log can be emptied in between. Covers: D09
+    """
+    monkeypatch.setattr("marketplace_metering_async.ledger.ledger._PAGE", 1)
+    async with house_at(url_of(tmp_path / "u.db")) as house:
+        for number in range(3):
+            await house.use(1, customer_aws_account_id=f"{number:012d}")
+        entries = house.ledger.history()
+        await anext(entries)
+        await house.ledger.status()
+        with closing(sqlite3.connect(tmp_path / "u.db")) as connection:
+            is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+        assert not is_busy
+        assert 2 == len([entry async for entry in entries])
+
+
 async def test_a_log_that_somebody_holds_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
