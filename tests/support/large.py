@@ -21,9 +21,9 @@ _SLOW = ("hour_by_time", "hour_settled", "event_by_age", "stranded_by_time")
 """Indexes that are sooner made of all rows than with each."""
 
 _KEYS = f"""
-    INSERT INTO usage_key (name, product_code, customer_aws_account_id, customer_identifier,
-        license_arn, dimension, license_product, billed_as)
-    SELECT '["{PRODUCT}", "' || account || '", "", "", "' || dimension || '"]', '{PRODUCT}',
+    INSERT INTO usage_key (key_id, name, product_code, customer_aws_account_id,
+        customer_identifier, license_arn, dimension, license_product, billed_as)
+    SELECT abs(hashtextextended(n::text, 0) >> 2), '["{PRODUCT}", "' || account || '", "", "", "' || dimension || '"]', '{PRODUCT}',
         account, '', '', dimension, '',
         '["{PRODUCT}", "' || account || '", "' || dimension || '"]'
     FROM (SELECT n, lpad((n / {_DIMENSIONS})::text, 12, '0') AS account,
