@@ -23,7 +23,8 @@ _SLOW = ("hour_by_time", "hour_settled", "event_by_age", "stranded_by_time")
 _KEYS = f"""
     INSERT INTO usage_key (key_id, name, product_code, customer_aws_account_id,
         customer_identifier, license_arn, dimension, license_product, billed_as)
-    SELECT abs(hashtextextended(n::text, 0) >> 2), '["{PRODUCT}", "' || account || '", "", "", "' || dimension || '"]', '{PRODUCT}',
+    SELECT abs(hashtextextended(n::text, 0) >> 2),
+        '["{PRODUCT}", "' || account || '", "", "", "' || dimension || '"]', '{PRODUCT}',
         account, '', '', dimension, '',
         '["{PRODUCT}", "' || account || '", "' || dimension || '"]'
     FROM (SELECT n, lpad((n / {_DIMENSIONS})::text, 12, '0') AS account,
