@@ -293,7 +293,11 @@ class UsageLedger:
                 safely.
             connection: An asyncpg connection of yours to the ledger's database, or SQLAlchemy's
                 AsyncConnection or AsyncSession over asyncpg, on which you have begun a transaction
-                or savepoint: usage commits or rolls back together with it.
+                or savepoint: usage commits or rolls back together with it. However long it is open,
+                nobody waits for it but whoever brings the same event id (for a minute at most).
+                Relays add it to its hour once it is committed, or carry it where its hour is sealed
+                by then; so what is returned is how it looks now, and `late` and `ended` may still
+                change.
 
         Raises:
             InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
@@ -591,6 +595,8 @@ class UsageLedger:
     ) -> AsyncIterator[HistoryEntry]:
         """
         Yield the story of every hour, by hour: the evidence in a dispute.
+
+        Usage of callers' transactions that no relay has added to its hour yet comes apart, as open.
 
         Args:
             month: Any moment of the month (UTC); all months by default.
