@@ -314,9 +314,7 @@ class UsageLedger:
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        self._require_open()
-        if not self._is_checked:
-            await self._check_identity()
+        await self._require_writable()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,
