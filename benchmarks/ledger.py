@@ -11,7 +11,8 @@ one more unit in the hour of its key) in groups as large, as durably, in the sam
   asyncio program pays for a shared commit before it has looked at anything.
 
 Then `add_many` with lists of 500, beside raw; and with lists of 1,000 of which one event is 30 days
-late, in a ledger with 720 hours of each key, beside lists without one.
+late, in a ledger with 720 hours of each key, beside lists without one. On PostgreSQL, the slowest
+of 100 adds of a key of which a caller's open transaction has usage.
 
 Draining, memory, size and quotas: `ledger_drain.py`, `ledger_memory.py`, `ledger_size.py` and
 `ledger_quota.py`.
@@ -36,7 +37,7 @@ from lab.harness import Row, median, results, rounds_asked, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.ledgers import SetClock, change, new_postgres_database, postgres_server
+from support.ledgers import SetClock, a_caller, change, new_postgres_database, postgres_server
 
 from marketplace_metering_async import UsageLedger, UsageToAdd
 
@@ -128,6 +129,18 @@ async def make_history(url: str) -> None:
         FROM hour, ago WHERE state = 'open'
         """,
     )
+
+
+async def beside_a_caller(url: str) -> float:
+    """Return the slowest of 100 adds, in seconds, of a key that a caller's open transaction has."""
+    async with in_the_middle_of_an_hour(url) as (opened, run), a_caller(url) as connection:
+        await opened.add_usage(**usage(f"{run}-caller", 0), connection=connection)
+        took = []
+        for number in range(100):
+            begun = time.perf_counter()
+            await opened.add_usage(**usage(f"{run}-{number}", 0))
+            took.append(time.perf_counter() - begun)
+        return max(took)
 
 
 async def raw(store: Store, callers: int) -> float:
@@ -304,6 +317,9 @@ def main() -> None:
             seconds = {"without": round(without, 4), "with_one_late": round(with_one, 4)}
             found[f"late_in_{store}"] = {**seconds, "ratio": round(with_one / without, 3)}
             print(store, "one of 1,000 is 30 days late", found[f"late_in_{store}"])
+        if "postgresql" in urls:
+            found["beside_a_caller"] = round(asyncio.run(beside_a_caller(urls["postgresql"])), 4)
+            print("slowest of 100 adds beside a caller's transaction", found["beside_a_caller"])
         found["rows"], found["lists_of_500"] = rows, lists
         found["summary"] = summary = []
         for store in urls:

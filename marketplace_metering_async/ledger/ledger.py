@@ -293,7 +293,11 @@ class UsageLedger:
                 safely.
             connection: An asyncpg connection of yours to the ledger's database, or SQLAlchemy's
                 AsyncConnection or AsyncSession over asyncpg, on which you have begun a transaction
-                or savepoint: usage commits or rolls back together with it.
+                or savepoint: usage commits or rolls back together with it. However long it is open,
+                nobody waits for it but whoever brings the same event id (for a minute at most).
+                Relays add it to its hour once it is committed, or carry it where its hour is sealed
+                by then; so what is returned is how it looks now, and `late` and `ended` may still
+                change.
 
         Raises:
             InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
@@ -310,9 +314,7 @@ class UsageLedger:
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        self._require_open()
-        if not self._is_checked:
-            await self._check_identity()
+        await self._require_writable()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,
@@ -594,7 +596,8 @@ class UsageLedger:
         """
         Yield the story of every hour, by hour: the evidence in a dispute.
 
-        It is read in pages, so that a long one holds up nobody.
+        It is read in pages, so that a long one holds up nobody. Usage of callers' transactions that
+        no relay has added to its hour yet comes apart, as open.
 
         Args:
             month: Any moment of the month (UTC); all months by default.

@@ -339,6 +339,8 @@ class AddedUsage:
     """
     What became of usage that was added; it is on disk.
 
+    Of usage in a caller's transaction: what becomes of it, as it looks before that is committed.
+
     Attributes:
         hour: The start of the hour (UTC) whose record has it; None where none may.
         late: Whether that is another hour than the one in which it happened.
