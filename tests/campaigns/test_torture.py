@@ -58,7 +58,7 @@ def test_servers_that_take_over_lose_and_double_nothing() -> None:
 
 
 IN_EACH_RUN = ("no_event_id",)
-"""The quickest; .ci/run has all others."""
+"""The quickest; .ci/run has three others, and torture.py --mutants all."""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from support.ledgers import (
     EmptyDatabases,
     House,
+    NewLedgers,
     database_at,
     forget_all,
     house_at,
@@ -32,6 +33,11 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def databases(postgres: str) -> EmptyDatabases:
     return EmptyDatabases(postgres)
+
+
+@pytest.fixture(scope="session")
+def new_ledgers(postgres: str) -> NewLedgers:
+    return NewLedgers(postgres)
 
 
 @pytest.fixture
@@ -79,13 +85,15 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
 
 
 @asynccontextmanager
-async def lent_place(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """Lend the URL of an empty database, reached as the parameter says."""
+async def lent_place(
+    request: pytest.FixtureRequest, databases: str = "databases"
+) -> AsyncIterator[str]:
+    """Lend the URL of a database, reached as the parameter says."""
     if request.param == "pooled":
         yield await new_pooled_database()
         return
-    databases: EmptyDatabases = request.getfixturevalue("databases")
-    async with databases.one() as url:
+    lender: EmptyDatabases = request.getfixturevalue(databases)
+    async with lender.one() as url:
         yield url
 
 
@@ -102,21 +110,21 @@ async def new_url(
 
         yield new_file
         return
-    databases: EmptyDatabases = request.getfixturevalue("databases")
-    async with databases.one() as url:
-        is_new = True
+    async with lent_place(request, "new_ledgers") as url:
 
         async def emptied() -> str:
-            nonlocal is_new
-            if not is_new:
-                await forget_all(url)
-            is_new = False
+            await forget_all(url)
             return url
 
         yield emptied
 
 
-@pytest.fixture
-async def house(url: str) -> AsyncIterator[House]:
-    async with house_at(url) as opened:
+@pytest.fixture(params=["sqlite", *_POSTGRESQL])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
+    """A ledger that nobody has used."""
+    if request.param == "sqlite":
+        async with house_at(f"sqlite:///{tmp_path}/usage.db") as opened:
+            yield opened
+        return
+    async with lent_place(request, "new_ledgers") as url, house_at(url) as opened:
         yield opened

@@ -142,6 +142,43 @@ _LOOK = """
 """Whatever a test may change of a database, but for a ledger in the usual schema."""
 
 
+_LOOK_OF_SCHEMA = """
+    SELECT relname, attname, relkind::text, relowner, relacl::text, reloptions, attacl::text,
+           format_type(atttypid, atttypmod), attnotnull, attidentity::text,
+           CASE relkind WHEN 'i' THEN pg_get_indexdef(pg_class.oid) END,
+           (SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef
+            WHERE adrelid = attrelid AND adnum = attnum)
+    FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0
+    WHERE relnamespace = 'marketplace_metering'::regnamespace
+    UNION ALL
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), convalidated::int::oid,
+           NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM pg_constraint WHERE connamespace = 'marketplace_metering'::regnamespace
+    UNION ALL
+    SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), NULL,
+           NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL
+    SELECT proname, prosrc, proacl::text, proowner,
+           NULL, proconfig, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM pg_proc WHERE pronamespace = 'marketplace_metering'::regnamespace
+    ORDER BY 1, 2, 3
+"""
+_FORGET_ALL = """
+    DO $$ DECLARE version bigint; min_compatible bigint; name text; BEGIN
+        SET LOCAL search_path = marketplace_metering;
+        SET LOCAL session_replication_role = replica;  -- in any order
+        SELECT ledger.version, ledger.min_compatible INTO version, min_compatible FROM ledger;
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema
+        LOOP EXECUTE format('DELETE FROM %I', name); END LOOP;
+        FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema
+        LOOP EXECUTE format('ALTER SEQUENCE %I RESTART', name); END LOOP;
+        INSERT INTO ledger (one, version, min_compatible) VALUES (1, version, min_compatible);
+    END $$
+"""
+"""What leaves of a ledger what its migrations make."""
+
+
 class EmptyDatabases:
     """Empty databases of one server. To empty a used one takes a tenth of making one."""
 
@@ -161,8 +198,8 @@ class EmptyDatabases:
         url = await new_postgres_database(self._server)
         return url, await self._emptied(url)
 
-    @staticmethod
-    async def _emptied(url: str) -> Any:
+    async def _emptied(self, url: str) -> Any:
+        """Empty the database, and return how it looks then."""
         import asyncpg  # noqa: PLC0415
 
         connection = await asyncpg.connect(url, statement_cache_size=0)
@@ -171,10 +208,35 @@ class EmptyDatabases:
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            await connection.execute("DROP SCHEMA IF EXISTS marketplace_metering CASCADE")
-            return await connection.fetchrow(_LOOK)
+            return await self._empty(connection)
         finally:
             await connection.close()
+
+    async def _empty(self, connection: Any) -> Any:
+        await connection.execute("DROP SCHEMA IF EXISTS marketplace_metering CASCADE")
+        return await connection.fetchrow(_LOOK)
+
+
+class NewLedgers(EmptyDatabases):
+    """Ledgers that nobody has opened: one that a test has left loses its rows for the next."""
+
+    async def _made(self) -> tuple[str, Any]:
+        url = await new_postgres_database(self._server)
+        async with UsageLedger.open(url):
+            pass
+        return url, await self._emptied(url)
+
+    async def _empty(self, connection: Any) -> Any:
+        if not await connection.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
+            return None  # a test has removed it
+        await connection.execute(_FORGET_ALL)
+        return [
+            *await connection.fetchrow(_LOOK),
+            await connection.fetch(_LOOK_OF_SCHEMA),
+            await connection.fetch(
+                "SELECT version, min_compatible FROM marketplace_metering.ledger"
+            ),
+        ]
 
 
 def database_at(server: str, name: str) -> str:
@@ -265,21 +327,7 @@ async def empty_postgres_database(url: str) -> None:
 
 async def forget_all(url: str) -> None:
     """Leave of a ledger in PostgreSQL what its migrations make: to make it anew takes longer."""
-    await execute(
-        url,
-        """
-        DO $$ DECLARE version bigint; min_compatible bigint; name text; BEGIN
-            SET LOCAL search_path = marketplace_metering;
-            SET LOCAL session_replication_role = replica;  -- in any order
-            SELECT ledger.version, ledger.min_compatible INTO version, min_compatible FROM ledger;
-            FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema
-            LOOP EXECUTE format('DELETE FROM %I', name); END LOOP;
-            FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema
-            LOOP EXECUTE format('ALTER SEQUENCE %I RESTART', name); END LOOP;
-            INSERT INTO ledger (one, version, min_compatible) VALUES (1, version, min_compatible);
-        END $$
-        """,
-    )
+    await execute(url, _FORGET_ALL)
 
 
 _SUMS = {
