@@ -130,6 +130,7 @@ class Torture:
         self._numbers = itertools.count()
         self._victims = Victims(self._start)
         self._old: list[Event] = []  # to be repeated by the next victim
+        self._all_old: set[str] = set()
         self._setbacks = 0
         self._begun = time.time() - (_TO_THE_EDGE / SPEED if this.month_end else 0)
         self._kept_at = self._now()
@@ -223,6 +224,7 @@ class Torture:
         old = self._victims.truth.older_than(before)
         some = self._chance.sample(old, min(20, len(old)))
         self._old = [event for event in some if event["named"]]
+        self._all_old |= {event["id"] for event in self._old}
         self._by_a_person(lambda world: prune(world, before))
 
     def _pruned_before(self) -> float:
@@ -251,7 +253,8 @@ class Torture:
     def _drained(self) -> tuple[LedgerStatus, list[Said], int]:
         """Drain in a process, so that a mutant stays in it; return what drain does."""
         reading, writing = os.pipe()
-        doubtful = self._victims.truth.to_repeat()
+        given = self._victims.truth.to_repeat()  # old ones, whose victim was killed, are stored
+        doubtful = [event for event in given if event["id"] not in self._all_old]
 
         def work() -> None:
             self._this.act()

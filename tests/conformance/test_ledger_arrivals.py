@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -24,12 +25,14 @@ from marketplace_metering_async import (
     InvalidRecordError,
     LateUsageError,
     LedgerError,
+    LedgerOutcomeUnknownError,
     LedgerUnusableError,
     UsageRefusedError,
 )
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import group_commit
 from marketplace_metering_async.ledger.stores import postgresql
+from marketplace_metering_async.ledger.stores.postgresql_connections import was_kept_waiting
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
 LICENSE = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"
@@ -146,6 +149,36 @@ async def test_a_group_that_meets_slow_ones_is_patient(
         await adding
 
         assert 5 == (await house.balance()).recorded
+
+
+async def test_a_server_that_is_less_patient_stores_nothing(place: str) -> None:
+    """
+    And the error is certain of it, though the statement commits by itself.
+    """
+    name = urlsplit(place).path[1:]
+    await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '150ms'")
+    async with house_at(place) as house:
+        await house.use(1)
+        async with a_caller(place) as connection:
+            await connection.execute("SELECT 1 FROM marketplace_metering.hour FOR UPDATE")
+            with pytest.raises(LedgerError, match=r"timeout; nothing was stored") as refusal:
+                await house.use(2)
+
+        assert LedgerError is refusal.type
+        assert 1 == (await house.balance()).recorded
+
+
+@pytest.mark.parametrize(
+    ("kind", "waits"), [(LedgerError, True), (LedgerOutcomeUnknownError, False)]
+)
+def test_what_may_be_stored_is_not_brought_again(kind: type[LedgerError], *, waits: bool) -> None:
+    """
+    Whoever waited too long in doubt does not begin anew, with another note. ledger C3
+    """
+    error = kind("PostgreSQL: canceling statement due to lock timeout")
+    error.__cause__ = asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
+
+    assert waits == was_kept_waiting(error)
 
 
 async def test_what_is_not_folded_is_counted(place: str) -> None:

@@ -63,6 +63,8 @@ _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 _OF_A_ROW: Final = frozenset({"22", "23", "54"})
 """Those of what is in a row: no such value, against a constraint, too large."""
 
+_CANCELED: Final = "57014"
+"""Such as by the server's statement_timeout: it has done nothing."""
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _OTHER_LEDGER: Final = (
@@ -505,7 +507,8 @@ class PostgresConnections:
 
     def _may_be_committed(self, error: BaseException) -> bool:
         """Whether a COMMIT that ended with *error* may have taken place all the same."""
-        return _state_of(error)[:2] in _LEFT_IN_DOUBT
+        state = _state_of(error)
+        return state[:2] in _LEFT_IN_DOUBT and state != _CANCELED
 
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
@@ -605,8 +608,11 @@ def _state_of(error: BaseException) -> str:
 
 
 def was_kept_waiting(error: LedgerError) -> bool:
-    """Whether others took longer than a transaction's patience."""
-    return error.__cause__ is not None and _state_of(error.__cause__) == _LOCK_NOT_AVAILABLE
+    """Whether others took longer than a transaction's patience, and nothing was stored."""
+    cause = error.__cause__
+    if cause is None or isinstance(error, LedgerOutcomeUnknownError):
+        return False
+    return _state_of(cause) == _LOCK_NOT_AVAILABLE
 
 
 def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:

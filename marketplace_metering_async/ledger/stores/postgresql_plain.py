@@ -114,7 +114,7 @@ _ALL: Final = _numbered(
     ),
     first=OWN_VALUES + 1,
 )
-"""Hours first, then events, then sums: so does whoever else writes them."""
+"""Hours first, then events, then sums, as the careful way."""
 
 
 def at_once(
