@@ -189,7 +189,7 @@ class HistoryQuery:
         """Return what asks for a month (UTC) with *month* in it, and for the *members* given."""
         query = cls(
             members={name: value for name, value in members.items() if value is not None},
-            states=frozenset(states),
+            states=frozenset(map(HourState, states)),
             newest_first=newest_first,
         )
         if month is None:

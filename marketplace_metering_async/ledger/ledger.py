@@ -610,6 +610,7 @@ class UsageLedger:
             product_code: Of this product alone; licenses have none.
 
         Raises:
+            ValueError: one of *states* is none.
             LedgerError: the database cannot be used.
         """
         self._require_open()

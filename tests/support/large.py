@@ -130,9 +130,11 @@ async def fill(url: str, size: Size, now: datetime) -> None:
         )
         for name, _ in indexes:
             await connection.execute(f"DROP INDEX {name}")
+        await connection.execute("ALTER TABLE event DROP CONSTRAINT event_pkey")
         for made in (_KEYS, _CUSTOMERS, _HOURS, _ATTEMPTS, _CARRIED, _STRANDED, _RESOLUTIONS,
                      _EVENTS, _SUMS):  # fmt: skip
             await connection.execute(made % values)
+        await connection.execute("ALTER TABLE event ADD PRIMARY KEY (event_id)")
         for _, definition in indexes:
             await connection.execute(definition)
         await connection.execute("VACUUM ANALYZE")

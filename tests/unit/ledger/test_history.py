@@ -159,3 +159,11 @@ def test_of_a_customer_each_key_is_looked_at_by_itself() -> None:
     """
     assert HistoryQuery.of(license_arn="arn").is_of_customer
     assert not HistoryQuery.of(product_code="product").is_of_customer
+
+
+def test_states_are_states() -> None:
+    """
+    A text that stands alone is none, though it could be taken for its letters.
+    """
+    with pytest.raises(ValueError, match="not a valid HourState"):
+        HistoryQuery.of(states=HourState.CONFLICT)  # type: ignore[arg-type]
