@@ -6,9 +6,9 @@ every statement says so, since a caller's connection may look elsewhere first. L
 database's clock.
 
 Whatever a transaction locks it locks in one order: keys, hours, event ids, kept sums, the ledger's
-one row; and rows of a table by their key. Where two meet in another one after all, such as groups
-of late usage of each other's keys, one of them is tried again. A transaction of a caller locks its
-event ids alone.
+one row; and rows of a table by their key, but hours that take usage by key_id and hour. Where two
+meet in another order after all, such as groups of late usage of each other's keys, one of them is
+tried again. A transaction of a caller locks its event ids alone.
 """
 
 import asyncio

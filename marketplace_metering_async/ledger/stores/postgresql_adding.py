@@ -99,7 +99,7 @@ HOURS: Final = """
            hour_id
     FROM unnest($1::bigint[], $2::bigint[]) AS wanted (key_id, first)
     JOIN marketplace_metering.hour USING (key_id) WHERE hour.hour >= wanted.first
-    ORDER BY hour_id FOR UPDATE OF hour
+    ORDER BY key_id, hour FOR UPDATE OF hour
 """
 GROWN_HOURS: Final = """
     UPDATE marketplace_metering.hour SET urgent = grown.urgent, quantity = grown.quantity,

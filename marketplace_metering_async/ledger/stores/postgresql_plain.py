@@ -61,7 +61,7 @@ _LOCK: Final = f"""
     WHERE hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
       AND hour.opened_at = plain.opened_at AND hour.seal_at = plain.seal_at
       AND hour.quantity BETWEEN plain.least AND plain.most
-    ORDER BY hour.hour_id FOR NO KEY UPDATE OF hour
+    ORDER BY key_id, hour FOR NO KEY UPDATE OF hour
 """
 """Locked in one order for all, and looked at again once the lock is there."""
 GROW_PLAIN_HOURS: Final = """
