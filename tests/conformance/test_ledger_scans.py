@@ -176,6 +176,7 @@ def _scans(path: str, statement: str) -> list[str]:
     return [
         step
         for step in plan
-        if re.match(rf"SCAN ({'|'.join(GROWING)})\b", step)
+        if re.match(rf"(SCAN|SEARCH) ({'|'.join(GROWING)})\b", step)
+        and ("AUTOMATIC" in step or step.startswith("SCAN"))  # it makes an index of a whole table
         and not re.search(rf"INDEX ({partial})", step)
     ]

@@ -17,9 +17,10 @@ DUE: Final = """
            COALESCE(hour.hour <= ledger.held_through OR hour.opened_at <= ledger.adopted_at
                 AND EXISTS (SELECT 1 FROM carried WHERE carried.hour_id = hour.hour_id
                             AND carried.origin <= ledger.held_through), 0) AS held
-    FROM ledger, hour JOIN usage_key ON usage_key.key_id = hour.key_id
+    FROM hour CROSS JOIN usage_key ON usage_key.key_id = hour.key_id CROSS JOIN ledger
     WHERE hour.state = 'open' AND hour.seal_at <= ? ORDER BY hour.seal_at LIMIT ?
 """
+"""By the index of hours: SQLite begins a CROSS JOIN with the table that is named first."""
 FREEZE: Final = """
     UPDATE hour SET state = 'frozen', sealed_at = ?, region_name = ?, deadline = ?, member = ?,
         digest = ?
