@@ -12,6 +12,7 @@ from support.ledgers import (
     ACCOUNT,
     HOUR,
     NOON,
+    a_caller,
     change,
     connections_of,
     execute,
@@ -118,6 +119,24 @@ async def test_a_statement_that_lands_late_adds_nothing(
         assert (False, THIS_HOUR) == (added.repeated, added.hour)
         assert 103 == (await house.balance()).recorded
         assert (await house.use(100, event_id="late-event")).repeated
+
+
+async def test_a_statement_that_may_land_yet_is_not_begun_anew(either: str) -> None:
+    """
+    Where the next try meets a lock instead: only the first one's note would keep it out. ledger C3
+    """
+    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        await house.use(2)
+        async with a_caller(either) as other:
+            await other.execute("LOCK TABLE marketplace_metering.kept_sum IN EXCLUSIVE MODE")
+            late = proxy.delay_commit(cut=True, text=b"product")
+            with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored"):
+                await house.use(100)
+        await late.land()
+        await house.use(4)
+
+        assert (await house.balance()).recorded in (7, 107)
 
 
 async def test_a_statement_whose_answer_is_lost_counts_once(

@@ -119,7 +119,7 @@ AT_ONCE: Final = f"""
         INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
     {{parts}}
     SELECT {_CLOCK}, {_DURABLE}, {_ENDS_SOON},
-        CASE WHEN $3::text <> '' THEN set_config('lock_timeout', $3, true) END,
+        {_PATIENT.replace("$1", "$3")},
         1 / CASE
             WHEN moved_to IS NOT NULL OR min_compatible > $4 OR sealings < $5 THEN 0
             WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
@@ -260,6 +260,8 @@ class PostgresConnections:
         seen: Any = None  # what it began with
         missing: Missing | None = None
         in_doubt = False
+        # One statement may land for as long as nothing with its note is committed.
+        may_land = note is None or at_once is not None
         memory = self._taken_memory(once=once)
         tries = _TRIES if at_once is None else _TRIES + 1
         for attempt in range(1, tries + 1):
@@ -279,7 +281,7 @@ class PostgresConnections:
                             begun = await self._begin(db, note, memory.notes, wait)
                             if begun is not None:
                                 seen = begun
-                                in_doubt = in_doubt and note is None
+                                in_doubt = in_doubt and may_land
                                 self._require_usable(begun, though_moved=though_moved)
                                 missing = await self._guard_copy(db, memory, begun)
                                 done = [await operation(db)]
@@ -296,9 +298,7 @@ class PostgresConnections:
                     if expected is not None and self._is_otherwise(error):
                         continue
                     if attempt == tries or not await self._passes(error):
-                        if note is not None:
-                            kept = memory.or_with(note) if in_doubt else memory
-                            self._memory = evolve(kept, sealings=self._memory.sealings)
+                        self._keep_in_mind(memory, note, in_doubt=in_doubt)
                         raise _failed(error, in_doubt=in_doubt) from error
                     await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
                     continue
@@ -344,6 +344,12 @@ class PostgresConnections:
         self._memory = without
         is_young = asyncio.get_running_loop().time() < self._noted_on + _NOTE_LASTS
         return memory if is_young else without
+
+    def _keep_in_mind(self, memory: Memory, note: str | None, *, in_doubt: bool) -> None:
+        """Look for what was taken the next time: nothing with *note* is known to be stored."""
+        if note is not None:
+            kept = memory.or_with(note) if in_doubt else memory
+            self._memory = evolve(kept, sealings=self._memory.sealings)
 
     async def _guard_copy(self, db: Connection, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""

@@ -88,17 +88,17 @@ _KEEP: Final = """
 """
 
 
-def _numbered(statement: str, first: int = 1) -> str:
+def numbered(statement: str, first: int = 1) -> str:
     """Return a *statement* with numbers from *first* on for its question marks."""
     numbers = count(first)
     head, *parts = statement.split("?")
     return head + "".join(f"${next(numbers)}{part}" for part in parts)
 
 
-PLAIN_HOURS: Final = _numbered(_LOCK)
-NEW_EVENTS: Final = _numbered(_NAME)
-KEPT_SUMS: Final = _numbered(_KEEP)
-_ALL: Final = _numbered(
+PLAIN_HOURS: Final = numbered(_LOCK)
+NEW_EVENTS: Final = numbered(_NAME)
+KEPT_SUMS: Final = numbered(_KEEP)
+_ALL: Final = numbered(
     AT_ONCE.format(
         parts=f"""
             grown AS ({_GROW}), named AS ({_NAME}), kept AS ({_KEEP} RETURNING 1)

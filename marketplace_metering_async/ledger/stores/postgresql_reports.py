@@ -1,8 +1,6 @@
 """What is in a ledger in PostgreSQL: figures, the story of every hour, what may be forgotten."""
 
-import re
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.history import (
@@ -24,7 +22,7 @@ from marketplace_metering_async.ledger.stores.history_pages import (
     Page,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
-from marketplace_metering_async.ledger.stores.postgresql_plain import keep_sums
+from marketplace_metering_async.ledger.stores.postgresql_plain import keep_sums, numbered
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
 SUMS: Final = """
@@ -146,9 +144,7 @@ async def _rows(
         statement, values = BY_KEY, [*page.values, limit, *page.member_values, limit]
     else:
         statement, values = BY_TIME, [*page.values, *page.member_values, limit]
-    numbers = count(1)
-    numbered = re.sub(r"\?", lambda _: f"${next(numbers)}", statement.format(**given))
-    rows: list[Any] = await db.fetch(numbered, *values)
+    rows: list[Any] = await db.fetch(numbered(statement.format(**given)), *values)
     return rows
 
 
