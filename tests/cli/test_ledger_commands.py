@@ -1,5 +1,6 @@
 """`ledger …` and `send --ledger`, as a person types them."""
 
+import asyncio
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.commands import Run, Shell, line, process, running_sandbox, target
+from support.ledgers import refuse_thirteen
 
 from marketplace_metering_async.cli.exit_codes import Exit
 
@@ -46,6 +48,25 @@ def test_importing_twice_adds_nothing_twice(tmp_path: Path, usage: Path, shell: 
     assert ["Recorded"] * 3 == first.statuses
     assert ["Repeated"] * 3 == again.statuses
     assert ["Repeated"] * 3 + ["Recorded"] == grown.statuses
+
+
+def test_a_line_that_the_database_refuses_costs_no_other(
+    tmp_path: Path, usage: Path, shell: Shell
+) -> None:
+    """
+    It is named with its place, as any bad line is.
+    """
+    url = url_in(tmp_path)
+    shell("ledger", "import", url, usage, "--product-code", "p")
+    asyncio.run(refuse_thirteen(url))
+    usage.write_text("\n".join(line(n, quantity=13 if n == 5 else 1) for n in range(4, 8)) + "\n")
+
+    run = shell("ledger", "import", url, usage, "--product-code", "p", "--name", "other")
+
+    assert Exit.REJECTED == run.code
+    assert ["Recorded", "Rejected", "Recorded", "Recorded"] == run.statuses
+    assert run.lines[1]["message"].startswith(f"{usage}:2: ")
+    assert "UsageRefusedError" == run.lines[1]["error"]
 
 
 def test_a_bad_line_costs_no_other(tmp_path: Path, usage: Path, shell: Shell) -> None:

@@ -25,6 +25,7 @@ from marketplace_metering_async.errors import (
     EventTooOldError,
     InvalidRecordError,
     MeteringError,
+    UsageRefusedError,
     Violation,
 )
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
@@ -216,7 +217,7 @@ async def _added(ledger: UsageLedger, entries: Sequence[ImportedLine]) -> list[I
 
 
 def _with_result(entry: ImportedLine, outcome: AddedUsage | MeteringError) -> ImportedLine:
-    if isinstance(outcome, (EventConflictError, EventTooOldError)):
+    if isinstance(outcome, EventConflictError | EventTooOldError | UsageRefusedError):
         result = result_fields.of_refusal(outcome, f"{entry.file}:{entry.number}")
         return ImportedLine(entry.file, entry.number, result=result, code=Exit.REJECTED)
     if isinstance(outcome, MeteringError):
