@@ -34,6 +34,17 @@ _PLAIN: Final = """
     unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[],
            ?::bigint[], ?::bigint[], ?::bigint[])
 """
+
+
+def _takes(given: str, least: str, most: str) -> str:
+    """Return when an hour's own row lets what is *given* in; see plain_usage."""
+    return f"""
+        hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
+        AND hour.opened_at = {given}.opened_at AND hour.seal_at = {given}.seal_at
+        AND hour.quantity BETWEEN {given}.{least} AND {given}.{most}
+    """
+
+
 _GROW: Final = f"""
     INSERT INTO marketplace_metering.hour AS hour
         (hour_id, quantity, events, stamp, key_id, hour, opened_at, seal_at, sealed_at, deadline,
@@ -45,9 +56,7 @@ _GROW: Final = f"""
     ON CONFLICT (key_id, hour) DO UPDATE SET
         quantity = hour.quantity + excluded.quantity, events = hour.events + excluded.events,
         stamp = greatest(hour.stamp, excluded.stamp)
-    WHERE hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
-      AND hour.opened_at = excluded.opened_at AND hour.seal_at = excluded.seal_at
-      AND hour.quantity BETWEEN excluded.sealed_at AND excluded.deadline
+    WHERE {_takes("excluded", "sealed_at", "deadline")}
     RETURNING hour_id
 """
 """
@@ -58,9 +67,7 @@ _LOCK: Final = f"""
     SELECT hour.hour_id, hour.key_id, hour.hour, plain.quantity, plain.events, plain.stamp
     FROM {_PLAIN} AS plain (quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most)
     JOIN marketplace_metering.hour USING (key_id, hour)
-    WHERE hour.state = 'open' AND hour.urgent = 0 AND hour.events > 0
-      AND hour.opened_at = plain.opened_at AND hour.seal_at = plain.seal_at
-      AND hour.quantity BETWEEN plain.least AND plain.most
+    WHERE {_takes("plain", "least", "most")}
     ORDER BY key_id, hour FOR NO KEY UPDATE OF hour
 """
 """Locked in one order for all, and looked at again once the lock is there."""
