@@ -12,8 +12,9 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.service_codes import ErrorKind
 
 MOST_EXTRA_HINT: Final = 5.0
 """Seconds by which a Retry-After may lengthen a delay (AWS's SDK reference, 2026)."""

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep_or_wake
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -35,6 +35,7 @@ from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed, Store
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_codes import ErrorKind
 
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000
