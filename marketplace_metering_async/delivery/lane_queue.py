@@ -165,7 +165,7 @@ class LaneQueue:
     def count_bytes(self, record: UsageRecord, times: int = 1) -> None:
         """Take note of the size of a record with allocations that was added; -1: taken out."""
         if record.usage_allocations:
-            self.bytes += times * wire.record_size(wire.members_of(record))
+            self.bytes += times * wire.record_size(record.to_wire())
 
     def discard(self, position: int, record: UsageRecord) -> bool:
         """Take out a record that was never sent; return whether it was here."""
@@ -202,10 +202,10 @@ class LaneQueue:
         """Take out what fits of the oldest minute; return the bytes left, < 0 once one did not."""
         positions = waiting.peek(self.limit - len(cut.positions))
         records = self.records_at(positions)
-        members = wire.members_of_all(records)
+        members = [record.to_wire() for record in records]
         fitting = 0
         for record, one in zip(records, members, strict=True):
-            size = wire.record_size(one) if record.usage_allocations else wire.LARGEST_PLAIN_RECORD
+            size = wire.record_size(one)
             left -= size
             if left < 0 and (fitting or cut.positions):
                 break
