@@ -28,26 +28,16 @@ from marketplace_metering_async.delivery.model import (
 from marketplace_metering_async.records import UsageRecord
 
 _EDGE: Final = limits.EDGE.total_seconds()
-_DAY: Final = 86_400
-_AGE: Final = limits.BATCH_WINDOW.age.total_seconds()
 _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
 
 
-@lru_cache(maxsize=64)
-def _month_closes(day: int) -> float:
-    """Return when the month of a day (days since 1970) closes, in seconds since 1970."""
-    try:
-        return limits.month_closes(datetime.fromtimestamp(day * _DAY, UTC)).timestamp()
-    except (ValueError, OverflowError):  # the last month that Python knows
-        return math.inf
-
-
+@lru_cache(maxsize=1024)
 def deadline(epoch: int) -> float:
     """Return when the window of a timestamp closes; both in seconds since 1970."""
-    return min(epoch + _AGE, _month_closes(epoch // _DAY))
+    return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
 
 
 class Backlog:

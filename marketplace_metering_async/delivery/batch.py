@@ -21,7 +21,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import BatchEnded, Settled, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
-from marketplace_metering_async.records import UsageRecord, key_hashes
+from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     RecordStatus,
@@ -149,7 +149,7 @@ class Batch:
         else:
             positions, records = self._admitted(some, start, admission)
             self._backlog.add(positions, records, moment)
-        self._hashes.note(key_hashes(records, self._product_code))
+        self._hashes.note(hash(record.key(self._product_code)) for record in records)
 
     def _admitted(
         self, some: Sequence[object], start: int, admission: Admission
@@ -192,9 +192,9 @@ class Batch:
     async def _part_repeats(self) -> None:
         repeated = self._hashes.repeated
         async for positions, records in self._those_to_send():
-            hashes = key_hashes(records, self._product_code)
-            for position, record, hashed in zip(positions, records, hashes, strict=True):
-                if hashed in repeated and self._duplicates.note(position, record):
+            for position, record in zip(positions, records, strict=True):
+                is_repeated = hash(record.key(self._product_code)) in repeated
+                if is_repeated and self._duplicates.note(position, record):
                     self._sent[position] = None
         for conflict in self._duplicates.conflicts():
             await self._stretch.yield_if_due()

@@ -208,7 +208,7 @@ def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
 
 def on_bug(chunk: Chunk, cause: Exception, *, sent: bool) -> Decision:
     """Decide on an exception that nobody expected: it ends these records, and no others."""
-    error = unexpected(cause)
+    error = UnexpectedError.of(cause)
     entries = _after(
         chunk.entries, lambda h: evolve(_attempted(h, error), doubt=h.doubt or sent) if sent else h
     )
@@ -230,15 +230,6 @@ def on_refused_alone(
 def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
     """Return the outcomes of records that are sent no more because of *error*."""
     return [_outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
-
-
-def unexpected(cause: Exception) -> UnexpectedError:
-    """Return what stands for an exception of our own; its text may hold secrets and is left out."""
-    if isinstance(cause, UnexpectedError):
-        return cause
-    error = UnexpectedError(type(cause).__name__)
-    error.__cause__ = cause
-    return error
 
 
 def _on_refusal(

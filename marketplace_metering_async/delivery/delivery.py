@@ -233,7 +233,7 @@ class Delivery:
         in_vain = bool(self._given_up)
         self._given_up.clear()
         if not in_vain:
-            self._bug = decisions.unexpected(error)
+            self._bug = UnexpectedError.of(error)
             self._given_up.append((None, self._bug))
         return not in_vain
 
@@ -483,12 +483,12 @@ class Delivery:
             self._dispatcher.wake()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self._bug = decisions.unexpected(error)
+            self._bug = UnexpectedError.of(error)
         self._rescue_if_lost()
 
     def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
-        self._bug = decisions.unexpected(error)
+        self._bug = UnexpectedError.of(error)
         kept = self.backlog.sent_before() | self._searches.positions()
         lost = frozenset(self._unsettled(chunk.positions)) - kept
         part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)
