@@ -32,14 +32,9 @@ from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.metrics import prometheus_text
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage
+from marketplace_metering_async.ledger.open_hours import LONGEST_GRACE, Late, PostingRules
 from marketplace_metering_async.ledger.operations import LedgerOperations
-from marketplace_metering_async.ledger.posting import (
-    LONGEST_GRACE,
-    AddedUsage,
-    Late,
-    PostingResult,
-    PostingRules,
-)
+from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
 from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running

@@ -13,7 +13,7 @@ from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerU
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.history import HistoryEntry
 from marketplace_metering_async.ledger.model import DECIDED, ENDED, HourState, Note
-from marketplace_metering_async.ledger.posting import PostingRules
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.resolutions import (
     ResolvedAs,
     Taken,

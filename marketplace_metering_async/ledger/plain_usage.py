@@ -38,14 +38,13 @@ from attrs import define, frozen
 from marketplace_metering_async.errors import EventConflictError
 from marketplace_metering_async.ledger.hours import hour_of, latest_lost_at
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.open_hours import KeyState, PostingRules
 from marketplace_metering_async.ledger.posting import (
     MOST_AHEAD,
     MOST_WHOLE,
     TO_SEND,
     AddedUsage,
-    KeyState,
     PostingResult,
-    PostingRules,
     added_to,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums

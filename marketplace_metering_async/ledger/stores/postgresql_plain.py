@@ -10,8 +10,9 @@ from itertools import count
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.model import Usage
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
-from marketplace_metering_async.ledger.posting import KnownEvents, PostingResult, PostingRules
+from marketplace_metering_async.ledger.posting import KnownEvents, PostingResult
 from marketplace_metering_async.ledger.stores.postgresql_connections import (
     AT_ONCE,
     OWN_VALUES,

@@ -6,15 +6,13 @@ import pytest
 
 from marketplace_metering_async.errors import EventConflictError
 from marketplace_metering_async.ledger.model import ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     MOST_AHEAD,
     MOST_WHOLE,
     TO_SEND,
     AddedUsage,
-    KeyState,
-    OpenHour,
-    PostingRules,
     added_to,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
