@@ -255,6 +255,10 @@ Event = (
 )
 
 
+WITH_EACH_CALL: Final = (CallEnded, Settled, BatchReleased)
+"""Events that come with each call."""
+
+
 class Observer(Protocol):
     """
     Whoever wants to know.
@@ -281,8 +285,8 @@ class LoggingObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
-        if isinstance(event, CallEnded | Settled) and not _logger.isEnabledFor(logging.DEBUG):
-            return  # these come with every call
+        if isinstance(event, WITH_EACH_CALL) and not _logger.isEnabledFor(logging.DEBUG):
+            return
         level, text, *arguments = _said(event)
         if _logger.isEnabledFor(level):
             _logger.log(level, text, *arguments, extra=_fields(event))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
@@ -17,6 +17,7 @@ from marketplace_metering_async import errors, service_codes, service_errors
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, MeteringError
 from marketplace_metering_async.events import (
+    WITH_EACH_CALL,
     BatchEnded,
     BatchReleased,
     CallEnded,
@@ -59,7 +60,7 @@ _API: Final = ("opentelemetry.trace", "opentelemetry.metrics")
 """Where the providers stand that the API has for programs without an SDK."""
 _LOOKS_AGAIN: Final = 1.0
 """Seconds until an SDK is looked for again, where there is none."""
-_TOGETHER: Final = 128
+_TOGETHER: Final = 256
 """Events that wait at most: a span made right after another one costs a third of the CPU."""
 _LATEST: Final = 0.2
 """Seconds that they wait at most."""
@@ -86,7 +87,6 @@ _COUNTED: Final[Mapping[type, str]] = {
     WarningIssued: "client.warnings",
 }
 
-_WITH_EACH_CALL: Final = (CallEnded, Settled, BatchReleased)
 _Waiting = tuple[CallEnded, datetime, "OtelContext"] | Settled | BatchReleased
 Attributes = dict[str, str | int | Sequence[str]]
 
@@ -142,6 +142,7 @@ class OpenTelemetryObserver:
             self._tracers = lambda: tracer_provider
         if meter_provider is not None:
             self._meters = lambda: meter_provider
+        self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Waiting] = deque()
         self._context = context.get_current
         self._no_span = trace.set_span_in_context(trace.INVALID_SPAN)
@@ -159,7 +160,8 @@ class OpenTelemetryObserver:
     @property
     def observes_calls(self) -> bool:
         """Whether what comes with each call is of use: to an SDK, or to who gets it besides."""
-        return self._records() or observes_calls(self._then)
+        self._passes_on = observes_calls(self._then)
+        return self._records() or self._passes_on
 
     def _records(self) -> bool:
         """Whether there is more than the API, whose own providers record nothing."""
@@ -173,11 +175,13 @@ class OpenTelemetryObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Record *event*, and hand it on."""
-        emit(self._then, event)
-        if isinstance(event, _WITH_EACH_CALL):
+        if isinstance(event, WITH_EACH_CALL):
+            if self._passes_on:
+                emit(self._then, event)
             if self._records():
                 self._put_off(event)
             return
+        emit(self._then, event)
         for name, value, attributes in _measured(event):
             self._record[name](value, attributes)
         if isinstance(event, BatchEnded):
@@ -185,57 +189,57 @@ class OpenTelemetryObserver:
 
     def _put_off(self, event: CallEnded | Settled | BatchReleased) -> None:
         """Let *event* wait for others, unless nothing may come after it."""
+        waiting, is_last = self._waiting, False
         if isinstance(event, CallEnded):
-            self._waiting.append((event, self._clock.now(), self._context()))
+            waiting.append((event, self._clock.now(), self._context()))
+            is_last = event.code is not None or event.operation != "BatchMeterUsage"
         else:
-            self._waiting.append(event)
-        is_last = isinstance(event, CallEnded) and (
-            event.code is not None or event.operation != "BatchMeterUsage"
-        )
-        if is_last or len(self._waiting) >= _TOGETHER:
+            waiting.append(event)
+        if is_last or len(waiting) >= _TOGETHER:
             self._catch_up()
-        elif len(self._waiting) == 1:
+        elif len(waiting) == 1:
             asyncio.get_running_loop().call_later(_LATEST, self._catch_up)
 
     def _catch_up(self) -> None:
         """Record what waits."""
-        verdicts: Counter[RecordStatus] = Counter()
+        verdicts: dict[RecordStatus, int] = defaultdict(int)
         released: BatchReleased | None = None
-        duration = self._record["client.operation.duration"]
         while self._waiting:
-            match event := self._waiting.popleft():
-                case (call, at, context):
-                    around = context if call.callers is None else self._no_span
-                    self._make_span(call, at, around)
-                    duration(call.seconds, _of_ended(call.operation, call.code), around)
-                case Settled():
-                    verdicts.update(event.counts)
-                case BatchReleased():
-                    self._record["batcher.batch.records"](event.records, {})
-                    self._record["batcher.wait"](event.waited, {})
-                    released = event
+            event = self._waiting.popleft()
+            if isinstance(event, tuple):
+                self._record_call(*event)
+            elif isinstance(event, Settled):
+                for status, count in event.counts.items():
+                    verdicts[status] += count
+            else:
+                released = event
+                self._record["batcher.batch.records"](event.records, {})
+                self._record["batcher.wait"](event.waited, {})
         for status, count in verdicts.items():
             self._record["client.records"](count, {"marketplace_metering.verdict": status.value})
         if released is not None:
             self._record["batcher.queue.size"](released.waiting, {})
             self._record["batcher.in_flight"](released.in_flight, {})
 
-    def _make_span(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
-        end = round(at.timestamp() * 1e9)
+    def _record_call(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
+        around = context if call.callers is None else self._no_span
+        end, seconds = round(at.timestamp() * 1e9), call.seconds
         attributes = _of_call(call)
         if self._customers and call.carried:
             attributes["marketplace_metering.customers"] = _customers_of(call.carried)
         span = self._tracer.start_span(
             f"{_SPAN}.{call.operation}",
-            context,
+            around,
             kind=self._kind,
             attributes=attributes,
             links=self._links(call.callers) if call.callers else None,
-            start_time=end - round(call.seconds * 1e9),
+            start_time=end - round(seconds * 1e9),
         )
         if call.code is not None:
             span.set_status(self._failed(call.code))
         span.end(end_time=end)
+        measured = _of_ended(call.operation, call.code)
+        self._record["client.operation.duration"](seconds, measured, around)
 
     def _links(self, callers: Sequence[Context]) -> list[Link]:
         """Return a link to each span of *callers* that somebody will see."""

@@ -349,10 +349,10 @@ def ended(**members: Any) -> CallEnded:
         ([ended()], 0),
         ([ended(), ended(code="ThrottlingException")], 2),
         ([ended(), ended(operation="RegisterUsage")], 2),
-        ([ended()] * 127, 0),
-        ([ended()] * 128, 128),
+        ([ended()] * 255, 0),
+        ([ended()] * 256, 256),
     ],
-    ids=["one", "a failure", "no batch", "127", "128"],
+    ids=["one", "a failure", "no batch", "255", "256"],
 )
 async def test_calls_are_recorded_together(happened: list[CallEnded], shown: int) -> None:
     """
