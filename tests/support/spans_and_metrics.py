@@ -9,7 +9,6 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import Sampler
 
 from marketplace_metering_async import OpenTelemetryObserver
 
@@ -53,10 +52,10 @@ def _value(point: Any) -> Any:
     return point.value if hasattr(point, "value") else (point.count, point.sum)
 
 
-def collected(*, sampler: Sampler | None = None, **settings: Any) -> Collected:
+def collected(**settings: Any) -> Collected:
     """Return an observer with an SDK of its own; *settings* are those of the observer."""
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
-    tracers = TracerProvider(sampler, shutdown_on_exit=False)
+    tracers = TracerProvider(shutdown_on_exit=False)
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     observer = OpenTelemetryObserver(
         tracer_provider=tracers,

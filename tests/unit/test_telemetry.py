@@ -13,7 +13,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.semconv._incubating.attributes import (
     aws_attributes,
     cloud_attributes,
@@ -228,11 +228,13 @@ def test_names_that_are_not_ours_are_those_of_the_conventions() -> None:
     assert {name for name in (*spans, *points) if not name.startswith(PREFIX)} <= known
 
 
-def batched(callers: int, wanted: Callable[[int], UsageRecord], **provider: Any) -> Collected:
+def batched(
+    callers: int, wanted: Callable[[int], UsageRecord], theirs: TracerProvider | None = None
+) -> Collected:
     """Hand records to a batcher, each from a span of its own; return what was recorded."""
     clock = VirtualClock()
-    seen = collected(clock=clock, **provider)
-    tracer = seen.tracer_provider.get_tracer("program")
+    seen = collected(clock=clock)
+    tracer = (theirs or seen.tracer_provider).get_tracer("program")
 
     async def call(batcher: UsageBatcher, number: int) -> None:
         with tracer.start_as_current_span(f"caller {number}"):
@@ -282,16 +284,8 @@ def test_there_is_no_link_to_what_nobody_will_see() -> None:
     A span that is not sampled is nowhere.
     """
 
-    class CallsOnly(Sampler):
-        def should_sample(self, context: Any, trace_id: int, name: str, *_: Any) -> SamplingResult:
-            return SamplingResult(
-                Decision.DROP if name.startswith("caller") else Decision.RECORD_AND_SAMPLE
-            )
-
-        def get_description(self) -> str:
-            return "calls only"
-
-    (call,), _ = calls_and_callers(batched(2, usage, sampler=CallsOnly()))
+    unsampled = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
+    (call,), _ = calls_and_callers(batched(2, usage, unsampled))
 
     assert call.parent is None
     assert () == tuple(call.links)
