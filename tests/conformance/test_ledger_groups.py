@@ -10,7 +10,7 @@ import pytest
 from support.ledgers import HOUR, NOON, House, refuse_thirteen
 
 from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError
-from marketplace_metering_async.ledger.posting import OpenHour
+from marketplace_metering_async.ledger.open_hours import OpenHour
 from marketplace_metering_async.ledger.stores import postgresql_adding, sqlite_adding
 
 

@@ -12,13 +12,9 @@ from typing import Any, Final
 from marketplace_metering_async.ledger.frozen_record import DIGEST_BYTES
 from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.model import Usage
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import Plan
-from marketplace_metering_async.ledger.posting import (
-    MOST_WHOLE,
-    KnownEvents,
-    PostingResult,
-    PostingRules,
-)
+from marketplace_metering_async.ledger.posting import MOST_WHOLE, KnownEvents, PostingResult
 from marketplace_metering_async.ledger.stores.postgresql_connections import (
     AT_ONCE,
     OWN_VALUES,
