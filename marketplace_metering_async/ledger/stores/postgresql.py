@@ -14,6 +14,7 @@ tried again. A transaction of a caller locks its event ids alone.
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final
@@ -193,13 +194,17 @@ class PostgresStore:
         See Store.
 
         A group that waits asks whether a caller's transaction has one of its event ids, and leaves
-        that out; otherwise it has met others who are slow, and is more patient.
+        that out; otherwise it has met others who are slow or have what it wants in another order,
+        and goes on carefully, and more patient.
         """
         held: Collection[str] = ()
         for patience in _PATIENCE:
             free = [usage for usage in group if usage.event_id not in held]
+            blindly = patience == _PATIENCE[0]
             try:
-                posted = iter(await self._post(free, now, rules, patience) if free else ())
+                posted = iter(
+                    await self._post(free, now, rules, patience, blindly=blindly) if free else ()
+                )
             except LedgerError as error:
                 if not was_kept_waiting(error) or patience == _PATIENCE[-1]:
                     raise
@@ -209,14 +214,22 @@ class PostgresStore:
         raise AssertionError("the last one returned or raised")
 
     async def _post(
-        self, group: Sequence[Usage], now: int, rules: PostingRules, patience: float
+        self,
+        group: Sequence[Usage],
+        now: int,
+        rules: PostingRules,
+        patience: float,
+        *,
+        blindly: bool,
     ) -> list[PostingResult]:
-        post, shard = postgresql_adding.post, self._shard
+        given = (group, now, rules, self._hours)
+        post = partial(postgresql_adding.post, shard=self._shard, reach=self._reach)
+        at_once = partial(postgresql_adding.at_once, shard=self._shard, reach=self._reach)
         return await self._connections.run(
-            lambda db: post(db, group, now, rules, self._hours, shard=shard, reach=self._reach),
+            lambda db: post(db, *given, blindly=blindly),
             once=True,
             patience=patience,
-            at_once=postgresql_plain.at_once(group, now, rules, self._hours, shard),
+            at_once=at_once(*given) if blindly else None,
         )
 
     async def _held(self, group: Sequence[Usage]) -> Collection[str]:

@@ -125,12 +125,12 @@ AT_ONCE: Final = f"""
             WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
-        (SELECT posted_at FROM note), sealings
+        (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, sealings
     FROM marketplace_metering.ledger
 """
 """
-A whole transaction, with a note: it divides by 0, and has done nothing then, unless all is as
-whoever runs it expects. Its parts run in the order in which they are counted.
+A whole transaction or its beginning, with a note: it divides by 0, and has done nothing then,
+unless all is as whoever runs it expects. Its parts run in the order in which they are counted.
 """
 OWN_VALUES: Final = 5
 """How many of the values of such a statement are not its parts'."""
@@ -151,17 +151,19 @@ DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 
 @frozen
 class AtOnce(Generic[T]):
     """
-    What an operation does, in one statement, if all is as is to be expected.
+    What an operation does, in one statement or after one, if all is as is to be expected.
 
     Attributes:
         statement: AT_ONCE with its parts.
         values: Of the parts.
-        result: What the operation returns then.
+        rest: What is left to do, which returns what the operation does.
+        is_all: Whether that asks nothing of the database.
     """
 
     statement: str
     values: Sequence[Any]
-    result: T
+    rest: Operation[T]
+    is_all: bool
 
 
 async def _nothing(_db: Connection) -> None:
@@ -260,8 +262,9 @@ class PostgresConnections:
         seen: Any = None  # what it began with
         missing: Missing | None = None
         in_doubt = False
-        # One statement may land for as long as nothing with its note is committed.
-        may_land = note is None or at_once is not None
+        # It commits by itself, and may land for as long as nothing with its note is committed.
+        is_lone = at_once is not None and at_once.is_all and not self._pooled
+        may_land = note is None or is_lone
         memory = self._taken_memory(once=once)
         tries = _TRIES if at_once is None else _TRIES + 1
         for attempt in range(1, tries + 1):
@@ -271,20 +274,20 @@ class PostgresConnections:
             try:
                 async with self._connection() as connection:
                     db = SchemaConnection(connection, self._schema)
-                    if at_once is not None:
-                        done, committing = [at_once.result], True
+                    if at_once is not None and is_lone:
+                        done, committing = [await at_once.rest(db)], True
                         self._reach("transaction: at once")
-                        seen = await self._run_at_once(connection, at_once, note, memory, wait)
+                        seen = await self._begin(db, note, memory, wait, at_once)
                     else:
                         async with connection.transaction(isolation="read_committed"):
                             self._reach("transaction: begins")
-                            begun = await self._begin(db, note, memory.notes, wait)
+                            begun = await self._begin(db, note, memory, wait, at_once)
                             if begun is not None:
                                 seen = begun
                                 in_doubt = in_doubt and may_land
                                 self._require_usable(begun, though_moved=though_moved)
                                 missing = await self._guard_copy(db, memory, begun)
-                                done = [await operation(db)]
+                                done = [await (at_once.rest if at_once else operation)(db)]
                                 self._reach("transaction: commits")
                                 committing = True
                             elif seen is None:
@@ -307,29 +310,10 @@ class PostgresConnections:
             return done[0]
         raise AssertionError("the last attempt returned or raised")
 
-    async def _run_at_once(
-        self,
-        connection: Connection,
-        what: AtOnce[Any],
-        note: str | None,
-        memory: Memory,
-        wait: str,
-    ) -> Row:
-        """Run one statement, which commits by itself; return what it began with."""
-        asked = self.clock.passed()
-        db = SchemaConnection(connection, self._schema)
-        values = (note, memory.notes, wait, self._known, memory.sealings, *what.values)
-        if self._pooled:  # its parts may come to different sessions of the server otherwise
-            async with connection.transaction(isolation="read_committed"):
-                begun = await db.fetchrow(what.statement, *values)
-        else:
-            begun = await db.fetchrow(what.statement, *values)
-        self.clock.hear(begun["clock"], asked=asked)
-        return begun
-
     def _is_otherwise(self, error: BaseException) -> bool:
-        """Whether a statement has divided by 0, for not all was as is to be expected."""
-        return isinstance(error, self._asyncpg.DivisionByZeroError)
+        """Whether a statement has divided by 0, or found a row, for not all was as expected."""
+        pg = self._asyncpg
+        return isinstance(error, (pg.DivisionByZeroError, pg.UniqueViolationError))
 
     def _taken_memory(self, *, once: bool) -> Memory:
         """
@@ -460,18 +444,26 @@ class PostgresConnections:
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
     async def _begin(
-        self, connection: Connection, note: str | None, previous: Sequence[str], wait: str
-    ) -> Any:  # noqa: ANN401
+        self,
+        connection: Connection,
+        note: str | None,
+        memory: Memory,
+        wait: str,
+        at_once: AtOnce[Any] | None,
+    ) -> Row | None:
         """
-        Make the transaction durable, and leave its *note* in place of the *previous* ones.
+        Make the transaction durable, and leave its *note* in place of those that are remembered.
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
         asked = self.clock.passed()
-        if note is None:
+        if at_once is not None:
+            own = (note, memory.notes, wait, self._known, memory.sealings)
+            begun = await connection.fetchrow(at_once.statement, *own, *at_once.values)
+        elif note is None:
             begun = await connection.fetchrow(_BEGIN, wait)
         else:
-            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, previous)
+            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, memory.notes)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun
