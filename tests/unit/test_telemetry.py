@@ -283,7 +283,6 @@ def test_there_is_no_link_to_what_nobody_will_see() -> None:
     """
     A span that is not sampled is nowhere.
     """
-
     unsampled = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
     (call,), _ = calls_and_callers(batched(2, usage, unsampled))
 
