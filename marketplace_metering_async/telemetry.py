@@ -202,6 +202,7 @@ class OpenTelemetryObserver:
 
     def _catch_up(self) -> None:
         """Record what waits."""
+        record, of_many = self._record, self._no_span
         verdicts: dict[RecordStatus, int] = defaultdict(int)
         released: BatchReleased | None = None
         while self._waiting:
@@ -213,13 +214,14 @@ class OpenTelemetryObserver:
                     verdicts[status] += count
             else:
                 released = event
-                self._record["batcher.batch.records"](event.records, {})
-                self._record["batcher.wait"](event.waited, {})
+                record["batcher.batch.records"](event.records, {}, of_many)
+                record["batcher.wait"](event.waited, {}, of_many)
         for status, count in verdicts.items():
-            self._record["client.records"](count, {"marketplace_metering.verdict": status.value})
+            verdict = {"marketplace_metering.verdict": status.value}
+            record["client.records"](count, verdict, of_many)
         if released is not None:
-            self._record["batcher.queue.size"](released.waiting, {})
-            self._record["batcher.in_flight"](released.in_flight, {})
+            record["batcher.queue.size"](released.waiting, {}, of_many)
+            record["batcher.in_flight"](released.in_flight, {}, of_many)
 
     def _record_call(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
         around = context if call.callers is None else self._no_span
