@@ -10,24 +10,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from marketplace_metering_async.aws.endpoints import *
-    from marketplace_metering_async.aws.transport import *
-    from marketplace_metering_async.batcher import *
-    from marketplace_metering_async.client import *
-    from marketplace_metering_async.clock import *
-    from marketplace_metering_async.coalescing import *
-    from marketplace_metering_async.customers import *
+    from marketplace_metering_async.aws.endpoints import Endpoint
+    from marketplace_metering_async.aws.transport import Request, Response, Transport
+    from marketplace_metering_async.batcher import UsageBatcher
+    from marketplace_metering_async.client import MarketplaceMeteringClient
+    from marketplace_metering_async.clock import Clock, SystemClock
+    from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
+    from marketplace_metering_async.customers import Customer
     from marketplace_metering_async.errors import *
     from marketplace_metering_async.events import *
-    from marketplace_metering_async.flow.pacing import *
-    from marketplace_metering_async.flow.retries import *
+    from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
+    from marketplace_metering_async.flow.retries import RetryPolicy
     from marketplace_metering_async.ledger import *
-    from marketplace_metering_async.limits import *
-    from marketplace_metering_async.records import *
-    from marketplace_metering_async.registration import *
+    from marketplace_metering_async.limits import ServiceMetadata
+    from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+    from marketplace_metering_async.registration import Registration, verify_registration
     from marketplace_metering_async.results import *
     from marketplace_metering_async.service_errors import *
-    from marketplace_metering_async.telemetry import *
+    from marketplace_metering_async.telemetry import OpenTelemetryObserver
 
 __all__ = [
     "AdaptivePacer",
