@@ -6,9 +6,10 @@ every statement says so, since a caller's connection may look elsewhere first. L
 database's clock.
 
 Whatever a transaction locks it locks in one order: keys, hours, event ids, kept sums, the ledger's
-one row; and rows of a table by their key, but hours that take usage by key_id and hour. Where two
-meet in another order after all, such as groups of late usage of each other's keys, one of them is
-tried again. A transaction of a caller locks its event ids alone.
+one row; and rows of a table by their key, but hours that take usage by key_id and hour. Who has
+hours already and wants keys waits for none, but begins anew in that order. Where two meet in
+another order after all, such as events of each other's in other places, one of them is tried again.
+A transaction of a caller locks its event ids alone.
 """
 
 import asyncio

@@ -155,7 +155,7 @@ class AtOnce(Generic[T]):
 
 
 async def _nothing(_db: Connection) -> None:
-    """Change nothing in a transaction."""
+    """Change nothing in a transaction, or in a session: what it has set ends with a transaction."""
 
 
 class PostgresConnections:
@@ -202,6 +202,7 @@ class PostgresConnections:
                 min_size=1,
                 max_size=_CONNECTIONS,
                 command_timeout=_COMMAND_SECONDS,
+                reset=_nothing,
                 statement_cache_size=0 if self._pooled else _CACHED_STATEMENTS,
             )
         except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:

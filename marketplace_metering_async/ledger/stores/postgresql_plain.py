@@ -167,13 +167,13 @@ def _of_hours(plan: Plan, rules: PostingRules) -> tuple[str | int, ...]:
     """Return what the plain hours of a plan, one at least, are changed by: _PLAIN and _takes."""
     parts = plan.parts
     return (
-        _numbers(part.quantity for part in parts),
-        _numbers(len(part.places) for part in parts),
-        _numbers(part.stamp for part in parts),
-        _numbers(part.into.key_id for part in parts),
-        MOST_WHOLE - max(part.others for part in parts),
+        _numbers([part.quantity for part in parts]),
+        _numbers([len(part.places) for part in parts]),
+        _numbers([part.stamp for part in parts]),
+        _numbers([part.into.key_id for part in parts]),
+        MOST_WHOLE - max([part.others for part in parts]),
         rules.grace,
-        last_hour_of_month(min(part.into.hour for part in parts)),  # they are of one day
+        last_hour_of_month(min([part.into.hour for part in parts])),  # they are of one day
         max(rules.grace, rules.month_end_grace),
         rules.grace,
     )
