@@ -98,7 +98,7 @@ async def test_who_want_what_others_have_added_to_take_their_turns(
         return await begin(self, *values)
 
     async with house_at(place) as house, house.another() as other:
-        keys = [{"customer_aws_account_id": f"{n:012d}"} for n in range(2)]
+        keys: list[dict[str, Any]] = [{"customer_aws_account_id": f"{n:012d}"} for n in range(2)]
         await house.use(1, **keys[0])
         await house.use(1, other, **keys[1])
         monkeypatch.setattr(PostgresConnections, "_begin", counted)

@@ -89,14 +89,6 @@ _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 _FOLDED_AT_ONCE: Final = 1_000
 
 
-OLD_NOTES: Final = """
-    DELETE FROM marketplace_metering.posting WHERE posting_id IN (
-        SELECT posting_id FROM marketplace_metering.posting
-        WHERE posted_at < now() - interval '7 days' LIMIT $1)
-    RETURNING posting_id
-"""
-
-
 class PostgresStore:
     """A ledger in a database; see Store for what its verbs do."""
 
@@ -439,8 +431,9 @@ class PostgresStore:
 
     async def tidy(self) -> bool:
         """See Store: notes of processes that have ended."""
-        notes = await self._connections.run(lambda db: db.fetch(OLD_NOTES, _NOTES_AT_ONCE))
-        return len(notes) == _NOTES_AT_ONCE
+        tidy = postgresql_reports.tidy
+        removed = await self._connections.run(lambda db: tidy(db, _NOTES_AT_ONCE))
+        return removed == _NOTES_AT_ONCE
 
     async def back_up(self, to: str) -> None:
         """See Store."""

@@ -197,6 +197,6 @@ async def next_due(db: Connection) -> float | None:
 
 
 async def reserve_calls(db: Connection, seconds: float) -> float:
-    """Take the next *seconds* of the quota for this relay; return when they begin, from now."""
+    """See Store."""
     until: float = await db.fetchval(RESERVE, seconds)
     return until
