@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
@@ -65,6 +66,7 @@ class UsageBatcher:
         self._places = _PendingLimit(max_pending)
         self._positions = count()
         self._waiters: dict[int, asyncio.Future[RecordResult]] = {}
+        self._callers: dict[int, Context] = {}  # of those, where calls are observed
         self._made: Feed | None = None
         self._closed = False
         self._unsure: list[RecordResult] | None = None  # kept while draining
@@ -111,6 +113,8 @@ class UsageBatcher:
         await self._places.enter(admitted.product_code or self._product_code)
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         self._waiters[position] = waiter
+        if shared_of(self._client).connection.observes_calls:
+            self._callers[position] = copy_context()
         try:
             feed.join(position, record, admitted)
             return await waiter
@@ -120,6 +124,7 @@ class UsageBatcher:
             raise
         finally:
             del self._waiters[position]
+            self._callers.pop(position, None)
 
     async def flush(self) -> None:
         """
@@ -191,6 +196,7 @@ class UsageBatcher:
                 product_code=self._product_code,
                 linger=self._linger,
                 keys_remembered=_KEYS_REMEMBERED,
+                callers=self._callers,
             )
             self._reported = (shared_of(self._client).clock.monotonic(), 0, 0)
         return self._made

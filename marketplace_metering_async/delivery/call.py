@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Final
 
 from attrs import define
@@ -39,8 +40,17 @@ class Call:
     begun: float
     task: "asyncio.Task[None] | None" = None
 
-    async def make(self, shared: Shared, leaving: Callable[[Sequence[int]], None]) -> Decision:
-        """Make it, and decide; *leaving* takes the positions when the request leaves."""
+    async def make(
+        self,
+        shared: Shared,
+        leaving: Callable[[Sequence[int]], None],
+        callers: Callable[[Sequence[int]], Sequence[Context]] | None,
+    ) -> Decision:
+        """
+        Make it, and decide.
+
+        *leaving* takes the positions when the request leaves; *callers* returns who gave them.
+        """
         chunk, connection, policy = self.chunk, shared.connection, shared.policy
 
         def leaves() -> None:
@@ -52,7 +62,8 @@ class Call:
             answer = await connection.call(
                 _OPERATION,
                 chunk.body,
-                records=len(chunk),
+                carried=chunk.records,
+                callers=None if callers is None else callers(chunk.positions),
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=leaves,
             )

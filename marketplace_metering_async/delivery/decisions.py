@@ -168,7 +168,7 @@ def on_error(
         )
     doubt = may_have_been_applied(error)
     match classify(error):
-        case ErrorKind.THROTTLE:
+        case ErrorKind.THROTTLE:  # it rests with the pacer: nothing here backs off
             entries = _after(chunk.entries, lambda h: _attempted(h, error))
             return Decision(ended=CallEnd.THROTTLED, returned=[Return(entries)], error=error)
         case ErrorKind.SERVICE:

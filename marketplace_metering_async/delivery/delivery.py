@@ -11,6 +11,7 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Final
 
 from marketplace_metering_async.delivery import decisions
@@ -62,6 +63,7 @@ class Delivery:
         goes_on: bool = False,
         screen: Screen | None = None,
         leaving: Callable[[Sequence[int]], None] | None = None,
+        callers: Callable[[Sequence[int]], Sequence[Context]] | None = None,
     ) -> None:
         """
         Prepare to send what is in *backlog*.
@@ -77,6 +79,8 @@ class Delivery:
                 a minute.
             screen: May still have a verdict on a record when its turn comes.
             leaving: Takes the positions of records that are about to be sent for the first time.
+            callers: Returns the contexts of those who gave the records of some positions; None
+                where all are of one caller, in whose context the delivery runs.
         """
         self.calls = 0
         self.throttled = 0
@@ -92,6 +96,7 @@ class Delivery:
         self._goes_on = goes_on
         self._screen = screen
         self._leaving = leaving
+        self._callers = callers
         self._searches = Searches(product_code)
         self._stops = Stops()
         self._progress = Progress(shared.policy.timeout)
@@ -307,7 +312,7 @@ class Delivery:
 
     async def _make_one(self, call: Call) -> None:
         try:
-            decision = await call.make(self._shared, self._note_leaving)
+            decision = await call.make(self._shared, self._note_leaving, self._callers)
         except asyncio.CancelledError:
             if call not in self._on_the_wire:  # aborted: nobody asks any more
                 raise
