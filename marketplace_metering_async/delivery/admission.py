@@ -36,10 +36,8 @@ class Admission:
         bounds: ClockBounds,
         *,
         product_code: str | None = None,
-        window: limits.MeteringWindow = limits.BATCH_WINDOW,
     ) -> None:
         self._product_code = product_code
-        self._window = window
         self._product_violations = () if product_code is None else rules.product_code(product_code)
         self._product_lacks = product_code is None or bool(self._product_violations)
         self.set_time(bounds)
@@ -49,7 +47,7 @@ class Admission:
         self._oldest, self._newest = -math.inf, bounds.latest + limits.MAX_FUTURE.total_seconds()
         if math.isfinite(bounds.earliest):
             earliest = datetime.fromtimestamp(bounds.earliest, UTC) - limits.EDGE
-            self._oldest = limits.oldest_open(earliest, self._window).timestamp()
+            self._oldest = limits.oldest_open(earliest).timestamp()
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """

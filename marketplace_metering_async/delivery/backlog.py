@@ -265,7 +265,8 @@ class Backlog:
         if queue.held_until <= moment:
             queue.held_until = _NOW
         if not queue.size:
-            self._forget_if_empty(queue)
+            if queue.held_until == _NOW and not queue.is_narrowed:  # those are remembered
+                self._queues.pop(queue.lane, None)
             return
         due = queue.held_until
         if not (queue.has_returned or queue.is_full):
@@ -282,11 +283,6 @@ class Backlog:
 
     def _is_current(self, entry: tuple[float, int, LaneQueue]) -> bool:
         return entry[1] == entry[2].place and entry[2].size > 0
-
-    def _forget_if_empty(self, queue: LaneQueue) -> None:
-        """Forget a lane without records; one that is held or narrowed is remembered."""
-        if not queue.size and queue.held_until == _NOW and not queue.is_narrowed:
-            self._queues.pop(queue.lane, None)
 
 
 def _in_no_group(_: UsageRecord) -> int | None:

@@ -7,7 +7,7 @@ again, ahead of what was never sent; what it refuses is searched; what it stops 
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from attrs import evolve
 
@@ -330,9 +330,17 @@ def _attempted(
 
 
 def _after_failure(
-    entries: Iterable[PendingRecord], error: MeteringError, moment: float, **facts: Any
+    entries: Iterable[PendingRecord],
+    error: MeteringError,
+    moment: float,
+    *,
+    doubt: bool = False,
+    request_id: str | None = None,
 ) -> list[PendingRecord]:
-    return _after(entries, lambda h: _attempted(h, error, moment, failures=1, **facts))
+    return _after(
+        entries,
+        lambda h: _attempted(h, error, moment, failures=1, doubt=doubt, request_id=request_id),
+    )
 
 
 def _after(
