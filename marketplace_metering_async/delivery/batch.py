@@ -77,9 +77,8 @@ class Batch:
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
         self._delivery: Delivery | None = None
-        self._over = (
-            asyncio.get_running_loop().create_future()
-        )  # done when the time allowed is over
+        loop = asyncio.get_running_loop()
+        self._over = loop.create_future()  # done when the time allowed is over
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
