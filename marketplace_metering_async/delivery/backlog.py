@@ -18,13 +18,7 @@ from typing import Final
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
-from marketplace_metering_async.delivery.model import (
-    NO_ATTEMPTS,
-    Chunk,
-    Lane,
-    PendingRecord,
-    lane_of,
-)
+from marketplace_metering_async.delivery.model import NO_ATTEMPTS, Chunk, Lane, PendingRecord
 from marketplace_metering_async.records import UsageRecord
 
 _EDGE: Final = limits.EDGE.total_seconds()
@@ -63,7 +57,7 @@ class Backlog:
         self._records_at = records_at
         self._product_code = product_code
         self._queues: dict[Lane, LaneQueue] = {}
-        self._group_of: Callable[[UsageRecord], int | None] = _in_no_group
+        self._group_of: Callable[[UsageRecord], int | None] = lambda _: None
         self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
         self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
         self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
@@ -224,7 +218,7 @@ class Backlog:
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
         code = record.product_code or self._product_code
-        lane = lane_of(code, licensed=record.license_arn is not None)
+        lane = Lane(code, licensed=record.license_arn is not None)
         if lane.product_code is None and lane.licensed:
             group = self._group_of(record)
             return lane if group is None else lane._replace(group=group)
@@ -283,10 +277,6 @@ class Backlog:
 
     def _is_current(self, entry: tuple[float, int, LaneQueue]) -> bool:
         return entry[1] == entry[2].place and entry[2].size > 0
-
-
-def _in_no_group(_: UsageRecord) -> int | None:
-    return None
 
 
 def _kind(minute: int, now: float) -> str:

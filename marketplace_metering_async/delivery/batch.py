@@ -11,7 +11,7 @@ from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.collector import ResultCollector
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
-from marketplace_metering_async.delivery.model import lane_of
+from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
@@ -142,7 +142,7 @@ class Batch:
         if (uniform := admission.uniform(some)) is not None:
             records = uniform.records
             self._sent += records
-            lane = lane_of(uniform.product_code)
+            lane = Lane(uniform.product_code)
             self._backlog.add_uniform(lane, range(start, len(self._sent)), uniform.epochs, moment)
             self._has_unlicensed = True
         else:
