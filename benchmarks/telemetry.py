@@ -9,8 +9,9 @@ and a reader of metrics (`-sdk`), and where that samples a tenth of the traces (
 with nothing but an empty span of that SDK for each call (`-bare`), which is its own floor.
 
 All clients stand in one process and take turns of 100 calls in an order that changes, so that what
-disturbs the machine meets each alike; a ratio is of one turn. First they are one batch, then each is a batch of its own
-(`alone`), whose telemetry shares its work with no other call's.
+disturbs the machine meets each alike; a ratio is of one turn. First the calls of a turn are one
+batch (`together`), then each is a batch of its own (`alone`), whose telemetry shares its work with
+no other call's.
 """
 
 import statistics

@@ -142,6 +142,7 @@ class OpenTelemetryObserver:
             self._tracers = lambda: tracer_provider
         if meter_provider is not None:
             self._meters = lambda: meter_provider
+        self._timer: asyncio.TimerHandle | None = None
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Waiting] = deque()
         self._context = context.get_current
@@ -182,10 +183,10 @@ class OpenTelemetryObserver:
                 self._put_off(event)
             return
         emit(self._then, event)
-        for name, value, attributes in _measured(event):
-            self._record[name](value, attributes)
         if isinstance(event, BatchEnded):
             self._catch_up()
+        for name, value, attributes in _measured(event):
+            self._record[name](value, attributes)
 
     def _put_off(self, event: CallEnded | Settled | BatchReleased) -> None:
         """Let *event* wait for others, unless nothing may come after it."""
@@ -197,8 +198,14 @@ class OpenTelemetryObserver:
             waiting.append(event)
         if is_last or len(waiting) >= _TOGETHER:
             self._catch_up()
-        elif len(waiting) == 1:
-            asyncio.get_running_loop().call_later(_LATEST, self._catch_up)
+        else:
+            loop = asyncio.get_running_loop()
+            if self._timer is None or self._timer.when() < loop.time():  # of a loop that has ended
+                self._timer = loop.call_later(_LATEST, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._catch_up()
 
     def _catch_up(self) -> None:
         """Record what waits."""

@@ -358,6 +358,21 @@ async def test_calls_are_recorded_together(happened: list[CallEnded], shown: int
     assert shown == len(seen.spans())
 
 
+def test_an_event_loop_that_has_ended_holds_up_no_other() -> None:
+    """
+    What waited then is recorded with what comes in the next one.
+    """
+    seen = collected(then=lambda event: None)
+
+    async def call(then: float = 0) -> int:
+        await asyncio.sleep(1)
+        seen.observer(ended())
+        await asyncio.sleep(then)
+        return len(seen.spans())
+
+    assert (0, 2) == (run_virtual(call()), run_virtual(call(then=0.3)))
+
+
 def test_without_an_sdk_calls_are_not_observed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
