@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
+from marketplace_metering_async.clock import calling_after
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -158,13 +159,10 @@ class UsageBatcher:
             return unsure
         delivery = self._made.delivery
         delivery.flush()
-        timer = None if timeout is None else asyncio.create_task(self._stop_after(timeout))
-        try:
+        error = DeliveryTimeoutError("the time allowed for draining is over")
+        clock = shared_of(self._client).clock
+        async with calling_after(clock, timeout, lambda: delivery.stop(error)):
             await delivery.finished()
-        finally:
-            if timer is not None:
-                timer.cancel()
-                await asyncio.gather(timer, return_exceptions=True)
         await delivery.abort()
         return unsure
 
@@ -202,12 +200,6 @@ class UsageBatcher:
             )
             self._reported = (shared_of(self._client).clock.monotonic(), 0, 0)
         return self._made
-
-    async def _stop_after(self, timeout: float) -> None:
-        await shared_of(self._client).clock.sleep(timeout)
-        if self._made is not None:
-            error = DeliveryTimeoutError("the time allowed for draining is over")
-            self._made.delivery.stop(error)
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
         for result in results:

@@ -16,7 +16,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -31,6 +31,7 @@ from marketplace_metering_async.events import (
     observes_calls,
 )
 from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.service_codes import ErrorKind
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
