@@ -142,7 +142,7 @@ class OpenTelemetryObserver:
             self._tracers = lambda: tracer_provider
         if meter_provider is not None:
             self._meters = lambda: meter_provider
-        self._timer: asyncio.TimerHandle | None = None
+        self._due = -inf  # by the event loop's time
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Waiting] = deque()
         self._context = context.get_current
@@ -200,12 +200,8 @@ class OpenTelemetryObserver:
             self._catch_up()
         else:
             loop = asyncio.get_running_loop()
-            if self._timer is None or self._timer.when() < loop.time():  # of a loop that has ended
-                self._timer = loop.call_later(_LATEST, self._on_time)
-
-    def _on_time(self) -> None:
-        self._timer = None
-        self._catch_up()
+            if self._due <= loop.time():  # that of a loop that has ended is overdue too
+                self._due = loop.call_later(_LATEST, self._catch_up).when()
 
     def _catch_up(self) -> None:
         """Record what waits."""
