@@ -146,7 +146,7 @@ class OpenTelemetryObserver:
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Waiting] = deque()
         self._context = context.get_current
-        self._no_span = trace.set_span_in_context(trace.INVALID_SPAN)
+        self._no_span = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
         self._span, self._link = trace.get_current_span, trace.Link
         self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
         self._kind = trace.SpanKind.CLIENT
@@ -208,27 +208,31 @@ class OpenTelemetryObserver:
         record, of_many = self._record, self._no_span
         verdicts: dict[RecordStatus, int] = defaultdict(int)
         released: BatchReleased | None = None
-        while self._waiting:
-            event = self._waiting.popleft()
-            if isinstance(event, tuple):
-                self._record_call(*event)
-            elif isinstance(event, Settled):
-                for status, count in event.counts.items():
-                    verdicts[status] += count
-            else:
-                released = event
-                record["batcher.batch.records"](event.records, {}, of_many)
-                record["batcher.wait"](event.waited, {}, of_many)
-        for status, count in verdicts.items():
-            verdict = {"marketplace_metering.verdict": status.value}
-            record["client.records"](count, verdict, of_many)
-        if released is not None:
-            record["batcher.queue.size"](released.waiting, {}, of_many)
-            record["batcher.in_flight"](released.in_flight, {}, of_many)
+        try:
+            while self._waiting:
+                event = self._waiting.popleft()
+                if isinstance(event, tuple):
+                    self._record_call(*event)
+                elif isinstance(event, Settled):
+                    for status, count in event.counts.items():
+                        verdicts[status] += count
+                else:
+                    released = event
+                    record["batcher.batch.records"](event.records, {}, of_many)
+                    record["batcher.wait"](event.waited, {}, of_many)
+        finally:  # also where a processor of spans raises
+            for status, count in verdicts.items():
+                verdict = {"marketplace_metering.verdict": status.value}
+                record["client.records"](count, verdict, of_many)
+            if released is not None:
+                record["batcher.queue.size"](released.waiting, {}, of_many)
+                record["batcher.in_flight"](released.in_flight, {}, of_many)
 
     def _record_call(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
         around = context if call.callers is None else self._no_span
         end, seconds = round(at.timestamp() * 1e9), call.seconds
+        measured = _of_ended(call.operation, call.code)
+        self._record["client.operation.duration"](seconds, measured, around)
         attributes = _of_call(call)
         if self._customers and call.carried:
             attributes["marketplace_metering.customers"] = _customers_of(call.carried)
@@ -243,8 +247,6 @@ class OpenTelemetryObserver:
         if call.code is not None:
             span.set_status(self._failed(call.code))
         span.end(end_time=end)
-        measured = _of_ended(call.operation, call.code)
-        self._record["client.operation.duration"](seconds, measured, around)
 
     def _links(self, callers: Sequence[Context]) -> list[Link]:
         """Return a link to each span of *callers* that somebody will see."""
