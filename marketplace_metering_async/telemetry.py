@@ -402,8 +402,8 @@ _HISTOGRAMS: Final[Mapping[str, tuple[str, str, list[float]]]] = {
     "batcher.wait": ("s", "Since the first of them came.", [0.01, 0.05, 0.1, 0.5, 1, 5]),
 }
 _GAUGES: Final = {
-    "batcher.queue.size": ("{record}", "Records that the batcher gathers still."),
-    "batcher.in_flight": ("{record}", "Records of the batcher that are on their way."),
+    "batcher.queue.size": ("{record}", "Records that are gathered still."),
+    "batcher.in_flight": ("{record}", "Records of it that are on their way."),
     "relay.is_working": ("", "1 where the ledger's relay works, 0 where it is blocked."),
 }
 
