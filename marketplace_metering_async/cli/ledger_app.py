@@ -1,12 +1,20 @@
 """`ledger …`: the commands of the ledger and their options; what they do is in `commands`."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Final
 
 import typer
 
+from marketplace_metering_async.cli import ledger_operator_app
 from marketplace_metering_async.cli.help import App, examples
+from marketplace_metering_async.cli.ledger_options import (
+    Month,
+    Url,
+    all_states,
+    customer_ids,
+    ended_states,
+)
 from marketplace_metering_async.cli.options import (
     QUOTA,
     Account,
@@ -46,52 +54,10 @@ app = App(
 
 _LONGEST_DAYS: Final = 36_500
 
-Url = Annotated[
-    str,
-    typer.Argument(
-        metavar="URL", help="The ledger: sqlite:///usage.db or postgresql://user@host/database."
-    ),
-]
-
-
-def _all_states() -> list[str]:
-    from marketplace_metering_async.ledger.model import HourState  # noqa: PLC0415 - heavy
-
-    return [state.value for state in HourState]
-
-
-def _ended() -> list[str]:
-    from marketplace_metering_async.ledger.model import ENDED  # noqa: PLC0415 - heavy
-
-    return [state.value for state in ENDED]
-
-
-Names = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--name", metavar="NAME", help="The name of an entry of `ledger history`; may be repeated."
-    ),
-]
-States = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--state",
-        metavar="STATE",
-        help="All entries that ended in this state; may be repeated.",
-        autocompletion=_ended,
-    ),
-]
-Month = Annotated[
-    str | None,
-    typer.Option("--month", metavar="YYYY-MM", help="Only of this month; by default of all."),
-]
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Where to listen.")]
 Port = Annotated[
     int,
     typer.Option("--port", metavar="PORT", help="On which port; 0: a free one.", min=0, max=65535),
-]
-Note = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Why; it is kept in the history.")
 ]
 
 
@@ -142,7 +108,7 @@ def add(
     members = {
         "dimension": dimension,
         "quantity": quantity,
-        **_ids(account, customer_identifier, license_arn, product_code),
+        **customer_ids(account, customer_identifier, license_arn, product_code),
         "at": at,
         "event_id": event_id,
     }
@@ -315,7 +281,7 @@ def history(
             "--state",
             metavar="STATE",
             help="Only what is in this state; may be repeated.",
-            autocompletion=_all_states,
+            autocompletion=all_states,
         ),
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
@@ -323,8 +289,8 @@ def history(
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    ids = _ids(account, customer_identifier, license_arn, product_code)
-    where = {"month": _month(month), **ids}
+    ids = customer_ids(account, customer_identifier, license_arn, product_code)
+    where = {"month": month, **ids}
     finish(partial(ledger_actions.history, url, where, state or [], as_csv=csv))
 
 
@@ -343,7 +309,7 @@ def retry(
             "--state",
             metavar="STATE",
             help="An end state, or frozen; by default all but those of which you have to decide.",
-            autocompletion=_ended,
+            autocompletion=ended_states,
         ),
     ] = None,
 ) -> None:
@@ -414,174 +380,8 @@ def close_customer(
     """Seal a customer's last hours at once, since the subscription has ended."""
     from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
 
-    who = _ids(account, customer_identifier, license_arn, product_code)
+    who = customer_ids(account, customer_identifier, license_arn, product_code)
     finish(partial(ledger_actions.close_customer, url, who, reopen=reopen))
 
 
-@app.command(
-    epilog=examples(
-        'ledger resolve sqlite:///usage.db --as metered --state unconfirmed --note "in CloudTrail"',
-    )
-)
-def resolve(
-    url: Url,
-    *,
-    as_: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="WORD",
-            help="What became of it: metered, not_metered or written_off.",
-            autocompletion=lambda: ["metered", "not_metered", "written_off"],
-        ),
-    ],
-    note: Note,
-    name: Names = None,
-    state: States = None,
-    month: Month = None,
-    account: Account = None,
-    customer_identifier: CustomerIdentifier = None,
-    license_arn: License = None,
-    product_code: OfProduct = None,
-) -> None:
-    """Say what became of usage that has ended, once you have found out."""
-    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
-
-    ids = _ids(account, customer_identifier, license_arn, product_code)
-    selection = ledger_operator.Selection.of(name, state, _month(month), ids)
-    finish(partial(ledger_operator.resolve, url, selection, as_, note))
-
-
-@app.command(
-    "write-off",
-    epilog=examples(
-        'ledger write-off sqlite:///usage.db --state month_over --note "goodwill"',
-    ),
-)
-def write_off(
-    url: Url,
-    *,
-    note: Note,
-    name: Names = None,
-    state: States = None,
-    month: Month = None,
-    account: Account = None,
-    customer_identifier: CustomerIdentifier = None,
-    license_arn: License = None,
-    product_code: OfProduct = None,
-) -> None:
-    """Give up usage that has ended: nobody is billed for it."""
-    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
-
-    ids = _ids(account, customer_identifier, license_arn, product_code)
-    selection = ledger_operator.Selection.of(name, state, _month(month), ids)
-    finish(partial(ledger_operator.resolve, url, selection, "written_off", note))
-
-
-@app.command(
-    epilog=examples(
-        'ledger reopen sqlite:///usage.db --state too_late --note "the relay was down"',
-    )
-)
-def reopen(
-    url: Url,
-    *,
-    note: Note,
-    name: Names = None,
-    state: States = None,
-    month: Month = None,
-    account: Account = None,
-    customer_identifier: CustomerIdentifier = None,
-    license_arn: License = None,
-    product_code: OfProduct = None,
-) -> None:
-    """Bill ended usage in the hour that runs, where the service surely does not have it."""
-    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
-
-    ids = _ids(account, customer_identifier, license_arn, product_code)
-    selection = ledger_operator.Selection.of(name, state, _month(month), ids)
-    finish(partial(ledger_operator.reopen, url, selection, note))
-
-
-@app.command(
-    epilog=examples(
-        'ledger rebind sqlite:///usage.db --region us-east-1 --taken billed --note "FIPS host"',
-    )
-)
-def rebind(
-    url: Url,
-    *,
-    note: Note,
-    taken: Annotated[
-        str | None,
-        typer.Option(
-            "--taken",
-            metavar="WORD",
-            help="What becomes of what the old host has taken: billed, send or written_off.",
-        ),
-    ] = None,
-    endpoint_url: EndpointUrl = None,
-    profile: Profile = None,
-    region: Region = None,
-) -> None:
-    """Send to another host of the ledger's region from now on."""
-    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
-
-    settings = Settings(
-        endpoint_url=endpoint_url, profile=profile, region=region, calls_per_second=QUOTA
-    )
-    finish(partial(ledger_operator.rebind, url, settings, taken, note))
-
-
-@app.command(
-    "un-retire",
-    epilog=examples("ledger un-retire sqlite:///usage.db postgresql://user@host/database"),
-)
-def un_retire(
-    url: Url,
-    target: Annotated[
-        str, typer.Argument(metavar="NEW_URL", help="Where it moved; nothing of it may be there.")
-    ],
-) -> None:
-    """Go on with a ledger that moved to another one."""
-    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
-
-    finish(partial(ledger_operator.un_retire, url, target))
-
-
-@app.command(epilog=examples("ledger explain", "ledger explain probably_metered"))
-def explain(
-    state: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[STATE]", help="One state; by default all.", autocompletion=_all_states
-        ),
-    ] = None,
-) -> None:
-    """Say what a state of usage means, and what to do about it."""
-    from marketplace_metering_async.cli.commands import ledger_operator  # noqa: PLC0415 - heavy
-
-    finish(partial(ledger_operator.explain, state))
-
-
-def _ids(
-    account: str | None,
-    customer_identifier: str | None,
-    license_arn: str | None,
-    product_code: str | None,
-) -> dict[str, str | None]:
-    return {
-        "customer_aws_account_id": account,
-        "customer_identifier": customer_identifier,
-        "license_arn": license_arn,
-        "product_code": product_code,
-    }
-
-
-def _month(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
-    except ValueError:
-        raise typer.BadParameter(f"expected YYYY-MM, got {text!r}", param_hint="--month") from None
+app.registered_commands += ledger_operator_app.app.registered_commands

@@ -17,7 +17,7 @@ from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, UsageKey, name_of
 from marketplace_metering_async.records import UsageRecord
 
-_DIGEST_BYTES: Final = 16
+DIGEST_BYTES: Final = 16
 
 
 QUANTITY: Final = "Quantity"
@@ -91,7 +91,7 @@ def digest_of_event(name: str, at: int | None, quantity: int) -> bytes:
 
 
 def _digest(content: str) -> bytes:
-    return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
+    return blake2b(content.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def record_of(held: FrozenHour) -> FrozenRecord:

@@ -5,10 +5,9 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
@@ -17,8 +16,6 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     LedgerClosedError,
     LedgerError,
-    LedgerRegionMismatchError,
-    LedgerUnusableError,
     MeteringError,
 )
 from marketplace_metering_async.events import (
@@ -30,37 +27,17 @@ from marketplace_metering_async.events import (
 )
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
-from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.group_commit import GroupCommit, Outcome, failure_of_all
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.metrics import prometheus_text
-from marketplace_metering_async.ledger.model import (
-    DECIDED,
-    ENDED,
-    HourState,
-    Note,
-    ProductDimension,
-    Usage,
-)
-from marketplace_metering_async.ledger.posting import (
-    LONGEST_GRACE,
-    AddedUsage,
-    Late,
-    PostingResult,
-    PostingRules,
-)
+from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage
+from marketplace_metering_async.ledger.open_hours import LONGEST_GRACE, Late, PostingRules
+from marketplace_metering_async.ledger.operations import LedgerOperations
+from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
 from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running
-from marketplace_metering_async.ledger.resolutions import (
-    ResolvedAs,
-    Taken,
-    require_note,
-    rows_of,
-    state_of_taken,
-    state_resolved,
-)
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores import FailPoint, Store, no_failure, store_at
@@ -69,18 +46,12 @@ from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.quantities import Quantity
 
-_KEPT: Final = timedelta(days=3)
-"""No row younger than this is pruned: the service's window is a day, a month's end included."""
-_IDS_KEPT: Final = timedelta(days=32)
-"""No event id younger than this is: usage may be carried for a month, and six hours more."""
 _PAGE: Final = 200
 _MANY: Final = 10_000
 """Pieces of usage for one commit: a tenth of a second, in which the file is nobody else's."""
-_PRUNED_AT_ONCE: Final = 5_000
-"""Rows that one transaction removes: others wait for it, and its log is kept until it ends."""
 
 
-class UsageLedger:
+class UsageLedger(LedgerOperations):
     """
     A durable place for usage, which adds up each customer's hour, sends it once, and can prove it.
 
@@ -499,13 +470,11 @@ class UsageLedger:
         await self._require_writable()
         who = customer_of(
             self._clock.now(),
-            **ids_of(
-                customer,
-                customer_aws_account_id=customer_aws_account_id,
-                customer_identifier=customer_identifier,
-                license_arn=license_arn,
-                product_code=product_code,
-            ),
+            customer,
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            product_code=product_code,
         )
         now = self._now()
         closed_at = now if at is None else int(moment_of("at", at).timestamp())
@@ -529,13 +498,11 @@ class UsageLedger:
         await self._require_writable()
         who = customer_of(
             self._clock.now(),
-            **ids_of(
-                customer,
-                customer_aws_account_id=customer_aws_account_id,
-                customer_identifier=customer_identifier,
-                license_arn=license_arn,
-                product_code=product_code,
-            ),
+            customer,
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            product_code=product_code,
         )
         await self._store.reopen(who)
 
@@ -640,240 +607,6 @@ class UsageLedger:
             for entry in await self._store.arrivals(query):
                 yield entry
 
-    async def retry(self, *states: HourState) -> int:
-        """
-        Send ended records again, unchanged, where the service still takes them.
-
-        Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER) goes to the hour that runs
-        now, but only where you name its state: that is your decision, since it moves a charge to
-        another month or agreement.
-
-        Args:
-            states: Which: end states, or FROZEN, whose records wait no longer. By default all but
-                those of which a person has to decide: MONTH_OVER, SUBSCRIPTION_OVER, OTHER_SCHEME
-                (which the service would bill beside the other scheme), WRITTEN_OFF. What is
-                UNCONFIRMED is to be resolved first.
-
-        Returns: how many are on their way again.
-
-        Raises:
-            ValueError: for another state, and for UNCONFIRMED.
-            LedgerError: the database cannot be used.
-        """
-        await self._require_writable()
-        if wrong := [state for state in states if state not in (*ENDED, HourState.FROZEN)]:
-            raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
-        if HourState.UNCONFIRMED in states:
-            raise ValueError("resolve what is unconfirmed first: it may be metered already")
-        by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
-        return await self._store.rearm(states or by_default, self._now(), self._rules)
-
-    async def resolve(
-        self, hours: Iterable[HistoryEntry | str], as_: ResolvedAs, *, note: str
-    ) -> int:
-        """
-        Say what became of usage that has ended; it stands in the history, with your *note*.
-
-        The way out of PROBABLY_METERED, CONFLICT and every other end state, once you have looked
-        into CloudTrail or the usage report. A success that the service says later wins over it, and
-        is reported as a warning.
-
-        Args:
-            hours: Entries of `history()`, or their names. All of them are resolved, or none.
-            as_: "metered": the customer is billed for it, and it cannot be undone. "not_metered":
-                the service does not have it; `retry()` may send the identical record within its
-                window, and `reopen()` bill it in another hour. "written_off": nobody is billed.
-            note: Why, for those who read the history later; 1 to 1000 characters.
-
-        Returns: how many are resolved.
-
-        Raises:
-            CannotResolveError: one has not ended (a relay may hold it), or is gone; nothing is
-                changed. Of what was never sent (MONTH_OVER, SUBSCRIPTION_OVER) one can only say
-                "written_off".
-            ValueError: for another word, an empty note, or what names no entry.
-            LedgerError: the database cannot be used.
-        """
-        await self._require_writable()
-        after, rows = state_resolved(as_), rows_of(map(_name_of, hours))
-        return await self._store.resolve(*rows, after, self._note(note))
-
-    async def reopen(self, hours: Iterable[HistoryEntry | str], *, note: str) -> int:
-        """
-        Bill the usage of ended *hours* in the hour that runs, with your *note* in the history.
-
-        Only where the service surely does not have it: resolved as not metered, or refused while no
-        attempt was in doubt. It moves a charge to another hour, and maybe to another month.
-
-        Returns: of how many.
-
-        Raises: as `resolve`; CannotResolveError also where it may be metered, or is damaged.
-        """
-        await self._require_writable()
-        ids, stranded = rows_of(map(_name_of, hours))
-        if stranded:
-            raise ValueError("hours: move what no hour carries with retry(), by its state")
-        return await self._store.rebill(ids, self._note(note), self._rules)
-
-    async def rebind(
-        self, client: MarketplaceMeteringClient, *, taken: Taken | None = None, note: str
-    ) -> int:
-        """
-        Send records to the host of *client* from now on, such as another endpoint of the region.
-
-        Stop all relays first.
-
-        Args:
-            client: Of the ledger's region.
-            taken: What becomes of records that the old host has taken: "billed" (all is well),
-                "send" (again, to the new one; those whose window is closed end as not metered) or
-                "written_off". Needed where the old one is none of AWS's, such as a sandbox.
-            note: Why; it stands in the history of what is metered no more.
-
-        Returns: how many records are metered no more.
-
-        Raises:
-            LedgerRegionMismatchError: the client is of another region.
-            CannotResolveError: *taken* is needed, or a relay has records in its hands.
-            ValueError: for another word, or an empty note.
-            ClientClosedError, ConfigurationError, LedgerError: as `relay_once`.
-        """
-        await self._require_writable()
-        endpoint = await client.endpoint()
-        status = await self.status()
-        if status.region_name not in (None, endpoint.region_name):
-            raise LedgerRegionMismatchError(
-                f"the ledger's records go to {status.region_name}, not to {endpoint.region_name}"
-            )
-        after = state_of_taken(taken, status.host, status.metered)
-        host = urlsplit(endpoint.url).hostname or ""
-        return await self._store.rebind(host, after, self._note(note))
-
-    async def un_retire(self, url: str) -> None:
-        """
-        Go on with this ledger, which moved to the one at *url*, where that has nothing of it.
-
-        Raises:
-            LedgerUnusableError: that ledger has usage, this one moved elsewhere, or not at all.
-            ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
-            LedgerError: one of the databases cannot be used.
-        """
-        await self._require_writable()
-        if (moved_to := await self._moved_to()) is None:
-            raise LedgerUnusableError("this ledger has not moved, and can be used")
-        target = store_at(url, create=False)
-        await target.open(self._warn)
-        try:
-            await target.let_go(self._store)
-        finally:
-            await target.aclose()
-        if await self._moved_to() is not None:
-            raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
-
-    def _note(self, text: str) -> Note:
-        return Note(require_note(text), self._now())
-
-    async def _moved_to(self) -> str | None:
-        return (await self._store.status(self._now())).ledger.moved_to
-
-    @staticmethod
-    def explain(state: HourState) -> Explanation:
-        """Return what *state* means, and what to do about usage in it."""
-        return EXPLANATIONS[state]
-
-    async def prune(self, before: datetime) -> int:
-        """
-        Remove metered and ended hours that were settled before *before*, but for their sums.
-
-        Event ids of that age are forgotten, too, but none before it is 32 days old, as long as
-        usage may be late; from then on, an event older than they are is refused.
-
-        It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
-
-        Returns: how many hours.
-
-        Raises:
-            ValueError: *before* is naive, or less than three days ago: sealed hours must be known
-                for as long as the service takes records of them.
-            LedgerError: the database cannot be used.
-        """
-        await self._require_writable()
-        before = moment_of("before", before)
-        now = self._clock.now()
-        if before > now - _KEPT:
-            raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        while await self._store.tidy():
-            pass
-        end, pruned, full = int(before.timestamp()), 0, True
-        while full:
-            some = await self._store.prune(end, _PRUNED_AT_ONCE)
-            pruned, full = pruned + some, some == _PRUNED_AT_ONCE
-        forgotten, full = min(end, int((now - _IDS_KEPT).timestamp())), True
-        while full:
-            full = await self._store.prune_events(forgotten, _PRUNED_AT_ONCE) == _PRUNED_AT_ONCE
-        return pruned
-
-    async def adopt_copy(self) -> None:
-        """
-        Say that this copy of a ledger, such as a restored backup, is the one to go on with.
-
-        Until then its frozen records go out, which is harmless, and its open hours wait: what the
-        copy lacks may have metered them. Let the producers repeat their usage by event id first.
-
-        From then on usage is metered again, but for what may be metered already: hours up to the
-        latest one that had been sealed (where nobody knows which, up to now) end as UNCONFIRMED
-        when they are due, and so does late usage of that time. Compare with CloudTrail what the
-        service has of them.
-
-        A ledger that is no copy stays as it is.
-
-        Raises:
-            LedgerError: the database cannot be used, or the watermark not be written: nothing is
-                sent until it can.
-        """
-        await self._require_writable()
-        await self._store.adopt(self._now())
-
-    async def back_up(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write a copy of a ledger in SQLite into a new file, while all others go on using it.
-
-        It has all usage that was stored before. To put it back, see OPERATING.md. Cancelling leaves
-        open whether it is written.
-
-        Raises:
-            ConfigurationError: the ledger is in PostgreSQL: `pg_dump` it.
-            LedgerError: there is such a file already, or it cannot be written; none is left then.
-        """
-        self._require_open()
-        await self._store.back_up(os.fspath(path))
-
-    async def take_over(self, url: str) -> int:
-        """
-        Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
-
-        This one must be new and in PostgreSQL. The old one takes no more usage from then on, but
-        can be read; stop whatever uses it first. Where nothing is moved, because it is refused,
-        fails or is cancelled, the old one stays as it was. If the process is killed, or a database
-        lost in the middle of it, call it again.
-
-        Returns: how many hours were moved.
-
-        Raises:
-            ConfigurationError: for a URL of another kind, or where this one is not in PostgreSQL.
-            LedgerMissingError: there is no ledger at *url*.
-            LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
-            LedgerOutcomeUnknownError: this database went away at the commit.
-            LedgerError: one of the databases cannot be used.
-        """
-        await self._require_writable()
-        source = store_at(url, create=False)
-        await source.open(self._warn)
-        try:
-            return await self._store.take_over(source)
-        finally:
-            await source.aclose()
-
     def _relay(self, client: MarketplaceMeteringClient, stop: asyncio.Event | None) -> Relay:
         return Relay(
             client,
@@ -924,7 +657,3 @@ class UsageLedger:
         """Report usage that no hour carries, as the relay does with records that have ended."""
         for state, pieces in ended.items():
             emit(self._observer, UsageEndedUnmetered(state=state.value, records=pieces))
-
-
-def _name_of(hour: HistoryEntry | str) -> str:
-    return hour if isinstance(hour, str) else hour.name

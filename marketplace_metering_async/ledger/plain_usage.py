@@ -33,19 +33,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from marketplace_metering_async.errors import EventConflictError
 from marketplace_metering_async.ledger.hours import hour_of, latest_lost_at
 from marketplace_metering_async.ledger.model import HourState, ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.open_hours import KeyState, PostingRules
 from marketplace_metering_async.ledger.posting import (
     MOST_AHEAD,
     MOST_WHOLE,
     TO_SEND,
     AddedUsage,
-    KeyState,
     PostingResult,
-    PostingRules,
     added_to,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
@@ -59,7 +58,7 @@ PlainRow = tuple[int, int, int, int, int, int, int, int, int]
 """quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most: see the module."""
 
 
-@frozen
+@frozen(eq=False)
 class PlainHour:
     """
     An open hour that is remembered.
@@ -96,9 +95,9 @@ class PlainPart:
 
     into: PlainHour
     key: UsageKey
-    places: list[int] = field(factory=list)
-    quantity: int = 0
-    stamp: int = 0
+    places: list[int]
+    quantity: int
+    stamp: int
     others: int = 0
 
     def add(self, place: int, usage: Usage) -> None:
@@ -169,27 +168,27 @@ class PlainHours:
         is_valid = rules == self._rules and since <= plan.ids_since
         remembered = self._hours if is_valid else {}
         twice = _ids_given_twice(group)
-        totals: dict[UsageKey, int] = {}
-        parts: dict[tuple[UsageKey, int], PlainPart] = {}
+        parts: dict[PlainHour, PlainPart] = {}
         for place, usage in enumerate(group):
-            key = usage.key
-            totals[key] = totals.get(key, 0) + usage.quantity
-            hour = hour_of(usage.at)
-            part = parts.get((key, hour))
-            if part is None:
-                into = remembered.get((key, hour))
-                if into is None or hour <= lost:
-                    plan.careful.append(place)
-                    continue
-                part = PlainPart(into, key)
-            if (twice and usage.event_id in twice) or (whole and refusal(usage, whole) is not None):
+            into = remembered.get((usage.key, hour_of(usage.at)))
+            if (
+                into is None
+                or into.hour <= lost
+                or (twice and usage.event_id in twice)
+                or (whole and refusal(usage, whole) is not None)
+            ):
                 plan.careful.append(place)
-                continue
-            parts[key, hour] = part
-            part.add(place, usage)
+            elif (part := parts.get(into)) is not None:
+                part.add(place, usage)
+            else:
+                parts[into] = PlainPart(into, usage.key, [place], usage.quantity, usage.at)
         plan.parts.extend(parts.values())
-        for part in plan.parts:
-            part.others = totals[part.key] - part.quantity
+        if plan.careful or len({part.key for part in plan.parts}) < len(plan.parts):
+            totals: Counter[UsageKey] = Counter()
+            for usage in group:
+                totals[usage.key] += usage.quantity
+            for part in plan.parts:
+                part.others = totals[part.key] - part.quantity
         return plan
 
     def forget(self, key: UsageKey, hour: int) -> None:

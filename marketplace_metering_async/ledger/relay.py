@@ -1,16 +1,14 @@
 """The relay: moves frozen records from the ledger to the client, and their fates back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from attrs import evolve
-
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep_or_wake
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -25,16 +23,16 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.blockage import Blockage
 from marketplace_metering_async.ledger.claims import mixed_identifiers
-from marketplace_metering_async.ledger.frozen_record import record_of
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
 from marketplace_metering_async.ledger.model import FrozenHour
 from marketplace_metering_async.ledger.pulse import Pulse
 from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
+from marketplace_metering_async.ledger.relay_round import Round, Sending
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed, Store
-from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_codes import ErrorKind
 
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000
@@ -81,76 +79,6 @@ _UNCURED: Final = (LedgerRegionMismatchError, LedgerUnusableError, NoRegionError
 _STOPS_ALL: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
 
 
-class _Sending:
-    """Claimed records on their way through the client."""
-
-    def __init__(self, claimed: Sequence[FrozenHour]) -> None:
-        self._claimed = claimed
-        self._given = 0  # to the client
-        self._open = set(range(len(claimed)))  # without a result
-        self._unsent: list[FrozenHour] = []
-
-    def records(self) -> Iterator[UsageRecord]:
-        """Make records one by one as they are sent: at once they would hold up what is sent."""
-        for claim in self._claimed:
-            self._given += 1
-            yield record_of(claim)
-
-    def claim_of(self, result: RecordResult) -> FrozenHour:
-        """Return the claim that has its result now."""
-        self._open.remove(result.position)
-        return self._claimed[result.position]
-
-    def note_unsent(self, claim: FrozenHour) -> None:
-        """Note that the client has not sent the record of *claim*."""
-        self._unsent.append(claim)
-
-    def unanswered(self) -> list[FrozenHour]:
-        """Return the claims without a verdict; in doubt where the client may have sent it."""
-        return self._unsent + [
-            evolve(claim, in_doubt=claim.in_doubt or position < self._given)
-            for position, claim in enumerate(self._claimed)
-            if position in self._open
-        ]
-
-
-class _Round:
-    """
-    One look at all that may be sent now.
-
-    Attributes:
-        begun: When: what comes back later waits for the next one.
-        news: What is learnt.
-        failure: Of the database, which ends it.
-    """
-
-    def __init__(self, begun: int) -> None:
-        self.begun = begun
-        self.news = RelayNews()
-        self.failure: LedgerError | None = None
-        self.endings: set[asyncio.Event] = set()  # of what is being sent
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more of it is to be sent."""
-        return self.failure is not None or self.news.report.stopped_by is not None
-
-    def fail(self, failure: LedgerError) -> None:
-        """Let nothing more start, for the database cannot be used."""
-        self.failure = failure
-        self.end()
-
-    def stop(self, fault: MeteringError) -> None:
-        """Let nothing more start, for the account is at fault."""
-        self.news.report.stopped_by = fault
-        self.end()
-
-    def end(self) -> None:
-        """Let nothing more start."""
-        for ending in self.endings:
-            ending.set()
-
-
 class Relay:
     """Relays for one client."""
 
@@ -192,7 +120,7 @@ class Relay:
         """Seal what is due and send what may be sent; see UsageLedger.relay_once."""
         if not self._region_name:
             await self._bind()
-        this = _Round(self._now())
+        this = Round(self._now())
         await self._known.write(this.begun, this.news.hear)
         try:
             async with asyncio.TaskGroup() as lanes:
@@ -207,7 +135,7 @@ class Relay:
         await self._tidy()
         return this.news.report
 
-    async def _lane(self, this: _Round, others: asyncio.TaskGroup | None) -> None:
+    async def _lane(self, this: Round, others: asyncio.TaskGroup | None) -> None:
         """
         Seal, claim and deliver until nothing is left.
 
@@ -234,7 +162,7 @@ class Relay:
             if not claimed and sealed.hours < _SEALED_AT_ONCE:
                 break
 
-    async def _beat(self, this: _Round) -> None:
+    async def _beat(self, this: Round) -> None:
         """Note in the ledger that it works, now and then, where nothing of the account stops it."""
         if this.is_over or self._at_once == _CLAIMED_TO_TRY or not self._pulse.is_due():
             return
@@ -358,9 +286,9 @@ class Relay:
             )
             emit(self._observer, WarningIssued(text=text))
 
-    async def _deliver(self, claimed: Sequence[FrozenHour], this: _Round) -> None:
+    async def _deliver(self, claimed: Sequence[FrozenHour], this: Round) -> None:
         """Send what was *claimed*, and write down each verdict soon after it is known."""
-        ending, sending = asyncio.Event(), _Sending(claimed)
+        ending, sending = asyncio.Event(), Sending(claimed)
         this.endings.add(ending)
         timer = asyncio.create_task(self._end_slice(ending))
         taking = asyncio.create_task(self._take_results(sending, this, ending))
@@ -383,7 +311,7 @@ class Relay:
             again_at = 0 if this.is_over or self._stop.is_set() else again_at
             this.news.report.returned += await self._return(sending.unanswered(), again_at)
 
-    async def _take_results(self, sending: _Sending, this: _Round, ending: asyncio.Event) -> None:
+    async def _take_results(self, sending: Sending, this: Round, ending: asyncio.Event) -> None:
         results = self._client.iter_batch_meter_usage(sending.records(), stop=ending)
         async with aclosing(results):
             async for result in results:
@@ -400,7 +328,7 @@ class Relay:
         await self._rest(self._slice)
         ending.set()
 
-    def _note_fault(self, claim: FrozenHour, result: RecordResult, this: _Round) -> None:
+    def _note_fault(self, claim: FrozenHour, result: RecordResult, this: Round) -> None:
         """Let the account's fault end the round, and a product's leave its lane alone."""
         error = result.error
         if not result.retryable or not isinstance(
@@ -414,7 +342,7 @@ class Relay:
             lane = claim.key.lane(claim.license_product)
             self._paused[lane] = self._clock.monotonic() + _PRODUCT_PAUSE
 
-    async def _write(self, this: _Round) -> None:
+    async def _write(self, this: Round) -> None:
         """Write down what is known; where that fails, the round ends, and it is kept."""
         try:
             await self._known.write(self._now(), this.news.hear)

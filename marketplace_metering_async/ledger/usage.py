@@ -167,14 +167,14 @@ def _is_plain(moment: datetime, now: datetime, event_id: str | None) -> bool:
     )
 
 
-def customer_of(now: datetime, **names: str | None) -> CustomerKey:
+def customer_of(now: datetime, customer: Customer | None, **ids: str | None) -> CustomerKey:
     """
     Return the customer that a caller means.
 
     Raises:
         InvalidRecordError: if no such customer can be.
     """
-    record = _record(timestamp=now, dimension="any", quantity=0, **names)
+    record = _record(timestamp=now, dimension="any", quantity=0, **ids_of(customer, **ids))
     raise_if_any(_no_product(record))
     return UsageKey.of(record).customer
 

@@ -37,7 +37,7 @@ from typer.core import TyperGroup
 from marketplace_metering_async import HourState, RetryPolicy, UsageRecord, ledger
 from marketplace_metering_async.cli.app import app
 from marketplace_metering_async.ledger.model import ENDED, Settlement, Usage, UsageKey
-from marketplace_metering_async.ledger.posting import PostingRules
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.relay import _LAST_TRIES
 from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox

@@ -7,11 +7,20 @@ import threading
 from typing import Any
 
 import pytest
-from support.ledgers import HOUR, NOON, House, refuse_thirteen
+from support.ledgers import (
+    HOUR,
+    NOON,
+    House,
+    a_caller,
+    house_at,
+    refuse_thirteen,
+    until_somebody_waits,
+)
 
 from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError
-from marketplace_metering_async.ledger.posting import OpenHour
-from marketplace_metering_async.ledger.stores import postgresql_adding, sqlite_adding
+from marketplace_metering_async.ledger.open_hours import OpenHour
+from marketplace_metering_async.ledger.stores import postgresql, postgresql_adding, sqlite_adding
+from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 
 
 async def test_usage_that_is_refused_fails_alone(house: House) -> None:
@@ -72,6 +81,40 @@ async def test_a_late_event_reads_the_past_of_its_own_key(
     await asyncio.gather(late, *(house.use(1, customer_aws_account_id=key) for key in keys))
 
     assert len(loaded) <= len(hours)
+
+
+async def test_who_want_what_others_have_added_to_take_their_turns(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    As in the first second of an hour: each of two processes remembers an hour that it has made, and
+    the other one does not. Once they have it all in one order, neither has to be tried again.
+    """
+    monkeypatch.setattr(postgresql, "_PATIENCE", (30.0, 60.0))
+    begin, tries = PostgresConnections._begin, list[Any]()
+
+    async def counted(self: Any, *values: Any) -> Any:
+        tries.append(values)
+        return await begin(self, *values)
+
+    async with house_at(place) as house, house.another() as other:
+        keys: list[dict[str, Any]] = [{"customer_aws_account_id": f"{n:012d}"} for n in range(2)]
+        await house.use(1, **keys[0])
+        await house.use(1, other, **keys[1])
+        monkeypatch.setattr(PostgresConnections, "_begin", counted)
+        usages: Any = [
+            {"dimension": "requests", "product_code": "product", "quantity": 1, **key}
+            for key in keys
+        ]
+        async with a_caller(place) as third:
+            await third.execute("SELECT 1 FROM marketplace_metering.usage_key FOR UPDATE")
+            adding = [asyncio.create_task(one.add_many(usages)) for one in (house.ledger, other)]
+            await until_somebody_waits(place, sessions=2)
+            before = len(tries)
+        await asyncio.gather(*adding)
+
+        assert before == len(tries)
+        assert 6 == (await house.balance()).recorded
 
 
 async def test_a_ledger_belongs_to_one_loop(house: House) -> None:

@@ -121,14 +121,15 @@ async def test_a_statement_that_lands_late_adds_nothing(
         assert (await house.use(100, event_id="late-event")).repeated
 
 
-async def test_a_statement_that_may_land_yet_is_not_begun_anew(either: str) -> None:
+async def test_a_statement_that_may_land_yet_is_not_begun_anew(place: str) -> None:
     """
-    Where the next try meets a lock instead: only the first one's note would keep it out. ledger C3
+    Where the next try meets a lock instead: only the first one's note would keep it out. Behind a
+    pooler it waits for a COMMIT. ledger C3
     """
-    async with proxy_to(either) as proxy, house_at(proxy.url) as house:
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         await house.use(1)
         await house.use(2)
-        async with a_caller(either) as other:
+        async with a_caller(place) as other:
             await other.execute("LOCK TABLE marketplace_metering.kept_sum IN EXCLUSIVE MODE")
             late = proxy.delay_commit(cut=True, text=b"product")
             with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored"):
@@ -140,22 +141,24 @@ async def test_a_statement_that_may_land_yet_is_not_begun_anew(either: str) -> N
 
 
 async def test_a_statement_whose_answer_is_lost_counts_once(
-    either: str, monkeypatch: pytest.MonkeyPatch
+    place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The next try finds its note, and returns what it did; what this process remembers of it is
     there. ledger C1, C3
     """
-    run_at_once = postgresql_connections.PostgresConnections._run_at_once
+    begin = postgresql_connections.PostgresConnections._begin
 
     async def lost(self: Any, *values: Any) -> Any:
-        await run_at_once(self, *values)
-        raise ConnectionResetError
+        begun = await begin(self, *values)
+        if values[-1] is not None:
+            raise ConnectionResetError
+        return begun
 
-    async with house_at(either) as house:
+    async with house_at(place) as house:
         await house.use(1)
         with monkeypatch.context() as patched:
-            patched.setattr(postgresql_connections.PostgresConnections, "_run_at_once", lost)
+            patched.setattr(postgresql_connections.PostgresConnections, "_begin", lost)
             added = await house.use(2)
         await house.use(4)
 
@@ -324,10 +327,12 @@ async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
         return len(tries)
 
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
-        proxy.loses_at = b"UNLISTEN"  # a session is made ready for the next one who needs it
-        done = await connections_of(house.ledger).run(count, once=once)
+        run = connections_of(house.ledger).run
+        done = await run(count, once=once)
+        proxy.loses_at = b"BEGIN"  # of the next one who needs the session
+        done_next = await run(count, once=once)
 
-    assert (1, 1) == (done, len(tries))
+    assert (1, 2, 2) == (done, done_next, len(tries))
     assert proxy.loses_at is None
 
 

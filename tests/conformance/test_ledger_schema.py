@@ -12,7 +12,7 @@ from support.ledgers import ACCOUNT, NOON, House, change, execute, house_at, upg
 
 from marketplace_metering_async import LedgerUnusableError, UsageLedger
 from marketplace_metering_async.ledger.model import Usage, UsageKey
-from marketplace_metering_async.ledger.posting import PostingRules
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.limits import MAX_QUANTITY
 
 

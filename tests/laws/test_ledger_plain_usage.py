@@ -14,8 +14,8 @@ from support.examples import examples
 from support.ledgers import NOON, change
 
 from marketplace_metering_async.ledger.model import ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours
-from marketplace_metering_async.ledger.posting import PostingRules
 from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths

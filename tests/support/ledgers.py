@@ -309,16 +309,17 @@ def connections_of(ledger: UsageLedger) -> Any:
     return store._connections
 
 
-async def until_somebody_waits(place: str) -> None:
-    """Wait until a session of the database waits for another one's lock."""
+async def until_somebody_waits(place: str, *, sessions: int = 1) -> None:
+    """Wait until so many sessions of the database wait for another one's lock."""
     import asyncpg  # noqa: PLC0415
 
     connection = await asyncpg.connect(place, statement_cache_size=0)
     try:
         async with asyncio.timeout(30):
             while not await connection.fetchval(  # noqa: ASYNC110 - the server sets no event
-                "SELECT count(*) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                "SELECT count(*) >= $1 FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock'",
+                sessions,
             ):
                 await asyncio.sleep(0.01)
     finally:

@@ -15,9 +15,9 @@ def store_at(url: str, *, create: bool = True, reach: FailPoint = no_failure) ->
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        from marketplace_metering_async.ledger.stores import sqlite, sqlite_file  # noqa: PLC0415
+        from marketplace_metering_async.ledger.stores import sqlite, sqlite_place  # noqa: PLC0415
 
-        path = sqlite_file.path_of(rest[1:])
+        path = sqlite_place.path_of(rest[1:])
         return sqlite.SqliteStore(path, create=create, reach=reach)
     if scheme in ("postgresql", "postgres"):
         from marketplace_metering_async.ledger.stores import postgresql  # noqa: PLC0415

@@ -13,23 +13,21 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of,
 )
-from marketplace_metering_async.ledger.plain_usage import PlainHours
+from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules, key_state
+from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     Changes,
-    KeyState,
     KnownEvents,
-    OpenHour,
     Posting,
     PostingResult,
-    PostingRules,
     Wanted,
     first_hours,
     introduce_rivals,
-    key_state,
     new_key,
     wanted_by,
 )
-from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores import postgresql_plain
+from marketplace_metering_async.ledger.stores.postgresql_connections import AtOnce, Connection
 from marketplace_metering_async.ledger.stores.postgresql_plain import (
     add_blindly,
     execute_for,
@@ -177,6 +175,24 @@ CUSTOMER: Final = (
 )
 
 
+def at_once(
+    group: Sequence[Usage],
+    now: int,
+    rules: PostingRules,
+    hours: PlainHours,
+    *,
+    shard: int,
+    reach: FailPoint,
+) -> AtOnce[list[PostingResult]] | None:
+    """Return how a group of usage is added where what is plain in it, if any, takes a statement."""
+    plan = hours.plan(group, now, rules)
+
+    async def rest(db: Connection) -> list[PostingResult]:
+        return await _post_the_rest(db, plan, now, rules, hours, shard=shard, reach=reach)
+
+    return postgresql_plain.at_once(group, plan, rules, shard, rest)
+
+
 async def post(
     db: Connection,
     group: Sequence[Usage],
@@ -186,19 +202,45 @@ async def post(
     *,
     shard: int,
     reach: FailPoint,
+    blindly: bool,
 ) -> list[PostingResult]:
-    """Add a group of usage, blindly where *hours* are remembered; see Store."""
-    whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
-    since = await db.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
-    plan = hours.plan(group, now, rules, whole=whole, since=since)
-    await add_blindly(db, plan)
-    reach("post: blindly")
+    """Add a group of usage, blindly where *hours* are remembered or carefully; see Store."""
+    plan = Plan(group, now, hours, ids_since=0)
+    if blindly:
+        whole = await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
+        since = await db.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
+        plan = hours.plan(group, now, rules, whole=whole, since=since)
+        await add_blindly(db, plan, rules)
+        reach("post: blindly")
+        if not plan.careful:
+            await keep_sums(db, plan.sums(), shard)
+            reach("post: sums written")
+    else:
+        plan.careful.extend(range(len(group)))
+    return await _post_the_rest(db, plan, now, rules, hours, shard=shard, reach=reach)
+
+
+async def _post_the_rest(
+    db: Connection,
+    plan: Plan,
+    now: int,
+    rules: PostingRules,
+    hours: PlainHours,
+    *,
+    shard: int,
+    reach: FailPoint,
+) -> list[PostingResult]:
+    """
+    Post carefully what is not plain.
+
+    Whoever has added to hours blindly waits for no other ones: others may have those, and wait for
+    these. What was kept waiting for is posted again, all of it carefully and in one order.
+    """
     if not plan.careful:
-        await keep_sums(db, plan.sums(), shard)
-        reach("post: sums written")
         return plan.results([])
     careful = plan.careful_usage()
-    keys = await load(db, wanted_by(careful))
+    whole = await whole_dimensions(db) if any(map(concerns, careful)) else frozenset()
+    keys = await load(db, wanted_by(careful), "NOWAIT" if plan.parts else "")
     names = [usage.event_id for usage in careful if usage.event_id is not None]
     known = await known_events(db, names) if names else KnownEvents()
     reach("post: loaded")
@@ -209,10 +251,16 @@ async def post(
     return plan.results(results)
 
 
-async def load(db: Connection, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
-    """Return the keys, locked, with their hours from the first one on; new ones get their rows."""
+async def load(
+    db: Connection, wanted: Mapping[UsageKey, Wanted], wait: str = ""
+) -> dict[UsageKey, KeyState]:
+    """
+    Return the keys, locked, with their hours from the first one on; new ones get their rows.
+
+    It *waits* for whoever has them, or, by NOWAIT, for nobody.
+    """
     by_name = {name_of(key): key for key in wanted}
-    found = await _keys(db, KEYS, [*by_name])
+    found = await _keys(db, f"{KEYS} {wait}", [*by_name])
     if missing := sorted(by_name.keys() - found.keys()):  # one order for all who make them
         new = [
             new_key(name, by_name[name], wanted[by_name[name]].license_product) for name in missing
@@ -225,14 +273,15 @@ async def load(db: Connection, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageK
         await execute_for(db, NEW_KEYS, new)
         await db.execute(CLOSED_BEFORE, missing)
         await db.execute(OTHER_SCHEMES, pairs)
-        found |= await _keys(db, KEYS, missing)
+        found |= await _keys(db, f"{KEYS} {wait}", missing)
     if rivalled := {key.billed_as for key in found.values() if key.billed_as is not None}:
-        found |= await _keys(db, RIVALS, sorted(rivalled))  # those before knew of no other scheme
+        # Those before knew of no other scheme.
+        found |= await _keys(db, f"{RIVALS} {wait}", sorted(rivalled))
         introduce_rivals(found.values())
     keys = {key_of(name): state for name, state in found.items()}
     by_id = {state.key_id: state for state in found.values()}
     firsts = first_hours(keys, wanted)
-    for key_id, *hour in await db.fetch(HOURS, [*firsts], [*firsts.values()]):
+    for key_id, *hour in await db.fetch(f"{HOURS} {wait}", [*firsts], [*firsts.values()]):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return keys
 

@@ -15,16 +15,13 @@ from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery, arrived_entry_of
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Usage, key_of, name_of
+from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules, key_state
 from marketplace_metering_async.ledger.posting import (
     AddedUsage,
-    KeyState,
     KnownEvents,
-    OpenHour,
     Posting,
     PostingResult,
-    PostingRules,
     introduce_rivals,
-    key_state,
     wanted_by,
 )
 from marketplace_metering_async.ledger.stores.postgresql_adding import (

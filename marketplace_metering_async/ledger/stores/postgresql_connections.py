@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from attrs import evolve, frozen
@@ -20,19 +19,18 @@ from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
     LedgerError,
-    LedgerMissingError,
-    LedgerOutcomeUnknownError,
     LedgerUnusableError,
-    UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.callers_connection import connection_under
-from marketplace_metering_async.ledger.stores.migrations import (
-    first_edition,
-    migrations_in,
-    migrations_of,
+from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
+from marketplace_metering_async.ledger.stores.postgresql_errors import (
+    failed,
+    may_be_committed,
+    text_of,
 )
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
+from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
@@ -57,16 +55,6 @@ _MOVING_SECONDS: Final = 2.0
 """A ledger that moves does not say so sooner, for it waits for the caller who asks."""
 _NOTE_LASTS: Final = 6 * 86_400.0
 """Seconds for which a process looks for its note: relays remove those that are a week old."""
-_LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
-"""Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
-
-_OF_A_ROW: Final = frozenset({"22", "23", "54"})
-"""Those of what is in a row: no such value, against a constraint, too large."""
-
-_CANCELED: Final = "57014"
-"""Such as by the server's statement_timeout: it has done nothing."""
-_LOCK_NOT_AVAILABLE: Final = "55P03"
-
 _OTHER_LEDGER: Final = (
     "connection: connect it to the database of this ledger; it is connected to another one, where "
     "nothing was stored"
@@ -125,12 +113,12 @@ AT_ONCE: Final = f"""
             WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
-        (SELECT posted_at FROM note), sealings
+        (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, sealings
     FROM marketplace_metering.ledger
 """
 """
-A whole transaction, with a note: it divides by 0, and has done nothing then, unless all is as
-whoever runs it expects. Its parts run in the order in which they are counted.
+A whole transaction or its beginning, with a note: it divides by 0, and has done nothing then,
+unless all is as whoever runs it expects. Its parts run in the order in which they are counted.
 """
 OWN_VALUES: Final = 5
 """How many of the values of such a statement are not its parts'."""
@@ -151,21 +139,23 @@ DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 
 @frozen
 class AtOnce(Generic[T]):
     """
-    What an operation does, in one statement, if all is as is to be expected.
+    What an operation does, in one statement or after one, if all is as is to be expected.
 
     Attributes:
         statement: AT_ONCE with its parts.
         values: Of the parts.
-        result: What the operation returns then.
+        rest: What is left to do, which returns what the operation does.
+        is_all: Whether that asks nothing of the database.
     """
 
     statement: str
     values: Sequence[Any]
-    result: T
+    rest: Operation[T]
+    is_all: bool
 
 
 async def _nothing(_db: Connection) -> None:
-    """Change nothing in a transaction."""
+    """Change nothing in a transaction, or in a session: what it has set ends with a transaction."""
 
 
 class PostgresConnections:
@@ -178,10 +168,10 @@ class PostgresConnections:
         self._url, self._schema = schema_in(url)
         self.may_write = True
         self.clock = FollowingClock()
-        self._create = create
         self._reach = reach
-        self._migrations = migrations_in(schema) if schema else migrations_of("postgresql")
-        self._known = self._migrations[-1].version
+        migrations = migrations_in(schema) if schema else migrations_of("postgresql")
+        self._upgrade = SchemaUpgrade(self._url, self._schema, migrations, create, reach)
+        self._known = self._upgrade.known
         self._pool: Any = None  # an asyncpg pool while open
         self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
@@ -212,6 +202,7 @@ class PostgresConnections:
                 min_size=1,
                 max_size=_CONNECTIONS,
                 command_timeout=_COMMAND_SECONDS,
+                reset=_nothing,
                 statement_cache_size=0 if self._pooled else _CACHED_STATEMENTS,
             )
         except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
@@ -219,7 +210,7 @@ class PostgresConnections:
                 f"leave out of the ledger's URL what the server does not know: {error}"
             ) from error
         except self._errors as error:
-            raise LedgerError(f"PostgreSQL cannot be used: {_text_of(error)}") from error
+            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)}") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "
@@ -260,8 +251,9 @@ class PostgresConnections:
         seen: Any = None  # what it began with
         missing: Missing | None = None
         in_doubt = False
-        # One statement may land for as long as nothing with its note is committed.
-        may_land = note is None or at_once is not None
+        # It commits by itself, and may land for as long as nothing with its note is committed.
+        is_lone = at_once is not None and at_once.is_all and not self._pooled
+        may_land = note is None or is_lone
         memory = self._taken_memory(once=once)
         tries = _TRIES if at_once is None else _TRIES + 1
         for attempt in range(1, tries + 1):
@@ -271,20 +263,20 @@ class PostgresConnections:
             try:
                 async with self._connection() as connection:
                     db = SchemaConnection(connection, self._schema)
-                    if at_once is not None:
-                        done, committing = [at_once.result], True
+                    if at_once is not None and is_lone:
+                        done, committing = [await at_once.rest(db)], True
                         self._reach("transaction: at once")
-                        seen = await self._run_at_once(connection, at_once, note, memory, wait)
+                        seen = await self._begin(db, note, memory, wait, at_once)
                     else:
                         async with connection.transaction(isolation="read_committed"):
                             self._reach("transaction: begins")
-                            begun = await self._begin(db, note, memory.notes, wait)
+                            begun = await self._begin(db, note, memory, wait, at_once)
                             if begun is not None:
                                 seen = begun
                                 in_doubt = in_doubt and may_land
                                 self._require_usable(begun, though_moved=though_moved)
                                 missing = await self._guard_copy(db, memory, begun)
-                                done = [await operation(db)]
+                                done = [await (at_once.rest if at_once else operation)(db)]
                                 self._reach("transaction: commits")
                                 committing = True
                             elif seen is None:
@@ -293,13 +285,13 @@ class PostgresConnections:
             except self._errors as caught:
                 error = self._first(caught)
                 if not committed:  # otherwise only giving the connection back has failed
-                    in_doubt = in_doubt or (committing and self._may_be_committed(error))
+                    in_doubt = in_doubt or (committing and may_be_committed(error))
                     at_once, expected = None, at_once
                     if expected is not None and self._is_otherwise(error):
                         continue
                     if attempt == tries or not await self._passes(error):
                         self._keep_in_mind(memory, note, in_doubt=in_doubt)
-                        raise _failed(error, in_doubt=in_doubt) from error
+                        raise failed(error, in_doubt=in_doubt) from error
                     await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
                     continue
             self._remember(seen, note, missing)
@@ -307,29 +299,10 @@ class PostgresConnections:
             return done[0]
         raise AssertionError("the last attempt returned or raised")
 
-    async def _run_at_once(
-        self,
-        connection: Connection,
-        what: AtOnce[Any],
-        note: str | None,
-        memory: Memory,
-        wait: str,
-    ) -> Row:
-        """Run one statement, which commits by itself; return what it began with."""
-        asked = self.clock.passed()
-        db = SchemaConnection(connection, self._schema)
-        values = (note, memory.notes, wait, self._known, memory.sealings, *what.values)
-        if self._pooled:  # its parts may come to different sessions of the server otherwise
-            async with connection.transaction(isolation="read_committed"):
-                begun = await db.fetchrow(what.statement, *values)
-        else:
-            begun = await db.fetchrow(what.statement, *values)
-        self.clock.hear(begun["clock"], asked=asked)
-        return begun
-
     def _is_otherwise(self, error: BaseException) -> bool:
-        """Whether a statement has divided by 0, for not all was as is to be expected."""
-        return isinstance(error, self._asyncpg.DivisionByZeroError)
+        """Whether a statement has divided by 0, or found a row, for not all was as expected."""
+        pg = self._asyncpg
+        return isinstance(error, (pg.DivisionByZeroError, pg.UniqueViolationError))
 
     def _taken_memory(self, *, once: bool) -> Memory:
         """
@@ -397,7 +370,7 @@ class PostgresConnections:
         except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
             raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
@@ -440,7 +413,7 @@ class PostgresConnections:
             except self._errors as caught:
                 error = self._first(caught)
                 if attempt == _TRIES or not await self._passes(error):
-                    raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
+                    raise LedgerError(f"PostgreSQL: {text_of(error)}") from error
             await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
         raise AssertionError("the last attempt returned or raised")
 
@@ -460,18 +433,26 @@ class PostgresConnections:
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
     async def _begin(
-        self, connection: Connection, note: str | None, previous: Sequence[str], wait: str
-    ) -> Any:  # noqa: ANN401
+        self,
+        connection: Connection,
+        note: str | None,
+        memory: Memory,
+        wait: str,
+        at_once: AtOnce[Any] | None,
+    ) -> Row | None:
         """
-        Make the transaction durable, and leave its *note* in place of the *previous* ones.
+        Make the transaction durable, and leave its *note* in place of those that are remembered.
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
         asked = self.clock.passed()
-        if note is None:
+        if at_once is not None:
+            own = (note, memory.notes, wait, self._known, memory.sealings)
+            begun = await connection.fetchrow(at_once.statement, *own, *at_once.values)
+        elif note is None:
             begun = await connection.fetchrow(_BEGIN, wait)
         else:
-            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, previous)
+            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, memory.notes)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun
@@ -511,11 +492,6 @@ class PostgresConnections:
             error = error.__context__
         return error
 
-    def _may_be_committed(self, error: BaseException) -> bool:
-        """Whether a COMMIT that ended with *error* may have taken place all the same."""
-        state = _state_of(error)
-        return state[:2] in _LEFT_IN_DOUBT and state != _CANCELED
-
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
         """All that asyncpg and the network raise."""
@@ -537,95 +513,8 @@ class PostgresConnections:
                 "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
                 "would lose usage when the machine stops"
             )
-        if (version := await self._version(connection)) < self._known:
-            try:
-                await self._migrate()
-            except self._asyncpg.InsufficientPrivilegeError as error:
-                if not version:
-                    raise
-                raise LedgerUnusableError(
-                    "open it once with a role that may upgrade it, the owner of its tables: the "
-                    f"ledger is of an older version of the package ({error})"
-                ) from error
+        await self._upgrade.prepare(connection)
         db = SchemaConnection(connection, self._schema)
         self.may_write = await db.fetchval(_MAY_WRITE)
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())
-
-    async def _migrate(self) -> None:
-        """Upgrade the schema, on a connection that waits for as long as it takes."""
-        connection = await self._asyncpg.connect(self._url, statement_cache_size=0)
-        try:
-            await self._migrate_on(connection)
-        finally:
-            await connection.close(timeout=_CLOSE_SECONDS)
-
-    async def _migrate_on(self, connection: Connection) -> None:
-        async with connection.transaction():
-            await connection.execute("SET LOCAL statement_timeout = 0")
-            await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
-            version = await self._version(connection)
-            if not await connection.fetchval("SELECT to_regnamespace($1)", self._schema):
-                await connection.execute(f"CREATE SCHEMA {self._schema}")
-            db = SchemaConnection(connection, self._schema)
-            for migration in self._migrations:
-                if migration.version > version:
-                    for statement in migration.statements:
-                        await db.execute(statement)
-                        self._reach("migrate: statement")
-                    await db.execute(
-                        "UPDATE marketplace_metering.ledger SET version = $1", migration.version
-                    )
-            self._reach("migrate: done")
-
-    async def _version(self, connection: Connection) -> int:
-        """Return the version of the schema; 0 where there is none, and one may be made."""
-        place = _place_of(self._url)
-        db = SchemaConnection(connection, self._schema)
-        if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
-            raise first_edition(place)
-        if not await db.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
-            if not self._create:
-                raise LedgerMissingError(f"there is no ledger at {place}")
-            return 0
-        found = await db.fetchrow("SELECT version, min_compatible FROM marketplace_metering.ledger")
-        if found is None:
-            raise LedgerUnusableError(f"{place} is damaged; restore a backup")
-        require_known(found["min_compatible"], self._known)
-        version: int = found["version"]
-        return version
-
-
-def _place_of(url: str) -> str:
-    """Return host and database of *url*, and nothing that may be secret."""
-    parts = urlsplit(url)
-    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _text_of(error: BaseException) -> str:
-    """Return what an error says: of a server's but the message, for its details show the row."""
-    unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return getattr(error, "message", None) or str(error) or unnamed
-
-
-def _state_of(error: BaseException) -> str:
-    """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
-    return getattr(error, "sqlstate", None) or "08000"
-
-
-def was_kept_waiting(error: LedgerError) -> bool:
-    """Whether others took longer than a transaction's patience, and nothing was stored."""
-    cause = error.__cause__
-    if cause is None or isinstance(error, LedgerOutcomeUnknownError):
-        return False
-    return _state_of(cause) == _LOCK_NOT_AVAILABLE
-
-
-def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:
-    if in_doubt:
-        return LedgerOutcomeUnknownError(
-            f"PostgreSQL: {_text_of(error)}; it went away at the commit, and whether this was "
-            "stored is unknown"
-        )
-    kind = UsageRefusedError if _state_of(error)[:2] in _OF_A_ROW else LedgerError
-    return kind(f"PostgreSQL: {_text_of(error)}; nothing was stored")

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
-from marketplace_metering_async.ledger.posting import Posting, PostingRules, Wanted
+from marketplace_metering_async.ledger.open_hours import PostingRules
+from marketplace_metering_async.ledger.posting import Posting, Wanted
 from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
     ended_hours,

@@ -32,8 +32,9 @@ from marketplace_metering_async.ledger.model import (
     Settlement,
     Usage,
 )
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours
-from marketplace_metering_async.ledger.posting import PostingResult, PostingRules
+from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
     sqlite_adding,

@@ -14,19 +14,16 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of,
 )
+from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules, key_state
 from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     Changes,
-    KeyState,
     KnownEvents,
-    OpenHour,
     Posting,
     PostingResult,
-    PostingRules,
     Wanted,
     first_hours,
     introduce_rivals,
-    key_state,
     new_key,
     wanted_by,
 )

@@ -16,10 +16,8 @@ from contextlib import closing, contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote
 
 from marketplace_metering_async.errors import (
-    ConfigurationError,
     LedgerClosedError,
     LedgerError,
     LedgerMissingError,
@@ -33,6 +31,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     migrations_in,
     migrations_of,
 )
+from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
@@ -50,21 +49,6 @@ Where others hold the log, they have it since before.
 """
 _LOG_KEPT: Final = 2**24
 """Bytes to which the log is cut once nobody reads what it had grown by; it would keep its size."""
-_FAR_AWAY: Final = frozenset(
-    """
-    nfs nfs4 cifs smb3 smbfs afs ncpfs sshfs rclone davfs davfs2 curlftpfs
-    ceph ceph-fuse glusterfs lustre gpfs beegfs ocfs2 gfs2 orangefs pvfs2 panfs wekafs mfs moosefs
-    lizardfs juicefs seaweedfs alluxio alluxio-fuse cvmfs2
-    s3fs goofys geesefs gcsfuse mountpoint-s3 blobfuse blobfuse2 objectivefs
-    9p virtiofs vboxsf vmhgfs vmhgfs-fuse prl_fs drvfs grpcfuse osxfs fakeowner
-    fuse
-    """.split()  # noqa: SIM905 - one name a line would fill a page
-)
-"""
-File systems of other machines, and of the machine around this one, where the shared memory of WAL
-does not work; `fuse` is one that does not say what it is.
-"""
-_MOUNTS: Final = Path("/proc/mounts")
 _MACHINE_ID: Final = Path("/etc/machine-id")
 
 Connection = Any
@@ -286,8 +270,8 @@ class SqliteFile:
         if not self._create and not self._path.exists():
             raise self._missing()
         with _named(self._path):
-            self._require_place()
-            self.may_write = _may_write(self._path)
+            require_place(self._path)
+            self.may_write = may_write(self._path)
             if not self.may_write:
                 self._require_upgraded(self._read(self._version))
                 return 0
@@ -318,19 +302,6 @@ class SqliteFile:
         found = self._path.stat()
         self._identity = (found.st_dev, found.st_ino)
         return stat.S_IMODE(found.st_mode)
-
-    def _require_place(self) -> None:
-        parent = self._path.parent
-        if not parent.is_dir():
-            raise LedgerUnusableError(f"{parent}: there is no such directory")
-        if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
-            raise LedgerUnusableError(f"{self._path}: expected a file, got something else")
-        kind = _file_system(Path(os.path.realpath(self._path)))  # resolve() raises on loops
-        if kind.removeprefix("fuse.") in _FAR_AWAY:
-            raise LedgerUnusableError(
-                f"{self._path} lies on a network file system ({kind}), where SQLite's WAL loses "
-                "data; keep it on a local disk, or use PostgreSQL for many machines"
-            )
 
     def _migrate(self) -> None:
         with self._transaction():
@@ -450,49 +421,3 @@ def _worded(path: Path, error: Exception) -> LedgerError:
     if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
         return UsageRefusedError(f"{path}: {text}; nothing was stored")
     return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
-
-
-def _may_write(path: Path) -> bool:
-    """Whether this process may write the file and its folder, which gets a log."""
-    there = Path(os.path.realpath(path))
-    effective = os.access in os.supports_effective_ids
-    return not there.exists() or all(
-        os.access(place, os.W_OK, effective_ids=effective) for place in (there, there.parent)
-    )
-
-
-def path_of(rest: str) -> str:
-    """
-    Return the file that a URL names with *rest*, what follows `sqlite:///`.
-
-    Raises:
-        ConfigurationError: it names none, or asks for what a ledger has not.
-    """
-    if sign := next((sign for sign in "?#" if sign in rest), None):
-        raise ConfigurationError(
-            f"ledger URL: leave out what follows {sign!r}, a ledger in a file has no options; in a "
-            f"file's own name it is written %{ord(sign):X}"
-        )
-    path = unquote(rest)
-    if Path(path).name == ":memory:":
-        raise ConfigurationError(
-            "ledger URL: name a file in place of :memory:, whose usage would end with the process"
-        )
-    if "\0" in path:
-        raise ConfigurationError("ledger URL: expected a file's name, got one with a NUL in it")
-    return path
-
-
-def _file_system(file: Path) -> str:
-    """Return the kind of file system that *file* lies on; '' where the system does not say."""
-    try:
-        lines = _MOUNTS.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    best, kind = -1, ""
-    for line in lines:
-        _, point, found, *_ = line.split(" ")
-        place = Path(point.replace("\\040", " "))
-        if (file == place or place in file.parents) and len(place.parts) >= best:
-            best, kind = len(place.parts), found
-    return kind

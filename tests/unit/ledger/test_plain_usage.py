@@ -6,15 +6,13 @@ import pytest
 
 from marketplace_metering_async.errors import EventConflictError
 from marketplace_metering_async.ledger.model import ProductDimension, Usage, UsageKey
+from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     MOST_AHEAD,
     MOST_WHOLE,
     TO_SEND,
     AddedUsage,
-    KeyState,
-    OpenHour,
-    PostingRules,
     added_to,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
@@ -69,6 +67,18 @@ def test_usage_of_a_remembered_hour_is_added_to_its_row() -> None:
     ] == plan.sums()
     late, other = AddedUsage(late=True), AddedUsage()
     assert [added_to(NOON), added_to(NOON), other, late] == plan.results([other, late])
+
+
+def test_two_hours_of_a_key_leave_room_for_each_other() -> None:
+    """
+    Where one of them turns out to be sealed, the other one may have to carry its usage.
+    """
+    group = [usage(2 * UNIT, at=NOON - 1), usage(3 * UNIT)]
+    plan = hours(NOON - HOUR).plan(group, NOW, RULES)
+
+    assert [(NOON - HOUR, MOST_WHOLE - 5 * UNIT), (NOON, MOST_WHOLE - 5 * UNIT)] == [
+        (row[4], row[-1]) for row in rows(plan)
+    ]
 
 
 def test_nothing_but_zeros_needs_a_quantity_in_the_row() -> None:

@@ -17,15 +17,17 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.ledger.hours import deadline_of, hour_of, month_of
 from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
-from marketplace_metering_async.ledger.posting import (
+from marketplace_metering_async.ledger.open_hours import (
     LONGEST_GRACE,
+    KeyState,
+    OpenHour,
+    PostingRules,
+)
+from marketplace_metering_async.ledger.posting import (
     AddedUsage,
     Changes,
-    KeyState,
     KnownEvents,
-    OpenHour,
     Posting,
-    PostingRules,
     introduce_rivals,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
@@ -101,57 +103,6 @@ def test_usage_adds_to_the_hour_in_which_it_happened() -> None:
     assert [(0, 3, 1, NOW, NOW, NOON + HOUR + 600, 1, NOON)] == new.changes.new_hours
     assert not old.changes.new_hours
     assert not new.changes.grown_hours
-
-
-def test_the_stamp_is_the_latest_usage_whichever_came_last() -> None:
-    """
-    Inside the subscription, in the hour that began or ended. Covers: H13
-    """
-    way = Way()
-    for at in (NOON + 60, NOON + 1200, NOON + 30):
-        way.post(at)
-
-    assert NOON + 1200 == way.hour().stamp
-
-
-def test_an_hour_is_sealed_a_grace_after_its_end_or_its_first_usage() -> None:
-    """
-    Whichever is later.
-    """
-    on_time, late = Way(), Way()
-    on_time.post()
-    late.post(NOON - 3 * HOUR)
-
-    assert NOON + HOUR + 600 == on_time.hour().seal_at
-    assert NOW + 600 == late.hour(NOON - 3 * HOUR).seal_at
-
-
-@pytest.mark.parametrize(
-    ("grace", "month_end", "sealed"), [(600, 3600, 3600), (7200, 3600, 7200), (600, 0, 600)]
-)
-def test_a_months_last_hour_waits_longer(*, grace: int, month_end: int, sealed: int) -> None:
-    """
-    No other hour of its month can carry what comes later. The hour before it does not. ledger H10
-    """
-    rules = PostingRules(grace=grace, month_end_grace=month_end)
-    way = Way(now=MONTH - 60, rules=rules)
-    way.post(MONTH - 60)
-    way.post(MONTH - HOUR - 1)
-
-    assert MONTH + sealed == way.hour(MONTH - HOUR).seal_at
-    assert MONTH - 60 + grace == way.hour(MONTH - 2 * HOUR).seal_at
-
-
-def test_zeros_wait_for_usage() -> None:
-    """
-    A zero that is sent early would lock its hour at zero. Covers: H18
-    """
-    way = Way()
-    way.post(quantity=0)
-    waits = way.hour().seal_at
-    way.post(quantity=1)
-
-    assert (NOON + 5 * HOUR, NOON + HOUR + 600) == (waits, way.hour().seal_at)
 
 
 @pytest.mark.parametrize(("before", "late"), [(4200, False), (4199, True)])
@@ -313,16 +264,6 @@ def test_usage_ahead_of_now_is_not_carried_back() -> None:
     way = Way(stored(NOON + HOUR, is_open=False), now=NOON + HOUR - 60)
 
     assert moment(NOON + 2 * HOUR) == way.post(NOON + HOUR + 60).hour
-
-
-def test_a_stamp_lies_inside_of_an_hour_that_is_over() -> None:
-    """
-    Which carries what the hour before it had no room for.
-    """
-    way = Way(stored(NOON - 3 * HOUR, quantity=FULL))
-    way.post(NOON - 3 * HOUR, UNIT)
-
-    assert NOON - HOUR - 1 == way.hour(NOON - 2 * HOUR).stamp
 
 
 def test_late_usage_that_is_added_twice_is_one_row() -> None:

@@ -30,7 +30,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.relay import Relay
-from marketplace_metering_async.ledger.stores import sqlite, sqlite_file
+from marketplace_metering_async.ledger.stores import sqlite, sqlite_file, sqlite_place
 from marketplace_metering_async.ledger.stores.migrations import migrations_of
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.quantities import MILLION
@@ -175,7 +175,7 @@ async def test_a_network_file_system_is_refused(
     """
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/data {tmp_path} {kind} rw 0 0\n")
-    monkeypatch.setattr(sqlite_file, "_MOUNTS", mounts)
+    monkeypatch.setattr(sqlite_place, "_MOUNTS", mounts)
 
     with pytest.raises(LedgerUnusableError, match=rf"network file system \({kind}\)"):
         await opened(tmp_path / "usage.db")
@@ -188,7 +188,7 @@ async def test_a_system_that_does_not_say_is_believed(
     MacOS and Windows have no list of mounts, and a network drive is not known as one: the
     operator's page says so. ledger section 7, suspicion: reproduced
     """
-    monkeypatch.setattr(sqlite_file, "_MOUNTS", tmp_path / "nowhere")
+    monkeypatch.setattr(sqlite_place, "_MOUNTS", tmp_path / "nowhere")
     await opened(tmp_path / "usage.db")
     page = (Path(ledger.__file__).parent / "OPERATING.md").read_text("utf-8")
 
@@ -213,7 +213,7 @@ async def test_a_link_to_a_network_file_system_is_refused(
     mounts.write_text(
         f"/dev/sda / ext4 rw 0 0\ns:/d {far} nfs4 rw 0 0\ns:/d {near}/mounted.db nfs rw 0 0\n"
     )
-    monkeypatch.setattr(sqlite_file, "_MOUNTS", mounts)
+    monkeypatch.setattr(sqlite_place, "_MOUNTS", mounts)
 
     for name in ("there.db", "missing.db", "folder/new.db", "mounted.db"):
         with pytest.raises(LedgerUnusableError, match="network file system"):

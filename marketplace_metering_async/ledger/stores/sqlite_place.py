@@ -1,0 +1,91 @@
+"""Where a ledger's file may lie: what a URL names, and on which disks SQLite keeps its promise."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from marketplace_metering_async.errors import ConfigurationError, LedgerUnusableError
+
+_FAR_AWAY: Final = frozenset(
+    """
+    nfs nfs4 cifs smb3 smbfs afs ncpfs sshfs rclone davfs davfs2 curlftpfs
+    ceph ceph-fuse glusterfs lustre gpfs beegfs ocfs2 gfs2 orangefs pvfs2 panfs wekafs mfs moosefs
+    lizardfs juicefs seaweedfs alluxio alluxio-fuse cvmfs2
+    s3fs goofys geesefs gcsfuse mountpoint-s3 blobfuse blobfuse2 objectivefs
+    9p virtiofs vboxsf vmhgfs vmhgfs-fuse prl_fs drvfs grpcfuse osxfs fakeowner
+    fuse
+    """.split()  # noqa: SIM905 - one name a line would fill a page
+)
+"""
+File systems of other machines, and of the machine around this one, where the shared memory of WAL
+does not work; `fuse` is one that does not say what it is.
+"""
+_MOUNTS: Final = Path("/proc/mounts")
+
+
+def path_of(rest: str) -> str:
+    """
+    Return the file that a URL names with *rest*, what follows `sqlite:///`.
+
+    Raises:
+        ConfigurationError: it names none, or asks for what a ledger has not.
+    """
+    if sign := next((sign for sign in "?#" if sign in rest), None):
+        raise ConfigurationError(
+            f"ledger URL: leave out what follows {sign!r}, a ledger in a file has no options; in a "
+            f"file's own name it is written %{ord(sign):X}"
+        )
+    path = unquote(rest)
+    if Path(path).name == ":memory:":
+        raise ConfigurationError(
+            "ledger URL: name a file in place of :memory:, whose usage would end with the process"
+        )
+    if "\0" in path:
+        raise ConfigurationError("ledger URL: expected a file's name, got one with a NUL in it")
+    return path
+
+
+def require_place(file: Path) -> None:
+    """
+    Refuse a place where SQLite cannot keep a ledger.
+
+    Raises:
+        LedgerUnusableError: its folder is missing, it is no file, or lies on a network file system.
+    """
+    parent = file.parent
+    if not parent.is_dir():
+        raise LedgerUnusableError(f"{parent}: there is no such directory")
+    if file.exists() and not stat.S_ISREG(file.stat().st_mode):
+        raise LedgerUnusableError(f"{file}: expected a file, got something else")
+    kind = _kind_of_disk(Path(os.path.realpath(file)))  # resolve() raises on loops
+    if kind.removeprefix("fuse.") in _FAR_AWAY:
+        raise LedgerUnusableError(
+            f"{file} lies on a network file system ({kind}), where SQLite's WAL loses "
+            "data; keep it on a local disk, or use PostgreSQL for many machines"
+        )
+
+
+def may_write(path: Path) -> bool:
+    """Whether this process may write the file and its folder, which gets a log."""
+    there = Path(os.path.realpath(path))
+    effective = os.access in os.supports_effective_ids
+    return not there.exists() or all(
+        os.access(place, os.W_OK, effective_ids=effective) for place in (there, there.parent)
+    )
+
+
+def _kind_of_disk(file: Path) -> str:
+    """Return the kind of file system that *file* lies on; '' where the system does not say."""
+    try:
+        lines = _MOUNTS.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        _, point, found, *_ = line.split(" ")
+        place = Path(point.replace("\\040", " "))
+        if (file == place or place in file.parents) and len(place.parts) >= best:
+            best, kind = len(place.parts), found
+    return kind
