@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,14 +129,38 @@ def _without_waiting(program: str, arguments: tuple[str, ...], **settings: Any) 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """Run a PostgreSQL in a folder of its own: pytest's own ones are closed to other users."""
+    from asyncpg import Connection  # noqa: PLC0415
+
     folder = Path(mkdtemp(prefix="ledger-pg-"))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # read when the server is imported
     server = PostgresServer(folder / "data")
+    introspect_once = _once_for_all(Connection._introspect_types)
     try:
-        yield server
+        with patch.object(Connection, "_introspect_types", introspect_once):
+            yield server
     finally:
         server.stop()
         rmtree(folder, ignore_errors=True)
+
+
+_FIRST_OWN_OID = 16_384
+
+
+def _once_for_all(introspect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """
+    Look types up as asyncpg does on each connection, but those that every server has only once.
+
+    The server takes longer for it than to connect, and tests connect thousands of times.
+    """
+    known: dict[frozenset[int], Any] = {}
+
+    async def of(connection: Any, oids: Iterable[int], timeout: float) -> Any:
+        wanted = frozenset(oids)
+        if wanted not in known or max(wanted) >= _FIRST_OWN_OID:
+            known[wanted] = await introspect(connection, wanted, timeout)
+        return known[wanted]
+
+    return of
 
 
 async def new_postgres_database(server: str) -> str:
