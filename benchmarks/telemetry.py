@@ -1,17 +1,29 @@
 """
 What does telemetry cost of a call's CPU? `python benchmarks/telemetry.py [slices]`
 
-Calls over TLS as in `cpu.py`: without it (`ours`), with an OpenTelemetryObserver where the program
-has the API alone (`ours-otel-api`), and with an SDK whose processor exports spans in batches
-(`ours-otel-sdk`). All three clients stand in one process and take turns of 100 calls, so that what
-disturbs the machine meets each alike; a ratio is of one turn.
+A call is 25 records over TLS, from signing to verdicts, as in `cpu.py`; the CPU is that of the
+process, the thread that exports among it, and the exporter drops what it gets. Clients: without
+telemetry, twice (`ours` and `ours-again`, which shows the noise); with an OpenTelemetryObserver
+where the program has the API alone (`ours-otel-api`), where it has an SDK with a batch processor
+and a reader of metrics (`-sdk`), and where that samples a tenth of the traces (`-sampled`); and
+with nothing but an empty span of that SDK for each call (`-bare`), which is its own floor.
+
+All clients stand in one process and take turns of 100 calls, so that what disturbs the machine
+meets each alike; a ratio is of one turn.
 """
 
 import sys
 
 from lab.harness import Server, results, spread
 
-KINDS = ("ours", "ours-otel-api", "ours-otel-sdk")
+KINDS = (
+    "ours",
+    "ours-again",
+    "ours-otel-api",
+    "ours-otel-sdk",
+    "ours-otel-sampled",
+    "ours-otel-bare",
+)
 
 
 def main() -> None:
@@ -19,7 +31,7 @@ def main() -> None:
     with results("telemetry") as found, Server() as server:
         rows = server.run(",".join(KINDS), "observed", records=2_500, slices=slices)["slices"]
         for kind in KINDS:
-            print(f"{kind:14} {spread([row[kind] for row in rows])} us CPU a call")
+            print(f"{kind:17} {spread([row[kind] for row in rows])} us CPU a call")
         found["ratios"] = {
             f"cpu, {kind} / ours": [round(row[kind] / row["ours"], 4) for row in rows]
             for kind in KINDS[1:]

@@ -17,112 +17,16 @@ if TYPE_CHECKING:
     from marketplace_metering_async.clock import Clock, SystemClock
     from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
     from marketplace_metering_async.customers import Customer
-    from marketplace_metering_async.errors import (
-        BatchMeterUsageError,
-        BothSchemesError,
-        CannotResolveError,
-        ClientClosedError,
-        ConfigurationError,
-        ConflictingRecordsError,
-        DeliveryTimeoutError,
-        EventConflictError,
-        EventTooOldError,
-        InvalidRecordError,
-        InvalidRecordTypeError,
-        InvalidRegistrationError,
-        InvalidResponseError,
-        KeyAlreadySentError,
-        LateUsageError,
-        LedgerClosedError,
-        LedgerError,
-        LedgerMissingError,
-        LedgerOutcomeUnknownError,
-        LedgerRegionMismatchError,
-        LedgerUnusableError,
-        MarketplaceMeteringException,
-        MeteringError,
-        NoCredentialsError,
-        NoRegionError,
-        NotProcessedError,
-        OutOfWindowError,
-        QuantityOverflowError,
-        RecordNotMeteredError,
-        SdkClientError,
-        SimilarRecordRefusedError,
-        TransportError,
-        UnexpectedError,
-        UsageRefusedError,
-        Violation,
-    )
-    from marketplace_metering_async.events import (
-        BatchEnded,
-        BatchReleased,
-        CallEnded,
-        Event,
-        Isolated,
-        Isolating,
-        LoggingObserver,
-        Observer,
-        RelayBlocked,
-        RelayWorking,
-        Retrying,
-        SendingStopped,
-        Settled,
-        Throttled,
-        UsageEndedUnmetered,
-        WarningIssued,
-    )
+    from marketplace_metering_async.errors import *
+    from marketplace_metering_async.events import *
     from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
     from marketplace_metering_async.flow.retries import RetryPolicy
-    from marketplace_metering_async.ledger import (
-        AddedUsage,
-        Attempt,
-        CarriedUsage,
-        Explanation,
-        HistoryEntry,
-        HourState,
-        LedgerStatus,
-        ProductDimension,
-        ProductStatus,
-        Relaying,
-        RelayReport,
-        Resolution,
-        UsageLedger,
-        UsageToAdd,
-    )
+    from marketplace_metering_async.ledger import *
     from marketplace_metering_async.limits import ServiceMetadata
     from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
     from marketplace_metering_async.registration import Registration, verify_registration
-    from marketplace_metering_async.results import (
-        BatchMeterUsageResult,
-        MeterUsageResult,
-        RecordResult,
-        RecordStatus,
-        RegisterUsageResult,
-        ResolveCustomerResult,
-        Verdict,
-    )
-    from marketplace_metering_async.service_errors import (
-        CustomerNotEntitledException,
-        DisabledApiException,
-        DuplicateRequestException,
-        ExpiredTokenException,
-        IdempotencyConflictException,
-        InternalServiceErrorException,
-        InvalidCustomerIdentifierException,
-        InvalidEndpointRegionException,
-        InvalidLicenseException,
-        InvalidProductCodeException,
-        InvalidPublicKeyVersionException,
-        InvalidRegionException,
-        InvalidTagException,
-        InvalidTokenException,
-        InvalidUsageAllocationsException,
-        InvalidUsageDimensionException,
-        PlatformNotSupportedException,
-        ThrottlingException,
-        TimestampOutOfBoundsException,
-    )
+    from marketplace_metering_async.results import *
+    from marketplace_metering_async.service_errors import *
     from marketplace_metering_async.telemetry import OpenTelemetryObserver
 
 __all__ = [
@@ -243,87 +147,27 @@ __all__ = [
     "verify_registration",
 ]
 
-_NAMES_OF: Final = {
-    "aws.endpoints": ["Endpoint"],
-    "aws.transport": ["Request", "Response", "Transport"],
-    "batcher": ["UsageBatcher"],
-    "client": ["MarketplaceMeteringClient"],
-    "clock": ["Clock", "SystemClock"],
-    "coalescing": ["Coalesced", "Coalescer", "HeldHour", "coalesce"],
-    "customers": ["Customer"],
-    "events": [
-        "BatchEnded",
-        "BatchReleased",
-        "CallEnded",
-        "Event",
-        "Isolated",
-        "Isolating",
-        "LoggingObserver",
-        "Observer",
-        "RelayBlocked",
-        "RelayWorking",
-        "Retrying",
-        "SendingStopped",
-        "Settled",
-        "Throttled",
-        "UsageEndedUnmetered",
-        "WarningIssued",
-    ],
-    "flow.pacing": ["AdaptivePacer", "CallEnd", "Pacer"],
-    "flow.retries": ["RetryPolicy"],
-    "ledger": [
-        "AddedUsage",
-        "Attempt",
-        "CarriedUsage",
-        "Explanation",
-        "HistoryEntry",
-        "HourState",
-        "LedgerStatus",
-        "ProductDimension",
-        "ProductStatus",
-        "RelayReport",
-        "Relaying",
-        "Resolution",
-        "UsageLedger",
-        "UsageToAdd",
-        "UsageToAdd",
-    ],
-    "limits": ["ServiceMetadata"],
-    "records": ["Tag", "UsageAllocation", "UsageRecord"],
-    "registration": ["Registration", "verify_registration"],
-    "service_errors": [
-        "CustomerNotEntitledException",
-        "DisabledApiException",
-        "DuplicateRequestException",
-        "ExpiredTokenException",
-        "IdempotencyConflictException",
-        "InternalServiceErrorException",
-        "InvalidCustomerIdentifierException",
-        "InvalidEndpointRegionException",
-        "InvalidLicenseException",
-        "InvalidProductCodeException",
-        "InvalidPublicKeyVersionException",
-        "InvalidRegionException",
-        "InvalidTagException",
-        "InvalidTokenException",
-        "InvalidUsageAllocationsException",
-        "InvalidUsageDimensionException",
-        "PlatformNotSupportedException",
-        "ThrottlingException",
-        "TimestampOutOfBoundsException",
-    ],
-    "results": [
-        "BatchMeterUsageResult",
-        "MeterUsageResult",
-        "RecordResult",
-        "RecordStatus",
-        "RegisterUsageResult",
-        "ResolveCustomerResult",
-        "Verdict",
-    ],
-    "telemetry": ["OpenTelemetryObserver"],
-}
-_HOMES: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
+_HOMES: Final = (
+    "errors",
+    "service_errors",
+    "limits",
+    "customers",
+    "records",
+    "results",
+    "coalescing",
+    "registration",
+    "clock",
+    "events",
+    "flow.pacing",
+    "flow.retries",
+    "aws.transport",
+    "aws.endpoints",
+    "client",
+    "batcher",
+    "ledger",
+    "telemetry",
+)
+"""Where the names are, lower floors first: what is asked for loads none that is above it."""
 
 
 def __dir__() -> list[str]:
@@ -335,7 +179,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
     """Import what is asked for: pytest loads our plugin in every project, used or not."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name, "errors")
-    found = getattr(import_module(f"{__name__}.{home}"), name)
+    modules = (import_module(f"{__name__}.{home}") for home in _HOMES)
+    found = next(vars(module)[name] for module in modules if name in vars(module))
     globals()[name] = found
     return found

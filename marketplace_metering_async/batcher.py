@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
+from marketplace_metering_async.clock import calling_after
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -64,6 +66,7 @@ class UsageBatcher:
         self._places = _PendingLimit(max_pending)
         self._positions = count()
         self._waiters: dict[int, asyncio.Future[RecordResult]] = {}
+        self._callers: dict[int, Context] = {}  # of those, where calls are observed
         self._made: Feed | None = None
         self._closed = False
         self._unsure: list[RecordResult] | None = None  # kept while draining
@@ -110,6 +113,8 @@ class UsageBatcher:
         await self._places.enter(admitted.product_code or self._product_code)
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         self._waiters[position] = waiter
+        if shared_of(self._client).connection.observes_calls:
+            self._callers[position] = copy_context()
         try:
             feed.join(position, record, admitted)
             return await waiter
@@ -119,6 +124,7 @@ class UsageBatcher:
             raise
         finally:
             del self._waiters[position]
+            self._callers.pop(position, None)
 
     async def flush(self) -> None:
         """
@@ -153,13 +159,10 @@ class UsageBatcher:
             return unsure
         delivery = self._made.delivery
         delivery.flush()
-        timer = None if timeout is None else asyncio.create_task(self._stop_after(timeout))
-        try:
+        error = DeliveryTimeoutError("the time allowed for draining is over")
+        clock = shared_of(self._client).clock
+        async with calling_after(clock, timeout, lambda: delivery.stop(error)):
             await delivery.finished()
-        finally:
-            if timer is not None:
-                timer.cancel()
-                await asyncio.gather(timer, return_exceptions=True)
         await delivery.abort()
         return unsure
 
@@ -193,15 +196,10 @@ class UsageBatcher:
                 product_code=self._product_code,
                 linger=self._linger,
                 keys_remembered=_KEYS_REMEMBERED,
+                callers=self._callers,
             )
             self._reported = (shared_of(self._client).clock.monotonic(), 0, 0)
         return self._made
-
-    async def _stop_after(self, timeout: float) -> None:
-        await shared_of(self._client).clock.sleep(timeout)
-        if self._made is not None:
-            error = DeliveryTimeoutError("the time allowed for draining is over")
-            self._made.delivery.stop(error)
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
         for result in results:

@@ -19,7 +19,7 @@ from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stream import Stream
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidResponseError,
@@ -47,6 +47,7 @@ from marketplace_metering_async.results import (
     RegisterUsageResult,
     ResolveCustomerResult,
 )
+from marketplace_metering_async.service_codes import ErrorKind
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession

@@ -3,6 +3,8 @@
 import asyncio
 import math
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -65,6 +67,25 @@ async def sleep_or_wake(clock: Clock, seconds: float, *events: asyncio.Event) ->
 
 async def _nap(clock: Clock, seconds: float) -> None:
     await clock.sleep(seconds)
+
+
+@asynccontextmanager
+async def calling_after(
+    clock: Clock, seconds: float | None, act: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Call *act* after *seconds* of *clock* (None: never), unless the block ends before."""
+
+    async def wait_and_act(seconds: float) -> None:
+        await clock.sleep(seconds)
+        act()
+
+    timers = [] if seconds is None else [asyncio.create_task(wait_and_act(seconds))]
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*timers, return_exceptions=True)
 
 
 class SystemClock:

@@ -1,5 +1,5 @@
 """
-Whose fault an error is: one table from the service's code, or its HTTP status, to a ErrorKind.
+Whose fault an error is: from the service's code, or its HTTP status, to an ErrorKind.
 
 The order of the questions: is it a response of the service? Then a 5xx is the service's fault, the
 code decides otherwise, and where the code is unknown the status. Is it somebody else's response,
@@ -10,7 +10,6 @@ What is unknown is not the record's fault: a new code of the service must not bu
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -21,120 +20,26 @@ from marketplace_metering_async.errors import (
     TransportError,
     UnexpectedError,
 )
-from marketplace_metering_async.service_codes import is_stale_registration
+from marketplace_metering_async.service_codes import ErrorKind, is_stale_registration, kind_of
 
-
-class ErrorKind(StrEnum):
-    """Whose fault an error is, and so what to do about it."""
-
-    CONTENT = "content"
-    """The record's: what it says. It would be refused at any time: isolate it, REJECTED."""
-    STATE = "state"
-    """The record's, at this time: timestamp, license. Isolate it; it may have been taken before."""
-    UNKNOWN = "unknown"
-    """A refusal nobody has heard of: isolate, but blame no record."""
-    PRODUCT = "product"
-    """The account's, for one product: stop its lane."""
-    ACCOUNT = "account"
-    """The account's or the configuration's: stop all lanes."""
-    CREDENTIALS = "credentials"
-    """The keys are too old: look once for newer ones, then it is the account's."""
-    CLOCK = "clock"
-    """The signature's time is off: correct the clock once, then it is the account's."""
-    THROTTLE = "throttle"
-    """The service's: too many calls. Not acted upon: slow down and send again."""
-    SERVICE = "service"
-    """The service's, or the way to it: send again. It may have been acted upon."""
-
-
-_CODES: Final[Mapping[ErrorKind, tuple[str, ...]]] = MappingProxyType(
+_MODELLED: Final[Mapping[str, ErrorKind]] = MappingProxyType(
     {
-        ErrorKind.CONTENT: (
-            "InvalidCustomerIdentifierException",
-            "InvalidTagException",
-            "InvalidUsageAllocationsException",
-            "InvalidUsageDimensionException",
-            "RequestEntityTooLargeException",
-            "RequestEntityTooLarge",
-        ),
-        ErrorKind.STATE: ("InvalidLicenseException", "TimestampOutOfBoundsException"),
-        ErrorKind.PRODUCT: ("InvalidProductCodeException",),
-        ErrorKind.ACCOUNT: (
-            "AccessDenied",
-            "AccessDeniedException",
-            "AuthFailure",
-            "DisabledApiException",
-            "IncompleteSignature",
-            "IncompleteSignatureException",
-            "InvalidAction",
-            "InvalidEndpointRegionException",
-            "InvalidRegionException",
-            "MalformedHttpRequestException",
-            "MissingAction",
-            "MissingAuthenticationToken",
-            "MissingAuthenticationTokenException",
-            "NotAuthorized",
-            "OptInRequired",
-            "SubscriptionRequiredException",
-            "UnauthorizedException",
-            "UnauthorizedOperation",
-            "UnknownOperationException",
-        ),
-        ErrorKind.CREDENTIALS: (
-            "ExpiredToken",
-            "ExpiredTokenException",
-            "InvalidAccessKeyId",  # this and the likes of it: a key that was rotated away
-            "InvalidClientTokenId",
-            "TokenRefreshRequired",
-            "UnrecognizedClientException",
-        ),
-        ErrorKind.CLOCK: (
-            "InvalidSignatureException",
-            "RequestExpired",
-            "RequestInTheFuture",
-            "RequestTimeTooSkewed",
-            "SignatureDoesNotMatch",
-        ),
-        ErrorKind.THROTTLE: (
-            "BandwidthLimitExceeded",
-            "EC2ThrottledException",
-            "LimitExceededException",
-            "PriorRequestNotComplete",
-            "ProvisionedThroughputExceededException",
-            "RequestLimitExceeded",
-            "RequestThrottled",
-            "RequestThrottledException",
-            "SlowDown",
-            "ThrottledException",
-            "Throttling",
-            "ThrottlingException",
-            "TooManyRequestsException",
-            "TransactionInProgressException",
-        ),
-        ErrorKind.SERVICE: (
-            "InternalError",
-            "InternalFailure",
-            "InternalServerError",
-            "InternalServerErrorException",
-            "InternalServerException",
-            "InternalServiceError",
-            "InternalServiceErrorException",
-            "InternalServiceException",  # so misspelled in AWS's own pipeline, which burns records
-            "RequestTimeout",
-            "RequestTimeoutException",
-            "ServiceUnavailable",
-            "ServiceUnavailableException",
-        ),
+        "DisabledApiException": ErrorKind.ACCOUNT,
+        "InternalServiceErrorException": ErrorKind.SERVICE,
+        "InvalidCustomerIdentifierException": ErrorKind.CONTENT,
+        "InvalidEndpointRegionException": ErrorKind.ACCOUNT,
+        "InvalidLicenseException": ErrorKind.STATE,
+        "InvalidProductCodeException": ErrorKind.PRODUCT,
+        "InvalidRegionException": ErrorKind.ACCOUNT,
+        "InvalidTagException": ErrorKind.CONTENT,
+        "InvalidUsageAllocationsException": ErrorKind.CONTENT,
+        "InvalidUsageDimensionException": ErrorKind.CONTENT,
+        "ThrottlingException": ErrorKind.THROTTLE,
+        "TimestampOutOfBoundsException": ErrorKind.STATE,
     }
 )
-
-FAULT_OF_CODE: Final[Mapping[str, ErrorKind]] = MappingProxyType(
-    {code: fault for fault, codes in _CODES.items() for code in codes}
-)
 """
-The service's modelled errors, AWS's common errors
-(docs.aws.amazon.com/awsconsolehelpdocs/latest/gsg/common-errors.html) and the throttling and
-transient codes of AWS's SDKs. The modelled errors of the other operations are not in it: those
+The errors of the service's model. Those that only the other operations have are not in it: those
 operations send no records, and are not retried.
 """
 
@@ -168,7 +73,8 @@ def classify(error: MeteringError) -> ErrorKind:
                 return ErrorKind.SERVICE
             if is_stale_registration(code, operation, status):
                 return ErrorKind.UNKNOWN
-            return FAULT_OF_CODE.get(code) or _FAULT_OF_STATUS.get(status or 0, ErrorKind.UNKNOWN)
+            known = _MODELLED.get(code) or kind_of(code)
+            return known or _FAULT_OF_STATUS.get(status or 0, ErrorKind.UNKNOWN)
     return ErrorKind.ACCOUNT
 
 

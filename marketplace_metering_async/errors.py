@@ -45,7 +45,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Self
 
-from attrs import evolve, frozen
+from attrs import define, evolve, frozen
 
 from marketplace_metering_async.service_codes import advice_on
 
@@ -162,6 +162,10 @@ class ConflictingRecordsError(SdkClientError):
         "Add the records of one hour up with coalesce(), or decide which one is right, and send "
         "that one."
     )
+    _why = (
+        "have one key (product or license, customer, dimension, hour) but differ; the service "
+        "keeps only the first of a key, so none was sent"
+    )
 
     def __init__(self, positions: Sequence[int]) -> None:
         self.positions = tuple(positions)
@@ -171,10 +175,7 @@ class ConflictingRecordsError(SdkClientError):
         """Name the positions."""
         shown = ", ".join(str(position) for position in self.positions[:10])
         more = ", …" if len(self.positions) > 10 else ""
-        return (
-            f"records[{shown}{more}] have one key (product or license, customer, dimension, hour) "
-            "but differ; the service keeps only the first of a key, so none was sent"
-        )
+        return f"records[{shown}{more}] {self._why}"
 
 
 class KeyAlreadySentError(ConflictingRecordsError):
@@ -213,31 +214,26 @@ class BothSchemesError(ConflictingRecordsError):
     """
 
     advice = "Send the hour's usage once: with the license where the listing has licenses."
-
-    def __str__(self) -> str:
-        """Name the positions."""
-        shown = ", ".join(str(position) for position in self.positions[:10])
-        more = ", …" if len(self.positions) > 10 else ""
-        return (
-            f"records[{shown}{more}] name one customer's hour and dimension, by product code and "
-            "by license; the service would bill both, so none was sent"
-        )
+    _why = (
+        "name one customer's hour and dimension, by product code and by license; the service would "
+        "bill both, so none was sent"
+    )
 
 
+@define(slots=False, repr=False)
 class QuantityOverflowError(SdkClientError, OverflowError):
     """
     A sum is greater than the 9999999999.999999 units that a record can hold.
 
     Attributes:
+        place: Whose sum it is.
         total: The sum.
     """
 
     advice = "Meter in a larger unit, or meter the excess in a later hour."
 
-    def __init__(self, place: str, total: int | Decimal) -> None:
-        self.place = place
-        self.total = total
-        super().__init__(place, total)
+    place: str
+    total: int | Decimal
 
     def __str__(self) -> str:
         """Name the place and the sum."""
@@ -246,6 +242,7 @@ class QuantityOverflowError(SdkClientError, OverflowError):
         )
 
 
+@define(slots=False, repr=False)
 class SimilarRecordRefusedError(SdkClientError):
     """
     Not sent, since the service has just refused a record with the same customer or dimension.
@@ -259,10 +256,8 @@ class SimilarRecordRefusedError(SdkClientError):
 
     advice = "Fix what the service refused in the first record, and send this one again."
 
-    def __init__(self, cause_code: str, member: str) -> None:
-        self.cause_code = cause_code
-        self.member = member
-        super().__init__(cause_code, member)
+    cause_code: str
+    member: str
 
     def __str__(self) -> str:
         """Name the code and what is shared."""
@@ -305,6 +300,7 @@ class ClientClosedError(SdkClientError):
     advice = "Make a client for this event loop and keep it open while it is used."
 
 
+@define(slots=False, repr=False)
 class TransportError(SdkClientError):
     """
     No response came.
@@ -316,14 +312,8 @@ class TransportError(SdkClientError):
 
     advice = "Check the network and the endpoint; sending the identical records again is safe."
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        self.reason = reason
-        self.sent = sent
-        super().__init__(reason, sent)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Let pickling and copying keep *sent*, which is keyword-only."""
-        return (_transport_error, (self.reason, self.sent))
+    reason: str
+    sent: bool
 
     def __str__(self) -> str:
         """Say what happened, and what it means for the request."""
@@ -331,10 +321,7 @@ class TransportError(SdkClientError):
         return f"{self.reason}; {fate}"
 
 
-def _transport_error(reason: str, sent: bool) -> TransportError:  # noqa: FBT001
-    return TransportError(reason, sent=sent)
-
-
+@define(slots=False, repr=False)
 class InvalidRegistrationError(SdkClientError):
     """
     What came as RegisterUsage's signature does not prove the registration that was asked for.
@@ -345,11 +332,10 @@ class InvalidRegistrationError(SdkClientError):
 
     advice = "Do not run on it: somebody may answer in the marketplace's place."
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
+    reason: str
 
 
+@define(slots=False, repr=False)
 class InvalidResponseError(SdkClientError):
     """
     A response came that the service does not give: HTML, no JSON, too large, or another's records.
@@ -366,32 +352,28 @@ class InvalidResponseError(SdkClientError):
         "identical records again is safe."
     )
 
-    def __init__(
-        self,
-        reason: str,
-        status: int | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        self.reason = reason
-        self.status = status
-        self.request_id = request_id
-        self.retry_after = retry_after
-        super().__init__(reason, status, request_id, retry_after)
+    reason: str
+    status: int | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         """Say what is wrong with the response."""
         return self.reason if self.status is None else f"HTTP {self.status}: {self.reason}"
 
 
+@define(slots=False, repr=False)
 class DeliveryTimeoutError(SdkClientError):
-    """The time allowed for delivery ended before the service had settled the record."""
+    """
+    The time allowed for delivery ended before the service had settled the record.
+
+    Attributes:
+        reason: Which time is over.
+    """
 
     advice = "Send the identical record again."
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
+    reason: str
 
 
 class NotProcessedError(SdkClientError):
@@ -404,14 +386,18 @@ class NotProcessedError(SdkClientError):
         return "the service left the record unprocessed"
 
 
+@define(slots=False, repr=False)
 class UnexpectedError(SdkClientError):
-    """Something broke that should not, here or in a part that was handed in; see `__cause__`."""
+    """
+    Something broke that should not, here or in a part that was handed in; see `__cause__`.
+
+    Attributes:
+        cause: What it was: of an exception the class alone, since its text may hold secrets.
+    """
 
     advice = "This is a defect: report it with the cause; sending the identical records is safe."
 
-    def __init__(self, cause: str) -> None:
-        self.cause = cause
-        super().__init__(cause)
+    cause: str
 
 
 class LedgerError(SdkClientError):
@@ -475,6 +461,7 @@ class CannotResolveError(LedgerError):
     advice = "Nothing was changed. Look at history() again: something may have happened since."
 
 
+@define(slots=False, repr=False)
 class EventConflictError(LedgerError):
     """
     A known event id came with other content; what came first stands.
@@ -485,15 +472,14 @@ class EventConflictError(LedgerError):
 
     advice = "Give each piece of usage an event id of its own, and repeat it unchanged."
 
-    def __init__(self, event_id: str) -> None:
-        self.event_id = event_id
-        super().__init__(event_id)
+    event_id: str
 
     def __str__(self) -> str:
         """Name the event."""
         return f"event_id {self.event_id!r} is known with other content; nothing was added"
 
 
+@define(slots=False, repr=False)
 class EventTooOldError(LedgerError):
     """
     An event is so old that its id may have been known and forgotten since.
@@ -508,10 +494,8 @@ class EventTooOldError(LedgerError):
         "events within the 32 days for which `prune()` always keeps their ids."
     )
 
-    def __init__(self, event_id: str, since: datetime) -> None:
-        self.event_id = event_id
-        self.since = since
-        super().__init__(event_id, since)
+    event_id: str
+    since: datetime
 
     def __str__(self) -> str:
         """Name the event and the time."""
@@ -521,6 +505,7 @@ class EventTooOldError(LedgerError):
         )
 
 
+@define(slots=False, repr=False)
 class LateUsageError(LedgerError):
     """
     The hour of the usage is sealed, and the ledger was opened with `late="refuse"`.
@@ -531,15 +516,14 @@ class LateUsageError(LedgerError):
 
     advice = "Meter it in a later hour by giving another `at`, or open the ledger with late=carry."
 
-    def __init__(self, at: datetime) -> None:
-        self.at = at
-        super().__init__(at)
+    at: datetime
 
     def __str__(self) -> str:
         """Name the time."""
         return f"the hour of {self.at:%Y-%m-%dT%H:%M:%SZ} takes no more usage; nothing was added"
 
 
+@define(slots=False, repr=False)
 class RecordNotMeteredError(SdkClientError):
     """
     One result that is no success, as `raise_for_failures()` shows it.
@@ -550,11 +534,9 @@ class RecordNotMeteredError(SdkClientError):
         what_to_do: The result's advice.
     """
 
-    def __init__(self, position: int, status: str, what_to_do: str) -> None:
-        self.position = position
-        self.status = status
-        self.what_to_do = what_to_do
-        super().__init__(position, status, what_to_do)
+    position: int
+    status: str
+    what_to_do: str
 
     def __str__(self) -> str:
         """Name the record, the verdict and what to do."""
@@ -573,6 +555,7 @@ class BatchMeterUsageError(MeteringError, ExceptionGroup[RecordNotMeteredError])
         return type(self)(self.message, excs)
 
 
+@define(slots=False, repr=False)
 class MarketplaceMeteringException(MeteringError):  # noqa: N818 - the service's own word
     """
     The service answered with an error. A code without a class of its own comes as this one.
@@ -586,31 +569,17 @@ class MarketplaceMeteringException(MeteringError):  # noqa: N818 - the service's
         retry_after: Seconds that the service asked to wait, if it did.
     """
 
-    def __init__(
-        self,
-        code: str,
-        message: str = "",
-        *,
-        operation: str = "BatchMeterUsage",
-        status: int | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        self.code = code
-        self.message = message
-        self.operation = operation
-        self.status = status
-        self.request_id = request_id
-        self.retry_after = retry_after
-        if "advice" not in vars(type(self)):  # a class of its own has its own
-            self.advice = advice_on(code, operation, status)
-        super().__init__(code, message)
+    code: str
+    message: str = ""
+    operation: str = "BatchMeterUsage"
+    status: int | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Let pickling and copying keep the keyword-only facts."""
-        words = (self.code, self.message, self.operation)
-        facts = (self.status, self.request_id, self.retry_after)
-        return (_service_error, (type(self), *words, *facts))
+    def __attrs_post_init__(self) -> None:
+        """Say what to do about the code, unless it has a class of its own, which says so."""
+        if "advice" not in vars(type(self)):
+            self.advice = advice_on(self.code, self.operation, self.status)
 
     def __str__(self) -> str:
         """Return the code with status and request id; the service's text is in `message`."""
@@ -621,22 +590,3 @@ class MarketplaceMeteringException(MeteringError):  # noqa: N818 - the service's
     def __repr__(self) -> str:
         """As the text: the service's message may name a customer."""
         return f"{type(self).__name__}({self})"
-
-
-def _service_error(  # noqa: PLR0917 - pickle calls it by position
-    kind: type[MarketplaceMeteringException],
-    code: str,
-    message: str,
-    operation: str,
-    status: int | None,
-    request_id: str | None,
-    retry_after: float | None,
-) -> MarketplaceMeteringException:
-    return kind(
-        code,
-        message,
-        operation=operation,
-        status=status,
-        request_id=request_id,
-        retry_after=retry_after,
-    )

@@ -1,14 +1,16 @@
 """What happened on the way, as frozen values, and who gets them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextvars import Context
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.quantities import Quantity
+from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus
 
 _logger: Final = logging.getLogger("marketplace_metering_async")
@@ -28,6 +30,9 @@ class CallEnded:
         request_id: The service's id of the request.
         attempt: Which attempt it is for the records in it, counted from 1.
         region_name: The region that it went to.
+        carried: The records, of BatchMeterUsage. They name customers: the log leaves them out.
+        callers: Of a batcher: the contexts of those who handed the records in. None where the call
+            was made for the current one.
     """
 
     operation: str
@@ -37,6 +42,8 @@ class CallEnded:
     request_id: str | None = None
     attempt: int = 1
     region_name: str | None = None
+    carried: Sequence[UsageRecord] = field(default=(), repr=False)
+    callers: Sequence[Context] | None = field(default=None, repr=False)
 
 
 @frozen(kw_only=True)
@@ -248,11 +255,17 @@ Event = (
 )
 
 
+WITH_EACH_CALL: Final = (CallEnded, Settled, BatchReleased)
+"""Events that come with each call."""
+
+
 class Observer(Protocol):
     """
     Whoever wants to know.
 
-    Called from the event loop, so it must not block. What it raises is logged and hurts nobody.
+    Called from the event loop, so it must not block. What it raises is logged and hurts nobody. One
+    that has no use for what comes with each call, CallEnded, Settled and BatchReleased, may say so
+    by an attribute `observes_calls` that is False; it is looked at before each call.
     """
 
     def __call__(self, event: Event, /) -> None:
@@ -272,8 +285,8 @@ class LoggingObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Log *event*."""
-        if isinstance(event, CallEnded | Settled) and not _logger.isEnabledFor(logging.DEBUG):
-            return  # these come with every call
+        if isinstance(event, WITH_EACH_CALL) and not _logger.isEnabledFor(logging.DEBUG):
+            return
         level, text, *arguments = _said(event)
         if _logger.isEnabledFor(level):
             _logger.log(level, text, *arguments, extra=_fields(event))
@@ -305,7 +318,8 @@ def _said(event: Event) -> tuple[Any, ...]:
 
 def _fields(event: Event) -> dict[str, Any]:
     """Return what a log record has of *event*: plain values, and none for what is not known."""
-    known = {name: _plain(value) for name, value in asdict(event, recurse=False).items()}
+    shown = asdict(event, recurse=False, filter=lambda attribute, _: bool(attribute.repr))
+    known = {name: _plain(value) for name, value in shown.items()}
     named = {f"metering_{name}": value for name, value in known.items() if value is not None}
     return {"metering_event": type(event).__name__, **named}
 
@@ -337,8 +351,14 @@ def _blocked(event: RelayBlocked) -> str:
 
 
 def observes_calls(observer: Observer) -> bool:
-    """Whether *observer* makes use of what comes with each call: CallEnded and Settled."""
-    return type(observer) is not LoggingObserver or _logger.isEnabledFor(logging.DEBUG)
+    """Whether *observer* makes use of what comes with each call."""
+    if type(observer) is LoggingObserver:
+        return _logger.isEnabledFor(logging.DEBUG)
+    try:
+        return bool(getattr(observer, "observes_calls", True))
+    except Exception:
+        _logger.exception("the observer raised on observes_calls")
+        return True
 
 
 def emit(observer: Observer, event: Event) -> None:

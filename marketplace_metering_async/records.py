@@ -231,20 +231,25 @@ class UsageRecord:
         Before 1.44.1 boto3 knows no `QuantityAsDecimal`, which fractions and what is above
         2147483647 travel as.
         """
-        boto: dict[str, Any] = {
-            "Timestamp": self.timestamp,
-            "Dimension": self.dimension,
-            **quantity_members(
-                "Quantity", self.quantity, self.usage_allocations, whole=self._travels_whole()
-            ),
-        }
+        return {**self.to_wire(), "Timestamp": self.timestamp}
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the same with the timestamp in seconds since 1970, as a request carries it."""
+        members: dict[str, Any] = {"Timestamp": self.epoch, "Dimension": self.dimension}
+        whole = self._travels_whole()
+        if whole and not self.usage_allocations:  # as most
+            members["Quantity"] = self.quantity
+        else:
+            members |= quantity_members(
+                "Quantity", self.quantity, self.usage_allocations, whole=whole
+            )
         if self.customer_aws_account_id is not None:
-            boto["CustomerAWSAccountId"] = self.customer_aws_account_id
+            members["CustomerAWSAccountId"] = self.customer_aws_account_id
         if self.customer_identifier is not None:
-            boto["CustomerIdentifier"] = self.customer_identifier
+            members["CustomerIdentifier"] = self.customer_identifier
         if self.license_arn is not None:
-            boto["LicenseArn"] = self.license_arn
-        return boto
+            members["LicenseArn"] = self.license_arn
+        return members
 
     def _travels_whole(self) -> bool:
         return travel_whole(self.quantity, self.usage_allocations)

@@ -1,14 +1,39 @@
 """
-What to do about error codes of the service that have no exception class of their own.
+Error codes of the service without an exception class of their own: whose fault, and what to do.
 
 AWS's common errors (docs.aws.amazon.com/awsconsolehelpdocs/latest/gsg/common-errors.html), the
-codes of its SDKs, and the one code that means two things. Codes of the service's model have their
-advice in `service_errors`.
+throttling and transient codes of its SDKs, and the one code that means two things. Codes of the
+service's model have their advice in `service_errors`, and their kind in `error_kinds`.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+
+class ErrorKind(StrEnum):
+    """Whose fault an error is, and so what to do about it."""
+
+    CONTENT = "content"
+    """The record's: what it says. It would be refused at any time: isolate it, REJECTED."""
+    STATE = "state"
+    """The record's, at this time: timestamp, license. Isolate it; it may have been taken before."""
+    UNKNOWN = "unknown"
+    """A refusal nobody has heard of: isolate, but blame no record."""
+    PRODUCT = "product"
+    """The account's, for one product: stop its lane."""
+    ACCOUNT = "account"
+    """The account's or the configuration's: stop all lanes."""
+    CREDENTIALS = "credentials"
+    """The keys are too old: look once for newer ones, then it is the account's."""
+    CLOCK = "clock"
+    """The signature's time is off: correct the clock once, then it is the account's."""
+    THROTTLE = "throttle"
+    """The service's: too many calls. Not acted upon: slow down and send again."""
+    SERVICE = "service"
+    """The service's, or the way to it: send again. It may have been acted upon."""
+
 
 _OF_CREDENTIALS: Final = 403
 _REFRESH: Final = (
@@ -54,40 +79,42 @@ _UNKNOWN: Final = (
     "of {operation}. No record is blamed for it."
 )
 
-_CODES: Final = {
-    _REFRESH: ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"),
-    _ALLOWED: (
+_CODES: Final[Mapping[tuple[ErrorKind | None, str], tuple[str, ...]]] = {
+    (ErrorKind.ACCOUNT, _ALLOWED): (
         "AccessDenied",
         "AccessDeniedException",
         "NotAuthorized",
         "UnauthorizedException",
         "UnauthorizedOperation",
     ),
-    _UNKNOWN_KEY: (
-        "AuthFailure",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "UnrecognizedClientException",
-    ),
-    _WRONG_SIGNATURE: (
+    (ErrorKind.ACCOUNT, _UNKNOWN_KEY): ("AuthFailure",),
+    (ErrorKind.ACCOUNT, _WRONG_SIGNATURE): (
         "IncompleteSignature",
         "IncompleteSignatureException",
-        "InvalidSignatureException",
         "MissingAuthenticationToken",
         "MissingAuthenticationTokenException",
-        "SignatureDoesNotMatch",
     ),
-    _CLOCK: ("RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"),
-    _ACCOUNT: ("OptInRequired", "SubscriptionRequiredException"),
-    _ENDPOINT: (
+    (ErrorKind.ACCOUNT, _ACCOUNT): ("OptInRequired", "SubscriptionRequiredException"),
+    (ErrorKind.ACCOUNT, _ENDPOINT): (
         "InvalidAction",
         "MalformedHttpRequestException",
         "MissingAction",
         "UnknownOperationException",
     ),
-    _SHAPE: ("SerializationException", "ValidationError", "ValidationException"),
-    _TOO_LARGE: ("RequestEntityTooLarge", "RequestEntityTooLargeException"),
-    _SLOWER: (
+    (ErrorKind.CREDENTIALS, _REFRESH): (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "TokenRefreshRequired",
+    ),
+    (ErrorKind.CREDENTIALS, _UNKNOWN_KEY): (
+        "InvalidAccessKeyId",  # this and the likes of it: a key that was rotated away
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+    ),
+    (ErrorKind.CLOCK, _WRONG_SIGNATURE): ("InvalidSignatureException", "SignatureDoesNotMatch"),
+    (ErrorKind.CLOCK, _CLOCK): ("RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"),
+    (ErrorKind.CONTENT, _TOO_LARGE): ("RequestEntityTooLarge", "RequestEntityTooLargeException"),
+    (ErrorKind.THROTTLE, _SLOWER): (
         "BandwidthLimitExceeded",
         "EC2ThrottledException",
         "LimitExceededException",
@@ -102,26 +129,33 @@ _CODES: Final = {
         "TooManyRequestsException",
         "TransactionInProgressException",
     ),
-    _AGAIN: (
+    (ErrorKind.SERVICE, _AGAIN): (
         "InternalError",
         "InternalFailure",
         "InternalServerError",
         "InternalServerErrorException",
         "InternalServerException",
         "InternalServiceError",
-        "InternalServiceException",
+        "InternalServiceException",  # so misspelled in AWS's own pipeline, which burns records
         "RequestTimeout",
         "RequestTimeoutException",
         "ServiceUnavailable",
         "ServiceUnavailableException",
     ),
+    (None, _SHAPE): ("SerializationException", "ValidationError", "ValidationException"),
 }
-_ADVICE: Final[Mapping[str, str]] = MappingProxyType(
-    {code: advice for advice, codes in _CODES.items() for code in codes}
-)
+"""Kind (None: by the HTTP status) and advice, and the codes that have them."""
 
-KNOWN: Final = frozenset(_ADVICE)
+_MEANINGS: Final = MappingProxyType(
+    {code: meaning for meaning, codes in _CODES.items() for code in codes}
+)
+KNOWN: Final = frozenset(_MEANINGS)
 """The codes that have advice here."""
+
+
+def kind_of(code: str) -> ErrorKind | None:
+    """Return whose fault *code* is; None where it is none of these, or does not say."""
+    return _MEANINGS[code][0] if code in _MEANINGS else None
 
 
 def is_stale_registration(code: str, operation: str, status: int | None) -> bool:
@@ -139,4 +173,5 @@ def advice_on(code: str, operation: str, status: int | None) -> str:
     """Return what to do about *code*, met in *operation* with the HTTP *status*."""
     if is_stale_registration(code, operation, status):
         return _BUYER_AGAIN
-    return _ADVICE.get(code, _UNKNOWN).replace("{operation}", operation)
+    advice = _MEANINGS[code][1] if code in _MEANINGS else _UNKNOWN
+    return advice.replace("{operation}", operation)

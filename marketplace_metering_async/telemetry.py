@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from datetime import datetime
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING, Final
 
 from marketplace_metering_async import errors, service_codes, service_errors
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, MeteringError
 from marketplace_metering_async.events import (
+    WITH_EACH_CALL,
+    BatchEnded,
     BatchReleased,
     CallEnded,
     Event,
@@ -27,13 +34,18 @@ from marketplace_metering_async.events import (
     UsageEndedUnmetered,
     WarningIssued,
     emit,
+    observes_calls,
 )
 from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
 from marketplace_metering_async.ledger.metrics import measures_of
+from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordStatus
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context as OtelContext
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
-    from opentelemetry.trace import TracerProvider
+    from opentelemetry.trace import Link, TracerProvider
 
 _MISSING: Final = (
     "OpenTelemetryObserver needs its extra: pip install 'marketplace-metering-async[otel]'"
@@ -44,6 +56,14 @@ _SERVICE: Final = "Marketplace Metering"
 _SPAN: Final = "MarketplaceMetering"
 _OTHER: Final = "_OTHER"
 """What the conventions call whatever is none of the values that are known."""
+_API: Final = ("opentelemetry.trace", "opentelemetry.metrics")
+"""Where the providers stand that the API has for programs without an SDK."""
+_LOOKS_AGAIN: Final = 1.0
+"""Seconds until an SDK is looked for again, where there is none."""
+_TOGETHER: Final = 256
+"""Events that wait at most: a span made right after another one costs a third of the CPU."""
+_LATEST: Final = 0.2
+"""Seconds that they wait at most."""
 _STALE: Final = 3
 """Looks at a ledger that may fail before its gauges say nothing in place of what was."""
 
@@ -67,7 +87,8 @@ _COUNTED: Final[Mapping[type, str]] = {
     WarningIssued: "client.warnings",
 }
 
-Attributes = dict[str, str | int]
+_Waiting = tuple[CallEnded, datetime, "OtelContext"] | Settled | BatchReleased
+Attributes = dict[str, str | int | Sequence[str]]
 
 
 class OpenTelemetryObserver:
@@ -75,16 +96,19 @@ class OpenTelemetryObserver:
     An observer that makes spans and metrics: `MarketplaceMeteringClient(observer=…)`.
 
     A span for each call to the service, after the conventions of AWS's SDKs, below the span that is
-    current where the call was made. TELEMETRY.md has a table of all metrics. It uses the API of
-    OpenTelemetry alone: where the program has set up no SDK, nothing is recorded.
+    current where the call was made; of a batcher's calls it is a root, with links to the spans that
+    were current where its records were handed in. TELEMETRY.md has a table of all metrics. It uses
+    the API of OpenTelemetry alone: where the program has set up no SDK, nothing is recorded.
 
-    No customer, license or token is in any attribute, and the values of a metric's attributes are
-    few, whatever the service says.
+    Calls show at the end of their batch, and after a fifth of a second at the latest. No customer,
+    license or token is in any attribute, unless spans are to name customers; and the values of a
+    metric's attributes are few, whatever the service says.
     """
 
     def __init__(
         self,
         *,
+        customers: bool = False,
         then: Observer | None = None,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
@@ -94,6 +118,8 @@ class OpenTelemetryObserver:
         Record with the program's providers.
 
         Args:
+            customers: Whether spans name the customers whose records a call carried; metrics never
+                do.
             then: Who gets the events besides; by default the package's logger.
             tracer_provider: In place of the program's own.
             meter_provider: In place of the program's own.
@@ -103,11 +129,24 @@ class OpenTelemetryObserver:
             ConfigurationError: the extra `otel` is missing.
         """
         try:
-            from opentelemetry import metrics, trace  # noqa: PLC0415 - of an extra
+            from opentelemetry import context, metrics, trace  # noqa: PLC0415 - of an extra
         except ImportError:
             raise ConfigurationError(_MISSING) from None
         self._then = LoggingObserver() if then is None else then
         self._clock = SystemClock() if clock is None else clock
+        self._customers = customers
+        self._is_recorded, self._looks_at = False, -inf  # as far as is known, and until when
+        self._tracers: Callable[[], object] = trace.get_tracer_provider
+        self._meters: Callable[[], object] = metrics.get_meter_provider
+        if tracer_provider is not None:
+            self._tracers = lambda: tracer_provider
+        if meter_provider is not None:
+            self._meters = lambda: meter_provider
+        self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
+        self._waiting: deque[_Waiting] = deque()
+        self._context = context.get_current
+        self._no_span = trace.set_span_in_context(trace.INVALID_SPAN)
+        self._span, self._link = trace.get_current_span, trace.Link
         self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
         self._kind = trace.SpanKind.CLIENT
         self._failed = partial(trace.Status, trace.StatusCode.ERROR)
@@ -118,29 +157,97 @@ class OpenTelemetryObserver:
         self._watches = False
         self._has_gauges = False
 
+    @property
+    def observes_calls(self) -> bool:
+        """Whether what comes with each call is of use: to an SDK, or to who gets it besides."""
+        self._passes_on = observes_calls(self._then)
+        return self._records() or self._passes_on
+
+    def _records(self) -> bool:
+        """Whether there is more than the API, whose own providers record nothing."""
+        if not self._is_recorded and self._clock.monotonic() >= self._looks_at:
+            self._looks_at = self._clock.monotonic() + _LOOKS_AGAIN
+            self._is_recorded = not (
+                type(self._tracers()).__module__.startswith(_API)
+                and type(self._meters()).__module__.startswith(_API)
+            )
+        return self._is_recorded
+
     def __call__(self, event: Event, /) -> None:
         """Record *event*, and hand it on."""
+        if isinstance(event, WITH_EACH_CALL):
+            if self._passes_on:
+                emit(self._then, event)
+            if self._records():
+                self._put_off(event)
+            return
         emit(self._then, event)
-        if isinstance(event, CallEnded):
-            self._make_span(event)
-            self._record["client.operation.duration"](event.seconds, _of_ended(event))
-        else:
-            for name, value, attributes in _measured(event):
-                self._record[name](value, attributes)
+        for name, value, attributes in _measured(event):
+            self._record[name](value, attributes)
+        if isinstance(event, BatchEnded):
+            self._catch_up()
 
-    def _make_span(self, call: CallEnded) -> None:
-        end = round(self._clock.now().timestamp() * 1e9)
+    def _put_off(self, event: CallEnded | Settled | BatchReleased) -> None:
+        """Let *event* wait for others, unless nothing may come after it."""
+        waiting, is_last = self._waiting, False
+        if isinstance(event, CallEnded):
+            waiting.append((event, self._clock.now(), self._context()))
+            is_last = event.code is not None or event.operation != "BatchMeterUsage"
+        else:
+            waiting.append(event)
+        if is_last or len(waiting) >= _TOGETHER:
+            self._catch_up()
+        elif len(waiting) == 1:
+            asyncio.get_running_loop().call_later(_LATEST, self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Record what waits."""
+        record, of_many = self._record, self._no_span
+        verdicts: dict[RecordStatus, int] = defaultdict(int)
+        released: BatchReleased | None = None
+        while self._waiting:
+            event = self._waiting.popleft()
+            if isinstance(event, tuple):
+                self._record_call(*event)
+            elif isinstance(event, Settled):
+                for status, count in event.counts.items():
+                    verdicts[status] += count
+            else:
+                released = event
+                record["batcher.batch.records"](event.records, {}, of_many)
+                record["batcher.wait"](event.waited, {}, of_many)
+        for status, count in verdicts.items():
+            verdict = {"marketplace_metering.verdict": status.value}
+            record["client.records"](count, verdict, of_many)
+        if released is not None:
+            record["batcher.queue.size"](released.waiting, {}, of_many)
+            record["batcher.in_flight"](released.in_flight, {}, of_many)
+
+    def _record_call(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
+        around = context if call.callers is None else self._no_span
+        end, seconds = round(at.timestamp() * 1e9), call.seconds
+        attributes = _of_call(call)
+        if self._customers and call.carried:
+            attributes["marketplace_metering.customers"] = _customers_of(call.carried)
         span = self._tracer.start_span(
             f"{_SPAN}.{call.operation}",
+            around,
             kind=self._kind,
-            start_time=end - round(call.seconds * 1e9),
-            attributes=_of_operation(call.operation, call.region_name),
+            attributes=attributes,
+            links=self._links(call.callers) if call.callers else None,
+            start_time=end - round(seconds * 1e9),
         )
-        if span.is_recording():
-            span.set_attributes(_of_span(call))
-            if call.code is not None:
-                span.set_status(self._failed(call.code))
+        if call.code is not None:
+            span.set_status(self._failed(call.code))
         span.end(end_time=end)
+        measured = _of_ended(call.operation, call.code)
+        self._record["client.operation.duration"](seconds, measured, around)
+
+    def _links(self, callers: Sequence[Context]) -> list[Link]:
+        """Return a link to each span of *callers* that somebody will see."""
+        spans = (caller.run(self._span).get_span_context() for caller in callers)
+        found = {span.span_id: span for span in spans if span.is_valid and span.trace_flags.sampled}
+        return [self._link(span) for span in islice(found.values(), MAX_RECORDS_PER_REQUEST)]
 
     @asynccontextmanager
     async def watching(self, ledger: UsageLedger, *, every: float = 30.0) -> AsyncIterator[None]:
@@ -208,7 +315,7 @@ class OpenTelemetryObserver:
 
 @cache
 def _of_operation(operation: str, region_name: str | None) -> Attributes:
-    """Return what all spans of an operation have in common, and what samplers may go by."""
+    """Return what all spans of an operation have in common."""
     common: Attributes = {
         "rpc.system": "aws-api",
         "rpc.service": _SERVICE,
@@ -217,8 +324,9 @@ def _of_operation(operation: str, region_name: str | None) -> Attributes:
     return common if region_name is None else {**common, "cloud.region": region_name}
 
 
-def _of_span(call: CallEnded) -> Attributes:
-    known: Attributes = {"marketplace_metering.records": call.records}
+def _of_call(call: CallEnded) -> Attributes:
+    known = _of_operation(call.operation, call.region_name).copy()
+    known["marketplace_metering.records"] = call.records
     if call.attempt > 1:
         known["marketplace_metering.attempt"] = call.attempt
     if call.request_id is not None:
@@ -228,19 +336,21 @@ def _of_span(call: CallEnded) -> Attributes:
     return known
 
 
-def _of_ended(call: CallEnded) -> Attributes:
-    known: Attributes = {"rpc.method": call.operation}
-    if call.code is not None:
-        known["error.type"] = _one_of(_CODES, call.code)
+def _customers_of(records: Sequence[UsageRecord]) -> list[str]:
+    ids = (record.customer_aws_account_id or record.customer_identifier for record in records)
+    return list(dict.fromkeys(known for known in ids if known is not None))
+
+
+def _of_ended(operation: str, code: str | None) -> Attributes:
+    known: Attributes = {"rpc.method": operation}
+    if code is not None:
+        known["error.type"] = _one_of(_CODES, code)
     return known
 
 
 def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
     """Yield the name, the value and the attributes of each measure that *event* is."""
     match event:
-        case Settled(counts=counts):
-            for status, count in counts.items():
-                yield "client.records", count, {"marketplace_metering.verdict": status.value}
         case Retrying(records=records, delay=delay):
             yield "client.retries", records, {}
             yield "client.retry.delay", delay, {}
@@ -255,11 +365,6 @@ def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
 def _measured_around_it(event: Event) -> Iterator[tuple[str, float, Attributes]]:
     """Yield as `_measured`, of what the batcher and the ledger's relay say."""
     match event:
-        case BatchReleased():
-            yield "batcher.batch.records", event.records, {}
-            yield "batcher.wait", event.waited, {}
-            yield "batcher.queue.size", event.waiting, {}
-            yield "batcher.in_flight", event.in_flight, {}
         case UsageEndedUnmetered(state=state, records=records):
             yield "relay.ended_records", records, {"state": _one_of(_STATES, state)}
         case RelayWorking():
@@ -298,9 +403,9 @@ _GAUGES: Final = {
 }
 
 
-def _recorder(meter: Meter) -> dict[str, Callable[[float, Any], None]]:
+def _recorder(meter: Meter) -> dict[str, Callable[..., None]]:
     """Make the instruments; return what records a value, by name."""
-    made: dict[str, Callable[[float, Any], None]] = {}
+    made: dict[str, Callable[..., None]] = {}
     for name, (unit, text) in _COUNTERS.items():
         made[name] = meter.create_counter(f"marketplace_metering.{name}", unit, text).add
     for name, (unit, text, bounds) in _HISTOGRAMS.items():

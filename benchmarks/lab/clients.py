@@ -1,7 +1,7 @@
 """
 One client, one process, one piece of work: what `harness` starts. Prints a line of JSON.
 
-Kinds: `ours`, `ours-iter` (the stream), `ours-otel-api` and `ours-otel-sdk` (observed),
+Kinds: `ours`, `ours-iter` (the stream), `ours-otel-…` (observed, see `telemetry.py`),
 `aiobotocore` (gather behind a semaphore, what users write), `boto3` (threads), `aiohttp` (bodies
 encoded and signed beforehand, answers dropped) and `load` (prepared bytes over a bare protocol: how
 much the server can take).
@@ -318,9 +318,10 @@ class Load:
 
 def observer_of(kind: str) -> Any:
     """Return what observes a client of ours, where its *kind* says so."""
-    if not kind.startswith("ours-otel"):
+    if "-otel-" not in kind:
         return None
     from marketplace_metering_async import OpenTelemetryObserver
+    from marketplace_metering_async.events import CallEnded
 
     if kind == "ours-otel-api":
         return OpenTelemetryObserver()
@@ -328,6 +329,7 @@ def observer_of(kind: str) -> Any:
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
     class Dropped(SpanExporter):
         """Kept spans would make the collector of garbage look at them again and again."""
@@ -335,8 +337,17 @@ def observer_of(kind: str) -> Any:
         def export(self, spans: object) -> SpanExportResult:  # noqa: ARG002
             return SpanExportResult.SUCCESS
 
-    tracers = TracerProvider(shutdown_on_exit=False)
+    sampler = ParentBasedTraceIdRatio(0.1) if kind == "ours-otel-sampled" else None
+    tracers = TracerProvider(sampler, shutdown_on_exit=False)
     tracers.add_span_processor(BatchSpanProcessor(Dropped()))
+    if kind == "ours-otel-bare":
+        tracer = tracers.get_tracer("bare")
+
+        def bare(event: object) -> None:
+            if isinstance(event, CallEnded):
+                tracer.start_span("MarketplaceMetering.BatchMeterUsage").end()
+
+        return bare
     meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     return OpenTelemetryObserver(tracer_provider=tracers, meter_provider=meters)
 

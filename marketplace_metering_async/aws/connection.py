@@ -7,7 +7,8 @@ of the service.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
@@ -15,7 +16,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     MarketplaceMeteringException,
@@ -29,6 +30,8 @@ from marketplace_metering_async.events import (
     emit,
     observes_calls,
 )
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.service_codes import ErrorKind
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
@@ -74,7 +77,7 @@ class ServiceConnection:
         self._own_transport: AiohttpTransport | None = None  # ours, made by open()
         self.clock: Final = clock
         self.observer: Final = observer
-        self.observes_calls = True  # of each call; found out by open(), so once a batch
+        self.observes_calls = True  # found out before each call
         self._attempt_timeout = attempt_timeout
         self._max_concurrency = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
@@ -125,7 +128,6 @@ class ServiceConnection:
             ConfigurationError: NoRegionError, NoCredentialsError, or what else cannot be used.
         """
         self.require_home()
-        self.observes_calls = observes_calls(self.observer)
         endpoint = await self._signer.open()
         self.require_home()
         self._region_name = endpoint.region_name
@@ -160,7 +162,8 @@ class ServiceConnection:
         operation: str,
         body: bytes,
         *,
-        records: int = 0,
+        carried: Sequence[UsageRecord] = (),
+        callers: Sequence[Context] | None = None,
         attempt: int = 1,
         leaving: Callable[[], None] | None = None,
     ) -> CallResponse:
@@ -169,7 +172,8 @@ class ServiceConnection:
 
         *leaving* is called when the transport gets the request, which from then on may have been
         acted upon: cancelling closes the connection. What is raised before, or a cancellation
-        while credentials are awaited, means that nothing was sent.
+        while credentials are awaited, means that nothing was sent. What it *carried*, and who its
+        *callers* are, is for the observer.
 
         Raises:
             MarketplaceMeteringException: the service refused.
@@ -180,6 +184,7 @@ class ServiceConnection:
             SdkClientError: it could not be sent.
         """
         self._transport()
+        self.observes_calls = observes_calls(self.observer)
         request = await _expected(self._signer.sign(operation, body, self.now))
         transport = self._transport()
         sent = _Sent(operation, request, self._corrections, self.clock.monotonic(), self.now())
@@ -199,12 +204,14 @@ class ServiceConnection:
             if self.observes_calls:
                 ended = CallEnded(
                     operation=operation,
-                    records=records,
+                    records=len(carried),
                     seconds=self.clock.monotonic() - sent.moment,
                     code=code,
                     request_id=request_id,
                     attempt=attempt,
                     region_name=self._region_name,
+                    carried=carried,
+                    callers=callers,
                 )
                 emit(self.observer, ended)
 

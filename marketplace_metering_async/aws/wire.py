@@ -19,8 +19,8 @@ from typing import Any, Final
 from attrs import Factory, define
 
 from marketplace_metering_async.errors import InvalidResponseError, MarketplaceMeteringException
-from marketplace_metering_async.quantities import AS_DECIMAL, travels_whole
-from marketplace_metering_async.records import SECONDS_PER_HOUR, UsageRecord
+from marketplace_metering_async.quantities import AS_DECIMAL
+from marketplace_metering_async.records import SECONDS_PER_HOUR
 from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
 UNPROCESSED: Final = "Unprocessed"
@@ -74,39 +74,7 @@ loads: Final[Callable[[bytes], object]] = StandardJson.loads if orjson is None e
 
 
 Members = dict[str, Any]
-"""A record as an element of `UsageRecords`."""
-
-
-def members_of(record: UsageRecord) -> Members:
-    """Return *record* as the wire carries it; the product code is the request's."""
-    members = record.to_boto()
-    members["Timestamp"] = record.epoch
-    return members
-
-
-def members_of_all(records: Iterable[UsageRecord]) -> list[Members]:
-    """Return each of *records* as the wire carries it: `members_of`, but most of them in place."""
-    return [
-        members_of(record)
-        if type(record) is not UsageRecord
-        or record.license_arn is not None
-        or record.usage_allocations
-        or not travels_whole(record.quantity)
-        else {
-            "Timestamp": record.epoch,
-            "Dimension": record.dimension,
-            "Quantity": record.quantity,
-            "CustomerAWSAccountId": record.customer_aws_account_id,
-        }
-        if record.customer_identifier is None
-        else {
-            "Timestamp": record.epoch,
-            "Dimension": record.dimension,
-            "Quantity": record.quantity,
-            "CustomerIdentifier": record.customer_identifier,
-        }
-        for record in records
-    ]
+"""A record as an element of `UsageRecords`: `UsageRecord.to_wire()`."""
 
 
 LARGEST_PLAIN_RECORD: Final = 8_000

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     CannotResolveError,
     ClientClosedError,
@@ -17,6 +17,7 @@ from marketplace_metering_async.errors import (
     UnexpectedError,
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_codes import ErrorKind
 
 
 class MisuseError(Exception):

@@ -113,7 +113,7 @@ class Admission:
 
     def _require_size(self, position: int, record: UsageRecord) -> None:
         product = None if record.license_arn else (record.product_code or self._product_code)
-        size = wire.batch_overhead(product) + wire.record_size(wire.members_of(record))
+        size = wire.batch_overhead(product) + wire.record_size(record.to_wire())
         if size >= limits.REQUEST_BYTES:
             place = f"records[{position}].usage_allocations"
             expected = f"a request of fewer than {limits.REQUEST_BYTES} bytes"

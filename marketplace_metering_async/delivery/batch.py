@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, 
 from itertools import compress, islice
 from typing import Any, Final, cast
 
+from marketplace_metering_async.clock import calling_after
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.collector import ResultCollector
@@ -30,6 +31,7 @@ from marketplace_metering_async.results import (
     unmetered,
 )
 
+_TOO_LATE: Final = "the time allowed for the call is over"
 UNCLEAR_SCHEMES: Final = (
     "records of one account, dimension and hour came with and without a license; if both are of "
     "one product, the service bills both. Name the product code of the licensed ones, too"
@@ -47,6 +49,19 @@ def require_iterable(records: object) -> None:
         raise TypeError(got)
 
 
+async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, object]) -> bool:
+    """Await *work*, which is cancelled once *stopped* is done; return whether it ended before."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return working.done()
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
 class Batch:
     """The records of one call of `batch_meter_usage`."""
 
@@ -62,22 +77,18 @@ class Batch:
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
         self._delivery: Delivery | None = None
-        self._over: MeteringError | None = None  # set when the time allowed is over
-        self._waits_for: asyncio.Task[Any] | None = None  # what is given up then
+        self._over = (
+            asyncio.get_running_loop().create_future()
+        )  # done when the time allowed is over
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
         clock = self._shared.clock
         started = clock.monotonic()
-        timer = None if timeout is None else asyncio.create_task(self._watch_the_time(timeout))
-        try:
+        async with calling_after(clock, timeout, self._end):
             await self._read(records)
             await self._compare()
             delivery = await self._send()
-        finally:
-            if timer is not None:
-                timer.cancel()
-                await asyncio.gather(timer, return_exceptions=True)
         result = self._collector.result(calls=delivery.calls, throttled=delivery.throttled)
         ended = BatchEnded(
             counts=result.counts,
@@ -88,31 +99,11 @@ class Batch:
         emit(self._shared.observer, ended)
         return result
 
-    # The time allowed.
-
-    async def _watch_the_time(self, timeout: float) -> None:
-        await self._shared.clock.sleep(timeout)
-        self._over = DeliveryTimeoutError("the time allowed for the call is over")
-        if self._waits_for is not None:
-            self._waits_for.cancel()
+    def _end(self) -> None:
+        """Start nothing more: the time allowed is over."""
+        self._over.set_result(None)
         if self._delivery is not None:
-            self._delivery.stop(self._over)
-
-    async def _unless_over(self, work: Coroutine[Any, Any, object]) -> bool:
-        """Await *work*, which is given up when the time is over; return whether it ended."""
-        task = self._waits_for = asyncio.ensure_future(work)
-        if self._over is not None:
-            task.cancel()
-        try:
-            await task
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if self._over is None or (current is not None and current.cancelling()):
-                raise
-            return False
-        finally:
-            self._waits_for = None
-        return True
+            self._delivery.stop(DeliveryTimeoutError(_TOO_LATE))
 
     # Reading.
 
@@ -121,7 +112,7 @@ class Batch:
         admission = Admission(self._connection.bounds(), product_code=self._product_code)
         if isinstance(given, AsyncIterable):
             read: list[object] = []
-            if not await self._unless_over(self._read_as_it_comes(given, read, admission)):
+            if not await unless(self._over, self._read_as_it_comes(given, read, admission)):
                 text = "the time allowed was over before the source ended; what was read of it"
                 emit(self._shared.observer, WarningIssued(text=f"{text} has results"))
             self._take_in(read, admission)
@@ -256,10 +247,10 @@ class Batch:
             product_code=self._product_code,
         )
         try:
-            if len(self._backlog) and self._over is None:
-                await self._unless_over(self._connection.open())
-            if self._over is not None:
-                delivery.stop(self._over)
+            if len(self._backlog) and not self._over.done():
+                await unless(self._over, self._connection.open())
+            if self._over.done():
+                delivery.stop(DeliveryTimeoutError(_TOO_LATE))
             elif len(self._backlog):
                 delivery.start()
             await delivery.finished()

@@ -18,7 +18,6 @@ from marketplace_metering_async.delivery.admission import premature
 from marketplace_metering_async.delivery.lane_queue import MINUTE
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.error_kinds import (
-    ErrorKind,
     classify,
     is_foreign_too_large,
     may_have_been_applied,
@@ -33,6 +32,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import SettledRecords, Verdict, unmetered
+from marketplace_metering_async.service_codes import ErrorKind
 from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
 _MOST_REPAIRS: Final = 2

@@ -11,14 +11,12 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Final
 
-from attrs import define
-
-from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.connection import RepairedError
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.backlog import Backlog, deadline
+from marketplace_metering_async.delivery.call import Call
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
@@ -29,14 +27,7 @@ from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
-from marketplace_metering_async.events import (
-    Retrying,
-    SendingStopped,
-    Settled,
-    Throttled,
-    WarningIssued,
-    emit,
-)
+from marketplace_metering_async.events import Retrying, SendingStopped, Settled, Throttled, emit
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
@@ -50,28 +41,6 @@ _STEP: Final = 256
 
 Settle = Callable[[Sequence[SettledRecords]], None]
 """Takes verdicts as they come."""
-
-
-@define(eq=False)
-class _Call:
-    """
-    A call that is being made.
-
-    Attributes:
-        chunk: What it carries.
-        search: The search that the chunk is a part of.
-        permit: The right to make it.
-        begun: Monotonic time.
-        sent: Whether the request was handed to the transport.
-        task: What makes it.
-    """
-
-    chunk: Chunk
-    search: Search | None
-    permit: Permit
-    begun: float
-    sent: bool = False
-    task: "asyncio.Task[None] | None" = None
 
 
 class Delivery:
@@ -94,6 +63,7 @@ class Delivery:
         goes_on: bool = False,
         screen: Screen | None = None,
         leaving: Callable[[Sequence[int]], None] | None = None,
+        callers: Callable[[Sequence[int]], Sequence[Context]] | None = None,
     ) -> None:
         """
         Prepare to send what is in *backlog*.
@@ -109,12 +79,14 @@ class Delivery:
                 a minute.
             screen: May still have a verdict on a record when its turn comes.
             leaving: Takes the positions of records that are about to be sent for the first time.
+            callers: Returns the contexts of those who gave the records of some positions; None
+                where all are of one caller, in whose context the delivery runs.
         """
         self.calls = 0
         self.throttled = 0
         self.backlog = backlog
+        self._shared = shared
         self._connection = shared.connection
-        self._turns = shared.turns
         self._observer = shared.observer
         self._clock = shared.clock
         self._settle_at_door = settle
@@ -124,6 +96,7 @@ class Delivery:
         self._goes_on = goes_on
         self._screen = screen
         self._leaving = leaving
+        self._callers = callers
         self._searches = Searches(product_code)
         self._stops = Stops()
         self._progress = Progress(shared.policy.timeout)
@@ -131,10 +104,9 @@ class Delivery:
         self._given_up: deque[tuple[Lane | None, MeteringError]] = deque()  # what is to be settled
         backlog.group_by(self._searches.licenses.group_of)
         self._open = len(backlog)  # records without a verdict
-        self._on_the_wire: set[_Call] = set()
-        self._is_open = False  # region and credentials were found
+        self._on_the_wire: set[Call] = set()
         self._dispatcher = Dispatcher(self._clock, shared.permits, self, self._rescue_if_lost)
-        self._finished: list[asyncio.Future[None]] = []
+        self._idle = asyncio.Event()  # set when nothing is open any more, or can be brought on
         self._bug: MeteringError | None = None
 
     # What the doors say and ask.
@@ -172,22 +144,12 @@ class Delivery:
         self._stops.final = error
         self._given_up.append((None, error))
         self._cancel_what_has_not_left()
-        if len(self.backlog) <= _STEP:
-            self._give_up_few()
         self._dispatcher.restart()
         self._rescue_if_lost()
 
-    def _give_up_few(self) -> None:
-        """Settle at once what takes no longer than a dispatcher takes to begin."""
-        try:
-            while self.give_up_some():
-                pass
-        except Exception as error:  # noqa: BLE001 - ends with the rest
-            self.met_bug(error)
-
     def _cancel_what_has_not_left(self) -> None:
         for call in self._on_the_wire:
-            if not call.sent and call.task is not None:
+            if not call.permit.sent and call.task is not None:
                 call.task.cancel()
 
     @property
@@ -198,9 +160,8 @@ class Delivery:
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""
         if self._open:
-            future = asyncio.get_running_loop().create_future()
-            self._finished.append(future)
-            await future
+            self._idle.clear()
+            await self._idle.wait()
 
     async def abort(self) -> None:
         """Cancel whatever runs and await its end; records may be left without a verdict."""
@@ -217,7 +178,7 @@ class Delivery:
             await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for call in calls:
-                self._return_permit(call)  # its task may never have begun
+                call.return_permit(self._observer)  # its task may never have begun
 
     # What the dispatcher asks.
 
@@ -252,13 +213,11 @@ class Delivery:
 
     async def prepare(self) -> bool:
         """Find region and credentials; what waits for nothing ends where they are not found."""
-        if not self._is_open:
-            try:
-                await self._connection.open()
-            except MeteringError as error:
-                self._given_up.append((None, error))
-                return False
-            self._is_open = True
+        try:
+            await self._connection.open()
+        except MeteringError as error:
+            self._given_up.append((None, error))
+            return False
         return True
 
     def send_some(self, permit: Permit) -> bool:
@@ -286,21 +245,19 @@ class Delivery:
     def _take(self) -> tuple[Chunk, Search | None] | None:
         """Return what goes next, without the records on which there is a verdict by now."""
         moment = self._clock.monotonic()
+        search: Search | None = None
         if self._searches.parts:
-            search, part = self._searches.parts.popleft()
-            kept = self._sift(part, moment)
-            if len(kept) == len(part):
-                return part, search
-            self.backlog.put_back(kept.entries, moment)
-            self._follow(self._searches.skip(search, moment), moment)
-            return None
-        chunk = self.backlog.take(self._connection.now().timestamp(), moment)
-        if chunk is None:
+            search, chunk = self._searches.parts.popleft()
+        elif (waiting := self.backlog.take(self._connection.now().timestamp(), moment)) is not None:
+            chunk = waiting
+        else:
             return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            return chunk, None
+            return chunk, search
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
+        if search is not None:
+            self._follow(self._searches.skip(search, moment), moment)
         return None
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
@@ -316,28 +273,28 @@ class Delivery:
             return chunk.part(())
         return kept
 
-    # One call.
+    # Its calls.
 
-    def _begin(self, permit: Permit) -> _Call | None:
+    def _begin(self, permit: Permit) -> Call | None:
         found = self._take()
         if found is None:
             return None
-        call = _Call(*found, permit, self._clock.monotonic())
+        call = Call(*found, permit, self._clock.monotonic())
         self._on_the_wire.add(call)
         return call
 
-    async def _make(self, call: _Call) -> None:
+    async def _make(self, call: Call) -> None:
         """Make a call; then the next one, where it may start at once."""
-        following: _Call | None = call
+        following: Call | None = call
         try:
             while following is not None:
                 call = following
                 await self._make_one(call)
                 following = self._next()
         finally:
-            self._return_permit(call)
+            call.return_permit(self._observer)
 
-    def _next(self) -> _Call | None:
+    def _next(self) -> Call | None:
         """Begin the call that may start since one ended; its task makes it, unless cancelled."""
         call, task = None, asyncio.current_task()
         permit = self._dispatcher.permit_at_hand() if task and not task.cancelling() else None
@@ -353,63 +310,30 @@ class Delivery:
         self._dispatcher.wake()
         return call
 
-    async def _make_one(self, call: _Call) -> None:
+    async def _make_one(self, call: Call) -> None:
         try:
-            decision = await self._decide(call)
+            decision = await call.make(self._shared, self._note_leaving, self._callers)
         except asyncio.CancelledError:
             if call not in self._on_the_wire:  # aborted: nobody asks any more
                 raise
             stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
-            if stop is None or call.sent:  # the event loop ends
+            if stop is None or call.permit.sent:  # the event loop ends
                 error = UnexpectedError("the event loop ended before the record had its verdict")
-                self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
+                self._finish(call, decisions.on_bug(call.chunk, error, sent=call.permit.sent))
                 raise
             decision = decisions.on_cancelled(call.chunk, stop)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
-            decision = decisions.on_bug(call.chunk, error, sent=call.sent)
+            decision = decisions.on_bug(call.chunk, error, sent=call.permit.sent)
         self._finish(call, decision)
 
-    async def _decide(self, call: _Call) -> Decision:
-        chunk, policy = call.chunk, self._policy
+    def _note_leaving(self, positions: Sequence[int]) -> None:
+        self.calls += 1
+        if self._leaving is not None:
+            self._leaving(positions)
 
-        def leaving() -> None:
-            call.sent = call.permit.sent = True
-            call.begun = self._clock.monotonic()
-            self.calls += 1
-            if self._leaving is not None:
-                self._leaving(chunk.positions)
-
-        try:
-            answer = await self._connection.call(
-                _OPERATION,
-                chunk.body,
-                records=len(chunk),
-                attempt=chunk.histories[0].attempts + 1,
-                leaving=leaving,
-            )
-            if (turn := self._turns.wait()) is not None:
-                await turn
-            reply = wire.read_reply(chunk.members, answer.body)
-        except RepairedError as repaired:
-            return decisions.on_repaired(chunk, repaired.error, call.begun)
-        except MeteringError as error:
-            return decisions.on_error(
-                chunk,
-                error,
-                call.begun,
-                policy,
-                sent=call.sent,
-                service_time=self._connection.service_time(),
-            )
-        if reply.oddities:
-            oddities = "; ".join(dict.fromkeys(reply.oddities))
-            text = f"odd response to request {answer.request_id}: {oddities}"
-            emit(self._observer, WarningIssued(text=text))
-        return decisions.on_reply(chunk, reply, answer.request_id, call.begun, policy)
-
-    def _finish(self, call: _Call, decision: Decision) -> None:
+    def _finish(self, call: Call, decision: Decision) -> None:
         """Apply what was decided."""
-        self._return_permit(call, decision)
+        call.return_permit(self._observer, decision)
         self._on_the_wire.discard(call)
         try:
             self._apply(call, decision)
@@ -418,21 +342,9 @@ class Delivery:
             rest = self._release(self._searches.drop(lane.whole)).returned
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
-            self._end_lost(call.chunk, error, sent=call.sent)
+            self._end_lost(call.chunk, error, sent=call.permit.sent)
 
-    def _return_permit(self, call: _Call, decision: Decision | None = None) -> None:
-        """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
-        try:
-            if decision is not None and call.sent:
-                retry_after = getattr(decision.error, "retry_after", None)
-                call.permit.end(decision.ended, retry_after=retry_after)
-            else:
-                call.permit.release()
-        except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
-            text = f"the pacer raised {type(error).__name__} when a call had ended"
-            emit(self._observer, WarningIssued(text=text))
-
-    def _apply(self, call: _Call, decision: Decision) -> None:
+    def _apply(self, call: Call, decision: Decision) -> None:
         moment, lane = self._clock.monotonic(), call.chunk.lane
         self._settle(decision.settled)
         if decision.progress:
@@ -454,7 +366,7 @@ class Delivery:
             oldest = min((other.begun for other in self._on_the_wire), default=moment)
             self._stops.forget(moment, oldest)
 
-    def _go_on_searching(self, call: _Call, decision: Decision, moment: float) -> None:
+    def _go_on_searching(self, call: Call, decision: Decision, moment: float) -> None:
         """Go on with the search that the call was a part of, or begin one."""
         if call.search is not None:
             findings = self._searches.advance(call.search, call.chunk, decision, moment)
@@ -464,7 +376,7 @@ class Delivery:
             if len(entries) == 1 or not self._ends(call.chunk.lane, entries, call.begun, moment):
                 self._follow(self._searches.refused(refusal, moment), call.begun)
 
-    def _put_back(self, call: _Call, decision: Decision, moment: float) -> float:
+    def _put_back(self, call: Call, decision: Decision, moment: float) -> float:
         """Put back what is sent again; return how long it rests."""
         longest = 0.0
         for entries, failures, seconds in decision.returned:
@@ -522,7 +434,7 @@ class Delivery:
         self._stops.end(lane, error, self._clock.monotonic())
         self._given_up.append((lane, error))
 
-    def _note_no_progress(self, call: _Call, decision: Decision, rest: float) -> None:
+    def _note_no_progress(self, call: Call, decision: Decision, rest: float) -> None:
         """Let time run against the lane, and against the whole delivery."""
         if decision.progress:
             return
@@ -531,7 +443,7 @@ class Delivery:
             self._watch = asyncio.create_task(self._watch_the_time())
         moment, lane = self._clock.monotonic(), call.chunk.lane
         if decision.failed and self._progress.failed(lane, call.begun, moment, rest):
-            self._end(lane.whole, decision.error or _no_progress())
+            self._end(lane.whole, self._progress.latest)
 
     async def _watch_the_time(self) -> None:
         """End everything once nothing has progressed for as long as the policy allows."""
@@ -541,7 +453,7 @@ class Delivery:
                 await self._clock.sleep(left)
             else:
                 progress.stalled_since = None
-                self._end(None, progress.latest or _no_progress())
+                self._end(None, progress.latest)
                 self._dispatcher.wake()
 
     # What is refused.
@@ -598,10 +510,7 @@ class Delivery:
             if self._open:
                 self._end_all()
         finally:
-            finished, self._finished = self._finished, []
-            for future in finished:
-                if not future.done():
-                    future.set_result(None)
+            self._idle.set()
 
     def _end_all(self) -> None:
         error = self._bug or UnexpectedError("the event loop ended before the verdict")
@@ -620,7 +529,3 @@ def _by_lane(backlog: Backlog, entries: Sequence[PendingRecord]) -> dict[Lane, l
     for entry in entries:
         lanes.setdefault(backlog.lane_of(entry.record), []).append(entry)
     return lanes
-
-
-def _no_progress() -> MeteringError:
-    return UnexpectedError("no progress")

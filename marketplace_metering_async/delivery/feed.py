@@ -1,7 +1,8 @@
 """Records that join a delivery while it runs: what a stream and a batcher have in common."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from typing import Final, NamedTuple
 
 from attrs import define, field
@@ -102,6 +103,7 @@ class Feed:
         product_code: str | None,
         linger: float,
         keys_remembered: int = 0,
+        callers: Mapping[int, Context] | None = None,
     ) -> None:
         """
         Make a feed whose results *take_results* gets.
@@ -113,6 +115,8 @@ class Feed:
             linger: Seconds that a record waits for company at the most.
             keys_remembered: Keys that may be on file with the service and are remembered after
                 their verdict.
+            callers: The contexts of those who gave the records, by position, as far as somebody
+                observes them; None where all are of one caller.
         """
         self.waiting = 0
         self.in_flight = 0
@@ -120,6 +124,7 @@ class Feed:
         self._take_results = take_results
         self._product_code = product_code
         self._keys_remembered = keys_remembered
+        self._callers = callers
         self._admission = Admission(shared.connection.bounds(), product_code=product_code)
         self._admission_of = shared.clock.monotonic()
         self._entries: dict[int, Entry] = {}
@@ -137,6 +142,7 @@ class Feed:
             goes_on=True,
             screen=self._screen,
             leaving=self._leaving,
+            callers=None if callers is None else self._callers_of,
         )
 
     def admit(self, position: int, given: object) -> UsageRecord:
@@ -268,6 +274,14 @@ class Feed:
                 records=len(fresh), waited=waited, waiting=self.waiting, in_flight=self.in_flight
             )
             emit(self._connection.observer, released)
+
+    def _callers_of(self, positions: Sequence[int]) -> list[Context]:
+        """Return the contexts of those who wait for records, copies among them."""
+        if not self._callers:
+            return []
+        entries = [self._entries[position] for position in positions]
+        given = [at for entry in entries for at in (entry.position, *entry.copies)]
+        return [self._callers[at] for at in given if at in self._callers]
 
     def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
         """Take verdicts, and share them with those that share the fate of a record."""

@@ -10,11 +10,12 @@ from marketplace_metering_async.delivery.decisions import Decision, Refusal
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.refusals import LicenseGroups, SimilarRefusals
 from marketplace_metering_async.delivery.search import Search
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Event, Isolated, Isolating
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import SettledRecords, unmetered
+from marketplace_metering_async.service_codes import ErrorKind
 
 _WHOLE_REFUSALS: Final = 3
 """Chunks refused to the last record by an unknown code, after which their lane stops."""

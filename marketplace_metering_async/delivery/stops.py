@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from attrs import define
 
 from marketplace_metering_async.delivery.model import Lane
-from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.errors import MeteringError, UnexpectedError
 
 _PROBED_AFTER: Final = 60.0
 """Seconds after which what was stopped is tried again, where records go on coming."""
@@ -108,13 +108,13 @@ class Progress:
     def __init__(self, timeout: float) -> None:
         """Time is over after *timeout* seconds."""
         self.stalled_since: float | None = None
-        self.latest: MeteringError | None = None
+        self.latest: MeteringError = UnexpectedError("no progress")
         self._timeout = timeout
         self._stalls: dict[Lane, _Stall] = {}
 
     def reset(self) -> None:
         """Forget everything: nothing is open any more."""
-        self.stalled_since = self.latest = None
+        self.stalled_since = None
         self._stalls.clear()
 
     def made(self, lane: Lane) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
+from marketplace_metering_async.delivery.batch import unless
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
@@ -52,76 +54,60 @@ class Stream:
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._shared.clock.monotonic()
-        if not await self._open():
-            return
-        running = asyncio.ensure_future(self._run())
-        running.add_done_callback(lambda _: self._news.set())
-        try:
-            while self._ready or not running.done():
-                while self._ready:
-                    for result in self._ready.popleft():
-                        self._yielded += 1
-                        yield result
-                    self._room.set()
-                if not running.done():
-                    await self._news.wait()
-                self._news.clear()
-            await running
-        finally:
-            running.cancel()
+        async with self._stopped() as stopped:
+            if not await unless(stopped, self._shared.connection.open()):
+                return
+            stopped.add_done_callback(self._heed)
+            running = asyncio.ensure_future(self._run(stopped))
+            running.add_done_callback(lambda _: self._news.set())
             try:
-                await asyncio.gather(running, return_exceptions=True)
-            finally:  # even if it is cancelled once more
-                await self._feed.delivery.abort()
-            ended = BatchEnded(
-                counts=in_order(self._counter),
-                calls=self._feed.delivery.calls,
-                throttled=self._feed.delivery.throttled,
-                seconds=self._shared.clock.monotonic() - started,
-            )
-            emit(self._shared.observer, ended)
+                while self._ready or not running.done():
+                    while self._ready:
+                        for result in self._ready.popleft():
+                            self._yielded += 1
+                            yield result
+                        self._room.set()
+                    if not running.done():
+                        await self._news.wait()
+                    self._news.clear()
+                await running
+            finally:
+                running.cancel()
+                try:
+                    await asyncio.gather(running, return_exceptions=True)
+                finally:  # even if it is cancelled once more
+                    await self._feed.delivery.abort()
+                ended = BatchEnded(
+                    counts=in_order(self._counter),
+                    calls=self._feed.delivery.calls,
+                    throttled=self._feed.delivery.throttled,
+                    seconds=self._shared.clock.monotonic() - started,
+                )
+                emit(self._shared.observer, ended)
         if self._source_error is not None:
             raise self._source_error
 
-    async def _open(self) -> bool:
-        """Find region and credentials; return False once the caller has asked to stop."""
-        if self._stop is None:
-            await self._shared.connection.open()
-            return True
-        opening = asyncio.ensure_future(self._shared.connection.open())
-        stopping = asyncio.ensure_future(self._stop.wait())
-        tasks: tuple[asyncio.Future[Any], ...] = (opening, stopping)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if opening.done():
-                await opening
-            return opening.done()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _run(self) -> None:
-        reading = asyncio.ensure_future(self._read_all())
-        heeding = None
+    @asynccontextmanager
+    async def _stopped(self) -> AsyncIterator["asyncio.Future[Any]"]:
+        """Yield what is done once the caller asks to stop."""
+        stopped: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._stop is not None:
-            heeding = asyncio.ensure_future(self._heed(self._stop, reading))
+            stopped = asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait((reading,))
-            self._feed.delivery.backlog.linger = 0.0  # nobody comes for whom to wait
-            self._feed.delivery.flush()
-            await self._feed.delivery.finished()
+            yield stopped
         finally:
-            tasks = [task for task in (reading, heeding) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            stopped.cancel()
+            await asyncio.gather(stopped, return_exceptions=True)
 
-    async def _heed(self, stop: asyncio.Event, reading: "asyncio.Task[None]") -> None:
-        """Once asked to *stop*, read nothing more and start nothing more."""
-        await stop.wait()
-        reading.cancel()
-        self._feed.delivery.stop(DeliveryTimeoutError("the stream was stopped"))
+    def _heed(self, stopped: "asyncio.Future[Any]") -> None:
+        if not stopped.cancelled():
+            self._feed.delivery.stop(DeliveryTimeoutError("the stream was stopped"))
+
+    async def _run(self, stopped: "asyncio.Future[Any]") -> None:
+        await unless(stopped, self._read_all())
+        self._feed.delivery.backlog.linger = 0.0  # nobody comes for whom to wait
+        self._feed.delivery.flush()
+        await self._feed.delivery.finished()
 
     async def _read_all(self) -> None:
         stretch = WorkStretch(self._shared.clock)

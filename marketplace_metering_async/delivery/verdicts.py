@@ -9,13 +9,14 @@ state does not, and neither does giving up.
 from typing import Final
 
 from marketplace_metering_async.delivery.model import AttemptHistory
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
     MeteringError,
     SimilarRecordRefusedError,
 )
 from marketplace_metering_async.results import RecordStatus, Verdict
+from marketplace_metering_async.service_codes import ErrorKind
 
 _FINAL: Final = {
     status.value: status

@@ -6,9 +6,11 @@ First come, first served, for everything that one client sends.
 
 import asyncio
 import math
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from attrs import define
 
 from marketplace_metering_async.clock import Clock, sleep_or_wake
 from marketplace_metering_async.flow.pacing import CallEnd, Pacer
@@ -17,22 +19,18 @@ _LONGEST_WAIT: Final = 1.0
 """Seconds after which a pacer is asked again, whatever it said and whether a call ended or not."""
 
 
+@define(eq=False)
 class _Waiter:
     """
     One in line.
 
     Attributes:
         still_needed: Says whether it still needs a permit.
-        owner: Whose it is.
         granted: Whether it was given a permit; otherwise it is first, and asks for itself.
     """
 
-    __slots__ = ("granted", "owner", "still_needed")
-
-    def __init__(self, still_needed: Callable[[], bool], owner: object) -> None:
-        self.still_needed = still_needed
-        self.owner = owner
-        self.granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    still_needed: Callable[[], bool]
+    granted: "asyncio.Future[bool]"
 
     def answer(self, *, granted: bool) -> None:
         if not self.granted.done():
@@ -47,40 +45,38 @@ class CallPermits:
         self._clock = clock
         self._most = most
         self._on_the_wire = 0
-        self._line: OrderedDict[_Waiter, None] = OrderedDict()
-        self._of_owner: defaultdict[object, dict[_Waiter, None]] = defaultdict(dict)
+        self._line: OrderedDict[object, _Waiter] = OrderedDict()  # by owner
         self._wake_first = asyncio.Event()  # has the first in line look again
 
-    async def acquire(
-        self, still_needed: Callable[[], bool], owner: object = None
-    ) -> "Permit | None":
+    async def acquire(self, still_needed: Callable[[], bool], owner: object) -> "Permit | None":
         """
         Wait until a call may start; return None once the permit is not *still_needed*.
 
-        Whoever changes what is needed calls `recheck` with the same *owner*. Cancelling leaves the
-        line, and gives back a permit that was granted by then.
+        Whoever changes what is needed calls `recheck` with the same *owner*, who has one place in
+        line. Cancelling leaves the line, and gives back a permit that was granted by then.
         """
         if not still_needed():
             return None
         if not self._line and self._ask() <= 0:
             return Permit(self)
-        return Permit(self) if await self._line_up(_Waiter(still_needed, owner)) else None
+        waiter = _Waiter(still_needed, asyncio.get_running_loop().create_future())
+        return Permit(self) if await self._line_up(waiter, owner) else None
 
     def for_the_only(self, owner: object) -> "Permit | None":
         """Return a permit where a call may start now, and *owner* is alone in line and needs it."""
-        first = self._first()
-        if first is None or first.owner is not owner or len(self._line) > 1:
+        waiter = self._line.get(owner)
+        if waiter is None or len(self._line) > 1:
             return None
-        may_start = first.still_needed() and self._ask_for_another() <= 0
+        may_start = waiter.still_needed() and self._ask_for_another() <= 0
         return Permit(self) if may_start else None
 
-    def recheck(self, owner: object = None) -> None:
-        """Let those of *owner* leave the line at once who do not need a permit any more."""
-        for waiter in self._of_owner.get(owner, ()):
-            if not waiter.still_needed():
-                waiter.answer(granted=False)
-                if waiter is self._first():
-                    self._wake_first.set()
+    def recheck(self, owner: object) -> None:
+        """Let *owner* leave the line at once if it does not need a permit any more."""
+        waiter = self._line.get(owner)
+        if waiter is not None and not waiter.still_needed():
+            waiter.answer(granted=False)
+            if waiter is self._first():
+                self._wake_first.set()
 
     def end(self, how: CallEnd, retry_after: float | None = None) -> None:
         """Give a place back, and tell the pacer and whoever waits how the call ended."""
@@ -97,9 +93,9 @@ class CallPermits:
             self._on_the_wire += 1
         return wait
 
-    async def _line_up(self, me: _Waiter) -> bool:
+    async def _line_up(self, me: _Waiter, owner: object) -> bool:
         """Wait in line; return whether a call may start."""
-        self._line[me] = self._of_owner[me.owner][me] = None
+        self._line[owner] = me
         if me is self._first():
             me.answer(granted=False)
         try:
@@ -118,7 +114,11 @@ class CallPermits:
         else:
             return False
         finally:
-            self._leave(me)
+            was_first = me is self._first()
+            if self._line.get(owner) is me:
+                del self._line[owner]
+            if was_first:
+                self._serve()
 
     async def _wait_as_first(self, wait: float) -> None:
         self._wake_first.clear()
@@ -128,18 +128,7 @@ class CallPermits:
             await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), self._wake_first)
 
     def _first(self) -> _Waiter | None:
-        return next(iter(self._line), None)
-
-    def _leave(self, me: _Waiter) -> None:
-        of_owner = self._of_owner[me.owner]
-        del of_owner[me]
-        if not of_owner:
-            del self._of_owner[me.owner]
-        if me is self._first():
-            del self._line[me]
-            self._serve()
-        else:
-            self._line.pop(me, None)
+        return next(iter(self._line.values()), None)
 
     def _serve(self) -> None:
         """Grant as many in line as may start; whoever is first then waits for the rest."""
@@ -150,7 +139,7 @@ class CallPermits:
                 waiter.answer(granted=granted)
                 if needed and not granted:
                     return
-            del self._line[waiter]
+            self._line.popitem(last=False)
 
     def _ask_for_another(self) -> float:
         try:

@@ -1,19 +1,17 @@
 """How long to wait and when to give up; the only module that knows tenacity."""
 
-import math
 from collections.abc import Callable
 from random import Random
 from typing import Final
 
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, instance_of, optional
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_any
-from tenacity.stop import stop_base
-from tenacity.wait import wait_base
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.service_codes import ErrorKind
 
 MOST_EXTRA_HINT: Final = 5.0
 """Seconds by which a Retry-After may lengthen a delay (AWS's SDK reference, 2026)."""
@@ -67,44 +65,6 @@ def backoff(
     return own if hint is None else min(max(own, hint), own + MOST_EXTRA_HINT)
 
 
-class _Backoff(wait_base):
-    """`backoff`, as tenacity asks for it."""
-
-    def __init__(self, policy: RetryPolicy, random: Random) -> None:
-        self._policy = policy
-        self._random = random
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        error = retry_state.outcome.exception() if retry_state.outcome else None
-        known = error if isinstance(error, MeteringError) else None
-        return backoff(self._policy, retry_state.attempt_number, self._random.random(), known)
-
-
-class _StopAtTime(stop_base):
-    """Stop where the next attempt would start after *end* of the clock."""
-
-    def __init__(self, clock: Clock, end: float) -> None:
-        self._clock = clock
-        self._end = end
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        return self._clock.monotonic() + retry_state.upcoming_sleep >= self._end
-
-
-class _StopAfterFailures(stop_base):
-    """Stop after so many attempts that failed for the service's fault; throttles do not count."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._failures = 0
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = retry_state.outcome.exception() if retry_state.outcome else None
-        if isinstance(error, MeteringError) and classify(error) is not ErrorKind.THROTTLE:
-            self._failures += 1
-        return self._failures >= self._most
-
-
 def retrying(
     policy: RetryPolicy,
     *,
@@ -120,10 +80,28 @@ def retrying(
     *worth* says whether an error is worth another attempt.
     """
     end = clock.monotonic() + timeout
+    failures = 0
+
+    def wait(state: RetryCallState) -> float:
+        return backoff(policy, state.attempt_number, random.random(), _error_of(state))
+
+    def is_over(state: RetryCallState) -> bool:
+        nonlocal failures
+        error = _error_of(state)
+        if error is not None and classify(error) is not ErrorKind.THROTTLE:
+            failures += 1
+        by_attempts = policy.max_attempts is not None and failures >= policy.max_attempts
+        return by_attempts or clock.monotonic() + state.upcoming_sleep >= end
+
     return AsyncRetrying(
         sleep=clock.sleep,
-        wait=_Backoff(policy, random),
-        stop=stop_any(_StopAtTime(clock, end), _StopAfterFailures(policy.max_attempts or math.inf)),
+        wait=wait,
+        stop=is_over,
         retry=retry_if_exception(lambda error: isinstance(error, MeteringError) and worth(error)),
         reraise=True,
     )
+
+
+def _error_of(state: RetryCallState) -> MeteringError | None:
+    error = state.outcome.exception() if state.outcome else None
+    return error if isinstance(error, MeteringError) else None

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock, sleep_or_wake
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -32,6 +32,7 @@ from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed, Store
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_codes import ErrorKind
 
 _SEALED_AT_ONCE: Final = 1_000
 _CLAIMED_AT_ONCE: Final = 2_000

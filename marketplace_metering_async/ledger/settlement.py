@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import DeliveryTimeoutError, MeteringError, OutOfWindowError
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.service_codes import ErrorKind
 from marketplace_metering_async.service_errors import (
     InvalidTagException,
     InvalidUsageAllocationsException,

@@ -8,30 +8,17 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from support.accessibility import obstacles
-from support.chromium import Browser, Page, chromium, open_browser
+from support.chromium import Browser, Page
 from support.ledgers import HOUR, NOON, House, house_at
 
 from marketplace_metering_async import UsageRecord
 from marketplace_metering_async.cli.commands.ledger_serve import page_app
 
-PROGRAM = chromium()
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        PROGRAM is None, reason="no chromium on PATH, nor named by METERING_TEST_CHROMIUM"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 ODD = "<b>&'\"\u202e" + "long" * 40
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
-    assert PROGRAM is not None
-    async with open_browser(PROGRAM, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """A ledger with an hour of each kind."""
     folder = tmp_path_factory.mktemp("ledger")
@@ -52,7 +39,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
         yield house
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def url(house: House) -> AsyncIterator[str]:
     runner = web.AppRunner(page_app(house.ledger), access_log=None)
     await runner.setup()
@@ -61,14 +48,14 @@ async def url(house: House) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, url: str) -> AsyncIterator[Page]:
-    page = await browser.open(f"{url}/")
-    await page.shows("Metering ledger")
-    yield page
-    assert [] == page.complaints
-    own = (url, "about:", "data:")
-    assert [] == [address for address in page.requested if not address.startswith(own)]
+    async with browser.open(f"{url}/") as page:
+        await page.shows("Metering ledger")
+        yield page
+        assert [] == page.complaints
+        own = (url, "about:", "data:")
+        assert [] == [address for address in page.requested if not address.startswith(own)]
 
 
 async def test_it_shows_what_status_and_history_know(page: Page) -> None:
@@ -114,10 +101,9 @@ async def test_nothing_is_in_anybodys_way(
     """
     Names, order of headings, contrast, nothing beyond the edge; both schemes and widths. Issue 26
     """
-    page = await browser.open(f"{url}/", width=width, height=height, scheme=scheme)
-
-    assert [] == await obstacles(page)
-    assert await page.run("document.documentElement.scrollWidth <= innerWidth")
+    async with browser.open(f"{url}/", width=width, height=height, scheme=scheme) as page:
+        assert [] == await obstacles(page)
+        assert await page.run("document.documentElement.scrollWidth <= innerWidth")
 
 
 async def test_only_this_machine_and_no_other_site_is_answered(url: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,44 +14,31 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from support.accessibility import obstacles
-from support.chromium import PATIENCE, Browser, Page, chromium, open_browser
+from support.chromium import PATIENCE, Browser, Page
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, Sandbox
 from marketplace_metering_async.sandbox.sdks import SDKS
 
-PROGRAM = chromium()
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        PROGRAM is None, reason="no chromium on PATH, nor named by METERING_TEST_CHROMIUM"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 BUYER = "111122223333"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
-    assert PROGRAM is not None
-    async with open_browser(PROGRAM, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def place() -> AsyncIterator[Sandbox]:
     async with Sandbox() as sandbox:
         yield sandbox
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, place: Sandbox) -> AsyncIterator[Page]:
     """An open page that follows, and at the end has had nothing to complain about."""
-    page = await browser.open(place.page_url)
-    await page.shows("Live", "#live")
-    yield page
-    assert [] == page.complaints
-    own = (place.url, "about:", "data:")  # data: chromium's own icons
-    assert [] == [address for address in page.requested if not address.startswith(own)]
+    async with browser.open(place.page_url) as page:
+        await page.shows("Live", "#live")
+        yield page
+        assert [] == page.complaints
+        own = (place.url, "about:", "data:")  # data: chromium's own icons
+        assert [] == [address for address in page.requested if not address.startswith(own)]
 
 
 async def meter(place: Sandbox, *records: UsageRecord, product_code: str = "p") -> None:
@@ -652,28 +640,32 @@ async def test_a_foreign_page_gets_nowhere(browser: Browser, place: Sandbox) -> 
     try:
         port = runner.addresses[0][1]
         for name in ("127.0.0.1", "localhost"):
-            evil = await browser.open(f"http://{name}:{port}/")
-            order = "{method: 'POST', body: '{}', headers: {'Content-Type': 'application/json'}}"
-            for what in (f"'{place.url}/_sandbox/state'", f"'{place.url}/_sandbox/reset', {order}"):
-                asked = f"fetch({what}).then((answer) => answer.text()).catch(() => 'no')"
-                assert "no" == await evil.run(asked)
-            await evil.run(
-                f"fetch('{place.url}/_sandbox/reset', {{method: 'POST', mode: 'no-cors',"
-                "body: '{}'}).catch(() => 'no')"
-            )
-            await evil.run(
-                f"""(() => {{ const form = document.createElement("form");
-                form.method = "post"; form.enctype = "text/plain"; form.target = "inside";
-                form.action = "{place.url}/_sandbox/reset";
-                const frame = document.createElement("iframe"); frame.name = "inside";
-                document.body.append(frame, form); form.submit();
-                return new Promise((done) => {{ frame.onload = done; setTimeout(done, 2000); }});
-                }})()"""
-            )
+            async with browser.open(f"http://{name}:{port}/") as evil:
+                await _attack(evil, f"{place.url}/_sandbox")
     finally:
         await runner.cleanup()
 
     assert 1 == len(place.book)
+
+
+async def _attack(evil: Page, controls: str) -> None:
+    order = "{method: 'POST', body: '{}', headers: {'Content-Type': 'application/json'}}"
+    for what in (f"'{controls}/state'", f"'{controls}/reset', {order}"):
+        asked = f"fetch({what}).then((answer) => answer.text()).catch(() => 'no')"
+        assert "no" == await evil.run(asked)
+    await evil.run(
+        f"fetch('{controls}/reset', {{method: 'POST', mode: 'no-cors', body: '{{}}'}})"
+        ".catch(() => 'no')"
+    )
+    await evil.run(
+        f"""(() => {{ const form = document.createElement("form");
+        form.method = "post"; form.enctype = "text/plain"; form.target = "inside";
+        form.action = "{controls}/reset";
+        const frame = document.createElement("iframe"); frame.name = "inside";
+        document.body.append(frame, form); form.submit();
+        return new Promise((done) => {{ frame.onload = done; setTimeout(done, 2000); }});
+        }})()"""
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -701,19 +693,19 @@ async def test_the_page_is_for_everybody(
         Fault(kind=FaultKind.RESET_AFTER, probability=0.5),
     )
     await meter(place, usage("Requests"), product_code="prod-x1")
-    page = await browser.open(place.page_url, width=width, height=900, scheme=scheme)
-    await page.shows("InvalidUsageDimensionException", "#refusals-list")
-    await page.run("document.querySelectorAll('summary').forEach((node) => node.click())")
-    await page.shows('"UsageRecords"', "#calls-list")
-    await page.until("document.querySelectorAll('tr.new').length === 0")
+    async with browser.open(place.page_url, width=width, height=900, scheme=scheme) as page:
+        await page.shows("InvalidUsageDimensionException", "#refusals-list")
+        await page.run("document.querySelectorAll('summary').forEach((node) => node.click())")
+        await page.shows('"UsageRecords"', "#calls-list")
+        await page.until("document.querySelectorAll('tr.new').length === 0")
 
-    found = await obstacles(page)
-    folder = Path(os.environ.get("METERING_TEST_SCREENSHOTS", tmp_path))
-    await page.run("document.querySelectorAll('#calls details').forEach((n) => n.open = false)")
-    await page.picture(folder / f"page-{width}-{scheme}.png")
+        found = await obstacles(page)
+        folder = Path(os.environ.get("METERING_TEST_SCREENSHOTS", tmp_path))
+        await page.run("document.querySelectorAll('#calls details').forEach((n) => n.open = false)")
+        await page.picture(folder / f"page-{width}-{scheme}.png")
 
-    assert [] == found
-    assert [] == page.complaints
+        assert [] == found
+        assert [] == page.complaints
 
 
 async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
@@ -750,27 +742,30 @@ async def test_a_sandbox_that_ends_is_told_and_found_again(browser: Browser) -> 
     """
     The page says so, and goes on when the sandbox is back.
     """
-    async with Sandbox() as first:
-        page = await browser.open(first.page_url)
-        await page.shows("Live", "#live")
-    await page.shows("No contact", "#live")
-    async with Sandbox(first._port) as second:
-        await page.shows("Live", "#live")
-        await meter(second, usage())
-        await page.shows(BUYER, "#usage-rows")
+    async with AsyncExitStack() as pages:
+        async with Sandbox() as first:
+            page = await pages.enter_async_context(browser.open(first.page_url))
+            await page.shows("Live", "#live")
+        await page.shows("No contact", "#live")
+        async with Sandbox(first._port) as second:
+            await page.shows("Live", "#live")
+            await meter(second, usage())
+            await page.shows(BUYER, "#usage-rows")
 
 
 async def test_the_token_opens_the_page(browser: Browser) -> None:
     """
     It leaves the address at once; without it, the page tells nothing.
     """
-    async with Sandbox(open_to=["sandbox"]) as sandbox:
-        page = await browser.open(sandbox.page_url)
+    async with (
+        Sandbox(open_to=["sandbox"]) as sandbox,
+        browser.open(sandbox.page_url) as page,
+        browser.open(f"{sandbox.url}/") as without,
+    ):
         await page.shows("Live", "#live")
         assert f"{sandbox.url}/" == await page.run("location.href")
         await page.click("#clock-freeze")
         await page.shows("Stands still", "#clock-note")
-        without = await browser.open(f"{sandbox.url}/")
         await without.shows("X-Sandbox-Token", "#live")
         await without.shows("asks for its token", "#token-form")
         await without.fill("#token-form input", "wrong")

@@ -22,7 +22,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.error_kinds import classify, may_have_been_applied
 from marketplace_metering_async.errors import InvalidResponseError
 
-SENT = [wire.members_of(record) for record in usage(8)]
+SENT = [record.to_wire() for record in usage(8)]
 GOOD = {
     "Results": [
         {"UsageRecord": members, "Status": "Success", "MeteringRecordId": f"id-{n}"}

@@ -32,7 +32,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import group_commit
 from marketplace_metering_async.ledger.stores import postgresql
-from marketplace_metering_async.ledger.stores.postgresql_connections import was_kept_waiting
+from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
 LICENSE = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"

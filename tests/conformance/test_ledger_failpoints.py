@@ -20,8 +20,6 @@ from marketplace_metering_async.sandbox import FaultKind, Rules
 THIS_HOUR = NOON.replace(minute=0)
 PIECES: tuple[int | str, ...] = ("1.000001", 2, "3.5", "3.499999")
 """What is used: ten units."""
-HITS = 2
-"""The first hits of each point are broken, one at a time."""
 
 
 class BrokenError(Exception):
@@ -75,16 +73,30 @@ async def end_leases(house: House) -> None:
     )
 
 
-async def points_of(url: str) -> list[tuple[str, int]]:
-    """Return every point that the story reaches, with each of its first hits."""
+async def points_of(url: str, *, early: bool) -> list[tuple[str, int]]:
+    """
+    Return what the story reaches once a request is out: each point with its first and last hit.
+
+    And, where *early*, what it reaches before, when nothing depends yet on what the service will
+    do: the first two hits and the last.
+    """
     points = Points()
-    async with house_at(url) as house, ledger_of(house, points) as ledger:
+    before: dict[str, int] = {}
+
+    def note(number: int, _: Any) -> None:
+        if number == 1:
+            before.update(points.reached)
+
+    async with house_at(url, note) as house, ledger_of(house, points) as ledger:
         await use_and_relay(house, ledger)
-    return [
-        (name, hit)
-        for name, hits in sorted(points.reached.items())
-        for hit in range(1, min(hits, HITS) + 1)
-    ]
+    found = []
+    for name, hits in sorted(points.reached.items()):
+        sent_at = before.get(name, 0)
+        wanted = {sent_at + 1, hits} if sent_at < hits else set()
+        if early:
+            wanted |= {hit for hit in (1, 2, sent_at) if 0 < hit <= sent_at}
+        found += [(name, hit) for hit in sorted(wanted)]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -97,8 +109,8 @@ async def test_wherever_it_breaks_usage_is_billed_once(
     """
     And the caller who repeats with the same event ids loses and doubles nothing. Covers: K01, K04
     """
-    names = await points_of(await new_url())
-    assert 20 < len(names)
+    names = await points_of(await new_url(), early=fault is None)
+    assert (30 if fault is None else 7) <= len(names)
     for name, hit in names:
         url = await new_url()
         async with house_at(url, lambda n, _: fault if n == 1 else None) as house:

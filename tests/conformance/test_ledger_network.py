@@ -315,6 +315,27 @@ async def test_a_doubt_that_was_settled_is_none(
     assert UsageRefusedError is refusal.type
 
 
+@pytest.mark.parametrize("once", [False, True])
+async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
+    """
+    Though the connection is lost right after it. ledger C3
+    """
+    tries: list[int] = []
+
+    async def count(db: Any) -> int:
+        tries.append(1)
+        return len(tries)
+
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        run = connections_of(house.ledger).run
+        done = await run(count, once=once)
+        proxy.loses_at = b"BEGIN"  # of the next one who needs the session
+        done_next = await run(count, once=once)
+
+    assert (1, 2, 2) == (done, done_next, len(tries))
+    assert proxy.loses_at is None
+
+
 OUTAGES = {
     "refused at two addresses": ["127.0.0.1", "127.0.0.2"],
     "no such name": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),

@@ -25,7 +25,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
-from marketplace_metering_async.ledger import blockage, claims, ledger, relay
+from marketplace_metering_async.ledger import blockage, claims, ledger, operations, relay
 from marketplace_metering_async.ledger.model import FrozenHour, Settlement
 from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
@@ -895,7 +895,7 @@ async def test_pruning_goes_in_small_steps(house: House, monkeypatch: pytest.Mon
     """
     And leaves out none, nor an event id that is young. Covers: D19
     """
-    monkeypatch.setattr(ledger, "_PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(operations, "_PRUNED_AT_ONCE", 2)
     for n in range(5):
         await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"old-{n}")
     house.clock.step(hours=1)

@@ -1,5 +1,6 @@
 """The law of metrics: whatever happens, they are few."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,9 +85,13 @@ def test_the_values_of_all_attributes_are_known_beforehand(happened: list[Any]) 
     is never made of what a stranger wrote. Issue 26
     """
     seen = collected(then=lambda event: None)
-    for event in happened:
-        seen.observer(event)
+    ended = BatchEnded(counts={}, calls=0, throttled=0, seconds=0)  # what waits is recorded then
 
+    async def happen() -> None:
+        for event in (*happened, ended):
+            seen.observer(event)
+
+    asyncio.run(happen())
     for by_labels in seen.values().values():
         for labels in by_labels:
             for name, value in labels:

@@ -27,7 +27,7 @@ def undescribed(thing: type[Any]) -> Iterator[str]:
     if not (thing.__doc__ or "").strip():
         yield thing.__name__
     names: list[str] = []
-    if attrs.has(thing):
+    if "__attrs_attrs__" in vars(thing):  # otherwise they are a base's, which describes them
         names = [one.name for one in attrs.fields(thing) if not one.name.startswith("_")]
     elif issubclass(thing, tuple):
         names = list(getattr(thing, "_fields", ()))

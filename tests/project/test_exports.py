@@ -1,8 +1,10 @@
 """The hall: what a program imports is what public signatures mention, and nothing else."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -79,6 +81,16 @@ def test_the_hall_lists_what_it_exports(hall: ModuleType) -> None:
     assert set(hall.__all__) <= set(listed.stdout.split())
     assert sorted(hall.__all__) == hall.__all__
     assert all(hasattr(hall, name) for name in hall.__all__)
+
+
+def test_type_checkers_look_where_a_lazy_name_is_looked_for() -> None:
+    """
+    In the same modules: what `__getattr__` finds has its type, and what has a type is found.
+    """
+    text = Path(marketplace_metering_async.__file__).read_text(encoding="utf-8")
+    seen = re.findall(r"from marketplace_metering_async\.(\S+) import", text)
+
+    assert sorted(marketplace_metering_async._HOMES) == seen
 
 
 def test_the_hall_lists_nothing_else() -> None:

@@ -108,7 +108,7 @@ def test_requests_are_what_botocore_would_send(model: ServiceModel, data: st.Dat
         arguments["ProductCode"] = product
 
     theirs = serializer.serialize_to_request(arguments, model.operation_model("BatchMeterUsage"))
-    ours = wire.encode_batch(product, [wire.members_of(record)])
+    ours = wire.encode_batch(product, [record.to_wire()])
 
     assert json.loads(theirs["body"]) == json.loads(ours)
     assert theirs["headers"]["X-Amz-Target"] == f"{limits.TARGET_PREFIX}.BatchMeterUsage"

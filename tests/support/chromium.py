@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from attrs import frozen
 
 PATIENCE = 20.0
 _KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
@@ -85,6 +86,7 @@ class Browser:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}
+        self._idle: list[_Tab] = []
 
     async def listen(self) -> None:
         """Sort what comes: answers to whom they are for, events to their page."""
@@ -109,25 +111,50 @@ class Browser:
         result: dict[str, Any] = told["result"]
         return result
 
+    @contextlib.asynccontextmanager
     async def open(
         self, url: str, *, width: int = 1440, height: int = 1000, scheme: str = "light"
-    ) -> "Page":
-        """Open *url* in a page of its own, in a light or dark *scheme*."""
-        context = (await self.send("Target.createBrowserContext"))["browserContextId"]
-        target = await self.send("Target.createTarget", url="about:blank", browserContextId=context)
-        attached = await self.send(
-            "Target.attachToTarget", targetId=target["targetId"], flatten=True
-        )
-        page = Page(self, attached["sessionId"])
-        self._pages[attached["sessionId"]] = page
-        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility", "DOM"):
-            await page.send(f"{domain}.enable")
+    ) -> AsyncIterator["Page"]:
+        """
+        Lend a page with *url*, in a light or dark *scheme*.
+
+        It stands in a tab that another test gave back, where there is one: a new one costs a second
+        of the CPU. Given back, it has forgotten what was kept in it and closed what it opened.
+        """
+        tab = self._idle.pop() if self._idle else await self._new_tab()
+        page = self._pages[tab.session] = Page(self, tab.session)
         await page.size(width, height)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         await page.send("Emulation.setEmulatedMedia", features=[feature])
         await page.send("Page.navigate", url=url)
         await page.until("location.href !== 'about:blank' && document.readyState === 'complete'")
-        return page
+        yield page
+        await page.run("sessionStorage.clear()")
+        await page.send("Page.navigate", url="about:blank")
+        await page.until("location.href === 'about:blank' && document.readyState === 'complete'")
+        for target in (await self.send("Target.getTargets"))["targetInfos"]:
+            if tab.context == target["browserContextId"] and tab.target != target["targetId"]:
+                await self.send("Target.closeTarget", targetId=target["targetId"])
+        self._idle.append(tab)
+
+    async def _new_tab(self) -> "_Tab":
+        context = (await self.send("Target.createBrowserContext"))["browserContextId"]
+        target = await self.send("Target.createTarget", url="about:blank", browserContextId=context)
+        attached = await self.send(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )
+        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility", "DOM"):
+            await self.send(f"{domain}.enable", attached["sessionId"])
+        return _Tab(context, target["targetId"], attached["sessionId"])
+
+
+@frozen
+class _Tab:
+    """A tab in a context of its own, which shares nothing with others."""
+
+    context: str
+    target: str
+    session: str
 
 
 class Page:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.model import NO_ATTEMPTS, AttemptHistory, Chunk, Lane
 from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
 from support.memory import usage
@@ -22,7 +21,7 @@ def chunk_of(
         range(first, first + len(records)),
         list(records),
         [NO_ATTEMPTS] * len(records) if histories is None else list(histories),
-        wire.members_of_all(records),
+        [record.to_wire() for record in records],
     )
 
 

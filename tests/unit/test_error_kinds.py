@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from marketplace_metering_async import errors
 from marketplace_metering_async.error_kinds import (
-    ErrorKind,
     classify,
     is_foreign_too_large,
     may_have_been_applied,
@@ -20,6 +19,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
     TransportError,
 )
+from marketplace_metering_async.service_codes import ErrorKind
 from marketplace_metering_async.service_errors import MODELLED_ERRORS, ExpiredTokenException
 
 

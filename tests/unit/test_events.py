@@ -2,13 +2,20 @@
 
 import json
 import logging
+from contextvars import copy_context
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import get_args
 
 import pytest
 
-from marketplace_metering_async import LedgerError, LoggingObserver, RecordStatus, events
+from marketplace_metering_async import (
+    LedgerError,
+    LoggingObserver,
+    RecordStatus,
+    UsageRecord,
+    events,
+)
 from marketplace_metering_async.events import (
     BatchEnded,
     BatchReleased,
@@ -24,12 +31,26 @@ from marketplace_metering_async.events import (
     Throttled,
     UsageEndedUnmetered,
     WarningIssued,
+    observes_calls,
 )
 
 ERROR = LedgerError("away")
+OF_A_CUSTOMER = UsageRecord(
+    timestamp=datetime(2026, 11, 23, tzinfo=UTC),
+    dimension="requests",
+    quantity=1,
+    customer_aws_account_id="111122223333",
+)
 SAID: list[tuple[Event, str, dict[str, object]]] = [
     (
-        CallEnded(operation="BatchMeterUsage", records=25, seconds=0.5, request_id="r"),
+        CallEnded(
+            operation="BatchMeterUsage",
+            records=25,
+            seconds=0.5,
+            request_id="r",
+            carried=[OF_A_CUSTOMER],
+            callers=[copy_context()],
+        ),
         "DEBUG",
         {"operation": "BatchMeterUsage", "records": 25, "seconds": 0.5, "request_id": "r"}
         | {"attempt": 1},
@@ -106,6 +127,7 @@ def test_a_record_of_the_log_has_the_event_as_fields(
 
     assert (level, {"event": type(event).__name__, **fields}) == (record.levelname, named)
     assert record.getMessage()
+    assert "111122223333" not in record.getMessage()
     assert json.loads(json.dumps(named)) == named
 
 
@@ -127,3 +149,28 @@ def test_nothing_is_made_for_a_level_that_is_off(
     LoggingObserver()(Throttled(records=1))
 
     assert [] == caplog.records
+
+
+class Odd:
+    """An observer that cannot even say whether calls are of use to it."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of nothing."""
+
+    @property
+    def observes_calls(self) -> bool:
+        raise ValueError("odd")
+
+
+def test_an_observer_says_whether_calls_are_of_use_to_it(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    All are, where it does not say so; and what it raises hurts nobody.
+    """
+    caplog.set_level(logging.INFO, "marketplace_metering_async")
+
+    assert not observes_calls(LoggingObserver())
+    assert observes_calls(lambda event: None)
+    assert observes_calls(Odd())
+    assert ["the observer raised on observes_calls"] == [one.message for one in caplog.records]
+    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
+    assert observes_calls(LoggingObserver())

@@ -3,7 +3,6 @@
 import pytest
 
 from marketplace_metering_async import service_codes
-from marketplace_metering_async.error_kinds import FAULT_OF_CODE
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.service_errors import MODELLED_ERRORS
 
@@ -16,7 +15,7 @@ def error(code: str, operation: str, status: int = 400) -> MarketplaceMeteringEx
     return kind(code, operation=operation, status=status)
 
 
-@pytest.mark.parametrize("code", sorted({*FAULT_OF_CODE, *MODELLED_ERRORS}))
+@pytest.mark.parametrize("code", sorted({*service_codes.KNOWN, *MODELLED_ERRORS}))
 def test_every_code_that_is_known_has_its_own_next_step(code: str) -> None:
     """
     No "look it up". Newcomer M6.

@@ -1,13 +1,25 @@
 """Spans and metrics: names after the conventions, values after what happened."""
 
 import asyncio
+import logging
 import re
 import sys
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.semconv._incubating.attributes import (
+    aws_attributes,
+    cloud_attributes,
+    error_attributes,
+    rpc_attributes,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 from support.ledgers import HOUR, NOON, SetClock, house_at
 from support.memory import MemoryService, client_of
@@ -23,11 +35,13 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import (
     BatchEnded,
+    CallEnded,
     RelayBlocked,
     RelayWorking,
     SendingStopped,
     UsageEndedUnmetered,
     WarningIssued,
+    observes_calls,
 )
 from marketplace_metering_async.sandbox import FaultKind
 
@@ -57,12 +71,10 @@ def delivered(records: list[UsageRecord], **settings: Any) -> tuple[Collected, A
     """Meter *records* within a span of the program, and return what was recorded."""
     clock = VirtualClock()
     said: list[Any] = []
-    seen = collected(clock=clock, then=said.append)
+    seen = collected(clock=clock, then=said.append, **settings)
 
     async def work() -> Any:
-        async with client_of(
-            MemoryService(fault), observer=seen.observer, clock=clock, **settings
-        ) as client:
+        async with client_of(MemoryService(fault), observer=seen.observer, clock=clock) as client:
             with seen.tracer_provider.get_tracer("program").start_as_current_span("job"):
                 return await client.batch_meter_usage(records, product_code="p")
 
@@ -187,6 +199,199 @@ def test_no_customer_is_in_any_attribute() -> None:
 
     assert "aws.request_id" in told
     assert not re.search("111122223333|000000000003|999988887777|l-0123", told)
+
+
+def test_only_spans_name_customers_and_only_where_asked_to() -> None:
+    """
+    Each once a call, under whichever identity it has. Issue 26
+    """
+    legacy = usage(1, customer_aws_account_id=None, customer_identifier="legacy")
+    records = [usage(7), usage(7, dimension="other"), legacy]
+    seen, _ = delivered(records, customers=True)
+    *calls, _ = seen.spans()
+
+    named = [dict(call.attributes or {})["marketplace_metering.customers"] for call in calls]
+    assert [("000000000007", "legacy")] * 3 == named
+    assert not re.search("000000000007|legacy", str(seen.metrics()))
+
+
+def test_names_that_are_not_ours_are_those_of_the_conventions() -> None:
+    """
+    As OpenTelemetry's own package of them has them. Issue 26
+    """
+    registry = (aws_attributes, cloud_attributes, error_attributes, rpc_attributes)
+    known = {str(value) for module in registry for value in vars(module).values()}
+    seen, _ = delivered([usage(1)])
+    spans = [name for span in seen.spans() for name in span.attributes or {}]
+    points = [name for labels in seen.values().values() for one in labels for name, _ in one]
+
+    assert {name for name in (*spans, *points) if not name.startswith(PREFIX)} <= known
+
+
+def batched(
+    callers: int, wanted: Callable[[int], UsageRecord], theirs: TracerProvider | None = None
+) -> Collected:
+    """Hand records to a batcher, each from a span of its own; return what was recorded."""
+    clock = VirtualClock()
+    seen = collected(clock=clock)
+    tracer = (theirs or seen.tracer_provider).get_tracer("program")
+
+    async def call(batcher: UsageBatcher, number: int) -> None:
+        with tracer.start_as_current_span(f"caller {number}"):
+            assert (await batcher.meter(wanted(number))).metered
+
+    async def work() -> None:
+        async with (
+            client_of(MemoryService(), observer=seen.observer, clock=clock) as client,
+            UsageBatcher(client, product_code="p") as batcher,
+        ):
+            await asyncio.gather(*(call(batcher, number) for number in range(callers)))
+
+    run_virtual(work())
+    return seen
+
+
+def calls_and_callers(seen: Collected) -> tuple[list[ReadableSpan], dict[int, str]]:
+    """Return the spans of calls, and the names of all others by their ids."""
+    calls = [span for span in seen.spans() if span.kind is SpanKind.CLIENT]
+    return calls, {span.context.span_id: span.name for span in seen.spans() if span not in calls}
+
+
+def test_a_call_of_the_batcher_is_linked_to_those_who_handed_its_records_in() -> None:
+    """
+    It is below none of them: it is made for all. Issue 26
+    """
+    calls, callers = calls_and_callers(batched(26, usage))
+
+    linked = [{callers[link.context.span_id] for link in call.links} for call in calls]
+    assert [None, None] == [call.parent for call in calls]
+    assert [25, 1] == [len(call.links) for call in calls]
+    assert {f"caller {number}" for number in range(26)} == set.union(*linked)
+
+
+def test_those_who_share_a_record_are_linked_too_and_no_more_than_a_request_has_records() -> None:
+    """
+    However many hand in the same. Issue 26
+    """
+    (few,), _ = calls_and_callers(batched(3, lambda _: usage(1)))
+    (many,), _ = calls_and_callers(batched(60, lambda _: usage(1)))
+
+    assert (3, 25) == (len(few.links), len(many.links))
+
+
+def test_there_is_no_link_to_what_nobody_will_see() -> None:
+    """
+    A span that is not sampled is nowhere.
+    """
+    unsampled = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
+    (call,), _ = calls_and_callers(batched(2, usage, unsampled))
+
+    assert call.parent is None
+    assert () == tuple(call.links)
+
+
+def test_what_a_stream_sends_is_below_who_reads_it() -> None:
+    """
+    Each call, without a link. Issue 26
+    """
+    clock = VirtualClock()
+    seen = collected(clock=clock)
+
+    async def work() -> None:
+        async with client_of(MemoryService(), observer=seen.observer, clock=clock) as client:
+            with seen.tracer_provider.get_tracer("program").start_as_current_span("job"):
+                records = map(usage, range(30))
+                async for result in client.iter_batch_meter_usage(records, product_code="p"):
+                    assert result.metered
+
+    run_virtual(work())
+    calls, others = calls_and_callers(seen)
+    assert ["job", "job"] == [others[call.parent.span_id] for call in calls if call.parent]
+    assert [(), ()] == [tuple(call.links) for call in calls]
+
+
+def test_calls_of_what_goes_on_show_soon() -> None:
+    """
+    A quarter of a second after the call, though the stream waits for more.
+    """
+    clock = VirtualClock()
+    seen = collected(clock=clock)
+    counts: list[int] = []
+
+    async def records() -> AsyncIterator[UsageRecord]:
+        yield usage(1)
+        await clock.sleep(2)
+        counts.append(len(seen.spans()))
+
+    async def work() -> None:
+        async with client_of(MemoryService(), observer=seen.observer, clock=clock) as client:
+            source = client.iter_batch_meter_usage(records(), product_code="p", linger=1.7)
+            assert 1 == len([result async for result in source])
+
+    run_virtual(work())
+    assert [1] == counts
+
+
+def ended(**members: Any) -> CallEnded:
+    return CallEnded(**{"operation": "BatchMeterUsage", "records": 1, "seconds": 0.1, **members})
+
+
+@pytest.mark.parametrize(
+    ("happened", "shown"),
+    [
+        ([ended()], 0),
+        ([ended(), ended(code="ThrottlingException")], 2),
+        ([ended(), ended(operation="RegisterUsage")], 2),
+        ([ended()] * 255, 0),
+        ([ended()] * 256, 256),
+    ],
+    ids=["one", "a failure", "no batch", "255", "256"],
+)
+async def test_calls_are_recorded_together(happened: list[CallEnded], shown: int) -> None:
+    """
+    Where more is to come for certain, or so many wait that it pays no more.
+    """
+    seen = collected(then=lambda event: None)
+    for event in happened:
+        seen.observer(event)
+
+    assert shown == len(seen.spans())
+
+
+def test_without_an_sdk_calls_are_not_observed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Unless somebody gets the events besides; a program that sets one up later is heard within a
+    second.
+    """
+    caplog.set_level(logging.INFO, "marketplace_metering_async")
+    clock = MovedClock(NOON)
+    provider = trace.get_tracer_provider()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    observer = OpenTelemetryObserver(clock=clock)
+
+    assert not observes_calls(observer)
+    assert observes_calls(OpenTelemetryObserver(then=lambda event: None))
+    assert observes_calls(collected().observer)
+    provider = TracerProvider(shutdown_on_exit=False)
+    assert not observes_calls(observer)
+    clock.seconds += 1
+    assert observes_calls(observer)
+
+
+def test_an_sdk_for_metrics_alone_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    As one for spans alone is.
+    """
+    caplog.set_level(logging.INFO, "marketplace_metering_async")
+    meters, tracers = (
+        MeterProvider(shutdown_on_exit=False),
+        TracerProvider(shutdown_on_exit=False),
+    )
+
+    assert OpenTelemetryObserver(meter_provider=meters).observes_calls
+    assert OpenTelemetryObserver(tracer_provider=tracers).observes_calls
 
 
 class MovedClock(SetClock):

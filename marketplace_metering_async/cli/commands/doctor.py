@@ -26,9 +26,10 @@ from marketplace_metering_async.cli.output.console import (
     printable,
 )
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.error_kinds import ErrorKind, classify
+from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import InvalidResponseError, MeteringError
 from marketplace_metering_async.limits import service_metadata
+from marketplace_metering_async.service_codes import ErrorKind
 
 _CLOCK: Final = SystemClock()
 _PACKAGE: Final = "marketplace-metering-async"

@@ -99,7 +99,7 @@ class Plan:
         code = record.product_code or self._product_code
         lane = lane_of(code, licensed=record.license_arn is not None)
         self._lanes[lane] += one
-        self._bytes[lane] += one * wire.record_size(wire.members_of(record))
+        self._bytes[lane] += one * wire.record_size(record.to_wire())
 
     @property
     def keys(self) -> int:

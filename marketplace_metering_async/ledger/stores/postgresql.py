@@ -27,15 +27,12 @@ from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, UsageRefusedError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
-    HIDDEN,
     Identity,
     copy_text,
-    held_through,
     introduction,
     lost_watermark,
     moved_name,
     require_watermark,
-    sign_of_a_copy,
 )
 from marketplace_metering_async.ledger.model import (
     CustomerKey,
@@ -59,10 +56,18 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_sending,
 )
 from marketplace_metering_async.ledger.stores.postgresql_connections import (
-    DOUBT,
     Connection,
     PostgresConnections,
-    was_kept_waiting,
+)
+from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
+from marketplace_metering_async.ledger.stores.postgresql_identity import (
+    ADOPT,
+    INTRODUCE,
+    bind,
+    guard_copy,
+    identity,
+    marked,
+    retire,
 )
 from marketplace_metering_async.ledger.stores.store import (
     ClaimRules,
@@ -82,34 +87,6 @@ _SHARDS: Final = 16
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 """Seconds for which a group waits for others, each time that it is tried."""
 _FOLDED_AT_ONCE: Final = 1_000
-
-RESERVE: Final = """
-    INSERT INTO marketplace_metering.quota (operation, next_at)
-    VALUES ('BatchMeterUsage', clock_timestamp() + $1::double precision * interval '1 s')
-    ON CONFLICT (operation) DO UPDATE SET
-        next_at = greatest(quota.next_at, clock_timestamp())
-                  + $1::double precision * interval '1 s'
-    RETURNING EXTRACT(EPOCH FROM next_at - clock_timestamp())::double precision
-"""
-OLD_NOTES: Final = """
-    DELETE FROM marketplace_metering.posting WHERE posting_id IN (
-        SELECT posting_id FROM marketplace_metering.posting
-        WHERE posted_at < now() - interval '7 days' LIMIT $1)
-    RETURNING posting_id
-"""
-INTRODUCE: Final = """
-    UPDATE marketplace_metering.ledger
-    SET ledger_id = $1, created_at = $2, region_name = $3, mark = $4 WHERE ledger_id IS NULL
-"""
-GUARD: Final = """
-    UPDATE marketplace_metering.ledger SET mark = $1, guarded_since = COALESCE(guarded_since, $2),
-        held_through = CASE WHEN guarded_since IS NULL THEN greatest(held_through, $3)
-                            ELSE least(held_through, $3) END
-"""
-ADOPT: Final = """
-    UPDATE marketplace_metering.ledger SET guarded_since = NULL, sealings = $1, held_through = $2,
-        sealed_through = greatest(sealed_through, $2), adopted_at = $3
-"""
 
 
 class PostgresStore:
@@ -155,7 +132,7 @@ class PostgresStore:
 
     async def check_identity(self, region_name: str | None, now: int) -> str | None:
         """See Store."""
-        mark, _ = await self._connections.read(_marked)
+        mark, _ = await self._connections.read(marked)
         await self._connections.run(
             lambda db: db.execute(INTRODUCE, str(uuid4()), now, region_name, mark),
             though_moved=True,
@@ -163,14 +140,14 @@ class PostgresStore:
 
         async def work(db: Connection) -> str | None:
             place = await self._place(db)
-            sign = await _guard_copy(db, place, now)
+            sign = await guard_copy(db, place, now)
             return introduction(await identity(db), region_name, sign)
 
         return await self._connections.run(work, though_moved=True)
 
     async def bind(self, region_name: str, host: str) -> None:
         """See Store."""
-        await self._connections.run(lambda db: _bind(db, region_name, host))
+        await self._connections.run(lambda db: bind(db, region_name, host))
 
     async def adopt(self, now: int) -> None:
         """See Store."""
@@ -338,7 +315,7 @@ class PostgresStore:
 
         async def work(db: Connection) -> Sealed:
             place = await self._place(db)
-            sign = await _guard_copy(db, place, now)
+            sign = await guard_copy(db, place, now)
             ledger = await identity(db)
             require_watermark(ledger, place.path)
             if (copy := copy_text(ledger, sign)) is not None:
@@ -355,7 +332,7 @@ class PostgresStore:
         async def work(db: Connection) -> list[FrozenHour]:
             nonlocal lost
             place = await self._place(db)
-            await _guard_copy(db, place, now)
+            await guard_copy(db, place, now)
             claimed = await claim(db, now, rules, self._shard, self._reach)
             lost = await self._keep_watermark(db, place)
             return claimed
@@ -374,7 +351,7 @@ class PostgresStore:
 
         One that is tried again looks again, for it may have met another server.
         """
-        mark, ledger = await _marked(db)
+        mark, ledger = await marked(db)
         file = self._watermark(ledger)
         if file is None:
             return Place(mark=mark, mark_is_proof=False, path=None, watermark=None)
@@ -420,8 +397,8 @@ class PostgresStore:
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
-        until: float = await self._connections.run(lambda db: db.fetchval(RESERVE, seconds))
-        return until
+        reserve = postgresql_sending.reserve_calls
+        return await self._connections.run(lambda db: reserve(db, seconds))
 
     async def status(self, now: int) -> Figures:
         """See Store."""
@@ -454,8 +431,9 @@ class PostgresStore:
 
     async def tidy(self) -> bool:
         """See Store: notes of processes that have ended."""
-        notes = await self._connections.run(lambda db: db.fetch(OLD_NOTES, _NOTES_AT_ONCE))
-        return len(notes) == _NOTES_AT_ONCE
+        tidy = postgresql_reports.tidy
+        removed = await self._connections.run(lambda db: tidy(db, _NOTES_AT_ONCE))
+        return removed == _NOTES_AT_ONCE
 
     async def back_up(self, to: str) -> None:
         """See Store."""
@@ -472,7 +450,7 @@ class PostgresStore:
     async def retire(self, to: str) -> Identity:
         """See Store."""
         (await self._connections.read(identity)).require_movable(to)  # before others are kept out
-        return await self._connections.run(lambda db: _retire(db, to), though_moved=True)
+        return await self._connections.run(lambda db: retire(db, to), though_moved=True)
 
     async def reinstate(self, to: str) -> None:
         """See Store."""
@@ -486,64 +464,3 @@ class PostgresStore:
         return await self._connections.read(
             lambda db: postgresql_moving.dump(db, table, after, limit)
         )
-
-
-async def identity(db: Connection, lock: str = "") -> Identity:
-    """Return the ledger's one row."""
-    found = await db.fetchrow(
-        "SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at, "
-        "last_relay_at, sealings, sealed_through, watermark, held_through, adopted_at, "
-        f"event_ids_since FROM marketplace_metering.ledger {lock}"
-    )
-    return Identity(**found)
-
-
-async def _marked(db: Connection) -> tuple[str, Identity]:
-    """Return the ledger's row with the cluster and database that it is in: a copy has others."""
-    cluster = HIDDEN
-    database, shows_cluster = await db.fetchrow(
-        "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()), "
-        "has_function_privilege('pg_control_system()', 'EXECUTE')"
-    )
-    if shows_cluster:
-        cluster = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
-    return f"{cluster} {database}", await identity(db)
-
-
-async def _guard_copy(db: Connection, place: Place, now: int) -> str | None:
-    """
-    Guard the ledger if it is found to be a copy; return what shows that it is one.
-
-    What is outside was read before: meanwhile somebody may have adopted it.
-    """
-    if sign_of_a_copy(await identity(db), place) is None:
-        return None
-    ledger = await identity(db, "FOR UPDATE")
-    sign = sign_of_a_copy(ledger, place)
-    if sign is not None:
-        await db.execute(GUARD, place.mark, now, held_through(ledger, place))
-        await db.execute(DOUBT)
-    return sign
-
-
-async def _bind(db: Connection, region_name: str, host: str) -> None:
-    await db.execute(
-        "UPDATE marketplace_metering.ledger "
-        "SET region_name = COALESCE(region_name, $1), host = COALESCE(host, $2)",
-        region_name,
-        host,
-    )
-    (await identity(db)).require_host(region_name, host)
-
-
-async def _retire(db: Connection, to: str) -> Identity:
-    """Wait for transactions that have seen a ledger which has not moved; later ones see it move."""
-    await db.execute("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
-    ledger = await identity(db)
-    ledger.require_movable(to)
-    await db.execute(
-        "UPDATE marketplace_metering.hour SET lease_until = NULL, in_doubt = 1 "
-        "WHERE lease_until IS NOT NULL"
-    )
-    await db.execute("UPDATE marketplace_metering.ledger SET moved_to = $1", moved_name(to))
-    return ledger

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from attrs import evolve, frozen
@@ -20,19 +19,18 @@ from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
     LedgerError,
-    LedgerMissingError,
-    LedgerOutcomeUnknownError,
     LedgerUnusableError,
-    UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.callers_connection import connection_under
-from marketplace_metering_async.ledger.stores.migrations import (
-    first_edition,
-    migrations_in,
-    migrations_of,
+from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
+from marketplace_metering_async.ledger.stores.postgresql_errors import (
+    failed,
+    may_be_committed,
+    text_of,
 )
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
+from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
@@ -57,16 +55,6 @@ _MOVING_SECONDS: Final = 2.0
 """A ledger that moves does not say so sooner, for it waits for the caller who asks."""
 _NOTE_LASTS: Final = 6 * 86_400.0
 """Seconds for which a process looks for its note: relays remove those that are a week old."""
-_LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
-"""Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
-
-_OF_A_ROW: Final = frozenset({"22", "23", "54"})
-"""Those of what is in a row: no such value, against a constraint, too large."""
-
-_CANCELED: Final = "57014"
-"""Such as by the server's statement_timeout: it has done nothing."""
-_LOCK_NOT_AVAILABLE: Final = "55P03"
-
 _OTHER_LEDGER: Final = (
     "connection: connect it to the database of this ledger; it is connected to another one, where "
     "nothing was stored"
@@ -180,10 +168,10 @@ class PostgresConnections:
         self._url, self._schema = schema_in(url)
         self.may_write = True
         self.clock = FollowingClock()
-        self._create = create
         self._reach = reach
-        self._migrations = migrations_in(schema) if schema else migrations_of("postgresql")
-        self._known = self._migrations[-1].version
+        migrations = migrations_in(schema) if schema else migrations_of("postgresql")
+        self._upgrade = SchemaUpgrade(self._url, self._schema, migrations, create, reach)
+        self._known = self._upgrade.known
         self._pool: Any = None  # an asyncpg pool while open
         self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
@@ -222,7 +210,7 @@ class PostgresConnections:
                 f"leave out of the ledger's URL what the server does not know: {error}"
             ) from error
         except self._errors as error:
-            raise LedgerError(f"PostgreSQL cannot be used: {_text_of(error)}") from error
+            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)}") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "
@@ -295,9 +283,21 @@ class PostgresConnections:
                                 seen = await db.fetchrow(_LANDED, note)
             except self._errors as caught:
                 error = self._first(caught)
+<<<<<<< HEAD
                 in_doubt = in_doubt or (committing and self._may_be_committed(error))
                 at_once, expected = None, at_once
                 if expected is not None and self._is_otherwise(error):
+=======
+                if not committed:  # otherwise only giving the connection back has failed
+                    in_doubt = in_doubt or (committing and may_be_committed(error))
+                    at_once, expected = None, at_once
+                    if expected is not None and self._is_otherwise(error):
+                        continue
+                    if attempt == tries or not await self._passes(error):
+                        self._keep_in_mind(memory, note, in_doubt=in_doubt)
+                        raise failed(error, in_doubt=in_doubt) from error
+                    await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
+>>>>>>> main
                     continue
                 if attempt == tries or not await self._passes(error):
                     self._keep_in_mind(memory, note, in_doubt=in_doubt)
@@ -380,7 +380,7 @@ class PostgresConnections:
         except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
             raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
@@ -423,7 +423,7 @@ class PostgresConnections:
             except self._errors as caught:
                 error = self._first(caught)
                 if attempt == _TRIES or not await self._passes(error):
-                    raise LedgerError(f"PostgreSQL: {_text_of(error)}") from error
+                    raise LedgerError(f"PostgreSQL: {text_of(error)}") from error
             await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
         raise AssertionError("the last attempt returned or raised")
 
@@ -502,11 +502,6 @@ class PostgresConnections:
             error = error.__context__
         return error
 
-    def _may_be_committed(self, error: BaseException) -> bool:
-        """Whether a COMMIT that ended with *error* may have taken place all the same."""
-        state = _state_of(error)
-        return state[:2] in _LEFT_IN_DOUBT and state != _CANCELED
-
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
         """All that asyncpg and the network raise."""
@@ -528,95 +523,8 @@ class PostgresConnections:
                 "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
                 "would lose usage when the machine stops"
             )
-        if (version := await self._version(connection)) < self._known:
-            try:
-                await self._migrate()
-            except self._asyncpg.InsufficientPrivilegeError as error:
-                if not version:
-                    raise
-                raise LedgerUnusableError(
-                    "open it once with a role that may upgrade it, the owner of its tables: the "
-                    f"ledger is of an older version of the package ({error})"
-                ) from error
+        await self._upgrade.prepare(connection)
         db = SchemaConnection(connection, self._schema)
         self.may_write = await db.fetchval(_MAY_WRITE)
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())
-
-    async def _migrate(self) -> None:
-        """Upgrade the schema, on a connection that waits for as long as it takes."""
-        connection = await self._asyncpg.connect(self._url, statement_cache_size=0)
-        try:
-            await self._migrate_on(connection)
-        finally:
-            await connection.close(timeout=_CLOSE_SECONDS)
-
-    async def _migrate_on(self, connection: Connection) -> None:
-        async with connection.transaction():
-            await connection.execute("SET LOCAL statement_timeout = 0")
-            await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
-            version = await self._version(connection)
-            if not await connection.fetchval("SELECT to_regnamespace($1)", self._schema):
-                await connection.execute(f"CREATE SCHEMA {self._schema}")
-            db = SchemaConnection(connection, self._schema)
-            for migration in self._migrations:
-                if migration.version > version:
-                    for statement in migration.statements:
-                        await db.execute(statement)
-                        self._reach("migrate: statement")
-                    await db.execute(
-                        "UPDATE marketplace_metering.ledger SET version = $1", migration.version
-                    )
-            self._reach("migrate: done")
-
-    async def _version(self, connection: Connection) -> int:
-        """Return the version of the schema; 0 where there is none, and one may be made."""
-        place = _place_of(self._url)
-        db = SchemaConnection(connection, self._schema)
-        if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
-            raise first_edition(place)
-        if not await db.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
-            if not self._create:
-                raise LedgerMissingError(f"there is no ledger at {place}")
-            return 0
-        found = await db.fetchrow("SELECT version, min_compatible FROM marketplace_metering.ledger")
-        if found is None:
-            raise LedgerUnusableError(f"{place} is damaged; restore a backup")
-        require_known(found["min_compatible"], self._known)
-        version: int = found["version"]
-        return version
-
-
-def _place_of(url: str) -> str:
-    """Return host and database of *url*, and nothing that may be secret."""
-    parts = urlsplit(url)
-    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _text_of(error: BaseException) -> str:
-    """Return what an error says: of a server's but the message, for its details show the row."""
-    unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return getattr(error, "message", None) or str(error) or unnamed
-
-
-def _state_of(error: BaseException) -> str:
-    """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
-    return getattr(error, "sqlstate", None) or "08000"
-
-
-def was_kept_waiting(error: LedgerError) -> bool:
-    """Whether others took longer than a transaction's patience, and nothing was stored."""
-    cause = error.__cause__
-    if cause is None or isinstance(error, LedgerOutcomeUnknownError):
-        return False
-    return _state_of(cause) == _LOCK_NOT_AVAILABLE
-
-
-def _failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:
-    if in_doubt:
-        return LedgerOutcomeUnknownError(
-            f"PostgreSQL: {_text_of(error)}; it went away at the commit, and whether this was "
-            "stored is unknown"
-        )
-    kind = UsageRefusedError if _state_of(error)[:2] in _OF_A_ROW else LedgerError
-    return kind(f"PostgreSQL: {_text_of(error)}; nothing was stored")

@@ -84,6 +84,12 @@ BY_KEY: Final = f"""
     WHERE true {{members}} ORDER BY {{order}} LIMIT ?
 """
 """Of each key no more than may be on the page."""
+OLD_NOTES: Final = """
+    DELETE FROM marketplace_metering.posting WHERE posting_id IN (
+        SELECT posting_id FROM marketplace_metering.posting
+        WHERE posted_at < now() - interval '7 days' LIMIT $1)
+    RETURNING posting_id
+"""
 FORGET: Final = """
     DELETE FROM marketplace_metering.event WHERE event_id IN (
         SELECT event_id FROM marketplace_metering.event WHERE added_at < $1
@@ -192,3 +198,8 @@ async def prune_events(db: Connection, before: int, limit: int) -> int:
     )
     forgotten = await db.fetch(FORGET, before, limit)
     return len(forgotten)
+
+
+async def tidy(db: Connection, limit: int) -> int:
+    """Remove notes of processes that have ended; return how many."""
+    return len(await db.fetch(OLD_NOTES, limit))

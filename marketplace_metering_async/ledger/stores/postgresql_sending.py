@@ -99,6 +99,14 @@ NEXT_DUE: Final = """
         (SELECT MIN(not_before) FROM marketplace_metering.hour
          WHERE state = 'frozen' AND lease_until IS NULL))
 """
+RESERVE: Final = """
+    INSERT INTO marketplace_metering.quota (operation, next_at)
+    VALUES ('BatchMeterUsage', clock_timestamp() + $1::double precision * interval '1 s')
+    ON CONFLICT (operation) DO UPDATE SET
+        next_at = greatest(quota.next_at, clock_timestamp())
+                  + $1::double precision * interval '1 s'
+    RETURNING EXTRACT(EPOCH FROM next_at - clock_timestamp())::double precision
+"""
 
 
 async def seal_due(
@@ -186,3 +194,9 @@ async def next_due(db: Connection) -> float | None:
     """Return when there will be something to seal or send."""
     due: float | None = await db.fetchval(NEXT_DUE)
     return due
+
+
+async def reserve_calls(db: Connection, seconds: float) -> float:
+    """See Store."""
+    until: float = await db.fetchval(RESERVE, seconds)
+    return until

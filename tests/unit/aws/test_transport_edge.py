@@ -283,7 +283,7 @@ class Clock(VirtualClock):
 
 
 def success() -> dict[str, Any]:
-    records = [wire.members_of(record) for record in usage(2)]
+    records = [record.to_wire() for record in usage(2)]
     results = [
         {"UsageRecord": members, "Status": "Success", "MeteringRecordId": f"id-{n}"}
         for n, members in enumerate(records)

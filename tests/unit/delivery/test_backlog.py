@@ -69,7 +69,7 @@ def test_every_record_is_in_one_chunk_of_its_lane(given_: list[UsageRecord]) -> 
         }
         assert {chunk.lane} == set(map(backlog.lane_of, chunk.records))
         assert len(chunk.body) < limits.REQUEST_BYTES
-        assert chunk.members == [wire.members_of(record) for record in chunk.records]
+        assert chunk.members == [record.to_wire() for record in chunk.records]
         assert chunk.records == [given_[position] for position in chunk.positions]
 
 
@@ -516,7 +516,7 @@ class BacklogLife(RuleBasedStateMachine):
     def bytes_of(self, lane: _ModelLane) -> int:
         positions = [p for _, p in lane.fresh] + [entry.position for _, _, entry in lane.returned]
         large = [self.records[p] for p in positions if self.records[p].usage_allocations]
-        return sum(wire.record_size(wire.members_of(record)) for record in large)
+        return sum(wire.record_size(record.to_wire()) for record in large)
 
     def room(self, product: str) -> int:
         return limits.REQUEST_BYTES - 1 - wire.batch_overhead(product)
@@ -565,7 +565,7 @@ class BacklogLife(RuleBasedStateMachine):
         left = self.room(product)
         chosen: list[tuple[int, AttemptHistory]] = []
         for _, position, history in order[: lane.limit]:
-            left -= wire.record_size(wire.members_of(self.records[position]))
+            left -= wire.record_size(self.records[position].to_wire())
             if left < 0 and chosen:
                 break
             chosen.append((position, history))

@@ -15,7 +15,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
-from marketplace_metering_async.error_kinds import ErrorKind, classify, may_have_been_applied
+from marketplace_metering_async.error_kinds import classify, may_have_been_applied
 from marketplace_metering_async.errors import (
     InvalidResponseError,
     MarketplaceMeteringException,
@@ -29,6 +29,7 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.service_codes import ErrorKind
 from marketplace_metering_async.service_errors import MODELLED_ERRORS, TimestampOutOfBoundsException
 
 S = RecordStatus

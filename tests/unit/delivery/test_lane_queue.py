@@ -162,7 +162,7 @@ def test_an_emptied_lane_counts_no_bytes() -> None:
     queue.put_back(PendingRecord(5, LARGE, SENT))
     for taken in (2, 2, 1):
         assert taken == len(queue.drain(taken))
-        assert (queue.size * wire.record_size(wire.members_of(LARGE))) == queue.bytes
+        assert (queue.size * wire.record_size(LARGE.to_wire())) == queue.bytes
 
     assert queue.discard(4, LARGE)
     assert not queue.discard(4, LARGE)
@@ -213,7 +213,7 @@ def test_room_is_used_to_the_last_byte(spare: int, taken: int, returned: bool) -
     Two that fit exactly go together.
     """
     record = large_record(1)
-    room = 2 * wire.record_size(wire.members_of(record)) + spare
+    room = 2 * wire.record_size(record.to_wire()) + spare
     queue = LaneQueue(PRODUCT, room, at([record] * 2))
     for position in range(2):
         if returned:
@@ -270,7 +270,7 @@ def test_no_request_reaches_a_million_bytes(records: list[UsageRecord], returned
         cut = queue.cut(alike)
         assert 1 <= len(cut.positions) <= 25
         assert body_size(cut.members) < limits.REQUEST_BYTES
-        assert [wire.members_of(records[position]) for position in cut.positions] == cut.members
+        assert [records[position].to_wire() for position in cut.positions] == cut.members
         taken += cut.positions
 
     assert list(range(len(records))) == sorted(taken)
@@ -282,14 +282,14 @@ def test_long_records_of_many_minutes_fill_what_large_ones_left() -> None:
     Each minute counts against the room, also where none of it has allocations.
     """
     large = large_record(1170)
-    assert 900_000 < wire.record_size(wire.members_of(large)) < limits.REQUEST_BYTES - 16_000
+    assert 900_000 < wire.record_size(large.to_wire()) < limits.REQUEST_BYTES - 16_000
     queue = queue_of([*LONG, large], fresh=24)
     queue.put_back(PendingRecord(24, large, SENT))
 
     cut = queue.cut(alike)
 
     assert body_size(cut.members) < limits.REQUEST_BYTES
-    room = ROOM - wire.record_size(wire.members_of(large))
+    room = ROOM - wire.record_size(large.to_wire())
     assert 1 + room // wire.LARGEST_PLAIN_RECORD == len(cut.positions)
 
 
@@ -307,7 +307,7 @@ def test_the_bound_of_a_plain_record_holds() -> None:
     )
 
     for one in (record, LONG[0]):
-        members = wire.members_of(one)
+        members = one.to_wire()
         assert len(wire.dumps(members)) + 1 <= wire.record_size(members)
 
 

@@ -167,4 +167,4 @@ def test_the_stall_of_all_begins_with_the_first_attempt_without_progress() -> No
 
     progress.reset()
 
-    assert (None, None) == (progress.latest, progress.seconds_left(20))
+    assert None is progress.seconds_left(20)

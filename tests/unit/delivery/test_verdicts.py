@@ -122,6 +122,7 @@ def test_what_another_record_met_settles_no_doubt() -> None:
     for verdict in (clean, doubtful):
         assert isinstance(verdict.error, SimilarRecordRefusedError)
         assert refusal is verdict.error.__cause__
+        assert refusal.code == verdict.error.cause_code
         assert "dimension" in str(verdict.error)
 
 

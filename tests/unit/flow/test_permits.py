@@ -117,7 +117,7 @@ def test_no_start_is_lost(seed: int) -> None:
             return not halt.is_set() and left[0] > 0
 
         while wanted():
-            permit = await permits.acquire(wanted, halt)
+            permit = await permits.acquire(wanted, asyncio.current_task())
             if permit is not None:
                 assert wanted()
                 left[0] -= 1
@@ -139,14 +139,15 @@ def test_no_start_is_lost(seed: int) -> None:
                 case "halt":
                     halt = random.choice(groups)[0]
                     halt.set()
-                    permits.recheck(halt)
+                    for task in tasks:
+                        permits.recheck(task)
                 case "more":
                     random.choice(groups)[1][0] += random.randint(1, 10)
                 case "come":
                     tasks.append(asyncio.create_task(work(*random.choice(groups))))
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert ended is None or isinstance(ended, asyncio.CancelledError)
-        last = await permits.acquire(always)
+        last = await permits.acquire(always, object())
         assert last is not None
         last.release()
 
@@ -163,10 +164,10 @@ def test_first_come_first_served_and_many_at_once() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 4)
-        held = [await permits.acquire(always) for _ in range(4)]
+        held = [await permits.acquire(always, object()) for _ in range(4)]
 
         async def come(number: int) -> None:
-            assert await permits.acquire(always) is not None
+            assert await permits.acquire(always, object()) is not None
             order.append(number)
 
         tasks = [asyncio.create_task(come(number)) for number in range(6)]
@@ -192,16 +193,16 @@ def test_whoever_is_halted_leaves_at_once(places: int) -> None:
 
     async def run() -> None:
         permits, halt = CallPermits(Agreeing(), VirtualClock(), 1), asyncio.Event()
-        assert await permits.acquire(always) is not None
-        others = [asyncio.create_task(permits.acquire(always)) for _ in range(places)]
+        assert await permits.acquire(always, object()) is not None
+        others = [asyncio.create_task(permits.acquire(always, object())) for _ in range(places)]
         await asyncio.sleep(0)
-        mine = asyncio.create_task(permits.acquire(lambda: not halt.is_set()))
+        mine = asyncio.create_task(permits.acquire(lambda: not halt.is_set(), halt))
         await asyncio.sleep(10)
         halt.set()
-        permits.recheck()
+        permits.recheck(halt)
         async with asyncio.timeout(0.1):
             assert await mine is None
-        assert await permits.acquire(lambda: not halt.is_set()) is None
+        assert await permits.acquire(lambda: not halt.is_set(), halt) is None
         for other in others:
             other.cancel()
 
@@ -215,14 +216,14 @@ def test_whoever_is_cancelled_while_let_in_gives_the_start_back() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 2)
-        held = [await permits.acquire(always) for _ in range(2)]
+        held = [await permits.acquire(always, object()) for _ in range(2)]
 
         async def first() -> None:
-            assert await permits.acquire(always) is not None
+            assert await permits.acquire(always, object()) is not None
             second.cancel()
 
         one = asyncio.create_task(first())
-        second = asyncio.create_task(permits.acquire(always))
+        second = asyncio.create_task(permits.acquire(always, object()))
         await asyncio.sleep(0)
         for permit in held:
             assert permit is not None
@@ -230,7 +231,7 @@ def test_whoever_is_cancelled_while_let_in_gives_the_start_back() -> None:
         await asyncio.gather(one, second, return_exceptions=True)
         assert second.cancelled()
         async with asyncio.timeout(0.1):
-            assert await permits.acquire(always) is not None
+            assert await permits.acquire(always, object()) is not None
 
     run_virtual(run())
 
@@ -246,7 +247,7 @@ def test_a_pacer_that_raises_hurts_only_who_asks(after: int) -> None:
         permits = CallPermits(pacer, VirtualClock(), 2)
 
         async def call() -> None:
-            permit = await permits.acquire(always)
+            permit = await permits.acquire(always, object())
             assert permit is not None
             await asyncio.sleep(0.1)
             permit.end(CallEnd.DELIVERED)
@@ -256,7 +257,7 @@ def test_a_pacer_that_raises_hurts_only_who_asks(after: int) -> None:
         assert all(end is None or isinstance(end, ZeroDivisionError) for end in ended)
         pacer.left = 0
         for _ in range(2):
-            assert await permits.acquire(always) is not None
+            assert await permits.acquire(always, object()) is not None
 
     run_virtual(run())
 
@@ -271,11 +272,11 @@ def test_a_call_that_was_cancelled_is_no_failure() -> None:
     async def run() -> None:
         permits = CallPermits(pacer, VirtualClock(), 1)
         for sent in (True, False):
-            permit = await permits.acquire(always)
+            permit = await permits.acquire(always, object())
             assert permit is not None
             permit.sent = sent
             permit.release()
-            permit = await permits.acquire(always)
+            permit = await permits.acquire(always, object())
             assert permit is not None
             permit.sent = True
             permit.end(CallEnd.DELIVERED)
@@ -294,17 +295,17 @@ def test_a_call_that_ends_before_the_first_in_line_woke_is_not_missed() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 1)
-        held = await permits.acquire(always)
+        held = await permits.acquire(always, object())
         assert held is not None
 
         async def give_up() -> None:
             try:
-                await permits.acquire(always)
+                await permits.acquire(always, object())
             finally:
                 held.end(CallEnd.DELIVERED)  # the second is first now, and did not run yet
 
         first = asyncio.create_task(give_up())
-        second = asyncio.create_task(permits.acquire(always))
+        second = asyncio.create_task(permits.acquire(always, object()))
         await asyncio.sleep(0)
         first.cancel()
         async with asyncio.timeout(0.1):
@@ -321,7 +322,7 @@ def test_a_permit_at_hand_is_for_the_only_one_in_line() -> None:
     async def run() -> None:
         pacer = Counting(Agreeing())
         permits = CallPermits(pacer, VirtualClock(), 1)
-        held = await permits.acquire(always)
+        held = await permits.acquire(always, object())
         assert held is not None
         assert permits.for_the_only("me") is None  # nobody is in line
         needs = [True]
@@ -349,6 +350,32 @@ def test_a_permit_at_hand_is_for_the_only_one_in_line() -> None:
     run_virtual(run())
 
 
+def test_a_new_call_takes_the_place_of_one_that_was_cancelled() -> None:
+    """
+    Even while the one that was cancelled has not left the line yet, as when a delivery stops.
+    """
+
+    async def run() -> None:
+        permits = CallPermits(Agreeing(), VirtualClock(), 1)
+        held = await permits.acquire(always, "another")
+        assert held is not None
+        before = asyncio.create_task(permits.acquire(always, "me"))
+        await asyncio.sleep(1)
+        before.cancel()
+        mine = asyncio.create_task(permits.acquire(always, "me"))
+        later = asyncio.create_task(permits.acquire(always, "later"))
+        await asyncio.sleep(1)
+        held.release()
+        permit = await asyncio.wait_for(mine, 1)
+        assert permit is not None
+        assert before.cancelled()
+        assert not later.done()
+        permit.release()
+        assert await later is not None
+
+    run_virtual(run())
+
+
 def test_a_recheck_asks_those_of_its_owner_alone() -> None:
     """
     However many others wait: so many callers who stop together take no time that grows with the
@@ -358,7 +385,7 @@ def test_a_recheck_asks_those_of_its_owner_alone() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 1)
-        held = await permits.acquire(always)
+        held = await permits.acquire(always, object())
         assert held is not None
         stopped = set[int]()
 
@@ -406,9 +433,9 @@ def test_a_call_of_another_client_that_ends_is_noticed() -> None:
     async def run() -> None:
         pacer, clock = OneAtATime(), VirtualClock()
         one, other = CallPermits(pacer, clock, 8), CallPermits(pacer, clock, 8)
-        held = await one.acquire(always)
+        held = await one.acquire(always, object())
         assert held is not None
-        waiting = asyncio.create_task(other.acquire(always))
+        waiting = asyncio.create_task(other.acquire(always, object()))
         await asyncio.sleep(10.5)
         held.end(CallEnd.DELIVERED)
         async with asyncio.timeout(1.01):

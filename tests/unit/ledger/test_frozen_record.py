@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.aws.wire import dumps, members_of_all
+from marketplace_metering_async.aws.wire import dumps
 from marketplace_metering_async.ledger.frozen_record import (
     QUANTITY,
     QUANTITY_AS_DECIMAL,
@@ -130,7 +130,7 @@ def test_a_record_is_sent_in_the_member_that_it_was_frozen_with(
     Issue 20
     """
     record = record_of(held(quantity, member))
-    (on_the_wire,), (again,) = members_of_all([record]), members_of_all([record])
+    on_the_wire, again = record.to_wire(), record.to_wire()
 
     assert {member: sent} == {m: on_the_wire[m] for m in BOTH if m in on_the_wire}
     assert dumps(on_the_wire) == dumps(again)
@@ -142,7 +142,7 @@ def test_what_is_sent_is_what_was_frozen_to_the_last_millionth(quantity: int) ->
     Whichever member carries it; the text of a decimal is one that the service takes. Issue 20
     """
     member = member_of(quantity)
-    sent = members_of_all([record_of(held(quantity, member))])[0][member]
+    sent = record_of(held(quantity, member)).to_wire()[member]
 
     assert type(sent) is (int if member == QUANTITY else str)
     assert quantity == millionths(kept(sent))

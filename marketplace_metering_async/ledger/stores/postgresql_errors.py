@@ -1,0 +1,55 @@
+"""What an error of PostgreSQL, or of the way to it, says of a transaction."""
+
+from typing import Final
+
+from marketplace_metering_async.errors import (
+    LedgerError,
+    LedgerOutcomeUnknownError,
+    UsageRefusedError,
+)
+
+_LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
+"""Classes of SQLSTATE that may come though a COMMIT took place: lost, shut down, broken inside."""
+
+_OF_A_ROW: Final = frozenset({"22", "23", "54"})
+"""Those of what is in a row: no such value, against a constraint, too large."""
+
+_CANCELED: Final = "57014"
+"""Such as by the server's statement_timeout: it has done nothing."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says: of a server's but the message, for its details show the row."""
+    unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return getattr(error, "message", None) or str(error) or unnamed
+
+
+def _state_of(error: BaseException) -> str:
+    """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
+    return getattr(error, "sqlstate", None) or "08000"
+
+
+def was_kept_waiting(error: LedgerError) -> bool:
+    """Whether others took longer than a transaction's patience, and nothing was stored."""
+    cause = error.__cause__
+    if cause is None or isinstance(error, LedgerOutcomeUnknownError):
+        return False
+    return _state_of(cause) == _LOCK_NOT_AVAILABLE
+
+
+def may_be_committed(error: BaseException) -> bool:
+    """Whether a COMMIT that ended with *error* may have taken place all the same."""
+    state = _state_of(error)
+    return state[:2] in _LEFT_IN_DOUBT and state != _CANCELED
+
+
+def failed(error: BaseException, *, in_doubt: bool = False) -> LedgerError:
+    """Return the ledger's word for an error: what is unknown *in_doubt*, and what is certain."""
+    if in_doubt:
+        return LedgerOutcomeUnknownError(
+            f"PostgreSQL: {text_of(error)}; it went away at the commit, and whether this was "
+            "stored is unknown"
+        )
+    kind = UsageRefusedError if _state_of(error)[:2] in _OF_A_ROW else LedgerError
+    return kind(f"PostgreSQL: {text_of(error)}; nothing was stored")

@@ -1,0 +1,109 @@
+"""Brings a ledger's schema in PostgreSQL up to date, under a lock, as whoever owns its tables."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from marketplace_metering_async.errors import LedgerMissingError, LedgerUnusableError
+from marketplace_metering_async.ledger.identity import require_known
+from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition
+from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection
+from marketplace_metering_async.ledger.stores.store import FailPoint
+
+Connection = Any
+"""asyncpg's, whose types come with an extra."""
+
+
+@frozen
+class SchemaUpgrade:
+    """
+    What a ledger's schema is to become.
+
+    Attributes:
+        url: Of the database.
+        schema: The schema's name.
+        migrations: Its versions, in order.
+        create: Whether it is made where there is none.
+        reach: For tests of crashes.
+    """
+
+    url: str
+    schema: str
+    migrations: Sequence[Migration]
+    create: bool
+    reach: FailPoint
+
+    @property
+    def known(self) -> int:
+        """The latest version."""
+        return self.migrations[-1].version
+
+    async def prepare(self, connection: Connection) -> None:
+        """
+        Upgrade the schema where it is older, which takes no right where it is not.
+
+        Raises:
+            LedgerMissingError: there is none, and none is to be made.
+            LedgerUnusableError: it is damaged, newer, of the first edition, or of an older version
+                that this role may not upgrade.
+        """
+        import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
+
+        if (version := await self._version(connection)) >= self.known:
+            return
+        try:  # on a connection that waits for as long as it takes
+            patient = await asyncpg.connect(self.url, statement_cache_size=0)
+            try:
+                await self._run(patient)
+            finally:
+                await patient.close(timeout=5.0)
+        except asyncpg.InsufficientPrivilegeError as error:
+            if not version:
+                raise
+            raise LedgerUnusableError(
+                "open it once with a role that may upgrade it, the owner of its tables: the "
+                f"ledger is of an older version of the package ({error})"
+            ) from error
+
+    async def _run(self, connection: Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")
+            await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
+            version = await self._version(connection)
+            if not await connection.fetchval("SELECT to_regnamespace($1)", self.schema):
+                await connection.execute(f"CREATE SCHEMA {self.schema}")
+            db = SchemaConnection(connection, self.schema)
+            for migration in self.migrations:
+                if migration.version > version:
+                    for statement in migration.statements:
+                        await db.execute(statement)
+                        self.reach("migrate: statement")
+                    await db.execute(
+                        "UPDATE marketplace_metering.ledger SET version = $1", migration.version
+                    )
+            self.reach("migrate: done")
+
+    async def _version(self, connection: Connection) -> int:
+        """Return the version of the schema; 0 where there is none, and one may be made."""
+        place = _place_of(self.url)
+        db = SchemaConnection(connection, self.schema)
+        if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
+            raise first_edition(place)
+        if not await db.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):
+            if not self.create:
+                raise LedgerMissingError(f"there is no ledger at {place}")
+            return 0
+        found = await db.fetchrow("SELECT version, min_compatible FROM marketplace_metering.ledger")
+        if found is None:
+            raise LedgerUnusableError(f"{place} is damaged; restore a backup")
+        require_known(found["min_compatible"], self.known)
+        version: int = found["version"]
+        return version
+
+
+def _place_of(url: str) -> str:
+    """Return host and database of *url*, and nothing that may be secret."""
+    parts = urlsplit(url)
+    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
