@@ -98,15 +98,9 @@ async def test_who_want_what_others_have_added_to_take_their_turns(
         return await begin(self, *values)
 
     async with house_at(place) as house, house.another() as other:
-<<<<<<< HEAD
         accounts = ["000000000001", "000000000002"]
         await house.use(1, customer_aws_account_id=accounts[0])
         await house.use(1, other, customer_aws_account_id=accounts[1])
-=======
-        keys: list[dict[str, Any]] = [{"customer_aws_account_id": f"{n:012d}"} for n in range(2)]
-        await house.use(1, **keys[0])
-        await house.use(1, other, **keys[1])
->>>>>>> main
         monkeypatch.setattr(PostgresConnections, "_begin", counted)
         usages = [
             UsageToAdd(

@@ -283,25 +283,13 @@ class PostgresConnections:
                                 seen = await db.fetchrow(_LANDED, note)
             except self._errors as caught:
                 error = self._first(caught)
-<<<<<<< HEAD
-                in_doubt = in_doubt or (committing and self._may_be_committed(error))
+                in_doubt = in_doubt or (committing and may_be_committed(error))
                 at_once, expected = None, at_once
                 if expected is not None and self._is_otherwise(error):
-=======
-                if not committed:  # otherwise only giving the connection back has failed
-                    in_doubt = in_doubt or (committing and may_be_committed(error))
-                    at_once, expected = None, at_once
-                    if expected is not None and self._is_otherwise(error):
-                        continue
-                    if attempt == tries or not await self._passes(error):
-                        self._keep_in_mind(memory, note, in_doubt=in_doubt)
-                        raise failed(error, in_doubt=in_doubt) from error
-                    await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
->>>>>>> main
                     continue
                 if attempt == tries or not await self._passes(error):
                     self._keep_in_mind(memory, note, in_doubt=in_doubt)
-                    raise _failed(error, in_doubt=in_doubt) from error
+                    raise failed(error, in_doubt=in_doubt) from error
                 await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
                 continue
             self._remember(seen, note, missing)
