@@ -257,7 +257,7 @@ class PostgresConnections:
         memory = self._taken_memory(once=once)
         tries = _TRIES if at_once is None else _TRIES + 1
         for attempt in range(1, tries + 1):
-            committing = committed = False
+            committing = False
             # What others of this process have seen since, this try has to see as well.
             memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
             try:
@@ -281,19 +281,17 @@ class PostgresConnections:
                                 committing = True
                             elif seen is None:
                                 seen = await db.fetchrow(_LANDED, note)
-                    committed = True
             except self._errors as caught:
                 error = self._first(caught)
-                if not committed:  # otherwise only giving the connection back has failed
-                    in_doubt = in_doubt or (committing and may_be_committed(error))
-                    at_once, expected = None, at_once
-                    if expected is not None and self._is_otherwise(error):
-                        continue
-                    if attempt == tries or not await self._passes(error):
-                        self._keep_in_mind(memory, note, in_doubt=in_doubt)
-                        raise failed(error, in_doubt=in_doubt) from error
-                    await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
+                in_doubt = in_doubt or (committing and may_be_committed(error))
+                at_once, expected = None, at_once
+                if expected is not None and self._is_otherwise(error):
                     continue
+                if attempt == tries or not await self._passes(error):
+                    self._keep_in_mind(memory, note, in_doubt=in_doubt)
+                    raise failed(error, in_doubt=in_doubt) from error
+                await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
+                continue
             self._remember(seen, note, missing)
             self._reach("transaction: committed")
             return done[0]
