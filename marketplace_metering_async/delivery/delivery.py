@@ -102,7 +102,7 @@ class Delivery:
         self._given_up: deque[tuple[Lane | None, MeteringError]] = deque()  # what is to be settled
         backlog.group_by(self._searches.licenses.group_of)
         self._open = len(backlog)  # records without a verdict
-        self._on_the_wire: set[Call] = set()
+        self._on_the_wire: dict[Call, None] = {}  # in the order in which they began
         self._dispatcher = Dispatcher(self._clock, shared.permits, self, self._rescue_if_lost)
         self._idle = asyncio.Event()  # set when nothing is open any more, or can be brought on
         self._bug: MeteringError | None = None
@@ -253,7 +253,7 @@ class Delivery:
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
             call = Call(chunk, search, permit, self._clock.monotonic())
-            self._on_the_wire.add(call)
+            self._on_the_wire[call] = None
             return call
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
@@ -326,7 +326,7 @@ class Delivery:
     def _finish(self, call: Call, decision: Decision) -> None:
         """Apply what was decided."""
         call.return_permit(self._observer, decision)
-        self._on_the_wire.discard(call)
+        self._on_the_wire.pop(call, None)
         try:
             self._apply(call, decision)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched

@@ -1,6 +1,6 @@
 """The searches of a delivery: one a lane at a time, and what they teach of other records."""
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import Final
 
 from attrs import Factory, define
@@ -44,13 +44,6 @@ class Findings:
     events: list[Event] = Factory(list)
 
 
-@define(eq=False)
-class _LaneSearch:
-    search: Search
-    waiting: deque[Refusal] = Factory(deque)
-    """Chunks that were refused meanwhile."""
-
-
 class Searches:
     """
     Finds the records for whose sake chunks were refused.
@@ -66,7 +59,8 @@ class Searches:
         self.similar = SimilarRefusals(product_code)
         self.licenses = LicenseGroups()
         self.parts: deque[tuple[Search, Chunk]] = deque()
-        self._searches: dict[Lane, _LaneSearch] = {}
+        self._searches: dict[Lane, Search] = {}
+        self._waiting: defaultdict[Lane, list[Refusal]] = defaultdict(list)  # for those to end
         self._mixing: set[Lane] = set()  # whose licenses turned out to be of several products
         self._whole_refusals: dict[Lane, list[frozenset[object]]] = {}  # their customers
 
@@ -115,27 +109,27 @@ class Searches:
         """Give up the searches of a lane, or all; what they hold is returned."""
         findings = Findings()
         for key in [key for key in self._searches if lane in (None, key)]:
-            found = self._searches.pop(key)
-            for search, part in [entry for entry in self.parts if entry[0] is found.search]:
+            search = self._searches.pop(key)
+            for part in [part for of, part in self.parts if of is search]:
                 self.parts.remove((search, part))
                 findings.returned += part.entries
-            findings.returned += found.search.waiting()
-            for refusal in found.waiting:
+            findings.returned += search.waiting()
+            for refusal in self._waiting.pop(key, ()):
                 findings.returned += refusal.chunk.entries
-            findings.ended.append(found.search.chunk.lane)
+            findings.ended.append(search.chunk.lane)
         return findings
 
     def positions(self) -> set[int]:
         """Return the positions of all that wait here."""
-        parts = {position for _, part in self.parts for position in part.positions}
-        for found in self._searches.values():
-            parts.update(entry.position for entry in found.search.waiting())
-            parts.update(p for refusal in found.waiting for p in refusal.chunk.positions)
-        return parts
+        chunks = [part for _, part in self.parts]
+        chunks += [refusal.chunk for waiting in self._waiting.values() for refusal in waiting]
+        found = {position for chunk in chunks for position in chunk.positions}
+        for search in self._searches.values():
+            found.update(entry.position for entry in search.waiting())
+        return found
 
     def _is_current(self, search: Search) -> bool:
-        found = self._searches.get(search.chunk.lane.whole)
-        return found is not None and found.search is search
+        return self._searches.get(search.chunk.lane.whole) is search
 
     def _refused(self, refusal: Refusal, moment: float, findings: Findings) -> None:
         chunk, error = refusal
@@ -148,13 +142,13 @@ class Searches:
                 self.licenses.separate([record] for record in chunk.records)
             findings.returned += chunk.entries
         elif lane in self._searches:
-            self._searches[lane].waiting.append(refusal)
+            self._waiting[lane].append(refusal)
         elif self.similar and any(self.similar.find(record) for record in chunk.records):
             findings.returned += chunk.entries  # and are looked at before they go again
         else:
             by_license = lane.licensed and lane.product_code is None
             search = Search(chunk, error, by_license=by_license)
-            self._searches[lane] = _LaneSearch(search)
+            self._searches[lane] = search
             findings.begun.append(refusal)
             findings.events.append(Isolating(records=len(chunk), code=error.code))
             self._go_on(search, moment, findings)
@@ -170,7 +164,8 @@ class Searches:
         ended = Isolated(code=error.code, calls=search.tried, refused=search.refused_alone)
         findings.events.append(ended)
         findings.ended.append(chunk.lane)
-        waiting = self._searches.pop(lane).waiting
+        del self._searches[lane]
+        waiting = self._waiting.pop(lane, ())
         if search.refused_alone == len(chunk):
             self._count_whole_refusal(chunk, error, findings)
         taken = search.parts_taken
