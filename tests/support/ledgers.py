@@ -223,8 +223,10 @@ _FORGET_ALL = """
 class EmptyDatabases:
     """Empty databases of one server. To empty a used one takes a tenth of making one."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *, pooled: bool = False) -> None:
+        """Where a pooler is before the *server*, it keeps its sessions that have nothing to do."""
         self._server = server
+        self._ended = "state <> 'idle'" if pooled else "true"
         self._free: list[tuple[str, Any]] = []  # with how each looked when it was new
 
     @asynccontextmanager
@@ -247,7 +249,8 @@ class EmptyDatabases:
         try:
             await connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                f"AND {self._ended}"
             )
             return await self._empty(connection)
         finally:
