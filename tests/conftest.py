@@ -32,8 +32,8 @@ if os.environ.get("METERING_TEST_UVLOOP"):
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Three workers on two cores: the tests wait for servers, processes and disks as well."""
-    return (os.cpu_count() or 1) * 3 // 2
+    """Four workers on two cores: the tests wait for servers, processes and disks as well."""
+    return (os.cpu_count() or 1) * 2
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,7 @@ from campaigns.torture import ROUNDS, Round, find, torture
 from campaigns.troubles import file_place, pair_place, server_place
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(50, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.campaign)])
 def test_killed_processes_on_one_file_lose_and_double_nothing(kills: int) -> None:
     """
     While clocks jump, the account's access is denied for a while, and old events are repeated whose
@@ -20,7 +20,7 @@ def test_killed_processes_on_one_file_lose_and_double_nothing(kills: int) -> Non
     assert audit.is_clean, audit
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(40, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize("kills", [12, pytest.param(40, marks=pytest.mark.campaign)])
 def test_a_file_that_is_put_back_loses_and_doubles_nothing(kills: int) -> None:
     """
     The producers repeat; what may be billed already is named as unconfirmed. Covers: K19, K21

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +15,6 @@ from support.ledgers import (
     database_at,
     forget_all,
     house_at,
-    new_postgres_database,
     postgres_server,
 )
 
@@ -47,25 +46,35 @@ async def place(databases: EmptyDatabases) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def pooled_databases() -> EmptyDatabases:
+    return EmptyDatabases(os.environ["METERING_TEST_POSTGRESQL"], pooled=True)
+
+
+@pytest.fixture(scope="session")
+def pooled_new_ledgers() -> NewLedgers:
+    return NewLedgers(os.environ["METERING_TEST_POSTGRESQL"], pooled=True)
+
+
 @pytest.fixture
-async def pooled() -> str:
-    """An empty database behind a pooler."""
+async def pooled(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """
+    An empty database behind Debian's PgBouncer in transaction mode.
+
+    Its server is Debian's PostgreSQL, set to `synchronous_commit = off`.
+    """
     if not _HAS_POOLER:
         pytest.skip(
             "METERING_TEST_POSTGRESQL and METERING_TEST_PGBOUNCER are not set: .ci/run starts "
             "Debian's servers and sets them"
         )
-    return await new_pooled_database()
+    async with lent(request, "pooled_databases") as url:
+        yield behind_the_pooler(url)
 
 
-async def new_pooled_database() -> str:
-    """
-    Return the URL of an empty database behind Debian's PgBouncer in transaction mode.
-
-    Its server is Debian's PostgreSQL, set to `synchronous_commit = off`.
-    """
-    made = await new_postgres_database(os.environ["METERING_TEST_POSTGRESQL"])
-    return database_at(os.environ["METERING_TEST_PGBOUNCER"], urlsplit(made).path[1:])
+def behind_the_pooler(url: str) -> str:
+    """Return how a database of Debian's PostgreSQL is reached through its PgBouncer."""
+    return database_at(os.environ["METERING_TEST_PGBOUNCER"], urlsplit(url).path[1:])
 
 
 @pytest.fixture(params=_POSTGRESQL)
@@ -90,11 +99,17 @@ async def lent_place(
 ) -> AsyncIterator[str]:
     """Lend the URL of a database, reached as the parameter says."""
     if request.param == "pooled":
-        yield await new_pooled_database()
+        async with lent(request, f"pooled_{databases}") as url:
+            yield behind_the_pooler(url)
         return
-    lender: EmptyDatabases = request.getfixturevalue(databases)
-    async with lender.one() as url:
+    async with lent(request, databases) as url:
         yield url
+
+
+def lent(request: pytest.FixtureRequest, databases: str) -> AbstractAsyncContextManager[str]:
+    """Lend one of the databases that a fixture has."""
+    lender: EmptyDatabases = request.getfixturevalue(databases)
+    return lender.one()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -182,37 +182,44 @@ def trouble(share: float, seed: int) -> Any:
     return fault_of
 
 
+SIZES = [10_000, pytest.param(30_000, marks=pytest.mark.campaign)]
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("calls_per_second", [10.0, None])
-def test_nothing_is_given_up_while_the_service_is_well(calls_per_second: float | None) -> None:
+def test_nothing_is_given_up_while_the_service_is_well(
+    calls_per_second: float | None, size: int
+) -> None:
     """
-    30,000 records, 2 % of the calls throttled or failing, the quota configured or found: all are
-    metered. Core F11
+    2 % of the calls throttled or failing, the quota configured or found: all are metered. Core F11
     """
     faults, quota = trouble(0.02, 7), slow_quota(10)
     service = MemoryService(lambda n, body: quota(n, body) or faults(n, body))
 
-    result = batch(service, usage(30_000), calls_per_second=calls_per_second)
+    result = batch(service, usage(size), calls_per_second=calls_per_second)
 
     assert {S.SUCCESS, S.DUPLICATE_RECORD} >= set(result.counts)
-    assert 30_000 == len(service.book)
+    assert size == len(service.book)
 
 
-def test_after_an_outage_nothing_is_given_up() -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_after_an_outage_nothing_is_given_up(size: int) -> None:
     """
-    Ten minutes of outage, then well but for throttles: everything is metered. Core F11, F13
+    Ten minutes of outage half-way, then well but for throttles: all is metered. Core F11, F13
     """
     random = Random(3)
+    half_way = size / 25 / 10 / 2
 
     def fault_of(number: int, body: dict[str, Any]) -> FaultKind | None:
-        if 60 < loop_time() < 660:
+        if half_way < loop_time() < half_way + 600:
             return FaultKind.ERROR_500
         return FaultKind.THROTTLE if random.random() < 0.1 else None
 
     service = MemoryService(fault_of)
 
-    result = batch(service, usage(30_000), calls_per_second=10)
+    result = batch(service, usage(size), calls_per_second=10)
 
-    assert {S.SUCCESS: 30_000} == result.counts
+    assert {S.SUCCESS: size} == result.counts
 
 
 def test_a_lane_that_fails_ends_while_another_progresses() -> None:

