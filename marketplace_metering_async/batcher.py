@@ -5,7 +5,6 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
-from types import TracebackType
 from typing import Any, Final, Self
 
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
@@ -174,12 +173,7 @@ class UsageBatcher:
         """Return the batcher; nothing runs before the first record comes."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Drain."""
         await self.aclose()
 

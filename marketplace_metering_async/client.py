@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from random import Random
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from marketplace_metering_async import limits, rules
@@ -278,15 +277,14 @@ class MarketplaceMeteringClient:
         token = _new_token() if client_token is None else client_token
         allocations = tuple(usage_allocations)
         quantity = kept(usage_quantity)
+        parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
         rules.raise_if_any(
-            _meter_usage_violations(
-                product_code=product_code,
-                timestamp=timestamp,
-                dimension=usage_dimension,
-                quantity=quantity,
-                allocations=allocations,
-                token=token,
-            )
+            rules.product_code(product_code)
+            + rules.timestamp("timestamp", timestamp)
+            + rules.text("usage_dimension", usage_dimension)
+            + rules.quantity("usage_quantity", quantity)
+            + rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
+            + (rules.allocated("usage_allocations", quantity, parts) if parts else ())
         )
         members: dict[str, Any] = {
             "ProductCode": product_code,
@@ -299,24 +297,24 @@ class MarketplaceMeteringClient:
         }
         if dry_run:
             members["DryRun"] = True
+        record_id: str | None = None
         try:
             response = await self._call("MeterUsage", members, timeout)
         except MarketplaceMeteringException as error:
-            if dry_run and error.code == "DryRunOperation":
-                return MeterUsageResult(
-                    metering_record_id=None,
-                    dry_run=True,
-                    client_token=token,
-                    request_id=error.request_id,
-                )
-            raise
-        if dry_run:
-            wire.decode(response.body)  # a page in place of a response allows nothing
+            if not dry_run or error.code != "DryRunOperation":
+                raise
+            request_id = error.request_id
+        else:
+            request_id = response.request_id
+            if dry_run:
+                wire.decode(response.body)  # a page in place of a response allows nothing
+            else:
+                record_id = _text(response, "MeteringRecordId")
         return MeterUsageResult(
-            metering_record_id=None if dry_run else _text(response, "MeteringRecordId"),
+            metering_record_id=record_id,
             dry_run=dry_run,
             client_token=token,
-            request_id=response.request_id,
+            request_id=request_id,
         )
 
     async def register_usage(
@@ -462,12 +460,7 @@ class MarketplaceMeteringClient:
         """Return the client itself."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the client."""
         await self.aclose()
 
@@ -512,26 +505,6 @@ def _moment(value: object) -> datetime | None:
         return datetime.fromtimestamp(float(value), UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _meter_usage_violations(
-    *,
-    product_code: object,
-    timestamp: object,
-    dimension: object,
-    quantity: object,
-    allocations: tuple[UsageAllocation, ...],
-    token: object,
-) -> tuple[Violation, ...]:
-    parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
-    return (
-        rules.product_code(product_code)
-        + rules.timestamp("timestamp", timestamp)
-        + rules.text("usage_dimension", dimension)
-        + rules.quantity("usage_quantity", quantity)
-        + rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
-        + (rules.allocated("usage_allocations", quantity, parts) if parts else ())
-    )
 
 
 def _register_usage_violations(

@@ -55,18 +55,14 @@ async def sleep_or_wake(clock: Clock, seconds: float, *events: asyncio.Event) ->
     """Return after *seconds* of *clock*, or as soon as one of *events* is set."""
     if any(event.is_set() for event in events):
         return
-    waits: list[asyncio.Task[Any]] = [asyncio.create_task(event.wait()) for event in events]
-    waits.append(asyncio.create_task(_nap(clock, seconds)))
+    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in events]
+    waits.append(asyncio.ensure_future(clock.sleep(seconds)))
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-async def _nap(clock: Clock, seconds: float) -> None:
-    await clock.sleep(seconds)
 
 
 @asynccontextmanager

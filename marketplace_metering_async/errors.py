@@ -399,6 +399,15 @@ class UnexpectedError(SdkClientError):
 
     cause: str
 
+    @classmethod
+    def of(cls, cause: BaseException) -> "UnexpectedError":
+        """Return what stands for an exception that nobody expected, and so becomes a verdict."""
+        if isinstance(cause, UnexpectedError):
+            return cause
+        error = cls(type(cause).__name__)
+        error.__cause__ = cause
+        return error
+
 
 class LedgerError(SdkClientError):
     """

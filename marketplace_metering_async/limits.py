@@ -87,47 +87,32 @@ EDGE: Final = timedelta(minutes=5)
 """Records this close to an edge of the window travel apart: which clock decides is unknown."""
 
 
-@frozen
-class MeteringWindow:
-    """
-    How long after its timestamp the service takes a record.
+MAX_AGE: Final = timedelta(hours=24)
+"""From its timestamp on a record is taken (BatchMeterUsage since July 2026; before, 6 hours)."""
 
-    Attributes:
-        age: From the timestamp on.
-        month_end: From the first of the next month, 00:00 UTC, on.
-    """
-
-    age: timedelta
-    month_end: timedelta
+MONTH_END: Final = timedelta(hours=6)
+"""From the first of the next month, 00:00 UTC, on records of a month are taken (likewise)."""
 
 
-BATCH_WINDOW: Final = MeteringWindow(age=timedelta(hours=24), month_end=timedelta(hours=6))
-"""BatchMeterUsage since July 2026 (6 hours before): 24 hours, and 06:00 UTC on the first."""
-
-
-def deadline(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
+def deadline(timestamp: datetime) -> datetime:
     """
     Return when the service stops taking a record stamped *timestamp* (both in UTC).
 
     The month's end only ever tightens the window. Source: the BatchMeterUsage page.
     """
+    year, month = timestamp.year, timestamp.month
     try:
-        return min(timestamp + window.age, month_closes(timestamp, window))
+        next_month = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        return min(timestamp + MAX_AGE, next_month + MONTH_END)
     except (OverflowError, ValueError):  # the last month that a calendar has
         return datetime.max.replace(tzinfo=UTC)
 
 
-def month_closes(timestamp: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
-    """Return when the service stops taking records of the month of *timestamp* (both in UTC)."""
-    year, month = timestamp.year, timestamp.month
-    return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC) + window.month_end
-
-
-def oldest_open(now: datetime, window: MeteringWindow = BATCH_WINDOW) -> datetime:
+def oldest_open(now: datetime) -> datetime:
     """Return the earliest timestamp whose deadline has not passed at *now* (both in UTC)."""
-    by_age = now - window.age
+    by_age = now - MAX_AGE
     month = datetime(now.year, now.month, 1, tzinfo=UTC)
-    return max(by_age, month) if now > month + window.month_end else by_age
+    return max(by_age, month) if now > month + MONTH_END else by_age
 
 
 @frozen(kw_only=True)

@@ -284,22 +284,6 @@ _CUSTOMER_MEMBERS: Final = (
 _TEXTS: Final = ("dimension", *_CUSTOMER_MEMBERS)
 
 
-def key_hashes(records: Iterable[UsageRecord], product_code: str | None = None) -> list[int]:
-    """Return a hash of the `key` of each of *records*, quickly."""
-    return [
-        hash(
-            (
-                record.license_arn or record.product_code or product_code,
-                record.customer_aws_account_id,
-                record.customer_identifier,
-                record.dimension,
-                record.epoch // SECONDS_PER_HOUR,
-            )
-        )
-        for record in records
-    ]
-
-
 def travel_whole(quantity: quantities.Quantity, allocations: Sequence[UsageAllocation]) -> bool:
     """Return whether the integer members carry *quantity* with its *allocations*."""
     parts = [part.allocated_usage_quantity for part in allocations] if allocations else ()

@@ -137,27 +137,8 @@ class ExpiredTokenException(MarketplaceMeteringException):
 MODELLED_ERRORS: Final[Mapping[str, type[MarketplaceMeteringException]]] = MappingProxyType(
     {
         kind.__name__: kind
-        for kind in (
-            CustomerNotEntitledException,
-            DisabledApiException,
-            DuplicateRequestException,
-            ExpiredTokenException,
-            IdempotencyConflictException,
-            InternalServiceErrorException,
-            InvalidCustomerIdentifierException,
-            InvalidEndpointRegionException,
-            InvalidLicenseException,
-            InvalidProductCodeException,
-            InvalidPublicKeyVersionException,
-            InvalidRegionException,
-            InvalidTagException,
-            InvalidTokenException,
-            InvalidUsageAllocationsException,
-            InvalidUsageDimensionException,
-            PlatformNotSupportedException,
-            ThrottlingException,
-            TimestampOutOfBoundsException,
-        )
+        for kind in MarketplaceMeteringException.__subclasses__()
+        if kind.__module__ == __name__
     }
 )
 """The service's code to its class; a test holds it against botocore's model."""

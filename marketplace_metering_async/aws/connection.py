@@ -319,11 +319,6 @@ async def _expected(work: Awaitable[_Result]) -> _Result:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise unexpected(error) from error  # a part's own, and nobody's wish
+        raise UnexpectedError.of(error) from error  # a part's own, and nobody's wish
     except Exception as error:
-        raise unexpected(error) from error
-
-
-def unexpected(error: BaseException) -> UnexpectedError:
-    """Wrap an exception that nobody expected, so that it becomes a verdict."""
-    return UnexpectedError(type(error).__name__)
+        raise UnexpectedError.of(error) from error

@@ -12,7 +12,7 @@ import copy
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from marketplace_metering_async.aws.sigv4 import Keys
 from marketplace_metering_async.errors import (
@@ -109,37 +109,6 @@ class SingleFlight(Generic[Result]):
             self._running = None
 
 
-class Credentials(Protocol):
-    """Where keys come from."""
-
-    @property
-    def source(self) -> str:
-        """Where, in a word: `arguments`, or the provider as botocore calls it."""
-        ...
-
-    async def keys(self) -> Keys:
-        """
-        Return the keys of this moment.
-
-        Raises:
-            ConfigurationError: there are none any more.
-        """
-        ...
-
-    async def renew(self) -> bool:
-        """
-        Ask for new keys although the old ones look good; whether other ones came.
-
-        Raises:
-            ConfigurationError: the provider failed.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """End what runs; whoever waits for keys gets ClientClosedError."""
-        ...
-
-
 class FixedKeys:
     """Keys that were passed in."""
 
@@ -216,6 +185,9 @@ class FoundCredentials:
 
         Keys that are about to expire are refreshed ahead of time, while they are still used; only
         where they have expired is a refresh awaited, which cancelling leaves to the others.
+
+        Raises:
+            ConfigurationError: there are none any more.
         """
         if not self._needs_refresh():
             return self._as_keys(await self._found.get_frozen_credentials())
@@ -227,7 +199,14 @@ class FoundCredentials:
         return await self._refreshing.run(self._refresh)
 
     async def renew(self) -> bool:
-        """Ask the same provider again; another one might stand for another account."""
+        """
+        Ask the same provider again; another one might stand for another account.
+
+        Returns: whether other keys came.
+
+        Raises:
+            ConfigurationError: the provider failed.
+        """
         return await self._renewing.run(self._ask_again)
 
     async def aclose(self) -> None:
@@ -291,6 +270,10 @@ class FoundCredentials:
             self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
             self._frozen = frozen
         return self._keys
+
+
+Credentials = FixedKeys | FoundCredentials
+"""Where keys come from."""
 
 
 async def from_session(session: Any, region_name: str, *, ours: bool) -> FoundCredentials:

@@ -61,7 +61,6 @@ class Signer:
         self._endpoint: FoundEndpoint | None = None
         self._credentials: Credentials | None = None
         self._sigv4: SigV4 | None = None
-        self._fixed: Keys | None = None  # the keys, where they are not to be asked for each time
         self._latest: Keys | None = None  # the keys of the last signature
 
     @property
@@ -96,7 +95,7 @@ class Signer:
         """
         if self._endpoint is None or self._sigv4 is None or self._credentials is None:
             raise ConfigurationError("the signer is not open")
-        keys = self._latest = self._fixed or await self._credentials.keys()
+        keys = self._latest = await self._credentials.keys()
         return Request(self._endpoint.url, self._sigv4.headers(operation, body, now(), keys), body)
 
     async def renew(self, refused: Request | None = None) -> bool:
@@ -117,7 +116,6 @@ class Signer:
         renewed = await self._credentials.renew()
         if renewed:
             self._latest = await self._credentials.keys()
-            self._fixed = self._latest if self._fixed is not None else None
         return renewed
 
     async def aclose(self) -> None:
@@ -133,7 +131,6 @@ class Signer:
         endpoint, source = await asyncio.to_thread(self._look_up, given)
         if isinstance(source, Keys):
             found: Credentials = FixedKeys(source) if given else EnvironmentKeys(source)
-            self._fixed = source
         else:
             ours = self._session is None
             found = await credentials.from_session(source, endpoint.region_name, ours=ours)

@@ -46,31 +46,28 @@ def _by_its_digits(number: str) -> Decimal:
         raise ValueError("a number beyond all bounds") from None
 
 
-class StandardJson:
-    """The standard library's JSON, with the bytes that orjson writes and the strictness it has."""
-
-    _encode = staticmethod(json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode)
-    _decode = staticmethod(
-        json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_by_its_digits).decode
-    )
-
-    @classmethod
-    def dumps(cls, value: object) -> bytes:
-        """Return *value* as compact JSON in UTF-8."""
-        return cls._encode(value).encode()
-
-    @classmethod
-    def loads(cls, body: bytes) -> object:
-        """
-        Read strict JSON in UTF-8; ValueError or RecursionError for anything else.
-
-        Numbers with a point or an exponent are Decimals: unlike orjson's floats they are exact.
-        """
-        return cls._decode(body.decode())
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decode: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_by_its_digits
+).decode
 
 
-dumps: Final[Callable[[object], bytes]] = StandardJson.dumps if orjson is None else orjson.dumps
-loads: Final[Callable[[bytes], object]] = StandardJson.loads if orjson is None else orjson.loads
+def standard_dumps(value: object) -> bytes:
+    """Return *value* as compact JSON in UTF-8: the bytes that orjson writes."""
+    return _encode(value).encode()
+
+
+def standard_loads(body: bytes) -> object:
+    """
+    Read strict JSON in UTF-8; ValueError or RecursionError for anything else.
+
+    Numbers with a point or an exponent are Decimals: unlike orjson's floats they are exact.
+    """
+    return _decode(body.decode())
+
+
+dumps: Final[Callable[[object], bytes]] = standard_dumps if orjson is None else orjson.dumps
+loads: Final[Callable[[bytes], object]] = standard_loads if orjson is None else orjson.loads
 
 
 Members = dict[str, Any]
@@ -114,7 +111,7 @@ def decode(body: bytes) -> dict[str, Any]:
         InvalidResponseError: if it is no JSON object.
     """
     try:
-        answer = StandardJson.loads(body)
+        answer = standard_loads(body)
     except (ValueError, RecursionError):
         kind = "an empty body" if not body.strip() else "a body that is no JSON"
         raise InvalidResponseError(f"{kind} where the service's answer should be") from None

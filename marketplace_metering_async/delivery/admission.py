@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, NamedTuple, cast
 
 from marketplace_metering_async import limits, rules
@@ -36,10 +36,8 @@ class Admission:
         bounds: ClockBounds,
         *,
         product_code: str | None = None,
-        window: limits.MeteringWindow = limits.BATCH_WINDOW,
     ) -> None:
         self._product_code = product_code
-        self._window = window
         self._product_violations = () if product_code is None else rules.product_code(product_code)
         self._product_lacks = product_code is None or bool(self._product_violations)
         self.set_time(bounds)
@@ -49,7 +47,7 @@ class Admission:
         self._oldest, self._newest = -math.inf, bounds.latest + limits.MAX_FUTURE.total_seconds()
         if math.isfinite(bounds.earliest):
             earliest = datetime.fromtimestamp(bounds.earliest, UTC) - limits.EDGE
-            self._oldest = limits.oldest_open(earliest, self._window).timestamp()
+            self._oldest = limits.oldest_open(earliest).timestamp()
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """
@@ -69,7 +67,7 @@ class Admission:
         if not self._oldest <= record.epoch <= self._newest:
             if record.epoch > self._newest:
                 raise premature(position, record, self._newest)
-            raise OutOfWindowError([self._too_old(position, record)])
+            raise _out_of_window(position, record, f"a time from {_utc(self._oldest)} on")
         if self._product_lacks and record.product_code is None and record.license_arn is None:
             raise self._no_product(position)
         if len(record.usage_allocations) > _MANY_ALLOCATIONS:
@@ -119,28 +117,22 @@ class Admission:
             expected = f"a request of fewer than {limits.REQUEST_BYTES} bytes"
             raise InvalidRecordError([Violation(place, expected, f"{size} bytes")])
 
-    def _too_old(self, position: int, record: UsageRecord) -> Violation:
-        when = datetime.fromtimestamp(self._oldest, UTC).isoformat()
-        place = f"records[{position}].timestamp"
-        return Violation(place, f"a time from {when} on", record.timestamp.isoformat())
-
 
 def premature(position: int, record: UsageRecord, newest: float) -> OutOfWindowError:
     """Return the error for a record from after *newest* (seconds since 1970)."""
-    when = datetime.fromtimestamp(newest, UTC).isoformat()
-    place = f"records[{position}].timestamp"
-    return OutOfWindowError([Violation(place, f"a time by {when}", record.timestamp.isoformat())])
+    return _out_of_window(position, record, f"a time by {_utc(newest)}")
 
 
 def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowError:
     """Return the error for a record whose *deadline* (seconds since 1970) has passed."""
-    closed = (datetime.fromtimestamp(0, UTC) + timedelta(seconds=deadline)).isoformat()
-    return OutOfWindowError(
-        [
-            Violation(
-                f"records[{position}].timestamp",
-                f"to be sent before its window closed at {closed}",
-                record.timestamp.isoformat(),
-            )
-        ]
-    )
+    closed = f"to be sent before its window closed at {_utc(deadline)}"
+    return _out_of_window(position, record, closed)
+
+
+def _out_of_window(position: int, record: UsageRecord, expected: str) -> OutOfWindowError:
+    place, came = f"records[{position}].timestamp", record.timestamp.isoformat()
+    return OutOfWindowError([Violation(place, expected, came)])
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

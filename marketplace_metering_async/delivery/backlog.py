@@ -18,36 +18,20 @@ from typing import Final
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
-from marketplace_metering_async.delivery.model import (
-    NO_ATTEMPTS,
-    Chunk,
-    Lane,
-    PendingRecord,
-    lane_of,
-)
+from marketplace_metering_async.delivery.model import NO_ATTEMPTS, Chunk, Lane, PendingRecord
 from marketplace_metering_async.records import UsageRecord
 
 _EDGE: Final = limits.EDGE.total_seconds()
-_DAY: Final = 86_400
-_AGE: Final = limits.BATCH_WINDOW.age.total_seconds()
 _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
 
 
-@lru_cache(maxsize=64)
-def _month_closes(day: int) -> float:
-    """Return when the month of a day (days since 1970) closes, in seconds since 1970."""
-    try:
-        return limits.month_closes(datetime.fromtimestamp(day * _DAY, UTC)).timestamp()
-    except (ValueError, OverflowError):  # the last month that Python knows
-        return math.inf
-
-
+@lru_cache(maxsize=1024)
 def deadline(epoch: int) -> float:
     """Return when the window of a timestamp closes; both in seconds since 1970."""
-    return min(epoch + _AGE, _month_closes(epoch // _DAY))
+    return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
 
 
 class Backlog:
@@ -73,7 +57,7 @@ class Backlog:
         self._records_at = records_at
         self._product_code = product_code
         self._queues: dict[Lane, LaneQueue] = {}
-        self._group_of: Callable[[UsageRecord], int | None] = _in_no_group
+        self._group_of: Callable[[UsageRecord], int | None] = lambda _: None
         self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
         self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
         self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
@@ -234,7 +218,7 @@ class Backlog:
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
         code = record.product_code or self._product_code
-        lane = lane_of(code, licensed=record.license_arn is not None)
+        lane = Lane(code, licensed=record.license_arn is not None)
         if lane.product_code is None and lane.licensed:
             group = self._group_of(record)
             return lane if group is None else lane._replace(group=group)
@@ -275,7 +259,8 @@ class Backlog:
         if queue.held_until <= moment:
             queue.held_until = _NOW
         if not queue.size:
-            self._forget_if_empty(queue)
+            if queue.held_until == _NOW and not queue.is_narrowed:  # those are remembered
+                self._queues.pop(queue.lane, None)
             return
         due = queue.held_until
         if not (queue.has_returned or queue.is_full):
@@ -292,15 +277,6 @@ class Backlog:
 
     def _is_current(self, entry: tuple[float, int, LaneQueue]) -> bool:
         return entry[1] == entry[2].place and entry[2].size > 0
-
-    def _forget_if_empty(self, queue: LaneQueue) -> None:
-        """Forget a lane without records; one that is held or narrowed is remembered."""
-        if not queue.size and queue.held_until == _NOW and not queue.is_narrowed:
-            self._queues.pop(queue.lane, None)
-
-
-def _in_no_group(_: UsageRecord) -> int | None:
-    return None
 
 
 def _kind(minute: int, now: float) -> str:

@@ -11,7 +11,7 @@ from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.collector import ResultCollector
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
-from marketplace_metering_async.delivery.model import lane_of
+from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
@@ -21,7 +21,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.events import BatchEnded, Settled, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
-from marketplace_metering_async.records import UsageRecord, key_hashes
+from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     RecordStatus,
@@ -77,9 +77,8 @@ class Batch:
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
         self._delivery: Delivery | None = None
-        self._over = (
-            asyncio.get_running_loop().create_future()
-        )  # done when the time allowed is over
+        loop = asyncio.get_running_loop()
+        self._over = loop.create_future()  # done when the time allowed is over
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
@@ -143,13 +142,13 @@ class Batch:
         if (uniform := admission.uniform(some)) is not None:
             records = uniform.records
             self._sent += records
-            lane = lane_of(uniform.product_code)
+            lane = Lane(uniform.product_code)
             self._backlog.add_uniform(lane, range(start, len(self._sent)), uniform.epochs, moment)
             self._has_unlicensed = True
         else:
             positions, records = self._admitted(some, start, admission)
             self._backlog.add(positions, records, moment)
-        self._hashes.note(key_hashes(records, self._product_code))
+        self._hashes.note(hash(record.key(self._product_code)) for record in records)
 
     def _admitted(
         self, some: Sequence[object], start: int, admission: Admission
@@ -192,9 +191,9 @@ class Batch:
     async def _part_repeats(self) -> None:
         repeated = self._hashes.repeated
         async for positions, records in self._those_to_send():
-            hashes = key_hashes(records, self._product_code)
-            for position, record, hashed in zip(positions, records, hashes, strict=True):
-                if hashed in repeated and self._duplicates.note(position, record):
+            for position, record in zip(positions, records, strict=True):
+                is_repeated = hash(record.key(self._product_code)) in repeated
+                if is_repeated and self._duplicates.note(position, record):
                     self._sent[position] = None
         for conflict in self._duplicates.conflicts():
             await self._stretch.yield_if_due()

@@ -121,9 +121,7 @@ def on_reply(
     for part, status, record_ids in parts:
         if status is None:
             error: MeteringError = InvalidResponseError(reply.oddities[0], 200, request_id)
-            open_entries += _after_failure(
-                part.entries, error, moment, doubt=True, request_id=request_id
-            )
+            open_entries += _after_failure(part.entries, error, moment, doubt=True)
         elif status == wire.UNPROCESSED:
             error = NotProcessedError()
             open_entries += _after_failure(part.entries, error, moment, request_id=request_id)
@@ -194,10 +192,7 @@ def on_error(
 
 def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
     """Decide on a call that was refused for credentials or a clock which are corrected now."""
-    entries = _after(
-        chunk.entries,
-        lambda h: evolve(_attempted(h, error, moment), repairs=h.repairs + 1),
-    )
+    entries = _after(chunk.entries, lambda h: _attempted(h, error, moment, repairs=h.repairs + 1))
     if any(entry.history.repairs > _MOST_REPAIRS for entry in entries):
         settled = give_up(entries, error)
         return Decision(
@@ -208,10 +203,10 @@ def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
 
 def on_bug(chunk: Chunk, cause: Exception, *, sent: bool) -> Decision:
     """Decide on an exception that nobody expected: it ends these records, and no others."""
-    error = unexpected(cause)
-    entries = _after(
-        chunk.entries, lambda h: evolve(_attempted(h, error), doubt=h.doubt or sent) if sent else h
-    )
+    error = UnexpectedError.of(cause)
+    entries = chunk.entries
+    if sent:
+        entries = _after(entries, lambda h: _attempted(h, error, doubt=True))
     return Decision(ended=CallEnd.FAILED, settled=give_up(entries, error), error=error)
 
 
@@ -230,15 +225,6 @@ def on_refused_alone(
 def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
     """Return the outcomes of records that are sent no more because of *error*."""
     return [_outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
-
-
-def unexpected(cause: Exception) -> UnexpectedError:
-    """Return what stands for an exception of our own; its text may hold secrets and is left out."""
-    if isinstance(cause, UnexpectedError):
-        return cause
-    error = UnexpectedError(type(cause).__name__)
-    error.__cause__ = cause
-    return error
 
 
 def _on_refusal(
@@ -286,9 +272,7 @@ def _on_early(
 def _on_account_error(
     chunk: Chunk, error: MeteringError, moment: float, scope: Scope, *, doubt: bool
 ) -> Decision:
-    entries = _after(
-        chunk.entries, lambda h: evolve(_attempted(h, error, moment), doubt=h.doubt or doubt)
-    )
+    entries = _after(chunk.entries, lambda h: _attempted(h, error, moment, doubt=doubt))
     return Decision(
         ended=CallEnd.DELIVERED, settled=give_up(entries, error), stop=scope, error=error
     )
@@ -319,17 +303,29 @@ def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> boo
 
 
 def _attempted(
-    history: AttemptHistory, error: MeteringError, moment: float | None = None
+    history: AttemptHistory,
+    error: MeteringError,
+    moment: float | None = None,
+    *,
+    failures: int = 0,
+    repairs: int = 0,
+    doubt: bool = False,
+    request_id: str | None = None,
 ) -> AttemptHistory:
-    """Return the history after one more attempt, begun at *moment* unless it was throttled."""
+    """
+    Return the history after one more attempt, begun at *moment* unless it was throttled.
+
+    Its *failures* and *doubt* are added to what was before.
+    """
     return AttemptHistory(
         attempts=history.attempts + 1,
-        failures=history.failures,
-        doubt=history.doubt,
+        failures=history.failures + failures,
+        repairs=repairs,
+        doubt=history.doubt or doubt,
         rested=history.rested,
         first_attempt_at=moment if history.first_attempt_at is None else history.first_attempt_at,
         error=error,
-        request_id=getattr(error, "request_id", None),
+        request_id=request_id or getattr(error, "request_id", None),
     )
 
 
@@ -341,16 +337,10 @@ def _after_failure(
     doubt: bool = False,
     request_id: str | None = None,
 ) -> list[PendingRecord]:
-    def failed(history: AttemptHistory) -> AttemptHistory:
-        after = _attempted(history, error, moment)
-        return evolve(
-            after,
-            failures=history.failures + 1,
-            doubt=history.doubt or doubt,
-            request_id=request_id or after.request_id,
-        )
-
-    return _after(entries, failed)
+    return _after(
+        entries,
+        lambda h: _attempted(h, error, moment, failures=1, doubt=doubt, request_id=request_id),
+    )
 
 
 def _after(

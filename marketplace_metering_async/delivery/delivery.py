@@ -91,8 +91,6 @@ class Delivery:
         self._clock = shared.clock
         self._settle_at_door = settle
         self._unsettled = unsettled
-        self._policy = shared.policy
-        self._random = shared.random
         self._goes_on = goes_on
         self._screen = screen
         self._leaving = leaving
@@ -238,12 +236,12 @@ class Delivery:
         in_vain = bool(self._given_up)
         self._given_up.clear()
         if not in_vain:
-            self._bug = decisions.unexpected(error)
+            self._bug = UnexpectedError.of(error)
             self._given_up.append((None, self._bug))
         return not in_vain
 
-    def _take(self) -> tuple[Chunk, Search | None] | None:
-        """Return what goes next, without the records on which there is a verdict by now."""
+    def _begin(self, permit: Permit) -> Call | None:
+        """Begin a call with what goes next, unless there is a verdict on some of it by now."""
         moment = self._clock.monotonic()
         search: Search | None = None
         if self._searches.parts:
@@ -254,7 +252,9 @@ class Delivery:
             return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            return chunk, search
+            call = Call(chunk, search, permit, self._clock.monotonic())
+            self._on_the_wire.add(call)
+            return call
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
             self._follow(self._searches.skip(search, moment), moment)
@@ -274,14 +274,6 @@ class Delivery:
         return kept
 
     # Its calls.
-
-    def _begin(self, permit: Permit) -> Call | None:
-        found = self._take()
-        if found is None:
-            return None
-        call = Call(*found, permit, self._clock.monotonic())
-        self._on_the_wire.add(call)
-        return call
 
     async def _make(self, call: Call) -> None:
         """Make a call; then the next one, where it may start at once."""
@@ -384,7 +376,9 @@ class Delivery:
                 continue
             rest = seconds
             if failures and decision.error is not None:
-                delay = backoff(self._policy, failures, self._random.random(), decision.error)
+                delay = backoff(
+                    self._shared.policy, failures, self._shared.random.random(), decision.error
+                )
                 closing = min(deadline(entry.record.epoch) for entry in entries)
                 left = closing - self._connection.now().timestamp()
                 rest = max(0.0, min(delay, left))  # rather early than too late
@@ -488,12 +482,12 @@ class Delivery:
             self._dispatcher.wake()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self._bug = decisions.unexpected(error)
+            self._bug = UnexpectedError.of(error)
         self._rescue_if_lost()
 
     def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
-        self._bug = decisions.unexpected(error)
+        self._bug = UnexpectedError.of(error)
         kept = self.backlog.sent_before() | self._searches.positions()
         lost = frozenset(self._unsettled(chunk.positions)) - kept
         part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)

@@ -169,7 +169,7 @@ class Dispatcher:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""
         wakeup = self._wakeup = asyncio.get_running_loop().create_future()
         self._sleeps_until = due
-        timer = asyncio.create_task(self._nap(due - self._clock.monotonic()))
+        timer = asyncio.ensure_future(self._clock.sleep(due - self._clock.monotonic()))
         timer.add_done_callback(lambda _: _set(wakeup))
         try:
             await wakeup
@@ -177,9 +177,6 @@ class Dispatcher:
             timer.cancel()
             if self._wakeup is wakeup:
                 self._wakeup = self._sleeps_until = None
-
-    async def _nap(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
 
 
 def _set(future: "asyncio.Future[None]") -> None:

@@ -162,7 +162,7 @@ class Feed:
         """Let a record be sent, or share the fate of one with its key."""
         if self.delivery.stopped is not None:
             verdict = Verdict(status=RecordStatus.UNPROCESSED, error=self.delivery.stopped)
-            self._give([RecordResult(position, given, verdict)])
+            self._give(position, given, verdict)
             return
         key = record.key(self._product_code)
         first = self._by_key.get(key)
@@ -209,12 +209,11 @@ class Feed:
         if sent is not None:
             if not is_same(sent.record, record):
                 error = KeyAlreadySentError((sent.position, position))
-                verdict = Verdict(status=RecordStatus.REJECTED, error=error)
-                self._give([RecordResult(position, given, verdict)])
+                self.reject(position, given, error)
                 return
             if sent.verdict.status is not RecordStatus.UNCONFIRMED:
                 verdict = sent.verdict._replace(duplicate_of=sent.position)
-                self._give([RecordResult(position, given, verdict, sent.record_id)])
+                self._give(position, given, verdict, sent.record_id)
                 return
         moment = self._connection.clock.monotonic()
         entry = Entry(position, record, given, key, moment)
@@ -334,13 +333,13 @@ class Feed:
         else:
             self._sent.pop(entry.key, None)
 
-    def _give(self, results: Sequence[RecordResult]) -> None:
-        """Hand out results of records that no delivery has."""
-        for result in results:
-            emit(self._connection.observer, Settled(counts={result.status: 1}))
-        self._take_results(results)
+    def _give(
+        self, position: int, given: object, verdict: Verdict, record_id: str | None = None
+    ) -> None:
+        """Hand out the result of a record that no delivery has."""
+        emit(self._connection.observer, Settled(counts={verdict.status: 1}))
+        self._take_results([RecordResult(position, given, verdict, record_id)])
 
     def reject(self, position: int, given: object, error: MeteringError) -> None:
         """Give the result of what is no record, or may not be sent."""
-        verdict = Verdict(status=RecordStatus.REJECTED, error=error)
-        self._give([RecordResult(position, given, verdict)])
+        self._give(position, given, Verdict(status=RecordStatus.REJECTED, error=error))

@@ -1,7 +1,6 @@
 """What travels together: lanes, chunks, and what each record in them has been through."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from attrs import define, evolve, field, frozen
@@ -34,12 +33,6 @@ class Lane(NamedTuple):
     def whole(self) -> "Lane":
         """The lane with all its groups."""
         return self if self.group is None else self._replace(group=None)
-
-
-@lru_cache(maxsize=1024)
-def lane_of(product_code: str | None, *, licensed: bool = False) -> Lane:
-    """Return the lane of a product's records, which may name a license."""
-    return Lane(product_code, licensed)
 
 
 @frozen(kw_only=True)

@@ -14,7 +14,7 @@ from marketplace_metering_async.cli.output.console import lasting
 from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.clock import ClockBounds, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
-from marketplace_metering_async.delivery.model import Lane, lane_of
+from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.errors import (
     ConflictingRecordsError,
     InvalidRecordError,
@@ -97,7 +97,7 @@ class Plan:
 
     def _count(self, record: UsageRecord, one: int) -> None:
         code = record.product_code or self._product_code
-        lane = lane_of(code, licensed=record.license_arn is not None)
+        lane = Lane(code, licensed=record.license_arn is not None)
         self._lanes[lane] += one
         self._bytes[lane] += one * wire.record_size(record.to_wire())
 

@@ -25,13 +25,16 @@ SECOND = timedelta(seconds=1)
 
 @pytest.mark.parametrize("hours", [1, 6, 24])
 @pytest.mark.parametrize("month_end", [timedelta(hours=1), timedelta(hours=6)])
-def test_windows_are_data(hours: int, month_end: timedelta) -> None:
+def test_windows_are_data(
+    hours: int, month_end: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Another rule is another value, and no other code; within five minutes of an edge the service
     decides. Covers: S22
     """
-    window = limits.MeteringWindow(age=timedelta(hours=hours), month_end=month_end)
-    admission = Admission(NOW, window=window)
+    monkeypatch.setattr(limits, "MAX_AGE", timedelta(hours=hours))
+    monkeypatch.setattr(limits, "MONTH_END", month_end)
+    admission = Admission(NOW)
     edge = START - timedelta(hours=hours, minutes=5)
 
     assert admission.admit(0, usage(1, timestamp=edge)[0]).timestamp == edge

@@ -14,7 +14,6 @@ from marketplace_metering_async.delivery.model import (
     AttemptHistory,
     Lane,
     PendingRecord,
-    lane_of,
 )
 
 
@@ -22,9 +21,9 @@ def test_a_license_goes_without_the_product_code() -> None:
     """
     The service refuses both in one request.
     """
-    assert "p" == lane_of("p").sent_product_code
-    assert lane_of("p", licensed=True).sent_product_code is None
-    assert lane_of(None, licensed=True).sent_product_code is None
+    assert "p" == Lane("p").sent_product_code
+    assert Lane("p", licensed=True).sent_product_code is None
+    assert Lane(None, licensed=True).sent_product_code is None
 
 
 def test_a_lane_is_known_by_product_scheme_and_group() -> None:
