@@ -42,8 +42,8 @@ class CallEnded:
     request_id: str | None = None
     attempt: int = 1
     region_name: str | None = None
-    carried: Sequence[UsageRecord] = field(default=(), repr=False)
-    callers: Sequence[Context] | None = field(default=None, repr=False)
+    carried: Sequence[UsageRecord] = field(default=(), repr=False, eq=False)
+    callers: Sequence[Context] | None = field(default=None, repr=False, eq=False)
 
 
 @frozen(kw_only=True)

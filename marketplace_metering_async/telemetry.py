@@ -185,6 +185,7 @@ class OpenTelemetryObserver:
         emit(self._then, event)
         if isinstance(event, BatchEnded):
             self._catch_up()
+            return
         for name, value, attributes in _measured(event):
             self._record[name](value, attributes)
 

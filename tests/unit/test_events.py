@@ -5,7 +5,7 @@ import logging
 from contextvars import copy_context
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -174,3 +174,13 @@ def test_an_observer_says_whether_calls_are_of_use_to_it(caplog: pytest.LogCaptu
     assert ["the observer raised on observes_calls"] == [one.message for one in caplog.records]
     caplog.set_level(logging.DEBUG, "marketplace_metering_async")
     assert observes_calls(LoggingObserver())
+
+
+def test_two_calls_of_the_same_facts_are_equal() -> None:
+    """
+    Whatever they carried, and for whom: an event can be in a set.
+    """
+    facts: dict[str, Any] = {"operation": "BatchMeterUsage", "records": 1, "seconds": 0.5}
+    one = CallEnded(**facts, carried=[OF_A_CUSTOMER], callers=[copy_context()])
+
+    assert {CallEnded(**facts)} == {one}
