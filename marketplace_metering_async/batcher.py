@@ -272,6 +272,8 @@ class _PendingLimit:
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.leave()  # it was given to us at the same moment
             raise
+        if self._closed:  # since it was given to us
+            raise ClientClosedError("the batcher is closed")
 
     def leave(self) -> None:
         """Give a place back; the next product in turn gets it, so that no flood starves others."""

@@ -157,7 +157,7 @@ class Delivery:
 
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""
-        if self._open:
+        while self._open:
             self._idle.clear()
             await self._idle.wait()
 

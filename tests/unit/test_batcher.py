@@ -22,7 +22,7 @@ from marketplace_metering_async import (
     UsageRecord,
 )
 from marketplace_metering_async.errors import ConfigurationError, UnexpectedError
-from marketplace_metering_async.events import BatchReleased
+from marketplace_metering_async.events import BatchReleased, CallEnded, Event, Settled
 from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import Tag, UsageAllocation
 from marketplace_metering_async.sandbox import FaultKind, Refusal
@@ -424,6 +424,34 @@ def test_callers_that_wait_for_room_are_told_of_the_end() -> None:
 
     assert 3 == sum(isinstance(result, ClientClosedError) for result in results)
     assert 5 == len(service.book)
+
+
+@pytest.mark.parametrize("closing", [CallEnded, Settled])
+def test_who_is_let_in_at_the_moment_of_closing_is_not_left_waiting(closing: type[Event]) -> None:
+    """
+    The place of the one that has its verdict is given on before the batcher knows that it closes.
+    """
+    service, draining = MemoryService(), list[asyncio.Task[Any]]()
+
+    async def run() -> Results:
+        def drain_then(event: Event) -> None:
+            if isinstance(event, closing) and not draining:
+                draining.append(asyncio.create_task(batcher.drain()))
+
+        async with client_of(service, observer=drain_then) as client:
+            await client.endpoint()
+            batcher = UsageBatcher(client, linger=0.01, max_pending=2)
+            callers = [asyncio.create_task(batcher.meter(r)) for r in usage(4)]
+            ended, _ = await asyncio.wait(callers, timeout=60)
+            await draining[0]
+            assert len(callers) == len(ended)
+            return list(await asyncio.gather(*callers, return_exceptions=True))
+
+    results = run_virtual(run())
+
+    assert [RecordStatus.SUCCESS] * 2 == [result.status for result in results[:2]]
+    assert [ClientClosedError] * 2 == [type(result) for result in results[2:]]
+    assert 2 == len(service.book)
 
 
 def test_a_client_that_is_closed_first_leaves_nobody_waiting() -> None:
