@@ -6,7 +6,7 @@ from contextvars import Context
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from attrs import asdict, field, frozen
+from attrs import asdict, frozen
 
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.quantities import Quantity
@@ -30,9 +30,6 @@ class CallEnded:
         request_id: The service's id of the request.
         attempt: Which attempt it is for the records in it, counted from 1.
         region_name: The region that it went to.
-        carried: The records, of BatchMeterUsage. They name customers: the log leaves them out.
-        callers: Of a batcher: the contexts of those who handed the records in. None where the call
-            was made for the current one.
     """
 
     operation: str
@@ -42,8 +39,6 @@ class CallEnded:
     request_id: str | None = None
     attempt: int = 1
     region_name: str | None = None
-    carried: Sequence[UsageRecord] = field(default=(), repr=False, eq=False)
-    callers: Sequence[Context] | None = field(default=None, repr=False, eq=False)
 
 
 @frozen(kw_only=True)
@@ -318,7 +313,7 @@ def _said(event: Event) -> tuple[Any, ...]:
 
 def _fields(event: Event) -> dict[str, Any]:
     """Return what a log record has of *event*: plain values, and none for what is not known."""
-    shown = asdict(event, recurse=False, filter=lambda attribute, _: bool(attribute.repr))
+    shown = asdict(event, recurse=False)
     known = {name: _plain(value) for name, value in shown.items()}
     named = {f"metering_{name}": value for name, value in known.items() if value is not None}
     return {"metering_event": type(event).__name__, **named}
@@ -367,3 +362,31 @@ def emit(observer: Observer, event: Event) -> None:
         observer(event)
     except Exception:
         _logger.exception("the observer raised on %s", type(event).__name__)
+
+
+def emit_call(
+    observer: Observer,
+    ended: CallEnded,
+    records: Sequence[UsageRecord],
+    callers: Sequence[Context] | None,
+) -> None:
+    """
+    Hand *ended* to *observer*, by its method `observe_call` where it has one.
+
+    That gets the *records* too, and of a batcher's call the contexts of its *callers*: they are no
+    part of the event, which would show them wherever somebody writes it down.
+    """
+    observe_call = getattr(observer, "observe_call", None)
+    if observe_call is None:
+        emit(observer, ended)
+    else:
+        emit(lambda _: observe_call(ended, records, callers), ended)
+
+
+def flush(observer: Observer) -> None:
+    """Let *observer* record what it puts off, where it has a method `flush`: calls have ended."""
+    if (method := getattr(observer, "flush", None)) is not None:
+        try:
+            method()
+        except Exception:
+            _logger.exception("the observer raised on flush")

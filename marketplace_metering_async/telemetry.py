@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -11,14 +12,12 @@ from datetime import datetime
 from functools import cache, partial
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from marketplace_metering_async import errors, service_codes, service_errors
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, MeteringError
 from marketplace_metering_async.events import (
-    WITH_EACH_CALL,
-    BatchEnded,
     BatchReleased,
     CallEnded,
     Event,
@@ -58,8 +57,6 @@ _OTHER: Final = "_OTHER"
 """What the conventions call whatever is none of the values that are known."""
 _API: Final = ("opentelemetry.trace", "opentelemetry.metrics")
 """Where the providers stand that the API has for programs without an SDK."""
-_LOOKS_AGAIN: Final = 1.0
-"""Seconds until an SDK is looked for again, where there is none."""
 _TOGETHER: Final = 256
 """Events that wait at most: a span made right after another one costs a third of the CPU."""
 _LATEST: Final = 0.2
@@ -87,8 +84,17 @@ _COUNTED: Final[Mapping[type, str]] = {
     WarningIssued: "client.warnings",
 }
 
-_Waiting = tuple[CallEnded, datetime, "OtelContext"] | Settled | BatchReleased
 Attributes = dict[str, str | int | Sequence[str]]
+
+
+class _Call(NamedTuple):
+    """A call that is recorded later: how it *ended*, *at* which moment, and *around* what span."""
+
+    ended: CallEnded
+    records: Sequence[UsageRecord]
+    callers: Sequence[Context] | None
+    at: datetime
+    around: OtelContext
 
 
 class OpenTelemetryObserver:
@@ -135,7 +141,7 @@ class OpenTelemetryObserver:
         self._then = LoggingObserver() if then is None else then
         self._clock = SystemClock() if clock is None else clock
         self._customers = customers
-        self._is_recorded, self._looks_at = False, -inf  # as far as is known, and until when
+        self._is_recorded = False  # as far as is known: an SDK may come later
         self._tracers: Callable[[], object] = trace.get_tracer_provider
         self._meters: Callable[[], object] = metrics.get_meter_provider
         if tracer_provider is not None:
@@ -144,7 +150,9 @@ class OpenTelemetryObserver:
             self._meters = lambda: meter_provider
         self._due = -inf  # by the event loop's time
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Call | Settled | BatchReleased] = deque()
+        if hasattr(os, "register_at_fork"):  # what waits is recorded by whoever it happened to
+            os.register_at_fork(after_in_child=self._waiting.clear)
         self._context = context.get_current
         self._no_span = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
         self._span, self._link = trace.get_current_span, trace.Link
@@ -166,8 +174,7 @@ class OpenTelemetryObserver:
 
     def _records(self) -> bool:
         """Whether there is more than the API, whose own providers record nothing."""
-        if not self._is_recorded and self._clock.monotonic() >= self._looks_at:
-            self._looks_at = self._clock.monotonic() + _LOOKS_AGAIN
+        if not self._is_recorded:
             self._is_recorded = not (
                 type(self._tracers()).__module__.startswith(_API)
                 and type(self._meters()).__module__.startswith(_API)
@@ -176,74 +183,80 @@ class OpenTelemetryObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Record *event*, and hand it on."""
-        if isinstance(event, WITH_EACH_CALL):
+        if isinstance(event, CallEnded):
+            self.observe_call(event, (), None)
+        elif isinstance(event, Settled | BatchReleased):
             if self._passes_on:
                 emit(self._then, event)
             if self._records():
                 self._put_off(event)
-            return
-        emit(self._then, event)
-        if isinstance(event, BatchEnded):
-            self._catch_up()
-            return
-        for name, value, attributes in _measured(event):
-            self._record[name](value, attributes)
+        else:
+            emit(self._then, event)
+            for name, value, attributes in _measured(event):
+                self._record[name](value, attributes)
 
-    def _put_off(self, event: CallEnded | Settled | BatchReleased) -> None:
-        """Let *event* wait for others, unless nothing may come after it."""
-        waiting, is_last = self._waiting, False
-        if isinstance(event, CallEnded):
-            waiting.append((event, self._clock.now(), self._context()))
-            is_last = event.code is not None or event.operation != "BatchMeterUsage"
-        else:
-            waiting.append(event)
-        if is_last or len(waiting) >= _TOGETHER:
-            self._catch_up()
-        else:
+    def observe_call(
+        self, call: CallEnded, records: Sequence[UsageRecord], callers: Sequence[Context] | None
+    ) -> None:
+        """Record *call*, which carried *records*, of a batcher's *callers* if it has any."""
+        if self._passes_on:
+            emit(self._then, call)
+        if self._records():
+            self._put_off(_Call(call, records, callers, self._clock.now(), self._context()))
+            if call.code is not None or call.operation != "BatchMeterUsage":
+                self.flush()  # nothing may come after it
+
+    def _put_off(self, event: _Call | Settled | BatchReleased) -> None:
+        """Let *event* wait for others, for a fifth of a second at most."""
+        self._waiting.append(event)
+        try:
             loop = asyncio.get_running_loop()
-            if self._due <= loop.time():  # that of a loop that has ended is overdue too
-                self._due = loop.call_later(_LATEST, self._catch_up).when()
+        except RuntimeError:  # handed on from another thread, where nothing can wait
+            self.flush()
+            return
+        if len(self._waiting) >= _TOGETHER:
+            self.flush()
+        elif self._due <= loop.time():  # that of a loop that has ended is overdue too
+            self._due = loop.call_later(_LATEST, self.flush).when()
 
-    def _catch_up(self) -> None:
-        """Record what waits."""
+    def flush(self) -> None:
+        """Record what waits; clients call it where a batch, a stream or they themselves end."""
         record, of_many = self._record, self._no_span
         verdicts: dict[RecordStatus, int] = defaultdict(int)
         released: BatchReleased | None = None
-        try:
-            while self._waiting:
-                event = self._waiting.popleft()
-                if isinstance(event, tuple):
-                    self._record_call(*event)
-                elif isinstance(event, Settled):
-                    for status, count in event.counts.items():
-                        verdicts[status] += count
-                else:
-                    released = event
-                    record["batcher.batch.records"](event.records, {}, of_many)
-                    record["batcher.wait"](event.waited, {}, of_many)
-        finally:  # also where a processor of spans raises
-            for status, count in verdicts.items():
-                verdict = {"marketplace_metering.verdict": status.value}
-                record["client.records"](count, verdict, of_many)
-            if released is not None:
-                record["batcher.queue.size"](released.waiting, {}, of_many)
-                record["batcher.in_flight"](released.in_flight, {}, of_many)
+        while self._waiting:
+            event = self._waiting.popleft()
+            if isinstance(event, _Call):
+                emit(partial(self._record_call, event), event.ended)
+            elif isinstance(event, Settled):
+                for status, count in event.counts.items():
+                    verdicts[status] += count
+            else:
+                released = event
+                record["batcher.batch.records"](event.records, {}, of_many)
+                record["batcher.wait"](event.waited, {}, of_many)
+        for status, count in verdicts.items():
+            verdict = {"marketplace_metering.verdict": status.value}
+            record["client.records"](count, verdict, of_many)
+        if released is not None:
+            record["batcher.queue.size"](released.waiting, {}, of_many)
+            record["batcher.in_flight"](released.in_flight, {}, of_many)
 
-    def _record_call(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
-        around = context if call.callers is None else self._no_span
-        end, seconds = round(at.timestamp() * 1e9), call.seconds
+    def _record_call(self, one: _Call, _: Event) -> None:
+        call, end = one.ended, round(one.at.timestamp() * 1e9)
+        around = one.around if one.callers is None else self._no_span
         measured = _of_ended(call.operation, call.code)
-        self._record["client.operation.duration"](seconds, measured, around)
+        self._record["client.operation.duration"](call.seconds, measured, around)
         attributes = _of_call(call)
-        if self._customers and call.carried:
-            attributes["marketplace_metering.customers"] = _customers_of(call.carried)
+        if self._customers and one.records:
+            attributes["marketplace_metering.customers"] = _customers_of(one.records)
         span = self._tracer.start_span(
             f"{_SPAN}.{call.operation}",
             around,
             kind=self._kind,
             attributes=attributes,
-            links=self._links(call.callers) if call.callers else None,
-            start_time=end - round(seconds * 1e9),
+            links=self._links(one.callers) if one.callers else None,
+            start_time=end - round(call.seconds * 1e9),
         )
         if call.code is not None:
             span.set_status(self._failed(call.code))

@@ -28,6 +28,8 @@ from marketplace_metering_async.events import (
     Observer,
     WarningIssued,
     emit,
+    emit_call,
+    flush,
     observes_calls,
 )
 from marketplace_metering_async.records import UsageRecord
@@ -143,6 +145,7 @@ class ServiceConnection:
         await self._signer.aclose()
         if self._own_transport is not None:
             await self._own_transport.aclose()
+        flush(self.observer)
 
     def require_home(self) -> None:
         """Raise ClientClosedError after aclose(), on another event loop, or in a forked process."""
@@ -210,10 +213,8 @@ class ServiceConnection:
                     request_id=request_id,
                     attempt=attempt,
                     region_name=self._region_name,
-                    carried=carried,
-                    callers=callers,
                 )
-                emit(self.observer, ended)
+                emit_call(self.observer, ended, carried, callers)
 
     async def _send(self, transport: Transport, sent: "_Sent") -> CallResponse:
         response = await transport.send(sent.request, timeout=self._attempt_timeout)

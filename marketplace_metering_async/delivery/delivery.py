@@ -27,7 +27,14 @@ from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
-from marketplace_metering_async.events import Retrying, SendingStopped, Settled, Throttled, emit
+from marketplace_metering_async.events import (
+    Retrying,
+    SendingStopped,
+    Settled,
+    Throttled,
+    emit,
+    flush,
+)
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
@@ -177,6 +184,7 @@ class Delivery:
         finally:
             for call in calls:
                 call.return_permit(self._observer)  # its task may never have begun
+            flush(self._observer)
 
     # What the dispatcher asks.
 

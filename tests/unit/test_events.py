@@ -2,12 +2,14 @@
 
 import json
 import logging
+import pickle
 from contextvars import copy_context
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import pytest
+from attrs import asdict
 
 from marketplace_metering_async import (
     LedgerError,
@@ -31,6 +33,8 @@ from marketplace_metering_async.events import (
     Throttled,
     UsageEndedUnmetered,
     WarningIssued,
+    emit_call,
+    flush,
     observes_calls,
 )
 
@@ -48,8 +52,6 @@ SAID: list[tuple[Event, str, dict[str, object]]] = [
             records=25,
             seconds=0.5,
             request_id="r",
-            carried=[OF_A_CUSTOMER],
-            callers=[copy_context()],
         ),
         "DEBUG",
         {"operation": "BatchMeterUsage", "records": 25, "seconds": 0.5, "request_id": "r"}
@@ -176,11 +178,50 @@ def test_an_observer_says_whether_calls_are_of_use_to_it(caplog: pytest.LogCaptu
     assert observes_calls(LoggingObserver())
 
 
-def test_two_calls_of_the_same_facts_are_equal() -> None:
-    """
-    Whatever they carried, and for whom: an event can be in a set.
-    """
-    facts: dict[str, Any] = {"operation": "BatchMeterUsage", "records": 1, "seconds": 0.5}
-    one = CallEnded(**facts, carried=[OF_A_CUSTOMER], callers=[copy_context()])
+ENDED: Final = CallEnded(operation="BatchMeterUsage", records=1, seconds=0.5)
 
-    assert {CallEnded(**facts)} == {one}
+
+def test_what_a_call_carried_is_no_part_of_its_event() -> None:
+    """
+    An event is plain data, which names no customer wherever it is written down. An observer with
+    `observe_call` gets the rest beside it.
+    """
+    heard: list[Any] = []
+
+    class Curious:
+        def __call__(self, event: Event) -> None:
+            raise AssertionError(event)
+
+        def observe_call(self, *facts: Any) -> None:
+            heard.append(facts)
+
+    context = copy_context()
+    emit_call(Curious(), ENDED, [OF_A_CUSTOMER], [context])
+    emit_call(heard.append, ENDED, [OF_A_CUSTOMER], [context])
+
+    assert [(ENDED, [OF_A_CUSTOMER], [context]), ENDED] == heard
+    assert {ENDED} == {pickle.loads(pickle.dumps(ENDED))}  # noqa: S301 - our own
+    assert "111122223333" not in str(asdict(ENDED))
+
+
+def test_an_observer_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Whichever way it is called.
+    """
+
+    class Broken:
+        def __call__(self, event: Event) -> None:
+            raise ValueError(event)
+
+        def observe_call(self, *facts: Any) -> None:
+            raise ValueError(facts)
+
+        def flush(self) -> None:
+            raise ValueError
+
+    emit_call(Broken(), ENDED, (), None)
+    flush(Broken())
+    flush(Broken().__call__)
+
+    said = [one.message for one in caplog.records]
+    assert ["the observer raised on CallEnded", "the observer raised on flush"] == said

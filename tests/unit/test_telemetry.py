@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import os
 import re
 import sys
+import warnings
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from marketplace_metering_async import (
     ConfigurationError,
     OpenTelemetryObserver,
     RecordStatus,
+    SystemClock,
     UsageBatcher,
     UsageRecord,
 )
@@ -391,6 +395,84 @@ def test_a_processor_that_raises_costs_no_count_and_no_other_span(
     assert ["the observer raised on CallEnded"] * 2 == logged
 
 
+@pytest.mark.parametrize("door", ["batch", "stream", "batcher"])
+def test_what_is_cancelled_has_shown_its_calls(door: str) -> None:
+    """
+    Though the event loop ends with it: what was metered then is not missing from what is watched.
+    """
+    clock = VirtualClock()
+    seen = collected(clock=clock)
+    service = MemoryService()
+    records = [usage(number) for number in range(60)]
+
+    async def work() -> int:
+        async with client_of(
+            service, observer=seen.observer, clock=clock, calls_per_second=1.0
+        ) as client:
+            await client.endpoint()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.05):
+                    if door == "batch":
+                        await client.batch_meter_usage(records, product_code="p")
+                    elif door == "stream":
+                        async for _ in client.iter_batch_meter_usage(records, product_code="p"):
+                            pass
+                    else:
+                        async with UsageBatcher(client, product_code="p") as batcher:
+                            await asyncio.gather(*map(batcher.meter, records))
+            return len(seen.spans())
+
+    assert 1 <= run_virtual(work()) <= 3
+    (counted,) = seen.values()["client.records"].values()
+    assert len(service.book) == counted
+
+
+async def test_a_client_that_is_closed_has_shown_its_calls() -> None:
+    """
+    Of a batcher too that nobody has closed; in real time, where a fifth of a second is long.
+    """
+    seen, clock = collected(), SystemClock()
+    record = usage(1, timestamp=clock.now())
+    async with client_of(MemoryService(), observer=seen.observer, clock=clock) as client:
+        await UsageBatcher(client, product_code="p", linger=0.0).meter(record)
+
+    assert 1 == len(seen.spans())
+
+
+def test_an_observer_that_is_called_where_no_event_loop_runs_records_at_once() -> None:
+    """
+    As by a queue's listener in a thread of its own.
+    """
+    seen = collected(then=lambda event: None)
+    seen.observer(ended())
+
+    assert 1 == len(seen.spans())
+
+
+def test_a_forked_process_records_no_call_of_its_parent() -> None:
+    """
+    It happened to the parent, which records it.
+    """
+    seen = collected(then=lambda event: None)
+
+    def recorded_in_a_child() -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python 3.12, where other threads run
+            child = os.fork()
+        if not child:
+            seen.observer.flush()
+            os._exit(len(seen.spans()))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    async def work() -> list[int]:
+        seen.observer(ended())
+        in_child = recorded_in_a_child()
+        seen.observer.flush()
+        return [in_child, len(seen.spans())]
+
+    assert [0, 1] == run_virtual(work())
+
+
 def test_an_event_loop_that_has_ended_holds_up_no_other() -> None:
     """
     What waited then is recorded with what comes in the next one.
@@ -411,21 +493,17 @@ def test_without_an_sdk_calls_are_not_observed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    Unless somebody gets the events besides; a program that sets one up later is heard within a
-    second.
+    Unless somebody gets the events besides, or as soon as the program sets one up.
     """
     caplog.set_level(logging.INFO, "marketplace_metering_async")
-    clock = MovedClock(NOON)
     provider = trace.get_tracer_provider()
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    observer = OpenTelemetryObserver(clock=clock)
+    observer = OpenTelemetryObserver()
 
     assert not observes_calls(observer)
     assert observes_calls(OpenTelemetryObserver(then=lambda event: None))
     assert observes_calls(collected().observer)
     provider = TracerProvider(shutdown_on_exit=False)
-    assert not observes_calls(observer)
-    clock.seconds += 1
     assert observes_calls(observer)
 
 
