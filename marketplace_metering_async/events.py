@@ -167,7 +167,7 @@ class BatchEnded:
 @frozen(kw_only=True)
 class BatchReleased:
     """
-    The batcher lets records of a product go that it had gathered.
+    A batcher, or a stream, lets records of a product go that it had gathered.
 
     Attributes:
         records: How many.

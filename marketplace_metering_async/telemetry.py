@@ -142,10 +142,11 @@ class OpenTelemetryObserver:
             self._tracers = lambda: tracer_provider
         if meter_provider is not None:
             self._meters = lambda: meter_provider
+        self._due = -inf  # by the event loop's time
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Waiting] = deque()
         self._context = context.get_current
-        self._no_span = trace.set_span_in_context(trace.INVALID_SPAN)
+        self._no_span = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
         self._span, self._link = trace.get_current_span, trace.Link
         self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
         self._kind = trace.SpanKind.CLIENT
@@ -182,10 +183,10 @@ class OpenTelemetryObserver:
                 self._put_off(event)
             return
         emit(self._then, event)
-        for name, value, attributes in _measured(event):
-            self._record[name](value, attributes)
         if isinstance(event, BatchEnded):
             self._catch_up()
+        for name, value, attributes in _measured(event):
+            self._record[name](value, attributes)
 
     def _put_off(self, event: CallEnded | Settled | BatchReleased) -> None:
         """Let *event* wait for others, unless nothing may come after it."""
@@ -197,35 +198,41 @@ class OpenTelemetryObserver:
             waiting.append(event)
         if is_last or len(waiting) >= _TOGETHER:
             self._catch_up()
-        elif len(waiting) == 1:
-            asyncio.get_running_loop().call_later(_LATEST, self._catch_up)
+        else:
+            loop = asyncio.get_running_loop()
+            if self._due <= loop.time():  # that of a loop that has ended is overdue too
+                self._due = loop.call_later(_LATEST, self._catch_up).when()
 
     def _catch_up(self) -> None:
         """Record what waits."""
         record, of_many = self._record, self._no_span
         verdicts: dict[RecordStatus, int] = defaultdict(int)
         released: BatchReleased | None = None
-        while self._waiting:
-            event = self._waiting.popleft()
-            if isinstance(event, tuple):
-                self._record_call(*event)
-            elif isinstance(event, Settled):
-                for status, count in event.counts.items():
-                    verdicts[status] += count
-            else:
-                released = event
-                record["batcher.batch.records"](event.records, {}, of_many)
-                record["batcher.wait"](event.waited, {}, of_many)
-        for status, count in verdicts.items():
-            verdict = {"marketplace_metering.verdict": status.value}
-            record["client.records"](count, verdict, of_many)
-        if released is not None:
-            record["batcher.queue.size"](released.waiting, {}, of_many)
-            record["batcher.in_flight"](released.in_flight, {}, of_many)
+        try:
+            while self._waiting:
+                event = self._waiting.popleft()
+                if isinstance(event, tuple):
+                    self._record_call(*event)
+                elif isinstance(event, Settled):
+                    for status, count in event.counts.items():
+                        verdicts[status] += count
+                else:
+                    released = event
+                    record["batcher.batch.records"](event.records, {}, of_many)
+                    record["batcher.wait"](event.waited, {}, of_many)
+        finally:  # also where a processor of spans raises
+            for status, count in verdicts.items():
+                verdict = {"marketplace_metering.verdict": status.value}
+                record["client.records"](count, verdict, of_many)
+            if released is not None:
+                record["batcher.queue.size"](released.waiting, {}, of_many)
+                record["batcher.in_flight"](released.in_flight, {}, of_many)
 
     def _record_call(self, call: CallEnded, at: datetime, context: OtelContext) -> None:
         around = context if call.callers is None else self._no_span
         end, seconds = round(at.timestamp() * 1e9), call.seconds
+        measured = _of_ended(call.operation, call.code)
+        self._record["client.operation.duration"](seconds, measured, around)
         attributes = _of_call(call)
         if self._customers and call.carried:
             attributes["marketplace_metering.customers"] = _customers_of(call.carried)
@@ -240,8 +247,6 @@ class OpenTelemetryObserver:
         if call.code is not None:
             span.set_status(self._failed(call.code))
         span.end(end_time=end)
-        measured = _of_ended(call.operation, call.code)
-        self._record["client.operation.duration"](seconds, measured, around)
 
     def _links(self, callers: Sequence[Context]) -> list[Link]:
         """Return a link to each span of *callers* that somebody will see."""
@@ -397,8 +402,8 @@ _HISTOGRAMS: Final[Mapping[str, tuple[str, str, list[float]]]] = {
     "batcher.wait": ("s", "Since the first of them came.", [0.01, 0.05, 0.1, 0.5, 1, 5]),
 }
 _GAUGES: Final = {
-    "batcher.queue.size": ("{record}", "Records that the batcher gathers still."),
-    "batcher.in_flight": ("{record}", "Records of the batcher that are on their way."),
+    "batcher.queue.size": ("{record}", "Records that are gathered still."),
+    "batcher.in_flight": ("{record}", "Records of it that are on their way."),
     "relay.is_working": ("", "1 where the ledger's relay works, 0 where it is blocked."),
 }
 

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 PRODUCT = "prod0123456789abcdefghijk"
@@ -401,7 +402,7 @@ async def throughput(options: argparse.Namespace) -> dict[str, float]:
 
 
 async def observed(options: argparse.Namespace) -> dict[str, Any]:
-    """CPU a call of one client beside others of *kind* (with commas), in turn in one process."""
+    """CPU a call of one client beside others of *kind* (with commas), in one process."""
     kinds = options.kind.split(",")
     async with AsyncExitStack() as stack:
         clients = [
@@ -413,12 +414,12 @@ async def observed(options: argparse.Namespace) -> dict[str, Any]:
         slices: list[dict[str, float]] = []
         for number in range(options.slices):
             took: dict[str, float] = {}
-            for turn in range(len(kinds)):
-                which = (number + turn) % len(kinds)
+            for which in Random(number).sample(range(len(kinds)), len(kinds)):
                 given = clients[which].prepare(records(options.records, start=10**6 * number))
                 gc.collect()
                 used = cpu()
-                await clients[which].send(given)
+                for start in range(0, options.records, options.batch):
+                    await clients[which].send(given[start : start + options.batch])
                 took[kinds[which]] = (cpu() - used) / options.records * 25e6
             slices.append(took)
     return {"slices": slices}
@@ -508,6 +509,7 @@ def main() -> None:
     options.add_argument("--concurrency", type=int, default=32)
     options.add_argument("--allocations", type=int, default=0)
     options.add_argument("--freeze", type=int, default=0)
+    options.add_argument("--batch", type=int, default=2_500)
     options.add_argument("--slices", type=int, default=40)
     asked = options.parse_args()
     asked.begun = begun

@@ -17,7 +17,7 @@ from support.ledgers import (
     until_somebody_waits,
 )
 
-from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError
+from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError, UsageToAdd
 from marketplace_metering_async.ledger.open_hours import OpenHour
 from marketplace_metering_async.ledger.stores import postgresql, postgresql_adding, sqlite_adding
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
@@ -98,13 +98,18 @@ async def test_who_want_what_others_have_added_to_take_their_turns(
         return await begin(self, *values)
 
     async with house_at(place) as house, house.another() as other:
-        keys: list[dict[str, Any]] = [{"customer_aws_account_id": f"{n:012d}"} for n in range(2)]
-        await house.use(1, **keys[0])
-        await house.use(1, other, **keys[1])
+        accounts = ["000000000001", "000000000002"]
+        await house.use(1, customer_aws_account_id=accounts[0])
+        await house.use(1, other, customer_aws_account_id=accounts[1])
         monkeypatch.setattr(PostgresConnections, "_begin", counted)
-        usages: Any = [
-            {"dimension": "requests", "product_code": "product", "quantity": 1, **key}
-            for key in keys
+        usages = [
+            UsageToAdd(
+                dimension="requests",
+                product_code="product",
+                quantity=1,
+                customer_aws_account_id=account,
+            )
+            for account in accounts
         ]
         async with a_caller(place) as third:
             await third.execute("SELECT 1 FROM marketplace_metering.usage_key FOR UPDATE")

@@ -31,7 +31,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import RelayBlocked
 from marketplace_metering_async.ledger import blockage, relay
-from marketplace_metering_async.ledger.stores import postgresql_connections
+from marketplace_metering_async.ledger.stores import postgresql_connections, postgresql_transactions
 
 THIS_HOUR = NOON.replace(minute=0)
 NAME = "ledger.test"
@@ -177,8 +177,8 @@ async def test_usage_counts_once_though_its_commit_never_lands(
     """
     monkeypatch.setattr(
         postgresql_connections,
-        "_BEGIN_ONCE",
-        postgresql_connections._BEGIN_ONCE.replace("30s", "500ms"),
+        "BEGIN_ONCE",
+        postgresql_transactions.BEGIN_ONCE.replace("30s", "500ms"),
     )
     async with proxy_to(either) as proxy, house_at(proxy.url) as house:
         await house.use(1)
@@ -296,8 +296,8 @@ async def test_a_doubt_that_was_settled_is_none(
     """
     monkeypatch.setattr(
         postgresql_connections,
-        "_BEGIN_ONCE",
-        postgresql_connections._BEGIN_ONCE.replace("30s", "500ms"),
+        "BEGIN_ONCE",
+        postgresql_transactions.BEGIN_ONCE.replace("30s", "500ms"),
     )
     tries: list[int] = []
 

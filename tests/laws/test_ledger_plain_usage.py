@@ -149,7 +149,7 @@ def comparable(found: Any) -> Any:
     return [str(one) if isinstance(one, Exception) else one for one in found]
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(STEPS, RULES)
 def test_what_is_added_blindly_is_what_the_careful_way_would_add(
     steps: list[tuple[str, Any]], rules: PostingRules

@@ -362,4 +362,4 @@ class ThreeDoors(RuleBasedStateMachine):
 
 
 TestThreeDoors = ThreeDoors.TestCase
-TestThreeDoors.settings = settings(max_examples=examples(100), stateful_step_count=50)
+TestThreeDoors.settings = settings(max_examples=examples(60), stateful_step_count=50)

@@ -6,13 +6,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-TREES = {
-    path.relative_to(TESTS.parent).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(TESTS.rglob("*.py"))
-}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Return every module of the tests by its path."""
+    return {
+        path.relative_to(TESTS.parent).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(TESTS.rglob("*.py"))
+    }
 
 
 def documented() -> list[str]:
@@ -24,7 +30,7 @@ def documented() -> list[str]:
 
 def properties() -> Iterator[str]:
     """Yield every test of Hypothesis as pytest names it, as the source has it."""
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         for node in ast.walk(tree):
             match node:
                 case ast.FunctionDef() | ast.AsyncFunctionDef():
@@ -78,7 +84,7 @@ def test_no_property_stays_short_in_the_longer_run() -> None:
     """
     fixed = [
         f"{file}:{node.value.lineno}"
-        for file, tree in TREES.items()
+        for file, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.keyword)
         and node.arg == "max_examples"

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
+from botocore.loaders import create_loader
+
+LOADER = create_loader()
+"""Reads what botocore knows of services and endpoints once for all sessions."""
 
 
 @frozen

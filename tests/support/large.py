@@ -169,20 +169,24 @@ class Reading:
     Attributes:
         rows: The most that one statement read of a table.
         scans: Statements for which the server would read such a table whole, with their plans.
+        indexes: By which it would read.
     """
 
     rows: dict[str, int] = field(factory=dict)
     scans: list[str] = field(factory=list)
+    indexes: set[str] = field(factory=set)
 
     async def look(self, connection: Any, statement: str, values: Sequence[Any]) -> None:
         """Note how a statement would be run."""
         if statement.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
             plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *values)
+            nodes = [*_nodes(json.loads(plan)[0]["Plan"])]
             scanned = {
                 node["Relation Name"]
-                for node in _nodes(json.loads(plan)[0]["Plan"])
+                for node in nodes
                 if node["Node Type"] == "Seq Scan" and node["Relation Name"] in GROWING
             }
+            self.indexes.update(node["Index Name"] for node in nodes if "Index Name" in node)
             if scanned:
                 self.scans.append(f"{sorted(scanned)}: {statement}\n{plan}")
 

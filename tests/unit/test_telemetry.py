@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.semconv._incubating.attributes import (
     aws_attributes,
@@ -39,8 +39,10 @@ from marketplace_metering_async.events import (
     RelayBlocked,
     RelayWorking,
     SendingStopped,
+    Settled,
     UsageEndedUnmetered,
     WarningIssued,
+    emit,
     observes_calls,
 )
 from marketplace_metering_async.sandbox import FaultKind
@@ -356,6 +358,57 @@ async def test_calls_are_recorded_together(happened: list[CallEnded], shown: int
         seen.observer(event)
 
     assert shown == len(seen.spans())
+
+
+class Broken(SpanProcessor):
+    """A processor of spans that raises at every second one."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.seen += 1
+        if self.seen % 2:
+            raise ValueError("odd")
+
+
+def test_a_processor_that_raises_costs_no_count_and_no_other_span(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    The log says so; what waits besides is recorded the next time.
+    """
+    seen = collected(then=lambda event: None)
+    broken = Broken()
+    seen.tracer_provider.add_span_processor(broken)
+
+    async def work() -> None:
+        settled = Settled(counts={RecordStatus.SUCCESS: 1})
+        for event in (settled, ended(), ended(code="X"), ended(code="X")):
+            emit(seen.observer, event)
+
+    run_virtual(work())
+    assert 3 == broken.seen == len(seen.spans())
+    assert [1] == list(seen.values()["client.records"].values())
+    assert {1, 2} == {count for count, _ in seen.values()["client.operation.duration"].values()}
+    logged = [one.message for one in caplog.records if one.levelno == logging.ERROR]
+    assert ["the observer raised on CallEnded"] * 2 == logged
+
+
+def test_an_event_loop_that_has_ended_holds_up_no_other() -> None:
+    """
+    What waited then is recorded with what comes in the next one.
+    """
+    seen = collected(then=lambda event: None)
+
+    async def call_at(second: float, then: float) -> int:
+        await asyncio.sleep(second)
+        seen.observer(ended())
+        await asyncio.sleep(then)
+        return len(seen.spans())
+
+    assert 0 == run_virtual(call_at(1, 0.1))
+    assert 2 == run_virtual(call_at(2, 0.3))
 
 
 def test_without_an_sdk_calls_are_not_observed(

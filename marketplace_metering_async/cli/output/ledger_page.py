@@ -125,9 +125,9 @@ def _next(status: LedgerStatus, now: datetime) -> Iterator[str]:
     if status.next_seal_at is not None:
         when = _time(max(now, status.next_seal_at))
         yield f"Hours to be sealed at {when}: {status.hours_at_next_seal:,}."
-    yield f"A relay last worked {_ago(status.last_relay_seconds)}."
-    yield f"The service last took a record {_ago(status.last_success_seconds)}."
-    yield f"The latest usage happened {_ago(status.last_usage_seconds)}."
+    yield f"A relay last worked: {_ago(status.last_relay_seconds)}."
+    yield f"The service last took a record: {_ago(status.last_success_seconds)}."
+    yield f"The latest usage happened: {_ago(status.last_usage_seconds)}."
 
 
 def _ago(seconds: float | None) -> str:

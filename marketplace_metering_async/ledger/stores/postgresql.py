@@ -55,10 +55,7 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_reports,
     postgresql_sending,
 )
-from marketplace_metering_async.ledger.stores.postgresql_connections import (
-    Connection,
-    PostgresConnections,
-)
+from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 from marketplace_metering_async.ledger.stores.postgresql_identity import (
     ADOPT,
@@ -69,6 +66,7 @@ from marketplace_metering_async.ledger.stores.postgresql_identity import (
     marked,
     retire,
 )
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import (
     ClaimRules,
     FailPoint,

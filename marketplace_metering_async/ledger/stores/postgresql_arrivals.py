@@ -26,13 +26,12 @@ from marketplace_metering_async.ledger.posting import (
 )
 from marketplace_metering_async.ledger.stores.postgresql_adding import (
     CUSTOMER,
-    HOURS,
-    load,
     whole_dimensions,
     write,
 )
-from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.postgresql_keys import HOURS, load
 from marketplace_metering_async.ledger.stores.postgresql_plain import known_events
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint
 from marketplace_metering_async.ledger.whole_dimensions import concerns
 

@@ -6,13 +6,12 @@ another session of the server.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources.abc import Traversable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from marketplace_metering_async.clock import FollowingClock
 from marketplace_metering_async.errors import (
@@ -30,20 +29,22 @@ from marketplace_metering_async.ledger.stores.postgresql_errors import (
     text_of,
 )
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
+from marketplace_metering_async.ledger.stores.postgresql_transactions import (
+    BEGIN,
+    BEGIN_ON,
+    BEGIN_ONCE,
+    CLOCK,
+    LEDGER_ID,
+    AtOnce,
+    Connection,
+    Operation,
+    Row,
+)
 from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
 from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
-
-Connection = Any
-"""asyncpg's, pooled or not, whose types come with an extra."""
-
-Row = Any
-"""asyncpg's, likewise."""
-
-Operation = Callable[[Connection], Awaitable[T]]
-"""Statements of one transaction."""
 
 _TRIES: Final = 8
 """How often a transaction that met another one is run again."""
@@ -60,68 +61,11 @@ _OTHER_LEDGER: Final = (
     "nothing was stored"
 )
 
-_DURABLE: Final = """
-    CASE WHEN current_setting('synchronous_commit') <> 'remote_apply'
-         THEN set_config('synchronous_commit', 'on', true) END
-"""
-"""For the transaction alone; remote_apply waits for even more."""
-_ENDS_SOON: Final = """
-    CASE WHEN current_setting('idle_in_transaction_session_timeout') = '0'
-         THEN set_config('idle_in_transaction_session_timeout', '30s', true) END
-"""
-"""A transaction whose client is gone holds its locks, and its COMMIT in doubt, no longer."""
 _MAY_WRITE: Final = """
     SELECT has_table_privilege('marketplace_metering.ledger', 'UPDATE')
            AND NOT current_setting('transaction_read_only')::boolean
 """
-_USABLE: Final = """
-    (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
-    (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible,
-    (SELECT sealings FROM marketplace_metering.ledger) AS sealings
-"""
 _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
-_LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
-_CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
-_PATIENT: Final = "CASE WHEN $1::text <> '' THEN set_config('lock_timeout', $1, true) END"
-_BEGIN: Final = f"SELECT {_USABLE}, {_CLOCK}, {_DURABLE}, {_ENDS_SOON}, {_PATIENT}"
-_BEGIN_ONCE: Final = f"""
-    WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id IN (SELECT unnest($3::text[]))
-        RETURNING posting_id)
-    INSERT INTO marketplace_metering.posting (posting_id) VALUES ($2) ON CONFLICT DO NOTHING
-    RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {_CLOCK},
-        {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
-"""
-"""Waits for an earlier try that is still on its way, and returns no row where it took place."""
-_BEGIN_ON: Final = f"""
-    SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting
-                   WHERE posting_id IN (SELECT unnest($1::text[]))) AS note_found,
-        current_setting('transaction_isolation') = 'read committed' AS sees_all,
-        {_USABLE}, {_LEDGER_ID}, {_DURABLE}
-"""
-AT_ONCE: Final = f"""
-    WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id IN (SELECT unnest($2::text[]))
-        RETURNING posting_id),
-    note AS (
-        INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
-    {{parts}}
-    SELECT {_CLOCK}, {_DURABLE}, {_ENDS_SOON},
-        {_PATIENT.replace("$1", "$3")},
-        1 / CASE
-            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR sealings < $5 THEN 0
-            WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
-            {{unless}}
-            ELSE 1 END,
-        (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, sealings
-    FROM marketplace_metering.ledger
-"""
-"""
-A whole transaction or its beginning, with a note: it divides by 0, and has done nothing then,
-unless all is as whoever runs it expects. Its parts run in the order in which they are counted.
-"""
-OWN_VALUES: Final = 5
-"""How many of the values of such a statement are not its parts'."""
 _LANDED: Final = """
     SELECT posted_at, sealings FROM marketplace_metering.posting, marketplace_metering.ledger
     WHERE posting_id = $1
@@ -134,24 +78,6 @@ _GUARD: Final = f"""
 
 DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
 """What a copy lacks may have sent them."""
-
-
-@frozen
-class AtOnce(Generic[T]):
-    """
-    What an operation does, in one statement or after one, if all is as is to be expected.
-
-    Attributes:
-        statement: AT_ONCE with its parts.
-        values: Of the parts.
-        rest: What is left to do, which returns what the operation does.
-        is_all: Whether that asks nothing of the database.
-    """
-
-    statement: str
-    values: Sequence[Any]
-    rest: Operation[T]
-    is_all: bool
 
 
 async def _nothing(_db: Connection) -> None:
@@ -257,7 +183,7 @@ class PostgresConnections:
         memory = self._taken_memory(once=once)
         tries = _TRIES if at_once is None else _TRIES + 1
         for attempt in range(1, tries + 1):
-            committing = committed = False
+            committing = False
             # What others of this process have seen since, this try has to see as well.
             memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
             try:
@@ -281,19 +207,17 @@ class PostgresConnections:
                                 committing = True
                             elif seen is None:
                                 seen = await db.fetchrow(_LANDED, note)
-                    committed = True
             except self._errors as caught:
                 error = self._first(caught)
-                if not committed:  # otherwise only giving the connection back has failed
-                    in_doubt = in_doubt or (committing and may_be_committed(error))
-                    at_once, expected = None, at_once
-                    if expected is not None and self._is_otherwise(error):
-                        continue
-                    if attempt == tries or not await self._passes(error):
-                        self._keep_in_mind(memory, note, in_doubt=in_doubt)
-                        raise failed(error, in_doubt=in_doubt) from error
-                    await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
+                in_doubt = in_doubt or (committing and may_be_committed(error))
+                at_once, expected = None, at_once
+                if expected is not None and self._is_otherwise(error):
                     continue
+                if attempt == tries or not await self._passes(error):
+                    self._keep_in_mind(memory, note, in_doubt=in_doubt)
+                    raise failed(error, in_doubt=in_doubt) from error
+                await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
+                continue
             self._remember(seen, note, missing)
             self._reach("transaction: committed")
             return done[0]
@@ -375,7 +299,7 @@ class PostgresConnections:
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
         db = SchemaConnection(connection, self._schema)
         memory = self._memory
-        begun = await db.fetchrow(_BEGIN_ON, memory.notes)
+        begun = await db.fetchrow(BEGIN_ON, memory.notes)
         if begun["ledger_id"] != own:
             raise LedgerError(_OTHER_LEDGER)
         self._require_usable(begun, though_moved=False)
@@ -390,7 +314,7 @@ class PostgresConnections:
 
     async def _ledger_id(self) -> str:
         if not self._own_id:
-            self._own_id = await self.read(lambda db: db.fetchval(f"SELECT {_LEDGER_ID}"))
+            self._own_id = await self.read(lambda db: db.fetchval(f"SELECT {LEDGER_ID}"))
         return self._own_id
 
     async def read(self, operation: Operation[T]) -> T:
@@ -450,9 +374,9 @@ class PostgresConnections:
             own = (note, memory.notes, wait, self._known, memory.sealings)
             begun = await connection.fetchrow(at_once.statement, *own, *at_once.values)
         elif note is None:
-            begun = await connection.fetchrow(_BEGIN, wait)
+            begun = await connection.fetchrow(BEGIN, wait)
         else:
-            begun = await connection.fetchrow(_BEGIN_ONCE, wait, note, memory.notes)
+            begun = await connection.fetchrow(BEGIN_ONCE, wait, note, memory.notes)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun
@@ -505,7 +429,7 @@ class PostgresConnections:
         """
         asked = self.clock.passed()
         server = await connection.fetchrow(
-            f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {_CLOCK}"
+            f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {CLOCK}"
         )
         self.clock.hear(server["clock"], asked=asked)
         if server["fsync"] == "off":

@@ -9,7 +9,8 @@ from marketplace_metering_async.ledger.identity import (
     moved_name,
     sign_of_a_copy,
 )
-from marketplace_metering_async.ledger.stores.postgresql_connections import DOUBT, Connection
+from marketplace_metering_async.ledger.stores.postgresql_connections import DOUBT
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.watermark import Place
 
 INTRODUCE: Final = """

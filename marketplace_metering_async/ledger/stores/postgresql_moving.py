@@ -5,10 +5,8 @@ from typing import Any, Final
 
 from marketplace_metering_async.errors import LedgerUnusableError
 from marketplace_metering_async.ledger.identity import require_here
-from marketplace_metering_async.ledger.stores.postgresql_connections import (
-    Connection,
-    PostgresConnections,
-)
+from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.tables import TABLES
 

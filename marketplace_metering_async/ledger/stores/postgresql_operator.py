@@ -18,9 +18,10 @@ from marketplace_metering_async.ledger.resolutions import (
     require_stranded,
     require_unbilled,
 )
-from marketplace_metering_async.ledger.stores.postgresql_adding import load, write
-from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
+from marketplace_metering_async.ledger.stores.postgresql_adding import write
+from marketplace_metering_async.ledger.stores.postgresql_keys import load
 from marketplace_metering_async.ledger.stores.postgresql_plain import execute_for, keep_sums
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import no_failure
 from marketplace_metering_async.ledger.sums import Sums
 

@@ -15,7 +15,7 @@ from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import Plan
 from marketplace_metering_async.ledger.posting import MOST_WHOLE, KnownEvents, PostingResult
-from marketplace_metering_async.ledger.stores.postgresql_connections import (
+from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     AT_ONCE,
     OWN_VALUES,
     AtOnce,

@@ -21,8 +21,8 @@ from marketplace_metering_async.ledger.stores.history_pages import (
     Kind,
     Page,
 )
-from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.postgresql_plain import keep_sums, numbered
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
 SUMS: Final = """

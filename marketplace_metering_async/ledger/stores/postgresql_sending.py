@@ -7,8 +7,8 @@ from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE,
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.sealing import sealing_of
-from marketplace_metering_async.ledger.stores.postgresql_connections import Connection
 from marketplace_metering_async.ledger.stores.postgresql_plain import execute_for, keep_sums
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed
 
 DUE: Final = """

@@ -1,7 +1,6 @@
 """Brings a ledger's schema in PostgreSQL up to date, under a lock, as whoever owns its tables."""
 
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -10,10 +9,8 @@ from marketplace_metering_async.errors import LedgerMissingError, LedgerUnusable
 from marketplace_metering_async.ledger.identity import require_known
 from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import FailPoint
-
-Connection = Any
-"""asyncpg's, whose types come with an extra."""
 
 
 @frozen

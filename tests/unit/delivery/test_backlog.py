@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.chunks import at, large_record
+from support.examples import examples
 from support.memory import usage
 from support.strategies import NOON, recent, records
 
@@ -741,4 +742,4 @@ class BacklogLife(RuleBasedStateMachine):
 
 
 TestBacklogLife = BacklogLife.TestCase
-TestBacklogLife.settings = settings(stateful_step_count=40)
+TestBacklogLife.settings = settings(max_examples=examples(40), stateful_step_count=40)
