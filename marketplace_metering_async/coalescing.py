@@ -17,12 +17,17 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
     QuantityOverflowError,
-    Violation,
     mask,
 )
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
 from marketplace_metering_async.quantities import millionths, of_millionths
-from marketplace_metering_async.records import SECONDS_PER_HOUR, Tag, UsageAllocation, UsageRecord
+from marketplace_metering_async.records import (
+    SECONDS_PER_HOUR,
+    Tag,
+    UsageAllocation,
+    UsageRecord,
+    record_of,
+)
 
 _TagSet = frozenset[tuple[str, str]]
 _UNTAGGED: _TagSet = frozenset()
@@ -103,15 +108,7 @@ class Coalescer:
         Raises:
             InvalidRecordError: if it is no valid record; nothing was added.
         """
-        if isinstance(usage, UsageRecord):
-            record = usage
-        elif isinstance(usage, Mapping):
-            record = UsageRecord.from_boto(usage)
-        else:
-            wanted = "a UsageRecord or a mapping"
-            raise InvalidRecordError.of(
-                [Violation("", wanted, rules.describe(usage), wrong_type=True)]
-            )
+        record = record_of(usage)
         place = self._places.setdefault(record.key(self._product_code), len(self._sums))
         if place == len(self._sums):
             self._sums.append(_Sum(record, 0, {}, 0))

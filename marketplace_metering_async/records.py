@@ -275,6 +275,21 @@ class UsageRecord:
         )
 
 
+def record_of(given: object) -> UsageRecord:
+    """
+    Return the record that was *given*: itself, or made of a mapping as boto3 takes it.
+
+    Raises:
+        InvalidRecordError: as `UsageRecord.from_boto`, and for what is neither.
+    """
+    if isinstance(given, UsageRecord):
+        return given
+    if isinstance(given, Mapping):
+        return UsageRecord.from_boto(given)
+    wanted, came = "a UsageRecord or a mapping", rules.describe(given)
+    raise InvalidRecordError.of([Violation("", wanted, came, wrong_type=True)])
+
+
 _CUSTOMER_MEMBERS: Final = (
     "customer_aws_account_id",
     "customer_identifier",

@@ -1,7 +1,7 @@
 """Whether what was given is a record that may be sent now."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, cast
 
@@ -9,7 +9,7 @@ from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.clock import ClockBounds
 from marketplace_metering_async.errors import InvalidRecordError, OutOfWindowError, Violation
-from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.records import UsageRecord, record_of
 
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
@@ -57,13 +57,10 @@ class Admission:
             InvalidRecordError: with the path of every violation, such as `records[3].quantity`.
             OutOfWindowError: if the timestamp is certainly outside the service's window.
         """
-        if isinstance(given, UsageRecord):
-            record = given
-        else:
-            try:
-                record = self._of_mapping(given)
-            except InvalidRecordError as error:
-                raise error.under(f"records[{position}]") from None
+        try:
+            record = record_of(given)
+        except InvalidRecordError as error:
+            raise error.under(f"records[{position}]") from None
         if not self._oldest <= record.epoch <= self._newest:
             if record.epoch > self._newest:
                 raise premature(position, record, self._newest)
@@ -94,14 +91,6 @@ class Admission:
         if self._oldest <= min(few) and max(few) <= self._newest:
             return UniformBatch(product_code or self._product_code, records, epochs)
         return None
-
-    @staticmethod
-    def _of_mapping(given: object) -> UsageRecord:
-        if not isinstance(given, Mapping):
-            expected = "a UsageRecord or a mapping"
-            got = rules.describe(given)
-            raise InvalidRecordError.of([Violation("", expected, got, wrong_type=True)])
-        return UsageRecord.from_boto(given)
 
     def _no_product(self, position: int) -> InvalidRecordError:
         if self._product_violations:
