@@ -42,7 +42,6 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus, SettledRecords, Verdict, unmetered
 from marketplace_metering_async.results import count as counted
 
-_OPERATION: Final = "BatchMeterUsage"
 _STEP: Final = 256
 """Records that are given up between two looks at the clock."""
 
