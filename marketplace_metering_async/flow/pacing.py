@@ -25,7 +25,7 @@ from typing import Final, Protocol
 
 from marketplace_metering_async.flow.refill_rate import RefillRate
 
-USED_SHARE: Final = 0.96
+_USED_SHARE: Final = 0.96
 """The share of a configured quota that is used: calls that arrive bunched need some slack."""
 _REST: Final = 1.5
 """Tokens that are left to gather after a throttle, so that other senders find some as well."""
@@ -115,7 +115,7 @@ class AdaptivePacer:
             raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
         if not burst >= 1:
             raise ValueError(f"burst: expected at least 1, got {burst}")
-        self._quota = math.inf if calls_per_second is None else USED_SHARE * calls_per_second
+        self._quota = math.inf if calls_per_second is None else _USED_SHARE * calls_per_second
         self.rate = self._quota
         self._burst = burst
         self._random = random or Random()

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerError
-from marketplace_metering_async.flow.pacing import USED_SHARE, AdaptivePacer, CallEnd
+from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 
 _AHEAD: Final = 0.3
 """Seconds for which turns last that are reserved at a time: if a relay stops, they are lost."""
@@ -44,8 +44,7 @@ class SharedPacer:
         Raises:
             ValueError: for a quota that is not above 0, or is infinite.
         """
-        # Turns are spaced already, and have the slack that bunched calls need.
-        self._own = AdaptivePacer(calls_per_second / USED_SHARE)
+        self._own = AdaptivePacer(calls_per_second)
         self._reserve_calls = reserve
         self._gap = 1 / (calls_per_second * _SHARE)
         self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))
