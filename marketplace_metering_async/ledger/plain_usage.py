@@ -16,7 +16,7 @@ A store that posts a group in this way, in one transaction,
    `events` of `PlainPart.row` and raises the stamp to `stamp`, where the row of `key_id` and `hour`
    is open, not urgent, of some events, has this `opened_at` and `seal_at` (or is due when the rules
    say so of an hour with its own `opened_at`, as PostgreSQL asks), and a quantity from `least` to
-   `most`; and it says `Plan.miss` of the parts that changed no row, whose events it takes out again;
+   `most`; and it says `Plan.miss` of the parts that changed no row, and takes out their events;
 4. posts `Plan.careful_usage` carefully, if there is any, together with `Plan.sums`, and remembers
    the keys of that posting (`PlainHours.remember`), whether or not the transaction is committed.
 
