@@ -57,6 +57,8 @@ _OTHER: Final = "_OTHER"
 """What the conventions call whatever is none of the values that are known."""
 _API: Final = ("opentelemetry.trace", "opentelemetry.metrics")
 """Where the providers stand that the API has for programs without an SDK."""
+_LOOKS_AGAIN: Final = 0.05
+"""Seconds until an SDK is looked for again, where there is none: the API reads the environment."""
 _TOGETHER: Final = 256
 """Events that wait at most: a span made right after another one costs a third of the CPU."""
 _LATEST: Final = 0.2
@@ -141,7 +143,7 @@ class OpenTelemetryObserver:
         self._then = LoggingObserver() if then is None else then
         self._clock = SystemClock() if clock is None else clock
         self._customers = customers
-        self._is_recorded = False  # as far as is known: an SDK may come later
+        self._is_recorded, self._looks_at = False, -inf  # as far as is known, and until when
         self._tracers: Callable[[], object] = trace.get_tracer_provider
         self._meters: Callable[[], object] = metrics.get_meter_provider
         if tracer_provider is not None:
@@ -174,7 +176,8 @@ class OpenTelemetryObserver:
 
     def _records(self) -> bool:
         """Whether there is more than the API, whose own providers record nothing."""
-        if not self._is_recorded:
+        if not self._is_recorded and self._clock.monotonic() >= self._looks_at:
+            self._looks_at = self._clock.monotonic() + _LOOKS_AGAIN
             self._is_recorded = not (
                 type(self._tracers()).__module__.startswith(_API)
                 and type(self._meters()).__module__.startswith(_API)

@@ -492,17 +492,21 @@ def test_without_an_sdk_calls_are_not_observed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    Unless somebody gets the events besides, or as soon as the program sets one up.
+    Unless somebody gets the events besides; or a twentieth of a second after the program has set
+    one up.
     """
     caplog.set_level(logging.INFO, "marketplace_metering_async")
+    clock = MovedClock(NOON)
     provider = trace.get_tracer_provider()
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    observer = OpenTelemetryObserver()
+    observer = OpenTelemetryObserver(clock=clock)
 
     assert not observes_calls(observer)
     assert observes_calls(OpenTelemetryObserver(then=lambda event: None))
     assert observes_calls(collected().observer)
     provider = TracerProvider(shutdown_on_exit=False)
+    assert not observes_calls(observer)
+    clock.seconds += 0.05
     assert observes_calls(observer)
 
 
