@@ -69,10 +69,13 @@ class Minutes:
     def discard(self, position: int, epoch: int) -> bool:
         """Take out one position; return whether it was there."""
         minute = epoch // MINUTE
-        positions = self._minutes.get(minute, ())
-        if position not in positions:
+        positions = self._minutes.get(minute)
+        if positions is None:
             return False
-        self._minutes[minute].remove(position)
+        try:
+            positions.remove(position)
+        except ValueError:
+            return False
         self.size -= 1
         if not positions:
             del self._minutes[minute]
