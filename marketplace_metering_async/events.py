@@ -260,7 +260,10 @@ class Observer(Protocol):
 
     Called from the event loop, so it must not block. What it raises is logged and hurts nobody. One
     that has no use for what comes with each call, CallEnded, Settled and BatchReleased, may say so
-    by an attribute `observes_calls` that is False; it is looked at before each call.
+    by an attribute `observes_calls` that is False; it is looked at before each call. One with a
+    method `observe_call(event, records, callers)` gets CallEnded by it, with the records that the
+    call carried and, of a batcher, the contexts of those who handed them in. A method `flush()` is
+    called where a batch, a stream, a batcher or the client ends.
     """
 
     def __call__(self, event: Event, /) -> None:

@@ -33,6 +33,8 @@ from marketplace_metering_async.events import (
     UsageEndedUnmetered,
     WarningIssued,
     emit,
+    emit_call,
+    flush,
     observes_calls,
 )
 from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
@@ -203,7 +205,7 @@ class OpenTelemetryObserver:
     ) -> None:
         """Record *call*, which carried *records*, of a batcher's *callers* if it has any."""
         if self._passes_on:
-            emit(self._then, call)
+            emit_call(self._then, call, records, callers)
         if self._records():
             self._put_off(_Call(call, records, callers, self._clock.now(), self._context()))
             if call.code is not None or call.operation != "BatchMeterUsage":
@@ -244,6 +246,7 @@ class OpenTelemetryObserver:
         if released is not None:
             record["batcher.queue.size"](released.waiting, {}, of_many)
             record["batcher.in_flight"](released.in_flight, {}, of_many)
+        flush(self._then)
 
     def _record_call(self, one: _Call, _: Event) -> None:
         call, end = one.ended, round(one.at.timestamp() * 1e9)

@@ -426,6 +426,20 @@ def test_what_is_cancelled_has_shown_its_calls(door: str) -> None:
     assert len(service.book) == counted
 
 
+async def test_who_gets_the_events_besides_gets_all_of_them() -> None:
+    """
+    Such as a second observer, with providers of its own: the customers, and when calls have ended.
+    """
+    inner = collected(customers=True, then=lambda event: None)
+    outer = collected(then=inner.observer)
+    outer.observer.observe_call(ended(), [usage(7)], None)
+    outer.observer.flush()
+
+    (seen,) = inner.spans()
+    assert ("000000000007",) == (seen.attributes or {})[f"{PREFIX}.customers"]
+    assert 1 == len(outer.spans())
+
+
 async def test_a_client_that_is_closed_has_shown_its_calls() -> None:
     """
     Those too of a batcher that nobody has closed.
