@@ -24,7 +24,6 @@ UNIT = 1_000_000
 RULES = PostingRules(grace=600)
 KEY, OTHER = (UsageKey("product", who, "", "", "requests") for who in ("1" * 12, "2" * 12))
 OF = KEY.summed_under("")
-SEAL = NOON + HOUR + 600
 
 
 def usage(
