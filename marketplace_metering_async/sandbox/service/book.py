@@ -217,24 +217,16 @@ class Book:
             "principal": principal,
         }
 
-    def issue_token(
-        self,
-        product_code: str,
-        *,
-        now: datetime,
-        customer_aws_account_id: str | None = None,
-        customer_identifier: str | None = None,
-        license_arn: str | None = None,
-        agreement_id: str | None = None,
-    ) -> str:
-        """Return a registration token, as the buyer's browser brings it; it lives four hours."""
-        answer = answer_for(
-            product_code,
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            agreement_id=agreement_id,
-        )
+    def issue_token(self, product_code: str, *, now: datetime, **buyer: str | None) -> str:
+        """
+        Return a registration token, as the buyer's browser brings it; it lives four hours.
+
+        Args:
+            product_code: Of which product.
+            now: When it is issued.
+            buyer: What is known of the buyer, as `answer_for` takes it.
+        """
+        answer = answer_for(product_code, **buyer)
         product = self.products.get(product_code)
         return self.tokens.issue(answer, now=now, seller=product.seller if product else None)
 
