@@ -181,14 +181,8 @@ class Book:
         Raises:
             Refusal: and nothing is applied.
         """
-        operation = BatchMeterUsage(
-            records=self.metered,
-            catalogue=self.catalogue,
-            rules=self.rules,
-            now=now,
-            principal=principal or Principal(region=region or "us-east-1"),
-        )
-        reply = operation.answer(request, unprocessed)
+        principal = principal or Principal(region=region or "us-east-1")
+        reply = BatchMeterUsage(**self._asked(now, principal)).answer(request, unprocessed)
         for result in reply["Results"]:
             self.statuses[result["Status"]] += 1
         if reply["UnprocessedRecords"]:
@@ -199,19 +193,20 @@ class Book:
         self, request: Mapping[str, Any], *, now: datetime, principal: Principal
     ) -> dict[str, Any]:
         """Answer MeterUsage, or raise Refusal and leave nothing applied."""
-        return MeterUsage(**self._workload(now, principal)).answer(request)
+        operation = MeterUsage(**self._asked(now, principal), memory=self.workloads)
+        return operation.answer(request)
 
     def register_usage(
         self, request: Mapping[str, Any], *, now: datetime, principal: Principal
     ) -> RegisteredWorkload:
         """Answer RegisterUsage, but for the signature; or raise Refusal."""
-        return RegisterUsage(**self._workload(now, principal)).answer(request)
+        operation = RegisterUsage(**self._asked(now, principal), memory=self.workloads)
+        return operation.answer(request)
 
-    def _workload(self, now: datetime, principal: Principal) -> dict[str, Any]:
+    def _asked(self, now: datetime, principal: Principal) -> dict[str, Any]:
         return {
             "records": self.metered,
             "catalogue": self.catalogue,
-            "memory": self.workloads,
             "rules": self.rules,
             "now": now,
             "principal": principal,
