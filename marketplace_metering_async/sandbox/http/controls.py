@@ -1,13 +1,14 @@
 """The sandbox's own paths under /_sandbox/, for other processes, other languages, and the page."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from inspect import isawaitable
 from typing import Any, Final
 
 import attrs
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from marketplace_metering_async.sandbox.as_json import arguments_from_json, as_json, decoded
 from marketplace_metering_async.sandbox.faults import Fault
@@ -29,8 +30,6 @@ from marketplace_metering_async.sandbox.service.memory import copy_of
 from marketplace_metering_async.sandbox.service.readings import PRESETS, readings
 from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROOT: Final = "/_sandbox"
 HEALTH: Final = f"{ROOT}/health"
