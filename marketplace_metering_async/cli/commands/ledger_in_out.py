@@ -1,6 +1,5 @@
 """Into a ledger and out of it: `ledger import`, `ledger relay` and `send --ledger`."""
 
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -32,7 +31,7 @@ from marketplace_metering_async.cli.output.console import (
 )
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
-from marketplace_metering_async.cli.output.report import Complaints
+from marketplace_metering_async.cli.output.report import Report
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.clock import SystemClock
@@ -73,29 +72,25 @@ async def _import(
     *,
     changed: bool = False,
 ) -> Exit:
-    complain = Complaints(console)
-    counts: Counter[str] = Counter()
-    codes = {Exit.OK}
     failures: list[OSError] = []
-    lines = ResultWriter(console, failures.append)
-    async with ProgressBar(console, "importing", unit="lines") as bar:
+    bar = ProgressBar(console, "importing", unit="lines")
+    async with Report(console, bar, ResultWriter(console, failures.append)) as report:
         try:
             async for entry in import_lines(ledger, blocks, changed=changed):
                 members = entry.result or {}
-                counts[str(members["status"])] += 1
-                codes.add(entry.code)
                 if "message" in members:
-                    complain(members["message"])
-                lines.write({"file": entry.file, "line": entry.number, **members})
+                    report.complain(members["message"])
+                report.write(entry.file, entry.number, members, entry.code)
                 bar.advance()
-                await lines.room.wait()
+                await report.room()
         except UsageFileError as error:
             console.complain(error)
-            codes.add(Exit.USAGE)
-        await lines.close()
-    complain.end()
-    console.print(", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no lines")
-    return exit_codes.most_severe(codes | ({Exit.USAGE} if failures else set()))
+            report.note(Exit.USAGE)
+    if failures:
+        report.note(Exit.USAGE)
+    said = (f"{number:,} {status}" for status, number in report.verdicts.items())
+    console.print(", ".join(said) or "no lines")
+    return report.code
 
 
 async def relay(url: str, settings: Settings, console: Console, *, once: bool) -> Exit:
