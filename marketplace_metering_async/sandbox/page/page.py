@@ -1,17 +1,15 @@
 """The page: its files, and what its script asks for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, PAGE_HEADERS
 from marketplace_metering_async.sandbox.page.view import Entrance, View, columns_of
 from marketplace_metering_async.sandbox.world import World
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROOT: Final = "/_sandbox/page"
 _TYPES: Final = {
