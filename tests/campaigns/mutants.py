@@ -23,22 +23,22 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_arrivals,
     postgresql_plain,
     sending,
-    sql_store,
     sqlite_adding,
+    store,
 )
 from marketplace_metering_async.ledger.stores.database import Dialects
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
-from marketplace_metering_async.ledger.stores.sql_store import SqlStore
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
-from marketplace_metering_async.ledger.stores.store import Sealed
+from marketplace_metering_async.ledger.stores.store import Store
+from marketplace_metering_async.ledger.stores.words import Sealed
 from marketplace_metering_async.results import RecordStatus
 
 
 def change(verb: str, instead: Callable[[Any], Any]) -> None:
     """Let both stores do something else, which is made of what they did."""
-    for store in (SqliteStore, PostgresStore):
-        setattr(store, verb, instead(getattr(store, verb)))
+    for kind in (SqliteStore, PostgresStore):
+        setattr(kind, verb, instead(getattr(kind, verb)))
 
 
 def acknowledge_before_send() -> None:
@@ -160,7 +160,7 @@ def seal_in_two_transactions() -> None:
         await self._change(write)
         return Sealed()
 
-    SqlStore.seal_due = instead  # type: ignore[method-assign, assignment]
+    Store.seal_due = instead  # type: ignore[method-assign, assignment]
 
 
 def acknowledge_before_commit() -> None:
@@ -248,7 +248,7 @@ def adopted_copy_holds_nothing() -> None:
     def forgetful(*known: Any) -> Any:
         return evolve(watermark.adopted(*known), through=0)
 
-    sql_store.adopted = forgetful  # type: ignore[attr-defined, assignment]
+    store.adopted = forgetful  # type: ignore[attr-defined, assignment]
 
 
 def adoption_raises_no_counter() -> None:
@@ -257,7 +257,7 @@ def adoption_raises_no_counter() -> None:
     def humble(sealings: int, held: int, outside: Any, now: int) -> Any:
         return evolve(watermark.adopted(sealings, held, outside, now), sealings=sealings)
 
-    sql_store.adopted = humble  # type: ignore[attr-defined, assignment]
+    store.adopted = humble  # type: ignore[attr-defined, assignment]
 
 
 def sealings_are_not_counted() -> None:
@@ -276,7 +276,7 @@ def sent_before_it_is_written_down() -> None:
     async def nothing(self: Any, db: Any, place: Any) -> None:
         """Write nothing down."""
 
-    SqlStore._keep_watermark = nothing  # type: ignore[method-assign]
+    Store._keep_watermark = nothing  # type: ignore[method-assign]
 
 
 def lost_commit_is_repeated() -> None:
@@ -403,7 +403,7 @@ def pruning_leaves_no_note() -> None:
         await self._change(lambda db: db.fetch(forget, before))
         return 0
 
-    SqlStore.prune_events = noiseless  # type: ignore[method-assign]
+    Store.prune_events = noiseless  # type: ignore[method-assign]
 
 
 def denied_is_refused() -> None:

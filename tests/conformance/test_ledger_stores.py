@@ -27,7 +27,7 @@ from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
 from marketplace_metering_async.ledger import blockage, claims, ledger, operations, relay
 from marketplace_metering_async.ledger.model import FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)

@@ -39,9 +39,9 @@ from marketplace_metering_async.ledger.stores.postgresql_connections import Post
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
-from marketplace_metering_async.ledger.stores.sql_store import SqlStore
-from marketplace_metering_async.ledger.stores.store import FailPoint, Store, Warn, no_failure
+from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile, watermark_of
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ _RESERVE: Final = """
 """
 
 
-class PostgresStore(SqlStore):
+class PostgresStore(Store):
     """A ledger in a database; see Store for what its verbs do."""
 
     shares_quota = True

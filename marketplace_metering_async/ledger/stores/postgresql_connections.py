@@ -42,7 +42,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     Row,
 )
 from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
-from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")

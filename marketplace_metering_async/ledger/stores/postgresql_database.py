@@ -14,7 +14,7 @@ from marketplace_metering_async.ledger.stores import (
 )
 from marketplace_metering_async.ledger.stores.database import Database, Dialects, Row, Statement
 from marketplace_metering_async.ledger.stores.postgresql_transactions import CLOCK, Connection
-from marketplace_metering_async.ledger.stores.store import no_failure
+from marketplace_metering_async.ledger.stores.words import no_failure
 from marketplace_metering_async.ledger.sums import Sum
 
 T = TypeVar("T")

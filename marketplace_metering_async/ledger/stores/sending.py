@@ -9,7 +9,7 @@ from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.sealing import sealing_of
 from marketplace_metering_async.ledger.stores.database import Database, Dialects, Row, both
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed
+from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed
 
 DUE: Final = both(
     """

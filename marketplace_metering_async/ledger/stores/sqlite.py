@@ -20,12 +20,12 @@ from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import sqlite_adding
 from marketplace_metering_async.ledger.stores.database import Database, Verb, with_quantity
 from marketplace_metering_async.ledger.stores.identifying import retire
-from marketplace_metering_async.ledger.stores.sql_store import SqlStore
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
-from marketplace_metering_async.ledger.stores.store import FailPoint, Store, Warn, no_failure
+from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 T = TypeVar("T")
@@ -34,12 +34,11 @@ _LONG_LOG: Final = 2**28
 """Bytes; SQLite empties it when it has 4 MB, unless somebody reads."""
 
 
-class SqliteStore(SqlStore):
+class SqliteStore(Store):
     """A ledger in one file; see Store for what its verbs do."""
 
     shares_quota = False
     mark_is_proof = True
-    clock: Clock = SystemClock()
 
     def __init__(
         self,
@@ -64,6 +63,11 @@ class SqliteStore(SqlStore):
     async def aclose(self) -> None:
         """See Store."""
         await self._file.aclose()
+
+    @property
+    def clock(self) -> Clock:
+        """See Store: the machine's."""
+        return SystemClock()
 
     @property
     def may_write(self) -> bool:

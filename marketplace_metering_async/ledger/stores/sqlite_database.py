@@ -17,7 +17,7 @@ from marketplace_metering_async.ledger.stores.database import (
     without_schema,
 )
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
-from marketplace_metering_async.ledger.stores.store import no_failure
+from marketplace_metering_async.ledger.stores.words import no_failure
 from marketplace_metering_async.ledger.sums import Sum
 
 T = TypeVar("T")

@@ -33,8 +33,8 @@ from marketplace_metering_async.ledger.stores.migrations import (
     migrations_of,
 )
 from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
-from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
