@@ -1,10 +1,17 @@
 """A page of the history as conditions of SQL, the same for all stores."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from attrs import frozen
 
-from marketplace_metering_async.ledger.history import HistoryPlace, HistoryQuery
+from marketplace_metering_async.ledger.history import (
+    HistoryEntry,
+    HistoryPlace,
+    HistoryQuery,
+    entry_of,
+    stranded_entry_of,
+)
 from marketplace_metering_async.ledger.model import HourState
 
 KEY_MEMBERS: Final = (
@@ -20,15 +27,34 @@ _INDEXED: Final = {
 
 
 class Kind(NamedTuple):
-    """A table of entries: its name, and its columns for hour and row."""
+    """
+    A table of entries.
+
+    Attributes:
+        table: Its name.
+        hour: Its column for the hour.
+        row: That for the row's number.
+        belongs: Tables with more of a row, in the order of a column of theirs.
+        entry_of: Makes an entry of a row and of what belongs to it.
+    """
 
     table: str
     hour: str
     row: str
+    belongs: Mapping[str, str]
+    entry_of: Callable[..., HistoryEntry]
 
 
-HOURS: Final = Kind("hour", "hour", "hour_id")
-STRANDED: Final = Kind("stranded", "origin", "stranded_id")
+HOURS: Final = Kind(
+    "hour",
+    "hour",
+    "hour_id",
+    {"carried": "origin", "attempt": "fence", "resolution": "resolution_id"},
+    entry_of,
+)
+STRANDED: Final = Kind(
+    "stranded", "origin", "stranded_id", {"resolution": "resolution_id"}, stranded_entry_of
+)
 
 
 @frozen

@@ -7,9 +7,7 @@ from marketplace_metering_async.ledger.history import (
     HistoryEntry,
     HistoryPlace,
     HistoryQuery,
-    entries_of,
     page_of,
-    stranded_entries_of,
 )
 from marketplace_metering_async.ledger.model import key_of
 from marketplace_metering_async.ledger.status import AtRisk, Figures
@@ -148,20 +146,17 @@ async def history(
     db: Database, query: HistoryQuery, after: HistoryPlace, limit: int
 ) -> list[tuple[HistoryPlace, HistoryEntry]]:
     """Return the next entries *after* a place, with their places, in order."""
-    hours = await _rows(db, HOURS, query, after, limit)
-    ids = [row["hour_id"] for row in hours]
-    entries = entries_of(
-        hours,
-        await _by_hour(db, "carried", "origin", ids),
-        await _by_hour(db, "attempt", "fence", ids),
-        await _by_hour(db, "resolution", "resolution_id", ids),
-    )
-    stranded = await _rows(db, STRANDED, query, after, limit)
-    ids = [row["stranded_id"] for row in stranded]
-    entries += stranded_entries_of(
-        map(with_quantity, stranded),
-        await _by_hour(db, "resolution", "resolution_id", ids, "stranded_id"),
-    )
+    entries = []
+    for kind in (HOURS, STRANDED):
+        rows = await _rows(db, kind, query, after, limit)
+        ids = [row[kind.row] for row in rows]
+        belongs = [
+            await _by_row(db, table, kind.row, order, ids) for table, order in kind.belongs.items()
+        ]
+        for row, number in zip(map(with_quantity, rows), ids, strict=True):
+            place = HistoryPlace(row[kind.hour], is_stranded=kind is STRANDED, row=number)
+            entry = kind.entry_of(row, *(found.get(number, ()) for found in belongs))
+            entries.append((place, entry))
     return page_of(entries, query, limit)
 
 
@@ -203,8 +198,8 @@ def _page_by_key(kind: Kind, page: Page) -> Dialects:
     )
 
 
-async def _by_hour(
-    db: Database, table: str, order: str, ids: Sequence[int], column: str = "hour_id"
+async def _by_row(
+    db: Database, table: str, column: str, order: str, ids: Sequence[int]
 ) -> Mapping[int, Sequence[Row]]:
     statement = both(
         f"SELECT * FROM marketplace_metering.{table} WHERE {column} IN ({{rows}}) ORDER BY {order}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Final
 
-from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, Candidate, choose
+from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.sealing import sealing_of
@@ -182,7 +182,7 @@ async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> 
         LONGEST_PAUSE,
     )
     reach("claim: read")
-    claimed, aside = choose([_candidate(row) for row in rows], rules.limit)
+    claimed, aside = choose([_hour_of(row) for row in rows], rules.limit)
     until = clock + rules.lease
     await db.for_each(
         LEASE, [(one.fence, until, int(one.in_doubt), one.hour_id) for one in claimed]
@@ -193,9 +193,9 @@ async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> 
     return claimed
 
 
-def _candidate(row: Row) -> Candidate:
+def _hour_of(row: Row) -> FrozenHour:
     columns = dict(row)
-    return Candidate(key=key_of(columns.pop("name")), **columns)
+    return FrozenHour(key=key_of(columns.pop("name")), **columns)
 
 
 async def settle(
