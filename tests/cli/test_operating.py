@@ -39,7 +39,7 @@ from marketplace_metering_async.cli.app import app
 from marketplace_metering_async.ledger.model import ENDED, Settlement, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.relay import _LAST_TRIES
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 PAGE = (Path(ledger.__file__).parent / "OPERATING.md").read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger.stores import postgresql_connections, postgresql_moving
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 

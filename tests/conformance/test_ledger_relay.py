@@ -11,7 +11,7 @@ from marketplace_metering_async import HourState, LedgerError
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import relay
 from marketplace_metering_async.ledger.model import FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)

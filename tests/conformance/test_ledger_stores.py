@@ -27,7 +27,7 @@ from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
 from marketplace_metering_async.ledger import blockage, claims, ledger, operations, relay
 from marketplace_metering_async.ledger.model import FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -60,6 +60,22 @@ async def test_the_timestamp_is_the_latest_usage(house: House) -> None:
     await house.relay()
 
     assert [NOON - timedelta(minutes=5)] == [r.timestamp for r in house.book.records]
+
+
+async def test_moments_beyond_32_bits_are_moments(house: House) -> None:
+    """
+    As of 2038: they are sealed, sent, counted and listed as others.
+    """
+    house.clock.set(datetime(2040, 1, 2, 12, tzinfo=UTC))
+    await house.use(3)
+
+    assert 1 == (await house.ledger.status()).hours_at_next_seal
+    house.clock.step(hours=2)
+    assert 1 == (await house.relay()).metered
+    (entry,) = [entry async for entry in house.ledger.history(newest_first=True)]
+    assert datetime(2040, 1, 2, 12, tzinfo=UTC) == entry.hour
+    house.clock.step(days=40)
+    assert 1 == await house.ledger.prune(house.clock.now() - timedelta(days=35))
 
 
 async def test_an_event_counts_once(house: House) -> None:

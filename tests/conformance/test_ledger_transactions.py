@@ -30,7 +30,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.stores.store import Sealed
+from marketplace_metering_async.ledger.stores.words import Sealed
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 from marketplace_metering_async import HourState
 from marketplace_metering_async.ledger.model import ENDED, FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from support.ledgers import ACCOUNT, House
 
 LAST = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)

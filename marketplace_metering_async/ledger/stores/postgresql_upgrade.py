@@ -10,7 +10,7 @@ from marketplace_metering_async.ledger.identity import require_known
 from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
-from marketplace_metering_async.ledger.stores.store import FailPoint
+from marketplace_metering_async.ledger.stores.words import FailPoint
 
 
 @frozen

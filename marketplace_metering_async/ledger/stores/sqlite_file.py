@@ -26,14 +26,15 @@ from marketplace_metering_async.errors import (
     UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
+from marketplace_metering_async.ledger.stores.database import DOUBT, without_schema
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
     migrations_of,
 )
 from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
-from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
@@ -88,8 +89,6 @@ GUARD: Final = f"""
         guarded_since = CAST(strftime('%s', 'now') AS INTEGER)
     WHERE guarded_since IS NULL
 """
-DOUBT: Final = "UPDATE hour SET in_doubt = 1 WHERE state = 'frozen'"
-"""What a copy lacks may have sent them."""
 
 
 class SqliteFile:
@@ -165,7 +164,7 @@ class SqliteFile:
             missing, memory = self._memory.missing(sealings), Memory(sealings=sealings)
             if missing is not None:
                 db.execute(GUARD)
-                db.execute(DOUBT)
+                db.execute(without_schema(DOUBT))
             return operation(db)
 
         def remembered() -> T:
