@@ -329,18 +329,27 @@ def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: fl
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_one_hour_under_both_schemes_is_not_sent(door: str) -> None:
+@pytest.mark.parametrize("licenses", ["a", "ab"])
+@pytest.mark.parametrize("code_first", [True, False])
+def test_one_hour_under_both_schemes_is_not_sent(
+    door: str,
+    licenses: str,
+    code_first: bool,  # noqa: FBT001
+) -> None:
     """
     The same customer, dimension, hour and product, with and without a license: the service would
-    bill both, so neither is sent. Core F7
+    bill both, so neither is sent, however many licenses there are. Core F7
     """
     service = MemoryService()
-    arn = "arn:aws:license-manager::123456789012:license:l-a"
+    arns = [f"arn:aws:license-manager::123456789012:license:l-{one}" for one in licenses]
+    licensed = [record for arn in arns for record in usage(1, license_arn=arn)]
+    records = usage(1) + licensed if code_first else licensed + usage(1)
 
-    results = send_through(door, service, usage(2) + usage(1, license_arn=arn))
+    *results, other = send_through(door, service, [*records, usage(2)[1]])
 
-    assert [S.REJECTED, S.SUCCESS, S.REJECTED] == [r.status for r in results]
-    assert ["BothSchemesError"] * 2 == [type(r.error).__name__ for r in results if r.error]
+    assert {S.REJECTED} == {r.status for r in results}
+    assert {"BothSchemesError"} == {type(r.error).__name__ for r in results}
+    assert S.SUCCESS is other.status
     assert 1 == len(service.book)
 
 
