@@ -62,14 +62,6 @@ class CallPermits:
         waiter = _Waiter(still_needed, asyncio.get_running_loop().create_future())
         return Permit(self) if await self._line_up(waiter, owner) else None
 
-    def for_the_only(self, owner: object) -> "Permit | None":
-        """Return a permit where a call may start now, and *owner* is alone in line and needs it."""
-        waiter = self._line.get(owner)
-        if waiter is None or len(self._line) > 1:
-            return None
-        may_start = waiter.still_needed() and self._ask_for_another() <= 0
-        return Permit(self) if may_start else None
-
     def recheck(self, owner: object) -> None:
         """Let *owner* leave the line at once if it does not need a permit any more."""
         waiter = self._line.get(owner)

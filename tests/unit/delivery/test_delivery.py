@@ -226,23 +226,6 @@ def test_no_door_starts_more_tasks_than_three_a_call(door: str) -> None:
     assert run_virtual(run()) <= 3 * 40 + 6
 
 
-def test_the_task_of_a_call_makes_the_next_one() -> None:
-    """
-    A hundred calls, four at once, take few tasks: no call waits for another task to wake.
-    """
-    service = MemoryService()
-
-    async def run() -> int:
-        async with opened(service, max_concurrency=4, calls_per_second=1e6) as client:
-            with CountingLoop() as counting:
-                result = await client.batch_meter_usage(usage(2500))
-            assert 2500 == result.counts[S.SUCCESS]
-            return counting.started
-
-    assert run_virtual(run()) <= 20
-    assert 100 == len(service.sizes)
-
-
 @pytest.mark.parametrize("door", DOORS)
 def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) -> None:
     """

@@ -314,42 +314,6 @@ def test_a_call_that_ends_before_the_first_in_line_woke_is_not_missed() -> None:
     run_virtual(run())
 
 
-def test_a_permit_at_hand_is_for_the_only_one_in_line() -> None:
-    """
-    Nobody is overtaken, a place is free, and the permit is still needed.
-    """
-
-    async def run() -> None:
-        pacer = Counting(Agreeing())
-        permits = CallPermits(pacer, VirtualClock(), 1)
-        held = await permits.acquire(always, object())
-        assert held is not None
-        assert permits.for_the_only("me") is None  # nobody is in line
-        needs = [True]
-        mine = asyncio.create_task(permits.acquire(lambda: needs[0], "me"))
-        await asyncio.sleep(0)
-        assert permits.for_the_only("me") is None  # no place is free
-        held.end(CallEnd.DELIVERED)
-        assert permits.for_the_only("another") is None
-        needs[0] = False
-        assert permits.for_the_only("me") is None
-        needs[0] = True
-        other = asyncio.create_task(permits.acquire(always, "another"))
-        held = permits.for_the_only("me")
-        assert held is not None
-        assert 2 == pacer.started
-        await asyncio.sleep(0)
-        held.end(CallEnd.DELIVERED)
-        assert permits.for_the_only("me") is None  # another is in line, and would be overtaken
-        for task in (mine, other):
-            permit = await task
-            assert permit is not None
-            permit.end(CallEnd.DELIVERED)
-        assert 4 == pacer.started == pacer.ended
-
-    run_virtual(run())
-
-
 def test_a_new_call_takes_the_place_of_one_that_was_cancelled() -> None:
     """
     Even while the one that was cancelled has not left the line yet, as when a delivery stops.
