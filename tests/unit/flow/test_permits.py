@@ -158,7 +158,7 @@ def test_no_start_is_lost(seed: int) -> None:
 
 def test_first_come_first_served_and_many_at_once() -> None:
     """
-    As many start in one turn of the event loop as may, in the order in which they came.
+    As many start as may, in the order in which they came.
     """
     order: list[int] = []
 
