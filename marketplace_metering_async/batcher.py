@@ -59,28 +59,34 @@ class UsageBatcher:
             raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         if max_pending < 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
-        self._client = client
+        self._shared = shared_of(client)
         self._product_code = product_code
-        self._linger = linger
         self._places = _PendingLimit(max_pending)
         self._positions = count()
         self._waiters: dict[int, asyncio.Future[RecordResult]] = {}
         self._callers: dict[int, Context] = {}  # of those, where calls are observed
-        self._made: Feed | None = None
+        self._feed = Feed(
+            self._shared,
+            self._take_results,
+            product_code=product_code,
+            linger=linger,
+            keys_remembered=_KEYS_REMEMBERED,
+            callers=self._callers,
+        )
         self._closed = False
         self._unsure: list[RecordResult] | None = None  # kept while draining
         self._counter: Counter[RecordStatus] = Counter()  # since it last reported
-        self._reported = (0.0, 0, 0)  # when, calls, throttled
+        self._reported = (self._shared.clock.monotonic(), 0, 0)  # when, calls, throttled
 
     @property
     def waiting(self) -> int:
         """How many records are gathered and not sent yet."""
-        return 0 if self._made is None else self._made.waiting
+        return self._feed.waiting
 
     @property
     def in_flight(self) -> int:
         """How many records are on their way."""
-        return 0 if self._made is None else self._made.in_flight
+        return self._feed.in_flight
 
     async def meter(self, record: UsageRecord | Mapping[str, Any]) -> RecordResult:
         """
@@ -103,22 +109,22 @@ class UsageBatcher:
                 another event loop.
         """
         self._require_open()
-        feed, position = self._feed(), next(self._positions)
+        position = next(self._positions)
         try:
-            admitted = feed.admit(position, record)
+            admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
             verdict = Verdict(status=RecordStatus.REJECTED, error=error)
             return RecordResult(position, record, verdict)
         await self._places.enter(admitted.product_code or self._product_code)
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         self._waiters[position] = waiter
-        if shared_of(self._client).connection.observes_calls:
+        if self._shared.connection.observes_calls:
             self._callers[position] = copy_context()
         try:
-            feed.join(position, record, admitted)
+            self._feed.join(position, record, admitted)
             return await waiter
         except asyncio.CancelledError:
-            for _ in feed.leave(position, admitted):
+            for _ in self._feed.leave(position, admitted):
                 self._places.leave()
             raise
         finally:
@@ -132,8 +138,7 @@ class UsageBatcher:
         Cancelling it takes nothing back.
         """
         pending = list(self._waiters.values())
-        if self._made is not None:
-            self._made.delivery.flush()
+        self._feed.delivery.flush()
         if pending:
             await asyncio.wait(pending)
 
@@ -154,13 +159,10 @@ class UsageBatcher:
         unsure: list[RecordResult] = []
         if self._unsure is None:
             self._unsure = unsure
-        if self._made is None:
-            return unsure
-        delivery = self._made.delivery
+        delivery = self._feed.delivery
         delivery.flush()
         error = DeliveryTimeoutError("the time allowed for draining is over")
-        clock = shared_of(self._client).clock
-        async with calling_after(clock, timeout, lambda: delivery.stop(error)):
+        async with calling_after(self._shared.clock, timeout, lambda: delivery.stop(error)):
             await delivery.finished()
         await delivery.abort()
         return unsure
@@ -180,20 +182,7 @@ class UsageBatcher:
     def _require_open(self) -> None:
         if self._closed:
             raise ClientClosedError("the batcher is closed")
-        shared_of(self._client).connection.require_home()
-
-    def _feed(self) -> Feed:
-        if self._made is None:
-            self._made = Feed(
-                shared_of(self._client),
-                self._take_results,
-                product_code=self._product_code,
-                linger=self._linger,
-                keys_remembered=_KEYS_REMEMBERED,
-                callers=self._callers,
-            )
-            self._reported = (shared_of(self._client).clock.monotonic(), 0, 0)
-        return self._made
+        self._shared.connection.require_home()
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
         for result in results:
@@ -209,14 +198,13 @@ class UsageBatcher:
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""
-        feed, clock = self._made, shared_of(self._client).clock
-        if feed is None or not self._counter:
+        if not self._counter:
             return
         since, calls, throttled = self._reported
-        moment = clock.monotonic()
-        if (feed.waiting or feed.in_flight) and moment - since < _REPORT_EVERY:
+        moment = self._shared.clock.monotonic()
+        if (self.waiting or self.in_flight) and moment - since < _REPORT_EVERY:
             return
-        delivery = feed.delivery
+        delivery = self._feed.delivery
         ended = BatchEnded(
             counts=in_order(self._counter),
             calls=delivery.calls - calls,
@@ -225,7 +213,7 @@ class UsageBatcher:
         )
         self._counter.clear()
         self._reported = (moment, delivery.calls, delivery.throttled)
-        emit(shared_of(self._client).observer, ended)
+        emit(self._shared.observer, ended)
 
 
 def _with_own_error(result: RecordResult) -> RecordResult:

@@ -18,7 +18,6 @@ from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stream import Stream
-from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidResponseError,
@@ -46,7 +45,6 @@ from marketplace_metering_async.results import (
     RegisterUsageResult,
     ResolveCustomerResult,
 )
-from marketplace_metering_async.service_codes import ErrorKind
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
@@ -111,8 +109,7 @@ class MarketplaceMeteringClient:
         """
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
-        self._policy = RetryPolicy() if retry is None else retry
-        self._random = Random() if random is None else random
+        policy = RetryPolicy() if retry is None else retry
         self._connection = ServiceConnection(
             signer=Signer(
                 region_name=region_name,
@@ -126,7 +123,7 @@ class MarketplaceMeteringClient:
             transport=transport,
             clock=SystemClock() if clock is None else clock,
             observer=LoggingObserver() if observer is None else observer,
-            attempt_timeout=self._policy.attempt_timeout,
+            attempt_timeout=policy.attempt_timeout,
             max_concurrency=max_concurrency,
         )
         if pacer is None:
@@ -135,15 +132,15 @@ class MarketplaceMeteringClient:
             connection=self._connection,
             permits=CallPermits(pacer, self._connection.clock, max_concurrency),
             turns=LoopBudget(self._connection.clock),
-            policy=self._policy,
-            random=self._random,
+            policy=policy,
+            random=Random() if random is None else random,
             max_concurrency=max_concurrency,
         )
 
     @property
     def retry(self) -> RetryPolicy:
         """When it sends again and when it gives up."""
-        return self._policy
+        return self._shared.policy
 
     async def endpoint(self) -> Endpoint:
         """
@@ -404,14 +401,10 @@ class MarketplaceMeteringClient:
         body = wire.encode_call(members)
         previous: MeteringError | None = None
 
-        def worth(error: MeteringError) -> bool:
-            return classify(error) in (ErrorKind.THROTTLE, ErrorKind.SERVICE)
-
         async for attempt in retrying(
-            self._policy,
+            self._shared.policy,
             clock=clock,
-            random=self._random,
-            worth=worth,
+            random=self._shared.random,
             timeout=end - clock.monotonic(),
         ):
             with attempt:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -69,8 +70,6 @@ class Keys:
 class _Prepared(NamedTuple):
     """What requests of one operation, second and set of keys have in common."""
 
-    keys: Keys
-    second: int
     canonical: "hashlib._Hash"
     mac: hmac.HMAC
     authorization: str
@@ -95,15 +94,12 @@ class SigV4:
         self._path = _canonical_path(parts.path)
         self._region = region_name
         self._unsigned = dict(unsigned)
-        self._prepared: dict[str, _Prepared] = {}
-        self._day_key: tuple[str, Keys, bytes] | None = None
+        self._prepared = lru_cache(maxsize=4)(self._prepare)
+        self._day_key = lru_cache(maxsize=1)(self._key)
 
     def headers(self, operation: str, body: bytes, now: datetime, keys: Keys) -> dict[str, str]:
         """Return the headers of a request of *operation* with *body*, signed at *now* (aware)."""
-        prepared = self._prepared.get(operation)
-        second = int(now.timestamp())
-        if prepared is None or prepared.second != second or prepared.keys is not keys:
-            prepared = self._prepared[operation] = self._prepare(operation, now, second, keys)
+        prepared = self._prepared(operation, int(now.timestamp()), keys)
         canonical = prepared.canonical.copy()
         canonical.update(hashlib.sha256(body).hexdigest().encode())
         signature = prepared.mac.copy()
@@ -111,8 +107,8 @@ class SigV4:
         authorization = prepared.authorization + signature.hexdigest()
         return {**prepared.headers, "Authorization": authorization}
 
-    def _prepare(self, operation: str, now: datetime, second: int, keys: Keys) -> _Prepared:
-        date = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    def _prepare(self, operation: str, second: int, keys: Keys) -> _Prepared:
+        date = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")
         day = date[:8]
         headers = {
             "Content-Type": CONTENT_TYPE,
@@ -127,11 +123,9 @@ class SigV4:
         lines = "".join(f"{name}:{value}\n" for name, value in signed)
         scope = f"{day}/{self._region}/{SERVICE_NAME}/aws4_request"
         return _Prepared(
-            keys=keys,
-            second=second,
             canonical=hashlib.sha256(f"POST\n{self._path}\n\n{lines}\n{names}\n".encode()),
             mac=hmac.new(
-                self._key(day, keys), f"AWS4-HMAC-SHA256\n{date}\n{scope}\n".encode(), "sha256"
+                self._day_key(day, keys), f"AWS4-HMAC-SHA256\n{date}\n{scope}\n".encode(), "sha256"
             ),
             authorization=(
                 f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, "
@@ -141,12 +135,10 @@ class SigV4:
         )
 
     def _key(self, day: str, keys: Keys) -> bytes:
-        if self._day_key is None or self._day_key[:2] != (day, keys):
-            key = f"AWS4{keys.secret_access_key}".encode()
-            for part in (day, self._region, SERVICE_NAME, "aws4_request"):
-                key = hmac.digest(key, part.encode(), "sha256")
-            self._day_key = (day, keys, key)
-        return self._day_key[2]
+        key = f"AWS4{keys.secret_access_key}".encode()
+        for part in (day, self._region, SERVICE_NAME, "aws4_request"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return key
 
 
 def _canonical_path(path: str) -> str:

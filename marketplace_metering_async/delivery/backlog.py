@@ -131,7 +131,7 @@ class Backlog:
         """Return the chunk whose deadline is the earliest, or None where nothing may go now."""
         while self.ready(moment):
             queue = heappop(self._line)[2]
-            chunk = Chunk(queue.lane, *queue.cut(lambda minute: _kind(minute, now)))
+            chunk = queue.cut(lambda minute: _kind(minute, now))
             self._line_up(queue, moment)
             self._size -= len(chunk)
             if not self._is_outdated(chunk):

@@ -202,20 +202,15 @@ class Batch:
     async def _part_schemes(self) -> None:
         """Reject what came both by product code and by license."""
         overlaps = SchemeOverlaps(self._product_code)
-        both: dict[int, set[int]] = {}
         async for positions, records in self._those_to_send():
             for position, record in zip(positions, records, strict=True):
-                for other in overlaps.note(position, record):
-                    together = both.setdefault(other, {other})
-                    together.add(position)
-                    both[position] = together
-        for position, together in both.items():
+                overlaps.note(position, record)
+        for conflicts in overlaps.drain():
             await self._stretch.yield_if_due()
-            if position != min(together):  # they are refused together, once
-                continue
-            copies = [c for p in together for c in self._duplicates.copies.pop(p, ())]
-            places = sorted([*together, *copies])
-            self._reject(places, BothSchemesError(places))
+            for together in conflicts:
+                copies = [c for p in together for c in self._duplicates.copies.pop(p, ())]
+                places = sorted([*together, *copies])
+                self._reject(places, BothSchemesError(places))
         if overlaps.is_unclear:
             emit(self._shared.observer, WarningIssued(text=UNCLEAR_SCHEMES))
 

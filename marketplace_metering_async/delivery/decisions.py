@@ -257,7 +257,7 @@ def _on_early(
     for entry in _after(early, lambda h: evolve(h, rested=True)):
         if entry.record.epoch > newest:
             too_early = premature(entry.position, entry.record, newest)
-            settled.append(_outcome(entry, verdicts.out_of_window(too_early, entry.history)))
+            settled.append(_outcome(entry, verdicts.at_fault(too_early, entry.history)))
         else:
             minutes.setdefault(entry.record.epoch // MINUTE, []).append(entry)
     returned = [Return(others)] if others else []

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Final
 
 from marketplace_metering_async.delivery import decisions
@@ -231,7 +232,7 @@ class Delivery:
         if call is None:
             return False
         call.task = asyncio.create_task(self._make(call))
-        call.task.add_done_callback(self._task_ended)
+        call.task.add_done_callback(partial(self._task_ended, call))
         return True
 
     def met_bug(self, error: Exception) -> bool:
@@ -283,33 +284,6 @@ class Delivery:
     # Its calls.
 
     async def _make(self, call: Call) -> None:
-        """Make a call; then the next one, where it may start at once."""
-        following: Call | None = call
-        try:
-            while following is not None:
-                call = following
-                await self._make_one(call)
-                following = self._next()
-        finally:
-            call.return_permit(self._observer)
-
-    def _next(self) -> Call | None:
-        """Begin the call that may start since one ended; its task makes it, unless cancelled."""
-        call, task = None, asyncio.current_task()
-        permit = self._dispatcher.permit_at_hand() if task and not task.cancelling() else None
-        if permit is not None:
-            try:
-                call = self._begin(permit)
-            except Exception as error:  # noqa: BLE001 - what waits is over; what comes is tried
-                self.met_bug(error)
-            if call is None:
-                permit.release()
-            else:
-                call.task = task
-        self._dispatcher.wake()
-        return call
-
-    async def _make_one(self, call: Call) -> None:
         try:
             decision = await call.make(self._shared, self._note_leaving, self._callers)
         except asyncio.CancelledError:
@@ -324,6 +298,7 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
             decision = decisions.on_bug(call.chunk, error, sent=call.permit.sent)
         self._finish(call, decision)
+        self._dispatcher.wake()
 
     def _note_leaving(self, positions: Sequence[int]) -> None:
         self.calls += 1
@@ -482,8 +457,8 @@ class Delivery:
 
     # The net below a bug.
 
-    def _task_ended(self, task: "asyncio.Task[None]") -> None:
-        for call in [call for call in self._on_the_wire if call.task is task]:  # it never began
+    def _task_ended(self, call: Call, task: "asyncio.Task[None]") -> None:
+        if call in self._on_the_wire:  # it never began
             stop = self._stops.final or UnexpectedError("cancelled before it began")
             self._finish(call, decisions.on_cancelled(call.chunk, stop))
             self._dispatcher.wake()

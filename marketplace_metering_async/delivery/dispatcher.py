@@ -86,10 +86,6 @@ class Dispatcher:
         elif self._asks_for_permit and not self._work.wanted():
             self._permits.recheck(self)
 
-    def permit_at_hand(self) -> Permit | None:
-        """Return a permit for whoever ended a call, so that no task need wake for the next one."""
-        return self._permits.for_the_only(self) if self._asks_for_permit else None
-
     def start(self) -> None:
         """Start the task."""
         number = self._running = next(self._numbers)  # first: an eager task runs at once

@@ -105,6 +105,20 @@ class SchemeOverlaps:
             self.is_unclear = True
         return list(schemes.get((product, not licensed), ())) if product else []
 
+    def drain(self) -> Iterator[list[list[int]]]:
+        """
+        Let go of all that was noted, a customer's hour and dimension at a step.
+
+        Yield for each which positions came under both schemes of a product: mostly none.
+        """
+        while self._positions:
+            (account, *_), schemes = self._positions.popitem()
+            yield [
+                sorted(positions + schemes[product, False])
+                for (product, licensed), positions in schemes.items()
+                if licensed and account and product and (product, False) in schemes
+            ]
+
     def forget(self, position: int, record: UsageRecord) -> None:
         """Forget a record that has its verdict."""
         place = self._place(record)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from attrs import Factory, define
 
@@ -13,6 +13,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,
+    Chunk,
     Lane,
     PendingRecord,
 )
@@ -82,15 +83,6 @@ class Minutes:
             self._order.remove(minute)
             heapify(self._order)
         return True
-
-
-class Cut(NamedTuple):
-    """Records that were taken out of a lane, in columns."""
-
-    positions: list[int]
-    records: list[UsageRecord]
-    histories: list[AttemptHistory]
-    members: list[wire.Members]
 
 
 @define(eq=False)
@@ -177,9 +169,9 @@ class LaneQueue:
             self.count_bytes(record, -1)
         return found
 
-    def cut(self, kind: Callable[[int], str]) -> Cut:
+    def cut(self, kind: Callable[[int], str]) -> Chunk:
         """Take out the records of the next request; minutes of one *kind* share it."""
-        cut = Cut([], [], [], [])
+        cut = Chunk(self.lane, [], [], [], [])
         first, left = kind(self.oldest), self.room
         for waiting in (self._returned, self._fresh):
             while left > 0 and waiting.size and len(cut.positions) < self.limit:
@@ -201,7 +193,7 @@ class LaneQueue:
             self.count_bytes(entry.record, -1)
         return entries
 
-    def _cut_some(self, waiting: Minutes, cut: Cut, left: int) -> int:
+    def _cut_some(self, waiting: Minutes, cut: Chunk, left: int) -> int:
         """Take out what fits of the oldest minute; return the bytes left, < 0 once one did not."""
         positions = waiting.peek(self.limit - len(cut.positions))
         records = self.records_at(positions)

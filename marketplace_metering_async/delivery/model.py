@@ -1,6 +1,6 @@
 """What travels together: lanes, chunks, and what each record in them has been through."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from attrs import define, evolve, field, frozen
@@ -86,10 +86,10 @@ class Chunk:
     """
 
     lane: Lane
-    positions: Sequence[int]
-    records: Sequence[UsageRecord]
+    positions: list[int]
+    records: list[UsageRecord]
     histories: list[AttemptHistory]
-    members: Sequence[wire.Members] = field(repr=False)
+    members: list[wire.Members] = field(repr=False)
 
     def __len__(self) -> int:
         """Return the number of records."""

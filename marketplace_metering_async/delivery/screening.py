@@ -66,9 +66,9 @@ def _early_verdict(
     closes = deadline(entry.record.epoch)
     if closes + _EDGE < bounds.earliest:
         error = expired(entry.position, entry.record, closes)
-        return verdicts.out_of_window(error, entry.history)
+        return verdicts.at_fault(error, entry.history)
     newest = bounds.latest + _MAX_FUTURE
     if entry.record.epoch > newest:
         error = premature(entry.position, entry.record, newest)
-        return verdicts.out_of_window(error, entry.history)
+        return verdicts.at_fault(error, entry.history)
     return None

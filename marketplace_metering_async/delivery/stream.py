@@ -1,7 +1,7 @@
 """Records that are read while they are sent, in flat memory."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,12 +42,11 @@ class Stream:
             product_code=product_code,
             linger=linger,
         )
-        self._ready: deque[Sequence[RecordResult]] = deque()
+        self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
         self._counter: Counter[RecordStatus] = Counter()
         self._read = 0
         self._yielded = 0
         self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.max_concurrency
-        self._news = asyncio.Event()  # set when there are results, or the end
         self._room = asyncio.Event()  # set when results were taken away
         self._source_error: BaseException | None = None
 
@@ -59,17 +58,13 @@ class Stream:
                 return
             stopped.add_done_callback(self._heed)
             running = asyncio.ensure_future(self._run(stopped))
-            running.add_done_callback(lambda _: self._news.set())
+            running.add_done_callback(lambda _: self._ready.put_nowait(()))  # the end
             try:
-                while self._ready or not running.done():
-                    while self._ready:
-                        for result in self._ready.popleft():
-                            self._yielded += 1
-                            yield result
-                        self._room.set()
-                    if not running.done():
-                        await self._news.wait()
-                    self._news.clear()
+                while not (running.done() and self._ready.empty()):
+                    for result in await self._ready.get():
+                        self._yielded += 1
+                        yield result
+                    self._room.set()
                 await running
             finally:
                 running.cancel()
@@ -145,5 +140,4 @@ class Stream:
         for result in results:
             self._counter[result.verdict.status] += 1
         if results:
-            self._ready.append(results)
-            self._news.set()
+            self._ready.put_nowait(results)

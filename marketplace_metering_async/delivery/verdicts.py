@@ -46,9 +46,11 @@ def answered(status: str, history: AttemptHistory, request_id: str | None) -> Ve
 
 def refused_alone(error: MarketplaceMeteringException, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record that the service refused when it travelled alone."""
-    fault = classify(error)
-    if fault is ErrorKind.CONTENT or (fault is ErrorKind.STATE and not history.doubt):
-        return _verdict(RecordStatus.REJECTED, error, history)
+    match classify(error):
+        case ErrorKind.CONTENT:
+            return _verdict(RecordStatus.REJECTED, error, history)
+        case ErrorKind.STATE:
+            return at_fault(error, history)
     return gave_up(error, history)
 
 
@@ -58,7 +60,7 @@ def similar_refused(
     """Return the verdict on a record with the *member* for which another was refused just now."""
     error = SimilarRecordRefusedError(refusal.code, member)
     error.__cause__ = refusal
-    return gave_up(error, history) if history.doubt else rejected(error, history)
+    return at_fault(error, history)
 
 
 def gave_up(error: MeteringError | None, history: AttemptHistory) -> Verdict:
@@ -67,15 +69,10 @@ def gave_up(error: MeteringError | None, history: AttemptHistory) -> Verdict:
     return _verdict(open_status, error, history)
 
 
-def out_of_window(error: MeteringError, history: AttemptHistory) -> Verdict:
-    """Return the verdict on a record whose window has closed, or is still to come."""
+def at_fault(error: MeteringError, history: AttemptHistory) -> Verdict:
+    """Return the verdict on a record that *error* finds at fault; an attempt may have counted."""
     status = RecordStatus.UNCONFIRMED if history.doubt else RecordStatus.REJECTED
     return _verdict(status, error, history)
-
-
-def rejected(error: MeteringError, history: AttemptHistory) -> Verdict:
-    """Return the verdict on a record that is at fault by *error*."""
-    return _verdict(RecordStatus.REJECTED, error, history)
 
 
 def _verdict(status: RecordStatus, error: MeteringError | None, history: AttemptHistory) -> Verdict:

@@ -26,15 +26,15 @@ class _Waiter:
 
     Attributes:
         still_needed: Says whether it still needs a permit.
-        granted: Whether it was given a permit; otherwise it is first, and asks for itself.
+        turn: Done once it is first, or needs none any more.
     """
 
     still_needed: Callable[[], bool]
-    granted: "asyncio.Future[bool]"
+    turn: "asyncio.Future[None]"
 
-    def answer(self, *, granted: bool) -> None:
-        if not self.granted.done():
-            self.granted.set_result(granted)
+    def wake(self) -> None:
+        if not self.turn.done():
+            self.turn.set_result(None)
 
 
 class CallPermits:
@@ -53,28 +53,34 @@ class CallPermits:
         Wait until a call may start; return None once the permit is not *still_needed*.
 
         Whoever changes what is needed calls `recheck` with the same *owner*, who has one place in
-        line. Cancelling leaves the line, and gives back a permit that was granted by then.
+        line. Cancelling leaves the line.
         """
         if not still_needed():
             return None
         if not self._line and self._ask() <= 0:
             return Permit(self)
-        waiter = _Waiter(still_needed, asyncio.get_running_loop().create_future())
-        return Permit(self) if await self._line_up(waiter, owner) else None
-
-    def for_the_only(self, owner: object) -> "Permit | None":
-        """Return a permit where a call may start now, and *owner* is alone in line and needs it."""
-        waiter = self._line.get(owner)
-        if waiter is None or len(self._line) > 1:
+        me = self._line[owner] = _Waiter(still_needed, asyncio.get_running_loop().create_future())
+        try:
+            if me is not self._first():
+                await me.turn
+            while still_needed():
+                wait = self._ask()
+                if wait <= 0:
+                    return Permit(self)
+                await self._wait_as_first(wait)
             return None
-        may_start = waiter.still_needed() and self._ask_for_another() <= 0
-        return Permit(self) if may_start else None
+        finally:
+            was_first = me is self._first()
+            if self._line.get(owner) is me:
+                del self._line[owner]
+            if was_first and (following := self._first()) is not None:
+                following.wake()
 
     def recheck(self, owner: object) -> None:
         """Let *owner* leave the line at once if it does not need a permit any more."""
         waiter = self._line.get(owner)
         if waiter is not None and not waiter.still_needed():
-            waiter.answer(granted=False)
+            waiter.wake()
             if waiter is self._first():
                 self._wake_first.set()
 
@@ -93,33 +99,6 @@ class CallPermits:
             self._on_the_wire += 1
         return wait
 
-    async def _line_up(self, me: _Waiter, owner: object) -> bool:
-        """Wait in line; return whether a call may start."""
-        self._line[owner] = me
-        if me is self._first():
-            me.answer(granted=False)
-        try:
-            granted = await me.granted
-            while me.still_needed():
-                wait = 0.0 if granted else self._ask()
-                if wait <= 0:
-                    return True
-                await self._wait_as_first(wait)
-            if granted:
-                self.end(CallEnd.ABANDONED)
-        except asyncio.CancelledError:
-            if not me.granted.cancelled() and me.granted.result():
-                self.end(CallEnd.ABANDONED)
-            raise
-        else:
-            return False
-        finally:
-            was_first = me is self._first()
-            if self._line.get(owner) is me:
-                del self._line[owner]
-            if was_first:
-                self._serve()
-
     async def _wait_as_first(self, wait: float) -> None:
         self._wake_first.clear()
         if self._on_the_wire >= self._most:
@@ -129,23 +108,6 @@ class CallPermits:
 
     def _first(self) -> _Waiter | None:
         return next(iter(self._line.values()), None)
-
-    def _serve(self) -> None:
-        """Grant as many in line as may start; whoever is first then waits for the rest."""
-        while (waiter := self._first()) is not None:
-            if not waiter.granted.done():  # and not cancelled, that is
-                needed = waiter.still_needed()
-                granted = needed and self._ask_for_another() <= 0
-                waiter.answer(granted=granted)
-                if needed and not granted:
-                    return
-            self._line.popitem(last=False)
-
-    def _ask_for_another(self) -> float:
-        try:
-            return self._ask()
-        except Exception:  # noqa: BLE001 - whoever waits asks for itself, and meets the error
-            return math.inf
 
 
 class Permit:

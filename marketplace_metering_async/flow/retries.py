@@ -1,6 +1,5 @@
 """How long to wait and when to give up; the only module that knows tenacity."""
 
-from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -70,14 +69,13 @@ def retrying(
     *,
     clock: Clock,
     random: Random,
-    worth: Callable[[MeteringError], bool],
     timeout: float,
 ) -> AsyncRetrying:
     """
     Return tenacity's loop for one call of an operation that carries no batch.
 
-    It raises the last error itself once *timeout* seconds, or the policy's attempts, are over.
-    *worth* says whether an error is worth another attempt.
+    It raises the last error itself once *timeout* seconds, or the policy's attempts, are over, and
+    at once one that is not the service's fault.
     """
     end = clock.monotonic() + timeout
     failures = 0
@@ -97,9 +95,14 @@ def retrying(
         sleep=clock.sleep,
         wait=wait,
         stop=is_over,
-        retry=retry_if_exception(lambda error: isinstance(error, MeteringError) and worth(error)),
+        retry=retry_if_exception(_is_of_the_service),
         reraise=True,
     )
+
+
+def _is_of_the_service(error: BaseException) -> bool:
+    faults = (ErrorKind.THROTTLE, ErrorKind.SERVICE)
+    return isinstance(error, MeteringError) and classify(error) in faults
 
 
 def _error_of(state: RetryCallState) -> MeteringError | None:

@@ -226,8 +226,11 @@ class ThreeDoors(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed)
     @rule(**records)
     def meter(self, count: int, kinds: list[str], product: str) -> None:
+        async def made() -> UsageBatcher:  # within the loop whose time the clock has
+            return UsageBatcher(self.client, max_pending=60)
+
         if self.batcher is None:
-            self.batcher = UsageBatcher(self.client, max_pending=60)
+            self.batcher = self.run(made())
         for record in self.fresh(min(count, 30), kinds, product):
             self._meter_one(self.batcher, record)
 

@@ -18,7 +18,7 @@ def chunk_of(
     """Return a chunk of *records*, which stand from position *first* on."""
     return Chunk(
         lane,
-        range(first, first + len(records)),
+        list(range(first, first + len(records))),
         list(records),
         [NO_ATTEMPTS] * len(records) if histories is None else list(histories),
         [record.to_wire() for record in records],

@@ -226,23 +226,6 @@ def test_no_door_starts_more_tasks_than_three_a_call(door: str) -> None:
     assert run_virtual(run()) <= 3 * 40 + 6
 
 
-def test_the_task_of_a_call_makes_the_next_one() -> None:
-    """
-    A hundred calls, four at once, take few tasks: no call waits for another task to wake.
-    """
-    service = MemoryService()
-
-    async def run() -> int:
-        async with opened(service, max_concurrency=4, calls_per_second=1e6) as client:
-            with CountingLoop() as counting:
-                result = await client.batch_meter_usage(usage(2500))
-            assert 2500 == result.counts[S.SUCCESS]
-            return counting.started
-
-    assert run_virtual(run()) <= 20
-    assert 100 == len(service.sizes)
-
-
 @pytest.mark.parametrize("door", DOORS)
 def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) -> None:
     """
@@ -329,18 +312,27 @@ def test_one_who_is_cancelled_twice_leaves_nothing_running(door: str, moment: fl
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_one_hour_under_both_schemes_is_not_sent(door: str) -> None:
+@pytest.mark.parametrize("licenses", ["a", "ab"])
+@pytest.mark.parametrize("code_first", [True, False])
+def test_one_hour_under_both_schemes_is_not_sent(
+    door: str,
+    licenses: str,
+    code_first: bool,  # noqa: FBT001
+) -> None:
     """
     The same customer, dimension, hour and product, with and without a license: the service would
-    bill both, so neither is sent. Core F7
+    bill both, so neither is sent, however many licenses there are. Core F7
     """
     service = MemoryService()
-    arn = "arn:aws:license-manager::123456789012:license:l-a"
+    arns = [f"arn:aws:license-manager::123456789012:license:l-{one}" for one in licenses]
+    licensed = [record for arn in arns for record in usage(1, license_arn=arn)]
+    records = usage(1) + licensed if code_first else licensed + usage(1)
 
-    results = send_through(door, service, usage(2) + usage(1, license_arn=arn))
+    *results, other = send_through(door, service, [*records, usage(2)[1]])
 
-    assert [S.REJECTED, S.SUCCESS, S.REJECTED] == [r.status for r in results]
-    assert ["BothSchemesError"] * 2 == [type(r.error).__name__ for r in results if r.error]
+    assert {S.REJECTED} == {r.status for r in results}
+    assert {"BothSchemesError"} == {type(r.error).__name__ for r in results}
+    assert S.SUCCESS is other.status
     assert 1 == len(service.book)
 
 

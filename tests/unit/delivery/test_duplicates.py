@@ -229,6 +229,22 @@ def test_what_was_forgotten_is_no_suspicion() -> None:
         assert [] == overlaps.note(2, under("license", code or "product"))
 
 
+def test_overlaps_are_drained_in_steps() -> None:
+    """
+    Each lets go of one dimension and no more, however many there are, and names what overlaps.
+    """
+    overlaps = SchemeOverlaps(None)
+    for n, dimension in enumerate("abcdef"):
+        overlaps.note(n, under("code", dimension=dimension))
+    overlaps.note(6, under("license", dimension="e"))
+    draining = overlaps.drain()
+
+    assert [[], [[4, 6]], []] == [next(draining) for _ in range(3)]
+    assert [[0], [1], [2], [], [], []] == [
+        overlaps.note(7, under("license", dimension=dimension)) for dimension in "abcdef"
+    ]
+
+
 def test_legacy_identifiers_overlap_with_nothing() -> None:
     """
     A license always goes with an account, so there is nothing to compare them by.

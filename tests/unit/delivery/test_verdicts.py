@@ -104,9 +104,9 @@ def test_a_window_that_closed_on_a_doubt_proves_nothing() -> None:
     """
     late = OutOfWindowError([Violation("timestamp", "a time of today", "1970")])
 
-    assert S.REJECTED is verdicts.out_of_window(late, CLEAN).status
-    assert S.UNCONFIRMED is verdicts.out_of_window(late, DOUBTFUL).status
-    assert late is verdicts.out_of_window(late, DOUBTFUL).error
+    assert S.REJECTED is verdicts.at_fault(late, CLEAN).status
+    assert S.UNCONFIRMED is verdicts.at_fault(late, DOUBTFUL).status
+    assert late is verdicts.at_fault(late, DOUBTFUL).error
 
 
 def test_what_another_record_met_settles_no_doubt() -> None:
@@ -141,7 +141,7 @@ def test_doubt_is_never_forgotten(
     found = [
         verdicts.answered(word, history, None),
         verdicts.gave_up(error, history),
-        verdicts.out_of_window(error, history),
+        verdicts.at_fault(error, history),
         verdicts.similar_refused(error, "dimension", history),
         verdicts.refused_alone(error, history),
     ]
