@@ -116,7 +116,7 @@ def _heard_when_made(kind: type[Any], ear: Ear) -> Callable[..., None]:
     def init(self: Any, *arguments: Any, **named: Any) -> None:
         make(self, *arguments, **named)
         if type(self) is kind:  # not while a child's part is still to come
-            said = repr(self) if kind.__str__ is object.__str__ else f"{self} {self!r}"
+            said = f"{self} {self!r}" if isinstance(self, Exception) else repr(self)
             ear.hear(f"a {kind.__name__}", said)
 
     return init
