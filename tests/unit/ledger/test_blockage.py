@@ -1,5 +1,6 @@
 """Blockage: what is said of it, when, and how long each wait is."""
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_the_log_has_it_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """
     With what to do about it. ledger H12
     """
+    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
     Blockage(Steady(), LoggingObserver(), longest=30.0).wait(ERROR, None)
 
     assert [("ERROR", True)] == [
