@@ -347,25 +347,32 @@ def callers_usage_is_removed_by_number() -> None:
 
 def plain_hours_are_not_counted() -> None:
     """Usage of an hour that is remembered is called stored, though the hour is sealed."""
-    _without_count("grown", sqlite_adding.PLAIN_HOUR)
+    unchanged, hour = sqlite_adding._unchanged, sqlite_adding.PLAIN_HOUR.partition("{")[0]
+
+    def no_hour_is(db: Any, statement: str, rows: Any) -> list[int]:
+        found = unchanged(db, statement, rows)
+        return [] if statement.startswith(hour) else found
+
+    sqlite_adding._unchanged = no_hour_is
+    _without_count("grown")
 
 
 def plain_events_are_not_counted() -> None:
     """Usage is added blindly, though its event id is known."""
-    _without_count("named", sqlite_adding.PLAIN_EVENT)
+    name = sqlite_adding._name
+
+    def as_if_new(db: Any, events: Any) -> list[str]:
+        name(db, events)
+        return []
+
+    sqlite_adding._name = as_if_new
+    _without_count("named")
     unique, lenient = "RETURNING 1), kept", "ON CONFLICT DO NOTHING RETURNING 1), kept"
     assert unique in postgresql_plain._ALL
     postgresql_plain._ALL = postgresql_plain._ALL.replace(unique, lenient)  # type: ignore[misc]
 
 
-def _without_count(part: str, of: str) -> None:
-    unchanged = sqlite_adding._unchanged
-
-    def none_is(db: Any, statement: str, rows: Any) -> list[int]:
-        found = unchanged(db, statement, rows)
-        return [] if statement == of else found
-
-    sqlite_adding._unchanged = none_is
+def _without_count(part: str) -> None:
     counted = f"WHEN (SELECT COUNT(*) FROM {part}"
     uncounted = f"WHEN false AND (SELECT COUNT(*) FROM {part}"
     assert counted in postgresql_plain._ALL

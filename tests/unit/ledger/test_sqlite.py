@@ -617,6 +617,19 @@ async def test_flipped_bits_bill_nobody(tmp_path: Path) -> None:
         assert found <= {(f"{n:012d}", "requests", 7) for n in range(5)}, place
 
 
+@pytest.mark.parametrize(
+    "region", ["", "us-east-1 ", "us-east-1\0", "\udcff", "-", "123", "x" * 64]
+)
+def test_a_ledger_is_not_tied_to_what_can_be_no_region(tmp_path: Path, region: str) -> None:
+    """
+    For it would be so for good; it is refused before there is a file.
+    """
+    with pytest.raises(ConfigurationError, match="region: expected a name such as us-east-1"):
+        UsageLedger.open(f"sqlite:///{tmp_path}/usage.db", region_name=region)
+
+    assert [] == [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("url", ["mysql://x/y", "usage.db", "sqlite://", "sqlite:///"])
 def test_other_urls_are_refused(url: str) -> None:
     """
