@@ -79,10 +79,7 @@ def plan_of_hours(
 async def show_plan(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     """Show what `send` would do, and end with the code that it would end with at best."""
     complaints = Complaints(console)
-    if coalesce:
-        plan = await _added_up(job, console, complaints)
-    else:
-        plan = await plan_of_lines(job, console, complaints)
+    plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints)
     console.print(plan.table(job.settings.calls_per_second, await job.target_or_why_not()))
     return _code_of(plan)
 
@@ -99,10 +96,7 @@ async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     failures: list[OSError] = []
     lines = None if on_terminal else ResultWriter(console, failures.append)
-    if coalesce:
-        plan = await _added_up(job, console, complaints, lines)
-    else:
-        plan = await plan_of_lines(job, console, complaints, lines)
+    plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints, lines)
     if lines is not None:
         await lines.close()
     console.print(plan.table(job.settings.calls_per_second))

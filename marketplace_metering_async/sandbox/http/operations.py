@@ -25,7 +25,7 @@ from marketplace_metering_async.sandbox.http.signatures import SignedRequest, ch
 from marketplace_metering_async.sandbox.service.parsing import members_of
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
-from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError, refusal_of
+from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
 
 _TARGET: Final = "AWSMPMeteringService."
@@ -176,7 +176,8 @@ class Operations:
         try:
             signature = await asyncio.to_thread(sign, claims, version)  # a new key takes a while
         except ExtraMissingError as error:
-            raise refusal_of(error) from error
+            # No client takes it for an outage.
+            raise Refusal("SandboxExtraMissing", str(error), remedy=str(error)) from error
         return {"Signature": signature, **reply}
 
 
