@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Final
 
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
@@ -96,9 +97,8 @@ async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     failures: list[OSError] = []
     lines = None if on_terminal else ResultWriter(console, failures.append)
-    plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints, lines)
-    if lines is not None:
-        await lines.close()
+    async with lines or nullcontext():
+        plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints, lines)
     console.print(plan.table(job.settings.calls_per_second))
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
