@@ -124,7 +124,8 @@ class HourlySums:
             if hour == _REFUSED:
                 yield file, line, json.loads(self._refusals.readline()), Exit.REJECTED
             else:
-                yield file, line, *fates[hour]
+                members, code = fates[hour]
+                yield file, line, members, code
 
 
 async def add_up(
