@@ -245,7 +245,7 @@ class World:
         license_arn: str | None = None,
         agreement_id: str | None = None,
     ) -> str:
-        """Return a registration token for a buyer, of whom only what is given is told."""
+        """Return a registration token for a buyer, of whom what is known may be left out."""
         token = self.book.issue_token(
             product_code,
             now=self.clock.now(),

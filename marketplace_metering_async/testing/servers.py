@@ -49,7 +49,7 @@ class SandboxServer:
         self._arguments = arguments_as_json(arguments)
         self.url = ""
         self.environment: dict[str, str] = {}
-        self._controls = HttpControls("")
+        self._token: str | None = None
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class SandboxServer:
             raise RuntimeError("the sandbox's process ended before it listened")
         place = json.loads(line)
         self.url, self.environment = place["url"], place["environment"]
-        self._controls = HttpControls(self.url, place["token"])
+        self._token = place["token"]
         return self
 
     def __exit__(
@@ -90,6 +90,10 @@ class SandboxServer:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+    @property
+    def _controls(self) -> HttpControls:
+        return HttpControls(self.url, self._token)
 
     @property
     def book(self) -> Book:

@@ -4,8 +4,11 @@ import asyncio
 import csv
 import io
 import json
+import os
 import shutil
+import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,11 @@ import pytest
 from support.commands import Run, Shell, line, process, running_sandbox, target
 from support.ledgers import refuse_thirteen
 
+from marketplace_metering_async.cli.commands import ledger_in_out
+from marketplace_metering_async.cli.commands.ledger_import import ImportedLine
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output import result_writer
+from marketplace_metering_async.errors import LedgerError
 
 
 @pytest.fixture
@@ -48,6 +55,29 @@ def test_importing_twice_adds_nothing_twice(tmp_path: Path, usage: Path, shell: 
     assert ["Recorded"] * 3 == first.statuses
     assert ["Repeated"] * 3 == again.statuses
     assert ["Repeated"] * 3 + ["Recorded"] == grown.statuses
+
+
+def test_what_was_stored_has_its_result_where_the_ledger_fails_then(
+    tmp_path: Path, usage: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Also where whoever reads the results is slow.
+    """
+
+    async def cut_short(*_: object, **__: object) -> AsyncIterator[ImportedLine]:
+        yield ImportedLine(str(usage), 1, result={"status": "Recorded"})
+        raise LedgerError("the disk is gone")
+
+    def slowly(data: bytes) -> None:
+        time.sleep(0.1)
+        os.write(1, data)
+
+    monkeypatch.setattr(ledger_in_out, "import_lines", cut_short)
+    monkeypatch.setattr(result_writer, "_stdout", lambda: slowly)
+    done = shell("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
+
+    assert [1] == [one["line"] for one in done.lines]
+    assert "the disk is gone" in done.err
 
 
 def test_a_line_that_the_database_refuses_costs_no_other(

@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from csv import writer as csv_writer
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from attrs import asdict
@@ -30,9 +29,6 @@ from marketplace_metering_async.cli.options import (
     moment,
 )
 from marketplace_metering_async.cli.output.console import Console, print_json
-
-if TYPE_CHECKING:
-    from marketplace_metering_async.ledger import HistoryEntry
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so would be run by a spreadsheet."""
@@ -101,14 +97,7 @@ async def add(
         added = await ledger.add_usage(
             dimension=dimension, quantity=quantity, at=at, event_id=event_id, **asdict(buyer)
         )
-    print_json(
-        {
-            "hour": added.hour,
-            "late": added.late,
-            "repeated": added.repeated,
-            "ended": added.ended,
-        }
-    )
+    print_json(asdict(added))
     return Exit.OK if added.ended is None else Exit.REJECTED
 
 
@@ -285,7 +274,7 @@ async def history(
             if table is None:
                 print_json(members)
             else:
-                table.writerow([_cell(members, entry, column) for column in _COLUMNS])
+                table.writerow([_cell(column, members[column]) for column in _COLUMNS])
     sys.stdout.flush()
     return Exit.OK
 
@@ -314,11 +303,10 @@ _COLUMNS: Final = (
 )
 
 
-def _cell(members: Mapping[str, Any], entry: "HistoryEntry", column: str) -> object:
-    value = members[column]
+def _cell(column: str, value: Any) -> object:  # noqa: ANN401 - whatever an entry has there
     if column in ("carried", "attempts", "resolutions"):
         return json.dumps(value, default=str)
-    if isinstance(getattr(entry, column), datetime):
+    if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"

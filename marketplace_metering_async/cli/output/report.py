@@ -100,8 +100,7 @@ class Report:
         trace: TracebackType | None,
     ) -> None:
         """Write out everything, unless the command was aborted."""
-        if kind is None or issubclass(kind, Exception):
-            await self._lines.close()
+        await self._lines.__aexit__(kind, error, trace)
         await self.bar.__aexit__(kind, error, trace)
         self.complain.end()
 
