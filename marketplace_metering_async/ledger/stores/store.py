@@ -285,17 +285,14 @@ class Store(ABC):
         so is a pause. What is not fit to be sent is put aside. How far the ledger has sealed is
         written outside of it before; where that fails, nothing is claimed.
         """
-        lost: str | None = None
 
-        async def work(db: Database) -> list[FrozenHour]:
-            nonlocal lost
+        async def work(db: Database) -> tuple[list[FrozenHour], str | None]:
             place = await self._place(db)
             await guard_copy(db, place, now)
             claimed = await sending.claim(db, now, rules, self._reach)
-            lost = await self._keep_watermark(db, place)
-            return claimed
+            return claimed, await self._keep_watermark(db, place)
 
-        claimed = await self._change(work)
+        claimed, lost = await self._change(work)
         if lost is not None:
             self._warn(lost)
         return claimed
