@@ -31,6 +31,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
     migrations_of,
+    version_in,
 )
 from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
 from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
@@ -324,11 +325,7 @@ class SqliteFile:
                 raise first_edition(str(self._path))
             raise LedgerUnusableError(f"{self._path} is a database of something else")
         found = db.execute("SELECT version, min_compatible FROM ledger").fetchone()
-        if found is None:
-            raise LedgerUnusableError(f"{self._path} is damaged; restore a backup")
-        require_known(found["min_compatible"], self._known)
-        version: int = found["version"]
-        return version
+        return version_in(found, str(self._path), self._known)
 
     def _require_upgraded(self, version: int) -> None:
         """Refuse to read a schema of before, which this process may not upgrade."""
