@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 
-from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import CustomerKey, HourState, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
@@ -59,11 +58,6 @@ class SqliteStore(Store):
     async def aclose(self) -> None:
         """See Store."""
         await self._file.aclose()
-
-    @property
-    def clock(self) -> Clock:
-        """See Store: the machine's."""
-        return SystemClock()
 
     @property
     def may_write(self) -> bool:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from attrs import astuple
 
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
@@ -76,9 +76,9 @@ class Store(ABC):
     _warn: Warn
 
     @property
-    @abstractmethod
     def clock(self) -> Clock:
-        """The clock of whatever keeps it, the same for all who use it."""
+        """The clock of whatever keeps it, the same for all who use it: the machine's for a file."""
+        return SystemClock()
 
     @property
     @abstractmethod
