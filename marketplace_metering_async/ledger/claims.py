@@ -84,6 +84,7 @@ def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:
     """
     kinds: dict[tuple[str, str, int], set[bool]] = {}
     for claim in claimed:
-        place = (*claim.of, hour_of(claim.stamp))
+        product, dimension = claim.of
+        place = (product, dimension, hour_of(claim.stamp))
         kinds.setdefault(place, set()).add(bool(claim.key.customer_identifier))
     return {product for (product, _, _), found in kinds.items() if len(found) > 1}

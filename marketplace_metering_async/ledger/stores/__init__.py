@@ -1,4 +1,4 @@
-"""Where a ledger is kept: the same verbs, each with SQL of its own that nobody else sees."""
+"""Where a ledger is kept: the same verbs for all, over SQL that nobody else sees."""
 
 from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.stores.store import Store

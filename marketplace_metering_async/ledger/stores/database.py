@@ -30,7 +30,7 @@ class Dialects(NamedTuple):
 
 
 Statement = str | Dialects
-"""For both databases; see `Database.for_each` about those that run for many rows."""
+"""For both databases."""
 
 _WORDS: Final = {
     # The first value is a list, of numbers or of texts.
@@ -49,10 +49,27 @@ def both(statement: str, *, lock: str = "") -> Dialects:
 
     `{lock}` is what PostgreSQL locks its rows with: SQLite has one writer at a time.
     """
-    words = {**_WORDS, "lock": Dialects("", lock)}
+    return _worded(statement, lock=Dialects("", lock))
+
+
+def for_rows(statement: str, columns: str) -> Dialects:
+    """
+    Return a statement for `Database.for_each`, in which `{given}` is the table `given` of its rows.
+
+    Its *columns* are names with their types. SQLite has one row at a time, PostgreSQL all of them.
+    """
+    types = dict(column.split(maxsplit=1) for column in columns.split(", "))
+    row = ", ".join(f"? AS {name}" for name in types)
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types.values(), 1))
+    all_rows = f"unnest({arrays}) AS given ({', '.join(types)})"
+    return _worded(statement, given=Dialects(f"(SELECT {row}) AS given", all_rows))
+
+
+def _worded(statement: str, **more: Dialects) -> Dialects:
+    words = {**_WORDS, **more}
     sqlite = statement.format(**{name: word.sqlite for name, word in words.items()})
     postgresql = statement.format(**{name: word.postgresql for name, word in words.items()})
-    return Dialects(sqlite, postgresql)
+    return Dialects(without_schema(sqlite), postgresql)
 
 
 @lru_cache(maxsize=1_000)
@@ -84,11 +101,7 @@ class Database(ABC):
 
     @abstractmethod
     async def for_each(self, statement: Dialects, rows: Sequence[Sequence[Any]]) -> None:
-        """
-        Run a statement for each of *rows*, if there are any.
-
-        SQLite has a `?` for each column, PostgreSQL an array of all its values.
-        """
+        """Run a statement, as `for_rows` makes them, for each of *rows*, if there are any."""
 
     @abstractmethod
     async def outside(self, work: Callable[[], T]) -> T:

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from attrs import fields_dict
+
 from marketplace_metering_async.ledger.identity import (
     Identity,
     held_through,
@@ -11,12 +13,9 @@ from marketplace_metering_async.ledger.identity import (
 from marketplace_metering_async.ledger.stores.database import DOUBT, Database, both
 from marketplace_metering_async.ledger.watermark import Place
 
-IDENTITY: Final = """
-    SELECT ledger_id, region_name, host, mark, guarded_since, moved_to, last_success_at,
-           last_relay_at, sealings, sealed_through, watermark, held_through, adopted_at,
-           event_ids_since
-    FROM marketplace_metering.ledger {lock}
-"""
+IDENTITY: Final = (
+    f"SELECT {', '.join(fields_dict(Identity))} FROM marketplace_metering.ledger {{lock}}"
+)
 LOCKED: Final = both(IDENTITY, lock="FOR UPDATE")
 SEEN: Final = both(IDENTITY)
 INTRODUCE: Final = """

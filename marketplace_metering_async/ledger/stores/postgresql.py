@@ -20,7 +20,7 @@ from random import randrange
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.errors import ConfigurationError, LedgerError, UsageRefusedError
+from marketplace_metering_async.errors import LedgerError, UsageRefusedError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import HIDDEN, Identity
 from marketplace_metering_async.ledger.model import CustomerKey, HourState, Usage
@@ -262,10 +262,6 @@ class PostgresStore(Store):
         """See Store: notes of processes that have ended."""
         removed = await self._change(lambda db: db.fetch(_OLD_NOTES, _NOTES_AT_ONCE))
         return len(removed) == _NOTES_AT_ONCE
-
-    async def back_up(self, to: str) -> None:
-        """See Store."""
-        raise ConfigurationError("back up a ledger in PostgreSQL with pg_dump, or as its server is")
 
     async def take_over(self, source: Store) -> int:
         """See Store."""

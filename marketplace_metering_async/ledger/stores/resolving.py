@@ -23,6 +23,7 @@ from marketplace_metering_async.ledger.stores.database import (
     Dialects,
     Row,
     both,
+    for_rows,
     with_quantity,
 )
 from marketplace_metering_async.ledger.sums import Sums
@@ -55,16 +56,12 @@ RESOLVE: Final = both("""
         lease_until = NULL
     WHERE hour_id IN ({rows})
 """)
-NOTE: Final = Dialects(
-    sqlite="""
-    INSERT INTO resolution (hour_id, stranded_id, at, before, after, note)
-    VALUES (?, ?, ?, ?, ?, ?)
-    """,
-    postgresql="""
+NOTE: Final = for_rows(
+    """
     INSERT INTO marketplace_metering.resolution (hour_id, stranded_id, at, before, after, note)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[],
-                         $6::text[])
+    SELECT * FROM {given}
     """,
+    "hour_id bigint, stranded_id bigint, at bigint, before text, after text, note text",
 )
 RESOLVED_BEFORE: Final = both(
     """

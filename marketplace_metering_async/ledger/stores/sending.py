@@ -8,7 +8,7 @@ from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE,
 from marketplace_metering_async.ledger.fences import Standing, writing_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.sealing import sealing_of
-from marketplace_metering_async.ledger.stores.database import Database, Dialects, Row, both
+from marketplace_metering_async.ledger.stores.database import Database, Row, both, for_rows
 from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed
 
 DUE: Final = both(
@@ -25,20 +25,15 @@ DUE: Final = both(
     """,
     lock="FOR UPDATE OF hour SKIP LOCKED",
 )
-FREEZE: Final = Dialects(
-    sqlite="""
-    UPDATE hour SET state = 'frozen', sealed_at = ?, region_name = ?, deadline = ?, member = ?,
-        digest = ?
-    WHERE hour_id = ?
+FREEZE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET state = 'frozen', sealed_at = given.sealed_at,
+        region_name = given.region_name, deadline = given.deadline, member = given.member,
+        digest = given.digest
+    FROM {given} WHERE hour.hour_id = given.hour_id
     """,
-    postgresql="""
-    UPDATE marketplace_metering.hour SET state = 'frozen', sealed_at = frozen.sealed_at,
-        region_name = frozen.region_name, deadline = frozen.deadline, member = frozen.member,
-        digest = frozen.digest
-    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[])
-        AS frozen (sealed_at, region_name, deadline, member, digest, hour_id)
-    WHERE hour.hour_id = frozen.hour_id
-    """,
+    "sealed_at bigint, region_name text, deadline bigint, member text, digest bytea, "
+    "hour_id bigint",
 )
 HOLD: Final = both("""
     UPDATE marketplace_metering.hour SET state = 'unconfirmed', settled_at = $2
@@ -70,33 +65,23 @@ UNCLAIMED: Final = both(
     """,
     lock="FOR UPDATE OF hour SKIP LOCKED",
 )
-LEASE: Final = Dialects(
-    sqlite="""
-    UPDATE hour SET fence = ?, crashes = crashes + 1, lease_until = ?, in_doubt = ?
-    WHERE hour_id = ?
+LEASE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET fence = given.fence, crashes = crashes + 1,
+        lease_until = given.lease_until, in_doubt = given.in_doubt
+    FROM {given} WHERE hour.hour_id = given.hour_id
     """,
-    postgresql="""
-    UPDATE marketplace_metering.hour SET fence = claim.fence, crashes = crashes + 1,
-        lease_until = claim.lease_until, in_doubt = claim.in_doubt
-    FROM unnest($1::bigint[], $2::double precision[], $3::bigint[], $4::bigint[])
-        AS claim (fence, lease_until, in_doubt, hour_id)
-    WHERE hour.hour_id = claim.hour_id
-    """,
+    "fence bigint, lease_until double precision, in_doubt bigint, hour_id bigint",
 )
-RETURN: Final = Dialects(
-    sqlite="""
-    UPDATE hour SET lease_until = NULL, crashes = crashes - 1, not_before = max(not_before, ?),
-        in_doubt = ?
-    WHERE hour_id = ? AND fence = ? AND state = 'frozen' AND lease_until IS NOT NULL
-    """,
-    postgresql="""
+RETURN: Final = for_rows(
+    """
     UPDATE marketplace_metering.hour SET lease_until = NULL, crashes = crashes - 1,
-        not_before = greatest(hour.not_before, claim.not_before), in_doubt = claim.in_doubt
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
-        AS claim (not_before, in_doubt, hour_id, fence)
-    WHERE hour.hour_id = claim.hour_id AND hour.fence = claim.fence AND hour.state = 'frozen'
+        not_before = {greatest}(hour.not_before, given.not_before), in_doubt = given.in_doubt
+    FROM {given}
+    WHERE hour.hour_id = given.hour_id AND hour.fence = given.fence AND hour.state = 'frozen'
       AND hour.lease_until IS NOT NULL
     """,
+    "not_before bigint, in_doubt bigint, hour_id bigint, fence bigint",
 )
 STANDING: Final = both(
     """
@@ -105,35 +90,25 @@ STANDING: Final = both(
     """,
     lock="FOR UPDATE",
 )
-SETTLE: Final = Dialects(
-    sqlite="""
-    UPDATE hour SET state = ?, not_before = ?, in_doubt = ?, settled_at = ?,
-        metering_record_id = ?, reason = ?, lease_until = NULL, crashes = 0, attempts = attempts + 1
-    WHERE hour_id = ?
-    """,
-    postgresql="""
-    UPDATE marketplace_metering.hour SET state = fate.state, not_before = fate.not_before,
-        in_doubt = fate.in_doubt, settled_at = fate.settled_at,
-        metering_record_id = fate.metering_record_id, reason = fate.reason, lease_until = NULL,
+SETTLE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET state = given.state, not_before = given.not_before,
+        in_doubt = given.in_doubt, settled_at = given.settled_at,
+        metering_record_id = given.metering_record_id, reason = given.reason, lease_until = NULL,
         crashes = 0, attempts = attempts + 1
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
-                $7::bigint[])
-        AS fate (state, not_before, in_doubt, settled_at, metering_record_id, reason, hour_id)
-    WHERE hour.hour_id = fate.hour_id
+    FROM {given} WHERE hour.hour_id = given.hour_id
     """,
+    "state text, not_before bigint, in_doubt bigint, settled_at bigint, metering_record_id text, "
+    "reason text, hour_id bigint",
 )
-ATTEMPT: Final = Dialects(
-    sqlite="""
-    INSERT INTO attempt (hour_id, fence, at, status, error, request_id, metering_record_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour_id, fence) DO NOTHING
-    """,
-    postgresql="""
+ATTEMPT: Final = for_rows(
+    """
     INSERT INTO marketplace_metering.attempt
         (hour_id, fence, at, status, error, request_id, metering_record_id)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[],
-                         $6::text[], $7::text[])
-    ON CONFLICT (hour_id, fence) DO NOTHING
+    SELECT * FROM {given} WHERE true ON CONFLICT (hour_id, fence) DO NOTHING
     """,
+    "hour_id bigint, fence bigint, at bigint, status text, error text, request_id text, "
+    "metering_record_id text",
 )
 NEXT_DUE: Final = """
     SELECT (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open'

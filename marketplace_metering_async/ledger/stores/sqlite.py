@@ -4,14 +4,10 @@ A ledger in one SQLite file: for one machine, any number of processes.
 SQLite has one writer at a time: what a verb reads stays so until it has written.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 
-from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import ConfigurationError
-from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import CustomerKey, HourState, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
@@ -19,7 +15,6 @@ from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import sqlite_adding
 from marketplace_metering_async.ledger.stores.database import Database, Verb, with_quantity
-from marketplace_metering_async.ledger.stores.identifying import retire
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
 from marketplace_metering_async.ledger.stores.store import Store
@@ -65,11 +60,6 @@ class SqliteStore(Store):
         await self._file.aclose()
 
     @property
-    def clock(self) -> Clock:
-        """See Store: the machine's."""
-        return SystemClock()
-
-    @property
     def may_write(self) -> bool:
         """See Store."""
         return self._file.may_write
@@ -101,20 +91,6 @@ class SqliteStore(Store):
             lambda db: post(db, group, now, rules, self._hours, reach=self._reach)
         )
 
-    async def post_on(
-        self,
-        connection: Any,  # noqa: ANN401
-        usage: Usage,
-        now: int,
-        rules: PostingRules,
-    ) -> PostingResult:
-        """See Store."""
-        raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
-
-    async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
-        """See Store: there is nothing to fold."""
-        return Counter()
-
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""
         return await self._file.read(lambda db: sqlite_adding.known_events(db, names))
@@ -141,14 +117,6 @@ class SqliteStore(Store):
         """See Store."""
         return await self._file.change(lambda db: sqlite_adding.rearm(db, states, now, rules))
 
-    async def reserve_calls(self, seconds: float) -> float:
-        """See Store."""
-        raise ConfigurationError("relays of a ledger in SQLite share no quota")
-
-    async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
-        """See Store: there are none."""
-        return []
-
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""
         if (size := self._file.log_size()) > _LONG_LOG:
@@ -161,18 +129,6 @@ class SqliteStore(Store):
     async def back_up(self, to: str) -> None:
         """See Store."""
         await self._file.back_up(to)
-
-    async def take_over(self, source: Store) -> int:
-        """See Store."""
-        raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
-
-    async def let_go(self, source: Store) -> None:
-        """See Store."""
-        raise ConfigurationError("no ledger moves into one in SQLite")
-
-    async def retire(self, to: str) -> Identity:
-        """See Store."""
-        return await self._change(lambda db: retire(db, to), though_moved=True)
 
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int

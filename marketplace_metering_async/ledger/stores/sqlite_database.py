@@ -42,7 +42,7 @@ class SqliteDatabase(Database):
 
     async def for_each(self, statement: Dialects, rows: Sequence[Sequence[Any]]) -> None:
         """See Database."""
-        self._db.executemany(without_schema(statement.sqlite), rows)
+        self._db.executemany(statement.sqlite, rows)
 
     async def outside(self, work: Callable[[], T]) -> T:
         """See Database: it has a thread of its own to wait in."""

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from attrs import astuple
 
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     Identity,
@@ -38,6 +39,7 @@ from marketplace_metering_async.ledger.stores.identifying import (
     bind,
     guard_copy,
     identity,
+    retire,
 )
 from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
 from marketplace_metering_async.ledger.stores.words import (
@@ -62,7 +64,8 @@ class Store(ABC):
     All times are in seconds since 1970. Each verb raises LedgerError where the database cannot do
     it, and nothing has happened then; LedgerOutcomeUnknownError where it failed at the commit and
     nobody can be asked; LedgerUnusableError where it would change a ledger that has moved, or whose
-    schema was upgraded beyond what this process knows.
+    schema was upgraded beyond what this process knows. What only one kind of store can do or has,
+    the others refuse or have none of, as it is here.
     """
 
     shares_quota: bool
@@ -73,9 +76,9 @@ class Store(ABC):
     _warn: Warn
 
     @property
-    @abstractmethod
     def clock(self) -> Clock:
-        """The clock of whatever keeps it, the same for all who use it."""
+        """The clock of whatever keeps it, the same for all who use it: the machine's for a file."""
+        return SystemClock()
 
     @property
     @abstractmethod
@@ -159,7 +162,6 @@ class Store(ABC):
         most once.
         """
 
-    @abstractmethod
     async def post_on(
         self,
         connection: Any,  # noqa: ANN401 - asyncpg's, whose types come with an extra
@@ -177,8 +179,8 @@ class Store(ABC):
             ConfigurationError: this store can share no connection.
             LedgerError: there is no transaction; nothing was stored.
         """
+        raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
-    @abstractmethod
     async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
         """
         Add what callers' transactions have committed to its hours; return how many of it ended.
@@ -186,6 +188,7 @@ class Store(ABC):
         Usage whose hour is sealed by then is carried, as if it were added now; what the database
         cannot hold is left where it is, and named in a warning.
         """
+        return Counter()
 
     @abstractmethod
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
@@ -285,17 +288,14 @@ class Store(ABC):
         so is a pause. What is not fit to be sent is put aside. How far the ledger has sealed is
         written outside of it before; where that fails, nothing is claimed.
         """
-        lost: str | None = None
 
-        async def work(db: Database) -> list[FrozenHour]:
-            nonlocal lost
+        async def work(db: Database) -> tuple[list[FrozenHour], str | None]:
             place = await self._place(db)
             await guard_copy(db, place, now)
             claimed = await sending.claim(db, now, rules, self._reach)
-            lost = await self._keep_watermark(db, place)
-            return claimed
+            return claimed, await self._keep_watermark(db, place)
 
-        claimed = await self._change(work)
+        claimed, lost = await self._change(work)
         if lost is not None:
             self._warn(lost)
         return claimed
@@ -326,9 +326,9 @@ class Store(ABC):
         """Return when there will be something to seal or send."""
         return await self._read(sending.next_due)
 
-    @abstractmethod
     async def reserve_calls(self, seconds: float) -> float:
         """Reserve *seconds* of the quota that all relays share; return in how many they end."""
+        raise ConfigurationError("relays of a ledger in SQLite share no quota")
 
     # What is in it
 
@@ -342,13 +342,13 @@ class Store(ABC):
         """Return the next entries *after* a place, with their places, in order."""
         return await self._read(lambda db: reports.history(db, query, after, limit))
 
-    @abstractmethod
     async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
         """
         Return the usage of callers' transactions that is not added to its hour yet, in order.
 
         It is open, so there is none where other states are asked for.
         """
+        return []
 
     async def prune(self, before: int, limit: int) -> int:
         """Remove some hours settled before *before*, but for their sums; return how many."""
@@ -364,7 +364,6 @@ class Store(ABC):
 
     # Moving
 
-    @abstractmethod
     async def back_up(self, to: str) -> None:
         """
         Write a copy of all that is committed into a new file *to*, while others go on.
@@ -372,8 +371,8 @@ class Store(ABC):
         Raises:
             ConfigurationError: the database has programs of its own for that.
         """
+        raise ConfigurationError("back up a ledger in PostgreSQL with pg_dump, or as its server is")
 
-    @abstractmethod
     async def take_over(self, source: "Store") -> int:
         """
         Move everything of *source* here, in one transaction; return how many hours there were.
@@ -385,8 +384,8 @@ class Store(ABC):
             ConfigurationError: this store is none to move to.
             LedgerUnusableError: this one is not new, or the source is none that may move.
         """
+        raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
 
-    @abstractmethod
     async def let_go(self, source: "Store") -> None:
         """
         Open *source* again, which moved here, unless this ledger has usage.
@@ -394,8 +393,8 @@ class Store(ABC):
         Raises:
             LedgerUnusableError: it has, or the source moved elsewhere.
         """
+        raise ConfigurationError("no ledger moves into one in SQLite")
 
-    @abstractmethod
     async def retire(self, to: str) -> Identity:
         """
         Close the ledger to usage and relays, for it moves to the ledger *to*; return its row.
@@ -403,6 +402,7 @@ class Store(ABC):
         Raises:
             LedgerUnusableError: it is that ledger, or has moved to another one.
         """
+        return await self._change(lambda db: retire(db, to), though_moved=True)
 
     async def reinstate(self, to: str) -> None:
         """Take back that it has moved to the ledger *to*."""

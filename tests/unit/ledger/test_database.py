@@ -5,7 +5,12 @@ import sqlite3
 
 import pytest
 
-from marketplace_metering_async.ledger.stores.database import Database, both, with_quantity
+from marketplace_metering_async.ledger.stores.database import (
+    Database,
+    both,
+    for_rows,
+    with_quantity,
+)
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 
 
@@ -15,6 +20,18 @@ def test_a_statement_has_the_words_of_each_database() -> None:
     assert statement.sqlite == "SELECT max(1, 2) WHERE 3 IN (SELECT value FROM json_each($1)) "
     assert statement.postgresql == (
         "SELECT greatest(1, 2) WHERE 3 IN (SELECT unnest($1::bigint[])) FOR UPDATE"
+    )
+
+
+def test_a_statement_for_rows_takes_one_or_all() -> None:
+    statement = for_rows("INSERT INTO hour SELECT * FROM {given}", "quantity bigint, reason text")
+
+    assert statement.sqlite == (
+        "INSERT INTO hour SELECT * FROM (SELECT ? AS quantity, ? AS reason) AS given"
+    )
+    assert statement.postgresql == (
+        "INSERT INTO hour SELECT * FROM unnest($1::bigint[], $2::text[]) "
+        "AS given (quantity, reason)"
     )
 
 
