@@ -12,7 +12,9 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from attrs import define, field
 
 from marketplace_metering_async.aws import credentials, endpoints
 from marketplace_metering_async.aws.credentials import (
@@ -26,11 +28,6 @@ from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.aws.transport import Request
 from marketplace_metering_async.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from aiobotocore.session import AioSession
-
-__all__ = ["FoundEndpoint", "Signer"]
-
 _UNSIGNED: Final = {
     "User-Agent": "marketplace-metering-async/0.1.0",
     "Accept-Encoding": "identity",
@@ -38,30 +35,22 @@ _UNSIGNED: Final = {
 """The version stands here, since to look it up takes longer than all else at the first request."""
 
 
+@define(kw_only=True, slots=False, eq=False, repr=False)
 class Signer:
     """Finds region, endpoint and credentials at the first call, and signs requests with them."""
 
-    def __init__(
-        self,
-        *,
-        region_name: str | None = None,
-        endpoint_url: str | None = None,
-        profile_name: str | None = None,
-        aws_access_key_id: str | None = None,
-        aws_secret_access_key: str | None = None,
-        aws_session_token: str | None = None,
-        session: "AioSession | None" = None,
-    ) -> None:
-        self._region_name = region_name
-        self._endpoint_url = endpoint_url
-        self._profile_name = profile_name
-        self._given = (aws_access_key_id, aws_secret_access_key, aws_session_token)
-        self._session: Any = session
-        self._opening = SingleFlight[FoundEndpoint]()
-        self._endpoint: FoundEndpoint | None = None
-        self._credentials: Credentials | None = None
-        self._sigv4: SigV4 | None = None
-        self._latest: Keys | None = None  # the keys of the last signature
+    _region_name: str | None = None
+    _endpoint_url: str | None = None
+    _profile_name: str | None = None
+    _aws_access_key_id: str | None = None
+    _aws_secret_access_key: str | None = None
+    _aws_session_token: str | None = None
+    _session: Any = None
+    _opening: SingleFlight[FoundEndpoint] = field(init=False, factory=SingleFlight)
+    _endpoint: FoundEndpoint | None = field(init=False, default=None)
+    _credentials: Credentials | None = field(init=False, default=None)
+    _sigv4: SigV4 | None = field(init=False, default=None)
+    _latest: Keys | None = field(init=False, default=None)  # the keys of the last signature
 
     @property
     def source(self) -> str | None:
@@ -140,10 +129,10 @@ class Signer:
         return endpoint
 
     def _given_keys(self) -> Keys | None:
-        access_key, secret_key, token = self._given
+        access_key, secret_key = self._aws_access_key_id, self._aws_secret_access_key
         if access_key is not None and secret_key is not None:
-            return Keys(access_key, secret_key, token)
-        if self._given != (None, None, None):
+            return Keys(access_key, secret_key, self._aws_session_token)
+        if (access_key, secret_key, self._aws_session_token) != (None, None, None):
             raise ConfigurationError(
                 "aws_access_key_id, aws_secret_access_key: expected both or neither, and "
                 "aws_session_token only with them"
