@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Protocol
 
 from marketplace_metering_async.clock import Clock
@@ -60,8 +59,7 @@ class Dispatcher:
         self._work = work
         self._ended = ended
         self._task: asyncio.Task[None] | None = None
-        self._numbers = count()
-        self._running: int | None = None  # the number of the task that runs
+        self._running: object | None = None  # stands for the task that runs
         self._asks_for_permit = False
         self._sleeps_until: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
@@ -88,9 +86,9 @@ class Dispatcher:
 
     def start(self) -> None:
         """Start the task."""
-        number = self._running = next(self._numbers)  # first: an eager task runs at once
-        self._task = task = asyncio.create_task(self._run(number))
-        task.add_done_callback(partial(self._note_end, number))
+        run = self._running = object()  # first: an eager task runs at once
+        self._task = asyncio.create_task(self._run(run))
+        self._task.add_done_callback(partial(self._note_end, run))
 
     def restart(self) -> None:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
@@ -106,17 +104,17 @@ class Dispatcher:
             task.cancel()
         return task
 
-    def _note_end(self, number: int, task: "asyncio.Task[None]") -> None:
-        self._over(number)  # one that was cancelled may never have begun
+    def _note_end(self, run: object, task: "asyncio.Task[None]") -> None:
+        self._over(run)  # one that was cancelled may never have begun
         if not task.cancelled():
             task.exception()  # a SystemExit, which the event loop raises by itself
         self._ended()
 
-    def _over(self, number: int) -> None:
-        if self._running == number:
+    def _over(self, run: object) -> None:
+        if self._running is run:
             self._running = None
 
-    async def _run(self, number: int) -> None:
+    async def _run(self, run: object) -> None:
         try:
             while True:
                 try:
@@ -125,7 +123,7 @@ class Dispatcher:
                     if not self._work.met_bug(error):
                         return None
         finally:
-            self._over(number)
+            self._over(run)
 
     async def _dispatch(self) -> None:
         work, stretch = self._work, WorkStretch(self._clock)
