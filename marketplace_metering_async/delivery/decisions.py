@@ -102,6 +102,10 @@ class Decision(NamedTuple):
     error: MeteringError | None = None
 
 
+NOT_SENT: Final = Decision(ended=CallEnd.ABANDONED)
+"""Of a chunk whose records have verdicts, or go with others, before it is sent."""
+
+
 def on_reply(
     chunk: Chunk, reply: wire.Reply, request_id: str | None, moment: float, policy: RetryPolicy
 ) -> Decision:

@@ -265,7 +265,7 @@ class Delivery:
             return call
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
-            self._follow(self._searches.skip(search, moment), moment)
+            self._follow(self._searches.advance(search, kept, decisions.NOT_SENT, moment), moment)
         return None
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
