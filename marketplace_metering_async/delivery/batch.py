@@ -19,7 +19,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, Settled, WarningIssued, emit
+from marketplace_metering_async.events import Settled, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
@@ -69,20 +69,13 @@ class Batch:
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
-        clock = self._shared.clock
-        started = clock.monotonic()
-        async with calling_after(clock, timeout, self._end):
+        started = self._shared.clock.monotonic()
+        async with calling_after(self._shared.clock, timeout, self._end):
             await self._read(records)
             await self._compare()
             delivery = await self._send()
         result = self._collector.result(calls=delivery.calls, throttled=delivery.throttled)
-        ended = BatchEnded(
-            counts=result.counts,
-            calls=delivery.calls,
-            throttled=delivery.throttled,
-            seconds=clock.monotonic() - started,
-        )
-        emit(self._shared.observer, ended)
+        delivery.report(result.counts, started)
         return result
 
     def _end(self) -> None:
@@ -233,7 +226,7 @@ class Batch:
             if self._over.done():
                 delivery.stop(DeliveryTimeoutError(_TOO_LATE))
             elif len(self._backlog):
-                delivery.start()
+                delivery.flush()
             await delivery.finished()
         finally:
             await delivery.abort()

@@ -60,7 +60,6 @@ class Dispatcher:
         self._ended = ended
         self._task: asyncio.Task[None] | None = None
         self._running: object | None = None  # stands for the task that runs
-        self._asks_for_permit = False
         self._sleeps_until: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
 
@@ -76,19 +75,15 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Have it look again; start it if it does not run and has work."""
-        if self._running is None:
-            if self._work.has_work():
-                self.start()
-        elif self._wakeup is not None:
-            _set(self._wakeup)
-        elif self._asks_for_permit and not self._work.wanted():
-            self._permits.recheck(self)
-
-    def start(self) -> None:
-        """Start the task."""
-        run = self._running = object()  # first: an eager task runs at once
-        self._task = asyncio.create_task(self._run(run))
-        self._task.add_done_callback(partial(self._note_end, run))
+        if self._running is not None:
+            if self._wakeup is not None:
+                _set(self._wakeup)
+            else:
+                self._permits.recheck(self)
+        elif self._work.has_work():
+            run = self._running = object()  # first: an eager task runs at once
+            self._task = asyncio.create_task(self._run(run))
+            self._task.add_done_callback(partial(self._note_end, run))
 
     def restart(self) -> None:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
@@ -132,32 +127,25 @@ class Dispatcher:
             if work.give_up_some():
                 continue
             if work.wanted():
-                if await work.prepare() and (permit := await self._permit()) is not None:
-                    await self._send(permit, stretch)
+                if await work.prepare():
+                    permit = await self._permits.acquire(work.wanted, self)
+                    if permit is not None:
+                        await self._send(permit, stretch)
             elif (due := work.next_due()) is not None:
                 await self._sleep(due)
             else:
                 return
 
-    async def _permit(self) -> Permit | None:
-        """Wait until a call may start; None once none is wanted any more."""
-        self._asks_for_permit = True
-        try:
-            return await self._permits.acquire(self._work.wanted, self)
-        finally:
-            self._asks_for_permit = False
-
     async def _send(self, permit: Permit, stretch: WorkStretch) -> None:
         """Start a call with *permit*, or give it back where nothing is left to send."""
+        is_used = False
         try:
-            while self._work.wanted():
-                if self._work.send_some(permit):
-                    return
+            while not is_used and self._work.wanted():
+                is_used = self._work.send_some(permit)
                 await stretch.yield_if_due()
-        except BaseException:
-            permit.release()
-            raise
-        permit.release()
+        finally:
+            if not is_used:
+                permit.release()
 
     async def _sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""

@@ -9,10 +9,9 @@ from marketplace_metering_async.clock import unless, waiting_for
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
-from marketplace_metering_async.events import BatchEnded, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
-from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
+from marketplace_metering_async.results import RecordResult, RecordStatus
 
 
 class Stream:
@@ -71,13 +70,7 @@ class Stream:
                     await asyncio.gather(running, return_exceptions=True)
                 finally:  # even if it is cancelled once more
                     await self._feed.delivery.abort()
-                ended = BatchEnded(
-                    counts=in_order(self._counter),
-                    calls=self._feed.delivery.calls,
-                    throttled=self._feed.delivery.throttled,
-                    seconds=self._shared.clock.monotonic() - started,
-                )
-                emit(self._shared.observer, ended)
+                self._feed.delivery.report(self._counter, started)
         if self._source_error is not None:
             raise self._source_error
 
