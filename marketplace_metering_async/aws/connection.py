@@ -12,8 +12,6 @@ from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
-from attrs import define, field
-
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
@@ -64,27 +62,27 @@ class RepairedError(Exception):
         super().__init__(error)
 
 
-@define(kw_only=True, slots=False, eq=False, repr=False)
 class ServiceConnection:
-    """
-    Makes calls; opened at the first one, on the event loop that makes it.
+    """Makes calls; opened at the first one, on the event loop that makes it."""
 
-    Attributes:
-        clock: Where the time comes from.
-        observer: Who gets the events.
-    """
-
-    _signer: Signer
-    _given_transport: Transport | None = field(alias="transport")  # never closed by us
-    clock: Clock
-    observer: Observer
-    _attempt_timeout: float
-    _max_concurrency: int
-
-    def __attrs_post_init__(self) -> None:
-        """Know nothing of the service."""
+    def __init__(
+        self,
+        *,
+        signer: Signer,
+        transport: Transport | None,
+        clock: Clock,
+        observer: Observer,
+        attempt_timeout: float,
+        max_concurrency: int,
+    ) -> None:
+        self._signer = signer
+        self._given_transport = transport  # the caller's, and never closed by us
         self._own_transport: AiohttpTransport | None = None  # ours, made by open()
+        self.clock: Final = clock
+        self.observer: Final = observer
         self.observes_calls = True  # found out before each call
+        self._attempt_timeout = attempt_timeout
+        self._max_concurrency = max_concurrency
         self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
         self._corrections = 0  # how often it changed
         self._lead: float | None = None  # its time less the monotonic one, once it confirmed any

@@ -98,7 +98,7 @@ class Delivery:
         """
         self.calls = 0
         self.throttled = 0
-        self._reported = (0, 0)  # how many of them the observer was told of
+        self._reported = (0, 0)  # how many of both the last report counted
         self.backlog = backlog
         self._shared = shared
         self._connection = shared.connection
@@ -173,7 +173,7 @@ class Delivery:
             await self._idle.wait()
 
     def report(self, counts: Mapping[RecordStatus, int], since: float) -> None:
-        """Tell the observer of the verdicts, and calls, since it was told last, at *since*."""
+        """Report verdicts given *since* a monotonic time, and the calls since the last report."""
         (calls, throttled), self._reported = self._reported, (self.calls, self.throttled)
         ended = BatchEnded(
             counts=in_order(counts),
