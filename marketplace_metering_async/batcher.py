@@ -16,9 +16,8 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, emit
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict, in_order
+from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -76,7 +75,7 @@ class UsageBatcher:
         self._closed = False
         self._unsure: list[RecordResult] | None = None  # kept while draining
         self._counter: Counter[RecordStatus] = Counter()  # since it last reported
-        self._reported = (self._shared.clock.monotonic(), 0, 0)  # when, calls, throttled
+        self._reported_at = self._shared.clock.monotonic()
 
     @property
     def waiting(self) -> int:
@@ -200,20 +199,11 @@ class UsageBatcher:
         """Tell the observer what became of records, once idle and every minute."""
         if not self._counter:
             return
-        since, calls, throttled = self._reported
-        moment = self._shared.clock.monotonic()
+        since, moment = self._reported_at, self._shared.clock.monotonic()
         if (self.waiting or self.in_flight) and moment - since < _REPORT_EVERY:
             return
-        delivery = self._feed.delivery
-        ended = BatchEnded(
-            counts=in_order(self._counter),
-            calls=delivery.calls - calls,
-            throttled=delivery.throttled - throttled,
-            seconds=moment - since,
-        )
-        self._counter.clear()
-        self._reported = (moment, delivery.calls, delivery.throttled)
-        emit(self._shared.observer, ended)
+        counts, self._counter, self._reported_at = self._counter, Counter(), moment
+        self._feed.delivery.report(counts, since)
 
 
 def _with_own_error(result: RecordResult) -> RecordResult:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -51,18 +51,34 @@ ANY_TIME: Final = ClockBounds(-math.inf, math.inf)
 """The bounds of a clock of which nothing is known."""
 
 
-async def sleep_or_wake(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
-    """Return after *seconds* of *clock*, or as soon as one of *events* is set."""
-    if any(event.is_set() for event in events):
-        return
-    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in events]
-    waits.append(asyncio.ensure_future(clock.sleep(seconds)))
+@asynccontextmanager
+async def waiting_for(event: asyncio.Event) -> AsyncIterator["asyncio.Future[Any]"]:
+    """Yield a future that is done once *event* is set."""
+    waiting = asyncio.ensure_future(event.wait())
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        yield waiting
     finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, object]) -> bool:
+    """Await *work*, which is cancelled once *stopped* is done; return whether it ended before."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return working.done()
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def sleep_or_wake(clock: Clock, seconds: float, event: asyncio.Event) -> None:
+    """Return after *seconds* of *clock*, or as soon as *event* is set."""
+    async with waiting_for(event) as woken:
+        await unless(woken, clock.sleep(seconds))
 
 
 @asynccontextmanager

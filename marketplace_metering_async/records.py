@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from attrs import field, frozen
 
@@ -222,7 +222,7 @@ class UsageRecord:
                 unknown and missing members among them.
             InvalidRecordTypeError: (a TypeError too) where a member is of a wrong type.
         """
-        return _read(cls, mapping, _RECORD_MEMBERS, ("timestamp", "dimension", "quantity"))
+        return _read(cls, mapping, _RECORD)
 
     def to_boto(self) -> dict[str, Any]:
         """
@@ -371,43 +371,55 @@ def usage_timestamp(value: object) -> datetime:
 
 
 def _allocations(value: object) -> tuple[UsageAllocation, ...]:
-    return _each(UsageAllocation, value, _ALLOCATION_MEMBERS, ("allocated_usage_quantity",))
+    return _each(UsageAllocation, value, _ALLOCATION)
 
 
 def _tags(value: object) -> tuple[Tag, ...]:
-    return _each(Tag, value, _TAG_MEMBERS, ("key", "value"))
+    return _each(Tag, value, _TAG)
 
 
-_RECORD_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
-    "Timestamp": ("timestamp", usage_timestamp),
-    "Dimension": ("dimension", None),
-    "Quantity": ("quantity", None),
-    "QuantityAsDecimal": ("quantity", None),
-    "CustomerAWSAccountId": ("customer_aws_account_id", None),
-    "CustomerIdentifier": ("customer_identifier", None),
-    "LicenseArn": ("license_arn", None),
-    "ProductCode": ("product_code", None),
-    "UsageAllocations": ("usage_allocations", _allocations),
-}
-_ALLOCATION_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
-    "AllocatedUsageQuantity": ("allocated_usage_quantity", None),
-    "AllocatedUsageQuantityAsDecimal": ("allocated_usage_quantity", None),
-    "Tags": ("tags", _tags),
-}
-_TAG_MEMBERS: Final[Mapping[str, tuple[str, _Reader | None]]] = {
-    "Key": ("key", None),
-    "Value": ("value", None),
-}
+class _Form(NamedTuple):
+    """
+    How boto3 takes something.
+
+    Attributes:
+        known: Its members: our name for each, and what reads it, if anything has to.
+        required: Our names of those that may not be absent.
+    """
+
+    known: Mapping[str, tuple[str, _Reader | None]]
+    required: tuple[str, ...]
 
 
-def _read(
-    kind: Callable[..., _Made],
-    mapping: object,
-    known: Mapping[str, tuple[str, _Reader | None]],
-    required: tuple[str, ...],
-) -> _Made:
+_RECORD: Final = _Form(
+    {
+        "Timestamp": ("timestamp", usage_timestamp),
+        "Dimension": ("dimension", None),
+        "Quantity": ("quantity", None),
+        "QuantityAsDecimal": ("quantity", None),
+        "CustomerAWSAccountId": ("customer_aws_account_id", None),
+        "CustomerIdentifier": ("customer_identifier", None),
+        "LicenseArn": ("license_arn", None),
+        "ProductCode": ("product_code", None),
+        "UsageAllocations": ("usage_allocations", _allocations),
+    },
+    required=("timestamp", "dimension", "quantity"),
+)
+_ALLOCATION: Final = _Form(
+    {
+        "AllocatedUsageQuantity": ("allocated_usage_quantity", None),
+        "AllocatedUsageQuantityAsDecimal": ("allocated_usage_quantity", None),
+        "Tags": ("tags", _tags),
+    },
+    required=("allocated_usage_quantity",),
+)
+_TAG: Final = _Form({"Key": ("key", None), "Value": ("value", None)}, required=("key", "value"))
+
+
+def _read(kind: Callable[..., _Made], mapping: object, form: _Form) -> _Made:
     """Make a *kind* of boto's members, or raise with every unknown, missing or broken one."""
     members: dict[str, Any] = {}
+    known = form.known
     try:
         for name, value in mapping.items():  # type: ignore[attr-defined]
             ours, reader = known[name]
@@ -416,20 +428,16 @@ def _read(
             return kind(**members)
     except (AttributeError, KeyError, TypeError, InvalidRecordError):
         pass
-    return _read_closely(kind, mapping, known, required)
+    return _read_closely(kind, mapping, form)
 
 
-def _read_closely(
-    kind: Callable[..., _Made],
-    mapping: object,
-    known: Mapping[str, tuple[str, _Reader | None]],
-    required: tuple[str, ...],
-) -> _Made:
+def _read_closely(kind: Callable[..., _Made], mapping: object, form: _Form) -> _Made:
     """Do the same, member by member, so that all that is wrong can be named."""
     if not isinstance(mapping, Mapping):
         raise InvalidRecordError.of(
             [Violation("", "a mapping", rules.describe(mapping), wrong_type=True)]
         )
+    known, required = form
     members: dict[str, Any] = dict.fromkeys(required)
     violations: list[Violation] = []
     for name, value in mapping.items():
@@ -461,12 +469,7 @@ def _read_closely(
     return made
 
 
-def _each(
-    kind: Callable[..., _Made],
-    value: object,
-    known: Mapping[str, tuple[str, _Reader | None]],
-    required: tuple[str, ...],
-) -> tuple[_Made, ...]:
+def _each(kind: Callable[..., _Made], value: object, form: _Form) -> tuple[_Made, ...]:
     if not isinstance(value, list | tuple):
         raise InvalidRecordError.of(
             [Violation("", "a list", rules.describe(value), wrong_type=True)]
@@ -475,7 +478,7 @@ def _each(
     violations: list[Violation] = []
     for index, item in enumerate(value):
         try:
-            made.append(_read(kind, item, known, required))
+            made.append(_read(kind, item, form))
         except InvalidRecordError as error:
             violations += error.under(f"[{index}]").violations
     if violations:

@@ -383,19 +383,10 @@ def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
             yield "client.isolation.calls", calls, {}
         case Throttled() | SendingStopped() | WarningIssued():
             yield _COUNTED[type(event)], 1, {}
-        case _:
-            yield from _measured_around_it(event)
-
-
-def _measured_around_it(event: Event) -> Iterator[tuple[str, float, Attributes]]:
-    """Yield as `_measured`, of what the batcher and the ledger's relay say."""
-    match event:
         case UsageEndedUnmetered(state=state, records=records):
             yield "relay.ended_records", records, {"state": _one_of(_STATES, state)}
-        case RelayWorking():
-            yield "relay.is_working", 1, {}
-        case RelayBlocked():
-            yield "relay.is_working", 0, {}
+        case RelayWorking() | RelayBlocked():
+            yield "relay.is_working", int(isinstance(event, RelayWorking)), {}
 
 
 def _one_of(known: frozenset[str], text: str) -> str:

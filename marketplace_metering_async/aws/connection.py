@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
+from marketplace_metering_async.aws.endpoints import FoundEndpoint
+from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
 from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
 from marketplace_metering_async.error_kinds import classify

@@ -12,7 +12,9 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from attrs import define, field
 
 from marketplace_metering_async.aws import credentials, endpoints
 from marketplace_metering_async.aws.credentials import (
@@ -26,11 +28,6 @@ from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.aws.transport import Request
 from marketplace_metering_async.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from aiobotocore.session import AioSession
-
-__all__ = ["FoundEndpoint", "Signer"]
-
 _UNSIGNED: Final = {
     "User-Agent": "marketplace-metering-async/0.1.0",
     "Accept-Encoding": "identity",
@@ -38,30 +35,26 @@ _UNSIGNED: Final = {
 """The version stands here, since to look it up takes longer than all else at the first request."""
 
 
+@define(kw_only=True, slots=False, eq=False, repr=False)
 class Signer:
-    """Finds region, endpoint and credentials at the first call, and signs requests with them."""
+    """
+    Finds region, endpoint and credentials at the first call, and signs requests with them.
 
-    def __init__(
-        self,
-        *,
-        region_name: str | None = None,
-        endpoint_url: str | None = None,
-        profile_name: str | None = None,
-        aws_access_key_id: str | None = None,
-        aws_secret_access_key: str | None = None,
-        aws_session_token: str | None = None,
-        session: "AioSession | None" = None,
-    ) -> None:
-        self._region_name = region_name
-        self._endpoint_url = endpoint_url
-        self._profile_name = profile_name
-        self._given = (aws_access_key_id, aws_secret_access_key, aws_session_token)
-        self._session: Any = session
-        self._opening = SingleFlight[FoundEndpoint]()
-        self._endpoint: FoundEndpoint | None = None
-        self._credentials: Credentials | None = None
-        self._sigv4: SigV4 | None = None
-        self._latest: Keys | None = None  # the keys of the last signature
+    Attributes: what the client was given.
+    """
+
+    region_name: str | None = None
+    endpoint_url: str | None = None
+    profile_name: str | None = None
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: str | None = None
+    aws_session_token: str | None = None
+    session: Any = None
+    _opening: SingleFlight[FoundEndpoint] = field(init=False, factory=SingleFlight)
+    _endpoint: FoundEndpoint | None = field(init=False, default=None)
+    _credentials: Credentials | None = field(init=False, default=None)
+    _sigv4: SigV4 | None = field(init=False, default=None)
+    _latest: Keys | None = field(init=False, default=None)  # the keys of the last signature
 
     @property
     def source(self) -> str | None:
@@ -132,7 +125,7 @@ class Signer:
         if isinstance(source, Keys):
             found: Credentials = FixedKeys(source) if given else EnvironmentKeys(source)
         else:
-            ours = self._session is None
+            ours = self.session is None
             found = await credentials.from_session(source, endpoint.region_name, ours=ours)
         self._credentials = found
         self._sigv4 = SigV4(endpoint.url, endpoint.region_name, unsigned=_UNSIGNED)
@@ -140,10 +133,10 @@ class Signer:
         return endpoint
 
     def _given_keys(self) -> Keys | None:
-        access_key, secret_key, token = self._given
+        access_key, secret_key = self.aws_access_key_id, self.aws_secret_access_key
         if access_key is not None and secret_key is not None:
-            return Keys(access_key, secret_key, token)
-        if self._given != (None, None, None):
+            return Keys(access_key, secret_key, self.aws_session_token)
+        if (access_key, secret_key, self.aws_session_token) != (None, None, None):
             raise ConfigurationError(
                 "aws_access_key_id, aws_secret_access_key: expected both or neither, and "
                 "aws_session_token only with them"
@@ -154,32 +147,32 @@ class Signer:
 
     def _look_up(self, given: Keys | None) -> tuple[FoundEndpoint, Any]:
         """Find the endpoint, and the keys or the session that can find some."""
-        names = {"region_name": self._region_name, "endpoint_url": self._endpoint_url}
-        if self._session is None and self._profile_name is None:
+        names = {"region_name": self.region_name, "endpoint_url": self.endpoint_url}
+        if self.session is None and self.profile_name is None:
             keys = given or credentials.from_environment(os.environ)
             endpoint = endpoints.from_environment(os.environ, **names) if keys else None
             if endpoint is not None:
                 return endpoint, keys
-        session = self._new_session(given) if self._session is None else self._callers_session()
+        session = self._new_session(given) if self.session is None else self._callers_session()
         return endpoints.from_session(session, **names), given or session
 
     def _new_session(self, given: Keys | None) -> Any:
         if given is not None:
             import botocore.session  # noqa: PLC0415 - without the chain, half the import
 
-            return botocore.session.Session(profile=self._profile_name)
+            return botocore.session.Session(profile=self.profile_name)
         from aiobotocore.session import AioSession  # noqa: PLC0415 - heavy
 
-        return AioSession(profile=self._profile_name)
+        return AioSession(profile=self.profile_name)
 
     def _callers_session(self) -> Any:
-        if self._profile_name is not None:
+        if self.profile_name is not None:
             raise ConfigurationError(
                 "profile_name: expected none beside a session, which has its own"
             )
-        if not iscoroutinefunction(getattr(self._session, "get_credentials", None)):
-            kind = type(self._session)
+        if not iscoroutinefunction(getattr(self.session, "get_credentials", None)):
+            kind = type(self.session)
             raise ConfigurationError(
                 f"session: expected one of aiobotocore, got {kind.__module__}.{kind.__qualname__}"
             )
-        return self._session
+        return self.session

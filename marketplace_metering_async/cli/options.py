@@ -13,8 +13,8 @@ import typer
 from attrs import frozen
 
 from marketplace_metering_async import rules
-from marketplace_metering_async.aws.endpoints import Endpoint
-from marketplace_metering_async.aws.signing import FoundEndpoint, Signer
+from marketplace_metering_async.aws.endpoints import Endpoint, FoundEndpoint
+from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.output.console import Console, Log, LogFormat
 from marketplace_metering_async.cli.output.steps import Steps

@@ -217,12 +217,8 @@ class Backlog:
 
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
-        code = record.product_code or self._product_code
-        lane = Lane(code, licensed=record.license_arn is not None)
-        if lane.product_code is None and lane.licensed:
-            group = self._group_of(record)
-            return lane if group is None else lane._replace(group=group)
-        return lane
+        code, licensed = record.product_code or self._product_code, record.license_arn is not None
+        return Lane(code, licensed, self._group_of(record) if licensed and code is None else None)
 
     def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:
         dropped: list[PendingRecord] = []

@@ -1,11 +1,11 @@
 """All records of one call: looked at together, sent together, answered together."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from itertools import compress, islice
-from typing import Any, Final, cast
+from typing import Final, cast
 
-from marketplace_metering_async.clock import calling_after
+from marketplace_metering_async.clock import calling_after, unless
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.collector import ResultCollector
@@ -19,7 +19,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     MeteringError,
 )
-from marketplace_metering_async.events import BatchEnded, Settled, WarningIssued, emit
+from marketplace_metering_async.events import Settled, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
@@ -49,19 +49,6 @@ def require_iterable(records: object) -> None:
         raise TypeError(got)
 
 
-async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, object]) -> bool:
-    """Await *work*, which is cancelled once *stopped* is done; return whether it ended before."""
-    working = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        return working.done()
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-
-
 class Batch:
     """The records of one call of `batch_meter_usage`."""
 
@@ -77,25 +64,18 @@ class Batch:
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
         self._backlog = self._new_backlog()
         self._delivery: Delivery | None = None
-        loop = asyncio.get_running_loop()
-        self._over = loop.create_future()  # done when the time allowed is over
+        self._over: asyncio.Future[None]  # done when the time allowed is over
+        self._over = asyncio.get_running_loop().create_future()
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
-        clock = self._shared.clock
-        started = clock.monotonic()
-        async with calling_after(clock, timeout, self._end):
+        started = self._shared.clock.monotonic()
+        async with calling_after(self._shared.clock, timeout, self._end):
             await self._read(records)
             await self._compare()
             delivery = await self._send()
         result = self._collector.result(calls=delivery.calls, throttled=delivery.throttled)
-        ended = BatchEnded(
-            counts=result.counts,
-            calls=delivery.calls,
-            throttled=delivery.throttled,
-            seconds=clock.monotonic() - started,
-        )
-        emit(self._shared.observer, ended)
+        delivery.report(result.counts, started)
         return result
 
     def _end(self) -> None:
@@ -246,7 +226,7 @@ class Batch:
             if self._over.done():
                 delivery.stop(DeliveryTimeoutError(_TOO_LATE))
             elif len(self._backlog):
-                delivery.start()
+                delivery.flush()
             await delivery.finished()
         finally:
             await delivery.abort()

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import cast, overload
 
+from attrs import define
+
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     RecordResult,
@@ -79,6 +81,7 @@ class ResultCollector:
         return BatchMeterUsageResult(results, in_order(self.counts), calls, throttled)
 
 
+@define(eq=False, repr=False)
 class _Columns(Sequence[RecordResult]):
     """
     Results in columns, each made when it is asked for.
@@ -87,14 +90,9 @@ class _Columns(Sequence[RecordResult]):
     collector, which looks at all of them again and again while the rest is sent.
     """
 
-    __slots__ = ("_given", "_record_ids", "_verdicts")
-
-    def __init__(
-        self, given: list[object], verdicts: list[Verdict], record_ids: list[str | None]
-    ) -> None:
-        self._given = given
-        self._verdicts = verdicts
-        self._record_ids = record_ids
+    _given: list[object]
+    _verdicts: list[Verdict]
+    _record_ids: list[str | None]
 
     @overload
     def __getitem__(self, index: int) -> RecordResult: ...

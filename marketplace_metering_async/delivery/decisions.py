@@ -102,6 +102,10 @@ class Decision(NamedTuple):
     error: MeteringError | None = None
 
 
+NOT_SENT: Final = Decision(ended=CallEnd.ABANDONED)
+"""Of a chunk whose records have verdicts, or go with others, before it is sent."""
+
+
 def on_reply(
     chunk: Chunk, reply: wire.Reply, request_id: str | None, moment: float, policy: RetryPolicy
 ) -> Decision:
@@ -121,10 +125,12 @@ def on_reply(
     for part, status, record_ids in parts:
         if status is None:
             error: MeteringError = InvalidResponseError(reply.oddities[0], 200, request_id)
-            open_entries += _after_failure(part.entries, error, moment, doubt=True)
+            open_entries += _attempted(part.entries, error, moment, failures=1, doubt=True)
         elif status == wire.UNPROCESSED:
             error = NotProcessedError()
-            open_entries += _after_failure(part.entries, error, moment, request_id=request_id)
+            open_entries += _attempted(
+                part.entries, error, moment, failures=1, request_id=request_id
+            )
         else:
             verdict = verdicts.answered(status, part.histories[0], request_id)
             settled.append(SettledRecords(verdict, part.positions, record_ids))
@@ -167,10 +173,10 @@ def on_error(
     doubt = may_have_been_applied(error)
     match classify(error):
         case ErrorKind.THROTTLE:  # it rests with the pacer: nothing here backs off
-            entries = _after(chunk.entries, lambda h: _attempted(h, error))
+            entries = _attempted(chunk.entries, error)
             return Decision(ended=CallEnd.THROTTLED, returned=[Return(entries)], error=error)
         case ErrorKind.SERVICE:
-            failed = _after_failure(chunk.entries, error, moment, doubt=doubt)
+            failed = _attempted(chunk.entries, error, moment, failures=1, doubt=doubt)
             ends, returned = _ended_or_again(failed, moment, policy)
             narrow = max(1, len(chunk) // 2) if is_foreign_too_large(error) else None
             return Decision(
@@ -192,7 +198,7 @@ def on_error(
 
 def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
     """Decide on a call that was refused for credentials or a clock which are corrected now."""
-    entries = _after(chunk.entries, lambda h: _attempted(h, error, moment, repairs=h.repairs + 1))
+    entries = _attempted(chunk.entries, error, moment, repairs=1)
     if any(entry.history.repairs > _MOST_REPAIRS for entry in entries):
         settled = give_up(entries, error)
         return Decision(
@@ -206,7 +212,7 @@ def on_bug(chunk: Chunk, cause: Exception, *, sent: bool) -> Decision:
     error = UnexpectedError.of(cause)
     entries = chunk.entries
     if sent:
-        entries = _after(entries, lambda h: _attempted(h, error, doubt=True))
+        entries = _attempted(entries, error, doubt=True)
     return Decision(ended=CallEnd.FAILED, settled=give_up(entries, error), error=error)
 
 
@@ -233,7 +239,7 @@ def _on_refusal(
     moment: float,
     service_time: float | None,
 ) -> Decision:
-    entries = _after(chunk.entries, lambda h: _attempted(h, error, moment))
+    entries = _attempted(chunk.entries, error, moment)
     if isinstance(error, TimestampOutOfBoundsException) and service_time is not None:
         early = [e for e in entries if e.record.epoch > service_time and not e.history.rested]
         if early:
@@ -272,7 +278,7 @@ def _on_early(
 def _on_account_error(
     chunk: Chunk, error: MeteringError, moment: float, scope: Scope, *, doubt: bool
 ) -> Decision:
-    entries = _after(chunk.entries, lambda h: _attempted(h, error, moment, doubt=doubt))
+    entries = _attempted(chunk.entries, error, moment, doubt=doubt)
     return Decision(
         ended=CallEnd.DELIVERED, settled=give_up(entries, error), stop=scope, error=error
     )
@@ -303,7 +309,7 @@ def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> boo
 
 
 def _attempted(
-    history: AttemptHistory,
+    entries: Iterable[PendingRecord],
     error: MeteringError,
     moment: float | None = None,
     *,
@@ -311,36 +317,28 @@ def _attempted(
     repairs: int = 0,
     doubt: bool = False,
     request_id: str | None = None,
-) -> AttemptHistory:
-    """
-    Return the history after one more attempt, begun at *moment* unless it was throttled.
-
-    Its *failures* and *doubt* are added to what was before.
-    """
-    return AttemptHistory(
-        attempts=history.attempts + 1,
-        failures=history.failures + failures,
-        repairs=repairs,
-        doubt=history.doubt or doubt,
-        rested=history.rested,
-        first_attempt_at=moment if history.first_attempt_at is None else history.first_attempt_at,
-        error=error,
-        request_id=request_id or getattr(error, "request_id", None),
-    )
-
-
-def _after_failure(
-    entries: Iterable[PendingRecord],
-    error: MeteringError,
-    moment: float,
-    *,
-    doubt: bool = False,
-    request_id: str | None = None,
 ) -> list[PendingRecord]:
-    return _after(
-        entries,
-        lambda h: _attempted(h, error, moment, failures=1, doubt=doubt, request_id=request_id),
-    )
+    """
+    Return *entries* after one more attempt, begun at *moment* unless it was throttled.
+
+    Its *failures*, *repairs* and *doubt* are added to what was before; repairs count anew after an
+    attempt without any.
+    """
+
+    def after(history: AttemptHistory) -> AttemptHistory:
+        first = history.first_attempt_at
+        return AttemptHistory(
+            attempts=history.attempts + 1,
+            failures=history.failures + failures,
+            repairs=history.repairs + repairs if repairs else 0,
+            doubt=history.doubt or doubt,
+            rested=history.rested,
+            first_attempt_at=moment if first is None else first,
+            error=error,
+            request_id=request_id or getattr(error, "request_id", None),
+        )
+
+    return _after(entries, after)
 
 
 def _after(

@@ -10,7 +10,7 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Final
@@ -29,6 +29,7 @@ from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import (
+    BatchEnded,
     Retrying,
     SendingStopped,
     Settled,
@@ -40,7 +41,13 @@ from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import RecordStatus, SettledRecords, Verdict, unmetered
+from marketplace_metering_async.results import (
+    RecordStatus,
+    SettledRecords,
+    Verdict,
+    in_order,
+    unmetered,
+)
 from marketplace_metering_async.results import count as counted
 
 _STEP: Final = 256
@@ -91,6 +98,7 @@ class Delivery:
         """
         self.calls = 0
         self.throttled = 0
+        self._reported = (0, 0)  # how many of both the last report counted
         self.backlog = backlog
         self._shared = shared
         self._connection = shared.connection
@@ -133,12 +141,8 @@ class Delivery:
         self._dispatcher.wake()
         return True
 
-    def start(self) -> None:
-        """Begin to send what is in the backlog."""
-        self._dispatcher.wake()
-
     def flush(self) -> None:
-        """Let everything go that waits for company."""
+        """Send what is in the backlog, whether it waits for company or not."""
         self.backlog.flush(self._clock.monotonic())
         self._dispatcher.wake()
 
@@ -167,6 +171,17 @@ class Delivery:
         while self._open:
             self._idle.clear()
             await self._idle.wait()
+
+    def report(self, counts: Mapping[RecordStatus, int], since: float) -> None:
+        """Report verdicts given *since* a monotonic time, and the calls since the last report."""
+        (calls, throttled), self._reported = self._reported, (self.calls, self.throttled)
+        ended = BatchEnded(
+            counts=in_order(counts),
+            calls=self.calls - calls,
+            throttled=self.throttled - throttled,
+            seconds=self._clock.monotonic() - since,
+        )
+        emit(self._observer, ended)
 
     async def abort(self) -> None:
         """Cancel whatever runs and await its end; records may be left without a verdict."""
@@ -265,7 +280,7 @@ class Delivery:
             return call
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
-            self._follow(self._searches.skip(search, moment), moment)
+            self._follow(self._searches.advance(search, kept, decisions.NOT_SENT, moment), moment)
         return None
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:

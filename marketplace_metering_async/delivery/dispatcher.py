@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Protocol
 
 from marketplace_metering_async.clock import Clock
@@ -60,9 +59,7 @@ class Dispatcher:
         self._work = work
         self._ended = ended
         self._task: asyncio.Task[None] | None = None
-        self._numbers = count()
-        self._running: int | None = None  # the number of the task that runs
-        self._asks_for_permit = False
+        self._running: object | None = None  # stands for the task that runs
         self._sleeps_until: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
 
@@ -78,19 +75,15 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Have it look again; start it if it does not run and has work."""
-        if self._running is None:
-            if self._work.has_work():
-                self.start()
-        elif self._wakeup is not None:
-            _set(self._wakeup)
-        elif self._asks_for_permit and not self._work.wanted():
-            self._permits.recheck(self)
-
-    def start(self) -> None:
-        """Start the task."""
-        number = self._running = next(self._numbers)  # first: an eager task runs at once
-        self._task = task = asyncio.create_task(self._run(number))
-        task.add_done_callback(partial(self._note_end, number))
+        if self._running is not None:
+            if self._wakeup is not None:
+                _set(self._wakeup)
+            else:
+                self._permits.recheck(self)
+        elif self._work.has_work():
+            run = self._running = object()  # first: an eager task runs at once
+            self._task = asyncio.create_task(self._run(run))
+            self._task.add_done_callback(partial(self._note_end, run))
 
     def restart(self) -> None:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
@@ -106,17 +99,17 @@ class Dispatcher:
             task.cancel()
         return task
 
-    def _note_end(self, number: int, task: "asyncio.Task[None]") -> None:
-        self._over(number)  # one that was cancelled may never have begun
+    def _note_end(self, run: object, task: "asyncio.Task[None]") -> None:
+        self._over(run)  # one that was cancelled may never have begun
         if not task.cancelled():
             task.exception()  # a SystemExit, which the event loop raises by itself
         self._ended()
 
-    def _over(self, number: int) -> None:
-        if self._running == number:
+    def _over(self, run: object) -> None:
+        if self._running is run:
             self._running = None
 
-    async def _run(self, number: int) -> None:
+    async def _run(self, run: object) -> None:
         try:
             while True:
                 try:
@@ -125,7 +118,7 @@ class Dispatcher:
                     if not self._work.met_bug(error):
                         return None
         finally:
-            self._over(number)
+            self._over(run)
 
     async def _dispatch(self) -> None:
         work, stretch = self._work, WorkStretch(self._clock)
@@ -134,32 +127,25 @@ class Dispatcher:
             if work.give_up_some():
                 continue
             if work.wanted():
-                if await work.prepare() and (permit := await self._permit()) is not None:
-                    await self._send(permit, stretch)
+                if await work.prepare():
+                    permit = await self._permits.acquire(work.wanted, self)
+                    if permit is not None:
+                        await self._send(permit, stretch)
             elif (due := work.next_due()) is not None:
                 await self._sleep(due)
             else:
                 return
 
-    async def _permit(self) -> Permit | None:
-        """Wait until a call may start; None once none is wanted any more."""
-        self._asks_for_permit = True
-        try:
-            return await self._permits.acquire(self._work.wanted, self)
-        finally:
-            self._asks_for_permit = False
-
     async def _send(self, permit: Permit, stretch: WorkStretch) -> None:
         """Start a call with *permit*, or give it back where nothing is left to send."""
+        is_used = False
         try:
-            while self._work.wanted():
-                if self._work.send_some(permit):
-                    return
+            while not is_used and self._work.wanted():
+                is_used = self._work.send_some(permit)
                 await stretch.yield_if_due()
-        except BaseException:
-            permit.release()
-            raise
-        permit.release()
+        finally:
+            if not is_used:
+                permit.release()
 
     async def _sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""

@@ -37,25 +37,31 @@ FIRST_SHARE: Final = _first_shares()
 
 
 @define
-class _Part:
+class Part:
+    """
+    Records that are tried together.
+
+    Attributes:
+        indices: They, by their places in the chunk.
+        holds_bad: Whether one of them is known to be bad, because all else of a bad part was taken.
+        is_reduced: Whether records were removed, so that nothing follows from its sibling's state.
+        sibling: The rest of the same part, which holds a bad record if this one is taken.
+    """
+
     indices: tuple[int, ...]
     holds_bad: bool = False
-    """Whether it is known to hold a bad record, because all else of such a part was taken."""
     is_reduced: bool = False
-    """Whether records were removed, so that nothing follows any more from its sibling's state."""
-    sibling: "_Part | None" = None
-    """The rest of the same part, which holds a bad record if this one is taken."""
+    sibling: "Part | None" = None
 
 
 class Isolation:
     """
     The search for the bad records of one refused chunk.
 
-    Ask `next_part()`, try it, and say `taken()`, `refused()` or `left_open()`, until there is no
-    next part.
+    Ask `next_part()`, try it, and say whether it was `taken()` or `refused()`, unless neither was
+    so, until there is no next part.
 
     Attributes:
-        refused_alone: Indices that were refused alone, in the order in which they were found.
         tried: How many parts were handed out.
     """
 
@@ -63,30 +69,28 @@ class Isolation:
         self, size: int, hinted: Collection[int] = (), labels: Sequence[object] | None = None
     ) -> None:
         """
-        Begin with a refused chunk of *size* records; those *hinted* at are tried first, together.
+        Begin with a refused chunk of *size* records, at least two.
+
+        Those *hinted* at are tried first, together.
 
         Where *labels* are given, records of one label stay together as long as others are there.
         """
-        self.refused_alone: list[int] = []
         self.tried = 0
         self._labels = labels
-        self._pile: list[_Part] = []
-        self._current: _Part | None = None
+        self._pile: list[Part] = []
         everybody = tuple(range(size))
         if labels is not None:
             first = {label: index for index, label in reversed(list(enumerate(labels)))}
             everybody = tuple(sorted(everybody, key=lambda index: first[labels[index]]))
         named = tuple(index for index in everybody if index in hinted)
         others = tuple(index for index in everybody if index not in hinted)
-        if size == 1:
-            self.refused_alone.append(0)
-        elif named and others:
+        if named and others:
             self._push_pair(named, others)
         else:
             self._divide(everybody)
 
-    def next_part(self) -> Sequence[int] | None:
-        """Return the indices to try next, or None when every record is settled."""
+    def next_part(self) -> Part | None:
+        """Return what to try next, or None when every record is settled."""
         while self._pile:
             part = self._pile.pop()
             if not part.indices:
@@ -94,28 +98,19 @@ class Isolation:
             if part.holds_bad and len(part.indices) > 1:
                 self._divide(part.indices)
                 continue
-            self._current = part
             self.tried += 1
-            return part.indices
+            return part
         return None
 
-    def taken(self) -> None:
-        """Note that the service took the last part: none of its records is bad."""
-        part = self._finish()
+    def taken(self, part: Part) -> None:
+        """Note that the service took *part*: none of its records is bad."""
         if part.sibling is not None and not (part.is_reduced or part.sibling.is_reduced):
             part.sibling.holds_bad = True
 
-    def refused(self) -> None:
-        """Note that the service refused the last part for the sake of some record in it."""
-        part = self._finish()
-        if len(part.indices) == 1:
-            self.refused_alone.append(part.indices[0])
-        else:
+    def refused(self, part: Part) -> None:
+        """Note that the service refused *part* for the sake of some record in it."""
+        if len(part.indices) > 1:
             self._divide(part.indices)
-
-    def left_open(self) -> None:
-        """Note that the last part has neither been taken nor refused: it says nothing."""
-        self._finish()
 
     def remove(self, indices: Iterable[int]) -> None:
         """Leave *indices* out from now on: they are settled otherwise."""
@@ -130,12 +125,6 @@ class Isolation:
     def remaining(self) -> list[int]:
         """Return the indices that are not settled yet, but for those being tried."""
         return [index for part in self._pile for index in part.indices]
-
-    def _finish(self) -> _Part:
-        part, self._current = self._current, None
-        if part is None:
-            raise RuntimeError("no part is being tried")
-        return part
 
     def _divide(self, indices: tuple[int, ...]) -> None:
         share = FIRST_SHARE[len(indices)]
@@ -152,8 +141,8 @@ class Isolation:
         return min(changes, key=lambda n: abs(n - share), default=share)
 
     def _push_pair(self, first: tuple[int, ...], rest: tuple[int, ...]) -> None:
-        sibling = _Part(rest)
-        self._pile += [sibling, _Part(first, sibling=sibling)]
+        sibling = Part(rest)
+        self._pile += [sibling, Part(first, sibling=sibling)]
 
 
 _WORD: Final = re.compile(r"[^\s'\"`,;()\[\]{}<>]+")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from marketplace_metering_async.delivery.isolation import Isolation, named_in
+from marketplace_metering_async.delivery.isolation import Isolation, Part, named_in
 from marketplace_metering_async.delivery.model import Chunk, PendingRecord
 from marketplace_metering_async.errors import MarketplaceMeteringException
 
@@ -11,7 +11,8 @@ class Search:
     """
     The search through one refused chunk.
 
-    Take `next_part()` to the service, and say what came of it, until there is none.
+    Take `next_part()` to the service, and say what came of it, until there is none. What was
+    neither taken nor refused says nothing: its records are sent again with others.
 
     Attributes:
         chunk: What was refused.
@@ -29,7 +30,7 @@ class Search:
         self.parts_taken: list[Chunk] = []
         self.refused_alone = 0
         self._by_index = chunk.entries
-        self._trying: Sequence[int] = ()
+        self._trying = Part(())
         labels = [record.license_arn for record in chunk.records] if by_license else None
         hinted = named_in(error.message, chunk.records)
         self._isolation = Isolation(len(chunk), hinted, labels)
@@ -41,30 +42,26 @@ class Search:
 
     def next_part(self) -> Chunk | None:
         """Return the records to send next, or None when nothing is left to be tried."""
-        indices = self._isolation.next_part()
-        if indices is None:
+        part = self._isolation.next_part()
+        if part is None:
             return None
-        self._trying = indices
-        return self.chunk.advanced(self._by_index).part(indices)
+        self._trying = part
+        return self.chunk.advanced(self._by_index).part(part.indices)
 
     def taken(self, part: Chunk) -> None:
         """Note that the service took the last part."""
         self.parts_taken.append(part)
-        self._isolation.taken()
+        self._isolation.taken(self._trying)
 
     def refused(self, entries: Sequence[PendingRecord]) -> PendingRecord | None:
         """Note that it refused the last part, now *entries*; return a record refused alone."""
-        for index, entry in zip(self._trying, entries, strict=True):
+        for index, entry in zip(self._trying.indices, entries, strict=True):
             self._by_index[index] = entry
-        self._isolation.refused()
+        self._isolation.refused(self._trying)
         if len(entries) > 1:
             return None
         self.refused_alone += 1
         return entries[0]
-
-    def left_open(self) -> None:
-        """Note that the last part showed nothing: its records are sent again with others."""
-        self._isolation.left_open()
 
     def waiting(self) -> list[PendingRecord]:
         """Return the records that wait for their part to be tried."""

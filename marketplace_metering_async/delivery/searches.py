@@ -88,17 +88,7 @@ class Searches:
                 self._settle_similar(search, findings)
         elif decision.taken:
             search.taken(part)
-        else:
-            search.left_open()
         self._go_on(search, moment, findings)
-        return findings
-
-    def skip(self, search: Search, moment: float) -> Findings:
-        """Go on with *search* after a part that was not sent."""
-        findings = Findings()
-        if self._is_current(search):
-            search.left_open()
-            self._go_on(search, moment, findings)
         return findings
 
     def note_taken(self, lane: Lane) -> None:

@@ -2,18 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
-from marketplace_metering_async.delivery.batch import unless
+from marketplace_metering_async.clock import unless, waiting_for
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
-from marketplace_metering_async.events import BatchEnded, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
-from marketplace_metering_async.results import RecordResult, RecordStatus, in_order
+from marketplace_metering_async.results import RecordResult, RecordStatus
 
 
 class Stream:
@@ -35,7 +33,7 @@ class Stream:
     ) -> None:
         self._shared = shared
         self._records = records
-        self._stop = stop  # the caller's: set when nothing new may start
+        self._stop = asyncio.Event() if stop is None else stop  # set when nothing new may start
         self._feed = Feed(
             shared,
             self._take_results,
@@ -53,7 +51,7 @@ class Stream:
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._shared.clock.monotonic()
-        async with self._stopped() as stopped:
+        async with waiting_for(self._stop) as stopped:
             if not await unless(stopped, self._shared.connection.open()):
                 return
             stopped.add_done_callback(self._heed)
@@ -72,27 +70,9 @@ class Stream:
                     await asyncio.gather(running, return_exceptions=True)
                 finally:  # even if it is cancelled once more
                     await self._feed.delivery.abort()
-                ended = BatchEnded(
-                    counts=in_order(self._counter),
-                    calls=self._feed.delivery.calls,
-                    throttled=self._feed.delivery.throttled,
-                    seconds=self._shared.clock.monotonic() - started,
-                )
-                emit(self._shared.observer, ended)
+                self._feed.delivery.report(self._counter, started)
         if self._source_error is not None:
             raise self._source_error
-
-    @asynccontextmanager
-    async def _stopped(self) -> AsyncIterator["asyncio.Future[Any]"]:
-        """Yield what is done once the caller asks to stop."""
-        stopped: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._stop is not None:
-            stopped = asyncio.ensure_future(self._stop.wait())
-        try:
-            yield stopped
-        finally:
-            stopped.cancel()
-            await asyncio.gather(stopped, return_exceptions=True)
 
     def _heed(self, stopped: "asyncio.Future[Any]") -> None:
         if not stopped.cancelled():

@@ -110,6 +110,7 @@ class CallPermits:
         return next(iter(self._line.values()), None)
 
 
+@define(eq=False)
 class Permit:
     """
     The right to make one call.
@@ -120,12 +121,9 @@ class Permit:
         sent: Whether the call went out; set by whoever makes it.
     """
 
-    __slots__ = ("_ended", "_permits", "sent")
-
-    def __init__(self, permits: CallPermits) -> None:
-        self._permits = permits
-        self._ended = False
-        self.sent = False
+    _permits: CallPermits
+    _ended: bool = False
+    sent: bool = False
 
     def end(self, how: CallEnd, *, retry_after: float | None = None) -> None:
         """Say how the call ended."""

@@ -83,9 +83,9 @@ def _members(shapes: Model) -> Iterator[str]:
         return set(shapes.get(shape, {}).get("members", ()))
 
     ours = {
-        "UsageRecord": set(records._RECORD_MEMBERS) - {"ProductCode"},
-        "UsageAllocation": set(records._ALLOCATION_MEMBERS),
-        "Tag": set(records._TAG_MEMBERS),
+        "UsageRecord": set(records._RECORD.known) - {"ProductCode"},
+        "UsageAllocation": set(records._ALLOCATION.known),
+        "Tag": set(records._TAG.known),
     }
     for name, members in ours.items():
         yield from _compared(f"members of {name}", of(name), members)

@@ -3,12 +3,11 @@
 from itertools import combinations
 from random import Random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
 
-from marketplace_metering_async.delivery.isolation import FIRST_SHARE, Isolation, named_in
+from marketplace_metering_async.delivery.isolation import FIRST_SHARE, Isolation, Part, named_in
 
 
 def search(
@@ -17,18 +16,31 @@ def search(
     """Return what was refused alone of a chunk with *bad* records, and the calls after its own."""
     isolation = Isolation(size, hinted or (), labels)
     taken: set[int] = set()
+    refused: list[int] = []
     while (part := isolation.next_part()) is not None:
-        if bad & set(part):
-            isolation.refused()
+        if bad & set(part.indices):
+            isolation.refused(part)
+            refused += alone(part)
         else:
-            isolation.taken()
-            assert taken.isdisjoint(part)
-            taken.update(part)
+            isolation.taken(part)
+            assert taken.isdisjoint(part.indices)
+            taken.update(part.indices)
     assert taken == set(range(size)) - bad
-    return sorted(isolation.refused_alone), isolation.tried
+    return sorted(refused), isolation.tried
 
 
-sizes_with_bad = st.integers(1, 25).flatmap(
+def alone(part: Part) -> tuple[int, ...]:
+    """Return the only record of a part, if it has but one."""
+    return part.indices if len(part.indices) == 1 else ()
+
+
+def next_of(isolation: Isolation) -> tuple[int, ...]:
+    """Return the records that are tried next."""
+    part = isolation.next_part()
+    return () if part is None else part.indices
+
+
+sizes_with_bad = st.integers(2, 25).flatmap(
     lambda n: st.tuples(
         st.just(n), st.sets(st.integers(0, n - 1), min_size=1), st.sets(st.integers(0, n - 1))
     )
@@ -45,7 +57,7 @@ def test_every_bad_record_is_found_and_no_other(case: tuple[int, set[int], set[i
     refused, calls = search(size, bad, hinted)
 
     assert sorted(bad) == refused
-    assert calls <= 2 * size - 2 or size == 1 == calls + 1
+    assert calls <= 2 * size - 2
 
 
 def test_one_bad_of_25_costs_at_most_eight_calls_and_two_at_most_fourteen() -> None:
@@ -75,16 +87,6 @@ def test_no_division_costs_less() -> None:
     assert {1: 1, **worst} == least
 
 
-def test_one_record_was_refused_alone_already() -> None:
-    """
-    There is nothing to search.
-    """
-    isolation = Isolation(1)
-
-    assert isolation.next_part() is None
-    assert [0] == isolation.refused_alone
-
-
 def test_a_search_of_a_passing_fault_blames_nobody() -> None:
     """
     All parts are taken, and all records with them. Covers: S18
@@ -92,11 +94,10 @@ def test_a_search_of_a_passing_fault_blames_nobody() -> None:
     isolation = Isolation(25)
     taken: list[int] = []
     while (part := isolation.next_part()) is not None:
-        taken += part
-        isolation.taken()
+        taken += part.indices
+        isolation.taken(part)
 
     assert list(range(25)) == sorted(taken)
-    assert [] == isolation.refused_alone
 
 
 @given(st.integers(2, 25), st.integers(0, 2**32), st.booleans())
@@ -106,25 +107,26 @@ def test_a_wandering_fault_ends_within_the_bound(
     labelled: bool,  # noqa: FBT001
 ) -> None:
     """
-    Random answers: whoever is refused alone was tried alone, and all is settled or left open.
+    Random answers: all is settled or left open, once.
     Covers: S19
     """
     random = Random(seed)
     labels = [random.randrange(4) for _ in range(size)] if labelled else None
     isolation = Isolation(size, (), labels)
-    alone: list[int] = []
     done: list[int] = []
     while (part := isolation.next_part()) is not None:
-        answer = random.choice(["taken", "refused", "left_open"])
-        if answer == "refused" and len(part) == 1:
-            alone += part
-        elif answer != "refused":
-            done += part
-        getattr(isolation, answer)()
+        match random.choice(["taken", "refused", "left open"]):
+            case "refused":
+                isolation.refused(part)
+                done += alone(part)
+            case "taken":
+                isolation.taken(part)
+                done += part.indices
+            case _:
+                done += part.indices
 
     assert isolation.tried <= 2 * size - 2
-    assert alone == isolation.refused_alone
-    assert list(range(size)) == sorted(alone + done)
+    assert list(range(size)) == sorted(done)
 
 
 @given(
@@ -151,6 +153,7 @@ def test_what_is_settled_otherwise_is_left_out(
     isolation = Isolation(size, () if labelled else hinted, labels)
     taken: list[int] = []
     removed: list[int] = []
+    refused: list[int] = []
 
     def remove() -> None:
         gone = [index for index in isolation.remaining() if random.random() < share]
@@ -161,20 +164,20 @@ def test_what_is_settled_otherwise_is_left_out(
     if random.random() < share:
         remove()
     while (part := isolation.next_part()) is not None:
-        assert part
-        assert set(part).isdisjoint(isolation.remaining())
-        assert set(part).isdisjoint([*taken, *removed, *isolation.refused_alone])
+        assert part.indices
+        assert set(part.indices).isdisjoint(isolation.remaining())
+        assert set(part.indices).isdisjoint([*taken, *removed, *refused])
         if random.random() < share:
             remove()
-        if bad & set(part):
-            isolation.refused()
+        if bad & set(part.indices):
+            isolation.refused(part)
+            refused += alone(part)
         else:
-            isolation.taken()
-            taken += part
+            isolation.taken(part)
+            taken += part.indices
         if random.random() < share:
             remove()
 
-    refused = isolation.refused_alone
     assert [] == isolation.remaining()
     assert set(refused) <= bad
     assert set(taken).isdisjoint(bad)
@@ -192,10 +195,10 @@ def test_a_part_that_lost_the_bad_one_proves_nothing_of_the_rest() -> None:
 
     first = isolation.next_part()
     assert first is not None
-    assert FIRST_SHARE[8] - 1 == len(first)
-    isolation.taken()
+    assert FIRST_SHARE[8] - 1 == len(first.indices)
+    isolation.taken(first)
 
-    assert tuple(rest) == isolation.next_part()
+    assert tuple(rest) == next_of(isolation)
 
 
 def test_a_rest_that_lost_records_is_tried_whole() -> None:
@@ -209,11 +212,11 @@ def test_a_rest_that_lost_records_is_tried_whole() -> None:
         rest = isolation.remaining()
         if before:
             isolation.remove(rest[:1])
-        isolation.taken()
+        isolation.taken(first)
         if not before:
             isolation.remove(rest[:1])
 
-        assert tuple(rest[1:]) == isolation.next_part()
+        assert tuple(rest[1:]) == next_of(isolation)
 
 
 def test_what_was_taken_whole_says_where_the_bad_one_is() -> None:
@@ -221,29 +224,13 @@ def test_what_was_taken_whole_says_where_the_bad_one_is() -> None:
     The rest is divided without a call of its own, unless others were removed elsewhere.
     """
     isolation = Isolation(8)
-    isolation.next_part()
+    first = isolation.next_part()
+    assert first is not None
     isolation.remove([])
     isolation.remove([99])
-    isolation.taken()
+    isolation.taken(first)
 
-    part = isolation.next_part()
-
-    assert part is not None
-    assert len(part) < 8 - FIRST_SHARE[8]
-
-
-def test_who_says_what_became_of_no_part_is_told() -> None:
-    """
-    A defect of the caller must not settle anything.
-    """
-    isolation = Isolation(4)
-
-    with pytest.raises(RuntimeError, match="no part is being tried"):
-        isolation.taken()
-    isolation.next_part()
-    isolation.left_open()
-    with pytest.raises(RuntimeError, match="no part is being tried"):
-        isolation.refused()
+    assert 0 < len(next_of(isolation)) < 8 - FIRST_SHARE[8]
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=25), st.data())
@@ -254,13 +241,16 @@ def test_records_of_one_label_stay_together(labels: list[int], data: st.DataObje
     size = len(labels)
     bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
     isolation = Isolation(size, (), labels)
+    refused: list[int] = []
     while (part := isolation.next_part()) is not None:
-        found = {labels[index] for index in part}
+        indices = set(part.indices)
+        found = {labels[index] for index in indices}
         if len(found) > 1:
-            assert {index for index in range(size) if labels[index] in found} == set(part)
-        (isolation.refused if bad & set(part) else isolation.taken)()
+            assert {index for index in range(size) if labels[index] in found} == indices
+        (isolation.refused if bad & indices else isolation.taken)(part)
+        refused += alone(part) if bad & indices else ()
 
-    assert sorted(bad) == sorted(isolation.refused_alone)
+    assert sorted(bad) == sorted(refused)
 
 
 def test_labels_are_divided_nearest_to_the_cheapest_place() -> None:
@@ -270,7 +260,7 @@ def test_labels_are_divided_nearest_to_the_cheapest_place() -> None:
     for labels in (list(range(25)), [0] * 25):
         assert 8 == max(search(25, {bad}, None, list(labels))[1] for bad in range(25))
     isolation = Isolation(25, (), [*"a" * 3, *"b" * 8, *"c" * 14])
-    assert tuple(range(11)) == isolation.next_part()
+    assert tuple(range(11)) == next_of(isolation)
 
 
 def test_the_hinted_go_first_and_together() -> None:
@@ -278,11 +268,13 @@ def test_the_hinted_go_first_and_together() -> None:
     In the order of the chunk; a text that names all of them says nothing.
     """
     isolation = Isolation(9, {6, 2})
-    assert (2, 6) == isolation.next_part()
-    isolation.taken()
-    assert FIRST_SHARE[7] == len(isolation.next_part() or ())
+    first = isolation.next_part()
+    assert first is not None
+    assert (2, 6) == first.indices
+    isolation.taken(first)
+    assert FIRST_SHARE[7] == len(next_of(isolation))
 
-    assert FIRST_SHARE[9] == len(Isolation(9, set(range(9))).next_part() or ())
+    assert FIRST_SHARE[9] == len(next_of(Isolation(9, set(range(9)))))
 
 
 def test_texts_only_say_where_to_look() -> None:

@@ -68,12 +68,10 @@ def test_what_is_removed_or_left_open_is_tried_no_more() -> None:
     assert set(range(10, 18)) - set(part.positions) == {entry.position for entry in waiting}
 
     search.remove(waiting[1:])
-    search.left_open()
 
     last = search.next_part()
     assert last is not None
     assert waiting[:1] == last.entries
-    search.left_open()
     assert search.next_part() is None
     assert 0 == search.refused_alone
     assert [] == search.parts_taken

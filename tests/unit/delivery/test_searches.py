@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.chunks import PRODUCT, chunk_of
 from support.memory import usage
 
-from marketplace_metering_async.delivery.decisions import Decision, Refusal
+from marketplace_metering_async.delivery.decisions import NOT_SENT, Decision, Refusal
 from marketplace_metering_async.delivery.model import Chunk, Lane
 from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.searches import Findings, Searches
@@ -143,12 +143,12 @@ def test_a_part_that_was_not_sent_is_left_out_of_the_search() -> None:
     searches.refused(Refusal(chunk_of(usage(4)), error()), 0)
     search, part = searches.parts.popleft()
 
-    searches.skip(search, 0)
+    searches.advance(search, part, NOT_SENT, 0)
     run(searches, lambda part: True)
 
     assert part.positions
     assert set() == searches.positions()
-    assert [] == searches.skip(search, 0).ended
+    assert [] == searches.advance(search, part, NOT_SENT, 0).ended
 
 
 def test_similar_records_of_a_search_are_settled_with_the_first() -> None:
@@ -269,7 +269,7 @@ def test_a_part_that_was_not_sent_proves_no_mixture() -> None:
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
 
     while searches.parts:
-        searches.skip(searches.parts.popleft()[0], 0)
+        searches.advance(*searches.parts.popleft(), NOT_SENT, 0)
 
     assert {None} == {searches.licenses.group_of(record) for record in records}
 
@@ -335,6 +335,7 @@ def test_a_search_is_of_its_own_chunk() -> None:
     """
     One that is over goes on no more.
     """
-    stranger = Search(chunk_of(usage(2)), error(), by_license=False)
+    chunk = chunk_of(usage(2))
+    stranger = Search(chunk, error(), by_license=False)
 
-    assert Findings() == Searches(None).skip(stranger, 0)
+    assert Findings() == Searches(None).advance(stranger, chunk, NOT_SENT, 0)
