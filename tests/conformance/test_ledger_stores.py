@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from marketplace_metering_async import (
     LedgerRegionMismatchError,
     LedgerUnusableError,
     MarketplaceMeteringException,
-    NoCredentialsError,
     RetryPolicy,
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
@@ -151,20 +149,6 @@ async def test_a_clock_that_goes_back_opens_no_hour(house: House) -> None:
 
     assert (True, THIS_HOUR + HOUR) == (added.late, added.hour)
     assert 3 == (await house.balance()).recorded
-
-
-async def test_what_an_hour_has_no_room_for_goes_to_the_next(house: House) -> None:
-    """
-    Sums above int32 cannot be sent. Covers: V02
-    """
-    most = 2**31 - 1
-    await house.use(most)
-    added = await house.use(2)
-    house.clock.step(hours=3)
-    await house.relay()
-
-    assert (True, THIS_HOUR + HOUR) == (added.late, added.hour)
-    assert {(ACCOUNT, THIS_HOUR): most, (ACCOUNT, THIS_HOUR + HOUR): 2} == house.metered()
 
 
 async def test_nothing_is_carried_over_the_edge_of_a_month(house: House) -> None:
@@ -391,25 +375,6 @@ async def test_what_lies_with_the_account_leaves_records_alone(url: str) -> None
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_a_relay_outlives_a_fault_of_the_account(url: str) -> None:
-    """
-    It reports it at once, goes on trying, and meters everything once it has passed. ledger H12
-    """
-    async with house_at(url, lambda number, body: DENIED if number <= 2 else None) as house:
-        await house.use(3)
-        house.clock.step(hours=1)
-        stop = asyncio.Event()
-        async with house.client() as client:
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
-            await house.until(lambda: bool(house.metered()) or relaying.done())
-            stop.set()
-            await relaying
-
-        assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
-        assert ["AccessDeniedException"] == [getattr(e.error, "code", "") for e in blocked(house)]
-
-
-@pytest.mark.usefixtures("_impatient")
 async def test_a_blocked_relay_tries_one_record(url: str) -> None:
     """
     Each try leaves a row for each record that was claimed, and a fault may last. ledger H12
@@ -448,37 +413,6 @@ async def test_a_relay_may_be_asked_to_raise(url: str) -> None:
                 await house.ledger.relay(client, on_account_error="panic")  # type: ignore[arg-type]
 
         assert [] == blocked(house)
-
-
-@pytest.mark.usefixtures("_impatient")
-async def test_missing_credentials_are_waited_for(
-    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """
-    From the beginning: a role may take a while to reach a new machine. ledger H12
-    """
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    async with house_at(url) as house:
-        await house.use(3)
-        house.clock.step(hours=1)
-        stop = asyncio.Event()
-        keyless: dict[str, Any] = {"aws_access_key_id": None, "aws_secret_access_key": None}
-        async with house.client(**keyless) as client:
-            with pytest.raises(NoCredentialsError):
-                await house.ledger.relay(client, on_account_error="raise")
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
-            await house.until(lambda: bool(blocked(house)) or relaying.done())
-            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-            await house.until(lambda: bool(house.metered()) or relaying.done())
-            stop.set()
-            await relaying
-
-        assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
 
 
 async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> None:

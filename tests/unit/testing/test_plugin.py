@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
 
-import marketplace_metering_async as package
 from marketplace_metering_async import (
     MarketplaceMeteringClient,
     RecordStatus,
@@ -435,64 +434,6 @@ def test_the_server_serves_other_processes(run: object) -> None:
     result.assert_outcomes(passed=2)
 
 
-def test_the_book_of_the_server_is_its_own(run: object) -> None:
-    """
-    Sandbox T1. Two workloads in one second, and a key that was forgotten, are two records each.
-    """
-    assert callable(run)
-    result = run("""
-    def agree(server, units):
-        answer = server.ask("book")
-        assert (units, units) == (answer["totals"]["requests"], server.book.totals()["requests"])
-        assert answer["records"] == len(server.book)
-        assert answer["double_billed"] == server.book.double_billed()
-        return answer["double_billed"]
-
-    def test_workloads(metering_sandbox_server, monkeypatch):
-        import boto3
-        for name in ("task-1", "task-2"):
-            monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
-            client = boto3.Session().client("meteringmarketplace")
-            client.meter_usage(
-                ProductCode="p", Timestamp=NOW, UsageDimension="requests", UsageQuantity=3)
-            client.close()
-        assert agree(metering_sandbox_server, 6) == []
-        metering_sandbox_server.book.assert_metered({
-            ("workload task-1", "requests", NOW): 3, ("workload task-2", "requests", NOW): 3})
-
-    def test_forgotten(metering_sandbox_server):
-        metering_sandbox_server.order("rules", key_memory=60)
-        assert meter(2) == ["Success"]
-        metering_sandbox_server.advance(minutes=1)
-        assert meter(2) == ["Success"]
-        assert len(agree(metering_sandbox_server, 4)) == 1
-        with pytest.raises(AssertionError, match="expected 2, metered 4"):
-            metering_sandbox_server.book.assert_metered({(BUYER, "requests", NOW): 2})
-    """)
-
-    result.assert_outcomes(passed=2)
-
-
-def test_no_test_leaves_its_rules_or_quota_to_the_next(run: object) -> None:
-    """
-    Sandbox T2. The server that all tests share is as it was made before each.
-    """
-    assert callable(run)
-    result = run("""
-    @pytest.mark.parametrize("switched", [True, False, True, False])
-    def test_resend(metering_sandbox_server, switched):
-        if switched:
-            metering_sandbox_server.order("rules", identical_resend="success")
-            metering_sandbox_server.set_quota(1, burst=2)
-        assert meter() == ["Success"]
-        assert meter() == (["Success"] if switched else ["DuplicateRecord"])
-        (bucket,) = metering_sandbox_server.state["quotas"]
-        assert (bucket["calls_per_second"], bucket["burst"]) == ((1, 2) if switched else (10, 10))
-    """)
-
-    result.assert_outcomes(passed=4)
-
-
 def test_the_plugin_is_cheap_to_load() -> None:
     """
     Pytest loads it in every project: no HTTP, no SDK, no Hypothesis, no sandbox before use.
@@ -623,11 +564,3 @@ def _moved(record: UsageRecord, now: datetime) -> UsageRecord:
     """Return the record as of the real time, which the client goes by."""
     members = record.to_boto() | {"Timestamp": now - (NOW - record.timestamp)}
     return UsageRecord.from_boto(members | {"ProductCode": record.product_code})
-
-
-def test_the_package_has_what_it_names() -> None:
-    """
-    Though it imports a name only when it is asked for it.
-    """
-    assert [] == [name for name in package.__all__ if not hasattr(package, name)]
-    assert not hasattr(package, "nothing")
