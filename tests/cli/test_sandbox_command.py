@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 from attrs import frozen
-from support.commands import Shell, command, environment, pipe, running_sandbox
+from support.commands import Shell, command, environment, pipe
 
 from marketplace_metering_async import testing
 from marketplace_metering_async.sandbox import Sandbox
@@ -276,9 +276,9 @@ def test_a_check_needs_the_token_of_the_controls(shell: Shell) -> None:
     """
     As page and controls do.
     """
-    with running_sandbox(token="t0ken") as place:
-        done = shell("sandbox", "check", place.url, "--only", "a-record")
-        right = shell("sandbox", "check", place.url, "--only", "a-record", "--token", "t0ken")
+    with testing.SandboxThread(Sandbox(token="t0ken")) as running:
+        check = ("sandbox", "check", running.sandbox.url, "--only", "a-record")
+        done, right = shell(*check), shell(*check, "--token", "t0ken")
 
     assert (2, 0) == (done.code, right.code)
     assert "--token: state: send the sandbox's token" in done.err

@@ -71,6 +71,17 @@ class SetClock:
         await asyncio.sleep(seconds)
 
 
+class Steady(SetClock):
+    """A clock whose monotonic time is set, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 class PostgresServer:
     """A PostgreSQL of our own, which may be crashed."""
 
