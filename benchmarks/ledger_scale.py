@@ -25,6 +25,7 @@ from support.large import PRODUCT, Size, fill, reading
 from support.ledgers import SetClock, change, execute, new_postgres_database, postgres_server
 
 from marketplace_metering_async import HourState, MarketplaceMeteringClient, UsageLedger
+from marketplace_metering_async.ledger.operations import PRUNED_AT_ONCE
 from marketplace_metering_async.ledger.stores import Store, store_at
 from marketplace_metering_async.ledger.stores.tables import TABLES
 
@@ -146,8 +147,8 @@ async def adders(ledger: UsageLedger, meanwhile: Awaitable[Any]) -> Row:
 async def prune_ids(store: Store, before: datetime) -> int:
     count, full = 0, True
     while full:
-        some = await store.prune_events(int(before.timestamp()), 5_000)
-        count, full = count + some, some == 5_000
+        some = await store.prune_events(int(before.timestamp()), PRUNED_AT_ONCE)
+        count, full = count + some, some == PRUNED_AT_ONCE
     return count
 
 

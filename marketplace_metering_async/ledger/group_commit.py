@@ -109,18 +109,13 @@ class _Line:
         self._waiting: deque[_Waiting] = deque()
         self._committing: asyncio.Task[None] | None = None
 
-    async def add(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+    def add(self, usages: Sequence[Usage]) -> "asyncio.Future[Sequence[_OutcomeYet]]":
+        """Put *usages* into the line; who cancels the future before their turn takes them out."""
         stored: asyncio.Future[Sequence[_OutcomeYet]] = asyncio.get_running_loop().create_future()
-        entry = (usages, stored)
-        self._waiting.append(entry)
+        self._waiting.append((usages, stored))
         if self._committing is None:
             self._begin()
-        try:
-            return await stored
-        except asyncio.CancelledError:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-            raise
+        return stored
 
     async def settled(self) -> None:
         while self._committing is not None:
@@ -141,12 +136,18 @@ class _Line:
             if pause:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, self._longest_pause)
-            group = [self._waiting.popleft()]
-            size = len(group[0][0])
-            while self._waiting and size + len(self._waiting[0][0]) <= _MOST:
-                group.append(self._waiting.popleft())
-                size += len(group[-1][0])
-            await self._commit(group)
+            if group := self._next_group():
+                await self._commit(group)
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting and (not group or size + len(self._waiting[0][0]) <= _MOST):
+            usages, stored = self._waiting.popleft()
+            if not stored.done():
+                group.append((usages, stored))
+                size += len(usages)
+        return group
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         try:

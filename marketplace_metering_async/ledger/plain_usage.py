@@ -13,20 +13,21 @@ A store that posts a group in this way, in one transaction,
    `ledger.event_ids_since` is later than `Plan.ids_since`;
 2. inserts `Plan.events()` but for ids that are there already, and says `Plan.known` of those;
 3. changes, for each of `Plan.parts`, one row in one conditional statement: it adds `quantity` and
-   `events` of `PlainPart.row` and raises the stamp to `stamp`, where the row of `key_id` and `hour`
-   is open, not urgent, of some events, has this `opened_at` and `seal_at` (or is due when the rules
-   say so of an hour with its own `opened_at`, as PostgreSQL asks), and a quantity from `least` to
-   `most`; and it says `Plan.miss` of the parts that changed no row, and takes out their events;
+   the number of `places`, and raises the stamp to `stamp`, where the row of the key and of the hour
+   of `stamp` is open, not urgent, of some events, is due when the rules say so of an hour with its
+   own `opened_at` (so that it need not be remembered), and has a quantity above 0 with which the
+   sum is at most `Plan.most`; and it says `Plan.miss` of the parts that changed no row, and takes
+   out their events;
 4. posts `Plan.careful_usage` carefully, if there is any, together with `Plan.sums`, and remembers
    the keys of that posting (`PlainHours.remember`), whether or not the transaction is committed.
 
 Why that condition is enough: an hour that is sealed or removed is not open. The end of a
 subscription makes every hour urgent that would be sealed after it, and usage of those that are
 sealed before it is as ever (see OpenHour.end). Usage in an hour of its own that has a row asks
-neither for rivals nor for what a copy holds (see Posting). `opened_at` and `seal_at` stay what they
-are because this usage would make them so. `most` leaves room for all that the group has for the
-key, wherever that goes. And keys have random ids, so that none that is remembered ever means
-another one: not after a restored backup, nor after a failover that lost commits.
+neither for rivals nor for what a copy holds (see Posting). An hour of some quantity stays due when
+it was, whatever is added. `most` leaves room for all that the group has for the key, wherever that
+goes. And keys have random ids, so that none that is remembered ever means another one: not after a
+restored backup, nor after a failover that lost commits.
 """
 
 from collections import Counter
@@ -54,27 +55,21 @@ _REMEMBERED: Final = 20_000
 """Hours; beyond that, all are forgotten, and remembered as they come."""
 
 
-PlainRow = tuple[int, int, int, int, int, int, int, int, int]
-"""quantity, events, stamp, key_id, hour, opened_at, seal_at, least, most: see the module."""
-
-
 @frozen(eq=False)
 class PlainHour:
     """
     An open hour that is remembered.
 
     Attributes:
-        key_id: The row of its key.
-        opened_at: When its first usage was added.
-        seal_at: When it is due, as more usage would make it.
+        key: Whose it is.
+        key_id: The row of the key.
         of: Where its usage is summed up.
         added: What is said of usage that is added to it.
     """
 
+    key: UsageKey
     key_id: int
     hour: int
-    opened_at: int
-    seal_at: int
     of: ProductDimension
     added: AddedUsage
 
@@ -86,40 +81,21 @@ class PlainPart:
 
     Attributes:
         into: The hour.
-        key: Whose it is.
         places: Of the pieces of usage in the group.
         quantity: Millionths, of all of them.
         stamp: The latest moment of them.
-        others: Millionths that the group has of the same key besides.
     """
 
     into: PlainHour
-    key: UsageKey
     places: list[int]
     quantity: int
     stamp: int
-    others: int = 0
 
     def add(self, place: int, usage: Usage) -> None:
         """Add a piece of the group."""
         self.places.append(place)
         self.quantity += usage.quantity
         self.stamp = max(self.stamp, usage.at)
-
-    def row(self) -> PlainRow:
-        """Return what a store is to do."""
-        into = self.into
-        return (
-            self.quantity,
-            len(self.places),
-            self.stamp,
-            into.key_id,
-            into.hour,
-            into.opened_at,
-            into.seal_at,
-            0 if self.quantity else 1,  # an hour of nothing but zeros is sealed later
-            MOST_WHOLE - self.quantity - self.others,
-        )
 
 
 class PlainHours:
@@ -139,12 +115,7 @@ class PlainHours:
             for hour in state.hours.values():
                 if hour.changed and hour.quantity and hour.events and not hour.urgent:
                     self._hours[key, hour.hour] = PlainHour(
-                        state.key_id,
-                        hour.hour,
-                        hour.opened_at,
-                        hour.seal_at,
-                        state.of,
-                        added_to(hour.hour),
+                        key, state.key_id, hour.hour, state.of, added_to(hour.hour)
                     )
 
     def plan(
@@ -181,19 +152,19 @@ class PlainHours:
             elif (part := parts.get(into)) is not None:
                 part.add(place, usage)
             else:
-                parts[into] = PlainPart(into, usage.key, [place], usage.quantity, usage.at)
-        plan.parts.extend(parts.values())
-        if plan.careful or len({part.key for part in plan.parts}) < len(plan.parts):
+                parts[into] = PlainPart(into, [place], usage.quantity, usage.at)
+        plan.parts = [*parts.values()]
+        if plan.careful or len({part.into.key_id for part in plan.parts}) < len(plan.parts):
             totals: Counter[UsageKey] = Counter()
             for usage in group:
                 totals[usage.key] += usage.quantity
-            for part in plan.parts:
-                part.others = totals[part.key] - part.quantity
+            others = [totals[part.into.key] - part.quantity for part in plan.parts]
+            plan.most -= max(others, default=0)
         return plan
 
-    def forget(self, key: UsageKey, hour: int) -> None:
+    def forget(self, hour: PlainHour) -> None:
         """Remember an hour no more: its row is another one."""
-        self._hours.pop((key, hour), None)
+        self._hours.pop((hour.key, hour.hour), None)
 
 
 class Plan:
@@ -203,6 +174,7 @@ class Plan:
     Attributes:
         careful: The places in the group of what is posted carefully.
         parts: What is added to each plain hour.
+        most: Millionths that an hour may have then, so that there is room for others of its key.
         ids_since: In seconds since 1970; where ids of events that were added later are forgotten,
             none of the group is plain.
     """
@@ -216,6 +188,7 @@ class Plan:
         self._results: dict[int, PostingResult] = {}
         self.careful: list[int] = []
         self.parts: list[PlainPart] = []
+        self.most = MOST_WHOLE
         self.ids_since = ids_since
 
     def events(self) -> list[tuple[str, bytes, int]]:
@@ -245,7 +218,7 @@ class Plan:
     def miss(self, missed: Sequence[PlainPart]) -> list[str]:
         """Post parts carefully, whose rows are not as they were; return the ids of their events."""
         for part in missed:
-            self._memory.forget(part.key, part.into.hour)
+            self._memory.forget(part.into)
         others = {id(part) for part in missed}
         self.parts = [part for part in self.parts if id(part) not in others]
         places = [place for part in missed for place in part.places]

@@ -96,7 +96,11 @@ class UsageReader:
             license_arn,
             product_code,
         )
-        known, exact = self._recall(who), read(quantity)
+        try:
+            known = self._known.get(who)
+        except TypeError:  # something that is no text, which the rules will name
+            known = None
+        exact = read(quantity)
         if known is not None and exact is not None and _is_plain(moment, now, event_id):
             epoch, amount = floor(moment.timestamp()), millionths(exact)
         else:
@@ -129,12 +133,6 @@ class UsageReader:
                 return self.usage(now, **_arguments(given))
         except InvalidRecordError as error:
             return error.under(f"usages[{position}]")
-
-    def _recall(self, who: tuple[str | None, ...]) -> _Known | None:
-        try:
-            return self._known.get(who)
-        except TypeError:  # something that is no text, which the rules will name
-            return None
 
     def _remember(self, who: tuple[str | None, ...], record: UsageRecord) -> _Known:
         if len(self._known) >= _REMEMBERED:

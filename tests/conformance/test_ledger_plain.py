@@ -31,6 +31,21 @@ async def test_a_remembered_hour_grows_without_a_look_at_it(house: House) -> Non
     assert "3.25" == str(status.recorded)
 
 
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(days=7, hours=11), timedelta(days=7.5)])
+async def test_what_belongs_to_a_remembered_hour_does_not_look_for_its_key(
+    house: House, ahead: timedelta
+) -> None:
+    """
+    Nor in the last hour of a month, which is due later, or the first one. ledger H3
+    """
+    house.clock.set(NOON + ahead)
+    await house.use(1)
+    await change(house.url, "UPDATE usage_key SET name = '[\"hidden\"]'")
+    await asyncio.gather(house.use(2), house.use(4))
+
+    assert [(7_000_000,)] == await change(house.url, "SELECT quantity FROM hour")
+
+
 async def test_an_hour_that_was_sealed_meanwhile_takes_nothing(house: House) -> None:
     """
     Its usage is late, and its event is stored once.

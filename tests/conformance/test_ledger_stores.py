@@ -829,7 +829,7 @@ async def test_pruning_goes_in_small_steps(house: House, monkeypatch: pytest.Mon
     """
     And leaves out none, nor an event id that is young. Covers: D19
     """
-    monkeypatch.setattr(operations, "_PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(operations, "PRUNED_AT_ONCE", 2)
     for n in range(5):
         await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"old-{n}")
     house.clock.step(hours=1)

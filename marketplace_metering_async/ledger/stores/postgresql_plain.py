@@ -14,7 +14,7 @@ from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import Plan
-from marketplace_metering_async.ledger.posting import MOST_WHOLE, KnownEvents, PostingResult
+from marketplace_metering_async.ledger.posting import KnownEvents, PostingResult
 from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     AT_ONCE,
     OWN_VALUES,
@@ -171,7 +171,7 @@ def _of_hours(plan: Plan, rules: PostingRules) -> tuple[str | int, ...]:
         _numbers([len(part.places) for part in parts]),
         _numbers([part.stamp for part in parts]),
         _numbers([part.into.key_id for part in parts]),
-        MOST_WHOLE - max([part.others for part in parts]),
+        plan.most,
         rules.grace,
         last_hour_of_month(min([part.into.hour for part in parts])),  # they are of one day
         max(rules.grace, rules.month_end_grace),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month
 from marketplace_metering_async.ledger.model import (
     CustomerKey,
     HourState,
@@ -97,9 +97,10 @@ STRANDED_USAGE: Final = """
 NEW_EVENT: Final = "INSERT INTO event (event_id, digest, added_at) VALUES (?, ?, ?)"
 PLAIN_EVENT: Final = f"{NEW_EVENT} ON CONFLICT DO NOTHING"
 PLAIN_HOUR: Final = """
-    UPDATE hour SET quantity = quantity + ?, events = events + ?, stamp = max(stamp, ?)
-    WHERE key_id = ? AND hour = ? AND state = 'open' AND urgent = 0 AND events > 0
-      AND opened_at = ? AND seal_at = ? AND quantity BETWEEN ? AND ?
+    UPDATE hour SET quantity = quantity + ?1, events = events + ?2, stamp = max(stamp, ?3)
+    WHERE key_id = ?4 AND hour = ?3 - ?3 % 3600 AND state = 'open' AND urgent = 0 AND events > 0
+      AND quantity BETWEEN 1 AND {most} - ?1 AND seal_at = max(opened_at + {grace},
+          hour + 3600 + CASE WHEN hour = {last_of_month} THEN {longer_grace} ELSE {grace} END)
 """
 FORGET_EVENTS: Final = "DELETE FROM event WHERE event_id IN (SELECT value FROM json_each(?))"
 KEPT_SUM: Final = """
@@ -149,7 +150,7 @@ def post(
     whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
     plan = hours.plan(group, now, rules, whole=whole, since=since)
-    _add_blindly(db, plan)
+    _add_blindly(db, plan, rules)
     reach("post: blindly")
     if not plan.careful:
         keep_sums(db, plan.sums())
@@ -167,12 +168,21 @@ def post(
     return plan.results(results)
 
 
-def _add_blindly(db: Connection, plan: Plan) -> None:
+def _add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
     """Add what is plain, and hand the rest back to the *plan*."""
     events = plan.events()
     if there := _unchanged(db, PLAIN_EVENT, events):
         plan.known(known_events(db, [events[number][0] for number in there]))
-    if others := _unchanged(db, PLAIN_HOUR, [part.row() for part in plan.parts]):
+    if not plan.parts:
+        return
+    statement = PLAIN_HOUR.format(
+        most=plan.most,
+        grace=rules.grace,
+        longer_grace=max(rules.grace, rules.month_end_grace),
+        last_of_month=last_hour_of_month(min([part.into.hour for part in plan.parts])),
+    )
+    rows = [(part.quantity, len(part.places), part.stamp, part.into.key_id) for part in plan.parts]
+    if others := _unchanged(db, statement, rows):
         taken_back = plan.miss([plan.parts[number] for number in others])
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
 

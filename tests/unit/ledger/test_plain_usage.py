@@ -24,7 +24,6 @@ UNIT = 1_000_000
 RULES = PostingRules(grace=600)
 KEY, OTHER = (UsageKey("product", who, "", "", "requests") for who in ("1" * 12, "2" * 12))
 OF = KEY.summed_under("")
-SEAL = NOON + HOUR + 600
 
 
 def usage(
@@ -48,7 +47,11 @@ def hours(*more: int, **other: Any) -> PlainHours:
 
 
 def rows(plan: Plan) -> list[tuple[int, ...]]:
-    return [part.row() for part in plan.parts]
+    """Return what each part adds to which row: quantity, pieces, stamp, key_id, hour."""
+    return [
+        (part.quantity, len(part.places), part.stamp, part.into.key_id, part.into.hour)
+        for part in plan.parts
+    ]
 
 
 def test_usage_of_a_remembered_hour_is_added_to_its_row() -> None:
@@ -58,8 +61,8 @@ def test_usage_of_a_remembered_hour_is_added_to_its_row() -> None:
     group = [usage(at=NOW - 5), usage(3 * UNIT), usage(key=OTHER), usage(at=NOON - 1)]
     plan = hours().plan(group, NOW, RULES)
 
-    most = MOST_WHOLE - 5 * UNIT  # what is posted carefully may come to the same hour
-    assert [(4 * UNIT, 2, NOW, 7, NOON, NOW - 60, SEAL, 0, most)] == rows(plan)
+    assert [(4 * UNIT, 2, NOW, 7, NOON)] == rows(plan)
+    assert MOST_WHOLE - UNIT == plan.most  # what is careful may come to the same hour
     assert [group[2], group[3]] == plan.careful_usage()
     assert [
         Sum("product", "requests", "open", 4 * UNIT, 0, 0),
@@ -74,20 +77,12 @@ def test_two_hours_of_a_key_leave_room_for_each_other() -> None:
     Where one of them turns out to be sealed, the other one may have to carry its usage.
     """
     group = [usage(2 * UNIT, at=NOON - 1), usage(3 * UNIT)]
-    plan = hours(NOON - HOUR).plan(group, NOW, RULES)
+    memory = hours(NOON - HOUR)
+    plan = memory.plan(group, NOW, RULES)
 
-    assert [(NOON - HOUR, MOST_WHOLE - 5 * UNIT), (NOON, MOST_WHOLE - 5 * UNIT)] == [
-        (row[4], row[-1]) for row in rows(plan)
-    ]
-
-
-def test_nothing_but_zeros_needs_a_quantity_in_the_row() -> None:
-    """
-    An hour of zeros is sealed later.
-    """
-    ((*_, least, most),) = rows(hours().plan([usage(0)], NOW, RULES))
-
-    assert (1, MOST_WHOLE) == (least, most)
+    assert [NOON - HOUR, NOON] == [part.into.hour for part in plan.parts]
+    assert MOST_WHOLE - 3 * UNIT == plan.most
+    assert MOST_WHOLE == memory.plan(group[:1], NOW, RULES).most
 
 
 @pytest.mark.parametrize(
@@ -102,7 +97,7 @@ def test_an_hour_is_remembered_as_this_process_has_left_it(other: dict[str, Any]
     assert not hours(**other).plan([usage()], NOW, RULES).parts
     assert memory.plan([usage()], NOW, RULES).parts
     assert not memory.plan([usage()], NOW, PostingRules(grace=60)).parts
-    memory.forget(KEY, NOON)
+    memory.forget(memory.plan([usage()], NOW, RULES).parts[0].into)
     assert not memory.plan([usage()], NOW, RULES).parts
 
 
