@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.ended import LAST, claimed, end, names, settle
+from support.ended import LAST, claimed, end, fate, names, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, connections_of, house_at
 
 from marketplace_metering_async import CannotResolveError, HourState, LedgerUnusableError
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.model import ENDED, STRANDED, Settlement
+from marketplace_metering_async.ledger.model import ENDED, STRANDED
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -156,11 +156,11 @@ async def test_a_verdict_of_before_undoes_nothing(house: House) -> None:
     await house.use(3)
     house.clock.step(hours=1)
     (claim,) = await claimed(house)
-    await settle(house, claim, HourState.CONFLICT)
+    await settle(house, fate(claim, HourState.CONFLICT))
     await house.ledger.retry(HourState.CONFLICT)
-    heard = await settle(house, claim, HourState.CONFLICT)
+    heard = await settle(house, fate(claim, HourState.CONFLICT))
     (again,) = await claimed(house)
-    await settle(house, again, HourState.CONFLICT)
+    await settle(house, fate(again, HourState.CONFLICT))
     await house.ledger.resolve(await names(house), "not_metered", note="looked")
     await house.ledger.retry(HourState.NOT_METERED)
     ((fence,),) = await change(house.url, "SELECT fence FROM hour")
@@ -180,18 +180,9 @@ async def test_a_later_success_wins_and_alarms(
     await house.use(3)
     house.clock.step(hours=1)
     (claim,) = await claimed(house)
-    await settle(house, claim, HourState.PROBABLY_METERED)
+    await settle(house, fate(claim, HourState.PROBABLY_METERED))
     await house.ledger.resolve(await names(house), state.value, note="looked")  # type: ignore[arg-type]
-    house.ledger._known.keep(
-        Settlement(
-            hour_id=claim.hour_id,
-            fence=claim.fence,
-            state=HourState.METERED,
-            status="Success",
-            quantity=claim.quantity,
-            of=claim.key.summed_under(claim.license_product),
-        )
-    )
+    house.ledger._known.keep(fate(claim, HourState.METERED))
     report = await house.relay()
 
     assert (1, 3) == (report.metered, (await house.balance()).metered)

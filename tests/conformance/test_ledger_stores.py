@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from support.ended import claimed, fate, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
 
 from marketplace_metering_async import (
@@ -24,8 +25,6 @@ from marketplace_metering_async import (
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import RelayBlocked, WarningIssued
 from marketplace_metering_async.ledger import blockage, claims, ledger, operations, relay
-from marketplace_metering_async.ledger.model import FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -544,15 +543,6 @@ async def test_a_ledger_serves_one_region_and_host(house: House) -> None:
             pass
 
 
-async def claimed(house: House, lease: float) -> list[FrozenHour]:
-    now = int(house.clock.now().timestamp())
-    store = house.ledger._store
-    await store.seal_due(now, 100, "us-east-1")
-    return await store.claim(
-        now, ClaimRules(begun=now, limit=10, lease=lease, region_name="us-east-1")
-    )
-
-
 async def test_a_stale_claim_is_fenced(house: House) -> None:
     """
     Whoever slept past its lease cannot undo what a later relay wrote down. Covers: M01, M02
@@ -560,27 +550,13 @@ async def test_a_stale_claim_is_fenced(house: House) -> None:
     await house.use(3)
     house.clock.step(hours=1)
     (stale,) = await claimed(house, lease=0.0)
-    (later,) = await claimed(house, lease=60.0)
-    held = await claimed(house, lease=60.0)
-    now = int(house.clock.now().timestamp())
-
-    def fate(claim: FrozenHour, state: HourState) -> Settlement:
-        of = claim.key.summed_under(claim.license_product)
-        return Settlement(
-            hour_id=claim.hour_id,
-            fence=claim.fence,
-            state=state,
-            status="x",
-            quantity=claim.quantity,
-            of=of,
-        )
-
-    fates = [fate(stale, HourState.REJECTED), fate(later, HourState.METERED)]
-    counted = await house.ledger._store.settle(fates, now)
+    (later,) = await claimed(house)
+    held = await claimed(house)
+    counted = await settle(house, fate(stale, HourState.REJECTED), fate(later, HourState.METERED))
 
     assert [] == held
     assert (False, True) == (stale.in_doubt, later.in_doubt)
-    assert [HourState.METERED] == [one.state for one in counted]
+    assert [(HourState.FROZEN, HourState.METERED)] == counted
     assert 3 == (await house.balance()).metered
 
 
