@@ -505,12 +505,10 @@ async def replace_a_cron_job(url: str) -> None:
         async with house.client() as client:
             await client.batch_meter_usage([before], product_code="product")
         await house.use(3)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         good = await house.balance()
         await house.use(5, at=switch - HOUR / 2)
-        house.clock.step(minutes=20)
-        await house.relay()
+        await house.relay_after(minutes=20)
         both = await house.balance()
 
         assert (3, {}) == (good.metered, good.ended)

@@ -52,8 +52,7 @@ async def test_every_end_state_can_be_billed(house: House, state: HourState) -> 
         if state is not HourState.NOT_METERED:
             await house.ledger.resolve(await names(house), "not_metered", note="looked")
         await house.ledger.reopen(await names(house), note="to be paid")
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     status = await house.balance()
 
     assert (3, {}) == (status.metered, status.ended)
@@ -229,8 +228,7 @@ async def test_what_was_resolved_is_pruned(house: House) -> None:
     """
     await end(house, HourState.REJECTED)
     await house.ledger.reopen(await names(house), note="to be paid")
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     house.clock.step(days=9)
 
     assert 2 == await house.ledger.prune(house.clock.now() - timedelta(days=4))
@@ -256,12 +254,10 @@ async def test_a_ledger_can_be_bound_to_another_host(
     ledger M15
     """
     await house.use(1)
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     house.clock.step(hours=23)
     await house.use(3)
-    house.clock.step(hours=1)
-    await house.relay()
+    await house.relay_after(hours=1)
     async with house.client(endpoint_url=ELSEWHERE) as other:
         with pytest.raises(CannotResolveError, match=r"4 units that 127\.0\.0\.1 has taken"):
             await house.ledger.rebind(other, note="x")
@@ -282,8 +278,7 @@ async def test_nothing_is_rebound_under_a_relay(house: House) -> None:
     Or to another region.
     """
     await house.use(1)
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     async with house.client(region_name="eu-west-1") as abroad:
         with pytest.raises(Exception, match="go to us-east-1, not to eu-west-1"):
             await house.ledger.rebind(abroad, taken="billed", note="x")

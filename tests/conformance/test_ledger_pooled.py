@@ -33,8 +33,7 @@ async def test_every_add_is_stored(pooled: str) -> None:
         await asyncio.gather(*(add_in_turn(house, other) for other in others))
         for other in others:
             await other.aclose()
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
 
         assert 120 == (await house.balance()).metered
         assert {(ACCOUNT, NOON.replace(minute=0)): 120} == house.metered()

@@ -256,8 +256,7 @@ async def test_cancelling_a_relay_gives_claims_back(url: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await relaying
         found = await rows(house, "lease_until IS NULL, in_doubt, attempts, crashes")
-        house.clock.step(seconds=2)
-        await house.relay()
+        await house.relay_after(seconds=2)
 
         assert [(True, 0, 0, 0)] * 35 + [(True, 1, 0, 0)] * 25 == sorted(
             (bool(free), doubt, attempts, crashes) for free, doubt, attempts, crashes in found

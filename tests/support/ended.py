@@ -44,8 +44,7 @@ async def end(house: House, state: HourState, **more: Any) -> None:
     if state is HourState.MONTH_OVER:
         house.clock.set(LAST)
         await house.use(0)
-        house.clock.step(hours=6)
-        await house.relay()
+        await house.relay_after(hours=6)
         await house.use(3, at=LAST)
     elif state is HourState.SUBSCRIPTION_OVER:
         who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}

@@ -451,6 +451,11 @@ class House:
         async with self.client(**settings) as client:
             return await self.ledger.relay_once(client)
 
+    async def relay_after(self, **difference: float) -> Any:
+        """Let so much time go by, and relay once."""
+        self.clock.step(**difference)
+        return await self.relay()
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, a minute at the most, until something holds."""
         async with asyncio.timeout(60):

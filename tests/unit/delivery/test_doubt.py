@@ -245,12 +245,10 @@ async def test_the_ledger_keeps_doubt(tmp_path: Path) -> None:
 
         house.service.send = portal  # type: ignore[method-assign]
         await house.use(7)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         kept = await house.balance()
         behind[0] = False
-        house.clock.step(minutes=10)
-        await house.relay()
+        await house.relay_after(minutes=10)
 
         assert (7, {}) == (kept.frozen, kept.ended)
         assert 7 == (await house.balance()).metered
