@@ -178,12 +178,6 @@ async def place() -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture
-async def web() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
 async def look(place: Sandbox, web: aiohttp.ClientSession, **query: Any) -> Any:
     async with web.get(f"{place.url}/_sandbox/page/view", params=query) as answer:
         assert 200 == answer.status, await answer.text()

@@ -5,24 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support.ledgers import SetClock
+from support.ledgers import Steady
 
 from marketplace_metering_async import LedgerError
 from marketplace_metering_async.events import LoggingObserver, RelayBlocked
 from marketplace_metering_async.ledger.blockage import Blockage
 
 ERROR = LedgerError("away")
-
-
-class Steady(SetClock):
-    """A clock whose monotonic time is set, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 def a_blockage() -> tuple[Blockage, Steady, list[Any]]:

@@ -88,21 +88,18 @@ async def test_a_copy_waits_for_a_person(tmp_path: Path) -> None:
     """
     async with house_at(url_of(tmp_path / "usage.db")) as house:
         await house.use(1)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         await house.use(2)
     shutil.copy(tmp_path / "usage.db", tmp_path / "copy.db")
     async with house_at(url_of(tmp_path / "copy.db")) as copy:
-        copy.clock.step(hours=3)
-        held = await copy.relay()
+        held = await copy.relay_after(hours=3)
         copied = await copy.balance()
         await copy.relay()
         warned = [e for e in copy.warned if isinstance(e, WarningIssued) and "copy" in e.text]
         await copy.ledger.adopt_copy()
         copy.clock.step(hours=1)
         await copy.use(5)
-        copy.clock.step(hours=2)
-        sent = await copy.relay()
+        sent = await copy.relay_after(hours=2)
         status = await copy.balance()
 
         assert (0, True, 2) == (held.sealed, copied.is_unconfirmed_copy, copied.open)
