@@ -23,7 +23,7 @@ from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerError, UsageRefusedError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import HIDDEN, Identity
-from marketplace_metering_async.ledger.model import CustomerKey, HourState, Usage
+from marketplace_metering_async.ledger.model import HourState, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
@@ -232,22 +232,6 @@ class PostgresStore(Store):
         """See Store."""
         declare = postgresql_adding.declare_whole
         await self._connections.run(lambda db: declare(db, whole, now))
-
-    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
-        """See Store."""
-        close = postgresql_adding.close
-        return await self._connections.run(
-            lambda db: close(db, customer, at, now, rules, shard=self._shard)
-        )
-
-    async def reopen(self, customer: CustomerKey) -> None:
-        """See Store."""
-        await self._connections.run(lambda db: postgresql_adding.reopen(db, customer))
-
-    async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
-        """See Store."""
-        rearm = postgresql_adding.rearm
-        return await self._connections.run(lambda db: rearm(db, states, now, rules, self._shard))
 
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""

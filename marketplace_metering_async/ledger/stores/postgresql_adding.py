@@ -1,25 +1,16 @@
-"""The way into a ledger in PostgreSQL: usage to hours, subscriptions that end, re-arming."""
+"""The way into a ledger in PostgreSQL: usage to hours."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import (
-    CustomerKey,
-    HourState,
-    ProductDimension,
-    Usage,
-    UsageKey,
-    key_of,
-)
-from marketplace_metering_async.ledger.open_hours import KeyState, PostingRules
+from marketplace_metering_async.ledger.model import ProductDimension, Usage
+from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
 from marketplace_metering_async.ledger.posting import (
     Changes,
     KnownEvents,
     Posting,
     PostingResult,
-    Wanted,
     wanted_by,
 )
 from marketplace_metering_async.ledger.stores import postgresql_plain
@@ -31,8 +22,7 @@ from marketplace_metering_async.ledger.stores.postgresql_plain import (
     known_events,
 )
 from marketplace_metering_async.ledger.stores.postgresql_transactions import AtOnce, Connection
-from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
-from marketplace_metering_async.ledger.sums import Sums
+from marketplace_metering_async.ledger.stores.words import FailPoint
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 
 GROWN_HOURS: Final = """
@@ -77,38 +67,6 @@ NEW_EVENTS: Final = """
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
     SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[])
 """
-CLOSE: Final = """
-    INSERT INTO marketplace_metering.customer
-        (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
-    VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
-    DO UPDATE SET closed_at = excluded.closed_at
-"""
-FIRST_TO_CLOSE: Final = """
-    SELECT MIN(least(hour.hour, carried.origin)) FROM marketplace_metering.hour
-    LEFT JOIN marketplace_metering.carried USING (hour_id)
-    WHERE hour.state = 'open' AND hour.key_id IN (SELECT unnest($1::bigint[]))
-"""
-CARRIED_BEFORE: Final = """
-    SELECT hour.key_id, hour.hour, carried.origin, carried.quantity, carried.events
-    FROM marketplace_metering.hour JOIN marketplace_metering.carried USING (hour_id)
-    WHERE hour.state = 'open' AND hour.key_id IN (SELECT unnest($1::bigint[])) AND hour.hour > $2
-"""
-SEND_FIRST: Final = """
-    UPDATE marketplace_metering.hour SET urgent = 1
-    WHERE state = 'frozen' AND key_id IN (SELECT unnest($1::bigint[])) RETURNING hour_id
-"""
-MOVED_NOTES: Final = """
-    UPDATE marketplace_metering.resolution SET stranded_id = NULL, hour_id = hour.hour_id
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS moved (key_id, hour, stranded_id)
-    JOIN marketplace_metering.hour USING (key_id, hour)
-    WHERE resolution.stranded_id = moved.stranded_id
-"""
-"""What was said of usage that no hour carried goes with it."""
-CUSTOMER: Final = (
-    "product_code = $1 AND customer_aws_account_id = $2 AND customer_identifier = $3 "
-    "AND license_arn = $4"
-)
 
 
 def at_once(
@@ -227,107 +185,3 @@ async def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> Non
         "VALUES ($1, $2, $3)",
         [(*one, now) for one in whole - kept],
     )
-
-
-async def close(
-    db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules, *, shard: int
-) -> int:
-    """Note that a subscription ends; see Store."""
-    await db.execute(CLOSE, *customer, at)
-    names = await db.fetch(
-        f"UPDATE marketplace_metering.usage_key SET closed_at = $5 WHERE {CUSTOMER} "
-        "RETURNING name, key_id",
-        *customer,
-        at,
-    )
-    ids = [row["key_id"] for row in names]
-    first = await db.fetchval(FIRST_TO_CLOSE, ids)
-    wanted = Wanted("", now if first is None else first)
-    keys = await load(db, dict.fromkeys((key_of(row["name"]) for row in names), wanted))
-    by_id = {state.key_id: state for state in keys.values()}
-    for key_id, hour, *carried in await db.fetch(CARRIED_BEFORE, ids, at):
-        origin, quantity, events = carried
-        by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
-    posting = Posting(now, rules, keys)
-    sealing = sum(posting.close(key, at) for key in keys)
-    await write(db, posting.changes(), shard, no_failure)
-    return sealing + len(await db.fetch(SEND_FIRST, ids))
-
-
-async def reopen(db: Connection, customer: CustomerKey) -> None:
-    """Forget that a subscription ended."""
-    await db.execute(f"DELETE FROM marketplace_metering.customer WHERE {CUSTOMER}", *customer)
-    await db.execute(
-        f"UPDATE marketplace_metering.usage_key SET closed_at = NULL WHERE {CUSTOMER}", *customer
-    )
-
-
-async def rearm(
-    db: Connection, states: Sequence[HourState], now: int, rules: PostingRules, shard: int
-) -> int:
-    """Send ended records again; see Store."""
-    into, stranded = await _stranded(db, states, now)
-    ended = await db.fetch(
-        "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
-        "FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id) "
-        "WHERE hour.state NOT IN ('open', 'frozen', 'metered') AND hour.deadline > $1 "
-        "AND hour.state IN (SELECT unnest($2::text[])) ORDER BY hour.hour_id FOR UPDATE OF hour",
-        now,
-        states,
-    )
-    await db.execute(
-        "UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL, "
-        "reason = NULL, crashes = 0, fence = fence + 1 "
-        "WHERE hour_id IN (SELECT unnest($1::bigint[]))",
-        [row["hour_id"] for row in ended],
-    )
-    waiting = await db.fetch(
-        "UPDATE marketplace_metering.hour SET not_before = 0 WHERE hour_id IN ("
-        "SELECT hour_id FROM marketplace_metering.hour WHERE state = 'frozen' "
-        "AND lease_until IS NULL AND not_before > $1 AND state IN (SELECT unnest($2::text[])) "
-        "ORDER BY hour_id FOR UPDATE) RETURNING hour_id",
-        now,
-        states,
-    )
-    sums = Sums()
-    for row in ended:
-        of = key_of(row["name"]).summed_under(row["license_product"])
-        sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
-    posting = Posting(now, rules, into, sums=sums.changes())
-    into_hours = [
-        posting.carry(
-            key_of(row["name"]),
-            row["origin"],
-            HourState(row["state"]),
-            int(row["quantity"]),
-            row["events"],
-        )
-        for row in stranded
-    ]
-    await write(db, posting.changes(), shard, no_failure)
-    moved = [
-        (row["key_id"], hour, row["stranded_id"])
-        for row, hour in zip(stranded, into_hours, strict=True)
-    ]
-    await execute_for(db, MOVED_NOTES, moved)
-    await db.execute(
-        "DELETE FROM marketplace_metering.stranded "
-        "WHERE stranded_id IN (SELECT unnest($1::bigint[]))",
-        [row["stranded_id"] for row in stranded],
-    )
-    return len(ended) + len(stranded) + len(waiting)
-
-
-async def _stranded(
-    db: Connection, states: Sequence[HourState], now: int
-) -> tuple[dict[UsageKey, KeyState], Sequence[Any]]:
-    """Return usage that no hour carries, locked, and its keys."""
-    found = await db.fetch(
-        "SELECT stranded.*, usage_key.name, usage_key.license_product "
-        "FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id) "
-        "WHERE stranded.state = ANY($1::text[]) "
-        "ORDER BY stranded.stranded_id FOR UPDATE OF stranded",
-        states,
-    )
-    wanted = Wanted("", hour_of(now))
-    return await load(db, dict.fromkeys((key_of(row["name"]) for row in found), wanted)), found

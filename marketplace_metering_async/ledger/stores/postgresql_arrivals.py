@@ -24,15 +24,12 @@ from marketplace_metering_async.ledger.posting import (
     introduce_rivals,
     wanted_by,
 )
-from marketplace_metering_async.ledger.stores.postgresql_adding import (
-    CUSTOMER,
-    whole_dimensions,
-    write,
-)
+from marketplace_metering_async.ledger.stores.postgresql_adding import whole_dimensions, write
 from marketplace_metering_async.ledger.stores.postgresql_keys import HOURS, load
 from marketplace_metering_async.ledger.stores.postgresql_plain import known_events
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
-from marketplace_metering_async.ledger.stores.store import FailPoint
+from marketplace_metering_async.ledger.stores.subscriptions import CUSTOMER
+from marketplace_metering_async.ledger.stores.words import FailPoint
 from marketplace_metering_async.ledger.whole_dimensions import concerns
 
 _LOCK: Final = "hashtextextended('marketplace_metering.event ' || event_id, 7305803390)"

@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.ledger.identity import Identity
-from marketplace_metering_async.ledger.model import CustomerKey, HourState, Usage
+from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
@@ -103,19 +103,6 @@ class SqliteStore(Store):
         """See Store."""
         declare = sqlite_adding.declare_whole
         await self._file.change(lambda db: declare(db, whole, now))
-
-    async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
-        """See Store."""
-        close = sqlite_adding.close
-        return await self._file.change(lambda db: close(db, customer, at, now, rules))
-
-    async def reopen(self, customer: CustomerKey) -> None:
-        """See Store."""
-        await self._file.change(lambda db: sqlite_adding.reopen(db, customer))
-
-    async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
-        """See Store."""
-        return await self._file.change(lambda db: sqlite_adding.rearm(db, states, now, rules))
 
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""

@@ -1,4 +1,4 @@
-"""The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
+"""The way into a ledger in SQLite: usage to hours."""
 
 import json
 import sqlite3
@@ -7,10 +7,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
-from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month
+from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.model import (
-    CustomerKey,
-    HourState,
     ProductDimension,
     Usage,
     UsageKey,
@@ -31,8 +29,8 @@ from marketplace_metering_async.ledger.posting import (
     wanted_by,
 )
 from marketplace_metering_async.ledger.stores.sqlite_file import Connection
-from marketplace_metering_async.ledger.stores.store import FailPoint, no_failure
-from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.ledger.stores.words import FailPoint
+from marketplace_metering_async.ledger.sums import Sum
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, concerns
 from marketplace_metering_async.quantities import MILLION
 
@@ -116,31 +114,6 @@ KEPT_SUM: Final = """
         millionths = millionths + excluded.millionths, records = records + excluded.records,
         latest = max(latest, excluded.latest)
 """
-CLOSE: Final = """
-    INSERT INTO customer
-        (product_code, customer_aws_account_id, customer_identifier, license_arn, closed_at)
-    VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (product_code, customer_aws_account_id, customer_identifier, license_arn)
-    DO UPDATE SET closed_at = excluded.closed_at
-"""
-FIRST_TO_CLOSE: Final = """
-    SELECT MIN(min(hour.hour, coalesce(carried.origin, hour.hour)))
-    FROM hour LEFT JOIN carried ON carried.hour_id = hour.hour_id
-    WHERE hour.state = 'open' AND hour.key_id IN (SELECT value FROM json_each(?))
-"""
-CARRIED_BEFORE: Final = """
-    SELECT hour.key_id, hour.hour, carried.origin, carried.quantity, carried.events
-    FROM hour JOIN carried ON carried.hour_id = hour.hour_id
-    WHERE hour.state = 'open' AND hour.key_id IN (SELECT value FROM json_each(?)) AND hour.hour > ?
-"""
-SEND_FIRST: Final = """
-    UPDATE hour SET urgent = 1
-    WHERE state = 'frozen' AND key_id IN (SELECT value FROM json_each(?))
-"""
-CUSTOMER: Final = (
-    "product_code = ? AND customer_aws_account_id = ? AND customer_identifier = ? "
-    "AND license_arn = ?"
-)
 
 
 def post(
@@ -303,84 +276,3 @@ def declare_whole(db: Connection, whole: WholeDimensions, now: int) -> None:
         "INSERT INTO whole_dimension (product_code, dimension, declared_at) VALUES (?, ?, ?)",
         [(*one, now) for one in whole - kept],
     )
-
-
-def close(db: Connection, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
-    """Note that a subscription ends; see Store."""
-    db.execute(CLOSE, (*customer, at))
-    found = db.execute(
-        f"UPDATE usage_key SET closed_at = ? WHERE {CUSTOMER} RETURNING name, key_id",
-        (at, *customer),
-    ).fetchall()
-    ids = json.dumps([row["key_id"] for row in found])
-    (first,) = db.execute(FIRST_TO_CLOSE, (ids,)).fetchone()
-    if first is None:  # none is open
-        first = now
-    keys = load(db, {key_of(row["name"]): Wanted("", first) for row in found})
-    by_id = {state.key_id: state for state in keys.values()}
-    for key_id, hour, origin, *carried in db.execute(CARRIED_BEFORE, (ids, at)).fetchall():
-        quantity, events = carried
-        by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
-    posting = Posting(now, rules, keys)
-    sealing = sum(posting.close(key, at) for key in keys)
-    write(db, posting.changes(), no_failure)
-    return sealing + int(db.execute(SEND_FIRST, (ids,)).rowcount)
-
-
-def reopen(db: Connection, customer: CustomerKey) -> None:
-    """Forget that a subscription ended."""
-    db.execute(f"DELETE FROM customer WHERE {CUSTOMER}", customer)
-    db.execute(f"UPDATE usage_key SET closed_at = NULL WHERE {CUSTOMER}", customer)
-
-
-def rearm(db: Connection, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
-    """Send ended records again; see Store."""
-    ended = db.execute(
-        "SELECT hour.hour_id, hour.state, hour.quantity, usage_key.name, usage_key.license_product "
-        "FROM hour JOIN usage_key ON usage_key.key_id = hour.key_id "
-        "WHERE hour.state NOT IN ('open', 'frozen', 'metered') AND hour.deadline > ? "
-        "AND hour.state IN (SELECT value FROM json_each(?))",
-        (now, json.dumps(states)),
-    ).fetchall()
-    db.executemany(
-        "UPDATE hour SET state = 'frozen', not_before = 0, settled_at = NULL, reason = NULL, "
-        "crashes = 0, fence = fence + 1 WHERE hour_id = ?",
-        [(row["hour_id"],) for row in ended],
-    )
-    waiting = db.execute(
-        "UPDATE hour SET not_before = 0 WHERE state = 'frozen' AND lease_until IS NULL "
-        "AND not_before > ? AND state IN (SELECT value FROM json_each(?))",
-        (now, json.dumps(states)),
-    )
-    sums = Sums()
-    for row in ended:
-        of = key_of(row["name"]).summed_under(row["license_product"])
-        sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
-    stranded = db.execute(
-        "SELECT stranded.*, usage_key.name, usage_key.license_product "
-        "FROM stranded JOIN usage_key ON usage_key.key_id = stranded.key_id "
-        "WHERE stranded.state IN (SELECT value FROM json_each(?))",
-        (json.dumps(states),),
-    ).fetchall()
-    into = load(db, {key_of(row["name"]): Wanted("", hour_of(now)) for row in stranded})
-    posting = Posting(now, rules, into, sums=sums.changes())
-    into_hours = [
-        posting.carry(
-            key_of(row["name"]),
-            row["origin"],
-            HourState(row["state"]),
-            row["units"] * MILLION + row["millionths"],
-            row["events"],
-        )
-        for row in stranded
-    ]
-    write(db, posting.changes(), no_failure)
-    for row, hour in zip(stranded, into_hours, strict=True):  # what was said of it goes with it
-        db.execute(
-            "UPDATE resolution SET stranded_id = NULL, "
-            "hour_id = (SELECT hour_id FROM hour WHERE key_id = ? AND hour = ?) "
-            "WHERE stranded_id = ?",
-            (row["key_id"], hour, row["stranded_id"]),
-        )
-        db.execute("DELETE FROM stranded WHERE stranded_id = ?", (row["stranded_id"],))
-    return len(ended) + len(stranded) + int(waiting.rowcount)

@@ -31,7 +31,7 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.status import Figures
-from marketplace_metering_async.ledger.stores import reports, resolving, sending
+from marketplace_metering_async.ledger.stores import reports, resolving, sending, subscriptions
 from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.identifying import (
     ADOPT,
@@ -42,17 +42,9 @@ from marketplace_metering_async.ledger.stores.identifying import (
     retire,
 )
 from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
-from marketplace_metering_async.ledger.stores.words import (
-    ClaimRules,
-    FailPoint,
-    Sealed,
-    Warn,
-    no_failure,
-)
+from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed, Warn
 from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
-
-__all__ = ["FailPoint", "Store", "no_failure"]
 
 T = TypeVar("T")
 
@@ -202,21 +194,21 @@ class Store(ABC):
     async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
         """Let these dimensions be whole, and no others, for all usage that is added from now on."""
 
-    @abstractmethod
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """Note that a subscription ends at *at*; return how many hours are due by then."""
+        return await self._change(lambda db: subscriptions.close(db, customer, at, now, rules))
 
-    @abstractmethod
     async def reopen(self, customer: CustomerKey) -> None:
         """Forget that a subscription ended."""
+        await self._change(lambda db: subscriptions.reopen(db, customer))
 
-    @abstractmethod
     async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
         """
         Send ended records again, unchanged, where their window is still open; return how many.
 
         Usage that no hour carries goes to the first unsealed hour from now on.
         """
+        return await self._change(lambda db: subscriptions.rearm(db, states, now, rules))
 
     # What a person says
 
