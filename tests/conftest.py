@@ -1,6 +1,7 @@
 """Settings of the whole test run, and an ear for what must not be said in it."""
 
 import gc
+import logging
 import os
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -29,6 +30,11 @@ if os.environ.get("METERING_TEST_UVLOOP"):
         """Run the tests on sockets on uvloop."""
         uvloop: Any = pytest.importorskip("uvloop")
         return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure() -> None:
+    """Log everything, for the ear; pytest's own handlers take what `log_level` says."""
+    logging.getLogger().setLevel(logging.DEBUG)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -145,7 +145,7 @@ def _asked(session: Any, region_name: str | None, endpoint_url: str | None) -> F
     fips = bool(_setting(session, "use_fips_endpoint"))
     if "fips-" in region or "-fips" in region:  # pseudo-regions of old, which botocore still takes
         fips, region = True, region.replace("fips-", "").replace("-fips", "")
-    _require_region(region)
+    require_region(region)
     configured = endpoint_url or _configured_url(session)
     return _checked(
         region=region,
@@ -210,7 +210,7 @@ def _checked(
     client_cert: str | tuple[str, str] | None,
     proxies: Mapping[str, str] | None,
 ) -> FoundEndpoint:
-    _require_region(region)
+    require_region(region)
     _require_safe(url)
     encrypted = url.lower().startswith("https:")
     transport = TransportSettings(
@@ -258,7 +258,13 @@ def _may_have_proxies(environ: Mapping[str, str]) -> bool:
     return sys.platform != "linux" or any(name.lower().endswith("_proxy") for name in environ)
 
 
-def _require_region(region: str) -> None:
+def require_region(region: str) -> None:
+    """
+    Refuse what can be no region.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
     if _REGION.fullmatch(region) is None:
         raise ConfigurationError(f"region: expected a name such as us-east-1, got {region[:60]!r}")
 

@@ -1,33 +1,21 @@
 """The commands and their options; what they do is in `commands`."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any, Final
 
 import typer
 
-from marketplace_metering_async.cli import ledger_app, sandbox_app
-from marketplace_metering_async.cli.commands import check, operations
+from marketplace_metering_async.cli.commands import check, ledger, operations, sandbox
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.send import send_lines
 from marketplace_metering_async.cli.commands.send_hourly import send_hours
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
-from marketplace_metering_async.cli.options import (
-    QUOTA,
-    CallsPerSecond,
-    EndpointUrl,
-    Format,
-    ProductCode,
-    Profile,
-    Region,
-    Settings,
-    Timeout,
-    Verbose,
-)
-from marketplace_metering_async.cli.output.console import Log, LogFormat
-from marketplace_metering_async.cli.running import finish, sources_or_exit
+from marketplace_metering_async.cli.input.lines import sources_of
+from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings
+from marketplace_metering_async.cli.output.console import Console
 
 _CURRENT_HOUR: Final = "--include-current-hour"
 
@@ -102,28 +90,30 @@ def _options(
 
 
 @app.command("help")
-def help_(
+async def help_(
+    _: Console,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[COMMAND]...", help="By default all.")
     ] = None,
-) -> None:
+) -> Exit:
     """Show the help of a command."""
-    app([*(command or []), "--help"], prog_name=PROGRAM)
+    return Exit(main([*(command or []), "--help"]))
 
 
 @app.command(epilog=examples("demo", "demo --seed 3"))
-def demo(
+async def demo(
+    console: Console,
     seed: Annotated[
         int,
         typer.Option(
             "--seed", metavar="NUMBER", help="Another number makes other records and faults."
         ),
     ] = 11,
-) -> None:
+) -> Exit:
     """Meter 12,000 records into a sandbox with faults on, and compare to the last unit."""
     from marketplace_metering_async.cli.commands.demo import run  # noqa: PLC0415 - brings a web server
 
-    finish(partial(run, seed))
+    return await run(seed, console)
 
 
 @app.command(
@@ -135,7 +125,8 @@ def demo(
         "send --ledger sqlite:///usage.db --product-code my-product usage.jsonl",
     )
 )
-def send(
+async def send(
+    console: Console,
     files: Files,
     *,
     product_code: ProductCode = None,
@@ -153,27 +144,13 @@ def send(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
-    endpoint_url: EndpointUrl = None,
-    profile: Profile = None,
-    region: Region = None,
-    calls_per_second: CallsPerSecond = QUOTA,
-    timeout: Timeout = None,
-    verbose: Verbose = False,
-    log_format: Format = LogFormat.TEXT,
-) -> None:
+    settings: SendSettings,
+) -> Exit:
     """Send usage records; one JSON line of result for each line of input, in order."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    log = Log(verbose=verbose, format=log_format)
     job = SendJob(
-        sources=sources_or_exit(files, log, for_ledger=ledger_url is not None),
-        settings=Settings(
-            endpoint_url=endpoint_url,
-            profile=profile,
-            region=region,
-            calls_per_second=calls_per_second,
-            timeout=timeout,
-            log=log,
-        ),
+        sources=sources_of(files, for_ledger=ledger_url is not None),
+        settings=settings,
         product_code=product_code,
         include_current_hour=include_current_hour,
         yes=yes,
@@ -182,15 +159,12 @@ def send(
         if dry_run or include_current_hour:
             wrong = "--dry-run" if dry_run else _CURRENT_HOUR
             raise typer.BadParameter("not together with --ledger", param_hint=wrong)
-        from marketplace_metering_async.cli.commands import ledger_actions  # noqa: PLC0415 - heavy
+        from marketplace_metering_async.cli.commands.ledger_in_out import send_through  # noqa: PLC0415 - heavy
 
-        finish(partial(ledger_actions.send_through, job, ledger_url), log)
-    elif dry_run:
-        finish(partial(check.show_plan, job, coalesce=coalesce), log)
-    elif coalesce:
-        finish(partial(send_hours, job), log)
-    else:
-        finish(partial(send_lines, job), log)
+        return await send_through(job, ledger_url, console)
+    if dry_run:
+        return await check.show_plan(job, console, coalesce=coalesce)
+    return await (send_hours(job, console) if coalesce else send_lines(job, console))
 
 
 @app.command(
@@ -199,26 +173,27 @@ def send(
         "validate --coalesce --product-code my-product events.jsonl",
     )
 )
-def validate(
+async def validate(
+    console: Console,
     files: Files,
     *,
     product_code: ProductCode = None,
     coalesce: Coalesce = False,
     include_current_hour: CurrentHour = False,
-) -> None:
+) -> Exit:
     """Check usage records without a service; every complaint with its file and line."""
     _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
     job = SendJob(
-        sources=sources_or_exit(files, for_ledger=True),
+        sources=sources_of(files, for_ledger=True),
         settings=Settings(),
         product_code=product_code,
         include_current_hour=include_current_hour,
     )
-    finish(partial(check.validate, job, coalesce=coalesce))
+    return await check.validate(job, console, coalesce=coalesce)
 
 
-app.add_typer(ledger_app.app, name="ledger")
-app.add_typer(sandbox_app.app, name="sandbox")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(sandbox.app, name="sandbox")
 app.command(epilog=examples("resolve 'the-form-field-x-amzn-marketplace-token'"))(
     operations.resolve
 )
@@ -234,13 +209,7 @@ app.command(epilog=examples("register --product-code my-product --nonce my-task"
 
 
 @app.command(epilog=examples("doctor", "doctor --product-code my-product --region us-east-1"))
-def doctor(
-    *,
-    product_code: ProductCode = None,
-    endpoint_url: EndpointUrl = None,
-    profile: Profile = None,
-    region: Region = None,
-) -> None:
+async def doctor(console: Console, *, product_code: ProductCode = None, settings: Settings) -> Exit:
     """
     Check credentials, region, endpoint, clock and versions. Meters nothing.
 
@@ -248,8 +217,7 @@ def doctor(
     """
     from marketplace_metering_async.cli.commands.doctor import run  # noqa: PLC0415 - rarely needed
 
-    settings = Settings(endpoint_url=endpoint_url, profile=profile, region=region)
-    finish(partial(run, settings, product_code))
+    return await run(settings, product_code, console)
 
 
 @cache

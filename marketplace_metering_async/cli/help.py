@@ -1,14 +1,17 @@
 """What `--help` shows: plain text with examples, alike on every terminal and by every typer."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import Any, Final, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.running import run_by_options
+
+Work = TypeVar("Work", bound=Callable[..., Coroutine[Any, Any, Exit]])
 Context = Any
 """Click's, or that of typer's own copy of click: it depends on typer's version."""
 
@@ -65,9 +68,14 @@ class App(typer.Typer):
 
     def command(  # type: ignore[override]  # takes less than Typer's
         self, name: str | None = None, *, epilog: str = ""
-    ) -> Callable[[Function], Function]:
-        """Make a command of a function; *epilog* stands below its options."""
-        return super().command(name, cls=Command, epilog=epilog)
+    ) -> Callable[[Work], Work]:
+        """Make a command of what it does (`run_by_options`); *epilog* stands below its options."""
+
+        def register(work: Work) -> Work:
+            super(App, self).command(name, cls=Command, epilog=epilog)(run_by_options(work))
+            return work
+
+        return register
 
 
 def _usage(command: TyperCommand | TyperGroup, ctx: Context) -> str:

@@ -1,9 +1,39 @@
-"""The options that commands of the ledger share."""
+"""The options that commands of the ledger share, and what they make of them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from attrs import asdict, frozen
+
+from marketplace_metering_async.cli.exit_codes import MisuseError
+from marketplace_metering_async.cli.options import (
+    Account,
+    CustomerIdentifier,
+    License,
+    OfProduct,
+    ProductCode,
+)
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    LogFormat,
+    at_minute,
+    counted,
+    error_text,
+)
+from marketplace_metering_async.cli.output.steps import step
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.events import (
+    Event,
+    RelayBlocked,
+    RelayWorking,
+    UsageEndedUnmetered,
+    WarningIssued,
+)
+
+if TYPE_CHECKING:
+    from marketplace_metering_async.ledger import HourState, UsageLedger
 
 Url = Annotated[
     str,
@@ -61,16 +91,65 @@ Note = Annotated[
 ]
 
 
-def customer_ids(
-    account: str | None,
-    customer_identifier: str | None,
-    license_arn: str | None,
-    product_code: str | None,
-) -> dict[str, str | None]:
-    """Return them by the names that the library has for them."""
-    return {
-        "customer_aws_account_id": account,
-        "customer_identifier": customer_identifier,
-        "license_arn": license_arn,
-        "product_code": product_code,
-    }
+@frozen(kw_only=True)
+class Buyer:
+    """Which customer of which product, by the names that the library has for it."""
+
+    customer_aws_account_id: Account = None
+    customer_identifier: CustomerIdentifier = None
+    license_arn: License = None
+    product_code: ProductCode = None
+
+
+@frozen(kw_only=True)
+class Where:
+    """Which hours of the history, by the names that the library has for it."""
+
+    month: Month = None
+    customer_aws_account_id: Account = None
+    customer_identifier: CustomerIdentifier = None
+    license_arn: License = None
+    product_code: OfProduct = None
+
+
+def states_of(names: Sequence[str], known: Sequence[str]) -> "list[HourState]":
+    """
+    Return the states that are named.
+
+    Raises:
+        MisuseError: one is none of those *known*.
+    """
+    from marketplace_metering_async.ledger.model import HourState  # noqa: PLC0415 - heavy
+
+    if unknown := [name for name in names if name not in known]:
+        raise MisuseError(f"--state: expected one of {', '.join(known)}; got {unknown[0]!r}")
+    return [HourState(name) for name in names]
+
+
+def open_ledger(url: str, console: Console, **settings: Any) -> "UsageLedger":  # noqa: ANN401
+    """Return the ledger at *url*, which reports to *console*."""
+
+    def report(event: Event) -> None:
+        match event:
+            case WarningIssued(text=text):
+                console.complain(text)
+            case UsageEndedUnmetered(state=state, records=records):
+                console.complain(
+                    f"{counted(records, 'record')} ended as {state}: `ledger explain {state}` says "
+                    "what to do"
+                )
+            case RelayWorking() if console.log_as.format is LogFormat.JSON:
+                console.note("info", step(event), event="RelayWorking", **asdict(event))
+            case RelayWorking():
+                console.tell("RelayWorking", step(event), asdict(event))
+            case RelayBlocked(error=error):
+                console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
+                if event.units and event.first_loss_at is not None:
+                    lost = at_minute(event.first_loss_at, SystemClock().now())
+                    console.complain(
+                        f"{event.units:,} units are unsent; the first is lost at {lost}"
+                    )
+
+    from marketplace_metering_async.ledger import UsageLedger  # noqa: PLC0415 - heavy
+
+    return UsageLedger.open(url, observer=report, **settings)

@@ -16,7 +16,7 @@ from marketplace_metering_async import rules
 from marketplace_metering_async.aws.endpoints import Endpoint, FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.cli.input.doubts import doubt_of_account
-from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, LogFormat
+from marketplace_metering_async.cli.output.console import Console, Log, LogFormat
 from marketplace_metering_async.cli.output.steps import Steps
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
@@ -293,15 +293,22 @@ class Settings:
         region: The AWS region.
         calls_per_second: The quota; 0: unknown.
         timeout: Seconds after which nothing new starts.
-        log: How much is said on stderr, and in what form.
+        verbose: Whether the console tells of every call, retry and search.
+        log_format: For whom it writes.
     """
 
-    endpoint_url: str | None = None
-    profile: str | None = None
-    region: str | None = None
+    endpoint_url: EndpointUrl = None
+    profile: Profile = None
+    region: Region = None
     calls_per_second: float = QUOTA
     timeout: float | None = None
-    log: Log = PLAIN
+    verbose: bool = False
+    log_format: LogFormat = LogFormat.TEXT
+
+    @property
+    def log(self) -> Log:
+        """How much is said on stderr, and in what form."""
+        return Log(verbose=self.verbose, format=self.log_format)
 
     def client(
         self,
@@ -341,3 +348,22 @@ class Settings:
             source=signer.source or "somewhere",
             signer=signer,
         )
+
+
+@frozen(kw_only=True)
+class CallSettings(Settings):
+    """The options of a command that makes one call."""
+
+    timeout: Timeout = None
+    verbose: Verbose = False
+    log_format: Format = LogFormat.TEXT
+
+
+@frozen(kw_only=True)
+class SendSettings(Settings):
+    """The options of a command that sends records."""
+
+    calls_per_second: CallsPerSecond = QUOTA
+    timeout: Timeout = None
+    verbose: Verbose = False
+    log_format: Format = LogFormat.TEXT

@@ -2,37 +2,70 @@
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial, wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_origin, get_type_hints
 
+import attrs
 import typer
 
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.input.lines import Source, sources_of
+from marketplace_metering_async.cli.options import Settings
 from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, error_text
 from marketplace_metering_async.errors import MeteringError
 
 
-def sources_or_exit(
-    names: list[str], log: Log = PLAIN, *, for_ledger: bool = False
-) -> list[Source]:
-    """Return where to read, or leave with a word on what cannot be read."""
-    try:
-        return sources_of(names, for_ledger=for_ledger)
-    except MisuseError as error:
-        Console(log).complain(error)
-        raise typer.Exit(Exit.USAGE) from None
+def run_by_options(work: Callable[..., Coroutine[Any, Any, Exit | None]]) -> Callable[..., None]:
+    """
+    Return what typer calls with the options: it runs *work*, and leaves with its code.
+
+    *work* takes the console first. A parameter of a class of attrs stands for the options that
+    the class's fields are annotated as; of Settings, it also says what goes to the console.
+    """
+    hints = get_type_hints(work, include_extras=True)
+    _, *parameters = signature(work).parameters.values()
+    groups = {one.name: hints[one.name] for one in parameters if attrs.has(hints[one.name])}
+
+    @wraps(work)
+    def run(**given: Any) -> None:  # noqa: ANN401 - what was typed
+        log = PLAIN
+        for name, kind in groups.items():
+            options = kind(**{option.name: given.pop(option.name) for option in _options_of(kind)})
+            log = options.log if isinstance(options, Settings) else log
+            given[name] = options
+        finish(partial(work, **given), log)
+
+    shown = [
+        option
+        for one in parameters
+        for option in (_options_of(groups[one.name]) if one.name in groups else [one])
+    ]
+    run.__signature__ = Signature(  # type: ignore[attr-defined]  # which typer goes by
+        [one.replace(kind=Parameter.KEYWORD_ONLY) for one in shown]
+    )
+    return run
 
 
-def finish(work: Callable[[Console], Coroutine[Any, Any, Exit]], log: Log = PLAIN) -> None:
+def _options_of(kind: type[attrs.AttrsInstance]) -> Iterator[Parameter]:
+    for field in attrs.fields(kind):
+        if get_origin(field.type) is Annotated:
+            default = Parameter.empty if field.default is attrs.NOTHING else field.default
+            yield Parameter(
+                field.name, Parameter.KEYWORD_ONLY, default=default, annotation=field.type
+            )
+
+
+def finish(work: Callable[[Console], Coroutine[Any, Any, Exit | None]], log: Log) -> None:
     """
     Run *work* with the console and leave with its code; what it raises is printed in a line.
 
     Raises:
-        typer.Exit: always.
+        typer.Exit: unless there is no code.
     """
     console = Console(log)
+    code: Exit | None
     try:
         code = asyncio.run(work(console))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -47,4 +80,5 @@ def finish(work: Callable[[Console], Coroutine[Any, Any, Exit]], log: Log = PLAI
         hint = "; give another --port (0: a free one)" if error.errno == errno.EADDRINUSE else ""
         console.complain(f"{error.strerror or error}{hint}")
         code = Exit.USAGE
-    raise typer.Exit(code)
+    if code is not None:
+        raise typer.Exit(code)

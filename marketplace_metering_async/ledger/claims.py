@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve
 
-from marketplace_metering_async.ledger.frozen_record import digest
+from marketplace_metering_async.ledger.frozen_record import is_whole
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, UsageKey
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 
 FIRST_PAUSE: Final = 5
 LONGEST_PAUSE: Final = 300
@@ -22,39 +22,8 @@ meanwhile. Relays that die of something else send nothing, and no record is to b
 """
 
 
-@frozen(kw_only=True)
-class Candidate:
-    """
-    A frozen record that nobody holds, as its row says.
-
-    Attributes:
-        fence: Of the latest claim on it.
-        crashes: Claims in a row that ended with their relay.
-        in_doubt: Whether an attempt may have been acted upon.
-        lapsed: Whether a claim has run out: it had no answer, and the service may have acted on it.
-        urgent: Whether it goes before all others.
-        others_sent: Whether the service took any record within the last two leases.
-    """
-
-    hour_id: int
-    key: UsageKey
-    license_product: str
-    stamp: int
-    quantity: int
-    member: str
-    region_name: str
-    digest: bytes
-    fence: int
-    attempts: int
-    crashes: int
-    in_doubt: bool
-    lapsed: bool
-    urgent: bool
-    others_sent: bool
-
-
 def choose(
-    candidates: Sequence[Candidate], limit: int
+    candidates: Sequence[FrozenHour], limit: int
 ) -> tuple[list[FrozenHour], list[Settlement]]:
     """
     Return what is claimed, and what is put aside, of *candidates* in the order of their deadlines.
@@ -72,7 +41,7 @@ def choose(
     return claimed, aside
 
 
-def _fewer_after_crashes(candidates: Sequence[Candidate], limit: int) -> Iterator[Candidate]:
+def _fewer_after_crashes(candidates: Sequence[FrozenHour], limit: int) -> Iterator[FrozenHour]:
     """
     Yield fewer of *candidates* the more often relays have died with the next one in their hands.
 
@@ -84,29 +53,18 @@ def _fewer_after_crashes(candidates: Sequence[Candidate], limit: int) -> Iterato
         yield one
 
 
-def _reason_to_hold(one: Candidate) -> HourState | None:
-    content = (one.region_name, one.key, one.stamp, one.quantity, one.member)
-    if one.digest != digest(*content, license_product=one.license_product):
+def _reason_to_hold(one: FrozenHour) -> HourState | None:
+    if not is_whole(one):
         return HourState.DAMAGED
     kills = one.crashes >= MOST_CRASHES and one.others_sent
     return HourState.QUARANTINED if kills else None
 
 
-def _claim_on(one: Candidate) -> FrozenHour:
-    return FrozenHour(
-        hour_id=one.hour_id,
-        fence=one.fence + 1,
-        key=one.key,
-        license_product=one.license_product,
-        stamp=one.stamp,
-        quantity=one.quantity,
-        member=one.member,
-        attempts=one.attempts,
-        in_doubt=one.in_doubt or one.lapsed,
-    )
+def _claim_on(one: FrozenHour) -> FrozenHour:
+    return evolve(one, fence=one.fence + 1, in_doubt=one.in_doubt or one.lapsed)
 
 
-def _put_aside(one: Candidate, state: HourState) -> Settlement:
+def _put_aside(one: FrozenHour, state: HourState) -> Settlement:
     return Settlement(
         hour_id=one.hour_id,
         fence=one.fence,
@@ -114,7 +72,7 @@ def _put_aside(one: Candidate, state: HourState) -> Settlement:
         in_doubt=one.in_doubt or one.lapsed,
         status=state.value,
         quantity=one.quantity,
-        of=one.key.summed_under(one.license_product),
+        of=one.of,
     )
 
 
@@ -126,8 +84,7 @@ def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:
     """
     kinds: dict[tuple[str, str, int], set[bool]] = {}
     for claim in claimed:
-        key = claim.key
-        of = key.summed_under(claim.license_product)
-        place = (of.product_code, of.dimension, hour_of(claim.stamp))
-        kinds.setdefault(place, set()).add(bool(key.customer_identifier))
+        product, dimension = claim.of
+        place = (product, dimension, hour_of(claim.stamp))
+        kinds.setdefault(place, set()).add(bool(claim.key.customer_identifier))
     return {product for (product, _, _), found in kinds.items() if len(found) > 1}

@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from marketplace_metering_async import quantities
 from marketplace_metering_async.ledger.hours import deadline_of
-from marketplace_metering_async.ledger.model import FrozenHour, UsageKey, name_of
+from marketplace_metering_async.ledger.model import FrozenHour, SealedHour, UsageKey, name_of
 from marketplace_metering_async.records import UsageRecord
 
 DIGEST_BYTES: Final = 16
@@ -75,6 +75,12 @@ def digest(
     """Return the digest of a frozen record; *stamp* in seconds since 1970."""
     where = json.dumps([region_name, license_product])[1:-1]
     return _digest(f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]')
+
+
+def is_whole(hour: SealedHour) -> bool:
+    """Return whether an hour matches its digest."""
+    content = (hour.region_name, hour.key, hour.stamp, hour.quantity, hour.member)
+    return hour.digest == digest(*content, license_product=hour.license_product)
 
 
 def digest_of_event(name: str, at: int | None, quantity: int) -> bytes:

@@ -298,35 +298,6 @@ def entry_of(
     )
 
 
-def entries_of(
-    rows: Iterable[Row],
-    carried: Mapping[int, Sequence[Row]],
-    attempts: Mapping[int, Sequence[Row]],
-    resolutions: Mapping[int, Sequence[Row]],
-) -> list[tuple[HistoryPlace, HistoryEntry]]:
-    """Return the stories of hours with their places: what belongs to each by its row."""
-    found = []
-    for row in rows:
-        hour_id = row["hour_id"]
-        belongs = [of.get(hour_id, ()) for of in (carried, attempts, resolutions)]
-        place = HistoryPlace(row["hour"], is_stranded=False, row=hour_id)
-        found.append((place, entry_of(row, *belongs)))
-    return found
-
-
-def stranded_entries_of(
-    rows: Iterable[Row], resolutions: Mapping[int, Sequence[Row]]
-) -> list[tuple[HistoryPlace, HistoryEntry]]:
-    """Return what has become of usage that no hour carries, with its places, likewise."""
-    return [
-        (
-            HistoryPlace(row["origin"], is_stranded=True, row=row["stranded_id"]),
-            stranded_entry_of(row, resolutions.get(row["stranded_id"], ())),
-        )
-        for row in rows
-    ]
-
-
 def page_of(
     entries: list[tuple[HistoryPlace, HistoryEntry]], query: HistoryQuery, limit: int
 ) -> list[tuple[HistoryPlace, HistoryEntry]]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
+from marketplace_metering_async.aws.endpoints import require_region
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.customers import Customer, ids_of
@@ -85,6 +86,8 @@ class UsageLedger(LedgerOperations):
                 raise ValueError(f"{name}: expected 0 to {LONGEST_GRACE} seconds, got {seconds}")
         if late not in ("carry", "refuse"):
             raise ValueError(f"late: expected 'carry' or 'refuse', got {late!r}")
+        if region_name is not None:
+            require_region(region_name)
         self._store = store
         self._region_name = region_name
         self._whole = None if whole is None else declared(whole)
@@ -149,7 +152,8 @@ class UsageLedger(LedgerOperations):
             observer: Gets warnings and events; by default the package's logger.
 
         Raises:
-            ConfigurationError: for a URL of another kind, of memory, or with options of a file.
+            ConfigurationError: for a URL of another kind, of memory, or with options of a file; or
+                for what can be no region.
             ValueError: for a grace below 0 or above four hours, another word for late, or what
                 names no dimension.
             TypeError: for one text in place of a list of dimensions.

@@ -46,12 +46,7 @@ class Measure:
 def measures_of(status: LedgerStatus) -> list[Measure]:
     """Return all that *status* says; a measure of what there is not has no sample."""
     return [
-        Measure(
-            name="recorded_units",
-            text="Units that were ever added.",
-            kind="counter",
-            samples=_one(status.recorded),
-        ),
+        _measure("recorded_units", "Units that were ever added.", status.recorded, kind="counter"),
         Measure(
             name="units",
             text="Units by product, dimension and what has become of them.",
@@ -62,56 +57,46 @@ def measures_of(status: LedgerStatus) -> list[Measure]:
             text="Records by what has become of them.",
             samples=[({"state": state.value}, n) for state, n in status.records.items()],
         ),
-        Measure(
-            name="in_flight_units",
-            text="Units that a relay is sending.",
-            samples=_one(status.in_flight),
+        _measure("in_flight_units", "Units that a relay is sending.", status.in_flight),
+        _measure(
+            "at_risk_units",
+            "Unsent units that were due two hours ago, or are lost within the hour.",
+            status.at_risk,
         ),
-        Measure(
-            name="at_risk_units",
-            text="Unsent units that were due two hours ago, or are lost within the hour.",
-            samples=_one(status.at_risk),
+        _age(
+            "oldest_unsent",
+            "Since the hour of the oldest unsent usage was over.",
+            status.oldest_unsent_seconds,
         ),
-        Measure(
-            name="oldest_unsent",
-            text="Since the hour of the oldest unsent usage was over.",
-            unit="s",
-            samples=_one(status.oldest_unsent_seconds),
+        _age(
+            "time_to_first_loss",
+            "Until the service takes the oldest unsent usage no more; below 0: too late.",
+            status.seconds_to_first_loss,
         ),
-        Measure(
-            name="time_to_first_loss",
-            text="Until the service takes the oldest unsent usage no more; below 0: too late.",
-            unit="s",
-            samples=_one(status.seconds_to_first_loss),
+        _age("last_success", "Since the service last took a record.", status.last_success_seconds),
+        _age(
+            "last_relay",
+            "Since a relay last said that it works, which it does every minute.",
+            status.last_relay_seconds,
         ),
-        Measure(
-            name="last_success",
-            text="Since the service last took a record.",
-            unit="s",
-            samples=_one(status.last_success_seconds),
-        ),
-        Measure(
-            name="last_relay",
-            text="Since a relay last said that it works, which it does every minute.",
-            unit="s",
-            samples=_one(status.last_relay_seconds),
-        ),
-        Measure(
-            name="last_usage",
-            text="Since the latest usage happened.",
-            unit="s",
-            samples=_one(status.last_usage_seconds),
-        ),
-        Measure(
-            name="is_unconfirmed_copy",
-            text="1 where it is a copy that nobody has adopted: open hours wait.",
-            samples=_one(int(status.is_unconfirmed_copy)),
+        _age("last_usage", "Since the latest usage happened.", status.last_usage_seconds),
+        _measure(
+            "is_unconfirmed_copy",
+            "1 where it is a copy that nobody has adopted: open hours wait.",
+            int(status.is_unconfirmed_copy),
         ),
     ]
 
 
-def _one(value: Quantity | float | None) -> list[tuple[Labels, Quantity | float]]:
-    return [] if value is None else [({}, value)]
+def _measure(
+    name: str, text: str, value: Quantity | float, kind: Literal["counter", "gauge"] = "gauge"
+) -> Measure:
+    return Measure(name=name, text=text, kind=kind, samples=[({}, value)])
+
+
+def _age(name: str, text: str, seconds: float | None) -> Measure:
+    samples: list[tuple[Labels, float]] = [] if seconds is None else [({}, seconds)]
+    return Measure(name=name, text=text, unit="s", samples=samples)
 
 
 def _units(status: LedgerStatus) -> Iterator[tuple[Labels, Quantity]]:

@@ -222,32 +222,59 @@ class Note(NamedTuple):
     at: int
 
 
-@frozen
-class FrozenHour:
+@frozen(kw_only=True)
+class SealedHour:
     """
-    A frozen record, claimed by one relay.
+    An hour with its record, as its row says.
 
     Attributes:
         hour_id: Its row.
-        fence: Which claim this is: a later one invalidates it.
         key: Whose.
         license_product: With whom a license record may share a request.
         stamp: Its timestamp, in seconds since 1970.
         quantity: Millionths of a unit.
         member: In which member of a record its quantity is sent.
-        attempts: Claims before this one that had an answer.
-        in_doubt: Whether an earlier one may have been acted upon.
+        region_name: Where to.
+        digest: Of all that the service counts by.
+        in_doubt: Whether an attempt may have been acted upon.
     """
 
     hour_id: int
-    fence: int
     key: UsageKey
     license_product: str
     stamp: int
     quantity: int
     member: str
-    attempts: int
+    region_name: str
+    digest: bytes
     in_doubt: bool
+
+    @property
+    def of(self) -> ProductDimension:
+        """Where it is summed up."""
+        return self.key.summed_under(self.license_product)
+
+
+@frozen(kw_only=True)
+class FrozenHour(SealedHour):
+    """
+    An hour whose record is to be sent: one that nobody holds, or that one relay has claimed.
+
+    Attributes:
+        fence: Of the latest claim on it: a later one invalidates it.
+        attempts: Claims before that had an answer.
+        crashes: Claims in a row that ended with their relay.
+        lapsed: Whether a claim has run out: it had no answer, and the service may have acted on it.
+        urgent: Whether it goes before all others.
+        others_sent: Whether the service took any record within the last two leases.
+    """
+
+    fence: int
+    attempts: int
+    crashes: int = 0
+    lapsed: bool = False
+    urgent: bool = False
+    others_sent: bool = False
 
 
 @frozen(kw_only=True)

@@ -30,7 +30,8 @@ from marketplace_metering_async.ledger.relay_report import RelayNews, RelayRepor
 from marketplace_metering_async.ledger.relay_round import Round, Sending
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
-from marketplace_metering_async.ledger.stores.store import ClaimRules, FailPoint, Sealed, Store
+from marketplace_metering_async.ledger.stores.store import Store
+from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.service_codes import ErrorKind
 

@@ -6,12 +6,11 @@ from typing import Any, Final, Literal, get_args
 from attrs import frozen
 
 from marketplace_metering_async.errors import CannotResolveError
-from marketplace_metering_async.ledger.frozen_record import digest
+from marketplace_metering_async.ledger.frozen_record import is_whole
 from marketplace_metering_async.ledger.model import (
     ENDED,
     HourState,
-    ProductDimension,
-    UsageKey,
+    SealedHour,
     key_of,
     name_of_hour,
 )
@@ -32,43 +31,17 @@ _MOST_NOTE: Final = 1_000
 
 
 @frozen(kw_only=True)
-class EndedHour:
-    """
-    An hour that a person speaks of, as its row says.
+class EndedHour(SealedHour):
+    """An hour that a person speaks of, as its row says."""
 
-    Attributes:
-        in_doubt: Whether an attempt may have been acted upon.
-    """
-
-    hour_id: int
     hour: int
     state: HourState
-    key: UsageKey
-    license_product: str
-    stamp: int
-    quantity: int
     events: int
-    member: str
-    region_name: str
-    digest: bytes
-    in_doubt: bool
 
     @property
     def name(self) -> str:
         """What history calls it."""
         return name_of_hour(self.hour_id)
-
-    @property
-    def of(self) -> ProductDimension:
-        """Where it is summed up."""
-        return self.key.summed_under(self.license_product)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it matches its digest."""
-        content = (self.region_name, self.key, self.stamp, self.quantity, self.member)
-        found = digest(*content, license_product=self.license_product)
-        return found == self.digest
 
 
 def ended_hours(asked: Sequence[int], rows: Iterable[dict[str, Any]]) -> list[EndedHour]:
@@ -252,7 +225,7 @@ def require_unbilled(hour: EndedHour) -> None:
             f"{hour.name} is {hour.state}{' in doubt' if hour.in_doubt else ''}, and may be billed "
             "already: find out, and resolve it as not metered before you bill its usage again"
         )
-    if not hour.is_whole:
+    if not is_whole(hour):
         raise CannotResolveError(
             f"{hour.name} does not match its digest, so that its quantity may be wrong: write it "
             "off, and add the usage anew from your own records"

@@ -38,7 +38,7 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
         request_id=result.request_id,
         metering_record_id=result.metering_record_id,
         quantity=claimed.quantity,
-        of=claimed.key.summed_under(claimed.license_product),
+        of=claimed.of,
     )
 
 

@@ -10,7 +10,7 @@ Bytes go through orjson where the extra `speedups` is, and are the same either w
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -81,6 +81,8 @@ def _read(kind: Any, written: Any) -> Any:  # noqa: ANN401 - annotations and JSO
         return _read_one_of(parts, written)
     if origin is tuple and parts[1:] != (Ellipsis,):
         return tuple(_read(part, one) for part, one in zip(parts, _listed(written), strict=True))
+    if origin is Iterable:
+        origin = list
     if origin in (tuple, list, set, frozenset):
         return origin(_read(parts[0], one) for one in _listed(written))
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -143,7 +145,9 @@ def arguments_from_json(
     Raises:
         TypeError, ValueError: for a name or value that it does not take, or one that is missing.
     """
-    known, required = _parameters_of(carry_out)
+    hints, parameters = get_type_hints(carry_out), inspect.signature(carry_out).parameters
+    known = {name: hints[name] for name in parameters}
+    required = {name for name, one in parameters.items() if one.default is one.empty}
     if unknown := written.keys() - known.keys():
         raise ValueError(f"expected {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
     if missing := required - written.keys():
@@ -160,15 +164,6 @@ def _members(annotations: Mapping[str, Any], written: Mapping[str, Any]) -> dict
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{name}: {error}") from error
     return found
-
-
-@cache
-def _parameters_of(carry_out: Any) -> tuple[dict[str, Any], set[str]]:  # noqa: ANN401 - a function
-    """Return the keyword parameters of a function to their annotations, and the required ones."""
-    hints = get_type_hints(carry_out)
-    parameters = inspect.signature(carry_out).parameters.values()
-    known = {one.name: hints[one.name] for one in parameters}
-    return known, {one.name for one in parameters if one.default is one.empty}
 
 
 @cache

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import define
 
 
-@frozen(kw_only=True)
+@define(kw_only=True)
 class Call:
     """
-    One call that came to the sandbox.
+    One call that came to the sandbox, with what is known of it so far.
 
     Attributes:
-        number: Counted from 1.
+        number: Counted from 1, once the call has ended.
         received: When, by the sandbox's clock.
         operation: As X-Amz-Target says.
         request_id: As the answer says.
@@ -33,7 +33,7 @@ class Call:
         seconds: How long it took, in real time.
     """
 
-    number: int
+    number: int = 0
     received: datetime
     operation: str
     request_id: str
@@ -49,6 +49,11 @@ class Call:
     unprocessed: int = 0
     fault: str | None = None
     seconds: float = 0.0
+
+    def note_reply(self, reply: Mapping[str, Any]) -> None:
+        """Take note of what was answered, or would have been if no fault had hit."""
+        self.results = tuple(reply.get("Results") or ())
+        self.unprocessed = len(reply.get("UnprocessedRecords") or ())
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -81,13 +86,10 @@ class History:
         """Iterate over the calls, oldest first."""
         return iter(tuple(self._calls))
 
-    def next_number(self) -> int:
-        """Return a number for the next call; no number comes twice."""
-        self._last += 1
-        return self._last
-
     def add(self, call: Call) -> None:
-        """Keep a call."""
+        """Keep a call that has ended, under the next number; no number comes twice."""
+        self._last += 1
+        call.number = self._last
         self._calls.append(call)
 
     def since(self, number: int) -> list[Call]:

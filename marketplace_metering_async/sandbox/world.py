@@ -90,8 +90,8 @@ class World:
         self,
         product_code: str,
         *,
-        dimensions: Iterable[str] = (),
-        customers: Iterable[str] | Mapping[str, bool] = (),
+        dimensions: Iterable[str] | None = None,
+        customers: Mapping[str, bool] | Iterable[str] | None = None,
         licenses: Mapping[str, str] | None = None,
         public_key_version: int = 1,
         title: str = "",
@@ -104,9 +104,9 @@ class World:
 
         Args:
             product_code: Its code.
-            dimensions: What may be metered; empty: anything.
+            dimensions: What may be metered; none: anything.
             customers: Account ids or customer identifiers, or a mapping of them to whether they
-                are subscribed, where `subscribe()` would be too much; empty: anybody is, until
+                are subscribed, where `subscribe()` would be too much; none: anybody is, until
                 the first one subscribes.
             licenses: License ARNs to the account each belongs to, beside those of agreements.
             public_key_version: Of its key pair.
@@ -121,10 +121,11 @@ class World:
         """
         if not isinstance(product_code, str) or not product_code:
             raise ValueError(f"product_code: expected a text, got {product_code!r}")
-        known = customers if isinstance(customers, Mapping) else dict.fromkeys(customers, True)
+        if not isinstance(customers, Mapping):
+            customers = dict.fromkeys(customers or (), True)
         product = Product(
-            dimensions=dimensions,
-            customers=dict(known),
+            dimensions=dimensions or (),
+            customers=dict(customers),
             licenses=dict(licenses or {}),
             public_key_version=public_key_version,
             title=title,
@@ -235,9 +236,24 @@ class World:
         self.book.catalogue.suspended.discard(customer_aws_account_id)
         self.changes.bump()
 
-    def issue_token(self, product_code: str, **buyer: str) -> str:
-        """Return a registration token for a *buyer*; see Book.issue_token."""
-        token = self.book.issue_token(product_code, now=self.clock.now(), **buyer)
+    def issue_token(
+        self,
+        product_code: str,
+        *,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        agreement_id: str | None = None,
+    ) -> str:
+        """Return a registration token for a buyer, of whom what is known may be left out."""
+        token = self.book.issue_token(
+            product_code,
+            now=self.clock.now(),
+            customer_aws_account_id=customer_aws_account_id,
+            customer_identifier=customer_identifier,
+            license_arn=license_arn,
+            agreement_id=agreement_id,
+        )
         self.changes.bump()
         return token
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
 
 from marketplace_metering_async.sandbox import (
     Advice,
@@ -20,7 +18,7 @@ from marketplace_metering_async.sandbox import (
 )
 from marketplace_metering_async.sandbox.arguments import arguments_as_json
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
-from marketplace_metering_async.sandbox.guard import TOKEN_HEADER
+from marketplace_metering_async.sandbox.conformance.http_client import HttpControls
 from marketplace_metering_async.sandbox.service.memory import Copy, book_of
 
 _PATIENCE: Final = 30.0
@@ -51,10 +49,8 @@ class SandboxServer:
         self._arguments = arguments_as_json(arguments)
         self.url = ""
         self.environment: dict[str, str] = {}
-        self._headers: dict[str, str] = {}
+        self._token: str | None = None
         self._process: subprocess.Popen[str] | None = None
-        # A proxy from the environment would not know our loopback.
-        self._open = build_opener(ProxyHandler({})).open
 
     def __enter__(self) -> Self:
         """
@@ -75,7 +71,7 @@ class SandboxServer:
             raise RuntimeError("the sandbox's process ended before it listened")
         place = json.loads(line)
         self.url, self.environment = place["url"], place["environment"]
-        self._headers = {TOKEN_HEADER: place["token"]} if place["token"] else {}
+        self._token = place["token"]
         return self
 
     def __exit__(
@@ -94,6 +90,10 @@ class SandboxServer:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+    @property
+    def _controls(self) -> HttpControls:
+        return HttpControls(self.url, self._token)
 
     @property
     def book(self) -> Book:
@@ -217,7 +217,7 @@ class SandboxServer:
         Raises:
             ValueError: for a version below 1, or where the server lacks the extra.
         """
-        return self._exchange(self._question("public-key", version=str(version))).decode()
+        return self._controls.read(f"public-key?version={version}").decode()
 
     def rotate_key(self, product_code: str) -> int:
         """Give a product its next key version, and return it."""
@@ -234,11 +234,8 @@ class SandboxServer:
         Raises:
             ValueError: if it refuses.
         """
-        return json.loads(self._exchange(self._question(path, **query)))
-
-    def _question(self, path: str, **query: str) -> Request:
         asked = "&".join(f"{name}={value}" for name, value in query.items())
-        return Request(f"{self.url}/_sandbox/{path}?{asked}", headers=self._headers)  # noqa: S310
+        return self._controls.ask(f"{path}?{asked}")
 
     def order(self, path: str, **members: Any) -> Any:  # noqa: ANN401 - JSON
         """
@@ -247,17 +244,4 @@ class SandboxServer:
         Raises:
             ValueError: if it refuses.
         """
-        request = Request(  # noqa: S310 - http
-            f"{self.url}/_sandbox/{path}",
-            data=json.dumps(members).encode(),
-            headers={"Content-Type": "application/json", **self._headers},
-        )
-        return json.loads(self._exchange(request))
-
-    def _exchange(self, request: Request) -> bytes:
-        try:
-            with self._open(request, timeout=_PATIENCE) as answer:
-                return bytes(answer.read())
-        except HTTPError as refused:
-            with refused:
-                raise ValueError(refused.read().decode().strip()) from refused
+        return self._controls.order(path, members)

@@ -18,27 +18,27 @@ from marketplace_metering_async.ledger.model import HourState, Settlement, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.stores import (
-    postgresql,
+    identifying,
     postgresql_adding,
     postgresql_arrivals,
     postgresql_plain,
-    postgresql_sending,
-    sqlite,
+    sending,
     sqlite_adding,
-    sqlite_sending,
+    store,
 )
+from marketplace_metering_async.ledger.stores.database import Dialects
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
-from marketplace_metering_async.ledger.stores.postgresql_plain import execute_for
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
-from marketplace_metering_async.ledger.stores.store import Sealed
+from marketplace_metering_async.ledger.stores.store import Store
+from marketplace_metering_async.ledger.stores.words import Sealed
 from marketplace_metering_async.results import RecordStatus
 
 
 def change(verb: str, instead: Callable[[Any], Any]) -> None:
     """Let both stores do something else, which is made of what they did."""
-    for store in (SqliteStore, PostgresStore):
-        setattr(store, verb, instead(getattr(store, verb)))
+    for kind in (SqliteStore, PostgresStore):
+        setattr(kind, verb, instead(getattr(kind, verb)))
 
 
 def acknowledge_before_send() -> None:
@@ -145,35 +145,22 @@ def seal_in_two_transactions() -> None:
             for hour_id, stamp, quantity, name, product, *_ in due
         ]
 
-    async def in_sqlite(self: Any, now: int, limit: int, region: str) -> Sealed:
-        read = sqlite_sending.DUE
-        due = await self._file.read(lambda db: db.execute(read, (now, limit)).fetchall())
-
-        def write(db: Any) -> None:
-            db.executemany(sqlite_sending.FREEZE, frozen(due, now, region))
-            for hour_id, _, quantity, *_ in due:
-                db.execute("UPDATE hour SET quantity = ? WHERE hour_id = ?", (quantity, hour_id))
-
-        await self._file.change(write)
-        return Sealed()
-
-    async def in_postgresql(self: Any, now: int, limit: int, region: str) -> Sealed:
-        due = await self._connections.run(lambda db: db.fetch(postgresql_sending.DUE, now, limit))
+    async def instead(self: Any, now: int, limit: int, region: str) -> Sealed:
+        due = await self._change(lambda db: db.fetch(sending.DUE, now, limit))
 
         async def write(db: Any) -> None:
-            await execute_for(db, postgresql_sending.FREEZE, frozen(due, now, region))
+            await db.for_each(sending.FREEZE, frozen(due, now, region))
             for hour_id, _, quantity, *_ in due:
-                await db.execute(
+                await db.fetch(
                     "UPDATE marketplace_metering.hour SET quantity = $1 WHERE hour_id = $2",
                     quantity,
                     hour_id,
                 )
 
-        await self._connections.run(write)
+        await self._change(write)
         return Sealed()
 
-    SqliteStore.seal_due = in_sqlite  # type: ignore[method-assign, assignment]
-    PostgresStore.seal_due = in_postgresql  # type: ignore[method-assign, assignment]
+    Store.seal_due = instead  # type: ignore[method-assign, assignment]
 
 
 def acknowledge_before_commit() -> None:
@@ -233,21 +220,14 @@ def prune_by_age() -> None:
         async def pruning(self: Any, now: int, rules: Any) -> Any:
             held = await claim(self, now, rules)
             for table in ("attempt", "carried", "hour"):
-                await execute(
-                    self,
-                    f"DELETE FROM {{schema}}{table} WHERE hour_id IN "
-                    f"(SELECT hour_id FROM {{schema}}hour WHERE hour < {now - 3 * 3600})",
+                old = (
+                    f"DELETE FROM marketplace_metering.{table} WHERE hour_id IN (SELECT hour_id "
+                    f"FROM marketplace_metering.hour WHERE hour < {now - 3 * 3600})"
                 )
+                await self._change(lambda db, old=old: db.fetch(old))
             return held
 
         return pruning
-
-    async def execute(store: Any, statement: str) -> None:
-        if isinstance(store, SqliteStore):
-            await store._file.change(lambda db: db.execute(statement.format(schema="")))
-        else:
-            full = statement.format(schema="marketplace_metering.")
-            await store._connections.run(lambda db: db.execute(full))
 
     change("claim", instead)
 
@@ -258,8 +238,7 @@ def copy_is_not_seen() -> None:
     def nothing(*args: Any, **named: Any) -> None:
         """See nothing."""
 
-    for store in (sqlite, postgresql):
-        store.sign_of_a_copy = nothing  # type: ignore[attr-defined]
+    identifying.sign_of_a_copy = nothing  # type: ignore[attr-defined]
     watermark.Memory.missing = nothing  # type: ignore[method-assign]
 
 
@@ -269,8 +248,7 @@ def adopted_copy_holds_nothing() -> None:
     def forgetful(*known: Any) -> Any:
         return evolve(watermark.adopted(*known), through=0)
 
-    for store in (sqlite, postgresql):
-        store.adopted = forgetful  # type: ignore[attr-defined]
+    store.adopted = forgetful  # type: ignore[attr-defined, assignment]
 
 
 def adoption_raises_no_counter() -> None:
@@ -279,14 +257,12 @@ def adoption_raises_no_counter() -> None:
     def humble(sealings: int, held: int, outside: Any, now: int) -> Any:
         return evolve(watermark.adopted(sealings, held, outside, now), sealings=sealings)
 
-    for store in (sqlite, postgresql):
-        store.adopted = humble  # type: ignore[attr-defined]
+    store.adopted = humble  # type: ignore[attr-defined, assignment]
 
 
 def sealings_are_not_counted() -> None:
     """Nothing tells a ledger from what it was before it sealed."""
-    sqlite_sending.SEALED = _uncounted(sqlite_sending.SEALED)  # type: ignore[misc]
-    postgresql_sending.SEALED = _uncounted(postgresql_sending.SEALED)  # type: ignore[misc]
+    sending.SEALED = Dialects(*map(_uncounted, sending.SEALED))  # type: ignore[misc]
 
 
 def _uncounted(statement: str) -> str:
@@ -297,14 +273,10 @@ def _uncounted(statement: str) -> str:
 def sent_before_it_is_written_down() -> None:
     """How far the ledger has sealed is written outside of it some other time."""
 
-    def in_sqlite(self: Any, db: Any, place: Any) -> None:
+    async def nothing(self: Any, db: Any, place: Any) -> None:
         """Write nothing down."""
 
-    async def in_postgresql(self: Any, db: Any, place: Any) -> None:
-        """Write nothing down."""
-
-    SqliteStore._keep_watermark = in_sqlite  # type: ignore[method-assign]
-    PostgresStore._keep_watermark = in_postgresql  # type: ignore[method-assign]
+    Store._keep_watermark = nothing  # type: ignore[method-assign]
 
 
 def lost_commit_is_repeated() -> None:
@@ -375,25 +347,32 @@ def callers_usage_is_removed_by_number() -> None:
 
 def plain_hours_are_not_counted() -> None:
     """Usage of an hour that is remembered is called stored, though the hour is sealed."""
-    _without_count("grown", sqlite_adding.PLAIN_HOUR)
+    unchanged, hour = sqlite_adding._unchanged, sqlite_adding.PLAIN_HOUR.partition("{")[0]
+
+    def no_hour_is(db: Any, statement: str, rows: Any) -> list[int]:
+        found = unchanged(db, statement, rows)
+        return [] if statement.startswith(hour) else found
+
+    sqlite_adding._unchanged = no_hour_is
+    _without_count("grown")
 
 
 def plain_events_are_not_counted() -> None:
     """Usage is added blindly, though its event id is known."""
-    _without_count("named", sqlite_adding.PLAIN_EVENT)
+    name = sqlite_adding._name
+
+    def as_if_new(db: Any, events: Any) -> list[str]:
+        name(db, events)
+        return []
+
+    sqlite_adding._name = as_if_new
+    _without_count("named")
     unique, lenient = "RETURNING 1), kept", "ON CONFLICT DO NOTHING RETURNING 1), kept"
     assert unique in postgresql_plain._ALL
     postgresql_plain._ALL = postgresql_plain._ALL.replace(unique, lenient)  # type: ignore[misc]
 
 
-def _without_count(part: str, of: str) -> None:
-    unchanged = sqlite_adding._unchanged
-
-    def none_is(db: Any, statement: str, rows: Any) -> list[int]:
-        found = unchanged(db, statement, rows)
-        return [] if statement == of else found
-
-    sqlite_adding._unchanged = none_is
+def _without_count(part: str) -> None:
     counted = f"WHEN (SELECT COUNT(*) FROM {part}"
     uncounted = f"WHEN false AND (SELECT COUNT(*) FROM {part}"
     assert counted in postgresql_plain._ALL
@@ -426,20 +405,12 @@ def old_events_are_new() -> None:
 def pruning_leaves_no_note() -> None:
     """Event ids go, and nothing says up to when."""
 
-    async def in_sqlite(self: Any, before: int, limit: int) -> int:
-        await self._file.change(lambda db: db.execute(FORGET.format("event"), (before,)))
+    async def noiseless(self: Any, before: int, limit: int) -> int:
+        forget = "DELETE FROM marketplace_metering.event WHERE added_at < $1"
+        await self._change(lambda db: db.fetch(forget, before))
         return 0
 
-    async def in_postgresql(self: Any, before: int, limit: int) -> int:
-        forget = FORGET.format("marketplace_metering.event").replace("?", "$1")
-        await self._connections.run(lambda db: db.execute(forget, before))
-        return 0
-
-    SqliteStore.prune_events = in_sqlite  # type: ignore[method-assign]
-    PostgresStore.prune_events = in_postgresql  # type: ignore[method-assign]
-
-
-FORGET = "DELETE FROM {} WHERE added_at < ?"
+    Store.prune_events = noiseless  # type: ignore[method-assign]
 
 
 def denied_is_refused() -> None:

@@ -4,15 +4,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from support.commands import CREDENTIALS, Shell, running_sandbox
+from support.commands import CREDENTIALS, Shell
 
 from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.testing import SandboxThread
 
 
 @pytest.fixture(scope="session")
 def shared_sandbox() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
-        yield sandbox
+    with SandboxThread(Sandbox(calls_per_second=None)) as running:
+        yield running.sandbox
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from marketplace_metering_async.cli.input.formats import (
     parse_json,
     worded,
 )
-from marketplace_metering_async.cli.input.lines import Line, sources_of
+from marketplace_metering_async.cli.input.lines import Line, Source, sources_of
 from marketplace_metering_async.errors import InvalidRecordError
 from marketplace_metering_async.records import UsageRecord
 
@@ -239,6 +239,12 @@ def test_a_number_is_read_by_its_digits(written: str, exact: str, name: str) -> 
         assert record == UsageRecord.from_boto(rows(ROW.replace(b",5,", b"," + cell + b",")))
 
 
+def said_by(line: bytes) -> UsageRecord | InvalidRecordError:
+    """Return what a line of JSON says, as a ledger reads it."""
+    source = Source("u.jsonl", None, for_ledger=True)
+    return source._line(1, len(line), input_lines._members_of(parse_json, line)).record
+
+
 @pytest.mark.parametrize(
     ("written", "says"),
     [
@@ -264,7 +270,7 @@ def test_a_number_that_cannot_be_sent_is_told(written: str, says: str) -> None:
     """
     line = JSON.replace(b'"quantity":5', b'"quantity":' + written.encode())
 
-    record, *_ = input_lines._read(parse_json, line, for_ledger=True)
+    record = said_by(line)
 
     assert isinstance(record, InvalidRecordError)
     assert says in worded(record)
@@ -444,7 +450,7 @@ def test_no_members_break_the_reading(members: dict[str, Any]) -> None:
     """
     Whatever stands for a member, a line is a record, or refused with a reason. Newcomer M9.
     """
-    record, *_ = input_lines._read(parse_json, json.dumps(members).encode(), for_ledger=True)
+    record = said_by(json.dumps(members).encode())
 
     assert isinstance(record, UsageRecord | InvalidRecordError)
 

@@ -123,26 +123,20 @@ def test_the_examples_are_used_rightly(
         ("ledger resolve --as met", "metered"),
     ],
 )
-def test_the_shell_completes(words: str, found: str) -> None:
+def test_the_shell_completes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str, found: str
+) -> None:
     """
     Commands, options and states, as bash asks for them. Newcomer, smaller 4.
     """
-    line_so_far = f"marketplace-metering {words}"
-    program = (
-        "import sys; sys.argv[0] = 'marketplace-metering'\n"
-        "from marketplace_metering_async.__main__ import main; sys.exit(main())"
-    )
-    asked = environment(
-        _MARKETPLACE_METERING_COMPLETE="complete_bash",
-        COMP_WORDS=line_so_far,
-        COMP_CWORD=str(len(words.split())),
-    )
+    monkeypatch.setattr(sys, "argv", ["marketplace-metering"])
+    monkeypatch.setenv("_MARKETPLACE_METERING_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"marketplace-metering {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
 
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=False
-    )
+    done = shell()
 
-    assert found in done.stdout.split(), done.stderr
+    assert found in done.out.split(), done.err
 
 
 def test_every_step_is_told_where_asked_for(sandbox: Sandbox, shell: Shell) -> None:

@@ -4,17 +4,25 @@ import asyncio
 import csv
 import io
 import json
+import os
 import shutil
+import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import Run, Shell, line, process, running_sandbox, target
+from support.commands import Run, Shell, line, process, target
 from support.ledgers import refuse_thirteen
 
+from marketplace_metering_async.cli.commands import ledger_in_out
+from marketplace_metering_async.cli.commands.ledger_import import ImportedLine
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output import result_writer
+from marketplace_metering_async.errors import LedgerError
+from marketplace_metering_async.sandbox import Sandbox
 
 
 @pytest.fixture
@@ -50,6 +58,29 @@ def test_importing_twice_adds_nothing_twice(tmp_path: Path, usage: Path, shell: 
     assert ["Repeated"] * 3 + ["Recorded"] == grown.statuses
 
 
+def test_what_was_stored_has_its_result_where_the_ledger_fails_then(
+    tmp_path: Path, usage: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Also where whoever reads the results is slow.
+    """
+
+    async def cut_short(*_: object, **__: object) -> AsyncIterator[ImportedLine]:
+        yield ImportedLine(str(usage), 1, result={"status": "Recorded"})
+        raise LedgerError("the disk is gone")
+
+    def slowly(data: bytes) -> None:
+        time.sleep(0.1)
+        os.write(1, data)
+
+    monkeypatch.setattr(ledger_in_out, "import_lines", cut_short)
+    monkeypatch.setattr(result_writer, "_stdout", lambda: slowly)
+    done = shell("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
+
+    assert [1] == [one["line"] for one in done.lines]
+    assert "the disk is gone" in done.err
+
+
 def test_a_line_that_the_database_refuses_costs_no_other(
     tmp_path: Path, usage: Path, shell: Shell
 ) -> None:
@@ -83,18 +114,17 @@ def test_a_bad_line_costs_no_other(tmp_path: Path, usage: Path, shell: Shell) ->
 
 
 def test_send_through_a_ledger_meters_the_rest_once(
-    tmp_path: Path, usage: Path, shell: Shell
+    sandbox: Sandbox, tmp_path: Path, usage: Path, shell: Shell
 ) -> None:
     """
     However often the same file is sent.
     """
     url = url_in(tmp_path)
-    with running_sandbox() as sandbox:
-        runs: list[Run] = [
-            shell("send", "--ledger", url, usage, *target(sandbox), "--product-code", "p")
-            for _ in range(2)
-        ]
-        on_file = sorted(record.quantity for record in sandbox.book.records)
+    runs: list[Run] = [
+        shell("send", "--ledger", url, usage, *target(sandbox), "--product-code", "p")
+        for _ in range(2)
+    ]
+    on_file = sorted(record.quantity for record in sandbox.book.records)
     status = status_of(shell, url)
 
     assert [Exit.OK, Exit.OK] == [run.code for run in runs], runs[0].err
@@ -190,25 +220,25 @@ def test_a_mistyped_url_is_an_error_and_makes_no_ledger(
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_copy_is_not_relayed(tmp_path: Path, usage: Path, shell: Shell) -> None:
+def test_a_copy_is_not_relayed(sandbox: Sandbox, tmp_path: Path, usage: Path, shell: Shell) -> None:
     """
     It ends at once with a code of its own; its status is at risk. Adopted, it goes on. ledger H7,
     newcomer M12
     """
-    with running_sandbox() as sandbox:
-        (tmp_path / "copy").mkdir()
-        shell("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
-        shutil.copyfile(tmp_path / "ledger.db", tmp_path / "copy" / "ledger.db")
-        url = url_in(tmp_path / "copy")
-        relays = [
-            shell("ledger", "relay", url, *target(sandbox)[:2], *once) for once in ([], ["--once"])
-        ]
-        status = shell("ledger", "status", url)
-        adopted, again = (shell("ledger", "adopt-copy", url) for _ in range(2))
-        retried = shell("ledger", "retry", url, "--state", "unconfirmed")
-        after = shell("ledger", "relay", url, "--once", *target(sandbox)[:2])
+    (tmp_path / "copy").mkdir()
+    shell("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
+    shutil.copyfile(tmp_path / "ledger.db", tmp_path / "copy" / "ledger.db")
+    url = url_in(tmp_path / "copy")
+    relays = [
+        shell("ledger", "relay", url, *target(sandbox)[:2], *once) for once in ([], ["--once"])
+    ]
+    called = sandbox.calls.total()
+    status = shell("ledger", "status", url)
+    adopted, again = (shell("ledger", "adopt-copy", url) for _ in range(2))
+    retried = shell("ledger", "retry", url, "--state", "unconfirmed")
+    after = shell("ledger", "relay", url, "--once", *target(sandbox)[:2])
 
-    assert [Exit.COPY] * 2 == [run.code for run in relays]
+    assert ([Exit.COPY] * 2, 0) == ([run.code for run in relays], called)
     assert Exit.UNDELIVERED == status.code
     assert all("this ledger is a copy" in run.err for run in relays)
     assert [Exit.OK] * 2 == [adopted.code, again.code]

@@ -88,26 +88,14 @@ def test_sums_for_people_are_exact(shell: Shell, url: str) -> None:
     assert "1,000.000001 units are frozen" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("quantity", "says"),
-    [
-        ("1e3", "digits without leading zeros"),
-        ("1,5", "digits without leading zeros"),
-        ("0.1234567", "at most 6 decimal places"),
-        ("017", "digits without leading zeros"),
-        ("10000000000", "0 to 9999999999.999999"),
-    ],
-)
-def test_an_option_that_is_no_quantity_is_refused(
-    shell: Shell, url: str, quantity: str, says: str
-) -> None:
+def test_an_option_that_is_no_quantity_is_refused(shell: Shell, url: str) -> None:
     """
     And makes no ledger. Issue 20
     """
-    done = shell("ledger", "add", url, *WHO, "--quantity", quantity)
+    done = shell("ledger", "add", url, *WHO, "--quantity", "1e3")
 
     assert Exit.USAGE == done.code
-    assert says in " ".join(done.err.replace("│", " ").split())
+    assert "digits without leading zeros" in " ".join(done.err.replace("│", " ").split())
     assert not Path(url.removeprefix("sqlite:///")).exists()
 
 

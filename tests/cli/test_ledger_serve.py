@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from attrs import frozen
-from support.commands import Shell, command, environment, pipe
+from support.commands import Shell, pipe, started
 from support.ledgers import house_at
 
 from marketplace_metering_async import LedgerError
@@ -40,20 +40,11 @@ class Running:
 
 @contextmanager
 def server(*arguments: object) -> Iterator[Running]:
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        command("ledger", *map(str, arguments), "--port", "0"),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with started("ledger", *arguments, "--port", 0) as process:
         said = pipe(process.stderr).readline().decode()
         found = re.search(r"http://[^/]+", said)
         assert found, said
         yield Running(found[0], process)
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 def test_metrics_are_served_until_it_is_ended(tmp_path: Path, shell: Shell) -> None:

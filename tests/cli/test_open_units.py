@@ -260,21 +260,3 @@ def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, tmp_path: Path, u
     assert (Exit.OK, Exit.OK) == (sent.code, status.code)
     assert "oldest unsent" not in status.out
     assert "is lost" not in status.out
-
-
-def test_a_copy_that_nobody_has_adopted_is_left_alone(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
-) -> None:
-    """
-    At once, with a code of its own. Newcomer M12
-    """
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    shell("ledger", "import", url, usage, "--product-code", "p")
-    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database, database:
-        database.execute("UPDATE ledger SET guarded_since = 1")
-    for once in ([], ["--once"]):
-        done = shell("ledger", "relay", url, *target(sandbox)[:2], *once)
-
-        assert Exit.COPY == done.code
-        assert "adopt-copy" in done.err
-    assert 0 == sandbox.calls["BatchMeterUsage"]

@@ -19,7 +19,7 @@ import pytest
 import typer
 import yaml
 from support.commands import Shell, environment, pipe, started
-from support.ended import end
+from support.ended import claimed, end, fate, settle
 from support.ledgers import (
     ACCOUNT,
     HOUR,
@@ -36,10 +36,9 @@ from typer.core import TyperGroup
 
 from marketplace_metering_async import HourState, RetryPolicy, UsageRecord, ledger
 from marketplace_metering_async.cli.app import app
-from marketplace_metering_async.ledger.model import ENDED, Settlement, Usage, UsageKey
+from marketplace_metering_async.ledger.model import ENDED, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.relay import _LAST_TRIES
-from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 PAGE = (Path(ledger.__file__).parent / "OPERATING.md").read_text(encoding="utf-8")
@@ -455,7 +454,7 @@ async def sizes(url: str) -> list[float]:
         first = await size_of(url)
         for hours in (1, 2, 3):
             await add(house, now - hours * 3600, None)
-            await settle_all(house, now)
+            await settle_all(house)
         second = await size_of(url)
         without = await size_of(url, "'event'")  # hours grow, too, until their old rows are reused
         for number in (1, 2, 3):
@@ -464,26 +463,14 @@ async def sizes(url: str) -> list[float]:
     return [(second - first) / 3 / ROWS / 1000, ids / 3 / ROWS / 1000]
 
 
-async def settle_all(house: House, now: int) -> None:
+async def settle_all(house: House) -> None:
     """Let the service have taken all that is due."""
-    store = house.ledger._store
-    await store.seal_due(now, ROWS, "us-east-1")
-    rules = ClaimRules(begun=now, limit=ROWS, lease=60, region_name="us-east-1")
-    claims = await store.claim(now, rules)
-    settlements = [
-        Settlement(
-            hour_id=claim.hour_id,
-            fence=claim.fence,
-            state=HourState.METERED,
-            status="Success",
-            quantity=claim.quantity,
-            of=claim.key.summed_under(""),
-            request_id=str(UUID(int=claim.hour_id)),
-            metering_record_id=str(UUID(int=claim.hour_id)),
-        )
-        for claim in claims
+    fates = [
+        fate(claim, HourState.METERED, request_id=str(one), metering_record_id=str(one))
+        for claim in await claimed(house, limit=ROWS)
+        for one in [UUID(int=claim.hour_id)]
     ]
-    assert ROWS == len(await store.settle(settlements, now))
+    assert ROWS == len(await settle(house, *fates))
 
 
 async def size_of(url: str, tables: str = "'hour', 'attempt', 'event'") -> int:
@@ -518,12 +505,10 @@ async def replace_a_cron_job(url: str) -> None:
         async with house.client() as client:
             await client.batch_meter_usage([before], product_code="product")
         await house.use(3)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         good = await house.balance()
         await house.use(5, at=switch - HOUR / 2)
-        house.clock.step(minutes=20)
-        await house.relay()
+        await house.relay_after(minutes=20)
         both = await house.balance()
 
         assert (3, {}) == (good.metered, good.ended)

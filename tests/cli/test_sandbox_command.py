@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 from attrs import frozen
-from support.commands import Shell, command, environment, pipe, running_sandbox
+from support.commands import Shell, environment, pipe, started
 
 from marketplace_metering_async import testing
 from marketplace_metering_async.sandbox import Sandbox
@@ -70,13 +70,7 @@ class Running:
 
 @contextmanager
 def sandbox_with(*options: str) -> Iterator[Running]:
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        command("sandbox", "--port", "0", *options),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with started("sandbox", "--port", 0, *options) as process:
         lines = [pipe(process.stdout).readline().decode() for _ in range(5)]
         found = dict(re.findall(r"export (\w+)=(.*)\n", "".join(lines)))
         assert 5 == len(found), pipe(process.stderr).read()
@@ -84,9 +78,6 @@ def sandbox_with(*options: str) -> Iterator[Running]:
         while SDKS[-1].in_code_at(found["AWS_ENDPOINT_URL_MARKETPLACE_METERING"]) not in said:
             said += pipe(process.stderr).readline().decode()
         yield Running(found, said)
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 def test_a_container_needs_no_python(tmp_path: Path) -> None:
@@ -276,9 +267,9 @@ def test_a_check_needs_the_token_of_the_controls(shell: Shell) -> None:
     """
     As page and controls do.
     """
-    with running_sandbox(token="t0ken") as place:
-        done = shell("sandbox", "check", place.url, "--only", "a-record")
-        right = shell("sandbox", "check", place.url, "--only", "a-record", "--token", "t0ken")
+    with testing.SandboxThread(Sandbox(token="t0ken")) as running:
+        check = ("sandbox", "check", running.sandbox.url, "--only", "a-record")
+        done, right = shell(*check), shell(*check, "--token", "t0ken")
 
     assert (2, 0) == (done.code, right.code)
     assert "--token: state: send the sandbox's token" in done.err

@@ -1,14 +1,18 @@
 """`send`, `validate` and their like against a real sandbox."""
 
+import gzip
 import json
 import os
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from support.commands import HOUR, Shell, line, target
 
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output import result_writer
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
 METER = ["meter", "--product-code", "p", "--dimension", "d", "--quantity"]
@@ -298,6 +302,28 @@ def test_validate_tells_of_every_line(shell: Shell) -> None:
     assert ["Valid", *["Rejected"] * 120, "Valid", "Rejected"] == done.statuses
     assert all(f"-:{number}: expected a JSON object" in done.err for number in range(2, 122))
     assert "-:123: -:1, -:123 have one key" in done.lines[-1]["message"]
+
+
+def test_validate_tells_of_the_lines_before_a_file_that_ends_too_early(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Also where whoever reads the results is slow.
+    """
+
+    def slowly(data: bytes) -> None:
+        time.sleep(0.1)
+        os.write(1, data)
+
+    monkeypatch.setattr(result_writer, "_stdout", lambda: slowly)
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl.gz"
+    whole.write_text(f"{line(1)}\n")
+    part.write_bytes(gzip.compress(f"{line(2)}\n".encode())[:-4])
+    done = shell("validate", "--product-code", "p", whole, part)
+
+    assert Exit.USAGE == done.code
+    assert str(whole) in [one["file"] for one in done.lines]
+    assert "ends too early" in done.err
 
 
 def test_validate_ends_well_on_good_input(shell: Shell) -> None:

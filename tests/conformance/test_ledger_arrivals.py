@@ -55,8 +55,7 @@ async def test_nobody_waits_for_a_caller(either: str, isolation: str) -> None:
                 assert used - 1 == (await house.balance()).recorded
             await house.use(2)
             assert used + 2 == (await house.balance()).recorded
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
 
         assert 8 == (await house.balance()).metered
 
@@ -220,12 +219,10 @@ async def test_usage_that_is_committed_late_is_carried(place: str) -> None:
         await house.use(1)
         async with a_caller(place) as connection:
             added = await house.use(2, connection=connection)
-            house.clock.step(hours=1)
-            await house.relay()
+            await house.relay_after(hours=1)
             with pytest.raises(LateUsageError):
                 await house.use(4, at=NOON, connection=connection)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         house.clock.step(hours=1)
         await house.relay()
         later = [entry async for entry in house.ledger.history()][-1]
@@ -245,8 +242,7 @@ async def test_usage_that_is_committed_in_another_month_ends(place: str) -> None
         await house.use(1)
         async with a_caller(place) as connection:
             added = await house.use(2, connection=connection)
-            house.clock.step(hours=2)
-            await house.relay()
+            await house.relay_after(hours=2)
         await house.relay()
 
         assert added.ended is None
@@ -325,8 +321,7 @@ async def test_a_row_that_no_hour_can_hold_holds_up_itself_alone(
             for quantity in (9, 1, 1, 1, 1):
                 name = f"{quantity:012d}"
                 await house.use(quantity, customer_aws_account_id=name, connection=connection)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         status = await house.balance()
 
         assert (9, 5) == (status.open, status.metered)
@@ -397,13 +392,11 @@ async def test_an_adopted_copy_holds_what_was_not_folded(place: str) -> None:
         await house.use(1)
         async with a_caller(place) as connection:
             await house.use(2, connection=connection)
-            house.clock.step(hours=1)
-            await house.relay()
+            await house.relay_after(hours=1)
         await change(place, "UPDATE ledger SET mark = 'elsewhere 1' RETURNING 1")
         await house.relay()
         await house.ledger.adopt_copy()
-        house.clock.step(hours=2)
-        await house.relay()
+        await house.relay_after(hours=2)
         status = await house.balance()
 
         assert (1, {HourState.UNCONFIRMED: 2}) == (status.metered, status.ended)

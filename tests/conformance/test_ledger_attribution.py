@@ -28,8 +28,7 @@ async def test_usage_that_is_late_at_a_months_end_is_billed_in_its_month(house: 
     house.clock.set(DECEMBER + timedelta(minutes=59))
     later = await house.use(4, at=DECEMBER - timedelta(minutes=70))
     before = await house.relay()
-    house.clock.step(minutes=2)
-    await house.relay()
+    await house.relay_after(minutes=2)
 
     last_hour = DECEMBER - HOUR
     assert [(last_hour, True)] * 2 == [(one.hour, one.late) for one in (late, later)]
@@ -74,12 +73,10 @@ async def test_what_an_hour_after_the_end_carried_goes_back(house: House) -> Non
     It happened in the subscription, which has an hour for it. ledger M1
     """
     await house.use(1, at=NOON - 3 * HOUR)
-    house.clock.step(seconds=600)
-    await house.relay()
+    await house.relay_after(seconds=600)
     await house.use(1, at=NOON - 2 * HOUR)
     await house.use(1, at=NOON - HOUR)
-    house.clock.step(seconds=600)
-    await house.relay()
+    await house.relay_after(seconds=600)
     carried = await house.use(7, at=NOON - 2 * HOUR)
     await house.use(9)
     await house.ledger.close_customer(**CUSTOMER, at=NOON - 2 * HOUR)
@@ -137,8 +134,7 @@ async def test_what_may_be_metered_is_never_called_unmetered(url: str, second: A
 
     async with house_at(url, fault) as house:
         await house.use(3)
-        house.clock.step(hours=5)
-        await house.relay()
+        await house.relay_after(hours=5)
         for _ in lost:
             pass
         if isinstance(second, Refusal):
@@ -146,8 +142,7 @@ async def test_what_may_be_metered_is_never_called_unmetered(url: str, second: A
         elif second == "not subscribed":
             house.book.records.clear()
             house.book.products["product"] = Product(customers={ACCOUNT: False})
-        house.clock.step(hours=20 if second == "too late" else 1)
-        await house.relay()
+        await house.relay_after(hours=20 if second == "too late" else 1)
         (entry,) = [e async for e in house.ledger.history()]
 
         assert (HourState.UNCONFIRMED, True) == (entry.state, entry.in_doubt)
@@ -205,8 +200,7 @@ async def test_an_hour_is_billed_by_one_scheme(house: House, first: str | None) 
     later = await house.use(8, license_arn=second, at=NOON - HOUR)
     other = await house.use(16, license_arn=second, dimension="other")
     another_license = await house.use(32, license_arn=LICENSE[:-1] + "0", dimension="other")
-    house.clock.step(hours=1)
-    await house.relay()
+    await house.relay_after(hours=1)
 
     assert (HourState.OTHER_SCHEME, None) == (kept.ended, kept.hour)
     assert [None, None] == [later.ended, other.ended]

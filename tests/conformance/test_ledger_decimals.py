@@ -57,8 +57,7 @@ async def test_fractions_of_an_hour_add_up_exactly(
     """
     for quantity in added:
         await house.use(quantity)
-    house.clock.step(hours=6)
-    report = await house.relay()
+    report = await house.relay_after(hours=6)
     status = await house.balance()
     (entry,) = [entry async for entry in house.ledger.history()]
     (value,) = member.values()
@@ -79,8 +78,7 @@ async def test_a_callers_context_of_decimals_rounds_nothing(house: House) -> Non
         for n in range(2):
             for quantity in ("1000.000001", Decimal("0.999999")):
                 await house.use(quantity, customer_aws_account_id=f"{n:012d}")
-        house.clock.step(hours=1)
-        report = await house.relay()
+        report = await house.relay_after(hours=1)
         status = await house.ledger.status()
 
     assert (2, 2002) == (report.metered, report.units)
@@ -89,8 +87,7 @@ async def test_a_callers_context_of_decimals_rounds_nothing(house: House) -> Non
     with localcontext(prec=3):
         await house.use("1000.000001")
         await house.use("1000.000001", customer_aws_account_id="000000000002")
-        house.clock.step(hours=2)
-        report = await house.relay()
+        report = await house.relay_after(hours=2)
 
     assert Decimal("2000.000002") == report.units
     assert Decimal("4002.000002") == (await house.balance()).metered
@@ -128,8 +125,7 @@ async def test_what_an_hour_has_no_room_for_goes_to_the_next(
     """
     await house.use(there)
     added = await house.use(more)
-    house.clock.step(hours=3)
-    await house.relay()
+    await house.relay_after(hours=3)
 
     assert (next_hour is not None) == added.late
     first, second = (house.metered().get((ACCOUNT, THIS_HOUR + n * HOUR)) for n in (0, 1))
@@ -150,8 +146,7 @@ async def test_late_and_stranded_fractions_are_carried_exactly(house: House) -> 
     count = await house.ledger.retry(HourState.MONTH_OVER)
     entries = [entry async for entry in house.ledger.history()]
     for minutes in (15, 105):
-        house.clock.step(minutes=minutes)
-        await house.relay()
+        await house.relay_after(minutes=minutes)
 
     assert Decimal("1.000002") == before.recorded
     assert {HourState.MONTH_OVER: Decimal("0.333334")} == before.ended
@@ -177,8 +172,7 @@ async def test_a_retry_has_the_same_bytes(house: House) -> None:
 
     house.service.send = noted  # type: ignore[method-assign]
     await house.use("17.420001")
-    house.clock.step(hours=1)
-    assert 0 == (await house.relay()).metered
+    assert 0 == (await house.relay_after(hours=1)).metered
     tried = len(bodies)
     fault.clear()
     house.clock.step(minutes=10)
@@ -348,8 +342,7 @@ async def test_a_fraction_that_was_there_before_goes_on(house: House) -> None:
     async with house.another(whole=["requests"]):
         assert (await house.use("0.5", event_id="e", at=NOON)).repeated
         await house.use(1)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
 
     assert [{"QuantityAsDecimal": "1.5"}] == sent(house)
 

@@ -124,8 +124,7 @@ async def test_wherever_it_breaks_usage_is_billed_once(
                 at = NOON - number % 2 * HOUR
                 await house.use(quantity, at=at, event_id=f"event-{number}")
             for _ in range(4):
-                house.clock.step(hours=1)
-                await house.relay()
+                await house.relay_after(hours=1)
             status = await house.balance()
 
             assert 10 == status.recorded, (name, hit)
@@ -205,8 +204,7 @@ async def test_an_operators_word_that_breaks_off_may_be_repeated(
             with suppress(CannotResolveError):
                 await verb(house.ledger, name)
             for _ in range(3):
-                house.clock.step(hours=1)
-                await house.relay()
+                await house.relay_after(hours=1)
             status = await house.balance()
 
             assert 3 == sum(house.metered().values()), (point, hits)

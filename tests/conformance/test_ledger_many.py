@@ -28,6 +28,29 @@ def piece(quantity: Any = 1, **members: Any) -> Any:
     return {**one, **members}
 
 
+async def test_events_that_are_known_are_found_among_many(house: House) -> None:
+    """
+    Wherever in the list they stand; all others are stored, and none twice.
+    """
+
+    def pieces(numbers: range) -> list[Any]:
+        return [piece(1, event_id=f"event-{n}") for n in numbers]
+
+    await house.ledger.add_many(pieces(range(1)))  # from now on its hour is remembered
+    await house.ledger.add_many(pieces(range(70, 230)))
+    outcomes = await house.ledger.add_many(pieces(range(300)))
+    conflict = await house.ledger.add_many(
+        [piece(2, event_id="event-99"), *pieces(range(290, 350))]
+    )
+
+    known = [n for n, one in enumerate(outcomes) if one == AddedUsage(repeated=True)]
+    assert [0, *range(70, 230)] == known
+    assert {AddedUsage(hour=THIS_HOUR)} == {*outcomes} - {AddedUsage(repeated=True)}
+    assert isinstance(conflict[0], EventConflictError)
+    assert 10 == conflict.count(AddedUsage(repeated=True))
+    assert 350 == (await house.balance()).recorded
+
+
 async def test_each_has_its_outcome_and_what_is_refused_refuses_nothing_else(house: House) -> None:
     """
     In order, with the place of what is wrong; all the rest is stored.

@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.ended import LAST, claimed, end, names, settle
+from support.ended import LAST, claimed, end, fate, names, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, connections_of, house_at
 
 from marketplace_metering_async import CannotResolveError, HourState, LedgerUnusableError
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.model import ENDED, STRANDED, Settlement
+from marketplace_metering_async.ledger.model import ENDED, STRANDED
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -52,8 +52,7 @@ async def test_every_end_state_can_be_billed(house: House, state: HourState) -> 
         if state is not HourState.NOT_METERED:
             await house.ledger.resolve(await names(house), "not_metered", note="looked")
         await house.ledger.reopen(await names(house), note="to be paid")
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     status = await house.balance()
 
     assert (3, {}) == (status.metered, status.ended)
@@ -156,11 +155,11 @@ async def test_a_verdict_of_before_undoes_nothing(house: House) -> None:
     await house.use(3)
     house.clock.step(hours=1)
     (claim,) = await claimed(house)
-    await settle(house, claim, HourState.CONFLICT)
+    await settle(house, fate(claim, HourState.CONFLICT))
     await house.ledger.retry(HourState.CONFLICT)
-    heard = await settle(house, claim, HourState.CONFLICT)
+    heard = await settle(house, fate(claim, HourState.CONFLICT))
     (again,) = await claimed(house)
-    await settle(house, again, HourState.CONFLICT)
+    await settle(house, fate(again, HourState.CONFLICT))
     await house.ledger.resolve(await names(house), "not_metered", note="looked")
     await house.ledger.retry(HourState.NOT_METERED)
     ((fence,),) = await change(house.url, "SELECT fence FROM hour")
@@ -180,18 +179,9 @@ async def test_a_later_success_wins_and_alarms(
     await house.use(3)
     house.clock.step(hours=1)
     (claim,) = await claimed(house)
-    await settle(house, claim, HourState.PROBABLY_METERED)
+    await settle(house, fate(claim, HourState.PROBABLY_METERED))
     await house.ledger.resolve(await names(house), state.value, note="looked")  # type: ignore[arg-type]
-    house.ledger._known.keep(
-        Settlement(
-            hour_id=claim.hour_id,
-            fence=claim.fence,
-            state=HourState.METERED,
-            status="Success",
-            quantity=claim.quantity,
-            of=claim.key.summed_under(claim.license_product),
-        )
-    )
+    house.ledger._known.keep(fate(claim, HourState.METERED))
     report = await house.relay()
 
     assert (1, 3) == (report.metered, (await house.balance()).metered)
@@ -238,8 +228,7 @@ async def test_what_was_resolved_is_pruned(house: House) -> None:
     """
     await end(house, HourState.REJECTED)
     await house.ledger.reopen(await names(house), note="to be paid")
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     house.clock.step(days=9)
 
     assert 2 == await house.ledger.prune(house.clock.now() - timedelta(days=4))
@@ -265,12 +254,10 @@ async def test_a_ledger_can_be_bound_to_another_host(
     ledger M15
     """
     await house.use(1)
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     house.clock.step(hours=23)
     await house.use(3)
-    house.clock.step(hours=1)
-    await house.relay()
+    await house.relay_after(hours=1)
     async with house.client(endpoint_url=ELSEWHERE) as other:
         with pytest.raises(CannotResolveError, match=r"4 units that 127\.0\.0\.1 has taken"):
             await house.ledger.rebind(other, note="x")
@@ -291,8 +278,7 @@ async def test_nothing_is_rebound_under_a_relay(house: House) -> None:
     Or to another region.
     """
     await house.use(1)
-    house.clock.step(hours=2)
-    await house.relay()
+    await house.relay_after(hours=2)
     async with house.client(region_name="eu-west-1") as abroad:
         with pytest.raises(Exception, match="go to us-east-1, not to eu-west-1"):
             await house.ledger.rebind(abroad, taken="billed", note="x")

@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from support.ended import claimed, settle
+from support.ended import claimed, fate, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
 
 from marketplace_metering_async import HourState, UsageLedger
@@ -33,8 +33,7 @@ async def test_every_add_is_stored(pooled: str) -> None:
         await asyncio.gather(*(add_in_turn(house, other) for other in others))
         for other in others:
             await other.aclose()
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
 
         assert 120 == (await house.balance()).metered
         assert {(ACCOUNT, NOON.replace(minute=0)): 120} == house.metered()
@@ -98,7 +97,7 @@ async def test_an_operator_works_while_others_add(pooled: str) -> None:
         house.clock.step(hours=1)
         claims = {claim.key.customer_aws_account_id: claim for claim in await claimed(house)}
         for n, state in enumerate(STATES):
-            await settle(house, claims[f"{n:012d}"], state)
+            await settle(house, fate(claims[f"{n:012d}"], state))
         adders = [house.another() for _ in range(3)]
         for other in adders:
             await other.__aenter__()

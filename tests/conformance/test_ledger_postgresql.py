@@ -33,7 +33,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger.stores import postgresql_connections, postgresql_moving
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 
@@ -116,8 +116,7 @@ async def test_a_file_moves_in(either: str, tmp_path: Path) -> None:
     old = f"sqlite:///{tmp_path}/usage.db"
     async with house_at(old) as house:
         await house.use(1, event_id="first")
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         await house.use(2, event_id="second")
         before = await house.balance()
     async with house_at(either) as new:
@@ -182,8 +181,7 @@ async def test_a_move_that_is_refused_changes_nothing(place: str, tmp_path: Path
             await used.ledger.take_over(old)
     async with house_at(old) as house:
         await house.use(4)
-        house.clock.step(hours=1)
-        assert 1 == (await house.relay()).metered
+        assert 1 == (await house.relay_after(hours=1)).metered
     await empty_postgres_database(place)
     async with house_at(place) as new:
         assert 1 == await new.ledger.take_over(old)
@@ -370,8 +368,7 @@ async def test_a_session_of_another_time_zone_changes_no_hour(place: str) -> Non
         await house.use(2, at=edge - timedelta(hours=1))
         house.clock.step(seconds=1)
         await house.use(4)
-        house.clock.step(hours=2)
-        await house.relay()
+        await house.relay_after(hours=2)
         month = [entry.hour async for entry in house.ledger.history(month=edge)]
 
         hours = [edge.replace(minute=0, second=0) - n * HOUR for n in (1, 0, -1)]

@@ -5,41 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from support.ended import claimed, fate, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
 
 from marketplace_metering_async import HourState, LedgerError
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import relay
-from marketplace_metering_async.ledger.model import FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
-
-
-async def claimed(house: House, lease: float = 60.0) -> list[FrozenHour]:
-    now = int(house.clock.now().timestamp())
-    store = house.ledger._store
-    await store.seal_due(now, 100, "us-east-1")
-    rules = ClaimRules(begun=now, limit=10, lease=lease, region_name="us-east-1")
-    return await store.claim(now, rules)
-
-
-def fate(claim: FrozenHour, state: HourState, **members: Any) -> Settlement:
-    return Settlement(
-        hour_id=claim.hour_id,
-        fence=claim.fence,
-        state=state,
-        status=state.value,
-        quantity=claim.quantity,
-        of=claim.key.summed_under(claim.license_product),
-        **members,
-    )
-
-
-async def settle(house: House, *fates: Settlement) -> list[tuple[HourState, HourState]]:
-    heard = await house.ledger._store.settle(fates, int(house.clock.now().timestamp()))
-    return [(one.before, one.state) for one in heard]
 
 
 async def the_hour(house: House) -> Any:
@@ -282,8 +256,7 @@ async def test_cancelling_a_relay_gives_claims_back(url: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await relaying
         found = await rows(house, "lease_until IS NULL, in_doubt, attempts, crashes")
-        house.clock.step(seconds=2)
-        await house.relay()
+        await house.relay_after(seconds=2)
 
         assert [(True, 0, 0, 0)] * 35 + [(True, 1, 0, 0)] * 25 == sorted(
             (bool(free), doubt, attempts, crashes) for free, doubt, attempts, crashes in found

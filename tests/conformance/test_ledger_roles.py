@@ -51,8 +51,7 @@ async def test_a_role_that_may_make_nothing_does_all(place: str) -> None:
         pass
     async with house_at(await as_role(place, *ADDING)) as house:
         await house.use(3, event_id="e")
-        house.clock.step(hours=1)
-        assert 1 == (await house.relay()).metered
+        assert 1 == (await house.relay_after(hours=1)).metered
         await house.ledger.close_customer(product_code="product", customer_aws_account_id=ACCOUNT)
         await house.ledger.prune(NOON - 400 * 24 * HOUR)
         connection = await asyncpg.connect(house.url)
@@ -145,8 +144,7 @@ async def test_a_schema_has_the_name_that_the_url_gives(place: str) -> None:
                 await second.use(4, connection=connection)
         finally:
             await connection.close()
-        second.clock.step(hours=1)
-        await second.relay()
+        await second.relay_after(hours=1)
 
         assert 1 == (await first.balance()).recorded
         assert 6 == (await second.ledger.status()).metered

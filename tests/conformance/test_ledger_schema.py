@@ -26,8 +26,7 @@ async def test_old_and_new_go_on_side_by_side(house: House, tmp_path: Path) -> N
     async with new, house.another() as old:
         for ledger in (house.ledger, new, old):
             await house.use(1, ledger)
-        house.clock.step(hours=1)
-        sent = await house.relay()
+        sent = await house.relay_after(hours=1)
 
         assert (1, 4) == (sent.metered, sent.units)
         assert [(2, 1)] == await change(house.url, "SELECT version, min_compatible FROM ledger")
@@ -132,8 +131,7 @@ async def test_every_transaction_that_seals_is_counted(house: House) -> None:
     for _ in range(2):
         await house.use(1)
         for _ in range(2):
-            house.clock.step(hours=2)
-            await house.relay()
+            await house.relay_after(hours=2)
             counts.append(await sealings())
 
     assert [0, 1, 1, 2, 2] == counts

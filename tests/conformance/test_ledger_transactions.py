@@ -30,7 +30,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.stores.store import Sealed
+from marketplace_metering_async.ledger.stores.words import Sealed
 
 
 @pytest.fixture
@@ -333,8 +333,7 @@ async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) 
     and waits. ledger C1
     """
     await home.use(1)
-    home.clock.step(hours=1)
-    await home.relay()
+    await home.relay_after(hours=1)
     await change(
         place,
         "DELETE FROM posting RETURNING 1"
@@ -365,8 +364,7 @@ async def test_a_callers_old_snapshot_is_no_copy(home: House, place: str) -> Non
             await connection.fetchval("SELECT 1")
             await connection.fetchval("SELECT sealings FROM marketplace_metering.ledger")
             await home.use(1, at=NOON - HOUR)
-            home.clock.step(hours=1)
-            await home.relay()
+            await home.relay_after(hours=1)
             await home.use(2, customer_aws_account_id="000000000002", connection=connection)
     finally:
         await connection.close()

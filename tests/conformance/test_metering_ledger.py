@@ -1,12 +1,13 @@
 """The fixture `metering_ledger`: one clock for sandbox, client and ledger."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
 import pytest
 from support.clusters import asked
+from support.suites import Suite, suite_of
 
 from marketplace_metering_async import Customer
 from marketplace_metering_async.ledger import HourState
@@ -15,7 +16,6 @@ from marketplace_metering_async.testing import LedgerSandbox, SandboxThread
 from marketplace_metering_async.testing.ledgers import place_in
 
 pytest_plugins = ["pytester"]
-PLUGIN = "marketplace_metering_async.testing.plugin"
 BUYER = Customer(product_code="p", customer_aws_account_id="111122223333")
 NOON = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -165,22 +165,9 @@ def test_without_a_loop(metering_ledger):
 """
 
 
-Suite = Callable[[str], pytest.RunResult]
-
-
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """Run a test file under the plugin, and no other but pytest-asyncio."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-
-    def run(text: str) -> pytest.RunResult:
-        pytester.makepyfile(text)
-        return pytester.runpytest_inprocess(
-            *("-p", PLUGIN, "-p", "pytest_asyncio.plugin", "--strict-markers"),
-            *("--asyncio-mode=auto", "-oasyncio_default_fixture_loop_scope=function"),
-        )
-
-    return run
+    return suite_of(pytester, monkeypatch)
 
 
 def test_a_suite_of_a_user(run: Suite) -> None:

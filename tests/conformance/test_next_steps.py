@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from support.ledgers import HOUR, NOON, House, house_at
 
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind
 
 OVER = NOON.replace(minute=0) + HOUR

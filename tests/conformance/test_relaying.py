@@ -108,16 +108,24 @@ def keyless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     return {"aws_access_key_id": None, "aws_secret_access_key": None}
 
 
-async def test_missing_credentials_are_said_at_once(house: House, keyless: dict[str, Any]) -> None:
+async def test_missing_credentials_are_said_at_once_and_waited_for(
+    house: House, keyless: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    And raised where that is asked for. Newcomer H3
+    A role may take a while to reach a new machine; raised where that is asked for. Newcomer H3,
+    ledger H12
     """
+    await house.use(3)
+    house.clock.step(hours=1)
     async with house.client(**keyless) as client:
         with pytest.raises(NoCredentialsError):
             async with house.ledger.relaying(client, on_account_error="raise"):
                 pytest.fail("it was entered")
         async with house.ledger.relaying(client):
             await house.until(lambda: bool(blocked(house)))
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+            await house.until(lambda: bool(house.metered()))
 
     assert isinstance(blocked(house)[0].error, NoCredentialsError)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 from support.service import Service, boto3_client, service_under_test
 
@@ -425,3 +426,20 @@ async def test_our_client_is_answered_alike(service: Service, record: dict[str, 
     assert [RecordStatus.SUCCESS, RecordStatus.REJECTED] == [r.status for r in first]
     assert "InvalidUsageDimensionException" == getattr(first[1].error, "code", None)
     assert RecordStatus.DUPLICATE_RECORD is second[0].status
+
+
+async def test_aiobotocore_is_answered_alike(service: Service, record: dict[str, Any]) -> None:
+    """
+    The other client that awaits: metered, and told of an error of the service's model.
+    """
+    async with get_session().create_client(
+        "meteringmarketplace", **service.client_arguments
+    ) as client:
+        answer = await client.batch_meter_usage(
+            ProductCode=service.product_code, UsageRecords=[record]
+        )
+        with pytest.raises(client.exceptions.InvalidProductCodeException):
+            await client.batch_meter_usage(ProductCode="no-such-product", UsageRecords=[record])
+
+    assert "Success" == status(answer)
+    assert [] == answer["UnprocessedRecords"]

@@ -14,114 +14,9 @@ from support.virtual import START, VirtualClock, run_virtual
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
-from marketplace_metering_async.errors import TransportError
-from marketplace_metering_async.flow.retries import RetryPolicy
-from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordResult, RecordStatus
 
 S = RecordStatus
-
-
-class Replaced(MemoryService):
-    """A service whose responses somebody on the way replaces."""
-
-    def __init__(self, status: int, *, most: int = 10**9) -> None:
-        super().__init__()
-        self.status = status
-        self.most = most
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        response = await super().send(request, timeout=timeout)
-        if len(self.requests) > self.most:
-            return response
-        headers = {"Location": "http://elsewhere"} if self.status == 302 else {}
-        return Response(self.status, headers, b"<html>no</html>")
-
-
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 302, 413, 503])
-def test_a_foreign_response_is_no_proof(status: int, door: str) -> None:
-    """
-    The service meters, and a proxy replaces all its responses: in doubt, never "not metered".
-    Core F9
-    """
-    service = Replaced(status)
-
-    results = send_through(door, service, usage(30), retry=RetryPolicy(timeout=60))
-
-    assert {S.UNCONFIRMED} == {r.status for r in results}
-    assert {None} == {r.metered for r in results}
-
-
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("status", [401, 403, 404, 302, 413, 503])
-def test_a_foreign_response_of_a_moment_is_tried_again(status: int, door: str) -> None:
-    """
-    The next responses come through: all is metered, and nobody was blamed or stopped. Core F9
-    """
-    service = Replaced(status, most=3)
-
-    results = send_through(door, service, usage(200))
-
-    assert {S.SUCCESS, S.DUPLICATE_RECORD} >= {r.status for r in results}
-    assert 200 == len(service.book)
-
-
-class Raising(MemoryService):
-    """A transport that raises, after or before the service acted."""
-
-    def __init__(self, error: BaseException, *, after: bool, most: int = 10**9) -> None:
-        super().__init__()
-        self.error = error
-        self.after = after
-        self.most = most
-        self.raised = 0
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        if self.raised >= self.most:
-            return await super().send(request, timeout=timeout)
-        self.raised += 1
-        if self.after:
-            await super().send(request, timeout=timeout)
-        raise self.error
-
-
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("error", [KeyError("x"), OSError("x"), RuntimeError("x")])
-def test_any_exception_out_of_a_transport_leaves_a_doubt(error: Exception, door: str) -> None:
-    """
-    The service took the records: what the transport raises is no proof of anything. Core F9
-    """
-    service = Raising(error, after=True)
-
-    results = send_through(door, service, usage(30), retry=RetryPolicy(timeout=60))
-
-    assert {S.UNCONFIRMED} == {r.status for r in results}
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_one_exception_out_of_a_transport_stops_nothing(door: str) -> None:
-    """
-    It is retried as a fault of the service. Core F9
-    """
-    service = Raising(KeyError("x"), after=True, most=1)
-
-    results = send_through(door, service, usage(100))
-
-    assert {S.SUCCESS, S.DUPLICATE_RECORD} >= {r.status for r in results}
-    assert 100 == len(service.book)
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_a_refused_connection_leaves_no_doubt(door: str) -> None:
-    """
-    Nothing was sent, and that is what the verdicts say. Law 5
-    """
-    service = Raising(TransportError("connection refused", sent=False), after=False)
-
-    results = send_through(door, service, usage(30), retry=RetryPolicy(timeout=60))
-
-    assert {S.UNPROCESSED} == {r.status for r in results}
-    assert {False} == {r.metered for r in results}
 
 
 class Dated(MemoryService):
@@ -149,22 +44,6 @@ class Dated(MemoryService):
         self.requests.append(json.loads(request.body))
         await asyncio.sleep(self.round_trip)
         return Response(400, headers, json.dumps({"__type": code}).encode())
-
-
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("hours", [-3, 3])
-def test_a_wrong_clock_before_the_first_call_rejects_nothing_unsent(hours: int, door: str) -> None:
-    """
-    The machine's clock is hours off, and no call has shown it: every record is tried. Core F5
-    """
-    service = Dated(timedelta(hours=hours))
-    now = START - timedelta(hours=hours)  # the service's
-    young = usage(30, timestamp=now - timedelta(minutes=30))
-    aged = usage(30, timestamp=now - timedelta(hours=22), dimension="other")
-
-    results = send_through(door, service, young + aged)
-
-    assert [S.SUCCESS] * 60 == [r.status for r in results]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -272,26 +151,3 @@ def test_credentials_that_are_not_found_in_time(door: str) -> None:
     assert took <= 5.1
     assert {S.UNPROCESSED} >= {r.status for r in results}
     assert [] == service.requests
-
-
-def test_attempts_and_calls_count_what_left() -> None:
-    """
-    The client is closed while a batch is under way: a call that never reached the transport is
-    none, and no attempt. Core F25
-    """
-    service = MemoryService()
-    service.round_trip = 1.0
-
-    async def run() -> BatchMeterUsageResult:
-        client = client_of(service, max_concurrency=2)
-        await client.endpoint()
-        sending = asyncio.create_task(client.batch_meter_usage(usage(500)))
-        await asyncio.sleep(2.5)
-        await client.aclose()
-        return await sending
-
-    result = run_virtual(run())
-
-    assert len(service.requests) == result.calls
-    assert sum(service.sizes) == sum(r.attempts for r in result)
-    assert {S.SUCCESS, S.UNPROCESSED} == set(result.counts)

@@ -8,7 +8,6 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.sandbox.conformance.http_client import HttpClient
 from marketplace_metering_async.testing import SandboxServer, SandboxThread
@@ -154,32 +153,6 @@ def test_both_identity_schemes_and_two_regions(place: Sandbox) -> None:
     (advice,) = place.advice()
     assert "billed-twice" == advice.about
     assert "product code and customer identifier" in advice.says
-
-
-async def test_this_package_gets_none(place: Sandbox) -> None:
-    """
-    Through faults of every kind that a client has to get over.
-    """
-    place.clock.reset()  # this client goes by the real one
-    kinds = [FaultKind.UNPROCESSED, FaultKind.RESET_AFTER, FaultKind.ERROR_500]
-    place.inject(*(Fault(kind=kind, max_hits=1) for kind in kinds))
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    records = [
-        UsageRecord(
-            timestamp=hour,
-            dimension="requests",
-            quantity=number,
-            customer_aws_account_id=f"{number:012d}",
-            product_code="p",
-        )
-        for number in range(100)
-    ]
-    async with MarketplaceMeteringClient(**place.client_arguments) as client:
-        await client.batch_meter_usage(records)
-
-    assert 3 == sum(place.hits.values())
-    assert 100 == len(place.book)
-    assert [] == place.advice()
 
 
 def test_a_server_tells_the_same(place: Sandbox) -> None:

@@ -1,6 +1,8 @@
 """Values of the sandbox go through JSON and back: one codec for state file, controls and copies."""
 
+import gc
 import json
+import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,9 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.sandbox import Agreement, Fault, FaultKind, Metered, Product, Rules
+from marketplace_metering_async.sandbox import (
+    Agreement,
+    Fault,
+    FaultKind,
+    Metered,
+    Product,
+    Rules,
+    World,
+)
 from marketplace_metering_async.sandbox import as_json as codec
-from marketplace_metering_async.sandbox.as_json import as_json, decoded, from_json
+from marketplace_metering_async.sandbox.as_json import (
+    arguments_from_json,
+    as_json,
+    decoded,
+    from_json,
+)
 from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.metered import Key
 from marketplace_metering_async.sandbox.service.quantities import of_millionths
@@ -158,3 +173,16 @@ def test_bytes_are_read_the_same_with_either_library(
     else:
         with pytest.raises(ValueError):  # noqa: PT011 - of either library
             decoded(body)
+
+
+def test_nothing_keeps_whoever_carries_out_an_order() -> None:
+    """
+    A run of tests has many worlds, each with its book, one after the other.
+    """
+    world = World()
+    assert {"everything": True} == arguments_from_json(world.reset, {"everything": True})
+    gone = weakref.ref(world)
+    del world
+    gc.collect()
+
+    assert gone() is None

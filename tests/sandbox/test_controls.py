@@ -1,7 +1,6 @@
 """The controls: a wrong order is refused whole, whatever is wrong with it, and breaks no view."""
 
 import json
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -78,12 +77,6 @@ WRONG: list[Any] = [
     [{"kind": "throttle", "seconds": "1"}],
 ]
 VIEWS = ["state", "book?records=1", "memory", "calls", "marketplace", "page/view"]
-
-
-@pytest.fixture
-async def place() -> AsyncIterator[Sandbox]:
-    async with Sandbox(calls_per_second=None) as sandbox:
-        yield sandbox
 
 
 def made_anew(place: Sandbox) -> str:

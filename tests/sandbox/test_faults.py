@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -144,12 +143,6 @@ def test_odd_rules_are_refused(wrong: dict[str, Any]) -> None:
     """
     with pytest.raises((ValueError, TypeError)):
         Fault(**{"kind": "throttle"} | wrong)
-
-
-@pytest.fixture
-async def place() -> AsyncIterator[Sandbox]:
-    async with Sandbox(calls_per_second=None) as sandbox:
-        yield sandbox
 
 
 async def call(place: Sandbox, request: dict[str, Any]) -> tuple[int, str, bytes]:

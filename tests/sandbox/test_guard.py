@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -562,6 +563,7 @@ async def test_a_malformed_request_is_a_line_in_the_log(
     """
     And no traceback; a token of odd bytes is a wrong one.
     """
+    caplog.set_level(logging.DEBUG)
     host = place.url.removeprefix("http://")
     head = f"GET /_sandbox/state HTTP/1.1\r\nHost: {host}\r\n"
     for junk in (b"x\r\n\r\n", f"{head}Content-Length: x\r\n\r\n".encode(), b"\x16\x03\x01"):

@@ -250,17 +250,6 @@ def test_two_ways_to_name_a_buyer_bill_twice(place: Sandbox) -> None:
     assert 3 == line.count("us-east-1")
 
 
-def test_a_suspended_account_is_not_subscribed_until_restored(place: Sandbox) -> None:
-    """
-    Whatever its agreement says.
-    """
-    place.subscribe("p", BUYER)
-    place.suspend(BUYER)
-    assert "CustomerNotSubscribed" == meter(place, NOW)
-    place.restore(BUYER)
-    assert "Success" == meter(place, NOW)
-
-
 def test_a_license_outside_its_time_is_invalid(place: Sandbox) -> None:
     """
     Before its agreement begins, and not subscribed after its closing hour.

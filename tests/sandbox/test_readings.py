@@ -84,20 +84,6 @@ async def test_they_are_told_and_turned_over_http() -> None:
 
 
 @pytest.mark.metering_readings
-async def test_a_test_runs_under_each(metering_sandbox: Sandbox) -> None:
-    """
-    The marker of our own plugin: a fresh record is taken whatever the reading.
-    """
-    now = metering_sandbox.clock.now()
-    record = {"Timestamp": now.timestamp(), "Dimension": "d", "CustomerAWSAccountId": "1"}
-    request = {"ProductCode": "p", "UsageRecords": [record]}
-
-    reply = metering_sandbox.book.batch_meter_usage(request, now=now)
-
-    assert ["Success"] == [result["Status"] for result in reply["Results"]]
-
-
-@pytest.mark.metering_readings
 async def test_this_package_is_right_under_each(metering_sandbox: Sandbox) -> None:
     """
     Through a lost answer, records left and an error of the service: all is on file once, nothing is

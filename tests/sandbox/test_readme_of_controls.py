@@ -58,13 +58,13 @@ def test_every_control_and_member_stands_there() -> None:
 MEMBERS: list[tuple[str, Any]] = [
     ("clock", Controls.set_clock),
     ("faults", Controls.set_faults),
-    ("quota", Controls.set_quota),
-    ("products", Controls.declare_product),
+    ("quota", Sandbox.set_quota),
+    ("products", Sandbox.declare_product),
     ("buyers", Controls.set_buyer),
-    ("subscribe", Controls.subscribe),
+    ("subscribe", Sandbox.subscribe),
     ("set-up-account", Controls.set_up_account),
-    ("tokens", Controls.issue_token),
-    ("reset", Controls.reset),
+    ("tokens", Sandbox.issue_token),
+    ("reset", Sandbox.reset),
 ]
 
 

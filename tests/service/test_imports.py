@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-import marketplace_metering_async
-
 HEAVY = [
     "aiobotocore",
     "asyncpg",
@@ -52,9 +50,3 @@ def test_an_import_is_light(module: str) -> None:
 def test_a_plain_environment_needs_no_sdk() -> None:
     """Where keys and region are known, a first request is signed without loading an AWS SDK."""
     assert loaded_by(OPEN_A_SIGNER, *HEAVY) == set()
-
-
-def test_the_public_names_are_listed() -> None:
-    """For completion in a REPL: all of them, none of the machinery, and each can be had."""
-    assert dir(marketplace_metering_async) == sorted(marketplace_metering_async.__all__)
-    assert all(getattr(marketplace_metering_async, n) for n in dir(marketplace_metering_async))

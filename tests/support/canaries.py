@@ -78,7 +78,6 @@ def listening() -> Iterator[Ear]:
     """Listen to everything for as long as this is open."""
     ear = Ear()
     root = logging.getLogger()
-    level = root.level
     undo: list[Callable[[], None]] = []
 
     def put(owner: Any, name: str, value: Any) -> None:
@@ -95,12 +94,10 @@ def listening() -> Iterator[Ear]:
     put(Keys, "__attrs_post_init__", _kept_when_made(ear))
     put(warnings, "warn", _heard_when_warned(ear))
     root.addHandler(ear)
-    root.setLevel(logging.DEBUG)
     try:
         yield ear
     finally:
         root.removeHandler(ear)
-        root.setLevel(level)
         for step in reversed(undo):
             step()
 
@@ -119,7 +116,8 @@ def _heard_when_made(kind: type[Any], ear: Ear) -> Callable[..., None]:
     def init(self: Any, *arguments: Any, **named: Any) -> None:
         make(self, *arguments, **named)
         if type(self) is kind:  # not while a child's part is still to come
-            ear.hear(f"a {kind.__name__}", f"{self} {self!r}")
+            said = f"{self} {self!r}" if isinstance(self, Exception) else repr(self)
+            ear.hear(f"a {kind.__name__}", said)
 
     return init
 

@@ -1,12 +1,10 @@
 """The command line in tests: inside this process where that shows as much, else as a process."""
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,31 +79,6 @@ def _stdin(data: bytes) -> Iterator[None]:
         finally:
             os.dup2(before, 0)
             os.close(before)
-
-
-@contextmanager
-def running_sandbox(**settings: Any) -> Iterator[Sandbox]:
-    """A sandbox on an event loop of its own, for commands that run theirs in this thread."""
-    sandbox = Sandbox(calls_per_second=None, **settings)
-    started = threading.Event()
-    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def serve() -> None:
-        ended = asyncio.Event()
-        async with sandbox:
-            loops.append((asyncio.get_running_loop(), ended))
-            started.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        assert started.wait(20)
-        yield sandbox
-    finally:
-        loop, ended = loops[0]
-        loop.call_soon_threadsafe(ended.set)
-        thread.join(20)
 
 
 def command(*arguments: object) -> list[str]:

@@ -5,33 +5,38 @@ from typing import Any
 
 from marketplace_metering_async import HourState
 from marketplace_metering_async.ledger.model import ENDED, FrozenHour, Settlement
-from marketplace_metering_async.ledger.stores.store import ClaimRules
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from support.ledgers import ACCOUNT, House
 
 LAST = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
 
 
-async def claimed(house: House) -> list[FrozenHour]:
+async def claimed(house: House, lease: float = 60.0, limit: int = 10) -> list[FrozenHour]:
+    """Seal what is due, and claim as a relay does."""
     now = int(house.clock.now().timestamp())
     store = house.ledger._store
-    await store.seal_due(now, 100, "us-east-1")
-    return await store.claim(
-        now, ClaimRules(begun=now, limit=10, lease=60, region_name="us-east-1")
-    )
+    await store.seal_due(now, max(100, limit), "us-east-1")
+    rules = ClaimRules(begun=now, limit=limit, lease=lease, region_name="us-east-1")
+    return await store.claim(now, rules)
 
 
-async def settle(house: House, claim: FrozenHour, state: HourState, **more: Any) -> Any:
-    now = int(house.clock.now().timestamp())
-    one = Settlement(
+def fate(claim: FrozenHour, state: HourState, **members: Any) -> Settlement:
+    """Return a verdict on what was claimed."""
+    return Settlement(
         hour_id=claim.hour_id,
         fence=claim.fence,
         state=state,
         status=state.value,
         quantity=claim.quantity,
         of=claim.key.summed_under(claim.license_product),
-        **more,
+        **members,
     )
-    return await house.ledger._store.settle([one], now)
+
+
+async def settle(house: House, *fates: Settlement) -> list[tuple[HourState, HourState]]:
+    """Write verdicts down; return the state before each that was heard, and after it."""
+    heard = await house.ledger._store.settle(fates, int(house.clock.now().timestamp()))
+    return [(one.before, one.state) for one in heard]
 
 
 async def end(house: House, state: HourState, **more: Any) -> None:
@@ -39,8 +44,7 @@ async def end(house: House, state: HourState, **more: Any) -> None:
     if state is HourState.MONTH_OVER:
         house.clock.set(LAST)
         await house.use(0)
-        house.clock.step(hours=6)
-        await house.relay()
+        await house.relay_after(hours=6)
         await house.use(3, at=LAST)
     elif state is HourState.SUBSCRIPTION_OVER:
         who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
@@ -55,7 +59,7 @@ async def end(house: House, state: HourState, **more: Any) -> None:
         await house.use(3)
         house.clock.step(hours=1)
         (claim,) = await claimed(house)
-        await settle(house, claim, state, **more)
+        await settle(house, fate(claim, state, **more))
     assert {state: 3} == (await house.balance()).ended
 
 

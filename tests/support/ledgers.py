@@ -71,6 +71,17 @@ class SetClock:
         await asyncio.sleep(seconds)
 
 
+class Steady(SetClock):
+    """A clock whose monotonic time is set, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 class PostgresServer:
     """A PostgreSQL of our own, which may be crashed."""
 
@@ -439,6 +450,11 @@ class House:
         """Relay once, with a client that ends with it."""
         async with self.client(**settings) as client:
             return await self.ledger.relay_once(client)
+
+    async def relay_after(self, **difference: float) -> Any:
+        """Let so much time go by, and relay once."""
+        self.clock.step(**difference)
+        return await self.relay()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, a minute at the most, until something holds."""

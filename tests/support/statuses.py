@@ -1,28 +1,33 @@
-"""The status of a ledger in which nothing has happened."""
+"""A ledger in which nothing has happened: its figures, and the status that they make."""
 
-from marketplace_metering_async import LedgerStatus
+from marketplace_metering_async.ledger.identity import Identity
+from marketplace_metering_async.ledger.status import Figures, status_of
 
-EMPTY_STATUS = LedgerStatus(
-    recorded=0,
-    open=0,
-    frozen=0,
-    in_flight=0,
-    metered=0,
-    ended={},
-    products=[],
-    oldest_unsent_seconds=None,
-    seconds_to_first_loss=None,
-    first_loss_at=None,
+EMPTY = Figures(
+    ledger=Identity(
+        ledger_id="one",
+        region_name=None,
+        host=None,
+        mark="",
+        guarded_since=None,
+        moved_to=None,
+        last_success_at=None,
+        last_relay_at=None,
+        sealings=0,
+        sealed_through=None,
+        watermark=None,
+        held_through=None,
+        adopted_at=None,
+        event_ids_since=0,
+    ),
+    sums=[],
+    oldest_hour=None,
+    first_stamp=None,
     at_risk=0,
-    last_success_seconds=None,
-    last_relay_seconds=None,
-    last_usage_seconds=None,
+    in_flight=0,
     claimed_until=None,
-    next_send_at=None,
-    next_seal_at=None,
+    next_send=None,
+    next_seal=None,
     hours_at_next_seal=0,
-    records={},
-    is_unconfirmed_copy=False,
-    region_name=None,
-    host=None,
 )
+EMPTY_STATUS = status_of(EMPTY, 0)

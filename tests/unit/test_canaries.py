@@ -9,6 +9,7 @@ from support.canaries import CUSTOMER_IDENTIFIER, SECRET_ACCESS_KEY, Ear
 
 from marketplace_metering_async import MeteringError
 from marketplace_metering_async.aws.sigv4 import Keys
+from marketplace_metering_async.events import WarningIssued
 
 LEAKS = {
     "a secret": SECRET_ACCESS_KEY,
@@ -20,7 +21,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("what", LEAKS)
-@pytest.mark.parametrize("way", ["log", "arguments", "exception", "warning", "error"])
+@pytest.mark.parametrize("way", ["log", "arguments", "exception", "warning", "error", "event"])
 def test_the_ear_hears(ear: Ear, what: str, way: str) -> None:
     """
     Whatever must not be said, and by whichever way it is. Covers: A08
@@ -39,8 +40,10 @@ def test_the_ear_hears(ear: Ear, what: str, way: str) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 warnings.warn(text, stacklevel=1)
-        case _:
+        case "error":
             MeteringError(text)
+        case _:
+            WarningIssued(text=text)
 
     leaks = ear.leaks()
     ear.forget()

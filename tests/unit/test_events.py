@@ -208,6 +208,7 @@ def test_an_observer_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture)
     """
     Whichever way it is called.
     """
+    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
 
     class Broken:
         def __call__(self, event: Event) -> None:

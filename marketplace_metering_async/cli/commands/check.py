@@ -3,9 +3,10 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Final
 
-from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
+from marketplace_metering_async.cli.commands.hourly_sums import Fate, HourlySums, add_up
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
@@ -59,18 +60,22 @@ def _doubt_of(line: Line) -> str:
 
 def plan_of_hours(
     job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], complain: Complaints
-) -> tuple[Plan, list[ResultFields]]:
+) -> tuple[Plan, list[Fate]]:
     """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(job.product_code, sums.places, complain)
-    fates: list[ResultFields] = []
+    fates: list[Fate] = []
     for hour, outcome in enumerate(outcomes):
         if isinstance(outcome, HeldHour | BlockedHour):
             plan.held += 1
-            fates.append(of_held(outcome))
+            fates.append(Fate(of_held(outcome), Exit.UNDELIVERED))
             continue
         first = sums.first_line(hour)
         error = plan.look_at(first, outcome)
-        fates.append(_VALID if error is None else of_refusal(error, sums.places(first)))
+        fates.append(
+            Fate(_VALID, Exit.OK)
+            if error is None
+            else Fate(of_refusal(error, sums.places(first)), Exit.REJECTED)
+        )
     plan.lines = len(sums)
     plan.refused += sums.refused
     return plan, fates
@@ -79,10 +84,7 @@ def plan_of_hours(
 async def show_plan(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     """Show what `send` would do, and end with the code that it would end with at best."""
     complaints = Complaints(console)
-    if coalesce:
-        plan = await _added_up(job, console, complaints)
-    else:
-        plan = await plan_of_lines(job, console, complaints)
+    plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints)
     console.print(plan.table(job.settings.calls_per_second, await job.target_or_why_not()))
     return _code_of(plan)
 
@@ -99,12 +101,8 @@ async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     failures: list[OSError] = []
     lines = None if on_terminal else ResultWriter(console, failures.append)
-    if coalesce:
-        plan = await _added_up(job, console, complaints, lines)
-    else:
-        plan = await plan_of_lines(job, console, complaints, lines)
-    if lines is not None:
-        await lines.close()
+    async with lines or nullcontext():
+        plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints, lines)
     console.print(plan.table(job.settings.calls_per_second))
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
@@ -127,11 +125,8 @@ async def _added_up(
     return plan
 
 
-async def _write_lines(
-    sums: HourlySums, fates: Sequence[ResultFields], lines: ResultWriter
-) -> None:
-    for number, (file, line, hour) in enumerate(sums.lines()):
-        members = fates[hour] if isinstance(hour, int) else hour
+async def _write_lines(sums: HourlySums, fates: Sequence[Fate], lines: ResultWriter) -> None:
+    for number, (file, line, members, _) in enumerate(sums.results(fates)):
         lines.write({"file": file, "line": line, **members})
         if number % _BREATH == 0:
             await asyncio.sleep(0)

@@ -3,11 +3,12 @@
 import asyncio
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from tempfile import SpooledTemporaryFile
-from typing import IO, Final, Self
+from typing import IO, Final, NamedTuple, Self
 
 from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import (
     BadLines,
     BlockedHour,
@@ -31,6 +32,13 @@ from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 _REFUSED: Final = 2**32 - 1
 _IN_MEMORY: Final = 2**20
+
+
+class Fate(NamedTuple):
+    """What became of an hour, or would."""
+
+    members: ResultFields
+    code: Exit
 
 
 class HourlySums:
@@ -108,15 +116,16 @@ class HourlySums:
         """Return the number of the first line of *hour*."""
         return self._firsts[hour]
 
-    def lines(self) -> Iterator[tuple[str, int, int | ResultFields]]:
-        """Yield file and number of every line, with its hour, or its result if it has none."""
+    def results(self, fates: Sequence[Fate]) -> Iterator[tuple[str, int, ResultFields, Exit]]:
+        """Yield file and number of every line, with the fate of its hour, or its own refusal."""
         self._refusals.seek(0)
         for number, hour in enumerate(self._hours):
             file, line = self.places.at(number)
             if hour == _REFUSED:
-                yield file, line, json.loads(self._refusals.readline())
+                yield file, line, json.loads(self._refusals.readline()), Exit.REJECTED
             else:
-                yield file, line, hour
+                members, code = fates[hour]
+                yield file, line, members, code
 
 
 async def add_up(

@@ -78,7 +78,7 @@ def approved(console: Console) -> bool:
         handle = os.open("/dev/tty", os.O_RDWR)
     except OSError:
         raise MisuseError("no terminal to ask on: --yes sends without asking") from None
-    with os.fdopen(handle, encoding="utf-8", errors="replace") as terminal, _interruptible():
+    with os.fdopen(handle, encoding="utf-8", errors="replace") as terminal, interruptible():
         os.write(handle, b"Send? [y/N] ")
         answer = terminal.readline().strip().lower()
     if answer not in ("y", "yes"):
@@ -88,7 +88,8 @@ def approved(console: Console) -> bool:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end at once what waits for a person, and with it the event loop."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -1,141 +1,331 @@
-"""What the operator's commands do: what became of usage that has ended, and where it goes."""
+"""`ledger …`: what an operator says of usage that has ended, and of the ledger itself."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, Final, Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Final
 
-from attrs import frozen
+import typer
+from attrs import asdict
 
-from marketplace_metering_async.cli.commands.ledger_actions import open_ledger, states_of
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.options import Settings
+from marketplace_metering_async.cli.help import App, examples
+from marketplace_metering_async.cli.ledger_options import (
+    Buyer,
+    Names,
+    Note,
+    States,
+    Url,
+    Where,
+    all_states,
+    ended_states,
+    open_ledger,
+    states_of,
+)
+from marketplace_metering_async.cli.options import Settings, whole_number
 from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
-from marketplace_metering_async.ledger import HourState, UsageLedger
-from marketplace_metering_async.ledger.model import ENDED
+from marketplace_metering_async.clock import SystemClock
 
+if TYPE_CHECKING:
+    from marketplace_metering_async.ledger import UsageLedger
+
+app = App()
+
+_LONGEST_DAYS: Final = 36_500
 _AT_ONCE: Final = 1_000
 """Entries that are changed together, all or none."""
 
 
-@contextmanager
-def _worded() -> Iterator[None]:
-    """Let what was typed wrongly be misuse."""
-    try:
-        yield
-    except ValueError as error:
-        raise MisuseError(str(error)) from None
+@app.command(
+    epilog=examples(
+        "ledger retry sqlite:///usage.db",
+        "ledger retry sqlite:///usage.db --state not_subscribed",
+    )
+)
+async def retry(
+    console: Console,
+    url: Url,
+    *,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="An end state, or frozen; by default all but those of which you have to decide.",
+            autocompletion=ended_states,
+        ),
+    ] = None,
+) -> Exit:
+    """Send ended records again, unchanged, where the service still takes them."""
+    states = states_of(state or [], [*ended_states(), "frozen"])
+    async with open_ledger(url, console, create=False) as ledger:
+        with _misuse_of("--state: "):
+            count = await ledger.retry(*states)
+    console.print(f"{count:,} are on their way again")
+    return Exit.OK
 
 
-@frozen(kw_only=True)
-class Selection:
-    """
-    Which entries of the history are meant.
-
-    Attributes:
-        names: These; or those below.
-        states: In one of these states.
-        where: Of this month and customer.
-    """
-
-    names: Sequence[str]
-    states: Sequence[str]
-    where: Mapping[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        names: Sequence[str] | None,
-        states: Sequence[str] | None,
-        month: datetime | None,
-        ids: Mapping[str, str | None],
-    ) -> Self:
-        """Return what the options of a command select."""
-        where = {"month": month, **ids}
-        given = {name: value for name, value in where.items() if value is not None}
-        return cls(names=names or (), states=states or (), where=given)
-
-    async def names_in(self, ledger: UsageLedger) -> list[str]:
-        """
-        Return the names of the entries that are meant.
-
-        Raises:
-            MisuseError: nobody says which.
-        """
-        if bool(self.names) == bool(self.states) or (self.names and self.where):
-            raise MisuseError("say which: --state (and --month, --account …), or --name alone")
-        if self.names:
-            return list(self.names)
-        states = states_of(self.states, *ENDED)
-        return [entry.name async for entry in ledger.history(states=states, **self.where)]
+@app.command(epilog=examples("ledger prune sqlite:///usage.db --days 400"))
+async def prune(
+    console: Console,
+    url: Url,
+    *,
+    days: Annotated[
+        int,
+        typer.Option(
+            "--days",
+            metavar="NUMBER",
+            parser=whole_number,
+            help="Keep what was settled within so many days.",
+        ),
+    ] = 400,
+) -> Exit:
+    """Remove old hours that are metered or ended, but for their sums."""
+    if days > _LONGEST_DAYS:
+        raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
+    async with open_ledger(url, console, create=False) as ledger:
+        with _misuse_of("--days: "):
+            count = await ledger.prune(SystemClock().now() - timedelta(days=days))
+    console.print(f"{count:,} hours are removed; their sums are kept")
+    return Exit.OK
 
 
-async def resolve(url: str, selection: Selection, as_: str, note: str, console: Console) -> Exit:
-    """Say what became of usage."""
+@app.command(epilog=examples("ledger backup sqlite:///usage.db usage-backup.db"))
+async def backup(
+    console: Console,
+    url: Url,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="New; not there yet.")],
+) -> Exit:
+    """Copy a SQLite ledger into a file, while it is in use. Put back, it is known as a copy."""
+    async with open_ledger(url, console, create=False) as ledger:
+        await ledger.back_up(file)
+    console.print(f"{file} has all that was stored", markup=False)
+    return Exit.OK
 
-    async def change(ledger: UsageLedger, names: Sequence[str]) -> int:
+
+@app.command("adopt-copy", epilog=examples("ledger adopt-copy sqlite:///usage.db"))
+async def adopt_copy(console: Console, url: Url) -> Exit:
+    """Go on with a copy, such as a restored backup, once the producers have repeated."""
+    async with open_ledger(url, console, create=False) as ledger:
+        if not (await ledger.status()).is_unconfirmed_copy:
+            console.print("this ledger is no copy, or was adopted before: nothing is changed")
+            return Exit.OK
+        await ledger.adopt_copy()
+    console.print(
+        "adopted: new usage is metered from now on; hours that may be metered already end as "
+        "unconfirmed when they are due"
+    )
+    return Exit.OK
+
+
+@app.command(
+    "close-customer",
+    epilog=examples(
+        "ledger close-customer sqlite:///usage.db --product-code my-product --account 111122223333",
+    ),
+)
+async def close_customer(
+    console: Console,
+    url: Url,
+    *,
+    buyer: Buyer,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="The customer has subscribed again.")
+    ] = False,
+) -> Exit:
+    """Seal a customer's last hours at once, since the subscription has ended."""
+    async with open_ledger(url, console, create=False) as ledger:
+        if reopen:
+            await ledger.reopen_customer(**asdict(buyer))
+            console.print("usage of the customer is taken again")
+        else:
+            hours = await ledger.close_customer(**asdict(buyer))
+            console.print(
+                f"{hours:,} hours are on their way; relay now"
+                if hours
+                else "nothing of the customer waits; usage from now on ends as subscription_over"
+            )
+    return Exit.OK
+
+
+@app.command(
+    epilog=examples(
+        'ledger resolve sqlite:///usage.db --as metered --state unconfirmed --note "in CloudTrail"',
+    )
+)
+async def resolve(
+    console: Console,
+    url: Url,
+    *,
+    as_: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="WORD",
+            help="What became of it: metered, not_metered or written_off.",
+            autocompletion=lambda: ["metered", "not_metered", "written_off"],
+        ),
+    ],
+    note: Note,
+    name: Names = None,
+    state: States = None,
+    where: Where,
+) -> Exit:
+    """Say what became of usage that has ended, once you have found out."""
+
+    async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
         return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
 
-    count = await _change(url, selection, change, console)
+    count = await _change(console, url, change, names=name or (), states=state or (), where=where)
     console.print(f"{count:,} are resolved as {as_}", markup=False)
     return Exit.OK
 
 
-async def reopen(url: str, selection: Selection, note: str, console: Console) -> Exit:
-    """Bill usage in the hour that runs."""
+@app.command(
+    "write-off",
+    epilog=examples(
+        'ledger write-off sqlite:///usage.db --state month_over --note "goodwill"',
+    ),
+)
+async def write_off(
+    console: Console,
+    url: Url,
+    *,
+    note: Note,
+    name: Names = None,
+    state: States = None,
+    where: Where,
+) -> Exit:
+    """Give up usage that has ended: nobody is billed for it."""
+    return await resolve(
+        console, url, as_="written_off", note=note, name=name, state=state, where=where
+    )
 
-    async def change(ledger: UsageLedger, names: Sequence[str]) -> int:
+
+@app.command(
+    epilog=examples(
+        'ledger reopen sqlite:///usage.db --state too_late --note "the relay was down"',
+    )
+)
+async def reopen(
+    console: Console,
+    url: Url,
+    *,
+    note: Note,
+    name: Names = None,
+    state: States = None,
+    where: Where,
+) -> Exit:
+    """Bill ended usage in the hour that runs, where the service surely does not have it."""
+
+    async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
         return await ledger.reopen(names, note=note)
 
-    count = await _change(url, selection, change, console)
+    count = await _change(console, url, change, names=name or (), states=state or (), where=where)
     console.print(f"the usage of {count:,} is billed in the hour that runs")
     return Exit.OK
 
 
 async def _change(
-    url: str,
-    selection: Selection,
-    change: Callable[[UsageLedger, Sequence[str]], Awaitable[int]],
     console: Console,
+    url: str,
+    change: "Callable[[UsageLedger, Sequence[str]], Awaitable[int]]",
+    *,
+    names: Sequence[str],
+    states: Sequence[str],
+    where: Where,
 ) -> int:
+    """Change what the options of a command select, and return how many entries those are."""
     async with open_ledger(url, console, create=False) as ledger:
-        names, count = await selection.names_in(ledger), 0
+        if bool(names) == bool(states) or (names and where != Where()):
+            raise MisuseError("say which: --state (and --month, --account …), or --name alone")
+        if states:
+            found = ledger.history(states=states_of(states, ended_states()), **asdict(where))
+            names = [entry.name async for entry in found]
+        count = 0
         for start in range(0, len(names) or 1, _AT_ONCE):  # a wrong word is one for none, too
-            with _worded():
+            with _misuse_of():
                 count += await change(ledger, names[start : start + _AT_ONCE])
     return count
 
 
+@contextmanager
+def _misuse_of(option: str = "") -> Iterator[None]:
+    """Let what was typed wrongly be misuse, of an *option* where one is at fault."""
+    try:
+        yield
+    except ValueError as error:
+        raise MisuseError(f"{option}{error}") from error
+
+
+@app.command(
+    epilog=examples(
+        'ledger rebind sqlite:///usage.db --region us-east-1 --taken billed --note "FIPS host"',
+    )
+)
 async def rebind(
-    url: str, settings: Settings, taken: str | None, note: str, console: Console
+    console: Console,
+    url: Url,
+    *,
+    note: Note,
+    taken: Annotated[
+        str | None,
+        typer.Option(
+            "--taken",
+            metavar="WORD",
+            help="What becomes of what the old host has taken: billed, send or written_off.",
+        ),
+    ] = None,
+    settings: Settings,
 ) -> Exit:
-    """Send to another host of the region."""
+    """Send to another host of the ledger's region from now on."""
     async with (
         open_ledger(url, console, create=False) as ledger,
         settings.client(console) as client,
     ):
-        with _worded():
+        with _misuse_of():
             count = await ledger.rebind(client, taken=taken, note=note)  # type: ignore[arg-type]
         where = (await client.endpoint()).url
     console.print(f"records go to {where}; {count:,} are metered no more", markup=False)
     return Exit.OK
 
 
-async def un_retire(url: str, target: str, console: Console) -> Exit:
-    """Go on with a ledger that moved, where the other one has nothing of it."""
+@app.command(
+    "un-retire",
+    epilog=examples("ledger un-retire sqlite:///usage.db postgresql://user@host/database"),
+)
+async def un_retire(
+    console: Console,
+    url: Url,
+    target: Annotated[
+        str, typer.Argument(metavar="NEW_URL", help="Where it moved; nothing of it may be there.")
+    ],
+) -> Exit:
+    """Go on with a ledger that moved to another one."""
     async with open_ledger(url, console, create=False) as ledger:
         await ledger.un_retire(target)
     console.print("the ledger takes usage again")
     return Exit.OK
 
 
-async def explain(name: str | None, console: Console) -> Exit:
-    """Say what a state means and what to do; of all of them, where none is named."""
-    if name is not None and name not in [*HourState]:
-        raise MisuseError(f"expected one of {', '.join(HourState)}; got {name!r}")
-    for state in HourState if name is None else [HourState(name)]:
-        meaning, advice = UsageLedger.explain(state)
-        console.print(f"{state}: {meaning}", markup=False)
+@app.command(epilog=examples("ledger explain", "ledger explain probably_metered"))
+async def explain(
+    console: Console,
+    state: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STATE]", help="One state; by default all.", autocompletion=all_states
+        ),
+    ] = None,
+) -> Exit:
+    """Say what a state of usage means, and what to do about it."""
+    from marketplace_metering_async.ledger import HourState, UsageLedger  # noqa: PLC0415 - heavy
+
+    if state is not None and state not in [*HourState]:
+        raise MisuseError(f"expected one of {', '.join(HourState)}; got {state!r}")
+    for one in HourState if state is None else [HourState(state)]:
+        meaning, advice = UsageLedger.explain(one)
+        console.print(f"{one}: {meaning}", markup=False)
         console.print(f"    {advice}", markup=False)
-        print_json_if_piped({"state": state, "meaning": meaning, "advice": advice})
+        print_json_if_piped({"state": one, "meaning": meaning, "advice": advice})
     return Exit.OK

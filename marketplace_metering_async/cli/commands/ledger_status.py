@@ -9,7 +9,7 @@ from rich.text import Text
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.cli.output.console import Console, print_json, printable
+from marketplace_metering_async.cli.output.console import Console, at_minute, print_json, printable
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
@@ -71,13 +71,6 @@ def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Ex
 
 def _again(word: str, when: datetime, now: datetime) -> str:
     return "Run this again" + (f" {word} {at_minute(when, now)}" if when > now else "")
-
-
-def at_minute(when: datetime, now: datetime) -> str:
-    """Return the first full minute from *when* on, with its day where that is another than now."""
-    last = when + timedelta(minutes=1) - timedelta(microseconds=1)
-    whole = last.replace(second=0, microsecond=0)
-    return f"{whole:%H:%M} UTC" if whole.date() == now.date() else f"{whole:%Y-%m-%d %H:%M} UTC"
 
 
 def _print_table(status: LedgerStatus, console: Console) -> None:

@@ -1,175 +1,56 @@
-"""`sandbox`: the sandbox as a process, with what to paste into a shell."""
+"""`sandbox …`: the commands of the sandbox."""
 
-import json
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+import typer
 
-from attrs import frozen
-
-from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.interrupts import Interrupts
+from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.help import App, examples
 from marketplace_metering_async.cli.output.console import Console
-from marketplace_metering_async.sandbox import AccessKey, Fault, Rules, Sandbox, StateFileError
-from marketplace_metering_async.sandbox.as_json import decoded, from_json
-from marketplace_metering_async.sandbox.sdks import SDKS
-from marketplace_metering_async.sandbox.service.readings import PRESETS
+from marketplace_metering_async.cli.running import run_by_options
+from marketplace_metering_async.cli.sandbox_options import CheckOptions, SandboxOptions
 
-T = TypeVar("T")
-
-_WHO_COMES: Final = (
-    "The lines above bring these clients here, from these versions on. Others call AWS all the",
-    "same, where usage of a test is billed if it brings real keys: give them the address in code.",
+app = App(
+    epilog=examples(
+        "sandbox",
+        "sandbox --port 0 --product my-product,requests,seats --fault throttle=0.1",
+        "sandbox --host 0.0.0.0 --open-to sandbox --state sandbox.json",
+        "sandbox check http://127.0.0.1:8765",
+    )
 )
 
 
-@frozen(kw_only=True)
-class SandboxOptions:
-    """
-    What was typed.
-
-    Attributes:
-        port: 0: a free one.
-        host: Where to listen.
-        open_to: Hosts to let in.
-        token: What page and controls ask for.
-        calls_per_second: The quota; None: off.
-        rules: A file of JSON: switches of Rules; or a preset.
-        products: `CODE,DIMENSION,…`, or a JSON object: the arguments of declare_product.
-        access_keys: `ID:SECRET`, or a JSON object: an AccessKey with its id.
-        faults: `KIND` or `KIND=PROBABILITY`, or a JSON object: a Fault.
-        seed: Of the faults' chance.
-        state: The file that keeps the memory.
-    """
-
-    port: int
-    host: str
-    open_to: list[str]
-    token: str | None
-    calls_per_second: float | None
-    rules: Path | None
-    products: list[str]
-    access_keys: list[str]
-    faults: list[str]
-    seed: int
-    state: Path | None
-
-
-async def serve(options: SandboxOptions, console: Console) -> Exit:
-    """
-    Run the sandbox until it is interrupted.
-
-    Raises:
-        OSError: if the port is taken.
-        MisuseError: for an option that says nothing right, or a state file that cannot be used.
-    """
-    rules = None if options.rules is None else _rules_of(options.rules)
-    faults = _each(options.faults, "--fault", _fault_of)
-    keys = dict(_each(options.access_keys, "--access-key", _access_key_of))
-    products = _each(options.products, "--product", _product_of)
-    try:
-        sandbox = Sandbox(
-            options.port,
-            host=options.host,
-            open_to=options.open_to,
-            token=options.token,
-            calls_per_second=options.calls_per_second,
-            rules=rules,
-            faults=faults,
-            seed=options.seed,
-            access_keys=keys,
-            state=options.state,
-        )
-        for product in products:
-            sandbox.declare_product(**product)
-        return await _serve(sandbox, console)
-    except StateFileError as error:
-        raise MisuseError(f"--state: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise MisuseError(_as_option(str(error))) from error
-
-
-def _as_option(text: str) -> str:
-    """Call an argument of Sandbox by the option that it came from."""
-    name, colon, rest = text.partition(": ")
-    options = {"host": "--host", "open_to": "--open-to", "token": "--token"}
-    if name not in options:
-        return f"--product: {text}"
-    return f"{options[name]}{colon}{rest.replace('open_to=', '--open-to')}"
-
-
-async def _serve(sandbox: Sandbox, console: Console) -> Exit:
-    with Interrupts(console, "the sandbox closes.") as interrupts:
-        async with sandbox:
-            sys.stdout.write(sandbox.instructions())
-            sys.stdout.flush()
-            _describe(sandbox, console)
-            await interrupts.stopped.wait()
-    return Exit.INTERRUPTED
-
-
-def _describe(sandbox: Sandbox, console: Console) -> None:
-    """Say where the page is, and which clients the lines on stdout bring here."""
-    lines = [f"The page: {sandbox.page_url}"]
-    lines += [f"From elsewhere: {url}" for url in sandbox.urls[1:]]
-    lines += ["", *_WHO_COMES, ""]
-    for sdk in SDKS:
-        lines += [f"{sdk.name}: {sdk.by_environment}", f"    {sdk.in_code_at(sandbox.url)}"]
-    console.print("\n".join(lines), markup=False)
-
-
-def _each(texts: Iterable[str], option: str, read: Callable[[str], T]) -> list[T]:
-    try:
-        return [read(text) for text in texts]
-    except (TypeError, ValueError) as error:
-        raise MisuseError(f"{option}: {error}") from error
-
-
-def _object_of(text: str) -> dict[str, Any] | None:
-    """Return the JSON object that *text* says, or None if it is written in short."""
-    if not text.startswith("{"):
+@app.callback(invoke_without_command=True)
+@run_by_options
+async def serve(console: Console, context: typer.Context, options: SandboxOptions) -> Exit | None:
+    """Run the sandbox, a stand-in for the service on this machine, until Ctrl-C."""
+    if context.invoked_subcommand is not None:
         return None
-    try:
-        found = decoded(text.encode())
-    except ValueError:
-        raise ValueError(f"expected JSON, got {text!r}") from None
-    return found if isinstance(found, dict) else None
+    from marketplace_metering_async.cli.commands import sandbox_serve  # noqa: PLC0415 - a web server
+
+    return await sandbox_serve.serve(options, console)
 
 
-def _fault_of(text: str) -> Fault:
-    written = _object_of(text)
-    if written is None:
-        kind, equals, probability = text.partition("=")
-        written = {"kind": kind} | ({"probability": float(probability)} if equals else {})
-    return from_json(Fault, written)
+@app.command(epilog=examples("sandbox rules"))
+async def rules(console: Console) -> Exit:
+    """Show what AWS's pages say and leave open, and how the sandbox reads it, switch by switch."""
+    from marketplace_metering_async.cli.commands import sandbox_rules  # noqa: PLC0415 - a web server
+
+    sandbox_rules.show(console)
+    return Exit.OK
 
 
-def _access_key_of(text: str) -> tuple[str, AccessKey]:
-    written = _object_of(text)
-    if written is None:
-        access_key_id, colon, secret = text.partition(":")
-        if not (access_key_id and colon and secret):
-            raise ValueError("expected ID:SECRET, or a JSON object with id and secret")
-        return access_key_id, AccessKey(secret)
-    access_key_id = written.pop("id", None)
-    if not isinstance(access_key_id, str) or "secret" not in written:
-        raise ValueError("expected a JSON object with id and secret")
-    return access_key_id, from_json(AccessKey, written)
+@app.command(
+    epilog=examples(
+        "sandbox check http://127.0.0.1:8765",
+        "sandbox check http://127.0.0.1:5000 --legacy --markdown",
+    )
+)
+async def check(console: Console, options: CheckOptions) -> Exit:
+    """
+    Hold a stand-in for the service against what is known of the service, case by case.
 
+    One that has this sandbox's controls is reset before each case, and at the end. Never give it
+    the address of AWS: what it sends would be billed.
+    """
+    from marketplace_metering_async.cli.commands import sandbox_check  # noqa: PLC0415 - rarely needed
 
-def _product_of(text: str) -> dict[str, Any]:
-    written = _object_of(text)
-    if written is None:
-        product_code, *dimensions = text.split(",")
-        return {"product_code": product_code, "dimensions": dimensions}
-    return written
-
-
-def _rules_of(path: Path) -> Rules:
-    if str(path) in PRESETS:
-        return PRESETS[str(path)]
-    try:
-        return from_json(Rules, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        raise MisuseError(f"--rules: {path}: {error}") from error
+    return await sandbox_check.check(options, console)

@@ -9,10 +9,9 @@ from itertools import groupby
 from typing import Final
 from urllib.parse import urlsplit
 
-from attrs import frozen
-
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
+from marketplace_metering_async.cli.sandbox_options import CheckOptions
 from marketplace_metering_async.sandbox.conformance.http_client import HttpClient, HttpControls
 from marketplace_metering_async.sandbox.conformance.runner import (
     Outcome,
@@ -24,30 +23,6 @@ from marketplace_metering_async.sandbox.conformance.runner import (
 from marketplace_metering_async.sandbox.conformance.suite import Case, cases
 
 _REAL: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".sgov.gov")
-
-
-@frozen(kw_only=True)
-class CheckOptions:
-    """
-    What was typed.
-
-    Attributes:
-        url: Where the stand-in listens.
-        token: Of a sandbox's controls.
-        access_key: `ID:SECRET`, to sign with.
-        legacy: Whether to name customers by CustomerIdentifier.
-        only: Parts of the suite, or names of cases; none: all.
-        markdown: Whether to print a table instead of JSON lines.
-        yes: Whether a sandbox may forget its records.
-    """
-
-    url: str
-    token: str | None
-    access_key: str
-    legacy: bool
-    only: list[str]
-    markdown: bool
-    yes: bool
 
 
 async def check(options: CheckOptions, console: Console) -> Exit:
@@ -102,12 +77,12 @@ def _address(url: str) -> str:
 
 
 def _chosen(options: CheckOptions) -> list[Case]:
-    known = cases(legacy=options.legacy)
+    known, only = cases(legacy=options.legacy), {*(options.only or ())}
     words = {word for case in known for word in (case.name, case.about)}
-    if unknown := set(options.only) - words:
+    if unknown := only - words:
         parts = ", ".join(dict.fromkeys(case.about for case in known))
         raise MisuseError(f"--only: expected a case or a part ({parts}), got {min(unknown)!r}")
-    return [one for one in known if not options.only or {one.name, one.about} & {*options.only}]
+    return [one for one in known if not only or {one.name, one.about} & only]
 
 
 def _controls(controls: HttpControls, *, yes: bool) -> HttpControls | None:

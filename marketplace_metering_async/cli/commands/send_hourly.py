@@ -3,11 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.commands.check import plan_of_hours
-from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
+from marketplace_metering_async.cli.commands.hourly_sums import Fate, HourlySums, add_up
 from marketplace_metering_async.cli.commands.job import SendJob, approved
 from marketplace_metering_async.cli.commands.send import DRAINS, ended
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -27,13 +27,6 @@ from marketplace_metering_async.records import UsageRecord
 
 _BREATH: Final = 500
 """Lines that are reported between two turns of the event loop."""
-
-
-class _Fate(NamedTuple):
-    """What became of an hour."""
-
-    members: ResultFields
-    code: Exit
 
 
 async def send_hours(job: SendJob, console: Console) -> Exit:
@@ -89,8 +82,8 @@ class _Hours:
             for fate in self._fates:
                 if fate.code is Exit.REJECTED and "message" in fate.members:
                     report.complain(fate.members["message"])
-            for number, (file, line, members, code) in enumerate(self._results()):
-                report.write(file, line, members, code)
+            for number, result in enumerate(self._sums.results(self._fates)):
+                report.write(*result)
                 if number % _BREATH == 0:
                     await asyncio.sleep(0)
                     await report.room()
@@ -109,7 +102,7 @@ class _Hours:
                 place = self._place(result.position)
                 members = result_fields.of_result(result, place, self._place)
                 members = _with_sum(members, self._outcomes[hour])
-                self._fates[hour] = _Fate(members, exit_codes.of_result(result))
+                self._fates[hour] = Fate(members, exit_codes.of_result(result))
                 report.bar.advance()
 
     def _records(self) -> Iterator[UsageRecord]:
@@ -121,25 +114,17 @@ class _Hours:
     def _place(self, position: int) -> str:
         return self._sums.places(self._sums.first_line(self._chosen[position]))
 
-    def _results(self) -> Iterator[tuple[str, int, ResultFields, Exit]]:
-        for file, line, hour in self._sums.lines():
-            if isinstance(hour, int):
-                fate = self._fates[hour]
-                yield file, line, fate.members, fate.code
-            else:
-                yield file, line, hour, Exit.REJECTED
-
-    def _unsent(self, hour: int, outcome: CheckedHour) -> _Fate:
+    def _unsent(self, hour: int, outcome: CheckedHour) -> Fate:
         """Return the fate of an hour as long as it is not sent."""
         match outcome:
             case HeldHour() | BlockedHour():
                 members = result_fields.of_held(outcome)
-                return _Fate(_with_sum(members, outcome.record), Exit.UNDELIVERED)
+                return Fate(_with_sum(members, outcome.record), Exit.UNDELIVERED)
             case MeteringError():
                 place = self._sums.places(self._sums.first_line(hour))
-                return _Fate(result_fields.of_refusal(outcome, place), Exit.REJECTED)
+                return Fate(result_fields.of_refusal(outcome, place), Exit.REJECTED)
         members = result_fields.of_unsent("sending ended before its turn came")
-        return _Fate(_with_sum(members, outcome), Exit.UNDELIVERED)
+        return Fate(_with_sum(members, outcome), Exit.UNDELIVERED)
 
 
 def _with_sum(members: ResultFields, outcome: CheckedHour) -> ResultFields:

@@ -102,11 +102,11 @@ def parse_json(line: bytes) -> Mapping[str, Any]:
     try:
         value = DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
-        raise _broken("", "UTF-8", "other bytes") from None
+        raise broken_line("UTF-8", "other bytes") from None
     except (ValueError, RecursionError) as error:
         raise no_json(error) from None
     if not isinstance(value, dict):
-        raise _broken("", "a JSON object", f"a {type(value).__name__}")
+        raise broken_line("a JSON object", f"a {type(value).__name__}")
     return value
 
 
@@ -168,11 +168,7 @@ def worded(error: InvalidRecordError) -> str:
 
 def broken_line(expected: str, got: str) -> InvalidRecordError:
     """Return the error of a line that cannot be looked at."""
-    return _broken("", expected, got)
-
-
-def _broken(path: str, expected: str, got: str) -> InvalidRecordError:
-    return InvalidRecordError([Violation(path, expected, got)])
+    return InvalidRecordError([Violation("", expected, got)])
 
 
 def no_json(error: ValueError | RecursionError) -> InvalidRecordError:
@@ -180,10 +176,10 @@ def no_json(error: ValueError | RecursionError) -> InvalidRecordError:
     match error:
         case json.JSONDecodeError(msg=msg, lineno=line, colno=column):
             where = f"column {column}" if line == 1 else f"line {line}, column {column}"
-            return _broken("", "a JSON object", f"no JSON ({msg}, {where})")
+            return broken_line("a JSON object", f"no JSON ({msg}, {where})")
         case RecursionError():
-            return _broken("", "a JSON object", "one nested too deeply")
-    return _broken("", "a strict JSON object", truncate(str(error)))
+            return broken_line("a JSON object", "one nested too deeply")
+    return broken_line("a strict JSON object", truncate(str(error)))
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -218,7 +214,7 @@ def _row(columns: list[str | None], line: bytes, delimiter: str) -> Mapping[str,
     """Read one row, but for columns without a member; an empty cell is an absent member."""
     cells = _cells(line, delimiter)
     if len(cells) != len(columns):
-        raise _broken("", f"{len(columns)} cells", str(len(cells)))
+        raise broken_line(f"{len(columns)} cells", str(len(cells)))
     return {
         column: _value(column, cell)
         for column, cell in zip(columns, cells, strict=True)
@@ -229,13 +225,13 @@ def _row(columns: list[str | None], line: bytes, delimiter: str) -> Mapping[str,
 def _cells(line: bytes, delimiter: str) -> list[str]:
     """Cut one line into cells; an unclosed quote must not swallow the lines that follow."""
     if b"\0" in line:
-        raise _broken("", "text", "a NUL character")
+        raise broken_line("text", "a NUL character")
     try:
         return next(csv.reader([line.decode("utf-8")], strict=True, delimiter=delimiter), [])
     except UnicodeDecodeError:
-        raise _broken("", "UTF-8", "other bytes") from None
+        raise broken_line("UTF-8", "other bytes") from None
     except csv.Error as error:
-        raise _broken("", "a CSV row on one line", f"a broken one ({error})") from None
+        raise broken_line("a CSV row on one line", f"a broken one ({error})") from None
 
 
 def _value(column: str, cell: str) -> Any:  # noqa: ANN401

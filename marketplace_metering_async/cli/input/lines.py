@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import frozen
 
-from marketplace_metering_async.cli.input.documents import LARGEST, is_document, records_of
+from marketplace_metering_async.cli.input.documents import LARGEST, Found, is_document, records_of
 from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.formats import (
     EVENT_ID,
@@ -92,11 +92,81 @@ class Source:
         """
         doubts = _Doubts(self.name, warn)
         with _opened(self.name) as read:
-            blocks = _blocks(self.name, plain(self.name, read), warn, for_ledger=self.for_ledger)
-            for block in blocks:
+            for block in self._blocks(plain(self.name, read), warn):
                 doubts.look_at(block)
                 yield block
         doubts.end()
+
+    def _blocks(self, read: Read, warn: Warn) -> Iterator[list[Line]]:
+        parse: Parse | None = None
+        number = size = 0
+        cut = _cut(read)
+        for pieces in cut:
+            block: list[Line] = []
+            for index, piece in enumerate(pieces):
+                if not number:
+                    require_text(self.name, piece)
+                number += 1
+                size += len(piece) + 1
+                line = piece.removeprefix(_BYTE_ORDER_MARK) if number == 1 else piece
+                line = line.rstrip(b"\r")
+                if not line.strip():
+                    continue
+                if parse is None:
+                    if is_document(line):
+                        rest = chain([line, *pieces[index + 1 :]], *cut)
+                        yield self._of_document(number, rest)
+                        return
+                    parse = format_of(self.name, line)
+                    if parse is None:
+                        parse = csv_rows(f"{self.name}:{number}", line)
+                        if others := extra_columns(line):
+                            columns = ", ".join(truncate(column) for column in others)
+                            warn(f"{self.name}:{number}: columns that are not read: {columns}")
+                        continue
+                block.append(self._line(number, size, _members_of(parse, line)))
+                size = 0
+            if block:
+                yield block
+
+    def _of_document(self, start: int, pieces: Iterable[bytes]) -> list[Line]:
+        """
+        Return the records of what goes on over many lines; each is counted, and has no line.
+
+        *start* is the number of the first line, for records a line of which the first is broken.
+        """
+        kept: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            kept.append(piece)
+            size += len(piece) + 1
+            if size > LARGEST or len(piece) > _LONGEST_LINE:
+                text = "too large for JSON that is not one record a line: `jq -c '.[]'` makes lines"
+                raise UsageFileError(f"{self.name}: {text}")
+        found = list(records_of(b"\n".join(kept)))
+        if len(found) == 1 and isinstance(found[0], InvalidRecordError) and _is_lines(kept):
+            return [
+                self._line(number, len(line) + 1, _members_of(parse_json, line))
+                for number, line in enumerate(kept, start)
+                if line.strip()
+            ]
+        share = size // max(1, len(found))
+        return [self._line(number, share, given) for number, given in enumerate(found, start=1)]
+
+    def _line(self, number: int, size: int, given: Found) -> Line:
+        if isinstance(given, InvalidRecordError):
+            return Line(self.name, number, size, given)
+        members = dict(given)
+        event_id = members.pop(EVENT_ID, None)
+        try:
+            record = UsageRecord.from_boto(members)
+        except InvalidRecordError as error:
+            return Line(self.name, number, size, error, members, event_id)
+        if event_id is not None and not self.for_ledger:
+            expected = "none: only a ledger knows event ids (`ledger import`, `send --ledger`)"
+            refused = InvalidRecordError([Violation(EVENT_ID, expected, "one")])
+            return Line(self.name, number, size, refused, members)
+        return Line(self.name, number, size, record, event_id=event_id)
 
 
 class _Doubts:
@@ -183,101 +253,19 @@ def _opened(name: str) -> Iterator[Read]:
             os.close(handle)
 
 
-def _blocks(name: str, read: Read, warn: Warn, *, for_ledger: bool) -> Iterator[list[Line]]:
-    parse: Parse | None = None
-    number = size = 0
-    cut = _cut(read)
-    for pieces in cut:
-        block: list[Line] = []
-        for index, piece in enumerate(pieces):
-            if not number:
-                require_text(name, piece)
-            number += 1
-            size += len(piece) + 1
-            line = piece.removeprefix(_BYTE_ORDER_MARK) if number == 1 else piece
-            line = line.rstrip(b"\r")
-            if not line.strip():
-                continue
-            if parse is None:
-                if is_document(line):
-                    rest = chain([line, *pieces[index + 1 :]], *cut)
-                    yield _of_document(name, number, rest, for_ledger=for_ledger)
-                    return
-                parse = format_of(name, line)
-                if parse is None:
-                    parse = csv_rows(f"{name}:{number}", line)
-                    if others := extra_columns(line):
-                        columns = ", ".join(truncate(column) for column in others)
-                        warn(f"{name}:{number}: columns that are not read: {columns}")
-                    continue
-            block.append(Line(name, number, size, *_read(parse, line, for_ledger=for_ledger)))
-            size = 0
-        if block:
-            yield block
-
-
 def _is_lines(pieces: Sequence[bytes]) -> bool:
     """Return whether the second of some lines begins a record, so that only the first is broken."""
     second = next((piece for piece in pieces[1:] if piece.strip()), b"")
     return second.lstrip().startswith(b"{")
 
 
-def _of_document(name: str, start: int, pieces: Iterable[bytes], *, for_ledger: bool) -> list[Line]:
-    """
-    Return the records of what goes on over many lines; each is counted, and has no line.
-
-    *start* is the number of the first line, for records a line of which the first is broken.
-    """
-    kept: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        kept.append(piece)
-        size += len(piece) + 1
-        if size > LARGEST or len(piece) > _LONGEST_LINE:
-            text = "too large for JSON that is not one record a line: `jq -c '.[]'` makes lines"
-            raise UsageFileError(f"{name}: {text}")
-    found = list(records_of(b"\n".join(kept)))
-    if len(found) == 1 and isinstance(found[0], InvalidRecordError) and _is_lines(kept):
-        return [
-            Line(name, number, len(line) + 1, *_read(parse_json, line, for_ledger=for_ledger))
-            for number, line in enumerate(kept, start)
-            if line.strip()
-        ]
-    share = size // max(1, len(found))
-    return [
-        Line(name, number, share, *_record_of(members, for_ledger=for_ledger))
-        for number, members in enumerate(found, start=1)
-    ]
-
-
-def _read(
-    parse: Parse, line: bytes, *, for_ledger: bool
-) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None, Any]:
-    """Return the record, or why there is none and the members that could be read; the event id."""
+def _members_of(parse: Parse, line: bytes) -> Found:
     if len(line) > _LONGEST_LINE:
-        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line"), None, None
+        return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line")
     try:
-        members = parse(line)
+        return parse(line)
     except InvalidRecordError as error:
-        return error, None, None
-    return _record_of(members, for_ledger=for_ledger)
-
-
-def _record_of(
-    given: Mapping[str, Any] | InvalidRecordError, *, for_ledger: bool
-) -> tuple[UsageRecord | InvalidRecordError, Mapping[str, Any] | None, Any]:
-    if isinstance(given, InvalidRecordError):
-        return given, None, None
-    members = dict(given)
-    event_id = members.pop(EVENT_ID, None)
-    try:
-        record = UsageRecord.from_boto(members)
-    except InvalidRecordError as error:
-        return error, members, event_id
-    if event_id is not None and not for_ledger:
-        expected = "none: only a ledger knows event ids (`ledger import`, `send --ledger`)"
-        return InvalidRecordError([Violation(EVENT_ID, expected, "one")]), members, None
-    return record, None, event_id
+        return error
 
 
 def _cut(read: Read) -> Iterator[list[bytes]]:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -127,6 +127,13 @@ def lasting(seconds: float) -> str:
         return f"{seconds:,.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def at_minute(when: datetime, now: datetime) -> str:
+    """Return the first full minute from *when* on, with its day where that is another than now."""
+    last = when + timedelta(minutes=1) - timedelta(microseconds=1)
+    whole = last.replace(second=0, microsecond=0)
+    return f"{whole:%H:%M} UTC" if whole.date() == now.date() else f"{whole:%Y-%m-%d %H:%M} UTC"
 
 
 def printable(text: str) -> str:

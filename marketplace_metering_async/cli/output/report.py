@@ -100,8 +100,7 @@ class Report:
         trace: TracebackType | None,
     ) -> None:
         """Write out everything, unless the command was aborted."""
-        if kind is None or issubclass(kind, Exception):
-            await self._lines.close()
+        await self._lines.__aexit__(kind, error, trace)
         await self.bar.__aexit__(kind, error, trace)
         self.complain.end()
 
@@ -169,6 +168,11 @@ class Report:
             self._warned.add(text)
             self._console.complain(text)
 
+    @property
+    def code(self) -> Exit:
+        """The code that the command ends with, by all that was written and noted."""
+        return most_severe(self._codes)
+
     def summary(self, hours: Counter[str] | None = None) -> Exit:
         """Sum up for people; with the verdicts on *hours*, where lines were added up to them."""
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -190,7 +194,7 @@ class Report:
         )
         if self._newest and not self.has_all:
             self._console.print(f"Reading ended after {printable(self._newest)}.", markup=False)
-        code = most_severe(self._codes)
+        code = self.code
         if code in _WHAT_NOW and not self._only_held(code):
             self._console.print(_WHAT_NOW[code])
         return code

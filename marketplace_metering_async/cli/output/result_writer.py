@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from marketplace_metering_async.cli.output.console import Console, json_line
 
@@ -48,8 +49,19 @@ class ResultWriter:
         if len(self._lines) == 1:
             self._loop.call_soon(self._hand_over)
 
-    async def close(self) -> None:
-        """Wait until everything is written."""
+    async def __aenter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until everything is written, unless the command was aborted."""
+        if kind is not None and not issubclass(kind, Exception):
+            return
         self._hand_over()
         if not self._above_bar:
             self._queue.put(None)

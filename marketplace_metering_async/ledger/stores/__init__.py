@@ -1,7 +1,8 @@
-"""Where a ledger is kept: the same verbs, each with SQL of its own that nobody else sees."""
+"""Where a ledger is kept: the same verbs for all, over SQL that nobody else sees."""
 
 from marketplace_metering_async.errors import ConfigurationError
-from marketplace_metering_async.ledger.stores.store import FailPoint, Store, no_failure
+from marketplace_metering_async.ledger.stores.store import Store
+from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
 __all__ = ["FailPoint", "Store", "no_failure", "store_at"]
 

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerUnusableError
+from marketplace_metering_async.ledger.identity import require_known
 
 
 @frozen
@@ -40,6 +42,20 @@ def migrations_in(folder: Traversable) -> Sequence[Migration]:
     return tuple(
         Migration(int(name[:4]), _statements(entry.read_text("utf-8"))) for name, entry in found
     )
+
+
+def version_in(found: Any, place: str, known: int) -> int:  # noqa: ANN401 - a row of any database
+    """
+    Return the version of a schema by the row *found* in its table `ledger`.
+
+    Raises:
+        LedgerUnusableError: there is none, or it needs more than what is *known*.
+    """
+    if found is None:
+        raise LedgerUnusableError(f"{place} is damaged; restore a backup")
+    require_known(found["min_compatible"], known)
+    version: int = found["version"]
+    return version
 
 
 def first_edition(place: str) -> LedgerUnusableError:

@@ -12,72 +12,39 @@ another order after all, such as events of each other's in other places, one of 
 A transaction of a caller locks its event ids alone.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
 from random import randrange
-from typing import Any, Final
-from uuid import uuid4
-
-from attrs import astuple
+from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.clock import Clock
-from marketplace_metering_async.errors import ConfigurationError, LedgerError, UsageRefusedError
-from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
-from marketplace_metering_async.ledger.identity import (
-    Identity,
-    copy_text,
-    introduction,
-    lost_watermark,
-    moved_name,
-    require_watermark,
-)
-from marketplace_metering_async.ledger.model import (
-    CustomerKey,
-    FrozenHour,
-    HourState,
-    Note,
-    Settlement,
-    Usage,
-)
+from marketplace_metering_async.errors import LedgerError, UsageRefusedError
+from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
+from marketplace_metering_async.ledger.identity import HIDDEN, Identity
+from marketplace_metering_async.ledger.model import CustomerKey, HourState, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
-from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
     postgresql_adding,
     postgresql_arrivals,
     postgresql_moving,
-    postgresql_operator,
     postgresql_plain,
-    postgresql_reports,
-    postgresql_sending,
 )
+from marketplace_metering_async.ledger.stores.database import Database, Verb
+from marketplace_metering_async.ledger.stores.identifying import identity, retire
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
-from marketplace_metering_async.ledger.stores.postgresql_identity import (
-    ADOPT,
-    INTRODUCE,
-    bind,
-    guard_copy,
-    identity,
-    marked,
-    retire,
-)
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
-from marketplace_metering_async.ledger.stores.store import (
-    ClaimRules,
-    FailPoint,
-    Sealed,
-    Store,
-    Warn,
-    no_failure,
-)
+from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile, watermark_of
-from marketplace_metering_async.ledger.watermark import Place, adopted
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
+
+T = TypeVar("T")
 
 _NOTES_AT_ONCE: Final = 1_000
 _SHARDS: Final = 16
@@ -85,12 +52,27 @@ _SHARDS: Final = 16
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 """Seconds for which a group waits for others, each time that it is tried."""
 _FOLDED_AT_ONCE: Final = 1_000
+_OLD_NOTES: Final = """
+    DELETE FROM marketplace_metering.posting WHERE posting_id IN (
+        SELECT posting_id FROM marketplace_metering.posting
+        WHERE posted_at < now() - interval '7 days' LIMIT $1)
+    RETURNING posting_id
+"""
+_RESERVE: Final = """
+    INSERT INTO marketplace_metering.quota (operation, next_at)
+    VALUES ('BatchMeterUsage', clock_timestamp() + $1::double precision * interval '1 s')
+    ON CONFLICT (operation) DO UPDATE SET
+        next_at = greatest(quota.next_at, clock_timestamp())
+                  + $1::double precision * interval '1 s'
+    RETURNING EXTRACT(EPOCH FROM next_at - clock_timestamp())::double precision
+"""
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """A ledger in a database; see Store for what its verbs do."""
 
     shares_quota = True
+    mark_is_proof = False
 
     def __init__(
         self,
@@ -128,40 +110,27 @@ class PostgresStore:
         """See Store: the server's."""
         return self._connections.clock
 
-    async def check_identity(self, region_name: str | None, now: int) -> str | None:
-        """See Store."""
-        mark, _ = await self._connections.read(marked)
-        await self._connections.run(
-            lambda db: db.execute(INTRODUCE, str(uuid4()), now, region_name, mark),
-            though_moved=True,
+    async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
+        return await self._connections.run(
+            lambda db: verb(PostgresDatabase(db, self._shard)), once=once, though_moved=though_moved
         )
 
-        async def work(db: Connection) -> str | None:
-            place = await self._place(db)
-            sign = await guard_copy(db, place, now)
-            return introduction(await identity(db), region_name, sign)
+    async def _read(self, verb: Verb[T]) -> T:
+        return await self._connections.read(lambda db: verb(PostgresDatabase(db, self._shard)))
 
-        return await self._connections.run(work, though_moved=True)
+    async def _mark(self, db: Database) -> str:
+        """Return the cluster and the database in it."""
+        cluster = HIDDEN
+        database, shows_cluster = await db.fetchrow(
+            "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()), "
+            "has_function_privilege('pg_control_system()', 'EXECUTE')"
+        )
+        if shows_cluster:
+            cluster = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
+        return f"{cluster} {database}"
 
-    async def bind(self, region_name: str, host: str) -> None:
-        """See Store."""
-        await self._connections.run(lambda db: bind(db, region_name, host))
-
-    async def adopt(self, now: int) -> None:
-        """See Store."""
-
-        async def work(db: Connection) -> Identity:
-            place = await self._place(db)
-            ledger = await identity(db, "FOR UPDATE")
-            if ledger.guarded_since is not None and ledger.held_through is not None:
-                start = adopted(ledger.sealings, ledger.held_through, place.watermark, now)
-                await db.execute(ADOPT, *astuple(start), now)
-            return await identity(db)
-
-        ledger = await self._connections.run(work)
-        file = self._watermark(ledger)
-        if file is not None and ledger.adopted_at is not None and (sealed := ledger.sealed()):
-            await asyncio.to_thread(file.raise_to, sealed)
+    def _watermark(self, ledger: Identity) -> WatermarkFile | None:
+        return None if self._folder is None else WatermarkFile(self._folder, str(ledger.ledger_id))
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
@@ -280,162 +249,19 @@ class PostgresStore:
         rearm = postgresql_adding.rearm
         return await self._connections.run(lambda db: rearm(db, states, now, rules, self._shard))
 
-    async def resolve(
-        self,
-        hours: Sequence[int],
-        stranded: Sequence[int],
-        after: HourState,
-        note: Note,
-    ) -> int:
-        """See Store."""
-        resolve = postgresql_operator.resolve
-        return await self._connections.run(
-            lambda db: resolve(db, hours, stranded, after, note, shard=self._shard), once=True
-        )
-
-    async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
-        """See Store."""
-        rebill = postgresql_operator.rebill
-        return await self._connections.run(
-            lambda db: rebill(db, hours, note, rules, self._shard), once=True
-        )
-
-    async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
-        """See Store."""
-        rebind = postgresql_operator.rebind
-        return await self._connections.run(
-            lambda db: rebind(db, host, taken, note, self._shard), once=True
-        )
-
-    async def seal_due(self, now: int, limit: int, region_name: str) -> Sealed:
-        """See Store."""
-        seal = postgresql_sending.seal_due
-
-        async def work(db: Connection) -> Sealed:
-            place = await self._place(db)
-            sign = await guard_copy(db, place, now)
-            ledger = await identity(db)
-            require_watermark(ledger, place.path)
-            if (copy := copy_text(ledger, sign)) is not None:
-                return Sealed(copy=copy)
-            return await seal(db, now, limit, region_name, shard=self._shard, reach=self._reach)
-
-        return await self._connections.run(work)
-
-    async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
-        """See Store."""
-        claim = postgresql_sending.claim
-        lost: str | None = None
-
-        async def work(db: Connection) -> list[FrozenHour]:
-            nonlocal lost
-            place = await self._place(db)
-            await guard_copy(db, place, now)
-            claimed = await claim(db, now, rules, self._shard, self._reach)
-            lost = await self._keep_watermark(db, place)
-            return claimed
-
-        claimed = await self._connections.run(work)
-        if lost is not None:
-            self._warn(lost)
-        return claimed
-
-    def _watermark(self, ledger: Identity) -> WatermarkFile | None:
-        return None if self._folder is None else WatermarkFile(self._folder, str(ledger.ledger_id))
-
-    async def _place(self, db: Connection) -> Place:
-        """
-        Look outside before the transaction looks inside: only a copy lacks something then.
-
-        One that is tried again looks again, for it may have met another server.
-        """
-        mark, ledger = await marked(db)
-        file = self._watermark(ledger)
-        if file is None:
-            return Place(mark=mark, mark_is_proof=False, path=None, watermark=None)
-        watermark = await asyncio.to_thread(file.read)
-        return Place(mark=mark, mark_is_proof=False, path=file.path, watermark=watermark)
-
-    async def _keep_watermark(self, db: Connection, place: Place) -> str | None:
-        """Write down how far a ledger that is no copy has sealed; return what to say, if so."""
-        ledger = await identity(db)
-        require_watermark(ledger, place.path)
-        file = self._watermark(ledger)
-        if file is None or ledger.guarded_since is not None or ledger.sealed() is None:
-            return None
-        known = place.watermark is not None and place.watermark.sealings == ledger.sealings
-        if known and ledger.watermark == file.path:
-            return None
-        ledger = await identity(db, "FOR UPDATE")  # one at a time
-        if (sealed := ledger.sealed()) is not None:
-            await asyncio.to_thread(file.raise_to, sealed)
-        await db.execute("UPDATE marketplace_metering.ledger SET watermark = $1", file.path)
-        return lost_watermark(ledger, place)
-
-    async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
-        """See Store."""
-        returned = postgresql_sending.return_claims
-        await self._connections.run(lambda db: returned(db, claims, not_before), though_moved=True)
-
-    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
-        """See Store."""
-        settle = postgresql_sending.settle
-        return await self._connections.run(
-            lambda db: settle(db, settlements, now, self._shard, self._reach), though_moved=True
-        )
-
-    async def note_relay(self, now: int) -> None:
-        """See Store."""
-        note = "UPDATE marketplace_metering.ledger SET last_relay_at = $1"
-        await self._connections.run(lambda db: db.execute(note, now))
-
-    async def next_due(self) -> float | None:
-        """See Store."""
-        return await self._connections.read(postgresql_sending.next_due)
-
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
-        reserve = postgresql_sending.reserve_calls
-        return await self._connections.run(lambda db: reserve(db, seconds))
-
-    async def status(self, now: int) -> Figures:
-        """See Store."""
-
-        async def read(db: Connection) -> Figures:
-            return await postgresql_reports.figures(db, await identity(db), now)
-
-        return await self._connections.read(read)
-
-    async def history(
-        self, query: HistoryQuery, after: HistoryPlace, limit: int
-    ) -> list[tuple[HistoryPlace, HistoryEntry]]:
-        """See Store."""
-        history = postgresql_reports.history
-        return await self._connections.read(lambda db: history(db, query, after, limit))
+        until: float = await self._change(lambda db: db.fetchval(_RESERVE, seconds))
+        return until
 
     async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
         """See Store."""
         return await self._connections.read(lambda db: postgresql_arrivals.entries(db, query))
 
-    async def prune(self, before: int, limit: int) -> int:
-        """See Store."""
-        prune = postgresql_reports.prune
-        return await self._connections.run(lambda db: prune(db, before, limit, self._shard))
-
-    async def prune_events(self, before: int, limit: int) -> int:
-        """See Store."""
-        prune = postgresql_reports.prune_events
-        return await self._connections.run(lambda db: prune(db, before, limit))
-
     async def tidy(self) -> bool:
         """See Store: notes of processes that have ended."""
-        tidy = postgresql_reports.tidy
-        removed = await self._connections.run(lambda db: tidy(db, _NOTES_AT_ONCE))
-        return removed == _NOTES_AT_ONCE
-
-    async def back_up(self, to: str) -> None:
-        """See Store."""
-        raise ConfigurationError("back up a ledger in PostgreSQL with pg_dump, or as its server is")
+        removed = await self._change(lambda db: db.fetch(_OLD_NOTES, _NOTES_AT_ONCE))
+        return len(removed) == _NOTES_AT_ONCE
 
     async def take_over(self, source: Store) -> int:
         """See Store."""
@@ -447,13 +273,14 @@ class PostgresStore:
 
     async def retire(self, to: str) -> Identity:
         """See Store."""
-        (await self._connections.read(identity)).require_movable(to)  # before others are kept out
-        return await self._connections.run(lambda db: retire(db, to), though_moved=True)
+        (await self._read(identity)).require_movable(to)  # before others are kept out
 
-    async def reinstate(self, to: str) -> None:
-        """See Store."""
-        undo = "UPDATE marketplace_metering.ledger SET moved_to = NULL WHERE moved_to = $1"
-        await self._connections.run(lambda db: db.execute(undo, moved_name(to)), though_moved=True)
+        async def work(db: Database) -> Identity:
+            """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
+            await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
+            return await retire(db, to)
+
+        return await self._change(work, though_moved=True)
 
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int

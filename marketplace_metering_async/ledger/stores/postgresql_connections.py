@@ -22,6 +22,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.callers_connection import connection_under
+from marketplace_metering_async.ledger.stores.database import DOUBT
 from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
     failed,
@@ -41,7 +42,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     Row,
 )
 from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
-from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
@@ -75,9 +76,6 @@ _GUARD: Final = f"""
         guarded_since = EXTRACT(EPOCH FROM now())::bigint
     WHERE guarded_since IS NULL
 """
-
-DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
-"""What a copy lacks may have sent them."""
 
 
 async def _nothing(_db: Connection) -> None:

@@ -6,11 +6,10 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerMissingError, LedgerUnusableError
-from marketplace_metering_async.ledger.identity import require_known
-from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition
+from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition, version_in
 from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
-from marketplace_metering_async.ledger.stores.store import FailPoint
+from marketplace_metering_async.ledger.stores.words import FailPoint
 
 
 @frozen
@@ -93,11 +92,7 @@ class SchemaUpgrade:
                 raise LedgerMissingError(f"there is no ledger at {place}")
             return 0
         found = await db.fetchrow("SELECT version, min_compatible FROM marketplace_metering.ledger")
-        if found is None:
-            raise LedgerUnusableError(f"{place} is damaged; restore a backup")
-        require_known(found["min_compatible"], self.known)
-        version: int = found["version"]
-        return version
+        return version_in(found, place, self.known)
 
 
 def _place_of(url: str) -> str:

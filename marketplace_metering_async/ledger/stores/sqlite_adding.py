@@ -1,7 +1,10 @@
 """The way into a ledger in SQLite: usage to hours, subscriptions that end, re-arming."""
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import hour_of, last_hour_of_month
@@ -96,6 +99,9 @@ STRANDED_USAGE: Final = """
 """
 NEW_EVENT: Final = "INSERT INTO event (event_id, digest, added_at) VALUES (?, ?, ?)"
 PLAIN_EVENT: Final = f"{NEW_EVENT} ON CONFLICT DO NOTHING"
+_AT_ONCE: Final = 50
+NEW_EVENTS: Final = NEW_EVENT + (_AT_ONCE - 1) * ", (?, ?, ?)"
+"""So many in one statement take two thirds of the time that they take one by one."""
 PLAIN_HOUR: Final = """
     UPDATE hour SET quantity = quantity + ?1, events = events + ?2, stamp = max(stamp, ?3)
     WHERE key_id = ?4 AND hour = ?3 - ?3 % 3600 AND state = 'open' AND urgent = 0 AND events > 0
@@ -170,9 +176,8 @@ def post(
 
 def _add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
     """Add what is plain, and hand the rest back to the *plan*."""
-    events = plan.events()
-    if there := _unchanged(db, PLAIN_EVENT, events):
-        plan.known(known_events(db, [events[number][0] for number in there]))
+    if there := _name(db, plan.events()):
+        plan.known(known_events(db, there))
     if not plan.parts:
         return
     statement = PLAIN_HOUR.format(
@@ -185,6 +190,19 @@ def _add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
     if others := _unchanged(db, statement, rows):
         taken_back = plan.miss([plan.parts[number] for number in others])
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
+
+
+def _name(db: Connection, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
+    """Store events but for those whose ids are there already; return these."""
+    there: list[str] = []
+    for first in range(0, len(events), _AT_ONCE):
+        some = events[first : first + _AT_ONCE]
+        if len(some) == _AT_ONCE:
+            with suppress(sqlite3.IntegrityError):  # one is there, and none was stored
+                db.execute(NEW_EVENTS, [*chain.from_iterable(some)])
+                continue
+        there += [some[place][0] for place in _unchanged(db, PLAIN_EVENT, some)]
+    return there
 
 
 def _unchanged(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[int]:

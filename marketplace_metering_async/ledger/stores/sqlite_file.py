@@ -26,14 +26,16 @@ from marketplace_metering_async.errors import (
     UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
+from marketplace_metering_async.ledger.stores.database import DOUBT, without_schema
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
     migrations_in,
     migrations_of,
+    version_in,
 )
 from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
-from marketplace_metering_async.ledger.stores.store import FailPoint, Warn
 from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
 T = TypeVar("T")
@@ -88,8 +90,6 @@ GUARD: Final = f"""
         guarded_since = CAST(strftime('%s', 'now') AS INTEGER)
     WHERE guarded_since IS NULL
 """
-DOUBT: Final = "UPDATE hour SET in_doubt = 1 WHERE state = 'frozen'"
-"""What a copy lacks may have sent them."""
 
 
 class SqliteFile:
@@ -151,32 +151,31 @@ class SqliteFile:
                 f"this process may only read {self._path}, or the folder that its log needs; "
                 "nothing was stored"
             )
-        missing: Missing | None = None
-        memory = self._memory
-
-        def checked(db: Connection) -> T:
-            nonlocal missing, memory
-            moved_to, min_compatible, sealings = db.execute(
-                "SELECT moved_to, min_compatible, sealings FROM ledger"
-            ).fetchone()
-            if not though_moved:
-                require_here(moved_to)
-            require_known(min_compatible, self._known)
-            missing, memory = self._memory.missing(sealings), Memory(sealings=sealings)
-            if missing is not None:
-                db.execute(GUARD)
-                db.execute(DOUBT)
-            return operation(db)
-
-        def remembered() -> T:
-            result = self._write(checked)
-            self._memory = memory
-            return result
-
-        result = await self._in_thread(0, remembered)
+        result, missing = await self._in_thread(
+            0, lambda: self._change(operation, though_moved=though_moved)
+        )
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}")
         return result
+
+    def _change(self, operation: Operation[T], *, though_moved: bool) -> tuple[T, Missing | None]:
+        """Return also what is missing, which makes a copy of the file."""
+        with _named(self._path):
+            self._require_same_file()
+            with self._transaction():
+                moved_to, min_compatible, sealings = self._writer.execute(
+                    "SELECT moved_to, min_compatible, sealings FROM ledger"
+                ).fetchone()
+                if not though_moved:
+                    require_here(moved_to)
+                require_known(min_compatible, self._known)
+                missing = self._memory.missing(sealings)
+                if missing is not None:
+                    self._writer.execute(GUARD)
+                    self._writer.execute(without_schema(DOUBT))
+                result = operation(self._writer)
+            self._memory = Memory(sealings=sealings)
+            return result, missing
 
     async def read(self, operation: Operation[T]) -> T:
         """
@@ -326,11 +325,7 @@ class SqliteFile:
                 raise first_edition(str(self._path))
             raise LedgerUnusableError(f"{self._path} is a database of something else")
         found = db.execute("SELECT version, min_compatible FROM ledger").fetchone()
-        if found is None:
-            raise LedgerUnusableError(f"{self._path} is damaged; restore a backup")
-        require_known(found["min_compatible"], self._known)
-        version: int = found["version"]
-        return version
+        return version_in(found, str(self._path), self._known)
 
     def _require_upgraded(self, version: int) -> None:
         """Refuse to read a schema of before, which this process may not upgrade."""
@@ -369,12 +364,6 @@ class SqliteFile:
                 f"{self._path}: the disk failed at the commit ({error}), and whether this was "
                 "stored is unknown"
             ) from error
-
-    def _write(self, operation: Operation[T]) -> T:
-        with _named(self._path):
-            self._require_same_file()
-            with self._transaction():
-                return operation(self._writer)
 
     def _read(self, operation: Operation[T]) -> T:
         with _named(self._path), self._to_read() as db:

@@ -1,14 +1,25 @@
 """What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import uuid4
 
-from attrs import frozen
+from attrs import astuple
 
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, SystemClock
+from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
-from marketplace_metering_async.ledger.identity import Identity
+from marketplace_metering_async.ledger.identity import (
+    Identity,
+    copy_text,
+    introduction,
+    lost_watermark,
+    moved_name,
+    require_watermark,
+)
 from marketplace_metering_async.ledger.model import (
     CustomerKey,
     FrozenHour,
@@ -20,78 +31,61 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.status import Figures
+from marketplace_metering_async.ledger.stores import reports, resolving, sending
+from marketplace_metering_async.ledger.stores.database import Database, Verb
+from marketplace_metering_async.ledger.stores.identifying import (
+    ADOPT,
+    INTRODUCE,
+    bind,
+    guard_copy,
+    identity,
+    retire,
+)
+from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.stores.words import (
+    ClaimRules,
+    FailPoint,
+    Sealed,
+    Warn,
+    no_failure,
+)
+from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
-FailPoint = Callable[[str], None]
-"""Called with the name of each point at which a process may die; a seam for fault injection."""
+__all__ = ["FailPoint", "Store", "no_failure"]
+
+T = TypeVar("T")
 
 
-Warn = Callable[[str], None]
-"""Called with what a person should know."""
-
-
-def no_failure(point: str, /) -> None:
-    """Pass every point by."""
-
-
-class Sealed(NamedTuple):
-    """
-    How many hours were closed.
-
-    Attributes:
-        hours: All of them.
-        held: Those that are not sent, since the ledger that this is a copy of may have sent them.
-        copy: What to say of a copy that nobody has adopted, and that seals none; None: it is none.
-    """
-
-    hours: int = 0
-    held: int = 0
-    copy: str | None = None
-
-
-@frozen(kw_only=True)
-class ClaimRules:
-    """
-    What a relay may take.
-
-    Attributes:
-        begun: When its round has begun: what is put back later waits for the next one.
-        limit: How many records at most.
-        lease: For how many seconds.
-        region_name: Of which region.
-        without: Lanes that are left alone; see UsageKey.lane.
-    """
-
-    begun: int
-    limit: int
-    lease: float
-    region_name: str
-    without: Sequence[str] = ()
-
-
-class Store(Protocol):
+class Store(ABC):
     """
     A place for one ledger.
 
     All times are in seconds since 1970. Each verb raises LedgerError where the database cannot do
     it, and nothing has happened then; LedgerOutcomeUnknownError where it failed at the commit and
     nobody can be asked; LedgerUnusableError where it would change a ledger that has moved, or whose
-    schema was upgraded beyond what this process knows.
+    schema was upgraded beyond what this process knows. What only one kind of store can do or has,
+    the others refuse or have none of, as it is here.
     """
 
     shares_quota: bool
     """Whether relays on other machines use the same quota, and agree on it here."""
+    mark_is_proof: bool
+    """See Place."""
+    _reach: FailPoint
+    _warn: Warn
 
     @property
     def clock(self) -> Clock:
-        """The clock of whatever keeps it, the same for all who use it."""
-        ...
+        """The clock of whatever keeps it, the same for all who use it: the machine's for a file."""
+        return SystemClock()
 
     @property
+    @abstractmethod
     def may_write(self) -> bool:
         """Whether its role and server let this process write, as it was when it was opened."""
-        ...
 
+    @abstractmethod
     async def open(self, warn: Warn) -> None:
         """
         Connect, and bring the schema up to date under a lock.
@@ -101,11 +95,10 @@ class Store(Protocol):
         Raises:
             LedgerUnusableError: it cannot be used; the text says why.
         """
-        ...
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Let go of it; twice is fine."""
-        ...
 
     # Who it is
 
@@ -118,7 +111,13 @@ class Store(Protocol):
         Raises:
             LedgerRegionMismatchError: its records go to another region than *region_name*.
         """
-        ...
+
+        async def work(db: Database) -> str | None:
+            await db.fetch(INTRODUCE, str(uuid4()), now, region_name, await self._mark(db))
+            sign = await guard_copy(db, await self._place(db), now)
+            return introduction(await identity(db), region_name, sign)
+
+        return await self._change(work, though_moved=True)
 
     async def bind(self, region_name: str, host: str) -> None:
         """
@@ -127,7 +126,7 @@ class Store(Protocol):
         Raises:
             LedgerRegionMismatchError: it is tied to others.
         """
-        ...
+        await self._change(lambda db: bind(db, region_name, host))
 
     async def adopt(self, now: int) -> None:
         """
@@ -135,10 +134,23 @@ class Store(Protocol):
 
         Usage that what it lacks may have metered is held from then on: see seal_due.
         """
-        ...
+
+        async def work(db: Database) -> Identity:
+            place = await self._place(db)
+            ledger = await identity(db, locked=True)
+            if ledger.guarded_since is not None and ledger.held_through is not None:
+                start = adopted(ledger.sealings, ledger.held_through, place.watermark, now)
+                await db.fetch(ADOPT, *astuple(start), now)
+            return await identity(db)
+
+        ledger = await self._change(work)
+        file = self._watermark(ledger)
+        if file is not None and ledger.adopted_at is not None and (sealed := ledger.sealed()):
+            await asyncio.to_thread(file.raise_to, sealed)
 
     # The way in
 
+    @abstractmethod
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
     ) -> Sequence[PostingResult | None]:
@@ -149,7 +161,6 @@ class Store(Protocol):
         caller: it is to be brought again. However often the connection is lost, it takes place at
         most once.
         """
-        ...
 
     async def post_on(
         self,
@@ -168,7 +179,7 @@ class Store(Protocol):
             ConfigurationError: this store can share no connection.
             LedgerError: there is no transaction; nothing was stored.
         """
-        ...
+        raise ConfigurationError("connection: only a ledger in PostgreSQL can share yours")
 
     async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
         """
@@ -177,35 +188,35 @@ class Store(Protocol):
         Usage whose hour is sealed by then is carried, as if it were added now; what the database
         cannot hold is left where it is, and named in a warning.
         """
-        ...
+        return Counter()
 
+    @abstractmethod
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """Return the event ids among *names* that are known, with the digest of what was said."""
-        ...
 
+    @abstractmethod
     async def whole_dimensions(self) -> WholeDimensions:
         """Return the dimensions that are declared whole."""
-        ...
 
+    @abstractmethod
     async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
         """Let these dimensions be whole, and no others, for all usage that is added from now on."""
-        ...
 
+    @abstractmethod
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """Note that a subscription ends at *at*; return how many hours are due by then."""
-        ...
 
+    @abstractmethod
     async def reopen(self, customer: CustomerKey) -> None:
         """Forget that a subscription ended."""
-        ...
 
+    @abstractmethod
     async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
         """
         Send ended records again, unchanged, where their window is still open; return how many.
 
         Usage that no hour carries goes to the first unsealed hour from now on.
         """
-        ...
 
     # What a person says
 
@@ -222,7 +233,8 @@ class Store(Protocol):
         Raises:
             CannotResolveError: one of them has not ended, or is gone; nothing is changed.
         """
-        ...
+        resolve = resolving.resolve
+        return await self._change(lambda db: resolve(db, hours, stranded, after, note), once=True)
 
     async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
         """
@@ -231,7 +243,7 @@ class Store(Protocol):
         Raises:
             CannotResolveError: the service may have one of them; nothing is changed.
         """
-        ...
+        return await self._change(lambda db: resolving.rebill(db, hours, note, rules), once=True)
 
     async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
         """
@@ -245,7 +257,7 @@ class Store(Protocol):
 
         Returns: how many records are metered no more.
         """
-        ...
+        return await self._change(lambda db: resolving.rebind(db, host, taken, note), once=True)
 
     # The way out
 
@@ -256,7 +268,17 @@ class Store(Protocol):
         A copy that nobody has adopted seals none. Hours of an adopted one that may have been sent
         by what it lacks end as UNCONFIRMED.
         """
-        ...
+
+        async def work(db: Database) -> Sealed:
+            place = await self._place(db)
+            sign = await guard_copy(db, place, now)
+            ledger = await identity(db)
+            require_watermark(ledger, place.path)
+            if (copy := copy_text(ledger, sign)) is not None:
+                return Sealed(copy=copy)
+            return await sending.seal_due(db, now, limit, region_name, self._reach)
+
+        return await self._change(work)
 
     async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
         """
@@ -266,11 +288,22 @@ class Store(Protocol):
         so is a pause. What is not fit to be sent is put aside. How far the ledger has sealed is
         written outside of it before; where that fails, nothing is claimed.
         """
-        ...
+
+        async def work(db: Database) -> tuple[list[FrozenHour], str | None]:
+            place = await self._place(db)
+            await guard_copy(db, place, now)
+            claimed = await sending.claim(db, now, rules, self._reach)
+            return claimed, await self._keep_watermark(db, place)
+
+        claimed, lost = await self._change(work)
+        if lost is not None:
+            self._warn(lost)
+        return claimed
 
     async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
         """End *claims* that had no answer; each row is in doubt if its claim says so."""
-        ...
+        returned = sending.return_claims
+        await self._change(lambda db: returned(db, claims, not_before), though_moved=True)
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
         """
@@ -279,31 +312,35 @@ class Store(Protocol):
         A claim that is not the latest any more is fenced off, for a later relay has the record now;
         but for a success, which is written whoever has it. Written twice, it is written once.
         """
-        ...
+        settle = sending.settle
+        return await self._change(
+            lambda db: settle(db, settlements, now, self._reach), though_moved=True
+        )
 
     async def note_relay(self, now: int) -> None:
         """Note that a relay works: its database lets it, and nothing of the account stops it."""
-        ...
+        note = "UPDATE marketplace_metering.ledger SET last_relay_at = $1"
+        await self._change(lambda db: db.fetch(note, now))
 
     async def next_due(self) -> float | None:
         """Return when there will be something to seal or send."""
-        ...
+        return await self._read(sending.next_due)
 
     async def reserve_calls(self, seconds: float) -> float:
         """Reserve *seconds* of the quota that all relays share; return in how many they end."""
-        ...
+        raise ConfigurationError("relays of a ledger in SQLite share no quota")
 
     # What is in it
 
     async def status(self, now: int) -> Figures:
         """Return the figures of the whole ledger."""
-        ...
+        return await self._read(lambda db: reports.figures(db, now))
 
     async def history(
         self, query: HistoryQuery, after: HistoryPlace, limit: int
     ) -> list[tuple[HistoryPlace, HistoryEntry]]:
         """Return the next entries *after* a place, with their places, in order."""
-        ...
+        return await self._read(lambda db: reports.history(db, query, after, limit))
 
     async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
         """
@@ -311,19 +348,19 @@ class Store(Protocol):
 
         It is open, so there is none where other states are asked for.
         """
-        ...
+        return []
 
     async def prune(self, before: int, limit: int) -> int:
         """Remove some hours settled before *before*, but for their sums; return how many."""
-        ...
+        return await self._change(lambda db: reports.prune(db, before, limit))
 
     async def prune_events(self, before: int, limit: int) -> int:
         """Forget some ids of events that were added before *before*; return how many."""
-        ...
+        return await self._change(lambda db: reports.prune_events(db, before, limit))
 
+    @abstractmethod
     async def tidy(self) -> bool:
         """Remove some notes of its own that are of no use any more; return whether more wait."""
-        ...
 
     # Moving
 
@@ -334,7 +371,7 @@ class Store(Protocol):
         Raises:
             ConfigurationError: the database has programs of its own for that.
         """
-        ...
+        raise ConfigurationError("back up a ledger in PostgreSQL with pg_dump, or as its server is")
 
     async def take_over(self, source: "Store") -> int:
         """
@@ -347,7 +384,7 @@ class Store(Protocol):
             ConfigurationError: this store is none to move to.
             LedgerUnusableError: this one is not new, or the source is none that may move.
         """
-        ...
+        raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
 
     async def let_go(self, source: "Store") -> None:
         """
@@ -356,7 +393,7 @@ class Store(Protocol):
         Raises:
             LedgerUnusableError: it has, or the source moved elsewhere.
         """
-        ...
+        raise ConfigurationError("no ledger moves into one in SQLite")
 
     async def retire(self, to: str) -> Identity:
         """
@@ -365,14 +402,69 @@ class Store(Protocol):
         Raises:
             LedgerUnusableError: it is that ledger, or has moved to another one.
         """
-        ...
+        return await self._change(lambda db: retire(db, to), though_moved=True)
 
     async def reinstate(self, to: str) -> None:
         """Take back that it has moved to the ledger *to*."""
-        ...
+        undo = "UPDATE marketplace_metering.ledger SET moved_to = NULL WHERE moved_to = $1"
+        await self._change(lambda db: db.fetch(undo, moved_name(to)), though_moved=True)
 
+    @abstractmethod
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int
     ) -> Sequence[Mapping[str, Any]]:
         """Return the next rows of a table of TABLES *after* a key, in the order of its key."""
-        ...
+
+    # What they have in common
+
+    @abstractmethod
+    async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
+        """
+        Run a *verb* in one durable transaction.
+
+        What must take place *once* does, however often the connection is lost. A ledger that has
+        moved is changed by nothing but what says *though_moved*.
+        """
+
+    @abstractmethod
+    async def _read(self, verb: Verb[T]) -> T:
+        """Run a *verb* on what is committed."""
+
+    @abstractmethod
+    async def _mark(self, db: Database) -> str:
+        """Return what tells the place of the database from that of a copy."""
+
+    @abstractmethod
+    def _watermark(self, ledger: Identity) -> WatermarkFile | None:
+        """Return the file outside of the database, if there is to be one."""
+
+    async def _place(self, db: Database) -> Place:
+        """
+        Look outside before the transaction looks inside: only a copy lacks something then.
+
+        One that is tried again looks again, for it may have met another server.
+        """
+        file = self._watermark(await identity(db))
+        return Place(
+            mark=await self._mark(db),
+            mark_is_proof=self.mark_is_proof,
+            path=None if file is None else file.path,
+            watermark=None if file is None else await db.outside(file.read),
+        )
+
+    async def _keep_watermark(self, db: Database, place: Place) -> str | None:
+        """Write down how far a ledger that is no copy has sealed; return what to say, if so."""
+        ledger = await identity(db)
+        require_watermark(ledger, place.path)
+        file = self._watermark(ledger)
+        if file is None or ledger.guarded_since is not None or ledger.sealed() is None:
+            return None
+        known = place.watermark is not None and place.watermark.sealings == ledger.sealings
+        if known and ledger.watermark == file.path:
+            return None
+        ledger = await identity(db, locked=True)  # one at a time
+        if (sealed := ledger.sealed()) is not None:
+            raise_to = file.raise_to
+            await db.outside(lambda: raise_to(sealed))
+        await db.fetch("UPDATE marketplace_metering.ledger SET watermark = $1", file.path)
+        return lost_watermark(ledger, place)

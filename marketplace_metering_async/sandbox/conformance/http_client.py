@@ -129,7 +129,7 @@ class HttpControls:
             ValueError: if it is refused.
             OSError: if nobody answers.
         """
-        return self._exchange(path, json.dumps(members).encode())
+        return json.loads(self._exchange(path, json.dumps(members).encode()))
 
     def ask(self, path: str) -> Any:  # noqa: ANN401 - JSON
         """
@@ -139,9 +139,13 @@ class HttpControls:
             ValueError: if it refuses, or says no JSON.
             OSError: if nobody answers.
         """
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> bytes:
+        """Return what it tells as it is; ValueError if it refuses, OSError if nobody answers."""
         return self._exchange(path, None)
 
-    def _exchange(self, path: str, body: bytes | None) -> Any:  # noqa: ANN401 - JSON
+    def _exchange(self, path: str, body: bytes | None) -> bytes:
         headers = {"Content-Type": "application/json"}
         if self.token is not None:
             headers[TOKEN_HEADER] = self.token
@@ -149,7 +153,7 @@ class HttpControls:
         request = Request(url, data=body, headers=headers)  # noqa: S310 - http
         try:
             with self._open.open(request, timeout=_PATIENCE) as answer:
-                return json.load(answer)
+                return bytes(answer.read())
         except HTTPError as refused:
             with refused:
                 raise ValueError(f"{path}: {refused.read().decode().strip()}") from refused

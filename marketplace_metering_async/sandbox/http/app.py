@@ -4,10 +4,10 @@ The sandbox as a web application: the service at `/`, its own controls at `/_san
 Nothing but loopback names may talk to it, and no page of another site.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, Forbidden, Guard
 from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit
@@ -23,8 +23,6 @@ from marketplace_metering_async.sandbox.http.responses import ServiceResponse
 from marketplace_metering_async.sandbox.page.page import Page, is_static, shows_page
 from marketplace_metering_async.sandbox.page.view import Entrance
 from marketplace_metering_async.sandbox.world import World
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _OWN: Final = "/_sandbox/"
 

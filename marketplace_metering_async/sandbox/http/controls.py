@@ -1,13 +1,14 @@
 """The sandbox's own paths under /_sandbox/, for other processes, other languages, and the page."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from inspect import isawaitable
 from typing import Any, Final
 
 import attrs
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from marketplace_metering_async.sandbox.as_json import arguments_from_json, as_json, decoded
 from marketplace_metering_async.sandbox.faults import Fault
@@ -29,8 +30,6 @@ from marketplace_metering_async.sandbox.service.memory import copy_of
 from marketplace_metering_async.sandbox.service.readings import PRESETS, readings
 from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROOT: Final = "/_sandbox"
 HEALTH: Final = f"{ROOT}/health"
@@ -62,41 +61,45 @@ class Controls:
 
     def ordered(self) -> dict[str, Handler]:
         """Return the paths that take an order, by POST."""
-        orders: dict[str, Callable[..., Any]] = {
-            "clock": self.set_clock,
-            "faults": self.set_faults,
-            "rules": self.set_rules,
-            "quota": self.set_quota,
-            "products": self.declare_product,
-            "buyers": self.set_buyer,
-            "rotate-key": self.rotate_key,
-            "subscribe": self.subscribe,
-            "cancel": self.cancel,
-            "expire": self.expire,
-            "suspend": self.suspend,
-            "restore": self.restore,
-            "set-up-account": self.set_up_account,
-            "tokens": self.issue_token,
-            "reset": self.reset,
+        world, ordered = self._world, self._ordered
+        handlers: dict[str, Handler] = {
+            "clock": ordered(self.set_clock),
+            "faults": ordered(self.set_faults),
+            "rules": ordered(self.set_rules),
+            "quota": ordered(world.set_quota, self._quota),
+            "products": ordered(world.declare_product, self._products),
+            "buyers": ordered(self.set_buyer),
+            "rotate-key": ordered(world.rotate_key, lambda to: {"public_key_version": to}),
+            "subscribe": ordered(world.subscribe, self._figures_of),
+            "cancel": ordered(world.cancel, self._figures_of),
+            "expire": ordered(world.expire, self._figures_of),
+            "suspend": ordered(world.suspend, self._suspended),
+            "restore": ordered(world.restore, self._suspended),
+            "set-up-account": ordered(self.set_up_account),
+            "tokens": ordered(world.issue_token, lambda token: {"token": token}),
+            "reset": ordered(world.reset, lambda _: {"records": len(world.book)}),
         }
-        return {f"{ROOT}/{name}": self._ordered(carry_out) for name, carry_out in orders.items()}
+        return {f"{ROOT}/{name}": handler for name, handler in handlers.items()}
 
-    def _ordered(self, carry_out: Callable[..., Any]) -> Handler:
+    def _ordered(
+        self, carry_out: Callable[..., Any], answer: Callable[[Any], object] = lambda done: done
+    ) -> Handler:
+        """Return what has an order carried out; *answer* makes JSON of what that returns."""
+
         async def handler(request: web.Request) -> web.StreamResponse:
             order = await order_of(request)
             try:
                 # Rules have a check of their own for each of their names.
                 free = carry_out == self.set_rules
-                answer = carry_out(**(order if free else arguments_from_json(carry_out, order)))
-                if isawaitable(answer):
-                    answer = await answer
+                done = carry_out(**(order if free else arguments_from_json(carry_out, order)))
+                reply = answer(await done if isawaitable(done) else done)
             except _MISTAKES as error:
                 why = f"unknown: {error}" if isinstance(error, LookupError) else str(error)
                 raise web.HTTPBadRequest(text=f"{why}\n") from error
             except RegistrationError as error:
                 raise web.HTTPBadGateway(text=f"{error}\n") from error
             self._world.changes.bump()
-            return web.json_response(answer)
+            return web.json_response(reply)
 
         return handler
 
@@ -229,91 +232,10 @@ class Controls:
         rules: dict[str, Any] = as_json(self._world.book.rules)
         return rules
 
-    def set_quota(self, *, calls_per_second: float | None, burst: float = 10.0) -> dict[str, Any]:
-        """Change the quota; null switches it off."""
-        self._world.set_quota(calls_per_second, burst=burst)
-        return {"calls_per_second": self._world.calls_per_second}
-
-    def declare_product(
-        self,
-        *,
-        product_code: str,
-        dimensions: list[str] | None = None,
-        customers: dict[str, bool] | list[str] | None = None,
-        licenses: dict[str, str] | None = None,
-        public_key_version: int = 1,
-        title: str = "",
-        registration_url: str | None = None,
-        concurrent_agreements: bool = False,
-        seller: str | None = None,
-    ) -> dict[str, Any]:
-        """Declare a product, as Sandbox.declare_product does."""
-        self._world.declare_product(
-            product_code,
-            dimensions=dimensions or (),
-            customers=customers or (),
-            licenses=licenses,
-            public_key_version=public_key_version,
-            title=title,
-            registration_url=registration_url,
-            concurrent_agreements=concurrent_agreements,
-            seller=seller,
-        )
-        return {"products": sorted(self._world.book.products)}
-
     def set_buyer(self, *, product_code: str, customer: str, subscribed: bool) -> dict[str, Any]:
         """Let a buyer without an agreement subscribe, or cancel."""
         self._world.set_subscribed(product_code, customer, subscribed=subscribed)
         return {"product_code": product_code, "customer": customer, "subscribed": subscribed}
-
-    def rotate_key(self, *, product_code: str) -> dict[str, Any]:
-        """Give a product its next key version."""
-        return {"public_key_version": self._world.rotate_key(product_code)}
-
-    def subscribe(
-        self,
-        *,
-        product_code: str,
-        customer_aws_account_id: str,
-        customer_identifier: str | None = None,
-        license_arn: str | None = None,
-        begins: datetime | None = None,
-        ends: datetime | None = None,
-        free_trial: timedelta | None = None,
-    ) -> dict[str, Any]:
-        """Let a buyer subscribe, as Sandbox.subscribe does; free_trial in seconds."""
-        agreement = self._world.subscribe(
-            product_code,
-            customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            begins=begins,
-            ends=ends,
-            free_trial=free_trial,
-        )
-        return self._figures_of(agreement)
-
-    def cancel(self, *, agreement_id: str) -> dict[str, Any]:
-        """Let a buyer cancel: the closing hour begins."""
-        return self._figures_of(self._world.cancel(agreement_id))
-
-    def expire(self, *, agreement_id: str) -> dict[str, Any]:
-        """Let an agreement run out now."""
-        return self._figures_of(self._world.expire(agreement_id))
-
-    def _figures_of(self, agreement: Agreement) -> dict[str, Any]:
-        closing = self._world.book.rules.closing
-        return agreement_figures(agreement, self._world.clock.now(), closing)
-
-    def suspend(self, *, customer_aws_account_id: str) -> dict[str, Any]:
-        """Let AWS suspend an account."""
-        self._world.suspend(customer_aws_account_id)
-        return {"suspended": sorted(self._world.book.catalogue.suspended)}
-
-    def restore(self, *, customer_aws_account_id: str) -> dict[str, Any]:
-        """Take a suspension back."""
-        self._world.restore(customer_aws_account_id)
-        return {"suspended": sorted(self._world.book.catalogue.suspended)}
 
     async def set_up_account(self, *, agreement_id: str, post: bool = False) -> dict[str, Any]:
         """
@@ -327,33 +249,20 @@ class Controls:
             answer["answer"] = as_json(await post_registration(form))
         return answer
 
-    def issue_token(
-        self,
-        *,
-        product_code: str,
-        customer_aws_account_id: str | None = None,
-        customer_identifier: str | None = None,
-        license_arn: str | None = None,
-        agreement_id: str | None = None,
-    ) -> dict[str, Any]:
-        """Issue a registration token."""
-        buyer = {
-            "customer_aws_account_id": customer_aws_account_id,
-            "customer_identifier": customer_identifier,
-            "license_arn": license_arn,
-            "agreement_id": agreement_id,
-        }
-        known = {name: value for name, value in buyer.items() if value is not None}
-        return {"token": self._world.issue_token(product_code, **known)}
+    # What the answer to an order says
 
-    def reset(self, *, everything: bool = False) -> dict[str, Any]:
-        """
-        Forget records, counts and faults; rules and quota are those the sandbox was made with.
+    def _quota(self, _: object) -> dict[str, Any]:
+        return {"calls_per_second": self._world.calls_per_second}
 
-        With *everything*, products and buyers are forgotten as well, and the time is real.
-        """
-        self._world.reset(everything=everything)
-        return {"records": len(self._world.book)}
+    def _products(self, _: object) -> dict[str, Any]:
+        return {"products": sorted(self._world.book.products)}
+
+    def _figures_of(self, agreement: Agreement) -> dict[str, Any]:
+        closing = self._world.book.rules.closing
+        return agreement_figures(agreement, self._world.clock.now(), closing)
+
+    def _suspended(self, _: object) -> dict[str, Any]:
+        return {"suspended": sorted(self._world.book.catalogue.suspended)}
 
 
 _GROUPS: Final = (

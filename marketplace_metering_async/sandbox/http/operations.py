@@ -6,6 +6,7 @@ transport without a socket does.
 """
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from attrs import frozen
 
 from marketplace_metering_async.sandbox.clock import real_now
 from marketplace_metering_async.sandbox.faults import FaultHit
-from marketplace_metering_async.sandbox.http.request_log import RequestContext
+from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.http.responses import (
     CONTENT_TYPE,
     ServiceResponse,
@@ -25,7 +26,7 @@ from marketplace_metering_async.sandbox.http.signatures import SignedRequest, ch
 from marketplace_metering_async.sandbox.service.parsing import members_of
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
-from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError, refusal_of
+from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissingError
 from marketplace_metering_async.sandbox.world import World
 
 _TARGET: Final = "AWSMPMeteringService."
@@ -34,6 +35,8 @@ _OPERATIONS: Final = frozenset(
 )
 _REGIONAL: Final = frozenset({"BatchMeterUsage", "ResolveCustomer"})
 _UNKNOWN: Final = "UnknownOperation"
+_LARGEST_KEPT: Final = 2**16
+"""Bytes of a request that the history keeps whole."""
 _TOO_LARGE: Final = 1_000_000
 """Bytes; a request is smaller (API reference: 1 MB)."""
 
@@ -79,63 +82,67 @@ class Operations:
         """
         world, time = self._world, asyncio.get_running_loop().time
         operation = request.headers.get("X-Amz-Target", "").removeprefix(_TARGET)
-        context = RequestContext(
+        began = time()
+        call = Call(
             # A header must not fill the memory.
             operation=operation if operation in _OPERATIONS else _UNKNOWN,
             received=world.clock.now(),
-            began=time(),
+            request_id=str(uuid.uuid4()),
         )
-        world.calls[context.operation] += 1
+        world.calls[call.operation] += 1
         try:
-            response = await self._response(request, context)
+            response = await self._response(request, call)
             delivered = await deliver(response)
-            context.status = response.status
+            call.status = response.status
             return delivered
         finally:
+            call.seconds = time() - began
             if world.history.keeps:
-                call = context.call(world.history.next_number(), time() - context.began)
                 world.history.add(call)
             world.changes.bump()
 
-    async def _response(self, request: ServiceRequest, context: RequestContext) -> ServiceResponse:
+    async def _response(self, request: ServiceRequest, call: Call) -> ServiceResponse:
         try:
-            return await self._answered(request, context)
+            return await self._answered(request, call)
         except Refusal as refusal:
-            context.refusal = refusal
+            call.code, call.rule, call.remedy = refusal.code, refusal.message, refusal.remedy
             self._world.note_refusal(refusal)
-            return refusal_response(refusal, context.request_id)
+            return refusal_response(refusal, call.request_id)
 
-    async def _answered(self, request: ServiceRequest, context: RequestContext) -> ServiceResponse:
-        world, operation = self._world, context.operation
+    async def _answered(self, request: ServiceRequest, call: Call) -> ServiceResponse:
+        world, operation = self._world, call.operation
         body = await request.read()
-        context.size = 0 if body is None else len(body)
-        if body is None or context.size >= _TOO_LARGE:
+        call.size = 0 if body is None else len(body)
+        if body is None or call.size >= _TOO_LARGE:
             text = f"the request is not smaller than {_TOO_LARGE} bytes"
             raise Refusal("RequestEntityTooLargeException", text)
         _check_operation(request, operation)
-        context.principal = principal = check(
+        principal = check(
             SignedRequest(request.headers, request.path, request.query, body),
             world.access_keys,
             now=real_now(),
-            sandbox_now=context.received,
+            sandbox_now=call.received,
         )
+        call.region, call.access_key_id = principal.region, principal.access_key_id
         world.quota_of(principal, operation).require(asyncio.get_running_loop().time())
         self._check_region(operation, principal)
-        context.members = members = members_of(body)
+        members = members_of(body)
+        call.request = members if call.size <= _LARGEST_KEPT else None
         principal.check_permission(operation, members)
         hit = world.faults.hit(operation, members)
         if hit is None:
-            context.reply = reply = await self._reply(operation, members, principal)
-            return reply_response(reply, context.request_id)
-        context.fault = hit.name
+            reply = await self._reply(operation, members, principal)
+            call.note_reply(reply)
+            return reply_response(reply, call.request_id)
+        call.fault = hit.name
         world.hits[hit.name] += 1
 
         async def apply() -> dict[str, Any]:
             reply = await self._reply(operation, members, principal, hit)
-            context.reply = reply  # as it should have been
+            call.note_reply(reply)
             return {**reply, "Results": [*reply["Results"]]} if "Results" in reply else reply
 
-        return await apply_fault(hit, apply, context.request_id)
+        return await apply_fault(hit, apply, call.request_id)
 
     def _check_region(self, operation: str, principal: Principal) -> None:
         regions = self._world.book.rules.regions
@@ -176,7 +183,8 @@ class Operations:
         try:
             signature = await asyncio.to_thread(sign, claims, version)  # a new key takes a while
         except ExtraMissingError as error:
-            raise refusal_of(error) from error
+            # No client takes it for an outage.
+            raise Refusal("SandboxExtraMissing", str(error), remedy=str(error)) from error
         return {"Signature": signature, **reply}
 
 

@@ -1,17 +1,16 @@
 """The page: its files, and what its script asks for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import resources
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from marketplace_metering_async.sandbox.guard import ANSWER_HEADERS, PAGE_HEADERS
 from marketplace_metering_async.sandbox.page.view import Entrance, View, columns_of
 from marketplace_metering_async.sandbox.world import World
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROOT: Final = "/_sandbox/page"
 _TYPES: Final = {
@@ -50,7 +49,7 @@ class Page:
 
     def routes(self) -> dict[str, Handler]:
         """Return what is got at which path."""
-        files = {f"{ROOT}/{name}": self._file(name) for name in self._files}
+        files = {f"{ROOT}/{name}": partial(self._file, name) for name in self._files}
         return {"/": self.start, **files, f"{ROOT}/view": self.view, f"{ROOT}/call": self.call}
 
     async def start(self, request: web.Request) -> web.StreamResponse:
@@ -113,11 +112,8 @@ class Page:
         finally:
             self._watchers -= 1
 
-    def _file(self, name: str) -> Handler:
-        async def handler(_: web.Request) -> web.StreamResponse:
-            return self._answer(name)
-
-        return handler
+    async def _file(self, name: str, _: web.Request) -> web.StreamResponse:
+        return self._answer(name)
 
     def _answer(self, name: str) -> web.Response:
         kind = _TYPES[name[name.rindex(".") :]]

@@ -19,6 +19,7 @@ from marketplace_metering_async.sandbox.service.quantities import (
     millionths,
     of_millionths,
 )
+from marketplace_metering_async.sandbox.service.sums import Following
 
 COLUMNS: Final = ("product", "customer", "dimension", "hour")
 """What usage can be broken down by."""
@@ -83,8 +84,7 @@ class _UnitTotal:
     hours: defaultdict[datetime, int] = Factory(lambda: defaultdict(int))
 
 
-@define
-class TableSums:
+class TableSums(Following):
     """
     What was metered, added up; `follow` takes in what has come to the book since.
 
@@ -92,33 +92,23 @@ class TableSums:
         regions: Where they were metered, since the service counts each region for itself.
     """
 
-    regions: set[str] = Factory(set)
-    _cells: dict[Cell, list[int]] = Factory(dict)
-    _products: dict[str, str] = Factory(dict)
-    _units: dict[Unit, _UnitTotal] = Factory(dict)
-    _seen: int = 0
-    _first: Metered | None = None
-    _following: asyncio.Lock = Factory(asyncio.Lock)
+    def __init__(self, book: Book) -> None:
+        """Begin with nothing of *book*."""
+        super().__init__()
+        self.regions: set[str] = set()
+        self._book = book
+        self._cells: dict[Cell, list[int]] = {}
+        self._products: dict[str, str] = {}
+        self._units: dict[Unit, _UnitTotal] = {}
 
     def __len__(self) -> int:
         """Return how many records were taken in."""
-        return self._seen
+        return sum(unit.records for unit in self._units.values())
 
-    async def follow(self, book: Book) -> None:
-        """Take in the records since the last time; begin anew with a book that has forgotten."""
-        async with self._following:
-            while True:
-                first = next(iter(book.metered), None)
-                if first is not self._first or len(book) < self._seen:
-                    self._forget()
-                    self._first = first
-                records = book.metered.records(self._seen, _SLICE)
-                for record in records:
-                    self._add(record, book)
-                self._seen += len(records)
-                if len(records) < _SLICE:
-                    return
-                await asyncio.sleep(0)
+    async def follow(self) -> None:
+        """Take in the records since the last time; begin anew where the book has forgotten."""
+        for _ in self.catch_up(self._book.metered):
+            await asyncio.sleep(0)
 
     async def rows(self, by: Sequence[str], search: str, most: int) -> tuple[list[SumRow], int]:
         """Return the *most* latest rows broken down *by* some columns, and how many there are."""
@@ -183,14 +173,15 @@ class TableSums:
             last = max(used)
         return [last - back * _HOUR for back in range(count - 1, -1, -1)]
 
-    def _add(self, record: Metered, book: Book) -> None:
+    def _add(self, record: Metered) -> None:
         product, hour = record.product_code or record.license_arn or "", _hour_of(record.timestamp)
         total = self._cells.setdefault((product, record.customer, record.dimension, hour), [0, 0])
         quantity = millionths(record.quantity)
         total[0] += quantity
         total[1] += 1
         if product not in self._products:
-            known = book.catalogue.product_of_license(product) if record.license_arn else None
+            find = self._book.catalogue.product_of_license
+            known = find(product) if record.license_arn else None
             self._products[product] = known or product
         unit = self._units.setdefault((self._products[product], record.dimension), _UnitTotal())
         unit.quantity += quantity
@@ -201,7 +192,6 @@ class TableSums:
     def _forget(self) -> None:
         for kept in (self._cells, self._products, self._units, self.regions):
             kept.clear()
-        self._seen = 0
 
 
 def _hour_of(moment: datetime) -> datetime:

@@ -52,7 +52,7 @@ class View:
     def __init__(self, world: World, entrance: Entrance) -> None:
         self._world = world
         self._entrance = entrance
-        self._sums = TableSums()
+        self._sums = TableSums(world.book)
         self.products = ProductsView(world)
 
     async def figures(self, *, by: Sequence[str], search: str, monotonic: float) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class View:
         """
         world = self._world
         change = world.changes.count
-        await self._sums.follow(world.book)
+        await self._sums.follow()
         usage = await self._usage(by, search)
         advice = await asyncio.to_thread(world.advice)
         return {

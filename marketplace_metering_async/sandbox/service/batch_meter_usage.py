@@ -1,23 +1,18 @@
 """BatchMeterUsage: a request is taken or refused as a whole; then each record has its status."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any, Final
 
-from attrs import define
-
-from marketplace_metering_async.sandbox.service.catalogue import Catalogue
 from marketplace_metering_async.sandbox.service.entitlement import (
     SUBSCRIBED,
     Subscription,
     subscription_by_license,
     subscription_by_product,
 )
-from marketplace_metering_async.sandbox.service.metered import Key, Metered, MeteredRecords
+from marketplace_metering_async.sandbox.service.metered import Key, Metered
+from marketplace_metering_async.sandbox.service.operation import Operation
 from marketplace_metering_async.sandbox.service.parsing import check_names, product_code_of
-from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
-from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.service.usage import Usage, usage_of
 from marketplace_metering_async.sandbox.service.window import Window
 
@@ -25,24 +20,8 @@ _MOST_RECORDS: Final = 25
 _PATHS: Final = tuple(f"usageRecords.{position}.member" for position in range(1, 26))
 
 
-@define(kw_only=True)
-class BatchMeterUsage:
-    """
-    The operation at one moment.
-
-    Attributes:
-        records: What was metered so far.
-        catalogue: Products and buyers.
-        rules: The switches.
-        now: The sandbox's time.
-        principal: Who asks, and where.
-    """
-
-    records: MeteredRecords
-    catalogue: Catalogue
-    rules: Rules
-    now: datetime
-    principal: Principal
+class BatchMeterUsage(Operation):
+    """The operation at one moment."""
 
     def answer(self, request: Mapping[str, Any], unprocessed: Iterable[int] = ()) -> dict[str, Any]:
         """
@@ -113,24 +92,9 @@ class BatchMeterUsage:
         return subscriptions
 
     def _subscription_of(self, usage: Usage, product_code: str | None) -> Subscription:
-        seller = self.principal.account_id
         if usage.license_arn is not None:
-            return subscription_by_license(
-                usage,
-                usage.license_arn,
-                catalogue=self.catalogue,
-                rules=self.rules,
-                now=self.now,
-                seller=seller,
-            )
-        return subscription_by_product(
-            usage,
-            product_code or "",
-            catalogue=self.catalogue,
-            rules=self.rules,
-            now=self.now,
-            seller=seller,
-        )
+            return subscription_by_license(usage, usage.license_arn, self)
+        return subscription_by_product(usage, product_code or "", self)
 
     def _key_of(self, usage: Usage, product_code: str | None) -> Key:
         rules = self.rules

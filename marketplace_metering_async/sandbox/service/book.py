@@ -181,14 +181,8 @@ class Book:
         Raises:
             Refusal: and nothing is applied.
         """
-        operation = BatchMeterUsage(
-            records=self.metered,
-            catalogue=self.catalogue,
-            rules=self.rules,
-            now=now,
-            principal=principal or Principal(region=region or "us-east-1"),
-        )
-        reply = operation.answer(request, unprocessed)
+        principal = principal or Principal(region=region or "us-east-1")
+        reply = BatchMeterUsage(**self._asked(now, principal)).answer(request, unprocessed)
         for result in reply["Results"]:
             self.statuses[result["Status"]] += 1
         if reply["UnprocessedRecords"]:
@@ -199,42 +193,35 @@ class Book:
         self, request: Mapping[str, Any], *, now: datetime, principal: Principal
     ) -> dict[str, Any]:
         """Answer MeterUsage, or raise Refusal and leave nothing applied."""
-        return MeterUsage(**self._workload(now, principal)).answer(request)
+        operation = MeterUsage(**self._asked(now, principal), memory=self.workloads)
+        return operation.answer(request)
 
     def register_usage(
         self, request: Mapping[str, Any], *, now: datetime, principal: Principal
     ) -> RegisteredWorkload:
         """Answer RegisterUsage, but for the signature; or raise Refusal."""
-        return RegisterUsage(**self._workload(now, principal)).answer(request)
+        operation = RegisterUsage(**self._asked(now, principal), memory=self.workloads)
+        return operation.answer(request)
 
-    def _workload(self, now: datetime, principal: Principal) -> dict[str, Any]:
+    def _asked(self, now: datetime, principal: Principal) -> dict[str, Any]:
         return {
             "records": self.metered,
             "catalogue": self.catalogue,
-            "memory": self.workloads,
             "rules": self.rules,
             "now": now,
             "principal": principal,
         }
 
-    def issue_token(
-        self,
-        product_code: str,
-        *,
-        now: datetime,
-        customer_aws_account_id: str | None = None,
-        customer_identifier: str | None = None,
-        license_arn: str | None = None,
-        agreement_id: str | None = None,
-    ) -> str:
-        """Return a registration token, as the buyer's browser brings it; it lives four hours."""
-        answer = answer_for(
-            product_code,
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            agreement_id=agreement_id,
-        )
+    def issue_token(self, product_code: str, *, now: datetime, **buyer: str | None) -> str:
+        """
+        Return a registration token, as the buyer's browser brings it; it lives four hours.
+
+        Args:
+            product_code: Of which product.
+            now: When it is issued.
+            buyer: What is known of the buyer, as `answer_for` takes it.
+        """
+        answer = answer_for(product_code, **buyer)
         product = self.products.get(product_code)
         return self.tokens.issue(answer, now=now, seller=product.seller if product else None)
 

@@ -1,12 +1,12 @@
 """Whether a buyer may be metered: catalogue and usage in, refusal or subscription out."""
 
-from datetime import datetime
 from typing import Final
 
 from attrs import frozen
 
 from marketplace_metering_async.sandbox.service.agreements import Agreement, AgreementState
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
+from marketplace_metering_async.sandbox.service.operation import Operation
 from marketplace_metering_async.sandbox.service.parsing import path_of
 from marketplace_metering_async.sandbox.service.refusals import ANOTHER_SELLER, Cause, Refusal
 from marketplace_metering_async.sandbox.service.rules import Rules
@@ -59,17 +59,10 @@ def check_dimension(product: Product, dimension: str, name: str, where: str = ""
         )
 
 
-def subscription_by_product(
-    usage: Usage,
-    product_code: str,
-    *,
-    catalogue: Catalogue,
-    rules: Rules,
-    now: datetime,
-    seller: str | None,
-) -> Subscription:
+def subscription_by_product(usage: Usage, product_code: str, asked: Operation) -> Subscription:
     """Return the subscription of usage that came under a product code."""
-    product = product_named(catalogue, product_code, seller)
+    catalogue = asked.catalogue
+    product = product_named(catalogue, product_code, asked.principal.account_id)
     if product.concurrent_agreements:
         # Reported from the field; which error is not known.
         text = "productCode: the product has concurrent agreements, send LicenseArn instead"
@@ -79,7 +72,7 @@ def subscription_by_product(
     subscribed = product.customers.get(customer)
     is_open = catalogue.is_open(product_code)
     unknown = not agreements and subscribed is None and not is_open
-    if unknown and rules.unknown_customer == "refuse":
+    if unknown and asked.rules.unknown_customer == "refuse":
         raise Refusal(
             "InvalidCustomerIdentifierException", f"{usage.path}: the customer is not known"
         )
@@ -88,14 +81,15 @@ def subscription_by_product(
     if suspended and catalogue.buyer_of(product_code, customer) in suspended:
         return NOT_SUBSCRIBED
     if agreements:
-        return _subscription_under(agreements, usage, rules=rules, now=now)
+        return _subscription_under(agreements, usage, asked)
     return SUBSCRIBED if subscribed or (subscribed is None and is_open) else NOT_SUBSCRIBED
 
 
 def _subscription_under(
-    agreements: list[Agreement], usage: Usage, *, rules: Rules, now: datetime
+    agreements: list[Agreement], usage: Usage, asked: Operation
 ) -> Subscription:
-    taking = [a for a in agreements if a.state(now, rules.closing) in _TAKING]
+    rules = asked.rules
+    taking = [a for a in agreements if a.state(asked.now, rules.closing) in _TAKING]
     if not taking:
         return NOT_SUBSCRIBED
     for agreement in reversed(taking):
@@ -114,16 +108,9 @@ def _outside(usage: Usage, rules: Rules, code: str) -> Subscription:
     return SUBSCRIBED if rules.outside_agreement == "take" else NOT_SUBSCRIBED
 
 
-def subscription_by_license(
-    usage: Usage,
-    license_arn: str,
-    *,
-    catalogue: Catalogue,
-    rules: Rules,
-    now: datetime,
-    seller: str | None,
-) -> Subscription:
+def subscription_by_license(usage: Usage, license_arn: str, asked: Operation) -> Subscription:
     """Return the subscription of usage that came under a license."""
+    catalogue, rules, seller = asked.catalogue, asked.rules, asked.principal.account_id
     code = catalogue.product_of_license(license_arn)
     if code is None or catalogue.account_of_license(license_arn) != usage.account:
         why = "it is not known" if code is None else "it belongs to another account"
@@ -139,7 +126,7 @@ def subscription_by_license(
     if agreement is None:
         subscribed = product.customers.get(usage.account or "", True)
         return SUBSCRIBED if subscribed else NOT_SUBSCRIBED
-    if agreement.state(now, rules.closing) is AgreementState.ENDED:
+    if agreement.state(asked.now, rules.closing) is AgreementState.ENDED:
         return NOT_SUBSCRIBED
     if agreement.covers(usage.timestamp, rules):
         return Subscription(subscribed=True, free=agreement.is_free(usage.timestamp))

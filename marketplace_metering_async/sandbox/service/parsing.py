@@ -133,22 +133,16 @@ def text_of(
     members: Mapping[str, Any], name: str, longest: int | None = None, where: str = ""
 ) -> str:
     """Return a required text of one to *longest* characters; *where* is the structure's path."""
-    value = members.get(name)
+    value = optional_text_of(members, name, longest, where)
     if value is None:
         raise invalid(path_of(where, name), "Member must not be null")
-    if type(value) is not str:
-        raise unreadable(path_of(where, name), "a string")
     if not value:
         raise invalid(path_of(where, name), "Member must have length greater than or equal to 1")
-    if longest is not None and len(value) > longest:
-        raise invalid(
-            path_of(where, name), f"Member must have length less than or equal to {longest}"
-        )
     return value
 
 
 def optional_text_of(
-    members: Mapping[str, Any], name: str, longest: int, where: str = ""
+    members: Mapping[str, Any], name: str, longest: int | None, where: str = ""
 ) -> str | None:
     """Return a text of up to *longest* characters; None where it is missing."""
     value = members.get(name)
@@ -156,7 +150,7 @@ def optional_text_of(
         return None
     if type(value) is not str:
         raise unreadable(path_of(where, name), "a string")
-    if len(value) > longest:
+    if longest is not None and len(value) > longest:
         raise invalid(
             path_of(where, name), f"Member must have length less than or equal to {longest}"
         )

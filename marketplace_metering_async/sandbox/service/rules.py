@@ -8,11 +8,11 @@ and the last hour of an agreement, and a dry run.
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args, get_origin
 
 import attrs
-from attrs import field, frozen
-from attrs.validators import ge, in_, instance_of, le
+from attrs import Attribute, field, frozen
+from attrs.validators import and_, ge, in_, instance_of, le
 
 from marketplace_metering_async.sandbox.service.regions import (
     EKS_REGIONS,
@@ -29,20 +29,31 @@ def _duration(value: timedelta | float) -> timedelta:
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
 
 
-def _known(source: str) -> dict[str, str]:
-    """Return what is known of a figure that the service's pages do give."""
-    return {"source": source}
+def _by_type(_: type, fields: "list[Attribute[Any]]") -> "list[Attribute[Any]]":
+    """Let each switch take what its annotation says; of several readings, the first by default."""
+    return [_checked(one) for one in fields]
 
 
-def _open(source: str, **presets: Any) -> dict[str, Any]:  # noqa: ANN401 - readings
-    """Return what is known of what the pages leave open, with readings of `strict` and `kind`."""
-    return {"source": source, "open": True, **presets}
+def _checked(switch: "Attribute[Any]") -> "Attribute[Any]":
+    if switch.type is timedelta:
+        between = and_(ge(timedelta(0)), le(_LONGEST))
+        return switch.evolve(converter=_duration, validator=between)
+    if switch.type is bool:
+        return switch.evolve(validator=instance_of(bool))
+    if get_origin(switch.type) is Literal:
+        readings = get_args(switch.type)
+        return switch.evolve(default=readings[0], validator=in_(readings))
+    return switch
 
 
-def _hours(hours: int, known: dict[str, Any]) -> Any:  # noqa: ANN401 - as annotated at the field
-    default = timedelta(hours=hours)
-    between = [ge(timedelta(0)), le(_LONGEST)]
-    return field(default=default, converter=_duration, validator=between, metadata=known)
+def _known(source: str, default: Any) -> Any:  # noqa: ANN401 - as annotated at the field
+    """Return a field for a figure that the service's pages do give."""
+    return field(default=default, metadata={"source": source})
+
+
+def _open(source: str, default: Any = None, **presets: Any) -> Any:  # noqa: ANN401 - as _known
+    """Return a field for what the pages leave open, with readings of `strict` and `kind`."""
+    return field(default=default, metadata={"source": source, "open": True, **presets})
 
 
 def texts(values: Iterable[str]) -> frozenset[str]:
@@ -53,11 +64,7 @@ def texts(values: Iterable[str]) -> frozenset[str]:
     return found
 
 
-def _switch(known: dict[str, Any], *readings: str | int) -> Any:  # noqa: ANN401 - as _hours
-    return field(default=readings[0], validator=in_(readings), metadata=known)
-
-
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=_by_type)
 class Rules:
     """
     How the sandbox decides what is unknown of the service, and the figures it may change.
@@ -116,188 +123,118 @@ class Rules:
         eks_regions: Where MeterUsage is offered to pods of Amazon EKS; empty: everywhere.
     """
 
-    identical_resend: Literal["duplicate", "success"] = _switch(
-        _open(
-            "The model implies a normal answer; AWS's agent skill says DuplicateRecord.",
-            kind="success",
-        ),
-        "duplicate",
-        "success",
+    identical_resend: Literal["duplicate", "success"] = _open(
+        "The model implies a normal answer; AWS's agent skill says DuplicateRecord.",
+        kind="success",
     )
-    identical_means: Literal["all", "quantity"] = _switch(
-        _open(
-            "A duplicate has another quantity; no page says whether allocations count.",
-            kind="quantity",
-        ),
-        "all",
-        "quantity",
+    identical_means: Literal["all", "quantity"] = _open(
+        "A duplicate has another quantity; no page says whether allocations count.",
+        kind="quantity",
     )
-    key_by: Literal["hour", "timestamp"] = _switch(
-        _open(
-            "Seller guide and agent skill say hour, the API reference says time.", kind="timestamp"
-        ),
-        "hour",
-        "timestamp",
+    key_by: Literal["hour", "timestamp"] = _open(
+        "Seller guide and agent skill say hour, the API reference says time.", kind="timestamp"
     )
-    key_scope: Literal["region", "everywhere"] = _switch(
-        _open(
-            "AWS's agent skill says region; the API reference says nothing.", strict="everywhere"
-        ),
-        "region",
-        "everywhere",
+    key_scope: Literal["region", "everywhere"] = _open(
+        "AWS's agent skill says region; the API reference says nothing.", strict="everywhere"
     )
-    key_memory: timedelta = _hours(0, _open("No page says how long a duplicate is remembered."))
-    same_instant: timedelta = _hours(
-        0, _open("UnprocessedRecords come for faults of the service; no page names a race.")
+    key_memory: timedelta = _open("No page says how long a duplicate is remembered.", timedelta(0))
+    same_instant: timedelta = _open(
+        "UnprocessedRecords come for faults of the service; no page names a race.", timedelta(0)
     )
-    not_subscribed_takes_key: bool = field(
-        default=False,
-        validator=instance_of(bool),
-        metadata=_open(
-            "API reference: it may be sent again once the buyer has subscribed.", strict=True
-        ),
+    not_subscribed_takes_key: bool = _open(
+        "API reference: it may be sent again once the buyer has subscribed.", False, strict=True
     )
-    age: timedelta = _hours(24, _known("API reference of BatchMeterUsage, since July 2026."))
-    age_edge: Literal["refused", "taken"] = _switch(
-        _open(
-            "The API reference says 24 hours, and not whether just 24 hours are too many.",
-            kind="taken",
-        ),
-        "refused",
-        "taken",
+    age: timedelta = _known(
+        "API reference of BatchMeterUsage, since July 2026.", timedelta(hours=24)
     )
-    age_from: Literal["timestamp", "hour"] = _switch(
-        _open(
-            "The API reference says after the event; sellers have counted from its hour's start.",
-            strict="hour",
-        ),
-        "timestamp",
-        "hour",
+    age_edge: Literal["refused", "taken"] = _open(
+        "The API reference says 24 hours, and not whether just 24 hours are too many.",
+        kind="taken",
     )
-    month_end: timedelta = _hours(
-        6, _known("API reference of BatchMeterUsage: until 06:00 UTC on the 1st.")
+    age_from: Literal["timestamp", "hour"] = _open(
+        "The API reference says after the event; sellers have counted from its hour's start.",
+        strict="hour",
     )
-    future: timedelta = _hours(
-        0,
-        _open(
-            "AWS's agent skill says refused; no page gives a tolerance.", kind=timedelta(minutes=5)
-        ),
+    month_end: timedelta = _known(
+        "API reference of BatchMeterUsage: until 06:00 UTC on the 1st.", timedelta(hours=6)
     )
-    workload_age: timedelta = _hours(6, _known("API reference of MeterUsage."))
-    closing: timedelta = _hours(1, _known("Seller guide: usage is sent within an hour of the end."))
-    outside_agreement: Literal["refuse", "status", "take"] = _switch(
-        _open("The model does not allow it, and does not say what is answered.", kind="take"),
-        "refuse",
-        "status",
-        "take",
+    future: timedelta = _open(
+        "AWS's agent skill says refused; no page gives a tolerance.",
+        timedelta(0),
+        kind=timedelta(minutes=5),
     )
-    begins_from: Literal["hour", "instant"] = _switch(
-        _open(
-            "The model says the start of usage; guides stamp usage with the start of its hour.",
-            strict="instant",
-        ),
-        "hour",
-        "instant",
+    workload_age: timedelta = _known("API reference of MeterUsage.", timedelta(hours=6))
+    closing: timedelta = _known(
+        "Seller guide: usage is sent within an hour of the end.", timedelta(hours=1)
     )
-    ends_at: Literal["closing", "instant"] = _switch(
-        _open(
-            "The guide gives an hour to send; AWS's sample stamps its last usage within it.",
-            strict="instant",
-        ),
-        "closing",
-        "instant",
+    outside_agreement: Literal["refuse", "status", "take"] = _open(
+        "The model does not allow it, and does not say what is answered.", kind="take"
     )
-    unknown_members: Literal["refuse", "ignore"] = _switch(
-        _open("No page says; JSON 1.1 services of AWS do either.", kind="ignore"),
-        "refuse",
-        "ignore",
+    begins_from: Literal["hour", "instant"] = _open(
+        "The model says the start of usage; guides stamp usage with the start of its hour.",
+        strict="instant",
     )
-    unknown_customer: Literal["refuse", "status"] = _switch(
-        _open(
-            "The model has an exception for it, and lists it as a cause of CustomerNotSubscribed.",
-            kind="status",
-        ),
-        "refuse",
-        "status",
+    ends_at: Literal["closing", "instant"] = _open(
+        "The guide gives an hour to send; AWS's sample stamps its last usage within it.",
+        strict="instant",
     )
-    repeated_key: Literal["refuse", "duplicate"] = _switch(
-        _open("No page says.", kind="duplicate"), "refuse", "duplicate"
+    unknown_members: Literal["refuse", "ignore"] = _open(
+        "No page says; JSON 1.1 services of AWS do either.", kind="ignore"
     )
-    tags_counted: Literal["allocation", "record"] = _switch(
-        _open(
-            "The model says five an allocation, the seller guide five across the list.",
-            strict="record",
-        ),
-        "allocation",
-        "record",
+    unknown_customer: Literal["refuse", "status"] = _open(
+        "The model has an exception for it, and lists it as a cause of CustomerNotSubscribed.",
+        kind="status",
     )
-    tag_characters: Literal["pattern", "prose"] = _switch(
-        _open("The model's pattern has a range where its prose lists characters.", strict="prose"),
-        "pattern",
-        "prose",
+    repeated_key: Literal["refuse", "duplicate"] = _open("No page says.", kind="duplicate")
+    tags_counted: Literal["allocation", "record"] = _open(
+        "The model says five an allocation, the seller guide five across the list.",
+        strict="record",
     )
-    result_order: Literal["reversed", "given"] = _switch(
-        _open("No order is promised.", kind="given"), "reversed", "given"
+    tag_characters: Literal["pattern", "prose"] = _open(
+        "The model's pattern has a range where its prose lists characters.", strict="prose"
     )
-    echo: Literal["given", "filled"] = _switch(
-        _open("No page says; AWS's sample shows a time with milliseconds.", strict="filled"),
-        "given",
-        "filled",
+    result_order: Literal["reversed", "given"] = _open("No order is promised.", kind="given")
+    echo: Literal["given", "filled"] = _open(
+        "No page says; AWS's sample shows a time with milliseconds.", strict="filled"
     )
-    echo_member: Literal["given", "integer", "decimal", "both"] = _switch(
-        _open(
-            "Decimal quantities are of October 2026; no page shows an answer to one.",
-            strict="decimal",
-        ),
-        "given",
-        "integer",
-        "decimal",
-        "both",
+    echo_member: Literal["given", "integer", "decimal", "both"] = _open(
+        "Decimal quantities are of October 2026; no page shows an answer to one.",
+        strict="decimal",
     )
-    fractions: Literal["taken", "refused"] = _switch(
-        _open(
-            "The model of October 2026 takes them; whether a product must allow them is not said.",
-            strict="refused",
-        ),
-        "taken",
-        "refused",
+    fractions: Literal["taken", "refused"] = _open(
+        "The model of October 2026 takes them; whether a product must allow them is not said.",
+        strict="refused",
     )
-    token_life: timedelta = _hours(
-        4,
-        _open(
-            "Seller guide: 4 hours; another paragraph of it says about one.",
-            strict=timedelta(hours=1),
-        ),
+    token_life: timedelta = _open(
+        "Seller guide: 4 hours; another paragraph of it says about one.",
+        timedelta(hours=4),
+        strict=timedelta(hours=1),
     )
-    token_use: Literal["many", "once"] = _switch(
-        _open(
-            "Seller guide: the same answer until then; the error's text speaks of used tokens.",
-            strict="once",
-        ),
-        "many",
-        "once",
+    token_use: Literal["many", "once"] = _open(
+        "Seller guide: the same answer until then; the error's text speaks of used tokens.",
+        strict="once",
     )
-    dry_run: Literal["success", "error"] = _switch(
-        _open(
-            "AWS's container sample needs a success; the API reference names DryRunOperation.",
-            strict="error",
-        ),
-        "success",
-        "error",
+    dry_run: Literal["success", "error"] = _open(
+        "AWS's container sample needs a success; the API reference names DryRunOperation.",
+        strict="error",
     )
-    idempotency_conflict_status: Literal[400, 409] = _switch(
-        _open("API reference: 400; the schemas of the JavaScript SDK: 409."), 400, 409
+    idempotency_conflict_status: Literal[400, 409] = _open(
+        "API reference: 400; the schemas of the JavaScript SDK: 409."
     )
     regions: frozenset[str] = field(
-        default=REGIONS, converter=texts, metadata=_known("Metering Region support, November 2026.")
+        default=REGIONS,
+        converter=texts,
+        metadata={"source": "Metering Region support, November 2026."},
     )
     workload_regions: frozenset[str] = field(
         default=WORKLOAD_REGIONS,
         converter=texts,
-        metadata=_known("Metering Region support, November 2026."),
+        metadata={"source": "Metering Region support, November 2026."},
     )
     eks_regions: frozenset[str] = field(
-        default=EKS_REGIONS, converter=texts, metadata=_known("The service's model, November 2026.")
+        default=EKS_REGIONS,
+        converter=texts,
+        metadata={"source": "The service's model, November 2026."},
     )
 
     @classmethod

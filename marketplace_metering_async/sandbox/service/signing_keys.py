@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from marketplace_metering_async.sandbox.service.refusals import Refusal
-
 _MISSING: Final = (
     "RegisterUsage signs with PS256, which needs the extra: "
     "pip install 'marketplace-metering-async[jwt]'"
@@ -76,8 +74,3 @@ def _new_private_pem() -> str:
     key = rsa.generate_private_key(_PUBLIC_EXPONENT, _BITS)
     pem = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     return pem.decode()
-
-
-def refusal_of(error: ExtraMissingError) -> Refusal:
-    """Return how the wire says that the extra is missing: no client takes it for an outage."""
-    return Refusal("SandboxExtraMissing", str(error), remedy=str(error))

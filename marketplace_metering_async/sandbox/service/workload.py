@@ -1,18 +1,15 @@
 """What MeterUsage and RegisterUsage check alike: software that runs in the buyer's account."""
 
-from datetime import datetime
 from typing import Any, Final
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 
 from marketplace_metering_async.sandbox.service.agreements import AgreementState
-from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
+from marketplace_metering_async.sandbox.service.catalogue import Product
 from marketplace_metering_async.sandbox.service.entitlement import product_named
-from marketplace_metering_async.sandbox.service.metered import MeteredRecords
-from marketplace_metering_async.sandbox.service.principal import Principal
+from marketplace_metering_async.sandbox.service.operation import Operation
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 from marketplace_metering_async.sandbox.service.regions import GOVERNMENT
-from marketplace_metering_async.sandbox.service.rules import Rules
 
 _OFFERED: Final = "Use a region where the operation is offered, such as us-east-1."
 
@@ -37,26 +34,16 @@ class WorkloadMemory:
         self.registered.clear()
 
 
-@frozen(kw_only=True)
-class Workload:
+@define(kw_only=True)
+class Workload(Operation):
     """
     One workload at one moment.
 
     Attributes:
-        records: What was metered so far.
-        catalogue: Products and buyers.
         memory: What is known of workloads.
-        rules: The switches.
-        now: The sandbox's time.
-        principal: Who asks, and where.
     """
 
-    records: MeteredRecords
-    catalogue: Catalogue
     memory: WorkloadMemory
-    rules: Rules
-    now: datetime
-    principal: Principal
 
     def check_offered(self, code: str, *, in_government: bool) -> None:
         """Refuse, with *code*, where the operation is not offered; *in_government*: in GovCloud."""

@@ -13,16 +13,13 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from support.aws import Machine, bare_machine
+from support.aws import LOADER, Machine, bare_machine
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import endpoints
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
-
-LOADER: Final = botocore.session.Session().get_component("data_loader")
-"""One for all sessions: it keeps what it has read."""
 
 OWN: Final = "https://metering.marketplace.us-east-1.amazonaws.com"
 

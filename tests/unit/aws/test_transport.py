@@ -367,58 +367,48 @@ async def test_a_connection_that_comes_too_late(
         assert not server.requests
 
 
-async def stalls(connection: Connection) -> None:
-    """Never answer."""
-    await connection.request()
-    await connection.closed()
+OK = b"HTTP/1.1 200 OK\r\n"
 
 
-async def stalls_in_the_head(connection: Connection) -> None:
-    """Stop in the middle of a header."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Le")
-    await connection.closed()
+def says(data: bytes = b"", *, then: str = "close") -> Script:
+    """Answer a request with *data*; *then* close, reset, or wait until the other side closes."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(data)
+        match then:
+            case "reset":
+                connection.reset()
+            case "wait":
+                await connection.closed()
+
+    return script
 
 
-async def stalls_in_the_body(connection: Connection) -> None:
-    """Stop in the middle of the body."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
-    await connection.closed()
+def repeats(first: bytes, piece: bytes, *, pause: float = 0) -> Script:
+    """Answer a request with *first*, and then one *piece* after the other."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(first)
+        while True:
+            await connection.send(piece)
+            await asyncio.sleep(pause)
+
+    return script
 
 
-async def stalls_without_a_length(connection: Connection) -> None:
-    """Stop in the middle of a body that only the end of the connection ends."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\n\r\n{")
-    await connection.closed()
-
-
-async def drips(connection: Connection) -> None:
-    """Send the body byte by byte, each in time."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while True:
-        await connection.send(b"x")
-        await asyncio.sleep(SHORT / 20)
-
-
-async def drips_interim_answers(connection: Connection) -> None:
-    """Send one interim answer after the other."""
-    await connection.request()
-    while True:
-        await connection.send(b"HTTP/1.1 102 Processing\r\n\r\n")
-        await asyncio.sleep(SHORT / 20)
-
-
-EVASIONS = [
-    stalls,
-    stalls_in_the_head,
-    stalls_in_the_body,
-    stalls_without_a_length,
-    drips,
-    drips_interim_answers,
-]
+STALLS = says(then="wait")
+STALLS_IN_THE_HEAD = says(OK + b"Content-Le", then="wait")
+STALLS_IN_THE_BODY = says(OK + b"Content-Length: 100\r\n\r\n{", then="wait")
+EVASIONS = {
+    "stalls": STALLS,
+    "stalls in the head": STALLS_IN_THE_HEAD,
+    "stalls in the body": STALLS_IN_THE_BODY,
+    "stalls without a length": says(OK + b"\r\n{", then="wait"),
+    "drips": repeats(OK + b"Content-Length: 100000\r\n\r\n", b"x", pause=SHORT / 20),
+    "drips interim answers": repeats(b"", b"HTTP/1.1 102 Processing\r\n\r\n", pause=SHORT / 20),
+}
 
 
 async def require_time_limit(transport: AiohttpTransport, server: Loopback) -> None:
@@ -428,7 +418,7 @@ async def require_time_limit(transport: AiohttpTransport, server: Loopback) -> N
     assert (await transport.send(request(server.url), timeout=5)).status == 200
 
 
-@pytest.mark.parametrize("script", EVASIONS)
+@pytest.mark.parametrize("script", EVASIONS.values(), ids=EVASIONS)
 async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, script: Script) -> None:
     """
     The limit is for the whole attempt, however the time is spent; the connection is dropped.
@@ -439,7 +429,7 @@ async def test_the_time_limit_cannot_be_evaded(transport: AiohttpTransport, scri
         await require_time_limit(transport, server)
 
 
-@pytest.mark.parametrize("script", EVASIONS)
+@pytest.mark.parametrize("script", EVASIONS.values(), ids=EVASIONS)
 async def test_nor_can_it_over_tls(authority: Authority, script: Script) -> None:
     """
     There, too, it is the connection that is dropped.
@@ -518,82 +508,25 @@ async def test_an_idle_connection_that_was_closed(transport: AiohttpTransport) -
         assert (await transport.send(request(server.url), timeout=5)).status == 200
 
 
-async def ends(connection: Connection) -> None:
-    """Close without an answer."""
-    await connection.request()
+HALF_A_BODY = OK + b'Content-Length: 100\r\n\r\n{"Results":'
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+CLOSED, CUT = "the connection was closed before the response", "the response was cut short"
+NO_HTTP = "the response is not HTTP"
+BROKEN = {
+    "ends": (says(), CLOSED),
+    "resets": (says(then="reset"), "the connection broke: Connection reset by peer"),
+    "cuts the head": (says(OK + b"Content-"), CLOSED),
+    "cuts the body": (says(HALF_A_BODY), CUT),
+    "resets in the body": (says(HALF_A_BODY, then="reset"), CUT),
+    "cuts a chunk": (says(CHUNKED + b"40\r\n{"), CUT),
+    "forgets the last chunk": (says(CHUNKED + b"2\r\n{}\r\n"), CUT),
+    "speaks no HTTP": (says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), NO_HTTP),
+    "an endless head": (says(OK + b"X-Line: y\r\n" * 100_000, then="wait"), NO_HTTP),
+    "an endless line": (says(OK + b"X-Line: " + b"y" * 1_000_000, then="wait"), NO_HTTP),
+}
 
 
-async def resets(connection: Connection) -> None:
-    """Reset without an answer."""
-    await connection.request()
-    connection.reset()
-
-
-async def cuts_the_head(connection: Connection) -> None:
-    """Close in the middle of a header."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-")
-
-
-async def cuts_the_body(connection: Connection) -> None:
-    """Close before the length that was told."""
-    await connection.request()
-    await connection.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"Results":')
-
-
-async def resets_in_the_body(connection: Connection) -> None:
-    """Reset before the length that was told."""
-    await cuts_the_body(connection)
-    connection.reset()
-
-
-async def cuts_a_chunk(connection: Connection) -> None:
-    """Close in the middle of a chunk."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n{")
-
-
-async def forgets_the_last_chunk(connection: Connection) -> None:
-    """Close without the chunk that says it was the last."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
-
-
-async def speaks_no_http(connection: Connection) -> None:
-    """Answer in another protocol."""
-    await connection.request()
-    await connection.send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-
-
-async def sends_an_endless_head(connection: Connection) -> None:
-    """Send headers by the thousand."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\n" + b"X-Line: y\r\n" * 100_000)
-    await connection.closed()
-
-
-async def sends_an_endless_line(connection: Connection) -> None:
-    """Send one header of a megabyte."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nX-Line: " + b"y" * 1_000_000)
-    await connection.closed()
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        (ends, "the connection was closed before the response"),
-        (resets, "the connection broke: Connection reset by peer"),
-        (cuts_the_head, "the connection was closed before the response"),
-        (cuts_the_body, "the response was cut short"),
-        (resets_in_the_body, "the response was cut short"),
-        (cuts_a_chunk, "the response was cut short"),
-        (forgets_the_last_chunk, "the response was cut short"),
-        (speaks_no_http, "the response is not HTTP"),
-        (sends_an_endless_head, "the response is not HTTP"),
-        (sends_an_endless_line, "the response is not HTTP"),
-    ],
-)
+@pytest.mark.parametrize(("script", "reason"), BROKEN.values(), ids=BROKEN)
 async def test_an_answer_that_does_not_come_whole(
     transport: AiohttpTransport, script: Script, reason: str
 ) -> None:
@@ -636,32 +569,14 @@ async def test_a_compression_bomb(transport: AiohttpTransport) -> None:
     assert peak < 8 * 2**20
 
 
-async def declares_too_much(connection: Connection) -> None:
-    """Tell of a body that is too large, and send none."""
-    await connection.request()
-    await connection.send(
-        f"HTTP/1.1 200 OK\r\nContent-Length: {LARGEST_RESPONSE + 1}\r\n\r\n".encode()
-    )
-    await connection.closed()
+TOO_LARGE = {
+    "declared": says(OK + f"Content-Length: {LARGEST_RESPONSE + 1}\r\n\r\n".encode(), then="wait"),
+    "in chunks": repeats(CHUNKED, b"10000\r\n" + bytes(2**16) + b"\r\n"),
+    "without a length": repeats(OK + b"\r\n", bytes(2**16)),
+}
 
 
-async def chunks_for_ever(connection: Connection) -> None:
-    """Send chunks without end."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        await connection.send(b"10000\r\n" + bytes(2**16) + b"\r\n")
-
-
-async def sends_for_ever(connection: Connection) -> None:
-    """Send a body without end or length."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        await connection.send(bytes(2**16))
-
-
-@pytest.mark.parametrize("script", [declares_too_much, chunks_for_ever, sends_for_ever])
+@pytest.mark.parametrize("script", TOO_LARGE.values(), ids=TOO_LARGE)
 async def test_an_answer_that_is_too_large(transport: AiohttpTransport, script: Script) -> None:
     """
     An answer above the bound is refused, whether it tells its length or not.
@@ -1006,7 +921,7 @@ async def test_a_proxy_that_drops_the_request(authority: Authority) -> None:
     """
     async with (
         Loopback(Proxy().script) as tunnel,
-        Loopback(resets, tls=authority.server("127.0.0.1")) as server,
+        Loopback(says(then="reset"), tls=authority.server("127.0.0.1")) as server,
         trusting(authority, proxy_url=f"http://127.0.0.1:{tunnel.port}") as own,
     ):
         assert (await failure(own, server.url)).sent is True
@@ -1060,7 +975,7 @@ async def cancelled(transport: AiohttpTransport, url: str, at: Callable[[], bool
         await task
 
 
-@pytest.mark.parametrize("script", [stalls, stalls_in_the_head, stalls_in_the_body])
+@pytest.mark.parametrize("script", [STALLS, STALLS_IN_THE_HEAD, STALLS_IN_THE_BODY])
 async def test_cancelling_drops_the_connection(transport: AiohttpTransport, script: Script) -> None:
     """
     A request that is cancelled while its answer is awaited leaves no connection to the next.
@@ -1099,7 +1014,7 @@ async def test_closing_with_a_request_under_way(transport: AiohttpTransport) -> 
 
     Covers: C11.
     """
-    async with Loopback(stalls) as server:
+    async with Loopback(STALLS) as server:
         waiting = asyncio.create_task(failure(transport, server.url))
         await until(lambda: bool(server.requests))
         await transport.aclose()
@@ -1177,7 +1092,7 @@ async def test_closing_does_not_wait_for_a_dead_server(authority: Authority) -> 
     Covers: C11.
     """
     tls = authority.server("127.0.0.1")
-    async with Loopback(stalls, tls=tls) as server, trusting(authority) as transport:
+    async with Loopback(STALLS, tls=tls) as server, trusting(authority) as transport:
         with pytest.raises(TransportError):
             await transport.send(request(server.url), timeout=SHORT)
         async with asyncio.timeout(1):
@@ -1210,7 +1125,7 @@ async def test_without_its_connector_a_request_counts_as_sent(
     Should aiohttp cease to ask it for connections, no request is called unsent. (core F9)
     """
     monkeypatch.setattr(wire._Connector, "connect", aiohttp.TCPConnector.connect)
-    async with Loopback(ends, stalls, serve) as server:
+    async with Loopback(says(), STALLS, serve) as server:
         assert (await failure(transport, server.url)).sent is True
         assert (await failure(transport, server.url, timeout=SHORT)).sent is True
     assert (await failure(transport, "http://127.0.0.1:1")).sent is True
@@ -1223,6 +1138,6 @@ async def test_without_its_body_a_request_counts_as_sent(
     Nor should it cease to write bodies as it does. (core F9)
     """
     monkeypatch.setattr(wire._Body, "write_with_length", aiohttp.BytesPayload.write_with_length)
-    async with Loopback(ends, stalls, serve) as server:
+    async with Loopback(says(), STALLS, serve) as server:
         assert (await failure(transport, server.url)).sent is True
         assert (await failure(transport, server.url, timeout=SHORT)).sent is True

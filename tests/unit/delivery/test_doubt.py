@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.figures import DOORS, send_through
 from support.ledgers import house_at
 from support.memory import MemoryService, client_of, untrue, usage
 from support.virtual import run_virtual
 
-from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import InvalidResponseError, TransportError, UnexpectedError
 from marketplace_metering_async.events import CallEnded, Event, SendingStopped
 from marketplace_metering_async.flow.retries import RetryPolicy
-from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordStatus
 from marketplace_metering_async.sandbox import Book, Refusal, Rules
 
 S = RecordStatus
@@ -61,47 +61,32 @@ class Replaced(MemoryService):
         return self._answer_of() if len(self.requests) <= self._times else response
 
 
-async def batch(service: MemoryService, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client:
-        return list(await client.batch_meter_usage(usage(30)))
-
-
-async def stream(service: MemoryService, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client:
-        return [result async for result in client.iter_batch_meter_usage(usage(30))]
-
-
-async def batcher(service: MemoryService, **settings: Any) -> list[RecordResult]:
-    async with client_of(service, **settings) as client, UsageBatcher(client) as door:
-        return list(await asyncio.gather(*map(door.meter, usage(30))))
-
-
-DOORS = pytest.mark.parametrize("door", [batch, stream, batcher])
+AT_EACH_DOOR = pytest.mark.parametrize("door", DOORS)
 ANSWERS = pytest.mark.parametrize("answer", ON_THE_WAY_BACK.values(), ids=ON_THE_WAY_BACK)
 SHORT = RetryPolicy(timeout=60)
 
 
-@DOORS
+@AT_EACH_DOOR
 @ANSWERS
 def test_what_was_metered_behind_a_foreign_answer_is_not_said_to_be_unmetered(
-    door: Any, answer: Callable[[], Response]
+    door: str, answer: Callable[[], Response]
 ) -> None:
     """
     However long it lasts: unconfirmed, with who answered, within the time for retries. (core F9)
     """
     service = Replaced(answer, times=float("inf"))
 
-    results = run_virtual(door(service, retry=SHORT))
+    results = send_through(door, service, usage(30), retry=SHORT)
 
     assert {S.UNCONFIRMED} == {r.status for r in results}
     assert all(r.metered is None and r.ambiguous for r in results)
     assert 30 == len(service.book)
 
 
-@DOORS
+@AT_EACH_DOOR
 @ANSWERS
 def test_a_foreign_answer_is_followed_by_the_identical_records(
-    door: Any, answer: Callable[[], Response]
+    door: str, answer: Callable[[], Response]
 ) -> None:
     """
     Nobody is blamed and nothing stops: once the service is heard again, all is known. (core F9)
@@ -109,7 +94,7 @@ def test_a_foreign_answer_is_followed_by_the_identical_records(
     events: list[Event] = []
     service = Replaced(answer)
 
-    results = run_virtual(door(service, observer=events.append))
+    results = send_through(door, service, usage(30), observer=events.append)
 
     assert all(r.metered is not False for r in results)
     assert not any(isinstance(event, SendingStopped) for event in events)
@@ -117,8 +102,8 @@ def test_a_foreign_answer_is_followed_by_the_identical_records(
     assert 30 == len(service.book)
 
 
-@DOORS
-def test_an_exception_out_of_a_transport_leaves_doubt(door: Any) -> None:
+@AT_EACH_DOOR
+def test_an_exception_out_of_a_transport_leaves_doubt(door: str) -> None:
     """
     Whatever it is, and even a cancellation of its own making: the request may have left. (core F9)
     """
@@ -130,15 +115,15 @@ def test_an_exception_out_of_a_transport_leaves_doubt(door: Any) -> None:
                 raise kind("a bug")  # noqa: B023 - used up in the same turn
 
         service = Breaks()
-        results = run_virtual(door(service, retry=SHORT))
+        results = send_through(door, service, usage(30), retry=SHORT)
 
         assert {S.UNCONFIRMED} == {r.status for r in results}
         assert all(isinstance(r.error, UnexpectedError) for r in results)
         assert kind.__name__ in str(results[0].error)
 
 
-@DOORS
-def test_a_transport_that_breaks_once_costs_no_record(door: Any) -> None:
+@AT_EACH_DOOR
+def test_a_transport_that_breaks_once_costs_no_record(door: str) -> None:
     """
     It is a fault on the way, and the records are sent again. (core F9)
     """
@@ -151,7 +136,7 @@ def test_a_transport_that_breaks_once_costs_no_record(door: Any) -> None:
             return response
 
     service = BreaksOnce()
-    results = run_virtual(door(service))
+    results = send_through(door, service, usage(30))
 
     assert all(r.metered is not False for r in results)
     assert not untrue(results, service.book)
@@ -163,7 +148,7 @@ def test_the_services_own_4xx_leaves_no_doubt() -> None:
     """
     service = MemoryService(lambda number, body: Refusal("AccessDeniedException", "no", 403))
 
-    results = run_virtual(batch(service))
+    results = send_through("batch", service, usage(30))
 
     assert {(S.UNPROCESSED, False)} == {(r.status, r.metered) for r in results}
 
@@ -178,7 +163,7 @@ def test_a_plainly_wrong_endpoint_ends_in_a_clear_error_in_time() -> None:
             self.requests.append(json.loads(request.body))
             return Response(404, {"Content-Type": "text/html"}, HTML)
 
-    results = run_virtual(batch(WebServer(), retry=SHORT))
+    results = send_through("batch", WebServer(), usage(30), retry=SHORT)
 
     assert {S.UNCONFIRMED} == {r.status for r in results}
     assert isinstance(results[0].error, InvalidResponseError)
@@ -199,14 +184,14 @@ def test_a_foreign_413_is_answered_with_smaller_requests(largest: int) -> None:
             return await super().send(request, timeout=timeout)
 
     service = SmallProxy()
-    results = run_virtual(batch(service))
+    results = send_through("batch", service, usage(30))
 
     assert {S.SUCCESS} == {r.status for r in results}
     assert 30 == len(service.book)
 
 
-@DOORS
-def test_what_never_left_leaves_no_doubt_and_is_no_attempt(door: Any) -> None:
+@AT_EACH_DOOR
+def test_what_never_left_leaves_no_doubt_and_is_no_attempt(door: str) -> None:
     """
     A refused connection is an attempt without doubt; a closed client makes none. (core F25)
     """
@@ -215,7 +200,7 @@ def test_what_never_left_leaves_no_doubt_and_is_no_attempt(door: Any) -> None:
         async def send(self, request: Request, *, timeout: float) -> Response:
             raise TransportError("no connection to 127.0.0.1:1", sent=False)
 
-    results = run_virtual(door(Dead(), retry=SHORT))
+    results = send_through(door, Dead(), usage(30), retry=SHORT)
 
     assert {(S.UNPROCESSED, False)} == {(r.status, r.metered) for r in results}
 
@@ -260,12 +245,10 @@ async def test_the_ledger_keeps_doubt(tmp_path: Path) -> None:
 
         house.service.send = portal  # type: ignore[method-assign]
         await house.use(7)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         kept = await house.balance()
         behind[0] = False
-        house.clock.step(minutes=10)
-        await house.relay()
+        await house.relay_after(minutes=10)
 
         assert (7, {}) == (kept.frozen, kept.ended)
         assert 7 == (await house.balance()).metered

@@ -97,8 +97,7 @@ async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path
             at = NOON - (HOUR / 4 if number else HOUR / 2)
             await house.use(10, customer_aws_account_id=f"{number:012d}", at=at)
         for _ in range(3):
-            house.clock.step(hours=1)
-            await house.relay()
+            await house.relay_after(hours=1)
 
         assert 240 == sum(house.metered().values())
         assert 240 == (await house.balance()).metered

@@ -35,29 +35,18 @@ def test_the_bound_of_delays_doubles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hint", "low", "high"), [(3.0, 3.0, 3.0), (900.0, 5.0, 5.2), (0.0, 0, 0.2)]
+    ("base", "hint", "delay"),
+    [(0.1, 0, 0.1), (0.1, 3, 3), (0.1, 900, 5.1), (10, 3, 10), (10, 12, 12), (10, 900, 15)],
 )
 def test_hints_of_the_service_are_honoured_within_bounds(
-    hint: float, low: float, high: float
+    base: float, hint: float, delay: float
 ) -> None:
     """
-    At least as long as asked, but no more than five seconds longer than our own. Covers: T02
+    Never sooner than asked, and no more than five seconds later than our own. Covers: T02
     """
     error = ThrottlingException("ThrottlingException", retry_after=hint)
 
-    delay = backoff(RetryPolicy(), 1, Random(1).random(), error)
-
-    assert low <= delay <= high
-
-
-@pytest.mark.parametrize(("hint", "delay"), [(3.0, 10.0), (12.0, 12.0), (900.0, 15.0)])
-def test_a_hint_lengthens_our_own_delay_by_five_seconds_at_most(hint: float, delay: float) -> None:
-    """
-    And never makes it shorter. Covers: T02
-    """
-    error = ThrottlingException("ThrottlingException", retry_after=hint)
-
-    assert delay == backoff(RetryPolicy(base_delay=10.0), 1, 1.0, error)
+    assert delay == backoff(RetryPolicy(base_delay=base), 1, 1.0, error)
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,17 @@
 """Blockage: what is said of it, when, and how long each wait is."""
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support.ledgers import SetClock
+from support.ledgers import Steady
 
 from marketplace_metering_async import LedgerError
 from marketplace_metering_async.events import LoggingObserver, RelayBlocked
 from marketplace_metering_async.ledger.blockage import Blockage
 
 ERROR = LedgerError("away")
-
-
-class Steady(SetClock):
-    """A clock whose monotonic time is set, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 def a_blockage() -> tuple[Blockage, Steady, list[Any]]:
@@ -60,6 +50,7 @@ def test_the_log_has_it_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """
     With what to do about it. ledger H12
     """
+    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
     Blockage(Steady(), LoggingObserver(), longest=30.0).wait(ERROR, None)
 
     assert [("ERROR", True)] == [

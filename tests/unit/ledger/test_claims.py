@@ -5,17 +5,22 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from marketplace_metering_async.ledger.claims import MOST_CRASHES, Candidate, choose
+from marketplace_metering_async.ledger.claims import MOST_CRASHES, choose
 from marketplace_metering_async.ledger.frozen_record import QUANTITY, digest
-from marketplace_metering_async.ledger.model import HourState, ProductDimension, UsageKey
+from marketplace_metering_async.ledger.model import (
+    FrozenHour,
+    HourState,
+    ProductDimension,
+    UsageKey,
+)
 
 KEY = UsageKey("product", "111122223333", "", "", "requests")
 RECORD = (KEY, 1_795_435_200, 5_000_000, QUANTITY)
 
 
-def candidate(number: int = 1, **more: Any) -> Candidate:
+def candidate(number: int = 1, **more: Any) -> FrozenHour:
     key, stamp, quantity, member = RECORD
-    whole = Candidate(
+    whole = FrozenHour(
         hour_id=number,
         key=key,
         license_product="",

@@ -2,7 +2,7 @@
 
 import re
 
-from marketplace_metering_async.cli.ledger_app import app
+from marketplace_metering_async.cli.commands.ledger import app
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 

@@ -90,6 +90,8 @@ def test_the_record_is_what_was_frozen(
         stamp=NOON,
         quantity=5_000_000,
         member=QUANTITY,
+        region_name="us-east-1",
+        digest=b"",
         attempts=0,
         in_doubt=False,
     )
@@ -108,6 +110,8 @@ def held(quantity: int, member: str) -> FrozenHour:
         stamp=NOON,
         quantity=quantity,
         member=member,
+        region_name="us-east-1",
+        digest=b"",
         attempts=0,
         in_doubt=False,
     )

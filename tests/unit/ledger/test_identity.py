@@ -2,10 +2,10 @@
 
 import pytest
 from attrs import evolve
+from support.statuses import EMPTY
 
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.ledger.identity import (
-    Identity,
     held_through,
     introduction,
     lost_watermark,
@@ -16,21 +16,14 @@ from marketplace_metering_async.ledger.identity import (
 )
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Place, Watermark
 
-LEDGER = Identity(
-    ledger_id="one",
+LEDGER = evolve(
+    EMPTY.ledger,
     region_name="us-east-1",
     host="metering",
     mark="here",
-    guarded_since=None,
-    moved_to=None,
-    last_success_at=None,
-    last_relay_at=None,
     sealings=3,
     sealed_through=3600,
     watermark="/w/one",
-    held_through=None,
-    adopted_at=None,
-    event_ids_since=0,
 )
 HERE = Place(mark="here", mark_is_proof=True, path="/w/one", watermark=LEDGER.sealed())
 

@@ -4,23 +4,12 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
-from support.ledgers import SetClock
+from support.ledgers import Steady
 
 from marketplace_metering_async.events import RelayWorking
 from marketplace_metering_async.ledger.model import HourState
 from marketplace_metering_async.ledger.pulse import Pulse
 from marketplace_metering_async.ledger.relay_report import RelayReport
-
-
-class Steady(SetClock):
-    """A clock whose monotonic time is set, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 def test_it_is_due_at_once_and_then_every_minute() -> None:

@@ -42,6 +42,8 @@ CLAIMED = FrozenHour(
     stamp=NOON - 2 * HOUR,
     quantity=5_000_000,
     member="Quantity",
+    region_name="us-east-1",
+    digest=b"",
     attempts=0,
     in_doubt=False,
 )

@@ -88,21 +88,18 @@ async def test_a_copy_waits_for_a_person(tmp_path: Path) -> None:
     """
     async with house_at(url_of(tmp_path / "usage.db")) as house:
         await house.use(1)
-        house.clock.step(hours=1)
-        await house.relay()
+        await house.relay_after(hours=1)
         await house.use(2)
     shutil.copy(tmp_path / "usage.db", tmp_path / "copy.db")
     async with house_at(url_of(tmp_path / "copy.db")) as copy:
-        copy.clock.step(hours=3)
-        held = await copy.relay()
+        held = await copy.relay_after(hours=3)
         copied = await copy.balance()
         await copy.relay()
         warned = [e for e in copy.warned if isinstance(e, WarningIssued) and "copy" in e.text]
         await copy.ledger.adopt_copy()
         copy.clock.step(hours=1)
         await copy.use(5)
-        copy.clock.step(hours=2)
-        sent = await copy.relay()
+        sent = await copy.relay_after(hours=2)
         status = await copy.balance()
 
         assert (0, True, 2) == (held.sealed, copied.is_unconfirmed_copy, copied.open)
@@ -615,6 +612,19 @@ async def test_flipped_bits_bill_nobody(tmp_path: Path) -> None:
             pass
         found = {(r.customer, r.dimension, r.quantity) for r in house.book.records}
         assert found <= {(f"{n:012d}", "requests", 7) for n in range(5)}, place
+
+
+@pytest.mark.parametrize(
+    "region", ["", "us-east-1 ", "us-east-1\0", "\udcff", "-", "123", "x" * 64]
+)
+def test_a_ledger_is_not_tied_to_what_can_be_no_region(tmp_path: Path, region: str) -> None:
+    """
+    For it would be so for good; it is refused before there is a file.
+    """
+    with pytest.raises(ConfigurationError, match="region: expected a name such as us-east-1"):
+        UsageLedger.open(f"sqlite:///{tmp_path}/usage.db", region_name=region)
+
+    assert [] == [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "usage.db", "sqlite://", "sqlite:///"])

@@ -5,41 +5,14 @@ from decimal import Decimal, localcontext
 from typing import Any
 
 from attrs import evolve
+from support.statuses import EMPTY
 
-from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import HourState
-from marketplace_metering_async.ledger.status import Figures, ProductStatus, status_of
+from marketplace_metering_async.ledger.status import ProductStatus, status_of
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
 
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 UNITS = 1_000_000
-EMPTY = Figures(
-    ledger=Identity(
-        ledger_id="one",
-        region_name=None,
-        host=None,
-        mark="",
-        guarded_since=None,
-        moved_to=None,
-        last_success_at=None,
-        last_relay_at=None,
-        sealings=0,
-        sealed_through=None,
-        watermark=None,
-        held_through=None,
-        adopted_at=None,
-        event_ids_since=0,
-    ),
-    sums=[],
-    oldest_hour=None,
-    first_stamp=None,
-    at_risk=0,
-    in_flight=0,
-    claimed_until=None,
-    next_send=None,
-    next_seal=None,
-    hours_at_next_seal=0,
-)
 
 
 def a_sum(state: str, units: int, records: int = 1, **more: Any) -> Sum:

@@ -7,13 +7,14 @@ import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
+from support.suites import PLUGIN, Suite, suite_of
 
-import marketplace_metering_async as package
 from marketplace_metering_async import (
     MarketplaceMeteringClient,
     RecordStatus,
@@ -26,7 +27,6 @@ from marketplace_metering_async.testing import SandboxServer, SandboxThread
 from marketplace_metering_async.testing.strategies import batches, fault_scripts, usage_records
 
 pytest_plugins = ["pytester"]
-PLUGIN = "marketplace_metering_async.testing.plugin"
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 
@@ -57,28 +57,18 @@ COMMON = """
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> object:
-    """A function that runs a test file under the plugin and no other but pytest-asyncio."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """Runs a test file that begins with what they have in common."""
     monkeypatch.setenv("AWS_PROFILE", "in-the-way")
     monkeypatch.delenv("AWS_ENDPOINT_URL_MARKETPLACE_METERING", raising=False)
-
-    def run(text: str) -> pytest.RunResult:
-        lines = [line.removeprefix("    ") for line in (COMMON + text).splitlines()]
-        pytester.makepyfile("\n".join(lines))
-        return pytester.runpytest_inprocess(
-            *("-p", PLUGIN, "-p", "pytest_asyncio.plugin", "--strict-markers"),
-            *("--asyncio-mode=auto", "-oasyncio_default_fixture_loop_scope=function"),
-        )
-
-    return run
+    suite = suite_of(pytester, monkeypatch)
+    return lambda text: suite(dedent(COMMON + text))
 
 
-def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: object) -> None:
+def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: Suite) -> None:
     """
     Each test begins with an empty book, and the environment is as before afterwards.
     """
-    assert callable(run)
     result = run("""
     def test_one(metering_sandbox):
         assert meter() == ["Success"]
@@ -97,11 +87,10 @@ def test_the_fixture_leads_boto3_to_a_sandbox_of_its_own(run: object) -> None:
     result.assert_outcomes(passed=3)
 
 
-def test_a_test_runs_under_each_reading(run: object) -> None:
+def test_a_test_runs_under_each_reading(run: Suite) -> None:
     """
     Of both fixtures; under those named only, beside arguments of the sandbox.
     """
-    assert callable(run)
     result = run("""
     @pytest.mark.metering_readings("identical_resend", "strict")
     @pytest.mark.metering_sandbox(history=7)
@@ -121,11 +110,10 @@ def test_a_test_runs_under_each_reading(run: object) -> None:
     result.assert_outcomes(passed=4)
 
 
-def test_a_marker_that_cannot_work_is_refused(run: object) -> None:
+def test_a_marker_that_cannot_work_is_refused(run: Suite) -> None:
     """
     For a reading that there is not, and a test without a sandbox.
     """
-    assert callable(run)
     result = run("""
     @pytest.mark.metering_readings("lenient")
     def test_one(metering_sandbox):
@@ -142,11 +130,10 @@ def test_a_marker_that_cannot_work_is_refused(run: object) -> None:
     result.stdout.fnmatch_lines(["*needs metering_sandbox*"])
 
 
-def test_the_fixture_serves_asyncio(run: object) -> None:
+def test_the_fixture_serves_asyncio(run: Suite) -> None:
     """
     The client finds it with no argument; clock and faults are moved from the test.
     """
-    assert callable(run)
     result = run("""
     from marketplace_metering_async import MarketplaceMeteringClient, UsageRecord
     from marketplace_metering_async.sandbox import Fault, FaultKind
@@ -167,11 +154,10 @@ def test_the_fixture_serves_asyncio(run: object) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_money_that_differs_is_told_line_by_line(run: object) -> None:
+def test_money_that_differs_is_told_line_by_line(run: Suite) -> None:
     """
     What was expected, and what was metered, of each hour.
     """
-    assert callable(run)
     result = run("""
     def test_money(metering_sandbox):
         meter()
@@ -209,12 +195,11 @@ IN_THE_WAY = {
     ],
 )
 def test_no_variable_leads_a_client_elsewhere(
-    run: object, monkeypatch: pytest.MonkeyPatch, fixture: str, names: list[str]
+    run: Suite, monkeypatch: pytest.MonkeyPatch, fixture: str, names: list[str]
 ) -> None:
     """
     Neither boto3 nor this client: a proxy, a stale shell, a switch for other endpoints.
     """
-    assert callable(run)
     for name in names:
         monkeypatch.setenv(name, IN_THE_WAY[name])
     monkeypatch.setenv("NO_PROXY", "example.org")
@@ -246,12 +231,11 @@ region = eu-west-1
 
 
 def test_no_file_of_the_machine_leads_a_client_elsewhere(
-    run: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
     A developer's own profile is not the test's business; where the code runs stays known.
     """
-    assert callable(run)
     (tmp_path / "config").write_text(CONFIG)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "mine")
@@ -269,11 +253,10 @@ def test_no_file_of_the_machine_leads_a_client_elsewhere(
     result.assert_outcomes(passed=1)
 
 
-def test_a_failure_shows_the_test_and_none_of_our_lines(run: object) -> None:
+def test_a_failure_shows_the_test_and_none_of_our_lines(run: Suite) -> None:
     """
     The gaps are what is to be read. Newcomer, smaller 14.
     """
-    assert callable(run)
     result = run("""
     def test_money(metering_sandbox):
         metering_sandbox.book.assert_metered({(BUYER, "requests", NOW): 43})
@@ -311,11 +294,10 @@ def test_a_server_posts_registrations_and_shows_its_key() -> None:
         assert server.public_key().startswith("-----BEGIN PUBLIC KEY-----")
 
 
-def test_the_marker_reaches_the_server(run: object) -> None:
+def test_the_marker_reaches_the_server(run: Suite) -> None:
     """
     In a process of its own; the next test has the usual one again.
     """
-    assert callable(run)
     result = run("""
     from marketplace_metering_async.sandbox import Fault, FaultKind, Rules, SandboxClock
 
@@ -373,11 +355,10 @@ def test_a_server_has_the_life_cycle_of_a_sandbox() -> None:
             server.cancel(first.agreement_id)
 
 
-def test_the_marker_sets_up_the_sandbox(run: object) -> None:
+def test_the_marker_sets_up_the_sandbox(run: Suite) -> None:
     """
     With the arguments of Sandbox.
     """
-    assert callable(run)
     result = run("""
     @pytest.mark.metering_sandbox(calls_per_second=None, history=3)
     def test_marked(metering_sandbox):
@@ -390,11 +371,10 @@ def test_the_marker_sets_up_the_sandbox(run: object) -> None:
     result.assert_outcomes(passed=2)
 
 
-def test_the_server_serves_other_processes(run: object) -> None:
+def test_the_server_serves_other_processes(run: Suite) -> None:
     """
     Children inherit the environment; every test begins anew; clock and faults are at hand.
     """
-    assert callable(run)
     result = run("""
     import subprocess, sys
     from marketplace_metering_async.sandbox import Fault, FaultKind
@@ -433,64 +413,6 @@ def test_the_server_serves_other_processes(run: object) -> None:
     """)
 
     result.assert_outcomes(passed=2)
-
-
-def test_the_book_of_the_server_is_its_own(run: object) -> None:
-    """
-    Sandbox T1. Two workloads in one second, and a key that was forgotten, are two records each.
-    """
-    assert callable(run)
-    result = run("""
-    def agree(server, units):
-        answer = server.ask("book")
-        assert (units, units) == (answer["totals"]["requests"], server.book.totals()["requests"])
-        assert answer["records"] == len(server.book)
-        assert answer["double_billed"] == server.book.double_billed()
-        return answer["double_billed"]
-
-    def test_workloads(metering_sandbox_server, monkeypatch):
-        import boto3
-        for name in ("task-1", "task-2"):
-            monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
-            client = boto3.Session().client("meteringmarketplace")
-            client.meter_usage(
-                ProductCode="p", Timestamp=NOW, UsageDimension="requests", UsageQuantity=3)
-            client.close()
-        assert agree(metering_sandbox_server, 6) == []
-        metering_sandbox_server.book.assert_metered({
-            ("workload task-1", "requests", NOW): 3, ("workload task-2", "requests", NOW): 3})
-
-    def test_forgotten(metering_sandbox_server):
-        metering_sandbox_server.order("rules", key_memory=60)
-        assert meter(2) == ["Success"]
-        metering_sandbox_server.advance(minutes=1)
-        assert meter(2) == ["Success"]
-        assert len(agree(metering_sandbox_server, 4)) == 1
-        with pytest.raises(AssertionError, match="expected 2, metered 4"):
-            metering_sandbox_server.book.assert_metered({(BUYER, "requests", NOW): 2})
-    """)
-
-    result.assert_outcomes(passed=2)
-
-
-def test_no_test_leaves_its_rules_or_quota_to_the_next(run: object) -> None:
-    """
-    Sandbox T2. The server that all tests share is as it was made before each.
-    """
-    assert callable(run)
-    result = run("""
-    @pytest.mark.parametrize("switched", [True, False, True, False])
-    def test_resend(metering_sandbox_server, switched):
-        if switched:
-            metering_sandbox_server.order("rules", identical_resend="success")
-            metering_sandbox_server.set_quota(1, burst=2)
-        assert meter() == ["Success"]
-        assert meter() == (["Success"] if switched else ["DuplicateRecord"])
-        (bucket,) = metering_sandbox_server.state["quotas"]
-        assert (bucket["calls_per_second"], bucket["burst"]) == ((1, 2) if switched else (10, 10))
-    """)
-
-    result.assert_outcomes(passed=4)
 
 
 def test_the_plugin_is_cheap_to_load() -> None:
@@ -623,11 +545,3 @@ def _moved(record: UsageRecord, now: datetime) -> UsageRecord:
     """Return the record as of the real time, which the client goes by."""
     members = record.to_boto() | {"Timestamp": now - (NOW - record.timestamp)}
     return UsageRecord.from_boto(members | {"ProductCode": record.product_code})
-
-
-def test_the_package_has_what_it_names() -> None:
-    """
-    Though it imports a name only when it is asked for it.
-    """
-    assert [] == [name for name in package.__all__ if not hasattr(package, name)]
-    assert not hasattr(package, "nothing")

@@ -1,7 +1,7 @@
-"""What a person says of usage in a ledger in PostgreSQL: what became of it, and where it goes."""
+"""What a person says of usage in a ledger: what became of it, and where it goes."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
@@ -18,62 +18,85 @@ from marketplace_metering_async.ledger.resolutions import (
     require_stranded,
     require_unbilled,
 )
-from marketplace_metering_async.ledger.stores.postgresql_adding import write
-from marketplace_metering_async.ledger.stores.postgresql_keys import load
-from marketplace_metering_async.ledger.stores.postgresql_plain import execute_for, keep_sums
-from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
-from marketplace_metering_async.ledger.stores.store import no_failure
+from marketplace_metering_async.ledger.stores.database import (
+    Database,
+    Dialects,
+    Row,
+    both,
+    for_rows,
+    with_quantity,
+)
 from marketplace_metering_async.ledger.sums import Sums
 
-KEYS: Final = """
+KEYS: Final = both("""
     SELECT DISTINCT usage_key.name
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
-    WHERE hour.hour_id IN (SELECT unnest($1::bigint[]))
-"""
-HOURS: Final = """
+    WHERE hour.hour_id IN ({rows})
+""")
+HOURS: Final = both(
+    """
     SELECT hour.hour_id, hour.hour, hour.state, hour.stamp, hour.quantity, hour.events, hour.member,
            hour.region_name, hour.digest, hour.in_doubt <> 0 AS in_doubt, usage_key.name,
            usage_key.license_product
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
-    WHERE hour.hour_id IN (SELECT unnest($1::bigint[])) ORDER BY hour.hour_id FOR UPDATE OF hour
-"""
-STRANDED: Final = """
+    WHERE hour.hour_id IN ({rows}) ORDER BY hour.hour_id {lock}
+    """,
+    lock="FOR UPDATE OF hour",
+)
+STRANDED: Final = both(
+    """
     SELECT stranded.*, usage_key.name, usage_key.license_product
     FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id)
-    WHERE stranded.stranded_id IN (SELECT unnest($1::bigint[]))
-    ORDER BY stranded.stranded_id FOR UPDATE OF stranded
-"""
-RESOLVE: Final = """
-    UPDATE marketplace_metering.hour SET state = $1, settled_at = $2, fence = fence + 1,
+    WHERE stranded.stranded_id IN ({rows}) ORDER BY stranded.stranded_id {lock}
+    """,
+    lock="FOR UPDATE OF stranded",
+)
+RESOLVE: Final = both("""
+    UPDATE marketplace_metering.hour SET state = $2, settled_at = $3, fence = fence + 1,
         lease_until = NULL
-    WHERE hour_id IN (SELECT unnest($3::bigint[]))
-"""
-NOTES: Final = """
+    WHERE hour_id IN ({rows})
+""")
+NOTE: Final = for_rows(
+    """
     INSERT INTO marketplace_metering.resolution (hour_id, stranded_id, at, before, after, note)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[],
-                         $6::text[])
-"""
+    SELECT * FROM {given}
+    """,
+    "hour_id bigint, stranded_id bigint, at bigint, before text, after text, note text",
+)
+RESOLVED_BEFORE: Final = both(
+    """
+    SELECT stranded_id FROM marketplace_metering.stranded
+    WHERE key_id = $1 AND origin = $2 AND state = $3 {lock}
+    """,
+    lock="FOR UPDATE",
+)
+ADD_STRANDED: Final = Dialects(
+    sqlite="""
+    UPDATE stranded SET units = stranded.units + other.units,
+        millionths = stranded.millionths + other.millionths, events = stranded.events + other.events
+    FROM stranded AS other WHERE stranded.stranded_id = $1 AND other.stranded_id = $2
+    """,
+    postgresql="""
+    UPDATE marketplace_metering.stranded SET quantity = stranded.quantity + other.quantity,
+        events = stranded.events + other.events
+    FROM marketplace_metering.stranded AS other
+    WHERE stranded.stranded_id = $1 AND other.stranded_id = $2
+    """,
+)
 FORGET: Final = """
     UPDATE marketplace_metering.hour SET in_doubt = 0, metering_record_id = NULL, settled_at = NULL
     WHERE state = 'frozen'
 """
-CLAIMED: Final = """
-    SELECT 1 FROM marketplace_metering.hour
-    WHERE lease_until > EXTRACT(EPOCH FROM clock_timestamp()) LIMIT 1
-"""
-TAKEN: Final = """
-    SELECT hour_id, deadline FROM marketplace_metering.hour WHERE state = 'metered'
-"""
+CLAIMED: Final = "SELECT 1 FROM marketplace_metering.hour WHERE lease_until > $1 LIMIT 1"
+TAKEN: Final = "SELECT hour_id, deadline FROM marketplace_metering.hour WHERE state = 'metered'"
 
 
 async def resolve(
-    db: Connection,
+    db: Database,
     hours: Sequence[int],
     stranded: Sequence[int],
     after: HourState,
     note: Note,
-    *,
-    shard: int,
 ) -> int:
     """Write down what a person says became of usage; see Store."""
     ended = await _hours(db, hours)
@@ -86,16 +109,16 @@ async def resolve(
     for row in unsent:
         require_stranded(name_of_stranded(row["stranded_id"]), HourState(row["state"]), after)
         await _resolve_stranded(db, row, after, note, sums)
-    await keep_sums(db, sums.changes(), shard)
+    await db.keep_sums(sums.changes())
     return len(ended) + len(unsent)
 
 
-async def _hours(db: Connection, hours: Sequence[int]) -> list[EndedHour]:
+async def _hours(db: Database, hours: Sequence[int]) -> list[EndedHour]:
     return ended_hours(hours, map(dict, await db.fetch(HOURS, hours)))
 
 
 async def _change(
-    db: Connection,
+    db: Database,
     hours: Sequence[EndedHour],
     after: HourState,
     note: Note,
@@ -107,65 +130,42 @@ async def _change(
 
 
 async def _write_down(
-    db: Connection, hours: Sequence[EndedHour], after: HourState, note: Note
+    db: Database, hours: Sequence[EndedHour], after: HourState, note: Note
 ) -> None:
-    await db.execute(RESOLVE, after, note.at, [one.hour_id for one in hours])
+    await db.fetch(RESOLVE, [one.hour_id for one in hours], after, note.at)
     notes = [(one.hour_id, None, note.at, one.state, after, note.text) for one in hours]
-    await execute_for(db, NOTES, notes)
+    await db.for_each(NOTE, notes)
 
 
 async def _resolve_stranded(
-    db: Connection,
-    row: Any,  # noqa: ANN401
-    after: HourState,
-    note: Note,
-    sums: Sums,
+    db: Database, row: Row, after: HourState, note: Note, sums: Sums
 ) -> None:
     """Resolve usage that no hour carries; what was resolved before as the same is added to it."""
     of = key_of(row["name"]).summed_under(row["license_product"])
-    quantity, into = int(row["quantity"]), row["stranded_id"]
+    quantity, own = with_quantity(row)["quantity"], row["stranded_id"]
     sums.add(of, row["state"], -quantity)
     sums.add(of, after, quantity)
-    there = await db.fetchval(
-        "SELECT stranded_id FROM marketplace_metering.stranded "
-        "WHERE key_id = $1 AND origin = $2 AND state = $3 FOR UPDATE",
-        row["key_id"],
-        row["origin"],
-        after,
-    )
-    if there in (None, into):
-        await db.execute(
-            "UPDATE marketplace_metering.stranded SET state = $1 WHERE stranded_id = $2",
-            after,
-            into,
+    there = await db.fetchval(RESOLVED_BEFORE, row["key_id"], row["origin"], after)
+    into = own if there is None else there
+    if into == own:
+        await db.fetch(
+            "UPDATE marketplace_metering.stranded SET state = $1 WHERE stranded_id = $2", after, own
         )
     else:
-        into = there
-        await db.execute(
-            "UPDATE marketplace_metering.stranded SET quantity = quantity + $1, "
-            "events = events + $2 WHERE stranded_id = $3",
-            row["quantity"],
-            row["events"],
-            into,
-        )
-        await db.execute(
+        await db.fetch(ADD_STRANDED, into, own)
+        await db.fetch(
             "UPDATE marketplace_metering.resolution SET stranded_id = $1 WHERE stranded_id = $2",
             into,
-            row["stranded_id"],
+            own,
         )
-        await db.execute(
-            "DELETE FROM marketplace_metering.stranded WHERE stranded_id = $1", row["stranded_id"]
-        )
-    given = (None, into, note.at, row["state"], after, note.text)
-    await execute_for(db, NOTES, [given])
+        await db.fetch("DELETE FROM marketplace_metering.stranded WHERE stranded_id = $1", own)
+    await db.for_each(NOTE, [(None, into, note.at, row["state"], after, note.text)])
 
 
-async def rebill(
-    db: Connection, hours: Sequence[int], note: Note, rules: PostingRules, shard: int
-) -> int:
+async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
     """Move the usage of hours to the hour that runs; see Store."""
     keys = [key_of(row["name"]) for row in await db.fetch(KEYS, hours)]
-    into = await load(db, dict.fromkeys(keys, Wanted("", hour_of(note.at))))
+    into = await db.load(dict.fromkeys(keys, Wanted("", hour_of(note.at))))
     ended = await _hours(db, hours)
     for one in ended:
         require_unbilled(one)
@@ -173,20 +173,20 @@ async def rebill(
     posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
-    await write(db, posting.changes(), shard, no_failure)
+    await db.write(posting.changes())
     return len(ended)
 
 
-async def rebind(db: Connection, host: str, taken: HourState | None, note: Note, shard: int) -> int:
+async def rebind(db: Database, host: str, taken: HourState | None, note: Note) -> int:
     """Bind the ledger to another host of its region; see Store."""
-    require_no_claim(await db.fetchval(CLAIMED) is not None)
+    require_no_claim(await db.fetchval(CLAIMED, await db.clock(note.at)) is not None)
     changed, sums = 0, Sums()
     found = [tuple(row) for row in await db.fetch(TAKEN)]
     for after, hours in fates_of_taken(taken, found, note.at).items():
         await _change(db, await _hours(db, hours), after, note, sums)
         changed += len(hours)
     if changed:
-        await db.execute(FORGET)
-    await keep_sums(db, sums.changes(), shard)
-    await db.execute("UPDATE marketplace_metering.ledger SET host = $1", host)
+        await db.fetch(FORGET)
+    await db.keep_sums(sums.changes())
+    await db.fetch("UPDATE marketplace_metering.ledger SET host = $1", host)
     return changed

@@ -1,0 +1,78 @@
+"""Which ledger a database holds: its one row, and what tells a copy."""
+
+from typing import Final
+
+from attrs import fields_dict
+
+from marketplace_metering_async.ledger.identity import (
+    Identity,
+    held_through,
+    moved_name,
+    sign_of_a_copy,
+)
+from marketplace_metering_async.ledger.stores.database import DOUBT, Database, both
+from marketplace_metering_async.ledger.watermark import Place
+
+IDENTITY: Final = (
+    f"SELECT {', '.join(fields_dict(Identity))} FROM marketplace_metering.ledger {{lock}}"
+)
+LOCKED: Final = both(IDENTITY, lock="FOR UPDATE")
+SEEN: Final = both(IDENTITY)
+INTRODUCE: Final = """
+    UPDATE marketplace_metering.ledger
+    SET ledger_id = $1, created_at = $2, region_name = $3, mark = $4 WHERE ledger_id IS NULL
+"""
+GUARD: Final = both("""
+    UPDATE marketplace_metering.ledger SET mark = $1, guarded_since = COALESCE(guarded_since, $2),
+        held_through = CASE WHEN guarded_since IS NULL
+                            THEN {greatest}(COALESCE(held_through, 0), $3)
+                            ELSE {least}(held_through, $3) END
+""")
+ADOPT: Final = both("""
+    UPDATE marketplace_metering.ledger SET guarded_since = NULL, sealings = $1, held_through = $2,
+        sealed_through = {greatest}(COALESCE(sealed_through, 0), $2), adopted_at = $3
+""")
+
+
+async def identity(db: Database, *, locked: bool = False) -> Identity:
+    """Return the ledger's one row."""
+    return Identity(**dict(await db.fetchrow(LOCKED if locked else SEEN)))
+
+
+async def guard_copy(db: Database, place: Place, now: int) -> str | None:
+    """
+    Guard the ledger if it is found to be a copy; return what shows that it is one.
+
+    What is outside was read before: meanwhile somebody may have adopted it.
+    """
+    if sign_of_a_copy(await identity(db), place) is None:
+        return None
+    ledger = await identity(db, locked=True)
+    sign = sign_of_a_copy(ledger, place)
+    if sign is not None:
+        await db.fetch(GUARD, place.mark, now, held_through(ledger, place))
+        await db.fetch(DOUBT)
+    return sign
+
+
+async def bind(db: Database, region_name: str, host: str) -> None:
+    """Tie the ledger to where its records go, or refuse another place."""
+    await db.fetch(
+        "UPDATE marketplace_metering.ledger "
+        "SET region_name = COALESCE(region_name, $1), host = COALESCE(host, $2)",
+        region_name,
+        host,
+    )
+    (await identity(db)).require_host(region_name, host)
+
+
+async def retire(db: Database, to: str) -> Identity:
+    """Note that the ledger moves to another one, and give up its claims; return its row."""
+    ledger = await identity(db)
+    ledger.require_movable(to)
+    await db.fetch(
+        "UPDATE marketplace_metering.hour SET lease_until = NULL, in_doubt = 1 "
+        "WHERE lease_until IS NOT NULL"
+    )
+    await db.fetch("UPDATE marketplace_metering.ledger SET moved_to = $1", moved_name(to))
+    return ledger

@@ -1,0 +1,233 @@
+"""What is in a ledger: figures, the story of every hour, and what may be forgotten."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from marketplace_metering_async.ledger.history import (
+    HistoryEntry,
+    HistoryPlace,
+    HistoryQuery,
+    page_of,
+)
+from marketplace_metering_async.ledger.model import key_of
+from marketplace_metering_async.ledger.status import AtRisk, Figures
+from marketplace_metering_async.ledger.stores.database import (
+    Database,
+    Dialects,
+    Row,
+    both,
+    joined,
+    with_quantity,
+)
+from marketplace_metering_async.ledger.stores.history_pages import (
+    HOURS,
+    KEY_MEMBERS,
+    STRANDED,
+    Kind,
+    Page,
+)
+from marketplace_metering_async.ledger.stores.identifying import identity
+from marketplace_metering_async.ledger.sums import Sum, Sums
+from marketplace_metering_async.quantities import MILLION
+
+SUMS: Final = Dialects(
+    sqlite="""
+    SELECT product_code, dimension, state, units, millionths, records, latest FROM kept_sum
+    """,
+    postgresql="""
+    SELECT product_code, dimension, state, 0, SUM(quantity), SUM(records)::bigint, MAX(latest)
+    FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
+    UNION ALL
+    SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END, dimension, state,
+           0, SUM(quantity), 0, MAX(at)
+    FROM marketplace_metering.arrival CROSS JOIN (VALUES ('open'), ('recorded')) AS kept (state)
+    GROUP BY 1, 2, 3
+    """,
+)
+"""In PostgreSQL with what is not added to its hour yet, here and below: it is open."""
+OLDEST: Final = Dialects(
+    sqlite="""
+    SELECT hour FROM hour WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
+    """,
+    postgresql="""
+    SELECT least(
+        (SELECT hour FROM marketplace_metering.hour
+         WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1),
+        (SELECT MIN(at - at % 3600) FROM marketplace_metering.arrival WHERE quantity > 0))
+    """,
+)
+FIRST_STAMP: Final = Dialects(
+    sqlite="""
+    SELECT MIN(stamp) FROM hour WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = $1
+    """,
+    postgresql="""
+    SELECT least(
+        (SELECT MIN(stamp) FROM marketplace_metering.hour
+         WHERE state IN ('open', 'frozen') AND quantity > 0 AND hour = $1),
+        (SELECT MIN(at) FROM marketplace_metering.arrival
+         WHERE quantity > 0 AND at - at % 3600 = $1))
+    """,
+)
+_TOTAL: Final = (
+    f"SELECT COALESCE(SUM(quantity / {MILLION}), 0), COALESCE(SUM(quantity % {MILLION}), 0)"
+)
+AT_RISK: Final = Dialects(
+    sqlite=f"""
+    {_TOTAL} FROM hour WHERE state IN ('open', 'frozen') AND hour <= $1
+        AND (COALESCE(sealed_at, seal_at) <= $2 OR stamp <= $3)
+    """,
+    postgresql=f"""
+    {_TOTAL} FROM (
+        SELECT quantity FROM marketplace_metering.hour
+        WHERE state IN ('open', 'frozen') AND hour <= $1
+          AND (COALESCE(sealed_at, seal_at) <= $2 OR stamp <= $3)
+        UNION ALL
+        SELECT quantity FROM marketplace_metering.arrival
+        WHERE at - at % 3600 <= $1
+          AND (greatest(at - at % 3600 + 3600, added_at) <= $2 OR at <= $3)) AS unsettled
+    """,
+)
+CLAIMED: Final = (
+    f"{_TOTAL}, MAX(lease_until) FROM marketplace_metering.hour WHERE lease_until IS NOT NULL"
+)
+NEXT: Final = """
+    SELECT (SELECT MIN(not_before) FROM marketplace_metering.hour
+            WHERE state = 'frozen' AND lease_until IS NULL),
+           (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open')
+"""
+HOURS_AT_NEXT_SEAL: Final = """
+    SELECT COUNT(*) FROM marketplace_metering.hour
+    WHERE state = 'open' AND seal_at < 60 + CAST($1 AS bigint)
+"""
+OLD_HOURS: Final = both(
+    """
+    SELECT hour.hour_id, hour.state, usage_key.name, usage_key.license_product
+    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE hour.settled_at < $1 ORDER BY hour.settled_at LIMIT $2 {lock}
+    """,
+    lock="FOR UPDATE OF hour",
+)
+FORGET: Final = both(
+    """
+    DELETE FROM marketplace_metering.event WHERE event_id IN (
+        SELECT event_id FROM marketplace_metering.event WHERE added_at < $1
+        ORDER BY added_at LIMIT $2 {lock})
+    RETURNING 1
+    """,
+    lock="FOR UPDATE SKIP LOCKED",
+)
+
+
+async def figures(db: Database, now: int) -> Figures:
+    """Return the figures of the whole ledger."""
+    oldest = await db.fetchval(OLDEST)
+    *in_flight, claimed_until = await db.fetchrow(CLAIMED)
+    next_send, next_seal = await db.fetchrow(NEXT)
+    return Figures(
+        ledger=await identity(db),
+        sums=[
+            Sum(product, dimension, state, joined(units, millionths), records, latest)
+            for product, dimension, state, units, millionths, records, latest in await db.fetch(
+                SUMS
+            )
+        ],
+        oldest_hour=oldest,
+        first_stamp=await db.fetchval(FIRST_STAMP, oldest),
+        at_risk=joined(*await db.fetchrow(AT_RISK, *AtRisk.at(now))),
+        in_flight=joined(*in_flight),
+        claimed_until=claimed_until,
+        next_send=next_send,
+        next_seal=next_seal,
+        hours_at_next_seal=await db.fetchval(HOURS_AT_NEXT_SEAL, next_seal),
+    )
+
+
+async def history(
+    db: Database, query: HistoryQuery, after: HistoryPlace, limit: int
+) -> list[tuple[HistoryPlace, HistoryEntry]]:
+    """Return the next entries *after* a place, with their places, in order."""
+    entries = []
+    for kind in (HOURS, STRANDED):
+        rows = await _rows(db, kind, query, after, limit)
+        ids = [row[kind.row] for row in rows]
+        belongs = [
+            await _by_row(db, table, kind.row, order, ids) for table, order in kind.belongs.items()
+        ]
+        for row, number in zip(map(with_quantity, rows), ids, strict=True):
+            place = HistoryPlace(row[kind.hour], is_stranded=kind is STRANDED, row=number)
+            entry = kind.entry_of(row, *(found.get(number, ()) for found in belongs))
+            entries.append((place, entry))
+    return page_of(entries, query, limit)
+
+
+async def _rows(
+    db: Database, kind: Kind, query: HistoryQuery, after: HistoryPlace, limit: int
+) -> Sequence[Row]:
+    page = Page.of(kind, query, after, limit)
+    statement = _page_by_key(kind, page) if query.is_of_customer else _page_by_time(kind, page)
+    return await db.fetch(statement, *page.values)
+
+
+def _page_by_time(kind: Kind, page: Page) -> Dialects:
+    return both(f"""
+        SELECT {kind.table}.*, {KEY_MEMBERS} FROM marketplace_metering.{kind.table}
+        {{join}} marketplace_metering.usage_key ON usage_key.key_id = {kind.table}.key_id
+        WHERE {page.where} {page.members} ORDER BY {page.order} LIMIT $1
+    """)
+
+
+def _page_by_key(kind: Kind, page: Page) -> Dialects:
+    """Of each key no more than may be on the page."""
+    table, row = kind.table, kind.row
+    return Dialects(
+        sqlite=f"""
+        SELECT {table}.*, {KEY_MEMBERS} FROM usage_key CROSS JOIN {table} ON {table}.{row} IN (
+            SELECT {row} FROM {table} WHERE {table}.key_id = usage_key.key_id AND {page.where}
+            ORDER BY {page.order} LIMIT $1)
+        WHERE true {page.members} ORDER BY {page.order} LIMIT $1
+        """,
+        postgresql=f"""
+        SELECT {table}.*, {KEY_MEMBERS}
+        FROM marketplace_metering.usage_key CROSS JOIN LATERAL (
+            SELECT * FROM marketplace_metering.{table}
+            WHERE {table}.key_id = usage_key.key_id AND {page.where}
+            ORDER BY {page.order} LIMIT $1
+        ) AS {table}
+        WHERE true {page.members} ORDER BY {page.order} LIMIT $1
+        """,
+    )
+
+
+async def _by_row(
+    db: Database, table: str, column: str, order: str, ids: Sequence[int]
+) -> Mapping[int, Sequence[Row]]:
+    statement = both(
+        f"SELECT * FROM marketplace_metering.{table} WHERE {column} IN ({{rows}}) ORDER BY {order}"
+    )
+    found: dict[int, list[Row]] = {}
+    for row in await db.fetch(statement, ids):
+        found.setdefault(row[column], []).append(row)
+    return found
+
+
+async def prune(db: Database, before: int, limit: int) -> int:
+    """Remove some hours settled before *before*, but for their sums; return how many."""
+    old = await db.fetch(OLD_HOURS, before, limit)
+    ids = [row["hour_id"] for row in old]
+    for table in ("attempt", "carried", "resolution", "hour"):
+        remove = both(f"DELETE FROM marketplace_metering.{table} WHERE hour_id IN ({{rows}})")
+        await db.fetch(remove, ids)
+    sums = Sums()
+    for row in old:
+        sums.add(key_of(row["name"]).summed_under(row["license_product"]), row["state"], 0, -1)
+    await db.keep_sums(sums.changes())
+    return len(old)
+
+
+async def prune_events(db: Database, before: int, limit: int) -> int:
+    """Forget some ids of events that were added before *before*; return how many."""
+    await db.fetch(
+        "UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1",
+        before,
+    )
+    return len(await db.fetch(FORGET, before, limit))

@@ -1,0 +1,205 @@
+"""The way out of a ledger: hours are sealed, claimed by one relay each, and settled."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Final
+
+from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, choose
+from marketplace_metering_async.ledger.fences import Standing, writing_of
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
+from marketplace_metering_async.ledger.sealing import sealing_of
+from marketplace_metering_async.ledger.stores.database import Database, Row, both, for_rows
+from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed
+
+DUE: Final = both(
+    """
+    SELECT hour.hour_id, hour.stamp, hour.quantity, usage_key.name, usage_key.license_product,
+           COALESCE(hour.hour <= ledger.held_through OR hour.opened_at <= ledger.adopted_at
+                AND EXISTS (SELECT 1 FROM marketplace_metering.carried
+                            WHERE carried.hour_id = hour.hour_id
+                              AND carried.origin <= ledger.held_through), false) AS held
+    FROM marketplace_metering.hour
+    {join} marketplace_metering.usage_key ON usage_key.key_id = hour.key_id
+    CROSS JOIN marketplace_metering.ledger
+    WHERE hour.state = 'open' AND hour.seal_at <= $1 ORDER BY hour.seal_at LIMIT $2 {lock}
+    """,
+    lock="FOR UPDATE OF hour SKIP LOCKED",
+)
+FREEZE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET state = 'frozen', sealed_at = given.sealed_at,
+        region_name = given.region_name, deadline = given.deadline, member = given.member,
+        digest = given.digest
+    FROM {given} WHERE hour.hour_id = given.hour_id
+    """,
+    "sealed_at bigint, region_name text, deadline bigint, member text, digest bytea, "
+    "hour_id bigint",
+)
+HOLD: Final = both("""
+    UPDATE marketplace_metering.hour SET state = 'unconfirmed', settled_at = $2
+    WHERE hour_id IN ({rows})
+""")
+SEALED: Final = both("""
+    UPDATE marketplace_metering.ledger SET sealings = sealings + 1,
+        sealed_through = {greatest}(COALESCE(sealed_through, 0), $1)
+""")
+UNCLAIMED: Final = both(
+    """
+    SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
+           hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
+           hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
+           usage_key.license_product, COALESCE($7 - 2 * CAST($4 AS double precision) <=
+               (SELECT last_success_at FROM marketplace_metering.ledger), false) AS others_sent
+    FROM marketplace_metering.hour
+    JOIN marketplace_metering.usage_key ON usage_key.key_id = hour.key_id
+    WHERE hour.state = 'frozen' AND hour.region_name = $3
+      AND (hour.not_before <= $2
+           OR hour.not_before > $7 + {least}(CAST($9 AS bigint), CAST($8 AS bigint)
+                                             << CAST({least}(hour.attempts, 10) AS integer)))
+      AND (hour.lease_until IS NULL OR hour.lease_until <= $6
+           OR hour.lease_until > $6 + CAST($4 AS double precision))
+      AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
+               WHEN usage_key.license_product = '' THEN usage_key.license_arn
+               ELSE 'license ' || usage_key.license_product END NOT IN ({texts})
+    ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT $5 {lock}
+    """,
+    lock="FOR UPDATE OF hour SKIP LOCKED",
+)
+LEASE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET fence = given.fence, crashes = crashes + 1,
+        lease_until = given.lease_until, in_doubt = given.in_doubt
+    FROM {given} WHERE hour.hour_id = given.hour_id
+    """,
+    "fence bigint, lease_until double precision, in_doubt bigint, hour_id bigint",
+)
+RETURN: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET lease_until = NULL, crashes = crashes - 1,
+        not_before = {greatest}(hour.not_before, given.not_before), in_doubt = given.in_doubt
+    FROM {given}
+    WHERE hour.hour_id = given.hour_id AND hour.fence = given.fence AND hour.state = 'frozen'
+      AND hour.lease_until IS NOT NULL
+    """,
+    "not_before bigint, in_doubt bigint, hour_id bigint, fence bigint",
+)
+STANDING: Final = both(
+    """
+    SELECT hour_id, fence, state FROM marketplace_metering.hour WHERE hour_id IN ({rows})
+    ORDER BY hour_id {lock}
+    """,
+    lock="FOR UPDATE",
+)
+SETTLE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.hour SET state = given.state, not_before = given.not_before,
+        in_doubt = given.in_doubt, settled_at = given.settled_at,
+        metering_record_id = given.metering_record_id, reason = given.reason, lease_until = NULL,
+        crashes = 0, attempts = attempts + 1
+    FROM {given} WHERE hour.hour_id = given.hour_id
+    """,
+    "state text, not_before bigint, in_doubt bigint, settled_at bigint, metering_record_id text, "
+    "reason text, hour_id bigint",
+)
+ATTEMPT: Final = for_rows(
+    """
+    INSERT INTO marketplace_metering.attempt
+        (hour_id, fence, at, status, error, request_id, metering_record_id)
+    SELECT * FROM {given} WHERE true ON CONFLICT (hour_id, fence) DO NOTHING
+    """,
+    "hour_id bigint, fence bigint, at bigint, status text, error text, request_id text, "
+    "metering_record_id text",
+)
+NEXT_DUE: Final = """
+    SELECT (SELECT MIN(seal_at) FROM marketplace_metering.hour WHERE state = 'open'
+            AND (SELECT guarded_since FROM marketplace_metering.ledger) IS NULL),
+           (SELECT MIN(not_before) FROM marketplace_metering.hour
+            WHERE state = 'frozen' AND lease_until IS NULL)
+"""
+
+
+async def seal_due(
+    db: Database, now: int, limit: int, region_name: str, reach: FailPoint
+) -> Sealed:
+    """
+    Freeze hours that are due; see Store.
+
+    The sum is read in the transaction that closes the hour, under a lock, so that no usage can slip
+    in between.
+    """
+    due = await db.fetch(DUE, now, limit)
+    reach("seal: read")
+    if not due:
+        return Sealed()
+    sealing = sealing_of(due, region_name, now)
+    await db.for_each(FREEZE, sealing.frozen)
+    if sealing.held:
+        await db.fetch(HOLD, sealing.held, now)
+    await db.keep_sums(sealing.sums)
+    await db.fetch(SEALED, sealing.through)
+    reach("seal: written")
+    return Sealed(len(sealing.frozen), len(sealing.held))
+
+
+async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> list[FrozenHour]:
+    """Lease frozen records; see Store."""
+    clock = await db.clock(now)
+    rows = await db.fetch(
+        UNCLAIMED,
+        rules.without,
+        rules.begun,
+        rules.region_name,
+        rules.lease,
+        rules.limit,
+        clock,
+        now,
+        FIRST_PAUSE,
+        LONGEST_PAUSE,
+    )
+    reach("claim: read")
+    claimed, aside = choose([_hour_of(row) for row in rows], rules.limit)
+    until = clock + rules.lease
+    await db.for_each(
+        LEASE, [(one.fence, until, int(one.in_doubt), one.hour_id) for one in claimed]
+    )
+    if aside:
+        await settle(db, aside, now, reach)
+    reach("claim: written")
+    return claimed
+
+
+def _hour_of(row: Row) -> FrozenHour:
+    columns = dict(row)
+    return FrozenHour(key=key_of(columns.pop("name")), **columns)
+
+
+async def settle(
+    db: Database, settlements: Sequence[Settlement], now: int, reach: FailPoint
+) -> list[Settlement]:
+    """Write down what claims came to; see Store."""
+    ids = [one.hour_id for one in settlements]
+    rows = {
+        hour_id: Standing(fence, HourState(state))
+        for hour_id, fence, state in await db.fetch(STANDING, ids)
+    }
+    writing = writing_of(settlements, rows)
+    await db.for_each(SETTLE, writing.hour_rows(now))
+    reach("settle: hours written")
+    await db.for_each(ATTEMPT, writing.attempt_rows(now))
+    await db.keep_sums(writing.sums())
+    if writing.has_success:
+        await db.fetch("UPDATE marketplace_metering.ledger SET last_success_at = $1", now)
+    reach("settle: attempts written")
+    return writing.heard
+
+
+async def return_claims(db: Database, claims: Sequence[FrozenHour], not_before: int) -> None:
+    """End claims that had no answer; see Store."""
+    rows = [(not_before, int(one.in_doubt), one.hour_id, one.fence) for one in claims]
+    await db.for_each(RETURN, sorted(rows, key=itemgetter(2)))
+
+
+async def next_due(db: Database) -> float | None:
+    """Return when there will be something to seal or send."""
+    times = await db.fetchrow(NEXT_DUE)
+    return min((time for time in times if time is not None), default=None)
