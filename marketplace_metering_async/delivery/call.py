@@ -67,8 +67,7 @@ class Call:
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=leaves,
             )
-            if (turn := shared.turns.wait()) is not None:
-                await turn
+            await shared.turns.wait()
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             return decisions.on_repaired(chunk, repaired.error, self.begun)

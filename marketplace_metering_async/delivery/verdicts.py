@@ -18,20 +18,17 @@ from marketplace_metering_async.errors import (
 from marketplace_metering_async.results import RecordStatus, Verdict
 from marketplace_metering_async.service_codes import ErrorKind
 
-_FINAL: Final = {
-    status.value: status
-    for status in (
-        RecordStatus.SUCCESS,
-        RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
-        RecordStatus.DUPLICATE_RECORD,
-    )
-}
-"""The service's words, and the verdicts that they are."""
+_FINAL: Final = (
+    RecordStatus.SUCCESS,
+    RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
+    RecordStatus.DUPLICATE_RECORD,
+)
+"""The verdicts that are the service's own words."""
 
 
 def answered(status: str, history: AttemptHistory, request_id: str | None) -> Verdict:
     """Return the verdict for the service's *status*; one that nobody has heard of is no success."""
-    ours = _FINAL.get(status, RecordStatus.UNCONFIRMED)
+    ours = RecordStatus(status) if status in _FINAL else RecordStatus.UNCONFIRMED
     if ours is RecordStatus.CUSTOMER_NOT_SUBSCRIBED and history.doubt:
         ours = RecordStatus.UNCONFIRMED
     return Verdict(

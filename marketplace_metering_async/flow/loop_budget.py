@@ -6,7 +6,6 @@ The program awaits us among a thousand other things, and each of them waits whil
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
 from typing import Final
 
 from marketplace_metering_async.clock import Clock
@@ -53,27 +52,13 @@ class LoopBudget:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._again: deque[asyncio.Future[None]] = deque()  # before all of those
 
-    def wait(self) -> Awaitable[None] | None:
+    async def wait(self) -> None:
         """
-        Return what to await before some work; None in a turn without much work so far.
+        Wait before some work for a turn that has time left.
 
         Nobody lines up behind those who wait while there is time, or each response would cost one
-        more wake-up.
-        """
-        return None if self._has_time() else self._line_up()
-
-    def _has_time(self) -> bool:
-        if self._ends is None:
-            self._begin()
-            return True
-        return self._monotonic() <= self._ends
-
-    async def _line_up(self) -> None:
-        """
-        Wait for a turn that has time left.
-
-        Those that are let go together may need more than their turn has. They keep their place
-        before all others, and the first of them always goes on.
+        more wake-up. Those that are let go together may need more than their turn has. They keep
+        their place before all others, and the first of them always goes on.
         """
         line = self._waiting
         while not self._has_time():
@@ -81,6 +66,12 @@ class LoopBudget:
             line.append(waiter)
             await waiter
             line = self._again
+
+    def _has_time(self) -> bool:
+        if self._ends is None:
+            self._begin()
+            return True
+        return self._monotonic() <= self._ends
 
     def _begin(self) -> None:
         self._ends = self._monotonic() + _TURN
