@@ -208,9 +208,8 @@ async def test_a_relay_meters_once_however_late_its_commit_lands(
         house.ledger._slice = 0.1
         await house.use(3, at=NOON - HOUR)
         await house.use(5, at=NOON - HOUR, customer_aws_account_id="000000000002")
-        late, stop = proxy.delay_commit(cut=cut, passing=passing), asyncio.Event()
-        async with house.client() as client:
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        late = proxy.delay_commit(cut=cut, passing=passing)
+        async with house.relaying():
             await late.left.wait()
             await asyncio.sleep(0.05 if cut else 0.4)
             await late.land()
@@ -218,8 +217,6 @@ async def test_a_relay_meters_once_however_late_its_commit_lands(
                 while (await house.ledger.status()).metered < 8:
                     await house.ledger.retry(HourState.FROZEN)
                     await asyncio.sleep(0.05)
-            stop.set()
-            await relaying
         status = await house.balance()
 
         assert (8, {}) == (status.metered, status.ended)
@@ -354,9 +351,7 @@ async def test_a_relay_outlives_an_outage(
     """
     async with proxy_to(place) as proxy, house_at(proxy.url_at(NAME), grace=0) as house:
         await house.use(3, at=NOON - HOUR)
-        stop = asyncio.Event()
-        async with house.client() as client:
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        async with house.relaying() as relaying:
             await house.until(lambda: len(house.metered()) == 1 or relaying.done())
             names.answer = outage
             await proxy.cut()
@@ -369,8 +364,6 @@ async def test_a_relay_outlives_an_outage(
             await proxy.listen()
             await house.use(5, at=NOON - 2 * HOUR)
             await house.until(lambda: len(house.metered()) == 2 or relaying.done())
-            stop.set()
-            await relaying
 
         assert {(ACCOUNT, THIS_HOUR - HOUR): 3, (ACCOUNT, THIS_HOUR - 2 * HOUR): 5} == (
             house.metered()

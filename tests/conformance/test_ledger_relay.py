@@ -393,12 +393,9 @@ async def test_what_cannot_be_done_now_is_not_tried_all_the_time(
         await many(house, **members)
         if why == "guarded":
             await change(url, "UPDATE ledger SET guarded_since = 1 RETURNING 1")
-        waits, stop = Waits(monkeypatch), asyncio.Event()
-        async with house.client() as client:
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        waits = Waits(monkeypatch)
+        async with house.relaying():
             await house.until(lambda: len(waits.seconds) > 12)
-            stop.set()
-            await relaying
 
         assert [30.0, 30.0] == waits.seconds[10:12]
         assert 3 >= len(house.service.requests)
@@ -412,12 +409,9 @@ async def test_an_idle_relay_wakes_for_what_becomes_due(
     """
     await house.use(3, at=NOON - HOUR)
     house.clock.step(seconds=593)
-    waits, stop = Waits(monkeypatch), asyncio.Event()
-    async with house.client() as client:
-        relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+    waits = Waits(monkeypatch)
+    async with house.relaying():
         await house.until(lambda: len(waits.seconds) > 12)
-        stop.set()
-        await relaying
 
     assert {7.0} == set(waits.seconds)
 

@@ -383,17 +383,13 @@ async def test_a_blocked_relay_tries_one_record(url: str) -> None:
         for n in range(60):
             await house.use(1, customer_aws_account_id=f"{n:012d}")
         house.clock.step(hours=1)
-        stop = asyncio.Event()
 
         def is_over() -> bool:
             house.clock.step(seconds=1)  # what was given back goes in a later second
             return len(house.metered()) == 60 or relaying.done()
 
-        async with house.client(max_concurrency=1) as client:
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        async with house.relaying(max_concurrency=1) as relaying:
             await house.until(is_over)
-            stop.set()
-            await relaying
 
         assert [25, 1, 1, 1, 25, 25, 9] == house.service.sizes
         assert 60 == (await house.balance()).metered
@@ -437,11 +433,9 @@ async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
     Whatever a ledger meets later on may be put right again. ledger H12
     """
     move = "UPDATE ledger SET moved_to = {} RETURNING 1"
-    stop = asyncio.Event()
     await house.use(3, at=NOON - 2 * HOUR)
     house.clock.step(minutes=11)
-    async with house.client() as client:
-        relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+    async with house.relaying() as relaying:
         await house.until(lambda: len(house.metered()) == 1 or relaying.done())
         await house.use(4, at=NOON - HOUR)
         await change(house.url, move.format("'x'"))
@@ -449,8 +443,6 @@ async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
         await house.until(lambda: bool(blocked(house)) or relaying.done())
         await change(house.url, move.format("NULL"))
         await house.until(lambda: len(house.metered()) == 2 or relaying.done())
-        stop.set()
-        await relaying
 
     assert ["this ledger has moved to x; use that one"] == [str(e.error) for e in blocked(house)]
 
@@ -874,14 +866,10 @@ async def test_old_usage_raises_the_alarm_once(url: str) -> None:
     async with house_at(url, lambda number, body: down) as house:
         await house.use(3)
         house.clock.step(hours=4, minutes=1)
-        async with house.client() as client:
-            stop = asyncio.Event()
-            relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+        async with house.relaying():
             await house.until(
                 lambda: any(isinstance(event, WarningIssued) for event in house.warned)
             )
-            stop.set()
-            await relaying
 
         assert ["usage has been waiting to be metered for 3.5 hours"] == [
             event.text for event in house.warned if isinstance(event, WarningIssued)
@@ -892,16 +880,12 @@ async def test_relay_goes_on_until_it_is_told_to_stop(house: House) -> None:
     """
     And sends what becomes due in the meantime.
     """
-    stop = asyncio.Event()
-    async with house.client() as client:
-        relaying = asyncio.create_task(house.ledger.relay(client, stop=stop))
+    async with house.relaying():
         await house.use(3, at=NOON - 3 * HOUR)
         house.clock.step(minutes=11)
         async with asyncio.timeout(60):
             while not house.metered():
-                await house.ledger.relay_once(client)
-        stop.set()
-        await relaying
+                await house.relay()
 
     assert {(ACCOUNT, THIS_HOUR - 3 * HOUR): 3} == house.metered()
 

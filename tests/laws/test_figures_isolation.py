@@ -57,17 +57,25 @@ def test_odd_records_cost_no_other_its_verdict(
     ]
 
 
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("odd", [1, 25])
 @pytest.mark.parametrize("door", ["stream", "batcher"])
-def test_odd_records_at_the_other_doors(door: str) -> None:
+def test_odd_records_at_the_other_doors(door: str, odd: int, *, named: bool) -> None:
     """
-    The same through stream and batcher. Core F1
+    The same through stream and batcher, each odd one with the service's own word. Core F1
     """
-    bad = {f"{n:012d}" for n in range(25)}
-    service = MemoryService(refusing(lambda r: r["CustomerAWSAccountId"] in bad, "NovelException"))
+    bad = {f"{n:012d}" for n in range(odd)}
+    message = _names_customers if named else lambda odd: "odd"
+    service = MemoryService(
+        refusing(lambda r: r["CustomerAWSAccountId"] in bad, "NovelException", message=message)
+    )
 
     results = send_through(door, service, usage(100))
 
-    assert [S.UNPROCESSED] * 25 + [S.SUCCESS] * 75 == [r.status for r in results]
+    assert [S.UNPROCESSED] * odd + [S.SUCCESS] * (100 - odd) == [r.status for r in results]
+    assert {(False, "NovelException")} == {
+        (r.metered, getattr(r.error, "code", None)) for r in results[:odd]
+    }
 
 
 @pytest.mark.parametrize("door", DOORS)

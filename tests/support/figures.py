@@ -54,13 +54,20 @@ async def opened(
 
 
 def batch(
-    service: Any, records: Any, *, timeout: float | None = None, **settings: Any
+    service: Any,
+    records: Any,
+    *,
+    product_code: str | None = None,
+    timeout: float | None = None,
+    **settings: Any,
 ) -> BatchMeterUsageResult:
     """Send *records* in one batch, in virtual time."""
 
     async def run() -> BatchMeterUsageResult:
         async with opened(service, **settings) as client:
-            return await client.batch_meter_usage(records, timeout=timeout)
+            return await client.batch_meter_usage(
+                records, product_code=product_code, timeout=timeout
+            )
 
     return run_virtual(run())
 

@@ -456,6 +456,16 @@ class House:
         self.clock.step(**difference)
         return await self.relay()
 
+    @asynccontextmanager
+    async def relaying(self, **settings: Any) -> AsyncIterator[asyncio.Task[None]]:
+        """Let a relay run, with a client that ends with it, and stop it in the end."""
+        stop = asyncio.Event()
+        async with self.client(**settings) as client:
+            task = asyncio.create_task(self.ledger.relay(client, stop=stop))
+            yield task
+            stop.set()
+            await task
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, a minute at the most, until something holds."""
         async with asyncio.timeout(60):

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from support.figures import batch
 from support.memory import MemoryService, client_of, metered, untrue, usage
 from support.virtual import START, VirtualClock, run_virtual
 
@@ -34,15 +35,6 @@ from marketplace_metering_async.service_errors import (
 S = RecordStatus
 
 
-async def deliver(service: MemoryService, records: Any, **settings: Any) -> Any:
-    """Send *records* in a client's life and return the result."""
-    given = {name: settings.pop(name) for name in ("product_code", "timeout") if name in settings}
-    async with client_of(service, **settings) as client:
-        if "timeout" in given:
-            await client.endpoint()  # found in a thread, and meanwhile virtual time would jump
-        return await client.batch_meter_usage(records, **given)
-
-
 def test_full_chunks_and_results_in_order() -> None:
     """
     Any number of records goes out in full chunks of 25, and results come in the caller's order.
@@ -50,7 +42,7 @@ def test_full_chunks_and_results_in_order() -> None:
     service = MemoryService()
     records = usage(1003)
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert [25] * 40 + [3] == sorted(service.sizes, reverse=True)
     assert records == [r.record for r in result]
@@ -66,9 +58,7 @@ def test_one_product_a_request_and_licenses_without_product_code() -> None:
     arn = "arn:aws:license-manager::123456789012:license:l-{}"
     licensed = [record for n, record in enumerate(usage(30, license_arn=arn.format("a"))) if n % 2]
 
-    result = run_virtual(
-        deliver(service, usage(30, product_code="a") + usage(30, product_code="b") + licensed)
-    )
+    result = batch(service, usage(30, product_code="a") + usage(30, product_code="b") + licensed)
 
     codes = {body.get("ProductCode") for body in service.requests}
     assert {"a", "b", None} == codes
@@ -86,7 +76,11 @@ def test_empty_batch_makes_no_request() -> None:
     """
     service = MemoryService()
 
-    result = run_virtual(deliver(service, [], region_name=None))
+    async def send() -> Any:
+        async with client_of(service, region_name=None) as client:
+            return await client.batch_meter_usage([])
+
+    result = run_virtual(send())
 
     assert 0 == len(result) == len(service.requests)
 
@@ -98,9 +92,7 @@ def test_what_is_no_record_gets_a_verdict_with_its_path() -> None:
     service = MemoryService()
     (good,) = usage(1)
 
-    result = run_virtual(
-        deliver(service, [{"Dimension": "x"}, good, 7, good.to_boto()], product_code="other")
-    )
+    result = batch(service, [{"Dimension": "x"}, good, 7, good.to_boto()], product_code="other")
 
     assert [S.REJECTED, S.SUCCESS, S.REJECTED, S.SUCCESS] == [r.status for r in result]
     assert "records[0].timestamp: expected a time with a time zone" in str(result[0].error)
@@ -113,7 +105,7 @@ def test_what_is_no_batch_raises(records: object) -> None:
     An argument that is no iterable of records raises TypeError before anything is sent.
     """
     with pytest.raises(TypeError, match="expected an iterable of records"):
-        run_virtual(deliver(MemoryService(), records))
+        batch(MemoryService(), records)
 
 
 def test_identical_records_are_sent_once_and_share_the_verdict() -> None:
@@ -123,7 +115,7 @@ def test_identical_records_are_sent_once_and_share_the_verdict() -> None:
     service = MemoryService()
     first, second = usage(2)
 
-    result = run_virtual(deliver(service, [first, second, first, first]))
+    result = batch(service, [first, second, first, first])
 
     assert [2] == service.sizes
     assert [None, None, 0, 0] == [r.duplicate_of for r in result]
@@ -139,7 +131,7 @@ def test_records_of_one_key_that_differ_are_not_sent() -> None:
     (other,) = usage(1, timestamp=one.timestamp + timedelta(minutes=5))
     (third,) = usage(1, quantity=99)
 
-    result = run_virtual(deliver(service, [one, *usage(3)[1:], other, third]))
+    result = batch(service, [one, *usage(3)[1:], other, third])
 
     assert [S.REJECTED, S.SUCCESS, S.SUCCESS, S.REJECTED, S.REJECTED] == [r.status for r in result]
     error = result[4].error
@@ -158,7 +150,7 @@ def test_records_that_stand_pages_apart() -> None:
     given_ += [other, {"no": "record"}, *usage(3)[1:]]  # type: ignore[list-item]
     size = len(given_)
 
-    result = run_virtual(deliver(service, given_))
+    result = batch(service, given_)
 
     unlike = {0: S.REJECTED, size - 4: S.REJECTED, size - 3: S.REJECTED}
     same = {size - 2: 1, size - 1: 2, 32768 - 1: 2, 32768 + 100: 7}
@@ -208,7 +200,7 @@ def test_a_request_that_a_proxy_doubles_is_billed_once(resend: Any, word: S) -> 
     service = Doubling(book=Book(rules=Rules(identical_resend=resend)))
     records = usage(30)
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert {word: 30} == result.counts
     assert [r.quantity for r in records] == sorted(r.quantity for r in service.book.records)
@@ -221,7 +213,7 @@ def test_records_near_an_edge_travel_apart() -> None:
     service = MemoryService()
     edge = usage(3, dimension="late", timestamp=START - timedelta(hours=23, minutes=57))
 
-    run_virtual(deliver(service, usage(20) + edge))
+    batch(service, usage(20) + edge)
 
     assert [3, 20] == service.sizes
     assert all(r["Dimension"] == "late" for r in service.requests[0]["UsageRecords"])
@@ -236,7 +228,7 @@ def test_one_culprit_of_25_costs_at_most_eleven_calls(culprit: int) -> None:
     known = {r.customer_aws_account_id or "": True for r in records if r is not records[culprit]}
     service = MemoryService(book=Book(products={"product": Product(customers=known)}))
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert isinstance(result[culprit].error, InvalidCustomerIdentifierException)
     assert {S.SUCCESS: 24, S.REJECTED: 1} == result.counts
@@ -260,7 +252,7 @@ def test_all_25_bad_cost_at_most_49_calls() -> None:
     ]
     service = MemoryService(refuse)
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert {S.REJECTED: 25} == result.counts
     assert len(service.requests) <= 49
@@ -287,7 +279,7 @@ def test_a_wrong_customer_with_a_thousand_records_costs_one_search() -> None:
     records = good + wrong
     Random(3).shuffle(records)
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert {S.SUCCESS: 1000, S.REJECTED: 1000} == result.counts
     assert len(service.requests) <= 40 + 32 + 20
@@ -300,12 +292,8 @@ def test_a_wrong_product_code_stops_its_lane_only() -> None:
     """
     service = MemoryService(book=Book(products={"good": Product()}))
 
-    result = run_virtual(
-        deliver(
-            service,
-            usage(500, product_code="bad") + usage(50, product_code="good"),
-            max_concurrency=2,
-        )
+    result = batch(
+        service, usage(500, product_code="bad") + usage(50, product_code="good"), max_concurrency=2
     )
 
     assert {S.SUCCESS: 50, S.UNPROCESSED: 500} == result.counts
@@ -322,7 +310,7 @@ def test_an_account_fault_stops_everything(code: str) -> None:
     """
     service = MemoryService(lambda number, body: Refusal(code, "no", 403))
 
-    result = run_virtual(deliver(service, usage(5000), max_concurrency=4))
+    result = batch(service, usage(5000), max_concurrency=4)
 
     assert {S.UNPROCESSED: 5000} == result.counts
     assert len(service.requests) <= 4
@@ -340,7 +328,7 @@ def test_an_unknown_refusal_blames_no_record() -> None:
 
     service = MemoryService(refuse)
 
-    result = run_virtual(deliver(service, usage(100)))
+    result = batch(service, usage(100))
 
     assert {S.SUCCESS: 99, S.UNPROCESSED: 1} == result.counts
     assert "MoonPhaseException" == getattr(result[6].error, "code", None)
@@ -354,7 +342,7 @@ def test_a_passing_refusal_invents_no_culprit() -> None:
         lambda number, body: Refusal("InvalidTagException", "") if number == 1 else None
     )
 
-    result = run_virtual(deliver(service, usage(25)))
+    result = batch(service, usage(25))
 
     assert {S.SUCCESS: 25} == result.counts
 
@@ -371,7 +359,7 @@ def test_a_lost_answer_is_followed_by_the_identical_records(lost: int, resend: A
     )
     records = usage(25)
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert 25 == len(service.book)
     assert all(body == service.requests[0] for body in service.requests)
@@ -388,7 +376,7 @@ def test_unconfirmed_when_no_answer_ever_comes() -> None:
     """
     service = MemoryService(lambda number, body: FaultKind.RESET_AFTER)
 
-    result = run_virtual(deliver(service, usage(30), retry=RetryPolicy(max_attempts=3)))
+    result = batch(service, usage(30), retry=RetryPolicy(max_attempts=3))
 
     assert {S.UNCONFIRMED: 30} == result.counts
     assert all(r.attempts == 3 for r in result)
@@ -405,7 +393,7 @@ def test_never_sent_is_unprocessed() -> None:
         async def _answer(self, request: Any, timeout: float) -> Any:
             raise TransportError("no connection to 127.0.0.1:1", sent=False)
 
-    result = run_virtual(deliver(Dead(), usage(3), retry=RetryPolicy(timeout=5)))
+    result = batch(Dead(), usage(3), retry=RetryPolicy(timeout=5))
 
     assert {S.UNPROCESSED: 3} == result.counts
     assert "no connection" in str(result[0].error)
@@ -417,7 +405,7 @@ def test_unprocessed_records_travel_on_with_others() -> None:
     """
     service = MemoryService(lambda number, body: FaultKind.UNPROCESSED if number <= 20 else None)
 
-    result = run_virtual(deliver(service, usage(1000), max_concurrency=4))
+    result = batch(service, usage(1000), max_concurrency=4)
 
     assert {S.SUCCESS: 1000} == result.counts
     assert len(service.requests) <= 40 + 20 * 10 // 25 + 12
@@ -435,7 +423,7 @@ def test_left_unprocessed_for_ever_ends_by_policy() -> None:
 
     never = Never(book=book)
 
-    result = run_virtual(deliver(never, usage(5), retry=RetryPolicy(timeout=60)))
+    result = batch(never, usage(5), retry=RetryPolicy(timeout=60))
 
     assert {S.UNPROCESSED: 5} == result.counts
     assert "left the record unprocessed" in result[0].advice
@@ -449,7 +437,7 @@ def test_an_unheard_of_status_is_no_success() -> None:
     """
     service = MemoryService(lambda number, body: FaultKind.UNKNOWN_STATUS)
 
-    result = run_virtual(deliver(service, usage(3)))
+    result = batch(service, usage(3))
 
     (unheard,) = result.failed
     assert S.UNCONFIRMED is unheard.status
@@ -471,7 +459,7 @@ def test_not_subscribed_after_a_lost_answer_stays_open() -> None:
         book=Book(products={"product": Product(customers=customers)}),
     )
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert [S.UNCONFIRMED, S.SUCCESS] == [r.status for r in result]
     assert "CustomerNotSubscribed" == result[0].service_status
@@ -483,7 +471,7 @@ def test_timeout_returns_every_verdict_known() -> None:
     """
     service = MemoryService()
 
-    result = run_virtual(deliver(service, usage(2000), calls_per_second=10, timeout=2.0))
+    result = batch(service, usage(2000), calls_per_second=10, timeout=2.0)
 
     assert len(result) == 2000
     assert result.counts[S.SUCCESS] == len(service.book) > 0
@@ -500,7 +488,7 @@ def test_the_quota_holds() -> None:
     def note(_: int, __: dict[str, Any]) -> None:
         times.append(asyncio.get_running_loop().time())
 
-    run_virtual(deliver(MemoryService(note), usage(2000), calls_per_second=10.0))
+    batch(MemoryService(note), usage(2000), calls_per_second=10.0)
 
     assert 80 == len(times)
     assert all(sum(t <= u < t + 1 for u in times) <= 20 for t in times)
@@ -725,7 +713,7 @@ def test_bad_product_code_argument_is_a_verdict() -> None:
     """
     service = MemoryService()
 
-    result = run_virtual(deliver(service, usage(2, product_code=None), product_code="no spaces"))
+    result = batch(service, usage(2, product_code=None), product_code="no spaces")
 
     assert {S.REJECTED: 2} == result.counts
     assert isinstance(result[0].error, InvalidRecordError)
@@ -748,7 +736,7 @@ def test_swapped_answers_meter_nothing_by_mistake() -> None:
 
     service = CrossTalk()
 
-    result = run_virtual(deliver(service, usage(50), max_concurrency=1))
+    result = batch(service, usage(50), max_concurrency=1)
 
     assert len(service.book) == 50
     assert not untrue(result, service.book)
@@ -762,7 +750,7 @@ def test_a_refusal_of_our_own_making_stops_the_lane() -> None:
     """
     service = MemoryService(lambda number, body: Refusal("ValidationException", "no"))
 
-    result = run_virtual(deliver(service, usage(1000), max_concurrency=1))
+    result = batch(service, usage(1000), max_concurrency=1)
 
     tried = {r["CustomerAWSAccountId"] for body in service.requests for r in body["UsageRecords"]}
     assert {S.UNPROCESSED: 1000} == result.counts
@@ -781,7 +769,7 @@ def test_steps_of_the_wall_clock_do_not_matter_on_the_way() -> None:
 
     service = MemoryService(lambda number, body: FaultKind.ERROR_500 if number % 3 == 0 else None)
 
-    result = run_virtual(deliver(service, usage(500), clock=Stepping()))
+    result = batch(service, usage(500), clock=Stepping())
 
     assert {S.SUCCESS: 500} == result.counts
     assert service.last_at < 60
@@ -793,7 +781,7 @@ def test_there_is_one_retry_layer() -> None:
     """
     service = MemoryService(lambda number, body: FaultKind.RESET_BEFORE)
 
-    result = run_virtual(deliver(service, usage(25), retry=RetryPolicy(max_attempts=4)))
+    result = batch(service, usage(25), retry=RetryPolicy(max_attempts=4))
 
     assert 4 == result.calls == len(service.requests)
     assert {4} == {r.attempts for r in result}
@@ -822,7 +810,7 @@ def test_licenses_that_do_not_mix_are_divided_once() -> None:
     ]
     service = MemoryService(book=Book(products=products))
 
-    result = run_virtual(deliver(service, records))
+    result = batch(service, records)
 
     assert {S.SUCCESS: 200} == result.counts
     assert len(service.requests) <= 8 + 40
@@ -848,9 +836,7 @@ def test_metered_once_through_every_fault() -> None:
         )
         records = usage(260, product_code="a") + usage(60, product_code="b")
 
-        result = run_virtual(
-            deliver(service, records, retry=RetryPolicy(max_attempts=8), max_concurrency=4)
-        )
+        result = batch(service, records, retry=RetryPolicy(max_attempts=8), max_concurrency=4)
 
         context = f"{kind} {resend} seed {seed}"
         assert 320 == len(result), context

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.aws import bare_machine
+from support.figures import batch
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock, run_virtual
 
@@ -73,11 +74,7 @@ def test_a_wrong_clock_is_corrected_once(hours: float) -> None:
     records = usage(200, timestamp=START - timedelta(hours=6))
     events: list[Event] = []
 
-    async def send() -> Any:
-        async with client_of(service, observer=events.append, max_concurrency=3) as client:
-            return await client.batch_meter_usage(records)
-
-    result = run_virtual(send())
+    result = batch(service, records, observer=events.append, max_concurrency=3)
 
     assert {S.SUCCESS: 200} == result.counts
     assert len(service.signed) <= 8 + 3
@@ -94,11 +91,7 @@ def test_without_a_date_there_is_no_loop(date: str | None) -> None:
     """
     service = SkewedService(timedelta(hours=3), date=date)
 
-    async def send() -> Any:
-        async with client_of(service, max_concurrency=2) as client:
-            return await client.batch_meter_usage(usage(200))
-
-    assert {S.UNPROCESSED: 200} == run_virtual(send()).counts
+    assert {S.UNPROCESSED: 200} == batch(service, usage(200), max_concurrency=2).counts
     assert len(service.signed) <= 2
 
 
@@ -114,11 +107,7 @@ def test_a_date_that_never_fits_ends() -> None:
 
     service = Restless(timedelta(hours=1))
 
-    async def send() -> Any:
-        async with client_of(service) as client:
-            return await client.batch_meter_usage(usage(1))
-
-    assert {S.UNPROCESSED: 1} == run_virtual(send()).counts
+    assert {S.UNPROCESSED: 1} == batch(service, usage(1)).counts
     assert len(service.signed) <= 4
 
 
@@ -142,11 +131,7 @@ def test_a_portal_confirms_no_clock() -> None:
 
     service = BehindPortal(timedelta(0))
 
-    async def send() -> Any:
-        async with client_of(service, clock=Stepping()) as client:
-            return await client.batch_meter_usage(usage(3))
-
-    assert {S.SUCCESS: 3} == run_virtual(send()).counts
+    assert {S.SUCCESS: 3} == batch(service, usage(3), clock=Stepping()).counts
     assert len(service.signed) > 3
 
 
@@ -179,11 +164,7 @@ def test_expired_keys_that_cannot_be_renewed_stop_everything() -> None:
     """
     service = MemoryService(lambda number, body: Refusal("ExpiredTokenException", "", 403))
 
-    async def send() -> Any:
-        async with client_of(service, max_concurrency=2) as client:
-            return await client.batch_meter_usage(usage(100))
-
-    assert {S.UNPROCESSED: 100} == run_virtual(send()).counts
+    assert {S.UNPROCESSED: 100} == batch(service, usage(100), max_concurrency=2).counts
     assert len(service.requests) <= 2
 
 
@@ -309,11 +290,7 @@ def test_an_observer_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) 
     def broken(event: Event) -> None:
         raise RuntimeError("the dashboard is down")
 
-    async def send() -> Any:
-        async with client_of(MemoryService(), observer=broken) as client:
-            return await client.batch_meter_usage(usage(3))
-
-    assert {S.SUCCESS: 3} == run_virtual(send()).counts
+    assert {S.SUCCESS: 3} == batch(MemoryService(), usage(3), observer=broken).counts
     assert "the observer raised" in caplog.text
 
 
@@ -347,11 +324,7 @@ def test_a_transport_that_breaks_is_a_verdict() -> None:
                 raise KeyError("a bug")
             return await super()._answer(request, timeout)
 
-    async def send() -> Any:
-        async with client_of(Broken(), max_concurrency=1) as client:
-            return await client.batch_meter_usage(usage(100))
-
-    result = run_virtual(send())
+    result = batch(Broken(), usage(100), max_concurrency=1)
     assert {S.SUCCESS: 50, S.UNCONFIRMED: 50} == result.counts
     assert "KeyError" in str(result[99].error)
 
@@ -407,11 +380,7 @@ def test_an_outage_of_minutes_is_waited_out() -> None:
 
     service = MemoryService(down)
 
-    async def send() -> Any:
-        async with client_of(service, calls_per_second=10) as client:
-            return await client.batch_meter_usage(usage(2000))
-
-    result = run_virtual(send())
+    result = batch(service, usage(2000), calls_per_second=10)
     assert {S.SUCCESS, S.DUPLICATE_RECORD} >= set(result.counts)
     assert 2000 == len(service.book)
     assert len(service.requests) < 80 + 120
@@ -510,11 +479,7 @@ def test_no_search_begins_after_the_timeout() -> None:
     service = MemoryService(fault)
     service.round_trip = 1.0
 
-    async def send() -> Any:
-        async with client_of(service) as client:
-            return await client.batch_meter_usage(usage(25), timeout=0.2)
-
-    result = run_virtual(send())
+    result = batch(service, usage(25), timeout=0.2)
 
     assert {S.UNPROCESSED: 25} == result.counts
     assert 1 == result.calls

@@ -6,14 +6,14 @@ import sys
 from typing import Any
 
 import pytest
-from support.figures import DOORS, CountingLoop, opened, refusing, send_through, through
+from support.figures import DOORS, CountingLoop, batch, opened, refusing, send_through, through
 from support.memory import MemoryService, client_of, metered, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
-from marketplace_metering_async.results import BatchMeterUsageResult, RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import Refusal
 
 S = RecordStatus
@@ -28,11 +28,7 @@ def test_a_refusal_that_comes_after_the_stop_leaves_no_doubt(code: str) -> None:
     service = MemoryService(refusing(lambda r: True, code))
     service.round_trip = 4.0
 
-    async def run() -> BatchMeterUsageResult:
-        async with opened(service) as client:
-            return await client.batch_meter_usage(usage(25), timeout=1.0)
-
-    result = run_virtual(run())
+    result = batch(service, usage(25), timeout=1.0)
 
     assert [25] == service.sizes
     assert {S.UNPROCESSED: 25} == result.counts
@@ -55,14 +51,9 @@ def test_a_part_that_needs_no_call_any_more_loses_nobody() -> None:
         usage(100, dimension=f"dimension-{n}") for n in range(4)
     ]  # each bad customer is in four chunks, which are refused at once
 
-    result = run_virtual(_batch(service, [r for hour in hours for r in hour]))
+    result = batch(service, [r for hour in hours for r in hour])
 
     assert {S.SUCCESS: 360, S.REJECTED: 40} == result.counts
-
-
-async def _batch(service: Any, records: Any, **settings: Any) -> BatchMeterUsageResult:
-    async with opened(service, **settings) as client:
-        return await client.batch_meter_usage(records)
 
 
 class _EndsBadly(AdaptivePacer):

@@ -19,33 +19,6 @@ S = RecordStatus
 LICENSE = "arn:aws:license-manager::123456789012:license:l-{}"
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("text", ["no", "{CustomerAWSAccountId} is odd"])
-@pytest.mark.parametrize("place", [0, 1, 12, 24])
-@pytest.mark.parametrize("size", [25, 60])
-def test_one_odd_record_costs_the_others_nothing(
-    door: str, text: str, place: int, size: int
-) -> None:
-    """
-    All others are metered, wherever it stands and whether or not the text names it. (core F1)
-    """
-    records = usage(size)
-    account = records[place].customer_aws_account_id
-    service = MemoryService(
-        refusing(
-            lambda r: r["CustomerAWSAccountId"] == account,
-            message=lambda odd: text.format(**odd[0]),
-        )
-    )
-
-    results = send_through(door, service, records)
-
-    assert {place} == {r.position for r in results if r.metered is not True}
-    assert (S.UNPROCESSED, False) == (results[place].status, results[place].metered)
-    assert "ValidationException" == getattr(results[place].error, "code", None)
-    assert size - 1 == len(service.book)
-
-
 def test_one_customer_does_not_stop_a_lane() -> None:
     """
     However many of its chunks are refused to the last record: all others are metered. (core F1)
