@@ -1,6 +1,5 @@
 """What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,10 +142,12 @@ class Store(ABC):
                 await db.fetch(ADOPT, *astuple(start), now)
             return await identity(db)
 
+        async def keep(db: Database) -> str | None:
+            return await self._keep_watermark(db, await self._place(db))
+
         ledger = await self._change(work)
-        file = self._watermark(ledger)
-        if file is not None and ledger.adopted_at is not None and (sealed := ledger.sealed()):
-            await asyncio.to_thread(file.raise_to, sealed)
+        if self._watermark(ledger) is not None and ledger.adopted_at is not None:
+            await self._change(keep)
 
     # The way in
 
