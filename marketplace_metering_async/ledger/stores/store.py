@@ -285,9 +285,10 @@ class Store(ABC):
         """
         Lease frozen records, those with the earliest deadline first.
 
-        A lease further in the future than its length means that the clock went back: it is over;
-        so is a pause. What is not fit to be sent is put aside. How far the ledger has sealed is
-        written outside of it before; where that fails, nothing is claimed.
+        A lease further in the future than twice its length means that the clock went back: it is
+        over; so is a pause. Nearer, it may be of a relay that looked at the clock later than this
+        one, which has waited for the database. What is not fit to be sent is put aside. How far the
+        ledger has sealed is written outside of it before; where that fails, nothing is claimed.
         """
 
         async def work(db: Database) -> tuple[list[FrozenHour], str | None]:
