@@ -1,5 +1,6 @@
 """The commands and their options; what they do is in `commands`."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -97,7 +98,8 @@ async def help_(
     ] = None,
 ) -> Exit:
     """Show the help of a command."""
-    return Exit(main([*(command or []), "--help"]))
+    # Elsewhere than this event loop: a group with options of its own runs one, too.
+    return Exit(await asyncio.to_thread(main, [*(command or []), "--help"]))
 
 
 @app.command(epilog=examples("demo", "demo --seed 3"))

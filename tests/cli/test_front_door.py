@@ -78,6 +78,8 @@ def test_help_is_a_command_too(shell: Shell) -> None:
     And a program without a command shows its own.
     """
     assert shell("ledger", "add", "--help").out == shell("help", "ledger", "add").out
+    assert shell("sandbox", "check", "--help").out == shell("help", "sandbox", "check").out
+    assert 2 == shell("help", "no-such-command").code
     for words in ([], ["ledger"]):
         bare = shell(*words)
         assert (Exit.USAGE, "") == (bare.code, bare.out)

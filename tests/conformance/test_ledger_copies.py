@@ -27,6 +27,7 @@ from support.ledgers import House, change, house_at
 from marketplace_metering_async import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.resolutions import ResolvedAs
+from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
 
 Restore = Callable[[Path, Path], None]
 """Puts a backup into the place of a ledger."""
@@ -266,6 +267,38 @@ async def test_what_is_no_copy_is_not_adopted(house: House) -> None:
     await an_hour_later(house)
 
     assert 5 == billed(house)
+
+
+async def test_a_copy_is_adopted_outside_of_it_by_one_at_a_time(tmp_path: Path) -> None:
+    """
+    Otherwise the watermark of a relay that seals meanwhile would be lowered. ledger C1
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(5)
+        await an_hour_later(house)
+        back_up(path, backup)
+        await house.use(1)
+        await an_hour_later(house)
+    move_over(backup, path)
+    alone: list[str] = []
+    write = WatermarkFile._write
+
+    def look_and_write(file: WatermarkFile, text: str) -> None:
+        with closing(sqlite3.connect(path, timeout=0)) as another:
+            try:
+                another.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                alone.append(str(error))
+        write(file, text)
+
+    async with house_at(url_of(path)) as house:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WatermarkFile, "_write", look_and_write)
+            await house.ledger.adopt_copy()
+
+    assert ["database is locked"] == alone
+    assert '{"sealings": 1000002, ' in watermark_in(tmp_path).read_text()
 
 
 async def test_a_copys_frozen_records_are_in_doubt(tmp_path: Path) -> None:

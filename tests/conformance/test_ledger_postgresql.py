@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -32,7 +33,12 @@ from marketplace_metering_async import (
     UsageLedger,
 )
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.stores import postgresql_connections, postgresql_moving
+from marketplace_metering_async.ledger.stores import (
+    postgresql_connections,
+    postgresql_moving,
+    sending,
+)
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
@@ -348,6 +354,34 @@ async def test_a_claim_is_leased_by_the_servers_clock(place: str) -> None:
     assert 1_000_000 == claimed.quantity
     assert until is not None
     assert abs(until - datetime.now(UTC)) < timedelta(seconds=61)
+
+
+async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> None:
+    """
+    Not even where it begins after that claim and before that looks for records. Covers: M04
+    """
+    async with house_at(place) as house, house.another() as other:
+        await house.use(1)
+        house.clock.step(hours=1)
+        now = int(house.clock.now().timestamp())
+        store = house.ledger._store
+        await store.bind("us-east-1", "host")
+        await store.seal_due(now, 10, "us-east-1")
+        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1", without=[])
+        fetch = PostgresDatabase.fetch
+        first: list[Any] = []
+
+        async def meanwhile(db: PostgresDatabase, statement: Any, *values: Any) -> Any:
+            if statement is sending.UNCLAIMED and not first:
+                first.append(None)
+                first[:] = await other._store.claim(now, rules)
+            return await fetch(db, statement, *values)
+
+        with patch.object(PostgresDatabase, "fetch", meanwhile):
+            again = await store.claim(now, rules)
+
+    assert 1 == len(first)
+    assert [] == again
 
 
 async def test_a_session_of_another_time_zone_changes_no_hour(place: str) -> None:

@@ -550,6 +550,25 @@ async def test_a_stale_claim_is_fenced(house: House) -> None:
     assert 3 == (await house.balance()).metered
 
 
+async def test_a_claim_that_waits_for_the_database_takes_no_lease(house: House) -> None:
+    """
+    Its clock is behind that of whoever did not have to wait. Covers: M04
+    """
+    await house.use(3)
+    house.clock.step(hours=1, seconds=1)
+    (held,) = await claimed(house)
+    house.clock.step(seconds=-1)
+    waited = await claimed(house)
+    house.clock.step(hours=-1)
+    went_back = await claimed(house)
+
+    assert not held.in_doubt
+    assert [] == waited
+    assert ([] if house.url.startswith("postgres") else [True]) == [
+        one.in_doubt for one in went_back
+    ]
+
+
 async def test_a_record_that_is_early_waits(house: House) -> None:
     """
     A clock that was set back makes a sealed hour lie ahead: one look a round, not an endless one.

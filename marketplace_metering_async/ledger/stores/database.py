@@ -43,13 +43,16 @@ _WORDS: Final = {
 }
 
 
-def both(statement: str, *, lock: str = "") -> Dialects:
+def both(statement: str, *, lock: str = "", clock: str = "") -> Dialects:
     """
     Return a statement with the words of each database in place of those in braces.
 
-    `{lock}` is what PostgreSQL locks its rows with: SQLite has one writer at a time.
+    `{lock}` is what PostgreSQL locks its rows with: SQLite has one writer at a time. `{clock}` is
+    the time that leases go by: the value *clock* in SQLite, and in PostgreSQL the server's at the
+    moment when it looks at a row, so that it is later than the beginning of any lease that it sees.
     """
-    return _worded(statement, lock=Dialects("", lock))
+    server_clock = "EXTRACT(EPOCH FROM clock_timestamp())"
+    return _worded(statement, lock=Dialects("", lock), clock=Dialects(clock, server_clock))
 
 
 def for_rows(statement: str, columns: str) -> Dialects:

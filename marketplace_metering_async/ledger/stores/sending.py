@@ -48,22 +48,23 @@ UNCLAIMED: Final = both(
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
            hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
-           usage_key.license_product, COALESCE($7 - 2 * CAST($4 AS double precision) <=
+           usage_key.license_product, COALESCE($6 - 2 * CAST($4 AS double precision) <=
                (SELECT last_success_at FROM marketplace_metering.ledger), false) AS others_sent
     FROM marketplace_metering.hour
     JOIN marketplace_metering.usage_key ON usage_key.key_id = hour.key_id
     WHERE hour.state = 'frozen' AND hour.region_name = $3
       AND (hour.not_before <= $2
-           OR hour.not_before > $7 + {least}(CAST($9 AS bigint), CAST($8 AS bigint)
+           OR hour.not_before > $6 + {least}(CAST($8 AS bigint), CAST($7 AS bigint)
                                              << CAST({least}(hour.attempts, 10) AS integer)))
-      AND (hour.lease_until IS NULL OR hour.lease_until <= $6
-           OR hour.lease_until > $6 + CAST($4 AS double precision))
+      AND (hour.lease_until IS NULL OR hour.lease_until <= {clock}
+           OR hour.lease_until > {clock} + 2 * CAST($4 AS double precision))
       AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
                WHEN usage_key.license_product = '' THEN usage_key.license_arn
                ELSE 'license ' || usage_key.license_product END NOT IN ({texts})
     ORDER BY hour.urgent DESC, hour.deadline, hour.hour_id LIMIT $5 {lock}
     """,
     lock="FOR UPDATE OF hour SKIP LOCKED",
+    clock="$6",
 )
 LEASE: Final = for_rows(
     """
@@ -143,7 +144,6 @@ async def seal_due(
 
 async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> list[FrozenHour]:
     """Lease frozen records; see Store."""
-    clock = await db.clock(now)
     rows = await db.fetch(
         UNCLAIMED,
         rules.without,
@@ -151,14 +151,13 @@ async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> 
         rules.region_name,
         rules.lease,
         rules.limit,
-        clock,
         now,
         FIRST_PAUSE,
         LONGEST_PAUSE,
     )
     reach("claim: read")
     claimed, aside = choose([_hour_of(row) for row in rows], rules.limit)
-    until = clock + rules.lease
+    until = await db.clock(now) + rules.lease
     await db.for_each(
         LEASE, [(one.fence, until, int(one.in_doubt), one.hour_id) for one in claimed]
     )

@@ -1,6 +1,5 @@
 """What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -135,10 +134,12 @@ class Store(ABC):
                 await db.fetch(ADOPT, *astuple(start), now)
             return await identity(db)
 
+        async def keep(db: Database) -> str | None:
+            return await self._keep_watermark(db, await self._place(db))
+
         ledger = await self._change(work)
-        file = self._watermark(ledger)
-        if file is not None and ledger.adopted_at is not None and (sealed := ledger.sealed()):
-            await asyncio.to_thread(file.raise_to, sealed)
+        if self._watermark(ledger) is not None and ledger.adopted_at is not None:
+            await self._change(keep)
 
     # The way in
 
@@ -276,9 +277,10 @@ class Store(ABC):
         """
         Lease frozen records, those with the earliest deadline first.
 
-        A lease further in the future than its length means that the clock went back: it is over;
-        so is a pause. What is not fit to be sent is put aside. How far the ledger has sealed is
-        written outside of it before; where that fails, nothing is claimed.
+        A lease further in the future than twice its length means that the clock went back: it is
+        over; so is a pause. Nearer, it may be of a relay that looked at the clock later than this
+        one, which has waited for the database. What is not fit to be sent is put aside. How far the
+        ledger has sealed is written outside of it before; where that fails, nothing is claimed.
         """
 
         async def work(db: Database) -> tuple[list[FrozenHour], str | None]:
