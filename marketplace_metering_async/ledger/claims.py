@@ -68,6 +68,7 @@ def _put_aside(one: FrozenHour, state: HourState) -> Settlement:
     return Settlement(
         hour_id=one.hour_id,
         fence=one.fence,
+        digest=one.digest,
         state=state,
         in_doubt=one.in_doubt or one.lapsed,
         status=state.value,

@@ -3,6 +3,8 @@ What a verdict changes when it comes to its row, whoever has claimed the row sin
 
 A success is a fact about the record: it is written under any fence, and lifts every other state.
 All else counts only while the claim is the latest one, and is a line of the history otherwise.
+Whether a row is still that record's says its digest: numbers of rows are given again after a
+failover that lost commits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +20,11 @@ _STANDS = (HourState.METERED, HourState.REOPENED)
 
 
 class Standing(NamedTuple):
-    """The state of a row, and the latest claim on it."""
+    """The state of a row, the latest claim on it, and the digest of its record, if it has one."""
 
     fence: int
     state: HourState
+    digest: bytes | None
 
 
 class Writing(NamedTuple):
@@ -89,12 +92,12 @@ def _word_of(one: Settlement) -> str | None:
 
 
 def writing_of(settlements: Sequence[Settlement], rows: Mapping[int, Standing]) -> Writing:
-    """Return what *settlements* change in *rows*; what was pruned meanwhile has none."""
+    """Return what *settlements* change in *rows*; what was pruned or lost meanwhile has none."""
     now = dict(rows)
     found = Writing({}, [], [], [])
     for one in settlements:
         row = now.get(one.hour_id)
-        if row is None:
+        if row is None or row.digest != one.digest:
             continue
         came = evolve(one, before=row.state)
         found.attempts.append(one)

@@ -283,6 +283,8 @@ class Settlement:
     What one claim came to.
 
     Attributes:
+        digest: Of the record that was claimed: after a failover that lost commits, its row may be
+            another record's.
         state: FROZEN where it is to be sent again.
         not_before: Whole seconds since 1970; when it may be sent again.
         in_doubt: Whether the service may have acted upon it.
@@ -294,6 +296,7 @@ class Settlement:
 
     hour_id: int
     fence: int
+    digest: bytes
     state: HourState
     not_before: int = 0
     in_doubt: bool = False

@@ -30,6 +30,7 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
     return Settlement(
         hour_id=claimed.hour_id,
         fence=claimed.fence,
+        digest=claimed.digest,
         state=state,
         not_before=now + _pause(claimed, result, now) if again else 0,
         in_doubt=in_doubt,

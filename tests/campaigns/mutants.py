@@ -51,6 +51,7 @@ def acknowledge_before_send() -> None:
                 Settlement(
                     hour_id=h.hour_id,
                     fence=h.fence,
+                    digest=h.digest,
                     state=HourState.METERED,
                     status="Success",
                     quantity=h.quantity,

@@ -429,3 +429,24 @@ async def test_zeros_raise_no_alarm(house: House) -> None:
     assert (None, None) == (only_zeros.oldest_unsent_seconds, only_zeros.first_loss_at)
     assert 2 * 3600 + 1800 == with_units.oldest_unsent_seconds
     assert NOON + 25 * HOUR == with_units.first_loss_at
+
+
+async def test_verdicts_of_a_lost_record_leave_the_one_alone_that_has_its_row_now(
+    house: House,
+) -> None:
+    """
+    A failover that lost commits gives numbers of rows again, and a relay outlives it. Law: doubt
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    (claim,) = await claimed(house)
+    other = "UPDATE hour SET quantity = 5000000, digest = {} WHERE hour_id = 1"
+    new = "x'00'" if house.url.startswith("sqlite") else r"'\x00'"
+    await change(house.url, other.format(new))
+    store = house.ledger._store
+
+    assert [] == await settle(house, fate(claim, HourState.METERED))
+    await store.return_claims([claim], 7)
+    (row,) = await change(house.url, "SELECT state, not_before, attempts FROM hour")
+    assert ("frozen", 0, 0) == tuple(row)
+    assert [] == await change(house.url, "SELECT * FROM attempt")

@@ -25,6 +25,7 @@ def fate(claim: FrozenHour, state: HourState, **members: Any) -> Settlement:
     return Settlement(
         hour_id=claim.hour_id,
         fence=claim.fence,
+        digest=claim.digest,
         state=state,
         status=state.value,
         quantity=claim.quantity,

@@ -80,13 +80,13 @@ RETURN: Final = for_rows(
         not_before = {greatest}(hour.not_before, given.not_before), in_doubt = given.in_doubt
     FROM {given}
     WHERE hour.hour_id = given.hour_id AND hour.fence = given.fence AND hour.state = 'frozen'
-      AND hour.lease_until IS NOT NULL
+      AND hour.lease_until IS NOT NULL AND hour.digest = given.digest
     """,
-    "not_before bigint, in_doubt bigint, hour_id bigint, fence bigint",
+    "not_before bigint, in_doubt bigint, hour_id bigint, fence bigint, digest bytea",
 )
 STANDING: Final = both(
     """
-    SELECT hour_id, fence, state FROM marketplace_metering.hour WHERE hour_id IN ({rows})
+    SELECT hour_id, fence, state, digest FROM marketplace_metering.hour WHERE hour_id IN ({rows})
     ORDER BY hour_id {lock}
     """,
     lock="FOR UPDATE",
@@ -178,8 +178,8 @@ async def settle(
     """Write down what claims came to; see Store."""
     ids = [one.hour_id for one in settlements]
     rows = {
-        hour_id: Standing(fence, HourState(state))
-        for hour_id, fence, state in await db.fetch(STANDING, ids)
+        hour_id: Standing(fence, HourState(state), digest)
+        for hour_id, fence, state, digest in await db.fetch(STANDING, ids)
     }
     writing = writing_of(settlements, rows)
     await db.for_each(SETTLE, writing.hour_rows(now))
@@ -194,7 +194,7 @@ async def settle(
 
 async def return_claims(db: Database, claims: Sequence[FrozenHour], not_before: int) -> None:
     """End claims that had no answer; see Store."""
-    rows = [(not_before, int(one.in_doubt), one.hour_id, one.fence) for one in claims]
+    rows = [(not_before, int(one.in_doubt), one.hour_id, one.fence, one.digest) for one in claims]
     await db.for_each(RETURN, sorted(rows, key=itemgetter(2)))
 
 

@@ -9,12 +9,31 @@ from marketplace_metering_async.ledger.model import HourState, ProductDimension,
 from marketplace_metering_async.ledger.sums import Sum
 
 OF = ProductDimension("product", "requests")
+DIGEST = b"of the record"
 
 
 def verdict(state: HourState, fence: int = 2, **more: Any) -> Settlement:
     return Settlement(
-        hour_id=1, fence=fence, state=state, status=state.value, quantity=5, of=OF, **more
+        hour_id=1,
+        fence=fence,
+        digest=DIGEST,
+        state=state,
+        status=state.value,
+        quantity=5,
+        of=OF,
+        **more,
     )
+
+
+@pytest.mark.parametrize("digest", [b"of another record", None])
+def test_a_row_of_another_record_stays_as_it_is(digest: bytes | None) -> None:
+    """
+    After a failover that lost commits its number is given again; None: it is not sealed.
+    """
+    for state in HourState:
+        writing = writing_of([verdict(state)], {1: Standing(2, HourState.FROZEN, digest)})
+
+        assert ({}, [], [], []) == tuple(writing)
 
 
 def test_the_latest_claim_settles_a_frozen_row() -> None:
@@ -22,7 +41,7 @@ def test_the_latest_claim_settles_a_frozen_row() -> None:
     Once, with its line in the history.
     """
     one = verdict(HourState.CONFLICT)
-    writing = writing_of([one], {1: Standing(2, HourState.FROZEN)})
+    writing = writing_of([one], {1: Standing(2, HourState.FROZEN, DIGEST)})
 
     assert ({1: one}, [one], [one], [one]) == tuple(writing)
 
@@ -33,7 +52,7 @@ def test_a_stale_verdict_is_history_only(state: HourState) -> None:
     Whatever it says, but for a success. ledger H8
     """
     one = verdict(state, fence=1)
-    writing = writing_of([one], {1: Standing(2, HourState.FROZEN)})
+    writing = writing_of([one], {1: Standing(2, HourState.FROZEN, DIGEST)})
 
     assert ({}, [one], [], []) == tuple(writing)
 
@@ -44,7 +63,7 @@ def test_a_success_lifts_every_state_that_bills_nobody(state: HourState) -> None
     Under any fence; usage that another hour bills is only reported. ledger H8
     """
     one = verdict(HourState.METERED, fence=1)
-    writing = writing_of([one], {1: Standing(7, state)})
+    writing = writing_of([one], {1: Standing(7, state, DIGEST)})
     stands = state in (HourState.METERED, HourState.REOPENED)
 
     assert ({} if stands else {1: one}) == writing.rows
@@ -59,7 +78,7 @@ def test_a_verdict_that_was_written_is_heard_again() -> None:
     And changes nothing. ledger H8
     """
     one = verdict(HourState.REJECTED)
-    writing = writing_of([one], {1: Standing(2, HourState.REJECTED)})
+    writing = writing_of([one], {1: Standing(2, HourState.REJECTED, DIGEST)})
 
     assert ({}, [one], []) == (writing.rows, writing.heard, writing.moves)
 
@@ -69,7 +88,7 @@ def test_verdicts_of_one_row_are_written_in_turn() -> None:
     The row gets the last one, the sums every step between. ledger H8
     """
     later, first = verdict(HourState.PROBABLY_METERED), verdict(HourState.METERED, fence=1)
-    writing = writing_of([later, first], {1: Standing(2, HourState.FROZEN)})
+    writing = writing_of([later, first], {1: Standing(2, HourState.FROZEN, DIGEST)})
 
     assert {1: first} == writing.rows
     assert [
@@ -92,8 +111,8 @@ def test_what_is_written_stands_in_rows() -> None:
     ended = verdict(HourState.CONFLICT, error="taken", request_id="r", metering_record_id="m")
     again = verdict(HourState.FROZEN, not_before=90, in_doubt=True)
 
-    writing = writing_of([ended], {1: Standing(2, HourState.FROZEN)})
-    waiting = writing_of([again], {1: Standing(2, HourState.FROZEN)})
+    writing = writing_of([ended], {1: Standing(2, HourState.FROZEN, DIGEST)})
+    waiting = writing_of([again], {1: Standing(2, HourState.FROZEN, DIGEST)})
 
     assert [("conflict", 0, 0, 70, "m", "taken", 1)] == writing.hour_rows(70)
     assert [(1, 2, 70, "conflict", "taken", "r", "m")] == writing.attempt_rows(70)
@@ -104,5 +123,5 @@ def test_what_is_written_stands_in_rows() -> None:
     assert not writing.has_success
     assert [("frozen", 90, 1, None, None, None, 1)] == waiting.hour_rows(70)
     assert [] == waiting.sums()
-    met = writing_of([verdict(HourState.METERED)], {1: Standing(2, HourState.FROZEN)})
+    met = writing_of([verdict(HourState.METERED)], {1: Standing(2, HourState.FROZEN, DIGEST)})
     assert met.has_success

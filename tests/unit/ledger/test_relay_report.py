@@ -11,6 +11,7 @@ def heard(state: HourState, before: HourState = HourState.FROZEN) -> Settlement:
     return Settlement(
         hour_id=1,
         fence=1,
+        digest=b"",
         state=state,
         status=state.value,
         quantity=3_000_000,
