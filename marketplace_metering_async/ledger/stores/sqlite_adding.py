@@ -101,9 +101,9 @@ _AT_ONCE: Final = 50
 NEW_EVENTS: Final = NEW_EVENT + (_AT_ONCE - 1) * ", (?, ?, ?)"
 """So many in one statement take two thirds of the time that they take one by one."""
 PLAIN_HOUR: Final = """
-    UPDATE hour SET quantity = quantity + ?1, events = events + ?2, stamp = max(stamp, ?3)
-    WHERE key_id = ?4 AND hour = ?3 - ?3 % 3600 AND state = 'open' AND urgent = 0 AND events > 0
-      AND quantity BETWEEN 1 AND {most} - ?1 AND seal_at = max(opened_at + {grace},
+    UPDATE hour SET quantity = quantity + ?, events = events + ?, stamp = max(stamp, ?)
+    WHERE key_id = ? AND hour = ? AND state = 'open' AND urgent = 0 AND events > 0
+      AND quantity BETWEEN 1 AND {most} - ? AND seal_at = max(opened_at + {grace},
           hour + 3600 + CASE WHEN hour = {last_of_month} THEN {longer_grace} ELSE {grace} END)
 """
 FORGET_EVENTS: Final = "DELETE FROM event WHERE event_id IN (SELECT value FROM json_each(?))"
@@ -159,7 +159,17 @@ def _add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
         longer_grace=max(rules.grace, rules.month_end_grace),
         last_of_month=last_hour_of_month(min([part.into.hour for part in plan.parts])),
     )
-    rows = [(part.quantity, len(part.places), part.stamp, part.into.key_id) for part in plan.parts]
+    rows = [
+        (
+            part.quantity,
+            len(part.places),
+            part.stamp,
+            part.into.key_id,
+            part.into.hour,
+            part.quantity,
+        )
+        for part in plan.parts
+    ]
     if others := _unchanged(db, statement, rows):
         taken_back = plan.miss([plan.parts[number] for number in others])
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
