@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
+from inspect import getdoc
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -97,6 +98,6 @@ def _form_of(field: "attrs.Attribute[Any]") -> dict[str, Any]:
 @cache
 def meanings() -> dict[str, str]:
     """Return what the documentation of Rules says of each switch."""
-    text = (Rules.__doc__ or "").partition("Attributes:")[2]
-    parts = re.findall(r"^        (\w+): (.*(?:\n            .*)*)", text, re.MULTILINE)
+    text = (getdoc(Rules) or "").partition("Attributes:")[2]
+    parts = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.MULTILINE)
     return {name: " ".join(said.split()).replace("``", "") for name, said in parts}
