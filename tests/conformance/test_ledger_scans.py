@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ def _scans(path: str, statement: str) -> list[str]:
     """Return what of the plan for a statement reads a whole table that grows."""
     if not statement.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
         return []
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
     partial = "hour_unsettled|hour_to_seal|hour_to_send|hour_to_wait_for|hour_claimed|hour_ended"
     return [

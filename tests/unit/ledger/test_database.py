@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -44,15 +45,19 @@ def test_values_go_to_their_numbers_in_sqlite() -> None:
         assert await db.fetchval(found, (2, 3)) == 1
         return [*await db.fetch(found, [1, 2])]
 
-    assert [(2, 1), (1, 2)] == run(sqlite3.connect(":memory:"), verb)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert [(2, 1), (1, 2)] == run(connection, verb)
 
 
 def test_a_verb_in_sqlite_waits_for_nothing_else() -> None:
     async def verb(_: Database) -> None:
         await asyncio.sleep(0)
 
-    with pytest.raises(AssertionError, match="waits"):
-        run(sqlite3.connect(":memory:"), verb)
+    with (
+        closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(AssertionError, match="waits"),
+    ):
+        run(connection, verb)
 
 
 def test_a_sum_of_many_records_is_exact() -> None:
