@@ -51,21 +51,26 @@ def both(statement: str, *, lock: str = "", clock: str = "") -> Dialects:
     the time that leases go by: the value *clock* in SQLite, and in PostgreSQL the server's at the
     moment when it looks at a row, so that it is later than the beginning of any lease that it sees.
     """
-    server_clock = "EXTRACT(EPOCH FROM clock_timestamp())"
-    return _worded(statement, lock=Dialects("", lock), clock=Dialects(clock, server_clock))
+    return _worded(statement, lock=Dialects("", lock), clock=_clock(clock))
 
 
-def for_rows(statement: str, columns: str) -> Dialects:
+def for_rows(statement: str, columns: str, *, clock: str = "") -> Dialects:
     """
     Return a statement for `Database.for_each`, in which `{given}` is the table `given` of its rows.
 
     Its *columns* are names with their types. SQLite has one row at a time, PostgreSQL all of them.
+    `{clock}` is as in `both`.
     """
     types = dict(column.split(maxsplit=1) for column in columns.split(", "))
     row = ", ".join(f"? AS {name}" for name in types)
     arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types.values(), 1))
     all_rows = f"unnest({arrays}) AS given ({', '.join(types)})"
-    return _worded(statement, given=Dialects(f"(SELECT {row}) AS given", all_rows))
+    given = Dialects(f"(SELECT {row}) AS given", all_rows)
+    return _worded(statement, given=given, clock=_clock(clock))
+
+
+def _clock(sqlite: str) -> Dialects:
+    return Dialects(sqlite, "EXTRACT(EPOCH FROM clock_timestamp())")
 
 
 def _worded(statement: str, **more: Dialects) -> Dialects:

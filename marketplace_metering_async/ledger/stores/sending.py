@@ -69,10 +69,11 @@ UNCLAIMED: Final = both(
 LEASE: Final = for_rows(
     """
     UPDATE marketplace_metering.hour SET fence = given.fence, crashes = crashes + 1,
-        lease_until = given.lease_until, in_doubt = given.in_doubt
+        lease_until = {clock} + given.lease, in_doubt = given.in_doubt
     FROM {given} WHERE hour.hour_id = given.hour_id
     """,
-    "fence bigint, lease_until double precision, in_doubt bigint, hour_id bigint",
+    "fence bigint, at bigint, lease double precision, in_doubt bigint, hour_id bigint",
+    clock="given.at",
 )
 RETURN: Final = for_rows(
     """
@@ -157,9 +158,9 @@ async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> 
     )
     reach("claim: read")
     claimed, aside = choose([_hour_of(row) for row in rows], rules.limit)
-    until = await db.clock(now) + rules.lease
     await db.for_each(
-        LEASE, [(one.fence, until, int(one.in_doubt), one.hour_id) for one in claimed]
+        LEASE,
+        [(one.fence, now, rules.lease, int(one.in_doubt), one.hour_id) for one in claimed],
     )
     if aside:
         await settle(db, aside, now, reach)
