@@ -348,9 +348,9 @@ class UsageLedger(LedgerOperations):
         for position, given in enumerate(usages):
             if position == _MANY:
                 raise ValueError(f"usages: expected at most {_MANY}, got more")
-            outcomes.append(self._reader.one_of_many(now, position, given))
-            if not position % RECORDS_PER_STEP:
+            if position and not position % RECORDS_PER_STEP:
                 await stretch.yield_if_due()
+            outcomes.append(self._reader.one_of_many(now, position, given))
         read = [one for one in outcomes if isinstance(one, Usage)]
         stored = await self._groups.add(read) if read else []
         if (failed := failure_of_all(stored)) is not None:
