@@ -9,14 +9,13 @@ service's window share chunks of their own, so that a refusal for their sake cos
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
+from marketplace_metering_async.delivery.admission import deadline
 from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
 from marketplace_metering_async.delivery.model import NO_ATTEMPTS, Chunk, Lane, PendingRecord
 from marketplace_metering_async.records import UsageRecord
@@ -26,12 +25,6 @@ _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
-
-
-@lru_cache(maxsize=1024)
-def deadline(epoch: int) -> float:
-    """Return when the window of a timestamp closes; both in seconds since 1970."""
-    return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
 
 
 class Backlog:
