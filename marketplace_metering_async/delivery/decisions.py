@@ -165,10 +165,7 @@ def on_error(
     what the service's clock shows, in seconds since 1970, if it said so.
     """
     if not sent:
-        settled = give_up(chunk.entries, error)
-        return Decision(
-            ended=CallEnd.ABANDONED, settled=settled, stop=Scope.EVERYTHING, error=error
-        )
+        return _over(chunk, CallEnd.ABANDONED, error, Scope.EVERYTHING)
     doubt = may_have_been_applied(error)
     match classify(error):
         case ErrorKind.THROTTLE:  # it rests with the pacer: nothing here backs off
@@ -191,18 +188,16 @@ def on_error(
         ):
             return _on_refusal(chunk, error, moment, service_time)
         case ErrorKind.PRODUCT:
-            return _on_account_error(chunk, error, moment, Scope.LANE, doubt=False)
-    return _on_account_error(chunk, error, moment, Scope.EVERYTHING, doubt=doubt)
+            return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, Scope.LANE)
+    chunk = _attempted(chunk, error, moment, doubt=doubt)
+    return _over(chunk, CallEnd.DELIVERED, error, Scope.EVERYTHING)
 
 
 def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
     """Decide on a call that was refused for credentials or a clock which are corrected now."""
     chunk = _attempted(chunk, error, moment, repairs=1)
     if any(history.repairs > _MOST_REPAIRS for history in chunk.histories):
-        settled = give_up(chunk.entries, error)
-        return Decision(
-            ended=CallEnd.DELIVERED, settled=settled, stop=Scope.EVERYTHING, error=error
-        )
+        return _over(chunk, CallEnd.DELIVERED, error, Scope.EVERYTHING)
     return Decision(ended=CallEnd.DELIVERED, returned=[Return(chunk.entries)], error=error)
 
 
@@ -211,12 +206,12 @@ def on_bug(chunk: Chunk, cause: BaseException, *, sent: bool) -> Decision:
     error = UnexpectedError.of(cause)
     if sent:
         chunk = _attempted(chunk, error, doubt=True)
-    return Decision(ended=CallEnd.FAILED, settled=give_up(chunk.entries, error), error=error)
+    return _over(chunk, CallEnd.FAILED, error)
 
 
 def on_cancelled(chunk: Chunk, error: MeteringError) -> Decision:
     """Decide on a call that was cancelled, because of *error*, before its request left."""
-    return Decision(ended=CallEnd.ABANDONED, settled=give_up(chunk.entries, error), error=error)
+    return _over(chunk, CallEnd.ABANDONED, error)
 
 
 def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
@@ -264,11 +259,12 @@ def _on_early(chunk: Chunk, early: Chunk, error: MeteringError, service_time: fl
     )
 
 
-def _on_account_error(
-    chunk: Chunk, error: MeteringError, moment: float, scope: Scope, *, doubt: bool
+def _over(
+    chunk: Chunk, ended: CallEnd, error: MeteringError, stop: Scope | None = None
 ) -> Decision:
-    settled = give_up(_attempted(chunk, error, moment, doubt=doubt).entries, error)
-    return Decision(ended=CallEnd.DELIVERED, settled=settled, stop=scope, error=error)
+    """End the records, whose call *ended* with *error*, here."""
+    settled = give_up(chunk.entries, error)
+    return Decision(ended=ended, settled=settled, stop=stop, error=error)
 
 
 def _ended_or_again(

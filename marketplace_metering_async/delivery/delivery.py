@@ -479,8 +479,7 @@ class Delivery:
     def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
         self._bug = UnexpectedError.of(error)
-        kept = self.backlog.sent_before() | self._searches.positions()
-        lost = frozenset(self._unsettled(chunk.positions)) - kept
+        lost = frozenset(self._unsettled(chunk.positions)) - self.backlog.sent_before()
         part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)
         self._settle(decisions.on_bug(part, error, sent=sent).settled)
 

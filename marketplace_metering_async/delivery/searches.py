@@ -112,15 +112,6 @@ class Searches:
             self._backlog.release(search.chunk.lane, moment)
         return held
 
-    def positions(self) -> set[int]:
-        """Return the positions of all that wait here."""
-        chunks = [part for _, part in self.parts]
-        chunks += [refusal.chunk for waiting in self._waiting.values() for refusal in waiting]
-        found = {position for chunk in chunks for position in chunk.positions}
-        for search in self._searches.values():
-            found.update(entry.position for entry in search.waiting())
-        return found
-
     def _refused(self, refusal: Refusal, found: Findings) -> None:
         chunk, error = refusal
         lane = chunk.lane.whole
