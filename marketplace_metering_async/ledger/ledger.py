@@ -289,7 +289,9 @@ class UsageLedger(LedgerOperations):
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        await self._require_writable()
+        self._require_open()
+        if not self._is_checked:
+            await self._check_identity()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,
@@ -302,9 +304,11 @@ class UsageLedger(LedgerOperations):
             at=at,
             event_id=event_id,
         )
-        result: Outcome
+        result: Outcome | None
         if connection is None:
             (result,) = await self._groups.add((usage,))
+            if result is None:
+                (result,) = await self._groups.add_later((usage,), (result,))
         else:
             result = await self._store.post_on(connection, usage, self._now(), self._rules)
         if isinstance(result, BaseException):
@@ -352,7 +356,9 @@ class UsageLedger(LedgerOperations):
                 await stretch.yield_if_due()
             outcomes.append(self._reader.one_of_many(now, position, given))
         read = [one for one in outcomes if isinstance(one, Usage)]
-        stored = await self._groups.add(read) if read else []
+        stored: Sequence[Outcome] = []
+        if read:
+            stored = await self._groups.add_later(read, await self._groups.add(read))
         if (failed := failure_of_all(stored)) is not None:
             raise failed
         found: Iterator[Any] = iter(stored)
