@@ -37,7 +37,7 @@ from marketplace_metering_async.ledger.open_hours import LONGEST_GRACE, Late, Po
 from marketplace_metering_async.ledger.operations import LedgerOperations
 from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
-from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
@@ -224,17 +224,8 @@ class UsageLedger(LedgerOperations):
             return  # its connections are in use elsewhere
         await self._groups.settled()
         if self._known:
-            await self._write_what_is_known()
+            await self._known.write_or_warn(self._now(), self._observer)
         await self._store.aclose()
-
-    async def _write_what_is_known(self) -> None:
-        news = RelayNews()
-        try:
-            await self._known.write(self._now(), news.hear)
-        except LedgerError as error:
-            text = f"{len(self._known)} verdicts could not be written down ({error})"
-            emit(self._observer, WarningIssued(text=text))
-        news.tell(self._observer)
 
     async def add_usage(
         self,
@@ -356,9 +347,7 @@ class UsageLedger(LedgerOperations):
                 await stretch.yield_if_due()
             outcomes.append(self._reader.one_of_many(now, position, given))
         read = [one for one in outcomes if isinstance(one, Usage)]
-        stored: Sequence[Outcome] = []
-        if read:
-            stored = await self._groups.add_later(read, await self._groups.add(read))
+        stored = await self._groups.add_later(read, await self._groups.add(read)) if read else []
         if (failed := failure_of_all(stored)) is not None:
             raise failed
         found: Iterator[Any] = iter(stored)
