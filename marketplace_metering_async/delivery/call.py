@@ -16,7 +16,8 @@ from marketplace_metering_async.delivery.model import Chunk
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
-from marketplace_metering_async.flow.permits import Permit
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.flow.permits import CallPermits
 
 _OPERATION: Final = "BatchMeterUsage"
 
@@ -29,16 +30,16 @@ class Call:
     Attributes:
         chunk: What it carries.
         search: The search that the chunk is a part of.
-        permit: The right to make it; it knows whether the request was handed to the transport.
         begun: Monotonic time.
         task: What makes it.
+        sent: Whether the request was handed to the transport.
     """
 
     chunk: Chunk
     search: Search | None
-    permit: Permit
     begun: float
     task: "asyncio.Task[None] | None" = None
+    sent: bool = False
 
     async def make(
         self,
@@ -54,7 +55,7 @@ class Call:
         chunk, connection, policy = self.chunk, shared.connection, shared.policy
 
         def leaves() -> None:
-            self.permit.sent = True
+            self.sent = True
             self.begun = shared.clock.monotonic()
             leaving(chunk.positions)
 
@@ -77,7 +78,7 @@ class Call:
                 error,
                 self.begun,
                 policy,
-                sent=self.permit.sent,
+                sent=self.sent,
                 service_time=connection.service_time(),
             )
         if reply.oddities:
@@ -86,14 +87,15 @@ class Call:
             emit(shared.observer, WarningIssued(text=text))
         return decisions.on_reply(chunk, reply, answer.request_id, self.begun, policy)
 
-    def return_permit(self, observer: Observer, decision: Decision | None = None) -> None:
-        """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
+    def return_permit(
+        self, permits: CallPermits, observer: Observer, decision: Decision | None = None
+    ) -> None:
+        """Say how the call ended; what the pacer makes of it changes no verdict."""
+        how, retry_after = CallEnd.CANCELLED if self.sent else CallEnd.ABANDONED, None
+        if decision is not None and self.sent:
+            how, retry_after = decision.ended, getattr(decision.error, "retry_after", None)
         try:
-            if decision is not None and self.permit.sent:
-                retry_after = getattr(decision.error, "retry_after", None)
-                self.permit.end(decision.ended, retry_after=retry_after)
-            else:
-                self.permit.release()
+            permits.end(how, retry_after)
         except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
             text = f"the pacer raised {type(error).__name__} when a call had ended"
             emit(observer, WarningIssued(text=text))

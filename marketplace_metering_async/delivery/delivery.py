@@ -38,7 +38,6 @@ from marketplace_metering_async.events import (
 )
 from marketplace_metering_async.flow.loop_budget import WorkStretch
 from marketplace_metering_async.flow.pacing import CallEnd
-from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
@@ -160,7 +159,7 @@ class Delivery:
 
     def _cancel_what_has_not_left(self) -> None:
         for call in self._on_the_wire:
-            if not call.permit.sent and call.task is not None:
+            if not call.sent and call.task is not None:
                 call.task.cancel()
 
     @property
@@ -200,7 +199,7 @@ class Delivery:
             await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for call in calls:
-                call.return_permit(self._observer)  # its task may never have begun
+                call.return_permit(self._shared.permits, self._observer)
             flush(self._observer)
 
     # What the dispatcher does.
@@ -268,19 +267,18 @@ class Delivery:
         except MeteringError as error:
             self._stops.given_up.append((None, error))
             return
-        permit = await self._shared.permits.acquire(self._wanted, self._dispatcher)
-        if permit is None:
+        if not await self._shared.permits.acquire(self._wanted, self._dispatcher):
             return
         is_used = False
         try:
             while not is_used and self._wanted():
-                is_used = self._begin(permit)
+                is_used = self._begin()
                 await stretch.yield_if_due()
         finally:
             if not is_used:
-                permit.release()
+                self._shared.permits.end(CallEnd.ABANDONED)
 
-    def _begin(self, permit: Permit) -> bool:
+    def _begin(self) -> bool:
         """Begin a call with what goes next; return False if there is a verdict on some of it."""
         moment = self._clock.monotonic()
         search: Search | None = None
@@ -292,7 +290,7 @@ class Delivery:
             return False
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            call = Call(chunk, search, permit, self._clock.monotonic())
+            call = Call(chunk, search, self._clock.monotonic())
             self._on_the_wire[call] = None
             call.task = asyncio.create_task(self._make(call))
             call.task.add_done_callback(partial(self._task_ended, call))
@@ -327,10 +325,10 @@ class Delivery:
         error = UnexpectedError(_CUT_OFF) if task.cancelled() else task.exception()
         if call in self._on_the_wire and error is not None:
             stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
-            if task.cancelled() and stop is not None and not call.permit.sent:
+            if task.cancelled() and stop is not None and not call.sent:
                 decision = decisions.on_cancelled(call.chunk, stop)
             else:
-                decision = decisions.on_bug(call.chunk, error, sent=call.permit.sent)
+                decision = decisions.on_bug(call.chunk, error, sent=call.sent)
             self._finish(call, decision)
             self._dispatcher.wake()
         elif isinstance(error, Exception) and not task.cancelled():
@@ -343,9 +341,11 @@ class Delivery:
             self._leaving(positions)
 
     def _finish(self, call: Call, decision: Decision) -> None:
-        """Apply what was decided."""
-        call.return_permit(self._observer, decision)
-        self._on_the_wire.pop(call, None)
+        """Apply what was decided, unless the delivery was aborted."""
+        if call not in self._on_the_wire:
+            return
+        call.return_permit(self._shared.permits, self._observer, decision)
+        del self._on_the_wire[call]
         try:
             self._apply(call, decision)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
@@ -353,7 +353,7 @@ class Delivery:
             rest = self._searches.drop(lane.whole, moment)
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
-            self._end_lost(call.chunk, error, sent=call.permit.sent)
+            self._end_lost(call.chunk, error, sent=call.sent)
 
     def _apply(self, call: Call, decision: Decision) -> None:
         moment, lane = self._clock.monotonic(), call.chunk.lane

@@ -1,6 +1,6 @@
 """Records that join a delivery while it runs: what a stream and a batcher have in common."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Final, NamedTuple
@@ -87,6 +87,7 @@ class Feed:
         delivery: What sends them.
         waiting: Records that were not sent yet.
         in_flight: Records that were, and have no verdict.
+        counts: How many got which verdict since the last report.
     """
 
     def __init__(
@@ -111,11 +112,17 @@ class Feed:
                 their verdict.
             callers: The contexts of those who gave the records, by position, as far as somebody
                 observes them; None where all are of one caller.
+
+        Raises:
+            ValueError: for a negative linger.
         """
+        if not linger >= 0:
+            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         self.waiting = 0
         self.in_flight = 0
+        self.counts: Counter[RecordStatus] = Counter()
         self._connection = shared.connection
-        self._take_results = take_results
+        self._hand_on = take_results
         self._product_code = product_code
         self._keys_remembered = keys_remembered
         self._callers = callers
@@ -197,6 +204,11 @@ class Feed:
             self._forget(entry)
             gone.append(entry.position)
         return gone
+
+    def report(self, since: float) -> None:
+        """Report the verdicts given *since* a monotonic time, which that of the last report is."""
+        counts, self.counts = self.counts, Counter()
+        self.delivery.report(counts, since)
 
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
         sent = self._sent.get(key)
@@ -326,6 +338,11 @@ class Feed:
                 self._sent.popitem(last=False)
         else:
             self._sent.pop(entry.key, None)
+
+    def _take_results(self, results: Sequence[RecordResult]) -> None:
+        for result in results:
+            self.counts[result.verdict.status] += 1
+        self._hand_on(results)
 
     def _give(
         self, position: int, given: object, verdict: Verdict, record_id: str | None = None
