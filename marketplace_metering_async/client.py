@@ -16,7 +16,7 @@ from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import Transport
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
-from marketplace_metering_async.delivery.shared import Shared
+from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,

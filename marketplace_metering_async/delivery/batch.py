@@ -8,11 +8,10 @@ from typing import Final, cast
 from marketplace_metering_async.clock import calling_after, unless
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.collector import ResultCollector
+from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
 from marketplace_metering_async.delivery.model import Lane
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
     DeliveryTimeoutError,
@@ -25,6 +24,7 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     RecordStatus,
+    ResultCollector,
     SettledRecords,
     Verdict,
     count,

@@ -1,25 +1,60 @@
-"""One call of a delivery: what it carries, and what follows from how it went."""
+"""One call of a delivery: what it carries and shares with others, and what follows from it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from random import Random
 from typing import Final
 
-from attrs import define
+from attrs import define, frozen
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.connection import RepairedError
+from marketplace_metering_async.aws.connection import RepairedError, ServiceConnection
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
+from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import CallPermits
+from marketplace_metering_async.flow.retries import RetryPolicy
 
 _OPERATION: Final = "BatchMeterUsage"
+
+
+@frozen(eq=False, kw_only=True)
+class Shared:
+    """
+    What all deliveries of one client have in common.
+
+    Attributes:
+        connection: Makes the calls.
+        permits: Say when a call may start.
+        turns: Spread the handling of responses over turns of the event loop.
+        policy: When to send again and when to give up.
+        random: Where jitter comes from.
+        max_concurrency: The most requests on the wire at once.
+    """
+
+    connection: ServiceConnection
+    permits: CallPermits
+    turns: LoopBudget
+    policy: RetryPolicy
+    random: Random
+    max_concurrency: int
+
+    @property
+    def clock(self) -> Clock:
+        """Where the time comes from."""
+        return self.connection.clock
+
+    @property
+    def observer(self) -> Observer:
+        """Who gets the events."""
+        return self.connection.observer
 
 
 @define(eq=False)

@@ -17,13 +17,12 @@ from typing import Final
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.admission import deadline
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.call import Call
+from marketplace_metering_async.delivery.call import Call, Shared
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.searches import Findings, Searches
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
 from marketplace_metering_async.delivery.verdicts import Screen, screen
 from marketplace_metering_async.errors import MeteringError, UnexpectedError

@@ -10,10 +10,10 @@ from attrs import define, field
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
+from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
 from marketplace_metering_async.delivery.model import PendingRecord
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
     ConflictingRecordsError,

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
 from marketplace_metering_async.clock import unless, waiting_for
+from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
