@@ -80,7 +80,7 @@ class Call:
         self,
         shared: Shared,
         leaving: Callable[[Sequence[int]], None],
-        callers: Callable[[Sequence[int]], Sequence[Context]] | None,
+        callers: Callable[[Sequence[int]], Sequence[Context] | None],
     ) -> Decision:
         """
         Make it, and decide.
@@ -99,7 +99,7 @@ class Call:
                 _OPERATION,
                 chunk.body,
                 carried=chunk.records,
-                callers=None if callers is None else callers(chunk.positions),
+                callers=callers(chunk.positions),
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=leaves,
             )

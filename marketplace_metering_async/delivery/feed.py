@@ -11,7 +11,7 @@ from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
 from marketplace_metering_async.delivery.call import Shared
-from marketplace_metering_async.delivery.delivery import Delivery
+from marketplace_metering_async.delivery.delivery import Delivery, Door
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
 from marketplace_metering_async.delivery.model import PendingRecord
 from marketplace_metering_async.errors import (
@@ -79,7 +79,7 @@ class _Sent(NamedTuple):
     record_id: str | None
 
 
-class Feed:
+class Feed(Door):
     """
     Compares records with those that have no verdict yet, and hands them to a delivery.
 
@@ -89,6 +89,8 @@ class Feed:
         in_flight: Records that were, and have no verdict.
         counts: How many got which verdict since the last report.
     """
+
+    goes_on = True
 
     def __init__(
         self,
@@ -134,17 +136,7 @@ class Feed:
         self._schemes: SchemeOverlaps | None = None  # once a record had a license
         self._has_warned = False
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
-        self.delivery = Delivery(
-            shared,
-            backlog,
-            self._settle,
-            self._unsettled,
-            product_code=product_code,
-            goes_on=True,
-            screen=self._screen,
-            leaving=self._leaving,
-            callers=None if callers is None else self._callers_of,
-        )
+        self.delivery = Delivery(shared, backlog, self)
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """
@@ -252,10 +244,11 @@ class Feed:
     def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
         return [self._entries[position].record for position in positions]
 
-    def _unsettled(self, among: Sequence[int] | None) -> list[int]:
+    def unsettled(self, among: Sequence[int] | None) -> list[int]:
+        """Return which of some positions, or of all, have no verdict."""
         return [p for p in (self._entries if among is None else among) if p in self._entries]
 
-    def _screen(self, pending: PendingRecord) -> Verdict | None:
+    def screen(self, pending: PendingRecord) -> Verdict | None:
         """A record is not sent once a different one of its key has come."""
         entry = self._entries[pending.position]
         if entry.conflict and not entry.sent:
@@ -264,7 +257,8 @@ class Feed:
             )
         return None
 
-    def _leaving(self, positions: Sequence[int]) -> None:
+    def leaving(self, positions: Sequence[int]) -> None:
+        """Take note of those that are sent for the first time."""
         entries = [self._entries[position] for position in positions]
         fresh = [entry for entry in entries if not entry.sent]
         if not fresh:
@@ -280,15 +274,15 @@ class Feed:
             )
             emit(self._connection.observer, released)
 
-    def _callers_of(self, positions: Sequence[int]) -> list[Context]:
+    def callers(self, positions: Sequence[int]) -> list[Context] | None:
         """Return the contexts of those who wait for records, copies among them."""
         if not self._callers:
-            return []
+            return None if self._callers is None else []
         entries = [self._entries[position] for position in positions]
         given = [at for entry in entries for at in (entry.position, *entry.copies)]
         return [self._callers[at] for at in given if at in self._callers]
 
-    def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
+    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
         """Take verdicts, and share them with those that share the fate of a record."""
         results: list[RecordResult] = []
         shared: list[SettledRecords] = []
