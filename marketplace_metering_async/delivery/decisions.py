@@ -166,12 +166,13 @@ def on_error(
     """
     if not sent:
         return _over(chunk, CallEnd.ABANDONED, error, Scope.EVERYTHING)
-    doubt = may_have_been_applied(error)
+    scope = Scope.EVERYTHING
     match classify(error):
         case ErrorKind.THROTTLE:  # it rests with the pacer: nothing here backs off
             again = Return(_attempted(chunk, error).entries)
             return Decision(ended=CallEnd.THROTTLED, returned=[again], error=error)
         case ErrorKind.SERVICE:
+            doubt = may_have_been_applied(error)
             failed = _attempted(chunk, error, moment, failures=1, doubt=doubt)
             ends, returned = _ended_or_again(failed.entries, moment, policy)
             narrow = max(1, len(chunk) // 2) if is_foreign_too_large(error) else None
@@ -188,9 +189,8 @@ def on_error(
         ):
             return _on_refusal(chunk, error, moment, service_time)
         case ErrorKind.PRODUCT:
-            return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, Scope.LANE)
-    chunk = _attempted(chunk, error, moment, doubt=doubt)
-    return _over(chunk, CallEnd.DELIVERED, error, Scope.EVERYTHING)
+            scope = Scope.LANE
+    return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, scope)
 
 
 def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
