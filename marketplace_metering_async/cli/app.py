@@ -15,7 +15,7 @@ from marketplace_metering_async.cli.commands.send_hourly import send_hours
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
 from marketplace_metering_async.cli.input.lines import sources_of
-from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings
+from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings, option
 from marketplace_metering_async.cli.output.console import Console
 
 _CURRENT_HOUR: Final = "--include-current-hour"
@@ -55,15 +55,10 @@ Files = Annotated[
         ),
     ),
 ]
-Coalesce = Annotated[
-    bool, typer.Option("--coalesce", help="Add usage up to one record an hour first.")
-]
+Coalesce = Annotated[bool, option("--coalesce", "Add usage up to one record an hour first.")]
 CurrentHour = Annotated[
     bool,
-    typer.Option(
-        _CURRENT_HOUR,
-        help="With --coalesce: send the hour that is not over, too. It locks it.",
-    ),
+    option(_CURRENT_HOUR, "With --coalesce: send the hour that is not over, too. It locks it."),
 ]
 
 
@@ -78,12 +73,11 @@ def _options(
     *,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version",
-            "-V",
+        option(
+            "--version -V",
+            "Show the version and exit.",
             is_eager=True,
             callback=lambda wanted: _show_version(wanted=wanted),
-            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -106,10 +100,7 @@ async def help_(
 async def demo(
     console: Console,
     seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", metavar="NUMBER", help="Another number makes other records and faults."
-        ),
+        int, option("--seed NUMBER", "Another number makes other records and faults.")
     ] = 11,
 ) -> Exit:
     """Meter 12,000 records into a sandbox with faults on, and compare to the last unit."""
@@ -134,18 +125,15 @@ async def send(
     product_code: ProductCode = None,
     coalesce: Coalesce = False,
     include_current_hour: CurrentHour = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, send nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Show the plan, send nothing.")] = False,
     ledger_url: Annotated[
         str | None,
-        typer.Option(
-            "--ledger",
-            metavar="URL",
-            help="Go through a ledger: killed and started again, it meters the rest once.",
+        option(
+            "--ledger URL",
+            "Go through a ledger: killed and started again, it meters the rest once.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
+    yes: Annotated[bool, option("--yes -y", "Send without asking.")] = False,
     settings: SendSettings,
 ) -> Exit:
     """Send usage records; one JSON line of result for each line of input, in order."""

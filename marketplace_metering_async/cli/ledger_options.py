@@ -14,6 +14,7 @@ from marketplace_metering_async.cli.options import (
     License,
     OfProduct,
     ProductCode,
+    option,
 )
 from marketplace_metering_async.cli.output.console import (
     Console,
@@ -67,28 +68,21 @@ def month(text: str) -> datetime:
 
 Names = Annotated[
     list[str] | None,
-    typer.Option(
-        "--name", metavar="NAME", help="The name of an entry of `ledger history`; may be repeated."
-    ),
+    option("--name NAME", "The name of an entry of `ledger history`; may be repeated."),
 ]
 States = Annotated[
     list[str] | None,
-    typer.Option(
-        "--state",
-        metavar="STATE",
-        help="All entries that ended in this state; may be repeated.",
+    option(
+        "--state STATE",
+        "All entries that ended in this state; may be repeated.",
         autocompletion=ended_states,
     ),
 ]
 Month = Annotated[
     datetime | None,
-    typer.Option(
-        "--month", metavar="YYYY-MM", parser=month, help="Only of this month; by default of all."
-    ),
+    option("--month YYYY-MM", "Only of this month; by default of all.", parser=month),
 ]
-Note = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Why; it is kept in the history.")
-]
+Note = Annotated[str, option("--note TEXT", "Why; it is kept in the history.")]
 
 
 @frozen(kw_only=True)

@@ -22,7 +22,7 @@ from marketplace_metering_async.cli.ledger_options import (
     open_ledger,
     states_of,
 )
-from marketplace_metering_async.cli.options import Settings, whole_number
+from marketplace_metering_async.cli.options import Settings, option, whole_number
 from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
 from marketplace_metering_async.clock import SystemClock
 
@@ -48,10 +48,9 @@ async def retry(
     *,
     state: Annotated[
         list[str] | None,
-        typer.Option(
-            "--state",
-            metavar="STATE",
-            help="An end state, or frozen; by default all but those of which you have to decide.",
+        option(
+            "--state STATE",
+            "An end state, or frozen; by default all but those of which you have to decide.",
             autocompletion=ended_states,
         ),
     ] = None,
@@ -72,12 +71,7 @@ async def prune(
     *,
     days: Annotated[
         int,
-        typer.Option(
-            "--days",
-            metavar="NUMBER",
-            parser=whole_number,
-            help="Keep what was settled within so many days.",
-        ),
+        option("--days NUMBER", "Keep what was settled within so many days.", parser=whole_number),
     ] = 400,
 ) -> Exit:
     """Remove old hours that are metered or ended, but for their sums."""
@@ -129,9 +123,7 @@ async def close_customer(
     url: Url,
     *,
     buyer: Buyer,
-    reopen: Annotated[
-        bool, typer.Option("--reopen", help="The customer has subscribed again.")
-    ] = False,
+    reopen: Annotated[bool, option("--reopen", "The customer has subscribed again.")] = False,
 ) -> Exit:
     """Seal a customer's last hours at once, since the subscription has ended."""
     async with open_ledger(url, console, create=False) as ledger:
@@ -159,10 +151,9 @@ async def resolve(
     *,
     as_: Annotated[
         str,
-        typer.Option(
-            "--as",
-            metavar="WORD",
-            help="What became of it: metered, not_metered or written_off.",
+        option(
+            "--as WORD",
+            "What became of it: metered, not_metered or written_off.",
             autocompletion=lambda: ["metered", "not_metered", "written_off"],
         ),
     ],
@@ -270,10 +261,9 @@ async def rebind(
     note: Note,
     taken: Annotated[
         str | None,
-        typer.Option(
-            "--taken",
-            metavar="WORD",
-            help="What becomes of what the old host has taken: billed, send or written_off.",
+        option(
+            "--taken WORD",
+            "What becomes of what the old host has taken: billed, send or written_off.",
         ),
     ] = None,
     settings: Settings,
