@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import Final, Self, TypedDict
 
 from aiohttp import web
@@ -213,12 +212,7 @@ class Sandbox(World):
         if not self._port:
             self._port = runner.addresses[0][1]
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the port; what was metered can still be read. OSError if it cannot be kept."""
         self.changes.stop()
         try:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from types import TracebackType
 from typing import Any, Final, Self
 
 from rich.table import Table
@@ -93,15 +92,10 @@ class Report:
         await self.bar.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write out everything, unless the command was aborted."""
-        await self._lines.__aexit__(kind, error, trace)
-        await self.bar.__aexit__(kind, error, trace)
+        await self._lines.__aexit__(kind)
+        await self.bar.__aexit__()
         self.complain.end()
 
     def expect(self, line: Line) -> int:
