@@ -7,10 +7,8 @@ transport without a socket does.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
-
-from attrs import frozen
 
 from marketplace_metering_async.sandbox.clock import real_now
 from marketplace_metering_async.sandbox.faults import FaultHit
@@ -22,7 +20,7 @@ from marketplace_metering_async.sandbox.http.responses import (
     refusal_response,
     reply_response,
 )
-from marketplace_metering_async.sandbox.http.signatures import SignedRequest, check
+from marketplace_metering_async.sandbox.http.signatures import ServiceRequest, check
 from marketplace_metering_async.sandbox.service.parsing import members_of
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
@@ -41,24 +39,6 @@ _TOO_LARGE: Final = 1_000_000
 """Bytes; a request is smaller (API reference: 1 MB)."""
 
 T = TypeVar("T")
-
-
-@frozen
-class ServiceRequest:
-    """
-    A request to the service.
-
-    Attributes:
-        headers: Found in any letter case.
-        path: As it came, percent-encoded.
-        query: The same.
-        read: Reads the body; None where it is larger than anybody may send.
-    """
-
-    headers: Mapping[str, str]
-    path: str
-    query: str
-    read: Callable[[], Awaitable[bytes | None]]
 
 
 class Operations:
@@ -118,10 +98,7 @@ class Operations:
             raise Refusal("RequestEntityTooLargeException", text)
         _check_operation(request, operation)
         principal = check(
-            SignedRequest(request.headers, request.path, request.query, body),
-            world.access_keys,
-            now=real_now(),
-            sandbox_now=call.received,
+            request, body, world.access_keys, now=real_now(), sandbox_now=call.received
         )
         call.region, call.access_key_id = principal.region, principal.access_key_id
         world.quota_of(principal, operation).require(asyncio.get_running_loop().time())

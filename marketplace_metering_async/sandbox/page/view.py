@@ -143,7 +143,7 @@ class View:
     def _faults(self) -> dict[str, Any]:
         world = self._world
         return {
-            "kinds": [{"kind": kind.value, "means": means} for kind, means in MEANINGS.items()],
+            "kinds": [{"kind": kind.value, "means": kind.means} for kind in FaultKind],
             "in_force": [rule_figures(rule) for rule in world.faults.rules],
             "hits": dict(world.hits),
         }
@@ -171,32 +171,3 @@ def columns_of(text: str) -> tuple[str, ...]:
     if unknown := named - set(COLUMNS):
         raise ValueError(f"by: expected some of {', '.join(COLUMNS)}, got {min(unknown)!r}")
     return tuple(name for name in COLUMNS if name in named) or COLUMNS
-
-
-MEANINGS: Final = {
-    FaultKind.THROTTLE: "Refused: too many calls",
-    FaultKind.ERROR_500: "An internal error; nothing was applied",
-    FaultKind.ERROR_500_AFTER: "An internal error, after all was applied",
-    FaultKind.ERROR_503: "A load balancer's page instead of an answer",
-    FaultKind.UNPROCESSED: "Part of the records is left unprocessed",
-    FaultKind.RESET_BEFORE: "The connection breaks before anything is applied",
-    FaultKind.RESET_AFTER: "All is applied, and the answer is lost",
-    FaultKind.TRUNCATED: "All is applied, and the answer is cut short",
-    FaultKind.SLOW: "The answer comes late",
-    FaultKind.STALL: "The answer stops half-way",
-    FaultKind.DRIP: "The answer comes in drops",
-    FaultKind.GARBAGE: "The answer is no JSON",
-    FaultKind.WRONG_CONTENT: "The answer is JSON of another shape",
-    FaultKind.HTML: "A captive portal's page; nothing was applied",
-    FaultKind.EMPTY: "The answer is empty",
-    FaultKind.REDIRECT: "A redirect to another host",
-    FaultKind.SHUFFLE: "Results in another order",
-    FaultKind.DROP: "One result is missing",
-    FaultKind.DUPLICATE: "One result is there twice",
-    FaultKind.ALTER: "One result echoes another quantity",
-    FaultKind.FOREIGN: "A result for a record that nobody sent",
-    FaultKind.DISAGREE: "Two results for one record disagree",
-    FaultKind.UNKNOWN_STATUS: "A status that nobody knows",
-    FaultKind.REFUSE: "Access denied",
-}
-"""What each kind of fault does, in a line."""
