@@ -10,8 +10,7 @@ import typer
 
 from marketplace_metering_async.cli.commands import check, ledger, operations, sandbox
 from marketplace_metering_async.cli.commands.job import SendJob
-from marketplace_metering_async.cli.commands.send import send_lines
-from marketplace_metering_async.cli.commands.send_hourly import send_hours
+from marketplace_metering_async.cli.commands.send import send_hours, send_lines
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
 from marketplace_metering_async.cli.input.lines import sources_of

@@ -11,8 +11,7 @@ from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BadLines
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.output.console import json_line
-from marketplace_metering_async.cli.output.result_fields import of_blocked
+from marketplace_metering_async.cli.output.result_fields import Fate, of_blocked
 from marketplace_metering_async.records import Key
 
 _IN_MEMORY: Final = 2**20
@@ -49,49 +48,36 @@ class KeptLines:
     def add(self, line: Line, entry: ImportedLine) -> None:
         """Keep the entry of a line."""
         number = self._places.add(line.file, line.number)
-        usage = entry.usage
-        if usage is None:
+        said: Any = None if entry.fate is None else entry.fate.members
+        if entry.usage is None:
             self._bad.add(number, line)
             if self._bad.is_anywhere(number):
                 self.anywhere = self._places(number)
         else:
-            usage = {**usage, "at": int(usage["at"].timestamp())}
-        row = {
-            "file": entry.file,
-            "number": entry.number,
-            "usage": usage,
-            "key": entry.key,
-            "result": entry.result,
-        }
-        self._file.write(json_line(row).encode("ascii"))
+            said = {**entry.usage, "at": int(entry.usage["at"].timestamp())}
+        row = json.dumps([entry.file, entry.number, entry.key, said], default=str)
+        self._file.write(f"{row}\n".encode("ascii"))
 
     async def blocks(self) -> AsyncIterator[list[ImportedLine]]:
         """Yield all entries in order; those of hours that are held add nothing."""
         self._file.seek(0)
         block: list[ImportedLine] = []
         for row in self._file:
-            block.append(self._entry(**json.loads(row)))
+            block.append(self._entry(*json.loads(row)))
             if len(block) == _BLOCK:
                 yield block
                 block = []
         yield block
 
     def _entry(
-        self,
-        file: str,
-        number: int,
-        usage: dict[str, Any] | None,
-        key: list[str | int | None] | None,
-        result: dict[str, Any] | None,
+        self, file: str, number: int, key: list[Any] | None, said: dict[str, Any]
     ) -> ImportedLine:
-        if usage is None or key is None:
-            return ImportedLine(file, number, result=result, code=Exit.REJECTED)
+        if key is None:
+            return ImportedLine(file, number, fate=Fate(said, Exit.REJECTED))
         hour = tuple(key)
         bad = self._bad.of(hour)
         if bad is not None:
             self.held.add(hour)
-            held = of_blocked(self._places(bad))
-            return ImportedLine(file, number, result=held, code=Exit.UNDELIVERED)
-        return ImportedLine(
-            file, number, {**usage, "at": datetime.fromtimestamp(usage["at"], UTC)}, hour
-        )
+            return ImportedLine(file, number, fate=of_blocked(self._places(bad)))
+        usage = {**said, "at": datetime.fromtimestamp(said["at"], UTC)}
+        return ImportedLine(file, number, usage, hour)

@@ -18,7 +18,7 @@ from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import record_of
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.lines import STDIN, Line, Source
-from marketplace_metering_async.cli.output import result_fields
+from marketplace_metering_async.cli.output.result_fields import Fate, of_refusal
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     EventConflictError,
@@ -54,16 +54,14 @@ class ImportedLine:
         number: Of the line in the file.
         usage: What to add, its event id included; None where nothing is to be added.
         key: Of the hour that usage belongs to.
-        result: The members of its result line, if they are known already.
-        code: What the result asks the command to end with.
+        fate: What became of it, if that is known already.
     """
 
     file: str
     number: int
     usage: Mapping[str, Any] | None = None
     key: Key | None = None
-    result: result_fields.ResultFields | None = None
-    code: Exit = Exit.OK
+    fate: Fate | None = None
 
 
 @frozen
@@ -122,8 +120,8 @@ class ImportedLines:
                 raise refused
         except InvalidRecordError as error:
             place = f"{line.file}:{line.number}"
-            result = result_fields.of_refusal(error, place, advice=self._advice)
-            return ImportedLine(line.file, line.number, result=result, code=Exit.REJECTED)
+            fate = of_refusal(error, place, advice=self._advice)
+            return ImportedLine(line.file, line.number, fate=fate)
         members["event_id"] = event_id
         return ImportedLine(line.file, line.number, members, record.key(self._product_code))
 
@@ -157,9 +155,9 @@ def _event_id(*parts: object) -> str:
 
 async def import_lines(
     ledger: UsageLedger, blocks: AsyncIterable[Sequence[ImportedLine]], *, changed: bool
-) -> AsyncIterator[ImportedLine]:
+) -> AsyncIterator[tuple[str, int, Fate]]:
     """
-    Add what there is to add to *ledger*, and yield each entry with its result, in order.
+    Add what there is to add to *ledger*; yield file, number and fate of every line, in order.
 
     Raises:
         UsageFileError: once all that was read before is stored and yielded; also where a file is
@@ -176,8 +174,8 @@ async def import_lines(
         for start in range(0, len(block), _AT_ONCE):
             some = block[start : start + _AT_ONCE]
             some = await _looked_up(ledger, some, digest, changed=changed)
-            for entry in await _added(ledger, some):
-                yield entry
+            for result in await _added(ledger, some):
+                yield result
 
 
 async def _looked_up(
@@ -208,28 +206,26 @@ async def _looked_up(
     return found
 
 
-async def _added(ledger: UsageLedger, entries: Sequence[ImportedLine]) -> list[ImportedLine]:
+async def _added(
+    ledger: UsageLedger, entries: Sequence[ImportedLine]
+) -> list[tuple[str, int, Fate]]:
     usages: list[Any] = [entry.usage for entry in entries if entry.usage is not None]
     outcomes = iter(await ledger.add_many(usages))
     return [
-        entry if entry.usage is None else _with_result(entry, next(outcomes)) for entry in entries
+        (one.file, one.number, one.fate or _fate(next(outcomes), f"{one.file}:{one.number}"))
+        for one in entries
     ]
 
 
-def _with_result(entry: ImportedLine, outcome: AddedUsage | MeteringError) -> ImportedLine:
-    if isinstance(outcome, EventConflictError | EventTooOldError | UsageRefusedError):
-        result = result_fields.of_refusal(outcome, f"{entry.file}:{entry.number}")
-        return ImportedLine(entry.file, entry.number, result=result, code=Exit.REJECTED)
-    if isinstance(outcome, MeteringError):
-        raise outcome
-    code = Exit.REJECTED if outcome.ended else Exit.OK
-    return ImportedLine(entry.file, entry.number, result=_result(outcome), code=code)
-
-
-def _result(added: AddedUsage) -> result_fields.ResultFields:
+def _fate(added: AddedUsage | MeteringError, place: str) -> Fate:
+    if isinstance(added, EventConflictError | EventTooOldError | UsageRefusedError):
+        return of_refusal(added, place)
+    if isinstance(added, MeteringError):
+        raise added
+    code = Exit.REJECTED if added.ended else Exit.OK
     if added.repeated:
-        return {"status": REPEATED}
+        return Fate({"status": REPEATED}, code)
     if added.ended is not None:
         advice = EXPLANATIONS[added.ended].advice
-        return {"status": added.ended.value, "advice": advice}
-    return {"status": RECORDED, "hour": added.hour, "late": added.late}
+        return Fate({"status": added.ended.value, "advice": advice}, code)
+    return Fate({"status": RECORDED, "hour": added.hour, "late": added.late}, code)

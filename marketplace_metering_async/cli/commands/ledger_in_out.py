@@ -76,11 +76,10 @@ async def _import(
     bar = ProgressBar(console, "importing", unit="lines")
     async with Report(console, bar, ResultWriter(console, failures.append)) as report:
         try:
-            async for entry in import_lines(ledger, blocks, changed=changed):
-                members = entry.result or {}
-                if "message" in members:
-                    report.complain(members["message"])
-                report.write(entry.file, entry.number, members, entry.code)
+            async for file, number, fate in import_lines(ledger, blocks, changed=changed):
+                if "message" in fate.members:
+                    report.complain(fate.members["message"])
+                report.write(file, number, fate)
                 bar.advance()
                 await report.room()
         except UsageFileError as error:
