@@ -17,8 +17,7 @@ from marketplace_metering_async.sandbox.http.responses import (
     CONTENT_TYPE,
     ServiceResponse,
     apply_fault,
-    refusal_response,
-    reply_response,
+    service_response,
 )
 from marketplace_metering_async.sandbox.http.signatures import ServiceRequest, check
 from marketplace_metering_async.sandbox.service.parsing import members_of
@@ -87,7 +86,8 @@ class Operations:
         except Refusal as refusal:
             call.code, call.rule, call.remedy = refusal.code, refusal.message, refusal.remedy
             self._world.note_refusal(refusal)
-            return refusal_response(refusal, call.request_id)
+            members = {"__type": refusal.code, "message": refusal.message}
+            return service_response(members, call.request_id, status=refusal.status)
 
     async def _answered(self, request: ServiceRequest, call: Call) -> ServiceResponse:
         world, operation = self._world, call.operation
@@ -110,7 +110,7 @@ class Operations:
         if hit is None:
             reply = await self._reply(operation, members, principal)
             call.note_reply(reply)
-            return reply_response(reply, call.request_id)
+            return service_response(reply, call.request_id)
         call.fault = hit.name
         world.hits[hit.name] += 1
 
