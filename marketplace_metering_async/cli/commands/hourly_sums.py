@@ -105,6 +105,10 @@ class HourlySums:
         """Return the number of the first line of *hour*."""
         return self._firsts[hour]
 
+    def place(self, hour: int) -> str:
+        """Return where *hour* begins, as `file:line`."""
+        return self.places(self._firsts[hour])
+
     def results(self, fates: Sequence[Fate]) -> Iterator[tuple[str, int, Fate]]:
         """Yield file and number of every line, with the fate of its hour, or its own refusal."""
         self._refusals.seek(0)

@@ -5,11 +5,11 @@ from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.commands.job import SendJob
-from marketplace_metering_async.cli.commands.kept_lines import KeptLines
 from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
     ImportedLines,
+    KeptLines,
     Naming,
     import_lines,
     require_names,

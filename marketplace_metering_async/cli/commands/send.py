@@ -6,7 +6,7 @@ Every line is a record of its own, or with `--coalesce` added up to hourly recor
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
@@ -125,7 +125,7 @@ async def send_hours(job: SendJob, console: Console) -> Exit:
         if not await _may_send_hours(job, sums, outcomes, console):
             return Exit.UNDELIVERED
         interrupts.says = _DRAINS
-        return await _Hours(job, sums, outcomes).send(console, interrupts)
+        return await _send_hours(job, sums, outcomes, console, interrupts)
 
 
 async def _may_send_hours(
@@ -140,72 +140,57 @@ async def _may_send_hours(
     return approved(console)
 
 
-class _Hours:
-    """The hours on their way to the service, each with its fate as far as it is known."""
+async def _send_hours(
+    job: SendJob,
+    sums: HourlySums,
+    outcomes: Sequence[CheckedHour],
+    console: Console,
+    interrupts: Interrupts,
+) -> Exit:
+    to_send = [(hour, one) for hour, one in enumerate(outcomes) if isinstance(one, UsageRecord)]
+    to_send.sort(key=lambda one: one[1].epoch)  # the earliest deadline first
+    fates = [_unsent(outcome, sums.place(hour)) for hour, outcome in enumerate(outcomes)]
 
-    def __init__(self, job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour]) -> None:
-        self._job = job
-        self._sums = sums
-        self._outcomes = outcomes
-        to_send = [
-            (outcome.epoch, hour)
-            for hour, outcome in enumerate(outcomes)
-            if isinstance(outcome, UsageRecord)
-        ]
-        self._chosen = [hour for _, hour in sorted(to_send)]  # the earliest deadline first
-        self._fates = [self._unsent(hour, outcome) for hour, outcome in enumerate(outcomes)]
+    def place_of(position: int) -> str:
+        return sums.place(to_send[position][0])
 
-    async def send(self, console: Console, interrupts: Interrupts) -> Exit:
-        """Send them, tell of every line, and sum up."""
-        bar = ProgressBar(console, "metering", total=len(self._chosen), unit="hours")
-        async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
-            await self._stream(console, report, interrupts)
-            for fate in self._fates:
-                if fate.code is Exit.REJECTED and "message" in fate.members:
-                    report.complain(fate.members["message"])
-            for number, result in enumerate(self._sums.results(self._fates)):
-                report.write(*result)
-                if number % _BREATH == 0:
-                    await asyncio.sleep(0)
-                    await report.room()
-        verdicts = Counter(str(fate.members["status"]) for fate in self._fates)
-        code = report.summary(verdicts)
-        list_held(self._outcomes, console)
-        return _ended(code, console, interrupts)
-
-    async def _stream(self, console: Console, report: Report, interrupts: Interrupts) -> None:
-        async with self._job.settings.client(console, observer=report) as client:
+    bar = ProgressBar(console, "metering", total=len(to_send), unit="hours")
+    async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
+        async with job.settings.client(console, observer=report) as client:
             await open_client(client, console)
+            records = (record for _, record in to_send)
             async for result in client.iter_batch_meter_usage(
-                self._records(), product_code=self._job.product_code, stop=interrupts.stopped
+                records, product_code=job.product_code, stop=interrupts.stopped
             ):
-                hour = self._chosen[result.position]
-                fate = of_result(result, self._place(result.position), self._place)
-                self._fates[hour] = _with_sum(fate, self._outcomes[hour])
-                report.bar.advance()
-
-    def _records(self) -> Iterator[UsageRecord]:
-        for hour in self._chosen:
-            outcome = self._outcomes[hour]
-            if isinstance(outcome, UsageRecord):
-                yield outcome
-
-    def _place(self, position: int) -> str:
-        return self._sums.places(self._sums.first_line(self._chosen[position]))
-
-    def _unsent(self, hour: int, outcome: CheckedHour) -> Fate:
-        """Return the fate of an hour as long as it is not sent."""
-        match outcome:
-            case HeldHour() | BlockedHour():
-                return _with_sum(of_held(outcome), outcome.record)
-            case MeteringError():
-                return of_refusal(outcome, self._sums.places(self._sums.first_line(hour)))
-        return _with_sum(of_unsent("sending ended before its turn came"), outcome)
+                hour, record = to_send[result.position]
+                fates[hour] = _with_sum(
+                    of_result(result, place_of(result.position), place_of), record
+                )
+                bar.advance()
+        for fate in fates:
+            if fate.code is Exit.REJECTED and "message" in fate.members:
+                report.complain(fate.members["message"])
+        for number, line in enumerate(sums.results(fates)):
+            report.write(*line)
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+                await report.room()
+    code = report.summary(Counter(str(fate.members["status"]) for fate in fates))
+    list_held(outcomes, console)
+    return _ended(code, console, interrupts)
 
 
-def _with_sum(fate: Fate, outcome: CheckedHour) -> Fate:
+def _unsent(outcome: CheckedHour, place: str) -> Fate:
+    """Return the fate of the hour that begins at *place*, as long as it is not sent."""
+    match outcome:
+        case HeldHour() | BlockedHour():
+            return _with_sum(of_held(outcome), outcome.record)
+        case MeteringError():
+            return of_refusal(outcome, place)
+    return _with_sum(of_unsent("sending ended before its turn came"), outcome)
+
+
+def _with_sum(fate: Fate, record: UsageRecord) -> Fate:
     """Tell of which hourly record a line has become a part."""
-    if not isinstance(outcome, UsageRecord):
-        return fate
-    sums = {"hour": outcome.timestamp, "hour_quantity": outcome.quantity}
+    sums = {"hour": record.timestamp, "hour_quantity": record.quantity}
     return Fate({**fate.members, **sums}, fate.code)
