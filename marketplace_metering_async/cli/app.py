@@ -4,20 +4,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from marketplace_metering_async.cli.commands import check, ledger, operations, sandbox
-from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.job import CURRENT_HOUR, UsageOptions
 from marketplace_metering_async.cli.commands.send import send_hours, send_lines
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
-from marketplace_metering_async.cli.input.lines import sources_of
 from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings, option
 from marketplace_metering_async.cli.output.console import Console
-
-_CURRENT_HOUR: Final = "--include-current-hour"
 
 app = App(
     pretty_exceptions_enable=False,
@@ -37,28 +34,6 @@ app = App(
         "130 interrupted."
     ),
 )
-
-
-def _require_coalesce(*, coalesce: bool, current_hour: bool) -> None:
-    if current_hour and not coalesce:
-        raise typer.BadParameter("only --coalesce holds hours back", param_hint=_CURRENT_HOUR)
-
-
-Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILE...",
-        help=(
-            "JSON lines, CSV, or JSON as `aws meteringmarketplace batch-meter-usage` takes it; "
-            "also compressed with gzip. - is standard input."
-        ),
-    ),
-]
-Coalesce = Annotated[bool, option("--coalesce", "Add usage up to one record an hour first.")]
-CurrentHour = Annotated[
-    bool,
-    option(_CURRENT_HOUR, "With --coalesce: send the hour that is not over, too. It locks it."),
-]
 
 
 def _show_version(*, wanted: bool) -> None:
@@ -119,11 +94,8 @@ async def demo(
 )
 async def send(
     console: Console,
-    files: Files,
+    usage: UsageOptions,
     *,
-    product_code: ProductCode = None,
-    coalesce: Coalesce = False,
-    include_current_hour: CurrentHour = False,
     dry_run: Annotated[bool, option("--dry-run", "Show the plan, send nothing.")] = False,
     ledger_url: Annotated[
         str | None,
@@ -136,24 +108,17 @@ async def send(
     settings: SendSettings,
 ) -> Exit:
     """Send usage records; one JSON line of result for each line of input, in order."""
-    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    job = SendJob(
-        sources=sources_of(files, for_ledger=ledger_url is not None),
-        settings=settings,
-        product_code=product_code,
-        include_current_hour=include_current_hour,
-        yes=yes,
-    )
+    job = usage.job(settings, for_ledger=ledger_url is not None, yes=yes)
     if ledger_url is not None:
-        if dry_run or include_current_hour:
-            wrong = "--dry-run" if dry_run else _CURRENT_HOUR
+        if dry_run or job.include_current_hour:
+            wrong = "--dry-run" if dry_run else CURRENT_HOUR
             raise typer.BadParameter("not together with --ledger", param_hint=wrong)
         from marketplace_metering_async.cli.commands.ledger_in_out import send_through  # noqa: PLC0415 - heavy
 
         return await send_through(job, ledger_url, console)
     if dry_run:
-        return await check.show_plan(job, console, coalesce=coalesce)
-    return await (send_hours(job, console) if coalesce else send_lines(job, console))
+        return await check.show_plan(job, console)
+    return await (send_hours(job, console) if job.coalesce else send_lines(job, console))
 
 
 @app.command(
@@ -162,23 +127,9 @@ async def send(
         "validate --coalesce --product-code my-product events.jsonl",
     )
 )
-async def validate(
-    console: Console,
-    files: Files,
-    *,
-    product_code: ProductCode = None,
-    coalesce: Coalesce = False,
-    include_current_hour: CurrentHour = False,
-) -> Exit:
+async def validate(console: Console, usage: UsageOptions) -> Exit:
     """Check usage records without a service; every complaint with its file and line."""
-    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    job = SendJob(
-        sources=sources_of(files, for_ledger=True),
-        settings=Settings(),
-        product_code=product_code,
-        include_current_hour=include_current_hour,
-    )
-    return await check.validate(job, console, coalesce=coalesce)
+    return await check.validate(usage.job(Settings(), for_ledger=True), console)
 
 
 app.add_typer(ledger.app, name="ledger")

@@ -78,10 +78,10 @@ def plan_of_hours(
     return plan, fates
 
 
-async def show_plan(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
+async def show_plan(job: SendJob, console: Console) -> Exit:
     """Show what `send` would do, and end with the code that it would end with at best."""
     complaints = Complaints(console)
-    plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints)
+    plan = await (_added_up if job.coalesce else plan_of_lines)(job, console, complaints)
     console.print(plan.table(job.settings.calls_per_second, await job.target_or_why_not()))
     return _code_of(plan)
 
@@ -92,14 +92,14 @@ def _code_of(plan: Plan) -> Exit:
     return Exit.REJECTED if plan.refused else Exit.OK
 
 
-async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
+async def validate(job: SendJob, console: Console) -> Exit:
     """Tell of every line whether `send` would send it, as far as the service need not be asked."""
     complaints = Complaints(console, most=sys.maxsize)
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     failures: list[OSError] = []
     lines = None if on_terminal else ResultWriter(console, failures.append)
     async with lines or nullcontext():
-        plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints, lines)
+        plan = await (_added_up if job.coalesce else plan_of_lines)(job, console, complaints, lines)
     console.print(plan.table(job.settings.calls_per_second))
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
