@@ -43,7 +43,7 @@ def _checked(switch: "Attribute[Any]") -> "Attribute[Any]":
     if get_origin(switch.type) is Literal:
         readings = get_args(switch.type)
         return switch.evolve(default=readings[0], validator=in_(readings))
-    return switch.evolve(converter=texts)
+    return switch
 
 
 def _known(source: str, default: Any) -> Any:  # noqa: ANN401 - as annotated at the field
@@ -221,11 +221,21 @@ class Rules:
     idempotency_conflict_status: Literal[400, 409] = _open(
         "API reference: 400; the schemas of the JavaScript SDK: 409."
     )
-    regions: frozenset[str] = _known("Metering Region support, November 2026.", REGIONS)
-    workload_regions: frozenset[str] = _known(
-        "Metering Region support, November 2026.", WORKLOAD_REGIONS
+    regions: frozenset[str] = field(
+        default=REGIONS,
+        converter=texts,
+        metadata={"source": "Metering Region support, November 2026."},
     )
-    eks_regions: frozenset[str] = _known("The service's model, November 2026.", EKS_REGIONS)
+    workload_regions: frozenset[str] = field(
+        default=WORKLOAD_REGIONS,
+        converter=texts,
+        metadata={"source": "Metering Region support, November 2026."},
+    )
+    eks_regions: frozenset[str] = field(
+        default=EKS_REGIONS,
+        converter=texts,
+        metadata={"source": "The service's model, November 2026."},
+    )
 
     @classmethod
     def strict(cls) -> Self:
