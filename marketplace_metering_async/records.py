@@ -286,8 +286,7 @@ def record_of(given: object) -> UsageRecord:
         return given
     if isinstance(given, Mapping):
         return UsageRecord.from_boto(given)
-    wanted, came = "a UsageRecord or a mapping", rules.describe(given)
-    raise InvalidRecordError.of([Violation("", wanted, came, wrong_type=True)])
+    raise _of_another_type("a UsageRecord or a mapping", given)
 
 
 _CUSTOMER_MEMBERS: Final = (
@@ -318,9 +317,7 @@ def quantity_members(
     The quantity is under *name* where they travel *whole*, else under its decimal sister, and its
     allocations are of the same kind.
     """
-    members: dict[str, Any] = (
-        {name: quantity} if whole else {f"{name}{quantities.AS_DECIMAL}": str(quantity)}
-    )
+    members = _amount(name, quantity, whole=whole)
     if allocations:
         members["UsageAllocations"] = [_allocation_members(one, whole=whole) for one in allocations]
     return members
@@ -328,14 +325,14 @@ def quantity_members(
 
 def _allocation_members(allocation: UsageAllocation, *, whole: bool) -> dict[str, Any]:
     quantity = allocation.allocated_usage_quantity
-    members: dict[str, Any] = (
-        {"AllocatedUsageQuantity": quantity}
-        if whole
-        else {"AllocatedUsageQuantityAsDecimal": str(quantity)}
-    )
+    members = _amount("AllocatedUsageQuantity", quantity, whole=whole)
     if allocation.tags:
         members["Tags"] = [{"Key": tag.key, "Value": tag.value} for tag in allocation.tags]
     return members
+
+
+def _amount(name: str, quantity: quantities.Quantity, *, whole: bool) -> dict[str, Any]:
+    return {name: quantity} if whole else {f"{name}{quantities.AS_DECIMAL}": str(quantity)}
 
 
 def usage_timestamp(value: object) -> datetime:
@@ -370,14 +367,6 @@ def usage_timestamp(value: object) -> datetime:
     raise InvalidRecordError([Violation("", expected, rules.describe(value))])
 
 
-def _allocations(value: object) -> tuple[UsageAllocation, ...]:
-    return _each(UsageAllocation, value, _ALLOCATION)
-
-
-def _tags(value: object) -> tuple[Tag, ...]:
-    return _each(Tag, value, _TAG)
-
-
 class _Form(NamedTuple):
     """
     How boto3 takes something.
@@ -391,6 +380,15 @@ class _Form(NamedTuple):
     required: tuple[str, ...]
 
 
+_TAG: Final = _Form({"Key": ("key", None), "Value": ("value", None)}, required=("key", "value"))
+_ALLOCATION: Final = _Form(
+    {
+        "AllocatedUsageQuantity": ("allocated_usage_quantity", None),
+        "AllocatedUsageQuantityAsDecimal": ("allocated_usage_quantity", None),
+        "Tags": ("tags", lambda value: _each(Tag, value, _TAG)),
+    },
+    required=("allocated_usage_quantity",),
+)
 _RECORD: Final = _Form(
     {
         "Timestamp": ("timestamp", usage_timestamp),
@@ -401,19 +399,10 @@ _RECORD: Final = _Form(
         "CustomerIdentifier": ("customer_identifier", None),
         "LicenseArn": ("license_arn", None),
         "ProductCode": ("product_code", None),
-        "UsageAllocations": ("usage_allocations", _allocations),
+        "UsageAllocations": ("usage_allocations", lambda v: _each(UsageAllocation, v, _ALLOCATION)),
     },
     required=("timestamp", "dimension", "quantity"),
 )
-_ALLOCATION: Final = _Form(
-    {
-        "AllocatedUsageQuantity": ("allocated_usage_quantity", None),
-        "AllocatedUsageQuantityAsDecimal": ("allocated_usage_quantity", None),
-        "Tags": ("tags", _tags),
-    },
-    required=("allocated_usage_quantity",),
-)
-_TAG: Final = _Form({"Key": ("key", None), "Value": ("value", None)}, required=("key", "value"))
 
 
 def _read(kind: Callable[..., _Made], mapping: object, form: _Form) -> _Made:
@@ -434,9 +423,7 @@ def _read(kind: Callable[..., _Made], mapping: object, form: _Form) -> _Made:
 def _read_closely(kind: Callable[..., _Made], mapping: object, form: _Form) -> _Made:
     """Do the same, member by member, so that all that is wrong can be named."""
     if not isinstance(mapping, Mapping):
-        raise InvalidRecordError.of(
-            [Violation("", "a mapping", rules.describe(mapping), wrong_type=True)]
-        )
+        raise _of_another_type("a mapping", mapping)
     known, required = form
     members: dict[str, Any] = dict.fromkeys(required)
     violations: list[Violation] = []
@@ -456,11 +443,10 @@ def _read_closely(kind: Callable[..., _Made], mapping: object, form: _Form) -> _
         try:
             members[ours] = value if reader is None else reader(value)
         except InvalidRecordError as error:
-            members[ours] = None
             violations += error.under(ours).violations
     unreadable = {violation.path.partition("[")[0] for violation in violations}
     try:
-        made = kind(**{ours: v for ours, v in members.items() if v is not None or ours in required})
+        made = kind(**members)
     except InvalidRecordError as error:
         violations += [v for v in error.violations if v.path not in unreadable]
         raise InvalidRecordError.of(violations) from None
@@ -471,9 +457,7 @@ def _read_closely(kind: Callable[..., _Made], mapping: object, form: _Form) -> _
 
 def _each(kind: Callable[..., _Made], value: object, form: _Form) -> tuple[_Made, ...]:
     if not isinstance(value, list | tuple):
-        raise InvalidRecordError.of(
-            [Violation("", "a list", rules.describe(value), wrong_type=True)]
-        )
+        raise _of_another_type("a list", value)
     made: list[_Made] = []
     violations: list[Violation] = []
     for index, item in enumerate(value):
@@ -484,3 +468,7 @@ def _each(kind: Callable[..., _Made], value: object, form: _Form) -> tuple[_Made
     if violations:
         raise InvalidRecordError.of(violations)
     return tuple(made)
+
+
+def _of_another_type(wanted: str, value: object) -> InvalidRecordError:
+    return InvalidRecordError.of([Violation("", wanted, rules.describe(value), wrong_type=True)])

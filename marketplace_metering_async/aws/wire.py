@@ -258,8 +258,8 @@ def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
     for result in _listed(answer, "Results", reply):
         echo = result.get("UsageRecord") if isinstance(result, dict) else None
         place = index.find(echo)
-        if place is None:
-            reply.oddities.append(index.why_not)
+        if isinstance(place, str):
+            reply.oddities.append(place)
             continue
         status, record_id = result.get("Status"), result.get("MeteringRecordId")
         status = status if isinstance(status, str) and status and status != UNPROCESSED else None
@@ -274,8 +274,8 @@ def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
             reply.oddities.append("two results for one record that disagree")
     for echo in _listed(answer, "UnprocessedRecords", reply):
         place = index.find(echo)
-        if place is None:
-            reply.oddities.append(index.why_not)
+        if isinstance(place, str):
+            reply.oddities.append(place)
         elif place in settled and reply.statuses[place] != UNPROCESSED:
             reply.statuses[place] = None
             reply.oddities.append("a record in Results and in UnprocessedRecords")
@@ -306,15 +306,13 @@ class _Index:
             hour = members["Timestamp"] // SECONDS_PER_HOUR
             key = (members["Dimension"], hour, members.get("CustomerAWSAccountId"))
             self._near.setdefault(key, []).append(place)
-        self.why_not = ""
 
-    def find(self, echo: object) -> int | None:
-        """Return the index of the record, or None and the reason in `why_not`."""
+    def find(self, echo: object) -> int | str:
+        """Return the index of the record, or why there is none."""
         if not isinstance(echo, dict):
             if len(self._sent) == 1 and echo is None:
                 return 0
-            self.why_not = "a result that does not say of which record it is"
-            return None
+            return "a result that does not say of which record it is"
         dimension, hour = echo.get("Dimension"), _hour(echo.get("Timestamp"))
         account = echo.get("CustomerAWSAccountId")
         near: list[int] = []
@@ -324,11 +322,9 @@ class _Index:
                 near += self._near.get((dimension, hour, account), ())
         found = [place for place in near if _same_customer(self._sent[place], echo)]
         if len(found) != 1:
-            self.why_not = "a result for a record that was not sent"
-            return None
+            return "a result for a record that was not sent"
         if not _same_content(self._sent[found[0]], echo):
-            self.why_not = "a result for a record with another quantity or other allocations"
-            return None
+            return "a result for a record with another quantity or other allocations"
         return found[0]
 
 

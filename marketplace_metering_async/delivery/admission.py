@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple, cast
 
 from marketplace_metering_async import limits, rules
@@ -13,6 +14,12 @@ from marketplace_metering_async.records import UsageRecord, record_of
 
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
+
+
+@lru_cache(maxsize=1024)
+def deadline(epoch: int) -> float:
+    """Return when the window of a timestamp closes; both in seconds since 1970."""
+    return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
 
 
 class UniformBatch(NamedTuple):

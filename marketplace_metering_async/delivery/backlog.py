@@ -9,14 +9,13 @@ service's window share chunks of their own, so that a refusal for their sake cos
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
+from marketplace_metering_async.delivery.admission import deadline
 from marketplace_metering_async.delivery.lane_queue import MINUTE, LaneQueue
 from marketplace_metering_async.delivery.model import NO_ATTEMPTS, Chunk, Lane, PendingRecord
 from marketplace_metering_async.records import UsageRecord
@@ -26,12 +25,6 @@ _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
-
-
-@lru_cache(maxsize=1024)
-def deadline(epoch: int) -> float:
-    """Return when the window of a timestamp closes; both in seconds since 1970."""
-    return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
 
 
 class Backlog:
@@ -62,11 +55,11 @@ class Backlog:
         self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
         self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
         self._places = count()
-        self._size = 0
 
     def __len__(self) -> int:
         """Return how many records are here."""
-        return self._size
+        resting = sum(len(entries) for _, _, entries in self._resting)
+        return resting + sum(queue.size for queue in self._queues.values())
 
     def group_by(self, group_of: Callable[[UsageRecord], int | None]) -> None:
         """Ask *group_of* from now on which records of licenses of unnamed products may mix."""
@@ -91,10 +84,9 @@ class Backlog:
     ) -> None:
         """Do the same with records of one *lane*, without allocations."""
         queue = self._queue(lane)
-        queue.since = min(queue.since, moment) if queue.has_fresh else moment
+        queue.since = min(queue.since, moment) if queue.fresh.size else moment
         was_full, oldest = queue.is_full, queue.oldest if queue.size else None
-        queue.add(positions, epochs)
-        self._size += len(positions)
+        queue.fresh.add(positions, epochs)
         if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
             self._line_up(queue, moment)
 
@@ -102,7 +94,6 @@ class Backlog:
         self, entries: Sequence[PendingRecord], moment: float, *, not_before: float | None = None
     ) -> None:
         """Put records back that an attempt has left open; they rest until *not_before*."""
-        self._size += len(entries)
         if not_before is not None and not_before > moment:
             heappush(self._resting, (not_before, next(self._places), entries))
         else:
@@ -133,7 +124,6 @@ class Backlog:
             queue = heappop(self._line)[2]
             chunk = queue.cut(lambda minute: _kind(minute, now))
             self._line_up(queue, moment)
-            self._size -= len(chunk)
             if not self._is_outdated(chunk):
                 return chunk
             self._regroup(chunk, queue.since, moment)
@@ -184,7 +174,6 @@ class Backlog:
         for place in (lane, lane.whole):  # it may have come before its license had a group
             queue = self._queues.get(place)
             if queue is not None and queue.discard(position, record):
-                self._size -= 1
                 self._line_up(queue, moment)
                 return True
         return False
@@ -198,9 +187,7 @@ class Backlog:
                 self._line_up(queue, _NOW)
                 if len(dropped) >= most:
                     break
-        dropped += self._drop_resting(most - len(dropped), lane)
-        self._size -= len(dropped)
-        return dropped
+        return dropped + self._drop_resting(most - len(dropped), lane)
 
     def clear(self) -> None:
         """Forget all records."""
@@ -208,12 +195,11 @@ class Backlog:
         self._line.clear()
         self._waiting.clear()
         self._resting.clear()
-        self._size = 0
 
     def sent_before(self) -> set[int]:
         """Return the positions of all that were put back."""
         resting = {entry.position for _, _, entries in self._resting for entry in entries}
-        return resting.union(*(queue.returned_positions() for queue in self._queues.values()))
+        return resting.union(*(queue.histories for queue in self._queues.values()))
 
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
@@ -255,11 +241,12 @@ class Backlog:
         if queue.held_until <= moment:
             queue.held_until = _NOW
         if not queue.size:
-            if queue.held_until == _NOW and not queue.is_narrowed:  # those are remembered
+            is_narrowed = queue.limit < limits.MAX_RECORDS_PER_REQUEST
+            if queue.held_until == _NOW and not is_narrowed:  # those are remembered
                 self._queues.pop(queue.lane, None)
             return
         due = queue.held_until
-        if not (queue.has_returned or queue.is_full):
+        if not (queue.returned.size or queue.is_full):
             due = max(due, queue.since + self.linger)
         if due > moment:
             heappush(self._waiting, (due, queue.place, queue))

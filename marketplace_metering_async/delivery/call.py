@@ -11,8 +11,8 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.connection import RepairedError
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
+from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk
-from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import Observer, WarningIssued, emit

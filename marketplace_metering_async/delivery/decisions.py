@@ -5,7 +5,7 @@ Pure: a chunk and what became of the call go in, a Decision comes out. What it p
 again, ahead of what was never sent; what it refuses is searched; what it stops starts nothing new.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
@@ -31,7 +31,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import RetryPolicy
-from marketplace_metering_async.results import SettledRecords, Verdict, unmetered
+from marketplace_metering_async.results import SettledRecords
 from marketplace_metering_async.service_codes import ErrorKind
 from marketplace_metering_async.service_errors import TimestampOutOfBoundsException
 
@@ -125,12 +125,11 @@ def on_reply(
     for part, status, record_ids in parts:
         if status is None:
             error: MeteringError = InvalidResponseError(reply.oddities[0], 200, request_id)
-            open_entries += _attempted(part.entries, error, moment, failures=1, doubt=True)
+            open_entries += _attempted(part, error, moment, failures=1, doubt=True).entries
         elif status == wire.UNPROCESSED:
             error = NotProcessedError()
-            open_entries += _attempted(
-                part.entries, error, moment, failures=1, request_id=request_id
-            )
+            left = _attempted(part, error, moment, failures=1, request_id=request_id)
+            open_entries += left.entries
         else:
             verdict = verdicts.answered(status, part.histories[0], request_id)
             settled.append(SettledRecords(verdict, part.positions, record_ids))
@@ -166,18 +165,15 @@ def on_error(
     what the service's clock shows, in seconds since 1970, if it said so.
     """
     if not sent:
-        settled = give_up(chunk.entries, error)
-        return Decision(
-            ended=CallEnd.ABANDONED, settled=settled, stop=Scope.EVERYTHING, error=error
-        )
+        return _over(chunk, CallEnd.ABANDONED, error, Scope.EVERYTHING)
     doubt = may_have_been_applied(error)
     match classify(error):
         case ErrorKind.THROTTLE:  # it rests with the pacer: nothing here backs off
-            entries = _attempted(chunk.entries, error)
-            return Decision(ended=CallEnd.THROTTLED, returned=[Return(entries)], error=error)
+            again = Return(_attempted(chunk, error).entries)
+            return Decision(ended=CallEnd.THROTTLED, returned=[again], error=error)
         case ErrorKind.SERVICE:
-            failed = _attempted(chunk.entries, error, moment, failures=1, doubt=doubt)
-            ends, returned = _ended_or_again(failed, moment, policy)
+            failed = _attempted(chunk, error, moment, failures=1, doubt=doubt)
+            ends, returned = _ended_or_again(failed.entries, moment, policy)
             narrow = max(1, len(chunk) // 2) if is_foreign_too_large(error) else None
             return Decision(
                 ended=CallEnd.FAILED,
@@ -192,45 +188,35 @@ def on_error(
         ):
             return _on_refusal(chunk, error, moment, service_time)
         case ErrorKind.PRODUCT:
-            return _on_account_error(chunk, error, moment, Scope.LANE, doubt=False)
-    return _on_account_error(chunk, error, moment, Scope.EVERYTHING, doubt=doubt)
+            return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, Scope.LANE)
+    chunk = _attempted(chunk, error, moment, doubt=doubt)
+    return _over(chunk, CallEnd.DELIVERED, error, Scope.EVERYTHING)
 
 
 def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
     """Decide on a call that was refused for credentials or a clock which are corrected now."""
-    entries = _attempted(chunk.entries, error, moment, repairs=1)
-    if any(entry.history.repairs > _MOST_REPAIRS for entry in entries):
-        settled = give_up(entries, error)
-        return Decision(
-            ended=CallEnd.DELIVERED, settled=settled, stop=Scope.EVERYTHING, error=error
-        )
-    return Decision(ended=CallEnd.DELIVERED, returned=[Return(entries)], error=error)
+    chunk = _attempted(chunk, error, moment, repairs=1)
+    if any(history.repairs > _MOST_REPAIRS for history in chunk.histories):
+        return _over(chunk, CallEnd.DELIVERED, error, Scope.EVERYTHING)
+    return Decision(ended=CallEnd.DELIVERED, returned=[Return(chunk.entries)], error=error)
 
 
-def on_bug(chunk: Chunk, cause: Exception, *, sent: bool) -> Decision:
+def on_bug(chunk: Chunk, cause: BaseException, *, sent: bool) -> Decision:
     """Decide on an exception that nobody expected: it ends these records, and no others."""
     error = UnexpectedError.of(cause)
-    entries = chunk.entries
     if sent:
-        entries = _attempted(entries, error, doubt=True)
-    return Decision(ended=CallEnd.FAILED, settled=give_up(entries, error), error=error)
+        chunk = _attempted(chunk, error, doubt=True)
+    return _over(chunk, CallEnd.FAILED, error)
 
 
 def on_cancelled(chunk: Chunk, error: MeteringError) -> Decision:
     """Decide on a call that was cancelled, because of *error*, before its request left."""
-    return Decision(ended=CallEnd.ABANDONED, settled=give_up(chunk.entries, error), error=error)
-
-
-def on_refused_alone(
-    entry: PendingRecord, error: MarketplaceMeteringException
-) -> list[SettledRecords]:
-    """Decide on a record that the service refused when it travelled alone."""
-    return [_outcome(entry, verdicts.refused_alone(error, entry.history))]
+    return _over(chunk, CallEnd.ABANDONED, error)
 
 
 def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
     """Return the outcomes of records that are sent no more because of *error*."""
-    return [_outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
+    return [verdicts.outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
 
 
 def _on_refusal(
@@ -239,31 +225,29 @@ def _on_refusal(
     moment: float,
     service_time: float | None,
 ) -> Decision:
-    entries = _attempted(chunk.entries, error, moment)
+    chunk = _attempted(chunk, error, moment)
     if isinstance(error, TimestampOutOfBoundsException) and service_time is not None:
-        early = [e for e in entries if e.record.epoch > service_time and not e.history.rested]
-        if early:
-            return _on_early(entries, early, error, service_time)
-    refusal = Refusal(chunk.advanced(entries), error)
+        early = chunk.part(
+            index
+            for index, (_, record, history) in enumerate(chunk.entries)
+            if record.epoch > service_time and not history.rested
+        )
+        if early.positions:
+            return _on_early(chunk, early, error, service_time)
+    refusal = Refusal(chunk, error)
     return Decision(ended=CallEnd.DELIVERED, refusal=refusal, progress=True, error=error)
 
 
-def _on_early(
-    entries: Sequence[PendingRecord],
-    early: Sequence[PendingRecord],
-    error: MeteringError,
-    service_time: float,
-) -> Decision:
+def _on_early(chunk: Chunk, early: Chunk, error: MeteringError, service_time: float) -> Decision:
     """Let records that are ahead of the service's clock rest, once, before any is searched for."""
-    ahead = {entry.position for entry in early}
-    others = [entry for entry in entries if entry.position not in ahead]
+    others = [entry for entry in chunk.entries if entry.position not in early.positions]
     newest = service_time + _LONGEST_REST
     settled: list[SettledRecords] = []
     minutes: dict[int, list[PendingRecord]] = {}  # together they take few calls
-    for entry in _after(early, lambda h: evolve(h, rested=True)):
+    for entry in early.after(lambda history: evolve(history, rested=True)).entries:
         if entry.record.epoch > newest:
             too_early = premature(entry.position, entry.record, newest)
-            settled.append(_outcome(entry, verdicts.at_fault(too_early, entry.history)))
+            settled.append(verdicts.outcome(entry, verdicts.at_fault(too_early, entry.history)))
         else:
             minutes.setdefault(entry.record.epoch // MINUTE, []).append(entry)
     returned = [Return(others)] if others else []
@@ -275,13 +259,12 @@ def _on_early(
     )
 
 
-def _on_account_error(
-    chunk: Chunk, error: MeteringError, moment: float, scope: Scope, *, doubt: bool
+def _over(
+    chunk: Chunk, ended: CallEnd, error: MeteringError, stop: Scope | None = None
 ) -> Decision:
-    entries = _attempted(chunk.entries, error, moment, doubt=doubt)
-    return Decision(
-        ended=CallEnd.DELIVERED, settled=give_up(entries, error), stop=scope, error=error
-    )
+    """End the records, whose call *ended* with *error*, here."""
+    settled = give_up(chunk.entries, error)
+    return Decision(ended=ended, settled=settled, stop=stop, error=error)
 
 
 def _ended_or_again(
@@ -292,7 +275,8 @@ def _ended_or_again(
     again: list[PendingRecord] = []
     for entry in entries:
         if _is_over(entry.history, moment, policy):
-            ends.append(_outcome(entry, verdicts.gave_up(entry.history.error, entry.history)))
+            verdict = verdicts.gave_up(entry.history.error, entry.history)
+            ends.append(verdicts.outcome(entry, verdict))
         else:
             again.append(entry)
     if not again:
@@ -309,7 +293,7 @@ def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> boo
 
 
 def _attempted(
-    entries: Iterable[PendingRecord],
+    chunk: Chunk,
     error: MeteringError,
     moment: float | None = None,
     *,
@@ -317,9 +301,9 @@ def _attempted(
     repairs: int = 0,
     doubt: bool = False,
     request_id: str | None = None,
-) -> list[PendingRecord]:
+) -> Chunk:
     """
-    Return *entries* after one more attempt, begun at *moment* unless it was throttled.
+    Return *chunk* after one more attempt, begun at *moment* unless it was throttled.
 
     Its *failures*, *repairs* and *doubt* are added to what was before; repairs count anew after an
     attempt without any.
@@ -338,21 +322,7 @@ def _attempted(
             request_id=request_id or getattr(error, "request_id", None),
         )
 
-    return _after(entries, after)
-
-
-def _after(
-    entries: Iterable[PendingRecord], step: Callable[[AttemptHistory], AttemptHistory]
-) -> list[PendingRecord]:
-    """Return *entries* with the histories after one *step*, shared as before."""
-    histories: dict[int, AttemptHistory] = {}
-    advanced: list[PendingRecord] = []
-    for position, record, history in entries:
-        after = histories.get(id(history))
-        if after is None:
-            after = histories[id(history)] = step(history)
-        advanced.append(PendingRecord(position, record, after))
-    return advanced
+    return chunk.after(after)
 
 
 def _parts(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Sequence[str | None]]]:
@@ -364,7 +334,3 @@ def _parts(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Seq
         (chunk.part(indices), status, [reply.record_ids[i] for i in indices])
         for (status, _), indices in groups.items()
     ]
-
-
-def _outcome(entry: PendingRecord, verdict: Verdict) -> SettledRecords:
-    return unmetered(verdict, (entry.position,))

@@ -9,24 +9,23 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Final
 
 from marketplace_metering_async.delivery import decisions
-from marketplace_metering_async.delivery.backlog import Backlog, deadline
+from marketplace_metering_async.delivery.admission import deadline
+from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.call import Call
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
+from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
-from marketplace_metering_async.delivery.refusals import REMEMBERED, is_about_a_member
-from marketplace_metering_async.delivery.screening import Screen, screen
-from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
+from marketplace_metering_async.delivery.verdicts import Screen, screen
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import (
     BatchEnded,
@@ -37,6 +36,7 @@ from marketplace_metering_async.events import (
     emit,
     flush,
 )
+from marketplace_metering_async.flow.loop_budget import WorkStretch
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
@@ -52,6 +52,8 @@ from marketplace_metering_async.results import count as counted
 
 _STEP: Final = 256
 """Records that are given up between two looks at the clock."""
+
+_CUT_OFF: Final = "the event loop ended before the record had its verdict"
 
 Settle = Callable[[Sequence[SettledRecords]], None]
 """Takes verdicts as they come."""
@@ -110,15 +112,15 @@ class Delivery:
         self._screen = screen
         self._leaving = leaving
         self._callers = callers
-        self._searches = Searches(product_code)
+        self._searches = Searches(backlog, shared.observer, product_code)
         self._stops = Stops()
         self._progress = Progress(shared.policy.timeout)
         self._watch: asyncio.Task[None] | None = None  # of the time without progress
-        self._given_up: deque[tuple[Lane | None, MeteringError]] = deque()  # what is to be settled
-        backlog.group_by(self._searches.licenses.group_of)
         self._open = len(backlog)  # records without a verdict
         self._on_the_wire: dict[Call, None] = {}  # in the order in which they began
-        self._dispatcher = Dispatcher(self._clock, shared.permits, self, self._rescue_if_lost)
+        self._dispatcher = Dispatcher(
+            shared.clock, shared.permits, self._has_work, self._dispatch, self._rescue_if_lost
+        )
         self._idle = asyncio.Event()  # set when nothing is open any more, or can be brought on
         self._bug: MeteringError | None = None
 
@@ -151,7 +153,7 @@ class Delivery:
         if self._stops.final is not None:
             return
         self._stops.final = error
-        self._given_up.append((None, error))
+        self._stops.given_up.append((None, error))
         self._cancel_what_has_not_left()
         self._dispatcher.restart()
         self._rescue_if_lost()
@@ -201,70 +203,85 @@ class Delivery:
                 call.return_permit(self._observer)  # its task may never have begun
             flush(self._observer)
 
-    # What the dispatcher asks.
+    # What the dispatcher does.
 
-    def has_work(self) -> bool:
+    async def _dispatch(self) -> None:
+        """Give up and send; a bug ends what waits, and what comes later is tried."""
+        given_up = self._stops.given_up
+        while True:
+            try:
+                return await self._go_on()
+            except Exception as error:  # noqa: BLE001 - see above
+                if given_up:  # which is what failed: what is left ends with the rest
+                    given_up.clear()
+                    return None
+                self._bug = UnexpectedError.of(error)
+                given_up.append((None, self._bug))
+
+    async def _go_on(self) -> None:
+        stretch = WorkStretch(self._clock)
+        while True:
+            await stretch.yield_if_due()
+            if self._give_up_some():
+                continue
+            if self._wanted():
+                await self._send(stretch)
+            elif (due := self._next_due()) is not None:
+                await self._dispatcher.sleep(due)
+            else:
+                return
+
+    def _has_work(self) -> bool:
         """Return whether anything is to be settled, or sent now or later."""
-        return bool(self._given_up) or self.wanted() or self.next_due() is not None
+        return bool(self._stops.given_up) or self._wanted() or self._next_due() is not None
 
-    def wanted(self) -> bool:
+    def _wanted(self) -> bool:
         """Return whether a call may be started now."""
-        if self._stops.final is not None or self._given_up:
+        if self._stops.final is not None or self._stops.given_up:
             return False
         return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
 
-    def next_due(self) -> float | None:
+    def _next_due(self) -> float | None:
         """Return the monotonic time at which one may be, if nothing else happens."""
         return self.backlog.next_due() if self._stops.final is None else None
 
-    def give_up_some(self) -> bool:
+    def _give_up_some(self) -> bool:
         """Settle some of what is not sent any more; return whether there was anything."""
-        stop = self._stops.error_for(None, self._clock.monotonic())
-        if stop is not None and self.wanted():
-            self._given_up.append((None, stop))
-        if not self._given_up:
+        moment, given_up = self._clock.monotonic(), self._stops.given_up
+        stop = self._stops.error_for(None, moment)
+        if stop is not None and self._wanted():
+            given_up.append((None, stop))
+        if not given_up:
             return False
-        lane, error = self._given_up[0]
+        lane, error = given_up[0]
         entries = self.backlog.drop(_STEP, lane)
         if not entries:
-            self._given_up.popleft()
-            entries = self._release(self._searches.drop(lane)).returned
+            given_up.popleft()
+            entries = self._searches.drop(lane, moment)
         self._settle(decisions.give_up(entries, error))
         return True
 
-    async def prepare(self) -> bool:
-        """Find region and credentials; what waits for nothing ends where they are not found."""
+    async def _send(self, stretch: WorkStretch) -> None:
+        """Start a call once it is permitted; what waits for it ends where it cannot be made."""
         try:
             await self._connection.open()
         except MeteringError as error:
-            self._given_up.append((None, error))
-            return False
-        return True
+            self._stops.given_up.append((None, error))
+            return
+        permit = await self._shared.permits.acquire(self._wanted, self._dispatcher)
+        if permit is None:
+            return
+        is_used = False
+        try:
+            while not is_used and self._wanted():
+                is_used = self._begin(permit)
+                await stretch.yield_if_due()
+        finally:
+            if not is_used:
+                permit.release()
 
-    def send_some(self, permit: Permit) -> bool:
-        """Start a call, which takes the *permit* over; return False if none was ready after all."""
-        call = self._begin(permit)
-        if call is None:
-            return False
-        call.task = asyncio.create_task(self._make(call))
-        call.task.add_done_callback(partial(self._task_ended, call))
-        return True
-
-    def met_bug(self, error: Exception) -> bool:
-        """
-        End what waits, and try what comes.
-
-        Return False where the bug was met while giving up: what is left then ends with the rest.
-        """
-        in_vain = bool(self._given_up)
-        self._given_up.clear()
-        if not in_vain:
-            self._bug = UnexpectedError.of(error)
-            self._given_up.append((None, self._bug))
-        return not in_vain
-
-    def _begin(self, permit: Permit) -> Call | None:
-        """Begin a call with what goes next, unless there is a verdict on some of it by now."""
+    def _begin(self, permit: Permit) -> bool:
+        """Begin a call with what goes next; return False if there is a verdict on some of it."""
         moment = self._clock.monotonic()
         search: Search | None = None
         if self._searches.parts:
@@ -272,16 +289,19 @@ class Delivery:
         elif (waiting := self.backlog.take(self._connection.now().timestamp(), moment)) is not None:
             chunk = waiting
         else:
-            return None
+            return False
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
             call = Call(chunk, search, permit, self._clock.monotonic())
             self._on_the_wire[call] = None
-            return call
+            call.task = asyncio.create_task(self._make(call))
+            call.task.add_done_callback(partial(self._task_ended, call))
+            return True
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
-            self._follow(self._searches.advance(search, kept, decisions.NOT_SENT, moment), moment)
-        return None
+            findings = self._searches.advance(search, kept, decisions.NOT_SENT, moment)
+            self._follow(chunk.lane, findings, moment)
+        return False
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
         """Settle the records of *chunk* on which there is a verdict; return the others."""
@@ -299,21 +319,23 @@ class Delivery:
     # Its calls.
 
     async def _make(self, call: Call) -> None:
-        try:
-            decision = await call.make(self._shared, self._note_leaving, self._callers)
-        except asyncio.CancelledError:
-            if call not in self._on_the_wire:  # aborted: nobody asks any more
-                raise
-            stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
-            if stop is None or call.permit.sent:  # the event loop ends
-                error = UnexpectedError("the event loop ended before the record had its verdict")
-                self._finish(call, decisions.on_bug(call.chunk, error, sent=call.permit.sent))
-                raise
-            decision = decisions.on_cancelled(call.chunk, stop)
-        except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
-            decision = decisions.on_bug(call.chunk, error, sent=call.permit.sent)
-        self._finish(call, decision)
+        self._finish(call, await call.make(self._shared, self._note_leaving, self._callers))
         self._dispatcher.wake()
+
+    def _task_ended(self, call: Call, task: "asyncio.Task[None]") -> None:
+        """Finish a call that was cancelled, or that a bug has ended."""
+        error = UnexpectedError(_CUT_OFF) if task.cancelled() else task.exception()
+        if call in self._on_the_wire and error is not None:
+            stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
+            if task.cancelled() and stop is not None and not call.permit.sent:
+                decision = decisions.on_cancelled(call.chunk, stop)
+            else:
+                decision = decisions.on_bug(call.chunk, error, sent=call.permit.sent)
+            self._finish(call, decision)
+            self._dispatcher.wake()
+        elif isinstance(error, Exception) and not task.cancelled():
+            self._bug = UnexpectedError.of(error)
+        self._rescue_if_lost()
 
     def _note_leaving(self, positions: Sequence[int]) -> None:
         self.calls += 1
@@ -328,7 +350,7 @@ class Delivery:
             self._apply(call, decision)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
             moment, lane = self._clock.monotonic(), call.chunk.lane
-            rest = self._release(self._searches.drop(lane.whole)).returned
+            rest = self._searches.drop(lane.whole, moment)
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
             self._end_lost(call.chunk, error, sent=call.permit.sent)
@@ -350,20 +372,31 @@ class Delivery:
             self._searches.note_taken(lane)
         if decision.stop is not None and decision.error is not None:
             self._stop(None if decision.stop is Scope.EVERYTHING else lane.whole, decision.error)
-        self._go_on_searching(call, decision, moment)
+        self._search(call, decision, moment)
         if self._stops:
             oldest = min((other.begun for other in self._on_the_wire), default=moment)
             self._stops.forget(moment, oldest)
 
-    def _go_on_searching(self, call: Call, decision: Decision, moment: float) -> None:
+    def _search(self, call: Call, decision: Decision, moment: float) -> None:
         """Go on with the search that the call was a part of, or begin one."""
+        lane, refusal = call.chunk.lane, decision.refusal
         if call.search is not None:
             findings = self._searches.advance(call.search, call.chunk, decision, moment)
-            self._follow(findings, call.begun)
-        elif (refusal := decision.refusal) is not None:
-            entries = refusal.chunk.entries
-            if len(entries) == 1 or not self._ends(call.chunk.lane, entries, call.begun, moment):
-                self._follow(self._searches.refused(refusal, moment), call.begun)
+            self._follow(lane, findings, call.begun)
+        elif refusal is not None and (
+            len(refusal.chunk) == 1
+            or not self._ends(lane, refusal.chunk.entries, call.begun, moment)
+        ):
+            self._follow(lane, self._searches.refused(refusal, moment), call.begun)
+
+    def _follow(self, lane: Lane, findings: Findings, begun: float) -> None:
+        """Put into practice what the searches found, after a call of a lane that *begun* then."""
+        moment = self._clock.monotonic()
+        self._settle(findings.settled)
+        if findings.returned and not self._ends(lane, findings.returned, begun, moment):
+            self.backlog.put_back(findings.returned, moment)
+        if findings.stop is not None:
+            self._stop(lane.whole, findings.stop)
 
     def _put_back(self, call: Call, decision: Decision, moment: float) -> float:
         """Put back what is sent again; return how long it rests."""
@@ -416,14 +449,8 @@ class Delivery:
         if self._stops.add(lane, error, self._clock.monotonic(), probed=self._goes_on):
             product = None if lane is None else lane.product_code
             emit(self._observer, SendingStopped(product_code=product, error=error))
-        self._given_up.append((lane, error))
         if lane is None:
             self._cancel_what_has_not_left()
-
-    def _end(self, lane: Lane | None, error: MeteringError) -> None:
-        """End what is open of a lane, or of all: its time is over."""
-        self._stops.end(lane, error, self._clock.monotonic())
-        self._given_up.append((lane, error))
 
     def _note_no_progress(self, call: Call, decision: Decision, rest: float) -> None:
         """Let time run against the lane, and against the whole delivery."""
@@ -434,7 +461,7 @@ class Delivery:
             self._watch = asyncio.create_task(self._watch_the_time())
         moment, lane = self._clock.monotonic(), call.chunk.lane
         if decision.failed and self._progress.failed(lane, call.begun, moment, rest):
-            self._end(lane.whole, self._progress.latest)
+            self._stops.end(lane.whole, self._progress.latest, moment)
 
     async def _watch_the_time(self) -> None:
         """End everything once nothing has progressed for as long as the policy allows."""
@@ -444,49 +471,15 @@ class Delivery:
                 await self._clock.sleep(left)
             else:
                 progress.stalled_since = None
-                self._end(None, progress.latest)
+                self._stops.end(None, progress.latest, self._clock.monotonic())
                 self._dispatcher.wake()
 
-    # What is refused.
-
-    def _follow(self, findings: Findings, begun: float) -> None:
-        """Put into practice what the searches found, after a call that *begun* then."""
-        moment = self._clock.monotonic()
-        self._release(findings)
-        for event in findings.events:
-            emit(self._observer, event)
-        for refusal in findings.begun:
-            if is_about_a_member(refusal.error.code):  # more of the lane would be refused for it
-                self.backlog.hold(refusal.chunk.lane, moment + REMEMBERED, moment)
-        self._settle(findings.settled)
-        for lane, entries in _by_lane(self.backlog, findings.returned).items():
-            if not self._ends(lane, entries, begun, moment):
-                self.backlog.put_back(entries, moment)
-        if findings.stop is not None:
-            self._stop(*findings.stop)
-
-    def _release(self, findings: Findings) -> Findings:
-        for lane in findings.ended:
-            self.backlog.release(lane, self._clock.monotonic())
-        return findings
-
     # The net below a bug.
-
-    def _task_ended(self, call: Call, task: "asyncio.Task[None]") -> None:
-        if call in self._on_the_wire:  # it never began
-            stop = self._stops.final or UnexpectedError("cancelled before it began")
-            self._finish(call, decisions.on_cancelled(call.chunk, stop))
-            self._dispatcher.wake()
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception):
-            self._bug = UnexpectedError.of(error)
-        self._rescue_if_lost()
 
     def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
         self._bug = UnexpectedError.of(error)
-        kept = self.backlog.sent_before() | self._searches.positions()
-        lost = frozenset(self._unsettled(chunk.positions)) - kept
+        lost = frozenset(self._unsettled(chunk.positions)) - self.backlog.sent_before()
         part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)
         self._settle(decisions.on_bug(part, error, sent=sent).settled)
 
@@ -511,12 +504,5 @@ class Delivery:
         lost = self._unsettled(None)
         self._open = len(lost)
         self.backlog.clear()
-        self._release(self._searches.drop(None))
+        self._searches.drop(None, self._clock.monotonic())
         self._settle([unmetered(verdict, lost)] if lost else [])
-
-
-def _by_lane(backlog: Backlog, entries: Sequence[PendingRecord]) -> dict[Lane, list[PendingRecord]]:
-    lanes: dict[Lane, list[PendingRecord]] = {}
-    for entry in entries:
-        lanes.setdefault(backlog.lane_of(entry.record), []).append(entry)
-    return lanes

@@ -39,12 +39,6 @@ _MAY_BE_ON_FILE: Final = (
 )
 
 
-class _Given(NamedTuple):
-    position: int
-    given: object
-    record: UsageRecord
-
-
 @define(eq=False)
 class Entry:
     """
@@ -57,7 +51,7 @@ class Entry:
         key: What the service counts as one.
         since: Monotonic time at which it came.
         copies: What was given for identical records, by position.
-        rivals: Different records of the key that came after it had left.
+        rivals: Likewise of different records of the key, with each, which came after it had left.
         conflict: Why none of the records of the key is sent.
         sent: Whether it was handed to the transport.
         is_wanted: Whether who gave it still waits for its verdict.
@@ -69,7 +63,7 @@ class Entry:
     key: Key
     since: float
     copies: dict[int, object] = field(factory=dict)
-    rivals: dict[int, _Given] = field(factory=dict)
+    rivals: dict[int, tuple[object, UsageRecord]] = field(factory=dict)
     conflict: list[int] = field(factory=list)
     conflict_kind: type[ConflictingRecordsError] = ConflictingRecordsError
     sent: bool = False
@@ -174,7 +168,7 @@ class Feed:
         elif is_same(first.record, record):
             first.copies[position] = given
         elif first.sent:
-            first.rivals[position] = _Given(position, given, record)
+            first.rivals[position] = (given, record)
         else:
             first.conflict = [first.position, *first.copies, position]
             first.copies[position] = given
@@ -286,7 +280,7 @@ class Feed:
         """Take verdicts, and share them with those that share the fate of a record."""
         results: list[RecordResult] = []
         shared: list[SettledRecords] = []
-        rivals: list[_Given] = []
+        rivals: dict[int, tuple[object, UsageRecord]] = {}
         for verdict, positions, record_ids in outcomes:
             for position, record_id in zip(positions, record_ids, strict=True):
                 entry = self._entries.pop(position)
@@ -299,18 +293,18 @@ class Feed:
                         results.append(RecordResult(at, given, copy, record_id))
                     shared.append(SettledRecords(copy, list(entry.copies), ()))
                 if entry.rivals and (verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous):
-                    for rival in entry.rivals.values():
-                        error = KeyAlreadySentError((position, rival.position))
+                    for at, (given, _) in entry.rivals.items():
+                        error = KeyAlreadySentError((position, at))
                         refused = Verdict(status=RecordStatus.REJECTED, error=error)
-                        results.append(RecordResult(rival.position, rival.given, refused))
-                        shared.append(SettledRecords(refused, (rival.position,), ()))
+                        results.append(RecordResult(at, given, refused))
+                        shared.append(SettledRecords(refused, (at,), ()))
                 else:
-                    rivals += entry.rivals.values()
+                    rivals |= entry.rivals
         if shared:
             emit(self._connection.observer, Settled(counts=count(shared)))
         self._take_results(results)
-        for rival in rivals:
-            self.join(*rival)
+        for at, (given, record) in rivals.items():
+            self.join(at, given, record)
 
     def _forget(self, entry: Entry) -> None:
         del self._by_key[entry.key]

@@ -10,11 +10,13 @@ with at most 8 more calls, and 25 with 48. No record is refused unless it was re
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from attrs import define
 
+from marketplace_metering_async.delivery.model import Chunk, PendingRecord
+from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.records import UsageRecord
 
 
@@ -54,91 +56,100 @@ class Part:
     sibling: "Part | None" = None
 
 
-class Isolation:
+class Search:
     """
     The search for the bad records of one refused chunk.
 
-    Ask `next_part()`, try it, and say whether it was `taken()` or `refused()`, unless neither was
-    so, until there is no next part.
+    Take `next_part()` to the service, and say whether it was `taken()` or `refused()`, until there
+    is none. What was neither says nothing: its records are sent again with others.
 
     Attributes:
+        chunk: What was refused, with what its records have been through by now.
+        error: The refusal.
         tried: How many parts were handed out.
+        parts_taken: What the service took of it, part by part.
+        refused_alone: How many records were refused alone.
     """
 
     def __init__(
-        self, size: int, hinted: Collection[int] = (), labels: Sequence[object] | None = None
+        self, chunk: Chunk, error: MarketplaceMeteringException, *, by_license: bool
     ) -> None:
         """
-        Begin with a refused chunk of *size* records, at least two.
+        Begin with a refused chunk of at least two records.
 
-        Those *hinted* at are tried first, together.
+        Those that the refusal names are tried first, together.
 
-        Where *labels* are given, records of one label stay together as long as others are there.
+        Where it is searched *by_license*, records of one license stay together as long as others
+        are there.
         """
+        self.chunk = chunk
+        self.error = error
         self.tried = 0
-        self._labels = labels
+        self.parts_taken: list[Chunk] = []
+        self.refused_alone = 0
+        self._trying = Part(())
         self._pile: list[Part] = []
-        everybody = tuple(range(size))
-        if labels is not None:
-            first = {label: index for index, label in reversed(list(enumerate(labels)))}
-            everybody = tuple(sorted(everybody, key=lambda index: first[labels[index]]))
+        self._labels = [r.license_arn if by_license else n for n, r in enumerate(chunk.records)]
+        first = {label: index for index, label in reversed(list(enumerate(self._labels)))}
+        everybody = sorted(range(len(chunk)), key=lambda index: first[self._labels[index]])
+        hinted = named_in(error.message, chunk.records)
         named = tuple(index for index in everybody if index in hinted)
         others = tuple(index for index in everybody if index not in hinted)
         if named and others:
             self._push_pair(named, others)
         else:
-            self._divide(everybody)
+            self._divide(tuple(everybody))
 
-    def next_part(self) -> Part | None:
+    def next_part(self) -> Chunk | None:
         """Return what to try next, or None when every record is settled."""
         while self._pile:
             part = self._pile.pop()
-            if not part.indices:
-                continue
             if part.holds_bad and len(part.indices) > 1:
                 self._divide(part.indices)
-                continue
-            self.tried += 1
-            return part
+            elif part.indices:
+                self.tried += 1
+                self._trying = part
+                return self.chunk.part(part.indices)
         return None
 
-    def taken(self, part: Part) -> None:
-        """Note that the service took *part*: none of its records is bad."""
-        if part.sibling is not None and not (part.is_reduced or part.sibling.is_reduced):
-            part.sibling.holds_bad = True
+    def taken(self, part: Chunk) -> None:
+        """Note that the service took the last part: none of its records is bad."""
+        self.parts_taken.append(part)
+        sibling = self._trying.sibling
+        if sibling is not None and not (self._trying.is_reduced or sibling.is_reduced):
+            sibling.holds_bad = True
 
-    def refused(self, part: Part) -> None:
-        """Note that the service refused *part* for the sake of some record in it."""
-        if len(part.indices) > 1:
-            self._divide(part.indices)
+    def refused(self, part: Chunk) -> None:
+        """Note that it refused the last part, which by now is *part*, for a record's sake."""
+        indices = self._trying.indices
+        for index, history in zip(indices, part.histories, strict=True):
+            self.chunk.histories[index] = history
+        if len(indices) > 1:
+            self._divide(indices)
+        else:
+            self.refused_alone += 1
 
-    def remove(self, indices: Iterable[int]) -> None:
-        """Leave *indices* out from now on: they are settled otherwise."""
-        gone = frozenset(indices)
+    def remove(self, entries: Sequence[PendingRecord]) -> None:
+        """Leave records out from now on: they are settled otherwise."""
+        gone = {entry.position for entry in entries}
         for part in self._pile:
-            kept = tuple(index for index in part.indices if index not in gone)
+            kept = tuple(i for i in part.indices if self.chunk.positions[i] not in gone)
             if len(kept) < len(part.indices):
                 part.indices = kept
                 part.holds_bad = False
                 part.is_reduced = True
 
-    def remaining(self) -> list[int]:
-        """Return the indices that are not settled yet, but for those being tried."""
-        return [index for part in self._pile for index in part.indices]
+    def waiting(self) -> list[PendingRecord]:
+        """Return the records that wait for their part to be tried."""
+        entries = self.chunk.entries
+        return [entries[index] for part in self._pile for index in part.indices]
 
     def _divide(self, indices: tuple[int, ...]) -> None:
-        share = FIRST_SHARE[len(indices)]
-        if self._labels is not None:
-            share = self._between_labels(self._labels, indices, share)
+        """Part them where it costs least, or at the place nearest to it where the label changes."""
+        share, labels = FIRST_SHARE[len(indices)], [self._labels[index] for index in indices]
+        changes = [n for n in range(1, len(indices)) if labels[n - 1] != labels[n]]
+        share = min(changes, key=lambda n: abs(n - share), default=share)
         self._push_pair(indices[:share], indices[share:])
-
-    @staticmethod
-    def _between_labels(labels: Sequence[object], indices: tuple[int, ...], share: int) -> int:
-        """Return the place nearest to *share* where the label changes, if it does anywhere."""
-        changes = [
-            n for n in range(1, len(indices)) if labels[indices[n - 1]] != labels[indices[n]]
-        ]
-        return min(changes, key=lambda n: abs(n - share), default=share)
 
     def _push_pair(self, first: tuple[int, ...], rest: tuple[int, ...]) -> None:
         sibling = Part(rest)

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Final
 
@@ -42,6 +42,8 @@ class Minutes:
     @property
     def oldest(self) -> int:
         """The oldest minute, of which there must be one."""
+        while not self._minutes[self._order[0]]:  # of those that were taken out
+            del self._minutes[heappop(self._order)]
         return self._order[0]
 
     def add(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
@@ -56,7 +58,7 @@ class Minutes:
 
     def peek(self, most: int) -> list[int]:
         """Return the next positions of the oldest minute, at *most* that many."""
-        return list(islice(self._minutes[self._order[0]], most))
+        return list(islice(self._minutes[self.oldest], most))
 
     def pop(self, number: int) -> None:
         """Take out the first *number* of what `peek` returned last."""
@@ -64,24 +66,14 @@ class Minutes:
         self.size -= number
         for _ in range(number):
             positions.popleft()
-        if not positions:
-            del self._minutes[heappop(self._order)]
 
     def discard(self, position: int, epoch: int) -> bool:
         """Take out one position; return whether it was there."""
-        minute = epoch // MINUTE
-        positions = self._minutes.get(minute)
-        if positions is None:
-            return False
         try:
-            positions.remove(position)
-        except ValueError:
+            self._minutes[epoch // MINUTE].remove(position)
+        except (KeyError, ValueError):
             return False
         self.size -= 1
-        if not positions:
-            del self._minutes[minute]
-            self._order.remove(minute)
-            heapify(self._order)
         return True
 
 
@@ -99,6 +91,9 @@ class LaneQueue:
         bytes: Of records with allocations, which may fill a request before they are 25.
         held_until: Monotonic time until which a search keeps them back.
         place: The newest of its places in the backlog's heaps; older ones are stale.
+        fresh: Those that were never sent; say `count_bytes` of each that has allocations.
+        returned: Those that were, which go ahead of them.
+        histories: Of those, by position.
     """
 
     lane: Lane
@@ -109,14 +104,14 @@ class LaneQueue:
     bytes: int = 0
     held_until: float = -math.inf
     place: int = -1
-    _fresh: Minutes = Factory(Minutes)
-    _returned: Minutes = Factory(Minutes)
-    _histories: dict[int, AttemptHistory] = Factory(dict)  # of those that were sent, by position
+    fresh: Minutes = Factory(Minutes)
+    returned: Minutes = Factory(Minutes)
+    histories: dict[int, AttemptHistory] = Factory(dict)
 
     @property
     def size(self) -> int:
         """How many records there are."""
-        return self._fresh.size + self._returned.size
+        return self.fresh.size + self.returned.size
 
     @property
     def is_full(self) -> bool:
@@ -124,37 +119,14 @@ class LaneQueue:
         return self.size >= self.limit or self.bytes >= self.room
 
     @property
-    def is_narrowed(self) -> bool:
-        """Whether its requests are smaller than the service allows."""
-        return self.limit < MAX_RECORDS_PER_REQUEST
-
-    @property
-    def has_fresh(self) -> bool:
-        """Whether some were never sent."""
-        return self._fresh.size > 0
-
-    @property
-    def has_returned(self) -> bool:
-        """Whether some were sent before."""
-        return self._returned.size > 0
-
-    def returned_positions(self) -> set[int]:
-        """Return the positions of those that were sent before."""
-        return set(self._histories)
-
-    @property
     def oldest(self) -> int:
         """The minute of the timestamp whose record goes next."""
-        return (self._returned if self.has_returned else self._fresh).oldest
-
-    def add(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
-        """Add records that were never sent; say `count_bytes` of each that has allocations."""
-        self._fresh.add(positions, epochs)
+        return (self.returned if self.returned.size else self.fresh).oldest
 
     def put_back(self, entry: PendingRecord) -> None:
         """Add a record that was sent; it goes ahead of those that never were."""
-        self._returned.add((entry.position,), (entry.record.epoch,))
-        self._histories[entry.position] = entry.history
+        self.returned.add((entry.position,), (entry.record.epoch,))
+        self.histories[entry.position] = entry.history
         self.count_bytes(entry.record)
 
     def count_bytes(self, record: UsageRecord, times: int = 1) -> None:
@@ -164,7 +136,7 @@ class LaneQueue:
 
     def discard(self, position: int, record: UsageRecord) -> bool:
         """Take out a record that was never sent; return whether it was here."""
-        found = self._fresh.discard(position, record.epoch)
+        found = self.fresh.discard(position, record.epoch)
         if found:
             self.count_bytes(record, -1)
         return found
@@ -173,7 +145,7 @@ class LaneQueue:
         """Take out the records of the next request; minutes of one *kind* share it."""
         cut = Chunk(self.lane, [], [], [], [])
         first, left = kind(self.oldest), self.room
-        for waiting in (self._returned, self._fresh):
+        for waiting in (self.returned, self.fresh):
             while left > 0 and waiting.size and len(cut.positions) < self.limit:
                 if kind(waiting.oldest) != first:
                     break
@@ -183,7 +155,7 @@ class LaneQueue:
     def drain(self, most: int) -> list[PendingRecord]:
         """Take out at *most* that many records, in no particular order."""
         entries: list[PendingRecord] = []
-        for waiting in (self._returned, self._fresh):
+        for waiting in (self.returned, self.fresh):
             while waiting.size and len(entries) < most:
                 positions = waiting.peek(most - len(entries))
                 waiting.pop(len(positions))
@@ -215,6 +187,6 @@ class LaneQueue:
         return left
 
     def _take_histories(self, positions: Sequence[int]) -> list[AttemptHistory]:
-        if not self._histories:
+        if not self.histories:
             return [NO_ATTEMPTS] * len(positions)
-        return [self._histories.pop(position, NO_ATTEMPTS) for position in positions]
+        return [self.histories.pop(position, NO_ATTEMPTS) for position in positions]

@@ -1,6 +1,6 @@
 """What travels together: lanes, chunks, and what each record in them has been through."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from attrs import define, evolve, field, frozen
@@ -116,6 +116,8 @@ class Chunk:
             [self.members[i] for i in chosen],
         )
 
-    def advanced(self, entries: Iterable[PendingRecord]) -> "Chunk":
-        """Return the chunk with the histories that its *entries* have by now."""
-        return evolve(self, histories=[entry.history for entry in entries])
+    def after(self, step: Callable[[AttemptHistory], AttemptHistory]) -> "Chunk":
+        """Return the chunk with each history after one *step*, shared as before."""
+        before = {id(history): history for history in self.histories}
+        after = {key: step(history) for key, history in before.items()}
+        return evolve(self, histories=[after[id(history)] for history in self.histories])

@@ -5,16 +5,22 @@ from typing import Final
 
 from attrs import Factory, define
 
-from marketplace_metering_async.delivery import decisions, verdicts
+from marketplace_metering_async.delivery import verdicts
+from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
+from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
-from marketplace_metering_async.delivery.refusals import LicenseGroups, SimilarRefusals
-from marketplace_metering_async.delivery.search import Search
+from marketplace_metering_async.delivery.refusals import (
+    REMEMBERED,
+    LicenseGroups,
+    SimilarRefusals,
+    is_about_a_member,
+)
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MarketplaceMeteringException
-from marketplace_metering_async.events import Event, Isolated, Isolating
+from marketplace_metering_async.events import Isolated, Isolating, Observer, emit
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import SettledRecords, unmetered
+from marketplace_metering_async.results import SettledRecords
 from marketplace_metering_async.service_codes import ErrorKind
 
 _WHOLE_REFUSALS: Final = 3
@@ -28,20 +34,16 @@ class Findings:
     What a step of the searches leads to.
 
     Attributes:
+        moment: Monotonic time of the step.
         settled: Verdicts.
         returned: Records that are sent again.
-        stop: A lane that starts nothing new any more, and why.
-        begun: Chunks whose search begins.
-        ended: Lanes whose search has ended.
-        events: What the observer is to know.
+        stop: Why their lane starts nothing new any more, if so.
     """
 
+    moment: float
     settled: list[SettledRecords] = Factory(list)
     returned: list[PendingRecord] = Factory(list)
-    stop: tuple[Lane, MarketplaceMeteringException] | None = None
-    begun: list[Refusal] = Factory(list)
-    ended: list[Lane] = Factory(list)
-    events: list[Event] = Factory(list)
+    stop: MarketplaceMeteringException | None = None
 
 
 class Searches:
@@ -54,145 +56,128 @@ class Searches:
         parts: The parts that may be tried now, and their searches.
     """
 
-    def __init__(self, product_code: str | None) -> None:
-        """Know nothing; *product_code* stands in where a record names none."""
+    def __init__(self, backlog: Backlog, observer: Observer, product_code: str | None) -> None:
+        """Know nothing; *backlog* has the other records, *product_code* is that of most."""
         self.similar = SimilarRefusals(product_code)
         self.licenses = LicenseGroups()
         self.parts: deque[tuple[Search, Chunk]] = deque()
+        self._backlog = backlog
+        self._observer = observer
         self._searches: dict[Lane, Search] = {}
         self._waiting: defaultdict[Lane, list[Refusal]] = defaultdict(list)  # for those to end
         self._mixing: set[Lane] = set()  # whose licenses turned out to be of several products
         self._whole_refusals: dict[Lane, list[frozenset[object]]] = {}  # their customers
+        backlog.group_by(self.licenses.group_of)
 
     def refused(self, refusal: Refusal, moment: float) -> Findings:
         """Search a refused chunk; where its lane is being searched, later."""
-        findings = Findings()
-        self._refused(refusal, moment, findings)
-        return findings
+        found = Findings(moment)
+        self._refused(refusal, found)
+        return found
 
     def advance(self, search: Search, part: Chunk, decision: Decision, moment: float) -> Findings:
         """Note what came of a *part* of *search*, and go on with it."""
-        findings = Findings()
-        if not self._is_current(search):  # given up meanwhile
-            if decision.refusal is not None:
-                chunk, error = decision.refusal
-                if len(chunk) == 1:
-                    self._refused_alone(chunk.lane, chunk.entries[0], error, moment, findings)
-                else:
-                    findings.returned += chunk.entries
-            return findings
-        if decision.refusal is not None:
-            alone = search.refused(decision.refusal.chunk.entries)
-            if alone is not None:
-                self._refused_alone(part.lane, alone, decision.refusal.error, moment, findings)
-                self._settle_similar(search, findings)
+        found, refusal = Findings(moment), decision.refusal
+        is_alone = refusal is not None and len(refusal.chunk) == 1
+        if refusal is not None and is_alone:
+            self._refused_alone(refusal, found)
+        if self._searches.get(search.chunk.lane.whole) is not search:  # given up meanwhile
+            if refusal is not None and not is_alone:
+                found.returned += refusal.chunk.entries
+            return found
+        if refusal is not None:
+            search.refused(refusal.chunk)
         elif decision.taken:
             search.taken(part)
-        self._go_on(search, moment, findings)
-        return findings
+        if is_alone:
+            self._settle_similar(search, found)
+        self._go_on(search, found)
+        return found
 
     def note_taken(self, lane: Lane) -> None:
         """Note that the service took records of a lane."""
         self._whole_refusals.pop(lane.whole, None)
 
-    def drop(self, lane: Lane | None) -> Findings:
-        """Give up the searches of a lane, or all; what they hold is returned."""
-        findings = Findings()
+    def drop(self, lane: Lane | None, moment: float) -> list[PendingRecord]:
+        """Give up the searches of a lane, or all; return what they hold."""
+        held: list[PendingRecord] = []
         for key in [key for key in self._searches if lane in (None, key)]:
             search = self._searches.pop(key)
             for part in [part for of, part in self.parts if of is search]:
                 self.parts.remove((search, part))
-                findings.returned += part.entries
-            findings.returned += search.waiting()
+                held += part.entries
+            held += search.waiting()
             for refusal in self._waiting.pop(key, ()):
-                findings.returned += refusal.chunk.entries
-            findings.ended.append(search.chunk.lane)
-        return findings
+                held += refusal.chunk.entries
+            self._backlog.release(search.chunk.lane, moment)
+        return held
 
-    def positions(self) -> set[int]:
-        """Return the positions of all that wait here."""
-        chunks = [part for _, part in self.parts]
-        chunks += [refusal.chunk for waiting in self._waiting.values() for refusal in waiting]
-        found = {position for chunk in chunks for position in chunk.positions}
-        for search in self._searches.values():
-            found.update(entry.position for entry in search.waiting())
-        return found
-
-    def _is_current(self, search: Search) -> bool:
-        return self._searches.get(search.chunk.lane.whole) is search
-
-    def _refused(self, refusal: Refusal, moment: float, findings: Findings) -> None:
+    def _refused(self, refusal: Refusal, found: Findings) -> None:
         chunk, error = refusal
         lane = chunk.lane.whole
         if len(chunk) == 1:
-            self._refused_alone(lane, chunk.entries[0], error, moment, findings)
-            self._count_whole_refusal(chunk, error, findings)
+            self._refused_alone(refusal, found)
+            self._count_whole_refusal(refusal, found)
         elif lane in self._mixing and _may_be_mixed(refusal):
             if not self.licenses.explain(chunk.records):
                 self.licenses.separate([record] for record in chunk.records)
-            findings.returned += chunk.entries
+            found.returned += chunk.entries
         elif lane in self._searches:
             self._waiting[lane].append(refusal)
         elif self.similar and any(self.similar.find(record) for record in chunk.records):
-            findings.returned += chunk.entries  # and are looked at before they go again
+            found.returned += chunk.entries  # and are looked at before they go again
         else:
             by_license = lane.licensed and lane.product_code is None
-            search = Search(chunk, error, by_license=by_license)
-            self._searches[lane] = search
-            findings.begun.append(refusal)
-            findings.events.append(Isolating(records=len(chunk), code=error.code))
-            self._go_on(search, moment, findings)
+            search = self._searches[lane] = Search(chunk, error, by_license=by_license)
+            emit(self._observer, Isolating(records=len(chunk), code=error.code))
+            if is_about_a_member(error.code):  # more of the lane would be refused for it
+                self._backlog.hold(chunk.lane, found.moment + REMEMBERED, found.moment)
+            self._go_on(search, found)
 
-    def _go_on(self, search: Search, moment: float, findings: Findings) -> None:
+    def _go_on(self, search: Search, found: Findings) -> None:
         """Line up the next part of *search*, or end it."""
         part = search.next_part()
         if part is not None:
             self.parts.append((search, part))
             return
-        chunk, error = search.chunk, search.error
-        lane = chunk.lane.whole
-        ended = Isolated(code=error.code, calls=search.tried, refused=search.refused_alone)
-        findings.events.append(ended)
-        findings.ended.append(chunk.lane)
+        refusal = Refusal(search.chunk, search.error)
+        lane, code = search.chunk.lane.whole, search.error.code
+        ended = Isolated(code=code, calls=search.tried, refused=search.refused_alone)
+        emit(self._observer, ended)
+        self._backlog.release(search.chunk.lane, found.moment)
         del self._searches[lane]
         waiting = self._waiting.pop(lane, ())
-        if search.refused_alone == len(chunk):
-            self._count_whole_refusal(chunk, error, findings)
+        if search.refused_alone == len(search.chunk):
+            self._count_whole_refusal(refusal, found)
         taken = search.parts_taken
-        if _may_be_mixed(Refusal(chunk, error)) and not search.refused_alone and len(taken) > 1:
+        if _may_be_mixed(refusal) and not search.refused_alone and len(taken) > 1:
             self._mixing.add(lane)
             self.licenses.separate(part.records for part in taken)
-        for refusal in waiting:  # the first begins a search, and the others wait for it again
-            self._refused(refusal, moment, findings)
+        for other in waiting:  # the first begins a search, and the others wait for it again
+            self._refused(other, found)
 
-    def _refused_alone(
-        self,
-        lane: Lane,
-        entry: PendingRecord,
-        error: MarketplaceMeteringException,
-        moment: float,
-        findings: Findings,
-    ) -> None:
-        self.similar.note(entry.record, error, moment)
+    def _refused_alone(self, refusal: Refusal, found: Findings) -> None:
+        (entry,), error = refusal.chunk.entries, refusal.error
+        self.similar.note(entry.record, error, found.moment)
         if error.code == _INVALID_LICENSE:  # which explains the refusal of what it travelled with
-            self._mixing.discard(lane.whole)
-        findings.settled += decisions.on_refused_alone(entry, error)
+            self._mixing.discard(refusal.chunk.lane.whole)
+        verdict = verdicts.refused_alone(error, entry.history)
+        found.settled.append(verdicts.outcome(entry, verdict))
 
-    def _settle_similar(self, search: Search, findings: Findings) -> None:
+    def _settle_similar(self, search: Search, found: Findings) -> None:
         """Settle what waits in *search* and is similar to what was refused."""
-        similar: list[PendingRecord] = []
+        gone: list[PendingRecord] = []
         for entry in search.waiting():
-            if (found := self.similar.find(entry.record)) is not None:
-                verdict = verdicts.similar_refused(found.refusal, found.member, entry.history)
-                similar.append(entry)
-                findings.settled.append(unmetered(verdict, (entry.position,)))
-        search.remove(similar)
-        search.refused_alone += len(similar)
+            if (similar := self.similar.find(entry.record)) is not None:
+                gone.append(entry)
+                verdict = verdicts.similar_refused(similar, entry.history)
+                found.settled.append(verdicts.outcome(entry, verdict))
+        search.remove(gone)
+        search.refused_alone += len(gone)
 
-    def _count_whole_refusal(
-        self, chunk: Chunk, error: MarketplaceMeteringException, findings: Findings
-    ) -> None:
+    def _count_whole_refusal(self, refusal: Refusal, found: Findings) -> None:
         """Stop a lane of which three chunks of different customers met an unknown code alone."""
+        chunk, error = refusal
         if classify(error) is not ErrorKind.UNKNOWN:
             return
         lane = chunk.lane.whole
@@ -202,7 +187,7 @@ class Searches:
             known.append(customers)
         if len(known) >= _WHOLE_REFUSALS:
             del self._whole_refusals[lane]
-            findings.stop = (lane, error)
+            found.stop = error
 
 
 def _may_be_mixed(refusal: Refusal) -> bool:

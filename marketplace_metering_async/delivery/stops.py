@@ -1,5 +1,6 @@
 """What starts nothing new, and for how long there has been no progress."""
 
+from collections import deque
 from typing import Final, NamedTuple
 
 from attrs import define
@@ -32,10 +33,12 @@ class Stops:
 
     Attributes:
         final: Why nothing at all starts any more, if so.
+        given_up: Whose open records are to be settled, and because of what.
     """
 
     def __init__(self) -> None:
         self.final: MeteringError | None = None
+        self.given_up: deque[tuple[Lane | None, MeteringError]] = deque()
         self._stops: dict[Lane | None, _Stop] = {}
 
     def __bool__(self) -> bool:
@@ -47,11 +50,13 @@ class Stops:
         known = self._stops.get(lane)
         until = moment + _PROBED_AFTER if probed else float("inf")
         self._stops[lane] = _Stop(error, moment, until)
+        self.given_up.append((lane, error))
         return known is None or known.until <= moment
 
     def end(self, lane: Lane | None, error: MeteringError, moment: float) -> None:
         """End what is open of a lane now; what comes later is tried."""
         self._stops[lane] = _Stop(error, moment, moment)
+        self.given_up.append((lane, error))
 
     def error_for(self, lane: Lane | None, moment: float) -> MeteringError | None:
         """Return why nothing of a lane starts now, if so."""

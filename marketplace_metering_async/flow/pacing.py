@@ -19,11 +19,10 @@ sleeps nowhere.
 """
 
 import math
+from collections import deque
 from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
-
-from marketplace_metering_async.flow.refill_rate import RefillRate
 
 _USED_SHARE: Final = 0.96
 """The share of a configured quota that is used: calls that arrive bunched need some slack."""
@@ -48,6 +47,8 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 20.0
 _LONGEST_HINT: Final = 5.0
 """Seconds of the service's Retry-After that are believed."""
+_SHORTEST: Final = 0.001
+"""Seconds between two throttles below which no rate is computed."""
 _ROUNDING: Final = 1e-6
 """Tokens that may be missing for a call to start: so far are floating-point seconds trusted."""
 
@@ -221,3 +222,38 @@ class AdaptivePacer:
         """Return by how many calls without a throttle the rate doubles."""
         share = min(1.0, math.sqrt(self._measured / _FAST))
         return _CYCLE * share + _LAG * self._in_flight
+
+
+class RefillRate:
+    """
+    How fast the service's bucket refills, measured between the times when it was empty.
+
+    What it gave since it was empty before is what flowed in, however deep it is. So this remembers
+    when it was empty, and how many calls it had let through by then.
+    """
+
+    def __init__(self, at: float) -> None:
+        """Measure from *at* on, when no call was made yet."""
+        self._times = deque([(at, 0)])
+
+    def restart(self, at: float, calls: int) -> None:
+        """
+        Measure from *at* on, by which *calls* had been let through: what was measured is outdated.
+
+        How full the bucket is then is unknown, so the first rate may come out too high.
+        """
+        self._times = deque([(at, calls)])
+
+    def bucket_was_empty(self, at: float, calls: int, *, window: float) -> float:
+        """
+        Return the most calls a second that flow in, now that it was empty once more.
+
+        Since each time that it was empty, at most one token more flowed in than calls were let
+        through. Times are forgotten once a later one lies at least *window* calls back.
+        """
+        rate = min((calls - before + 1) / max(_SHORTEST, at - then) for then, before in self._times)
+        if calls > self._times[-1][1]:  # otherwise the earlier of the two says more
+            self._times.append((at, calls))
+        while len(self._times) > 1 and calls - self._times[1][1] >= window:
+            self._times.popleft()
+        return rate

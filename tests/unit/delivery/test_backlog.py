@@ -20,7 +20,8 @@ from support.strategies import NOON, recent, records
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.delivery.backlog import Backlog, deadline
+from marketplace_metering_async.delivery.admission import deadline
+from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,

@@ -12,7 +12,7 @@ from support.memory import usage
 from support.virtual import START
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.delivery import decisions
+from marketplace_metering_async.delivery import decisions, verdicts
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.error_kinds import classify, may_have_been_applied
@@ -453,7 +453,7 @@ def test_repairs_count_in_a_row() -> None:
         assert (
             Decision(ended=CallEnd.DELIVERED, returned=decision.returned, error=error) == decision
         )
-        chunk = chunk.advanced(again.entries)
+        chunk = evolve(chunk, histories=[entry.history for entry in again.entries])
     throttled = decisions.on_error(chunk, refusal("ThrottlingException"), MOMENT, POLICY)
     assert {0} == {entry.history.repairs for entry in returned_entries(throttled)}
 
@@ -781,7 +781,7 @@ def test_only_content_met_alone_settles_a_doubt(
     assert isinstance(error, MarketplaceMeteringException)
     entry = ahead_by(0)._replace(position=7, history=history)
 
-    (outcome,) = decisions.on_refused_alone(entry, error)
+    outcome = verdicts.outcome(entry, verdicts.refused_alone(error, history))
 
     result = RecordResult(7, None, outcome.verdict)
     assert [7] == list(outcome.positions)

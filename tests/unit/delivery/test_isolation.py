@@ -1,43 +1,81 @@
 """Isolation: the good records of a refused chunk are metered in few calls; none is blamed."""
 
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from random import Random
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from support.chunks import chunk_of
 from support.memory import usage
 
-from marketplace_metering_async.delivery.isolation import FIRST_SHARE, Isolation, Part, named_in
+from marketplace_metering_async.delivery.isolation import FIRST_SHARE, Search, named_in
+from marketplace_metering_async.delivery.model import (
+    NO_ATTEMPTS,
+    AttemptHistory,
+    Chunk,
+    PendingRecord,
+)
+from marketplace_metering_async.errors import MarketplaceMeteringException
+
+REFUSAL = MarketplaceMeteringException("MoonPhaseException", "no words", status=400)
+RECORDS = usage(25)
+ARN = "arn:aws:license-manager::123456789012:license:l-{}"
 
 
-def search(
+def search_of(
+    size: int, hinted: Collection[int] = (), labels: Sequence[object] | None = None
+) -> Search:
+    """Return the search of a chunk; its refusal names those *hinted* at, *labels* are licenses."""
+    records = RECORDS[:size]
+    message = " ".join(str(records[index].customer_aws_account_id) for index in hinted)
+    if labels is not None:
+        arns = map(ARN.format, labels)
+        records = [evolve(one, license_arn=arn) for one, arn in zip(records, arns, strict=True)]
+    error = MarketplaceMeteringException("X", message, status=400)
+    return Search(chunk_of(records), error, by_license=labels is not None)
+
+
+def find(
     size: int, bad: set[int], hinted: set[int] | None = None, labels: list[object] | None = None
 ) -> tuple[list[int], int]:
     """Return what was refused alone of a chunk with *bad* records, and the calls after its own."""
-    isolation = Isolation(size, hinted or (), labels)
+    search = search_of(size, hinted or (), labels)
     taken: set[int] = set()
     refused: list[int] = []
-    while (part := isolation.next_part()) is not None:
-        if bad & set(part.indices):
-            isolation.refused(part)
+    while (part := search.next_part()) is not None:
+        if bad & set(part.positions):
+            search.refused(part)
             refused += alone(part)
         else:
-            isolation.taken(part)
-            assert taken.isdisjoint(part.indices)
-            taken.update(part.indices)
+            search.taken(part)
+            assert taken.isdisjoint(part.positions)
+            taken.update(part.positions)
     assert taken == set(range(size)) - bad
-    return sorted(refused), isolation.tried
+    assert len(refused) == search.refused_alone
+    return sorted(refused), search.tried
 
 
-def alone(part: Part) -> tuple[int, ...]:
+def alone(part: Chunk) -> list[int]:
     """Return the only record of a part, if it has but one."""
-    return part.indices if len(part.indices) == 1 else ()
+    return part.positions if len(part) == 1 else []
 
 
-def next_of(isolation: Isolation) -> tuple[int, ...]:
+def next_of(search: Search) -> list[int]:
     """Return the records that are tried next."""
-    part = isolation.next_part()
-    return () if part is None else part.indices
+    part = search.next_part()
+    return [] if part is None else part.positions
+
+
+def waiting(search: Search) -> list[int]:
+    """Return the records whose part was not tried yet."""
+    return [entry.position for entry in search.waiting()]
+
+
+def remove(search: Search, positions: Iterable[int]) -> None:
+    """Settle some records otherwise."""
+    search.remove([PendingRecord(one, RECORDS[0], NO_ATTEMPTS) for one in positions])
 
 
 sizes_with_bad = st.integers(2, 25).flatmap(
@@ -54,7 +92,7 @@ def test_every_bad_record_is_found_and_no_other(case: tuple[int, set[int], set[i
     """
     size, bad, hinted = case
 
-    refused, calls = search(size, bad, hinted)
+    refused, calls = find(size, bad, hinted)
 
     assert sorted(bad) == refused
     assert calls <= 2 * size - 2
@@ -64,11 +102,11 @@ def test_one_bad_of_25_costs_at_most_eight_calls_and_two_at_most_fourteen() -> N
     """
     Two where the hint was right, nine where it misled, 48 where all are bad. Covers: S19
     """
-    assert 8 == max(search(25, {bad})[1] for bad in range(25))
-    assert 14 == max(search(25, set(pair))[1] for pair in combinations(range(25), 2))
-    assert 48 == search(25, set(range(25)))[1]
-    assert 2 == max(search(25, {bad}, {bad})[1] for bad in range(25))
-    assert 9 >= max(search(25, {a}, {b})[1] for a, b in combinations(range(25), 2))
+    assert 8 == max(find(25, {bad})[1] for bad in range(25))
+    assert 14 == max(find(25, set(pair))[1] for pair in combinations(range(25), 2))
+    assert 48 == find(25, set(range(25)))[1]
+    assert 2 == max(find(25, {bad}, {bad})[1] for bad in range(25))
+    assert 9 >= max(find(25, {a}, {b})[1] for a, b in combinations(range(25), 2))
 
 
 def test_no_division_costs_less() -> None:
@@ -82,7 +120,7 @@ def test_no_division_costs_less() -> None:
             for share in range(1, size)
         )
 
-    worst = {size: max(search(size, {bad})[1] for bad in range(size)) for size in range(2, 26)}
+    worst = {size: max(find(size, {bad})[1] for bad in range(size)) for size in range(2, 26)}
 
     assert {1: 1, **worst} == least
 
@@ -91,11 +129,11 @@ def test_a_search_of_a_passing_fault_blames_nobody() -> None:
     """
     All parts are taken, and all records with them. Covers: S18
     """
-    isolation = Isolation(25)
+    search = search_of(25)
     taken: list[int] = []
-    while (part := isolation.next_part()) is not None:
-        taken += part.indices
-        isolation.taken(part)
+    while (part := search.next_part()) is not None:
+        taken += part.positions
+        search.taken(part)
 
     assert list(range(25)) == sorted(taken)
 
@@ -112,20 +150,20 @@ def test_a_wandering_fault_ends_within_the_bound(
     """
     random = Random(seed)
     labels = [random.randrange(4) for _ in range(size)] if labelled else None
-    isolation = Isolation(size, (), labels)
+    search = search_of(size, (), labels)
     done: list[int] = []
-    while (part := isolation.next_part()) is not None:
+    while (part := search.next_part()) is not None:
         match random.choice(["taken", "refused", "left open"]):
             case "refused":
-                isolation.refused(part)
+                search.refused(part)
                 done += alone(part)
             case "taken":
-                isolation.taken(part)
-                done += part.indices
+                search.taken(part)
+                done += part.positions
             case _:
-                done += part.indices
+                done += part.positions
 
-    assert isolation.tried <= 2 * size - 2
+    assert search.tried <= 2 * size - 2
     assert list(range(size)) == sorted(done)
 
 
@@ -150,55 +188,55 @@ def test_what_is_settled_otherwise_is_left_out(
     size, bad, hinted = case
     random = Random(seed)
     labels = [random.randrange(4) for _ in range(size)] if labelled else None
-    isolation = Isolation(size, () if labelled else hinted, labels)
+    search = search_of(size, () if labelled else hinted, labels)
     taken: list[int] = []
     removed: list[int] = []
     refused: list[int] = []
 
-    def remove() -> None:
-        gone = [index for index in isolation.remaining() if random.random() < share]
-        isolation.remove(iter(gone))
+    def remove_some() -> None:
+        gone = [index for index in waiting(search) if random.random() < share]
+        remove(search, gone)
         removed.extend(gone)
-        assert set(gone).isdisjoint(isolation.remaining())
+        assert set(gone).isdisjoint(waiting(search))
 
     if random.random() < share:
-        remove()
-    while (part := isolation.next_part()) is not None:
-        assert part.indices
-        assert set(part.indices).isdisjoint(isolation.remaining())
-        assert set(part.indices).isdisjoint([*taken, *removed, *refused])
+        remove_some()
+    while (part := search.next_part()) is not None:
+        assert part.positions
+        assert set(part.positions).isdisjoint(waiting(search))
+        assert set(part.positions).isdisjoint([*taken, *removed, *refused])
         if random.random() < share:
-            remove()
-        if bad & set(part.indices):
-            isolation.refused(part)
+            remove_some()
+        if bad & set(part.positions):
+            search.refused(part)
             refused += alone(part)
         else:
-            isolation.taken(part)
-            taken += part.indices
+            search.taken(part)
+            taken += part.positions
         if random.random() < share:
-            remove()
+            remove_some()
 
-    assert [] == isolation.remaining()
+    assert [] == waiting(search)
     assert set(refused) <= bad
     assert set(taken).isdisjoint(bad)
     assert list(range(size)) == sorted(taken + removed + refused)
-    assert isolation.tried <= max(2 * size - 2, 0)
+    assert search.tried <= max(2 * size - 2, 0)
 
 
 def test_a_part_that_lost_the_bad_one_proves_nothing_of_the_rest() -> None:
     """
     The first share is taken, but it was refused for whom it lost: the rest is tried, not divided.
     """
-    isolation = Isolation(8)
-    rest = isolation.remaining()[: -FIRST_SHARE[8]]
-    isolation.remove([isolation.remaining()[-1]])
+    search = search_of(8)
+    rest = waiting(search)[: -FIRST_SHARE[8]]
+    remove(search, [waiting(search)[-1]])
 
-    first = isolation.next_part()
+    first = search.next_part()
     assert first is not None
-    assert FIRST_SHARE[8] - 1 == len(first.indices)
-    isolation.taken(first)
+    assert FIRST_SHARE[8] - 1 == len(first.positions)
+    search.taken(first)
 
-    assert tuple(rest) == next_of(isolation)
+    assert rest == next_of(search)
 
 
 def test_a_rest_that_lost_records_is_tried_whole() -> None:
@@ -206,31 +244,31 @@ def test_a_rest_that_lost_records_is_tried_whole() -> None:
     The one that it was refused for may be gone, before the first share is taken or after it.
     """
     for before in (True, False):
-        isolation = Isolation(8)
-        first = isolation.next_part()
+        search = search_of(8)
+        first = search.next_part()
         assert first is not None
-        rest = isolation.remaining()
+        rest = waiting(search)
         if before:
-            isolation.remove(rest[:1])
-        isolation.taken(first)
+            remove(search, rest[:1])
+        search.taken(first)
         if not before:
-            isolation.remove(rest[:1])
+            remove(search, rest[:1])
 
-        assert tuple(rest[1:]) == next_of(isolation)
+        assert rest[1:] == next_of(search)
 
 
 def test_what_was_taken_whole_says_where_the_bad_one_is() -> None:
     """
     The rest is divided without a call of its own, unless others were removed elsewhere.
     """
-    isolation = Isolation(8)
-    first = isolation.next_part()
+    search = search_of(8)
+    first = search.next_part()
     assert first is not None
-    isolation.remove([])
-    isolation.remove([99])
-    isolation.taken(first)
+    remove(search, [])
+    remove(search, [99])
+    search.taken(first)
 
-    assert 0 < len(next_of(isolation)) < 8 - FIRST_SHARE[8]
+    assert 0 < len(next_of(search)) < 8 - FIRST_SHARE[8]
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=25), st.data())
@@ -240,14 +278,14 @@ def test_records_of_one_label_stay_together(labels: list[int], data: st.DataObje
     """
     size = len(labels)
     bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
-    isolation = Isolation(size, (), labels)
+    search = search_of(size, (), labels)
     refused: list[int] = []
-    while (part := isolation.next_part()) is not None:
-        indices = set(part.indices)
+    while (part := search.next_part()) is not None:
+        indices = set(part.positions)
         found = {labels[index] for index in indices}
         if len(found) > 1:
             assert {index for index in range(size) if labels[index] in found} == indices
-        (isolation.refused if bad & indices else isolation.taken)(part)
+        (search.refused if bad & indices else search.taken)(part)
         refused += alone(part) if bad & indices else ()
 
     assert sorted(bad) == sorted(refused)
@@ -258,23 +296,23 @@ def test_labels_are_divided_nearest_to_the_cheapest_place() -> None:
     25 labels of one record each cost no more than none; one label costs as many.
     """
     for labels in (list(range(25)), [0] * 25):
-        assert 8 == max(search(25, {bad}, None, list(labels))[1] for bad in range(25))
-    isolation = Isolation(25, (), [*"a" * 3, *"b" * 8, *"c" * 14])
-    assert tuple(range(11)) == next_of(isolation)
+        assert 8 == max(find(25, {bad}, None, list(labels))[1] for bad in range(25))
+    search = search_of(25, (), [*"a" * 3, *"b" * 8, *"c" * 14])
+    assert [*range(11)] == next_of(search)
 
 
 def test_the_hinted_go_first_and_together() -> None:
     """
     In the order of the chunk; a text that names all of them says nothing.
     """
-    isolation = Isolation(9, {6, 2})
-    first = isolation.next_part()
+    search = search_of(9, {6, 2})
+    first = search.next_part()
     assert first is not None
-    assert (2, 6) == first.indices
-    isolation.taken(first)
-    assert FIRST_SHARE[7] == len(next_of(isolation))
+    assert [2, 6] == first.positions
+    search.taken(first)
+    assert FIRST_SHARE[7] == len(next_of(search))
 
-    assert FIRST_SHARE[9] == len(next_of(Isolation(9, set(range(9)))))
+    assert FIRST_SHARE[9] == len(next_of(search_of(9, set(range(9)))))
 
 
 def test_texts_only_say_where_to_look() -> None:
@@ -298,3 +336,60 @@ def test_texts_only_say_where_to_look() -> None:
     assert set() == named_in("10000000000012", records)
     assert set() == named_in("api", records)  # too short for a name
     assert set() == named_in("", records)
+
+
+def attempted(part: Chunk) -> Chunk:
+    """Return *part* after one more attempt."""
+    return part.after(lambda history: AttemptHistory(attempts=history.attempts + 1))
+
+
+@given(st.integers(2, 25), st.data())
+def test_every_record_is_taken_or_refused_alone(size: int, data: st.DataObject) -> None:
+    """
+    Once each; and each refusal that a record met is counted in its history.
+    """
+    bad = data.draw(st.sets(st.integers(100, 99 + size)))
+    search = Search(chunk_of(usage(size), first=100), REFUSAL, by_license=False)
+    refusals = dict.fromkeys(range(100, 100 + size), 0)
+    refused: list[int] = []
+    parts = 0
+
+    while (part := search.next_part()) is not None:
+        parts += 1
+        positions = list(part.positions)
+        assert set(positions).isdisjoint(entry.position for entry in search.waiting())
+        assert [refusals[p] for p in positions] == [h.attempts for h in part.histories]
+        if not bad & set(positions):
+            search.taken(part)
+            continue
+        for position in positions:
+            refusals[position] += 1
+        search.refused(attempted(part))
+        refused += alone(part)
+
+    assert sorted(bad) == sorted(refused)
+    assert len(bad) == search.refused_alone
+    taken = [position for part in search.parts_taken for position in part.positions]
+    assert sorted(set(refusals) - bad) == sorted(taken)
+    assert parts == search.tried
+    assert [] == search.waiting()
+
+
+def test_what_is_removed_or_left_open_is_tried_no_more() -> None:
+    """
+    Its verdict, or its next attempt, comes from elsewhere.
+    """
+    search = Search(chunk_of(usage(8), first=10), REFUSAL, by_license=False)
+    part = search.next_part()
+    assert part is not None
+    left = search.waiting()
+    assert set(range(10, 18)) - set(part.positions) == {entry.position for entry in left}
+
+    search.remove(left[1:])
+
+    last = search.next_part()
+    assert last is not None
+    assert left[:1] == last.entries
+    assert search.next_part() is None
+    assert 0 == search.refused_alone
+    assert [] == search.parts_taken

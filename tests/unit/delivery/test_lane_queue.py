@@ -129,7 +129,7 @@ def queue_of(given_: Sequence[UsageRecord], *, fresh: int | None = None) -> Lane
     queue = LaneQueue(PRODUCT, ROOM, at(given_))
     added = range(len(given_) if fresh is None else fresh)
     if added:
-        queue.add(added, [given_[position].epoch for position in added])
+        queue.fresh.add(added, [given_[position].epoch for position in added])
     for position in added:
         queue.count_bytes(given_[position])
     return queue
@@ -219,7 +219,7 @@ def test_room_is_used_to_the_last_byte(spare: int, taken: int, returned: bool) -
         if returned:
             queue.put_back(PendingRecord(position, record, SENT))
         else:
-            queue.add([position], [record.epoch])
+            queue.fresh.add([position], [record.epoch])
             queue.count_bytes(record)
 
     assert taken == len(queue.cut(alike).positions)
@@ -342,12 +342,10 @@ def test_a_narrowed_lane_has_smaller_requests(limit: int, fresh: int, returned: 
     """
     given_ = usage(fresh + returned)
     queue = queue_of(given_, fresh=fresh)
-    assert not queue.is_narrowed
     queue.limit = limit
     for position in range(fresh, len(given_)):
         queue.put_back(PendingRecord(position, given_[position], SENT))
 
-    assert queue.is_narrowed
     assert (fresh + returned >= limit) == queue.is_full
     sizes = []
     while queue.size:

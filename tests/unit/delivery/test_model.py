@@ -69,17 +69,17 @@ def test_a_part_has_the_chosen_records_in_every_column(chosen: list[int]) -> Non
     assert [PendingRecord(100 + n, chunk.records[n], histories[n]) for n in chosen] == part.entries
 
 
-def test_advancing_changes_the_histories_alone() -> None:
+def test_a_step_changes_the_histories_alone() -> None:
     """
-    The request is the same, byte for byte.
+    Once each, so that they are shared as before. The request is the same, byte for byte.
     """
-    chunk = chunk_of(usage(2))
-    later = AttemptHistory(attempts=1)
-    entries = [entry._replace(history=later) for entry in chunk.entries]
+    old = AttemptHistory(attempts=7)
+    chunk = chunk_of(usage(3), [NO_ATTEMPTS, old, NO_ATTEMPTS])
 
-    advanced = chunk.advanced(entries)
+    after = chunk.after(lambda history: evolve(history, attempts=history.attempts + 1))
 
-    assert [later, later] == advanced.histories
-    assert [NO_ATTEMPTS, NO_ATTEMPTS] == chunk.histories
-    assert chunk == evolve(advanced, histories=chunk.histories)
-    assert chunk.body == advanced.body
+    assert [1, 8, 1] == [history.attempts for history in after.histories]
+    assert after.histories[0] is after.histories[2]
+    assert [NO_ATTEMPTS, old, NO_ATTEMPTS] == chunk.histories
+    assert chunk == evolve(after, histories=chunk.histories)
+    assert chunk.body == after.body

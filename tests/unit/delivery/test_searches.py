@@ -7,15 +7,16 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from support.chunks import PRODUCT, chunk_of
+from support.chunks import PRODUCT, at, chunk_of
 from support.memory import usage
 
+from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.decisions import NOT_SENT, Decision, Refusal
+from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane
-from marketplace_metering_async.delivery.search import Search
 from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.errors import MarketplaceMeteringException
-from marketplace_metering_async.events import Isolated, Isolating
+from marketplace_metering_async.events import Event, Isolated, Isolating
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.service_errors import MODELLED_ERRORS
@@ -44,6 +45,20 @@ def licensed(count: int) -> list[UsageRecord]:
     ]
 
 
+def void(_: object) -> None:
+    """Return nothing."""
+
+
+def searches_of(events: list[Any] | None = None, held: dict[Lane, float] | None = None) -> Searches:
+    """Return searches that know nothing; *events* gets what they say, *held* lanes that wait."""
+    backlog = Backlog(at([]))
+    lanes: dict[Lane, float] = {} if held is None else held
+    backlog.hold = lambda lane, until, moment: lanes.update({lane: until})  # type: ignore[method-assign]
+    backlog.release = lambda lane, moment: void(lanes.pop(lane, None))  # type: ignore[method-assign]
+    observer = [].append if events is None else events.append
+    return Searches(backlog, observer, None)
+
+
 def run(searches: Searches, refuses: Refuses, code: str = "InvalidTagException") -> list[Findings]:
     """Try all parts, as a service would that refuses what *refuses* says."""
     found = []
@@ -64,32 +79,45 @@ def test_a_search_settles_who_is_refused_alone_and_ends(size: int, data: st.Data
     It says that it begins and that it ends, with how many it found, in how many calls.
     """
     bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
-    searches = Searches(None)
+    events: list[Event] = []
+    searches = searches_of(events)
 
-    begun = searches.refused(Refusal(chunk_of(usage(size)), error()), 0)
+    searches.refused(Refusal(chunk_of(usage(size)), error()), 0)
+    assert [Isolating(records=size, code="InvalidTagException")] == events
     findings = run(searches, lambda part: bool(bad & set(part.positions)))
 
-    assert [Isolating(records=size, code="InvalidTagException")] == begun.events
     assert sorted(bad) == settled(findings)
-    assert [
-        Isolated(code="InvalidTagException", calls=len(findings), refused=len(bad))
-    ] == findings[-1].events
-    assert [PRODUCT] == [lane for one in findings for lane in one.ended]
-    assert set() == searches.positions()
+    ended = Isolated(code="InvalidTagException", calls=len(findings), refused=len(bad))
+    assert [ended] == events[1:]
+    assert [] == searches.drop(None, 0)
+
+
+def test_a_lane_is_held_while_it_is_searched_for_a_member() -> None:
+    """
+    For a minute: more of it would be refused alike. Any other refusal says nothing of the rest.
+    """
+    held: dict[Lane, float] = {}
+    searches = searches_of(held=held)
+
+    for code, until in (
+        ("InvalidTagException", {}),
+        ("InvalidUsageDimensionException", {PRODUCT: 67}),
+    ):
+        searches.refused(Refusal(chunk_of(usage(3)), error(code)), 7)
+        assert until == held
+        run(searches, lambda part: 0 in part.positions, code)
+        assert {} == held
 
 
 def test_a_lane_is_searched_once_at_a_time() -> None:
     """
     What is refused meanwhile waits, and is searched next; another lane does not wait.
     """
-    searches = Searches(None)
-    searches.refused(Refusal(chunk_of(usage(2)), error()), 0)
+    searches = searches_of()
+    for lane, first in ((PRODUCT, 0), (PRODUCT, 10), (OTHER, 20)):
+        searches.refused(Refusal(chunk_of(usage(2), lane=lane, first=first), error()), 0)
 
-    waits = searches.refused(Refusal(chunk_of(usage(2), first=10), error()), 0)
-    other = searches.refused(Refusal(chunk_of(usage(2), lane=OTHER, first=20), error()), 0)
-
-    assert ([], 1) == (waits.begun, len(other.begun))
-    assert {0, 1, 10, 11, 20, 21} == searches.positions()
+    assert [PRODUCT, OTHER] == [search.chunk.lane for search, _ in searches.parts]
     assert [2, 2] == sorted(len(search.chunk) for search, _ in searches.parts)
     assert [0, 1, 10, 11, 20, 21] == settled(run(searches, lambda part: True))
 
@@ -99,16 +127,18 @@ def test_what_a_dropped_search_holds_is_returned(which: Lane | None) -> None:
     """
     Its parts, what waits for them, and the chunks that wait for the search.
     """
-    searches = Searches(None)
+    held: dict[Lane, float] = {}
+    searches = searches_of(held=held)
     for lane, first in ((PRODUCT, 0), (PRODUCT, 5), (OTHER, 10)):
-        searches.refused(Refusal(chunk_of(usage(5), lane=lane, first=first), error()), 0)
+        refusal = error("InvalidUsageDimensionException")
+        searches.refused(Refusal(chunk_of(usage(5), lane=lane, first=first), refusal), 0)
 
-    findings = searches.drop(which)
+    entries = searches.drop(which, 1)
 
     left = set(range(10, 15)) if which else set()
-    assert set(range(15)) - left == {entry.position for entry in findings.returned}
-    assert left == searches.positions()
-    assert ({PRODUCT} if which else {PRODUCT, OTHER}) == set(findings.ended)
+    assert set(range(15)) - left == {entry.position for entry in entries}
+    assert ({OTHER} if which else set()) == set(held)
+    assert left == {entry.position for entry in searches.drop(None, 1)}
 
 
 @pytest.mark.parametrize(
@@ -118,10 +148,10 @@ def test_a_part_of_a_dropped_search_ends_as_any_chunk(decision: Any, left: list[
     """
     Refused whole it is sent again; a record refused alone is settled.
     """
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(usage(4)), error()), 0)
     search, _ = searches.parts.popleft()
-    searches.drop(PRODUCT)
+    searches.drop(PRODUCT, 0)
     part = chunk_of(usage(1 if decision == "refused alone" else 2))
     if isinstance(decision, str):
         alone, decision = decision == "refused alone", refused(part)
@@ -139,7 +169,7 @@ def test_a_part_that_was_not_sent_is_left_out_of_the_search() -> None:
     """
     And the search goes on with the rest.
     """
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(usage(4)), error()), 0)
     search, part = searches.parts.popleft()
 
@@ -147,8 +177,8 @@ def test_a_part_that_was_not_sent_is_left_out_of_the_search() -> None:
     run(searches, lambda part: True)
 
     assert part.positions
-    assert set() == searches.positions()
-    assert [] == searches.advance(search, part, NOT_SENT, 0).ended
+    assert [] == searches.drop(None, 0)
+    assert not searches.parts
 
 
 def test_similar_records_of_a_search_are_settled_with_the_first() -> None:
@@ -156,7 +186,8 @@ def test_similar_records_of_a_search_are_settled_with_the_first() -> None:
     A wrong dimension is looked for once.
     """
     code = "InvalidUsageDimensionException"
-    searches = Searches(None)
+    events: list[Event] = []
+    searches = searches_of(events)
     wrong = [evolve(record, dimension="wrong") for record in usage(24)]
     searches.refused(Refusal(chunk_of([*wrong, *usage(1)]), error(code)), 0)
 
@@ -164,14 +195,14 @@ def test_similar_records_of_a_search_are_settled_with_the_first() -> None:
 
     assert list(range(24)) == settled(findings)
     assert len(findings) <= 6
-    assert 24 == sum(e.refused for one in findings for e in one.events if isinstance(e, Isolated))
+    assert 24 == sum(event.refused for event in events if isinstance(event, Isolated))
 
 
 def test_a_chunk_with_a_similar_record_is_looked_at_before_it_is_searched() -> None:
     """
     It comes back, for what is similar to be held back.
     """
-    searches = Searches(None)
+    searches = searches_of()
     first = usage(1, dimension="wrong")
     searches.refused(Refusal(chunk_of(first), error("InvalidUsageDimensionException")), 0)
 
@@ -179,7 +210,7 @@ def test_a_chunk_with_a_similar_record_is_looked_at_before_it_is_searched() -> N
         Refusal(chunk_of([*first, *usage(2)]), error("InvalidUsageDimensionException")), 1
     )
 
-    assert (3, []) == (len(findings.returned), findings.begun)
+    assert (3, False) == (len(findings.returned), bool(searches.parts))
 
 
 def whole_refusals(searches: Searches, chunks: list[list[UsageRecord]], code: str) -> list[bool]:
@@ -199,15 +230,15 @@ def test_three_chunks_of_an_unknown_refusal_stop_their_lane() -> None:
     many = usage(40)
     customers = [many[:3], many[3:6], many[:2], many[6:7]]
 
-    assert [False, False, False, True] == whole_refusals(Searches(None), customers, "Moon")
-    assert [False] * 4 == whole_refusals(Searches(None), customers, "InvalidTagException")
+    assert [False, False, False, True] == whole_refusals(searches_of(), customers, "Moon")
+    assert [False] * 4 == whole_refusals(searches_of(), customers, "InvalidTagException")
 
 
 def test_what_the_service_takes_ends_the_count() -> None:
     """
     It is no refusal of all.
     """
-    searches, many = Searches(None), usage(9)
+    searches, many = searches_of(), usage(9)
 
     assert [False, False] == whole_refusals(searches, [many[:2], many[2:4]], "Moon")
     searches.note_taken(PRODUCT)
@@ -220,7 +251,7 @@ def test_a_chunk_that_is_taken_in_part_does_not_count() -> None:
     """
     However often its like is refused.
     """
-    searches, many = Searches(None), usage(12)
+    searches, many = searches_of(), usage(12)
     for first in range(0, 12, 2):
         searches.refused(Refusal(chunk_of(many[first : first + 2], first=first), error("Moon")), 0)
         bad = {first}
@@ -234,7 +265,7 @@ def test_licenses_that_do_not_mix_are_separated(size: int, most: int) -> None:
     Refused together and taken apart: they share no request any more, and nobody is blamed.
     """
     code, records = "InvalidLicenseException", licensed(size)
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
 
     findings = run(searches, lambda part: len(part) > most, code)
@@ -245,7 +276,7 @@ def test_licenses_that_do_not_mix_are_separated(size: int, most: int) -> None:
     assert None not in groups
 
     again = searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
-    assert (size, []) == (len(again.returned), again.begun)
+    assert (size, False) == (len(again.returned), bool(searches.parts))
 
 
 def test_a_license_that_is_refused_alone_explains_it() -> None:
@@ -253,7 +284,7 @@ def test_a_license_that_is_refused_alone_explains_it() -> None:
     Then the others were not mixed, and may travel together.
     """
     code, records = "InvalidLicenseException", licensed(4)
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
 
     assert [2] == settled(run(searches, lambda part: 2 in part.positions, code))
@@ -265,7 +296,7 @@ def test_a_part_that_was_not_sent_proves_no_mixture() -> None:
     Only what the service took does.
     """
     code, records = "InvalidLicenseException", licensed(4)
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
 
     while searches.parts:
@@ -276,7 +307,7 @@ def test_a_part_that_was_not_sent_proves_no_mixture() -> None:
 
 def mixed(code: str, records: list[UsageRecord]) -> Searches:
     """Searches that know of licenses that do not mix."""
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
     run(searches, lambda part: len(part) > 2, code)
     return searches
@@ -311,7 +342,7 @@ def test_a_license_refused_alone_ends_the_suspicion_of_a_mixture() -> None:
 
     findings = searches.refused(Refusal(chunk_of(records[4:], lane=LICENSES), error(code)), 0)
 
-    assert (1, []) == (len(findings.begun), findings.returned)
+    assert (1, []) == (len(searches.parts), findings.returned)
 
 
 def test_records_of_one_license_are_tried_together() -> None:
@@ -321,14 +352,14 @@ def test_records_of_one_license_are_tried_together() -> None:
     code = "InvalidLicenseException"
     first, second = licensed(2)
     records = [evolve(one, dimension=f"d{n}") for n in range(4) for one in (first, second)]
-    searches = Searches(None)
+    searches = searches_of()
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
     _, part = searches.parts[0]
     assert 1 == len({record.license_arn for record in part.records})
 
     searches = mixed(code, licensed(4))
-    findings = searches.refused(Refusal(chunk_of(records[::2], lane=LICENSES), error(code)), 0)
-    assert 1 == len(findings.begun)
+    searches.refused(Refusal(chunk_of(records[::2], lane=LICENSES), error(code)), 0)
+    assert 1 == len(searches.parts)
 
 
 def test_a_search_is_of_its_own_chunk() -> None:
@@ -338,4 +369,4 @@ def test_a_search_is_of_its_own_chunk() -> None:
     chunk = chunk_of(usage(2))
     stranger = Search(chunk, error(), by_license=False)
 
-    assert Findings() == Searches(None).advance(stranger, chunk, NOT_SENT, 0)
+    assert Findings(0) == searches_of().advance(stranger, chunk, NOT_SENT, 0)

@@ -1,19 +1,29 @@
 """Verdicts: what a record has been through, and whether it may be metered for all that is known."""
 
+from datetime import timedelta
+
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from support.chunks import chunk_of
+from support.memory import usage
 
+from marketplace_metering_async.clock import ANY_TIME, ClockBounds
 from marketplace_metering_async.delivery import verdicts
-from marketplace_metering_async.delivery.model import AttemptHistory
+from marketplace_metering_async.delivery.admission import deadline
+from marketplace_metering_async.delivery.model import AttemptHistory, PendingRecord
+from marketplace_metering_async.delivery.refusals import Similar, SimilarRefusals
 from marketplace_metering_async.errors import (
     MarketplaceMeteringException,
+    NoCredentialsError,
     OutOfWindowError,
     SimilarRecordRefusedError,
     TransportError,
     Violation,
 )
-from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.results import RecordResult, RecordStatus, SettledRecords, Verdict
 from marketplace_metering_async.service_errors import (
     MODELLED_ERRORS,
     InvalidUsageDimensionException,
@@ -115,7 +125,8 @@ def test_what_another_record_met_settles_no_doubt() -> None:
     """
     refusal = InvalidUsageDimensionException("InvalidUsageDimensionException")
     clean, doubtful = (
-        verdicts.similar_refused(refusal, "dimension", history) for history in (CLEAN, DOUBTFUL)
+        verdicts.similar_refused(Similar(refusal, "dimension"), history)
+        for history in (CLEAN, DOUBTFUL)
     )
 
     assert (S.REJECTED, S.UNCONFIRMED) == (clean.status, doubtful.status)
@@ -142,10 +153,144 @@ def test_doubt_is_never_forgotten(
         verdicts.answered(word, history, None),
         verdicts.gave_up(error, history),
         verdicts.at_fault(error, history),
-        verdicts.similar_refused(error, "dimension", history),
+        verdicts.similar_refused(Similar(error, "dimension"), history),
         verdicts.refused_alone(error, history),
     ]
 
     assert {history.doubt} == {verdict.ambiguous for verdict in found}
     if history.doubt:
         assert all(metered(verdict) is not False for verdict in found[:4])
+
+
+NOTHING = SimilarRefusals(None)
+OLD, NEW = usage(2)
+NEW = evolve(NEW, timestamp=NEW.timestamp + timedelta(hours=20))
+CLOSES, OPENS = deadline(OLD.epoch) + 300, NEW.epoch - 900
+DOUBT = AttemptHistory(attempts=1, doubt=True, error=TransportError("reset", sent=True))
+
+
+def verdicts_of(outcomes: list[SettledRecords]) -> list[tuple[int, RecordStatus, object]]:
+    return [
+        (position, verdict.status, type(verdict.error))
+        for verdict, positions, _ in outcomes
+        for position in positions
+    ]
+
+
+def test_most_chunks_are_sent_as_they_are() -> None:
+    """
+    The very chunk: its bytes may be there already. So is one that was looked through in vain.
+    """
+    chunk = chunk_of([OLD, NEW])
+
+    for door in (None, lambda entry: None):
+        sent, outcomes = verdicts.screen(chunk, ANY_TIME, None, NOTHING, door)
+
+        assert chunk is sent
+        assert [] == outcomes
+
+
+def test_the_very_edge_is_sent_whoever_travels_along() -> None:
+    """
+    One that is refused for certain takes none with it.
+    """
+    older = evolve(OLD, timestamp=OLD.timestamp - timedelta(hours=1))
+    newer = evolve(NEW, timestamp=NEW.timestamp + timedelta(hours=1))
+
+    late, _ = verdicts.screen(
+        chunk_of([older, OLD]), ClockBounds(CLOSES, CLOSES), None, NOTHING, None
+    )
+    early, _ = verdicts.screen(
+        chunk_of([NEW, newer]), ClockBounds(OPENS, OPENS), None, NOTHING, None
+    )
+
+    assert [[OLD], [NEW]] == [late.records, early.records]
+
+
+@pytest.mark.parametrize(
+    ("earliest", "latest", "refused"),
+    [
+        (CLOSES, CLOSES, []),
+        (CLOSES + 1, CLOSES + 1, [OLD]),
+        (CLOSES, CLOSES + 9999, []),
+        (OPENS, OPENS, []),
+        (OPENS - 1, OPENS - 1, [NEW]),
+        (OPENS - 9999, OPENS, []),
+    ],
+)
+def test_only_what_is_outside_for_certain_is_refused(
+    earliest: float, latest: float, refused: list[UsageRecord]
+) -> None:
+    """
+    Five minutes after its window has closed, or more than 15 minutes ahead, by every time that the
+    service's clock can show.
+    """
+    given = [OLD, NEW]
+    sent, outcomes = verdicts.screen(
+        chunk_of(given, first=7), ClockBounds(earliest, latest), None, NOTHING, None
+    )
+
+    assert [
+        (7 + given.index(record), RecordStatus.REJECTED, OutOfWindowError) for record in refused
+    ] == verdicts_of(outcomes)
+    assert [record for record in given if record not in refused] == sent.records
+
+
+def test_what_may_be_metered_is_unconfirmed_when_its_window_closes() -> None:
+    """
+    The window's end settles no doubt.
+    """
+    late = ClockBounds(CLOSES + 1, CLOSES + 1)
+
+    _, outcomes = verdicts.screen(chunk_of([OLD], [DOUBT]), late, None, NOTHING, None)
+
+    assert [(0, RecordStatus.UNCONFIRMED, OutOfWindowError)] == verdicts_of(outcomes)
+
+
+def test_a_stopped_lane_sends_nothing() -> None:
+    """
+    Its records are unprocessed, or in doubt; whatever else may be wrong with them.
+    """
+    chunk = chunk_of([OLD, NEW], [AttemptHistory(), DOUBT])
+
+    for bounds in (ANY_TIME, ClockBounds(1e12, 1e12)):
+        sent, outcomes = verdicts.screen(chunk, bounds, NoCredentialsError(), NOTHING, None)
+
+        assert 0 == len(sent)
+        assert [
+            (0, RecordStatus.UNPROCESSED, NoCredentialsError),
+            (1, RecordStatus.UNCONFIRMED, NoCredentialsError),
+        ] == verdicts_of(outcomes)
+
+
+def test_what_is_similar_to_a_refused_record_is_held_back() -> None:
+    """
+    Only that.
+    """
+    similar = SimilarRefusals(None)
+    other = evolve(OLD, dimension="wrong")
+    similar.note(
+        other, InvalidUsageDimensionException("InvalidUsageDimensionException", status=400), 0
+    )
+
+    sent, outcomes = verdicts.screen(chunk_of([OLD, other]), ANY_TIME, None, similar, None)
+
+    assert [OLD] == sent.records
+    assert [(1, RecordStatus.REJECTED, SimilarRecordRefusedError)] == verdicts_of(outcomes)
+
+
+def test_the_door_has_a_word_of_its_own() -> None:
+    """
+    It comes first; where it says nothing, the rest is looked at.
+    """
+    own = Verdict(RecordStatus.REJECTED)
+
+    def door(entry: PendingRecord) -> Verdict | None:
+        return own if entry.position == 0 else None
+
+    late = ClockBounds(CLOSES + 1, CLOSES + 1)
+    sent, outcomes = verdicts.screen(chunk_of([OLD, OLD, NEW]), late, None, NOTHING, door)
+
+    assert [NEW] == sent.records
+    assert own is outcomes[0].verdict
+    assert [(0, type(None)), (1, OutOfWindowError)] == [(p, e) for p, _, e in verdicts_of(outcomes)]

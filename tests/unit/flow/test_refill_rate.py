@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.flow.refill_rate import RefillRate
+from marketplace_metering_async.flow.pacing import RefillRate
 
 WINDOW = 20.0
 
