@@ -6,6 +6,7 @@ lived through it.
 """
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -132,7 +133,7 @@ async def test_a_watermark_that_is_gone_is_a_sign(cluster: Cluster, tmp_path: Pa
         await an_hour_later(moved)
         assert 6 == billed(moved)
         assert ["made anew" in text for text in warnings_of(moved)] == [True]
-    watermark_in(new).unlink()
+    shutil.rmtree(watermark_in(new))
     gone = again(house, with_watermark(plain, new))
     async with gone.ledger:
         assert (await gone.balance()).is_unconfirmed_copy

@@ -326,7 +326,7 @@ async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyP
         assert Sealed() == sealed
 
 
-@pytest.mark.parametrize("lost", ["note", "sealings"])
+@pytest.mark.parametrize("lost", ["note", "claims"])
 async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) -> None:
     """
     As usage on a connection of the ledger's own does: by what this process remembers. It is stored,
@@ -338,7 +338,7 @@ async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) 
         place,
         "DELETE FROM posting RETURNING 1"
         if lost == "note"
-        else "UPDATE ledger SET sealings = sealings - 1 RETURNING 1",
+        else "UPDATE ledger SET claims = claims - 1 RETURNING 1",
     )
     connection = await asyncpg.connect(place)
     try:
@@ -356,13 +356,13 @@ async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) 
 
 async def test_a_callers_old_snapshot_is_no_copy(home: House, place: str) -> None:
     """
-    It looks at what was before our latest note and sealing. ledger C1
+    It looks at what was before our latest note and claim. ledger C1
     """
     connection = await asyncpg.connect(place)
     try:
         async with connection.transaction(isolation="repeatable_read"):
             await connection.fetchval("SELECT 1")
-            await connection.fetchval("SELECT sealings FROM marketplace_metering.ledger")
+            await connection.fetchval("SELECT claims FROM marketplace_metering.ledger")
             await home.use(1, at=NOON - HOUR)
             await home.relay_after(hours=1)
             await home.use(2, customer_aws_account_id="000000000002", connection=connection)
