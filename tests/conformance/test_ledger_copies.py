@@ -18,6 +18,7 @@ from support.copies import (
     late_hundred,
     lost_timeline,
     repeated,
+    sealed,
     warnings_of,
     watermark_in,
 )
@@ -292,13 +293,6 @@ async def test_a_copy_is_adopted_outside_of_it_as_well(tmp_path: Path) -> None:
     assert name.startswith(f"{LEAP + 2}-")
 
 
-async def sealed(house: House) -> None:
-    """Freeze five units, whose hour is over."""
-    await house.use(5)
-    house.clock.step(hours=1)
-    await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
-
-
 async def test_what_was_claimed_since_a_backup_makes_a_copy_of_it(tmp_path: Path) -> None:
     """
     Though no hour was sealed since. Frozen records go out, unchanged, as often as it takes; that
@@ -322,6 +316,23 @@ async def test_what_was_claimed_since_a_backup_makes_a_copy_of_it(tmp_path: Path
     assert {HourState.PROBABLY_METERED: 5} == status.ended
     assert status.is_unconfirmed_copy
     assert any("claimed records 0 times, and" in text for text in texts)
+
+
+async def test_a_copy_that_nobody_has_adopted_makes_none_of_its_original(tmp_path: Path) -> None:
+    """
+    Whatever it sends: it counts no claims. Covers: K20
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        await sealed(house)
+        back_up(tmp_path / "usage.db", tmp_path / "copy.db")
+        copy = again(house, url_of(tmp_path / "copy.db"))
+        async with copy.ledger:
+            await copy.relay()
+        await house.use(1)
+        await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
+
+        assert 5 == billed(copy)
+        assert not (await house.balance()).is_unconfirmed_copy
 
 
 async def test_a_claim_that_is_lost_before_it_is_written_down_sends_nothing(tmp_path: Path) -> None:
