@@ -54,6 +54,4 @@ def sealing_of(due: Iterable[Sequence[Any]], region_name: str, now: int) -> Seal
         frozen.append((now, region_name, *record, hour.hour_id))
         state = HourState.UNCONFIRMED if hour.is_held else HourState.FROZEN
         sums.move(key.summed_under(hour.license_product), HourState.OPEN, state, hour.quantity)
-    return Sealing(
-        frozen, [hour.hour_id for hour in hours if hour.is_held], sums.changes()
-    )
+    return Sealing(frozen, [hour.hour_id for hour in hours if hour.is_held], sums.changes())

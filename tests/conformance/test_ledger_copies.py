@@ -28,6 +28,7 @@ from support.ledgers import House, change, house_at
 from marketplace_metering_async import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.resolutions import ResolvedAs
+from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.ledger.watermark import LEAP
 
 Restore = Callable[[Path, Path], None]
@@ -316,6 +317,23 @@ async def test_what_was_claimed_since_a_backup_makes_a_copy_of_it(tmp_path: Path
     assert {HourState.PROBABLY_METERED: 5} == status.ended
     assert status.is_unconfirmed_copy
     assert any("claimed records 0 times, and" in text for text in texts)
+
+
+async def test_a_relay_looks_outside_before_it_claims(tmp_path: Path) -> None:
+    """
+    The backup was put back after it has looked for what to seal. ledger C1
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house, house.another() as idle:
+        await sealed(house)
+        back_up(path, backup)
+        await house.relay()
+        use_backup_api(backup, path)
+        now = int(house.clock.now().timestamp())
+        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1")
+        (claim,) = await idle._store.claim(now, rules)
+
+    assert claim.in_doubt
 
 
 async def test_a_copy_that_nobody_has_adopted_makes_none_of_its_original(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from support.ended import claimed, fate, settle
 from support.ledgers import (
     HOUR,
     NOON,
@@ -30,6 +31,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.stores.words import Sealed
 
 
@@ -352,6 +354,19 @@ async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) 
 
     assert (True, 7) == (status.is_unconfirmed_copy, status.recorded)
     assert 1 == len(warned)
+
+
+async def test_a_process_misses_its_own_claim_at_once(home: House, place: str) -> None:
+    """
+    Lost before its verdict is written down. ledger C1
+    """
+    await home.use(1)
+    home.clock.step(hours=1)
+    (claim,) = await claimed(home)
+    await change(place, "UPDATE ledger SET claims = claims - 1 RETURNING 1")
+    await settle(home, fate(claim, HourState.METERED))
+
+    assert (await home.balance()).is_unconfirmed_copy
 
 
 async def test_a_callers_old_snapshot_is_no_copy(home: House, place: str) -> None:

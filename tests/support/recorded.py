@@ -1,7 +1,6 @@
 """A ledger that lives on a recording disk, and what the world outside of it knows meanwhile."""
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -165,7 +164,8 @@ class Life:
         def noted(folder: WatermarkFolder, watermark: Watermark) -> None:
             raise_to(folder, watermark)
             own = f"{Path(folder.path).name}/"
-            self._recorder.note_names({own + name for name in os.listdir(folder.path)}, own)
+            names = {own + file.name for file in Path(folder.path).iterdir()}
+            self._recorder.note_names(names, own)
 
         with patch.object(WatermarkFolder, "raise_to", noted):
             await self._live(connect)

@@ -130,7 +130,9 @@ class PostgresStore(Store):
         return f"{cluster} {database}"
 
     def _watermark(self, ledger: Identity) -> WatermarkFolder | None:
-        return None if self._folder is None else WatermarkFolder(self._folder, str(ledger.ledger_id))
+        if self._folder is None:
+            return None
+        return WatermarkFolder(self._folder, str(ledger.ledger_id))
 
     def _remember(self, ledger: Identity) -> None:
         self._connections.remember(ledger.claims)

@@ -159,7 +159,7 @@ class PostgresConnections:
         *patience* seconds at a time; None: as long as the server lets it.
 
         Each looks for what this process remembers: its latest note, and how often the ledger had
-        sealed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
+        claimed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
 
         What is given *at_once* is tried first, and the operation where anything is otherwise.
 

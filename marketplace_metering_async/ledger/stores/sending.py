@@ -57,7 +57,7 @@ UNCLAIMED: Final = both(
            OR hour.not_before > $6 + {least}(CAST($8 AS bigint), CAST($7 AS bigint)
                                              << CAST({least}(hour.attempts, 10) AS integer)))
       AND (hour.lease_until IS NULL OR hour.lease_until <= {clock}
-           OR hour.lease_until > {clock} + 2 * CAST($4 AS double precision))
+           OR hour.leased_at > {clock} + CAST($4 AS double precision))
       AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
                WHEN usage_key.license_product = '' THEN usage_key.license_arn
                ELSE 'license ' || usage_key.license_product END NOT IN ({texts})
@@ -69,7 +69,7 @@ UNCLAIMED: Final = both(
 LEASE: Final = for_rows(
     """
     UPDATE marketplace_metering.hour SET fence = given.fence, crashes = crashes + 1,
-        lease_until = {clock} + given.lease, in_doubt = given.in_doubt
+        leased_at = {clock}, lease_until = {clock} + given.lease, in_doubt = given.in_doubt
     FROM {given} WHERE hour.hour_id = given.hour_id
     """,
     "fence bigint, at bigint, lease double precision, in_doubt bigint, hour_id bigint",

@@ -82,6 +82,9 @@ class SqliteStore(Store):
     def _watermark(self, ledger: Identity) -> WatermarkFolder:
         return WatermarkFolder(self._file.folder, str(ledger.ledger_id))
 
+    def _remember(self, ledger: Identity) -> None:
+        """Do nothing: it stands beside the file."""
+
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
     ) -> list[PostingResult]:

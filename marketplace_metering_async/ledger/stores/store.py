@@ -276,8 +276,8 @@ class Store(ABC):
         """
         Lease frozen records, those with the earliest deadline first.
 
-        A lease further in the future than twice its length means that the clock went back: it is
-        over; so is a pause. Nearer, it may be of a relay that looked at the clock later than this
+        A lease that begins later than one of now would end means that the clock went back: it is
+        over; so is a pause. Sooner, it may be of a relay that looked at the clock later than this
         one, which has waited for the database. What is not fit to be sent is put aside.
 
         The claim is counted, and the count written outside once it is committed, before this
@@ -444,6 +444,7 @@ class Store(ABC):
     def _watermark(self, ledger: Identity) -> WatermarkFolder | None:
         """Return its folder outside of the database, if there is to be one."""
 
+    @abstractmethod
     def _remember(self, ledger: Identity) -> None:
         """Miss what it has claimed, from now on, if a transaction does not find it."""
 

@@ -59,7 +59,7 @@ class WatermarkFolder:
 
     def _all(self) -> list[Watermark]:
         try:
-            names = os.listdir(self._path)
+            names = [file.name for file in self._path.iterdir()]
         except FileNotFoundError:
             if self._path.parent.is_dir():
                 return []

@@ -113,6 +113,7 @@ CREATE TABLE marketplace_metering.hour (
     member text,
     digest bytea,
     not_before bigint NOT NULL DEFAULT 0,
+    leased_at double precision,
     lease_until double precision,
     fence bigint NOT NULL DEFAULT 0,
     attempts bigint NOT NULL DEFAULT 0,

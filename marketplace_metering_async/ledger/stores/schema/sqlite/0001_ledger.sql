@@ -96,6 +96,7 @@ CREATE TABLE hour (
     member TEXT,
     digest BLOB,
     not_before INTEGER NOT NULL DEFAULT 0,
+    leased_at REAL,
     lease_until REAL,
     fence INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
