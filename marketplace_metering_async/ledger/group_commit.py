@@ -39,8 +39,8 @@ _OF_ITS_OWN: Final = (
 )
 """Errors of one piece of usage, which say nothing of what was stored with it."""
 
-_OutcomeYet = Outcome | None
-_Waiting = tuple[Sequence[Usage], "asyncio.Future[Sequence[_OutcomeYet]]"]
+_Stored = asyncio.Future[Sequence[Outcome | None]]
+_Waiting = tuple[Sequence[Usage], _Stored]
 
 
 def failure_of_all(outcomes: Sequence[Outcome]) -> BaseException | None:
@@ -62,30 +62,30 @@ class GroupCommit:
         self._ready = _Line(post)
         self._held = _Line(post, _LONGEST_PAUSE)
 
-    async def add(self, usages: Sequence[Usage]) -> Sequence[Outcome]:
+    def add(self, usages: Sequence[Usage]) -> _Stored:
         """
-        Return what became of *usages*, which share one commit, once they are stored.
+        Return a future of what became of *usages*, which share one commit, once they are stored.
 
+        Of a piece whose event id is in a caller's open transaction it has None: see `add_later`.
         Cancelling takes them out where their group has not begun yet, and leaves it open otherwise.
         """
-        outcomes = await self._ready.add(usages)
-        if not all(outcomes):
-            outcomes = await self._once_nobody_has_them(usages, [*outcomes])
-        return outcomes  # type: ignore[return-value]  # none is None
+        return self._ready.add(usages)
 
-    async def _once_nobody_has_them(
-        self, usages: Sequence[Usage], outcomes: list[_OutcomeYet]
-    ) -> list[_OutcomeYet]:
+    async def add_later(
+        self, usages: Sequence[Usage], outcomes: Sequence[Outcome | None]
+    ) -> Sequence[Outcome]:
+        """Return what became of *usages*, of which those without an outcome are added again."""
+        outcomes = [*outcomes]
         until = asyncio.get_running_loop().time() + _HELD_FOR
         while held := [place for place, one in enumerate(outcomes) if one is None]:
-            again: Sequence[_OutcomeYet]
+            again: Sequence[Outcome | None]
             if asyncio.get_running_loop().time() < until:
                 again = await self._held.add([usages[place] for place in held])
             else:
                 again = [_held_for_too_long(usages[place].event_id) for place in held]
             for place, outcome in zip(held, again, strict=True):
                 outcomes[place] = outcome
-        return outcomes
+        return outcomes  # type: ignore[return-value]  # none is None
 
     async def settled(self) -> None:
         """Return when nothing is being stored any more."""
@@ -109,9 +109,9 @@ class _Line:
         self._waiting: deque[_Waiting] = deque()
         self._committing: asyncio.Task[None] | None = None
 
-    def add(self, usages: Sequence[Usage]) -> "asyncio.Future[Sequence[_OutcomeYet]]":
+    def add(self, usages: Sequence[Usage]) -> _Stored:
         """Put *usages* into the line; who cancels the future before their turn takes them out."""
-        stored: asyncio.Future[Sequence[_OutcomeYet]] = asyncio.get_running_loop().create_future()
+        stored: _Stored = asyncio.get_running_loop().create_future()
         self._waiting.append((usages, stored))
         if self._committing is None:
             self._begin()
@@ -162,7 +162,7 @@ class _Line:
             if not waiting.done():  # or its caller was cancelled
                 waiting.set_result(outcomes[start:end])
 
-    async def _outcomes(self, usages: Sequence[Usage]) -> Sequence[_OutcomeYet]:
+    async def _outcomes(self, usages: Sequence[Usage]) -> Sequence[Outcome | None]:
         """Store usage; where the database refuses some of it, part by part."""
         try:
             return await self._post(usages)

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from marketplace_metering_async.errors import LedgerError
+from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.model import Settlement
+from marketplace_metering_async.ledger.relay_report import RelayNews
 from marketplace_metering_async.ledger.stores.store import Store
 
 _WRITTEN_AT_ONCE: Final = 250
@@ -50,3 +53,13 @@ class KnownVerdicts:
                 del self._kept[: len(part)]
                 for one in heard:
                     hear(one)
+
+    async def write_or_warn(self, now: int, observer: Observer) -> None:
+        """Write them all for the last time, and tell *observer*; what fails is a warning."""
+        news = RelayNews()
+        try:
+            await self.write(now, news.hear)
+        except LedgerError as error:
+            text = f"{len(self)} verdicts could not be written down ({error})"
+            emit(observer, WarningIssued(text=text))
+        news.tell(observer)

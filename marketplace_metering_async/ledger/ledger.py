@@ -37,7 +37,7 @@ from marketplace_metering_async.ledger.open_hours import LONGEST_GRACE, Late, Po
 from marketplace_metering_async.ledger.operations import LedgerOperations
 from marketplace_metering_async.ledger.posting import AddedUsage, PostingResult
 from marketplace_metering_async.ledger.relay import SLICE, OnAccountError, Relay, require_word
-from marketplace_metering_async.ledger.relay_report import RelayNews, RelayReport
+from marketplace_metering_async.ledger.relay_report import RelayReport
 from marketplace_metering_async.ledger.relaying import Relaying, running
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 from marketplace_metering_async.ledger.status import LedgerStatus, status_of
@@ -224,17 +224,8 @@ class UsageLedger(LedgerOperations):
             return  # its connections are in use elsewhere
         await self._groups.settled()
         if self._known:
-            await self._write_what_is_known()
+            await self._known.write_or_warn(self._now(), self._observer)
         await self._store.aclose()
-
-    async def _write_what_is_known(self) -> None:
-        news = RelayNews()
-        try:
-            await self._known.write(self._now(), news.hear)
-        except LedgerError as error:
-            text = f"{len(self._known)} verdicts could not be written down ({error})"
-            emit(self._observer, WarningIssued(text=text))
-        news.tell(self._observer)
 
     async def add_usage(
         self,
@@ -289,7 +280,9 @@ class UsageLedger(LedgerOperations):
 
         Cancelling leaves open whether it was stored; with an event id, call again.
         """
-        await self._require_writable()
+        self._require_open()
+        if not self._is_checked:
+            await self._check_identity()
         usage = self._reader.usage(
             self._clock.now(),
             dimension=dimension,
@@ -302,9 +295,11 @@ class UsageLedger(LedgerOperations):
             at=at,
             event_id=event_id,
         )
-        result: Outcome
+        result: Outcome | None
         if connection is None:
             (result,) = await self._groups.add((usage,))
+            if result is None:
+                (result,) = await self._groups.add_later((usage,), (result,))
         else:
             result = await self._store.post_on(connection, usage, self._now(), self._rules)
         if isinstance(result, BaseException):
@@ -352,7 +347,7 @@ class UsageLedger(LedgerOperations):
                 await stretch.yield_if_due()
             outcomes.append(self._reader.one_of_many(now, position, given))
         read = [one for one in outcomes if isinstance(one, Usage)]
-        stored = await self._groups.add(read) if read else []
+        stored = await self._groups.add_later(read, await self._groups.add(read)) if read else []
         if (failed := failure_of_all(stored)) is not None:
             raise failed
         found: Iterator[Any] = iter(stored)

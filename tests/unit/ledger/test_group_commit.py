@@ -26,7 +26,7 @@ async def test_a_task_that_was_cancelled_leaves_nobody_waiting(turns: int) -> No
         return [AddedUsage() for _ in group]
 
     commits = GroupCommit(post)
-    adding = asyncio.create_task(commits.add([USAGE]))
+    adding = commits.add([USAGE])
     for _ in range(turns):
         await asyncio.sleep(0)
     for task in asyncio.all_tasks() - {asyncio.current_task(), adding}:
@@ -51,11 +51,11 @@ async def test_what_came_together_shares_a_commit_and_gets_its_own_outcomes() ->
 
     commits = GroupCommit(post)
     usages = [USAGE._replace(at=n) for n in range(1_501)]
-    first = asyncio.create_task(commits.add(usages[:2]))
+    first = commits.add(usages[:2])
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    several = [asyncio.create_task(commits.add(some)) for some in (usages[2:5], usages, usages[5:])]
-    several.append(asyncio.create_task(commits.add(usages[:1])))
+    several = [commits.add(some) for some in (usages[2:5], usages, usages[5:])]
+    several.append(commits.add(usages[:1]))
     await asyncio.sleep(0)
     several[2].cancel()
 
@@ -81,8 +81,8 @@ async def test_a_refusal_is_one_usages_own_and_a_failure_is_of_all() -> None:
         raise LedgerError(str(len(group)))
 
     usages = [USAGE._replace(at=n) for n in range(20)]
-    refused = await GroupCommit(refuse_seven).add(usages)
-    failed = await GroupCommit(fail).add(usages)
+    refused: list[Any] = [*await GroupCommit(refuse_seven).add(usages)]
+    failed: list[Any] = [*await GroupCommit(fail).add(usages)]
 
     assert [7] == [n for n, one in enumerate(refused) if one != AddedUsage()]
     assert isinstance(refused[7], UsageRefusedError)
