@@ -8,9 +8,8 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from support.examples import examples
-
 from laws.test_ledger_machine import LedgerMachine
+from support.examples import examples
 
 
 class CopiesMachine(LedgerMachine):
@@ -59,7 +58,7 @@ class CopiesMachine(LedgerMachine):
     def adopt(self) -> None:
         self.run(self.house.ledger.adopt_copy())
 
-    def a_person_finds_out(self) -> None:
+    async def _find_out(self) -> None:
         """Nobody does: a person would compare quantities, too."""
 
 
