@@ -4,21 +4,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from marketplace_metering_async.cli.commands import check, ledger, operations, sandbox
-from marketplace_metering_async.cli.commands.job import SendJob
-from marketplace_metering_async.cli.commands.send import send_lines
-from marketplace_metering_async.cli.commands.send_hourly import send_hours
+from marketplace_metering_async.cli.commands.job import CURRENT_HOUR, UsageOptions
+from marketplace_metering_async.cli.commands.send import send_hours, send_lines
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
-from marketplace_metering_async.cli.input.lines import sources_of
-from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings
+from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings, option
 from marketplace_metering_async.cli.output.console import Console
-
-_CURRENT_HOUR: Final = "--include-current-hour"
 
 app = App(
     pretty_exceptions_enable=False,
@@ -40,33 +36,6 @@ app = App(
 )
 
 
-def _require_coalesce(*, coalesce: bool, current_hour: bool) -> None:
-    if current_hour and not coalesce:
-        raise typer.BadParameter("only --coalesce holds hours back", param_hint=_CURRENT_HOUR)
-
-
-Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILE...",
-        help=(
-            "JSON lines, CSV, or JSON as `aws meteringmarketplace batch-meter-usage` takes it; "
-            "also compressed with gzip. - is standard input."
-        ),
-    ),
-]
-Coalesce = Annotated[
-    bool, typer.Option("--coalesce", help="Add usage up to one record an hour first.")
-]
-CurrentHour = Annotated[
-    bool,
-    typer.Option(
-        _CURRENT_HOUR,
-        help="With --coalesce: send the hour that is not over, too. It locks it.",
-    ),
-]
-
-
 def _show_version(*, wanted: bool) -> None:
     if wanted:
         typer.echo(version("marketplace-metering-async"))
@@ -78,12 +47,11 @@ def _options(
     *,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version",
-            "-V",
+        option(
+            "--version -V",
+            "Show the version and exit.",
             is_eager=True,
             callback=lambda wanted: _show_version(wanted=wanted),
-            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -106,10 +74,7 @@ async def help_(
 async def demo(
     console: Console,
     seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", metavar="NUMBER", help="Another number makes other records and faults."
-        ),
+        int, option("--seed NUMBER", "Another number makes other records and faults.")
     ] = 11,
 ) -> Exit:
     """Meter 12,000 records into a sandbox with faults on, and compare to the last unit."""
@@ -129,44 +94,31 @@ async def demo(
 )
 async def send(
     console: Console,
-    files: Files,
+    usage: UsageOptions,
     *,
-    product_code: ProductCode = None,
-    coalesce: Coalesce = False,
-    include_current_hour: CurrentHour = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, send nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Show the plan, send nothing.")] = False,
     ledger_url: Annotated[
         str | None,
-        typer.Option(
-            "--ledger",
-            metavar="URL",
-            help="Go through a ledger: killed and started again, it meters the rest once.",
+        option(
+            "--ledger URL",
+            "Go through a ledger: killed and started again, it meters the rest once.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
+    yes: Annotated[bool, option("--yes -y", "Send without asking.")] = False,
     settings: SendSettings,
 ) -> Exit:
     """Send usage records; one JSON line of result for each line of input, in order."""
-    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    job = SendJob(
-        sources=sources_of(files, for_ledger=ledger_url is not None),
-        settings=settings,
-        product_code=product_code,
-        include_current_hour=include_current_hour,
-        yes=yes,
-    )
+    job = usage.job(settings, for_ledger=ledger_url is not None, yes=yes)
     if ledger_url is not None:
-        if dry_run or include_current_hour:
-            wrong = "--dry-run" if dry_run else _CURRENT_HOUR
+        if dry_run or job.include_current_hour:
+            wrong = "--dry-run" if dry_run else CURRENT_HOUR
             raise typer.BadParameter("not together with --ledger", param_hint=wrong)
         from marketplace_metering_async.cli.commands.ledger_in_out import send_through  # noqa: PLC0415 - heavy
 
         return await send_through(job, ledger_url, console)
     if dry_run:
-        return await check.show_plan(job, console, coalesce=coalesce)
-    return await (send_hours(job, console) if coalesce else send_lines(job, console))
+        return await check.show_plan(job, console)
+    return await (send_hours(job, console) if job.coalesce else send_lines(job, console))
 
 
 @app.command(
@@ -175,23 +127,9 @@ async def send(
         "validate --coalesce --product-code my-product events.jsonl",
     )
 )
-async def validate(
-    console: Console,
-    files: Files,
-    *,
-    product_code: ProductCode = None,
-    coalesce: Coalesce = False,
-    include_current_hour: CurrentHour = False,
-) -> Exit:
+async def validate(console: Console, usage: UsageOptions) -> Exit:
     """Check usage records without a service; every complaint with its file and line."""
-    _require_coalesce(coalesce=coalesce, current_hour=include_current_hour)
-    job = SendJob(
-        sources=sources_of(files, for_ledger=True),
-        settings=Settings(),
-        product_code=product_code,
-        include_current_hour=include_current_hour,
-    )
-    return await check.validate(job, console, coalesce=coalesce)
+    return await check.validate(usage.job(Settings(), for_ledger=True), console)
 
 
 app.add_typer(ledger.app, name="ledger")

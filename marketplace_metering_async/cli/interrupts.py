@@ -2,9 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
-from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from marketplace_metering_async.cli.output.console import Console
 
@@ -40,22 +38,25 @@ class Interrupts:
         self._console = console
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
+        self._before: dict[signal.Signals, Any] = {}
         self._task = asyncio.current_task()
 
     def __enter__(self) -> Self:
         """Listen."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            _listen(loop, number, partial(self._interrupt, number))
+
+        def tell(number: int, _: object) -> None:
+            loop.call_soon_threadsafe(self._interrupt, number)
+
+        self._before = {number: signal.signal(number, tell) for number in _SIGNALS}
         if self._timeout is not None:
             self._timer = loop.call_later(self._timeout, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Listen no more."""
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            _ignore(loop, number)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -69,29 +70,12 @@ class Interrupts:
         self.stopped.set()
         self._console.print(f"[yellow]The time allowed is over: {self.says}")
 
-    def _interrupt(self, number: signal.Signals) -> None:
+    def _interrupt(self, number: int) -> None:
         if self.happened and self._task is not None:
             self._console.complain(_ABORTED)
             self._task.cancel()
             return
         self.happened = True
-        self.is_of_service = number is signal.SIGTERM
+        self.is_of_service = number == signal.SIGTERM
         self.stopped.set()
         self._console.print(f"[yellow]Interrupted: {self.says} Ctrl-C again aborts at once.")
-
-
-def _listen(
-    loop: asyncio.AbstractEventLoop, number: signal.Signals, act: Callable[[], None]
-) -> None:
-    try:
-        loop.add_signal_handler(number, act)
-    except NotImplementedError:  # Windows
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
-
-
-def _ignore(loop: asyncio.AbstractEventLoop, number: signal.Signals) -> None:
-    try:
-        loop.remove_signal_handler(number)
-    except NotImplementedError:
-        default = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, default)

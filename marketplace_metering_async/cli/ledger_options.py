@@ -14,6 +14,7 @@ from marketplace_metering_async.cli.options import (
     License,
     OfProduct,
     ProductCode,
+    option,
 )
 from marketplace_metering_async.cli.output.console import (
     Console,
@@ -65,30 +66,11 @@ def month(text: str) -> datetime:
         raise typer.BadParameter(f"expected YYYY-MM, got {text!r}") from None
 
 
-Names = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--name", metavar="NAME", help="The name of an entry of `ledger history`; may be repeated."
-    ),
-]
-States = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--state",
-        metavar="STATE",
-        help="All entries that ended in this state; may be repeated.",
-        autocompletion=ended_states,
-    ),
-]
 Month = Annotated[
     datetime | None,
-    typer.Option(
-        "--month", metavar="YYYY-MM", parser=month, help="Only of this month; by default of all."
-    ),
+    option("--month YYYY-MM", "Only of this month; by default of all.", parser=month),
 ]
-Note = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Why; it is kept in the history.")
-]
+Note = Annotated[str, option("--note TEXT", "Why; it is kept in the history.")]
 
 
 @frozen(kw_only=True)
@@ -110,6 +92,27 @@ class Where:
     customer_identifier: CustomerIdentifier = None
     license_arn: License = None
     product_code: OfProduct = None
+
+
+@frozen(kw_only=True, slots=False)  # of two bases only one may have slots
+class _Named:
+    name: Annotated[
+        list[str] | None,
+        option("--name NAME", "The name of an entry of `ledger history`; may be repeated."),
+    ] = None
+    state: Annotated[
+        list[str] | None,
+        option(
+            "--state STATE",
+            "All entries that ended in this state; may be repeated.",
+            autocompletion=ended_states,
+        ),
+    ] = None
+
+
+@frozen(kw_only=True)
+class Chosen(Where, _Named):
+    """Which entries an operator speaks of: by name, or by state and where they are."""
 
 
 def states_of(names: Sequence[str], known: Sequence[str]) -> "list[HourState]":

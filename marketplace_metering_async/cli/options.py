@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -24,6 +25,15 @@ from marketplace_metering_async.errors import InvalidRecordError, mask
 from marketplace_metering_async.events import Observer
 from marketplace_metering_async.limits import CALLS_PER_SECOND, service_metadata
 from marketplace_metering_async.records import usage_timestamp
+
+
+def option(spec: str, text: str, **more: Any) -> Any:  # noqa: ANN401 - as typer has it
+    """Return an option as help shows it, such as `-v --verbose` or `--port PORT`, with its help."""
+    words = spec.split()
+    names = [word for word in words if word.startswith("-")]
+    metavar = " ".join(words[len(names) :]) or None
+    return typer.Option(*names, metavar=metavar, help=text, **more)
+
 
 # Typer hands a default to the parser as it is, and what was typed as text.
 
@@ -94,7 +104,6 @@ def _as_option_error() -> Iterator[None]:
         raise typer.BadParameter(text) from None
 
 
-_product_code = _kept(rules.product_code)
 _known_account = _kept(lambda text: rules.identity(text, None, None))
 
 
@@ -106,123 +115,75 @@ def _account(text: str | None) -> str | None:
 
 EndpointUrl = Annotated[
     str | None,
-    typer.Option(
-        "--endpoint-url",
-        metavar="URL",
-        help="Send to another endpoint than AWS's, such as the sandbox's.",
-    ),
+    option("--endpoint-url URL", "Send to another endpoint than AWS's, such as the sandbox's."),
 ]
 Profile = Annotated[
     str | None,
-    typer.Option(
-        "--profile",
-        metavar="NAME",
-        help="Take credentials and region from this profile of ~/.aws/config.",
-    ),
+    option("--profile NAME", "Take credentials and region from this profile of ~/.aws/config."),
 ]
 Region = Annotated[
     str | None,
-    typer.Option(
-        "--region",
-        metavar="NAME",
-        help="The AWS region; otherwise AWS_REGION or the profile says which.",
-    ),
+    option("--region NAME", "The AWS region; otherwise AWS_REGION or the profile says which."),
 ]
 _PRODUCT: Final = "MARKETPLACE_METERING_PRODUCT_CODE"
+_product = partial(option, "--product-code CODE", callback=_kept(rules.product_code))
 ProductCode = Annotated[
-    str | None,
-    typer.Option(
-        "--product-code",
-        metavar="CODE",
-        envvar=_PRODUCT,
-        help="The product of all usage that names none.",
-        callback=_product_code,
-    ),
+    str | None, _product("The product of all usage that names none.", envvar=_PRODUCT)
 ]
-TheProduct = Annotated[
-    str,
-    typer.Option(
-        "--product-code",
-        metavar="CODE",
-        envvar=_PRODUCT,
-        help="The product, by the code of its listing.",
-        callback=_product_code,
-    ),
-]
-OfProduct = Annotated[
-    str | None,
-    typer.Option(
-        "--product-code", metavar="CODE", help="Only of this product.", callback=_product_code
-    ),
-]
+TheProduct = Annotated[str, _product("The product, by the code of its listing.", envvar=_PRODUCT)]
+OfProduct = Annotated[str | None, _product("Only of this product.")]
 Account = Annotated[
-    str | None,
-    typer.Option(
-        "--account",
-        metavar="ID",
-        help="The buyer's AWS account, 12 digits.",
-        callback=_account,
-    ),
+    str | None, option("--account ID", "The buyer's AWS account, 12 digits.", callback=_account)
 ]
 CustomerIdentifier = Annotated[
     str | None,
-    typer.Option(
-        "--customer-identifier",
-        metavar="ID",
-        help="In place of --account: the buyer's id in integrations from before 2026.",
+    option(
+        "--customer-identifier ID",
+        "In place of --account: the buyer's id in integrations from before 2026.",
         callback=_kept(lambda text: rules.identity(None, text, None)),
     ),
 ]
 License = Annotated[
     str | None,
-    typer.Option(
-        "--license-arn",
-        metavar="ARN",
-        help="The buyer's license, together with --account.",
+    option(
+        "--license-arn ARN",
+        "The buyer's license, together with --account.",
         callback=_kept(lambda text: rules.identity("0", None, text)),
     ),
 ]
 Quantity = Annotated[
     Decimal,
-    typer.Option(
-        "--quantity",
-        metavar="NUMBER",
+    option(
+        "--quantity NUMBER",
+        "How many units: 5, or 17.42; exact to six decimal places.",
         parser=exact,
-        help="How many units: 5, or 17.42; exact to six decimal places.",
     ),
 ]
 CallsPerSecond = Annotated[
     float,
-    typer.Option(
-        "--calls-per-second",
-        metavar="NUMBER",
+    option(
+        "--calls-per-second NUMBER",
+        "The account's quota; 0: find it out by being throttled.",
         parser=rate,
-        help="The account's quota; 0: find it out by being throttled.",
     ),
 ]
-Dimension = Annotated[
-    str,
-    typer.Option("--dimension", metavar="NAME", help="A dimension of the listing; case counts."),
-]
+Dimension = Annotated[str, option("--dimension NAME", "A dimension of the listing; case counts.")]
 Timeout = Annotated[
     float | None,
-    typer.Option(
-        "--timeout",
-        metavar="SECONDS",
+    option(
+        "--timeout SECONDS",
+        "Start nothing new after so long; what is on its way is awaited.",
         parser=seconds,
-        help="Start nothing new after so long; what is on its way is awaited.",
     ),
 ]
 Verbose = Annotated[
-    bool,
-    typer.Option("-v", "--verbose", help="Also tell of every call, retry and search on stderr."),
+    bool, option("-v --verbose", "Also tell of every call, retry and search on stderr.")
 ]
 Format = Annotated[
     LogFormat,
-    typer.Option(
-        "--log-format",
-        metavar="FORMAT",
-        help="What stderr is: text for people, or json, an object a line, for a log.",
+    option(
+        "--log-format FORMAT",
+        "What stderr is: text for people, or json, an object a line, for a log.",
     ),
 ]
 QUOTA = CALLS_PER_SECOND

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from attrs import frozen
 
-from marketplace_metering_async.cli.options import QUOTA, rate
+from marketplace_metering_async.cli.options import QUOTA, option, rate
 
 
 @frozen(kw_only=True)
@@ -14,83 +14,61 @@ class SandboxOptions:
     """Of `sandbox`."""
 
     port: Annotated[
-        int,
-        typer.Option(
-            "--port", metavar="PORT", help="Where to listen; 0: a free one.", min=0, max=65535
-        ),
+        int, option("--port PORT", "Where to listen; 0: a free one.", min=0, max=65535)
     ] = 8765
     calls_per_second: Annotated[
         float,
-        typer.Option(
-            "--calls-per-second",
-            metavar="NUMBER",
-            parser=rate,
-            help="The quota that it enforces; 0: none.",
-        ),
+        option("--calls-per-second NUMBER", "The quota that it enforces; 0: none.", parser=rate),
     ] = QUOTA
     host: Annotated[
         str,
-        typer.Option(
-            "--host",
-            metavar="HOST",
-            help="The address to listen on; another than loopback needs --open-to.",
-        ),
+        option("--host HOST", "The address to listen on; another than loopback needs --open-to."),
     ] = "127.0.0.1"
     open_to: Annotated[
         list[str] | None,
-        typer.Option(
-            "--open-to",
-            metavar="NAME[:PORT]",
-            help="Let clients in that call it by this name; may be repeated.",
+        option(
+            "--open-to NAME[:PORT]", "Let clients in that call it by this name; may be repeated."
         ),
     ] = None
     token: Annotated[
         str | None,
-        typer.Option(
-            "--token",
-            metavar="TEXT",
+        option(
+            "--token TEXT",
+            "The token that page and controls ask for; by default a new one with --open-to.",
             envvar="METERING_SANDBOX_TOKEN",
-            help="The token that page and controls ask for; by default a new one with --open-to.",
         ),
     ] = None
     rules: Annotated[
         Path | None,
-        typer.Option(
-            "--rules",
-            metavar="FILE",
-            help="A JSON object that switches rules of the service; or a preset: strict, kind.",
+        option(
+            "--rules FILE",
+            "A JSON object that switches rules of the service; or a preset: strict, kind.",
         ),
     ] = None
     product: Annotated[
         list[str] | None,
-        typer.Option(
-            "--product",
-            metavar="CODE[,DIMENSION...]",
-            help="A product to know; or a JSON object as for the control `products`.",
+        option(
+            "--product CODE[,DIMENSION...]",
+            "A product to know; or a JSON object as for the control `products`.",
         ),
     ] = None
     access_key: Annotated[
         list[str] | None,
-        typer.Option(
-            "--access-key",
-            metavar="ID:SECRET",
-            help="Verify signatures by this key, refuse other keys; or a JSON object.",
+        option(
+            "--access-key ID:SECRET",
+            "Verify signatures by this key, refuse other keys; or a JSON object.",
         ),
     ] = None
     fault: Annotated[
         list[str] | None,
-        typer.Option(
-            "--fault",
-            metavar="KIND[=PROBABILITY]",
-            help="What goes wrong; or a JSON object as for the control `faults`.",
+        option(
+            "--fault KIND[=PROBABILITY]",
+            "What goes wrong; or a JSON object as for the control `faults`.",
         ),
     ] = None
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="NUMBER", help="Another one lets faults hit elsewhere.")
-    ] = 0
+    seed: Annotated[int, option("--seed NUMBER", "Another one lets faults hit elsewhere.")] = 0
     state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="FILE", help="Keep its memory in a file between runs."),
+        Path | None, option("--state FILE", "Keep its memory in a file between runs.")
     ] = None
 
 
@@ -101,29 +79,18 @@ class CheckOptions:
     url: Annotated[str, typer.Argument(metavar="URL", help="Where the stand-in listens.")]
     token: Annotated[
         str | None,
-        typer.Option(
-            "--token",
-            metavar="TEXT",
-            envvar="METERING_SANDBOX_TOKEN",
-            help="Of a sandbox's controls.",
-        ),
+        option("--token TEXT", "Of a sandbox's controls.", envvar="METERING_SANDBOX_TOKEN"),
     ] = None
-    access_key: Annotated[
-        str, typer.Option("--access-key", metavar="ID:SECRET", help="To sign with.")
-    ] = "sandbox:sandbox"
+    access_key: Annotated[str, option("--access-key ID:SECRET", "To sign with.")] = (
+        "sandbox:sandbox"
+    )
     legacy: Annotated[
-        bool,
-        typer.Option("--legacy", help="Name customers by CustomerIdentifier, for older stand-ins."),
+        bool, option("--legacy", "Name customers by CustomerIdentifier, for older stand-ins.")
     ] = False
     only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only", metavar="NAME", help="A case, or a part of the suite; may be repeated."
-        ),
+        list[str] | None, option("--only NAME", "A case, or a part of the suite; may be repeated.")
     ] = None
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="The answers as a Markdown table to stdout.")
+        bool, option("--markdown", "The answers as a Markdown table to stdout.")
     ] = False
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Let a sandbox forget the records that it has.")
-    ] = False
+    yes: Annotated[bool, option("--yes", "Let a sandbox forget the records that it has.")] = False

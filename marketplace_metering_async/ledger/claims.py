@@ -23,19 +23,21 @@ meanwhile. Relays that die of something else send nothing, and no record is to b
 
 
 def choose(
-    candidates: Sequence[FrozenHour], limit: int
+    candidates: Sequence[FrozenHour], limit: int, step: int
 ) -> tuple[list[FrozenHour], list[Settlement]]:
     """
     Return what is claimed, and what is put aside, of *candidates* in the order of their deadlines.
 
     What does not match its digest is put aside, and so is what relay after relay has died with.
+    Fences rise by a *step* that no other claim has: one that was lost in a failover has another
+    fence than the claim after it.
     """
     claimed, aside = [], []
     last_hours = [one for one in candidates if one.urgent]  # alone: nothing may go before them
     for one in _fewer_after_crashes(last_hours or candidates, limit):
         why = _reason_to_hold(one)
         if why is None:
-            claimed.append(_claim_on(one))
+            claimed.append(_claim_on(one, step))
         else:
             aside.append(_put_aside(one, why))
     return claimed, aside
@@ -60,8 +62,8 @@ def _reason_to_hold(one: FrozenHour) -> HourState | None:
     return HourState.QUARANTINED if kills else None
 
 
-def _claim_on(one: FrozenHour) -> FrozenHour:
-    return evolve(one, fence=one.fence + 1, in_doubt=one.in_doubt or one.lapsed)
+def _claim_on(one: FrozenHour, step: int) -> FrozenHour:
+    return evolve(one, fence=one.fence + step, in_doubt=one.in_doubt or one.lapsed)
 
 
 def _put_aside(one: FrozenHour, state: HourState) -> Settlement:

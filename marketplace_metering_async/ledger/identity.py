@@ -29,8 +29,8 @@ class Identity:
         moved_to: Where it has moved; None if it has not.
         last_success_at: When the service last took a record.
         last_relay_at: When a relay last said that it works.
-        sealings: How many transactions have sealed hours.
-        sealed_through: The latest hour that they have sealed.
+        claims: How many transactions have claimed records.
+        claimed_through: The latest hour of what they have claimed.
         watermark: Where it was last written down outside; None: nowhere.
         held_through: Usage up to then may have been metered by the ledger that this is a copy of.
         adopted_at: When somebody said to go on with this copy.
@@ -45,18 +45,16 @@ class Identity:
     moved_to: str | None
     last_success_at: int | None
     last_relay_at: int | None
-    sealings: int
+    claims: int
     event_ids_since: int
-    sealed_through: int | None
+    claimed_through: int
     watermark: str | None
     held_through: int | None
     adopted_at: int | None
 
-    def sealed(self) -> Watermark | None:
-        """Return how far it has sealed; None: it never has."""
-        if self.sealed_through is None:
-            return None
-        return Watermark(sealings=self.sealings, through=self.sealed_through)
+    def claimed(self) -> Watermark:
+        """Return how much it has claimed to send."""
+        return Watermark(claims=self.claims, through=self.claimed_through)
 
     def require_host(self, region_name: str, host: str) -> None:
         """
@@ -146,10 +144,10 @@ def sign_of_a_copy(ledger: Identity, place: Place) -> str | None:
     if ledger.moved_to is not None:
         return None
     outside = place.watermark
-    if outside is not None and outside.sealings > ledger.sealings:
+    if outside is not None and outside.claims > ledger.claims:
         return (
-            f"it has sealed {ledger.sealings} times, and {place.path} says {outside.sealings}: "
-            "what came between is missing"
+            f"it has claimed records {ledger.claims} times, and {place.path} says "
+            f"{outside.claims}: what came between is missing"
         )
     if _differs(ledger.mark, place.mark):
         return "its database is not where it was made"
@@ -175,15 +173,15 @@ def held_through(ledger: Identity, place: Place) -> int:
     A watermark that travels with its database, as a file's may, says nothing where it is no higher.
     """
     outside = place.watermark
-    if outside is None or outside.sealings < ledger.sealings:
+    if outside is None or outside.claims < ledger.claims:
         return UNKNOWN
-    known = outside.sealings > ledger.sealings or not place.mark_is_proof
+    known = outside.claims > ledger.claims or not place.mark_is_proof
     return outside.through if known else UNKNOWN
 
 
 def require_watermark(ledger: Identity, path: str | None) -> None:
     """
-    Refuse to send without writing down outside how far the ledger has sealed, if it once was.
+    Refuse to send without writing down outside what the ledger claims, if that once was done.
 
     Raises:
         LedgerUnusableError: *path* is nowhere.

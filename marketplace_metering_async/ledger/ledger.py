@@ -127,9 +127,9 @@ class UsageLedger(LedgerOperations):
                 `postgresql://user:password@host/database` (extra `postgres`). The latter lies in
                 the schema `marketplace_metering`, or in that of `?schema=NAME`; a role that may
                 only read suffices for status and history. To it, `?watermark=/folder` adds where
-                relays write down, outside of the database, how far they have sealed, so that a
-                restored one is known by what it lacks: a folder that all of them share, and that no
-                backup of the database brings back. A file has its own beside it.
+                relays write down, outside of the database, how often they have claimed records, so
+                that a restored one is known by what it lacks: a folder that all of them share, and
+                that no backup of the database brings back. A file has its own beside it.
             create: Whether it is made if it is not there. Say no where you only look, so that a
                 mistyped URL is an error and not an empty ledger.
             region_name: The region that its records go to; by default that of the client which

@@ -261,7 +261,7 @@ class FrozenHour(SealedHour):
     An hour whose record is to be sent: one that nobody holds, or that one relay has claimed.
 
     Attributes:
-        fence: Of the latest claim on it: a later one invalidates it.
+        fence: Of the latest claim on it, which no other has: a later one invalidates it.
         attempts: Claims before that had an answer.
         crashes: Claims in a row that ended with their relay.
         lapsed: Whether a claim has run out: it had no answer, and the service may have acted on it.

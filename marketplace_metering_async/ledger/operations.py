@@ -225,7 +225,7 @@ class LedgerOperations(ABC):
         copy lacks may have metered them. Let the producers repeat their usage by event id first.
 
         From then on usage is metered again, but for what may be metered already: hours up to the
-        latest one that had been sealed (where nobody knows which, up to now) end as UNCONFIRMED
+        latest one that had been claimed (where nobody knows which, up to now) end as UNCONFIRMED
         when they are due, and so does late usage of that time. Compare with CloudTrail what the
         service has of them.
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from marketplace_metering_async.ledger.frozen_record import freeze
-from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, key_of
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
@@ -36,13 +35,11 @@ class Sealing(NamedTuple):
         frozen: When, region, deadline, member and digest of each record, and its hour's id.
         held: The hours that are not sent, but end as UNCONFIRMED.
         sums: How the kept sums change.
-        through: The latest hour of all.
     """
 
     frozen: Sequence[tuple[Any, ...]]
     held: Sequence[int]
     sums: Sequence[Sum]
-    through: int
 
 
 def sealing_of(due: Iterable[Sequence[Any]], region_name: str, now: int) -> Sealing:
@@ -57,9 +54,4 @@ def sealing_of(due: Iterable[Sequence[Any]], region_name: str, now: int) -> Seal
         frozen.append((now, region_name, *record, hour.hour_id))
         state = HourState.UNCONFIRMED if hour.is_held else HourState.FROZEN
         sums.move(key.summed_under(hour.license_product), HourState.OPEN, state, hour.quantity)
-    return Sealing(
-        frozen,
-        [hour.hour_id for hour in hours if hour.is_held],
-        sums.changes(),
-        max(hour_of(hour.stamp) for hour in hours),
-    )
+    return Sealing(frozen, [hour.hour_id for hour in hours if hour.is_held], sums.changes())

@@ -1,59 +1,50 @@
 """
-How far a ledger has sealed, as it stands outside of its database.
+How much a ledger has claimed to send, as it stands outside of its database.
 
-A copy is known by what it lacks: a restored one has sealed less often than is written outside, or
-than a process remembers.
+A copy is known by what it lacks: a restored one has claimed records less often than is written
+outside, or than a process remembers. What was not claimed was not sent, and nothing is lost by it.
 """
 
-import json
+import re
 from datetime import datetime
 from typing import Final
 
-from attrs import asdict, evolve, frozen
+from attrs import evolve, frozen
 
-LEAP: Final = 1_000_000
+LEAP: Final = 1_000_000_000
 """
-What adopting a copy adds to its counter: more than anybody has sealed since a backup, so that it is
-above all that is remembered of what the copy lacks.
+What adopting a copy adds to its counter: more than all claims since any backup, so that it is above
+all that is remembered of what the copy lacks.
 """
+_NAME: Final = re.compile(r"(\d+)-(\d+)", re.ASCII)
 _NOTES: Final = 100
 """Of usage that may be stored, as many are remembered; more of them without an answer, and none."""
 UNKNOWN: Final = 2**53
-"""Up to when usage is held while nobody knows how far the lost ledger has sealed."""
+"""Up to when usage is held while nobody knows what the lost ledger has sent."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, order=True)
 class Watermark:
     """
-    How far a ledger has sealed.
+    How much a ledger has claimed to send.
 
     Attributes:
-        sealings: How many transactions have sealed hours.
-        through: The latest hour that was sealed, in seconds since 1970.
+        claims: How many transactions have claimed records.
+        through: The latest hour of them, in seconds since 1970.
     """
 
-    sealings: int
+    claims: int
     through: int
 
-    def as_text(self) -> str:
-        """Return what stands in the file."""
-        return json.dumps(asdict(self)) + "\n"
+    def as_name(self) -> str:
+        """Return the name that it stands by."""
+        return f"{self.claims}-{self.through}"
 
 
-def watermark_in(text: str) -> Watermark:
-    """
-    Return the watermark that a file has.
-
-    Raises:
-        ValueError: there is none in it.
-    """
-    found = json.loads(text)
-    if not isinstance(found, dict) or not all(type(value) is int for value in found.values()):
-        raise ValueError("expected two whole numbers")
-    try:
-        return Watermark(**found)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+def watermark_named(name: str) -> Watermark | None:
+    """Return the watermark that stands by a *name*; None: it is none."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else Watermark(claims=int(found[1]), through=int(found[2]))
 
 
 @frozen(kw_only=True)
@@ -80,19 +71,19 @@ class Memory:
     What a process remembers of a ledger, and looks for in its next transaction.
 
     Attributes:
-        sealings: How many transactions had sealed hours.
+        claims: How many transactions had claimed records.
         notes: Those of its latest usage, of which one is there: that which is known to be stored,
             and those after it of which nobody knows. Empty where there is none to look for.
         stored_at: When the first of them was stored.
     """
 
-    sealings: int = 0
+    claims: int = 0
     notes: tuple[str, ...] = ()
     stored_at: datetime | None = None
 
     def without_notes(self) -> "Memory":
         """Return what remains where no note is looked for."""
-        return Memory(sealings=self.sealings)
+        return Memory(claims=self.claims)
 
     def or_with(self, note: str) -> "Memory":
         """Return what is remembered where *note* may have taken the place of the others."""
@@ -100,9 +91,9 @@ class Memory:
             return self.without_notes()
         return evolve(self, notes=(*self.notes, note))
 
-    def missing(self, sealings: int, *, note_found: bool = True) -> "Missing | None":
-        """Return what is missing in a ledger with so many *sealings*; None: nothing."""
-        was_adopted = sealings >= self.sealings + LEAP
+    def missing(self, claims: int, *, note_found: bool = True) -> "Missing | None":
+        """Return what is missing in a ledger with so many *claims*; None: nothing."""
+        was_adopted = claims >= self.claims + LEAP
         if self.notes and not note_found:
             text = (
                 f"usage that this process stored at {self.stored_at:%Y-%m-%d %H:%M:%S} UTC is "
@@ -110,8 +101,8 @@ class Memory:
                 "with its event ids"
             )
             return Missing(text, is_copy=not was_adopted)
-        if sealings < self.sealings:
-            text = f"the ledger has sealed {sealings} times, and had sealed {self.sealings} times"
+        if claims < self.claims:
+            text = f"the ledger has claimed records {claims} times, and had {self.claims} times"
             return Missing(text, is_copy=True)
         return None
 
@@ -130,18 +121,17 @@ class Missing:
     is_copy: bool
 
 
-def adopted(sealings: int, held_through: int, outside: Watermark | None, now: int) -> Watermark:
+def adopted(claims: int, held_through: int, outside: Watermark | None, now: int) -> Watermark:
     """
     Return where a copy goes on from: usage up to there may have been metered by what it lacks.
 
     Args:
-        sealings: Its own.
+        claims: Its own.
         held_through: What was known when it was found; UNKNOWN if nothing.
         outside: What stands outside of it.
         now: Seconds since 1970.
     """
-    is_behind = outside is not None and outside.sealings > sealings
-    if outside is not None and is_behind:
-        return Watermark(sealings=outside.sealings + LEAP, through=outside.through)
+    if outside is not None and outside.claims > claims:
+        return Watermark(claims=outside.claims + LEAP, through=outside.through)
     through = now if held_through == UNKNOWN else held_through
-    return Watermark(sealings=sealings + LEAP, through=through)
+    return Watermark(claims=claims + LEAP, through=through)

@@ -6,9 +6,8 @@ history keeps are looked at (`Sandbox(history=)`), and of those over 64 KiB not 
 """
 
 import json
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -29,6 +28,8 @@ _MOST_NAMED: Final = 5
 Record = Mapping[str, Any]
 Key = tuple[Any, ...]
 """What the service counts as one: region, product, license, customer, dimension and hour."""
+Seen = Sequence[tuple[Call, Sequence[Record]]]
+"""Calls to BatchMeterUsage, oldest first, with what of their records is known."""
 
 
 @frozen(kw_only=True)
@@ -51,167 +52,126 @@ class Advice:
     calls: tuple[int, ...] = ()
 
 
-class _Look(ABC):
-    """Looks for one thing, call by call."""
+Look = Callable[[Seen], Iterable[int]]
+"""Looks for one thing, and gives the number of a call for each time that it was there."""
 
-    about: str
-    says: str
-    do: str
-
-    def __init__(self) -> None:
-        self._seen: list[int] = []
-
-    @abstractmethod
-    def see(self, call: Call, records: Sequence[Record]) -> None:
-        """Look at a call to BatchMeterUsage and what of its records is known."""
-
-    def found(self) -> list[int]:
-        """Return the numbers of the calls, one for each time."""
-        return self._seen
-
-    def advice(self) -> Iterator[Advice]:
-        seen = self.found()
-        if seen:
-            calls = tuple(sorted(set(seen))[-_MOST_NAMED:])
-            yield Advice(about=self.about, says=self.says, do=self.do, count=len(seen), calls=calls)
+_LOOKS: Final[dict[Look, tuple[str, str, str]]] = {}
+"""With the advice: what it is about, says, and asks to do."""
 
 
-class _NotSentAgain(_Look):
-    about = "unprocessed-not-sent-again"
-    says = "UnprocessedRecords came and were not sent again: nobody has metered them."
-    do = "A 200 with UnprocessedRecords is half an answer: send exactly these again, unchanged."
+def _look(about: str, says: str, do: str) -> Callable[[Look], Look]:
+    def register(look: Look) -> Look:
+        _LOOKS[look] = (about, says, do)
+        return look
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._open: dict[Key, int] = {}
+    return register
 
-    def see(self, call: Call, records: Sequence[Record]) -> None:
+
+@_look(
+    "unprocessed-not-sent-again",
+    "UnprocessedRecords came and were not sent again: nobody has metered them.",
+    "A 200 with UnprocessedRecords is half an answer: send exactly these again, unchanged.",
+)
+def _not_sent_again(seen: Seen) -> Iterable[int]:
+    left: dict[Key, int] = {}
+    for call, records in seen:
         for record in records:
-            self._open.pop(_key(call, record), None)
+            left.pop(_key(call, record), None)
         if call.unprocessed:
             done = {_key(call, result["UsageRecord"]) for result in call.results}
-            left = {_key(call, record) for record in records} - done
-            self._open.update(dict.fromkeys(left, call.number))
-
-    def found(self) -> list[int]:
-        return list(self._open.values())
+            keys = {_key(call, record) for record in records} - done
+            left.update(dict.fromkeys(keys, call.number))
+    return left.values()
 
 
-class _SecondQuantity(_Look):
-    about = "second-quantity-for-an-hour"
-    says = "A second quantity was sent for an hour that has one: it is lost."
-    do = (
-        "The first quantity of a customer, dimension and hour stays. Add usage up, and send an "
-        "hour once, when it is over."
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._first: dict[Key, str] = {}
-
-    def see(self, call: Call, records: Sequence[Record]) -> None:  # noqa: ARG002 - as all looks
+@_look(
+    "second-quantity-for-an-hour",
+    "A second quantity was sent for an hour that has one: it is lost.",
+    "The first quantity of a customer, dimension and hour stays. Add usage up, and send an "
+    "hour once, when it is over.",
+)
+def _second_quantity(seen: Seen) -> Iterator[int]:
+    first: dict[Key, str] = {}
+    for call, _ in seen:
         for result in call.results:
             key, content = _key(call, result["UsageRecord"]), _content(result["UsageRecord"])
             if result["Status"] == "Success":
-                self._first.setdefault(key, content)
-            elif result["Status"] == "DuplicateRecord" and content != self._first.get(key, content):
-                self._seen.append(call.number)
+                first.setdefault(key, content)
+            elif result["Status"] == "DuplicateRecord" and content != first.get(key, content):
+                yield call.number
 
 
-class _NoQuantity(_Look):
-    about = "no-quantity"
-    says = "Records came without a quantity: each is metered as 0 units."
-    do = (
-        "Send Quantity or QuantityAsDecimal. An SDK that does not know a member may leave it out "
-        "without a word: update it."
-    )
+@_look(
+    "retried-with-other-content",
+    "Records that had no answer were sent again with other content.",
+    "A call whose answer was lost may have been carried out. Send the same record again, byte "
+    "for byte; usage that has come since belongs in a later hour.",
+)
+def _other_content(seen: Seen) -> Iterator[int]:
+    doubtful: dict[Key, str] = {}
+    for call, records in seen:
+        for record in records:
+            key, content = _key(call, record), _content(record)
+            if content != doubtful.get(key, content):
+                yield call.number
+            if _is_answered(call):
+                doubtful.pop(key, None)
+            elif not call.code or (call.status or 500) >= 500:
+                doubtful.setdefault(key, content)
 
-    def see(self, call: Call, records: Sequence[Record]) -> None:
+
+@_look(
+    "no-quantity",
+    "Records came without a quantity: each is metered as 0 units.",
+    "Send Quantity or QuantityAsDecimal. An SDK that does not know a member may leave it out "
+    "without a word: update it.",
+)
+def _no_quantity(seen: Seen) -> Iterator[int]:
+    for call, records in seen:
         for record in records:
             if "Quantity" not in record and "QuantityAsDecimal" not in record:
-                self._seen.append(call.number)
+                yield call.number
 
 
-class _StampedAtSending(_Look):
-    about = "stamped-with-the-time-of-sending"
-    says = "Records are stamped with the time of sending."
-    do = (
-        "Usage counts in the hour that it is stamped with. Stamp it with the start of the hour in "
-        "which it was used, so that a retry is the same record, also past the hour."
-    )
-
-    def see(self, call: Call, records: Sequence[Record]) -> None:
+@_look(
+    "stamped-with-the-time-of-sending",
+    "Records are stamped with the time of sending.",
+    "Usage counts in the hour that it is stamped with. Stamp it with the start of the hour in "
+    "which it was used, so that a retry is the same record, also past the hour.",
+)
+def _stamped_at_sending(seen: Seen) -> Iterable[int]:
+    found = []
+    for call, records in seen:
         received = call.received.timestamp()
         for record in records:
             stamp = record.get("Timestamp")
             if not isinstance(stamp, (int, float)) or stamp % 3600 == 0:
                 continue
             if abs(received - stamp) < _AT_ONCE:
-                self._seen.append(call.number)
-
-    def found(self) -> list[int]:
-        return self._seen if len(self._seen) >= _LEAST_STAMPED else []
+                found.append(call.number)
+    return found if len(found) >= _LEAST_STAMPED else ()
 
 
-class _OneRecordACall(_Look):
-    about = "one-record-a-call"
-    says = "Records come one a call, ten and more within a minute for one product."
-    do = (
-        "A call takes 25 records of one product, and the quota counts calls: wait a moment for "
-        "company."
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._recent: dict[tuple[Any, ...], deque[tuple[datetime, int]]] = {}
-        self._single: set[int] = set()
-
-    def see(self, call: Call, records: Sequence[Record]) -> None:
+@_look(
+    "one-record-a-call",
+    "Records come one a call, ten and more within a minute for one product.",
+    "A call takes 25 records of one product, and the quota counts calls: wait a moment for "
+    "company.",
+)
+def _one_record_a_call(seen: Seen) -> Iterable[int]:
+    latest: dict[tuple[Any, ...], deque[tuple[datetime, int]]] = {}
+    found: set[int] = set()
+    for call, records in seen:
         if len(records) != 1 or not _is_answered(call):
-            return
+            continue
         whose = (call.region, call.access_key_id, (call.request or {}).get("ProductCode"))
-        recent = self._recent.setdefault(whose, deque())
+        recent = latest.setdefault(whose, deque())
         recent.append((call.received, call.number))
         while call.received - recent[0][0] > _MINUTE:
             recent.popleft()
         if len(recent) >= _LEAST_SINGLE:
-            self._single.update(number for _, number in recent)
-
-    def found(self) -> list[int]:
-        return sorted(self._single)
-
-
-class _OtherContent(_Look):
-    about = "retried-with-other-content"
-    says = "Records that had no answer were sent again with other content."
-    do = (
-        "A call whose answer was lost may have been carried out. Send the same record again, byte "
-        "for byte; usage that has come since belongs in a later hour."
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._doubtful: dict[Key, str] = {}
-
-    def see(self, call: Call, records: Sequence[Record]) -> None:
-        for record in records:
-            key, content = _key(call, record), _content(record)
-            if content != self._doubtful.get(key, content):
-                self._seen.append(call.number)
-            if _is_answered(call):
-                self._doubtful.pop(key, None)
-            elif not call.code or (call.status or 500) >= 500:
-                self._doubtful.setdefault(key, content)
-
-
-_LOOKS: Final[tuple[type[_Look], ...]] = (
-    _NotSentAgain,
-    _SecondQuantity,
-    _OtherContent,
-    _NoQuantity,
-    _StampedAtSending,
-    _OneRecordACall,
-)
+            found.update(number for _, number in recent)
+    return found
 
 
 def advice_on(calls: Iterable[Call], twice_billed: Sequence[str]) -> list[Advice]:
@@ -222,14 +182,18 @@ def advice_on(calls: Iterable[Call], twice_billed: Sequence[str]) -> list[Advice
         calls: The latest calls, oldest first.
         twice_billed: The lines of `Book.double_billed()`.
     """
-    looks: list[_Look] = [kind() for kind in _LOOKS]
-    for call in calls:
-        records = (call.request or {}).get("UsageRecords")
-        if call.operation == _BATCH and isinstance(records, list):
-            known = [record for record in records if isinstance(record, Mapping)]
-            for look in looks:
-                look.see(call, known)
-    return [*_twice(twice_billed), *(one for look in looks for one in look.advice())]
+    seen = [
+        (call, [record for record in records if isinstance(record, Mapping)])
+        for call in calls
+        if call.operation == _BATCH
+        and isinstance(records := (call.request or {}).get("UsageRecords"), list)
+    ]
+    advice = list(_twice(twice_billed))
+    for look, (about, says, do) in _LOOKS.items():
+        if found := list(look(seen)):
+            numbers = tuple(sorted(set(found))[-_MOST_NAMED:])
+            advice.append(Advice(about=about, says=says, do=do, count=len(found), calls=numbers))
+    return advice
 
 
 def _twice(lines: Sequence[str]) -> Iterator[Advice]:

@@ -3,62 +3,77 @@
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge, instance_of, le, optional
 
 
 class FaultKind(StrEnum):
-    """What goes wrong."""
+    """
+    What goes wrong.
 
-    THROTTLE = "throttle"
+    Attributes:
+        means: What it does, in a line for people.
+    """
+
+    _value_: str
+    means: str
+
+    def __new__(cls, value: str, means: str) -> Self:
+        """Let the word be the value."""
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.means = means
+        return kind
+
+    THROTTLE = "throttle", "Refused: too many calls"
     """400 ThrottlingException."""
-    ERROR_500 = "error-500"
+    ERROR_500 = "error-500", "An internal error; nothing was applied"
     """500 InternalServiceErrorException, nothing applied."""
-    ERROR_500_AFTER = "error-500-after"
+    ERROR_500_AFTER = "error-500-after", "An internal error, after all was applied"
     """The same, after everything was applied."""
-    ERROR_503 = "error-503"
+    ERROR_503 = "error-503", "A load balancer's page instead of an answer"
     """503 with an HTML page, as a load balancer answers."""
-    UNPROCESSED = "unprocessed"
+    UNPROCESSED = "unprocessed", "Part of the records is left unprocessed"
     """Some of the records are left in UnprocessedRecords."""
-    RESET_BEFORE = "reset-before"
+    RESET_BEFORE = "reset-before", "The connection breaks before anything is applied"
     """The connection is reset before anything is applied."""
-    RESET_AFTER = "reset-after"
+    RESET_AFTER = "reset-after", "All is applied, and the answer is lost"
     """The connection is reset after everything was applied: the answer is lost."""
-    TRUNCATED = "truncated"
+    TRUNCATED = "truncated", "All is applied, and the answer is cut short"
     """Applied, and the answer is cut short."""
-    SLOW = "slow"
+    SLOW = "slow", "The answer comes late"
     """Applied after some seconds."""
-    STALL = "stall"
+    STALL = "stall", "The answer stops half-way"
     """Applied, and the answer stops half-way for some seconds, then the connection ends."""
-    DRIP = "drip"
+    DRIP = "drip", "The answer comes in drops"
     """Applied, and the answer comes in twenty pieces over some seconds."""
-    GARBAGE = "garbage"
+    GARBAGE = "garbage", "The answer is no JSON"
     """Applied, and the body of the 200 is no JSON."""
-    WRONG_CONTENT = "wrong-content"
+    WRONG_CONTENT = "wrong-content", "The answer is JSON of another shape"
     """Applied, and the 200 has JSON of another shape."""
-    HTML = "html"
+    HTML = "html", "A captive portal's page; nothing was applied"
     """Nothing applied, and 200 with a page, as a captive portal answers."""
-    EMPTY = "empty"
+    EMPTY = "empty", "The answer is empty"
     """Applied, and 200 with an empty body."""
-    REDIRECT = "redirect"
+    REDIRECT = "redirect", "A redirect to another host"
     """307 to another host."""
-    SHUFFLE = "shuffle"
+    SHUFFLE = "shuffle", "Results in another order"
     """Applied, and the results come in another order."""
-    DROP = "drop"
+    DROP = "drop", "One result is missing"
     """Applied, and one result is missing."""
-    DUPLICATE = "duplicate"
+    DUPLICATE = "duplicate", "One result is there twice"
     """Applied, and one result is there twice."""
-    ALTER = "alter"
+    ALTER = "alter", "One result echoes another quantity"
     """Applied, and one result echoes another quantity."""
-    FOREIGN = "foreign"
+    FOREIGN = "foreign", "A result for a record that nobody sent"
     """Applied, and there is a result for a record that nobody sent."""
-    DISAGREE = "disagree"
+    DISAGREE = "disagree", "Two results for one record disagree"
     """Applied, and one record has two results that disagree."""
-    UNKNOWN_STATUS = "unknown-status"
+    UNKNOWN_STATUS = "unknown-status", "A status that nobody knows"
     """Applied, and one status is a word that nobody knows."""
-    REFUSE = "refuse"
+    REFUSE = "refuse", "Access denied"
     """A refusal with `code`, such as AccessDeniedException."""
 
 
@@ -89,7 +104,7 @@ class Fault:
         status: The HTTP status, for REFUSE; None: the one that the service has for `code`.
     """
 
-    kind: FaultKind = field(converter=FaultKind)
+    kind: FaultKind = field(converter=FaultKind)  # type: ignore[arg-type]  # by its value
     operation: str | None = "BatchMeterUsage"
     product_code: str | None = None
     customer: str | None = None

@@ -1,7 +1,7 @@
 """The latest calls, with what became of them; and a counter of changes for whoever watches."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -58,10 +58,7 @@ class Call:
     @property
     def verdicts(self) -> dict[str, int]:
         """How many records got each status, "Unprocessed" among them."""
-        found: dict[str, int] = {}
-        for result in self.results:
-            status = str(result.get("Status"))
-            found[status] = found.get(status, 0) + 1
+        found = Counter(str(result.get("Status")) for result in self.results)
         if self.unprocessed:
             found["Unprocessed"] = self.unprocessed
         return found

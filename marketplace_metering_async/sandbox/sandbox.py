@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from types import TracebackType
+from functools import partial
 from typing import Final, Self, TypedDict
 
 from aiohttp import web
@@ -14,11 +14,7 @@ from marketplace_metering_async.sandbox.clock import SandboxClock
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction
 from marketplace_metering_async.sandbox.guard import Guard, is_loopback, is_unspecified
 from marketplace_metering_async.sandbox.http.app import application
-from marketplace_metering_async.sandbox.http.connection_limit import (
-    ConnectionLimit,
-    LimitedSite,
-    answered_log,
-)
+from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit, answered_log
 from marketplace_metering_async.sandbox.http.exchange import request_logger
 from marketplace_metering_async.sandbox.http.registration_page import (
     RegistrationResponse,
@@ -123,6 +119,7 @@ class Sandbox(World):
         self._port = port
         self._open_to = names
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
         self._state = None if state is None else StateFile(state)
         self._saving: asyncio.Task[None] | None = None
         if self._state is not None:
@@ -209,19 +206,18 @@ class Sandbox(World):
             shutdown_timeout=1.0,
         )
         await runner.setup()
-        await LimitedSite(runner, self._host, self._port, connections).start()
-        if not self._port:
-            self._port = runner.addresses[0][1]
+        assert runner.server is not None  # noqa: S101 - for the type checker: it is set up
+        protocol = partial(connections.protocol, runner.server)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(protocol, self._host, self._port, backlog=1024)
+        self._port = self._listener.sockets[0].getsockname()[1]
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the port; what was metered can still be read. OSError if it cannot be kept."""
         self.changes.stop()
         try:
+            if self._listener is not None:
+                self._listener.close()
             if self._runner is not None:
                 await self._runner.cleanup()
             if self._saving is not None:

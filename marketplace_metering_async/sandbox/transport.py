@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from attrs import frozen
 from multidict import CIMultiDict
 
-from marketplace_metering_async.sandbox.http.operations import Operations, ServiceRequest
+from marketplace_metering_async.sandbox.http.operations import Operations
 from marketplace_metering_async.sandbox.http.responses import ServiceResponse
+from marketplace_metering_async.sandbox.http.signatures import ServiceRequest
 from marketplace_metering_async.sandbox.world import World
 
 

@@ -19,7 +19,7 @@ from marketplace_metering_async.sandbox.service.catalogue import Product
 from marketplace_metering_async.sandbox.service.principal import AccessKey, Principal
 from marketplace_metering_async.sandbox.service.quota import Quota, Quotas
 from marketplace_metering_async.sandbox.service.refusals import Cause, Refusal
-from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm, form_of
+from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationForm
 from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.service.signing_keys import SigningKeys
 
@@ -272,9 +272,11 @@ class World:
         if product is None or product.registration_url is None:
             raise ValueError(f"declare {agreement.product_code!r} with a registration_url")
         now = self.clock.now()
-        token = self.book.issue_token_for(agreement_id, now=now)
+        fields = {"x-amzn-marketplace-token": self.book.issue_token_for(agreement_id, now=now)}
+        if agreement.is_free(now):
+            fields["x-amzn-marketplace-offer-type"] = "free-trial"
         self.changes.bump()
-        return form_of(product.registration_url, token, free_trial=agreement.is_free(now))
+        return RegistrationForm(product.registration_url, fields)
 
     def change_rules(self, **changes: object) -> None:
         """

@@ -12,7 +12,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.ledger import LedgerStatus, UsageLedger
-from marketplace_metering_async.ledger.stores.watermark_file import watermark_of
+from marketplace_metering_async.ledger.stores.watermark_folder import watermark_of
 from marketplace_metering_async.sandbox import Book, Sandbox
 
 _SPEED: Final = 100.0

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from types import TracebackType
 from typing import Any, Final, Self
 
 from marketplace_metering_async.sandbox import (
@@ -67,19 +66,14 @@ class SandboxServer:
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: a pipe
         line = self._process.stdout.readline()
         if not line:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise RuntimeError("the sandbox's process ended before it listened")
         place = json.loads(line)
         self.url, self.environment = place["url"], place["environment"]
         self._token = place["token"]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         if self._process is None:
             return

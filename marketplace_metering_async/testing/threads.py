@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from types import TracebackType
 from typing import Final, Self
 
 from marketplace_metering_async.sandbox import Sandbox
@@ -45,12 +44,7 @@ class SandboxThread:
             raise self._failure
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the sandbox; its book can still be read."""
         if self._loop is not None and self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)

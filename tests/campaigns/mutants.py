@@ -78,9 +78,9 @@ def fresh_timestamp() -> None:
     """Each attempt is stamped anew."""
     claim_on = claims._claim_on
 
-    def stamped(one: Any) -> Any:
-        held = claim_on(one)
-        return evolve(held, stamp=held.stamp + 3600 * held.fence - 3600)
+    def stamped(one: Any, step: int) -> Any:
+        held = claim_on(one, step)
+        return evolve(held, stamp=held.stamp + 3600 * (held.crashes + held.attempts))
 
     claims._claim_on = stamped
 
@@ -253,31 +253,31 @@ def adopted_copy_holds_nothing() -> None:
 
 
 def adoption_raises_no_counter() -> None:
-    """An adopted copy has sealed as seldom as before, and stays a copy."""
+    """An adopted copy has claimed as seldom as before, and stays a copy."""
 
-    def humble(sealings: int, held: int, outside: Any, now: int) -> Any:
-        return evolve(watermark.adopted(sealings, held, outside, now), sealings=sealings)
+    def humble(claims: int, held: int, outside: Any, now: int) -> Any:
+        return evolve(watermark.adopted(claims, held, outside, now), claims=claims)
 
     store.adopted = humble  # type: ignore[attr-defined, assignment]
 
 
-def sealings_are_not_counted() -> None:
-    """Nothing tells a ledger from what it was before it sealed."""
-    sending.SEALED = Dialects(*map(_uncounted, sending.SEALED))  # type: ignore[misc]
+def claims_are_not_counted() -> None:
+    """Nothing tells a ledger from what it was before it claimed."""
+    sending.COUNT = Dialects(*map(_uncounted, sending.COUNT))  # type: ignore[misc]
 
 
 def _uncounted(statement: str) -> str:
-    assert "sealings + 1" in statement
-    return statement.replace("sealings + 1", "sealings")
+    assert "claims + 1" in statement
+    return statement.replace("claims + 1", "claims")
 
 
 def sent_before_it_is_written_down() -> None:
-    """How far the ledger has sealed is written outside of it some other time."""
+    """What the ledger has claimed is written outside of it some other time."""
 
-    async def nothing(self: Any, db: Any, place: Any) -> None:
+    async def nothing(self: Any, place: Any, ledger: Any) -> None:
         """Write nothing down."""
 
-    Store._keep_watermark = nothing  # type: ignore[method-assign]
+    Store._write_outside = nothing  # type: ignore[method-assign]
 
 
 def lost_commit_is_repeated() -> None:
@@ -448,6 +448,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         callers_usage_is_folded_twice,
         callers_usage_is_removed_by_number,
         callers_usage_is_rolled_back,
+        claims_are_not_counted,
         copy_is_not_seen,
         denied_is_metered,
         denied_is_refused,
@@ -465,7 +466,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
         prune_by_age,
         pruning_leaves_no_note,
         seal_in_two_transactions,
-        sealings_are_not_counted,
         sent_before_it_is_written_down,
         unprocessed_is_success,
         usage_is_of_when_it_comes,

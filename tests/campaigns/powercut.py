@@ -83,6 +83,7 @@ class Wreck:
 
     def write_to(self, folder: Path) -> None:
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
 
@@ -122,8 +123,12 @@ class Recording:
             recorder.sync_fails = lambda: failures.random() < failing
             asyncio.run(Life(Path(name), recorder, chance, outside, book).live(connect))
             # All but the shared memory, which stays where a failing disk keeps it from going.
-            files = [path for path in Path(name).iterdir() if not path.name.endswith("-shm")]
-            found = {path.name: path.read_bytes() for path in files}
+            files = {str(path.relative_to(name)): path for path in Path(name).rglob("*")}
+            found = {
+                relative: path.read_bytes()
+                for relative, path in files.items()
+                if path.is_file() and not relative.endswith("-shm")
+            }
         if len(recorder.operations) == begins or without_cut(recorder.operations) != found:
             raise RuntimeError("the simulation missed something that was done to the disk")
         return cls(recorder.operations, begins, book, wreck.lives + 1)

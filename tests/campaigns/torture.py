@@ -352,8 +352,8 @@ def where_it_shows(mutant: str, seed: int) -> tuple[AbstractContextManager[Place
         case (
             "adopted_copy_holds_nothing"
             | "adoption_raises_no_counter"
+            | "claims_are_not_counted"
             | "copy_is_not_seen"
-            | "sealings_are_not_counted"
             | "sent_before_it_is_written_down"
         ):
             return file_place(), evolve(usual, setbacks=3)

@@ -31,7 +31,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.errors import EventTooOldError
 from marketplace_metering_async.ledger.stores import store_at
 from marketplace_metering_async.ledger.stores.postgresql_schema import schema_in
-from marketplace_metering_async.ledger.stores.watermark_file import watermark_of
+from marketplace_metering_async.ledger.stores.watermark_folder import watermark_of
 
 START = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 """A month ends in half a day."""

@@ -23,6 +23,7 @@ from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.cli.output.console import Console, lasting
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Report
+from marketplace_metering_async.cli.output.result_fields import Fate
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
@@ -197,9 +198,9 @@ async def test_progress_counts_verdicts_and_not_lines_in_order() -> None:
     lines = ResultWriter(console, lambda error: pytest.fail(str(error)))
     async with Report(console, bar, lines) as report:
         numbers = [report.expect(Line("-", n, 10, record)) for n in (1, 2)]
-        report.answer(numbers[1], {"status": "Success"}, Exit.OK)
+        report.answer(numbers[1], Fate({"status": "Success"}, Exit.OK))
         assert 1 == bar.done
-        report.answer(numbers[0], {"status": "Success"}, Exit.OK)
+        report.answer(numbers[0], Fate({"status": "Success"}, Exit.OK))
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from support.commands import Run, Shell, line, process, target
 from support.ledgers import refuse_thirteen
 
 from marketplace_metering_async.cli.commands import ledger_in_out
-from marketplace_metering_async.cli.commands.ledger_import import ImportedLine
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output import result_writer
+from marketplace_metering_async.cli.output.result_fields import Fate
 from marketplace_metering_async.errors import LedgerError
 from marketplace_metering_async.sandbox import Sandbox
 
@@ -65,8 +65,8 @@ def test_what_was_stored_has_its_result_where_the_ledger_fails_then(
     Also where whoever reads the results is slow.
     """
 
-    async def cut_short(*_: object, **__: object) -> AsyncIterator[ImportedLine]:
-        yield ImportedLine(str(usage), 1, result={"status": "Recorded"})
+    async def cut_short(*_: object, **__: object) -> AsyncIterator[tuple[str, int, Fate]]:
+        yield str(usage), 1, Fate({"status": "Recorded"}, Exit.OK)
         raise LedgerError("the disk is gone")
 
     def slowly(data: bytes) -> None:

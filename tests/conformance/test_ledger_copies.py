@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,15 +18,18 @@ from support.copies import (
     late_hundred,
     lost_timeline,
     repeated,
+    sealed,
     warnings_of,
     watermark_in,
 )
+from support.ended import claimed, fate, settle
 from support.ledgers import House, change, house_at
 
 from marketplace_metering_async import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.resolutions import ResolvedAs
-from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.stores.words import ClaimRules
+from marketplace_metering_async.ledger.watermark import LEAP
 
 Restore = Callable[[Path, Path], None]
 """Puts a backup into the place of a ledger."""
@@ -109,27 +111,29 @@ async def test_a_restored_file_bills_nothing_twice(tmp_path: Path, restore: Rest
 
 async def test_the_watermark_is_kept_before_anything_is_sent(tmp_path: Path) -> None:
     """
-    Where it cannot be written, nothing is sent; where it can again, all is. ledger C1
+    Where it cannot be written, nothing is sent; where it can again, all is, at once. ledger C1
     """
     path = tmp_path / "usage.db"
     async with house_at(url_of(path)) as house:
         await house.use(5)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tempfile, "mkstemp", full)
+            patch.setattr(Path, "touch", full)
             with pytest.raises(LedgerError, match="No space left on device"):
                 await an_hour_later(house)
         calls, frozen = len(house.metered()), (await house.balance()).frozen
-        await an_hour_later(house)
+        (given_back,) = await claimed(house, lease=0.0)
+        await house.relay_after(seconds=1)
 
     assert (0, 5) == (calls, frozen)
+    assert (False, 0) == (given_back.in_doubt, given_back.crashes)
     assert 5 == billed(house)
 
 
-def full(**members: Any) -> Any:
+def full(*arguments: Any) -> Any:
     raise OSError(28, "No space left on device")
 
 
-async def test_a_watermark_of_something_else_is_not_passed_by(tmp_path: Path) -> None:
+async def test_something_else_in_place_of_a_watermark_is_not_passed_by(tmp_path: Path) -> None:
     """
     Nothing is sealed or sent while nobody knows what it has said.
     """
@@ -137,9 +141,10 @@ async def test_a_watermark_of_something_else_is_not_passed_by(tmp_path: Path) ->
     async with house_at(url_of(path)) as house:
         await first_five(house)
         watermark = watermark_in(tmp_path)
-        watermark.write_text("{")
+        shutil.rmtree(watermark)
+        watermark.touch()
         await house.use(1)
-        with pytest.raises(LedgerUnusableError, match="damaged: remove it"):
+        with pytest.raises(LedgerUnusableError, match="it is no folder"):
             await an_hour_later(house)
 
     assert 5 == billed(house)
@@ -177,7 +182,7 @@ def link(folder: Path) -> Path:
 
 def lose_the_watermark(folder: Path) -> Path:
     """Somebody has tidied up."""
-    watermark_in(folder).unlink()
+    shutil.rmtree(watermark_in(folder))
     return folder / "usage.db"
 
 
@@ -214,17 +219,18 @@ async def test_a_process_that_lived_through_a_restore_sees_it(tmp_path: Path) ->
     async with house_at(url_of(path)) as house:
         await first_five(house)
         watermark = watermark_in(tmp_path)
-        old = watermark.read_text()
+        shutil.copytree(watermark, tmp_path / "old")
         back_up(path, backup)
         await lost_timeline(house)
         use_backup_api(backup, path)
-        watermark.write_text(old)
+        shutil.rmtree(watermark)
+        (tmp_path / "old").rename(watermark)
         await repeated(house)
         status = await house.balance()
 
     assert status.is_unconfirmed_copy
     assert 105 == billed(house)
-    assert any("had sealed 2 times" in text for text in warnings_of(house))
+    assert any("and had 2 times" in text for text in warnings_of(house))
 
 
 async def test_a_relay_that_was_idle_looks_outside_before_it_seals(tmp_path: Path) -> None:
@@ -269,9 +275,9 @@ async def test_what_is_no_copy_is_not_adopted(house: House) -> None:
     assert 5 == billed(house)
 
 
-async def test_a_copy_is_adopted_outside_of_it_by_one_at_a_time(tmp_path: Path) -> None:
+async def test_a_copy_is_adopted_outside_of_it_as_well(tmp_path: Path) -> None:
     """
-    Otherwise the watermark of a relay that seals meanwhile would be lowered. ledger C1
+    Above all that the lost ledger has claimed. ledger C1
     """
     path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
     async with house_at(url_of(path)) as house:
@@ -281,48 +287,112 @@ async def test_a_copy_is_adopted_outside_of_it_by_one_at_a_time(tmp_path: Path) 
         await house.use(1)
         await an_hour_later(house)
     move_over(backup, path)
-    alone: list[str] = []
-    write = WatermarkFile._write
-
-    def look_and_write(file: WatermarkFile, text: str) -> None:
-        with closing(sqlite3.connect(path, timeout=0)) as another:
-            try:
-                another.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                alone.append(str(error))
-        write(file, text)
-
     async with house_at(url_of(path)) as house:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(WatermarkFile, "_write", look_and_write)
-            await house.ledger.adopt_copy()
+        await house.ledger.adopt_copy()
+    (name,) = [name.name for name in watermark_in(tmp_path).iterdir()]
 
-    assert ["database is locked"] == alone
-    assert '{"sealings": 1000002, ' in watermark_in(tmp_path).read_text()
+    assert name.startswith(f"{LEAP + 2}-")
 
 
-async def test_a_copys_frozen_records_are_in_doubt(tmp_path: Path) -> None:
+async def test_what_was_claimed_since_a_backup_makes_a_copy_of_it(tmp_path: Path) -> None:
     """
-    They go out, unchanged; that the service has them already is no conflict. ledger C1
+    Though no hour was sealed since. Frozen records go out, unchanged, as often as it takes; that
+    the service has them already is no conflict. ledger C1
     """
     path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
     async with house_at(url_of(path)) as house:
-        await house.use(5)
-        house.clock.step(hours=1)
-        await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
+        await sealed(house)
         back_up(path, backup)
-        await an_hour_later(house)
-        await house.use(1)
-        await an_hour_later(house)
-        assert 6 == billed(house)
-    copy_over(backup, path)
+        await house.relay()
+        assert 5 == billed(house)
+    use_backup_api(backup, path)
     restored = again(house, url_of(path))
     async with restored.ledger:
-        await an_hour_later(restored)
+        (first,) = await claimed(restored, lease=0.0)
+        await restored.relay_after(seconds=1)
         status = await restored.balance()
+        texts = warnings_of(restored)
 
+    assert first.in_doubt
     assert {HourState.PROBABLY_METERED: 5} == status.ended
     assert status.is_unconfirmed_copy
+    assert any("claimed records 0 times, and" in text for text in texts)
+
+
+async def test_a_relay_looks_outside_before_it_claims(tmp_path: Path) -> None:
+    """
+    The backup was put back after it has looked for what to seal. ledger C1
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house, house.another() as idle:
+        await sealed(house)
+        back_up(path, backup)
+        await house.relay()
+        use_backup_api(backup, path)
+        now = int(house.clock.now().timestamp())
+        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1")
+        (claim,) = await idle._store.claim(now, rules)
+
+    assert claim.in_doubt
+
+
+async def test_a_copy_that_nobody_has_adopted_makes_none_of_its_original(tmp_path: Path) -> None:
+    """
+    Whatever it sends: it counts no claims. Covers: K20
+    """
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        await sealed(house)
+        back_up(tmp_path / "usage.db", tmp_path / "copy.db")
+        copy = again(house, url_of(tmp_path / "copy.db"))
+        async with copy.ledger:
+            await copy.relay()
+        await house.use(1)
+        await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
+
+        assert 5 == billed(copy)
+        assert not (await house.balance()).is_unconfirmed_copy
+
+
+async def test_a_claim_that_is_lost_before_it_is_written_down_sends_nothing(tmp_path: Path) -> None:
+    """
+    Its relay slept meanwhile, and somebody else has the record, as often claimed and sealed.
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    later: list[Any] = []
+    async with house_at(url_of(path)) as house:
+        await sealed(house)
+        back_up(path, backup)
+        store: Any = house.ledger._store
+        write_outside = store._write_outside
+
+        async def slow(*known: Any) -> None:
+            use_backup_api(backup, path)
+            other = again(house, house.url)
+            async with other.ledger:
+                later.extend(await claimed(other))
+            await write_outside(*known)
+
+        store._write_outside = slow
+        lost = await claimed(house)
+
+    assert ([], 1) == (lost, len(later))
+
+
+async def test_a_verdict_on_a_claim_that_was_lost_is_fenced(tmp_path: Path) -> None:
+    """
+    That the service has the record, and not by this claim, does not end the other one's.
+    """
+    path, backup = tmp_path / "usage.db", tmp_path / "backup.db"
+    async with house_at(url_of(path)) as house:
+        await sealed(house)
+        back_up(path, backup)
+        (lost,) = await claimed(house)
+        use_backup_api(backup, path)
+        await claimed(house)
+        heard = await settle(house, fate(lost, HourState.CONFLICT))
+        status = await house.balance()
+
+    assert ([], 5) == (heard, status.frozen)
 
 
 async def test_a_relay_does_not_wake_for_what_a_copy_does_not_seal(tmp_path: Path) -> None:

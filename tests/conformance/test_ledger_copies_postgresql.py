@@ -6,6 +6,7 @@ lived through it.
 """
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from support.copies import (
     late_hundred,
     lost_timeline,
     repeated,
+    sealed,
     warnings_of,
     watermark_in,
 )
@@ -132,7 +134,7 @@ async def test_a_watermark_that_is_gone_is_a_sign(cluster: Cluster, tmp_path: Pa
         await an_hour_later(moved)
         assert 6 == billed(moved)
         assert ["made anew" in text for text in warnings_of(moved)] == [True]
-    watermark_in(new).unlink()
+    shutil.rmtree(watermark_in(new))
     gone = again(house, with_watermark(plain, new))
     async with gone.ledger:
         assert (await gone.balance()).is_unconfirmed_copy
@@ -277,6 +279,35 @@ async def test_a_failover_that_lost_commits_is_seen(tmp_path: Path) -> None:
         restored = again(dead, marked)
         async with restored.ledger:
             await audit(restored)
+
+
+async def test_a_failover_that_lost_a_claim_is_seen(tmp_path: Path) -> None:
+    """
+    Though it lost no sealing: by the process that has claimed, and by whoever reads a watermark.
+    The records go out once more, and that the service has them already is no conflict. ledger C1
+    """
+    async with pair() as servers:
+        urls = [await servers.database() for _ in range(2)]
+        marked = with_watermark(urls[1], tmp_path)
+        async with house_at(urls[0]) as alive:
+            async with house_at(marked) as dead:
+                for house in (alive, dead):
+                    await sealed(house)
+                await servers.stop_streaming()
+                for house in (alive, dead):
+                    await house.relay()
+            await servers.fail_over(lossless=False)
+            await an_hour_later(alive)
+            remembered = await alive.balance()
+        restored = again(dead, marked)
+        async with restored.ledger:
+            await an_hour_later(restored)
+            read = await restored.balance()
+
+    for house, status in ((alive, remembered), (restored, read)):
+        assert 5 == billed(house)
+        assert {HourState.PROBABLY_METERED: 5} == status.ended
+        assert status.is_unconfirmed_copy
 
 
 async def test_a_failover_that_lost_nothing_is_none(tmp_path: Path) -> None:

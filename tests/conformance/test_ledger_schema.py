@@ -119,20 +119,20 @@ async def test_a_record_keeps_what_was_frozen(house: House) -> None:
     assert [(17_000_000, "Quantity", deadline)] == await change(house.url, frozen)
 
 
-async def test_every_transaction_that_seals_is_counted(house: House) -> None:
+async def test_every_transaction_that_claims_is_counted(house: House) -> None:
     """
-    And none that seals nothing.
+    And none that claims nothing.
     """
 
-    async def sealings() -> int:
-        return (await house.ledger._store.status(0)).ledger.sealings
+    async def claims() -> int:
+        return (await house.ledger._store.status(0)).ledger.claims
 
-    counts = [await sealings()]
+    counts = [await claims()]
     for _ in range(2):
         await house.use(1)
         for _ in range(2):
             await house.relay_after(hours=2)
-            counts.append(await sealings())
+            counts.append(await claims())
 
     assert [0, 1, 1, 2, 2] == counts
 

@@ -569,6 +569,19 @@ async def test_a_claim_that_waits_for_the_database_takes_no_lease(house: House) 
     ]
 
 
+async def test_a_relay_takes_no_lease_that_is_longer_than_its_own(house: House) -> None:
+    """
+    Another one's client may wait longer for an answer. Covers: M03
+    """
+    await house.use(3)
+    house.clock.step(hours=1)
+    (held,) = await claimed(house, lease=600.0)
+    taken = await claimed(house, lease=60.0)
+
+    assert not held.in_doubt
+    assert [] == taken
+
+
 async def test_a_record_that_is_early_waits(house: House) -> None:
     """
     A clock that was set back makes a sealed hour lie ahead: one look a round, not an endless one.

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from support.ended import claimed, fate, settle
 from support.ledgers import (
     HOUR,
     NOON,
@@ -30,6 +31,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.stores.words import Sealed
 
 
@@ -326,7 +328,7 @@ async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyP
         assert Sealed() == sealed
 
 
-@pytest.mark.parametrize("lost", ["note", "sealings"])
+@pytest.mark.parametrize("lost", ["note", "claims"])
 async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) -> None:
     """
     As usage on a connection of the ledger's own does: by what this process remembers. It is stored,
@@ -338,7 +340,7 @@ async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) 
         place,
         "DELETE FROM posting RETURNING 1"
         if lost == "note"
-        else "UPDATE ledger SET sealings = sealings - 1 RETURNING 1",
+        else "UPDATE ledger SET claims = claims - 1 RETURNING 1",
     )
     connection = await asyncpg.connect(place)
     try:
@@ -354,15 +356,28 @@ async def test_a_callers_usage_finds_a_copy(home: House, place: str, lost: str) 
     assert 1 == len(warned)
 
 
+async def test_a_process_misses_its_own_claim_at_once(home: House, place: str) -> None:
+    """
+    Lost before its verdict is written down. ledger C1
+    """
+    await home.use(1)
+    home.clock.step(hours=1)
+    (claim,) = await claimed(home)
+    await change(place, "UPDATE ledger SET claims = claims - 1 RETURNING 1")
+    await settle(home, fate(claim, HourState.METERED))
+
+    assert (await home.balance()).is_unconfirmed_copy
+
+
 async def test_a_callers_old_snapshot_is_no_copy(home: House, place: str) -> None:
     """
-    It looks at what was before our latest note and sealing. ledger C1
+    It looks at what was before our latest note and claim. ledger C1
     """
     connection = await asyncpg.connect(place)
     try:
         async with connection.transaction(isolation="repeatable_read"):
             await connection.fetchval("SELECT 1")
-            await connection.fetchval("SELECT sealings FROM marketplace_metering.ledger")
+            await connection.fetchval("SELECT claims FROM marketplace_metering.ledger")
             await home.use(1, at=NOON - HOUR)
             await home.relay_after(hours=1)
             await home.use(2, customer_aws_account_id="000000000002", connection=connection)

@@ -38,6 +38,13 @@ async def first_five(house: House) -> None:
     assert 5 == billed(house)
 
 
+async def sealed(house: House) -> None:
+    """Freeze five units, whose hour is over."""
+    await house.use(5)
+    house.clock.step(hours=1)
+    await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
+
+
 async def late_hundred(house: House) -> None:
     """Add a hundred units of the hour of noon, whose record is gone."""
     await house.use(100, event_id="late", at=NOON)

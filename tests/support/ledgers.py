@@ -20,7 +20,7 @@ from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.ledger.stores.migrations import schema_of
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
-from marketplace_metering_async.ledger.stores.watermark_file import watermark_of
+from marketplace_metering_async.ledger.stores.watermark_folder import watermark_of
 from marketplace_metering_async.quantities import MILLION, Quantity, millionths, of_millionths
 from marketplace_metering_async.sandbox import Book
 from support.memory import FaultOf, MemoryService, client_of

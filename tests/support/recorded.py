@@ -16,7 +16,8 @@ from marketplace_metering_async import LedgerError, MarketplaceMeteringClient, U
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.ledger.stores.sqlite_file import connect as store_connect
-from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
+from marketplace_metering_async.ledger.watermark import Watermark
 from marketplace_metering_async.quantities import Quantity
 from marketplace_metering_async.sandbox import Book, FaultKind
 from support.disk import Mark
@@ -158,13 +159,15 @@ class Life:
 
     async def live(self, connect: Connect) -> None:
         """Live it."""
-        write = WatermarkFile._write
+        raise_to = WatermarkFolder.raise_to
 
-        def noted(file: WatermarkFile, text: str) -> None:
-            write(file, text)
-            self._recorder.note_replaced(Path(file.path).name, text.encode())
+        def noted(folder: WatermarkFolder, watermark: Watermark) -> None:
+            raise_to(folder, watermark)
+            own = f"{Path(folder.path).name}/"
+            names = {own + file.name for file in Path(folder.path).iterdir()}
+            self._recorder.note_names(names, own)
 
-        with patch.object(WatermarkFile, "_write", noted):
+        with patch.object(WatermarkFolder, "raise_to", noted):
             await self._live(connect)
 
     async def _live(self, connect: Connect) -> None:

@@ -117,12 +117,15 @@ class Recorder:
             self.operations += [Write(number, 0, content), Sync(number)]
         self.operations.append(SyncFolder())
 
-    def note_replaced(self, name: str, content: bytes) -> None:
-        """Note that a file of the folder was replaced by one that was on the disk already."""
-        self._count += 1
-        self._files[name] = number = self._count
-        named = Create(name, number)
-        self.operations += [Write(number, 0, content), Sync(number), named, SyncFolder()]
+    def note_names(self, names: set[str], within: str) -> None:
+        """Note which empty files there are *within* a folder now: new names are on the disk."""
+        known = {name for name in self._files if name.startswith(within)}
+        for name in names - known:
+            self._create(name)
+        self.operations.append(SyncFolder())
+        for name in known - names:
+            del self._files[name]
+            self.operations.append(Delete(name))
 
     def _create(self, name: str) -> int:
         self._count += 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Final
 
-from marketplace_metering_async.cli.commands.hourly_sums import Fate, HourlySums, add_up
+from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
@@ -19,13 +19,13 @@ from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
-from marketplace_metering_async.cli.output.result_fields import ResultFields, of_held, of_refusal
+from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import InvalidRecordError
 
 _BREATH: Final = 500
-_VALID: Final[ResultFields] = {"status": "Valid"}
+_VALID: Final = Fate({"status": "Valid"}, Exit.OK)
 
 
 async def plan_of_lines(
@@ -40,7 +40,8 @@ async def plan_of_lines(
                 number = places.add(line.file, line.number)
                 error = plan.look_at(number, line.record)
                 if lines is not None:
-                    members = _VALID if error is None else of_refusal(error, places(number), places)
+                    fate = _VALID if error is None else of_refusal(error, places(number), places)
+                    members = fate.members
                     if doubt := _doubt_of(line):
                         members = {**members, "warning": doubt}
                     lines.write({"file": line.file, "line": line.number, **members})
@@ -67,24 +68,20 @@ def plan_of_hours(
     for hour, outcome in enumerate(outcomes):
         if isinstance(outcome, HeldHour | BlockedHour):
             plan.held += 1
-            fates.append(Fate(of_held(outcome), Exit.UNDELIVERED))
+            fates.append(of_held(outcome))
             continue
         first = sums.first_line(hour)
         error = plan.look_at(first, outcome)
-        fates.append(
-            Fate(_VALID, Exit.OK)
-            if error is None
-            else Fate(of_refusal(error, sums.places(first)), Exit.REJECTED)
-        )
+        fates.append(_VALID if error is None else of_refusal(error, sums.places(first)))
     plan.lines = len(sums)
     plan.refused += sums.refused
     return plan, fates
 
 
-async def show_plan(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
+async def show_plan(job: SendJob, console: Console) -> Exit:
     """Show what `send` would do, and end with the code that it would end with at best."""
     complaints = Complaints(console)
-    plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints)
+    plan = await (_added_up if job.coalesce else plan_of_lines)(job, console, complaints)
     console.print(plan.table(job.settings.calls_per_second, await job.target_or_why_not()))
     return _code_of(plan)
 
@@ -95,14 +92,14 @@ def _code_of(plan: Plan) -> Exit:
     return Exit.REJECTED if plan.refused else Exit.OK
 
 
-async def validate(job: SendJob, console: Console, *, coalesce: bool) -> Exit:
+async def validate(job: SendJob, console: Console) -> Exit:
     """Tell of every line whether `send` would send it, as far as the service need not be asked."""
     complaints = Complaints(console, most=sys.maxsize)
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     failures: list[OSError] = []
     lines = None if on_terminal else ResultWriter(console, failures.append)
     async with lines or nullcontext():
-        plan = await (_added_up if coalesce else plan_of_lines)(job, console, complaints, lines)
+        plan = await (_added_up if job.coalesce else plan_of_lines)(job, console, complaints, lines)
     console.print(plan.table(job.settings.calls_per_second))
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
@@ -126,8 +123,8 @@ async def _added_up(
 
 
 async def _write_lines(sums: HourlySums, fates: Sequence[Fate], lines: ResultWriter) -> None:
-    for number, (file, line, members, _) in enumerate(sums.results(fates)):
-        lines.write({"file": file, "line": line, **members})
+    for number, (file, line, fate) in enumerate(sums.results(fates)):
+        lines.write({"file": file, "line": line, **fate.members})
         if number % _BREATH == 0:
             await asyncio.sleep(0)
             await lines.room.wait()

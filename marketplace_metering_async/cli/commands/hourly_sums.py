@@ -5,7 +5,7 @@ import json
 from array import array
 from collections.abc import Iterator, Sequence
 from tempfile import SpooledTemporaryFile
-from typing import IO, Final, NamedTuple, Self
+from typing import IO, Any, Final, Self
 
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -21,24 +21,13 @@ from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
-from marketplace_metering_async.cli.output.result_fields import (
-    FIX_AND_SEND_ALL,
-    ResultFields,
-    of_refusal,
-)
+from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL, Fate, of_refusal
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.coalescing import Coalescer, HeldHour, HourOutcome
 from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 _REFUSED: Final = 2**32 - 1
 _IN_MEMORY: Final = 2**20
-
-
-class Fate(NamedTuple):
-    """What became of an hour, or would."""
-
-    members: ResultFields
-    code: Exit
 
 
 class HourlySums:
@@ -76,13 +65,13 @@ class HourlySums:
         """Drop the temporary file."""
         self._refusals.close()
 
-    def add(self, line: Line) -> ResultFields | None:
+    def add(self, line: Line) -> dict[str, Any] | None:
         """Add a line to its hour; return the members of its result if it says no record."""
         number = self.places.add(line.file, line.number)
         record = record_of(line, self._product_code)
         if isinstance(record, InvalidRecordError):
             place = f"{line.file}:{line.number}"
-            members = of_refusal(record, place, advice=FIX_AND_SEND_ALL)
+            members = of_refusal(record, place, advice=FIX_AND_SEND_ALL).members
             self._refusals.write(json.dumps(members).encode("ascii") + b"\n")
             self._hours.append(_REFUSED)
             self._bad.add(number, line)
@@ -116,16 +105,19 @@ class HourlySums:
         """Return the number of the first line of *hour*."""
         return self._firsts[hour]
 
-    def results(self, fates: Sequence[Fate]) -> Iterator[tuple[str, int, ResultFields, Exit]]:
+    def place(self, hour: int) -> str:
+        """Return where *hour* begins, as `file:line`."""
+        return self.places(self._firsts[hour])
+
+    def results(self, fates: Sequence[Fate]) -> Iterator[tuple[str, int, Fate]]:
         """Yield file and number of every line, with the fate of its hour, or its own refusal."""
         self._refusals.seek(0)
         for number, hour in enumerate(self._hours):
             file, line = self.places.at(number)
             if hour == _REFUSED:
-                yield file, line, json.loads(self._refusals.readline()), Exit.REJECTED
+                yield file, line, Fate(json.loads(self._refusals.readline()), Exit.REJECTED)
             else:
-                members, code = fates[hour]
-                yield file, line, members, code
+                yield file, line, fates[hour]
 
 
 async def add_up(

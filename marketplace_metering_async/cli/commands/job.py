@@ -5,34 +5,80 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated, Final
 
-from attrs import frozen
+import typer
+from attrs import asdict, frozen
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
-from marketplace_metering_async.cli.input.lines import Source
-from marketplace_metering_async.cli.options import Settings, Target
+from marketplace_metering_async.cli.input.lines import Source, sources_of
+from marketplace_metering_async.cli.options import ProductCode, Settings, Target, option
 from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.errors import ConfigurationError
 
+CURRENT_HOUR: Final = "--include-current-hour"
+
 
 @frozen(kw_only=True)
-class SendJob:
+class UsageOptions:
+    """
+    Which usage it is about.
+
+    Attributes:
+        files: Where to read, by name.
+        product_code: Of records that name none.
+        coalesce: Whether lines are added up to hours.
+        include_current_hour: Whether hours that are not over are sent too, when adding up.
+    """
+
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help=(
+                "JSON lines, CSV, or JSON as `aws meteringmarketplace batch-meter-usage` takes it; "
+                "also compressed with gzip. - is standard input."
+            ),
+        ),
+    ]
+    product_code: ProductCode = None
+    coalesce: Annotated[bool, option("--coalesce", "Add usage up to one record an hour first.")] = (
+        False
+    )
+    include_current_hour: Annotated[
+        bool,
+        option(CURRENT_HOUR, "With --coalesce: send the hour that is not over, too. It locks it."),
+    ] = False
+
+    def job(self, settings: Settings, *, for_ledger: bool, yes: bool = False) -> "SendJob":
+        """
+        Return what is to be done, once every file is known to be there and to begin well.
+
+        Raises:
+            UsageFileError: for the first file that is not.
+            typer.BadParameter: for options that do not go together.
+        """
+        if self.include_current_hour and not self.coalesce:
+            raise typer.BadParameter("only --coalesce holds hours back", param_hint=CURRENT_HOUR)
+        sources = sources_of(self.files, for_ledger=for_ledger)
+        usage = asdict(self, recurse=False)
+        return SendJob(**usage, sources=sources, settings=settings, yes=yes)
+
+
+@frozen(kw_only=True)
+class SendJob(UsageOptions):
     """
     Which usage goes where.
 
     Attributes:
         sources: Where to read.
         settings: Where to send.
-        product_code: Of records that name none.
-        include_current_hour: Whether hours that are not over are sent too, when adding up.
         yes: Whether to send without asking.
     """
 
     sources: Sequence[Source]
     settings: Settings
-    product_code: str | None = None
-    include_current_hour: bool = False
-    yes: bool = False
+    yes: bool
 
     @property
     def size(self) -> int | None:

@@ -27,6 +27,7 @@ from marketplace_metering_async.cli.options import (
     Quantity,
     SendSettings,
     moment,
+    option,
 )
 from marketplace_metering_async.cli.output.console import Console, print_json
 
@@ -46,11 +47,8 @@ app = App(
     ),
 )
 
-Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Where to listen.")]
-Port = Annotated[
-    int,
-    typer.Option("--port", metavar="PORT", help="On which port; 0: a free one.", min=0, max=65535),
-]
+Host = Annotated[str, option("--host HOST", "Where to listen.")]
+Port = Annotated[int, option("--port PORT", "On which port; 0: a free one.", min=0, max=65535)]
 
 
 @app.command(epilog=examples("ledger create postgresql://owner@host/usage"))
@@ -76,20 +74,15 @@ async def add(
     buyer: Buyer,
     at: Annotated[
         datetime | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
+        option(
+            "--at TIME",
+            "When it happened, in ISO 8601 with a time zone; now by default.",
             parser=moment,
-            help="When it happened, in ISO 8601 with a time zone; now by default.",
         ),
     ] = None,
     event_id: Annotated[
         str | None,
-        typer.Option(
-            "--event-id",
-            metavar="TEXT",
-            help="Your name for this usage; a repetition adds nothing.",
-        ),
+        option("--event-id TEXT", "Your name for this usage; a repetition adds nothing."),
     ] = None,
 ) -> Exit:
     """Add usage of one customer; it is on the disk when the command ends."""
@@ -125,18 +118,16 @@ async def import_(
     product_code: ProductCode = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--name",
-            metavar="TEXT",
-            help="Name of the input in place of the file's own, such as HOST-DAY.",
-        ),
+        option("--name TEXT", "Name of the input in place of the file's own, such as HOST-DAY."),
     ] = None,
     changed: Annotated[
         bool,
-        typer.Option(
+        option(
             "--changed",
-            help="Add lines that differ from those of a file of this name that was imported "
-            "before, beside what was added then; by default the file is refused.",
+            (
+                "Add lines that differ from those of a file of this name that was imported "
+                "before, beside what was added then; by default the file is refused."
+            ),
         ),
     ] = False,
 ) -> Exit:
@@ -171,8 +162,7 @@ async def relay(
     url: Url,
     *,
     once: Annotated[
-        bool,
-        typer.Option("--once", help="Send what may be sent now; exit code 3: some is still open."),
+        bool, option("--once", "Send what may be sent now; exit code 3: some is still open.")
     ] = False,
     settings: SendSettings,
 ) -> Exit:
@@ -195,10 +185,8 @@ async def status(
     console: Console,
     url: Url,
     *,
-    json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
-    prometheus: Annotated[
-        bool, typer.Option("--prometheus", help="As Prometheus text on stdout.")
-    ] = False,
+    json: Annotated[bool, option("--json", "As JSON on stdout.")] = False,
+    prometheus: Annotated[bool, option("--prometheus", "As Prometheus text on stdout.")] = False,
 ) -> Exit:
     """Show where all usage is. Exit code 3: at risk; 1: some has ended unmetered."""
     if json and prometheus:
@@ -254,14 +242,13 @@ async def history(
     where: Where,
     state: Annotated[
         list[str] | None,
-        typer.Option(
-            "--state",
-            metavar="STATE",
-            help="Only what is in this state; may be repeated.",
+        option(
+            "--state STATE",
+            "Only what is in this state; may be repeated.",
             autocompletion=all_states,
         ),
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
+    csv: Annotated[bool, option("--csv", "CSV in place of JSON lines.")] = False,
 ) -> Exit:
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     states = states_of(state or [], all_states())

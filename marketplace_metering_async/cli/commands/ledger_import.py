@@ -6,19 +6,23 @@ same file may be imported again, a file that grew is imported from where it grew
 of the name is known by what its lines say.
 """
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import PurePath
-from typing import Any, Final
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final, Self
 
 from attrs import evolve, frozen
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.input.bad_lines import record_of
+from marketplace_metering_async.cli.input.bad_lines import BadLines, record_of
 from marketplace_metering_async.cli.input.formats import UsageFileError
+from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import STDIN, Line, Source
-from marketplace_metering_async.cli.output import result_fields
+from marketplace_metering_async.cli.output.result_fields import Fate, of_blocked, of_refusal
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     EventConflictError,
@@ -42,6 +46,7 @@ FIX_AND_IMPORT: Final = (
 _PREFIX: Final = "import-"
 _AT_ONCE: Final = 1_000
 """Lines that share a commit."""
+_IN_MEMORY: Final = 2**20
 
 
 @frozen
@@ -54,16 +59,14 @@ class ImportedLine:
         number: Of the line in the file.
         usage: What to add, its event id included; None where nothing is to be added.
         key: Of the hour that usage belongs to.
-        result: The members of its result line, if they are known already.
-        code: What the result asks the command to end with.
+        fate: What became of it, if that is known already.
     """
 
     file: str
     number: int
     usage: Mapping[str, Any] | None = None
     key: Key | None = None
-    result: result_fields.ResultFields | None = None
-    code: Exit = Exit.OK
+    fate: Fate | None = None
 
 
 @frozen
@@ -122,8 +125,8 @@ class ImportedLines:
                 raise refused
         except InvalidRecordError as error:
             place = f"{line.file}:{line.number}"
-            result = result_fields.of_refusal(error, place, advice=self._advice)
-            return ImportedLine(line.file, line.number, result=result, code=Exit.REJECTED)
+            fate = of_refusal(error, place, advice=self._advice)
+            return ImportedLine(line.file, line.number, fate=fate)
         members["event_id"] = event_id
         return ImportedLine(line.file, line.number, members, record.key(self._product_code))
 
@@ -157,9 +160,9 @@ def _event_id(*parts: object) -> str:
 
 async def import_lines(
     ledger: UsageLedger, blocks: AsyncIterable[Sequence[ImportedLine]], *, changed: bool
-) -> AsyncIterator[ImportedLine]:
+) -> AsyncIterator[tuple[str, int, Fate]]:
     """
-    Add what there is to add to *ledger*, and yield each entry with its result, in order.
+    Add what there is to add to *ledger*; yield file, number and fate of every line, in order.
 
     Raises:
         UsageFileError: once all that was read before is stored and yielded; also where a file is
@@ -176,8 +179,8 @@ async def import_lines(
         for start in range(0, len(block), _AT_ONCE):
             some = block[start : start + _AT_ONCE]
             some = await _looked_up(ledger, some, digest, changed=changed)
-            for entry in await _added(ledger, some):
-                yield entry
+            for result in await _added(ledger, some):
+                yield result
 
 
 async def _looked_up(
@@ -208,28 +211,91 @@ async def _looked_up(
     return found
 
 
-async def _added(ledger: UsageLedger, entries: Sequence[ImportedLine]) -> list[ImportedLine]:
+async def _added(
+    ledger: UsageLedger, entries: Sequence[ImportedLine]
+) -> list[tuple[str, int, Fate]]:
     usages: list[Any] = [entry.usage for entry in entries if entry.usage is not None]
     outcomes = iter(await ledger.add_many(usages))
     return [
-        entry if entry.usage is None else _with_result(entry, next(outcomes)) for entry in entries
+        (one.file, one.number, one.fate or _fate(next(outcomes), f"{one.file}:{one.number}"))
+        for one in entries
     ]
 
 
-def _with_result(entry: ImportedLine, outcome: AddedUsage | MeteringError) -> ImportedLine:
-    if isinstance(outcome, EventConflictError | EventTooOldError | UsageRefusedError):
-        result = result_fields.of_refusal(outcome, f"{entry.file}:{entry.number}")
-        return ImportedLine(entry.file, entry.number, result=result, code=Exit.REJECTED)
-    if isinstance(outcome, MeteringError):
-        raise outcome
-    code = Exit.REJECTED if outcome.ended else Exit.OK
-    return ImportedLine(entry.file, entry.number, result=_result(outcome), code=code)
-
-
-def _result(added: AddedUsage) -> result_fields.ResultFields:
+def _fate(added: AddedUsage | MeteringError, place: str) -> Fate:
+    if isinstance(added, EventConflictError | EventTooOldError | UsageRefusedError):
+        return of_refusal(added, place)
+    if isinstance(added, MeteringError):
+        raise added
+    code = Exit.REJECTED if added.ended else Exit.OK
     if added.repeated:
-        return {"status": REPEATED}
+        return Fate({"status": REPEATED}, code)
     if added.ended is not None:
         advice = EXPLANATIONS[added.ended].advice
-        return {"status": added.ended.value, "advice": advice}
-    return {"status": RECORDED, "hour": added.hour, "late": added.late}
+        return Fate({"status": added.ended.value, "advice": advice}, code)
+    return Fate({"status": RECORDED, "hour": added.hour, "late": added.late}, code)
+
+
+class KeptLines:
+    """
+    Keeps entries in a temporary file until it is known which hours a bad line may belong to.
+
+    Of those nothing is added: whatever relays from the ledger would seal them.
+
+    Attributes:
+        held: The hours of which nothing is added; complete once all blocks were taken.
+        anywhere: The first line that may belong to any hour, as `file:line`; None if there is none.
+    """
+
+    def __init__(self, product_code: str | None) -> None:
+        """*product_code* is that of lines which name none."""
+        self.held: set[Key] = set()
+        self.anywhere: str | None = None
+        self._bad = BadLines(product_code)
+        self._places = LineNumbers()
+        self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see __exit__
+
+    def __enter__(self) -> Self:
+        """Return the lines themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop the temporary file."""
+        self._file.close()
+
+    def add(self, line: Line, entry: ImportedLine) -> None:
+        """Keep the entry of a line."""
+        number = self._places.add(line.file, line.number)
+        said: Any = None if entry.fate is None else entry.fate.members
+        if entry.usage is None:
+            self._bad.add(number, line)
+            if self._bad.is_anywhere(number):
+                self.anywhere = self._places(number)
+        else:
+            said = {**entry.usage, "at": int(entry.usage["at"].timestamp())}
+        row = json.dumps([entry.file, entry.number, entry.key, said], default=str)
+        self._file.write(f"{row}\n".encode("ascii"))
+
+    async def blocks(self) -> AsyncIterator[list[ImportedLine]]:
+        """Yield all entries in order; those of hours that are held add nothing."""
+        self._file.seek(0)
+        block: list[ImportedLine] = []
+        for row in self._file:
+            block.append(self._entry(*json.loads(row)))
+            if len(block) == _AT_ONCE:
+                yield block
+                block = []
+        yield block
+
+    def _entry(
+        self, file: str, number: int, key: list[Any] | None, said: dict[str, Any]
+    ) -> ImportedLine:
+        if key is None:
+            return ImportedLine(file, number, fate=Fate(said, Exit.REJECTED))
+        hour = tuple(key)
+        bad = self._bad.of(hour)
+        if bad is not None:
+            self.held.add(hour)
+            return ImportedLine(file, number, fate=of_blocked(self._places(bad)))
+        usage = {**said, "at": datetime.fromtimestamp(said["at"], UTC)}
+        return ImportedLine(file, number, usage, hour)

@@ -5,11 +5,11 @@ from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.commands.job import SendJob
-from marketplace_metering_async.cli.commands.kept_lines import KeptLines
 from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
     ImportedLines,
+    KeptLines,
     Naming,
     import_lines,
     require_names,
@@ -76,11 +76,10 @@ async def _import(
     bar = ProgressBar(console, "importing", unit="lines")
     async with Report(console, bar, ResultWriter(console, failures.append)) as report:
         try:
-            async for entry in import_lines(ledger, blocks, changed=changed):
-                members = entry.result or {}
-                if "message" in members:
-                    report.complain(members["message"])
-                report.write(entry.file, entry.number, members, entry.code)
+            async for file, number, fate in import_lines(ledger, blocks, changed=changed):
+                if "message" in fate.members:
+                    report.complain(fate.members["message"])
+                report.write(file, number, fate)
                 bar.advance()
                 await report.room()
         except UsageFileError as error:

@@ -12,17 +12,15 @@ from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.help import App, examples
 from marketplace_metering_async.cli.ledger_options import (
     Buyer,
-    Names,
+    Chosen,
     Note,
-    States,
     Url,
-    Where,
     all_states,
     ended_states,
     open_ledger,
     states_of,
 )
-from marketplace_metering_async.cli.options import Settings, whole_number
+from marketplace_metering_async.cli.options import Settings, option, whole_number
 from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
 from marketplace_metering_async.clock import SystemClock
 
@@ -48,10 +46,9 @@ async def retry(
     *,
     state: Annotated[
         list[str] | None,
-        typer.Option(
-            "--state",
-            metavar="STATE",
-            help="An end state, or frozen; by default all but those of which you have to decide.",
+        option(
+            "--state STATE",
+            "An end state, or frozen; by default all but those of which you have to decide.",
             autocompletion=ended_states,
         ),
     ] = None,
@@ -72,12 +69,7 @@ async def prune(
     *,
     days: Annotated[
         int,
-        typer.Option(
-            "--days",
-            metavar="NUMBER",
-            parser=whole_number,
-            help="Keep what was settled within so many days.",
-        ),
+        option("--days NUMBER", "Keep what was settled within so many days.", parser=whole_number),
     ] = 400,
 ) -> Exit:
     """Remove old hours that are metered or ended, but for their sums."""
@@ -129,9 +121,7 @@ async def close_customer(
     url: Url,
     *,
     buyer: Buyer,
-    reopen: Annotated[
-        bool, typer.Option("--reopen", help="The customer has subscribed again.")
-    ] = False,
+    reopen: Annotated[bool, option("--reopen", "The customer has subscribed again.")] = False,
 ) -> Exit:
     """Seal a customer's last hours at once, since the subscription has ended."""
     async with open_ledger(url, console, create=False) as ledger:
@@ -159,24 +149,21 @@ async def resolve(
     *,
     as_: Annotated[
         str,
-        typer.Option(
-            "--as",
-            metavar="WORD",
-            help="What became of it: metered, not_metered or written_off.",
+        option(
+            "--as WORD",
+            "What became of it: metered, not_metered or written_off.",
             autocompletion=lambda: ["metered", "not_metered", "written_off"],
         ),
     ],
     note: Note,
-    name: Names = None,
-    state: States = None,
-    where: Where,
+    chosen: Chosen,
 ) -> Exit:
     """Say what became of usage that has ended, once you have found out."""
 
     async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
         return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
 
-    count = await _change(console, url, change, names=name or (), states=state or (), where=where)
+    count = await _change(console, url, chosen, change)
     console.print(f"{count:,} are resolved as {as_}", markup=False)
     return Exit.OK
 
@@ -192,14 +179,10 @@ async def write_off(
     url: Url,
     *,
     note: Note,
-    name: Names = None,
-    state: States = None,
-    where: Where,
+    chosen: Chosen,
 ) -> Exit:
     """Give up usage that has ended: nobody is billed for it."""
-    return await resolve(
-        console, url, as_="written_off", note=note, name=name, state=state, where=where
-    )
+    return await resolve(console, url, as_="written_off", note=note, chosen=chosen)
 
 
 @app.command(
@@ -212,16 +195,14 @@ async def reopen(
     url: Url,
     *,
     note: Note,
-    name: Names = None,
-    state: States = None,
-    where: Where,
+    chosen: Chosen,
 ) -> Exit:
     """Bill ended usage in the hour that runs, where the service surely does not have it."""
 
     async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
         return await ledger.reopen(names, note=note)
 
-    count = await _change(console, url, change, names=name or (), states=state or (), where=where)
+    count = await _change(console, url, chosen, change)
     console.print(f"the usage of {count:,} is billed in the hour that runs")
     return Exit.OK
 
@@ -229,18 +210,18 @@ async def reopen(
 async def _change(
     console: Console,
     url: str,
+    chosen: Chosen,
     change: "Callable[[UsageLedger, Sequence[str]], Awaitable[int]]",
-    *,
-    names: Sequence[str],
-    states: Sequence[str],
-    where: Where,
 ) -> int:
-    """Change what the options of a command select, and return how many entries those are."""
+    """Change what is chosen, and return how many entries those are."""
+    where = asdict(chosen)
+    names, states = where.pop("name") or [], where.pop("state") or []
+    narrowed = any(value is not None for value in where.values())
     async with open_ledger(url, console, create=False) as ledger:
-        if bool(names) == bool(states) or (names and where != Where()):
+        if bool(names) == bool(states) or (names and narrowed):
             raise MisuseError("say which: --state (and --month, --account …), or --name alone")
         if states:
-            found = ledger.history(states=states_of(states, ended_states()), **asdict(where))
+            found = ledger.history(states=states_of(states, ended_states()), **where)
             names = [entry.name async for entry in found]
         count = 0
         for start in range(0, len(names) or 1, _AT_ONCE):  # a wrong word is one for none, too
@@ -270,10 +251,9 @@ async def rebind(
     note: Note,
     taken: Annotated[
         str | None,
-        typer.Option(
-            "--taken",
-            metavar="WORD",
-            help="What becomes of what the old host has taken: billed, send or written_off.",
+        option(
+            "--taken WORD",
+            "What becomes of what the old host has taken: billed, send or written_off.",
         ),
     ] = None,
     settings: Settings,

@@ -17,6 +17,7 @@ from marketplace_metering_async.cli.options import (
     TheProduct,
     moment,
     open_client,
+    option,
     whole_number,
 )
 from marketplace_metering_async.cli.output.console import Console, print_json
@@ -51,23 +52,14 @@ async def meter(
     quantity: Quantity,
     timestamp: Annotated[
         datetime | None,
-        typer.Option(
-            "--timestamp",
-            metavar="TIME",
-            parser=moment,
-            help="ISO 8601 with a time zone; now by default.",
-        ),
+        option("--timestamp TIME", "ISO 8601 with a time zone; now by default.", parser=moment),
     ] = None,
     client_token: Annotated[
         str | None,
-        typer.Option(
-            "--client-token",
-            metavar="TOKEN",
-            help="That of an earlier request, to repeat it: it counts once.",
-        ),
+        option("--client-token TOKEN", "That of an earlier request, to repeat it: it counts once."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only ask the service whether it would be allowed.")
+        bool, option("--dry-run", "Only ask the service whether it would be allowed.")
     ] = False,
     settings: CallSettings,
 ) -> Exit:
@@ -93,16 +85,14 @@ async def register(
     product_code: TheProduct,
     public_key_version: Annotated[
         int,
-        typer.Option(
-            "--public-key-version",
-            metavar="NUMBER",
+        option(
+            "--public-key-version NUMBER",
+            "Which of the product's keys signs the response.",
             parser=whole_number,
-            help="Which of the product's keys signs the response.",
         ),
     ] = 1,
     nonce: Annotated[
-        str | None,
-        typer.Option("--nonce", metavar="TEXT", help="A text that the signed response repeats."),
+        str | None, option("--nonce TEXT", "A text that the signed response repeats.")
     ] = None,
     settings: CallSettings,
 ) -> Exit:

@@ -1,44 +1,63 @@
-"""`send`: records from files to the service, and one line of result for each line of input."""
+"""
+`send`: usage from files to the service, and one line of result for each line of input.
 
-from collections.abc import AsyncIterator
+Every line is a record of its own, or with `--coalesce` added up to hourly records first.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
-from marketplace_metering_async.cli.commands.check import plan_of_lines
+from marketplace_metering_async.cli.commands.check import plan_of_hours, plan_of_lines
+from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
 from marketplace_metering_async.cli.commands.job import SendJob, approved
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import RecentLineNumbers
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.options import open_client
-from marketplace_metering_async.cli.output import result_fields
 from marketplace_metering_async.cli.output.console import Console, printable
+from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints, Report
+from marketplace_metering_async.cli.output.result_fields import (
+    Fate,
+    of_held,
+    of_refusal,
+    of_result,
+    of_unsent,
+)
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
-from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 from marketplace_metering_async.records import UsageRecord
 
-DRAINS = "nothing new is sent; what is on its way to the service is awaited."
+_DRAINS: Final = "nothing new is sent; what is on its way to the service is awaited."
 """What the first Ctrl-C brings about while records are sent."""
+_BREATH: Final = 500
+"""Lines that are reported between two turns of the event loop."""
 
 
 async def send_lines(job: SendJob, console: Console) -> Exit:
     """Send every line as a record of its own, as it is read."""
-    if not await _may_send(job, console):
+    if not await _may_send_lines(job, console):
         return Exit.UNDELIVERED
-    with Interrupts(console, DRAINS, timeout=job.settings.timeout) as interrupts:
+    with Interrupts(console, _DRAINS, timeout=job.settings.timeout) as interrupts:
         bar = ProgressBar(console, "metering", total=job.size)
         async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
             try:
-                await _stream(job, console, report, interrupts)
+                await _stream_lines(job, console, report, interrupts)
             except UsageFileError as error:
                 console.complain(error)
                 report.note(Exit.USAGE)
-        return ended(report.summary(), console, interrupts, has_all=report.has_all)
+        return _ended(report.summary(), console, interrupts, has_all=report.has_all)
 
 
-def ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool = True) -> Exit:
+def _ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool = True) -> Exit:
     """Return how `send` ends, after telling why it ended early, if it did."""
     if interrupts.failure is not None:
         reason = interrupts.failure.strerror or interrupts.failure
@@ -49,7 +68,7 @@ def ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool
     return Exit.INTERRUPTED if interrupts.happened else code
 
 
-async def _may_send(job: SendJob, console: Console) -> bool:
+async def _may_send_lines(job: SendJob, console: Console) -> bool:
     target = await job.target_to_approve()
     if target is None:
         return True
@@ -63,7 +82,9 @@ async def _may_send(job: SendJob, console: Console) -> bool:
     return approved(console)
 
 
-async def _stream(job: SendJob, console: Console, report: Report, interrupts: Interrupts) -> None:
+async def _stream_lines(
+    job: SendJob, console: Console, report: Report, interrupts: Interrupts
+) -> None:
     reader = InputReader(job.sources, console.complain)
     places = RecentLineNumbers()
     in_flight: dict[int, int] = {}  # position in what the client was given, to number of the line
@@ -73,8 +94,7 @@ async def _stream(job: SendJob, console: Console, report: Report, interrupts: In
             for line in block:
                 number = report.expect(line)
                 if isinstance(line.record, InvalidRecordError):
-                    members = result_fields.of_refusal(line.record, f"{line.file}:{line.number}")
-                    report.answer(number, members, Exit.REJECTED)
+                    report.answer(number, of_refusal(line.record, f"{line.file}:{line.number}"))
                 else:
                     in_flight[places.add(line.file, line.number)] = number
                     yield line.record
@@ -86,5 +106,91 @@ async def _stream(job: SendJob, console: Console, report: Report, interrupts: In
         async for result in client.iter_batch_meter_usage(
             records(), product_code=job.product_code, stop=interrupts.stopped
         ):
-            members = result_fields.of_result(result, places(result.position), places)
-            report.answer(in_flight.pop(result.position), members, exit_codes.of_result(result))
+            fate = of_result(result, places(result.position), places)
+            report.answer(in_flight.pop(result.position), fate)
+
+
+async def send_hours(job: SendJob, console: Console) -> Exit:
+    """Add the lines up to hourly records, send those, and answer every line."""
+    complaints = Complaints(console)
+    with (
+        HourlySums(job.product_code) as sums,
+        Interrupts(console, "nothing is sent.", timeout=job.settings.timeout) as interrupts,
+    ):
+        await add_up(job, sums, console, complaints, interrupts.stopped)
+        complaints.end()
+        if interrupts.stopped.is_set():
+            return _ended(Exit.UNDELIVERED, console, interrupts)
+        outcomes = sums.outcomes(include_current_hour=job.include_current_hour)
+        if not await _may_send_hours(job, sums, outcomes, console):
+            return Exit.UNDELIVERED
+        interrupts.says = _DRAINS
+        return await _send_hours(job, sums, outcomes, console, interrupts)
+
+
+async def _may_send_hours(
+    job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], console: Console
+) -> bool:
+    target = await job.target_to_approve()
+    if target is None:
+        return True
+    plan, _ = plan_of_hours(job, sums, outcomes, Complaints(console))
+    console.print(plan.table(job.settings.calls_per_second, target))
+    list_held(outcomes, console)
+    return approved(console)
+
+
+async def _send_hours(
+    job: SendJob,
+    sums: HourlySums,
+    outcomes: Sequence[CheckedHour],
+    console: Console,
+    interrupts: Interrupts,
+) -> Exit:
+    to_send = [(hour, one) for hour, one in enumerate(outcomes) if isinstance(one, UsageRecord)]
+    to_send.sort(key=lambda one: one[1].epoch)  # the earliest deadline first
+    fates = [_unsent(outcome, sums.place(hour)) for hour, outcome in enumerate(outcomes)]
+
+    def place_of(position: int) -> str:
+        return sums.place(to_send[position][0])
+
+    bar = ProgressBar(console, "metering", total=len(to_send), unit="hours")
+    async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
+        async with job.settings.client(console, observer=report) as client:
+            await open_client(client, console)
+            records = (record for _, record in to_send)
+            async for result in client.iter_batch_meter_usage(
+                records, product_code=job.product_code, stop=interrupts.stopped
+            ):
+                hour, record = to_send[result.position]
+                fates[hour] = _with_sum(
+                    of_result(result, place_of(result.position), place_of), record
+                )
+                bar.advance()
+        for fate in fates:
+            if fate.code is Exit.REJECTED and "message" in fate.members:
+                report.complain(fate.members["message"])
+        for number, line in enumerate(sums.results(fates)):
+            report.write(*line)
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+                await report.room()
+    code = report.summary(Counter(str(fate.members["status"]) for fate in fates))
+    list_held(outcomes, console)
+    return _ended(code, console, interrupts)
+
+
+def _unsent(outcome: CheckedHour, place: str) -> Fate:
+    """Return the fate of the hour that begins at *place*, as long as it is not sent."""
+    match outcome:
+        case HeldHour() | BlockedHour():
+            return _with_sum(of_held(outcome), outcome.record)
+        case MeteringError():
+            return of_refusal(outcome, place)
+    return _with_sum(of_unsent("sending ended before its turn came"), outcome)
+
+
+def _with_sum(fate: Fate, record: UsageRecord) -> Fate:
+    """Tell of which hourly record a line has become a part."""
+    sums = {"hour": record.timestamp, "hour_quantity": record.quantity}
+    return Fate({**fate.members, **sums}, fate.code)

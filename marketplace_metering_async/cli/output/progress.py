@@ -1,7 +1,6 @@
 """How far it has come: a bar on a terminal, a line now and then anywhere else."""
 
 import asyncio
-from types import TracebackType
 from typing import Final, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -79,12 +78,7 @@ class ProgressBar:
         self._ticking = asyncio.create_task(self._tick())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Take the bar away."""
         if self._ticking is not None:
             self._ticking.cancel()

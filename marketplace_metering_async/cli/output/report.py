@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from types import TracebackType
 from typing import Any, Final, Self
 
 from rich.table import Table
@@ -11,7 +10,7 @@ from marketplace_metering_async.cli.exit_codes import Exit, most_severe
 from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.cli.output.console import Console, counted, error_text, printable
 from marketplace_metering_async.cli.output.progress import ProgressBar
-from marketplace_metering_async.cli.output.result_fields import HELD, ResultFields
+from marketplace_metering_async.cli.output.result_fields import HELD, Fate
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.events import (
     BatchEnded,
@@ -77,7 +76,7 @@ class Report:
         self._lines = lines
         self._codes: set[Exit] = set()
         self._expected: dict[int, Line] = {}  # lines that were read and have no result yet
-        self._waiting: dict[int, ResultFields] = {}  # results that an earlier line's holds up
+        self._waiting: dict[int, dict[str, Any]] = {}  # results that an earlier line's holds up
         self._flowing = asyncio.Event()  # unset while too many of them wait
         self._flowing.set()
         self._number = 0
@@ -93,15 +92,10 @@ class Report:
         await self.bar.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write out everything, unless the command was aborted."""
-        await self._lines.__aexit__(kind, error, trace)
-        await self.bar.__aexit__(kind, error, trace)
+        await self._lines.__aexit__(kind)
+        await self.bar.__aexit__()
         self.complain.end()
 
     def expect(self, line: Line) -> int:
@@ -111,12 +105,12 @@ class Report:
         self._number += 1
         return self._number - 1
 
-    def answer(self, number: int, members: ResultFields, code: Exit) -> None:
+    def answer(self, number: int, fate: Fate) -> None:
         """Tell what became of line *number*, once the lines before it were."""
-        self._count(members, code)
-        if members["status"] == RecordStatus.REJECTED:
-            self.complain(members["message"])
-        self._waiting[number] = members
+        self._count(fate)
+        if fate.members["status"] == RecordStatus.REJECTED:
+            self.complain(fate.members["message"])
+        self._waiting[number] = fate.members
         self.bar.advance(self._expected[number].size)
         while (ready := self._waiting.pop(self._next, None)) is not None:
             line = self._expected.pop(self._next)
@@ -127,18 +121,18 @@ class Report:
         else:
             self._flowing.set()
 
-    def write(self, file: str, number: int, members: ResultFields, code: Exit) -> None:
+    def write(self, file: str, number: int, fate: Fate) -> None:
         """Tell what became of a line whose turn it is."""
-        self._count(members, code)
-        self._lines.write({"file": file, "line": number, **members})
+        self._count(fate)
+        self._lines.write({"file": file, "line": number, **fate.members})
 
     def note(self, code: Exit) -> None:
         """Let the command end with *code*, unless it has a graver one."""
         self._codes.add(code)
 
-    def _count(self, members: ResultFields, code: Exit) -> None:
-        self._codes.add(code)
-        self.verdicts[members["status"]] += 1
+    def _count(self, fate: Fate) -> None:
+        self._codes.add(fate.code)
+        self.verdicts[fate.members["status"]] += 1
 
     async def room(self) -> None:
         """Wait while stdout's reader, or one line that takes long, holds up too many results."""

@@ -1,9 +1,11 @@
-"""The members of a result line: what became of one line of input."""
+"""What became of one line of input: the members of its result line, and what they ask for."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from marketplace_metering_async.cli import exit_codes
+from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour
 from marketplace_metering_async.cli.input.formats import worded
 from marketplace_metering_async.cli.output.advice import advice_on
@@ -17,10 +19,23 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
-ResultFields = dict[str, Any]
 _MINUTE: Final = "%Y-%m-%dT%H:%MZ"
 PlaceOf = Callable[[int], str]
 """Turns the position of a record in what the client was given into `file:line`."""
+
+
+class Fate(NamedTuple):
+    """
+    What became of a line or an hour, or would.
+
+    Attributes:
+        members: Of its result line.
+        code: What the command ends with for it.
+    """
+
+    members: dict[str, Any]
+    code: Exit
+
 
 HELD = "Held"
 """Beside the words of RecordStatus: the hour is not over, or may lack a line, and was not sent."""
@@ -32,9 +47,9 @@ FIX_AND_SEND_ALL = (
 """The advice on a line that says no record, where lines add up to hours."""
 
 
-def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> ResultFields:
-    """Return the members for the verdict on the record at *place*."""
-    members: ResultFields = {"status": result.status.value, "metered": result.metered}
+def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> Fate:
+    """Return the verdict on the record at *place*."""
+    members: dict[str, Any] = {"status": result.status.value, "metered": result.metered}
     if result.metering_record_id is not None:
         members["metering_record_id"] = result.metering_record_id
     if result.service_status not in (None, result.status.value):
@@ -50,7 +65,7 @@ def of_result(result: RecordResult, place: str, place_of: PlaceOf) -> ResultFiel
     members["attempts"] = result.attempts
     if result.request_id is not None:
         members["request_id"] = result.request_id
-    return members
+    return Fate(members, exit_codes.of_result(result))
 
 
 def _in_options(advice: str, error: MeteringError | None) -> str:
@@ -60,41 +75,39 @@ def _in_options(advice: str, error: MeteringError | None) -> str:
 
 def of_refusal(
     error: MeteringError, place: str, place_of: PlaceOf = str, *, advice: str | None = None
-) -> ResultFields:
-    """Return the members for a line that was never sent because of *error*."""
-    members: ResultFields = {"status": RecordStatus.REJECTED.value, "metered": False}
+) -> Fate:
+    """Return the fate of a line that was never sent because of *error*."""
+    members = {"status": RecordStatus.REJECTED.value, "metered": False}
     members |= _of_error(error, place, place_of)
-    return members | {"advice": advice or advice_on(error), "attempts": 0}
+    return Fate(members | {"advice": advice or advice_on(error), "attempts": 0}, Exit.REJECTED)
 
 
-def of_held(hour: HeldHour | BlockedHour) -> ResultFields:
-    """Return the members for a line whose hour is held back."""
+def of_held(hour: HeldHour | BlockedHour) -> Fate:
+    """Return the fate of a line whose hour is held back."""
     if isinstance(hour, BlockedHour):
         return of_blocked(hour.place, hour.over_at)
-    return _held(f"The hour is not over; send it all again after {hour.over_at:{_MINUTE}}.")
+    return _unsent(HELD, f"The hour is not over; send it all again after {hour.over_at:{_MINUTE}}.")
 
 
-def of_blocked(place: str, over_at: datetime | None = None) -> ResultFields:
-    """Return the members for a line whose hour may lack the one at *place*."""
+def of_blocked(place: str, over_at: datetime | None = None) -> Fate:
+    """Return the fate of a line whose hour may lack the one at *place*."""
     after = "" if over_at is None else f" after {over_at:{_MINUTE}}"
-    return _held(
+    return _unsent(
+        HELD,
         f"Fix {place}, then send all of the input again{after}: without that line the hour might "
-        "be locked at a part of its sum."
+        "be locked at a part of its sum.",
     )
 
 
-def _held(advice: str) -> ResultFields:
-    return {"status": HELD, "metered": False, "advice": advice, "attempts": 0}
+def of_unsent(reason: str) -> Fate:
+    """Return the fate of a line that was not sent, for no fault of its own."""
+    advice = f"Not metered, since {reason}. Send it again."
+    return _unsent(RecordStatus.UNPROCESSED.value, advice)
 
 
-def of_unsent(reason: str) -> ResultFields:
-    """Return the members for a line that was not sent, for no fault of its own."""
-    return {
-        "status": RecordStatus.UNPROCESSED.value,
-        "metered": False,
-        "advice": f"Not metered, since {reason}. Send it again.",
-        "attempts": 0,
-    }
+def _unsent(status: str, advice: str) -> Fate:
+    members = {"status": status, "metered": False, "advice": advice, "attempts": 0}
+    return Fate(members, Exit.UNDELIVERED)
 
 
 def complaint(error: MeteringError, place: str, place_of: PlaceOf) -> str:
@@ -113,7 +126,7 @@ def complaint(error: MeteringError, place: str, place_of: PlaceOf) -> str:
     return f"{place}: {error}"
 
 
-def _of_error(error: MeteringError, place: str, place_of: PlaceOf) -> ResultFields:
+def _of_error(error: MeteringError, place: str, place_of: PlaceOf) -> dict[str, Any]:
     code = getattr(error, "code", type(error).__name__)
     return {"error": code, "message": complaint(error, place, place_of)}
 

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final, Self
 
 from marketplace_metering_async.cli.output.console import Console, json_line
@@ -53,12 +52,7 @@ class ResultWriter:
         """Return the writer itself."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait until everything is written, unless the command was aborted."""
         if kind is not None and not issubclass(kind, Exception):
             return

@@ -116,10 +116,6 @@ class Database(ABC):
         """Do what waits for something else than the database, such as a file; return its result."""
 
     @abstractmethod
-    async def clock(self, now: int) -> float:
-        """Return the time that leases go by, *now* where the database has no clock of its own."""
-
-    @abstractmethod
     async def load(self, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
         """Return keys with their hours from the first one on; new ones get their rows."""
 

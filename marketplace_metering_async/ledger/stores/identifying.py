@@ -13,9 +13,8 @@ from marketplace_metering_async.ledger.identity import (
 from marketplace_metering_async.ledger.stores.database import DOUBT, Database, both
 from marketplace_metering_async.ledger.watermark import Place
 
-IDENTITY: Final = (
-    f"SELECT {', '.join(fields_dict(Identity))} FROM marketplace_metering.ledger {{lock}}"
-)
+COLUMNS: Final = ", ".join(fields_dict(Identity))
+IDENTITY: Final = f"SELECT {COLUMNS} FROM marketplace_metering.ledger {{lock}}"
 LOCKED: Final = both(IDENTITY, lock="FOR UPDATE")
 SEEN: Final = both(IDENTITY)
 INTRODUCE: Final = """
@@ -29,8 +28,8 @@ GUARD: Final = both("""
                             ELSE {least}(held_through, $3) END
 """)
 ADOPT: Final = both("""
-    UPDATE marketplace_metering.ledger SET guarded_since = NULL, sealings = $1, held_through = $2,
-        sealed_through = {greatest}(COALESCE(sealed_through, 0), $2), adopted_at = $3
+    UPDATE marketplace_metering.ledger SET guarded_since = NULL, claims = $1, held_through = $2,
+        claimed_through = {greatest}(claimed_through, $2), adopted_at = $3
 """)
 
 
@@ -39,20 +38,22 @@ async def identity(db: Database, *, locked: bool = False) -> Identity:
     return Identity(**dict(await db.fetchrow(LOCKED if locked else SEEN)))
 
 
-async def guard_copy(db: Database, place: Place, now: int) -> str | None:
+async def guard_copy(db: Database, place: Place, now: int) -> tuple[Identity, str | None]:
     """
-    Guard the ledger if it is found to be a copy; return what shows that it is one.
+    Guard the ledger if it is found to be a copy; return its row, and what shows that it is one.
 
     What is outside was read before: meanwhile somebody may have adopted it.
     """
-    if sign_of_a_copy(await identity(db), place) is None:
-        return None
+    ledger = await identity(db)
+    if sign_of_a_copy(ledger, place) is None:
+        return ledger, None
     ledger = await identity(db, locked=True)
     sign = sign_of_a_copy(ledger, place)
-    if sign is not None:
-        await db.fetch(GUARD, place.mark, now, held_through(ledger, place))
-        await db.fetch(DOUBT)
-    return sign
+    if sign is None:
+        return ledger, None
+    await db.fetch(GUARD, place.mark, now, held_through(ledger, place))
+    await db.fetch(DOUBT)
+    return await identity(db), sign
 
 
 async def bind(db: Database, region_name: str, host: str) -> None:

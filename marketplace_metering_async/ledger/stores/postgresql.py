@@ -40,7 +40,7 @@ from marketplace_metering_async.ledger.stores.postgresql_database import Postgre
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import Store
-from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile, watermark_of
+from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder, watermark_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
@@ -129,8 +129,13 @@ class PostgresStore(Store):
             cluster = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
         return f"{cluster} {database}"
 
-    def _watermark(self, ledger: Identity) -> WatermarkFile | None:
-        return None if self._folder is None else WatermarkFile(self._folder, str(ledger.ledger_id))
+    def _watermark(self, ledger: Identity) -> WatermarkFolder | None:
+        if self._folder is None:
+            return None
+        return WatermarkFolder(self._folder, str(ledger.ledger_id))
+
+    def _remember(self, ledger: Identity) -> None:
+        self._connections.remember(ledger.claims)
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules

@@ -68,7 +68,7 @@ _MAY_WRITE: Final = """
 """
 _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
 _LANDED: Final = """
-    SELECT posted_at, sealings FROM marketplace_metering.posting, marketplace_metering.ledger
+    SELECT posted_at, claims FROM marketplace_metering.posting, marketplace_metering.ledger
     WHERE posting_id = $1
 """
 _GUARD: Final = f"""
@@ -159,7 +159,7 @@ class PostgresConnections:
         *patience* seconds at a time; None: as long as the server lets it.
 
         Each looks for what this process remembers: its latest note, and how often the ledger had
-        sealed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
+        claimed. Where it is missing, as after a failover that lost commits, the ledger is a copy.
 
         What is given *at_once* is tried first, and the operation where anything is otherwise.
 
@@ -183,7 +183,7 @@ class PostgresConnections:
         for attempt in range(1, tries + 1):
             committing = False
             # What others of this process have seen since, this try has to see as well.
-            memory = evolve(memory, sealings=max(memory.sealings, self._memory.sealings))
+            memory = evolve(memory, claims=max(memory.claims, self._memory.claims))
             try:
                 async with self._connection() as connection:
                     db = SchemaConnection(connection, self._schema)
@@ -244,23 +244,27 @@ class PostgresConnections:
         """Look for what was taken the next time: nothing with *note* is known to be stored."""
         if note is not None:
             kept = memory.or_with(note) if in_doubt else memory
-            self._memory = evolve(kept, sealings=self._memory.sealings)
+            self._memory = evolve(kept, claims=self._memory.claims)
 
     async def _guard_copy(self, db: Connection, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""
         note_found = not memory.notes or begun["note_found"]
-        missing = memory.missing(begun["sealings"], note_found=note_found)
+        missing = memory.missing(begun["claims"], note_found=note_found)
         if missing is not None and missing.is_copy:
             await db.execute(_GUARD)
             await db.execute(DOUBT)
         return missing
 
+    def remember(self, claims: int) -> None:
+        """Look for so many *claims* from now on, if not for more."""
+        self._memory = evolve(self._memory, claims=max(claims, self._memory.claims))
+
     def _remember(self, seen: Row, note: str | None, missing: Missing | None) -> None:
         """Note what is committed, and say what is *missing*."""
-        sealings = seen["sealings"]
         if missing is None:
-            sealings = max(sealings, self._memory.sealings)
-        self._memory = evolve(self._memory, sealings=sealings)
+            self.remember(seen["claims"])
+        else:
+            self._memory = evolve(self._memory, claims=seen["claims"])
         if note is not None:
             self._memory = evolve(self._memory, notes=(note,), stored_at=seen["posted_at"])
             self._noted_on = asyncio.get_running_loop().time()
@@ -301,7 +305,7 @@ class PostgresConnections:
         if begun["ledger_id"] != own:
             raise LedgerError(_OTHER_LEDGER)
         self._require_usable(begun, though_moved=False)
-        if memory.missing(begun["sealings"], note_found=begun["note_found"]) is not None:
+        if memory.missing(begun["claims"], note_found=begun["note_found"]) is not None:
             # This transaction may look at what was: one of our own finds out, and guards the copy.
             await self.run(_nothing, once=True)
         elif not begun["sees_all"]:
@@ -369,7 +373,7 @@ class PostgresConnections:
         """
         asked = self.clock.passed()
         if at_once is not None:
-            own = (note, memory.notes, wait, self._known, memory.sealings)
+            own = (note, memory.notes, wait, self._known, memory.claims)
             begun = await connection.fetchrow(at_once.statement, *own, *at_once.values)
         elif note is None:
             begun = await connection.fetchrow(BEGIN, wait)

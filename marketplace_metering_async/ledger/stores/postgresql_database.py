@@ -13,7 +13,7 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_plain,
 )
 from marketplace_metering_async.ledger.stores.database import Database, Dialects, Row, Statement
-from marketplace_metering_async.ledger.stores.postgresql_transactions import CLOCK, Connection
+from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.words import no_failure
 from marketplace_metering_async.ledger.sums import Sum
 
@@ -41,11 +41,6 @@ class PostgresDatabase(Database):
     async def outside(self, work: Callable[[], T]) -> T:
         """See Database."""
         return await asyncio.to_thread(work)
-
-    async def clock(self, now: int) -> float:  # noqa: ARG002 - it has one
-        """See Database: the server's."""
-        clock: float = await self._db.fetchval(f"SELECT {CLOCK}")
-        return clock
 
     async def load(self, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
         """See Database."""

@@ -35,14 +35,14 @@ async def _take(db: Connection, source: Store) -> int:
     old = await source.retire(own)
     await db.execute(
         "UPDATE marketplace_metering.ledger SET region_name = $1, host = $2, guarded_since = $3, "
-        "last_success_at = $4, sealings = $5, sealed_through = $6, held_through = $7, "
+        "last_success_at = $4, claims = $5, claimed_through = $6, held_through = $7, "
         "adopted_at = $8, event_ids_since = $9",
         old.region_name,
         old.host,
         old.guarded_since,
         old.last_success_at,
-        old.sealings,
-        old.sealed_through,
+        old.claims,
+        old.claimed_through,
         old.held_through,
         old.adopted_at,
         old.event_ids_since,

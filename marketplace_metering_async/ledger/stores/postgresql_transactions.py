@@ -33,7 +33,7 @@ _ENDS_SOON: Final = """
 _USABLE: Final = """
     (SELECT moved_to FROM marketplace_metering.ledger) AS moved_to,
     (SELECT min_compatible FROM marketplace_metering.ledger) AS min_compatible,
-    (SELECT sealings FROM marketplace_metering.ledger) AS sealings
+    (SELECT claims FROM marketplace_metering.ledger) AS claims
 """
 LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
@@ -64,11 +64,11 @@ AT_ONCE: Final = f"""
     SELECT {CLOCK}, {_DURABLE}, {_ENDS_SOON},
         {_PATIENT.replace("$1", "$3")},
         1 / CASE
-            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR sealings < $5 THEN 0
+            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR claims < $5 THEN 0
             WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
-        (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, sealings
+        (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, claims
     FROM marketplace_metering.ledger
 """
 """

@@ -87,7 +87,10 @@ FORGET: Final = """
     UPDATE marketplace_metering.hour SET in_doubt = 0, metering_record_id = NULL, settled_at = NULL
     WHERE state = 'frozen'
 """
-CLAIMED: Final = "SELECT 1 FROM marketplace_metering.hour WHERE lease_until > $1 LIMIT 1"
+CLAIMED: Final = both(
+    "SELECT CAST($1 AS bigint) FROM marketplace_metering.hour WHERE lease_until > {clock} LIMIT 1",
+    clock="$1",
+)
 TAKEN: Final = "SELECT hour_id, deadline FROM marketplace_metering.hour WHERE state = 'metered'"
 
 
@@ -179,7 +182,7 @@ async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingR
 
 async def rebind(db: Database, host: str, taken: HourState | None, note: Note) -> int:
     """Bind the ledger to another host of its region; see Store."""
-    require_no_claim(await db.fetchval(CLAIMED, await db.clock(note.at)) is not None)
+    require_no_claim(await db.fetchval(CLAIMED, note.at) is not None)
     changed, sums = 0, Sums()
     found = [tuple(row) for row in await db.fetch(TAKEN)]
     for after, hours in fates_of_taken(taken, found, note.at).items():

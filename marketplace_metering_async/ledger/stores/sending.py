@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from operator import itemgetter
+from random import randrange
 from typing import Final
 
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE, choose
 from marketplace_metering_async.ledger.fences import Standing, writing_of
+from marketplace_metering_async.ledger.hours import hour_of
+from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement, key_of
 from marketplace_metering_async.ledger.sealing import sealing_of
 from marketplace_metering_async.ledger.stores.database import Database, Row, both, for_rows
+from marketplace_metering_async.ledger.stores.identifying import COLUMNS
 from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed
 
 DUE: Final = both(
@@ -39,10 +43,6 @@ HOLD: Final = both("""
     UPDATE marketplace_metering.hour SET state = 'unconfirmed', settled_at = $2
     WHERE hour_id IN ({rows})
 """)
-SEALED: Final = both("""
-    UPDATE marketplace_metering.ledger SET sealings = sealings + 1,
-        sealed_through = {greatest}(COALESCE(sealed_through, 0), $1)
-""")
 UNCLAIMED: Final = both(
     """
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
@@ -57,7 +57,7 @@ UNCLAIMED: Final = both(
            OR hour.not_before > $6 + {least}(CAST($8 AS bigint), CAST($7 AS bigint)
                                              << CAST({least}(hour.attempts, 10) AS integer)))
       AND (hour.lease_until IS NULL OR hour.lease_until <= {clock}
-           OR hour.lease_until > {clock} + 2 * CAST($4 AS double precision))
+           OR hour.leased_at > {clock} + CAST($4 AS double precision))
       AND CASE WHEN usage_key.license_arn = '' THEN usage_key.product_code
                WHEN usage_key.license_product = '' THEN usage_key.license_arn
                ELSE 'license ' || usage_key.license_product END NOT IN ({texts})
@@ -69,12 +69,18 @@ UNCLAIMED: Final = both(
 LEASE: Final = for_rows(
     """
     UPDATE marketplace_metering.hour SET fence = given.fence, crashes = crashes + 1,
-        lease_until = {clock} + given.lease, in_doubt = given.in_doubt
+        leased_at = {clock}, lease_until = {clock} + given.lease, in_doubt = given.in_doubt
     FROM {given} WHERE hour.hour_id = given.hour_id
     """,
     "fence bigint, at bigint, lease double precision, in_doubt bigint, hour_id bigint",
     clock="given.at",
 )
+COUNT: Final = both(f"""
+    UPDATE marketplace_metering.ledger SET claims = claims + 1,
+        claimed_through = {{greatest}}(claimed_through, $1)
+    WHERE guarded_since IS NULL RETURNING {COLUMNS}
+""")
+IS_CLAIMED: Final = "SELECT 1 FROM marketplace_metering.hour WHERE hour_id = $1 AND fence = $2"
 RETURN: Final = for_rows(
     """
     UPDATE marketplace_metering.hour SET lease_until = NULL, crashes = crashes - 1,
@@ -138,13 +144,19 @@ async def seal_due(
     if sealing.held:
         await db.fetch(HOLD, sealing.held, now)
     await db.keep_sums(sealing.sums)
-    await db.fetch(SEALED, sealing.through)
     reach("seal: written")
     return Sealed(len(sealing.frozen), len(sealing.held))
 
 
-async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> list[FrozenHour]:
-    """Lease frozen records; see Store."""
+async def claim(
+    db: Database, now: int, rules: ClaimRules, reach: FailPoint
+) -> tuple[list[FrozenHour], Identity | None]:
+    """
+    Lease frozen records, and count that; return the ledger with that count.
+
+    There is none where nothing is claimed, nor of a copy that nobody has adopted, whose count stays
+    below that of what it lacks.
+    """
     rows = await db.fetch(
         UNCLAIMED,
         rules.without,
@@ -157,15 +169,24 @@ async def claim(db: Database, now: int, rules: ClaimRules, reach: FailPoint) -> 
         LONGEST_PAUSE,
     )
     reach("claim: read")
-    claimed, aside = choose([_hour_of(row) for row in rows], rules.limit)
+    step = randrange(1, 2**31)
+    claimed, aside = choose([_hour_of(row) for row in rows], rules.limit, step)
     await db.for_each(
         LEASE,
         [(one.fence, now, rules.lease, int(one.in_doubt), one.hour_id) for one in claimed],
     )
     if aside:
         await settle(db, aside, now, reach)
+    counted = None
+    if claimed:
+        counted = await db.fetchrow(COUNT, max(hour_of(one.stamp) for one in claimed))
     reach("claim: written")
-    return claimed
+    return claimed, None if counted is None else Identity(**dict(counted))
+
+
+async def is_claimed(db: Database, one: FrozenHour) -> bool:
+    """Whether a claim is still there, and the latest on its record."""
+    return await db.fetchval(IS_CLAIMED, one.hour_id, one.fence) is not None
 
 
 def _hour_of(row: Row) -> FrozenHour:

@@ -19,7 +19,7 @@ from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.tables import TABLES
-from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
@@ -79,8 +79,11 @@ class SqliteStore(Store):
     async def _mark(self, db: Database) -> str:
         return self._file.mark()
 
-    def _watermark(self, ledger: Identity) -> WatermarkFile:
-        return WatermarkFile(self._file.folder, str(ledger.ledger_id))
+    def _watermark(self, ledger: Identity) -> WatermarkFolder:
+        return WatermarkFolder(self._file.folder, str(ledger.ledger_id))
+
+    def _remember(self, ledger: Identity) -> None:
+        """Do nothing: it stands beside the file."""
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules

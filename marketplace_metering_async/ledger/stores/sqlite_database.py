@@ -48,10 +48,6 @@ class SqliteDatabase(Database):
         """See Database: it has a thread of its own to wait in."""
         return work()
 
-    async def clock(self, now: int) -> float:
-        """See Database: it has none."""
-        return now
-
     async def load(self, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
         """See Database."""
         return sqlite_adding.load(self._db, wanted)

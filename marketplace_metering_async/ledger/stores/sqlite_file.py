@@ -34,7 +34,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     version_in,
 )
 from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
-from marketplace_metering_async.ledger.stores.watermark_file import sync_folder
+from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
@@ -163,18 +163,18 @@ class SqliteFile:
         with _named(self._path):
             self._require_same_file()
             with self._transaction():
-                moved_to, min_compatible, sealings = self._writer.execute(
-                    "SELECT moved_to, min_compatible, sealings FROM ledger"
+                moved_to, min_compatible, claims = self._writer.execute(
+                    "SELECT moved_to, min_compatible, claims FROM ledger"
                 ).fetchone()
                 if not though_moved:
                     require_here(moved_to)
                 require_known(min_compatible, self._known)
-                missing = self._memory.missing(sealings)
+                missing = self._memory.missing(claims)
                 if missing is not None:
                     self._writer.execute(GUARD)
                     self._writer.execute(without_schema(DOUBT))
                 result = operation(self._writer)
-            self._memory = Memory(sealings=sealings)
+            self._memory = Memory(claims=claims)
             return result, missing
 
     async def read(self, operation: Operation[T]) -> T:

@@ -1,15 +1,17 @@
 """What a ledger asks of the place that it is kept in: verbs, each one durable transaction."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from attrs import astuple
 
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.errors import ConfigurationError, LedgerError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
 from marketplace_metering_async.ledger.identity import (
     Identity,
@@ -40,7 +42,7 @@ from marketplace_metering_async.ledger.stores.identifying import (
     identity,
     retire,
 )
-from marketplace_metering_async.ledger.stores.watermark_file import WatermarkFile
+from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
 from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Sealed, Warn
 from marketplace_metering_async.ledger.watermark import Place, adopted
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
@@ -105,8 +107,8 @@ class Store(ABC):
 
         async def work(db: Database) -> str | None:
             await db.fetch(INTRODUCE, str(uuid4()), now, region_name, await self._mark(db))
-            sign = await guard_copy(db, await self._place(db), now)
-            return introduction(await identity(db), region_name, sign)
+            ledger, sign = await guard_copy(db, await self._place(db), now)
+            return introduction(ledger, region_name, sign)
 
         return await self._change(work, though_moved=True)
 
@@ -123,23 +125,21 @@ class Store(ABC):
         """
         Note that this copy is the ledger to go on with; one that is no copy stays as it is.
 
-        Usage that what it lacks may have metered is held from then on: see seal_due.
+        Usage that what it lacks may have metered is held from then on: see seal_due. Where its new
+        count cannot be written outside, it is adopted all the same, and a claim writes that down.
         """
 
-        async def work(db: Database) -> Identity:
+        async def work(db: Database) -> tuple[Place, Identity]:
             place = await self._place(db)
             ledger = await identity(db, locked=True)
             if ledger.guarded_since is not None and ledger.held_through is not None:
-                start = adopted(ledger.sealings, ledger.held_through, place.watermark, now)
+                start = adopted(ledger.claims, ledger.held_through, place.watermark, now)
                 await db.fetch(ADOPT, *astuple(start), now)
-            return await identity(db)
+            return place, await identity(db)
 
-        async def keep(db: Database) -> str | None:
-            return await self._keep_watermark(db, await self._place(db))
-
-        ledger = await self._change(work)
-        if self._watermark(ledger) is not None and ledger.adopted_at is not None:
-            await self._change(keep)
+        place, ledger = await self._change(work)
+        if ledger.adopted_at is not None:
+            await self._write_outside(place, ledger)
 
     # The way in
 
@@ -264,8 +264,7 @@ class Store(ABC):
 
         async def work(db: Database) -> Sealed:
             place = await self._place(db)
-            sign = await guard_copy(db, place, now)
-            ledger = await identity(db)
+            ledger, sign = await guard_copy(db, place, now)
             require_watermark(ledger, place.path)
             if (copy := copy_text(ledger, sign)) is not None:
                 return Sealed(copy=copy)
@@ -277,22 +276,35 @@ class Store(ABC):
         """
         Lease frozen records, those with the earliest deadline first.
 
-        A lease further in the future than twice its length means that the clock went back: it is
-        over; so is a pause. Nearer, it may be of a relay that looked at the clock later than this
-        one, which has waited for the database. What is not fit to be sent is put aside. How far the
-        ledger has sealed is written outside of it before; where that fails, nothing is claimed.
+        A lease that begins later than one of now would end means that the clock went back: it is
+        over; so is a pause. Sooner, it may be of a relay that looked at the clock later than this
+        one, which has waited for the database. What is not fit to be sent is put aside.
+
+        The claim is counted, and the count written outside once it is committed, before this
+        returns; where that fails, it is given back. What is lost in a failover before then is not
+        returned either, and what is lost later is missed by whoever compares the two.
         """
 
-        async def work(db: Database) -> tuple[list[FrozenHour], str | None]:
+        async def work(db: Database) -> tuple[list[FrozenHour], Place, Identity | None]:
             place = await self._place(db)
-            await guard_copy(db, place, now)
-            claimed = await sending.claim(db, now, rules, self._reach)
-            return claimed, await self._keep_watermark(db, place)
+            ledger, _ = await guard_copy(db, place, now)
+            require_watermark(ledger, place.path)
+            claimed, counted = await sending.claim(db, now, rules, self._reach)
+            return claimed, place, counted
 
-        claimed, lost = await self._change(work)
-        if lost is not None:
-            self._warn(lost)
-        return claimed
+        claimed, place, counted = await self._change(work)
+        if not claimed:
+            return claimed
+        try:
+            if counted is not None:
+                self._remember(counted)
+                await self._write_outside(place, counted)
+            is_there = await self._read(lambda db: sending.is_claimed(db, claimed[0]))
+        except LedgerError:
+            with suppress(LedgerError):
+                await self.return_claims(claimed, 0)
+            raise
+        return claimed if is_there else []
 
     async def return_claims(self, claims: Sequence[FrozenHour], not_before: int) -> None:
         """End *claims* that had no answer; each row is in doubt if its claim says so."""
@@ -429,8 +441,12 @@ class Store(ABC):
         """Return what tells the place of the database from that of a copy."""
 
     @abstractmethod
-    def _watermark(self, ledger: Identity) -> WatermarkFile | None:
-        """Return the file outside of the database, if there is to be one."""
+    def _watermark(self, ledger: Identity) -> WatermarkFolder | None:
+        """Return its folder outside of the database, if there is to be one."""
+
+    @abstractmethod
+    def _remember(self, ledger: Identity) -> None:
+        """Miss what it has claimed, from now on, if a transaction does not find it."""
 
     async def _place(self, db: Database) -> Place:
         """
@@ -438,27 +454,26 @@ class Store(ABC):
 
         One that is tried again looks again, for it may have met another server.
         """
-        file = self._watermark(await identity(db))
+        folder = self._watermark(await identity(db))
         return Place(
             mark=await self._mark(db),
             mark_is_proof=self.mark_is_proof,
-            path=None if file is None else file.path,
-            watermark=None if file is None else await db.outside(file.read),
+            path=None if folder is None else folder.path,
+            watermark=None if folder is None else await db.outside(folder.read),
         )
 
-    async def _keep_watermark(self, db: Database, place: Place) -> str | None:
-        """Write down how far a ledger that is no copy has sealed; return what to say, if so."""
-        ledger = await identity(db)
-        require_watermark(ledger, place.path)
-        file = self._watermark(ledger)
-        if file is None or ledger.guarded_since is not None or ledger.sealed() is None:
-            return None
-        known = place.watermark is not None and place.watermark.sealings == ledger.sealings
-        if known and ledger.watermark == file.path:
-            return None
-        ledger = await identity(db, locked=True)  # one at a time
-        if (sealed := ledger.sealed()) is not None:
-            raise_to = file.raise_to
-            await db.outside(lambda: raise_to(sealed))
-        await db.fetch("UPDATE marketplace_metering.ledger SET watermark = $1", file.path)
-        return lost_watermark(ledger, place)
+    async def _write_outside(self, place: Place, ledger: Identity) -> None:
+        """
+        Write down how much the *ledger* has claimed, as it is committed.
+
+        The first time, it notes afterwards where that is: it would be missed before it is there.
+        """
+        folder = self._watermark(ledger)
+        if folder is None:
+            return
+        await asyncio.to_thread(folder.raise_to, ledger.claimed())
+        if ledger.watermark != folder.path:
+            note = "UPDATE marketplace_metering.ledger SET watermark = $1"
+            await self._change(lambda db: db.fetch(note, folder.path))
+        if (lost := lost_watermark(ledger, place)) is not None:
+            self._warn(lost)

@@ -38,8 +38,8 @@ TABLES: Final = {
     "hour": _table(
         "hour_id",
         "key_id hour state quantity events stamp opened_at seal_at urgent sealed_at deadline "
-        "region_name member digest not_before lease_until fence attempts crashes in_doubt "
-        "settled_at metering_record_id reason",
+        "region_name member digest not_before leased_at lease_until fence attempts crashes "
+        "in_doubt settled_at metering_record_id reason",
     ),
     "carried": _table("hour_id origin", "quantity events"),
     "stranded": _table("stranded_id", "key_id origin state quantity events since"),

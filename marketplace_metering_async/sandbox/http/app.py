@@ -18,8 +18,9 @@ from marketplace_metering_async.sandbox.http.exchange import (
     body_of,
     deliver,
 )
-from marketplace_metering_async.sandbox.http.operations import Operations, ServiceRequest
+from marketplace_metering_async.sandbox.http.operations import Operations
 from marketplace_metering_async.sandbox.http.responses import ServiceResponse
+from marketplace_metering_async.sandbox.http.signatures import ServiceRequest
 from marketplace_metering_async.sandbox.page.page import Page, is_static, shows_page
 from marketplace_metering_async.sandbox.page.view import Entrance
 from marketplace_metering_async.sandbox.world import World

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import deque
-from functools import partial
 from typing import Final, cast
 
 from aiohttp import web
@@ -162,35 +161,3 @@ def answered_log(connections: ConnectionLimit) -> type[AbstractAccessLogger]:
             connections.answered(request.protocol)
 
     return Answered
-
-
-class LimitedSite(web.BaseSite):
-    """A host and port that take in only so many connections."""
-
-    def __init__(
-        self, runner: web.BaseRunner, host: str, port: int, connections: ConnectionLimit
-    ) -> None:
-        super().__init__(runner)
-        self._host = host
-        self._port = port
-        self._connections = connections
-
-    @property
-    def name(self) -> str:
-        """Where it listens."""
-        return f"http://{self._host}:{self._port}"
-
-    async def start(self) -> None:
-        """
-        Listen.
-
-        Raises:
-            OSError: if the port is taken.
-        """
-        await super().start()
-        server = self._runner.server
-        if server is None:
-            raise RuntimeError("the runner is not set up")
-        protocol = partial(self._connections.protocol, server)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(protocol, self._host, self._port, backlog=1024)

@@ -121,7 +121,7 @@ class Controls:
         if unknown:
             raise web.HTTPBadRequest(text=f"by: expected some of {', '.join(_GROUPS)}\n")
         by = names[0] if len(names) == 1 else names
-        totals = book.sums.by(by)
+        totals = book.sums(by)
         for sums in (book.repeated, totals):
             for _ in sums.catch_up(book.metered):
                 await asyncio.sleep(0)

@@ -67,8 +67,14 @@ async def deliver(response: ServiceResponse, request: web.Request) -> web.Stream
     if response.comes is None and response.pieces == 1:
         return web.Response(status=response.status, body=response.body, headers=response.headers)
     if response.comes != 0:
-        stream = await _begun(response, request)
-        await _send_parts(response, stream)
+        headers = {**response.headers, "Content-Length": str(len(response.body))}
+        stream = web.StreamResponse(status=response.status, headers=headers)
+        await stream.prepare(request)
+        parts = response.parts()
+        for part in parts:
+            if len(parts) > 1:
+                await asyncio.sleep(response.seconds / len(parts))
+            await stream.write(part)
         if response.comes is None:
             await stream.write_eof()
             return stream
@@ -76,18 +82,3 @@ async def deliver(response: ServiceResponse, request: web.Request) -> web.Stream
     if request.transport is not None:
         request.transport.abort()
     raise ConnectionResetError("a fault has reset the connection")
-
-
-async def _begun(response: ServiceResponse, request: web.Request) -> web.StreamResponse:
-    headers = {**response.headers, "Content-Length": str(len(response.body))}
-    stream = web.StreamResponse(status=response.status, headers=headers)
-    await stream.prepare(request)
-    return stream
-
-
-async def _send_parts(response: ServiceResponse, stream: web.StreamResponse) -> None:
-    parts = response.parts()
-    for part in parts:
-        if len(parts) > 1:
-            await asyncio.sleep(response.seconds / len(parts))
-        await stream.write(part)

@@ -7,10 +7,8 @@ transport without a socket does.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
-
-from attrs import frozen
 
 from marketplace_metering_async.sandbox.clock import real_now
 from marketplace_metering_async.sandbox.faults import FaultHit
@@ -19,10 +17,9 @@ from marketplace_metering_async.sandbox.http.responses import (
     CONTENT_TYPE,
     ServiceResponse,
     apply_fault,
-    refusal_response,
-    reply_response,
+    service_response,
 )
-from marketplace_metering_async.sandbox.http.signatures import SignedRequest, check
+from marketplace_metering_async.sandbox.http.signatures import ServiceRequest, check
 from marketplace_metering_async.sandbox.service.parsing import members_of
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
@@ -41,24 +38,6 @@ _TOO_LARGE: Final = 1_000_000
 """Bytes; a request is smaller (API reference: 1 MB)."""
 
 T = TypeVar("T")
-
-
-@frozen
-class ServiceRequest:
-    """
-    A request to the service.
-
-    Attributes:
-        headers: Found in any letter case.
-        path: As it came, percent-encoded.
-        query: The same.
-        read: Reads the body; None where it is larger than anybody may send.
-    """
-
-    headers: Mapping[str, str]
-    path: str
-    query: str
-    read: Callable[[], Awaitable[bytes | None]]
 
 
 class Operations:
@@ -107,7 +86,8 @@ class Operations:
         except Refusal as refusal:
             call.code, call.rule, call.remedy = refusal.code, refusal.message, refusal.remedy
             self._world.note_refusal(refusal)
-            return refusal_response(refusal, call.request_id)
+            members = {"__type": refusal.code, "message": refusal.message}
+            return service_response(members, call.request_id, status=refusal.status)
 
     async def _answered(self, request: ServiceRequest, call: Call) -> ServiceResponse:
         world, operation = self._world, call.operation
@@ -118,10 +98,7 @@ class Operations:
             raise Refusal("RequestEntityTooLargeException", text)
         _check_operation(request, operation)
         principal = check(
-            SignedRequest(request.headers, request.path, request.query, body),
-            world.access_keys,
-            now=real_now(),
-            sandbox_now=call.received,
+            request, body, world.access_keys, now=real_now(), sandbox_now=call.received
         )
         call.region, call.access_key_id = principal.region, principal.access_key_id
         world.quota_of(principal, operation).require(asyncio.get_running_loop().time())
@@ -133,7 +110,7 @@ class Operations:
         if hit is None:
             reply = await self._reply(operation, members, principal)
             call.note_reply(reply)
-            return reply_response(reply, call.request_id)
+            return service_response(reply, call.request_id)
         call.fault = hit.name
         world.hits[hit.name] += 1
 

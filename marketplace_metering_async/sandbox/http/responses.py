@@ -48,18 +48,10 @@ class ServiceResponse:
 _RESET: Final = ServiceResponse(0, b"", {}, comes=0)
 
 
-def reply_response(reply: dict[str, Any], request_id: str) -> ServiceResponse:
-    """Return the response of an operation that was carried out."""
-    return _of_service(200, reply, request_id)
-
-
-def refusal_response(refusal: Refusal, request_id: str) -> ServiceResponse:
-    """Return the response to a request that was refused."""
-    members = {"__type": refusal.code, "message": refusal.message}
-    return _of_service(refusal.status, members, request_id)
-
-
-def _of_service(status: int, members: dict[str, Any], request_id: str) -> ServiceResponse:
+def service_response(
+    members: dict[str, Any], request_id: str, *, status: int = 200
+) -> ServiceResponse:
+    """Return the service's own response."""
     headers = {"x-amzn-RequestId": request_id, "Content-Type": CONTENT_TYPE}
     return ServiceResponse(status, encoded(members), headers)
 
@@ -137,7 +129,7 @@ async def _after(
             await asyncio.sleep(fault.seconds)
         case _:
             _spoil(fault.kind, reply, random)
-    return reply_response(reply, request_id)
+    return service_response(reply, request_id)
 
 
 def _cut_short(reply: dict[str, Any], *, seconds: float) -> ServiceResponse:

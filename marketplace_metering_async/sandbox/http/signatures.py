@@ -2,12 +2,12 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, quote
 
-from attrs import define
+from attrs import define, frozen
 
 from marketplace_metering_async.sandbox.service.principal import AccessKey, Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
@@ -33,26 +33,27 @@ class _Authorization:
         return f"{self.day}/{self.region}/{self.service}/aws4_request"
 
 
-@define
-class SignedRequest:
+@frozen
+class ServiceRequest:
     """
-    What a signature covers.
+    A request to the service.
 
     Attributes:
-        headers: In any letter case.
+        headers: Found in any letter case.
         path: As it came, percent-encoded.
-        query: As it came, percent-encoded.
-        body: The bytes.
+        query: The same.
+        read: Reads the body; None where it is larger than anybody may send.
     """
 
     headers: Mapping[str, str]
     path: str
     query: str
-    body: bytes
+    read: Callable[[], Awaitable[bytes | None]]
 
 
 def check(
-    request: SignedRequest,
+    request: ServiceRequest,
+    body: bytes,
     keys: Mapping[str, AccessKey],
     *,
     now: datetime,
@@ -79,9 +80,8 @@ def check(
             raise Refusal("UnrecognizedClientException", text)
         return Principal(region=authorization.region, access_key_id=authorization.access_key_id)
     _check_token(request.headers.get("X-Amz-Security-Token"), key, now)
-    if not hmac.compare_digest(
-        _signature(request, authorization, date, key.secret), authorization.signature
-    ):
+    signature = _signature(request, body, authorization, date, key.secret)
+    if not hmac.compare_digest(signature, authorization.signature):
         text = "The request signature we calculated does not match the signature you provided"
         raise Refusal("InvalidSignatureException", text)
     return Principal(
@@ -161,7 +161,7 @@ def _check_token(token: str | None, key: AccessKey, now: datetime) -> None:
 
 
 def _signature(
-    request: SignedRequest, authorization: _Authorization, date: str, secret: str
+    request: ServiceRequest, body: bytes, authorization: _Authorization, date: str, secret: str
 ) -> str:
     """Return the signature that *secret* makes (Signature Version 4, AWS General Reference)."""
     names = authorization.signed_headers
@@ -175,7 +175,7 @@ def _signature(
             _canonical_query(request.query),
             headers,
             names,
-            _sha256(request.body),
+            _sha256(body),
         )
     )
     to_sign = "\n".join((_ALGORITHM, date, authorization.scope, _sha256(canonical.encode())))

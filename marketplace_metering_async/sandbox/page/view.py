@@ -67,20 +67,36 @@ class View:
         world = self._world
         change = world.changes.count
         await self._sums.follow()
-        usage = await self._usage(by, search)
+        rows, count = await self._sums.rows(by, search, _MOST_ROWS)
         advice = await asyncio.to_thread(world.advice)
+        now = world.clock.now()
+        hours = self._sums.latest_hours(now, _HOURS)
+        units, count_of_units = self._sums.units(hours, _MOST_UNITS)
+        calls = list(world.history)[-_MOST_CALLS:]
+        refusals = islice(refusal_figures(world).items(), _MOST_REFUSALS)
         return {
             "change": change,
             "url": self._entrance.url,
-            "clock": self._clock(),
+            "clock": {"now": now.isoformat(), "speed": world.clock.speed},
             "totals": self._totals(),
-            "usage": usage,
-            "units": self._units(),
-            "calls": self._calls(),
-            "refusals": self._refusals(),
+            "usage": {"by": list(by), "count": count, "rows": [_row(by, row) for row in rows]},
+            "units": {
+                "hours": as_json(hours),
+                "count": count_of_units,
+                "units": as_json(units),
+            },
+            "calls": [_summary(call) for call in reversed(calls)],
+            "refusals": [{"code": code, **figures} for code, figures in refusals],
             "advice": as_json(advice),
-            "quota": self._quota(monotonic),
-            "faults": self._faults(),
+            "quota": {
+                "calls_per_second": world.calls_per_second,
+                "buckets": quota_figures(world, monotonic, _MOST_BUCKETS),
+            },
+            "faults": {
+                "kinds": [{"kind": kind.value, "means": kind.means} for kind in FaultKind],
+                "in_force": [rule_figures(rule) for rule in world.faults.rules],
+                "hits": dict(world.hits),
+            },
             "rules": as_json(readings(world.book.rules)),
             "products": self.products.figures(),
             "environment": self._entrance.instructions(),
@@ -99,10 +115,6 @@ class View:
         calls = (call for call in self._world.history if call.number == number)
         return next((call_figures(call) for call in calls), None)
 
-    def _clock(self) -> dict[str, Any]:
-        clock = self._world.clock
-        return {"now": clock.now().isoformat(), "speed": clock.speed}
-
     def _totals(self) -> dict[str, Any]:
         world = self._world
         refused = sum(world.refusals.values())
@@ -115,37 +127,6 @@ class View:
             "hits": sum(world.hits.values()),
             "statuses": dict(world.book.statuses),
             "regions": sorted(self._sums.regions),
-        }
-
-    async def _usage(self, by: Sequence[str], search: str) -> dict[str, Any]:
-        rows, count = await self._sums.rows(by, search, _MOST_ROWS)
-        return {"by": list(by), "count": count, "rows": [_row(by, row) for row in rows]}
-
-    def _units(self) -> dict[str, Any]:
-        hours = self._sums.latest_hours(self._world.clock.now(), _HOURS)
-        units, count = self._sums.units(hours, _MOST_UNITS)
-        return {"hours": as_json(hours), "count": count, "units": as_json(units)}
-
-    def _calls(self) -> list[dict[str, Any]]:
-        latest = list(self._world.history)[-_MOST_CALLS:]
-        return [_summary(call) for call in reversed(latest)]
-
-    def _refusals(self) -> list[dict[str, Any]]:
-        found = islice(refusal_figures(self._world).items(), _MOST_REFUSALS)
-        return [{"code": code, **figures} for code, figures in found]
-
-    def _quota(self, monotonic: float) -> dict[str, Any]:
-        return {
-            "calls_per_second": self._world.calls_per_second,
-            "buckets": quota_figures(self._world, monotonic, _MOST_BUCKETS),
-        }
-
-    def _faults(self) -> dict[str, Any]:
-        world = self._world
-        return {
-            "kinds": [{"kind": kind.value, "means": means} for kind, means in MEANINGS.items()],
-            "in_force": [rule_figures(rule) for rule in world.faults.rules],
-            "hits": dict(world.hits),
         }
 
 
@@ -171,32 +152,3 @@ def columns_of(text: str) -> tuple[str, ...]:
     if unknown := named - set(COLUMNS):
         raise ValueError(f"by: expected some of {', '.join(COLUMNS)}, got {min(unknown)!r}")
     return tuple(name for name in COLUMNS if name in named) or COLUMNS
-
-
-MEANINGS: Final = {
-    FaultKind.THROTTLE: "Refused: too many calls",
-    FaultKind.ERROR_500: "An internal error; nothing was applied",
-    FaultKind.ERROR_500_AFTER: "An internal error, after all was applied",
-    FaultKind.ERROR_503: "A load balancer's page instead of an answer",
-    FaultKind.UNPROCESSED: "Part of the records is left unprocessed",
-    FaultKind.RESET_BEFORE: "The connection breaks before anything is applied",
-    FaultKind.RESET_AFTER: "All is applied, and the answer is lost",
-    FaultKind.TRUNCATED: "All is applied, and the answer is cut short",
-    FaultKind.SLOW: "The answer comes late",
-    FaultKind.STALL: "The answer stops half-way",
-    FaultKind.DRIP: "The answer comes in drops",
-    FaultKind.GARBAGE: "The answer is no JSON",
-    FaultKind.WRONG_CONTENT: "The answer is JSON of another shape",
-    FaultKind.HTML: "A captive portal's page; nothing was applied",
-    FaultKind.EMPTY: "The answer is empty",
-    FaultKind.REDIRECT: "A redirect to another host",
-    FaultKind.SHUFFLE: "Results in another order",
-    FaultKind.DROP: "One result is missing",
-    FaultKind.DUPLICATE: "One result is there twice",
-    FaultKind.ALTER: "One result echoes another quantity",
-    FaultKind.FOREIGN: "A result for a record that nobody sent",
-    FaultKind.DISAGREE: "Two results for one record disagree",
-    FaultKind.UNKNOWN_STATUS: "A status that nobody knows",
-    FaultKind.REFUSE: "Access denied",
-}
-"""What each kind of fault does, in a line."""

@@ -34,15 +34,8 @@ class BatchMeterUsage(Operation):
         product_code = product_code_of(request)
         usages = self._usages_of(request, product_code)
         window = Window.of_batches(self.rules, self.now)
-        for seconds in {usage.seconds for usage in usages}:
-            objection = window.objection(seconds)
-            if objection is not None:
-                path = next(usage.path for usage in usages if usage.seconds == seconds)
-                raise Refusal(
-                    "TimestampOutOfBoundsException",
-                    f"{path}.timestamp: {objection.rule}",
-                    remedy=objection.remedy,
-                )
+        for seconds, path in {usage.seconds: usage.path for usage in reversed(usages)}.items():
+            window.check(seconds, f"{path}.timestamp")
         subscriptions = self._subscriptions(usages, product_code)
         keys = [self._key_of(usage, product_code) for usage in usages]
         if self.rules.repeated_key == "refuse" and len(set(keys)) < len(keys):

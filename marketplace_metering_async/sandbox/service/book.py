@@ -9,7 +9,8 @@ switch, and its default is the reading that is worse for the client.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, overload
+from functools import lru_cache
+from typing import Any, Final, overload
 
 from marketplace_metering_async.sandbox.service.batch_meter_usage import BatchMeterUsage
 from marketplace_metering_async.sandbox.service.catalogue import Catalogue, Product
@@ -26,10 +27,13 @@ from marketplace_metering_async.sandbox.service.resolve_customer import (
     answer_for,
 )
 from marketplace_metering_async.sandbox.service.rules import Rules
-from marketplace_metering_async.sandbox.service.sums import KeptTotals, RepeatedUsage
+from marketplace_metering_async.sandbox.service.sums import RepeatedUsage, Totals
 from marketplace_metering_async.sandbox.service.workload import WorkloadMemory
 
 __all__ = ["Book", "Key", "Metered", "Product", "Rules"]
+
+_MOST_TOTALS: Final = 16
+"""Combinations of attributes whose sums are kept."""
 
 
 class Book:
@@ -46,6 +50,7 @@ class Book:
         tokens: Registration tokens.
         workloads: What is known of callers of MeterUsage and RegisterUsage.
         statuses: How often BatchMeterUsage answered with each status, "Unprocessed" among them.
+        sums: Makes the sums by an attribute of Metered, or by several; the latest are kept.
         repeated: What `double_billed` gives, as far as it has caught up.
     """
 
@@ -62,7 +67,7 @@ class Book:
         self.tokens = RegistrationTokens()
         self.workloads = WorkloadMemory()
         self.statuses: Counter[str] = Counter()
-        self.sums = KeptTotals()
+        self.sums = lru_cache(_MOST_TOTALS)(Totals)
         self.repeated = RepeatedUsage(self._product_and_buyer, self.catalogue.owners)
 
     def __repr__(self) -> str:
@@ -97,7 +102,7 @@ class Book:
 
         `totals(by="customer")` has texts as keys; `totals(by=("customer", "hour"))` has tuples.
         """
-        totals = self.sums.by(by)
+        totals = self.sums(by)
         for _ in totals.catch_up(self.metered):
             pass
         sums = dict(totals.items())

@@ -50,13 +50,7 @@ class MeterUsage(Workload):
         if product is not None:
             check_dimension(product, dimension, "UsageDimension")
             self.check_entitled(product_code, product)
-        objection = Window.of_workloads(self.rules, self.now).objection(timestamp.timestamp())
-        if objection is not None:
-            raise Refusal(
-                "TimestampOutOfBoundsException",
-                f"timestamp: {objection.rule}",
-                remedy=objection.remedy,
-            )
+        Window.of_workloads(self.rules, self.now).check(timestamp.timestamp(), "timestamp")
         if self._is_dry(request):
             if self.rules.dry_run == "success":
                 return {}

@@ -84,7 +84,3 @@ class Quotas:
     def items(self) -> Iterator[tuple[tuple[str, str, str], Quota]]:
         """Yield (account, region, operation) and quota, of those that have called."""
         yield from self._quotas.items()
-
-    def values(self) -> Iterator[Quota]:
-        """Yield the quotas of those that have called."""
-        yield from self._quotas.values()

@@ -47,14 +47,6 @@ class RegistrationForm:
     fields: dict[str, str]
 
 
-def form_of(url: str, token: str, *, free_trial: bool = False) -> RegistrationForm:
-    """Return the form that brings *token* to the seller's page at *url*."""
-    fields = {"x-amzn-marketplace-token": token}
-    if free_trial:
-        fields["x-amzn-marketplace-offer-type"] = "free-trial"
-    return RegistrationForm(url, fields)
-
-
 @define
 class RegistrationTokens:
     """The tokens that were issued."""

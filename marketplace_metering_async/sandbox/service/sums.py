@@ -19,8 +19,6 @@ from marketplace_metering_async.sandbox.service.quantities import (
     of_millionths,
 )
 
-_MOST_TOTALS: Final = 16
-"""Combinations of attributes whose sums are kept."""
 _SLICE: Final = 2000
 """Records that are taken in at a step."""
 
@@ -93,20 +91,6 @@ class Totals(Following):
 
     def _forget(self) -> None:
         self._sums.clear()
-
-
-class KeptTotals:
-    """The sums that were asked for, as far as they have caught up."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._kept: dict[str | tuple[str, ...], Totals] = {}
-
-    def by(self, by: str | tuple[str, ...]) -> Totals:
-        """Return the sums by an attribute of Metered, or by several."""
-        if by not in self._kept and len(self._kept) >= _MOST_TOTALS:
-            self._kept.clear()
-        return self._kept.setdefault(by, Totals(by))
 
 
 class RepeatedUsage(Following):

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from marketplace_metering_async.sandbox.service.refusals import Cause
+from marketplace_metering_async.sandbox.service.refusals import Cause, Refusal
 from marketplace_metering_async.sandbox.service.rules import Rules
 
 _HOUR: Final = 3600
@@ -61,8 +61,14 @@ class Window:
             until=(now + rules.future).timestamp(),
         )
 
-    def objection(self, timestamp: float) -> Cause | None:
-        """Return the rule that *timestamp* breaks and what to do about it, or None."""
+    def check(self, timestamp: float, path: str) -> None:
+        """Refuse a *timestamp* that stands at *path* and breaks a rule."""
+        why = self._objection(timestamp)
+        if why is not None:
+            text = f"{path}: {why.rule}"
+            raise Refusal("TimestampOutOfBoundsException", text, remedy=why.remedy)
+
+    def _objection(self, timestamp: float) -> Cause | None:
         measured = timestamp - timestamp % _HOUR if self.by_hour else timestamp
         if timestamp > self.until:
             return _FUTURE

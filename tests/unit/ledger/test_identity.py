@@ -21,11 +21,11 @@ LEDGER = evolve(
     region_name="us-east-1",
     host="metering",
     mark="here",
-    sealings=3,
-    sealed_through=3600,
+    claims=3,
+    claimed_through=3600,
     watermark="/w/one",
 )
-HERE = Place(mark="here", mark_is_proof=True, path="/w/one", watermark=LEDGER.sealed())
+HERE = Place(mark="here", mark_is_proof=True, path="/w/one", watermark=LEDGER.claimed())
 
 
 def test_a_copy_is_known_by_what_it_lacks() -> None:
@@ -33,18 +33,18 @@ def test_a_copy_is_known_by_what_it_lacks() -> None:
     A counter outside that is above its own, whatever else is as it was. Less is a crash between the
     two. Covers: K19. ledger C1
     """
-    above = evolve(HERE, watermark=Watermark(sealings=4, through=7200))
-    below = evolve(HERE, watermark=Watermark(sealings=2, through=0))
+    above = evolve(HERE, watermark=Watermark(claims=4, through=7200))
+    below = evolve(HERE, watermark=Watermark(claims=2, through=0))
     sign = sign_of_a_copy(LEDGER, above)
 
-    assert sign == "it has sealed 3 times, and /w/one says 4: what came between is missing"
+    assert sign == "it has claimed records 3 times, and /w/one says 4: what came between is missing"
     assert 7200 == held_through(LEDGER, above)
     assert sign_of_a_copy(LEDGER, HERE) is sign_of_a_copy(LEDGER, below) is None
 
 
 def test_a_foreign_mark_is_that_of_a_copy() -> None:
     """
-    How far the other one has sealed is unknown then. Covers: K20
+    What the other one has claimed is unknown then. Covers: K20
     """
     there = evolve(HERE, mark="there", path="/there/one", watermark=None)
 
@@ -52,13 +52,13 @@ def test_a_foreign_mark_is_that_of_a_copy() -> None:
     assert UNKNOWN == held_through(LEDGER, there)
 
 
-def test_what_has_all_that_was_sealed_holds_no_later_hour() -> None:
+def test_what_has_all_that_was_claimed_holds_no_later_hour() -> None:
     """
     A cluster that was upgraded with another identity lacks nothing, as its watermark shows; one
     that travels with its database, or is lower, shows nothing. ledger section 7
     """
     new = evolve(HERE, mark="new", mark_is_proof=False)
-    lower = evolve(new, watermark=Watermark(sealings=2, through=0))
+    lower = evolve(new, watermark=Watermark(claims=2, through=0))
 
     assert sign_of_a_copy(LEDGER, new) is not None
     assert 3600 == held_through(LEDGER, new)

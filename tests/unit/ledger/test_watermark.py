@@ -11,41 +11,38 @@ from marketplace_metering_async.ledger.watermark import (
     Memory,
     Watermark,
     adopted,
-    watermark_in,
+    watermark_named,
 )
 
-STORED = Memory(sealings=5, notes=("note",), stored_at=datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC))
+STORED = Memory(claims=5, notes=("note",), stored_at=datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC))
 
 
 def test_a_watermark_is_read_as_it_was_written() -> None:
     """
-    In words that a person can read.
+    Of several, that of the latest claim counts.
     """
-    watermark = Watermark(sealings=3, through=7200)
+    earlier, later = Watermark(claims=9, through=7200), Watermark(claims=10, through=3600)
 
-    assert watermark_in(watermark.as_text()) == watermark
+    assert earlier < later == watermark_named(later.as_name())
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "3", "[]", "{}", '{"sealings": 3}', '{"sealings": 3, "through": "x"}']
-)
-def test_what_is_no_watermark_is_refused(text: str) -> None:
+@pytest.mark.parametrize("name", ["", "3", "3-", "-3", "3-4-5", "3-4~", ".nfs0001", "٣-4"])
+def test_what_is_no_watermark_is_none(name: str) -> None:
     """
-    Whatever stands there.
+    Systems leave names of their own in folders.
     """
-    with pytest.raises(ValueError, match=r"expected|missing|Expecting"):
-        watermark_in(text)
+    assert watermark_named(name) is None
 
 
 def test_a_process_misses_what_it_has_seen() -> None:
     """
-    Sealings, or its own latest usage. ledger C1
+    Claims, or its own latest usage. ledger C1
     """
     assert STORED.missing(5) is STORED.missing(6) is None
     fewer, lost = STORED.missing(4), STORED.missing(5, note_found=False)
     assert fewer is not None
     assert lost is not None
-    assert (True, "the ledger has sealed 4 times, and had sealed 5 times") == (
+    assert (True, "the ledger has claimed records 4 times, and had 5 times") == (
         fewer.is_copy,
         fewer.text,
     )
@@ -84,12 +81,12 @@ def test_an_adopted_copy_goes_on_above_all_that_is_known() -> None:
     And holds what may be metered: up to the watermark where that is above it, to now if nobody
     knows. ledger C1
     """
-    outside = Watermark(sealings=9, through=3600)
+    outside = Watermark(claims=9, through=3600)
 
-    assert Watermark(sealings=9 + LEAP, through=3600) == adopted(4, UNKNOWN, outside, 9000)
-    assert Watermark(sealings=9 + LEAP, through=9000) == adopted(9, UNKNOWN, outside, 9000)
-    assert Watermark(sealings=9 + LEAP, through=5400) == adopted(9, 5400, None, 9000)
-    assert Watermark(sealings=4 + LEAP, through=9000) == adopted(4, UNKNOWN, None, 9000)
-    assert Watermark(sealings=9 + LEAP, through=7200) == adopted(
+    assert Watermark(claims=9 + LEAP, through=3600) == adopted(4, UNKNOWN, outside, 9000)
+    assert Watermark(claims=9 + LEAP, through=9000) == adopted(9, UNKNOWN, outside, 9000)
+    assert Watermark(claims=9 + LEAP, through=5400) == adopted(9, 5400, None, 9000)
+    assert Watermark(claims=4 + LEAP, through=9000) == adopted(4, UNKNOWN, None, 9000)
+    assert Watermark(claims=9 + LEAP, through=7200) == adopted(
         4, 3600, evolve(outside, through=7200), 9000
     )

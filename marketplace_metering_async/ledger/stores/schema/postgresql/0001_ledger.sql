@@ -2,8 +2,8 @@
 -- records are numeric.
 
 -- One row: whose ledger this is, where its records go, and which versions of the package may use it.
--- `sealings` rises in every transaction that seals hours, and is written to the file `watermark`
--- before anything of them is sent. Of a copy, usage up to `held_through` is not sent. Ids of
+-- `claims` rises in every transaction that claims records, and is written to the folder `watermark`
+-- before any of them is sent. Of a copy, usage up to `held_through` is not sent. Ids of
 -- events that were added before `event_ids_since` are forgotten.
 CREATE TABLE marketplace_metering.ledger (
     one integer PRIMARY KEY CHECK (one = 1),
@@ -18,8 +18,8 @@ CREATE TABLE marketplace_metering.ledger (
     moved_to text,
     last_success_at bigint,
     last_relay_at bigint,
-    sealings bigint NOT NULL DEFAULT 0,
-    sealed_through bigint,
+    claims bigint NOT NULL DEFAULT 0,
+    claimed_through bigint NOT NULL DEFAULT 0,
     watermark text,
     held_through bigint,
     adopted_at bigint,
@@ -113,6 +113,7 @@ CREATE TABLE marketplace_metering.hour (
     member text,
     digest bytea,
     not_before bigint NOT NULL DEFAULT 0,
+    leased_at double precision,
     lease_until double precision,
     fence bigint NOT NULL DEFAULT 0,
     attempts bigint NOT NULL DEFAULT 0,

@@ -2,8 +2,8 @@
 -- records are kept as whole units and millionths, each added up by itself.
 
 -- One row: whose ledger this is, where its records go, and which versions of the package may use it.
--- `sealings` rises in every transaction that seals hours, and is written to the file `watermark`
--- before anything of them is sent. Of a copy, usage up to `held_through` is not sent. Ids of
+-- `claims` rises in every transaction that claims records, and is written to the folder `watermark`
+-- before any of them is sent. Of a copy, usage up to `held_through` is not sent. Ids of
 -- events that were added before `event_ids_since` are forgotten.
 CREATE TABLE ledger (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -18,8 +18,8 @@ CREATE TABLE ledger (
     moved_to TEXT,
     last_success_at INTEGER,
     last_relay_at INTEGER,
-    sealings INTEGER NOT NULL DEFAULT 0,
-    sealed_through INTEGER,
+    claims INTEGER NOT NULL DEFAULT 0,
+    claimed_through INTEGER NOT NULL DEFAULT 0,
     watermark TEXT,
     held_through INTEGER,
     adopted_at INTEGER,
@@ -96,6 +96,7 @@ CREATE TABLE hour (
     member TEXT,
     digest BLOB,
     not_before INTEGER NOT NULL DEFAULT 0,
+    leased_at REAL,
     lease_until REAL,
     fence INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
