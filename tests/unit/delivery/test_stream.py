@@ -9,6 +9,7 @@ from support.memory import MemoryService, client_of, untrue, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async.errors import DeliveryTimeoutError
+from marketplace_metering_async.events import BatchEnded, Event
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import FaultKind
@@ -91,3 +92,20 @@ def test_a_stop_after_the_end_changes_nothing() -> None:
         return number
 
     assert 30 == run_virtual(stream())
+
+
+def test_a_stream_reports_what_became_of_its_records() -> None:
+    """
+    Once, at its end; those that could not be sent are counted too.
+    """
+    events: list[Event] = []
+
+    async def run() -> None:
+        async with client_of(MemoryService(), observer=events.append) as client:
+            async for _ in client.iter_batch_meter_usage([*usage(30), {}]):
+                pass
+
+    run_virtual(run())
+
+    (ended,) = (event for event in events if isinstance(event, BatchEnded))
+    assert {RecordStatus.SUCCESS: 30, RecordStatus.REJECTED: 1} == ended.counts
