@@ -1,7 +1,7 @@
 """UsageBatcher: gathers single records of many callers into full requests."""
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
@@ -54,8 +54,6 @@ class UsageBatcher:
         Raises:
             ValueError: for a negative linger, or less than one record pending.
         """
-        if not linger >= 0:
-            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         if max_pending < 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
         self._shared = shared_of(client)
@@ -74,7 +72,6 @@ class UsageBatcher:
         )
         self._closed = False
         self._unsure: list[RecordResult] | None = None  # kept while draining
-        self._counter: Counter[RecordStatus] = Counter()  # since it last reported
         self._reported_at = self._shared.clock.monotonic()
 
     @property
@@ -185,7 +182,6 @@ class UsageBatcher:
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
         for result in results:
-            self._counter[result.status] += 1
             is_unsure = result.metered is not True and result.duplicate_of is None
             if self._unsure is not None and is_unsure:
                 self._unsure.append(result)
@@ -197,13 +193,11 @@ class UsageBatcher:
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""
-        if not self._counter:
-            return
         since, moment = self._reported_at, self._shared.clock.monotonic()
-        if (self.waiting or self.in_flight) and moment - since < _REPORT_EVERY:
-            return
-        counts, self._counter, self._reported_at = self._counter, Counter(), moment
-        self._feed.delivery.report(counts, since)
+        is_idle = not (self.waiting or self.in_flight)
+        if self._feed.counts and (is_idle or moment - since >= _REPORT_EVERY):
+            self._reported_at = moment
+            self._feed.report(since)
 
 
 def _with_own_error(result: RecordResult) -> RecordResult:

@@ -16,7 +16,7 @@ from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import Transport
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.delivery.batch import Batch, require_iterable
-from marketplace_metering_async.delivery.shared import Shared
+from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
@@ -226,8 +226,6 @@ class MarketplaceMeteringClient:
         Raises, at the first step: as `batch_meter_usage`.
         """
         require_iterable(records)
-        if not linger >= 0:
-            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         stream = Stream(self._shared, records, product_code=product_code, linger=linger, stop=stop)
         return stream.results()
 
@@ -401,23 +399,23 @@ class MarketplaceMeteringClient:
         body = wire.encode_call(members)
         previous: MeteringError | None = None
 
-        async for attempt in retrying(
+        async def attempt() -> CallResponse:
+            nonlocal previous
+            try:
+                return await self._exchange(operation, body, end)
+            except DeliveryTimeoutError as error:  # but an earlier one may have been acted upon
+                raise previous or error from None
+            except MeteringError as error:
+                previous = error
+                raise
+
+        again = retrying(
             self._shared.policy,
             clock=clock,
             random=self._shared.random,
             timeout=end - clock.monotonic(),
-        ):
-            with attempt:
-                try:
-                    return await self._exchange(operation, body, end)
-                except DeliveryTimeoutError:
-                    if previous is not None:  # which may have been acted upon
-                        raise previous from None
-                    raise
-                except MeteringError as error:
-                    previous = error
-                    raise
-        raise AssertionError("tenacity raises the last error")  # for the type checkers
+        )
+        return await again(attempt)
 
     async def _exchange(self, operation: str, body: bytes, end: float) -> CallResponse:
         """Make one attempt, which leaves before *end*, and one more after a repair."""

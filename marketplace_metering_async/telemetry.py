@@ -146,12 +146,10 @@ class OpenTelemetryObserver:
         self._clock = SystemClock() if clock is None else clock
         self._customers = customers
         self._is_recorded, self._looks_at = False, -inf  # as far as is known, and until when
-        self._tracers: Callable[[], object] = trace.get_tracer_provider
-        self._meters: Callable[[], object] = metrics.get_meter_provider
-        if tracer_provider is not None:
-            self._tracers = lambda: tracer_provider
-        if meter_provider is not None:
-            self._meters = lambda: meter_provider
+        self._providers: Callable[[], tuple[object, object]] = lambda: (
+            tracer_provider or trace.get_tracer_provider(),
+            meter_provider or metrics.get_meter_provider(),
+        )
         self._due = -inf  # by the event loop's time
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Call | Settled | BatchReleased] = deque()
@@ -180,10 +178,8 @@ class OpenTelemetryObserver:
         """Whether there is more than the API, whose own providers record nothing."""
         if not self._is_recorded and self._clock.monotonic() >= self._looks_at:
             self._looks_at = self._clock.monotonic() + _LOOKS_AGAIN
-            self._is_recorded = not (
-                type(self._tracers()).__module__.startswith(_API)
-                and type(self._meters()).__module__.startswith(_API)
-            )
+            modules = [type(provider).__module__ for provider in self._providers()]
+            self._is_recorded = not all(module.startswith(_API) for module in modules)
         return self._is_recorded
 
     def __call__(self, event: Event, /) -> None:

@@ -8,7 +8,7 @@ stand, and whatever they leave open, repeat or contradict is noted and settles n
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -255,36 +255,39 @@ def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
     reply = Reply([None] * len(sent), [None] * len(sent))
     index = _Index(sent)
     settled: set[int] = set()
-    for result in _listed(answer, "Results", reply):
-        echo = result.get("UsageRecord") if isinstance(result, dict) else None
+    for echo, status, record_id in _stated(answer, reply):
         place = index.find(echo)
         if isinstance(place, str):
             reply.oddities.append(place)
             continue
-        status, record_id = result.get("Status"), result.get("MeteringRecordId")
-        status = status if isinstance(status, str) and status and status != UNPROCESSED else None
         if status is None:
             reply.oddities.append("a result without a status")
         if place not in settled:
             settled.add(place)
             reply.statuses[place] = status
-            reply.record_ids[place] = record_id if isinstance(record_id, str) else None
+            reply.record_ids[place] = record_id
         elif status != reply.statuses[place]:
             reply.statuses[place] = None
-            reply.oddities.append("two results for one record that disagree")
-    for echo in _listed(answer, "UnprocessedRecords", reply):
-        place = index.find(echo)
-        if isinstance(place, str):
-            reply.oddities.append(place)
-        elif place in settled and reply.statuses[place] != UNPROCESSED:
-            reply.statuses[place] = None
-            reply.oddities.append("a record in Results and in UnprocessedRecords")
-        else:
-            settled.add(place)
-            reply.statuses[place] = UNPROCESSED
+            both = "a record in Results and in UnprocessedRecords"
+            contrary = "two results for one record that disagree"
+            reply.oddities.append(both if status == UNPROCESSED else contrary)
     if len(settled) < len(sent):
         reply.oddities.append(f"no answer for {len(sent) - len(settled)} of {len(sent)} records")
     return reply
+
+
+def _stated(
+    answer: dict[str, Any], reply: Reply
+) -> Iterator[tuple[object, str | None, str | None]]:
+    """Yield what the answer says of each record: its echo, the status and the record id."""
+    for result in _listed(answer, "Results", reply):
+        members = result if isinstance(result, dict) else {}
+        status, record_id = members.get("Status"), members.get("MeteringRecordId")
+        is_word = isinstance(status, str) and status not in _NO_WORDS
+        record_id = record_id if isinstance(record_id, str) else None
+        yield members.get("UsageRecord"), status if is_word else None, record_id
+    for echo in _listed(answer, "UnprocessedRecords", reply):
+        yield echo, UNPROCESSED, None
 
 
 def _listed(answer: dict[str, Any], name: str, reply: Reply) -> Sequence[Any]:

@@ -6,5 +6,4 @@ let in (`admission`, `duplicates`) waits in the `backlog`, whose lanes (`lane_qu
 chunks of at most 25. The `dispatcher` starts a call for each, and what follows from its response
 or error is decided by pure functions: `decisions`, `verdicts`. What was refused is searched
 (`isolation`, `searches`), and `refusals` and `stops` remember what is not to be sent.
-`collector` brings the results into the caller's order.
 """

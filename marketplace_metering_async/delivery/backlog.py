@@ -36,6 +36,7 @@ class Backlog:
 
     Attributes:
         linger: Seconds that a record waits for company at the most; 0: nobody waits.
+        product_code: The product of records that name none.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Backlog:
         """Line records up by their positions; *records_at* returns those at some."""
         self.linger = linger
         self._records_at = records_at
-        self._product_code = product_code
+        self.product_code = product_code
         self._queues: dict[Lane, LaneQueue] = {}
         self._group_of: Callable[[UsageRecord], int | None] = lambda _: None
         self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
@@ -203,7 +204,7 @@ class Backlog:
 
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
-        code, licensed = record.product_code or self._product_code, record.license_arn is not None
+        code, licensed = record.product_code or self.product_code, record.license_arn is not None
         return Lane(code, licensed, self._group_of(record) if licensed and code is None else None)
 
     def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:

@@ -8,11 +8,10 @@ from typing import Final, cast
 from marketplace_metering_async.clock import calling_after, unless
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.collector import ResultCollector
-from marketplace_metering_async.delivery.delivery import Delivery
+from marketplace_metering_async.delivery.call import Shared
+from marketplace_metering_async.delivery.delivery import Delivery, Door
 from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
 from marketplace_metering_async.delivery.model import Lane
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
     DeliveryTimeoutError,
@@ -25,6 +24,7 @@ from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
     RecordStatus,
+    ResultCollector,
     SettledRecords,
     Verdict,
     count,
@@ -49,7 +49,7 @@ def require_iterable(records: object) -> None:
         raise TypeError(got)
 
 
-class Batch:
+class Batch(Door):
     """The records of one call of `batch_meter_usage`."""
 
     def __init__(self, shared: Shared, *, product_code: str | None) -> None:
@@ -213,13 +213,7 @@ class Batch:
     # Sending.
 
     async def _send(self) -> Delivery:
-        delivery = self._delivery = Delivery(
-            self._shared,
-            self._backlog,
-            self._settle,
-            self._collector.missing,
-            product_code=self._product_code,
-        )
+        delivery = self._delivery = Delivery(self._shared, self._backlog, self)
         try:
             if len(self._backlog) and not self._over.done():
                 await unless(self._over, self._connection.open())
@@ -232,12 +226,17 @@ class Batch:
             await delivery.abort()
         return delivery
 
-    def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
+    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
+        """Take verdicts, and share them with identical records."""
         self._collector.add(outcomes)
         copies = self._duplicates.copies
         if copies and (shared := _shared(outcomes, copies)):
             self._collector.add(shared)
             emit(self._shared.observer, Settled(counts=count(shared)))
+
+    def unsettled(self, among: Sequence[int] | None) -> list[int]:
+        """Return which of some positions, or of all, have no verdict."""
+        return self._collector.missing(among)
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._records_at, product_code=self._product_code)

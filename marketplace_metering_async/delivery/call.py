@@ -1,24 +1,60 @@
-"""One call of a delivery: what it carries, and what follows from how it went."""
+"""One call of a delivery: what it carries and shares with others, and what follows from it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from random import Random
 from typing import Final
 
-from attrs import define
+from attrs import define, frozen
 
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.connection import RepairedError
+from marketplace_metering_async.aws.connection import RepairedError, ServiceConnection
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
-from marketplace_metering_async.flow.permits import Permit
+from marketplace_metering_async.flow.loop_budget import LoopBudget
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.flow.permits import CallPermits
+from marketplace_metering_async.flow.retries import RetryPolicy
 
 _OPERATION: Final = "BatchMeterUsage"
+
+
+@frozen(eq=False, kw_only=True)
+class Shared:
+    """
+    What all deliveries of one client have in common.
+
+    Attributes:
+        connection: Makes the calls.
+        permits: Say when a call may start.
+        turns: Spread the handling of responses over turns of the event loop.
+        policy: When to send again and when to give up.
+        random: Where jitter comes from.
+        max_concurrency: The most requests on the wire at once.
+    """
+
+    connection: ServiceConnection
+    permits: CallPermits
+    turns: LoopBudget
+    policy: RetryPolicy
+    random: Random
+    max_concurrency: int
+
+    @property
+    def clock(self) -> Clock:
+        """Where the time comes from."""
+        return self.connection.clock
+
+    @property
+    def observer(self) -> Observer:
+        """Who gets the events."""
+        return self.connection.observer
 
 
 @define(eq=False)
@@ -29,22 +65,22 @@ class Call:
     Attributes:
         chunk: What it carries.
         search: The search that the chunk is a part of.
-        permit: The right to make it; it knows whether the request was handed to the transport.
         begun: Monotonic time.
         task: What makes it.
+        sent: Whether the request was handed to the transport.
     """
 
     chunk: Chunk
     search: Search | None
-    permit: Permit
     begun: float
     task: "asyncio.Task[None] | None" = None
+    sent: bool = False
 
     async def make(
         self,
         shared: Shared,
         leaving: Callable[[Sequence[int]], None],
-        callers: Callable[[Sequence[int]], Sequence[Context]] | None,
+        callers: Callable[[Sequence[int]], Sequence[Context] | None],
     ) -> Decision:
         """
         Make it, and decide.
@@ -54,7 +90,7 @@ class Call:
         chunk, connection, policy = self.chunk, shared.connection, shared.policy
 
         def leaves() -> None:
-            self.permit.sent = True
+            self.sent = True
             self.begun = shared.clock.monotonic()
             leaving(chunk.positions)
 
@@ -63,7 +99,7 @@ class Call:
                 _OPERATION,
                 chunk.body,
                 carried=chunk.records,
-                callers=None if callers is None else callers(chunk.positions),
+                callers=callers(chunk.positions),
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=leaves,
             )
@@ -77,7 +113,7 @@ class Call:
                 error,
                 self.begun,
                 policy,
-                sent=self.permit.sent,
+                sent=self.sent,
                 service_time=connection.service_time(),
             )
         if reply.oddities:
@@ -86,14 +122,15 @@ class Call:
             emit(shared.observer, WarningIssued(text=text))
         return decisions.on_reply(chunk, reply, answer.request_id, self.begun, policy)
 
-    def return_permit(self, observer: Observer, decision: Decision | None = None) -> None:
-        """Say how the call ended, if nobody did; what the pacer makes of it changes no verdict."""
+    def return_permit(
+        self, permits: CallPermits, observer: Observer, decision: Decision | None = None
+    ) -> None:
+        """Say how the call ended; what the pacer makes of it changes no verdict."""
+        how, retry_after = CallEnd.CANCELLED if self.sent else CallEnd.ABANDONED, None
+        if decision is not None and self.sent:
+            how, retry_after = decision.ended, getattr(decision.error, "retry_after", None)
         try:
-            if decision is not None and self.permit.sent:
-                retry_after = getattr(decision.error, "retry_after", None)
-                self.permit.end(decision.ended, retry_after=retry_after)
-            else:
-                self.permit.release()
+            permits.end(how, retry_after)
         except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
             text = f"the pacer raised {type(error).__name__} when a call had ended"
             emit(observer, WarningIssued(text=text))

@@ -9,7 +9,8 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Final
@@ -17,15 +18,14 @@ from typing import Final
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.admission import deadline
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.call import Call
+from marketplace_metering_async.delivery.call import Call, Shared
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.searches import Findings, Searches
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.delivery.stops import Progress, Stops
-from marketplace_metering_async.delivery.verdicts import Screen, screen
+from marketplace_metering_async.delivery.verdicts import screen
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import (
     BatchEnded,
@@ -38,7 +38,6 @@ from marketplace_metering_async.events import (
 )
 from marketplace_metering_async.flow.loop_budget import WorkStretch
 from marketplace_metering_async.flow.pacing import CallEnd
-from marketplace_metering_async.flow.permits import Permit
 from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
@@ -55,8 +54,40 @@ _STEP: Final = 256
 
 _CUT_OFF: Final = "the event loop ended before the record had its verdict"
 
-Settle = Callable[[Sequence[SettledRecords]], None]
-"""Takes verdicts as they come."""
+
+class Door(ABC):
+    """
+    Who gave the records of a delivery, and gets their verdicts.
+
+    Attributes:
+        goes_on: Whether records may come later, so that what is stopped is tried again after a
+            minute; then it is asked about each record whose turn comes.
+    """
+
+    goes_on = False
+
+    @abstractmethod
+    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
+        """Take verdicts as they come; each position gets one."""
+
+    @abstractmethod
+    def unsettled(self, among: Sequence[int] | None) -> Sequence[int]:
+        """Return which of some positions, or of all, have no verdict: the net below a bug."""
+
+    def screen(self, pending: PendingRecord) -> Verdict | None:  # noqa: ARG002
+        """Return the verdict on a record whose turn has come, if there is one already."""
+        return None
+
+    def leaving(self, positions: Sequence[int]) -> None:  # noqa: B027 - it need not care
+        """Take note that records at *positions* are about to be sent."""
+
+    def callers(self, positions: Sequence[int]) -> Sequence[Context] | None:  # noqa: ARG002
+        """
+        Return the contexts of those who gave the records at *positions*.
+
+        None where all are of one caller, in whose context the delivery runs.
+        """
+        return None
 
 
 class Delivery:
@@ -68,35 +99,14 @@ class Delivery:
         throttled: How many of them the service throttled.
     """
 
-    def __init__(
-        self,
-        shared: Shared,
-        backlog: Backlog,
-        settle: Settle,
-        unsettled: Callable[[Sequence[int] | None], Sequence[int]],
-        *,
-        product_code: str | None = None,
-        goes_on: bool = False,
-        screen: Screen | None = None,
-        leaving: Callable[[Sequence[int]], None] | None = None,
-        callers: Callable[[Sequence[int]], Sequence[Context]] | None = None,
-    ) -> None:
+    def __init__(self, shared: Shared, backlog: Backlog, door: Door) -> None:
         """
         Prepare to send what is in *backlog*.
 
         Args:
             shared: What all deliveries of a client have in common.
             backlog: What is to be sent.
-            settle: Takes verdicts; each position gets one.
-            unsettled: Returns which of some positions, or of all, have no verdict: the net below
-                a bug.
-            product_code: The product of records that name none.
-            goes_on: Whether records may come later, so that what is stopped is tried again after
-                a minute.
-            screen: May still have a verdict on a record when its turn comes.
-            leaving: Takes the positions of records that are about to be sent for the first time.
-            callers: Returns the contexts of those who gave the records of some positions; None
-                where all are of one caller, in whose context the delivery runs.
+            door: Who gave it, and gets the verdicts.
         """
         self.calls = 0
         self.throttled = 0
@@ -106,13 +116,8 @@ class Delivery:
         self._connection = shared.connection
         self._observer = shared.observer
         self._clock = shared.clock
-        self._settle_at_door = settle
-        self._unsettled = unsettled
-        self._goes_on = goes_on
-        self._screen = screen
-        self._leaving = leaving
-        self._callers = callers
-        self._searches = Searches(backlog, shared.observer, product_code)
+        self._door = door
+        self._searches = Searches(backlog, shared.observer)
         self._stops = Stops()
         self._progress = Progress(shared.policy.timeout)
         self._watch: asyncio.Task[None] | None = None  # of the time without progress
@@ -160,7 +165,7 @@ class Delivery:
 
     def _cancel_what_has_not_left(self) -> None:
         for call in self._on_the_wire:
-            if not call.permit.sent and call.task is not None:
+            if not call.sent and call.task is not None:
                 call.task.cancel()
 
     @property
@@ -200,7 +205,7 @@ class Delivery:
             await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for call in calls:
-                call.return_permit(self._observer)  # its task may never have begun
+                call.return_permit(self._shared.permits, self._observer)
             flush(self._observer)
 
     # What the dispatcher does.
@@ -268,19 +273,18 @@ class Delivery:
         except MeteringError as error:
             self._stops.given_up.append((None, error))
             return
-        permit = await self._shared.permits.acquire(self._wanted, self._dispatcher)
-        if permit is None:
+        if not await self._shared.permits.acquire(self._wanted, self._dispatcher):
             return
         is_used = False
         try:
             while not is_used and self._wanted():
-                is_used = self._begin(permit)
+                is_used = self._begin()
                 await stretch.yield_if_due()
         finally:
             if not is_used:
-                permit.release()
+                self._shared.permits.end(CallEnd.ABANDONED)
 
-    def _begin(self, permit: Permit) -> bool:
+    def _begin(self) -> bool:
         """Begin a call with what goes next; return False if there is a verdict on some of it."""
         moment = self._clock.monotonic()
         search: Search | None = None
@@ -292,7 +296,7 @@ class Delivery:
             return False
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            call = Call(chunk, search, permit, self._clock.monotonic())
+            call = Call(chunk, search, self._clock.monotonic())
             self._on_the_wire[call] = None
             call.task = asyncio.create_task(self._make(call))
             call.task.add_done_callback(partial(self._task_ended, call))
@@ -309,7 +313,8 @@ class Delivery:
         stop = self._stops.error_for(chunk.lane, moment)
         similar, bounds = self._searches.similar, self._connection.bounds()
         try:
-            kept, outcomes = screen(chunk, bounds, stop, similar, self._screen)
+            ask_the_door = self._door.screen if self._door.goes_on else None
+            kept, outcomes = screen(chunk, bounds, stop, similar, ask_the_door)
             self._settle(outcomes)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
             self._end_lost(chunk, error, sent=False)
@@ -319,7 +324,7 @@ class Delivery:
     # Its calls.
 
     async def _make(self, call: Call) -> None:
-        self._finish(call, await call.make(self._shared, self._note_leaving, self._callers))
+        self._finish(call, await call.make(self._shared, self._note_leaving, self._door.callers))
         self._dispatcher.wake()
 
     def _task_ended(self, call: Call, task: "asyncio.Task[None]") -> None:
@@ -327,10 +332,10 @@ class Delivery:
         error = UnexpectedError(_CUT_OFF) if task.cancelled() else task.exception()
         if call in self._on_the_wire and error is not None:
             stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
-            if task.cancelled() and stop is not None and not call.permit.sent:
+            if task.cancelled() and stop is not None and not call.sent:
                 decision = decisions.on_cancelled(call.chunk, stop)
             else:
-                decision = decisions.on_bug(call.chunk, error, sent=call.permit.sent)
+                decision = decisions.on_bug(call.chunk, error, sent=call.sent)
             self._finish(call, decision)
             self._dispatcher.wake()
         elif isinstance(error, Exception) and not task.cancelled():
@@ -339,13 +344,14 @@ class Delivery:
 
     def _note_leaving(self, positions: Sequence[int]) -> None:
         self.calls += 1
-        if self._leaving is not None:
-            self._leaving(positions)
+        self._door.leaving(positions)
 
     def _finish(self, call: Call, decision: Decision) -> None:
-        """Apply what was decided."""
-        call.return_permit(self._observer, decision)
-        self._on_the_wire.pop(call, None)
+        """Apply what was decided, unless the delivery was aborted."""
+        if call not in self._on_the_wire:
+            return
+        call.return_permit(self._shared.permits, self._observer, decision)
+        del self._on_the_wire[call]
         try:
             self._apply(call, decision)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
@@ -353,7 +359,7 @@ class Delivery:
             rest = self._searches.drop(lane.whole, moment)
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
-            self._end_lost(call.chunk, error, sent=call.permit.sent)
+            self._end_lost(call.chunk, error, sent=call.sent)
 
     def _apply(self, call: Call, decision: Decision) -> None:
         moment, lane = self._clock.monotonic(), call.chunk.lane
@@ -440,13 +446,13 @@ class Delivery:
             settled = Settled(counts=counted(outcomes), request_id=request_id)
             emit(self._observer, settled)
         self._open -= sum(len(outcome.positions) for outcome in outcomes)
-        self._settle_at_door(outcomes)
+        self._door.settle(outcomes)
 
     # What stops, and when.
 
     def _stop(self, lane: Lane | None, error: MeteringError) -> None:
         """Start nothing new of a lane, or of all; where records go on coming, for a minute."""
-        if self._stops.add(lane, error, self._clock.monotonic(), probed=self._goes_on):
+        if self._stops.add(lane, error, self._clock.monotonic(), probed=self._door.goes_on):
             product = None if lane is None else lane.product_code
             emit(self._observer, SendingStopped(product_code=product, error=error))
         if lane is None:
@@ -479,7 +485,7 @@ class Delivery:
     def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
         self._bug = UnexpectedError.of(error)
-        lost = frozenset(self._unsettled(chunk.positions)) - self.backlog.sent_before()
+        lost = frozenset(self._door.unsettled(chunk.positions)) - self.backlog.sent_before()
         part = chunk.part(n for n, at in enumerate(chunk.positions) if at in lost)
         self._settle(decisions.on_bug(part, error, sent=sent).settled)
 
@@ -501,7 +507,7 @@ class Delivery:
         doubt = self.calls > 0
         status = RecordStatus.UNCONFIRMED if doubt else RecordStatus.UNPROCESSED
         verdict = Verdict(status=status, error=error, ambiguous=doubt)
-        lost = self._unsettled(None)
+        lost = self._door.unsettled(None)
         self._open = len(lost)
         self.backlog.clear()
         self._searches.drop(None, self._clock.monotonic())

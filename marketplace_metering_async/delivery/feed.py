@@ -1,6 +1,6 @@
 """Records that join a delivery while it runs: what a stream and a batcher have in common."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Final, NamedTuple
@@ -10,10 +10,10 @@ from attrs import define, field
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
-from marketplace_metering_async.delivery.delivery import Delivery
+from marketplace_metering_async.delivery.call import Shared
+from marketplace_metering_async.delivery.delivery import Delivery, Door
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
 from marketplace_metering_async.delivery.model import PendingRecord
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import (
     BothSchemesError,
     ConflictingRecordsError,
@@ -79,7 +79,7 @@ class _Sent(NamedTuple):
     record_id: str | None
 
 
-class Feed:
+class Feed(Door):
     """
     Compares records with those that have no verdict yet, and hands them to a delivery.
 
@@ -87,7 +87,10 @@ class Feed:
         delivery: What sends them.
         waiting: Records that were not sent yet.
         in_flight: Records that were, and have no verdict.
+        counts: How many got which verdict since the last report.
     """
+
+    goes_on = True
 
     def __init__(
         self,
@@ -111,11 +114,17 @@ class Feed:
                 their verdict.
             callers: The contexts of those who gave the records, by position, as far as somebody
                 observes them; None where all are of one caller.
+
+        Raises:
+            ValueError: for a negative linger.
         """
+        if not linger >= 0:
+            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         self.waiting = 0
         self.in_flight = 0
+        self.counts: Counter[RecordStatus] = Counter()
         self._connection = shared.connection
-        self._take_results = take_results
+        self._hand_on = take_results
         self._product_code = product_code
         self._keys_remembered = keys_remembered
         self._callers = callers
@@ -127,17 +136,7 @@ class Feed:
         self._schemes: SchemeOverlaps | None = None  # once a record had a license
         self._has_warned = False
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
-        self.delivery = Delivery(
-            shared,
-            backlog,
-            self._settle,
-            self._unsettled,
-            product_code=product_code,
-            goes_on=True,
-            screen=self._screen,
-            leaving=self._leaving,
-            callers=None if callers is None else self._callers_of,
-        )
+        self.delivery = Delivery(shared, backlog, self)
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """
@@ -198,6 +197,11 @@ class Feed:
             gone.append(entry.position)
         return gone
 
+    def report(self, since: float) -> None:
+        """Report the verdicts given *since* a monotonic time, which that of the last report is."""
+        counts, self.counts = self.counts, Counter()
+        self.delivery.report(counts, since)
+
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
         sent = self._sent.get(key)
         if sent is not None:
@@ -240,10 +244,11 @@ class Feed:
     def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
         return [self._entries[position].record for position in positions]
 
-    def _unsettled(self, among: Sequence[int] | None) -> list[int]:
+    def unsettled(self, among: Sequence[int] | None) -> list[int]:
+        """Return which of some positions, or of all, have no verdict."""
         return [p for p in (self._entries if among is None else among) if p in self._entries]
 
-    def _screen(self, pending: PendingRecord) -> Verdict | None:
+    def screen(self, pending: PendingRecord) -> Verdict | None:
         """A record is not sent once a different one of its key has come."""
         entry = self._entries[pending.position]
         if entry.conflict and not entry.sent:
@@ -252,7 +257,8 @@ class Feed:
             )
         return None
 
-    def _leaving(self, positions: Sequence[int]) -> None:
+    def leaving(self, positions: Sequence[int]) -> None:
+        """Take note of those that are sent for the first time."""
         entries = [self._entries[position] for position in positions]
         fresh = [entry for entry in entries if not entry.sent]
         if not fresh:
@@ -268,15 +274,15 @@ class Feed:
             )
             emit(self._connection.observer, released)
 
-    def _callers_of(self, positions: Sequence[int]) -> list[Context]:
+    def callers(self, positions: Sequence[int]) -> list[Context] | None:
         """Return the contexts of those who wait for records, copies among them."""
         if not self._callers:
-            return []
+            return None if self._callers is None else []
         entries = [self._entries[position] for position in positions]
         given = [at for entry in entries for at in (entry.position, *entry.copies)]
         return [self._callers[at] for at in given if at in self._callers]
 
-    def _settle(self, outcomes: Sequence[SettledRecords]) -> None:
+    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
         """Take verdicts, and share them with those that share the fate of a record."""
         results: list[RecordResult] = []
         shared: list[SettledRecords] = []
@@ -326,6 +332,11 @@ class Feed:
                 self._sent.popitem(last=False)
         else:
             self._sent.pop(entry.key, None)
+
+    def _take_results(self, results: Sequence[RecordResult]) -> None:
+        for result in results:
+            self.counts[result.verdict.status] += 1
+        self._hand_on(results)
 
     def _give(
         self, position: int, given: object, verdict: Verdict, record_id: str | None = None

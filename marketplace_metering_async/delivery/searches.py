@@ -56,9 +56,9 @@ class Searches:
         parts: The parts that may be tried now, and their searches.
     """
 
-    def __init__(self, backlog: Backlog, observer: Observer, product_code: str | None) -> None:
-        """Know nothing; *backlog* has the other records, *product_code* is that of most."""
-        self.similar = SimilarRefusals(product_code)
+    def __init__(self, backlog: Backlog, observer: Observer) -> None:
+        """Know nothing; *backlog* has the other records."""
+        self.similar = SimilarRefusals(backlog.product_code)
         self.licenses = LicenseGroups()
         self.parts: deque[tuple[Search, Chunk]] = deque()
         self._backlog = backlog

@@ -1,17 +1,16 @@
 """Records that are read while they are sent, in flat memory."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
 from marketplace_metering_async.clock import unless, waiting_for
+from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
-from marketplace_metering_async.delivery.shared import Shared
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
-from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordResult
 
 
 class Stream:
@@ -34,14 +33,13 @@ class Stream:
         self._shared = shared
         self._records = records
         self._stop = asyncio.Event() if stop is None else stop  # set when nothing new may start
+        self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
         self._feed = Feed(
             shared,
-            self._take_results,
+            self._ready.put_nowait,
             product_code=product_code,
             linger=linger,
         )
-        self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
-        self._counter: Counter[RecordStatus] = Counter()
         self._read = 0
         self._yielded = 0
         self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.max_concurrency
@@ -70,7 +68,7 @@ class Stream:
                     await asyncio.gather(running, return_exceptions=True)
                 finally:  # even if it is cancelled once more
                     await self._feed.delivery.abort()
-                self._feed.delivery.report(self._counter, started)
+                self._feed.report(started)
         if self._source_error is not None:
             raise self._source_error
 
@@ -115,9 +113,3 @@ class Stream:
         while self._read - self._yielded >= self._most_open:
             self._room.clear()
             await self._room.wait()
-
-    def _take_results(self, results: Sequence[RecordResult]) -> None:
-        for result in results:
-            self._counter[result.verdict.status] += 1
-        if results:
-            self._ready.put_nowait(results)

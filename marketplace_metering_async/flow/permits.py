@@ -38,7 +38,11 @@ class _Waiter:
 
 
 class CallPermits:
-    """Permits calls to start: at most *most* are on the wire, and the pacer agrees to each."""
+    """
+    Permits calls to start: at most *most* are on the wire, and the pacer agrees to each.
+
+    Whoever got a permit by `acquire` gives it back by one `end`, whatever happens.
+    """
 
     def __init__(self, pacer: Pacer, clock: Clock, most: int) -> None:
         self._pacer = pacer
@@ -48,17 +52,17 @@ class CallPermits:
         self._line: OrderedDict[object, _Waiter] = OrderedDict()  # by owner
         self._wake_first = asyncio.Event()  # has the first in line look again
 
-    async def acquire(self, still_needed: Callable[[], bool], owner: object) -> "Permit | None":
+    async def acquire(self, still_needed: Callable[[], bool], owner: object) -> bool:
         """
-        Wait until a call may start; return None once the permit is not *still_needed*.
+        Wait until a call may start; return False once the permit is not *still_needed*.
 
         Whoever changes what is needed calls `recheck` with the same *owner*, who has one place in
         line. Cancelling leaves the line.
         """
         if not still_needed():
-            return None
+            return False
         if not self._line and self._ask() <= 0:
-            return Permit(self)
+            return True
         me = self._line[owner] = _Waiter(still_needed, asyncio.get_running_loop().create_future())
         try:
             if me is not self._first():
@@ -66,9 +70,9 @@ class CallPermits:
             while still_needed():
                 wait = self._ask()
                 if wait <= 0:
-                    return Permit(self)
+                    return True
                 await self._wait_as_first(wait)
-            return None
+            return False
         finally:
             was_first = me is self._first()
             if self._line.get(owner) is me:
@@ -85,7 +89,7 @@ class CallPermits:
                 self._wake_first.set()
 
     def end(self, how: CallEnd, retry_after: float | None = None) -> None:
-        """Give a place back, and tell the pacer and whoever waits how the call ended."""
+        """Give a permit back, and tell the pacer and whoever waits how the call ended."""
         self._on_the_wire -= 1
         self._wake_first.set()
         self._pacer.end(self._clock.monotonic(), how, retry_after=retry_after)
@@ -108,29 +112,3 @@ class CallPermits:
 
     def _first(self) -> _Waiter | None:
         return next(iter(self._line.values()), None)
-
-
-@define(eq=False)
-class Permit:
-    """
-    The right to make one call.
-
-    Whoever makes it calls `end(how)`, and `release()` when done with it, whatever happens.
-
-    Attributes:
-        sent: Whether the call went out; set by whoever makes it.
-    """
-
-    _permits: CallPermits
-    _ended: bool = False
-    sent: bool = False
-
-    def end(self, how: CallEnd, *, retry_after: float | None = None) -> None:
-        """Say how the call ended."""
-        self._ended = True
-        self._permits.end(how, retry_after)
-
-    def release(self) -> None:
-        """Give the permit back if nobody said how the call ended: it was cancelled or not made."""
-        if not self._ended:
-            self.end(CallEnd.CANCELLED if self.sent else CallEnd.ABANDONED)

@@ -122,6 +122,17 @@ def test_a_lone_record_needs_no_echo() -> None:
     assert ["Success"] == reply.statuses
 
 
+@pytest.mark.parametrize("odd", [None, 7, "x", [], {}])
+def test_what_is_no_result_settles_nothing_of_a_lone_record(odd: Any) -> None:
+    """
+    It stays in doubt.
+    """
+    reply = wire.read_reply(SENT[:1], answer([odd]))
+
+    assert [None] == reply.statuses
+    assert ["a result without a status"] == reply.oddities
+
+
 @pytest.mark.parametrize("form", ["float", "fraction", "iso", "hour"])
 def test_timestamps_may_be_echoed_in_other_forms(form: str) -> None:
     """

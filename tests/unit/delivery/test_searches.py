@@ -56,7 +56,7 @@ def searches_of(events: list[Any] | None = None, held: dict[Lane, float] | None 
     backlog.hold = lambda lane, until, moment: lanes.update({lane: until})  # type: ignore[method-assign]
     backlog.release = lambda lane, moment: void(lanes.pop(lane, None))  # type: ignore[method-assign]
     observer = [].append if events is None else events.append
-    return Searches(backlog, observer, None)
+    return Searches(backlog, observer)
 
 
 def run(searches: Searches, refuses: Refuses, code: str = "InvalidTagException") -> list[Findings]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.virtual import VirtualClock, run_virtual
 
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
-from marketplace_metering_async.flow.permits import CallPermits, Permit
+from marketplace_metering_async.flow.permits import CallPermits
 
 
 def always() -> bool:
@@ -100,31 +100,29 @@ def test_no_start_is_lost(seed: int) -> None:
     permits = CallPermits(pacer, VirtualClock(), most)
     flying = 0
 
-    async def call(permit: Permit) -> None:
+    async def call() -> CallEnd:
         nonlocal flying
-        permit.sent = True
         flying += 1
         assert flying <= most
         try:
             await asyncio.sleep(random.choice([0, 0.01, 0.5, random.random()]))
         finally:
             flying -= 1
-        if random.random() < 0.9:
-            permit.end(random.choice([CallEnd.DELIVERED, CallEnd.THROTTLED, CallEnd.FAILED]))
+        return random.choice([CallEnd.DELIVERED, CallEnd.THROTTLED, CallEnd.FAILED])
 
     async def work(halt: asyncio.Event, left: list[int]) -> None:
         def wanted() -> bool:
             return not halt.is_set() and left[0] > 0
 
         while wanted():
-            permit = await permits.acquire(wanted, asyncio.current_task())
-            if permit is not None:
+            if await permits.acquire(wanted, asyncio.current_task()):
                 assert wanted()
                 left[0] -= 1
+                ended = CallEnd.CANCELLED
                 try:
-                    await call(permit)
+                    ended = await call()
                 finally:
-                    permit.release()
+                    permits.end(ended)
 
     async def run() -> None:
         groups = [(asyncio.Event(), [random.randint(0, 15)]) for _ in range(3)]
@@ -147,9 +145,8 @@ def test_no_start_is_lost(seed: int) -> None:
                     tasks.append(asyncio.create_task(work(*random.choice(groups))))
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert ended is None or isinstance(ended, asyncio.CancelledError)
-        last = await permits.acquire(always, object())
-        assert last is not None
-        last.release()
+        assert await permits.acquire(always, object())
+        permits.end(CallEnd.ABANDONED)
 
     run_virtual(run())
 
@@ -167,14 +164,14 @@ def test_first_come_first_served_and_many_at_once() -> None:
         held = [await permits.acquire(always, object()) for _ in range(4)]
 
         async def come(number: int) -> None:
-            assert await permits.acquire(always, object()) is not None
+            assert await permits.acquire(always, object())
             order.append(number)
 
         tasks = [asyncio.create_task(come(number)) for number in range(6)]
         await asyncio.sleep(0)
         for permit in held:
-            assert permit is not None
-            permit.end(CallEnd.DELIVERED)
+            assert permit
+            permits.end(CallEnd.DELIVERED)
         for _ in range(4):
             await asyncio.sleep(0)
         for task in tasks:
@@ -193,7 +190,7 @@ def test_whoever_is_halted_leaves_at_once(places: int) -> None:
 
     async def run() -> None:
         permits, halt = CallPermits(Agreeing(), VirtualClock(), 1), asyncio.Event()
-        assert await permits.acquire(always, object()) is not None
+        assert await permits.acquire(always, object())
         others = [asyncio.create_task(permits.acquire(always, object())) for _ in range(places)]
         await asyncio.sleep(0)
         mine = asyncio.create_task(permits.acquire(lambda: not halt.is_set(), halt))
@@ -201,8 +198,8 @@ def test_whoever_is_halted_leaves_at_once(places: int) -> None:
         halt.set()
         permits.recheck(halt)
         async with asyncio.timeout(0.1):
-            assert await mine is None
-        assert await permits.acquire(lambda: not halt.is_set(), halt) is None
+            assert not await mine
+        assert not await permits.acquire(lambda: not halt.is_set(), halt)
         for other in others:
             other.cancel()
 
@@ -219,19 +216,19 @@ def test_whoever_is_cancelled_while_let_in_gives_the_start_back() -> None:
         held = [await permits.acquire(always, object()) for _ in range(2)]
 
         async def first() -> None:
-            assert await permits.acquire(always, object()) is not None
+            assert await permits.acquire(always, object())
             second.cancel()
 
         one = asyncio.create_task(first())
         second = asyncio.create_task(permits.acquire(always, object()))
         await asyncio.sleep(0)
         for permit in held:
-            assert permit is not None
-            permit.end(CallEnd.DELIVERED)
+            assert permit
+            permits.end(CallEnd.DELIVERED)
         await asyncio.gather(one, second, return_exceptions=True)
         assert second.cancelled()
         async with asyncio.timeout(0.1):
-            assert await permits.acquire(always, object()) is not None
+            assert await permits.acquire(always, object())
 
     run_virtual(run())
 
@@ -247,45 +244,18 @@ def test_a_pacer_that_raises_hurts_only_who_asks(after: int) -> None:
         permits = CallPermits(pacer, VirtualClock(), 2)
 
         async def call() -> None:
-            permit = await permits.acquire(always, object())
-            assert permit is not None
+            assert await permits.acquire(always, object())
             await asyncio.sleep(0.1)
-            permit.end(CallEnd.DELIVERED)
+            permits.end(CallEnd.DELIVERED)
 
         ended = await asyncio.gather(*(call() for _ in range(8)), return_exceptions=True)
         assert sum(isinstance(end, ZeroDivisionError) for end in ended) <= 1
         assert all(end is None or isinstance(end, ZeroDivisionError) for end in ended)
         pacer.left = 0
         for _ in range(2):
-            assert await permits.acquire(always, object()) is not None
+            assert await permits.acquire(always, object())
 
     run_virtual(run())
-
-
-def test_a_call_that_was_cancelled_is_no_failure() -> None:
-    """
-    A permit that is released ends as cancelled if the call went out, and as abandoned if not.
-    Covers core F15
-    """
-    pacer = Agreeing()
-
-    async def run() -> None:
-        permits = CallPermits(pacer, VirtualClock(), 1)
-        for sent in (True, False):
-            permit = await permits.acquire(always, object())
-            assert permit is not None
-            permit.sent = sent
-            permit.release()
-            permit = await permits.acquire(always, object())
-            assert permit is not None
-            permit.sent = True
-            permit.end(CallEnd.DELIVERED)
-            permit.release()
-
-    run_virtual(run())
-
-    delivered = CallEnd.DELIVERED
-    assert [CallEnd.CANCELLED, delivered, CallEnd.ABANDONED, delivered] == pacer.ends
 
 
 def test_a_call_that_ends_before_the_first_in_line_woke_is_not_missed() -> None:
@@ -295,21 +265,20 @@ def test_a_call_that_ends_before_the_first_in_line_woke_is_not_missed() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 1)
-        held = await permits.acquire(always, object())
-        assert held is not None
+        assert await permits.acquire(always, object())
 
         async def give_up() -> None:
             try:
                 await permits.acquire(always, object())
             finally:
-                held.end(CallEnd.DELIVERED)  # the second is first now, and did not run yet
+                permits.end(CallEnd.DELIVERED)  # the second is first now, and did not run yet
 
         first = asyncio.create_task(give_up())
         second = asyncio.create_task(permits.acquire(always, object()))
         await asyncio.sleep(0)
         first.cancel()
         async with asyncio.timeout(0.1):
-            assert await second is not None
+            assert await second
 
     run_virtual(run())
 
@@ -321,21 +290,19 @@ def test_a_new_call_takes_the_place_of_one_that_was_cancelled() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 1)
-        held = await permits.acquire(always, "another")
-        assert held is not None
+        assert await permits.acquire(always, "another")
         before = asyncio.create_task(permits.acquire(always, "me"))
         await asyncio.sleep(1)
         before.cancel()
         mine = asyncio.create_task(permits.acquire(always, "me"))
         later = asyncio.create_task(permits.acquire(always, "later"))
         await asyncio.sleep(1)
-        held.release()
-        permit = await asyncio.wait_for(mine, 1)
-        assert permit is not None
+        permits.end(CallEnd.ABANDONED)
+        assert await asyncio.wait_for(mine, 1)
         assert before.cancelled()
         assert not later.done()
-        permit.release()
-        assert await later is not None
+        permits.end(CallEnd.ABANDONED)
+        assert await later
 
     run_virtual(run())
 
@@ -349,8 +316,7 @@ def test_a_recheck_asks_those_of_its_owner_alone() -> None:
 
     async def run() -> None:
         permits = CallPermits(Agreeing(), VirtualClock(), 1)
-        held = await permits.acquire(always, object())
-        assert held is not None
+        assert await permits.acquire(always, object())
         stopped = set[int]()
 
         def needed(number: int) -> bool:
@@ -397,11 +363,10 @@ def test_a_call_of_another_client_that_ends_is_noticed() -> None:
     async def run() -> None:
         pacer, clock = OneAtATime(), VirtualClock()
         one, other = CallPermits(pacer, clock, 8), CallPermits(pacer, clock, 8)
-        held = await one.acquire(always, object())
-        assert held is not None
+        assert await one.acquire(always, object())
         waiting = asyncio.create_task(other.acquire(always, object()))
         await asyncio.sleep(10.5)
-        held.end(CallEnd.DELIVERED)
+        one.end(CallEnd.DELIVERED)
         async with asyncio.timeout(1.01):
             assert await waiting is not None
 

@@ -1,0 +1,78 @@
+"""Call: how it ended, for the pacer."""
+
+import pytest
+from support.chunks import chunk_of
+from support.memory import usage
+
+from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.delivery.call import Call
+from marketplace_metering_async.delivery.decisions import Decision
+from marketplace_metering_async.errors import InvalidResponseError
+from marketplace_metering_async.events import Event, WarningIssued
+from marketplace_metering_async.flow.pacing import CallEnd
+from marketplace_metering_async.flow.permits import CallPermits
+
+
+class Noting:
+    """A pacer that agrees to everything, and notes how calls end; or breaks then."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.ends: list[tuple[CallEnd, float | None]] = []
+        self.breaks = breaks
+
+    def start(self, now: float) -> float:
+        return 0.0
+
+    def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
+        if self.breaks:
+            raise ZeroDivisionError
+        self.ends.append((how, retry_after))
+
+
+def call_of(*, sent: bool) -> Call:
+    return Call(chunk_of(usage(1)), None, 0.0, sent=sent)
+
+
+FAILED = Decision(
+    ended=CallEnd.FAILED, error=InvalidResponseError("a portal", 503, retry_after=2.0)
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "decision", "end"),
+    [
+        (True, None, (CallEnd.CANCELLED, None)),
+        (False, None, (CallEnd.ABANDONED, None)),
+        (True, FAILED, (CallEnd.FAILED, 2.0)),
+        (False, FAILED, (CallEnd.ABANDONED, None)),
+    ],
+)
+def test_a_call_that_was_cancelled_is_no_failure(
+    sent: bool,  # noqa: FBT001
+    decision: Decision | None,
+    end: tuple[CallEnd, float | None],
+) -> None:
+    """
+    It may have spent quota if it was sent; one that was not spent none, whatever was decided.
+    Covers core F15
+    """
+    pacer, events = Noting(), list[Event]()
+
+    call_of(sent=sent).return_permit(CallPermits(pacer, SystemClock(), 1), events.append, decision)
+
+    assert [end] == pacer.ends
+    assert [] == events
+
+
+def test_a_pacer_that_breaks_is_a_warning() -> None:
+    """
+    It changes no verdict.
+    """
+    events: list[Event] = []
+    permits = CallPermits(Noting(breaks=True), SystemClock(), 1)
+
+    call_of(sent=True).return_permit(permits, events.append)
+
+    assert [
+        WarningIssued(text="the pacer raised ZeroDivisionError when a call had ended")
+    ] == events
