@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from random import Random
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge, instance_of, le, optional
@@ -77,6 +77,10 @@ class FaultKind(StrEnum):
     """A refusal with `code`, such as AccessDeniedException."""
 
 
+_COUNT: Final[Any] = [instance_of(int), ge(0)]
+_SHARE: Final[Any] = [instance_of((int, float)), ge(0), le(1)]
+
+
 def _indices(value: Iterable[int] | None) -> tuple[int, ...] | None:
     return None if value is None else tuple(value)
 
@@ -109,16 +113,14 @@ class Fault:
     product_code: str | None = None
     customer: str | None = None
     dimension: str | None = None
-    after: int = field(default=0, validator=[instance_of(int), ge(0)])
+    after: int = field(default=0, validator=_COUNT)
     every_nth: int = field(default=1, validator=[instance_of(int), ge(1)])
-    max_hits: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
-    probability: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(1)])
+    max_hits: int | None = field(default=None, validator=optional(_COUNT))
+    probability: float = field(default=1.0, validator=_SHARE)
     seconds: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(3600)])
-    unprocessed_share: float = field(
-        default=0.2, validator=[instance_of((int, float)), ge(0), le(1)]
-    )
+    unprocessed_share: float = field(default=0.2, validator=_SHARE)
     records: tuple[int, ...] | None = field(default=None, converter=_indices)
-    max_unprocessed: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
+    max_unprocessed: int | None = field(default=None, validator=optional(_COUNT))
     code: str = field(default="AccessDeniedException", validator=instance_of(str))
     status: int | None = field(
         default=None, validator=optional([instance_of(int), ge(400), le(599)])

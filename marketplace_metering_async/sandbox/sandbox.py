@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, Self, TypedDict
 
@@ -119,9 +120,8 @@ class Sandbox(World):
         self._port = port
         self._open_to = names
         self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
         self._state = None if state is None else StateFile(state)
-        self._saving: asyncio.Task[None] | None = None
+        self._exits = AsyncExitStack()
         if self._state is not None:
             self._state.restore(self)
 
@@ -183,18 +183,20 @@ class Sandbox(World):
             OSError: if the port is taken.
             StateFileError: if another sandbox has the state file, or it cannot be written.
         """
-        if self._state is not None:
-            self._state.open(self)
-        try:
-            await self._listen()
-        except BaseException:
-            self._forget_state_file()
-            raise
-        if self._state is not None:
-            self._saving = asyncio.create_task(self._save_now_and_then(self._state))
+        async with AsyncExitStack() as exits:
+            if self._state is not None:
+                self._state.open(self)
+                exits.callback(self._state.close)
+                exits.callback(self._state.save, self)
+                saving = asyncio.create_task(self._save_now_and_then(self._state))
+                exits.push_async_callback(asyncio.wait, [saving])
+                exits.callback(saving.cancel)
+            await self._listen(exits)
+            exits.callback(self.changes.stop)
+            self._exits = exits.pop_all()
         return self
 
-    async def _listen(self) -> None:
+    async def _listen(self, exits: AsyncExitStack) -> None:
         connections = ConnectionLimit()
         app = application(self, self.guard, self, connections)
         self._runner = runner = web.AppRunner(
@@ -206,31 +208,17 @@ class Sandbox(World):
             shutdown_timeout=1.0,
         )
         await runner.setup()
+        exits.push_async_callback(runner.cleanup)
         assert runner.server is not None  # noqa: S101 - for the type checker: it is set up
         protocol = partial(connections.protocol, runner.server)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(protocol, self._host, self._port, backlog=1024)
-        self._port = self._listener.sockets[0].getsockname()[1]
+        server = await loop.create_server(protocol, self._host, self._port, backlog=1024)
+        exits.callback(server.close)
+        self._port = server.sockets[0].getsockname()[1]
 
     async def __aexit__(self, *_: object) -> None:
         """Close the port; what was metered can still be read. OSError if it cannot be kept."""
-        self.changes.stop()
-        try:
-            if self._listener is not None:
-                self._listener.close()
-            if self._runner is not None:
-                await self._runner.cleanup()
-            if self._saving is not None:
-                self._saving.cancel()
-                await asyncio.wait([self._saving])
-            if self._state is not None:
-                self._state.save(self)
-        finally:
-            self._forget_state_file()
-
-    def _forget_state_file(self) -> None:
-        if self._state is not None:
-            self._state.close()
+        await self._exits.aclose()
 
     async def _save_now_and_then(self, state: StateFile) -> None:
         """Keep what has changed; a full disk stops the keeping, not the service."""

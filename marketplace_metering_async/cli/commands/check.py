@@ -11,9 +11,7 @@ from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
-from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
-from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.cli.output.held_hours import list_held
@@ -22,7 +20,6 @@ from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
-from marketplace_metering_async.errors import InvalidRecordError
 
 _BREATH: Final = 500
 _VALID: Final = Fate({"status": "Valid"}, Exit.OK)
@@ -42,21 +39,14 @@ async def plan_of_lines(
                 if lines is not None:
                     fate = _VALID if error is None else of_refusal(error, places(number), places)
                     members = fate.members
-                    if doubt := _doubt_of(line):
-                        members = {**members, "warning": doubt}
+                    if line.doubt:
+                        members = {**members, "warning": line.doubt}
                     lines.write({"file": line.file, "line": line.number, **members})
                 bar.advance(line.size)
             if lines is not None:
                 await lines.room.wait()
     complain.end()
     return plan
-
-
-def _doubt_of(line: Line) -> str:
-    record = line.record
-    if isinstance(record, InvalidRecordError):
-        return ""
-    return doubt_of_account(record.customer_aws_account_id)
 
 
 def plan_of_hours(

@@ -70,8 +70,7 @@ class HourlySums:
         number = self.places.add(line.file, line.number)
         record = record_of(line, self._product_code)
         if isinstance(record, InvalidRecordError):
-            place = f"{line.file}:{line.number}"
-            members = of_refusal(record, place, advice=FIX_AND_SEND_ALL).members
+            members = of_refusal(record, line.place, advice=FIX_AND_SEND_ALL).members
             self._refusals.write(json.dumps(members).encode("ascii") + b"\n")
             self._hours.append(_REFUSED)
             self._bad.add(number, line)

@@ -124,10 +124,8 @@ async def import_(
         bool,
         option(
             "--changed",
-            (
-                "Add lines that differ from those of a file of this name that was imported "
-                "before, beside what was added then; by default the file is refused."
-            ),
+            "Add lines that differ from those of a file of this name that was imported "
+            "before, beside what was added then; by default the file is refused.",
         ),
     ] = False,
 ) -> Exit:

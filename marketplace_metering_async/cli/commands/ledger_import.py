@@ -124,8 +124,7 @@ class ImportedLines:
             if (refused := refusal(usage, self._whole)) is not None:
                 raise refused
         except InvalidRecordError as error:
-            place = f"{line.file}:{line.number}"
-            fate = of_refusal(error, place, advice=self._advice)
+            fate = of_refusal(error, line.place, advice=self._advice)
             return ImportedLine(line.file, line.number, fate=fate)
         members["event_id"] = event_id
         return ImportedLine(line.file, line.number, members, record.key(self._product_code))

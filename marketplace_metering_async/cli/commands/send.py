@@ -94,7 +94,7 @@ async def _stream_lines(
             for line in block:
                 number = report.expect(line)
                 if isinstance(line.record, InvalidRecordError):
-                    report.answer(number, of_refusal(line.record, f"{line.file}:{line.number}"))
+                    report.answer(number, of_refusal(line.record, line.place))
                 else:
                     in_flight[places.add(line.file, line.number)] = number
                     yield line.record

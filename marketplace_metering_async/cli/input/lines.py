@@ -67,6 +67,18 @@ class Line(NamedTuple):
     members: Mapping[str, Any] | None = None
     event_id: Any = None
 
+    @property
+    def place(self) -> str:
+        """Where it stands, as `file:line`."""
+        return f"{self.file}:{self.number}"
+
+    @property
+    def doubt(self) -> str:
+        """What is odd about what it says, or nothing."""
+        if isinstance(self.record, InvalidRecordError):
+            return ""
+        return doubt_of_account(self.record.customer_aws_account_id)
+
 
 @frozen
 class Source:
@@ -181,12 +193,10 @@ class _Doubts:
     def look_at(self, block: Sequence[Line]) -> None:
         self._lines += len(block)
         for line in block:
-            if isinstance(line.record, UsageRecord) and (
-                doubt := doubt_of_account(line.record.customer_aws_account_id)
-            ):
+            if doubt := line.doubt:
                 self._odd += 1
                 if self._odd <= _MOST_WARNINGS:
-                    self._warn(f"{line.file}:{line.number}: {doubt}")
+                    self._warn(f"{line.place}: {doubt}")
 
     def end(self) -> None:
         if (more := self._odd - _MOST_WARNINGS) > 0:

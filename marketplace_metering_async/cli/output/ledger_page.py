@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
+from importlib.resources import files
+from string import Template
 from typing import Final
 
 from attrs import frozen
@@ -24,6 +26,9 @@ FIELDS: Final = {
 }
 """What hours may be narrowed by, with the words for it."""
 
+_PAGE: Final = Template(
+    files("marketplace_metering_async.cli.output").joinpath("ledger_page.html").read_text("utf-8")
+)
 _GOOD: Final = (HourState.METERED, HourState.OPEN, HourState.FROZEN)
 
 
@@ -48,40 +53,18 @@ class Hours:
 def page(status: LedgerStatus, hours: Hours, now: datetime) -> str:
     """Return the whole page; what comes from the ledger enters as text only."""
     where = f"{status.host} in {status.region_name}" if status.host else "no relay has run yet"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Metering ledger</title>
-<link rel="icon" href="/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/page.css">
-<link rel="stylesheet" href="/ledger_page.css">
-</head>
-<body>
-<a class="skip" href="#main">Skip to the figures</a>
-<header class="top"><div class="top-inner">
-<div class="name"><h1>Metering ledger</h1></div>
-<p class="live">{escape(where)}</p>
-<nav aria-label="Sections"><ul>
-<li><a href="#next">Next</a></li><li><a href="#products">Products</a></li>
-<li><a href="#ended">Ended</a></li><li><a href="#hours">Hours</a></li></ul></nav>
-</div></header>
-<main id="main" tabindex="-1">
-<section aria-labelledby="figures-title"><h2 class="hidden" id="figures-title">Units</h2>
-<dl class="figures">{_join(_figures(status))}</dl></section>
-{_card("next", "What comes next", _lines(_next(status, now)))}
-{_card("products", "Products", _products(status.products))}
-{_card("ended", "Ended unmetered", _ended(status))}
-{_card("hours", "Hours", _form(hours.asked) + _hours(hours))}
-</main>
-<footer class="foot">
-<p>Read at {_time(now)}. This page only reads, and changes when you load it again.</p>
-</footer>
-</body>
-</html>
-"""
+    cards = [
+        _card("next", "What comes next", _lines(_next(status, now))),
+        _card("products", "Products", _products(status.products)),
+        _card("ended", "Ended unmetered", _ended(status)),
+        _card("hours", "Hours", _form(hours.asked) + _hours(hours)),
+    ]
+    return _PAGE.substitute(
+        where=escape(where),
+        figures=_join(_figures(status)),
+        cards=_join(cards),
+        now=_time(now),
+    )
 
 
 def _join(pieces: Iterable[str]) -> str:

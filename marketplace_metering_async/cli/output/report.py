@@ -101,7 +101,7 @@ class Report:
     def expect(self, line: Line) -> int:
         """Take note of a line of input, and return its running number."""
         self._expected[self._number] = line
-        self._newest = f"{line.file}:{line.number}"
+        self._newest = line.place
         self._number += 1
         return self._number - 1
 

@@ -8,9 +8,9 @@ from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
-from attrs import define, field
+from attrs import define
 
 from marketplace_metering_async.sandbox.clock import real_now
 from marketplace_metering_async.sandbox.conformance.judge import Answer
@@ -22,9 +22,8 @@ _TARGET: Final = "AWSMPMeteringService."
 _CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 
 
-def _opener() -> OpenerDirector:
-    """Return what goes straight to an address: a stand-in is near."""
-    return build_opener(ProxyHandler({}))
+_OPENER: Final = build_opener(ProxyHandler({}))
+"""Goes straight to an address: a stand-in is near."""
 
 
 @define
@@ -43,7 +42,6 @@ class HttpClient:
     access_key_id: str = "sandbox"
     secret: str = "sandbox"  # noqa: S105 - of nobody
     can: frozenset[str] = frozenset({"wire", "untyped", "single"})
-    _open: OpenerDirector = field(factory=_opener, init=False)
 
     def call(self, operation: str, request: Mapping[str, Any], region: str) -> Answer:
         """Make a call."""
@@ -58,7 +56,7 @@ class HttpClient:
         }
         request = Request(f"{self.url}/", data=body, headers=headers)  # noqa: S310 - http
         try:
-            with self._open.open(request, timeout=_PATIENCE) as answer:
+            with _OPENER.open(request, timeout=_PATIENCE) as answer:
                 return _success(answer.status, answer.read())
         except HTTPError as error:
             with error:
@@ -103,7 +101,6 @@ class HttpControls:
 
     url: str
     token: str | None = None
-    _open: OpenerDirector = field(factory=_opener, init=False)
 
     def are_there(self) -> bool:
         """
@@ -152,7 +149,7 @@ class HttpControls:
         url = f"{self.url}/_sandbox/{path}"
         request = Request(url, data=body, headers=headers)  # noqa: S310 - http
         try:
-            with self._open.open(request, timeout=_PATIENCE) as answer:
+            with _OPENER.open(request, timeout=_PATIENCE) as answer:
                 return bytes(answer.read())
         except HTTPError as refused:
             with refused:

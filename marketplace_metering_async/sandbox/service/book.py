@@ -22,10 +22,7 @@ from marketplace_metering_async.sandbox.service.register_usage import (
     RegisteredWorkload,
     RegisterUsage,
 )
-from marketplace_metering_async.sandbox.service.resolve_customer import (
-    RegistrationTokens,
-    answer_for,
-)
+from marketplace_metering_async.sandbox.service.resolve_customer import RegistrationTokens
 from marketplace_metering_async.sandbox.service.rules import Rules
 from marketplace_metering_async.sandbox.service.sums import RepeatedUsage, Totals
 from marketplace_metering_async.sandbox.service.workload import WorkloadMemory
@@ -217,18 +214,37 @@ class Book:
             "principal": principal,
         }
 
-    def issue_token(self, product_code: str, *, now: datetime, **buyer: str | None) -> str:
+    def issue_token(
+        self,
+        product_code: str,
+        *,
+        now: datetime,
+        customer_aws_account_id: str | None = None,
+        customer_identifier: str | None = None,
+        license_arn: str | None = None,
+        agreement_id: str | None = None,
+    ) -> str:
         """
         Return a registration token, as the buyer's browser brings it; it lives four hours.
 
         Args:
             product_code: Of which product.
             now: When it is issued.
-            buyer: What is known of the buyer, as `answer_for` takes it.
+            customer_aws_account_id: The buyer's; as all that follows, left out where unknown.
+            customer_identifier: The buyer's.
+            license_arn: The buyer's.
+            agreement_id: The buyer's.
         """
-        answer = answer_for(product_code, **buyer)
+        answer: dict[str, Any] = {
+            "CustomerIdentifier": customer_identifier or "",
+            "ProductCode": product_code,
+            "CustomerAWSAccountId": customer_aws_account_id,
+            "LicenseArn": license_arn,
+            "Metadata": None if agreement_id is None else {"AgreementId": agreement_id},
+        }
+        known = {name: value for name, value in answer.items() if value is not None}
         product = self.products.get(product_code)
-        return self.tokens.issue(answer, now=now, seller=product.seller if product else None)
+        return self.tokens.issue(known, now=now, seller=product.seller if product else None)
 
     def issue_token_for(self, agreement_id: str, *, now: datetime) -> str:
         """Return a registration token for an agreement; KeyError if there is no such agreement."""

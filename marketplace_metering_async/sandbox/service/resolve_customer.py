@@ -98,22 +98,3 @@ class RegistrationTokens:
             )
         self.add(attrs.evolve(token, resolved=token.resolved + 1))
         return token.answer
-
-
-def answer_for(
-    product_code: str,
-    *,
-    customer_aws_account_id: str | None = None,
-    customer_identifier: str | None = None,
-    license_arn: str | None = None,
-    agreement_id: str | None = None,
-) -> dict[str, Any]:
-    """Return what ResolveCustomer answers of a buyer; what is unknown is left out."""
-    answer: dict[str, Any] = {
-        "CustomerIdentifier": customer_identifier or "",
-        "ProductCode": product_code,
-        "CustomerAWSAccountId": customer_aws_account_id,
-        "LicenseArn": license_arn,
-        "Metadata": None if agreement_id is None else {"AgreementId": agreement_id},
-    }
-    return {name: value for name, value in answer.items() if value is not None}

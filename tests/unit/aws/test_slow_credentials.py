@@ -73,11 +73,18 @@ def in_minutes(minutes: float) -> datetime:
     return datetime.now(UTC) + timedelta(minutes=minutes)
 
 
+class Clock(VirtualClock):
+    """Shows the day of the records; sleeps are real."""
+
+    def now(self) -> datetime:
+        return START
+
+
 class Listening(MemoryService):
     """Notes with which keys requests were signed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(clock=Clock())
         self.round_trip = 0.0
         self.keys: list[str] = []
 
@@ -85,13 +92,6 @@ class Listening(MemoryService):
         scope = request.headers["Authorization"].partition("Credential=")[2]
         self.keys.append(scope.partition("/")[0])
         return await super().send(request, timeout=timeout)
-
-
-class Clock(VirtualClock):
-    """Shows the day of the records; sleeps are real."""
-
-    def now(self) -> datetime:
-        return START
 
 
 def client(provider: Provider, service: MemoryService, **more: Any) -> MarketplaceMeteringClient:
