@@ -275,17 +275,20 @@ class Delivery:
             return
         if not await self._shared.permits.acquire(self._wanted, self._dispatcher):
             return
-        is_used = False
+        call = None
         try:
-            while not is_used and self._wanted():
-                is_used = self._begin()
-                await stretch.yield_if_due()
+            while call is None and self._wanted():
+                call = self._next_call()
+                if call is None:
+                    await stretch.yield_if_due()
         finally:
-            if not is_used:
+            if call is None:
                 self._shared.permits.end(CallEnd.ABANDONED)
+        if call is not None:
+            self._begin(call)
 
-    def _begin(self) -> bool:
-        """Begin a call with what goes next; return False if there is a verdict on some of it."""
+    def _next_call(self) -> Call | None:
+        """Return a call with what goes next; None if there is a verdict on some of it."""
         moment = self._clock.monotonic()
         search: Search | None = None
         if self._searches.parts:
@@ -293,19 +296,25 @@ class Delivery:
         elif (waiting := self.backlog.take(self._connection.now().timestamp(), moment)) is not None:
             chunk = waiting
         else:
-            return False
+            return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            call = Call(chunk, search, self._clock.monotonic())
-            self._on_the_wire[call] = None
-            call.task = asyncio.create_task(self._make(call))
-            call.task.add_done_callback(partial(self._task_ended, call))
-            return True
+            return Call(chunk, search, self._clock.monotonic())
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
             findings = self._searches.advance(search, kept, decisions.NOT_SENT, moment)
             self._follow(chunk.lane, findings, moment)
-        return False
+        return None
+
+    def _begin(self, call: Call) -> None:
+        """Begin a call, which gives the permit back when it ends."""
+        self._on_the_wire[call] = None
+        try:
+            call.task = asyncio.create_task(self._make(call))
+        except BaseException as error:  # of its first step, where tasks begin eagerly, for one
+            self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
+            raise
+        call.task.add_done_callback(partial(self._task_ended, call))
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
         """Settle the records of *chunk* on which there is a verdict; return the others."""

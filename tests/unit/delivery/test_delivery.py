@@ -11,6 +11,8 @@ from support.memory import MemoryService, client_of, metered, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async import UsageBatcher
+from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -325,6 +327,64 @@ def test_one_hour_under_both_schemes_is_not_sent(
     assert {"BothSchemesError"} == {type(r.error).__name__ for r in results}
     assert S.SUCCESS is other.status
     assert 1 == len(service.book)
+
+
+def test_a_call_whose_task_cannot_be_made_gives_its_permit_back_once() -> None:
+    """
+    As where an eager task's first step raises: nobody is left waiting, and the wire is free.
+    """
+    failed: list[Any] = []
+
+    def fail_once(loop: Any, coroutine: Any, **more: Any) -> Any:
+        if "_make" in coroutine.__qualname__ and not failed:
+            failed.append(coroutine)
+            coroutine.close()
+            raise MemoryError
+        return asyncio.Task(coroutine, loop=loop, **more)
+
+    async def run() -> tuple[Any, Any, int]:
+        async with opened(MemoryService(), max_concurrency=1) as client:
+            asyncio.get_running_loop().set_task_factory(fail_once)
+            async with asyncio.timeout(60):
+                first = await client.batch_meter_usage(usage(60))
+                second = await client.batch_meter_usage(usage(60))
+            return first.counts, second.counts, shared_of(client).permits._on_the_wire
+
+    first, second, on_the_wire = run_virtual(run())
+
+    assert {S.UNPROCESSED: 60} == first
+    assert {S.SUCCESS: 60} == second
+    assert 0 == on_the_wire
+    assert failed
+
+
+def test_a_call_that_has_left_is_in_doubt_when_it_is_cancelled_in_a_stopped_product() -> None:
+    """
+    Its records may be metered, though nothing more of the product is sent.
+    """
+
+    class SecondIsSlow(MemoryService):
+        sends = 0
+
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            number = self.sends
+            self.sends += 1
+            response = await super().send(request, timeout=timeout)
+            await asyncio.sleep(9.0 * number)
+            return response
+
+    def refuse_first(number: int, body: Any) -> Refusal | None:
+        return None if number > 1 else Refusal("InvalidProductCodeException")
+
+    async def run() -> Any:
+        async with opened(SecondIsSlow(refuse_first), max_concurrency=2) as client:
+            sending = asyncio.create_task(client.batch_meter_usage(usage(75)))
+            await asyncio.sleep(3.0)  # one is refused, and one on the wire
+            (call,) = [t for t in asyncio.all_tasks() if "Delivery._make" in repr(t.get_coro())]
+            call.cancel()
+            return (await sending).counts
+
+    assert {S.UNPROCESSED: 50, S.UNCONFIRMED: 25} == run_virtual(run())
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin eagerly from Python 3.12 on")

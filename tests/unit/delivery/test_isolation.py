@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from random import Random
 
+import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,11 @@ ARN = "arn:aws:license-manager::123456789012:license:l-{}"
 
 
 def search_of(
-    size: int, hinted: Collection[int] = (), labels: Sequence[object] | None = None
+    size: int,
+    hinted: Collection[int] = (),
+    labels: Sequence[object] | None = None,
+    *,
+    by_license: bool = True,
 ) -> Search:
     """Return the search of a chunk; its refusal names those *hinted* at, *labels* are licenses."""
     records = RECORDS[:size]
@@ -34,7 +39,7 @@ def search_of(
         arns = map(ARN.format, labels)
         records = [evolve(one, license_arn=arn) for one, arn in zip(records, arns, strict=True)]
     error = MarketplaceMeteringException("X", message, status=400)
-    return Search(chunk_of(records), error, by_license=labels is not None)
+    return Search(chunk_of(records), error, by_license=by_license and labels is not None)
 
 
 def find(
@@ -76,6 +81,17 @@ def waiting(search: Search) -> list[int]:
 def remove(search: Search, positions: Iterable[int]) -> None:
     """Settle some records otherwise."""
     search.remove([PendingRecord(one, RECORDS[0], NO_ATTEMPTS) for one in positions])
+
+
+@pytest.mark.parametrize("by_license", [True, False])
+def test_records_of_one_license_are_tried_together_where_asked(by_license: bool) -> None:  # noqa: FBT001
+    """
+    They are of one product, so that they are taken or refused as one.
+    """
+    part = search_of(8, labels="abababab", by_license=by_license).next_part()
+
+    assert part is not None
+    assert (1 if by_license else 2) == len({record.license_arn for record in part.records})
 
 
 sizes_with_bad = st.integers(2, 25).flatmap(

@@ -368,6 +368,6 @@ def test_a_call_of_another_client_that_ends_is_noticed() -> None:
         await asyncio.sleep(10.5)
         one.end(CallEnd.DELIVERED)
         async with asyncio.timeout(1.01):
-            assert await waiting is not None
+            assert await waiting
 
     run_virtual(run())
