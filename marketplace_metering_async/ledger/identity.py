@@ -179,6 +179,19 @@ def held_through(ledger: Identity, place: Place) -> int:
     return outside.through if known else UNKNOWN
 
 
+def claimed_by_a_copy(ledger: Identity, place: Place, through: int) -> Watermark | None:
+    """
+    Return what stands outside once a copy that nobody has adopted has claimed *through* an hour.
+
+    It is above all that was counted, so that whoever adopts it, or goes back once more, learns of
+    it. None where it would seem to be known what the lost ledger has sent, and is not.
+    """
+    outside = place.watermark
+    if outside is None or held_through(ledger, place) == UNKNOWN:
+        return None
+    return Watermark(claims=outside.claims + 1, through=max(outside.through, through))
+
+
 def require_watermark(ledger: Identity, path: str | None) -> None:
     """
     Refuse to send without writing down outside what the ledger claims, if that once was done.

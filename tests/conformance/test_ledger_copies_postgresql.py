@@ -7,8 +7,9 @@ lived through it.
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,10 +31,19 @@ from support.copies import (
     warnings_of,
     watermark_in,
 )
-from support.ledgers import House, change, connections_of, execute, house_at, new_postgres_database
+from support.ledgers import (
+    NOON,
+    House,
+    change,
+    connections_of,
+    execute,
+    house_at,
+    new_postgres_database,
+)
 
 from marketplace_metering_async import LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 
 
 @pytest.fixture(scope="module")
@@ -387,3 +397,82 @@ async def test_a_transaction_that_is_tried_again_looks_again(
 
             assert (await idle.status()).is_unconfirmed_copy
             house.ledger = idle
+
+
+@pytest.mark.parametrize("is_adopted", [False, True])
+async def test_what_a_copy_has_sent_is_known_to_what_is_restored_after_it(
+    cluster: Cluster, tmp_path: Path, *, is_adopted: bool
+) -> None:
+    """
+    A copy sends what it had sealed while nobody has adopted it, and then it is put back once more:
+    used 106, billed 106. ledger C1
+    """
+    plain = await new_postgres_database(cluster.url)
+    url = with_watermark(plain, tmp_path)
+    hour = NOON + timedelta(hours=1)
+    async with house_at(url) as house:
+        await first_five(house)
+        await house.use(1, event_id="before", at=hour)
+        cluster.dump(plain)
+        await house.use(100, event_id="after", at=hour)
+        house.clock.step(hours=1)
+        await house.ledger._store.seal_due(int(house.clock.now().timestamp()), 9, "us-east-1")
+    await change(
+        plain, "UPDATE ledger SET mark = '1 ' || split_part(mark, ' ', 2) RETURNING 1"
+    )  # as pg_upgrade does
+    copy = again(house, url)
+    async with copy.ledger:
+        await copy.relay()
+        assert 106 == billed(house)
+        if is_adopted:
+            await copy.ledger.adopt_copy()
+    cluster.restore(plain)
+    restored = again(house, url)
+    async with restored.ledger:
+        await restored.relay()
+        assert (await restored.balance()).is_unconfirmed_copy
+        await restored.ledger.adopt_copy()
+        await restored.use(1, event_id="before", at=hour)
+        await restored.use(100, event_id="after", at=hour)
+        for _ in range(3):
+            await an_hour_later(restored)
+        status = await restored.balance()
+
+    assert 106 == billed(house)
+    assert 101 == status.ended[HourState.UNCONFIRMED]
+
+
+async def test_a_relay_that_looked_outside_before_another_ones_first_claim_sees_no_copy(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What is missing outside is looked for again while nobody can claim.
+    """
+    plain = await new_postgres_database(cluster.url)
+    url = with_watermark(plain, tmp_path)
+    has_looked, may_go_on = asyncio.Event(), asyncio.Event()
+    outside = PostgresDatabase.outside
+
+    async def slow(db: PostgresDatabase, work: Callable[[], Any]) -> Any:
+        found = await outside(db, work)
+        if not has_looked.is_set():
+            has_looked.set()
+            await may_go_on.wait()
+        return found
+
+    async with house_at(url) as house:
+        other = again(house, url)
+        async with other.ledger:
+            await house.use(5, at=NOON)
+            house.clock.step(hours=1)
+            await house.use(7)
+            monkeypatch.setattr(PostgresDatabase, "outside", slow)
+            relaying = asyncio.create_task(other.relay())
+            await has_looked.wait()
+            await house.relay()
+            may_go_on.set()
+            await relaying
+            assert not (await house.balance()).is_unconfirmed_copy
+            await an_hour_later(house)
+
+    assert 12 == billed(house)

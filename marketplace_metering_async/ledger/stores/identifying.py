@@ -1,5 +1,6 @@
 """Which ledger a database holds: its one row, and what tells a copy."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from attrs import fields_dict
@@ -32,28 +33,34 @@ ADOPT: Final = both("""
         claimed_through = {greatest}(claimed_through, $2), adopted_at = $3
 """)
 
+Look = Callable[[Database], Awaitable[Place]]
+"""Says where the ledger is, and what stands there outside of it."""
+
 
 async def identity(db: Database, *, locked: bool = False) -> Identity:
     """Return the ledger's one row."""
     return Identity(**dict(await db.fetchrow(LOCKED if locked else SEEN)))
 
 
-async def guard_copy(db: Database, place: Place, now: int) -> tuple[Identity, str | None]:
+async def guard_copy(db: Database, look: Look, now: int) -> tuple[Place, Identity, str | None]:
     """
     Guard the ledger if it is found to be a copy; return its row, and what shows that it is one.
 
-    What is outside was read before: meanwhile somebody may have adopted it.
+    What shows it is looked at again while nobody can claim or adopt: what stands outside then is
+    what was committed before.
     """
+    place = await look(db)
     ledger = await identity(db)
     if sign_of_a_copy(ledger, place) is None:
-        return ledger, None
+        return place, ledger, None
     ledger = await identity(db, locked=True)
+    place = await look(db)
     sign = sign_of_a_copy(ledger, place)
     if sign is None:
-        return ledger, None
+        return place, ledger, None
     await db.fetch(GUARD, place.mark, now, held_through(ledger, place))
     await db.fetch(DOUBT)
-    return await identity(db), sign
+    return place, await identity(db), sign
 
 
 async def bind(db: Database, region_name: str, host: str) -> None:

@@ -305,13 +305,12 @@ class PostgresConnections:
         if begun["ledger_id"] != own:
             raise LedgerError(_OTHER_LEDGER)
         self._require_usable(begun, though_moved=False)
-        if memory.missing(begun["claims"], note_found=begun["note_found"]) is not None:
-            # This transaction may look at what was: one of our own finds out, and guards the copy.
-            await self.run(_nothing, once=True)
-        elif not begun["sees_all"]:
-            # Whether it has moved since, too; from here on, moving waits for this transaction.
+        missing = memory.missing(begun["claims"], note_found=begun["note_found"]) is not None
+        if missing or not begun["sees_all"]:
+            # This transaction may look at what was: one of our own finds out, guards a copy, and
+            # sees whether it has moved since; from here on, moving waits for this transaction.
             async with asyncio.timeout(_MOVING_SECONDS):
-                await self.run(_nothing)
+                await self.run(_nothing, once=missing)
         return await operation(db)
 
     async def _ledger_id(self) -> str:

@@ -13,8 +13,10 @@ from attrs import astuple
 from marketplace_metering_async.clock import Clock, SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryPlace, HistoryQuery
+from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.identity import (
     Identity,
+    claimed_by_a_copy,
     copy_text,
     introduction,
     lost_watermark,
@@ -107,7 +109,7 @@ class Store(ABC):
 
         async def work(db: Database) -> str | None:
             await db.fetch(INTRODUCE, str(uuid4()), now, region_name, await self._mark(db))
-            ledger, sign = await guard_copy(db, await self._place(db), now)
+            _, ledger, sign = await guard_copy(db, self._place, now)
             return introduction(ledger, region_name, sign)
 
         return await self._change(work, though_moved=True)
@@ -263,8 +265,7 @@ class Store(ABC):
         """
 
         async def work(db: Database) -> Sealed:
-            place = await self._place(db)
-            ledger, sign = await guard_copy(db, place, now)
+            place, ledger, sign = await guard_copy(db, self._place, now)
             require_watermark(ledger, place.path)
             if (copy := copy_text(ledger, sign)) is not None:
                 return Sealed(copy=copy)
@@ -285,20 +286,24 @@ class Store(ABC):
         returned either, and what is lost later is missed by whoever compares the two.
         """
 
-        async def work(db: Database) -> tuple[list[FrozenHour], Place, Identity | None]:
-            place = await self._place(db)
-            ledger, _ = await guard_copy(db, place, now)
+        async def work(
+            db: Database,
+        ) -> tuple[list[FrozenHour], Place, Identity, Identity | None]:
+            place, ledger, _ = await guard_copy(db, self._place, now)
             require_watermark(ledger, place.path)
             claimed, counted = await sending.claim(db, now, rules, self._reach)
-            return claimed, place, counted
+            return claimed, place, ledger, counted
 
-        claimed, place, counted = await self._change(work)
+        claimed, place, ledger, counted = await self._change(work)
         if not claimed:
             return claimed
         try:
             if counted is not None:
                 self._remember(counted)
                 await self._write_outside(place, counted)
+            else:
+                through = max(hour_of(one.stamp) for one in claimed)
+                await self._write_outside_of_a_copy(place, ledger, through)
             is_there = await self._read(lambda db: sending.is_claimed(db, claimed[0]))
         except LedgerError:
             with suppress(LedgerError):
@@ -477,3 +482,9 @@ class Store(ABC):
             await self._change(lambda db: db.fetch(note, folder.path))
         if (lost := lost_watermark(ledger, place)) is not None:
             self._warn(lost)
+
+    async def _write_outside_of_a_copy(self, place: Place, ledger: Identity, through: int) -> None:
+        """Write down that a copy which nobody has adopted has claimed records of up to an hour."""
+        folder, watermark = self._watermark(ledger), claimed_by_a_copy(ledger, place, through)
+        if folder is not None and watermark is not None:
+            await asyncio.to_thread(folder.raise_to, watermark)

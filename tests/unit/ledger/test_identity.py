@@ -6,6 +6,7 @@ from support.statuses import EMPTY
 
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.ledger.identity import (
+    claimed_by_a_copy,
     held_through,
     introduction,
     lost_watermark,
@@ -50,6 +51,21 @@ def test_a_foreign_mark_is_that_of_a_copy() -> None:
 
     assert sign_of_a_copy(LEDGER, there) == "its database is not where it was made"
     assert UNKNOWN == held_through(LEDGER, there)
+
+
+def test_what_a_copy_claims_stands_outside_above_all_that_was_counted() -> None:
+    """
+    But not where that would seem to be known which is not.
+    """
+    moved = evolve(HERE, mark="new", mark_is_proof=False)
+    above = evolve(HERE, watermark=Watermark(claims=9, through=7200))
+
+    assert Watermark(claims=4, through=7200) == claimed_by_a_copy(LEDGER, moved, 7200)
+    assert Watermark(claims=10, through=7200) == claimed_by_a_copy(LEDGER, above, 3600)
+    assert Watermark(claims=10, through=9000) == claimed_by_a_copy(LEDGER, above, 9000)
+    assert claimed_by_a_copy(LEDGER, HERE, 7200) is None
+    for lower in (None, Watermark(claims=2, through=3600)):
+        assert claimed_by_a_copy(LEDGER, evolve(moved, watermark=lower), 7200) is None
 
 
 def test_what_has_all_that_was_claimed_holds_no_later_hour() -> None:
