@@ -32,6 +32,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.ledger.stores import postgresql_connections
 from marketplace_metering_async.ledger.stores.words import Sealed
 
 
@@ -387,3 +388,28 @@ async def test_a_callers_old_snapshot_is_no_copy(home: House, place: str) -> Non
 
     assert (False, 3) == (status.is_unconfirmed_copy, status.recorded)
     assert [] == [event for event in home.warned if isinstance(event, WarningIssued)]
+
+
+@pytest.mark.parametrize("more", ["claims", "nothing"])
+async def test_a_callers_old_snapshot_waits_shortly_for_a_move(
+    home: House, place: str, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    """
+    Whatever was claimed since it began; nothing is stored.
+    """
+    monkeypatch.setattr(postgresql_connections, "_MOVING_SECONDS", 0.2)
+    connection = await asyncpg.connect(place)
+    try:
+        async with asyncio.timeout(20), connection.transaction(isolation="repeatable_read"):
+            await home.use(1, connection=connection)
+            if more == "claims":
+                await home.use(5, at=NOON - HOUR)
+                await home.relay_after(hours=1)
+            moving = asyncio.create_task(home.ledger._store.retire("elsewhere"))
+            await until_somebody_waits(place)
+            with pytest.raises(LedgerError, match="nothing was stored"):
+                await home.use(2, connection=connection)
+            moving.cancel()
+            await asyncio.gather(moving, return_exceptions=True)
+    finally:
+        await connection.close()
