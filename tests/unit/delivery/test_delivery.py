@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -356,6 +357,31 @@ def test_a_call_whose_task_cannot_be_made_gives_its_permit_back_once() -> None:
     assert {S.SUCCESS: 60} == second
     assert 0 == on_the_wire
     assert failed
+
+
+def test_a_call_that_answers_after_its_batch_was_cancelled_gives_its_permit_back_once() -> None:
+    """
+    As through a transport that does not heed being cancelled.
+    """
+
+    class Heedless(MemoryService):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(9.0)
+            return await super().send(request, timeout=timeout)
+
+    async def run() -> int:
+        service = Heedless()
+        async with opened(service) as client:
+            sending = asyncio.create_task(client.batch_meter_usage(usage(25)))
+            await asyncio.sleep(3.0)
+            sending.cancel()
+            await asyncio.wait([sending])
+            await asyncio.sleep(60.0)
+            assert [25] == service.sizes
+            return shared_of(client).permits._on_the_wire
+
+    assert 0 == run_virtual(run())
 
 
 def test_a_call_that_has_left_is_in_doubt_when_it_is_cancelled_in_a_stopped_product() -> None:
