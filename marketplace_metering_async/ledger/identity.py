@@ -145,9 +145,10 @@ def sign_of_a_copy(ledger: Identity, place: Place) -> str | None:
         return None
     outside = place.watermark
     if outside is not None and outside.claims > ledger.claims:
+        or_else = "" if ledger.guarded_since is None else ", or was sent by this copy since"
         return (
             f"it has claimed records {ledger.claims} times, and {place.path} says "
-            f"{outside.claims}: what came between is missing"
+            f"{outside.claims}: what came between is missing{or_else}"
         )
     if _differs(ledger.mark, place.mark):
         return "its database is not where it was made"

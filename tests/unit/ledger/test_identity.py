@@ -39,6 +39,8 @@ def test_a_copy_is_known_by_what_it_lacks() -> None:
     sign = sign_of_a_copy(LEDGER, above)
 
     assert sign == "it has claimed records 3 times, and /w/one says 4: what came between is missing"
+    since = sign_of_a_copy(evolve(LEDGER, guarded_since=1), above)
+    assert since == f"{sign}, or was sent by this copy since"
     assert 7200 == held_through(LEDGER, above)
     assert sign_of_a_copy(LEDGER, HERE) is sign_of_a_copy(LEDGER, below) is None
 
