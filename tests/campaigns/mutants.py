@@ -5,7 +5,6 @@ Each mutant changes the package in the process that calls it, and in no other.
 """
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -87,12 +86,10 @@ def fresh_timestamp() -> None:
 
 def no_event_id() -> None:
     """A repetition counts again."""
-    numbers = count()
     post = posting.Posting.post
 
     def forgetful(self: Any, usage: Any) -> Any:
-        renamed = f"{usage.event_id}-{id(self)}-{next(numbers)}"
-        return post(self, usage._replace(event_id=renamed))
+        return post(self, usage._replace(event_id=uuid4().hex))  # new in all processes
 
     posting.Posting.post = forgetful  # type: ignore[method-assign]
 

@@ -59,7 +59,7 @@ from campaigns.victims import (
     ledger_at,
 )
 
-from marketplace_metering_async import CannotResolveError, UsageLedger
+from marketplace_metering_async import CannotResolveError, LedgerError, UsageLedger
 from marketplace_metering_async.errors import EventTooOldError
 from marketplace_metering_async.ledger import HourState, LedgerStatus
 from marketplace_metering_async.ledger.model import ENDED
@@ -241,7 +241,7 @@ class Torture:
             seed = self._this.seed * 10**6 + number
             asyncio.run(Victim(self._world, seed, again, pipe).run())
 
-        return in_child(work)
+        return in_child(work, may_end_by=(LedgerError,))  # a server is away
 
     def _by_a_person(self, does: Callable[[World], Coroutine[None, None, None]]) -> None:
         def work() -> None:

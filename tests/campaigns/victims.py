@@ -251,8 +251,8 @@ DATABASE_ERRORS = (
 logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # its server is killed on purpose
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run *work* in a forked process that has no loop and no thread yet."""
+def in_child(work: Callable[[], None], *, may_end_by: tuple[type[Exception], ...] = ()) -> int:
+    """Run *work* in a forked process that has no loop and no thread yet; print what ends it."""
     child = os.fork()
     if child:
         return child
@@ -260,7 +260,7 @@ def in_child(work: Callable[[], None]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         work()
     except BaseException as error:  # noqa: BLE001 - told here, since nobody else hears of it
-        if not isinstance(error, LedgerError):
+        if not isinstance(error, may_end_by):
             traceback.print_exc()
     finally:
         os._exit(1)
