@@ -145,10 +145,9 @@ async def adders(ledger: UsageLedger, meanwhile: Awaitable[Any]) -> Row:
 
 
 async def prune_ids(store: Store, before: datetime) -> int:
-    count, full = 0, True
-    while full:
-        some = await store.prune_events(int(before.timestamp()), PRUNED_AT_ONCE)
-        count, full = count + some, some == PRUNED_AT_ONCE
+    count, now = 0, int(NOON.timestamp())
+    while some := await store.prune_events(int(before.timestamp()), now, PRUNED_AT_ONCE):
+        count += some
     return count
 
 

@@ -212,9 +212,9 @@ class LedgerOperations(ABC):
         while full:
             some = await self._store.prune(end, PRUNED_AT_ONCE)
             pruned, full = pruned + some, some == PRUNED_AT_ONCE
-        forgotten, full = min(end, int((now - _IDS_KEPT).timestamp())), True
-        while full:
-            full = await self._store.prune_events(forgotten, PRUNED_AT_ONCE) == PRUNED_AT_ONCE
+        forgotten = min(end, int((now - _IDS_KEPT).timestamp()))
+        while await self._store.prune_events(forgotten, int(now.timestamp()), PRUNED_AT_ONCE):
+            pass
         return pruned
 
     async def adopt_copy(self) -> None:

@@ -403,7 +403,7 @@ def old_events_are_new() -> None:
 def pruning_leaves_no_note() -> None:
     """Event ids go, and nothing says up to when."""
 
-    async def noiseless(self: Any, before: int, limit: int) -> int:
+    async def noiseless(self: Any, before: int, now: int, limit: int) -> int:
         forget = "DELETE FROM marketplace_metering.event WHERE added_at < $1"
         await self._change(lambda db: db.fetch(forget, before))
         return 0

@@ -286,8 +286,10 @@ async def adopt(world: World) -> None:
 
 async def prune(world: World, before: float) -> None:
     """Forget old event ids, sooner than anybody may."""
-    async with ledger_at(world.url, FastClock(world.begun)) as ledger:
-        while await ledger._store.prune_events(int(before), 5_000):
+    clock = FastClock(world.begun)
+    async with ledger_at(world.url, clock) as ledger:
+        now = int(clock.now().timestamp())
+        while await ledger._store.prune_events(int(before), now, 5_000):
             pass
 
 

@@ -9,6 +9,7 @@ from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
 
 from marketplace_metering_async import EventTooOldError, HourState, InvalidRecordError
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
+from marketplace_metering_async.ledger import operations
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -182,6 +183,30 @@ async def test_ids_are_kept_for_longer_where_somebody_asks(house: House) -> None
     await house.ledger.prune(first)
 
     assert (await house.use(100, event_id="first", at=first)).repeated
+
+
+@pytest.mark.parametrize(("ahead", "before"), [(3650 * 24 * HOUR, 5), (HOUR, 2)])
+async def test_ids_of_a_clock_that_was_ahead_keep_no_others(
+    house: House, monkeypatch: pytest.MonkeyPatch, ahead: timedelta, before: int
+) -> None:
+    """
+    Those of the right time that came later are forgotten all the same, the others in theirs.
+    """
+    monkeypatch.setattr(operations, "PRUNED_AT_ONCE", 3)
+    for later, name, times in (
+        (ahead, "ahead", before),
+        (timedelta(0), "right", 4),
+        (timedelta(days=32, minutes=1), "young", 4),
+    ):
+        house.clock.set(NOON + later)
+        for number in range(times):
+            await house.use(event_id=f"{name}-{number}")
+    await house.ledger.prune(house.clock.now() - timedelta(days=4))
+    names = [f"{kind}-{n}" for kind in ("ahead", "right", "young") for n in range(5)]
+    known = await house.ledger._store.known_events(names)
+
+    assert before + 4 == len(known)
+    assert not [name for name in known if name.startswith("right")]
 
 
 LICENSE = "arn:aws:license-manager::123456789012:license:l-0123456789abcdef"

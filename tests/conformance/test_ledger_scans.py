@@ -109,7 +109,7 @@ VERBS: dict[str, Verb] = {
     "moving": _dump,
     "prune of hours": lambda house: house.ledger._store.prune(int(NOON.timestamp()) - 180_000, 100),
     "prune of event ids": lambda house: house.ledger._store.prune_events(
-        int(NOON.timestamp()) - 180_000, 100
+        int(NOON.timestamp()) - 180_000, int(NOON.timestamp()), 100
     ),
     "tidy": lambda house: house.ledger._store.tidy(),
 }

@@ -76,7 +76,7 @@ TABLES = (
     SELECT name, origin, state, units, millionths, events, since
     FROM stranded JOIN usage_key USING (key_id)
     """,
-    "SELECT * FROM event",
+    "SELECT event_id, digest, added_at FROM event",
     "SELECT * FROM kept_sum",
 )
 
@@ -120,7 +120,7 @@ class Ledger:
                 whole = frozenset([ProductDimension("product", "requests")] if what else [])
                 return await self.other.declare_whole(whole, now)
             case "forget_ids":
-                return await self.other.prune_events(now - what, 100)
+                return await self.other.prune_events(now - what, now, 100)
             case _:
                 return await change(self.url, f"UPDATE ledger SET held_through = {now - what}")
 

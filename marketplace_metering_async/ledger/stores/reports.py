@@ -107,15 +107,24 @@ OLD_HOURS: Final = both(
     """,
     lock="FOR UPDATE OF hour",
 )
-FORGET: Final = both(
-    """
-    DELETE FROM marketplace_metering.event WHERE event_id IN (
-        SELECT event_id FROM marketplace_metering.event WHERE added_at < $1
-        ORDER BY added_at LIMIT $2 {lock})
+FORGET: Final = Dialects(
+    sqlite="""
+    DELETE FROM event WHERE added_at < min($1, $2) AND number IN (
+        SELECT number FROM event WHERE number > 0 AND added_at <= $2 ORDER BY number LIMIT $3)
     RETURNING 1
     """,
-    lock="FOR UPDATE SKIP LOCKED",
+    postgresql="""
+    DELETE FROM marketplace_metering.event WHERE event_id IN (
+        SELECT event_id FROM marketplace_metering.event
+        WHERE added_at < least($1::bigint, $2::bigint)
+        ORDER BY added_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+    """,
 )
+"""
+SQLite looks at the first ones that were added, but for those of a clock that is ahead: others whose
+time is later than it should be are waited for.
+"""
 
 
 async def figures(db: Database, now: int) -> Figures:
@@ -224,10 +233,10 @@ async def prune(db: Database, before: int, limit: int) -> int:
     return len(old)
 
 
-async def prune_events(db: Database, before: int, limit: int) -> int:
-    """Forget some ids of events that were added before *before*; return how many."""
+async def prune_events(db: Database, before: int, now: int, limit: int) -> int:
+    """See Store."""
     await db.fetch(
         "UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1",
         before,
     )
-    return len(await db.fetch(FORGET, before, limit))
+    return len(await db.fetch(FORGET, before, now, limit))

@@ -365,9 +365,9 @@ class Store(ABC):
         """Remove some hours settled before *before*, but for their sums; return how many."""
         return await self._change(lambda db: reports.prune(db, before, limit))
 
-    async def prune_events(self, before: int, limit: int) -> int:
-        """Forget some ids of events that were added before *before*; return how many."""
-        return await self._change(lambda db: reports.prune_events(db, before, limit))
+    async def prune_events(self, before: int, now: int, limit: int) -> int:
+        """Forget some ids of events added before *before*; return how many: 0 if there is none."""
+        return await self._change(lambda db: reports.prune_events(db, before, now, limit))
 
     @abstractmethod
     async def tidy(self) -> bool:
