@@ -5,6 +5,7 @@ SQLite has one writer at a time: what a verb reads stays so until it has written
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 
@@ -89,10 +90,12 @@ class SqliteStore(Store):
         self, group: Sequence[Usage], now: int, rules: PostingRules
     ) -> list[PostingResult]:
         """See Store."""
-        post = sqlite_adding.post
-        return await self._file.change(
-            lambda db: post(db, group, now, rules, self._hours, reach=self._reach)
-        )
+        post = partial(sqlite_adding.post, reach=self._reach)
+        given = (group, now, rules, self._hours)
+        try:
+            return await self._file.change(lambda db: post(db, *given))
+        except sqlite_adding.OtherHoursError:
+            return await self._file.change(lambda db: post(db, *given, row_by_row=True))
 
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """See Store."""

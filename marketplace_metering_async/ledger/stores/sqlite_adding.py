@@ -116,6 +116,10 @@ KEPT_SUM: Final = """
 """
 
 
+class OtherHoursError(Exception):
+    """Some hours are not as they are remembered: nothing may be committed of what was added."""
+
+
 def post(
     db: Connection,
     group: Sequence[Usage],
@@ -123,13 +127,19 @@ def post(
     rules: PostingRules,
     hours: PlainHours,
     *,
+    row_by_row: bool = False,
     reach: FailPoint,
 ) -> list[PostingResult]:
-    """Add a group of usage, blindly where *hours* are remembered; see Store."""
+    """
+    Add a group of usage, blindly where *hours* are remembered; see Store.
+
+    Raises:
+        OtherHoursError: not all of them could be added to; *row_by_row* tells which.
+    """
     whole = whole_dimensions(db) if any(map(concerns, group)) else frozenset()
     (since,) = db.execute("SELECT event_ids_since FROM ledger").fetchone()
     plan = hours.plan(group, now, rules, whole=whole, since=since)
-    _add_blindly(db, plan, rules)
+    _add_blindly(db, plan, rules, row_by_row=row_by_row)
     reach("post: blindly")
     if not plan.careful:
         keep_sums(db, plan.sums())
@@ -147,7 +157,7 @@ def post(
     return plan.results(results)
 
 
-def _add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
+def _add_blindly(db: Connection, plan: Plan, rules: PostingRules, *, row_by_row: bool) -> None:
     """Add what is plain, and hand the rest back to the *plan*."""
     if there := _name(db, plan.events()):
         plan.known(known_events(db, there))
@@ -170,7 +180,10 @@ def _add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
         )
         for part in plan.parts
     ]
-    if others := _unchanged(db, statement, rows):
+    if not row_by_row:  # which takes a quarter more
+        if db.executemany(statement, rows).rowcount < len(rows):
+            raise OtherHoursError
+    elif others := _unchanged(db, statement, rows):
         taken_back = plan.miss([plan.parts[number] for number in others])
         db.execute(FORGET_EVENTS, (json.dumps(taken_back),))
 
