@@ -366,6 +366,13 @@ def seen(terminal: int, until: bytes = b"", seconds: float = 20.0) -> bytes:
     return shown
 
 
+def until_it_waits(pid: int) -> None:
+    """A signal that comes between two instructions of C, just before they read, is seen late."""
+    status = Path(f"/proc/{pid}/stat")
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] == "R":
+        time.sleep(0.005)
+
+
 def test_a_terminal_gets_a_bar_and_a_pipe_the_results(sandbox: Sandbox, tmp_path: Path) -> None:
     """
     With rate and time left; stdout has nothing but JSON.
@@ -427,6 +434,7 @@ def test_a_live_send_shows_its_plan_and_asks(
     whole = ["send", *target(sandbox), *options, file]
     with on_terminal(*whole, code=LIVE) as (running, terminal):
         plan = seen(terminal, b"Send? [y/N] ")
+        until_it_waits(running.pid)
         os.write(terminal, answer)
         shown = seen(terminal)
         running.wait(10)
