@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -173,3 +175,41 @@ def in_child(house: House) -> int:
     asyncio.set_event_loop(None)
     asyncio.events._set_running_loop(None)
     return asyncio.run(tried())
+
+
+_SAME_LOOP = """
+import asyncio, os, signal, sys
+from marketplace_metering_async import LedgerClosedError, UsageLedger
+
+signal.alarm(60)
+loop = asyncio.new_event_loop()
+ledger = UsageLedger.open(sys.argv[1])
+loop.run_until_complete(ledger.__aenter__())
+usage = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+calls = [lambda: ledger.add_usage(quantity=1, **usage), ledger.status, ledger.aclose]
+child = os.fork()
+if not child:
+    for call in calls:
+        try:
+            loop.run_until_complete(call())
+            print(call.__name__, "was done")
+        except LedgerClosedError as error:
+            print(error)
+    os._exit(0)
+os.waitpid(child, 0)
+for call in calls:
+    print(loop.run_until_complete(call()))
+"""
+
+
+async def test_a_forked_process_may_not_go_on_with_the_same_loop(house: House) -> None:
+    """
+    Which is not running while it is forked, and so belongs to both.
+    """
+    run = (sys.executable, "-c", _SAME_LOOP, house.url)
+    ended = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True, check=True)
+    *child, added, status, closed = ended.stdout.splitlines()
+
+    assert 2 == sum("belongs to another process" in line for line in child), child
+    assert "aclose was done" in child
+    assert (True, True, "None") == ("late=False" in added, "open=1" in status, closed)
