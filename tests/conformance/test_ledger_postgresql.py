@@ -9,11 +9,13 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from support.ended import claim_rules
 from support.ledgers import (
     ACCOUNT,
     HOUR,
     NOON,
     House,
+    a_caller,
     change,
     connections_of,
     empty_postgres_database,
@@ -25,9 +27,11 @@ from support.ledgers import (
 from support.proxy import proxy_to
 
 from marketplace_metering_async import (
+    CannotResolveError,
     EventConflictError,
     LedgerError,
     LedgerOutcomeUnknownError,
+    LedgerRegionMismatchError,
     LedgerUnusableError,
     MarketplaceMeteringClient,
     UsageLedger,
@@ -39,7 +43,6 @@ from marketplace_metering_async.ledger.stores import (
     sending,
 )
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
-from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 
@@ -342,9 +345,9 @@ async def test_a_claim_is_leased_by_the_servers_clock(place: str) -> None:
         await house.use(1)
         house.clock.step(hours=1)
         now = int(house.clock.now().timestamp())
-        await house.ledger._store.bind("us-east-1", "host")
+        await house.ledger._store.bind("us-east-1", "127.0.0.1")
         await house.ledger._store.seal_due(now, 10, "us-east-1")
-        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1", without=[])
+        rules = claim_rules(now)
         (claimed,) = await house.ledger._store.claim(now, rules)
         house.clock.step(days=-700)
         again = await late._store.claim(int(house.clock.now().timestamp()), rules)
@@ -356,6 +359,41 @@ async def test_a_claim_is_leased_by_the_servers_clock(place: str) -> None:
     assert abs(until - datetime.now(UTC)) < timedelta(seconds=61)
 
 
+@pytest.mark.parametrize("first", ["claim", "rebind"])
+async def test_nothing_is_claimed_for_a_host_that_is_left_meanwhile(place: str, first: str) -> None:
+    """
+    Whichever comes first: who claims and who rebinds look at what the other one has done.
+    """
+    async with (
+        house_at(place) as house,
+        house.another() as other,
+        house.client(endpoint_url="http://localhost:1") as elsewhere,
+    ):
+        await house.use(1)
+        house.clock.step(hours=2)
+        now = int(house.clock.now().timestamp())
+        await house.ledger._store.bind("us-east-1", "127.0.0.1")
+        await house.ledger._store.seal_due(now, 10, "us-east-1")
+        works = {
+            "claim": lambda: house.ledger._store.claim(now, claim_rules(now)),
+            "rebind": lambda: other.rebind(elsewhere, note="another endpoint"),
+        }
+        tasks: dict[str, asyncio.Task[Any]] = {}
+        async with a_caller(place) as third:
+            await third.execute("SELECT 1 FROM marketplace_metering.ledger FOR UPDATE")
+            for sessions, name in enumerate(sorted(works, key=lambda name: name != first), 1):
+                tasks[name] = asyncio.create_task(works[name]())
+                await until_somebody_waits(place, sessions=sessions)
+        await asyncio.wait(tasks.values())
+        failed = {name: type(task.exception()) for name, task in tasks.items()}
+
+    assert failed == (
+        {"claim": type(None), "rebind": CannotResolveError}
+        if first == "claim"
+        else {"rebind": type(None), "claim": LedgerRegionMismatchError}
+    )
+
+
 async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> None:
     """
     Not even where it begins after that claim and before that looks for records. Covers: M04
@@ -365,9 +403,9 @@ async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> Non
         house.clock.step(hours=1)
         now = int(house.clock.now().timestamp())
         store = house.ledger._store
-        await store.bind("us-east-1", "host")
+        await store.bind("us-east-1", "127.0.0.1")
         await store.seal_due(now, 10, "us-east-1")
-        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1", without=[])
+        rules = claim_rules(now)
         fetch = PostgresDatabase.fetch
         first: list[Any] = []
 

@@ -284,6 +284,9 @@ class Store(ABC):
         The claim is counted, and the count written outside once it is committed, before this
         returns; where that fails, it is given back. What is lost in a failover before then is not
         returned either, and what is lost later is missed by whoever compares the two.
+
+        Raises:
+            LedgerRegionMismatchError: it is tied to another host, maybe since the relay began.
         """
 
         async def work(
@@ -292,6 +295,7 @@ class Store(ABC):
             place, ledger, _ = await guard_copy(db, self._place, now)
             require_watermark(ledger, place.path)
             claimed, counted = await sending.claim(db, now, rules, self._reach)
+            (counted or ledger).require_host(rules.region_name, rules.host)
             return claimed, place, ledger, counted
 
         claimed, place, ledger, counted = await self._change(work)
