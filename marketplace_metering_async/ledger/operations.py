@@ -268,7 +268,8 @@ class LedgerOperations(ABC):
             LedgerMissingError: there is no ledger at *url*.
             LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
             LedgerOutcomeUnknownError: this database went away at the commit.
-            LedgerError: one of the databases cannot be used.
+            LedgerError: one of the databases cannot be used, or a relay wrote verdicts into the old
+                ledger while it was copied.
         """
         await self._require_writable()
         source = store_at(url, create=False)

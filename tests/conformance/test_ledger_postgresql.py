@@ -1,6 +1,7 @@
 """What only PostgreSQL can do: one quota for many relays, taking over."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from support.ended import claim_rules
+from support.ended import claim_rules, claimed, fate, settle
 from support.ledgers import (
     ACCOUNT,
     HOUR,
@@ -29,6 +30,7 @@ from support.proxy import proxy_to
 from marketplace_metering_async import (
     CannotResolveError,
     EventConflictError,
+    HourState,
     LedgerError,
     LedgerOutcomeUnknownError,
     LedgerRegionMismatchError,
@@ -177,6 +179,35 @@ async def a_file_of_three_units(folder: Path) -> str:
     async with house_at(url) as house:
         await house.use(3, event_id="first")
     return url
+
+
+@pytest.mark.parametrize("table", ["hour", "attempt", "kept_sum"])
+async def test_a_verdict_that_comes_while_its_ledger_moves_keeps_it_where_it_is(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """
+    Of a relay that nobody has stopped: the copy's sums would not be those of its hours. Covers: M19
+    """
+    copy = postgresql_moving._copy
+
+    async def meanwhile(db: Any, source: Any, name: str) -> int:
+        if name == table:
+            await settle(house, fate(claim, HourState.METERED))
+        return await copy(db, source, name)
+
+    async with house_at(f"sqlite:///{tmp_path}/usage.db") as house, house_at(place) as new:
+        await house.use(3)
+        house.clock.step(hours=2)
+        (claim,) = await claimed(house)
+        with monkeypatch.context() as patched:
+            patched.setattr(postgresql_moving, "_copy", meanwhile)
+            with pytest.raises(LedgerError, match="stop all relays"):
+                await new.ledger.take_over(house.url)
+        await house.use(4)
+
+        assert 2 == await new.ledger.take_over(house.url)
+        status = await new.balance()
+        assert (3, 4) == (status.metered, status.open)
 
 
 async def test_a_move_that_is_refused_changes_nothing(place: str, tmp_path: Path) -> None:
@@ -374,7 +405,7 @@ async def test_nothing_is_claimed_for_a_host_that_is_left_meanwhile(place: str, 
         now = int(house.clock.now().timestamp())
         await house.ledger._store.bind("us-east-1", "127.0.0.1")
         await house.ledger._store.seal_due(now, 10, "us-east-1")
-        works = {
+        works: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "claim": lambda: house.ledger._store.claim(now, claim_rules(now)),
             "rebind": lambda: other.rebind(elsewhere, note="another endpoint"),
         }
