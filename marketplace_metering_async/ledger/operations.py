@@ -257,9 +257,9 @@ class LedgerOperations(ABC):
         Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
 
         This one must be new and in PostgreSQL. The old one takes no more usage from then on, but
-        can be read; stop whatever uses it first. Where nothing is moved, because it is refused,
-        fails or is cancelled, the old one stays as it was. If the process is killed, or a database
-        lost in the middle of it, call it again.
+        can be read; stop whatever uses it first. A copy that nobody has adopted is one here, too.
+        Where nothing is moved, because it is refused, fails or is cancelled, the old one stays as
+        it was. If the process is killed, or a database lost in the middle of it, call it again.
 
         Returns: how many hours were moved.
 

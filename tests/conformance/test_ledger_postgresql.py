@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from support.copies import adopted, again, billed, first_five, lost_timeline, repeated, warnings_of
 from support.ended import claim_rules, claimed, fate, settle
 from support.ledgers import (
     ACCOUNT,
@@ -536,3 +538,30 @@ async def test_usage_is_added_in_place(place: str) -> None:
     assert 800 == status.open
     assert found["hour"][1] > 0.95
     assert found["kept_sum"][1] > 0.95
+
+
+async def test_a_restored_file_that_moves_at_once_bills_nothing_twice(
+    place: str, tmp_path: Path
+) -> None:
+    """
+    It is looked at before it moves, though nobody has opened it since. Covers: K19, M19
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(f"sqlite:///{path}") as house:
+        await first_five(house)
+        await house.ledger.back_up(tmp_path / "backup.db")
+        await lost_timeline(house)
+    copyfile(tmp_path / "backup.db", path)
+    new = again(house, place)
+    async with new.ledger:
+        await new.ledger.take_over(house.url)
+        await repeated(new)
+        guarded = (await new.balance()).is_unconfirmed_copy
+        before = billed(new)
+        await adopted(new)
+        status = await new.balance()
+
+    assert guarded
+    assert any("this ledger is a copy" in text for text in warnings_of(new))
+    assert 105 == before
+    assert {HourState.UNCONFIRMED: 100} == status.ended

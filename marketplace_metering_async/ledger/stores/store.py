@@ -414,10 +414,21 @@ class Store(ABC):
         """
         Close the ledger to usage and relays, for it moves to the ledger *to*; return its row.
 
+        If it is a copy that nobody has adopted, its row says so, and *warn* hears of it.
+
         Raises:
             LedgerUnusableError: it is that ledger, or has moved to another one.
         """
-        return await self._change(lambda db: retire(db, to), though_moved=True)
+        ledger, copy = await self._change(lambda db: self._retire(db, to), though_moved=True)
+        if copy is not None:
+            self._warn(copy)
+        return ledger
+
+    async def _retire(self, db: Database, to: str) -> tuple[Identity, str | None]:
+        """Return its row, and what to say of a copy: nobody may have opened it before it moves."""
+        now = int(self.clock.now().timestamp())
+        _, ledger, sign = await guard_copy(db, self._place, now)
+        return await retire(db, to), copy_text(ledger, sign)
 
     async def reinstate(self, to: str) -> None:
         """Take back that it has moved to the ledger *to*."""
