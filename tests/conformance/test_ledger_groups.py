@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.ledgers import (
+    ACCOUNT,
     HOUR,
     NOON,
     House,
@@ -23,6 +24,8 @@ from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefus
 from marketplace_metering_async.ledger.open_hours import OpenHour
 from marketplace_metering_async.ledger.stores import postgresql, postgresql_keys, sqlite_adding
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
+
+OTHER = "000000000002"
 
 
 async def test_usage_that_is_refused_fails_alone(house: House) -> None:
@@ -58,6 +61,29 @@ async def test_a_key_as_large_as_can_be_holds_up_itself_alone(house: House) -> N
 
     assert isinstance(added, AddedUsage | UsageRefusedError)
     assert 20 + 2 * isinstance(added, AddedUsage) == (await house.balance()).recorded
+
+
+async def test_more_for_one_hour_than_an_integer_holds_fails_nobody(house: House) -> None:
+    """
+    Each piece goes to an hour of its own, or to none where the month has none left; and whoever
+    shares the commit is stored with them.
+    """
+    pieces, most = 1_000, 9_999_999_999
+    await asyncio.gather(house.use(1), house.use(1, customer_aws_account_id=OTHER))
+    usages = [
+        UsageToAdd(
+            dimension="requests",
+            product_code="product",
+            quantity=most,
+            customer_aws_account_id=ACCOUNT,
+        )
+    ]
+    _, added = await asyncio.gather(
+        house.ledger.add_many(usages * pieces), house.use(2, customer_aws_account_id=OTHER)
+    )
+
+    assert isinstance(added, AddedUsage)
+    assert 4 + pieces * most == (await house.balance()).recorded
 
 
 async def test_a_late_event_reads_the_past_of_its_own_key(
