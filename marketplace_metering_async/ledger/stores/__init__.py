@@ -27,4 +27,5 @@ def store_at(url: str, *, create: bool = True, reach: FailPoint = no_failure) ->
     if scheme.startswith("postgresql+"):  # as SQLAlchemy writes it
         raise ConfigurationError(f"ledger URL: write postgresql:// in place of {scheme[:20]}://")
     expected = "sqlite:///usage.db or postgresql://user@host/database"
-    raise ConfigurationError(f"ledger URL: expected {expected}, got one of scheme {scheme[:20]!r}")
+    got = f"one of scheme {scheme[:20]!r}" if "://" in url else "text without ://"
+    raise ConfigurationError(f"ledger URL: expected {expected}, got {got}")

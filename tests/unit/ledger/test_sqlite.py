@@ -627,12 +627,21 @@ def test_a_ledger_is_not_tied_to_what_can_be_no_region(tmp_path: Path, region: s
     assert [] == [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "usage.db", "sqlite://", "sqlite:///"])
-def test_other_urls_are_refused(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "got"),
+    [
+        ("mysql://x/y", "one of scheme 'mysql'"),
+        ("usage.db", "text without ://"),
+        ("sqlite://", "one of scheme 'sqlite'"),
+        ("sqlite:///", "one of scheme 'sqlite'"),
+    ],
+)
+def test_other_urls_are_refused(url: str, got: str) -> None:
     """
-    With what is expected.
+    With what is expected, and what came.
     """
-    with pytest.raises(ConfigurationError, match=r"expected sqlite:///usage\.db or postgresql://"):
+    expected = r"expected sqlite:///usage\.db or postgresql://user@host/database, got "
+    with pytest.raises(ConfigurationError, match=expected + got):
         UsageLedger.open(url)
 
 
