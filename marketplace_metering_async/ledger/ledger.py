@@ -46,6 +46,7 @@ from marketplace_metering_async.ledger.usage import UsageReader, UsageToAdd, cus
 from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.quantities import Quantity
+from marketplace_metering_async.rules import require_number
 
 _PAGE: Final = 200
 _MANY: Final = 10_000
@@ -82,6 +83,7 @@ class UsageLedger(LedgerOperations):
         A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
         """
         for name, seconds in (("grace", grace), ("month_end_grace", month_end_grace)):
+            require_number(name, seconds)
             if not 0 <= seconds <= LONGEST_GRACE:
                 raise ValueError(f"{name}: expected 0 to {LONGEST_GRACE} seconds, got {seconds}")
         if late not in ("carry", "refuse"):
@@ -157,7 +159,7 @@ class UsageLedger(LedgerOperations):
                 for what can be no region.
             ValueError: for a grace below 0 or above four hours, another word for late, or what
                 names no dimension.
-            TypeError: for one text in place of a list of dimensions.
+            TypeError: for one text in place of a list of dimensions, or a grace that is no number.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database

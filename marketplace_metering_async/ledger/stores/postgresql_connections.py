@@ -42,7 +42,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     Operation,
     Row,
 )
-from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
+from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade, place_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
@@ -137,7 +137,8 @@ class PostgresConnections:
                 f"leave out of the ledger's URL what the server does not know: {error}"
             ) from error
         except self._errors as error:
-            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)}") from error
+            place = place_of(self._url, self._schema)
+            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)} ({place})") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "
