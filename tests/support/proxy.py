@@ -132,8 +132,8 @@ class Proxy:
                 await to_server.drain()
         finally:
             back.cancel()
+            to_server.transport.abort()  # first: the proxy may be cut while this one ends
             await asyncio.gather(back, return_exceptions=True)
-            to_server.transport.abort()
 
     def _passes(self) -> bool:
         self._passing -= 1
