@@ -869,11 +869,9 @@ async def test_through_a_proxy(authority: Authority, scheme: str) -> None:
     assert server.requests[0].header("proxy-authorization") is None
 
 
-def proxied(tunnel: Loopback) -> AiohttpTransport:
-    """Return a transport that goes through *tunnel* with a password."""
-    return AiohttpTransport(
-        TransportSettings(proxy_url=f"http://u:{PASSWORD}@127.0.0.1:{tunnel.port}")
-    )
+def proxied(port: int) -> AiohttpTransport:
+    """Return a transport that goes through the proxy at *port* with a password."""
+    return AiohttpTransport(TransportSettings(proxy_url=f"http://u:{PASSWORD}@127.0.0.1:{port}"))
 
 
 async def test_a_proxy_that_wants_a_password() -> None:
@@ -884,7 +882,7 @@ async def test_a_proxy_that_wants_a_password() -> None:
     """
     proxy = Proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
     async with Loopback(proxy.script) as tunnel:
-        transport = proxied(tunnel)
+        transport = proxied(tunnel.port)
         error = await failure(transport, "https://metering.example")
         await transport.aclose()
     reason = "the proxy answered HTTP 407 to CONNECT: it asks for a user and a password"
@@ -907,7 +905,7 @@ async def test_a_proxy_that_refuses(refusal: bytes, reason: str) -> None:
     Covers: W12.
     """
     async with Loopback(Proxy(refusal).script) as tunnel:
-        transport = proxied(tunnel)
+        transport = proxied(tunnel.port)
         error = await failure(transport, "https://metering.example")
         await transport.aclose()
     assert (error.reason, error.sent) == (reason, False)
@@ -929,11 +927,11 @@ async def test_a_proxy_that_drops_the_request(authority: Authority) -> None:
 
 async def test_a_proxy_that_is_not_there() -> None:
     """A proxy that cannot be reached is told apart from the service, without its password."""
-    async with Loopback() as gone:
-        pass
-    transport = proxied(gone)
-    error = await failure(transport, "https://metering.example")
-    await transport.aclose()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        transport = proxied(taken.getsockname()[1])
+        error = await failure(transport, "https://metering.example")
+        await transport.aclose()
     assert error.reason.startswith("the proxy cannot be reached: ")
     assert error.sent is False
 
