@@ -370,7 +370,7 @@ def seen(terminal: int, until: bytes = b"", seconds: float = 20.0) -> bytes:
 def until_it_waits(pid: int) -> None:
     """A signal that comes between two instructions of C, just before they read, is seen late."""
     status = Path(f"/proc/{pid}/stat")
-    while status.exists() and status.read_text().rpartition(")")[2].split()[0] == "R":
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] in "RDT":
         time.sleep(0.005)
 
 
