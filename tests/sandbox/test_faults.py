@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -211,7 +212,7 @@ async def test_a_client_that_goes_away_is_no_accident(
     What it asked for is applied, and nothing is said of an error.
     """
 
-    def leave_soon(operation: str, body: dict[str, Any]) -> None:
+    def leave_soon(operation: str, body: Mapping[str, Any]) -> None:
         """Let the client go while its request, which has come, is dealt with."""
         asyncio.get_running_loop().call_later(0.05, calling.cancel)
 
