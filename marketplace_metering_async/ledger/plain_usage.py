@@ -22,12 +22,13 @@ A store that posts a group in this way, in one transaction,
    the keys of that posting (`PlainHours.remember`), whether or not the transaction is committed.
 
 Why that condition is enough: an hour that is sealed or removed is not open. The end of a
-subscription makes every hour urgent that would be sealed after it, and usage of those that are
-sealed before it is as ever (see OpenHour.end). Usage in an hour of its own that has a row asks
-neither for rivals nor for what a copy holds (see Posting). An hour of some quantity stays due when
-it was, whatever is added. `most` leaves room for all that the group has for the key, wherever that
-goes. And keys have random ids, so that none that is remembered ever means another one: not after a
-restored backup, nor after a failover that lost commits.
+subscription makes every hour urgent that would be sealed after it, as is the hour that a person
+moves usage to of a customer who has left, and usage of those that are sealed before it is as ever
+(see OpenHour.end). Usage in an hour of its own that has a row asks neither for rivals nor for what
+a copy holds (see Posting). An hour of some quantity stays due when it was, whatever is added.
+`most` leaves room for all that the group has for the key, wherever that goes. And keys have random
+ids, so that none that is remembered ever means another one: not after a restored backup,
+nor after a failover that lost commits.
 """
 
 from collections import Counter

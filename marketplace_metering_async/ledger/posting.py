@@ -319,6 +319,7 @@ class Posting:
             hour = _first_with_room(into, hour_of(self._now), part)
             place = into.hours.setdefault(hour, OpenHour(hour))
             place.add(origin, part, self._now, self._rules, events=events)
+            place.urgent |= into.closed_at is not None  # and nothing is added to it blindly
             quantity, events = quantity - part, 0
         return first
 

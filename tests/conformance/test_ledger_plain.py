@@ -84,6 +84,23 @@ async def test_an_hour_of_a_customer_who_left_meanwhile_takes_what_is_due(
     assert (7 if after else 4) == status.ended[HourState.SUBSCRIPTION_OVER]
 
 
+async def test_an_hour_that_a_person_gave_to_a_customer_who_left_takes_nothing_else(
+    house: House,
+) -> None:
+    """
+    It has the number of the hour that was remembered.
+    """
+    await house.use(1)
+    house.clock.step(minutes=10)
+    async with house.another() as other:
+        await other.close_customer(**WHO, at=NOON - HOUR)
+        assert 1 == await other.retry(HourState.SUBSCRIPTION_OVER)
+    added = await house.use(2)
+
+    assert HourState.SUBSCRIPTION_OVER is added.ended
+    assert 1 == (await house.balance()).open
+
+
 async def test_an_hour_that_is_due_when_its_customer_leaves_takes_nothing_of_later(
     house: House,
 ) -> None:
