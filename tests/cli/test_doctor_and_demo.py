@@ -235,7 +235,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.2)
     sandbox.inject(
         Fault(kind=FaultKind.ERROR_500, max_hits=3),
-        Fault(kind=FaultKind.SLOW, seconds=0.5, max_hits=1),
+        Fault(kind=FaultKind.SLOW, seconds=1.5, max_hits=1),
     )
 
     done = shell("send", *target(sandbox), "-", stdin=line())

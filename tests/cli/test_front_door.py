@@ -233,7 +233,7 @@ def test_a_time_limit_ends_what_would_be_tried_for_long(sandbox: Sandbox, shell:
     """
     sandbox.inject(Fault(kind=FaultKind.ERROR_500))
 
-    done = shell("send", "--timeout", "0.3", *target(sandbox), "-", stdin=line(1))
+    done = shell("send", "--timeout", "2", *target(sandbox), "-", stdin=line(1))
 
     assert Exit.UNDELIVERED == done.code
     assert ["Unconfirmed"] == done.statuses
@@ -248,7 +248,7 @@ def test_a_time_limit_ends_a_stream_that_says_nothing(sandbox: Sandbox) -> None:
     try:
         os.write(write, line(1).encode() + b"\n")
         done = subprocess.run(  # noqa: S603 - our own program
-            command("send", "--timeout", "1.5", *target(sandbox), "-"),
+            command("send", "--timeout", "5", *target(sandbox), "-"),
             stdin=read,
             capture_output=True,
             check=False,

@@ -150,17 +150,22 @@ async def test_a_group_that_meets_slow_ones_is_patient(
         assert 5 == (await house.balance()).recorded
 
 
-async def test_a_server_that_is_less_patient_stores_nothing(place: str) -> None:
+async def test_a_server_that_is_less_patient_stores_nothing(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     And the error is certain of it, though the statement commits by itself.
     """
+    monkeypatch.setattr(postgresql, "_PATIENCE", (30.0, 60.0))
     name = urlsplit(place).path[1:]
-    await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '150ms'")
+    await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '1500ms'")
     async with house_at(place) as house:
         await house.use(1)
         async with a_caller(place) as connection:
             await connection.execute("SELECT 1 FROM marketplace_metering.hour FOR UPDATE")
-            with pytest.raises(LedgerError, match=r"timeout; nothing was stored") as refusal:
+            with pytest.raises(
+                LedgerError, match=r"statement timeout; nothing was stored"
+            ) as refusal:
                 await house.use(2)
 
         assert LedgerError is refusal.type

@@ -188,11 +188,11 @@ async def test_an_upgrade_takes_as_long_as_it_takes(
     Neither our own limit of a statement nor one that the role has ends it, and those that open the
     ledger meanwhile wait. ledger M9
     """
-    later = "SELECT pg_sleep(0.6);\nUPDATE {schema}ledger SET min_compatible = 2;\n"
+    later = "SELECT pg_sleep(2.5);\nUPDATE {schema}ledger SET min_compatible = 2;\n"
     async with house_at(place) as house:
         name = urlsplit(place).path[1:]
-        await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '300ms'")
-        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.3)
+        await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '1500ms'")
+        monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 1.5)
         first = upgraded(house, tmp_path, later)
         second = UsageLedger(PostgresStore(place, schema=tmp_path / "schema"))
         await asyncio.gather(first.__aenter__(), second.__aenter__())

@@ -54,7 +54,7 @@ def test_a_program_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = run.Stranger(
         name="stuck", variable="PATH", command=(sys.executable, "-c", says_its_name_alone)
     )
-    monkeypatch.setattr(run, "_PATIENCE", 0.3)
+    monkeypatch.setattr(run, "_PATIENCE", 2.0)
     with SandboxThread(run.sandbox()) as thread, run.running(stuck, thread.sandbox) as program:
         found = run.outcomes_of(program, thread.sandbox, cases()[:2])
     assert 2 == len(run.unexpected(stuck, found))

@@ -6,6 +6,7 @@ COMMIT.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
@@ -58,7 +59,10 @@ class Proxy:
         self._commits_by = b""
         self._passing = 0
         self._server: asyncio.Server | None = None
-        self.port = 0
+        self._held = socket.socket()  # the port stays ours while nobody listens
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -72,8 +76,9 @@ class Proxy:
 
     async def listen(self) -> None:
         """Take connections, at the same port as before."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self.port, reuse_port=True
+        )
 
     def refuse(self) -> None:
         """Refuse new connections."""
@@ -86,6 +91,11 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Be cut, and give the port back."""
+        await self.cut()
+        self._held.close()
 
     def delay_commit(self, *, cut: bool, passing: int = 0, text: bytes = b"COMMIT;") -> LateCommit:
         """
@@ -132,8 +142,8 @@ class Proxy:
                 await to_server.drain()
         finally:
             back.cancel()
+            to_server.transport.abort()  # first: the proxy may be cut while this one ends
             await asyncio.gather(back, return_exceptions=True)
-            to_server.transport.abort()
 
     def _passes(self) -> bool:
         self._passing -= 1
@@ -170,4 +180,4 @@ async def proxy_to(url: str) -> AsyncIterator[Proxy]:
     try:
         yield proxy
     finally:
-        await proxy.cut()
+        await proxy.end()
