@@ -10,11 +10,14 @@ from marketplace_metering_async.errors import (
     ClientClosedError,
     ConfigurationError,
     DeliveryTimeoutError,
+    EventConflictError,
+    EventTooOldError,
     InvalidRecordError,
     LedgerMissingError,
     MeteringError,
     NotProcessedError,
     UnexpectedError,
+    UsageRefusedError,
 )
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.service_codes import ErrorKind
@@ -80,6 +83,8 @@ def of_error(error: MeteringError) -> Exit:
     """Return the code for a command that ended with *error*."""
     if isinstance(error, CannotResolveError | InvalidRecordError | LedgerMissingError):
         return Exit.USAGE
+    if isinstance(error, EventConflictError | EventTooOldError | UsageRefusedError):
+        return Exit.REJECTED
     if isinstance(error, ConfigurationError | ClientClosedError):
         return Exit.ACCOUNT
     fault = classify(error)

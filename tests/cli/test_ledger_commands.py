@@ -390,3 +390,34 @@ def test_a_database_that_does_not_answer_is_named(shell: Shell) -> None:
     assert "PostgreSQL cannot be used: " in done.err
     assert "(postgresql://localhost:1/billing). Fix what the text names, and run" in done.err
     assert "secret" not in done.err
+
+
+def test_a_product_that_the_service_refuses_is_named(
+    sandbox: Sandbox, tmp_path: Path, usage: Path, shell: Shell
+) -> None:
+    """
+    A mistyped product waits, and nothing else in what a relay prints would say why.
+    """
+    sandbox.declare_product("another")
+    url = url_in(tmp_path)
+
+    sent = shell("send", "--ledger", url, *target(sandbox), usage)
+    shell("ledger", "retry", url, "--state", "frozen")  # it would wait for some seconds
+    relayed = shell("ledger", "relay", url, "--once", *target(sandbox)[:2])
+
+    for done in (sent, relayed):
+        assert Exit.ACCOUNT == done.code
+        assert "nothing more is sent for prod: InvalidProductCodeException" in done.err
+        assert "units are frozen and wait to be sent" in done.err
+
+
+def test_an_event_id_with_other_content_is_a_rejection(tmp_path: Path, shell: Shell) -> None:
+    """
+    By the same code as a line of `ledger import`.
+    """
+    event = ["--product-code", "p", "--account", "111122223333", "--dimension", "d"]
+    event += ["--event-id", "e", "--quantity"]
+
+    codes = [shell("ledger", "add", url_in(tmp_path), *event, n).code for n in ("1", "1", "2")]
+
+    assert [Exit.OK, Exit.OK, Exit.REJECTED] == codes

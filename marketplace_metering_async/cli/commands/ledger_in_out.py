@@ -35,6 +35,7 @@ from marketplace_metering_async.cli.output.report import Report
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.events import Event, SendingStopped, WarningIssued
 from marketplace_metering_async.ledger import RelayReport, UsageLedger
 
 _CLOSES: Final = "no more is sent; what is on its way to the service is awaited."
@@ -98,7 +99,8 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
         if (await ledger.status()).is_unconfirmed_copy:
             return Exit.COPY  # opening has said so
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        async with settings.client(console, pacer=pacer) as client:
+        refused = RefusedProducts(console)
+        async with settings.client(console, observer=refused, pacer=pacer) as client:
             endpoint = await open_client(client, console)
             with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 if not once:
@@ -109,7 +111,31 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
         status = await ledger.status()
     codes = {_print_report(report, console), print_unsettled(status, SystemClock().now(), console)}
+    codes |= refused.codes
     return exit_codes.most_severe(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
+
+
+class RefusedProducts:
+    """
+    Observes the client of a relay, whose report names what stops all, but no product.
+
+    Attributes:
+        codes: What the refusals ask for.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """Tell *console* of them."""
+        self.codes: set[Exit] = set()
+        self._console = console
+
+    def __call__(self, event: Event, /) -> None:
+        """Tell of a product for which nothing more is sent, and of warnings."""
+        match event:
+            case SendingStopped(product_code=str() as product, error=error):
+                self.codes |= {exit_codes.of_error(error)} & {Exit.ACCOUNT}
+                self._console.complain(f"nothing more is sent for {product}: {error_text(error)}")
+            case WarningIssued(text=text):
+                self._console.complain(text)
 
 
 def _print_report(report: RelayReport, console: Console) -> Exit:
@@ -136,7 +162,8 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        async with settings.client(console, pacer=pacer) as client:
+        refused = RefusedProducts(console)
+        async with settings.client(console, observer=refused, pacer=pacer) as client:
             await open_client(client, console)  # before anything is stored
             codes = {await _import_whole(ledger, job, console)}
             with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
@@ -146,6 +173,7 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
                 codes.add(Exit.INTERRUPTED)
         status = await ledger.status()
     codes |= {print_unsettled(status, SystemClock().now(), console), exit_of(status)}
+    codes |= refused.codes
     return exit_codes.most_severe(codes)
 
 
