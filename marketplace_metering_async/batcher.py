@@ -18,6 +18,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.rules import require_timeout
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -52,7 +53,8 @@ class UsageBatcher:
             max_pending: Records without a verdict at the most; further callers wait.
 
         Raises:
-            ValueError: for a negative linger, or less than one record pending.
+            TypeError, ValueError: for a linger that is no number, or negative, or less than one
+                record pending.
         """
         if max_pending < 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
@@ -149,7 +151,11 @@ class UsageBatcher:
         meter() has its verdict then. A second call waits for the same end, and returns nothing.
 
         Cancelling it leaves the batcher closed and its delivery running; call it again to wait.
+
+        Raises:
+            TypeError, ValueError: if *timeout* is no number; nothing has changed then.
         """
+        require_timeout(timeout)
         self._closed = True
         self._places.close()
         unsure: list[RecordResult] = []

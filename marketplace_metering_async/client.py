@@ -105,11 +105,15 @@ class MarketplaceMeteringClient:
             random: Where jitter comes from, for tests.
 
         Raises:
+            TypeError: for a rate or a concurrency that is no number, or another kind of *retry*.
             ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
         """
+        rules.require_number("max_concurrency", max_concurrency)
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
         policy = RetryPolicy() if retry is None else retry
+        if not isinstance(policy, RetryPolicy):
+            raise TypeError(f"retry: expected a RetryPolicy, got {rules.describe(retry)}")
         self._connection = ServiceConnection(
             signer=Signer(
                 region_name=region_name,
@@ -177,11 +181,12 @@ class MarketplaceMeteringClient:
                 response. What an asynchronous source did not give by then has no result.
 
         Raises:
-            TypeError: if *records* is no iterable.
+            TypeError, ValueError: if *records* is no iterable, or *timeout* no number.
             ClientClosedError: after aclose(), or on another event loop or in a forked process.
             ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
         """
         require_iterable(records)
+        rules.require_timeout(timeout)
         self._connection.require_home()
         batch = Batch(self._shared, product_code=product_code)
         return await batch.deliver(records, timeout)
@@ -221,7 +226,7 @@ class MarketplaceMeteringClient:
             linger: Seconds that a record waits for company at the most.
 
         Raises:
-            ValueError: for a negative linger.
+            TypeError, ValueError: for a linger that is no number, or negative.
 
         Raises, at the first step: as `batch_meter_usage`.
         """
@@ -389,6 +394,7 @@ class MarketplaceMeteringClient:
         self, operation: str, members: Mapping[str, Any], timeout: float
     ) -> CallResponse:
         """One call of an operation without a batch, sent again while that is worth it."""
+        rules.require_timeout(timeout)
         clock = self._connection.clock
         end = clock.monotonic() + timeout
         try:

@@ -369,11 +369,17 @@ class DeliveryTimeoutError(SdkClientError):
 
     Attributes:
         reason: Which time is over.
+        latest: Why the record's latest attempt settled nothing; None where there was none.
     """
 
     advice = "Send the identical record again."
 
     reason: str
+    latest: MeteringError | None = None
+
+    def __str__(self) -> str:
+        """Say which time is over, and what was wrong until then."""
+        return self.reason if self.latest is None else f"{self.reason}; before that: {self.latest}"
 
 
 class NotProcessedError(SdkClientError):

@@ -6,6 +6,7 @@ for ten. Most values break none, so nothing is worded before it is needed. What 
 or on the rest of a batch is in `delivery`. Source of every number and pattern: `limits`.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -48,6 +49,30 @@ def raise_if_any(violations: Iterable[Violation]) -> None:
     """Raise InvalidRecordError, or its TypeError kind, if there is any violation."""
     if found := tuple(violations):
         raise InvalidRecordError.of(found)
+
+
+def require_number(name: str, value: object) -> None:
+    """
+    Refuse a setting that is no number: a variable of the environment, for one, is a text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}")
+
+
+def require_timeout(timeout: float | None) -> None:
+    """
+    Refuse a time limit that would never come.
+
+    Raises:
+        TypeError, ValueError: it is neither a number of seconds nor None.
+    """
+    if timeout is not None:
+        require_number("timeout", timeout)
+        if math.isnan(timeout):
+            raise ValueError("timeout: expected a number of seconds, got nan")
 
 
 def text(

@@ -1,5 +1,5 @@
 """
-Draw what the latest results say, as a picture for the README: `python benchmarks/lab/chart.py`
+Draw what the latest results say, as a picture: `python benchmarks/lab/chart.py`
 
 One bar a question, each a ratio to aiobotocore doing the same; shorter is better.
 """

@@ -102,7 +102,8 @@ class Admission:
     def _no_product(self, position: int) -> InvalidRecordError:
         if self._product_violations:
             return InvalidRecordError.of(self._product_violations)
-        violation = Violation("product_code", "a product code, here or for the call", "none")
+        expected = "a product code, its own or the call's (product_code, --product-code)"
+        violation = Violation("product_code", expected, "none")
         return InvalidRecordError([violation.under(f"records[{position}]")])
 
     def _require_size(self, position: int, record: UsageRecord) -> None:

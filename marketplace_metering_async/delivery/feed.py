@@ -29,6 +29,7 @@ from marketplace_metering_async.results import (
     Verdict,
     count,
 )
+from marketplace_metering_async.rules import require_number
 
 _ADMISSION_HOLDS: Final = 1.0
 """Seconds: fine beside the minutes of the service's window."""
@@ -116,8 +117,9 @@ class Feed(Door):
                 observes them; None where all are of one caller.
 
         Raises:
-            ValueError: for a negative linger.
+            TypeError, ValueError: for a linger that is no number, or negative.
         """
+        require_number("linger", linger)
         if not linger >= 0:
             raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         self.waiting = 0

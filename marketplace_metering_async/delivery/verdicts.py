@@ -16,6 +16,7 @@ from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, Pen
 from marketplace_metering_async.delivery.refusals import Similar, SimilarRefusals
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
     MarketplaceMeteringException,
     MeteringError,
     SimilarRecordRefusedError,
@@ -72,6 +73,8 @@ def similar_refused(similar: Similar, history: AttemptHistory) -> Verdict:
 def gave_up(error: MeteringError | None, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record that is not at fault and is not sent any more."""
     open_status = RecordStatus.UNCONFIRMED if history.doubt else RecordStatus.UNPROCESSED
+    if isinstance(error, DeliveryTimeoutError) and history.error is not None:
+        error = DeliveryTimeoutError(error.reason, history.error)
     return _verdict(open_status, error, history)
 
 

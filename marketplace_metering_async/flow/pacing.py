@@ -24,6 +24,8 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
 
+from marketplace_metering_async.rules import require_number
+
 _USED_SHARE: Final = 0.96
 """The share of a configured quota that is used: calls that arrive bunched need some slack."""
 _REST: Final = 1.5
@@ -110,8 +112,11 @@ class AdaptivePacer:
             random: Where the jitter of pauses comes from.
 
         Raises:
-            ValueError: for a quota that is not above 0 or is infinite, or a burst below 1.
+            TypeError, ValueError: for a quota that is no number, not above 0 or infinite, or a
+                burst below 1.
         """
+        if calls_per_second is not None:
+            require_number("calls_per_second", calls_per_second)
         if calls_per_second is not None and not 0 < calls_per_second < math.inf:
             raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
         if not burst >= 1:

@@ -111,19 +111,19 @@ class _Line:
 
     def add(self, usages: Sequence[Usage]) -> _Stored:
         """Put *usages* into the line; who cancels the future before their turn takes them out."""
-        stored: _Stored = asyncio.get_running_loop().create_future()
+        committing = self._committing or self._begin()
+        stored: _Stored = committing.get_loop().create_future()
         self._waiting.append((usages, stored))
-        if self._committing is None:
-            self._begin()
         return stored
 
     async def settled(self) -> None:
         while self._committing is not None:
             await asyncio.wait((self._committing,))
 
-    def _begin(self) -> None:
-        self._committing = asyncio.create_task(self._commit_groups())
-        self._committing.add_done_callback(self._ended)
+    def _begin(self) -> "asyncio.Task[None]":
+        self._committing = committing = asyncio.create_task(self._commit_groups())
+        committing.add_done_callback(self._ended)
+        return committing
 
     def _ended(self, _: "asyncio.Task[None]") -> None:
         self._committing = None

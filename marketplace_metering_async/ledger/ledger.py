@@ -46,6 +46,7 @@ from marketplace_metering_async.ledger.usage import UsageReader, UsageToAdd, cus
 from marketplace_metering_async.ledger.whole_dimensions import declared
 from marketplace_metering_async.limits import CALLS_PER_SECOND
 from marketplace_metering_async.quantities import Quantity
+from marketplace_metering_async.rules import require_number
 
 _PAGE: Final = 200
 _MANY: Final = 10_000
@@ -82,6 +83,7 @@ class UsageLedger(LedgerOperations):
         A relay holds a claim for *slice_seconds* and a little more; less is for tests of crashes.
         """
         for name, seconds in (("grace", grace), ("month_end_grace", month_end_grace)):
+            require_number(name, seconds)
             if not 0 <= seconds <= LONGEST_GRACE:
                 raise ValueError(f"{name}: expected 0 to {LONGEST_GRACE} seconds, got {seconds}")
         if late not in ("carry", "refuse"):
@@ -100,7 +102,8 @@ class UsageLedger(LedgerOperations):
         self._slice = slice_seconds
         self._is_open = False
         self._is_checked = False
-        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
         self._reader = UsageReader()
         self._groups = GroupCommit(self._post)
         self._known = KnownVerdicts(store)
@@ -156,7 +159,7 @@ class UsageLedger(LedgerOperations):
                 for what can be no region.
             ValueError: for a grace below 0 or above four hours, another word for late, or what
                 names no dimension.
-            TypeError: for one text in place of a list of dimensions.
+            TypeError: for one text in place of a list of dimensions, or a grace that is no number.
 
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
@@ -178,7 +181,7 @@ class UsageLedger(LedgerOperations):
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
-        self._home = (os.getpid(), asyncio.get_running_loop())
+        self._loop, self._process = asyncio.get_running_loop(), os.getpid()
         await self._store.open(self._warn)
         try:
             if self._store.may_write:
@@ -220,7 +223,7 @@ class UsageLedger(LedgerOperations):
         than the one that opened it, it does nothing.
         """
         self._is_open = False
-        if self._home != (os.getpid(), asyncio.get_running_loop()):
+        if self._loop is not asyncio.get_running_loop() or self._process != os.getpid():
             return  # its connections are in use elsewhere
         await self._groups.settled()
         if self._known:
@@ -634,7 +637,7 @@ class UsageLedger(LedgerOperations):
     def _require_open(self) -> None:
         if not self._is_open:
             raise LedgerClosedError("the ledger is not open")
-        if self._home != (os.getpid(), asyncio.get_running_loop()):
+        if self._loop is not asyncio.get_running_loop():  # the store knows its process
             raise LedgerClosedError(
                 "the ledger belongs to another process or event loop; open one here"
             )
@@ -644,8 +647,8 @@ class UsageLedger(LedgerOperations):
 
     async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult | None]:
         results = await self._store.post(usages, self._now(), self._rules)
-        ended = [one.ended for one in results if isinstance(one, AddedUsage)]
-        self._report(Counter(state for state in ended if state is not None))
+        ended = [one.ended for one in results if isinstance(one, AddedUsage) and one.ended]
+        self._report(Counter(ended))
         return results
 
     async def _fold(self) -> None:

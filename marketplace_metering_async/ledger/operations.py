@@ -257,9 +257,9 @@ class LedgerOperations(ABC):
         Move the ledger at *url*, such as a SQLite file that has become too small, into this one.
 
         This one must be new and in PostgreSQL. The old one takes no more usage from then on, but
-        can be read; stop whatever uses it first. Where nothing is moved, because it is refused,
-        fails or is cancelled, the old one stays as it was. If the process is killed, or a database
-        lost in the middle of it, call it again.
+        can be read; stop whatever uses it first. A copy that nobody has adopted is one here, too.
+        Where nothing is moved, because it is refused, fails or is cancelled, the old one stays as
+        it was. If the process is killed, or a database lost in the middle of it, call it again.
 
         Returns: how many hours were moved.
 
@@ -268,7 +268,8 @@ class LedgerOperations(ABC):
             LedgerMissingError: there is no ledger at *url*.
             LedgerUnusableError: this ledger has usage already, or the other one moved elsewhere.
             LedgerOutcomeUnknownError: this database went away at the commit.
-            LedgerError: one of the databases cannot be used.
+            LedgerError: one of the databases cannot be used, or a relay wrote verdicts into the old
+                ledger while it was copied.
         """
         await self._require_writable()
         source = store_at(url, create=False)

@@ -160,6 +160,8 @@ class PlainHours:
                 totals[usage.key] += usage.quantity
             others = [totals[part.into.key] - part.quantity for part in plan.parts]
             plan.most -= max(others, default=0)
+        if too_much := [part for part in plan.parts if part.quantity > plan.most]:
+            plan.miss(too_much)  # no hour has room, and it may be no number that a database knows
         return plan
 
     def forget(self, hour: PlainHour) -> None:

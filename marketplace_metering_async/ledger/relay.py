@@ -104,7 +104,7 @@ class Relay:
         self._observer = observer
         self._reach = reach
         self._fold = fold
-        self._region_name = ""
+        self._region_name = self._host = ""
         self._stop = stop
         self._slice = slice_seconds
         self._paused: dict[str, float] = {}  # lane to the monotonic time until which it rests
@@ -244,7 +244,7 @@ class Relay:
         region, host = endpoint.region_name, urlsplit(endpoint.url).hostname or ""
 
         await self._store.bind(region, host)
-        self._region_name = region
+        self._region_name, self._host = region, host
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
@@ -263,6 +263,7 @@ class Relay:
             limit=self._at_once,
             lease=lease,
             region_name=self._region_name,
+            host=self._host,
             without=sorted(self._paused),
         )
         claiming = asyncio.create_task(self._store.claim(now, rules))

@@ -3,7 +3,12 @@
 from typing import Final
 
 from marketplace_metering_async.error_kinds import classify
-from marketplace_metering_async.errors import DeliveryTimeoutError, MeteringError, OutOfWindowError
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    MarketplaceMeteringException,
+    MeteringError,
+    OutOfWindowError,
+)
 from marketplace_metering_async.ledger.claims import FIRST_PAUSE, LONGEST_PAUSE
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
@@ -17,6 +22,8 @@ from marketplace_metering_async.service_errors import (
 
 _AHEAD: Final = 3 * 3600
 """Seconds by which a clock of ours may have been ahead: a younger record is held, not ended."""
+_LONGEST_TEXT: Final = 200
+"""Characters of the service's own text that are kept."""
 _OF_THE_FORM: Final = (InvalidTagException, InvalidUsageAllocationsException)
 """Refusals for what stands in the record itself, whatever the service knows of the customer."""
 _OF_THE_ACCOUNT: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
@@ -108,4 +115,10 @@ def _is_of_account(error: MeteringError | None) -> bool:
 
 
 def _worded(error: MeteringError | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
+    """Return what is kept of an error: of a refusal also the service's text, short and storable."""
+    if error is None:
+        return None
+    if not isinstance(error, MarketplaceMeteringException):
+        return f"{type(error).__name__}: {error}"
+    said = "".join(sign if sign.isprintable() else "?" for sign in error.message[:_LONGEST_TEXT])
+    return f"{error}: {said}" if said else str(error)

@@ -27,6 +27,10 @@ class FaultKind(StrEnum):
         kind.means = means
         return kind
 
+    @classmethod
+    def _missing_(cls, value: object) -> Self:
+        raise ValueError(f"kind: expected one of {', '.join(cls)}, got {value!r}")
+
     THROTTLE = "throttle", "Refused: too many calls"
     """400 ThrottlingException."""
     ERROR_500 = "error-500", "An internal error; nothing was applied"

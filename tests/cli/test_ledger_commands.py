@@ -378,3 +378,15 @@ def test_two_commands_on_one_ledger_count_each_line_once(
     assert [Exit.OK, Exit.OK] == [run.code for run in runs], runs[0].err
     assert {"Recorded": 300, "Repeated": 300} == Counter(statuses)
     assert 1_500 == status_of(shell, url)["recorded"]
+
+
+def test_a_database_that_does_not_answer_is_named(shell: Shell) -> None:
+    """
+    With its place, and what to do in words of the command line: nothing has an event id here.
+    """
+    done = shell("ledger", "status", "postgresql://somebody:secret@localhost:1/billing")
+
+    assert (Exit.ACCOUNT, "") == (done.code, done.out)
+    assert "PostgreSQL cannot be used: " in done.err
+    assert "(postgresql://localhost:1/billing). Fix what the text names, and run" in done.err
+    assert "secret" not in done.err

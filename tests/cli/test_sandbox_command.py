@@ -164,7 +164,7 @@ def test_every_line_of_code_has_the_address_once() -> None:
         (["--token", "a b"], "--token: "),
         (["--rules", "/nonexistent"], "--rules: /nonexistent: "),
         (["--rules", "RULES"], "no_such_rule"),
-        (["--fault", "none"], "--fault: "),
+        (["--fault", "none"], "--fault: kind: expected one of throttle, error-500, "),
         (["--fault", "slow=often"], "--fault: "),
         (["--fault", '{"kind": "slow", "seconds": "1"}'], "--fault: seconds: expected a number"),
         (["--fault", "{"], "--fault: expected JSON"),

@@ -117,7 +117,10 @@ def test_a_rejection_by_the_rules_names_the_line(sandbox: Sandbox, shell: Shell)
     done = shell("send", *where, "-", stdin=f"\n{wrong}\n{line(2)}")
 
     assert done.lines[0]["message"].startswith("-:2: quantity: expected 0 to")
-    assert done.lines[1]["message"].startswith("-:3: product_code: expected a product code")
+    assert done.lines[1]["message"].startswith(
+        "-:3: product_code: expected a product code, its own or the call's (product_code, "
+        "--product-code), got none"
+    )
     assert 0 == sandbox.calls.total()
 
 

@@ -22,13 +22,12 @@ from support.copies import (
     warnings_of,
     watermark_in,
 )
-from support.ended import claimed, fate, settle
+from support.ended import claim_rules, claimed, fate, settle
 from support.ledgers import House, change, house_at
 
 from marketplace_metering_async import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.ledger.resolutions import ResolvedAs
-from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.ledger.watermark import LEAP
 
 Restore = Callable[[Path, Path], None]
@@ -330,8 +329,8 @@ async def test_a_relay_looks_outside_before_it_claims(tmp_path: Path) -> None:
         await house.relay()
         use_backup_api(backup, path)
         now = int(house.clock.now().timestamp())
-        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1")
-        (claim,) = await idle._store.claim(now, rules)
+        await idle._store.bind("us-east-1", "127.0.0.1")
+        (claim,) = await idle._store.claim(now, claim_rules(now))
 
     assert claim.in_doubt
 

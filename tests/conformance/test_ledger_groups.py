@@ -3,11 +3,14 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
 import pytest
 from support.ledgers import (
+    ACCOUNT,
     HOUR,
     NOON,
     House,
@@ -21,6 +24,8 @@ from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefus
 from marketplace_metering_async.ledger.open_hours import OpenHour
 from marketplace_metering_async.ledger.stores import postgresql, postgresql_keys, sqlite_adding
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
+
+OTHER = "000000000002"
 
 
 async def test_usage_that_is_refused_fails_alone(house: House) -> None:
@@ -56,6 +61,29 @@ async def test_a_key_as_large_as_can_be_holds_up_itself_alone(house: House) -> N
 
     assert isinstance(added, AddedUsage | UsageRefusedError)
     assert 20 + 2 * isinstance(added, AddedUsage) == (await house.balance()).recorded
+
+
+async def test_more_for_one_hour_than_an_integer_holds_fails_nobody(house: House) -> None:
+    """
+    Each piece goes to an hour of its own, or to none where the month has none left; and whoever
+    shares the commit is stored with them.
+    """
+    pieces, most = 1_000, 9_999_999_999
+    await asyncio.gather(house.use(1), house.use(1, customer_aws_account_id=OTHER))
+    usages = [
+        UsageToAdd(
+            dimension="requests",
+            product_code="product",
+            quantity=most,
+            customer_aws_account_id=ACCOUNT,
+        )
+    ]
+    _, added = await asyncio.gather(
+        house.ledger.add_many(usages * pieces), house.use(2, customer_aws_account_id=OTHER)
+    )
+
+    assert isinstance(added, AddedUsage)
+    assert 4 + pieces * most == (await house.balance()).recorded
 
 
 async def test_a_late_event_reads_the_past_of_its_own_key(
@@ -173,3 +201,41 @@ def in_child(house: House) -> int:
     asyncio.set_event_loop(None)
     asyncio.events._set_running_loop(None)
     return asyncio.run(tried())
+
+
+_SAME_LOOP = """
+import asyncio, os, signal, sys
+from marketplace_metering_async import LedgerClosedError, UsageLedger
+
+signal.alarm(60)
+loop = asyncio.new_event_loop()
+ledger = UsageLedger.open(sys.argv[1])
+loop.run_until_complete(ledger.__aenter__())
+usage = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+calls = [lambda: ledger.add_usage(quantity=1, **usage), ledger.status, ledger.aclose]
+child = os.fork()
+if not child:
+    for call in calls:
+        try:
+            loop.run_until_complete(call())
+            print(call.__name__, "was done")
+        except LedgerClosedError as error:
+            print(error)
+    os._exit(0)
+os.waitpid(child, 0)
+for call in calls:
+    print(loop.run_until_complete(call()))
+"""
+
+
+async def test_a_forked_process_may_not_go_on_with_the_same_loop(house: House) -> None:
+    """
+    Which is not running while it is forked, and so belongs to both.
+    """
+    run = (sys.executable, "-c", _SAME_LOOP, house.url)
+    ended = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True, check=True)
+    *child, added, status, closed = ended.stdout.splitlines()
+
+    assert 2 == sum("belongs to another process" in line for line in child), child
+    assert "aclose was done" in child
+    assert (True, True, "None") == ("late=False" in added, "open=1" in status, closed)

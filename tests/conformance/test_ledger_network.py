@@ -381,7 +381,7 @@ async def test_opening_meets_ledger_errors_alone(
     async with proxy_to(place) as proxy:
         await proxy.cut()
         names.answer = outage
-        with pytest.raises(LedgerError, match=r"PostgreSQL cannot be used: .+"):
+        with pytest.raises(LedgerError, match=r"PostgreSQL cannot be used: .+ \(postgresql://"):
             async with house_at(proxy.url_at(NAME)):
                 pass
 

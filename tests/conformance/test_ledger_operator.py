@@ -8,7 +8,12 @@ import pytest
 from support.ended import LAST, claimed, end, fate, names, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, change, connections_of, house_at
 
-from marketplace_metering_async import CannotResolveError, HourState, LedgerUnusableError
+from marketplace_metering_async import (
+    CannotResolveError,
+    HourState,
+    LedgerRegionMismatchError,
+    LedgerUnusableError,
+)
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger.model import ENDED, STRANDED
@@ -288,6 +293,28 @@ async def test_nothing_is_rebound_under_a_relay(house: House) -> None:
     async with house.client(endpoint_url=ELSEWHERE) as other:
         with pytest.raises(CannotResolveError, match="stop all relays first"):
             await house.ledger.rebind(other, taken="billed", note="x")
+
+
+async def test_a_relay_that_had_nothing_in_its_hands_sends_no_more_to_the_host_before(
+    house: House,
+) -> None:
+    """
+    What was to be sent again would be lost there, for the ledger would have it as metered.
+    """
+    await house.use(1)
+    async with house.client() as before, house.client(endpoint_url=ELSEWHERE) as other:
+        relay = house.ledger._relay(before, None)
+        house.clock.step(hours=2)
+        await relay.once()
+        await house.ledger.rebind(other, taken="send", note="from the sandbox")
+        await house.use(2)
+        house.clock.step(hours=2)
+        with pytest.raises(LedgerRegionMismatchError, match=r"go to localhost .* 127\.0\.0\.1"):
+            await relay.once()
+
+    status = await house.balance()
+    assert (0, 3) == (status.metered, status.frozen)
+    assert 1 == len(house.service.requests)
 
 
 async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(

@@ -1,19 +1,24 @@
 """What only PostgreSQL can do: one quota for many relays, taking over."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from support.copies import adopted, again, billed, first_five, lost_timeline, repeated, warnings_of
+from support.ended import claim_rules, claimed, fate, settle
 from support.ledgers import (
     ACCOUNT,
     HOUR,
     NOON,
     House,
+    a_caller,
     change,
     connections_of,
     empty_postgres_database,
@@ -25,9 +30,12 @@ from support.ledgers import (
 from support.proxy import proxy_to
 
 from marketplace_metering_async import (
+    CannotResolveError,
     EventConflictError,
+    HourState,
     LedgerError,
     LedgerOutcomeUnknownError,
+    LedgerRegionMismatchError,
     LedgerUnusableError,
     MarketplaceMeteringClient,
     UsageLedger,
@@ -39,7 +47,6 @@ from marketplace_metering_async.ledger.stores import (
     sending,
 )
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
-from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import Sandbox
 
 
@@ -174,6 +181,35 @@ async def a_file_of_three_units(folder: Path) -> str:
     async with house_at(url) as house:
         await house.use(3, event_id="first")
     return url
+
+
+@pytest.mark.parametrize("table", ["hour", "attempt", "kept_sum"])
+async def test_a_verdict_that_comes_while_its_ledger_moves_keeps_it_where_it_is(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """
+    Of a relay that nobody has stopped: the copy's sums would not be those of its hours. Covers: M19
+    """
+    copy = postgresql_moving._copy
+
+    async def meanwhile(db: Any, source: Any, name: str) -> int:
+        if name == table:
+            await settle(house, fate(claim, HourState.METERED))
+        return await copy(db, source, name)
+
+    async with house_at(f"sqlite:///{tmp_path}/usage.db") as house, house_at(place) as new:
+        await house.use(3)
+        house.clock.step(hours=2)
+        (claim,) = await claimed(house)
+        with monkeypatch.context() as patched:
+            patched.setattr(postgresql_moving, "_copy", meanwhile)
+            with pytest.raises(LedgerError, match="stop all relays"):
+                await new.ledger.take_over(house.url)
+        await house.use(4)
+
+        assert 2 == await new.ledger.take_over(house.url)
+        status = await new.balance()
+        assert (3, 4) == (status.metered, status.open)
 
 
 async def test_a_move_that_is_refused_changes_nothing(place: str, tmp_path: Path) -> None:
@@ -342,9 +378,9 @@ async def test_a_claim_is_leased_by_the_servers_clock(place: str) -> None:
         await house.use(1)
         house.clock.step(hours=1)
         now = int(house.clock.now().timestamp())
-        await house.ledger._store.bind("us-east-1", "host")
+        await house.ledger._store.bind("us-east-1", "127.0.0.1")
         await house.ledger._store.seal_due(now, 10, "us-east-1")
-        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1", without=[])
+        rules = claim_rules(now)
         (claimed,) = await house.ledger._store.claim(now, rules)
         house.clock.step(days=-700)
         again = await late._store.claim(int(house.clock.now().timestamp()), rules)
@@ -356,6 +392,41 @@ async def test_a_claim_is_leased_by_the_servers_clock(place: str) -> None:
     assert abs(until - datetime.now(UTC)) < timedelta(seconds=61)
 
 
+@pytest.mark.parametrize("first", ["claim", "rebind"])
+async def test_nothing_is_claimed_for_a_host_that_is_left_meanwhile(place: str, first: str) -> None:
+    """
+    Whichever comes first: who claims and who rebinds look at what the other one has done.
+    """
+    async with (
+        house_at(place) as house,
+        house.another() as other,
+        house.client(endpoint_url="http://localhost:1") as elsewhere,
+    ):
+        await house.use(1)
+        house.clock.step(hours=2)
+        now = int(house.clock.now().timestamp())
+        await house.ledger._store.bind("us-east-1", "127.0.0.1")
+        await house.ledger._store.seal_due(now, 10, "us-east-1")
+        works: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "claim": lambda: house.ledger._store.claim(now, claim_rules(now)),
+            "rebind": lambda: other.rebind(elsewhere, note="another endpoint"),
+        }
+        tasks: dict[str, asyncio.Task[Any]] = {}
+        async with a_caller(place) as third:
+            await third.execute("SELECT 1 FROM marketplace_metering.ledger FOR UPDATE")
+            for sessions, name in enumerate(sorted(works, key=lambda name: name != first), 1):
+                tasks[name] = asyncio.create_task(works[name]())
+                await until_somebody_waits(place, sessions=sessions)
+        await asyncio.wait(tasks.values())
+        failed = {name: type(task.exception()) for name, task in tasks.items()}
+
+    assert failed == (
+        {"claim": type(None), "rebind": CannotResolveError}
+        if first == "claim"
+        else {"rebind": type(None), "claim": LedgerRegionMismatchError}
+    )
+
+
 async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> None:
     """
     Not even where it begins after that claim and before that looks for records. Covers: M04
@@ -365,9 +436,9 @@ async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> Non
         house.clock.step(hours=1)
         now = int(house.clock.now().timestamp())
         store = house.ledger._store
-        await store.bind("us-east-1", "host")
+        await store.bind("us-east-1", "127.0.0.1")
         await store.seal_due(now, 10, "us-east-1")
-        rules = ClaimRules(begun=now, limit=10, lease=60.0, region_name="us-east-1", without=[])
+        rules = claim_rules(now)
         fetch = PostgresDatabase.fetch
         first: list[Any] = []
 
@@ -467,3 +538,30 @@ async def test_usage_is_added_in_place(place: str) -> None:
     assert 800 == status.open
     assert found["hour"][1] > 0.95
     assert found["kept_sum"][1] > 0.95
+
+
+async def test_a_restored_file_that_moves_at_once_bills_nothing_twice(
+    place: str, tmp_path: Path
+) -> None:
+    """
+    It is looked at before it moves, though nobody has opened it since. Covers: K19, M19
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(f"sqlite:///{path}") as house:
+        await first_five(house)
+        await house.ledger.back_up(tmp_path / "backup.db")
+        await lost_timeline(house)
+    copyfile(tmp_path / "backup.db", path)
+    new = again(house, place)
+    async with new.ledger:
+        await new.ledger.take_over(house.url)
+        await repeated(new)
+        guarded = (await new.balance()).is_unconfirmed_copy
+        before = billed(new)
+        await adopted(new)
+        status = await new.balance()
+
+    assert guarded
+    assert any("this ledger is a copy" in text for text in warnings_of(new))
+    assert 105 == before
+    assert {HourState.UNCONFIRMED: 100} == status.ended

@@ -154,6 +154,9 @@ async def test_a_schema_has_the_name_that_the_url_gives(place: str) -> None:
             pass
     async with UsageLedger.open(other, create=False) as ledger:
         assert 6 == (await ledger.status()).recorded
+    with pytest.raises(LedgerMissingError, match=r", schema usage_of_nobody$"):
+        async with UsageLedger.open(other.replace("staging", "nobody"), create=False):
+            pass
 
 
 @pytest.mark.parametrize("name", ["", "Usage", "1st", "a-b", "a b", "pg_usage", "z" * 64, '"'])

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
+from support.ended import claim_rules
 from support.ledgers import HOUR, NOON, House, house_at
 
-from marketplace_metering_async.ledger.stores.words import ClaimRules
 from marketplace_metering_async.sandbox import FaultKind
 
 OVER = NOON.replace(minute=0) + HOUR
@@ -45,10 +45,11 @@ async def test_what_somebody_claims_is_shown(house: House) -> None:
     house.clock.set(OVER + HOUR)
     now = int(house.clock.now().timestamp())
     store = house.ledger._store
+    await store.bind("us-east-1", "127.0.0.1")
     await store.seal_due(now, 10, "us-east-1")
     before = await house.balance()
     for lease in (60.0, 120.0):
-        await store.claim(now, ClaimRules(begun=now, limit=1, lease=lease, region_name="us-east-1"))
+        await store.claim(now, claim_rules(now, lease, limit=1))
     after = await house.balance()
 
     assert (0, None) == (before.in_flight, before.claimed_until)

@@ -98,6 +98,17 @@ def all_of(place: Sandbox) -> str:
     )
 
 
+async def test_an_order_that_is_no_json_by_its_header_says_so(place: Sandbox) -> None:
+    """
+    As curl sends it by itself.
+    """
+    async with aiohttp.ClientSession(f"{place.url}/_sandbox/") as browser:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        async with browser.post("reset", data="{}", headers=headers) as answer:
+            assert 415 == answer.status
+            assert "Content-Type: expected application/json" in await answer.text()
+
+
 @pytest.mark.parametrize("path", list(RIGHT))
 async def test_an_order_is_carried_out_whole_or_refused(place: Sandbox, path: str) -> None:
     """

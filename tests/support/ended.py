@@ -11,12 +11,20 @@ from support.ledgers import ACCOUNT, House
 LAST = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
 
 
+def claim_rules(now: int, lease: float = 60.0, limit: int = 10) -> ClaimRules:
+    """Return what a relay to the service in memory asks for."""
+    return ClaimRules(
+        begun=now, limit=limit, lease=lease, region_name="us-east-1", host="127.0.0.1"
+    )
+
+
 async def claimed(house: House, lease: float = 60.0, limit: int = 10) -> list[FrozenHour]:
     """Seal what is due, and claim as a relay does."""
     now = int(house.clock.now().timestamp())
     store = house.ledger._store
+    await store.bind("us-east-1", "127.0.0.1")
     await store.seal_due(now, max(100, limit), "us-east-1")
-    rules = ClaimRules(begun=now, limit=limit, lease=lease, region_name="us-east-1")
+    rules = claim_rules(now, lease, limit)
     return await store.claim(now, rules)
 
 

@@ -15,6 +15,7 @@ from support.virtual import START, run_virtual
 
 from marketplace_metering_async import UsageBatcher, coalesce
 from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
@@ -253,3 +254,50 @@ def test_a_subclass_of_datetime_is_read_as_what_it_is() -> None:
         timestamp=when, dimension="d", quantity=1, customer_aws_account_id="1" * 12
     )
     assert datetime(2026, 11, 23, 10, tzinfo=UTC) == record.timestamp
+
+
+@pytest.mark.parametrize(
+    ("timeout", "kind", "got"),
+    [("0.5", TypeError, "'0.5'"), ([1], TypeError, "a list"), (float("nan"), ValueError, "nan")],
+)
+def test_a_time_limit_that_would_never_come_is_refused(
+    timeout: Any, kind: type[Exception], got: str
+) -> None:
+    """
+    Such as a text of the environment, at every call that takes one; nothing is sent. Design, Laws
+    of sending 10
+    """
+    service = MemoryService()
+
+    async def run() -> None:
+        async with client_of(service) as client, UsageBatcher(client) as batcher:
+            for call in (
+                lambda: client.batch_meter_usage(usage(1), timeout=timeout),
+                lambda: batcher.drain(timeout),
+                lambda: client.resolve_customer("token", timeout=timeout),
+            ):
+                with pytest.raises(kind, match=f"timeout: expected a number.*, got {got}"):
+                    await call()
+            assert (await batcher.meter(usage(1)[0])).metered  # it was not closed
+
+    run_virtual(run())
+
+
+def test_settings_of_a_wrong_type_are_named() -> None:
+    """
+    With what is expected and what came.
+    """
+    service: MemoryService = MemoryService()
+    settings: Any
+    for settings, text in (
+        ({"calls_per_second": "ten"}, "calls_per_second: expected a number, got 'ten'"),
+        ({"max_concurrency": "8"}, "max_concurrency: expected a number, got '8'"),
+        ({"retry": 900}, r"retry: expected a RetryPolicy, got 900 \(int\)"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            client_of(service, **settings)
+    with pytest.raises(TypeError, match="calls_per_second: expected a number, got '5'"):
+        AdaptivePacer("5")  # type: ignore[arg-type]
+    linger: Any = "1"
+    with pytest.raises(TypeError, match="linger: expected a number, got '1'"):
+        UsageBatcher(client_of(service), linger=linger)

@@ -11,6 +11,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     InvalidRecordTypeError,
     KeyAlreadySentError,
+    LedgerError,
     LedgerMissingError,
     LedgerOutcomeUnknownError,
     LedgerRegionMismatchError,
@@ -38,6 +39,7 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
             "Add the lines of an hour up with --coalesce. What went out first stands."
         ),
         EventConflictError: "Give each line an event id of its own, and repeat it unchanged.",
+        LedgerError: "Fix what the text names, and run the same command again.",
         LedgerOutcomeUnknownError: (
             "Run the same command again: a line, or an --event-id, counts once. Look at `ledger "
             "history` before you repeat usage without one."

@@ -34,7 +34,7 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_plain,
 )
 from marketplace_metering_async.ledger.stores.database import Database, Verb
-from marketplace_metering_async.ledger.stores.identifying import identity, retire
+from marketplace_metering_async.ledger.stores.identifying import identity
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
@@ -263,13 +263,12 @@ class PostgresStore(Store):
     async def retire(self, to: str) -> Identity:
         """See Store."""
         (await self._read(identity)).require_movable(to)  # before others are kept out
+        return await super().retire(to)
 
-        async def work(db: Database) -> Identity:
-            """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
-            await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
-            return await retire(db, to)
-
-        return await self._change(work, though_moved=True)
+    async def _retire(self, db: Database, to: str) -> tuple[Identity, str | None]:
+        """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
+        await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
+        return await super()._retire(db, to)
 
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int

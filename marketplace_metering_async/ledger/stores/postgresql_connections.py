@@ -6,6 +6,7 @@ another session of the server.
 """
 
 import asyncio
+import os
 from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
@@ -41,7 +42,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     Operation,
     Row,
 )
-from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade
+from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade, place_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
 
@@ -97,6 +98,7 @@ class PostgresConnections:
         self._upgrade = SchemaUpgrade(self._url, self._schema, migrations, create, reach)
         self._known = self._upgrade.known
         self._pool: Any = None  # an asyncpg pool while open
+        self._process = 0
         self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
         self._memory = Memory()
@@ -106,6 +108,7 @@ class PostgresConnections:
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
         self._warn = warn
+        self._process = os.getpid()
         try:
             import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
         except ImportError:
@@ -134,7 +137,8 @@ class PostgresConnections:
                 f"leave out of the ledger's URL what the server does not know: {error}"
             ) from error
         except self._errors as error:
-            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)}") from error
+            place = place_of(self._url, self._schema)
+            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)} ({place})") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "
@@ -355,6 +359,8 @@ class PostgresConnections:
     def _connection(self) -> Any:  # noqa: ANN401
         if self._pool is None:
             raise LedgerClosedError("the ledger is closed")
+        if self._process != os.getpid():
+            raise LedgerClosedError("the ledger belongs to another process; open one for this")
         return self._pool.acquire(timeout=_COMMAND_SECONDS)
 
     async def _begin(

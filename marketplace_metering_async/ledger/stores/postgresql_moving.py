@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from marketplace_metering_async.errors import LedgerUnusableError
+from marketplace_metering_async.errors import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger.identity import require_here
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.tables import TABLES
+from marketplace_metering_async.ledger.sums import Sum
 
 _NUMBERED: Final = {
     "arrival": "arrival_id",
@@ -33,6 +34,7 @@ async def _take(db: Connection, source: Store) -> int:
     if await _has_usage(db):
         raise LedgerUnusableError("only a new ledger can take over another one")
     old = await source.retire(own)
+    sums = await _sums_of(source)
     await db.execute(
         "UPDATE marketplace_metering.ledger SET region_name = $1, host = $2, guarded_since = $3, "
         "last_success_at = $4, claims = $5, claimed_through = $6, held_through = $7, "
@@ -51,12 +53,22 @@ async def _take(db: Connection, source: Store) -> int:
     for table in TABLES:
         copied = await _copy(db, source, table)
         hours += copied if table == "hour" else 0
+    if await _sums_of(source) != sums:
+        raise LedgerError(
+            "stop all relays of the old ledger first: one has written down verdicts while it was "
+            "copied, so that nothing is moved"
+        )
     for table, column in _NUMBERED.items():
         await db.execute(
             f"SELECT setval(pg_get_serial_sequence('marketplace_metering.{table}', '{column}'), "
             f"GREATEST(1, (SELECT MAX({column}) FROM marketplace_metering.{table})))"
         )
     return hours
+
+
+async def _sums_of(source: Store) -> set[Sum]:
+    """Return the sums of a ledger that has moved: only verdicts still change them."""
+    return set((await source.status(0)).sums)
 
 
 async def let_go(connections: PostgresConnections, source: Store) -> None:

@@ -7,7 +7,7 @@ from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerMissingError, LedgerUnusableError
 from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition, version_in
-from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection
+from marketplace_metering_async.ledger.stores.postgresql_schema import USUAL, SchemaConnection
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.words import FailPoint
 
@@ -83,7 +83,7 @@ class SchemaUpgrade:
 
     async def _version(self, connection: Connection) -> int:
         """Return the version of the schema; 0 where there is none, and one may be made."""
-        place = _place_of(self.url)
+        place = place_of(self.url, self.schema)
         db = SchemaConnection(connection, self.schema)
         if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
             raise first_edition(place)
@@ -95,7 +95,8 @@ class SchemaUpgrade:
         return version_in(found, place, self.known)
 
 
-def _place_of(url: str) -> str:
-    """Return host and database of *url*, and nothing that may be secret."""
+def place_of(url: str, schema: str) -> str:
+    """Return host, database and *schema* of *url*, and nothing that may be secret."""
     parts = urlsplit(url)
-    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    place = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return place if schema == USUAL else f"{place}, schema {schema}"

@@ -26,6 +26,7 @@ from marketplace_metering_async.ledger.stores.database import (
     for_rows,
     with_quantity,
 )
+from marketplace_metering_async.ledger.stores.identifying import identity
 from marketplace_metering_async.ledger.sums import Sums
 
 KEYS: Final = both("""
@@ -182,6 +183,7 @@ async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingR
 
 async def rebind(db: Database, host: str, taken: HourState | None, note: Note) -> int:
     """Bind the ledger to another host of its region; see Store."""
+    await identity(db, locked=True)  # whoever claims counts that in its row, and looks at the host
     require_no_claim(await db.fetchval(CLAIMED, note.at) is not None)
     changed, sums = 0, Sums()
     found = [tuple(row) for row in await db.fetch(TAKEN)]

@@ -284,6 +284,9 @@ class Store(ABC):
         The claim is counted, and the count written outside once it is committed, before this
         returns; where that fails, it is given back. What is lost in a failover before then is not
         returned either, and what is lost later is missed by whoever compares the two.
+
+        Raises:
+            LedgerRegionMismatchError: it is tied to another host, maybe since the relay began.
         """
 
         async def work(
@@ -292,6 +295,7 @@ class Store(ABC):
             place, ledger, _ = await guard_copy(db, self._place, now)
             require_watermark(ledger, place.path)
             claimed, counted = await sending.claim(db, now, rules, self._reach)
+            (counted or ledger).require_host(rules.region_name, rules.host)
             return claimed, place, ledger, counted
 
         claimed, place, ledger, counted = await self._change(work)
@@ -410,10 +414,21 @@ class Store(ABC):
         """
         Close the ledger to usage and relays, for it moves to the ledger *to*; return its row.
 
+        If it is a copy that nobody has adopted, its row says so, and *warn* hears of it.
+
         Raises:
             LedgerUnusableError: it is that ledger, or has moved to another one.
         """
-        return await self._change(lambda db: retire(db, to), though_moved=True)
+        ledger, copy = await self._change(lambda db: self._retire(db, to), though_moved=True)
+        if copy is not None:
+            self._warn(copy)
+        return ledger
+
+    async def _retire(self, db: Database, to: str) -> tuple[Identity, str | None]:
+        """Return its row, and what to say of a copy: nobody may have opened it before it moves."""
+        now = int(self.clock.now().timestamp())
+        _, ledger, sign = await guard_copy(db, self._place, now)
+        return await retire(db, to), copy_text(ledger, sign)
 
     async def reinstate(self, to: str) -> None:
         """Take back that it has moved to the ledger *to*."""

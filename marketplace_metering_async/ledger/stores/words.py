@@ -42,6 +42,7 @@ class ClaimRules:
         limit: How many records at most.
         lease: For how many seconds.
         region_name: Of which region.
+        host: Where they are sent to.
         without: Lanes that are left alone; see UsageKey.lane.
     """
 
@@ -49,4 +50,5 @@ class ClaimRules:
     limit: int
     lease: float
     region_name: str
+    host: str
     without: Sequence[str] = ()

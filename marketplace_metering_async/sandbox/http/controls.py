@@ -288,7 +288,7 @@ async def order_of(request: web.Request) -> dict[str, Any]:
             and for what is no JSON object.
     """
     if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="send application/json\n")
+        raise web.HTTPUnsupportedMediaType(text="Content-Type: expected application/json\n")
     try:
         body = await body_of(request)
         if len(body) > _LARGEST_ORDER:

@@ -17,7 +17,7 @@ from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import Refusal
+from marketplace_metering_async.sandbox import FaultKind, Refusal
 
 S = RecordStatus
 
@@ -37,6 +37,25 @@ def test_a_refusal_that_comes_after_the_stop_leaves_no_doubt(code: str) -> None:
     assert {S.UNPROCESSED: 25} == result.counts
     assert {False} == {r.metered for r in result}
     assert {DeliveryTimeoutError} == {type(r.error) for r in result}
+
+
+def test_the_end_of_the_time_says_what_was_wrong_until_then() -> None:
+    """
+    A wrong address, an outage: who limits the time would otherwise never learn of it. A record that
+    was never tried has nothing to say.
+    """
+    service = MemoryService(lambda number, body: FaultKind.ERROR_503 if number else None)
+
+    result = batch(service, usage(50), timeout=5.0, max_concurrency=1)
+
+    tried = [r for r in result if r.attempts and not r.metered]
+    untried = [r for r in result if not r.attempts]
+    assert tried
+    assert {DeliveryTimeoutError} == {type(r.error) for r in (*tried, *untried)}
+    for one in tried:
+        assert "the time allowed for the call is over; before that: HTTP 503" in str(one.error)
+        assert "HTTP 503" in one.advice
+    assert {"the time allowed for the call is over"} >= {str(one.error) for one in untried}
 
 
 def test_a_part_that_needs_no_call_any_more_loses_nobody() -> None:

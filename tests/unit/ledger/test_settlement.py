@@ -276,3 +276,26 @@ def test_what_was_stopped_goes_at_once(error: MeteringError) -> None:
     It did not fail: it was asked to stop, or the account has a fault that a person sets right.
     """
     assert NOON == settled(RecordStatus.UNPROCESSED, error).not_before
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (
+            InvalidUsageDimensionException(
+                "InvalidUsageDimensionException", "no\x00such\ud800 one\n", status=400
+            ),
+            "InvalidUsageDimensionException (HTTP 400): no?such? one?",
+        ),
+        (MarketplaceMeteringException("MoonPhase", "x" * 999), f"MoonPhase: {'x' * 200}"),
+        (FAULT, "InternalServiceErrorException"),
+        (DeliveryTimeoutError("stopped"), "DeliveryTimeoutError: stopped"),
+        (None, None),
+    ],
+)
+def test_the_services_own_words_are_kept(error: MeteringError | None, kept: str | None) -> None:
+    """
+    Who asks why a record was refused finds them in the history: short, and without what a database
+    may not store.
+    """
+    assert kept == settled(RecordStatus.UNPROCESSED, error).error

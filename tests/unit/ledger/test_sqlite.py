@@ -627,22 +627,37 @@ def test_a_ledger_is_not_tied_to_what_can_be_no_region(tmp_path: Path, region: s
     assert [] == [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "usage.db", "sqlite://", "sqlite:///"])
-def test_other_urls_are_refused(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "got"),
+    [
+        ("mysql://x/y", "one of scheme 'mysql'"),
+        ("usage.db", "text without ://"),
+        (None, "None"),
+        ("sqlite://", "one of scheme 'sqlite'"),
+        ("sqlite:///", "one of scheme 'sqlite'"),
+    ],
+)
+def test_other_urls_are_refused(url: Any, got: str) -> None:
     """
-    With what is expected.
+    With what is expected, and what came.
     """
-    with pytest.raises(ConfigurationError, match=r"expected sqlite:///usage\.db or postgresql://"):
+    expected = r"expected sqlite:///usage\.db or postgresql://user@host/database, got "
+    with pytest.raises(ConfigurationError, match=expected + got):
         UsageLedger.open(url)
 
 
-@pytest.mark.parametrize(("name", "value"), [("grace", -1), ("late", "drop")])
-def test_settings_are_looked_at(name: str, value: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("grace", -1, ValueError), ("grace", "600", TypeError), ("late", "drop", ValueError)],
+)
+def test_settings_are_looked_at(
+    name: str, value: object, kind: type[Exception], tmp_path: Path
+) -> None:
     """
     Before anything is opened.
     """
     settings: dict[str, Any] = {name: value}
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(kind, match=f"{name}: expected"):
         UsageLedger.open(url_of(tmp_path / "usage.db"), **settings)
 
 
