@@ -196,5 +196,5 @@ def test_a_suite_on_postgresql(run: Suite, pytester: pytest.Pytester, postgres: 
             buyer = Customer(product_code="p", customer_aws_account_id="111122223333")
             async with metering_ledger.open(grace=0) as ledger:
                 await ledger.add_usage(dimension="seats", quantity=4, customer=buyer)
-                assert (await metering_ledger.advance(hours=1)).metered == 4
+                assert (await metering_ledger.advance(hours=2)).metered == 4
     """).assert_outcomes(passed=1)
