@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from numbers import Real
 from typing import Final
 
 from marketplace_metering_async import limits, quantities
@@ -58,7 +59,7 @@ def require_number(name: str, value: object) -> None:
     Raises:
         TypeError: it is none.
     """
-    if not isinstance(value, int | float):
+    if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import UserDict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -279,6 +280,24 @@ def test_a_time_limit_that_would_never_come_is_refused(
                 with pytest.raises(kind, match=f"timeout: expected a number.*, got {got}"):
                     await call()
             assert (await batcher.meter(usage(1)[0])).metered  # it was not closed
+
+    run_virtual(run())
+
+
+def test_a_number_of_another_type_is_a_number() -> None:
+    """
+    As numpy has them, and others.
+    """
+    half: Any = Fraction(1, 2)
+
+    async def run() -> None:
+        async with (
+            client_of(MemoryService(), calls_per_second=20 * half) as client,
+            UsageBatcher(client, linger=half) as batcher,
+        ):
+            assert 1 == len((await client.batch_meter_usage(usage(1), timeout=half)).succeeded)
+            assert (await batcher.meter(usage(2)[1])).metered
+            await batcher.drain(half)
 
     run_virtual(run())
 
