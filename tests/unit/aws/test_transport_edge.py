@@ -29,6 +29,7 @@ from marketplace_metering_async.aws.transport import (
     TransportSettings,
 )
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     InvalidResponseError,
     MarketplaceMeteringException,
@@ -231,6 +232,19 @@ async def test_every_error_of_aiohttp_is_a_transport_error(
     assert lost.sent is True
 
 
+class HastyClock(SystemClock):
+    """Whoever sleeps is awake at once, and it is as late as if he had slept."""
+
+    slept = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.slept
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        await super().sleep(0)
+
+
 @pytest.mark.parametrize("code", sorted(MODELLED_ERRORS))
 async def test_every_modelled_error_comes_under_its_own_name(code: str) -> None:
     """
@@ -240,6 +254,7 @@ async def test_every_modelled_error_comes_under_its_own_name(code: str) -> None:
         region_name="us-east-1",
         aws_access_key_id="key",
         aws_secret_access_key="secret",
+        clock=HastyClock(),
     )
     headers = {"x-amzn-RequestId": "r-0", "x-amzn-ErrorType": f"{code}:http://internal/"}
     refusal: dict[str, Any] = {"status": 400, "headers": headers, "response_class": Answer}
