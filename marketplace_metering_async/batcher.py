@@ -18,7 +18,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.rules import require_timeout
+from marketplace_metering_async.rules import require_number, require_timeout
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -53,9 +53,10 @@ class UsageBatcher:
             max_pending: Records without a verdict at the most; further callers wait.
 
         Raises:
-            TypeError, ValueError: for a linger that is no number, or negative, or less than one
-                record pending.
+            TypeError, ValueError: for a linger or a limit that is no number, a negative linger, or
+                less than one record pending.
         """
+        require_number("max_pending", max_pending)
         if max_pending < 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
         self._shared = shared_of(client)
@@ -155,7 +156,8 @@ class UsageBatcher:
         Raises:
             TypeError, ValueError: if *timeout* is no number; nothing has changed then.
         """
-        require_timeout(timeout)
+        if timeout is not None:
+            require_timeout(timeout)
         self._closed = True
         self._places.close()
         unsure: list[RecordResult] = []

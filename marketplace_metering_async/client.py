@@ -186,7 +186,8 @@ class MarketplaceMeteringClient:
             ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
         """
         require_iterable(records)
-        rules.require_timeout(timeout)
+        if timeout is not None:
+            rules.require_timeout(timeout)
         self._connection.require_home()
         batch = Batch(self._shared, product_code=product_code)
         return await batch.deliver(records, timeout)
@@ -266,6 +267,7 @@ class MarketplaceMeteringClient:
 
         Raises:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
+            TypeError, ValueError: if *timeout* is no number; nothing was sent.
             MarketplaceMeteringException: the service refused, under its own name.
             TransportError: no response; with the same client token it may be sent again.
             InvalidResponseError: a response that is none of the service's.

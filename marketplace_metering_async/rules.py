@@ -63,17 +63,16 @@ def require_number(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
 
 
-def require_timeout(timeout: float | None) -> None:
+def require_timeout(timeout: float) -> None:
     """
     Refuse a time limit that would never come.
 
     Raises:
-        TypeError, ValueError: it is neither a number of seconds nor None.
+        TypeError, ValueError: it is no number of seconds.
     """
-    if timeout is not None:
-        require_number("timeout", timeout)
-        if math.isnan(timeout):
-            raise ValueError("timeout: expected a number of seconds, got nan")
+    require_number("timeout", timeout)
+    if math.isnan(timeout):
+        raise ValueError("timeout: expected a number of seconds, got nan")
 
 
 def text(

@@ -79,11 +79,15 @@ def _is_account_fault(error: MeteringError) -> bool:
     return classify(error) in _ACCOUNT_FAULTS
 
 
+REFUSED_USAGE: Final = (EventConflictError, EventTooOldError, UsageRefusedError)
+"""What is wrong with one piece of usage alone, once its line was read."""
+
+
 def of_error(error: MeteringError) -> Exit:
     """Return the code for a command that ended with *error*."""
     if isinstance(error, CannotResolveError | InvalidRecordError | LedgerMissingError):
         return Exit.USAGE
-    if isinstance(error, EventConflictError | EventTooOldError | UsageRefusedError):
+    if isinstance(error, REFUSED_USAGE):
         return Exit.REJECTED
     if isinstance(error, ConfigurationError | ClientClosedError):
         return Exit.ACCOUNT

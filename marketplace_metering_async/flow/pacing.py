@@ -112,13 +112,14 @@ class AdaptivePacer:
             random: Where the jitter of pauses comes from.
 
         Raises:
-            TypeError, ValueError: for a quota that is no number, not above 0 or infinite, or a
-                burst below 1.
+            TypeError, ValueError: for a quota or burst that is no number, a quota that is not above
+                0 or is infinite, or a burst below 1.
         """
         if calls_per_second is not None:
             require_number("calls_per_second", calls_per_second)
         if calls_per_second is not None and not 0 < calls_per_second < math.inf:
             raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
+        require_number("burst", burst)
         if not burst >= 1:
             raise ValueError(f"burst: expected at least 1, got {burst}")
         self._quota = math.inf if calls_per_second is None else _USED_SHARE * calls_per_second

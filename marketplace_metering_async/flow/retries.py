@@ -3,17 +3,22 @@
 from random import Random
 from typing import Final
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, gt, instance_of, optional
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.rules import require_number
 from marketplace_metering_async.service_codes import ErrorKind
 
 MOST_EXTRA_HINT: Final = 5.0
 """Seconds by which a Retry-After may lengthen a delay (AWS's SDK reference, 2026)."""
+
+
+def _is_number(_: object, attribute: "Attribute[float]", value: object) -> None:
+    require_number(attribute.name, value)
 
 
 @frozen(kw_only=True)
@@ -39,10 +44,10 @@ class RetryPolicy:
         TypeError: for anything that is no number.
     """
 
-    timeout: float = field(default=900.0, validator=[instance_of((int, float)), gt(0)])
-    attempt_timeout: float = field(default=30.0, validator=[instance_of((int, float)), gt(0)])
-    base_delay: float = field(default=0.1, validator=[instance_of((int, float)), gt(0)])
-    max_delay: float = field(default=20.0, validator=[instance_of((int, float)), gt(0)])
+    timeout: float = field(default=900.0, validator=[_is_number, gt(0)])
+    attempt_timeout: float = field(default=30.0, validator=[_is_number, gt(0)])
+    base_delay: float = field(default=0.1, validator=[_is_number, gt(0)])
+    max_delay: float = field(default=20.0, validator=[_is_number, gt(0)])
     max_attempts: int | None = field(
         default=None, validator=optional(and_(instance_of(int), ge(1)))
     )

@@ -14,7 +14,7 @@ from support.ledgers import ACCOUNT, house_at
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, run_virtual
 
-from marketplace_metering_async import UsageBatcher, coalesce
+from marketplace_metering_async import RetryPolicy, UsageBatcher, coalesce
 from marketplace_metering_async.errors import InvalidRecordError
 from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import UsageRecord
@@ -279,6 +279,8 @@ def test_a_time_limit_that_would_never_come_is_refused(
             ):
                 with pytest.raises(kind, match=f"timeout: expected a number.*, got {got}"):
                     await call()
+            with pytest.raises(TypeError, match="timeout: expected a number, got None"):
+                await client.resolve_customer("token", timeout=None)  # type: ignore[arg-type]
             assert (await batcher.meter(usage(1)[0])).metered  # it was not closed
 
     run_virtual(run())
@@ -292,7 +294,9 @@ def test_a_number_of_another_type_is_a_number() -> None:
 
     async def run() -> None:
         async with (
-            client_of(MemoryService(), calls_per_second=20 * half) as client,
+            client_of(
+                MemoryService(), calls_per_second=20 * half, retry=RetryPolicy(timeout=9 * half)
+            ) as client,
             UsageBatcher(client, linger=half) as batcher,
         ):
             assert 1 == len((await client.batch_meter_usage(usage(1), timeout=half)).succeeded)
@@ -317,6 +321,13 @@ def test_settings_of_a_wrong_type_are_named() -> None:
             client_of(service, **settings)
     with pytest.raises(TypeError, match="calls_per_second: expected a number, got '5'"):
         AdaptivePacer("5")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="burst: expected a number, got '1'"):
+        AdaptivePacer(5, burst="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="attempt_timeout: expected a number, got '1'"):
+        RetryPolicy(attempt_timeout="1")  # type: ignore[arg-type]
+    pending: Any = "9"
+    with pytest.raises(TypeError, match="max_pending: expected a number, got '9'"):
+        UsageBatcher(client_of(service), max_pending=pending)
     linger: Any = "1"
     with pytest.raises(TypeError, match="linger: expected a number, got '1'"):
         UsageBatcher(client_of(service), linger=linger)

@@ -17,21 +17,14 @@ from typing import IO, Any, Final, Self
 
 from attrs import evolve, frozen
 
-from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
+from marketplace_metering_async.cli.exit_codes import REFUSED_USAGE, Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BadLines, record_of
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import STDIN, Line, Source
 from marketplace_metering_async.cli.output.result_fields import Fate, of_blocked, of_refusal
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.errors import (
-    EventConflictError,
-    EventTooOldError,
-    InvalidRecordError,
-    MeteringError,
-    UsageRefusedError,
-    Violation,
-)
+from marketplace_metering_async.errors import InvalidRecordError, MeteringError, Violation
 from marketplace_metering_async.ledger import AddedUsage, UsageLedger
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 from marketplace_metering_async.ledger.usage import UsageReader
@@ -222,7 +215,7 @@ async def _added(
 
 
 def _fate(added: AddedUsage | MeteringError, place: str) -> Fate:
-    if isinstance(added, EventConflictError | EventTooOldError | UsageRefusedError):
+    if isinstance(added, REFUSED_USAGE):
         return of_refusal(added, place)
     if isinstance(added, MeteringError):
         raise added

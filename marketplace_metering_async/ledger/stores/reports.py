@@ -109,7 +109,7 @@ OLD_HOURS: Final = both(
 )
 FORGET: Final = Dialects(
     sqlite="""
-    DELETE FROM event WHERE added_at < min($1, $2) AND number IN (
+    DELETE FROM event WHERE added_at < $1 AND number IN (
         SELECT number FROM event WHERE number > 0 AND added_at <= $2 ORDER BY number LIMIT $3)
     RETURNING 1
     """,
@@ -122,8 +122,8 @@ FORGET: Final = Dialects(
     """,
 )
 """
-SQLite looks at the first ones that were added, but for those of a clock that is ahead: others whose
-time is later than it should be are waited for.
+SQLite looks at the first ones that were added, from the first number on, but for those of a clock
+that is ahead: others whose time is later than it should be are waited for.
 """
 
 
