@@ -48,7 +48,7 @@ class SharedPacer:
         self._reserve_calls = reserve
         self._gap = 1 / (calls_per_second * _SHARE)
         self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))
-        self._ahead = _FEWEST  # turns that are reserved at a time
+        self._ahead = self._most  # turns that are reserved at a time
         self._reserved_at = 0.0
         self._kept = max(_KEPT, _KEPT_TURNS * self._gap)
         self._turns: deque[float] = deque()  # monotonic times at which calls may start

@@ -59,6 +59,24 @@ async def test_one_alone_gets_all_of_it() -> None:
     assert 0.95 * 50 * 20 <= count <= 50 * 20
 
 
+async def test_who_begins_alone_is_at_the_quota_at_once() -> None:
+    """
+    While the database takes its time for each reservation.
+    """
+    row = Row()
+
+    async def reserve(seconds: float) -> float:
+        until = await row.reserve(seconds)
+        for _ in range(30):  # 75 ms in steps of 5
+            await asyncio.sleep(0)
+        return until - 0.02
+
+    pacer = SharedPacer(reserve, 100)
+    (count,) = await started(row, [pacer], 1)
+
+    assert 0.95 * 100 <= count <= 100
+
+
 async def test_turns_that_went_by_are_forgotten() -> None:
     """
     The service would take so many at once from one relay, but not from all.
