@@ -17,8 +17,10 @@ from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, SealedHour, UsageKey, name_of
 from marketplace_metering_async.records import UsageRecord
 
-DIGEST_BYTES: Final = 16
-
+EVENT_DIGEST_BYTES: Final = 20
+"""A key's 8, a moment's 5 and a quantity's 7."""
+_BEFORE_1970: Final = 1 << 37
+_NO_MOMENT: Final = 1 << 38  # seconds since 1970: in the year 10,680
 
 QUANTITY: Final = "Quantity"
 QUANTITY_AS_DECIMAL: Final = f"{QUANTITY}{quantities.AS_DECIMAL}"
@@ -74,7 +76,8 @@ def digest(
 ) -> bytes:
     """Return the digest of a frozen record; *stamp* in seconds since 1970."""
     where = json.dumps([region_name, license_product])[1:-1]
-    return _digest(f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]')
+    content = f'[{where}, {name_of(key)[1:-1]}, {stamp}, {quantity}, "{member}"]'
+    return blake2b(content.encode(), digest_size=16).digest()
 
 
 def is_whole(hour: SealedHour) -> bool:
@@ -83,21 +86,22 @@ def is_whole(hour: SealedHour) -> bool:
     return hour.digest == digest(*content, license_product=hour.license_product)
 
 
-def digest_of_event(name: str, at: int | None, quantity: int) -> bytes:
+def number_of(key: UsageKey) -> int:
+    """Return 64 bits that stand for a key in the digests of its events."""
+    return int.from_bytes(blake2b(name_of(key).encode(), digest_size=8).digest())
+
+
+def digest_of_event(key: int, at: int | None, quantity: int) -> bytes:
     """
-    Return the digest of what a caller said of an event.
+    Return the digest of what a caller said of an event: its key's, and the rest as it is.
 
     Args:
-        name: Of the key.
-        at: None where it did not say.
+        key: The key's number.
+        at: None where the caller did not say.
         quantity: Millionths.
     """
-    moment = "null" if at is None else at
-    return _digest(f"[{name[1:-1]}, {moment}, {quantity}]")
-
-
-def _digest(content: str) -> bytes:
-    return blake2b(content.encode(), digest_size=DIGEST_BYTES).digest()
+    moment = _NO_MOMENT if at is None else at
+    return (key << 96 | moment + _BEFORE_1970 << 56 | quantity).to_bytes(EVENT_DIGEST_BYTES)
 
 
 def record_of(held: FrozenHour) -> FrozenRecord:

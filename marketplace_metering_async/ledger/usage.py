@@ -7,8 +7,8 @@ from typing import Any, Final, Required, TypedDict
 
 from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import InvalidRecordError, Violation
-from marketplace_metering_async.ledger.frozen_record import digest_of_event
-from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey, name_of
+from marketplace_metering_async.ledger.frozen_record import digest_of_event, number_of
+from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
 from marketplace_metering_async.quantities import Quantity, millionths, read
@@ -45,8 +45,8 @@ class UsageToAdd(TypedDict, total=False):
     event_id: str | None
 
 
-_Known = tuple[UsageKey, str, str]
-"""A key, with whom a license record may share a request, and the key's name."""
+_Known = tuple[UsageKey, str, int]
+"""A key, with whom a license record may share a request, and what stands for it in a digest."""
 _NAMES: Final = UsageToAdd.__annotations__.keys()
 
 
@@ -116,10 +116,10 @@ class UsageReader:
             raise_if_any(_violations(record, now, event_id))
             known = self._remember(who, record)
             epoch, amount = record.epoch, millionths(record.quantity)
-        key, license_product, name = known
+        key, license_product, number = known
         digest = b""
         if event_id is not None:
-            digest = digest_of_event(name, None if at is None else epoch, amount)
+            digest = digest_of_event(number, None if at is None else epoch, amount)
         return Usage(key, license_product, epoch, amount, event_id, digest)
 
     def one_of_many(self, now: datetime, position: int, given: Any) -> Usage | InvalidRecordError:  # noqa: ANN401
@@ -139,7 +139,7 @@ class UsageReader:
             self._known.clear()
         product = record.product_code or "" if record.license_arn else ""
         key = UsageKey.of(record)
-        known = self._known[who] = (key, product, name_of(key))
+        known = self._known[who] = (key, product, number_of(key))
         return known
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Final
 
-from marketplace_metering_async.ledger.frozen_record import DIGEST_BYTES
+from marketplace_metering_async.ledger.frozen_record import EVENT_DIGEST_BYTES
 from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
@@ -87,8 +87,8 @@ GROW_PLAIN_HOURS: Final = """
 """
 _NAME: Final = f"""
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
-    SELECT event_id, substring(?::bytea FROM {DIGEST_BYTES} * (place::integer - 1) + 1
-                               FOR {DIGEST_BYTES}), ?::bigint
+    SELECT event_id, substring(?::bytea FROM {EVENT_DIGEST_BYTES} * (place::integer - 1) + 1
+                               FOR {EVENT_DIGEST_BYTES}), ?::bigint
     FROM unnest(?::text[]) WITH ORDINALITY AS named (event_id, place)
 """
 """Without ON CONFLICT, which costs two thirds more: an id that is there makes it fail."""

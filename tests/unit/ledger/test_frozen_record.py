@@ -12,8 +12,10 @@ from marketplace_metering_async.ledger.frozen_record import (
     QUANTITY,
     QUANTITY_AS_DECIMAL,
     digest,
+    digest_of_event,
     freeze,
     member_of,
+    number_of,
     record_of,
 )
 from marketplace_metering_async.ledger.hours import deadline_of
@@ -152,3 +154,42 @@ def test_what_is_sent_is_what_was_frozen_to_the_last_millionth(quantity: int) ->
     assert quantity == millionths(kept(sent))
     assert DECIMAL_QUANTITY.fullmatch(str(sent))
     assert not str(sent).endswith(".0")
+
+
+MOMENTS = st.none() | st.datetimes().map(
+    lambda moment: int(moment.replace(tzinfo=UTC, microsecond=0).timestamp())
+)
+AMOUNTS = st.integers(0, millionths(kept(MAX_DECIMAL_QUANTITY)))
+
+
+@given(st.tuples(MOMENTS, AMOUNTS), st.tuples(MOMENTS, AMOUNTS))
+def test_events_of_which_the_same_was_said_have_one_digest(
+    one: tuple[int | None, int], other: tuple[int | None, int]
+) -> None:
+    """
+    And no others: of one key it is what was said itself. Covers: V12
+    """
+    key = number_of(KEY)
+
+    assert (digest_of_event(key, *one) == digest_of_event(key, *other)) == (one == other)
+
+
+@pytest.mark.parametrize("key", [0, 2**64 - 1])
+@pytest.mark.parametrize("at", [None, -62_135_596_800, 253_402_300_799])
+@pytest.mark.parametrize("quantity", [0, 10**16 - 1])
+def test_a_digest_has_room_for_all_that_can_be_said(key: int, at: int | None, quantity: int) -> None:
+    """
+    From the first second that Python knows to the last.
+    """
+    digest = digest_of_event(key, at, quantity)
+
+    assert int.from_bytes(digest[:8]) == key
+    assert int.from_bytes(digest[13:]) == quantity
+
+
+@pytest.mark.parametrize("member", UsageKey._fields)
+def test_another_key_has_another_number(member: str) -> None:
+    """
+    Whichever id of it differs.
+    """
+    assert number_of(KEY._replace(**{member: "other"})) != number_of(KEY)
