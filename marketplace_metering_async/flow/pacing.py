@@ -101,6 +101,7 @@ class AdaptivePacer:
         calls_per_second: float | None,
         *,
         burst: float = 10.0,
+        share: float = _USED_SHARE,
         random: Random | None = None,
     ) -> None:
         """
@@ -109,11 +110,12 @@ class AdaptivePacer:
         Args:
             calls_per_second: The quota, never exceeded; None: it is to be found.
             burst: Calls that a rested account may make at once.
+            share: Of a configured quota, how much is used: above 0, at most 1.
             random: Where the jitter of pauses comes from.
 
         Raises:
-            TypeError, ValueError: for a quota or burst that is no number, a quota that is not above
-                0 or is infinite, or a burst below 1.
+            TypeError, ValueError: for a quota, burst or share that is no number, a quota that is
+                not above 0 or is infinite, a burst below 1, or a share that is none.
         """
         if calls_per_second is not None:
             require_number("calls_per_second", calls_per_second)
@@ -122,7 +124,10 @@ class AdaptivePacer:
         require_number("burst", burst)
         if not burst >= 1:
             raise ValueError(f"burst: expected at least 1, got {burst}")
-        self._quota = math.inf if calls_per_second is None else _USED_SHARE * calls_per_second
+        require_number("share", share)
+        if not 0 < share <= 1:
+            raise ValueError(f"share: expected above 0, at most 1, got {share}")
+        self._quota = math.inf if calls_per_second is None else share * calls_per_second
         self.rate = self._quota
         self._burst = burst
         self._random = random or Random()

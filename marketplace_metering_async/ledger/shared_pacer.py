@@ -44,7 +44,7 @@ class SharedPacer:
         Raises:
             ValueError: for a quota that is not above 0, or is infinite.
         """
-        self._own = AdaptivePacer(calls_per_second)
+        self._own = AdaptivePacer(calls_per_second, share=_SHARE)
         self._reserve_calls = reserve
         self._gap = 1 / (calls_per_second * _SHARE)
         self._most = max(_FEWEST, ceil(calls_per_second * _AHEAD))

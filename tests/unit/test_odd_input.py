@@ -323,6 +323,8 @@ def test_settings_of_a_wrong_type_are_named() -> None:
         AdaptivePacer("5")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="burst: expected a number, got '1'"):
         AdaptivePacer(5, burst="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="share: expected a number, got '1'"):
+        AdaptivePacer(5, share="1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="attempt_timeout: expected a number, got '1'"):
         RetryPolicy(attempt_timeout="1")  # type: ignore[arg-type]
     pending: Any = "9"

@@ -319,6 +319,15 @@ def test_a_burst_of_no_call_is_refused(burst: float) -> None:
         AdaptivePacer(1.0, burst=burst)
 
 
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, math.nan])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    """
+    More than all of the quota, or nothing of it.
+    """
+    with pytest.raises(ValueError, match="share: expected above 0, at most 1, got"):
+        AdaptivePacer(1.0, share=share)
+
+
 def test_a_configured_quota_that_others_use_up_is_given_up_soon() -> None:
     """
     Who gets nothing through of a configured quota asks for less within a second or two.

@@ -177,7 +177,7 @@ def test_events_of_which_the_same_was_said_have_one_digest(
 @pytest.mark.parametrize("key", [0, 2**64 - 1])
 @pytest.mark.parametrize("at", [None, -62_135_596_800, 253_402_300_799])
 @pytest.mark.parametrize("quantity", [0, 10**16 - 1])
-def test_a_digest_has_room_for_all_that_can_be_said(key: int, at: int | None, quantity: int) -> None:
+def test_a_digest_has_room_for_whatever_is_said(key: int, at: int | None, quantity: int) -> None:
     """
     From the first second that Python knows to the last.
     """
