@@ -74,6 +74,7 @@ def _put_aside(one: FrozenHour, state: HourState) -> Settlement:
         state=state,
         in_doubt=one.in_doubt or one.lapsed,
         status=state.value,
+        host=one.host,
         quantity=one.quantity,
         of=one.of,
     )

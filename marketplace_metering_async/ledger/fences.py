@@ -2,7 +2,8 @@
 What a verdict changes when it comes to its row, whoever has claimed the row since.
 
 A success is a fact about the record: it is written under any fence, and lifts every other state.
-All else counts only while the claim is the latest one, and is a line of the history otherwise.
+All else counts only while the claim is the latest one, and is a line of the history otherwise; so
+is whatever was said by a host that the ledger's records no longer go to.
 Whether a row is still that record's says its digest: numbers of rows are given again after a
 failover that lost commits.
 """
@@ -20,11 +21,12 @@ _STANDS = (HourState.METERED, HourState.REOPENED)
 
 
 class Standing(NamedTuple):
-    """The state of a row, the latest claim on it, and the digest of its record, if it has one."""
+    """The state of a row, the latest claim on it, its record's digest if it has one, its host."""
 
     fence: int
     state: HourState
     digest: bytes | None
+    host: str
 
 
 class Writing(NamedTuple):
@@ -101,6 +103,8 @@ def writing_of(settlements: Sequence[Settlement], rows: Mapping[int, Standing]) 
             continue
         came = evolve(one, before=row.state)
         found.attempts.append(one)
+        if row.host != one.host:
+            continue
         is_latest = row.fence == one.fence
         is_success = one.state is HourState.METERED
         if (is_latest and row.state is HourState.FROZEN) or (

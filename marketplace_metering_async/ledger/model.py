@@ -267,10 +267,12 @@ class FrozenHour(SealedHour):
         lapsed: Whether a claim has run out: it had no answer, and the service may have acted on it.
         urgent: Whether it goes before all others.
         others_sent: Whether the service took any record within the last two leases.
+        host: Where it is sent to.
     """
 
     fence: int
     attempts: int
+    host: str
     crashes: int = 0
     lapsed: bool = False
     urgent: bool = False
@@ -289,6 +291,7 @@ class Settlement:
         not_before: Whole seconds since 1970; when it may be sent again.
         in_doubt: Whether the service may have acted upon it.
         status: The verdict in the client's words.
+        host: Where the record was sent to.
         quantity: Millionths of a unit.
         of: Where they are summed up.
         before: The state of the row that it came to.
@@ -301,6 +304,7 @@ class Settlement:
     not_before: int = 0
     in_doubt: bool = False
     status: str
+    host: str
     quantity: int
     of: ProductDimension
     error: str | None = None

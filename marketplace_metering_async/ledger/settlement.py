@@ -42,6 +42,7 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
         not_before=now + _pause(claimed, result, now) if again else 0,
         in_doubt=in_doubt,
         status=result.service_status or result.status.value,
+        host=claimed.host,
         error=_worded(result.error),
         request_id=result.request_id,
         metering_record_id=result.metering_record_id,

@@ -53,6 +53,7 @@ def acknowledge_before_send() -> None:
                     digest=h.digest,
                     state=HourState.METERED,
                     status="Success",
+                    host=h.host,
                     quantity=h.quantity,
                     of=h.key.summed_under(h.license_product),
                 )

@@ -317,6 +317,23 @@ async def test_a_relay_that_had_nothing_in_its_hands_sends_no_more_to_the_host_b
     assert 1 == len(house.service.requests)
 
 
+async def test_a_success_of_the_host_before_meters_nothing_any_more(house: House) -> None:
+    """
+    Its relay slept past its claim while the ledger was bound to another host.
+    """
+    await house.use(3)
+    house.clock.step(hours=2)
+    (claim,) = await claimed(house, lease=0.0)
+    async with house.client(endpoint_url=ELSEWHERE) as other:
+        await house.ledger.rebind(other, note="from the sandbox")
+        assert [] == await settle(house, fate(claim, HourState.METERED))
+        frozen = await house.balance()
+        await house.ledger.relay_once(other)
+
+    status = await house.balance()
+    assert (3, 0, 3) == (frozen.frozen, frozen.metered, status.metered)
+
+
 async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(
     either: str, new_url: Callable[[], Any]
 ) -> None:

@@ -36,6 +36,7 @@ def fate(claim: FrozenHour, state: HourState, **members: Any) -> Settlement:
         digest=claim.digest,
         state=state,
         status=state.value,
+        host=claim.host,
         quantity=claim.quantity,
         of=claim.key.summed_under(claim.license_product),
         **members,

@@ -49,7 +49,8 @@ UNCLAIMED: Final = both(
            hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
            usage_key.license_product, COALESCE($6 - 2 * CAST($4 AS double precision) <=
-               (SELECT last_success_at FROM marketplace_metering.ledger), false) AS others_sent
+               (SELECT last_success_at FROM marketplace_metering.ledger), false) AS others_sent,
+           (SELECT host FROM marketplace_metering.ledger) AS host
     FROM marketplace_metering.hour
     JOIN marketplace_metering.usage_key ON usage_key.key_id = hour.key_id
     WHERE hour.state = 'frozen' AND hour.region_name = $3
@@ -93,8 +94,8 @@ RETURN: Final = for_rows(
 )
 STANDING: Final = both(
     """
-    SELECT hour_id, fence, state, digest FROM marketplace_metering.hour WHERE hour_id IN ({rows})
-    ORDER BY hour_id {lock}
+    SELECT hour_id, fence, state, digest, (SELECT host FROM marketplace_metering.ledger)
+    FROM marketplace_metering.hour WHERE hour_id IN ({rows}) ORDER BY hour_id {lock}
     """,
     lock="FOR UPDATE",
 )
@@ -200,8 +201,8 @@ async def settle(
     """Write down what claims came to; see Store."""
     ids = [one.hour_id for one in settlements]
     rows = {
-        hour_id: Standing(fence, HourState(state), digest)
-        for hour_id, fence, state, digest in await db.fetch(STANDING, ids)
+        hour_id: Standing(fence, HourState(state), digest, host)
+        for hour_id, fence, state, digest, host in await db.fetch(STANDING, ids)
     }
     writing = writing_of(settlements, rows)
     await db.for_each(SETTLE, writing.hour_rows(now))

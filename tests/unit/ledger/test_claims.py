@@ -28,6 +28,7 @@ def candidate(number: int = 1, **more: Any) -> FrozenHour:
         quantity=quantity,
         member=member,
         region_name="us-east-1",
+        host="metering.example",
         digest=digest("us-east-1", *RECORD, license_product=""),
         fence=3,
         attempts=2,

@@ -10,6 +10,7 @@ from marketplace_metering_async.ledger.sums import Sum
 
 OF = ProductDimension("product", "requests")
 DIGEST = b"of the record"
+HOST = "metering.example"
 
 
 def verdict(state: HourState, fence: int = 2, **more: Any) -> Settlement:
@@ -19,6 +20,7 @@ def verdict(state: HourState, fence: int = 2, **more: Any) -> Settlement:
         digest=DIGEST,
         state=state,
         status=state.value,
+        host=HOST,
         quantity=5,
         of=OF,
         **more,
@@ -31,7 +33,7 @@ def test_a_row_of_another_record_stays_as_it_is(digest: bytes | None) -> None:
     After a failover that lost commits its number is given again; None: it is not sealed.
     """
     for state in HourState:
-        writing = writing_of([verdict(state)], {1: Standing(2, HourState.FROZEN, digest)})
+        writing = writing_of([verdict(state)], {1: Standing(2, HourState.FROZEN, digest, HOST)})
 
         assert ({}, [], [], []) == tuple(writing)
 
@@ -41,7 +43,7 @@ def test_the_latest_claim_settles_a_frozen_row() -> None:
     Once, with its line in the history.
     """
     one = verdict(HourState.CONFLICT)
-    writing = writing_of([one], {1: Standing(2, HourState.FROZEN, DIGEST)})
+    writing = writing_of([one], {1: Standing(2, HourState.FROZEN, DIGEST, HOST)})
 
     assert ({1: one}, [one], [one], [one]) == tuple(writing)
 
@@ -52,7 +54,19 @@ def test_a_stale_verdict_is_history_only(state: HourState) -> None:
     Whatever it says, but for a success. ledger H8
     """
     one = verdict(state, fence=1)
-    writing = writing_of([one], {1: Standing(2, HourState.FROZEN, DIGEST)})
+    writing = writing_of([one], {1: Standing(2, HourState.FROZEN, DIGEST, HOST)})
+
+    assert ({}, [one], [], []) == tuple(writing)
+
+
+@pytest.mark.parametrize("state", list(HourState))
+@pytest.mark.parametrize("said", list(HourState))
+def test_what_another_host_says_is_history_only(state: HourState, said: HourState) -> None:
+    """
+    Be it a success: the ledger was bound to another host while the relay was asleep.
+    """
+    one = verdict(said)
+    writing = writing_of([one], {1: Standing(2, state, DIGEST, "another.example")})
 
     assert ({}, [one], [], []) == tuple(writing)
 
@@ -63,7 +77,7 @@ def test_a_success_lifts_every_state_that_bills_nobody(state: HourState) -> None
     Under any fence; usage that another hour bills is only reported. ledger H8
     """
     one = verdict(HourState.METERED, fence=1)
-    writing = writing_of([one], {1: Standing(7, state, DIGEST)})
+    writing = writing_of([one], {1: Standing(7, state, DIGEST, HOST)})
     stands = state in (HourState.METERED, HourState.REOPENED)
 
     assert ({} if stands else {1: one}) == writing.rows
@@ -78,7 +92,7 @@ def test_a_verdict_that_was_written_is_heard_again() -> None:
     And changes nothing. ledger H8
     """
     one = verdict(HourState.REJECTED)
-    writing = writing_of([one], {1: Standing(2, HourState.REJECTED, DIGEST)})
+    writing = writing_of([one], {1: Standing(2, HourState.REJECTED, DIGEST, HOST)})
 
     assert ({}, [one], []) == (writing.rows, writing.heard, writing.moves)
 
@@ -88,7 +102,7 @@ def test_verdicts_of_one_row_are_written_in_turn() -> None:
     The row gets the last one, the sums every step between. ledger H8
     """
     later, first = verdict(HourState.PROBABLY_METERED), verdict(HourState.METERED, fence=1)
-    writing = writing_of([later, first], {1: Standing(2, HourState.FROZEN, DIGEST)})
+    writing = writing_of([later, first], {1: Standing(2, HourState.FROZEN, DIGEST, HOST)})
 
     assert {1: first} == writing.rows
     assert [
@@ -111,8 +125,8 @@ def test_what_is_written_stands_in_rows() -> None:
     ended = verdict(HourState.CONFLICT, error="taken", request_id="r", metering_record_id="m")
     again = verdict(HourState.FROZEN, not_before=90, in_doubt=True)
 
-    writing = writing_of([ended], {1: Standing(2, HourState.FROZEN, DIGEST)})
-    waiting = writing_of([again], {1: Standing(2, HourState.FROZEN, DIGEST)})
+    writing = writing_of([ended], {1: Standing(2, HourState.FROZEN, DIGEST, HOST)})
+    waiting = writing_of([again], {1: Standing(2, HourState.FROZEN, DIGEST, HOST)})
 
     assert [("conflict", 0, 0, 70, "m", "taken", 1)] == writing.hour_rows(70)
     assert [(1, 2, 70, "conflict", "taken", "r", "m")] == writing.attempt_rows(70)
@@ -123,5 +137,5 @@ def test_what_is_written_stands_in_rows() -> None:
     assert not writing.has_success
     assert [("frozen", 90, 1, None, None, None, 1)] == waiting.hour_rows(70)
     assert [] == waiting.sums()
-    met = writing_of([verdict(HourState.METERED)], {1: Standing(2, HourState.FROZEN, DIGEST)})
+    met = writing_of([verdict(HourState.METERED)], {1: Standing(2, HourState.FROZEN, DIGEST, HOST)})
     assert met.has_success

@@ -14,6 +14,7 @@ def heard(state: HourState, before: HourState = HourState.FROZEN) -> Settlement:
         digest=b"",
         state=state,
         status=state.value,
+        host="metering.example",
         quantity=3_000_000,
         of=ProductDimension("product", "requests"),
         before=before,

@@ -43,6 +43,7 @@ CLAIMED = FrozenHour(
     quantity=5_000_000,
     member="Quantity",
     region_name="us-east-1",
+    host="metering.example",
     digest=b"",
     attempts=0,
     in_doubt=False,
