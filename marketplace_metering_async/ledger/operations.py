@@ -182,8 +182,13 @@ class LedgerOperations(ABC):
 
     @staticmethod
     def explain(state: HourState) -> Explanation:
-        """Return what *state* means, and what to do about usage in it."""
-        return EXPLANATIONS[state]
+        """
+        Return what *state* means, and what to do about usage in it.
+
+        Raises:
+            ValueError: it is no HourState, nor the value of one.
+        """
+        return EXPLANATIONS[HourState(state)]
 
     async def prune(self, before: datetime) -> int:
         """

@@ -2,8 +2,10 @@
 
 import re
 
+import pytest
+
 from marketplace_metering_async.cli.commands.ledger import app
-from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.ledger import HourState, UsageLedger
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 
 
@@ -15,6 +17,15 @@ def test_every_state_has_a_meaning_and_an_advice() -> None:
     for meaning, advice in EXPLANATIONS.values():
         assert re.fullmatch(r"[A-Z].+\.", meaning)
         assert re.fullmatch(r"[A-Z`].+\.", advice)
+
+
+def test_a_state_is_explained_by_its_name_too() -> None:
+    """
+    And what is none is named.
+    """
+    assert EXPLANATIONS[HourState.CONFLICT] == UsageLedger.explain("conflict")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'typo' is not a valid HourState"):
+        UsageLedger.explain("typo")  # type: ignore[arg-type]
 
 
 def test_the_commands_that_are_named_exist() -> None:
