@@ -404,7 +404,7 @@ class MarketplaceMeteringClient:
                 await self._connection.open()
         except TimeoutError:
             raise _no_credentials_in_time() from None
-        body = wire.encode_call(members)
+        body = wire.dumps(members)
         previous: MeteringError | None = None
 
         async def attempt() -> CallResponse:

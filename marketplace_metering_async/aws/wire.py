@@ -77,11 +77,6 @@ def batch_overhead(product_code: str | None) -> int:
     return len(encode_batch(product_code, ()))
 
 
-def encode_call(members: Mapping[str, Any]) -> bytes:
-    """Return the body of any other operation; datetimes must be epoch seconds already."""
-    return dumps(dict(members))
-
-
 def decode(body: bytes) -> dict[str, Any]:
     """
     Read the body of an answer: strict JSON in UTF-8.
@@ -119,29 +114,26 @@ def read_error(
     places = (header(headers, "x-amzn-ErrorType"), *map(members.get, ("__type", "code", "Code")))
     code = next((code for place in places if (code := _bare_code(place))), None)
     if 300 <= status < 400:
-        return InvalidResponseError("a redirect, which is not followed", status, request_id)
-    if code is None:
+        reason = "a redirect, which is not followed"
+    elif code is None:
         reason = "no error of the service in the answer"
-        return InvalidResponseError(reason, status, request_id, retry_after)
-    if request_id is None or status < 400:
+    elif request_id is None or status < 400:
         reason = f"{code}, but no request id of the service"
-        return InvalidResponseError(reason, status, request_id, retry_after)
-    message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
-    return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
-        code,
-        message,
-        operation=operation,
-        status=status,
-        request_id=request_id,
-        retry_after=retry_after,
-    )
+    else:
+        texts = map(members.get, ("message", "Message"))
+        return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
+            code,
+            next((text for text in texts if isinstance(text, str)), ""),
+            operation=operation,
+            status=status,
+            request_id=request_id,
+            retry_after=retry_after,
+        )
+    return InvalidResponseError(reason, status, request_id, retry_after)
 
 
 def header(headers: Mapping[str, str], name: str) -> str | None:
     """Return a header of an answer by its *name*, in whatever letter case it came."""
-    found = headers.get(name)
-    if found is not None:
-        return found
     lower = name.lower()
     return next((value for one, value in headers.items() if one.lower() == lower), None)
 
