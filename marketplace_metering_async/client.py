@@ -25,7 +25,6 @@ from marketplace_metering_async.errors import (
     InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
-    Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
 from marketplace_metering_async.flow.loop_budget import LoopBudget
@@ -343,7 +342,11 @@ class MarketplaceMeteringClient:
 
         Raises: as `meter_usage`. Cancelling leaves open whether the container is registered.
         """
-        rules.raise_if_any(_register_usage_violations(product_code, public_key_version, nonce))
+        rules.raise_if_any(
+            rules.product_code(product_code)
+            + rules.key_version("public_key_version", public_key_version)
+            + (() if nonce is None else rules.text("nonce", nonce))
+        )
         members: dict[str, Any] = {
             "ProductCode": product_code,
             "PublicKeyVersion": public_key_version,
@@ -474,13 +477,3 @@ def _moment(value: object) -> datetime | None:
         return datetime.fromtimestamp(float(value), UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _register_usage_violations(
-    product_code: object, public_key_version: object, nonce: object
-) -> tuple[Violation, ...]:
-    found = rules.product_code(product_code)
-    found += rules.whole_number("public_key_version", public_key_version)
-    if public_key_version == 0:
-        found += (Violation("public_key_version", "1 or more", "0"),)
-    return found if nonce is None else found + rules.text("nonce", nonce)
