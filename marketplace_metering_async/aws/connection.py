@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
+from attrs import define, field
+
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
@@ -63,33 +65,34 @@ class RepairedError(Exception):
         super().__init__(error)
 
 
+@define(kw_only=True, slots=False, eq=False, repr=False)
 class ServiceConnection:
-    """Makes calls; opened at the first one, on the event loop that makes it."""
+    """
+    Makes calls; opened at the first one, on the event loop that makes it.
 
-    def __init__(
-        self,
-        *,
-        signer: Signer,
-        transport: Transport | None,
-        clock: Clock,
-        observer: Observer,
-        attempt_timeout: float,
-        max_concurrency: int,
-    ) -> None:
-        self._signer = signer
-        self._given_transport = transport  # the caller's, and never closed by us
-        self._own_transport: AiohttpTransport | None = None  # ours, made by open()
-        self.clock: Final = clock
-        self.observer: Final = observer
-        self.observes_calls = True  # found out before each call
-        self._attempt_timeout = attempt_timeout
-        self._max_concurrency = max_concurrency
-        self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
-        self._lead: float | None = None  # its time less the monotonic one, once it confirmed any
-        self._dated: float | None = None  # the same by the latest `Date` of a refusal of its own
-        self._region_name: str | None = None  # found by open()
-        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
-        self._closed = False
+    Attributes:
+        clock: Where the time comes from.
+        observer: Who gets the events.
+        observes_calls: Whether it makes use of what comes with each call; looked at before each.
+    """
+
+    clock: Clock
+    observer: Observer
+    observes_calls: bool = field(init=False, default=True)
+    _signer: Signer = field(alias="signer")
+    _given_transport: Transport | None = field(alias="transport")  # never closed by us
+    _attempt_timeout: float = field(alias="attempt_timeout")
+    _max_concurrency: int = field(alias="max_concurrency")
+    _own_transport: AiohttpTransport | None = field(init=False, default=None)  # made by open()
+    _region_name: str | None = field(init=False, default=None)  # found by open()
+    # The service's clock less ours, changed by a refusal only.
+    _offset: timedelta = field(init=False, default=timedelta(0))
+    # Its time less the monotonic one, once it confirmed any; the same by its latest `Date`.
+    _lead: float | None = field(init=False, default=None)
+    _dated: float | None = field(init=False, default=None)
+    # Set by the first call.
+    _home: tuple[int, asyncio.AbstractEventLoop] | None = field(init=False, default=None)
+    _closed: bool = field(init=False, default=False)
 
     @property
     def is_open(self) -> bool:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Generic, TypeVar
 
+from attrs import define, field
+
 from marketplace_metering_async.aws.sigv4 import Keys
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -155,6 +157,7 @@ def from_environment(environ: Mapping[str, str]) -> Keys | None:
     return Keys(access_key, secret_key, token)
 
 
+@define(slots=False, eq=False, repr=False)
 class FoundCredentials:
     """
     Credentials that a provider of aiobotocore found, and refreshes before they expire.
@@ -165,21 +168,14 @@ class FoundCredentials:
         latest: The keys at hand, good or not; None before any were asked for.
     """
 
-    def __init__(
-        self,
-        found: Any,
-        again: Again,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Hold what was *found*; *again* asks the same provider for it once more."""
-        self._found: Any = found
-        self._again = again
-        self._monotonic = monotonic
-        self.latest: Keys | None = None
-        self._failure: MeteringError | None = None  # of the last refresh
-        self._rest_until = -1.0  # no refresh before then
-        self._refreshing = SingleFlight[Keys]()
-        self._renewing = SingleFlight[bool]()
+    _found: Any
+    _again: Again  # asks the same provider once more
+    _monotonic: Callable[[], float] = time.monotonic
+    latest: Keys | None = field(init=False, default=None)
+    _failure: MeteringError | None = field(init=False, default=None)  # of the last refresh
+    _rest_until: float = field(init=False, default=-1.0)  # no refresh before then
+    _refreshing: SingleFlight[Keys] = field(init=False, factory=SingleFlight)
+    _renewing: SingleFlight[bool] = field(init=False, factory=SingleFlight)
 
     @property
     def source(self) -> str:
