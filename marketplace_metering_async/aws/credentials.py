@@ -64,22 +64,21 @@ class SingleFlight(Generic[Result]):
         self._ahead = False  # whether it was begun ahead of need
         self._closed = False
 
-    def begin(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> "asyncio.Task[Result]":
-        """Begin *work* ahead of need, unless some is running."""
+    def begin(
+        self, work: Callable[[], Coroutine[Any, Any, Result]], *, ahead: bool = True
+    ) -> "asyncio.Task[Result]":
+        """Begin *work*, *ahead* of need or not, unless some is running."""
         if self._running is None:
             if self._closed:
                 raise ClientClosedError("the client is closed")
             self._running = asyncio.create_task(work())
             self._running.add_done_callback(self._end)
-            self._ahead = True
+            self._ahead = ahead
         return self._running
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return or raise what *work*, run for this or an earlier caller, comes to."""
-        is_new = self._running is None
-        running = self.begin(work)
-        if is_new:
-            self._ahead = False
+        running = self.begin(work, ahead=False)
         self._waiting += 1
         try:
             await asyncio.wait((running,))
