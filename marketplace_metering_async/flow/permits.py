@@ -63,7 +63,11 @@ class CallPermits:
                 wait = self._ask()
                 if wait <= 0:
                     return True
-                await self._wait_as_first(me.woken, wait)
+                me.woken.clear()
+                if self._on_the_wire >= self._most:
+                    await me.woken.wait()
+                else:
+                    await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), me.woken)
             return False
         finally:
             was_first = me is self._first()
@@ -92,13 +96,6 @@ class CallPermits:
         if wait <= 0:
             self._on_the_wire += 1
         return wait
-
-    async def _wait_as_first(self, woken: asyncio.Event, wait: float) -> None:
-        woken.clear()
-        if self._on_the_wire >= self._most:
-            await woken.wait()
-        else:
-            await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), woken)
 
     def _wake_first(self) -> None:
         if (first := self._first()) is not None:
