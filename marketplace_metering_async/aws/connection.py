@@ -57,12 +57,11 @@ class CallResponse(NamedTuple):
     request_id: str | None
 
 
+@define(slots=False)
 class RepairedError(Exception):
     """The call was refused for stale credentials or a wrong clock, and that is corrected now."""
 
-    def __init__(self, error: MeteringError) -> None:
-        self.error = error
-        super().__init__(error)
+    error: MeteringError
 
 
 @define(kw_only=True, slots=False, eq=False, repr=False)
