@@ -135,7 +135,7 @@ def read_error(
 def header(headers: Mapping[str, str], name: str) -> str | None:
     """Return a header of an answer by its *name*, in whatever letter case it came."""
     lower = name.lower()
-    return next((value for one, value in headers.items() if one.lower() == lower), None)
+    return headers.get(name) or next((v for n, v in headers.items() if n.lower() == lower), None)
 
 
 def _bare_code(value: object) -> str | None:
