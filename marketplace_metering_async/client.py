@@ -5,8 +5,10 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+from uuid import uuid4
 
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
@@ -23,7 +25,6 @@ from marketplace_metering_async.errors import (
     InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
-    Violation,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
 from marketplace_metering_async.flow.loop_budget import LoopBudget
@@ -276,7 +277,7 @@ class MarketplaceMeteringClient:
 
         Cancelling leaves open whether the usage is metered.
         """
-        token = _new_token() if client_token is None else client_token
+        token = str(uuid4()) if client_token is None else client_token
         allocations = tuple(usage_allocations)
         quantity = kept(usage_quantity)
         parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
@@ -341,7 +342,11 @@ class MarketplaceMeteringClient:
 
         Raises: as `meter_usage`. Cancelling leaves open whether the container is registered.
         """
-        rules.raise_if_any(_register_usage_violations(product_code, public_key_version, nonce))
+        rules.raise_if_any(
+            rules.product_code(product_code)
+            + rules.key_version("public_key_version", public_key_version)
+            + (() if nonce is None else rules.text("nonce", nonce))
+        )
         members: dict[str, Any] = {
             "ProductCode": product_code,
             "PublicKeyVersion": public_key_version,
@@ -397,54 +402,32 @@ class MarketplaceMeteringClient:
     ) -> CallResponse:
         """One call of an operation without a batch, sent again while that is worth it."""
         rules.require_timeout(timeout)
-        clock = self._connection.clock
+        connection, clock, body = self._connection, self._connection.clock, wire.dumps(members)
         end = clock.monotonic() + timeout
-        try:
-            async with asyncio.timeout(timeout):
-                await self._connection.open()
-        except TimeoutError:
-            raise _no_credentials_in_time() from None
-        body = wire.encode_call(members)
-        previous: MeteringError | None = None
+        failure: MeteringError = DeliveryTimeoutError(
+            "no credentials within the time allowed; nothing was sent"
+        )
 
         async def attempt() -> CallResponse:
-            nonlocal previous
-            try:
-                return await self._exchange(operation, body, end)
-            except DeliveryTimeoutError as error:  # but an earlier one may have been acted upon
-                raise previous or error from None
-            except MeteringError as error:
-                previous = error
-                raise
+            """Send it, and once more after a repair; the time is over unless it leaves by then."""
+            nonlocal failure
+            for _ in range(2):
+                try:
+                    async with asyncio.timeout(end - clock.monotonic()) as limit:
+                        await connection.open()
+                        leaving = partial(limit.reschedule, None)
+                        return await connection.call(operation, body, leaving=leaving)
+                except RepairedError as repaired:
+                    failure = repaired.error
+                except MeteringError as error:
+                    failure = error
+                    raise
+                except TimeoutError:  # but what left earlier may have been acted upon
+                    break
+            raise failure
 
-        again = retrying(
-            self._shared.policy,
-            clock=clock,
-            random=self._shared.random,
-            timeout=end - clock.monotonic(),
-        )
-        return await again(attempt)
-
-    async def _exchange(self, operation: str, body: bytes, end: float) -> CallResponse:
-        """Make one attempt, which leaves before *end*, and one more after a repair."""
-        try:
-            return await self._leave_by(end, operation, body)
-        except RepairedError as repaired:
-            refusal = repaired.error
-        try:
-            return await self._leave_by(end, operation, body)
-        except (RepairedError, DeliveryTimeoutError):
-            raise refusal from None
-
-    async def _leave_by(self, end: float, operation: str, body: bytes) -> CallResponse:
-        seconds = max(0.0, end - self._connection.clock.monotonic())
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                return await self._connection.call(
-                    operation, body, leaving=lambda: limit.reschedule(None)
-                )
-        except TimeoutError:
-            raise _no_credentials_in_time() from None
+        policy, random = self._shared.policy, self._shared.random
+        return await retrying(policy, clock=clock, random=random, end=end)(attempt)
 
     async def aclose(self) -> None:
         """
@@ -479,16 +462,6 @@ def shared_of(client: MarketplaceMeteringClient) -> Shared:
     return client._shared  # noqa: SLF001
 
 
-def _new_token() -> str:
-    from uuid import uuid4  # noqa: PLC0415 - heavy
-
-    return str(uuid4())
-
-
-def _no_credentials_in_time() -> DeliveryTimeoutError:
-    return DeliveryTimeoutError("no credentials within the time allowed; nothing was sent")
-
-
 def _text(response: CallResponse, member: str) -> str:
     value = wire.decode(response.body).get(member)
     if not isinstance(value, str):
@@ -504,13 +477,3 @@ def _moment(value: object) -> datetime | None:
         return datetime.fromtimestamp(float(value), UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _register_usage_violations(
-    product_code: object, public_key_version: object, nonce: object
-) -> tuple[Violation, ...]:
-    found = rules.product_code(product_code)
-    found += rules.whole_number("public_key_version", public_key_version)
-    if public_key_version == 0:
-        found += (Violation("public_key_version", "1 or more", "0"),)
-    return found if nonce is None else found + rules.text("nonce", nonce)

@@ -10,7 +10,6 @@ What is unknown is not the record's fault: a new code of the service must not bu
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import (
@@ -22,41 +21,35 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.service_codes import ErrorKind, is_stale_registration, kind_of
 
-_MODELLED: Final[Mapping[str, ErrorKind]] = MappingProxyType(
-    {
-        "DisabledApiException": ErrorKind.ACCOUNT,
-        "InternalServiceErrorException": ErrorKind.SERVICE,
-        "InvalidCustomerIdentifierException": ErrorKind.CONTENT,
-        "InvalidEndpointRegionException": ErrorKind.ACCOUNT,
-        "InvalidLicenseException": ErrorKind.STATE,
-        "InvalidProductCodeException": ErrorKind.PRODUCT,
-        "InvalidRegionException": ErrorKind.ACCOUNT,
-        "InvalidTagException": ErrorKind.CONTENT,
-        "InvalidUsageAllocationsException": ErrorKind.CONTENT,
-        "InvalidUsageDimensionException": ErrorKind.CONTENT,
-        "ThrottlingException": ErrorKind.THROTTLE,
-        "TimestampOutOfBoundsException": ErrorKind.STATE,
-    }
-)
+_MODELLED: Final[Mapping[str, ErrorKind]] = {
+    "DisabledApiException": ErrorKind.ACCOUNT,
+    "InternalServiceErrorException": ErrorKind.SERVICE,
+    "InvalidCustomerIdentifierException": ErrorKind.CONTENT,
+    "InvalidEndpointRegionException": ErrorKind.ACCOUNT,
+    "InvalidLicenseException": ErrorKind.STATE,
+    "InvalidProductCodeException": ErrorKind.PRODUCT,
+    "InvalidRegionException": ErrorKind.ACCOUNT,
+    "InvalidTagException": ErrorKind.CONTENT,
+    "InvalidUsageAllocationsException": ErrorKind.CONTENT,
+    "InvalidUsageDimensionException": ErrorKind.CONTENT,
+    "ThrottlingException": ErrorKind.THROTTLE,
+    "TimestampOutOfBoundsException": ErrorKind.STATE,
+}
 """
 The errors of the service's model. Those that only the other operations have are not in it: those
 operations send no records, and are not retried.
 """
 
-_FAULT_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
-    {
-        401: ErrorKind.ACCOUNT,
-        403: ErrorKind.ACCOUNT,
-        404: ErrorKind.ACCOUNT,
-        405: ErrorKind.ACCOUNT,
-        408: ErrorKind.SERVICE,
-        413: ErrorKind.CONTENT,
-        429: ErrorKind.THROTTLE,
-    }
-)
+_FAULT_OF_STATUS: Final[Mapping[int | None, ErrorKind]] = {
+    401: ErrorKind.ACCOUNT,
+    403: ErrorKind.ACCOUNT,
+    404: ErrorKind.ACCOUNT,
+    405: ErrorKind.ACCOUNT,
+    408: ErrorKind.SERVICE,
+    413: ErrorKind.CONTENT,
+    429: ErrorKind.THROTTLE,
+}
 """Of a code that nobody has heard of."""
-
-_TOO_LARGE_STATUS: Final = 413
 
 
 def classify(error: MeteringError) -> ErrorKind:
@@ -74,7 +67,7 @@ def classify(error: MeteringError) -> ErrorKind:
             if is_stale_registration(code, operation, status):
                 return ErrorKind.UNKNOWN
             known = _MODELLED.get(code) or kind_of(code)
-            return known or _FAULT_OF_STATUS.get(status or 0, ErrorKind.UNKNOWN)
+            return known or _FAULT_OF_STATUS.get(status, ErrorKind.UNKNOWN)
     return ErrorKind.ACCOUNT
 
 
@@ -85,11 +78,9 @@ def may_have_been_applied(error: MeteringError) -> bool:
     Only the service itself proves that it has not, by a 4xx with a code and its request id; or
     the transport, where nothing was sent.
     """
-    match error:
-        case TransportError(sent=sent):
-            return sent
-        case _:
-            return classify(error) is ErrorKind.SERVICE
+    if isinstance(error, TransportError):
+        return error.sent
+    return classify(error) is ErrorKind.SERVICE
 
 
 def is_foreign_too_large(error: MeteringError) -> bool:
@@ -98,4 +89,4 @@ def is_foreign_too_large(error: MeteringError) -> bool:
 
     It leaves doubt, and blames no record; smaller requests may get through.
     """
-    return isinstance(error, InvalidResponseError) and error.status == _TOO_LARGE_STATUS
+    return isinstance(error, InvalidResponseError) and error.status == 413

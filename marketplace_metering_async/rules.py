@@ -108,14 +108,13 @@ def is_account_id(value: object) -> bool:
     return is_plain_text(value) and value.isdigit()  # type: ignore[attr-defined]
 
 
-def whole_number(path: str, value: object) -> Violations:
-    """A whole number of int32; True and 1.0 are mistakes."""
+def key_version(path: str, value: object) -> Violations:
+    """A whole number of int32, from 1; True and 1.0 are mistakes."""
+    wanted = f"1 to {limits.MAX_QUANTITY}"
     if isinstance(value, bool) or not isinstance(value, int):
-        wanted = f"a whole number from 0 to {limits.MAX_QUANTITY}"
-        return (Violation(path, wanted, describe(value), wrong_type=True),)
-    if not 0 <= value <= limits.MAX_QUANTITY:
-        return (Violation(path, f"0 to {limits.MAX_QUANTITY}", _digits(value)),)
-    return ()
+        came = describe(value)
+        return (Violation(path, f"a whole number from {wanted}", came, wrong_type=True),)
+    return () if 1 <= value <= limits.MAX_QUANTITY else (Violation(path, wanted, _digits(value)),)
 
 
 def quantity(path: str, value: object) -> Violations:

@@ -8,7 +8,6 @@ service's model have their advice in `service_errors`, and their kind in `error_
 
 from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 
@@ -35,7 +34,6 @@ class ErrorKind(StrEnum):
     """The service's, or the way to it: send again. It may have been acted upon."""
 
 
-_OF_CREDENTIALS: Final = 403
 _REFRESH: Final = (
     "The AWS credentials have expired: refresh them (AWS_SESSION_TOKEN, `aws sso login`, the role)."
 )
@@ -146,9 +144,7 @@ _CODES: Final[Mapping[tuple[ErrorKind | None, str], tuple[str, ...]]] = {
 }
 """Kind (None: by the HTTP status) and advice, and the codes that have them."""
 
-_MEANINGS: Final = MappingProxyType(
-    {code: meaning for meaning, codes in _CODES.items() for code in codes}
-)
+_MEANINGS: Final = {code: meaning for meaning, codes in _CODES.items() for code in codes}
 KNOWN: Final = frozenset(_MEANINGS)
 """The codes that have advice here."""
 
@@ -166,7 +162,7 @@ def is_stale_registration(code: str, operation: str, status: int | None) -> bool
     operation, which has no such token, it is about the AWS credentials, whatever the status.
     """
     of_a_token = code == "ExpiredTokenException" and operation == "ResolveCustomer"
-    return of_a_token and status != _OF_CREDENTIALS
+    return of_a_token and status != 403
 
 
 def advice_on(code: str, operation: str, status: int | None) -> str:

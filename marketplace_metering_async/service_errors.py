@@ -1,7 +1,6 @@
 """The errors that the service's model names, each with what to do about it."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import MarketplaceMeteringException
@@ -134,11 +133,9 @@ class ExpiredTokenException(MarketplaceMeteringException):
         return is_stale_registration(self.code, self.operation, self.status)
 
 
-MODELLED_ERRORS: Final[Mapping[str, type[MarketplaceMeteringException]]] = MappingProxyType(
-    {
-        kind.__name__: kind
-        for kind in MarketplaceMeteringException.__subclasses__()
-        if kind.__module__ == __name__
-    }
-)
+MODELLED_ERRORS: Final[Mapping[str, type[MarketplaceMeteringException]]] = {
+    kind.__name__: kind
+    for kind in MarketplaceMeteringException.__subclasses__()
+    if kind.__module__ == __name__
+}
 """The service's code to its class; a test holds it against botocore's model."""

@@ -10,7 +10,10 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, NoReturn, TypeVar
+
+from attrs import define, field
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
@@ -54,42 +57,41 @@ class CallResponse(NamedTuple):
     request_id: str | None
 
 
+@define(slots=False)
 class RepairedError(Exception):
     """The call was refused for stale credentials or a wrong clock, and that is corrected now."""
 
-    def __init__(self, error: MeteringError) -> None:
-        self.error = error
-        super().__init__(error)
+    error: MeteringError
 
 
+@define(kw_only=True, slots=False, eq=False, repr=False)
 class ServiceConnection:
-    """Makes calls; opened at the first one, on the event loop that makes it."""
+    """
+    Makes calls; opened at the first one, on the event loop that makes it.
 
-    def __init__(
-        self,
-        *,
-        signer: Signer,
-        transport: Transport | None,
-        clock: Clock,
-        observer: Observer,
-        attempt_timeout: float,
-        max_concurrency: int,
-    ) -> None:
-        self._signer = signer
-        self._given_transport = transport  # the caller's, and never closed by us
-        self._own_transport: AiohttpTransport | None = None  # ours, made by open()
-        self.clock: Final = clock
-        self.observer: Final = observer
-        self.observes_calls = True  # found out before each call
-        self._attempt_timeout = attempt_timeout
-        self._max_concurrency = max_concurrency
-        self._offset = timedelta(0)  # the service's clock less ours; changed by a refusal only
-        self._corrections = 0  # how often it changed
-        self._lead: float | None = None  # its time less the monotonic one, once it confirmed any
-        self._dated: float | None = None  # the same by the latest `Date` of a refusal of its own
-        self._region_name: str | None = None  # found by open()
-        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None  # set by the first call
-        self._closed = False
+    Attributes:
+        clock: Where the time comes from.
+        observer: Who gets the events.
+        observes_calls: Whether it makes use of what comes with each call; looked at before each.
+    """
+
+    clock: Clock
+    observer: Observer
+    observes_calls: bool = field(init=False, default=True)
+    _signer: Signer = field(alias="signer")
+    _given_transport: Transport | None = field(alias="transport")  # never closed by us
+    _attempt_timeout: float = field(alias="attempt_timeout")
+    _max_concurrency: int = field(alias="max_concurrency")
+    _own_transport: AiohttpTransport | None = field(init=False, default=None)  # made by open()
+    _region_name: str | None = field(init=False, default=None)  # found by open()
+    # The service's clock less ours, changed by a refusal only.
+    _offset: timedelta = field(init=False, default=timedelta(0))
+    # Its time less the monotonic one, once it confirmed any; the same by its latest `Date`.
+    _lead: float | None = field(init=False, default=None)
+    _dated: float | None = field(init=False, default=None)
+    # Set by the first call.
+    _home: tuple[int, asyncio.AbstractEventLoop] | None = field(init=False, default=None)
+    _closed: bool = field(init=False, default=False)
 
     @property
     def is_open(self) -> bool:
@@ -190,8 +192,8 @@ class ServiceConnection:
         self._transport()
         self.observes_calls = observes_calls(self.observer)
         request = await _expected(self._signer.sign(operation, body, self.now))
-        transport = self._transport()
-        sent = _Sent(operation, request, self._corrections, self.clock.monotonic(), self.now())
+        transport, moment = self._transport(), self.clock.monotonic()
+        sent = _Sent(operation, request, self._offset, self.now().timestamp() - moment)
         if leaving is not None:
             leaving()
         code: str | None = "cancelled"
@@ -202,20 +204,19 @@ class ServiceConnection:
         except (MeteringError, RepairedError) as error:
             code, request_id = _facts(error)
             raise
-        else:
-            return response
         finally:
             if self.observes_calls:
                 ended = CallEnded(
                     operation=operation,
                     records=len(carried),
-                    seconds=self.clock.monotonic() - sent.moment,
+                    seconds=self.clock.monotonic() - moment,
                     code=code,
                     request_id=request_id,
                     attempt=attempt,
                     region_name=self._region_name,
                 )
                 emit_call(self.observer, ended, carried, callers)
+        return response
 
     async def _send(self, transport: Transport, sent: "_Sent") -> CallResponse:
         response = await transport.send(sent.request, timeout=self._attempt_timeout)
@@ -242,9 +243,7 @@ class ServiceConnection:
         date = _date(response)
         if date is not None:
             self._dated = date.timestamp() - self.clock.monotonic()
-        if fault is ErrorKind.CLOCK and (
-            sent.corrections != self._corrections or self._correct_clock(date)
-        ):
+        if fault is ErrorKind.CLOCK and (sent.offset != self._offset or self._correct_clock(date)):
             raise RepairedError(refusal)
         if fault is ErrorKind.CREDENTIALS and await self._renewed(sent.request):
             text = "the service refused the AWS credentials; newer found"
@@ -264,12 +263,10 @@ class ServiceConnection:
 
     def _correct_clock(self, theirs: datetime | None) -> bool:
         """Learn the service's time from a refusal's `Date`; return whether that may help."""
-        difference = timedelta(0) if theirs is None else theirs - self.now()
-        if theirs is None or abs(difference) < _SKEW:
+        if theirs is None or abs(theirs - self.now()) < _SKEW:
             return False
-        self._offset += difference
-        self._corrections += 1
-        self._lead = theirs.timestamp() - self.clock.monotonic()
+        self._offset = theirs - self.clock.now()
+        self._lead = self._dated
         seconds = self._offset.total_seconds()
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
         emit(self.observer, WarningIssued(text=text))
@@ -277,23 +274,23 @@ class ServiceConnection:
 
 
 class _Sent(NamedTuple):
-    """A request that the transport got, and when it was signed, by our clock as corrected."""
+    """
+    A request that the transport got.
+
+    Attributes:
+        operation: What it asks for.
+        request: What the transport got.
+        offset: By how much our clock was corrected when it was signed.
+        lead: The service's time less the monotonic one, if the signature's time is right.
+    """
 
     operation: str
     request: Request
-    corrections: int
-    moment: float
-    signed_at: datetime
-
-    @property
-    def lead(self) -> float:
-        """The service's time less the monotonic one, if the signature's time is right."""
-        return self.signed_at.timestamp() - self.moment
+    offset: timedelta
+    lead: float
 
 
 def _date(response: Response) -> datetime | None:
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - heavy, and seldom needed
-
     try:
         return parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
@@ -303,12 +300,8 @@ def _date(response: Response) -> datetime | None:
 def _facts(error: "MeteringError | RepairedError") -> tuple[str, str | None]:
     """Return the code of an error, and the service's request id."""
     known = error.error if isinstance(error, RepairedError) else error
-    match known:
-        case MarketplaceMeteringException(code=code, request_id=request_id):
-            return code, request_id
-        case UnexpectedError(cause=cause):
-            return cause, None
-    return type(known).__name__, getattr(known, "request_id", None)
+    code = getattr(known, "code", getattr(known, "cause", type(known).__name__))
+    return code, getattr(known, "request_id", None)
 
 
 async def _expected(work: Awaitable[_Result]) -> _Result:

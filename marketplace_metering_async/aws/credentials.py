@@ -14,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Generic, TypeVar
 
+from attrs import define, field
+
 from marketplace_metering_async.aws.sigv4 import Keys
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -62,22 +64,21 @@ class SingleFlight(Generic[Result]):
         self._ahead = False  # whether it was begun ahead of need
         self._closed = False
 
-    def begin(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> "asyncio.Task[Result]":
-        """Begin *work* ahead of need, unless some is running."""
+    def begin(
+        self, work: Callable[[], Coroutine[Any, Any, Result]], *, ahead: bool = True
+    ) -> "asyncio.Task[Result]":
+        """Begin *work*, *ahead* of need or not, unless some is running."""
         if self._running is None:
             if self._closed:
                 raise ClientClosedError("the client is closed")
             self._running = asyncio.create_task(work())
             self._running.add_done_callback(self._end)
-            self._ahead = True
+            self._ahead = ahead
         return self._running
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return or raise what *work*, run for this or an earlier caller, comes to."""
-        is_new = self._running is None
-        running = self.begin(work)
-        if is_new:
-            self._ahead = False
+        running = self.begin(work, ahead=False)
         self._waiting += 1
         try:
             await asyncio.wait((running,))
@@ -110,16 +111,21 @@ class SingleFlight(Generic[Result]):
 
 
 class FixedKeys:
-    """Keys that were passed in."""
+    """
+    Keys that were passed in.
+
+    Attributes:
+        latest: The keys.
+    """
 
     source = "arguments"
 
     def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+        self.latest = keys
 
     async def keys(self) -> Keys:
         """Return the keys."""
-        return self._keys
+        return self.latest
 
     async def renew(self) -> bool:
         """Explicit keys cannot be renewed."""
@@ -136,8 +142,8 @@ class EnvironmentKeys(FixedKeys):
 
     async def renew(self) -> bool:
         """Look again."""
-        before, self._keys = self._keys, from_environment(os.environ) or self._keys
-        return self._keys != before
+        before, self.latest = self.latest, from_environment(os.environ) or self.latest
+        return self.latest != before
 
 
 def from_environment(environ: Mapping[str, str]) -> Keys | None:
@@ -150,29 +156,25 @@ def from_environment(environ: Mapping[str, str]) -> Keys | None:
     return Keys(access_key, secret_key, token)
 
 
+@define(slots=False, eq=False, repr=False)
 class FoundCredentials:
     """
     Credentials that a provider of aiobotocore found, and refreshes before they expire.
 
     A refresh that fails is no error while the keys at hand are good: some minutes remain then.
+
+    Attributes:
+        latest: The keys at hand, good or not; None before any were asked for.
     """
 
-    def __init__(
-        self,
-        found: Any,
-        again: Again,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Hold what was *found*; *again* asks the same provider for it once more."""
-        self._found: Any = found
-        self._again = again
-        self._monotonic = monotonic
-        self._frozen: Any = None
-        self._keys: Keys | None = None  # of _frozen
-        self._failure: MeteringError | None = None  # of the last refresh
-        self._rest_until = -1.0  # no refresh before then
-        self._refreshing = SingleFlight[Keys]()
-        self._renewing = SingleFlight[bool]()
+    _found: Any
+    _again: Again  # asks the same provider once more
+    _monotonic: Callable[[], float] = time.monotonic
+    latest: Keys | None = field(init=False, default=None)
+    _failure: MeteringError | None = field(init=False, default=None)  # of the last refresh
+    _rest_until: float = field(init=False, default=-1.0)  # no refresh before then
+    _refreshing: SingleFlight[Keys] = field(init=False, factory=SingleFlight)
+    _renewing: SingleFlight[bool] = field(init=False, factory=SingleFlight)
 
     @property
     def source(self) -> str:
@@ -190,7 +192,7 @@ class FoundCredentials:
             ConfigurationError: there are none any more.
         """
         if not self._needs_refresh():
-            return self._as_keys(await self._found.get_frozen_credentials())
+            return self._note(await self._found.get_frozen_credentials())
         if self._monotonic() < self._rest_until:
             return self._still_good()
         if (keys := self._good()) is not None:
@@ -215,35 +217,33 @@ class FoundCredentials:
         await self._renewing.aclose()
 
     async def _refresh(self) -> Keys:
-        self._failure = None
-        try:
-            async with asyncio.timeout(_LONGEST):
-                keys = self._as_keys(await self._found.get_frozen_credentials())
-        except Exception as error:  # noqa: BLE001 - a provider may raise anything
-            self._failure = _failure(self.source, error)
-        else:
-            if not self._needs_refresh():
-                return keys
-        self._rest_until = self._monotonic() + _PAUSE
+        await self._ask()
+        if self._needs_refresh():
+            self._rest_until = self._monotonic() + _PAUSE
         return self._still_good()
 
     async def _ask_again(self) -> bool:
         if self._monotonic() >= self._rest_until:
-            self._failure, before = None, self._keys
-            try:
-                async with asyncio.timeout(_LONGEST):
-                    found = await self._again()
-                    fresh = None if found is None else await found.get_frozen_credentials()
-            except Exception as error:  # noqa: BLE001 - a provider may raise anything
-                self._failure = _failure(self.source, error)
-            else:
-                if fresh is not None and self._as_keys(fresh) != before:
-                    self._found = found
-                    return True
+            before = self.latest
+            await self._ask(self._again)
+            if self.latest != before:
+                return True
             self._rest_until = self._monotonic() + _PAUSE
         if self._failure is not None:
             raise copy.copy(self._failure)
         return False
+
+    async def _ask(self, again: Again | None = None) -> None:
+        """Take what was found, or is found *again*, within a time; note why that fails."""
+        self._failure = None
+        try:
+            async with asyncio.timeout(_LONGEST):
+                found = self._found if again is None else await again() or self._found
+                self._note(await found.get_frozen_credentials())
+                if again is not None:
+                    self._found = found
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything
+            self._failure = _failure(self.source, error)
 
     def _needs_refresh(self, within: float | None = None) -> bool:
         needed = getattr(self._found, "refresh_needed", None)
@@ -260,16 +260,14 @@ class FoundCredentials:
         """Return the keys at hand, if they have not expired."""
         if self._needs_refresh(within=0):
             return None
-        if self._keys is None:  # it has some, but to ask for them would wait for newer ones
+        if self.latest is None:  # it has some, but to ask for them would wait for newer ones
             frozen = getattr(self._found, "_frozen_credentials", None)
-            return None if frozen is None else self._as_keys(frozen)
-        return self._keys
+            return None if frozen is None else self._note(frozen)
+        return self.latest
 
-    def _as_keys(self, frozen: Any) -> Keys:
-        if self._keys is None or frozen != self._frozen:
-            self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
-            self._frozen = frozen
-        return self._keys
+    def _note(self, frozen: Any) -> Keys:
+        self.latest = Keys(frozen.access_key, frozen.secret_key, frozen.token)
+        return self.latest
 
 
 Credentials = FixedKeys | FoundCredentials

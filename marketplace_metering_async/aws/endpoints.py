@@ -10,12 +10,12 @@ alone says everything, as in most containers and functions, the answer is known 
 import ipaddress
 import os
 import re
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from attrs import evolve, frozen
 
@@ -99,8 +99,6 @@ def from_environment(
         url=configured or f"https://{host}",
         configured=bool(configured),
         ca_bundle=environ.get("AWS_CA_BUNDLE") or environ.get("REQUESTS_CA_BUNDLE"),
-        client_cert=None,
-        proxies=None,
     )
 
 
@@ -207,8 +205,8 @@ def _checked(
     url: str,
     configured: bool,
     ca_bundle: str | None,
-    client_cert: str | tuple[str, str] | None,
-    proxies: Mapping[str, str] | None,
+    client_cert: str | tuple[str, str] | None = None,
+    proxies: Mapping[str, str] | None = None,
 ) -> FoundEndpoint:
     require_region(region)
     _require_safe(url)
@@ -241,21 +239,12 @@ def _authorities(configured: str | None) -> str | None:
 def _proxy(url: str, proxies: Mapping[str, str] | None) -> str | None:
     """The proxy that botocore would take from the environment; `.netrc` is never read."""
     parts = urlsplit(url)
-    if proxies is None and not _may_have_proxies(os.environ):
-        return None
     if proxies is None:
-        from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - a tenth of the import
-
         proxies = {} if proxy_bypass(parts.netloc) else getproxies()
     proxy = proxies.get(parts.scheme)
     if not proxy or proxy.startswith(("http:", "https:")):
         return proxy or None
     return f"http:{proxy}" if proxy.startswith("//") else f"http://{proxy}"
-
-
-def _may_have_proxies(environ: Mapping[str, str]) -> bool:
-    """Elsewhere than on Linux the system's settings count too."""
-    return sys.platform != "linux" or any(name.lower().endswith("_proxy") for name in environ)
 
 
 def require_region(region: str) -> None:

@@ -54,7 +54,6 @@ class Signer:
     _endpoint: FoundEndpoint | None = field(init=False, default=None)
     _credentials: Credentials | None = field(init=False, default=None)
     _sigv4: SigV4 | None = field(init=False, default=None)
-    _latest: Keys | None = field(init=False, default=None)  # the keys of the last signature
 
     @property
     def source(self) -> str | None:
@@ -88,10 +87,10 @@ class Signer:
         """
         if self._endpoint is None or self._sigv4 is None or self._credentials is None:
             raise ConfigurationError("the signer is not open")
-        keys = self._latest = await self._credentials.keys()
+        keys = await self._credentials.keys()
         return Request(self._endpoint.url, self._sigv4.headers(operation, body, now(), keys), body)
 
-    async def renew(self, refused: Request | None = None) -> bool:
+    async def renew(self, refused: Request) -> bool:
         """
         Find credentials anew, after the service refused those of *refused*.
 
@@ -103,13 +102,10 @@ class Signer:
         """
         if self._credentials is None:
             return False
-        stale = self._latest
-        if refused is not None and stale is not None and not stale.signed(refused.headers):
+        latest = self._credentials.latest
+        if latest is not None and not latest.signed(refused.headers):
             return True
-        renewed = await self._credentials.renew()
-        if renewed:
-            self._latest = await self._credentials.keys()
-        return renewed
+        return await self._credentials.renew()
 
     async def aclose(self) -> None:
         """End what looks for credentials now; whoever waits for it gets ClientClosedError."""
@@ -118,8 +114,6 @@ class Signer:
             await self._credentials.aclose()
 
     async def _open(self) -> FoundEndpoint:
-        if self._endpoint is not None:
-            return self._endpoint
         given = self._given_keys()
         endpoint, source = await asyncio.to_thread(self._look_up, given)
         if isinstance(source, Keys):

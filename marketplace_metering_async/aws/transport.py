@@ -8,11 +8,8 @@ nobody asked for, are refused unread.
 
 import asyncio
 import ssl
-from base64 import b64encode
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Final, Protocol
-from urllib.parse import unquote
+from typing import Any, Final, Protocol, cast
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -142,26 +139,21 @@ class AiohttpTransport:
     def __init__(self, settings: TransportSettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
-        self._trust: ssl.SSLContext | bool | None = None  # found before the first use of TLS
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
         self._closed = False
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request*; see Transport."""
-        session, (url, limits) = self._session, _terms(request.url, timeout)
-        if session is None or (self._trust is None and url.scheme == "https"):
-            session = await self._open(url)
-        way = _Way()
+        session = self._session or await self._open()
+        body = _Body(request.body)
         try:
             async with asyncio.timeout(timeout):
                 response = await session.post(
-                    url,
-                    data=_Body(request.body, way),
+                    URL(request.url, encoded=True),
+                    data=body,
                     headers=request.headers,
-                    ssl=True if self._trust is None else self._trust,
                     proxy_headers=self._proxy_headers,
-                    timeout=limits,
                     allow_redirects=False,
                 )
                 try:
@@ -170,68 +162,71 @@ class AiohttpTransport:
                     response.close()  # and its connection, which goes back to the pool at the end
                     raise
         except asyncio.CancelledError:
-            way.drop()
+            body.drop_connection()
             raise
         except TimeoutError:
-            way.drop()
+            body.drop_connection()
             reason = (
-                "no connection in time" if way.connecting else f"no response within {timeout:g} s"
+                "no connection in time" if body.connecting else f"no response within {timeout:g} s"
             )
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
         # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
-        raise TransportError(reason, sent=not way.connecting)
+        raise TransportError(reason, sent=not body.connecting)
 
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
-        async with self._opening:
-            session, self._session = self._session, None
+        session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def _open(self, url: URL) -> aiohttp.ClientSession:
+    async def _open(self) -> aiohttp.ClientSession:
         async with self._opening:
-            if self._trust is None and url.scheme == "https":
-                self._trust = await _trust(self._settings)
-            if self._closed:
-                raise ClientClosedError("the transport is closed")
             if self._session is None:
-                self._session = _new_session(self._settings)
+                trust, proxy = await _trust(self._settings), self._settings.proxy_url
+                if self._closed:
+                    raise ClientClosedError("the transport is closed")
+                self._session = aiohttp.ClientSession(
+                    connector=_Connector(
+                        limit=self._settings.max_connections,
+                        keepalive_timeout=_KEEPALIVE,
+                        ssl=trust,
+                    ),
+                    timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    auto_decompress=False,
+                    trust_env=False,
+                    proxy=None if proxy is None else URL(proxy).with_user(None),
+                    # None but what is signed.
+                    skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+                )
             return self._session
 
 
-class _Way:
+class _Body(aiohttp.BytesPayload):
     """
-    How far a request has come.
+    A request's body, which notes how far the request has come.
 
     Attributes:
         connecting: Whether it waits for a connection, so that certainly nothing was sent. Should
             aiohttp ever cease to ask the connector for one, a request counts as sent.
-        transport: The connection that is written to.
+        transport: The connection that it is written to.
     """
 
     connecting = False
     transport: asyncio.WriteTransport | None = None
 
-    def drop(self) -> None:
-        """Drop the connection at once: to close it would wait until all is read that was sent."""
-        if self.transport is not None:
-            self.transport.abort()
-
-
-class _Body(aiohttp.BytesPayload):
-    """A request's body, which notes the connection that it is written to."""
-
-    def __init__(self, value: bytes, way: _Way) -> None:
-        super().__init__(value)
-        self.way = way
-
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        self.way.transport = writer.transport
+        self.transport = writer.transport
         await super().write_with_length(writer, content_length)
+
+    def drop_connection(self) -> None:
+        """Drop it at once: to close it would wait until all is read that was sent."""
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -240,30 +235,11 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        way = req.body.way if isinstance(req.body, _Body) else _Way()
-        way.connecting = True
+        body = cast("_Body", req.body)
+        body.connecting = True
         connection = await super().connect(req, traces, timeout)
-        way.connecting = False
+        body.connecting = False
         return connection
-
-
-@lru_cache(maxsize=16)
-def _terms(url: str, timeout: float) -> tuple[URL, aiohttp.ClientTimeout]:
-    """Put a request's URL and timeout as aiohttp takes them: most requests have the same."""
-    limits = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT_TIMEOUT, timeout))
-    return URL(url, encoded=True), limits
-
-
-def _new_session(settings: TransportSettings) -> aiohttp.ClientSession:
-    proxy = None if settings.proxy_url is None else URL(settings.proxy_url)
-    return aiohttp.ClientSession(
-        connector=_Connector(limit=settings.max_connections, keepalive_timeout=_KEEPALIVE),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        proxy=None if proxy is None else proxy.with_user(None),
-        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),  # none but what is signed
-    )
 
 
 def _is_proxy(url: str) -> bool:
@@ -271,15 +247,15 @@ def _is_proxy(url: str) -> bool:
         proxy = URL(url)
     except ValueError:
         return False
-    return proxy.scheme in ("http", "https") and bool(proxy.host) and proxy.path == "/"
+    is_place = proxy.scheme in ("http", "https") and bool(proxy.host) and proxy.path == "/"
+    return is_place and ":" not in (proxy.user or "")  # which no header can carry
 
 
 def _proxy_headers(settings: TransportSettings) -> dict[str, str] | None:
     proxy = URL(settings.proxy_url or "")
-    if proxy.raw_user is None:
+    if proxy.user is None:
         return None
-    user, password = unquote(proxy.raw_user), unquote(proxy.raw_password or "")
-    return {"Proxy-Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+    return {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
 
 
 async def _trust(settings: TransportSettings) -> ssl.SSLContext | bool:
@@ -309,17 +285,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         raise InvalidResponseError("a compressed response, which nobody asked for", response.status)
     if (response.content_length or 0) > LARGEST_RESPONSE:
         raise InvalidResponseError(_TOO_LARGE, response.status)
-    content = response.content
-    body = await content.readany()
-    if not content.at_eof():
-        parts, size = [body], len(body)
-        while part := await content.readany():
-            parts.append(part)
-            size += len(part)
-            if size > LARGEST_RESPONSE:
-                raise InvalidResponseError(_TOO_LARGE, response.status)
-        body = b"".join(parts)
-    return body
+    body = bytearray()
+    while part := await response.content.readany():
+        body += part
+        if len(body) > LARGEST_RESPONSE:
+            raise InvalidResponseError(_TOO_LARGE, response.status)
+    return bytes(body)
 
 
 def _words(error: Exception) -> str:
@@ -331,7 +302,8 @@ def _words(error: Exception) -> str:
         case aiohttp.ClientConnectorDNSError(host=host):
             return f"the name {host} cannot be resolved"
         case aiohttp.ClientConnectorCertificateError(host=host, certificate_error=why):
-            return f"the certificate of {host} is not trusted: {_verdict(why)}"
+            what = getattr(why, "verify_message", type(why).__name__)
+            return f"the certificate of {host} is not trusted: {what}"
         case aiohttp.ClientProxyConnectionError(os_error=why):
             return f"the proxy cannot be reached: {_cause(why)}"
         case aiohttp.ClientConnectorError(host=host, port=port, os_error=why):
@@ -344,10 +316,6 @@ def _words(error: Exception) -> str:
             return "the response is not HTTP"
     what = _cause(error) if isinstance(error, OSError) else type(error).__name__
     return f"the connection broke: {what}"
-
-
-def _verdict(why: Exception) -> str:
-    return str(getattr(why, "verify_message", type(why).__name__))
 
 
 def _cause(why: OSError) -> str:

@@ -8,11 +8,9 @@ stand, and whatever they leave open, repeat or contradict is noted and settles n
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from math import floor
 from operator import itemgetter
 from typing import Any, Final
 
@@ -39,17 +37,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _by_its_digits(number: str) -> Decimal:
-    try:
-        return Decimal(number)
-    except ArithmeticError:
-        raise ValueError("a number beyond all bounds") from None
-
-
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_decode: Final = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_float=_by_its_digits
-).decode
+_decode: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=Decimal).decode
 
 
 def standard_dumps(value: object) -> bytes:
@@ -57,17 +46,7 @@ def standard_dumps(value: object) -> bytes:
     return _encode(value).encode()
 
 
-def standard_loads(body: bytes) -> object:
-    """
-    Read strict JSON in UTF-8; ValueError or RecursionError for anything else.
-
-    Numbers with a point or an exponent are Decimals: unlike orjson's floats they are exact.
-    """
-    return _decode(body.decode())
-
-
 dumps: Final[Callable[[object], bytes]] = standard_dumps if orjson is None else orjson.dumps
-loads: Final[Callable[[bytes], object]] = standard_loads if orjson is None else orjson.loads
 
 
 Members = dict[str, Any]
@@ -98,21 +77,18 @@ def batch_overhead(product_code: str | None) -> int:
     return len(encode_batch(product_code, ()))
 
 
-def encode_call(members: Mapping[str, Any]) -> bytes:
-    """Return the body of any other operation; datetimes must be epoch seconds already."""
-    return dumps(dict(members))
-
-
 def decode(body: bytes) -> dict[str, Any]:
     """
-    Read the body of an answer.
+    Read the body of an answer: strict JSON in UTF-8.
+
+    Numbers with a point or an exponent are Decimals: unlike orjson's floats they are exact.
 
     Raises:
         InvalidResponseError: if it is no JSON object.
     """
     try:
-        answer = standard_loads(body)
-    except (ValueError, RecursionError):
+        answer = _decode(body.decode())
+    except (ValueError, ArithmeticError, RecursionError):
         kind = "an empty body" if not body.strip() else "a body that is no JSON"
         raise InvalidResponseError(f"{kind} where the service's answer should be") from None
     if not isinstance(answer, dict):
@@ -138,31 +114,28 @@ def read_error(
     places = (header(headers, "x-amzn-ErrorType"), *map(members.get, ("__type", "code", "Code")))
     code = next((code for place in places if (code := _bare_code(place))), None)
     if 300 <= status < 400:
-        return InvalidResponseError("a redirect, which is not followed", status, request_id)
-    if code is None:
+        reason = "a redirect, which is not followed"
+    elif code is None:
         reason = "no error of the service in the answer"
-        return InvalidResponseError(reason, status, request_id, retry_after)
-    if request_id is None or status < 400:
+    elif request_id is None or status < 400:
         reason = f"{code}, but no request id of the service"
-        return InvalidResponseError(reason, status, request_id, retry_after)
-    message = next((m for n in ("message", "Message") if isinstance(m := members.get(n), str)), "")
-    return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
-        code,
-        message,
-        operation=operation,
-        status=status,
-        request_id=request_id,
-        retry_after=retry_after,
-    )
+    else:
+        texts = map(members.get, ("message", "Message"))
+        return MODELLED_ERRORS.get(code, MarketplaceMeteringException)(
+            code,
+            next((text for text in texts if isinstance(text, str)), ""),
+            operation=operation,
+            status=status,
+            request_id=request_id,
+            retry_after=retry_after,
+        )
+    return InvalidResponseError(reason, status, request_id, retry_after)
 
 
 def header(headers: Mapping[str, str], name: str) -> str | None:
     """Return a header of an answer by its *name*, in whatever letter case it came."""
-    found = headers.get(name)
-    if found is not None:
-        return found
     lower = name.lower()
-    return next((value for one, value in headers.items() if one.lower() == lower), None)
+    return headers.get(name) or next((v for n, v in headers.items() if n.lower() == lower), None)
 
 
 def _bare_code(value: object) -> str | None:
@@ -185,7 +158,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 _echo_of: Final = itemgetter("UsageRecord")
 _status_of: Final = itemgetter("Status")
 _record_id_of: Final = itemgetter("MeteringRecordId")
-_EXACT: Final = frozenset({int, type(None)})
 _NO_WORDS: Final = ("", UNPROCESSED)
 """Statuses that the usual answer does not have."""
 
@@ -213,50 +185,33 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     Raises:
         InvalidResponseError: if the body is no JSON object.
     """
-    with suppress(ValueError, RecursionError):  # what orjson cannot read, another may
-        if (reply := _plain_reply(sent, loads(body))) is not None:
-            return reply
-    return _odd_reply(sent, decode(body))
+    answer = decode(body)
+    return _plain_reply(sent, answer) or _odd_reply(sent, answer)
 
 
-def _plain_reply(sent: Sequence[Members], answer: object) -> Reply | None:
+def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | None:
     """Read the usual answer: one result a record, in order, each with the very record."""
-    if type(answer) is not dict:
-        return None
     results = answer.get("Results")
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
     try:
         echoes = list(map(_echo_of, results))
-        if echoes != sent or not _are_exact(echoes):
-            return None
-        statuses: list[str | None] = list(map(_status_of, results))
+        statuses: list[Any] = list(map(_status_of, results))
         record_ids: list[Any] = list(map(_record_id_of, results))
         words = set(statuses)
-        "".join(record_ids)  # a TypeError unless all are text
+        "".join((*words, *record_ids))  # a TypeError unless all are text
     except (KeyError, TypeError):
         return None
-    if set(map(type, words)) != {str} or not words.isdisjoint(_NO_WORDS):
-        return None
-    return Reply(statuses, record_ids)
-
-
-def _are_exact(echoes: Iterable[Members]) -> bool:
-    """Whether the quantities, equal to those sent, were integers or text: a float is rounded."""
-    numbers = [echo.get("Quantity") for echo in echoes]
-    for echo in echoes:
-        if "UsageAllocations" in echo:
-            numbers += [part.get("AllocatedUsageQuantity") for part in echo["UsageAllocations"]]
-    return _EXACT.issuperset(map(type, numbers))
+    return Reply(statuses, record_ids) if echoes == sent and words.isdisjoint(_NO_WORDS) else None
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:
     """Read any other answer, record by record, and note what is wrong with it."""
     reply = Reply([None] * len(sent), [None] * len(sent))
-    index = _Index(sent)
+    identities = list(map(_identity, sent))
     settled: set[int] = set()
     for echo, status, record_id in _stated(answer, reply):
-        place = index.find(echo)
+        place = _place_of(echo, sent, identities)
         if isinstance(place, str):
             reply.oddities.append(place)
             continue
@@ -299,42 +254,29 @@ def _listed(answer: dict[str, Any], name: str, reply: Reply) -> Sequence[Any]:
     return ()
 
 
-class _Index:
-    """Finds the record that an echo is of, by what it says and not by where it stands."""
-
-    def __init__(self, sent: Sequence[Members]) -> None:
-        self._sent = sent
-        self._near: dict[tuple[object, ...], list[int]] = {}
-        for place, members in enumerate(sent):
-            hour = members["Timestamp"] // SECONDS_PER_HOUR
-            key = (members["Dimension"], hour, members.get("CustomerAWSAccountId"))
-            self._near.setdefault(key, []).append(place)
-
-    def find(self, echo: object) -> int | str:
-        """Return the index of the record, or why there is none."""
-        if not isinstance(echo, dict):
-            if len(self._sent) == 1 and echo is None:
-                return 0
-            return "a result that does not say of which record it is"
-        dimension, hour = echo.get("Dimension"), _hour(echo.get("Timestamp"))
-        account = echo.get("CustomerAWSAccountId")
-        near: list[int] = []
-        if isinstance(dimension, str) and hour is not None:
-            near += self._near.get((dimension, hour, None), ())
-            if isinstance(account, str):
-                near += self._near.get((dimension, hour, account), ())
-        found = [place for place in near if _same_customer(self._sent[place], echo)]
-        if len(found) != 1:
-            return "a result for a record that was not sent"
-        if not _same_content(self._sent[found[0]], echo):
-            return "a result for a record with another quantity or other allocations"
-        return found[0]
+_NAMES: Final = ("Dimension", "CustomerAWSAccountId", "CustomerIdentifier", "LicenseArn")
 
 
-def _same_customer(members: Members, echo: dict[str, Any]) -> bool:
-    """Whether the echo has every id that we sent; the service may add the ones it knows."""
-    ids = ("CustomerAWSAccountId", "CustomerIdentifier", "LicenseArn")
-    return all(name not in members or echo.get(name) == members[name] for name in ids)
+def _identity(members: Members) -> dict[str, Any]:
+    """What tells a record from others: the ids that are named, dimension and clock hour."""
+    named = {name: members[name] for name in _NAMES if name in members}
+    return named | {"hour": _hour(members.get("Timestamp"))}
+
+
+def _place_of(
+    echo: object, sent: Sequence[Members], identities: Sequence[dict[str, Any]]
+) -> int | str:
+    """Return the index of the record that an echo is of, by what it says, or why there is none."""
+    if not isinstance(echo, dict):
+        is_lone = echo is None and len(sent) == 1
+        return 0 if is_lone else "a result that does not say of which record it is"
+    echoed = _identity(echo).items()  # with ids that the service adds, where it knows more
+    found = [place for place, known in enumerate(identities) if known.items() <= echoed]
+    if len(found) != 1:
+        return "a result for a record that was not sent"
+    if not _same_content(sent[found[0]], echo):
+        return "a result for a record with another quantity or other allocations"
+    return found[0]
 
 
 def _same_content(members: Members, echo: dict[str, Any]) -> bool:
@@ -377,19 +319,12 @@ def _number(value: object) -> int | Decimal | None:
     return value if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
 
 
-def _hour(timestamp: object) -> int | None:
+def _hour(timestamp: Any) -> int | Decimal | None:  # noqa: ANN401 - whatever was echoed
     """The clock hour of an echoed timestamp: epoch seconds, whole or not, or ISO 8601."""
-    if isinstance(timestamp, str):
-        try:
+    try:
+        if isinstance(timestamp, str):
             moment = datetime.fromisoformat(timestamp)
             timestamp = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            return None
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float | Decimal):
+        return timestamp // SECONDS_PER_HOUR  # type: ignore[no-any-return]
+    except (ArithmeticError, TypeError, ValueError):
         return None
-    in_time = -_END_OF_TIME < timestamp < _END_OF_TIME
-    return floor(timestamp) // SECONDS_PER_HOUR if in_time else None
-
-
-_END_OF_TIME: Final = 253_402_300_800
-"""Seconds from 1970 to the year 10000."""

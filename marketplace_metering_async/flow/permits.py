@@ -8,9 +8,7 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
-
-from attrs import define
+from typing import Final, NamedTuple
 
 from marketplace_metering_async.clock import Clock, sleep_or_wake
 from marketplace_metering_async.flow.pacing import CallEnd, Pacer
@@ -19,22 +17,17 @@ _LONGEST_WAIT: Final = 1.0
 """Seconds after which a pacer is asked again, whatever it said and whether a call ended or not."""
 
 
-@define(eq=False)
-class _Waiter:
+class _Waiter(NamedTuple):
     """
     One in line.
 
     Attributes:
         still_needed: Says whether it still needs a permit.
-        turn: Done once it is first, or needs none any more.
+        woken: Has it look again: it became the first, or a call has ended, or it needs none.
     """
 
     still_needed: Callable[[], bool]
-    turn: "asyncio.Future[None]"
-
-    def wake(self) -> None:
-        if not self.turn.done():
-            self.turn.set_result(None)
+    woken: asyncio.Event
 
 
 class CallPermits:
@@ -49,8 +42,7 @@ class CallPermits:
         self._clock = clock
         self._most = most
         self._on_the_wire = 0
-        self._line: OrderedDict[object, _Waiter] = OrderedDict()  # by owner
-        self._wake_first = asyncio.Event()  # has the first in line look again
+        self._line: OrderedDict[object, _Waiter] = OrderedDict()  # by owner; quick at both ends
 
     async def acquire(self, still_needed: Callable[[], bool], owner: object) -> bool:
         """
@@ -63,35 +55,37 @@ class CallPermits:
             return False
         if not self._line and self._ask() <= 0:
             return True
-        me = self._line[owner] = _Waiter(still_needed, asyncio.get_running_loop().create_future())
+        me = self._line[owner] = _Waiter(still_needed, asyncio.Event())
         try:
             if me is not self._first():
-                await me.turn
+                await me.woken.wait()
             while still_needed():
                 wait = self._ask()
                 if wait <= 0:
                     return True
-                await self._wait_as_first(wait)
+                me.woken.clear()
+                if self._on_the_wire >= self._most:
+                    await me.woken.wait()
+                else:
+                    await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), me.woken)
             return False
         finally:
             was_first = me is self._first()
             if self._line.get(owner) is me:
                 del self._line[owner]
-            if was_first and (following := self._first()) is not None:
-                following.wake()
+            if was_first:
+                self._wake_first()
 
     def recheck(self, owner: object) -> None:
         """Let *owner* leave the line at once if it does not need a permit any more."""
         waiter = self._line.get(owner)
         if waiter is not None and not waiter.still_needed():
-            waiter.wake()
-            if waiter is self._first():
-                self._wake_first.set()
+            waiter.woken.set()
 
     def end(self, how: CallEnd, retry_after: float | None = None) -> None:
         """Give a permit back, and tell the pacer and whoever waits how the call ended."""
         self._on_the_wire -= 1
-        self._wake_first.set()
+        self._wake_first()
         self._pacer.end(self._clock.monotonic(), how, retry_after=retry_after)
 
     def _ask(self) -> float:
@@ -103,12 +97,9 @@ class CallPermits:
             self._on_the_wire += 1
         return wait
 
-    async def _wait_as_first(self, wait: float) -> None:
-        self._wake_first.clear()
-        if self._on_the_wire >= self._most:
-            await self._wake_first.wait()
-        else:
-            await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), self._wake_first)
+    def _wake_first(self) -> None:
+        if (first := self._first()) is not None:
+            first.woken.set()
 
     def _first(self) -> _Waiter | None:
         return next(iter(self._line.values()), None)

@@ -1,7 +1,7 @@
 """How long to wait and when to give up; the only module that knows tenacity."""
 
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, gt, instance_of, optional
@@ -74,15 +74,14 @@ def retrying(
     *,
     clock: Clock,
     random: Random,
-    timeout: float,
+    end: float,
 ) -> AsyncRetrying:
     """
     Return tenacity's loop for one call of an operation that carries no batch.
 
-    It raises the last error itself once *timeout* seconds, or the policy's attempts, are over, and
-    at once one that is not the service's fault.
+    It raises the last error itself where the next attempt would start after the monotonic time
+    *end*, or the policy's attempts are over, and at once one that is not the service's fault.
     """
-    end = clock.monotonic() + timeout
     failures = 0
 
     def wait(state: RetryCallState) -> float:
@@ -90,9 +89,7 @@ def retrying(
 
     def is_over(state: RetryCallState) -> bool:
         nonlocal failures
-        error = _error_of(state)
-        if error is not None and classify(error) is not ErrorKind.THROTTLE:
-            failures += 1
+        failures += classify(_error_of(state)) is not ErrorKind.THROTTLE
         by_attempts = policy.max_attempts is not None and failures >= policy.max_attempts
         return by_attempts or clock.monotonic() + state.upcoming_sleep >= end
 
@@ -110,6 +107,6 @@ def _is_of_the_service(error: BaseException) -> bool:
     return isinstance(error, MeteringError) and classify(error) in faults
 
 
-def _error_of(state: RetryCallState) -> MeteringError | None:
-    error = state.outcome.exception() if state.outcome else None
-    return error if isinstance(error, MeteringError) else None
+def _error_of(state: RetryCallState) -> MeteringError:
+    """Return what an attempt ended with; asked only where it is the service's fault."""
+    return cast("MeteringError", state.outcome and state.outcome.exception())

@@ -91,7 +91,7 @@ def listening() -> Iterator[Ear]:
         put(error, "__init__", _heard_when_made(error, ear))
     for event in events.Event.__args__:
         put(event, "__init__", _heard_when_made(event, ear))
-    put(Keys, "__attrs_post_init__", _kept_when_made(ear))
+    put(Keys, "__init__", _kept_when_made(ear))
     put(warnings, "warn", _heard_when_warned(ear))
     root.addHandler(ear)
     try:
@@ -122,12 +122,16 @@ def _heard_when_made(kind: type[Any], ear: Ear) -> Callable[..., None]:
     return init
 
 
-def _kept_when_made(ear: Ear) -> Callable[[Keys], None]:
-    check = Keys.__attrs_post_init__
+def _kept_when_made(ear: Ear) -> Callable[..., None]:
+    """Return an `__init__` that keeps what must not be said, refused keys among it."""
+    make = Keys.__init__
 
-    def init(self: Keys) -> None:
-        ear.keep(self)
-        check(self)
+    @wraps(make)
+    def init(self: Keys, *arguments: Any, **named: Any) -> None:
+        try:
+            make(self, *arguments, **named)
+        finally:
+            ear.keep(self)
 
     return init
 

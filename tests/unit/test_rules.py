@@ -33,6 +33,25 @@ def test_a_fast_check_is_never_wrong(text: str) -> None:
         assert () == rules.text("x", text, pattern=limits.ACCOUNT_ID)
 
 
+@pytest.mark.parametrize("value", [0, -1, 2**31, 10**40, True, 1.0, "1", None])
+def test_a_key_version_is_a_whole_number_from_1(value: Any) -> None:
+    """
+    Of int32, and no text or float of one.
+    """
+    (violation,) = rules.key_version("here", value)
+
+    assert violation.expected.endswith("1 to 2147483647")
+    assert violation.wrong_type is (type(value) is not int)
+    assert len(violation.got) < 80
+
+
+def test_a_key_version_may_be_any_other() -> None:
+    """
+    Up to the greatest.
+    """
+    assert () == rules.key_version("here", 1) == rules.key_version("here", 2**31 - 1)
+
+
 @given(anything)
 def test_nothing_that_is_given_breaks_a_rule_itself(value: Any) -> None:
     """

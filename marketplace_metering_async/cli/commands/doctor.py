@@ -165,7 +165,7 @@ async def _service(target: Target, product_code: str | None) -> list[Finding]:
 
     try:
         started = _CLOCK.monotonic()
-        response = await ask(_OPERATION, wire.encode_call(_NO_TOKEN))
+        response = await ask(_OPERATION, wire.dumps(_NO_TOKEN))
         seconds = _CLOCK.monotonic() - started
         found = [
             Finding("network", Mark.GOOD, f"a response after {seconds * 1000:,.0f} ms"),

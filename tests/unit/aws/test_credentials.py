@@ -564,7 +564,6 @@ async def test_keys_passed_in_are_not_renewed(machine: Machine) -> None:
     signer = Signer(aws_access_key_id="AKID", aws_secret_access_key="s")
     await signer.open()
     assert await signer.renew(await signed(signer)) is False
-    assert await signer.renew() is False
 
 
 async def test_a_file_is_read_again(machine: Machine) -> None:
@@ -644,7 +643,7 @@ async def test_before_it_is_open() -> None:
     """A signer that is not open neither signs nor renews."""
     with pytest.raises(ConfigurationError, match="not open"):
         await signed(Signer())
-    assert await Signer().renew() is False
+    assert await Signer().renew(Request("", {}, b"")) is False
     assert Signer().source is None
 
 

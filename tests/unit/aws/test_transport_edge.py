@@ -73,9 +73,6 @@ class Parts:
     def set_exception(self, *_: Any) -> None:
         """Is closed."""
 
-    def at_eof(self) -> bool:
-        return False
-
     async def readany(self) -> bytes:
         part = next(self._parts, b"")
         if isinstance(part, Exception):
