@@ -74,22 +74,12 @@ class Backlog:
             part[0].append(position)
             part[1].append(record)
         for lane, (at, alike) in parts.items():
-            self.add_uniform(lane, at, [record.epoch for record in alike], moment)
-            for record in alike:
-                if record.usage_allocations:
-                    self._queues[lane].count_bytes(record)
-                    self._line_up(self._queues[lane], moment)
-
-    def add_uniform(
-        self, lane: Lane, positions: Sequence[int], epochs: Sequence[int], moment: float
-    ) -> None:
-        """Do the same with records of one *lane*, without allocations."""
-        queue = self._queue(lane)
-        queue.since = min(queue.since, moment) if queue.fresh.size else moment
-        was_full, oldest = queue.is_full, queue.oldest if queue.size else None
-        queue.fresh.add(positions, epochs)
-        if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
-            self._line_up(queue, moment)
+            queue = self._queue(lane)
+            queue.since = min(queue.since, moment) if queue.fresh.size else moment
+            was_full, oldest = queue.is_full, queue.oldest if queue.size else None
+            queue.add(at, alike)
+            if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
+                self._line_up(queue, moment)
 
     def put_back(
         self, entries: Sequence[PendingRecord], moment: float, *, not_before: float | None = None

@@ -242,8 +242,7 @@ def test_the_last_month_that_python_knows_closes_with_it() -> None:
     assert datetime.max.replace(tzinfo=UTC).timestamp() == deadline(last)
 
 
-@pytest.mark.parametrize("add", ["add", "add_uniform"])
-def test_a_lane_that_fills_a_chunk_goes_at_once(add: str) -> None:
+def test_a_lane_that_fills_a_chunk_goes_at_once() -> None:
     """
     Others of the same minute had come before and waited for company.
     """
@@ -252,10 +251,7 @@ def test_a_lane_that_fills_a_chunk_goes_at_once(add: str) -> None:
     backlog.add(range(24), given_[:24], 0.0)
     assert backlog.take(NOW, 0.5) is None
 
-    if add == "add":
-        backlog.add([24], given_[24:], 0.5)
-    else:
-        backlog.add_uniform(Lane("product"), [24], [given_[24].epoch], 0.5)
+    backlog.add([24], given_[24:], 0.5)
 
     assert [25] == list(map(len, chunks_of(backlog, moment=0.5)))
 
@@ -400,14 +396,15 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
     """
     However many lanes and chunks come and go, held, dropped and taken out, no memory grows.
     """
-    given_ = usage(30)
-    backlog = Backlog(lambda positions: [given_[p % 30] for p in positions], linger=LINGER)
+    given_: list[UsageRecord] = []
+    backlog = Backlog(lambda positions: [given_[p] for p in positions], linger=LINGER)
 
     def live(start: int) -> None:
         moment = float(start)
         for number in range(start, start + 300):
             lane = Lane(f"product-{number}")
-            backlog.add_uniform(lane, range(30), [given_[0].epoch] * 30, moment)
+            given_[:] = usage(30, product_code=lane.product_code)
+            backlog.add(range(30), given_, moment)
             backlog.hold(lane, moment + 5, moment)
             if number % 3 == 0:
                 backlog.drop(30, lane)
