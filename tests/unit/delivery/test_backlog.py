@@ -306,7 +306,7 @@ def test_licenses_are_grouped_on_demand(
     given_ = [licensed(name) for name in names]
     groups: dict[str | None, int] = {}
     backlog = filled(given_)
-    backlog.group_by(lambda record: groups.get(record.license_arn))
+    backlog.group_of = lambda record: groups.get(record.license_arn)
     taken: list[int] = []
     for separation in separations:
         for _ in range(before):
@@ -334,7 +334,7 @@ def test_only_licenses_of_unnamed_products_are_grouped() -> None:
     """
     arn = licensed(1).license_arn
     for backlog in (Backlog(at([])), Backlog(at([]), product_code="p")):
-        backlog.group_by(lambda record: 7)
+        backlog.group_of = lambda record: 7
         assert Lane("q") == backlog.lane_of(usage(1, product_code="q")[0])
         assert Lane("q", licensed=True) == backlog.lane_of(
             usage(1, product_code="q", license_arn=arn)[0]
@@ -342,7 +342,7 @@ def test_only_licenses_of_unnamed_products_are_grouped() -> None:
     assert Lane("p", licensed=True) == backlog.lane_of(licensed(1))
     unnamed = Backlog(at([]))
     assert Lane(None, licensed=True) == unnamed.lane_of(licensed(1))
-    unnamed.group_by(lambda record: 7)
+    unnamed.group_of = lambda record: 7
     assert Lane(None, licensed=True, group=7) == unnamed.lane_of(licensed(1))
 
 
@@ -356,7 +356,7 @@ def test_at_most_so_many_are_dropped(lane: Lane | None) -> None:
     """
     given_ = [licensed(n % 4) for n in range(60)] + usage(10)
     backlog = Backlog(at(given_))
-    backlog.group_by(lambda record: int((record.license_arn or "0")[-1]))
+    backlog.group_of = lambda record: int((record.license_arn or "0")[-1])
     backlog.add(range(20), given_[:20], 0.0)
     backlog.add(range(60, 70), given_[60:], 0.0)
     for start in (20, 40):
