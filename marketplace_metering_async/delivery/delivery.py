@@ -131,11 +131,14 @@ class Delivery:
 
     # What the doors say and ask.
 
-    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
-        """Add records at *positions*; sending begins by itself."""
-        self._open += len(positions)
+    def add(self, position: int, record: UsageRecord) -> None:
+        """Add a record; sending begins by itself. After `stop` it ends as the others did."""
+        self._open += 1
         moment = self._clock.monotonic()
-        self.backlog.add(positions, records, moment)
+        self.backlog.add((position,), (record,), moment)
+        if self._stops.final is not None:
+            self._stops.given_up.append((None, self._stops.final))
+            self._dispatcher.wake()
         due = moment if self.backlog.ready(moment) else self.backlog.next_due()
         if due is not None:
             self._dispatcher.wake_for(due)
@@ -167,11 +170,6 @@ class Delivery:
         for call in self._on_the_wire:
             if not call.sent and call.task is not None:
                 call.task.cancel()
-
-    @property
-    def stopped(self) -> MeteringError | None:
-        """Why nothing new starts any more, if so."""
-        return self._stops.final
 
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""

@@ -157,10 +157,6 @@ class Feed(Door):
 
     def join(self, position: int, given: object, record: UsageRecord) -> None:
         """Let a record be sent, or share the fate of one with its key."""
-        if self.delivery.stopped is not None:
-            verdict = Verdict(status=RecordStatus.UNPROCESSED, error=self.delivery.stopped)
-            self._give(position, given, verdict)
-            return
         key = record.key(self._product_code)
         first = self._by_key.get(key)
         if first is None:
@@ -220,7 +216,7 @@ class Feed(Door):
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
         self._note_scheme(entry)
-        self.delivery.add((position,), (record,))
+        self.delivery.add(position, record)
 
     def _note_scheme(self, entry: Entry) -> None:
         """Refuse what is in flight by product code as well as by license, where it can be known."""
