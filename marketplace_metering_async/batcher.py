@@ -14,7 +14,6 @@ from marketplace_metering_async.errors import (
     ClientClosedError,
     DeliveryTimeoutError,
     InvalidRecordError,
-    MeteringError,
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
@@ -108,6 +107,7 @@ class UsageBatcher:
                 another event loop.
         """
         self._require_open()
+        self._shared.connection.require_home()
         position = next(self._positions)
         try:
             admitted = self._feed.admit(position, record)
@@ -115,6 +115,7 @@ class UsageBatcher:
             verdict = Verdict(status=RecordStatus.REJECTED, error=error)
             return RecordResult(position, record, verdict)
         await self._places.enter(admitted.product_code or self._product_code)
+        self._require_open()  # drain() lets in whoever waits
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         self._waiters[position] = waiter
         if self._shared.connection.observes_calls:
@@ -159,7 +160,7 @@ class UsageBatcher:
         if timeout is not None:
             require_timeout(timeout)
         self._closed = True
-        self._places.close()
+        self._places.let_all_in()
         unsure: list[RecordResult] = []
         if self._unsure is None:
             self._unsure = unsure
@@ -186,7 +187,6 @@ class UsageBatcher:
     def _require_open(self) -> None:
         if self._closed:
             raise ClientClosedError("the batcher is closed")
-        self._shared.connection.require_home()
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
         for result in results:
@@ -213,15 +213,11 @@ def _with_own_error(result: RecordResult) -> RecordResult:
     error = result.error
     if error is None:
         return result
-    verdict = result.verdict._replace(error=_copied(error))
-    return RecordResult(result.position, result.record, verdict, result.metering_record_id)
-
-
-def _copied(error: MeteringError) -> MeteringError:
     own = error.__class__.__new__(error.__class__, *error.args)
     own.__dict__.update(error.__dict__)
     own.__cause__ = error.__cause__
-    return own
+    verdict = result.verdict._replace(error=own)
+    return RecordResult(result.position, result.record, verdict, result.metering_record_id)
 
 
 class _PendingLimit:
@@ -230,17 +226,9 @@ class _PendingLimit:
     def __init__(self, places: int) -> None:
         self._free = places
         self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
-        self._closed = False
 
     async def enter(self, product_code: str | None) -> None:
-        """
-        Take a place, waiting for one if need be.
-
-        Raises:
-            ClientClosedError: after close(), also while waiting.
-        """
-        if self._closed:
-            raise ClientClosedError("the batcher is closed")
+        """Take a place, waiting for one if need be."""
         if self._free and not self._waiting:
             self._free -= 1
             return
@@ -249,11 +237,9 @@ class _PendingLimit:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None:
+            if not place.cancelled():
                 self.leave()  # it was given to us at the same moment
             raise
-        if self._closed:  # since it was given to us
-            raise ClientClosedError("the batcher is closed")
 
     def leave(self) -> None:
         """Give a place back; the next product in turn gets it, so that no flood starves others."""
@@ -268,11 +254,10 @@ class _PendingLimit:
                 return
         self._free += 1
 
-    def close(self) -> None:
-        """Let nobody in any more."""
-        self._closed = True
+    def let_all_in(self) -> None:
+        """Let in whoever waits, without a place."""
         for queue in self._waiting.values():
             for place in queue:
                 if not place.done():
-                    place.set_exception(ClientClosedError("the batcher is closed"))
+                    place.set_result(None)
         self._waiting.clear()

@@ -1,10 +1,9 @@
 """Whether what was given is a record that may be sent now."""
 
 import math
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, NamedTuple, cast
+from typing import Final
 
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
@@ -22,14 +21,6 @@ def deadline(epoch: int) -> float:
     return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
 
 
-class UniformBatch(NamedTuple):
-    """Records of one product, without licenses and allocations, and the epoch of each."""
-
-    product_code: str | None
-    records: Sequence[UsageRecord]
-    epochs: Sequence[int]
-
-
 class Admission:
     """
     Turns whatever was given into a record to send, or tells why it is none.
@@ -38,12 +29,7 @@ class Admission:
     admitted. Call `set_time()` when time moves on.
     """
 
-    def __init__(
-        self,
-        bounds: ClockBounds,
-        *,
-        product_code: str | None = None,
-    ) -> None:
+    def __init__(self, bounds: ClockBounds, *, product_code: str | None = None) -> None:
         self._product_code = product_code
         self._product_violations = () if product_code is None else rules.product_code(product_code)
         self._product_lacks = product_code is None or bool(self._product_violations)
@@ -77,27 +63,6 @@ class Admission:
         if len(record.usage_allocations) > _MANY_ALLOCATIONS:
             self._require_size(position, record)
         return record
-
-    def uniform(self, given: Sequence[object]) -> UniformBatch | None:
-        """Return *given* if all of it is plainly valid; None means: look at each record."""
-        first = given[0]
-        product_code = first.product_code if type(first) is UsageRecord else None
-        if self._product_lacks and product_code is None:
-            return None
-        for record in given:
-            if (
-                type(record) is not UsageRecord
-                or record.product_code != product_code
-                or record.license_arn is not None
-                or record.usage_allocations
-            ):
-                return None
-        records = cast("Sequence[UsageRecord]", given)
-        epochs = [record.epoch for record in records]
-        few = set(epochs)
-        if self._oldest <= min(few) and max(few) <= self._newest:
-            return UniformBatch(product_code or self._product_code, records, epochs)
-        return None
 
     def _no_product(self, position: int) -> InvalidRecordError:
         if self._product_violations:

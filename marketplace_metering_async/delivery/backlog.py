@@ -37,6 +37,8 @@ class Backlog:
     Attributes:
         linger: Seconds that a record waits for company at the most; 0: nobody waits.
         product_code: The product of records that name none.
+        group_of: Returns which group a record of an unnamed product's license is of; only those of
+            one group, or of none, may mix. What it says of those that wait may change.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Backlog:
         self._records_at = records_at
         self.product_code = product_code
         self._queues: dict[Lane, LaneQueue] = {}
-        self._group_of: Callable[[UsageRecord], int | None] = lambda _: None
+        self.group_of: Callable[[UsageRecord], int | None] = lambda _: None
         self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
         self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
         self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
@@ -62,10 +64,6 @@ class Backlog:
         resting = sum(len(entries) for _, _, entries in self._resting)
         return resting + sum(queue.size for queue in self._queues.values())
 
-    def group_by(self, group_of: Callable[[UsageRecord], int | None]) -> None:
-        """Ask *group_of* from now on which records of licenses of unnamed products may mix."""
-        self._group_of = group_of
-
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord], moment: float) -> None:
         """Put records, which stand at *positions* of what was given, among those that wait."""
         parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
@@ -74,22 +72,12 @@ class Backlog:
             part[0].append(position)
             part[1].append(record)
         for lane, (at, alike) in parts.items():
-            self.add_uniform(lane, at, [record.epoch for record in alike], moment)
-            for record in alike:
-                if record.usage_allocations:
-                    self._queues[lane].count_bytes(record)
-                    self._line_up(self._queues[lane], moment)
-
-    def add_uniform(
-        self, lane: Lane, positions: Sequence[int], epochs: Sequence[int], moment: float
-    ) -> None:
-        """Do the same with records of one *lane*, without allocations."""
-        queue = self._queue(lane)
-        queue.since = min(queue.since, moment) if queue.fresh.size else moment
-        was_full, oldest = queue.is_full, queue.oldest if queue.size else None
-        queue.fresh.add(positions, epochs)
-        if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
-            self._line_up(queue, moment)
+            queue = self._queue(lane)
+            queue.since = min(queue.since, moment) if queue.fresh.size else moment
+            was_full, oldest = queue.is_full, queue.oldest if queue.size else None
+            queue.add(at, alike)
+            if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
+                self._line_up(queue, moment)
 
     def put_back(
         self, entries: Sequence[PendingRecord], moment: float, *, not_before: float | None = None
@@ -135,7 +123,7 @@ class Backlog:
         lane = chunk.lane
         if lane.product_code is not None or not lane.licensed:
             return False
-        return any(self._group_of(record) != lane.group for record in chunk.records)
+        return any(self.group_of(record) != lane.group for record in chunk.records)
 
     def _regroup(self, chunk: Chunk, since: float, moment: float) -> None:
         """Line the records of an outdated chunk up anew; some had come by *since*."""
@@ -205,7 +193,7 @@ class Backlog:
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
         code, licensed = record.product_code or self.product_code, record.license_arn is not None
-        return Lane(code, licensed, self._group_of(record) if licensed and code is None else None)
+        return Lane(code, licensed, self.group_of(record) if licensed and code is None else None)
 
     def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:
         dropped: list[PendingRecord] = []

@@ -10,8 +10,7 @@ from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.delivery import Delivery, Door
-from marketplace_metering_async.delivery.duplicates import Duplicates, KeyHashes, SchemeOverlaps
-from marketplace_metering_async.delivery.model import Lane
+from marketplace_metering_async.delivery.duplicates import Duplicates, SchemeOverlaps, UsageHashes
 from marketplace_metering_async.errors import (
     BothSchemesError,
     DeliveryTimeoutError,
@@ -56,13 +55,13 @@ class Batch(Door):
         self._shared = shared
         self._connection = shared.connection
         self._product_code = product_code
+        self._admission = Admission(shared.connection.bounds(), product_code=product_code)
         self._stretch = WorkStretch(shared.clock)
         self._collector = ResultCollector()
         self._sent: list[UsageRecord | None] = []  # None where nothing is sent
-        self._hashes = KeyHashes()
-        self._has_licensed = self._has_unlicensed = False
+        self._hashes = UsageHashes()
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
-        self._backlog = self._new_backlog()
+        self._backlog = Backlog(self._records_at, product_code=product_code)
         self._delivery: Delivery | None = None
         self._over: asyncio.Future[None]  # done when the time allowed is over
         self._over = asyncio.get_running_loop().create_future()
@@ -87,94 +86,52 @@ class Batch(Door):
     # Reading.
 
     async def _read(self, given: object) -> None:
-        """Read all that was given, settle what cannot be sent, and line up the rest."""
-        admission = Admission(self._connection.bounds(), product_code=self._product_code)
+        """Read all that was given, and settle what cannot be sent."""
         if isinstance(given, AsyncIterable):
-            read: list[object] = []
-            if not await unless(self._over, self._read_as_it_comes(given, read, admission)):
+            if not await unless(self._over, self._read_as_it_comes(given)):
                 text = "the time allowed was over before the source ended; what was read of it"
                 emit(self._shared.observer, WarningIssued(text=f"{text} has results"))
-            self._take_in(read, admission)
         elif isinstance(given, Iterable):
             source = iter(given)
             while some := list(islice(source, RECORDS_PER_STEP)):
-                self._take_in(some, admission)
-                if await self._stretch.yield_if_due():
-                    admission.set_time(self._connection.bounds())
+                await self._take_in(some)
 
-    async def _read_as_it_comes(
-        self, given: AsyncIterable[object], read: list[object], admission: Admission
-    ) -> None:
-        """Fill *read*, and take it in whenever there is a step's worth."""
+    async def _read_as_it_comes(self, given: AsyncIterable[object]) -> None:
         async for one in given:
-            read.append(one)
-            if len(read) == RECORDS_PER_STEP:
-                self._take_in(read, admission)
-                read.clear()
-                if await self._stretch.yield_if_due():
-                    admission.set_time(self._connection.bounds())
+            await self._take_in((one,))
 
-    def _take_in(self, some: Sequence[object], admission: Admission) -> None:
-        if not some:
-            return
-        start, moment = len(self._sent), self._shared.clock.monotonic()
+    async def _take_in(self, some: Sequence[object]) -> None:
         self._collector.expect(some)
-        if (uniform := admission.uniform(some)) is not None:
-            records = uniform.records
-            self._sent += records
-            lane = Lane(uniform.product_code)
-            self._backlog.add_uniform(lane, range(start, len(self._sent)), uniform.epochs, moment)
-            self._has_unlicensed = True
-        else:
-            positions, records = self._admitted(some, start, admission)
-            self._backlog.add(positions, records, moment)
-        self._hashes.note(hash(record.key(self._product_code)) for record in records)
-
-    def _admitted(
-        self, some: Sequence[object], start: int, admission: Admission
-    ) -> tuple[list[int], list[UsageRecord]]:
-        """Settle those of *some* that cannot be sent; return the others and their positions."""
-        positions: list[int] = []
-        records: list[UsageRecord] = []
-        for position, given in enumerate(some, start):
+        for position, given in enumerate(some, len(self._sent)):
             try:
-                record = admission.admit(position, given)
+                record = self._admission.admit(position, given)
             except InvalidRecordError as error:
                 self._sent.append(None)
                 self._reject([position], error)
             else:
                 self._sent.append(record)
-                positions.append(position)
-                records.append(record)
-                if record.license_arn is None:
-                    self._has_unlicensed = True
-                else:
-                    self._has_licensed = True
-        return positions, records
+                self._hashes.note(record)
+        if await self._stretch.yield_if_due():
+            self._admission.set_time(self._connection.bounds())
 
     # Records against each other.
 
     async def _compare(self) -> None:
-        """Send one of several identical records; reject those of one key that differ."""
+        """Settle what may not be sent for the sake of other records, and line up the rest."""
         if self._hashes.repeated:
             await self._part_repeats()
-        if self._has_licensed and self._has_unlicensed:
             await self._part_schemes()
-        if self._hashes.repeated or (self._has_licensed and self._has_unlicensed):
-            self._backlog = self._new_backlog()
-            moment = self._shared.clock.monotonic()
-            async for positions, records in self._those_to_send():
-                self._backlog.add(positions, records, moment)
+        moment = self._shared.clock.monotonic()
+        async for positions, records in self._those_to_send():
+            self._backlog.add(positions, records, moment)
         if rejected := self._collector.counts[RecordStatus.REJECTED]:
             emit(self._shared.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
 
     async def _part_repeats(self) -> None:
-        repeated = self._hashes.repeated
-        async for positions, records in self._those_to_send():
-            for position, record in zip(positions, records, strict=True):
-                is_repeated = hash(record.key(self._product_code)) in repeated
-                if is_repeated and self._duplicates.note(position, record):
-                    self._sent[position] = None
+        """Send one of several identical records; reject those of one key that differ."""
+        async for position, record in self._those_alike():
+            if self._duplicates.note(position, record):
+                self._sent[position] = None
         for conflict in self._duplicates.conflicts():
             await self._stretch.yield_if_due()
             self._reject(conflict.positions, conflict)
@@ -182,9 +139,8 @@ class Batch(Door):
     async def _part_schemes(self) -> None:
         """Reject what came both by product code and by license."""
         overlaps = SchemeOverlaps(self._product_code)
-        async for positions, records in self._those_to_send():
-            for position, record in zip(positions, records, strict=True):
-                overlaps.note(position, record)
+        async for position, record in self._those_alike():
+            overlaps.note(position, record)
         for conflicts in overlaps.drain():
             await self._stretch.yield_if_due()
             for together in conflicts:
@@ -205,10 +161,15 @@ class Batch(Door):
         for start in range(0, len(self._sent), RECORDS_PER_STEP):
             await self._stretch.yield_if_due()
             some = self._sent[start : start + RECORDS_PER_STEP]
-            yield (
-                list(compress(range(start, start + len(some)), some)),
-                list(filter(None, some)),
-            )
+            places = range(start, start + len(some))
+            yield list(compress(places, some)), list(filter(None, some))
+
+    async def _those_alike(self) -> AsyncGenerator[tuple[int, UsageRecord], None]:
+        """Yield positions and records of a customer's dimension and hour that came repeatedly."""
+        async for positions, records in self._those_to_send():
+            for position, record in zip(positions, records, strict=True):
+                if self._hashes.is_repeated(record):
+                    yield position, record
 
     # Sending.
 
@@ -237,9 +198,6 @@ class Batch(Door):
     def unsettled(self, among: Sequence[int] | None) -> list[int]:
         """Return which of some positions, or of all, have no verdict."""
         return self._collector.missing(among)
-
-    def _new_backlog(self) -> Backlog:
-        return Backlog(self._records_at, product_code=self._product_code)
 
     def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
         return list(map(cast("list[UsageRecord]", self._sent).__getitem__, positions))

@@ -114,15 +114,9 @@ def on_reply(
 
     What it does not answer, or contradicts itself about, is sent again in doubt.
     """
-    statuses, histories, size = reply.statuses, chunk.histories, len(chunk.positions)
-    parts: list[tuple[Chunk, str | None, Sequence[str | None]]]
-    if statuses.count(statuses[0]) == size == histories.count(histories[0]):
-        parts = [(chunk, statuses[0], reply.record_ids)]  # as most are
-    else:
-        parts = _parts(chunk, reply)
     settled: list[SettledRecords] = []
     open_entries: list[PendingRecord] = []
-    for part, status, record_ids in parts:
+    for part, status, record_ids in _parts(chunk, reply):
         if status is None:
             error: MeteringError = InvalidResponseError(reply.oddities[0], 200, request_id)
             open_entries += _attempted(part, error, moment, failures=1, doubt=True).entries
@@ -142,7 +136,7 @@ def on_reply(
         ended=ended,
         settled=settled + ends,
         returned=returned,
-        taken=progress or wire.UNPROCESSED in statuses,
+        taken=progress or wire.UNPROCESSED in reply.statuses,
         progress=progress,
         failed=True,
         error=open_entries[0].history.error,

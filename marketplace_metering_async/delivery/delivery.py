@@ -36,7 +36,7 @@ from marketplace_metering_async.events import (
     emit,
     flush,
 )
-from marketplace_metering_async.flow.loop_budget import WorkStretch
+from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
@@ -48,9 +48,6 @@ from marketplace_metering_async.results import (
     unmetered,
 )
 from marketplace_metering_async.results import count as counted
-
-_STEP: Final = 256
-"""Records that are given up between two looks at the clock."""
 
 _CUT_OFF: Final = "the event loop ended before the record had its verdict"
 
@@ -131,11 +128,14 @@ class Delivery:
 
     # What the doors say and ask.
 
-    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
-        """Add records at *positions*; sending begins by itself."""
-        self._open += len(positions)
+    def add(self, position: int, record: UsageRecord) -> None:
+        """Add a record; sending begins by itself. After `stop` it ends as the others did."""
+        self._open += 1
         moment = self._clock.monotonic()
-        self.backlog.add(positions, records, moment)
+        self.backlog.add((position,), (record,), moment)
+        if self._stops.final is not None:
+            self._stops.given_up.append((None, self._stops.final))
+            self._dispatcher.wake()
         due = moment if self.backlog.ready(moment) else self.backlog.next_due()
         if due is not None:
             self._dispatcher.wake_for(due)
@@ -167,11 +167,6 @@ class Delivery:
         for call in self._on_the_wire:
             if not call.sent and call.task is not None:
                 call.task.cancel()
-
-    @property
-    def stopped(self) -> MeteringError | None:
-        """Why nothing new starts any more, if so."""
-        return self._stops.final
 
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""
@@ -259,7 +254,7 @@ class Delivery:
         if not given_up:
             return False
         lane, error = given_up[0]
-        entries = self.backlog.drop(_STEP, lane)
+        entries = self.backlog.drop(RECORDS_PER_STEP, lane)
         if not entries:
             given_up.popleft()
             entries = self._searches.drop(lane, moment)
@@ -381,7 +376,7 @@ class Delivery:
         if decision.narrow is not None:
             self.backlog.narrow(lane, decision.narrow)
         rest = self._put_back(call, decision, moment)
-        if decision.failed or decision.ended is CallEnd.THROTTLED:
+        if not decision.progress and (decision.failed or decision.ended is CallEnd.THROTTLED):
             self._note_no_progress(call, decision, rest)
         if decision.taken:
             self._searches.note_taken(lane)
@@ -469,8 +464,6 @@ class Delivery:
 
     def _note_no_progress(self, call: Call, decision: Decision, rest: float) -> None:
         """Let time run against the lane, and against the whole delivery."""
-        if decision.progress:
-            return
         self._progress.missing(call.begun, decision.error)
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watch_the_time())

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from marketplace_metering_async.clock import Clock
@@ -36,14 +35,14 @@ class Dispatcher:
         self._work = work
         self._ended = ended
         self._task: asyncio.Task[None] | None = None
-        self._running: object | None = None  # stands for the task that runs
+        self._is_starting = False  # while an eager task takes its first steps
         self._sleeps_until: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether the task runs."""
-        return self._running is not None
+        return self._is_starting or (self._task is not None and not self._task.done())
 
     def wake_for(self, due: float) -> None:
         """Have it look again if it sleeps longer than until the monotonic time *due*."""
@@ -52,29 +51,31 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Have it look again; start it if it does not run and has work."""
-        if self._running is not None:
+        if self.is_running:
             if self._wakeup is not None:
                 _set(self._wakeup)
             else:
                 self._permits.recheck(self)
         elif self._has_work():
-            run = self._running = object()  # first: an eager task runs at once
-            self._task = asyncio.create_task(self._run(run))
-            self._task.add_done_callback(partial(self._note_end, run))
+            self._is_starting = True
+            try:
+                self._task = asyncio.create_task(self._work())
+            finally:
+                self._is_starting = False
+            self._task.add_done_callback(self._note_end)
 
     def restart(self) -> None:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
-        if self._task is not None and self._running is not None:
+        if self._task is not None:
             self._task.cancel()
-            self._running = None
+            self._task = None
         self.wake()
 
     def cancel(self) -> "asyncio.Task[None] | None":
         """Cancel the task and return it."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-        return task
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
 
     async def sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""
@@ -89,21 +90,10 @@ class Dispatcher:
             if self._wakeup is wakeup:
                 self._wakeup = self._sleeps_until = None
 
-    def _note_end(self, run: object, task: "asyncio.Task[None]") -> None:
-        self._over(run)  # one that was cancelled may never have begun
+    def _note_end(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled():
             task.exception()  # a SystemExit, which the event loop raises by itself
         self._ended()
-
-    def _over(self, run: object) -> None:
-        if self._running is run:
-            self._running = None
-
-    async def _run(self, run: object) -> None:
-        try:
-            await self._work()
-        finally:
-            self._over(run)
 
 
 def _set(future: "asyncio.Future[None]") -> None:

@@ -1,6 +1,6 @@
 """Records that the service would take for one: of one key, or of one hour under both schemes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from marketplace_metering_async.errors import ConflictingRecordsError
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
@@ -15,26 +15,28 @@ def is_same(one: UsageRecord, other: UsageRecord) -> bool:
     )
 
 
-class KeyHashes:
+class UsageHashes:
     """
-    Hashes of keys: one that came once proves that its key is unique.
+    Hashes of a customer's dimension and hour: usage whose hash came once is like no other.
+
+    Whatever shares a key has this in common, and so does one hour under both schemes.
 
     Attributes:
-        repeated: Those that came twice: of keys that records share, or of keys that collide.
+        repeated: Those that came twice: of usage that is alike in this, or of hashes that collide.
     """
 
     def __init__(self) -> None:
         self.repeated: set[int] = set()
         self._seen: set[int] = set()
 
-    def note(self, hashes: Iterable[int]) -> None:
-        """Take note of more of them."""
-        seen, add = self._seen, self._seen.add
-        for one in hashes:
-            if one in seen:
-                self.repeated.add(one)
-            else:
-                add(one)
+    def note(self, record: UsageRecord) -> None:
+        """Take note of one more record."""
+        one = hash(_place(record))
+        (self.repeated if one in self._seen else self._seen).add(one)
+
+    def is_repeated(self, record: UsageRecord) -> bool:
+        """Return whether another record may be like one that was noted."""
+        return hash(_place(record)) in self.repeated
 
 
 class Duplicates:
@@ -97,7 +99,7 @@ class SchemeOverlaps:
         """Take note of a record; return the positions of those under the other scheme."""
         product = record.product_code or self._product_code
         licensed = record.license_arn is not None
-        schemes = self._positions.setdefault(self._place(record), {})
+        schemes = self._positions.setdefault(_place(record), {})
         schemes.setdefault((product, licensed), []).append(position)
         if record.customer_aws_account_id is None:
             return []
@@ -121,7 +123,7 @@ class SchemeOverlaps:
 
     def forget(self, position: int, record: UsageRecord) -> None:
         """Forget a record that has its verdict."""
-        place = self._place(record)
+        place = _place(record)
         scheme = (record.product_code or self._product_code, record.license_arn is not None)
         positions = self._positions.get(place, {}).get(scheme, [])
         if position in positions:
@@ -131,10 +133,12 @@ class SchemeOverlaps:
             if not self._positions[place]:
                 del self._positions[place]
 
-    @staticmethod
-    def _place(record: UsageRecord) -> tuple[object, ...]:
-        return (
-            record.customer_aws_account_id,
-            record.dimension,
-            record.epoch // SECONDS_PER_HOUR,
-        )
+
+def _place(record: UsageRecord) -> tuple[object, ...]:
+    """Return whose usage of what it is, and in which hour, whatever the product and the scheme."""
+    return (
+        record.customer_aws_account_id,
+        record.customer_identifier,
+        record.dimension,
+        record.epoch // SECONDS_PER_HOUR,
+    )

@@ -87,7 +87,6 @@ class Feed(Door):
     Attributes:
         delivery: What sends them.
         waiting: Records that were not sent yet.
-        in_flight: Records that were, and have no verdict.
         counts: How many got which verdict since the last report.
     """
 
@@ -123,7 +122,6 @@ class Feed(Door):
         if not linger >= 0:
             raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
         self.waiting = 0
-        self.in_flight = 0
         self.counts: Counter[RecordStatus] = Counter()
         self._connection = shared.connection
         self._hand_on = take_results
@@ -136,9 +134,13 @@ class Feed(Door):
         self._by_key: dict[Key, Entry] = {}
         self._sent: OrderedDict[Key, _Sent] = OrderedDict()
         self._schemes: SchemeOverlaps | None = None  # once a record had a license
-        self._has_warned = False
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
         self.delivery = Delivery(shared, backlog, self)
+
+    @property
+    def in_flight(self) -> int:
+        """How many records were sent, and have no verdict."""
+        return len(self._entries) - self.waiting
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """
@@ -155,10 +157,6 @@ class Feed(Door):
 
     def join(self, position: int, given: object, record: UsageRecord) -> None:
         """Let a record be sent, or share the fate of one with its key."""
-        if self.delivery.stopped is not None:
-            verdict = Verdict(status=RecordStatus.UNPROCESSED, error=self.delivery.stopped)
-            self._give(position, given, verdict)
-            return
         key = record.key(self._product_code)
         first = self._by_key.get(key)
         if first is None:
@@ -186,11 +184,9 @@ class Feed(Door):
         gone: list[int] = []
         if position == entry.position:
             entry.is_wanted = False
-        elif position in entry.copies:
-            del entry.copies[position]
-            gone.append(position)
-        elif position in entry.rivals:
-            del entry.rivals[position]
+        elif position in entry.copies or position in entry.rivals:
+            entry.copies.pop(position, None)
+            entry.rivals.pop(position, None)
             gone.append(position)
         is_needed = entry.is_wanted or entry.copies or entry.sent or entry.conflict
         if not is_needed and self.delivery.take_back(entry.position, entry.record):
@@ -220,7 +216,7 @@ class Feed(Door):
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
         self._note_scheme(entry)
-        self.delivery.add((position,), (record,))
+        self.delivery.add(position, record)
 
     def _note_scheme(self, entry: Entry) -> None:
         """Refuse what is in flight by product code as well as by license, where it can be known."""
@@ -231,15 +227,15 @@ class Feed(Door):
             for other in self._entries.values():
                 if other is not entry:
                     self._schemes.note(other.position, other.record)
+        was_unclear = self._schemes.is_unclear
         others = self._schemes.note(entry.position, entry.record)
-        if self._schemes.is_unclear and not self._has_warned:
-            self._has_warned = True
+        if self._schemes.is_unclear and not was_unclear:
             emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
         if others:
             positions = [*others, entry.position]
-            unsent = [entry, *(self._entries[p] for p in others if not self._entries[p].sent)]
-            for one in unsent:
-                one.conflict, one.conflict_kind = positions, BothSchemesError
+            for one in map(self._entries.__getitem__, positions):
+                if not one.sent:
+                    one.conflict, one.conflict_kind = positions, BothSchemesError
 
     # What the delivery asks and says.
 
@@ -268,7 +264,6 @@ class Feed(Door):
         for entry in fresh:
             entry.sent = True
         self.waiting -= len(fresh)
-        self.in_flight += len(fresh)
         if self._connection.observes_calls:
             waited = self._connection.clock.monotonic() - min(entry.since for entry in fresh)
             released = BatchReleased(
@@ -278,8 +273,8 @@ class Feed(Door):
 
     def callers(self, positions: Sequence[int]) -> list[Context] | None:
         """Return the contexts of those who wait for records, copies among them."""
-        if not self._callers:
-            return None if self._callers is None else []
+        if self._callers is None:
+            return None
         entries = [self._entries[position] for position in positions]
         given = [at for entry in entries for at in (entry.position, *entry.copies)]
         return [self._callers[at] for at in given if at in self._callers]
@@ -318,9 +313,7 @@ class Feed(Door):
         del self._by_key[entry.key]
         if self._schemes is not None:
             self._schemes.forget(entry.position, entry.record)
-        if entry.sent:
-            self.in_flight -= 1
-        else:
+        if not entry.sent:
             self.waiting -= 1
 
     def _remember(self, entry: Entry, verdict: Verdict, record_id: str | None) -> None:

@@ -20,22 +20,17 @@ from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.records import UsageRecord
 
 
-def _first_shares() -> tuple[int, ...]:
-    """For each size of a part with a bad record, up to 25, the share that costs least at worst."""
-    worst, shares = [0, 1], [0, 1]
-    for size in range(2, 26):
-        # A single first share that is refused is bad at once; a single rest is tried alone.
-        costs = {
-            share: max(2 + (0 if share == 1 else worst[share]), 1 + worst[size - share])
-            for share in range(1, size)
-        }
-        best = min(costs, key=lambda share: (costs[share], abs(size - 2 * share)))
-        worst.append(costs[best])
-        shares.append(best)
-    return tuple(shares)
+def first_share(size: int) -> int:
+    """
+    Return how many records of a bad part of *size* are tried first: what costs least at worst.
 
-
-FIRST_SHARE: Final = _first_shares()
+    A Fibonacci number is divided into the two before it, the smaller of them first. Any other size
+    is treated as the next of them, but never is more than half tried first.
+    """
+    before, fibonacci = 1, 2
+    while fibonacci < size:
+        before, fibonacci = fibonacci, before + fibonacci
+    return min(size // 2, fibonacci - before)
 
 
 @define
@@ -146,7 +141,7 @@ class Search:
 
     def _divide(self, indices: tuple[int, ...]) -> None:
         """Part them where it costs least, or at the place nearest to it where the label changes."""
-        share, labels = FIRST_SHARE[len(indices)], [self._labels[index] for index in indices]
+        share, labels = first_share(len(indices)), [self._labels[index] for index in indices]
         changes = [n for n in range(1, len(indices)) if labels[n - 1] != labels[n]]
         share = min(changes, key=lambda n: abs(n - share), default=share)
         self._push_pair(indices[:share], indices[share:])

@@ -91,7 +91,7 @@ class LaneQueue:
         bytes: Of records with allocations, which may fill a request before they are 25.
         held_until: Monotonic time until which a search keeps them back.
         place: The newest of its places in the backlog's heaps; older ones are stale.
-        fresh: Those that were never sent; say `count_bytes` of each that has allocations.
+        fresh: Those that were never sent.
         returned: Those that were, which go ahead of them.
         histories: Of those, by position.
     """
@@ -123,22 +123,23 @@ class LaneQueue:
         """The minute of the timestamp whose record goes next."""
         return (self.returned if self.returned.size else self.fresh).oldest
 
+    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
+        """Add records that were never sent."""
+        self.fresh.add(positions, [record.epoch for record in records])
+        for record in records:
+            self._count_bytes(record)
+
     def put_back(self, entry: PendingRecord) -> None:
         """Add a record that was sent; it goes ahead of those that never were."""
         self.returned.add((entry.position,), (entry.record.epoch,))
         self.histories[entry.position] = entry.history
-        self.count_bytes(entry.record)
-
-    def count_bytes(self, record: UsageRecord, times: int = 1) -> None:
-        """Take note of the size of a record with allocations that was added; -1: taken out."""
-        if record.usage_allocations:
-            self.bytes += times * wire.record_size(record.to_wire())
+        self._count_bytes(entry.record)
 
     def discard(self, position: int, record: UsageRecord) -> bool:
         """Take out a record that was never sent; return whether it was here."""
         found = self.fresh.discard(position, record.epoch)
         if found:
-            self.count_bytes(record, -1)
+            self._count_bytes(record, -1)
         return found
 
     def cut(self, kind: Callable[[int], str]) -> Chunk:
@@ -162,7 +163,7 @@ class LaneQueue:
                 records, histories = self.records_at(positions), self._take_histories(positions)
                 entries += map(PendingRecord, positions, records, histories)
         for entry in entries:
-            self.count_bytes(entry.record, -1)
+            self._count_bytes(entry.record, -1)
         return entries
 
     def _cut_some(self, waiting: Minutes, cut: Chunk, left: int) -> int:
@@ -185,6 +186,11 @@ class LaneQueue:
         cut.histories.extend(self._take_histories(positions[:fitting]))
         cut.members.extend(members[:fitting])
         return left
+
+    def _count_bytes(self, record: UsageRecord, times: int = 1) -> None:
+        """Take note of the size of a record with allocations that was added; -1: taken out."""
+        if record.usage_allocations:
+            self.bytes += times * wire.record_size(record.to_wire())
 
     def _take_histories(self, positions: Sequence[int]) -> list[AttemptHistory]:
         if not self.histories:

@@ -67,7 +67,7 @@ class Searches:
         self._waiting: defaultdict[Lane, list[Refusal]] = defaultdict(list)  # for those to end
         self._mixing: set[Lane] = set()  # whose licenses turned out to be of several products
         self._whole_refusals: dict[Lane, list[frozenset[object]]] = {}  # their customers
-        backlog.group_by(self.licenses.group_of)
+        backlog.group_of = self.licenses.group_of
 
     def refused(self, refusal: Refusal, moment: float) -> Findings:
         """Search a refused chunk; where its lane is being searched, later."""

@@ -34,12 +34,7 @@ class Stream:
         self._records = records
         self._stop = asyncio.Event() if stop is None else stop  # set when nothing new may start
         self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
-        self._feed = Feed(
-            shared,
-            self._ready.put_nowait,
-            product_code=product_code,
-            linger=linger,
-        )
+        self._feed = Feed(shared, self._ready.put_nowait, product_code=product_code, linger=linger)
         self._read = 0
         self._yielded = 0
         self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.max_concurrency

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.chunks import chunk_of, large_record
 from support.memory import usage
 from support.virtual import START
@@ -70,7 +68,6 @@ def test_what_may_be_inside_is_admitted() -> None:
     for record in (old, far):
         with pytest.raises(OutOfWindowError):
             admission.admit(0, record)
-        assert admission.uniform([record]) is None
 
 
 def test_a_record_that_cannot_fit_alone_is_rejected_with_its_size() -> None:
@@ -126,8 +123,6 @@ def test_who_names_no_product_is_rejected() -> None:
         Admission(NOW).admit(4, unnamed)
     with pytest.raises(InvalidRecordError, match="product_code"):
         Admission(NOW, product_code="no such ∞").admit(4, unnamed)
-    assert Admission(NOW).uniform([unnamed]) is None
-    assert Admission(NOW, product_code="no such ∞").uniform([unnamed]) is None
 
 
 def test_a_mapping_becomes_a_record_or_an_error_with_its_path() -> None:
@@ -145,65 +140,17 @@ def test_a_mapping_becomes_a_record_or_an_error_with_its_path() -> None:
         admission.admit(6, object())
 
 
-@given(
-    st.lists(st.integers(-30, 5), min_size=1, max_size=6),
-    st.sampled_from(["p", None]),
-    st.sampled_from(["p", "q", None]),
-)
-def test_what_is_admitted_at_a_glance_is_admitted(
-    hours: list[int], product_code: str | None, of_all: str | None
-) -> None:
+def test_whatever_is_handed_in_is_trusted_with_nothing() -> None:
     """
-    The quick look lets nothing through that the look at each record would refuse.
-    """
-    given_ = [
-        usage(1, timestamp=START + timedelta(hours=h), product_code=product_code)[0] for h in hours
-    ]
-    admission = Admission(NOW, product_code=of_all)
-
-    if (batch := admission.uniform(given_)) is not None:
-        assert given_ == [admission.admit(n, record) for n, record in enumerate(given_)]
-        assert given_ == batch.records
-        assert [record.epoch for record in given_] == batch.epochs
-        assert (product_code or of_all) == batch.product_code
-    else:
-        with pytest.raises(InvalidRecordError):
-            [admission.admit(n, record) for n, record in enumerate(given_)]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"product_code": "another"},
-        {"product_code": None},
-        {"license_arn": "arn:aws:license-manager::123456789012:license:l-1"},
-        {"usage_allocations": [UsageAllocation(1)]},
-    ],
-)
-def test_a_batch_of_many_kinds_is_not_uniform(other: dict[str, object]) -> None:
-    """
-    Each of its records is looked at.
-    """
-    admission = Admission(NOW, product_code="product")
-    odd = usage(1, **other)[0]  # type: ignore[arg-type]
-
-    assert admission.uniform([*usage(2), odd]) is None
-    assert admission.uniform([*usage(2), usage(1)[0].to_boto()]) is None
-
-
-def test_a_glance_trusts_nobody() -> None:
-    """
-    Whatever somebody hands in is asked for nothing before it is known to be a record.
+    It is asked for nothing before it is known to be a record.
     """
 
     class Odd:
         def __getattr__(self, name: str) -> object:
             raise RuntimeError(name)
 
-    admission = Admission(NOW, product_code="p")
-
-    assert admission.uniform([Odd()]) is None
-    assert admission.uniform([*usage(1), Odd()]) is None
+    with pytest.raises(InvalidRecordTypeError, match=r"^records\[1\]: expected a UsageRecord or"):
+        Admission(NOW, product_code="p").admit(1, Odd())
 
 
 def test_out_of_window_names_place_and_time() -> None:

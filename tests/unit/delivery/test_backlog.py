@@ -242,8 +242,7 @@ def test_the_last_month_that_python_knows_closes_with_it() -> None:
     assert datetime.max.replace(tzinfo=UTC).timestamp() == deadline(last)
 
 
-@pytest.mark.parametrize("add", ["add", "add_uniform"])
-def test_a_lane_that_fills_a_chunk_goes_at_once(add: str) -> None:
+def test_a_lane_that_fills_a_chunk_goes_at_once() -> None:
     """
     Others of the same minute had come before and waited for company.
     """
@@ -252,10 +251,7 @@ def test_a_lane_that_fills_a_chunk_goes_at_once(add: str) -> None:
     backlog.add(range(24), given_[:24], 0.0)
     assert backlog.take(NOW, 0.5) is None
 
-    if add == "add":
-        backlog.add([24], given_[24:], 0.5)
-    else:
-        backlog.add_uniform(Lane("product"), [24], [given_[24].epoch], 0.5)
+    backlog.add([24], given_[24:], 0.5)
 
     assert [25] == list(map(len, chunks_of(backlog, moment=0.5)))
 
@@ -310,7 +306,7 @@ def test_licenses_are_grouped_on_demand(
     given_ = [licensed(name) for name in names]
     groups: dict[str | None, int] = {}
     backlog = filled(given_)
-    backlog.group_by(lambda record: groups.get(record.license_arn))
+    backlog.group_of = lambda record: groups.get(record.license_arn)
     taken: list[int] = []
     for separation in separations:
         for _ in range(before):
@@ -338,7 +334,7 @@ def test_only_licenses_of_unnamed_products_are_grouped() -> None:
     """
     arn = licensed(1).license_arn
     for backlog in (Backlog(at([])), Backlog(at([]), product_code="p")):
-        backlog.group_by(lambda record: 7)
+        backlog.group_of = lambda record: 7
         assert Lane("q") == backlog.lane_of(usage(1, product_code="q")[0])
         assert Lane("q", licensed=True) == backlog.lane_of(
             usage(1, product_code="q", license_arn=arn)[0]
@@ -346,7 +342,7 @@ def test_only_licenses_of_unnamed_products_are_grouped() -> None:
     assert Lane("p", licensed=True) == backlog.lane_of(licensed(1))
     unnamed = Backlog(at([]))
     assert Lane(None, licensed=True) == unnamed.lane_of(licensed(1))
-    unnamed.group_by(lambda record: 7)
+    unnamed.group_of = lambda record: 7
     assert Lane(None, licensed=True, group=7) == unnamed.lane_of(licensed(1))
 
 
@@ -360,7 +356,7 @@ def test_at_most_so_many_are_dropped(lane: Lane | None) -> None:
     """
     given_ = [licensed(n % 4) for n in range(60)] + usage(10)
     backlog = Backlog(at(given_))
-    backlog.group_by(lambda record: int((record.license_arn or "0")[-1]))
+    backlog.group_of = lambda record: int((record.license_arn or "0")[-1])
     backlog.add(range(20), given_[:20], 0.0)
     backlog.add(range(60, 70), given_[60:], 0.0)
     for start in (20, 40):
@@ -400,14 +396,15 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
     """
     However many lanes and chunks come and go, held, dropped and taken out, no memory grows.
     """
-    given_ = usage(30)
-    backlog = Backlog(lambda positions: [given_[p % 30] for p in positions], linger=LINGER)
+    given_: list[UsageRecord] = []
+    backlog = Backlog(lambda positions: [given_[p] for p in positions], linger=LINGER)
 
     def live(start: int) -> None:
         moment = float(start)
         for number in range(start, start + 300):
             lane = Lane(f"product-{number}")
-            backlog.add_uniform(lane, range(30), [given_[0].epoch] * 30, moment)
+            given_[:] = usage(30, product_code=lane.product_code)
+            backlog.add(range(30), given_, moment)
             backlog.hold(lane, moment + 5, moment)
             if number % 3 == 0:
                 backlog.drop(30, lane)

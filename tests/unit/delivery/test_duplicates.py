@@ -1,6 +1,7 @@
 """Duplicates: records that the service would take for one, beside plain tables."""
 
 from collections import Counter
+from datetime import timedelta
 from decimal import Decimal
 from itertools import chain
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
+from support.virtual import START
 
 from marketplace_metering_async.delivery.duplicates import (
     Duplicates,
-    KeyHashes,
     SchemeOverlaps,
+    UsageHashes,
     is_same,
 )
 from marketplace_metering_async.errors import ConflictingRecordsError
@@ -131,17 +133,29 @@ def test_duplicates_beside_a_plain_table(given_: list[tuple[str, int]]) -> None:
     assert differing == sorted(conflict.positions for conflict in duplicates.conflicts())
 
 
-@given(st.lists(st.lists(st.integers(-200, 200), max_size=9), max_size=30))
-def test_hashes_that_come_twice(steps: list[list[int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=30))
+def test_usage_that_comes_twice(given_: list[tuple[str, int, bool]]) -> None:
     """
-    Those, and no others, whichever step they come in.
+    Whatever shares a key, or an hour under both schemes, is found before it is compared, and no
+    other.
     """
-    hashes = KeyHashes()
-    for step in steps:
-        hashes.note(step)
+    hashes = UsageHashes()
+    records = [
+        usage(
+            1,
+            dimension=dimension,
+            timestamp=START.replace(minute=0) + timedelta(minutes=30 * half),
+            license_arn=ARN if licensed else None,
+        )[0]
+        for dimension, half, licensed in given_
+    ]
+    for record in records:
+        hashes.note(record)
 
-    counts = Counter(chain.from_iterable(steps))
-    assert {number for number, times in counts.items() if times > 1} == hashes.repeated
+    times = Counter((dimension, half // 2) for dimension, half, _ in given_)
+    repeated = [times[dimension, half // 2] > 1 for dimension, half, _ in given_]
+    assert repeated == [hashes.is_repeated(record) for record in records]
+    assert any(repeated) == bool(hashes.repeated)
 
 
 def under(scheme: str, product_code: str | None = "product", **members: Any) -> UsageRecord:

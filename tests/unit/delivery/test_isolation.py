@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.chunks import chunk_of
 from support.memory import usage
 
-from marketplace_metering_async.delivery.isolation import FIRST_SHARE, Search, named_in
+from marketplace_metering_async.delivery.isolation import Search, first_share, named_in
 from marketplace_metering_async.delivery.model import (
     NO_ATTEMPTS,
     AttemptHistory,
@@ -244,12 +244,12 @@ def test_a_part_that_lost_the_bad_one_proves_nothing_of_the_rest() -> None:
     The first share is taken, but it was refused for whom it lost: the rest is tried, not divided.
     """
     search = search_of(8)
-    rest = waiting(search)[: -FIRST_SHARE[8]]
+    rest = waiting(search)[: -first_share(8)]
     remove(search, [waiting(search)[-1]])
 
     first = search.next_part()
     assert first is not None
-    assert FIRST_SHARE[8] - 1 == len(first.positions)
+    assert first_share(8) - 1 == len(first.positions)
     search.taken(first)
 
     assert rest == next_of(search)
@@ -284,7 +284,7 @@ def test_what_was_taken_whole_says_where_the_bad_one_is() -> None:
     remove(search, [99])
     search.taken(first)
 
-    assert 0 < len(next_of(search)) < 8 - FIRST_SHARE[8]
+    assert 0 < len(next_of(search)) < 8 - first_share(8)
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=25), st.data())
@@ -326,9 +326,9 @@ def test_the_hinted_go_first_and_together() -> None:
     assert first is not None
     assert [2, 6] == first.positions
     search.taken(first)
-    assert FIRST_SHARE[7] == len(next_of(search))
+    assert first_share(7) == len(next_of(search))
 
-    assert FIRST_SHARE[9] == len(next_of(search_of(9, set(range(9)))))
+    assert first_share(9) == len(next_of(search_of(9, set(range(9)))))
 
 
 def test_texts_only_say_where_to_look() -> None:

@@ -127,11 +127,9 @@ def test_a_minute_of_thousands_is_taken_in_its_order(step: int) -> None:
 def queue_of(given_: Sequence[UsageRecord], *, fresh: int | None = None) -> LaneQueue:
     """Return a queue with the first *fresh* of the records, or all."""
     queue = LaneQueue(PRODUCT, ROOM, at(given_))
-    added = range(len(given_) if fresh is None else fresh)
+    added = given_[:fresh]
     if added:
-        queue.fresh.add(added, [given_[position].epoch for position in added])
-    for position in added:
-        queue.count_bytes(given_[position])
+        queue.add(range(len(added)), added)
     return queue
 
 
@@ -219,8 +217,7 @@ def test_room_is_used_to_the_last_byte(spare: int, taken: int, returned: bool) -
         if returned:
             queue.put_back(PendingRecord(position, record, SENT))
         else:
-            queue.fresh.add([position], [record.epoch])
-            queue.count_bytes(record)
+            queue.add([position], [record])
 
     assert taken == len(queue.cut(alike).positions)
 
