@@ -297,6 +297,36 @@ def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) 
             assert r.metered is None or r.metered == on_file, (moment, r)
 
 
+@pytest.mark.parametrize(("sent", "status"), [(False, S.UNPROCESSED), (True, S.UNCONFIRMED)])
+def test_one_whose_dispatcher_was_cancelled_while_it_slept_is_not_left_waiting(
+    sent: bool,  # noqa: FBT001
+    status: RecordStatus,
+) -> None:
+    """
+    Nothing is on the wire then; once something was, nobody knows. Later records go. Core F18
+    """
+    service = MemoryService()
+
+    async def run() -> tuple[RecordResult, RecordResult]:
+        async with opened(service) as client, UsageBatcher(client, linger=5.0) as batcher:
+            if sent:
+                await batcher.meter(usage(1, dimension="before")[0])
+            waiting = asyncio.create_task(batcher.meter(usage(1)[0]))
+            await asyncio.sleep(1.0)
+            for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
+                task.cancel()
+            async with asyncio.timeout(1.0):
+                cut_off = await waiting
+            return cut_off, await batcher.meter(usage(1, dimension="after")[0])
+
+    cut_off, later = run_virtual(run())
+
+    assert status is cut_off.status
+    assert isinstance(cut_off.error, UnexpectedError)
+    assert sent is cut_off.ambiguous
+    assert S.SUCCESS is later.status
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_one_who_is_cancelled_at_any_turn_keeps_no_place_on_the_wire(door: str) -> None:
     """
