@@ -188,15 +188,13 @@ class Delivery:
         """Cancel whatever runs and await its end; records may be left without a verdict."""
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
-        calls = list(self._on_the_wire)
-        self._on_the_wire.clear()
-        tasks = [call.task for call in calls if call.task is not None]
-        tasks += [t for t in (self._dispatcher.cancel(), self._watch) if t is not None]
-        self._watch = None
-        for task in tasks:
+        calls, self._on_the_wire = self._on_the_wire, {}
+        tasks = (self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
+        running = [task for task in tasks if task is not None]
+        for task in running:
             task.cancel()
         try:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
         finally:
             for call in calls:
                 call.return_permit(self._shared.permits, self._observer)

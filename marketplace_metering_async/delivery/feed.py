@@ -322,8 +322,7 @@ class Feed(Door):
             self._sent.pop(entry.key, None)
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
-        for result in results:
-            self.counts[result.verdict.status] += 1
+        self.counts.update(result.verdict.status for result in results)
         self._hand_on(results)
 
     def _give(
