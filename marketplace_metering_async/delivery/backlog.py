@@ -54,7 +54,7 @@ class Backlog:
         self.product_code = product_code
         self._queues: dict[Lane, LaneQueue] = {}
         self.group_of: Callable[[UsageRecord], int | None] = lambda _: None
-        self._line: list[tuple[int, int, LaneQueue]] = []  # a heap: oldest minute, then place
+        self._line: list[tuple[float, int, LaneQueue]] = []  # a heap: oldest minute, then place
         self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
         self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
         self._places = count()
@@ -146,10 +146,7 @@ class Backlog:
 
     def release(self, lane: Lane, moment: float) -> None:
         """Let *lane* go again."""
-        queue = self._queues.get(lane)
-        if queue is not None and queue.held_until > _NOW:
-            queue.held_until = _NOW
-            self._line_up(queue, moment)
+        self.hold(lane, _NOW, moment)
 
     def narrow(self, lane: Lane, most: int) -> None:
         """Put at *most* that many records of *lane* into one request from now on."""
@@ -242,10 +239,9 @@ class Backlog:
         else:
             heappush(self._line, (queue.oldest, queue.place, queue))
         if len(self._line) + len(self._waiting) > 2 * len(self._queues) + _STALE:
-            self._line = [entry for entry in self._line if self._is_current(entry)]
-            heapify(self._line)
-            self._waiting = [entry for entry in self._waiting if self._is_current(entry)]
-            heapify(self._waiting)
+            for heap in (self._line, self._waiting):
+                heap[:] = filter(self._is_current, heap)
+                heapify(heap)
 
     def _is_current(self, entry: tuple[float, int, LaneQueue]) -> bool:
         return entry[1] == entry[2].place and entry[2].size > 0

@@ -63,8 +63,7 @@ class Batch(Door):
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
         self._backlog = Backlog(self._records_at, product_code=product_code)
         self._delivery: Delivery | None = None
-        self._over: asyncio.Future[None]  # done when the time allowed is over
-        self._over = asyncio.get_running_loop().create_future()
+        self._over = asyncio.get_running_loop().create_future()  # done when the time is over
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""

@@ -21,11 +21,10 @@ from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.call import Call, Shared
 from marketplace_metering_async.delivery.decisions import Decision, Scope
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
-from marketplace_metering_async.delivery.isolation import Search
-from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
+from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.delivery.stops import Progress, Stops
-from marketplace_metering_async.delivery.verdicts import screen
+from marketplace_metering_async.delivery.verdicts import gave_up, screen
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import (
     BatchEnded,
@@ -189,15 +188,13 @@ class Delivery:
         """Cancel whatever runs and await its end; records may be left without a verdict."""
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
-        calls = list(self._on_the_wire)
-        self._on_the_wire.clear()
-        tasks = [call.task for call in calls if call.task is not None]
-        tasks += [t for t in (self._dispatcher.cancel(), self._watch) if t is not None]
-        self._watch = None
-        for task in tasks:
+        calls, self._on_the_wire = self._on_the_wire, {}
+        tasks = (self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
+        running = [task for task in tasks if task is not None]
+        for task in running:
             task.cancel()
         try:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
         finally:
             for call in calls:
                 call.return_permit(self._shared.permits, self._observer)
@@ -284,13 +281,10 @@ class Delivery:
 
     def _next_call(self) -> Call | None:
         """Return a call with what goes next; None if there is a verdict on some of it."""
-        moment = self._clock.monotonic()
-        search: Search | None = None
-        if self._searches.parts:
-            search, chunk = self._searches.parts.popleft()
-        elif (waiting := self.backlog.take(self._connection.now().timestamp(), moment)) is not None:
-            chunk = waiting
-        else:
+        now, moment = self._connection.now().timestamp(), self._clock.monotonic()
+        parts = self._searches.parts
+        search, chunk = parts.popleft() if parts else (None, self.backlog.take(now, moment))
+        if chunk is None:
             return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
@@ -437,7 +431,7 @@ class Delivery:
         self, lane: Lane, entries: Sequence[PendingRecord], begun: float, moment: float
     ) -> bool:
         """Settle *entries* if what was sent at *begun*, and is open, is not sent again."""
-        error = self._stops.error_after(lane, begun, moment)
+        error = self._stops.error_for(lane, moment, begun)
         if error is not None:
             self._settle(decisions.give_up(entries, error))
         return error is not None
@@ -506,9 +500,7 @@ class Delivery:
 
     def _end_all(self) -> None:
         error = self._bug or UnexpectedError("the event loop ended before the verdict")
-        doubt = self.calls > 0
-        status = RecordStatus.UNCONFIRMED if doubt else RecordStatus.UNPROCESSED
-        verdict = Verdict(status=status, error=error, ambiguous=doubt)
+        verdict = gave_up(error, AttemptHistory(doubt=self.calls > 0))
         lost = self._door.unsettled(None)
         self._open = len(lost)
         self.backlog.clear()

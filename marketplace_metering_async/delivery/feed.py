@@ -27,7 +27,7 @@ from marketplace_metering_async.results import (
     RecordStatus,
     SettledRecords,
     Verdict,
-    count,
+    in_order,
 )
 from marketplace_metering_async.rules import require_number
 
@@ -43,7 +43,7 @@ _MAY_BE_ON_FILE: Final = (
 @define(eq=False)
 class Entry:
     """
-    A record without a verdict, and those that share its fate.
+    A record without a verdict, and others of its key.
 
     Attributes:
         position: Where it stands in what was given.
@@ -51,8 +51,7 @@ class Entry:
         given: What was given for it.
         key: What the service counts as one.
         since: Monotonic time at which it came.
-        copies: What was given for identical records, by position.
-        rivals: Likewise of different records of the key, with each, which came after it had left.
+        others: What was given for the others, and the record that it makes, by position.
         conflict: Why none of the records of the key is sent.
         sent: Whether it was handed to the transport.
         is_wanted: Whether who gave it still waits for its verdict.
@@ -63,8 +62,7 @@ class Entry:
     given: object
     key: Key
     since: float
-    copies: dict[int, object] = field(factory=dict)
-    rivals: dict[int, tuple[object, UsageRecord]] = field(factory=dict)
+    others: dict[int, tuple[object, UsageRecord]] = field(factory=dict)
     conflict: list[int] = field(factory=list)
     conflict_kind: type[ConflictingRecordsError] = ConflictingRecordsError
     sent: bool = False
@@ -161,16 +159,12 @@ class Feed(Door):
         first = self._by_key.get(key)
         if first is None:
             self._join_first(position, given, record, key)
-        elif first.conflict:
+            return
+        first.others[position] = (given, record)
+        if first.conflict:
             first.conflict.append(position)
-            first.copies[position] = given
-        elif is_same(first.record, record):
-            first.copies[position] = given
-        elif first.sent:
-            first.rivals[position] = (given, record)
-        else:
-            first.conflict = [first.position, *first.copies, position]
-            first.copies[position] = given
+        elif not first.sent and not is_same(first.record, record):
+            first.conflict = [first.position, *first.others]
 
     def leave(self, position: int, record: UsageRecord) -> list[int]:
         """
@@ -184,11 +178,9 @@ class Feed(Door):
         gone: list[int] = []
         if position == entry.position:
             entry.is_wanted = False
-        elif position in entry.copies or position in entry.rivals:
-            entry.copies.pop(position, None)
-            entry.rivals.pop(position, None)
+        elif entry.others.pop(position, None) is not None:
             gone.append(position)
-        is_needed = entry.is_wanted or entry.copies or entry.sent or entry.conflict
+        is_needed = entry.is_wanted or entry.others or entry.sent or entry.conflict
         if not is_needed and self.delivery.take_back(entry.position, entry.record):
             del self._entries[entry.position]
             self._forget(entry)
@@ -275,39 +267,40 @@ class Feed(Door):
         """Return the contexts of those who wait for records, copies among them."""
         if self._callers is None:
             return None
-        entries = [self._entries[position] for position in positions]
-        given = [at for entry in entries for at in (entry.position, *entry.copies)]
+        given = list(positions)
+        for entry in map(self._entries.__getitem__, positions):
+            given += [at for at, (_, one) in entry.others.items() if is_same(entry.record, one)]
         return [self._callers[at] for at in given if at in self._callers]
 
     def settle(self, outcomes: Sequence[SettledRecords]) -> None:
-        """Take verdicts, and share them with those that share the fate of a record."""
+        """Take verdicts; others of a key share that of its first record, or join once more."""
         results: list[RecordResult] = []
-        shared: list[SettledRecords] = []
-        rivals: dict[int, tuple[object, UsageRecord]] = {}
+        shared: list[RecordResult] = []
+        again: list[tuple[int, object, UsageRecord]] = []
         for verdict, positions, record_ids in outcomes:
             for position, record_id in zip(positions, record_ids, strict=True):
                 entry = self._entries.pop(position)
                 self._forget(entry)
                 self._remember(entry, verdict, record_id)
                 results.append(RecordResult(position, entry.given, verdict, record_id))
-                if entry.copies:
-                    copy = verdict if entry.conflict else verdict._replace(duplicate_of=position)
-                    for at, given in entry.copies.items():
-                        results.append(RecordResult(at, given, copy, record_id))
-                    shared.append(SettledRecords(copy, list(entry.copies), ()))
-                if entry.rivals and (verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous):
-                    for at, (given, _) in entry.rivals.items():
+                for at, (given, record) in entry.others.items():
+                    if entry.conflict and not entry.sent:  # so that none of them was
+                        shared.append(RecordResult(at, given, verdict))
+                    elif is_same(entry.record, record):
+                        copy = verdict._replace(duplicate_of=position)
+                        shared.append(RecordResult(at, given, copy, record_id))
+                    elif verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous:
                         error = KeyAlreadySentError((position, at))
                         refused = Verdict(status=RecordStatus.REJECTED, error=error)
-                        results.append(RecordResult(at, given, refused))
-                        shared.append(SettledRecords(refused, (at,), ()))
-                else:
-                    rivals |= entry.rivals
+                        shared.append(RecordResult(at, given, refused))
+                    else:
+                        again.append((at, given, record))
         if shared:
-            emit(self._connection.observer, Settled(counts=count(shared)))
-        self._take_results(results)
-        for at, (given, record) in rivals.items():
-            self.join(at, given, record)
+            counts = in_order(Counter(result.verdict.status for result in shared))
+            emit(self._connection.observer, Settled(counts=counts))
+        self._take_results(results + shared)
+        for joining in again:
+            self.join(*joining)
 
     def _forget(self, entry: Entry) -> None:
         del self._by_key[entry.key]
@@ -329,8 +322,7 @@ class Feed(Door):
             self._sent.pop(entry.key, None)
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
-        for result in results:
-            self.counts[result.verdict.status] += 1
+        self.counts.update(result.verdict.status for result in results)
         self._hand_on(results)
 
     def _give(

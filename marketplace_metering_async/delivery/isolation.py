@@ -10,7 +10,8 @@ with at most 8 more calls, and 25 with 48. No record is refused unless it was re
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 from attrs import define
@@ -153,6 +154,9 @@ class Search:
 
 _WORD: Final = re.compile(r"[^\s'\"`,;()\[\]{}<>]+")
 _SHORTEST_NAME: Final = 4
+_names_of: Final = attrgetter(
+    "dimension", "customer_aws_account_id", "customer_identifier", "license_arn"
+)
 
 
 def named_in(message: str, records: Sequence[UsageRecord]) -> set[int]:
@@ -162,15 +166,6 @@ def named_in(message: str, records: Sequence[UsageRecord]) -> set[int]:
     It only says where to look first: none is refused for a text, which may change at any time.
     """
     words = {word.strip(".:") for word in _WORD.findall(message)}
-    named = {index for index, record in enumerate(records) if not words.isdisjoint(_names(record))}
+    names = {word for word in words if len(word) >= _SHORTEST_NAME}
+    named = {index for index, one in enumerate(records) if not names.isdisjoint(_names_of(one))}
     return named if len(named) < len(records) else set()
-
-
-def _names(record: UsageRecord) -> Iterable[str]:
-    names = (
-        record.dimension,
-        record.customer_aws_account_id,
-        record.customer_identifier,
-        record.license_arn,
-    )
-    return (name for name in names if name is not None and len(name) >= _SHORTEST_NAME)

@@ -1,5 +1,6 @@
 """What starts nothing new, and for how long there has been no progress."""
 
+import math
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -48,7 +49,7 @@ class Stops:
     def add(self, lane: Lane | None, error: MeteringError, moment: float, *, probed: bool) -> bool:
         """Stop a lane, until it is *probed* after a minute; return whether that is new."""
         known = self._stops.get(lane)
-        until = moment + _PROBED_AFTER if probed else float("inf")
+        until = moment + _PROBED_AFTER if probed else math.inf
         self._stops[lane] = _Stop(error, moment, until)
         self.given_up.append((lane, error))
         return known is None or known.until <= moment
@@ -58,23 +59,15 @@ class Stops:
         self._stops[lane] = _Stop(error, moment, moment)
         self.given_up.append((lane, error))
 
-    def error_for(self, lane: Lane | None, moment: float) -> MeteringError | None:
-        """Return why nothing of a lane starts now, if so."""
+    def error_for(
+        self, lane: Lane | None, moment: float, begun: float = math.inf
+    ) -> MeteringError | None:
+        """Return why nothing of a lane starts now, be it again what *begun* then, if so."""
         if self.final is not None or not self._stops:
             return self.final
-        for key in {None, lane and lane.whole}:
+        for key in (None, lane and lane.whole):
             stop = self._stops.get(key)
-            if stop is not None and moment < stop.until:
-                return stop.error
-        return None
-
-    def error_after(self, lane: Lane, begun: float, moment: float) -> MeteringError | None:
-        """Return why what was sent at *begun*, and is open, is not sent again, if so."""
-        if (error := self.error_for(lane, moment)) is not None:
-            return error
-        for key in (None, lane.whole):
-            stop = self._stops.get(key)
-            if stop is not None and begun <= stop.since:
+            if stop is not None and (moment < stop.until or begun <= stop.since):
                 return stop.error
         return None
 

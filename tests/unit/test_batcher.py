@@ -316,6 +316,37 @@ def test_a_cancelled_caller_takes_its_record_back_before_it_goes() -> None:
     assert [2] == service.sizes
 
 
+@pytest.mark.parametrize(("quantity", "at"), [(1, 0.5), (99, 1.5)])
+def test_a_cancelled_caller_of_another_record_of_a_key_makes_room(quantity: int, at: float) -> None:
+    """
+    Of an identical one that shares the verdict, or of a different one that waits for it.
+    """
+    service = MemoryService()
+    service.round_trip = 2.0
+    (first, last), (other,) = usage(2, quantity=1), usage(1, quantity=quantity)
+
+    async def run() -> tuple[Results, float]:
+        async with batcher_of(service, linger=1, max_pending=2) as batcher:
+            kept = asyncio.create_task(batcher.meter(first))
+            await asyncio.sleep(at)
+            gone = asyncio.create_task(batcher.meter(other))
+            waiting = asyncio.create_task(batcher.meter(last))
+            await asyncio.sleep(0.1)
+            before = batcher.waiting
+            gone.cancel()
+            await asyncio.sleep(0.1)
+            entered = batcher.waiting - before
+            results = await asyncio.gather(kept, gone, waiting, return_exceptions=True)
+            return list(results), entered
+
+    (kept, gone, waiting), entered = run_virtual(run())
+
+    assert isinstance(gone, asyncio.CancelledError)
+    assert 1 == entered
+    assert kept.metered
+    assert waiting.metered
+
+
 def test_each_caller_gets_an_exception_of_its_own() -> None:
     """
     Raised by several, one object would grow a traceback of all.

@@ -207,6 +207,34 @@ def test_a_caller_that_left_after_its_rival_was_settled_is_not_sent() -> None:
     assert [1] == service.sizes
 
 
+@pytest.mark.parametrize("turns", range(10))
+def test_a_record_that_differs_is_not_metered_with_one_that_leaves(turns: int) -> None:
+    """
+    It comes in the very turn between the last look at the first record and its leaving, or in any
+    other: where the first goes out, what was never sent is refused. Law 3
+    """
+    service = MemoryService()
+    (first,), (rival,) = usage(1), usage(1, quantity=99)
+
+    async def run() -> tuple[RecordResult, RecordResult, RecordResult]:
+        async with opened(service) as client, UsageBatcher(client, linger=0) as batcher:
+            one = asyncio.create_task(batcher.meter(first))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await asyncio.gather(one, batcher.meter(rival), batcher.meter(first))
+
+    one, other, same = run_virtual(run())
+
+    is_sent = one.status is S.SUCCESS
+    assert ([1] if is_sent else []) == service.sizes
+    assert S.REJECTED is other.status
+    assert ("KeyAlreadySentError" if is_sent else "ConflictingRecordsError") == (
+        type(other.error).__name__
+    )
+    assert one.status is same.status
+    assert (0 if is_sent else None) == same.duplicate_of
+
+
 def test_five_calls_one_after_the_other_start_few_tasks() -> None:
     """
     At most three a call, whatever `max_concurrency` is. Law 16
@@ -267,6 +295,36 @@ def test_an_event_loop_that_cancels_everything_leaves_nobody_waiting(door: str) 
                 continue
             on_file = _is_on_file(service, r)
             assert r.metered is None or r.metered == on_file, (moment, r)
+
+
+@pytest.mark.parametrize(("sent", "status"), [(False, S.UNPROCESSED), (True, S.UNCONFIRMED)])
+def test_one_whose_dispatcher_was_cancelled_while_it_slept_is_not_left_waiting(
+    sent: bool,  # noqa: FBT001
+    status: RecordStatus,
+) -> None:
+    """
+    Nothing is on the wire then; once something was, nobody knows. Later records go. Core F18
+    """
+    service = MemoryService()
+
+    async def run() -> tuple[RecordResult, RecordResult]:
+        async with opened(service) as client, UsageBatcher(client, linger=5.0) as batcher:
+            if sent:
+                await batcher.meter(usage(1, dimension="before")[0])
+            waiting = asyncio.create_task(batcher.meter(usage(1)[0]))
+            await asyncio.sleep(1.0)
+            for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
+                task.cancel()
+            async with asyncio.timeout(1.0):
+                cut_off = await waiting
+            return cut_off, await batcher.meter(usage(1, dimension="after")[0])
+
+    cut_off, later = run_virtual(run())
+
+    assert status is cut_off.status
+    assert isinstance(cut_off.error, UnexpectedError)
+    assert sent is cut_off.ambiguous
+    assert S.SUCCESS is later.status
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -58,10 +58,10 @@ def test_what_was_on_the_wire_at_a_stop_is_not_sent_again() -> None:
     stops = Stops()
     stops.add(LANE, WRONG, 100, probed=True)
 
-    assert WRONG is stops.error_after(GROUP, 100, 200)
-    assert None is stops.error_after(GROUP, 100.1, 200)
-    assert WRONG is stops.error_after(GROUP, 100.1, 150)
-    assert None is stops.error_after(OTHER, 99, 150)
+    assert WRONG is stops.error_for(GROUP, 200, 100)
+    assert None is stops.error_for(GROUP, 200, 100.1)
+    assert WRONG is stops.error_for(GROUP, 150, 100.1)
+    assert None is stops.error_for(OTHER, 150, 99)
 
 
 def test_what_is_ended_stays_ended_and_what_comes_later_is_tried() -> None:
@@ -72,8 +72,8 @@ def test_what_is_ended_stays_ended_and_what_comes_later_is_tried() -> None:
     stops.end(LANE, LATER, 100)
 
     assert None is stops.error_for(LANE, 100)
-    assert LATER is stops.error_after(LANE, 90, 100)
-    assert None is stops.error_after(LANE, 101, 101)
+    assert LATER is stops.error_for(LANE, 100, 90)
+    assert None is stops.error_for(LANE, 101, 101)
 
 
 def test_a_final_stop_is_one_of_everything() -> None:
