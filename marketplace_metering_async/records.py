@@ -230,7 +230,7 @@ class UsageRecord:
     def to_wire(self) -> dict[str, Any]:
         """Return the same with the timestamp in seconds since 1970, as a request carries it."""
         members: dict[str, Any] = {"Timestamp": self.epoch, "Dimension": self.dimension}
-        whole = travel_whole(self.quantity, self.usage_allocations)
+        whole = self._travels_whole()
         if whole and not self.usage_allocations:  # as most
             members["Quantity"] = self.quantity
         else:
@@ -244,6 +244,9 @@ class UsageRecord:
         if self.license_arn is not None:
             members["LicenseArn"] = self.license_arn
         return members
+
+    def _travels_whole(self) -> bool:  # the ledger's records know better
+        return travel_whole(self.quantity, self.usage_allocations)
 
     @property
     def customer(self) -> Customer:
