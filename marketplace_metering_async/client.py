@@ -36,6 +36,8 @@ from marketplace_metering_async.quantities import kept
 from marketplace_metering_async.records import (
     UsageAllocation,
     UsageRecord,
+    allocation_violations,
+    allocations_tuple,
     quantity_members,
     travel_whole,
 )
@@ -278,16 +280,14 @@ class MarketplaceMeteringClient:
         Cancelling leaves open whether the usage is metered.
         """
         token = str(uuid4()) if client_token is None else client_token
-        allocations = tuple(usage_allocations)
-        quantity = kept(usage_quantity)
-        parts = [(part.allocated_usage_quantity, part.tag_set()) for part in allocations]
+        allocations, quantity = allocations_tuple(usage_allocations), kept(usage_quantity)
         rules.raise_if_any(
             rules.product_code(product_code)
             + rules.timestamp("timestamp", timestamp)
             + rules.text("usage_dimension", usage_dimension)
             + rules.quantity("usage_quantity", quantity)
             + rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
-            + (rules.allocated("usage_allocations", quantity, parts) if parts else ())
+            + allocation_violations(quantity, allocations)
         )
         members: dict[str, Any] = {
             "ProductCode": product_code,

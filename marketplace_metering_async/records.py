@@ -53,7 +53,8 @@ def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
     return tuple(value) if isinstance(value, Iterable) else value
 
 
-def _allocations_tuple(value: "Iterable[UsageAllocation]") -> "tuple[UsageAllocation, ...]":
+def allocations_tuple(value: "Iterable[UsageAllocation]") -> "tuple[UsageAllocation, ...]":
+    """Return allocations as a record keeps them; what is none is handed on for the rules."""
     return tuple(value) if type(value) is not tuple and isinstance(value, Iterable) else value
 
 
@@ -147,7 +148,7 @@ class UsageRecord:
     customer_identifier: str | None = field(default=None, repr=masked)
     license_arn: str | None = field(default=None, repr=masked)
     product_code: str | None = None
-    usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=_allocations_tuple)
+    usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=allocations_tuple)
     epoch: int = field(init=False, repr=False, eq=False)
     _given_customer: Customer | None = field(default=None, alias="customer", repr=False, eq=False)
 
@@ -199,14 +200,7 @@ class UsageRecord:
         )
         if self.product_code is not None:
             found += rules.product_code(self.product_code)
-        parts = self.usage_allocations
-        if parts == ():
-            return found
-        if not isinstance(parts, tuple) or not all(isinstance(p, UsageAllocation) for p in parts):
-            wanted, came = "UsageAllocation objects", rules.describe(parts)
-            return (*found, Violation("usage_allocations", wanted, came, wrong_type=True))
-        sets = [(part.allocated_usage_quantity, part.tag_set()) for part in parts]
-        return found + rules.allocated("usage_allocations", self.quantity, sets)
+        return found + allocation_violations(self.quantity, self.usage_allocations)
 
     @classmethod
     def from_boto(cls, mapping: Mapping[str, Any]) -> Self:
@@ -251,8 +245,7 @@ class UsageRecord:
             members["LicenseArn"] = self.license_arn
         return members
 
-    def _travels_whole(self) -> bool:
-        """Whether its integer members are sent; the ledger's frozen record says what it was."""
+    def _travels_whole(self) -> bool:  # the ledger's records know better
         return travel_whole(self.quantity, self.usage_allocations)
 
     @property
@@ -274,6 +267,15 @@ class UsageRecord:
             self.dimension,
             self.epoch // SECONDS_PER_HOUR,
         )
+
+
+def allocation_violations(quantity: object, parts: object) -> tuple[Violation, ...]:
+    """Return what is wrong with the allocations of *quantity*, as `allocations_tuple` has them."""
+    if not isinstance(parts, tuple) or not all(isinstance(p, UsageAllocation) for p in parts):
+        wanted, came = "UsageAllocation objects", rules.describe(parts)
+        return (Violation("usage_allocations", wanted, came, wrong_type=True),)
+    sets = [(part.allocated_usage_quantity, part.tag_set()) for part in parts]
+    return rules.allocated("usage_allocations", quantity, sets) if sets else ()
 
 
 def record_of(given: object) -> UsageRecord:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple, NoReturn, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from attrs import define, field
 
@@ -193,16 +193,17 @@ class ServiceConnection:
         self.observes_calls = observes_calls(self.observer)
         request = await _expected(self._signer.sign(operation, body, self.now))
         transport, moment = self._transport(), self.clock.monotonic()
-        sent = _Sent(operation, request, self._offset, self.now().timestamp() - moment)
         if leaving is not None:
             leaving()
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
-            response = await _expected(self._send(transport, sent))
+            response = await _expected(self._send(transport, operation, request))
             code, request_id = None, response.request_id
         except (MeteringError, RepairedError) as error:
-            code, request_id = _facts(error)
+            known = error.error if isinstance(error, RepairedError) else error
+            code = getattr(known, "code", getattr(known, "cause", type(known).__name__))
+            request_id = getattr(known, "request_id", None)
             raise
         finally:
             if self.observes_calls:
@@ -218,14 +219,30 @@ class ServiceConnection:
                 emit_call(self.observer, ended, carried, callers)
         return response
 
-    async def _send(self, transport: Transport, sent: "_Sent") -> CallResponse:
-        response = await transport.send(sent.request, timeout=self._attempt_timeout)
-        if response.status != 200:
-            await self._refused(sent, response)
-        request_id = wire.header(response.headers, "x-amzn-RequestId")
-        if request_id is not None:  # the service, and nobody in its place, has answered
-            self._lead = sent.lead
-        return CallResponse(response.body, request_id)
+    async def _send(self, transport: Transport, operation: str, request: Request) -> CallResponse:
+        """Send what was signed just now, and learn the service's time from the response."""
+        offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
+        response = await transport.send(request, timeout=self._attempt_timeout)
+        if response.status == 200:
+            request_id = wire.header(response.headers, "x-amzn-RequestId")
+            if request_id is not None:  # the service, and nobody in its place, has answered
+                self._lead = lead
+            return CallResponse(response.body, request_id)
+        refusal = wire.read_error(operation, response.status, response.headers, response.body)
+        if not isinstance(refusal, MarketplaceMeteringException):
+            raise refusal
+        fault, date = classify(refusal), _date(response)
+        if date is not None:
+            self._dated = date.timestamp() - self.clock.monotonic()
+        if fault is ErrorKind.CLOCK and (offset != self._offset or self._correct_clock(date)):
+            raise RepairedError(refusal)
+        if fault is ErrorKind.CREDENTIALS and await self._renewed(request):
+            text = "the service refused the AWS credentials; newer found"
+            emit(self.observer, WarningIssued(text=text))
+            raise RepairedError(refusal)
+        if fault in _SEEN_TO:
+            self._lead = lead
+        raise refusal
 
     def _transport(self) -> Transport:
         self.require_home()
@@ -233,25 +250,6 @@ class ServiceConnection:
         if transport is None:
             raise ClientClosedError("the client is not open")
         return transport
-
-    async def _refused(self, sent: "_Sent", response: Response) -> NoReturn:
-        """Raise the service's error, or RepairedError if credentials or clock were corrected."""
-        refusal = wire.read_error(sent.operation, response.status, response.headers, response.body)
-        if not isinstance(refusal, MarketplaceMeteringException):
-            raise refusal
-        fault = classify(refusal)
-        date = _date(response)
-        if date is not None:
-            self._dated = date.timestamp() - self.clock.monotonic()
-        if fault is ErrorKind.CLOCK and (sent.offset != self._offset or self._correct_clock(date)):
-            raise RepairedError(refusal)
-        if fault is ErrorKind.CREDENTIALS and await self._renewed(sent.request):
-            text = "the service refused the AWS credentials; newer found"
-            emit(self.observer, WarningIssued(text=text))
-            raise RepairedError(refusal)
-        if fault in _SEEN_TO:
-            self._lead = sent.lead
-        raise refusal
 
     async def _renewed(self, request: Request) -> bool:
         """Return whether there are newer credentials than those of *request*, within an attempt."""
@@ -273,35 +271,11 @@ class ServiceConnection:
         return True
 
 
-class _Sent(NamedTuple):
-    """
-    A request that the transport got.
-
-    Attributes:
-        operation: What it asks for.
-        request: What the transport got.
-        offset: By how much our clock was corrected when it was signed.
-        lead: The service's time less the monotonic one, if the signature's time is right.
-    """
-
-    operation: str
-    request: Request
-    offset: timedelta
-    lead: float
-
-
 def _date(response: Response) -> datetime | None:
     try:
         return parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _facts(error: "MeteringError | RepairedError") -> tuple[str, str | None]:
-    """Return the code of an error, and the service's request id."""
-    known = error.error if isinstance(error, RepairedError) else error
-    code = getattr(known, "code", getattr(known, "cause", type(known).__name__))
-    return code, getattr(known, "request_id", None)
 
 
 async def _expected(work: Awaitable[_Result]) -> _Result:

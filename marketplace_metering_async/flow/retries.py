@@ -69,13 +69,7 @@ def backoff(
     return own if hint is None else min(max(own, hint), own + MOST_EXTRA_HINT)
 
 
-def retrying(
-    policy: RetryPolicy,
-    *,
-    clock: Clock,
-    random: Random,
-    end: float,
-) -> AsyncRetrying:
+def retrying(policy: RetryPolicy, *, clock: Clock, random: Random, end: float) -> AsyncRetrying:
     """
     Return tenacity's loop for one call of an operation that carries no batch.
 

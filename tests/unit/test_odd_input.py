@@ -15,7 +15,7 @@ from support.memory import MemoryService, client_of, usage
 from support.virtual import START, run_virtual
 
 from marketplace_metering_async import RetryPolicy, UsageBatcher, coalesce
-from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.errors import InvalidRecordError, InvalidRecordTypeError
 from marketplace_metering_async.flow.pacing import AdaptivePacer
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
@@ -333,3 +333,31 @@ def test_settings_of_a_wrong_type_are_named() -> None:
     linger: Any = "1"
     with pytest.raises(TypeError, match="linger: expected a number, got '1'"):
         UsageBatcher(client_of(service), linger=linger)
+
+
+@pytest.mark.parametrize("odd", [None, 7, "xy", [None], [{"AllocatedUsageQuantity": 1}]])
+def test_allocations_that_are_none_are_refused_by_meter_usage_as_by_a_record(odd: Any) -> None:
+    """
+    In the same words, and nothing is sent.
+    """
+    service = MemoryService()
+
+    async def send() -> None:
+        async with client_of(service) as client:
+            await client.meter_usage(
+                product_code="product",
+                timestamp=START,
+                usage_dimension="requests",
+                usage_quantity=1,
+                usage_allocations=odd,
+            )
+
+    with pytest.raises(InvalidRecordTypeError) as by_a_record:
+        usage(1, usage_allocations=odd)
+    with pytest.raises(
+        InvalidRecordTypeError, match=r"^usage_allocations: expected Usage"
+    ) as caught:
+        run_virtual(send())
+
+    assert str(by_a_record.value) == str(caught.value)
+    assert [] == service.requests
