@@ -1,6 +1,7 @@
 """
 AWS Signature Version 4 for this service's one kind of request: POST to one path, headers known.
 
+What requests of one operation, second and set of keys have in common is made once.
 botocore's signer is the witness.
 """
 
@@ -69,12 +70,21 @@ class SigV4:
         self._path = _canonical_path(urlsplit(url).path)
         self._region = region_name
         self._unsigned = dict(unsigned)
-        self._day_key = lru_cache(maxsize=1)(self._key)
+        self._prepared = lru_cache(maxsize=4)(self._prepare)
 
     def headers(self, operation: str, body: bytes, now: datetime, keys: Keys) -> dict[str, str]:
         """Return the headers of a request of *operation* with *body*, signed at *now* (aware)."""
-        date = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-        day = date[:8]
+        key, canonical, text, headers = self._prepared(operation, int(now.timestamp()), keys)
+        canonical += hashlib.sha256(body).hexdigest()
+        text += hashlib.sha256(canonical.encode()).hexdigest()
+        signature = hmac.digest(key, text.encode(), "sha256").hex()
+        return {**headers, "Authorization": f"{headers['Authorization']}{signature}"}
+
+    def _prepare(
+        self, operation: str, second: int, keys: Keys
+    ) -> tuple[bytes, str, str, dict[str, str]]:
+        """Return the key, and the beginnings of the request's form, the signed text and headers."""
+        date = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")
         headers = {
             "Content-Type": CONTENT_TYPE,
             "Host": self._host,
@@ -83,24 +93,18 @@ class SigV4:
         }
         if keys.session_token is not None:
             headers["X-Amz-Security-Token"] = keys.session_token
-        lines = sorted(f"{name.lower()}:{value}\n" for name, value in headers.items())
+        lines = "".join(sorted(f"{name.lower()}:{value}\n" for name, value in headers.items()))
         names = ";".join(sorted(headers)).lower()
-        payload = hashlib.sha256(body).hexdigest()
-        canonical = f"POST\n{self._path}\n\n{''.join(lines)}\n{names}\n{payload}".encode()
-        scope = f"{day}/{self._region}/{SERVICE_NAME}/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{date}\n{scope}\n{hashlib.sha256(canonical).hexdigest()}"
-        signature = hmac.digest(self._day_key(day, keys), text.encode(), "sha256").hex()
-        authorization = (
-            f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, "
-            f"SignedHeaders={names}, Signature={signature}"
-        )
-        return self._unsigned | headers | {"Authorization": authorization}
-
-    def _key(self, day: str, keys: Keys) -> bytes:
-        key = f"AWS4{keys.secret_access_key}".encode()
-        for part in (day, self._region, SERVICE_NAME, "aws4_request"):
+        parts = (date[:8], self._region, SERVICE_NAME, "aws4_request")
+        scope, key = "/".join(parts), f"AWS4{keys.secret_access_key}".encode()
+        for part in parts:
             key = hmac.digest(key, part.encode(), "sha256")
-        return key
+        headers["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, "
+            f"SignedHeaders={names}, Signature="
+        )
+        canonical = f"POST\n{self._path}\n\n{lines}\n{names}\n"
+        return key, canonical, f"AWS4-HMAC-SHA256\n{date}\n{scope}\n", self._unsigned | headers
 
 
 def _canonical_path(path: str) -> str:

@@ -8,7 +8,8 @@ stand, and whatever they leave open, repeat or contradict is noted and settles n
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import itemgetter
@@ -158,6 +159,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 _echo_of: Final = itemgetter("UsageRecord")
 _status_of: Final = itemgetter("Status")
 _record_id_of: Final = itemgetter("MeteringRecordId")
+_EXACT: Final = frozenset({int, type(None)})
 _NO_WORDS: Final = ("", UNPROCESSED)
 """Statuses that the usual answer does not have."""
 
@@ -185,12 +187,18 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     Raises:
         InvalidResponseError: if the body is no JSON object.
     """
+    if orjson is not None:
+        with suppress(ValueError):  # what orjson cannot read, another may
+            if (reply := _plain_reply(sent, orjson.loads(body))) is not None:
+                return reply
     answer = decode(body)
     return _plain_reply(sent, answer) or _odd_reply(sent, answer)
 
 
-def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | None:
+def _plain_reply(sent: Sequence[Members], answer: object) -> Reply | None:
     """Read the usual answer: one result a record, in order, each with the very record."""
+    if not isinstance(answer, dict):
+        return None
     results = answer.get("Results")
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
@@ -202,7 +210,17 @@ def _plain_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply | Non
         "".join((*words, *record_ids))  # a TypeError unless all are text
     except (KeyError, TypeError):
         return None
-    return Reply(statuses, record_ids) if echoes == sent and words.isdisjoint(_NO_WORDS) else None
+    is_usual = echoes == sent and words.isdisjoint(_NO_WORDS) and _are_exact(echoes)
+    return Reply(statuses, record_ids) if is_usual else None
+
+
+def _are_exact(echoes: Iterable[Members]) -> bool:
+    """Whether the quantities, equal to those sent, were integers or text: a float is rounded."""
+    numbers = [echo.get("Quantity") for echo in echoes]
+    for echo in echoes:
+        if "UsageAllocations" in echo:
+            numbers += [part.get("AllocatedUsageQuantity") for part in echo["UsageAllocations"]]
+    return _EXACT.issuperset(map(type, numbers))
 
 
 def _odd_reply(sent: Sequence[Members], answer: dict[str, Any]) -> Reply:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -234,10 +235,15 @@ def test_any_json_is_read_without_a_crash(value: Any) -> None:
         b'{"a":' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_is_no_json_is_one_class_of_error(body: bytes) -> None:
+@pytest.mark.parametrize("library", [orjson, None])
+def test_what_is_no_json_is_one_class_of_error(
+    body: bytes, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    No other exception gets out, and nothing is settled. Covers: R11, W10
+    With orjson and without: no other exception gets out, and nothing is settled. Covers: R11, W10
     """
+    monkeypatch.setattr(wire, "orjson", library)
+
     try:
         reply = wire.read_reply(SENT, body)
     except InvalidResponseError:
@@ -424,10 +430,14 @@ def test_two_members_that_agree_are_one_quantity() -> None:
 
 
 @pytest.mark.parametrize("number", ["17.0000000000000000001", "16.99999999999999999999", "1.7e2"])
-def test_a_quantity_is_read_by_its_digits(number: str) -> None:
+@pytest.mark.parametrize("library", [orjson, None])
+def test_a_quantity_is_read_by_its_digits(
+    number: str, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     No float stands between: what a float would round to 17 is not 17. (core F8)
     """
+    monkeypatch.setattr(wire, "orjson", library)
     sent = {**SENT[0], "Quantity": 17}
     body = answer([result(sent)]).replace(b'"Quantity": 17', f'"Quantity": {number}'.encode())
 
@@ -435,10 +445,14 @@ def test_a_quantity_is_read_by_its_digits(number: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["17.0", "17.00", "1.7e1", "170E-1"])
-def test_a_number_in_another_form_is_the_same_number(number: str) -> None:
+@pytest.mark.parametrize("library", [orjson, None])
+def test_a_number_in_another_form_is_the_same_number(
+    number: str, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    With a point or an exponent. (core F8)
+    With orjson and without. (core F8)
     """
+    monkeypatch.setattr(wire, "orjson", library)
     sent = {**SENT[0], "Quantity": 17}
     body = answer([result(sent)]).replace(b'"Quantity": 17', f'"Quantity": {number}'.encode())
 
@@ -497,10 +511,14 @@ def test_allocations_may_be_echoed_in_either_member(member: str, value: Any) -> 
 @pytest.mark.parametrize(
     "timestamp", ["9" * 400, "-" + "9" * 400, "1e400", "1e999999999", "1e-400"]
 )
-def test_a_timestamp_beyond_all_calendars_is_another_records(timestamp: str) -> None:
+@pytest.mark.parametrize("library", [orjson, None])
+def test_a_timestamp_beyond_all_calendars_is_another_records(
+    timestamp: str, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     It settles nothing and breaks nothing. (core F18)
     """
+    monkeypatch.setattr(wire, "orjson", library)
     body = answer([result(SENT[0])])
     body = body.replace(str(SENT[0]["Timestamp"]).encode(), timestamp.encode())
 
