@@ -8,6 +8,7 @@ service's window share chunks of their own, so that a refusal for their sake cos
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -66,16 +67,14 @@ class Backlog:
 
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord], moment: float) -> None:
         """Put records, which stand at *positions* of what was given, among those that wait."""
-        parts: dict[Lane, tuple[list[int], list[UsageRecord]]] = {}
-        for position, record in zip(positions, records, strict=True):
-            part = parts.setdefault(self.lane_of(record), ([], []))
-            part[0].append(position)
-            part[1].append(record)
-        for lane, (at, alike) in parts.items():
+        parts = defaultdict[Lane, list[int]](list)
+        for index, record in enumerate(records):
+            parts[self.lane_of(record)].append(index)
+        for lane, indices in parts.items():
             queue = self._queue(lane)
             queue.since = min(queue.since, moment) if queue.fresh.size else moment
             was_full, oldest = queue.is_full, queue.oldest if queue.size else None
-            queue.add(at, alike)
+            queue.add([positions[i] for i in indices], [records[i] for i in indices])
             if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
                 self._line_up(queue, moment)
 

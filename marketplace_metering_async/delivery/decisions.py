@@ -324,6 +324,8 @@ def _parts(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Seq
     groups: dict[tuple[str | None, int], list[int]] = {}
     for index, (status, history) in enumerate(zip(reply.statuses, chunk.histories, strict=True)):
         groups.setdefault((status, id(history)), []).append(index)
+    if len(groups) == 1:  # as mostly
+        return [(chunk, reply.statuses[0], reply.record_ids)]
     return [
         (chunk.part(indices), status, [reply.record_ids[i] for i in indices])
         for (status, _), indices in groups.items()

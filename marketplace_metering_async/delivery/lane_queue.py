@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from attrs import Factory, define
@@ -126,7 +127,7 @@ class LaneQueue:
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
         """Add records that were never sent."""
         self.fresh.add(positions, [record.epoch for record in records])
-        for record in records:
+        for record in filter(attrgetter("usage_allocations"), records):
             self._count_bytes(record)
 
     def put_back(self, entry: PendingRecord) -> None:
