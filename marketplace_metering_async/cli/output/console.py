@@ -4,7 +4,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -48,9 +48,33 @@ class Log:
 PLAIN: Final = Log()
 
 
+class _Stderr:
+    """Stderr as it is now; what a full disk or a terminal that is gone cannot take is dropped."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever stderr has there
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> None:
+        """Write it, if that is possible."""
+        self._try(lambda: sys.stderr.write(text))
+
+    def flush(self) -> None:
+        """Let it be read, if that is possible."""
+        self._try(sys.stderr.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except BrokenPipeError:
+            raise  # the console then says no more
+        except OSError:
+            pass
+
+
 class Console(rich.console.Console):
     """
-    The console on stderr. That its reader goes away must not end what is being metered.
+    The console on stderr. That its reader goes away, or that it cannot be written, must not end
+    what is being metered.
 
     Attributes:
         log_as: How much it says, and in what form.
@@ -61,6 +85,7 @@ class Console(rich.console.Console):
         on_screen = sys.stderr is not None and sys.stderr.isatty()
         usual: dict[str, Any] = {
             "stderr": True,
+            "file": None if sys.stderr is None or "stderr" in how else _Stderr(),
             "soft_wrap": not on_screen,
         }  # a screen breaks words
         super().__init__(**(usual | how), highlight=False, emoji=False)
