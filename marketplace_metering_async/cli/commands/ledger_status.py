@@ -1,6 +1,5 @@
 """`ledger status`: where all usage is, for a person, for a program, and for an alarm."""
 
-import sys
 from datetime import datetime, timedelta
 
 from attrs import asdict
@@ -9,7 +8,13 @@ from rich.text import Text
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.cli.output.console import Console, at_minute, print_json, printable
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    at_minute,
+    print_json,
+    printable,
+    write_out,
+)
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
@@ -28,7 +33,7 @@ async def show(url: str, _: Console, *, json: bool, prometheus: bool) -> Exit:
     if json:
         print_json(asdict(status))
     elif prometheus:
-        sys.stdout.write(prometheus_text(status))
+        write_out(prometheus_text(status))
     else:
         _print_table(status, Console(stderr=False))
     return exit_of(status)

@@ -1,7 +1,6 @@
 """`sandbox check`: a stand-in for the service held against the conformance suite."""
 
 import asyncio
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
+from marketplace_metering_async.cli.output.console import Console, print_json_if_piped, write_out
 from marketplace_metering_async.cli.sandbox_options import CheckOptions
 from marketplace_metering_async.sandbox.conformance.http_client import HttpClient, HttpControls
 from marketplace_metering_async.sandbox.conformance.runner import (
@@ -56,7 +55,7 @@ def _check(options: CheckOptions, console: Console) -> Exit:
     if controls is not None:
         controls.order("reset", {"everything": True})
     if options.markdown:
-        sys.stdout.write(table(outcomes))
+        write_out(table(outcomes))
     counts = Counter(outcome.verdict for outcome in outcomes)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict)
     console.print(f"{len(outcomes)} cases: {said}")

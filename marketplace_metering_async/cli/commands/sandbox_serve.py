@@ -1,14 +1,13 @@
 """`sandbox`: the sandbox as a process, with what to paste into a shell."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.console import Console, write_out
 from marketplace_metering_async.cli.sandbox_options import SandboxOptions
 from marketplace_metering_async.sandbox import AccessKey, Fault, Rules, Sandbox, StateFileError
 from marketplace_metering_async.sandbox.as_json import decoded, from_json
@@ -69,8 +68,7 @@ def _as_option(text: str) -> str:
 async def _serve(sandbox: Sandbox, console: Console) -> Exit:
     with Interrupts(console, "the sandbox closes.") as interrupts:
         async with sandbox:
-            sys.stdout.write(sandbox.instructions())
-            sys.stdout.flush()
+            write_out(sandbox.instructions())
             _describe(sandbox, console)
             await interrupts.stopped.wait()
     return Exit.INTERRUPTED

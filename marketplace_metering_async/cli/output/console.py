@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import rich.console
 from attrs import frozen
 
+from marketplace_metering_async.cli.exit_codes import MisuseError
 from marketplace_metering_async.cli.input.formats import worded
 from marketplace_metering_async.cli.output.advice import advice_on
 from marketplace_metering_async.clock import SystemClock
@@ -111,7 +112,7 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
         """Say no more."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        _drop_the_rest(self.file)
 
     def complain(self, problem: object) -> None:
         """Tell of a problem; its text may come from anywhere, so it is only text."""
@@ -184,10 +185,41 @@ def print_json_if_piped(members: dict[str, Any]) -> None:
         print_json(members)
 
 
-def print_json(members: dict[str, Any]) -> None:
-    """Write a line of JSON to stdout."""
-    sys.stdout.write(json_line(members))
-    sys.stdout.flush()
+def print_json(members: dict[str, Any], *, done: str = "") -> bool:
+    """Write a line of JSON to stdout, as `write_out()` does."""
+    return write_out(json_line(members), done=done)
+
+
+def write_out(text: str, *, done: str = "") -> bool:
+    """
+    Write *text* to stdout, and return whether anybody is there to read it.
+
+    What stdout has no characters for is escaped.
+
+    Raises:
+        MisuseError: it cannot be written, as on a full disk; the text says what is *done* already.
+    """
+    stream = sys.stdout
+    if stream is None:  # closed by whoever started us
+        return False
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        _drop_the_rest(stream)
+        return False
+    except OSError as error:
+        _drop_the_rest(stream)
+        said = f"{done}, but " if done else ""
+        reason = error.strerror or error
+        raise MisuseError(f"{said}results cannot be written to stdout: {reason}") from error
+    return True
+
+
+def _drop_the_rest(stream: IO[str]) -> None:
+    """Lead *stream* to nowhere, also what waits in its buffer for the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def error_text(error: MeteringError) -> str:
