@@ -61,7 +61,11 @@ class SandboxServer:
         command = [sys.executable, "-m", "marketplace_metering_async.sandbox"]
         command.append(json.dumps(self._arguments))
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the tests, and may end no more than a line
         )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: a pipe
         line = self._process.stdout.readline()
@@ -78,10 +82,9 @@ class SandboxServer:
         if self._process is None:
             return
         with self._process as process:
-            if process.stdin is not None:
-                process.stdin.close()  # which tells it to end
             try:
-                process.wait(_PATIENCE)
+                # A line, since a process that the tested code forked may keep the pipe open.
+                process.communicate("end\n", _PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
 
