@@ -30,7 +30,13 @@ from marketplace_metering_async.cli.options import (
     moment,
     option,
 )
-from marketplace_metering_async.cli.output.console import Console, json_line, print_json, write_out
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    are,
+    json_line,
+    print_json,
+    write_out,
+)
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so would be run by a spreadsheet."""
@@ -140,7 +146,7 @@ async def import_(
     if len(files) == 1 and files[0].startswith("sqlite://"):
         async with open_ledger(url, console) as ledger:
             hours = await ledger.take_over(files[0])
-        console.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
+        console.print(f"{are(hours, 'hour')} moved; the old ledger takes no more usage")
         return Exit.OK
     from marketplace_metering_async.cli.commands import ledger_import, ledger_in_out  # noqa: PLC0415 - heavy
 

@@ -10,6 +10,7 @@ from marketplace_metering_async import limits
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output.console import (
     Console,
+    are,
     at_minute,
     print_json,
     printable,
@@ -131,10 +132,9 @@ def print_next(status: LedgerStatus, now: datetime, console: Console) -> None:
         console.print(f"{waiting:,} units are frozen and sent {when}, if a relay runs")
     if status.next_seal_at is not None and not status.is_unconfirmed_copy:
         hours = status.hours_at_next_seal
-        are = "hour is" if hours == 1 else "hours are"
         sealed = _soon("at", status.next_seal_at, now)
         sent = at_minute(max(now, status.next_seal_at) + _time_to_send(hours), now)
-        console.print(f"{hours:,} {are} sealed {sealed}, sent by {sent}, if a relay runs")
+        console.print(f"{are(hours, 'hour')} sealed {sealed}, sent by {sent}, if a relay runs")
 
 
 def _soon(word: str, when: datetime, now: datetime) -> str:

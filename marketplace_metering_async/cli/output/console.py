@@ -147,6 +147,12 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def are(number: int, what: str = "") -> str:
+    """`1 hour is`, `2,000 hours are`; without *what*, `1 is`."""
+    said = counted(number, what) if what else f"{number:,}"
+    return f"{said} is" if number == 1 else f"{said} are"
+
+
 def lasting(seconds: float) -> str:
     """`45 s`, `12 min`, `1 h 7 min`."""
     if seconds < 120:
