@@ -228,8 +228,8 @@ class Sandbox(World):
                 saved = self.changes.count
                 try:
                     state.save(self)
-                except OSError:
-                    _logger.exception("the sandbox's state file could not be written")
+                except OSError as error:
+                    _logger.error("the sandbox's state file could not be written: %s", error)  # noqa: TRY400 - it says where
             await asyncio.sleep(_BETWEEN_SAVES)
 
     def transport(self) -> SocketlessTransport:
