@@ -271,6 +271,13 @@ def test_what_differs_is_said(shell: Shell) -> None:
     [
         (["https://metering.marketplace.us-east-1.amazonaws.com"], "AWS itself"),
         (["https://metering-marketplace.eu-west-1.api.aws/x"], "AWS itself"),
+        (["https://metering.marketplace.us-east-1.amazonaws.com./"], "AWS itself"),
+        (["https://metering-marketplace.eusc-de-east-1.amazonaws.eu"], "AWS itself"),
+        (
+            ["https://metering-marketplace.cn-northwest-1.api.amazonwebservices.com.cn"],
+            "AWS itself",
+        ),
+        (["https://metering.marketplace.us-iso-east-1.c2s.ic.gov"], "AWS itself"),
         (["127.0.0.1:8765"], "URL: expected"),
         (["ftp://127.0.0.1"], "URL: expected"),
         (["http://[::1"], "URL: expected"),

@@ -21,7 +21,11 @@ from marketplace_metering_async.sandbox.conformance.runner import (
 )
 from marketplace_metering_async.sandbox.conformance.suite import Case, cases
 
-_REAL: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".sgov.gov")
+_REAL: Final = (
+    *(".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".sgov.gov", ".ic.gov", ".adc-e.uk"),
+    *(".api.aws", ".amazonwebservices.com.cn", ".amazonwebservices.eu", ".aws.scloud"),
+)
+"""Of every partition, and where both IPv4 and IPv6 go."""
 
 
 async def check(options: CheckOptions, console: Console) -> Exit:
@@ -70,7 +74,7 @@ def _address(url: str) -> str:
         parts, host = urlsplit(""), ""
     if not host or parts.scheme not in ("http", "https"):
         raise MisuseError(f"URL: expected an address such as http://127.0.0.1:8765, got {url!r}")
-    if host.endswith(_REAL):
+    if host.rstrip(".").endswith(_REAL):
         raise MisuseError("URL: that is AWS itself, where what this sends would be billed")
     return f"{parts.scheme}://{parts.netloc}"
 
