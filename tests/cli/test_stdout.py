@@ -70,6 +70,7 @@ def test_nobody_has_to_read_what_is_shown(
     [
         (["ledger", "history", "URL"], "results cannot be written to stdout: "),
         (["ledger", "history", "URL", "--csv"], "results cannot be written to stdout: "),
+        (["ledger", "status", "URL"], "results cannot be written to stdout: "),
         (["ledger", "status", "URL", "--prometheus"], "results cannot be written to stdout: "),
         (["ledger", "add", "URL", *ADD], "the usage is stored, but results cannot be written"),
         (
@@ -104,6 +105,18 @@ def test_a_full_disk_under_results_is_told_with_what_is_done(
     assert 2 == done.returncode
     assert said in done.stderr.decode()
     assert "No space left on device" in done.stderr.decode()
+
+
+def test_status_is_shown_in_any_locale(shell: Shell, tmp_path: Path) -> None:
+    """
+    An exit code of 1 would say that usage has ended unmetered.
+    """
+    url = a_ledger(tmp_path, shell, "größe \U0001f4b6")
+
+    done = process("ledger", "status", url, PYTHONIOENCODING="latin-1")
+
+    assert 0 == done.code
+    assert "größe \\U0001f4b6" in done.out
 
 
 @pytest.mark.parametrize("words", [["--csv"], []])

@@ -72,10 +72,21 @@ class _Stderr:
             pass
 
 
+class _Stdout:
+    """Stdout as it is now, written as `write_out()` does."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever stdout has there
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> None:
+        """Write it."""
+        write_out(text)
+
+
 class Console(rich.console.Console):
     """
-    The console on stderr. That its reader goes away, or that it cannot be written, must not end
-    what is being metered.
+    The console on stderr, or with `stderr=False` on stdout. That the reader of stderr goes away, or
+    that it cannot be written, must not end what is being metered.
 
     Attributes:
         log_as: How much it says, and in what form.
@@ -86,9 +97,12 @@ class Console(rich.console.Console):
         on_screen = sys.stderr is not None and sys.stderr.isatty()
         usual: dict[str, Any] = {
             "stderr": True,
-            "file": None if sys.stderr is None or "stderr" in how else _Stderr(),
             "soft_wrap": not on_screen,
         }  # a screen breaks words
+        if how.get("stderr", True):
+            usual["file"] = None if sys.stderr is None else _Stderr()
+        else:
+            usual["file"] = None if sys.stdout is None else _Stdout()
         super().__init__(**(usual | how), highlight=False, emoji=False)
         self.log_as = log
 
