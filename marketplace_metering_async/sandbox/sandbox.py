@@ -97,9 +97,12 @@ class Sandbox(World):
                 at the end: records, products, buyers, tokens, keys, clock.
 
         Raises:
+            TypeError: for one text as *open_to*.
             ValueError: for a host that is not loopback, unless there is *open_to*.
             StateFileError: if *state* cannot be read.
         """
+        if isinstance(open_to, str):
+            raise TypeError(f"open_to: expected several texts, got {open_to!r}")
         names = list(open_to)
         if not is_loopback(host) and not names:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 from marketplace_metering_async.sandbox import (
     Advice,
@@ -19,6 +20,7 @@ from marketplace_metering_async.sandbox.arguments import arguments_as_json
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.conformance.http_client import HttpControls
 from marketplace_metering_async.sandbox.service.memory import Copy, book_of
+from marketplace_metering_async.sandbox.service.rules import texts
 
 _PATIENCE: Final = 30.0
 
@@ -136,12 +138,12 @@ class SandboxServer:
         **more: Any,  # noqa: ANN401 - the other arguments of Sandbox.declare_product
     ) -> None:
         """Declare a product, as Sandbox.declare_product does."""
-        known = dict(customers) if isinstance(customers, Mapping) else list(customers)
+        known = customers if isinstance(customers, Mapping) else sorted(texts(customers))
         self.order(
             "products",
             product_code=product_code,
-            dimensions=list(dimensions),
-            customers=known,
+            dimensions=sorted(texts(dimensions)),
+            customers=as_json(known),
             **more,
         )
 
@@ -231,8 +233,7 @@ class SandboxServer:
         Raises:
             ValueError: if it refuses.
         """
-        asked = "&".join(f"{name}={value}" for name, value in query.items())
-        return self._controls.ask(f"{path}?{asked}")
+        return self._controls.ask(f"{path}?{urlencode(query)}")
 
     def order(self, path: str, **members: Any) -> Any:  # noqa: ANN401 - JSON
         """

@@ -233,3 +233,15 @@ def test_a_quota_that_is_none_is_refused_at_every_door(wrong: Any) -> None:
             Sandbox(**quota)
         with pytest.raises(ValueError, match=said):
             Sandbox().set_quota(**{"calls_per_second": 1.0, **quota})
+
+
+def test_one_text_is_not_several() -> None:
+    """
+    Taken by its letters, it would let in nobody who is meant.
+    """
+    with pytest.raises(TypeError, match="expected several texts, got 'requests'"):
+        Sandbox().declare_product("p", dimensions="requests")
+    with pytest.raises(TypeError, match=f"customers: expected several texts, got '{BUYER}'"):
+        Sandbox().declare_product("p", customers=BUYER)
+    with pytest.raises(TypeError, match="open_to: expected several texts, got 'sandbox'"):
+        Sandbox(open_to="sandbox")

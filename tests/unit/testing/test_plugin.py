@@ -326,6 +326,18 @@ def test_the_marker_reaches_the_server(run: Suite) -> None:
     result.stdout.fnmatch_lines(["*TypeError: expected a value of the sandbox, got function"])
 
 
+def test_a_server_is_asked_and_ordered_as_a_sandbox_is() -> None:
+    """
+    One text is not several, and what is asked for may have any characters.
+    """
+    with SandboxServer() as server:
+        for wrong in ({"dimensions": "requests"}, {"customers": "111122223333"}):
+            with pytest.raises(TypeError, match="expected several texts, got '"):
+                server.declare_product("p", **wrong)
+        with pytest.raises(ValueError, match="by: expected some of dimension, "):
+            server.ask("book", by="a b&by=hour")
+
+
 def test_a_server_has_the_life_cycle_of_a_sandbox() -> None:
     """
     Its methods are those of Sandbox, by the same names, and their values the same.
