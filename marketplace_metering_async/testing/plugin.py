@@ -151,6 +151,8 @@ def metering_ledger(
 
 def _arguments(request: pytest.FixtureRequest, reading: "Rules | None") -> dict[str, Any]:
     marker = request.node.get_closest_marker("metering_sandbox")
+    if marker and marker.args:
+        pytest.fail(f"metering_sandbox: expected arguments by name, got {marker.args[0]!r}")
     arguments = dict(marker.kwargs) if marker else {}
     return arguments if reading is None else {**arguments, "rules": reading}
 

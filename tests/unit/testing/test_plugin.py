@@ -112,8 +112,15 @@ def test_a_test_runs_under_each_reading(run: Suite) -> None:
 
 def test_a_marker_that_cannot_work_is_refused(run: Suite) -> None:
     """
-    For a reading that there is not, and a test without a sandbox.
+    For a reading that there is not, a test without a sandbox, and an argument without a name.
     """
+    result = run("""
+    @pytest.mark.metering_sandbox(None)
+    def test_nought(metering_sandbox):
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*metering_sandbox: expected arguments by name, got None*"])
     result = run("""
     @pytest.mark.metering_readings("lenient")
     def test_one(metering_sandbox):
