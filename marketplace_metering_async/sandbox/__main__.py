@@ -2,8 +2,8 @@
 `python -m marketplace_metering_async.sandbox`: a sandbox for the process that started it.
 
 It takes a free port, or the arguments of `Sandbox` as JSON, writes a line of JSON with url and
-environment to standard output, and ends when its standard input does. For people there is the
-command `marketplace-metering sandbox`.
+environment to standard output, and ends with its standard input, or with the first line of it. For
+people there is the command `marketplace-metering sandbox`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ async def _serve() -> None:
         }
         sys.stdout.write(json.dumps(place) + "\n")
         sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.read)
+        await asyncio.to_thread(sys.stdin.readline)
 
 
 if __name__ == "__main__":

@@ -97,9 +97,12 @@ class Sandbox(World):
                 at the end: records, products, buyers, tokens, keys, clock.
 
         Raises:
+            TypeError: for one text as *open_to*.
             ValueError: for a host that is not loopback, unless there is *open_to*.
             StateFileError: if *state* cannot be read.
         """
+        if isinstance(open_to, str):
+            raise TypeError(f"open_to: expected several texts, got {open_to!r}")
         names = list(open_to)
         if not is_loopback(host) and not names:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
@@ -228,8 +231,8 @@ class Sandbox(World):
                 saved = self.changes.count
                 try:
                     state.save(self)
-                except OSError:
-                    _logger.exception("the sandbox's state file could not be written")
+                except OSError as error:
+                    _logger.error("the sandbox's state file could not be written: %s", error)  # noqa: TRY400 - it says where
             await asyncio.sleep(_BETWEEN_SAVES)
 
     def transport(self) -> SocketlessTransport:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -103,10 +104,11 @@ class StateFile:
             self._write_all(file, world)
             fresh.replace(self._path)
         except BaseException:
-            file.close()
+            _close(file)
+            fresh.unlink(missing_ok=True)
             raise
         if self._file is not None:
-            self._file.close()
+            _close(self._file)
         self._file = file
 
     def _write_all(self, file: TextIO, world: World) -> None:
@@ -115,13 +117,23 @@ class StateFile:
         self._append(file, world, self._news)
 
     def save(self, world: World) -> None:
-        """Write what has changed; OSError if it cannot be written."""
-        if self._file is None or self._news is None:
+        """
+        Write what has changed.
+
+        Raises:
+            OSError: it cannot be written; the next time, all is written anew.
+        """
+        if self._file is None:
             raise RuntimeError("the state file is not open")
-        if self._news.is_outdated:
-            self._begin(world)  # the sandbox has forgotten what the file still has
-        else:
-            self._append(self._file, world, self._news)
+        try:
+            if self._news is None or self._news.is_outdated:
+                self._begin(world)  # the file is torn, or has what the sandbox has forgotten
+            else:
+                self._append(self._file, world, self._news)
+        except OSError as error:
+            self._news = None
+            reason = f"{self._path} cannot be written: {error.strerror or error}"
+            raise OSError(error.errno, reason) from error
 
     def _append(self, file: TextIO, world: World, news: News) -> None:
         memory = {name: part for name, part in as_json(news.take()).items() if part}
@@ -141,8 +153,13 @@ class StateFile:
     def close(self) -> None:
         """Let the next one have it."""
         if self._file is not None:
-            self._file.close()
+            _close(self._file)
             self._file = None
+
+
+def _close(file: TextIO) -> None:
+    with suppress(OSError):  # what a full disk has not taken is written anew, or has been said
+        file.close()
 
 
 def _lock(file: TextIO) -> None:

@@ -121,6 +121,8 @@ class World:
         """
         if not isinstance(product_code, str) or not product_code:
             raise ValueError(f"product_code: expected a text, got {product_code!r}")
+        if isinstance(customers, str):
+            raise TypeError(f"customers: expected several texts, got {customers!r}")
         if not isinstance(customers, Mapping):
             customers = dict.fromkeys(customers or (), True)
         product = Product(

@@ -11,7 +11,9 @@ open; `@pytest.mark.metering_readings("strict", "kind")` under some of them.
 """
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,9 +86,9 @@ def metering_sandbox(
     from marketplace_metering_async.sandbox import Sandbox  # noqa: PLC0415 - heavy
     from marketplace_metering_async.testing.threads import SandboxThread  # noqa: PLC0415
 
-    with SandboxThread(Sandbox(**_arguments(request, _metering_reading))) as running:
-        _lead_to(running.sandbox.environment, monkeypatch)
-        yield running.sandbox
+    sandbox = Sandbox(**_arguments(request, _metering_reading))
+    with SandboxThread(sandbox), _leading_to(sandbox.environment, monkeypatch):
+        yield sandbox
 
 
 @pytest.fixture
@@ -107,8 +109,7 @@ def metering_sandbox_server(
 
     arguments = _arguments(request, _metering_reading)
     if arguments.keys() - {"rules"} or (arguments and _metering_reading is None):
-        with SandboxServer(**arguments) as server:
-            _lead_to(server.environment, monkeypatch)
+        with SandboxServer(**arguments) as server, _leading_to(server.environment, monkeypatch):
             yield server
         return
     server = request.getfixturevalue("_metering_sandbox_process")
@@ -117,8 +118,8 @@ def metering_sandbox_server(
         from attrs import asdict  # noqa: PLC0415 - heavy
 
         server.change_rules(**asdict(_metering_reading, recurse=False))
-    _lead_to(server.environment, monkeypatch)
-    yield server
+    with _leading_to(server.environment, monkeypatch):
+        yield server
 
 
 @pytest.fixture
@@ -150,6 +151,8 @@ def metering_ledger(
 
 def _arguments(request: pytest.FixtureRequest, reading: "Rules | None") -> dict[str, Any]:
     marker = request.node.get_closest_marker("metering_sandbox")
+    if marker and marker.args:
+        pytest.fail(f"metering_sandbox: expected arguments by name, got {marker.args[0]!r}")
     arguments = dict(marker.kwargs) if marker else {}
     return arguments if reading is None else {**arguments, "rules": reading}
 
@@ -162,7 +165,25 @@ def _metering_sandbox_process() -> "Iterator[SandboxServer]":
         yield server
 
 
-def _lead_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def _leading_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lead clients to a sandbox by its *environment*, and keep what they remember to this test."""
+    _set(environment, monkeypatch)
+    session = _change_session_of_boto3(None)
+    yield
+    _change_session_of_boto3(session)
+
+
+def _change_session_of_boto3(session: object) -> object:
+    """Let boto3, if it is there, have this default session, and so its keys; return the last."""
+    boto3: Any = sys.modules.get("boto3")
+    if boto3 is None:
+        return None
+    before, boto3.DEFAULT_SESSION = getattr(boto3, "DEFAULT_SESSION", None), session
+    return before
+
+
+def _set(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         if not name.startswith(_WHERE_IT_RUNS):
             monkeypatch.delenv(name)

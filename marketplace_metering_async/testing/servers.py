@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 from marketplace_metering_async.sandbox import (
     Advice,
@@ -19,6 +20,7 @@ from marketplace_metering_async.sandbox.arguments import arguments_as_json
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.conformance.http_client import HttpControls
 from marketplace_metering_async.sandbox.service.memory import Copy, book_of
+from marketplace_metering_async.sandbox.service.rules import texts
 
 _PATIENCE: Final = 30.0
 
@@ -61,7 +63,11 @@ class SandboxServer:
         command = [sys.executable, "-m", "marketplace_metering_async.sandbox"]
         command.append(json.dumps(self._arguments))
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the tests, and may end no more than a line
         )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: a pipe
         line = self._process.stdout.readline()
@@ -78,10 +84,9 @@ class SandboxServer:
         if self._process is None:
             return
         with self._process as process:
-            if process.stdin is not None:
-                process.stdin.close()  # which tells it to end
             try:
-                process.wait(_PATIENCE)
+                # A line, since a process that the tested code forked may keep the pipe open.
+                process.communicate("end\n", _PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -133,12 +138,12 @@ class SandboxServer:
         **more: Any,  # noqa: ANN401 - the other arguments of Sandbox.declare_product
     ) -> None:
         """Declare a product, as Sandbox.declare_product does."""
-        known = dict(customers) if isinstance(customers, Mapping) else list(customers)
+        known = customers if isinstance(customers, Mapping) else sorted(texts(customers))
         self.order(
             "products",
             product_code=product_code,
-            dimensions=list(dimensions),
-            customers=known,
+            dimensions=sorted(texts(dimensions)),
+            customers=as_json(known),
             **more,
         )
 
@@ -228,8 +233,7 @@ class SandboxServer:
         Raises:
             ValueError: if it refuses.
         """
-        asked = "&".join(f"{name}={value}" for name, value in query.items())
-        return self._controls.ask(f"{path}?{asked}")
+        return self._controls.ask(f"{path}?{urlencode(query)}")
 
     def order(self, path: str, **members: Any) -> Any:  # noqa: ANN401 - JSON
         """

@@ -75,7 +75,7 @@ def test_the_hours_of_a_bad_line_are_held_and_lose_nothing(send: Sends, sandbox:
         assert re.match(r"Fix \S+usage.jsonl:2, then send all of the input again", held["advice"])
     assert "then send all of the input again" in first.lines[1]["advice"]
     assert "usage.jsonl:2: quantity: expected digits" in first.err
-    assert "1 hours are held back" in first.err
+    assert "1 hour is held back" in first.err
     assert "send the same input again" not in first.err
     assert "Held" not in second.statuses
     assert {14, 5} == {record.quantity for record in sandbox.book.records}
@@ -236,8 +236,8 @@ def test_the_plan_and_validate_tell_the_same(sandbox: Sandbox, shell: Shell) -> 
     assert re.search(r"hours held back +2\b", plan.err)
     assert re.search(r"records to send +1\b", plan.err)
     for shown in (plan.err, valid.err, sent.err):
-        assert "1 hours are held back" in shown
-        assert "1 hours are not over and are held back" in shown
+        assert "1 hour is held back" in shown
+        assert "1 hour is not over and held back" in shown
 
 
 @pytest.mark.parametrize("way", ["--coalesce", "--ledger"])

@@ -52,8 +52,8 @@ def test_usage_is_resolved_by_state_or_by_name(ended: str, shell: Shell) -> None
     rest = shell("ledger", "write-off", ended, "--state", "conflict", "--note", "a gift")
     (said,) = shell("ledger", "history", ended).lines[0]["resolutions"]
 
-    assert ("1 are resolved as metered", Exit.OK) == (one.err.strip(), one.code)
-    assert ("1 are resolved as written_off", Exit.OK) == (rest.err.strip(), rest.code)
+    assert ("1 is resolved as metered", Exit.OK) == (one.err.strip(), one.code)
+    assert ("1 is resolved as written_off", Exit.OK) == (rest.err.strip(), rest.code)
     assert ("conflict", "metered", "seen") == (said["before"], said["after"], said["note"])
     assert ["metered", "written_off"] == states(shell, ended)
     assert Exit.OK == shell("ledger", "status", ended).code

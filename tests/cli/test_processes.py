@@ -69,6 +69,27 @@ def test_people_who_leave_end_nothing(sandbox: Sandbox) -> None:
     assert NUMBER + 1 == len(out.splitlines())
 
 
+@pytest.mark.parametrize("options", [[], ["--log-format", "json"], ["--coalesce"]])
+def test_a_full_disk_under_the_log_ends_nothing(sandbox: Sandbox, options: list[str]) -> None:
+    """
+    Also where stderr cannot take what it is given; the results are all there.
+    """
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(  # noqa: S603
+            command("send", *target(sandbox), *options, "-"),
+            input=MANY + b"no json\n",
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+            env=environment(),
+            timeout=30,
+        )
+
+    held = NUMBER if "--coalesce" in options else 0
+    assert (3 if held else 1, NUMBER + 1) == (done.returncode, len(done.stdout.splitlines()))
+    assert NUMBER - held == len(sandbox.book)
+
+
 def test_a_reader_that_pauses_holds_up_no_request(sandbox: Sandbox) -> None:
     """
     `| less` must not make the client miss answers: each record is sent once.

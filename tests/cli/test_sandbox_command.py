@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from support.commands import Shell, environment, pipe, started
 
 from marketplace_metering_async import testing
 from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox.conformance.http_client import HttpControls
 from marketplace_metering_async.sandbox.sdks import SDKS
 
 README = Path(testing.__file__).parent / "README.md"
@@ -38,10 +40,12 @@ class Running:
     Attributes:
         lines: The variables that it printed.
         says: What it said to people.
+        process: What runs.
     """
 
     lines: dict[str, str]
     says: str
+    process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
@@ -77,7 +81,29 @@ def sandbox_with(*options: str) -> Iterator[Running]:
         said = ""
         while SDKS[-1].in_code_at(found["AWS_ENDPOINT_URL_MARKETPLACE_METERING"]) not in said:
             said += pipe(process.stderr).readline().decode()
-        yield Running(found, said)
+        yield Running(found, said, process)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no process limits another one there")
+def test_a_state_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    """
+    When it happens and at the end, which is the only failure: a container is ended by SIGTERM.
+    """
+    path = tmp_path / "state"
+    with sandbox_with("--state", str(path)) as running:
+        resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
+        product = {"product_code": "p", "title": "t" * 3000}
+        HttpControls(running.url).order("products", product)
+        said = pipe(running.process.stderr).readline().decode()
+        running.process.terminate()
+        _, at_last = running.process.communicate(timeout=20)
+    with sandbox_with("--state", str(path)) as again:
+        again.process.terminate()
+        ended = again.process.wait(20)
+
+    assert f"{path} cannot be written: File too large" in said
+    assert f"{path} cannot be written: File too large" in at_last.decode()
+    assert (2, 0) == (running.process.returncode, ended)
 
 
 def test_a_container_needs_no_python(tmp_path: Path) -> None:
@@ -245,6 +271,13 @@ def test_what_differs_is_said(shell: Shell) -> None:
     [
         (["https://metering.marketplace.us-east-1.amazonaws.com"], "AWS itself"),
         (["https://metering-marketplace.eu-west-1.api.aws/x"], "AWS itself"),
+        (["https://metering.marketplace.us-east-1.amazonaws.com./"], "AWS itself"),
+        (["https://metering-marketplace.eusc-de-east-1.amazonaws.eu"], "AWS itself"),
+        (
+            ["https://metering-marketplace.cn-northwest-1.api.amazonwebservices.com.cn"],
+            "AWS itself",
+        ),
+        (["https://metering.marketplace.us-iso-east-1.c2s.ic.gov"], "AWS itself"),
         (["127.0.0.1:8765"], "URL: expected"),
         (["ftp://127.0.0.1"], "URL: expected"),
         (["http://[::1"], "URL: expected"),

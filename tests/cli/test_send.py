@@ -389,7 +389,7 @@ def test_the_hour_that_is_not_over_is_held(sandbox: Sandbox, shell: Shell) -> No
     assert 3 == done.code
     assert ["Success", "Held", "Rejected"] == done.statuses
     assert {"requests": 5} == sandbox.book.totals()
-    assert "1 hours are not over and are held back" in done.err
+    assert "1 hour is not over and held back" in done.err
     assert re.search(rf"{now:%Y-%m-%dT%H}:00Z +requests +1 +5\b", done.err)
     assert "send it all again after" in done.lines[1]["advice"]
 

@@ -3,7 +3,10 @@
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -178,6 +181,64 @@ def test_answers_are_judged(expected: dict[str, Any], answer: Answer, wrong: boo
     Nothing but what is expected is right; what a client does not say is not held against it.
     """
     assert wrong == bool(complaints(expected, answer))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"Results": [], "UnprocessedRecords": 5}',
+        b'{"Results": [], "UnprocessedRecords": {}}',
+        b'{"Results": 5}',
+        b'{"Results": [5, {"Status": []}]}',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_of_any_kind_is_judged(body: bytes, status: int) -> None:
+    """
+    Whatever a stand-in says, it differs, and the suite goes on.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        client = HttpClient(f"http://127.0.0.1:{server.server_port}")
+        chosen = [case for case in CASES if case.name in ("a-record", "no-records")]
+        found = list(run(chosen, client, None, name="test"))
+        server.shutdown()
+
+    assert 2 == len(found)
+    assert {Verdict.DIFFERS} == {one.verdict for one in found}
+
+
+@pytest.mark.parametrize(
+    "said", [b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n["]
+)
+def test_controls_that_speak_no_http_are_none(said: bytes) -> None:
+    """
+    As where nobody answers.
+    """
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(said)
+
+    with TCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(OSError, match="state: "):
+            HttpControls(f"http://127.0.0.1:{server.server_address[1]}").are_there()
+        server.shutdown()
 
 
 def test_a_stand_in_without_controls_is_checked_as_far_as_may_be() -> None:

@@ -1,6 +1,7 @@
 """The controls: a wrong order is refused whole, whatever is wrong with it, and breaks no view."""
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -198,3 +199,49 @@ async def test_records_come_piece_by_piece(place: Sandbox) -> None:
     assert list(range(1234)) == [record["quantity"] for record in book["records"]]
     assert {"requests": sum(range(1234))} == book["totals"]
     assert place.book.records == copy.records
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ({"ages": 1}, "expected some of identical_resend, .*, age, .*; got ages"),
+        ({"age": "long"}, "age: unsupported type"),
+        ({"age": 1e30}, "age: "),
+        (
+            {"key_by": "week"},
+            r"key_by: 'key_by' must be in \('hour', 'timestamp'\) \(got 'week'\)$",
+        ),
+        ({"regions": [1]}, "regions: expected several texts"),
+    ],
+)
+def test_a_rule_that_is_none_is_named(order: dict[str, Any], says: str) -> None:
+    """
+    In words of the sandbox's, beside those that there are.
+    """
+    with pytest.raises((TypeError, ValueError), match=f"^{says}"):
+        Sandbox().change_rules(**order)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "ten", float("nan"), [], "1"])
+def test_a_quota_that_is_none_is_refused_at_every_door(wrong: Any) -> None:
+    """
+    A bucket that holds less than one call would throttle every call.
+    """
+    for quota in ({"calls_per_second": wrong}, {"burst": wrong}):
+        said = f"^{next(iter(quota))}: expected .*, got {re.escape(repr(wrong))}$"
+        with pytest.raises(ValueError, match=said):
+            Sandbox(**quota)
+        with pytest.raises(ValueError, match=said):
+            Sandbox().set_quota(**{"calls_per_second": 1.0, **quota})
+
+
+def test_one_text_is_not_several() -> None:
+    """
+    Taken by its letters, it would let in nobody who is meant.
+    """
+    with pytest.raises(TypeError, match="expected several texts, got 'requests'"):
+        Sandbox().declare_product("p", dimensions="requests")
+    with pytest.raises(TypeError, match=f"customers: expected several texts, got '{BUYER}'"):
+        Sandbox().declare_product("p", customers=BUYER)
+    with pytest.raises(TypeError, match="open_to: expected several texts, got 'sandbox'"):
+        Sandbox(open_to="sandbox")

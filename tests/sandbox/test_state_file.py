@@ -1,5 +1,6 @@
 """The sandbox's memory in a file: what is kept between runs, and what cannot be used."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,7 +8,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,50 @@ async def test_a_torn_last_line_is_left_out(path: Path) -> None:
     tear(path)
 
     assert ["p"] == list(Sandbox(state=path).book.products)
+
+
+@contextmanager
+def room(number: int) -> Iterator[None]:
+    """Let no file grow beyond *number* bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (number, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_disk_tears_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    What could not be kept is kept once there is room, and until then what was there before.
+    """
+    async with Sandbox(state=path) as sandbox:
+        sandbox.declare_product("p")
+        while not Sandbox(state=path).book.products:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.05)
+        with room(size_of(path) + 10_000):
+            for number in range(100):
+                sandbox.issue_token("p", customer_aws_account_id=f"{number}")
+            while "state file could not be written" not in caplog.text:  # noqa: ASYNC110 - as well
+                await asyncio.sleep(0.05)
+            assert ["p"] == list(Sandbox(state=path).book.products)
+            assert [path] == list(path.parent.iterdir())
+        sandbox.issue_token("p", customer_aws_account_id="the last")
+
+    assert 101 == len(list(Sandbox(state=path).book.tokens))
+    assert "Traceback" not in caplog.text
+
+
+async def test_what_cannot_be_kept_at_the_end_is_said(path: Path) -> None:
+    """
+    Also where a look before had failed already.
+    """
+    with room(10_000), pytest.raises(OSError, match=f"{path} cannot be written: "):
+        async with Sandbox(state=path) as sandbox:
+            for number in range(100):
+                sandbox.issue_token("p", customer_aws_account_id=f"{number}")
+                await asyncio.sleep(0.02)
 
 
 async def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def process(*arguments: object, stdin: str = "", **changes: str | None) -> Run:
     )
     err = done.stderr.decode(errors="replace")
     assert "Traceback" not in err, err
-    return Run(done.returncode, done.stdout.decode(), err)
+    encoding = changes.get("PYTHONIOENCODING") or "utf-8"
+    return Run(done.returncode, done.stdout.decode(encoding), err)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """`ledger …`: the commands of the ledger that programs and their keepers use day by day."""
 
 import json
-import sys
+from collections.abc import Iterable
 from csv import writer as csv_writer
 from datetime import datetime
+from io import StringIO
 from typing import Annotated, Any, Final
 
 import typer
@@ -29,7 +30,13 @@ from marketplace_metering_async.cli.options import (
     moment,
     option,
 )
-from marketplace_metering_async.cli.output.console import Console, print_json
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    are,
+    json_line,
+    print_json,
+    write_out,
+)
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so would be run by a spreadsheet."""
@@ -90,7 +97,7 @@ async def add(
         added = await ledger.add_usage(
             dimension=dimension, quantity=quantity, at=at, event_id=event_id, **asdict(buyer)
         )
-    print_json(asdict(added))
+    print_json(asdict(added), done="the usage is stored")
     return Exit.OK if added.ended is None else Exit.REJECTED
 
 
@@ -139,7 +146,7 @@ async def import_(
     if len(files) == 1 and files[0].startswith("sqlite://"):
         async with open_ledger(url, console) as ledger:
             hours = await ledger.take_over(files[0])
-        console.print(f"{hours:,} hours are moved; the old ledger takes no more usage")
+        console.print(f"{are(hours, 'hour')} moved; the old ledger takes no more usage")
         return Exit.OK
     from marketplace_metering_async.cli.commands import ledger_import, ledger_in_out  # noqa: PLC0415 - heavy
 
@@ -251,16 +258,13 @@ async def history(
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     states = states_of(state or [], all_states())
     async with open_ledger(url, console, create=False) as ledger:
-        table = csv_writer(sys.stdout, lineterminator="\n") if csv else None
-        if table is not None:
-            table.writerow(_COLUMNS)
+        if csv:
+            write_out(_row(_COLUMNS))
         async for entry in ledger.history(states=states, **asdict(where)):
             members = asdict(entry)
-            if table is None:
-                print_json(members)
-            else:
-                table.writerow([_cell(column, members[column]) for column in _COLUMNS])
-    sys.stdout.flush()
+            row = _row(_cell(one, members[one]) for one in _COLUMNS) if csv else json_line(members)
+            if not write_out(row):
+                break
     return Exit.OK
 
 
@@ -286,6 +290,12 @@ _COLUMNS: Final = (
     "reason",
     "name",
 )
+
+
+def _row(cells: Iterable[object]) -> str:
+    row = StringIO()
+    csv_writer(row, lineterminator="\n").writerow(cells)
+    return row.getvalue()
 
 
 def _cell(column: str, value: Any) -> object:  # noqa: ANN401 - whatever an entry has there

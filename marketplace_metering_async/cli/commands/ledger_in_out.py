@@ -87,6 +87,9 @@ async def _import(
             console.complain(error)
             report.note(Exit.USAGE)
     if failures:
+        reason = failures[0].strerror or failures[0]
+        what = f"results cannot be written to stdout: {reason}"
+        console.complain(f"{what}; the lines are in the ledger all the same")
         report.note(Exit.USAGE)
     said = (f"{number:,} {status}" for status, number in report.verdicts.items())
     console.print(", ".join(said) or "no lines")

@@ -21,7 +21,7 @@ from marketplace_metering_async.cli.ledger_options import (
     states_of,
 )
 from marketplace_metering_async.cli.options import Settings, option, whole_number
-from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
+from marketplace_metering_async.cli.output.console import Console, are, print_json_if_piped
 from marketplace_metering_async.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def retry(
     async with open_ledger(url, console, create=False) as ledger:
         with _misuse_of("--state: "):
             count = await ledger.retry(*states)
-    console.print(f"{count:,} are on their way again")
+    console.print(f"{are(count)} on the way again")
     return Exit.OK
 
 
@@ -78,7 +78,7 @@ async def prune(
     async with open_ledger(url, console, create=False) as ledger:
         with _misuse_of("--days: "):
             count = await ledger.prune(SystemClock().now() - timedelta(days=days))
-    console.print(f"{count:,} hours are removed; their sums are kept")
+    console.print(f"{are(count, 'hour')} removed; the sums are kept")
     return Exit.OK
 
 
@@ -131,7 +131,7 @@ async def close_customer(
         else:
             hours = await ledger.close_customer(**asdict(buyer))
             console.print(
-                f"{hours:,} hours are on their way; relay now"
+                f"{are(hours, 'hour')} on the way; relay now"
                 if hours
                 else "nothing of the customer waits; usage from now on ends as subscription_over"
             )
@@ -164,7 +164,7 @@ async def resolve(
         return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
 
     count = await _change(console, url, chosen, change)
-    console.print(f"{count:,} are resolved as {as_}", markup=False)
+    console.print(f"{are(count)} resolved as {as_}", markup=False)
     return Exit.OK
 
 
@@ -266,7 +266,7 @@ async def rebind(
         with _misuse_of():
             count = await ledger.rebind(client, taken=taken, note=note)  # type: ignore[arg-type]
         where = (await client.endpoint()).url
-    console.print(f"records go to {where}; {count:,} are metered no more", markup=False)
+    console.print(f"records go to {where}; {are(count)} metered no more", markup=False)
     return Exit.OK
 
 

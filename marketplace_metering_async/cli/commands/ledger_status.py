@@ -1,6 +1,5 @@
 """`ledger status`: where all usage is, for a person, for a program, and for an alarm."""
 
-import sys
 from datetime import datetime, timedelta
 
 from attrs import asdict
@@ -9,7 +8,14 @@ from rich.text import Text
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.cli.output.console import Console, at_minute, print_json, printable
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    are,
+    at_minute,
+    print_json,
+    printable,
+    write_out,
+)
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
@@ -28,7 +34,7 @@ async def show(url: str, _: Console, *, json: bool, prometheus: bool) -> Exit:
     if json:
         print_json(asdict(status))
     elif prometheus:
-        sys.stdout.write(prometheus_text(status))
+        write_out(prometheus_text(status))
     else:
         _print_table(status, Console(stderr=False))
     return exit_of(status)
@@ -126,10 +132,9 @@ def print_next(status: LedgerStatus, now: datetime, console: Console) -> None:
         console.print(f"{waiting:,} units are frozen and sent {when}, if a relay runs")
     if status.next_seal_at is not None and not status.is_unconfirmed_copy:
         hours = status.hours_at_next_seal
-        are = "hour is" if hours == 1 else "hours are"
         sealed = _soon("at", status.next_seal_at, now)
         sent = at_minute(max(now, status.next_seal_at) + _time_to_send(hours), now)
-        console.print(f"{hours:,} {are} sealed {sealed}, sent by {sent}, if a relay runs")
+        console.print(f"{are(hours, 'hour')} sealed {sealed}, sent by {sent}, if a relay runs")
 
 
 def _soon(word: str, when: datetime, now: datetime) -> str:

@@ -117,7 +117,8 @@ async def _call(
     async with settings.client(console) as client:
         await open_client(client, console)
         found = asdict(await operation(client, settings.timeout or _PATIENCE))
-    print_json({name: value for name, value in found.items() if value is not None})
+    said = {name: value for name, value in found.items() if value is not None}
+    print_json(said, done="the service has answered")
     return Exit.OK
 
 

@@ -1,7 +1,6 @@
 """`sandbox check`: a stand-in for the service held against the conformance suite."""
 
 import asyncio
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.output.console import Console, print_json_if_piped
+from marketplace_metering_async.cli.output.console import Console, print_json_if_piped, write_out
 from marketplace_metering_async.cli.sandbox_options import CheckOptions
 from marketplace_metering_async.sandbox.conformance.http_client import HttpClient, HttpControls
 from marketplace_metering_async.sandbox.conformance.runner import (
@@ -22,7 +21,11 @@ from marketplace_metering_async.sandbox.conformance.runner import (
 )
 from marketplace_metering_async.sandbox.conformance.suite import Case, cases
 
-_REAL: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".sgov.gov")
+_REAL: Final = (
+    *(".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".sgov.gov", ".ic.gov", ".adc-e.uk"),
+    *(".api.aws", ".amazonwebservices.com.cn", ".amazonwebservices.eu", ".aws.scloud"),
+)
+"""Of every partition, and where both IPv4 and IPv6 go."""
 
 
 async def check(options: CheckOptions, console: Console) -> Exit:
@@ -56,7 +59,7 @@ def _check(options: CheckOptions, console: Console) -> Exit:
     if controls is not None:
         controls.order("reset", {"everything": True})
     if options.markdown:
-        sys.stdout.write(table(outcomes))
+        write_out(table(outcomes))
     counts = Counter(outcome.verdict for outcome in outcomes)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict)
     console.print(f"{len(outcomes)} cases: {said}")
@@ -71,7 +74,7 @@ def _address(url: str) -> str:
         parts, host = urlsplit(""), ""
     if not host or parts.scheme not in ("http", "https"):
         raise MisuseError(f"URL: expected an address such as http://127.0.0.1:8765, got {url!r}")
-    if host.endswith(_REAL):
+    if host.rstrip(".").endswith(_REAL):
         raise MisuseError("URL: that is AWS itself, where what this sends would be billed")
     return f"{parts.scheme}://{parts.netloc}"
 

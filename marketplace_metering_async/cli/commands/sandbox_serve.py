@@ -1,14 +1,16 @@
 """`sandbox`: the sandbox as a process, with what to paste into a shell."""
 
 import json
-import sys
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from marketplace_metering_async import sandbox as package
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.interrupts import Interrupts
-from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.console import Console, write_out
 from marketplace_metering_async.cli.sandbox_options import SandboxOptions
 from marketplace_metering_async.sandbox import AccessKey, Fault, Rules, Sandbox, StateFileError
 from marketplace_metering_async.sandbox.as_json import decoded, from_json
@@ -67,13 +69,28 @@ def _as_option(text: str) -> str:
 
 
 async def _serve(sandbox: Sandbox, console: Console) -> Exit:
-    with Interrupts(console, "the sandbox closes.") as interrupts:
+    with _warnings_to(console), Interrupts(console, "the sandbox closes.") as interrupts:
         async with sandbox:
-            sys.stdout.write(sandbox.instructions())
-            sys.stdout.flush()
+            write_out(sandbox.instructions())
             _describe(sandbox, console)
             await interrupts.stopped.wait()
-    return Exit.INTERRUPTED
+    return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED
+
+
+@contextmanager
+def _warnings_to(console: Console) -> Iterator[None]:
+    """Show what the sandbox would log, such as that its state cannot be kept."""
+
+    class ToConsole(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.complain(self.format(record))
+
+    logger, handler = logging.getLogger(package.__name__), ToConsole(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _describe(sandbox: Sandbox, console: Console) -> None:

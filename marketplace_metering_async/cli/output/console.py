@@ -4,14 +4,15 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import rich.console
 from attrs import frozen
 
+from marketplace_metering_async.cli.exit_codes import MisuseError
 from marketplace_metering_async.cli.input.formats import worded
 from marketplace_metering_async.cli.output.advice import advice_on
 from marketplace_metering_async.clock import SystemClock
@@ -48,9 +49,44 @@ class Log:
 PLAIN: Final = Log()
 
 
+class _Stderr:
+    """Stderr as it is now; what a full disk or a terminal that is gone cannot take is dropped."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever stderr has there
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> None:
+        """Write it, if that is possible."""
+        self._try(lambda: sys.stderr.write(text))
+
+    def flush(self) -> None:
+        """Let it be read, if that is possible."""
+        self._try(sys.stderr.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except BrokenPipeError:
+            raise  # the console then says no more
+        except OSError:
+            pass
+
+
+class _Stdout:
+    """Stdout as it is now, written as `write_out()` does."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever stdout has there
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> None:
+        """Write it."""
+        write_out(text)
+
+
 class Console(rich.console.Console):
     """
-    The console on stderr. That its reader goes away must not end what is being metered.
+    The console on stderr, or with `stderr=False` on stdout. That the reader of stderr goes away, or
+    that it cannot be written, must not end what is being metered.
 
     Attributes:
         log_as: How much it says, and in what form.
@@ -63,6 +99,10 @@ class Console(rich.console.Console):
             "stderr": True,
             "soft_wrap": not on_screen,
         }  # a screen breaks words
+        if how.get("stderr", True):
+            usual["file"] = None if sys.stderr is None else _Stderr()
+        else:
+            usual["file"] = None if sys.stdout is None else _Stdout()
         super().__init__(**(usual | how), highlight=False, emoji=False)
         self.log_as = log
 
@@ -86,7 +126,7 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
         """Say no more."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        _drop_the_rest(self.file)
 
     def complain(self, problem: object) -> None:
         """Tell of a problem; its text may come from anywhere, so it is only text."""
@@ -119,6 +159,12 @@ class Console(rich.console.Console):
 def counted(number: int, what: str) -> str:
     """`1 call`, `2,000 calls`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def are(number: int, what: str = "") -> str:
+    """`1 hour is`, `2,000 hours are`; without *what*, `1 is`."""
+    said = counted(number, what) if what else f"{number:,}"
+    return f"{said} is" if number == 1 else f"{said} are"
 
 
 def lasting(seconds: float) -> str:
@@ -159,10 +205,41 @@ def print_json_if_piped(members: dict[str, Any]) -> None:
         print_json(members)
 
 
-def print_json(members: dict[str, Any]) -> None:
-    """Write a line of JSON to stdout."""
-    sys.stdout.write(json_line(members))
-    sys.stdout.flush()
+def print_json(members: dict[str, Any], *, done: str = "") -> bool:
+    """Write a line of JSON to stdout, as `write_out()` does."""
+    return write_out(json_line(members), done=done)
+
+
+def write_out(text: str, *, done: str = "") -> bool:
+    """
+    Write *text* to stdout, and return whether anybody is there to read it.
+
+    What stdout has no characters for is escaped.
+
+    Raises:
+        MisuseError: it cannot be written, as on a full disk; the text says what is *done* already.
+    """
+    stream = sys.stdout
+    if stream is None:  # closed by whoever started us
+        return False
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        _drop_the_rest(stream)
+        return False
+    except OSError as error:
+        _drop_the_rest(stream)
+        said = f"{done}, but " if done else ""
+        reason = error.strerror or error
+        raise MisuseError(f"{said}results cannot be written to stdout: {reason}") from error
+    return True
+
+
+def _drop_the_rest(stream: IO[str]) -> None:
+    """Lead *stream* to nowhere, also what waits in its buffer for the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def error_text(error: MeteringError) -> str:

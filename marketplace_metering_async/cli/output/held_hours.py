@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
-from marketplace_metering_async.cli.output.console import Console, printable
+from marketplace_metering_async.cli.output.console import Console, are, printable
 from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.quantities import millionths, of_millionths
 from marketplace_metering_async.records import UsageRecord
@@ -25,9 +25,9 @@ def list_held(outcomes: Sequence[CheckedHour], console: Console) -> None:
     _list([hour.record for hour in blocked], console)
     if early:
         console.print(
-            f"[cyan]{len(early):,} hours are not over and are held back,[/] since their first "
-            "record would lock them at a part of their sum. Send all their usage again once they "
-            "are over, or use --include-current-hour."
+            f"[cyan]{are(len(early), 'hour')} not over and held back,[/] since the first record of "
+            "an hour would lock it at a part of its sum. Send all its usage again once it is over, "
+            "or use --include-current-hour."
         )
     _list(early, console)
 
@@ -37,8 +37,8 @@ def print_blocked(hours: int, anywhere: str | None, console: Console) -> None:
     if not hours:
         return
     console.print(
-        f"[cyan]{hours:,} hours are held back.[/] Fix the lines that are refused, then send all of "
-        "the input again: without one of them an hour might be locked at a part of its sum."
+        f"[cyan]{are(hours, 'hour')} held back.[/] Fix the lines that are refused, then send all "
+        "of the input again: without one of them an hour might be locked at a part of its sum."
     )
     if anywhere is not None:
         console.complain(f"Fix {anywhere} first: it may belong to any hour.")

@@ -154,12 +154,14 @@ class HttpControls:
         except HTTPError as refused:
             with refused:
                 raise ValueError(f"{path}: {refused.read().decode().strip()}") from refused
+        except HTTPException as error:
+            raise ConnectionError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _success(status: int, body: bytes) -> Answer:
     try:
         reply = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         reply = None
     if not isinstance(reply, dict):
         return Answer(status=status, code="an answer that is no JSON object")
@@ -169,7 +171,7 @@ def _success(status: int, body: bytes) -> Answer:
 def _refusal(status: int, body: bytes, header: str | None) -> Answer:
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = {}
     named = (said.get("__type") if isinstance(said, dict) else None) or header or ""
     return Answer(status=status, code=str(named).rpartition("#")[2].partition(":")[0])

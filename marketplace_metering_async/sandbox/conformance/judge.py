@@ -1,9 +1,11 @@
 """Whether an answer is what a case expects; pure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
+
+_NO_LIST: Final = "what is no list"
 
 
 @frozen(kw_only=True)
@@ -29,8 +31,7 @@ class Answer:
         """Say it in a few words."""
         if self.reply is None:
             return " ".join(str(part) for part in (self.status, self.code) if part) or "no answer"
-        left = len(self.reply.get("UnprocessedRecords") or ())
-        parts = [*statuses_of(self.reply), *(["unprocessed"] * left)]
+        parts = [*statuses_of(self.reply), *_unprocessed_of(self.reply)]
         return _counted(parts) or "success"
 
 
@@ -64,10 +65,18 @@ def expectation(expected: Mapping[str, Any]) -> str:
 
 def statuses_of(reply: Mapping[str, Any]) -> list[str]:
     """Return the statuses of a reply, in an order that stays."""
-    results = reply.get("Results")
+    results = reply.get("Results") or []
     if not isinstance(results, list):
-        return []
-    return sorted(str(one.get("Status")) for one in results if isinstance(one, Mapping))
+        return [_NO_LIST]
+    return sorted(str(member(one, "Status")) for one in results)
+
+
+def _unprocessed_of(reply: Mapping[str, Any]) -> list[str]:
+    """Return a word for each record that a reply leaves open."""
+    left = reply.get("UnprocessedRecords")
+    if left is None or isinstance(left, list):
+        return ["unprocessed"] * len(left or ())
+    return [_NO_LIST]
 
 
 def member(reply: Any, path: str) -> Any:  # noqa: ANN401 - JSON
@@ -98,11 +107,10 @@ def _about_an_error(expected: Mapping[str, Any], answer: Answer) -> Iterator[str
 
 def _about_a_success(expected: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[str]:
     if "statuses" in expected:
-        wanted, left = sorted(expected["statuses"]), expected.get("unprocessed", 0)
-        found = Answer(reply=reply)
-        unprocessed = reply.get("UnprocessedRecords") or []
-        if statuses_of(reply) != wanted or len(unprocessed) != left:
-            yield f"expected {expectation(expected)}, got {found}"
+        wanted = sorted(expected["statuses"])
+        left = ["unprocessed"] * expected.get("unprocessed", 0)
+        if statuses_of(reply) != wanted or _unprocessed_of(reply) != left:
+            yield f"expected {expectation(expected)}, got {Answer(reply=reply)}"
     for path in expected.get("has", ()):
         if not member(reply, path):
             yield f"{path} is missing"

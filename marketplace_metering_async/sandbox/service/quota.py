@@ -16,8 +16,13 @@ def _rate_of(operation: str, calls_per_second: float | None) -> float | None:
 
 
 def _checked(calls_per_second: float | None) -> float | None:
-    if calls_per_second is not None and not 0 < calls_per_second < float("inf"):
-        raise ValueError(f"calls_per_second: expected above 0, got {calls_per_second}")
+    try:
+        fits = calls_per_second is None or 0 < calls_per_second < float("inf")
+    except TypeError:
+        fits = False
+    if not fits:
+        text = "calls_per_second: expected a number above 0, or None"
+        raise ValueError(f"{text}, got {calls_per_second!r}")
     return calls_per_second
 
 
@@ -50,9 +55,8 @@ class Quotas:
     """A quota for each account, region and operation that has called."""
 
     def __init__(self, calls_per_second: float | None, burst: float) -> None:
-        self._calls_per_second = _checked(calls_per_second)
-        self._burst = burst
         self._quotas: dict[tuple[str, str, str], Quota] = {}
+        self.set(calls_per_second, burst)
 
     @property
     def calls_per_second(self) -> float | None:
@@ -67,8 +71,12 @@ class Quotas:
 
     def set(self, calls_per_second: float | None, burst: float) -> None:
         """Change rates and bursts; all buckets are full."""
-        if not burst >= 1:
-            raise ValueError(f"burst: expected 1 or more, got {burst}")
+        try:
+            fits = burst >= 1
+        except TypeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"burst: expected 1 or more, got {burst!r}")
         self._calls_per_second, self._burst = _checked(calls_per_second), burst
         self._quotas.clear()
 

@@ -62,7 +62,7 @@ def readings(rules: Rules) -> list[Reading]:
     return [
         Reading(
             switch=field.name,
-            means=meanings()[field.name],
+            means=meanings().get(field.name, ""),
             source=field.metadata["source"],
             open=field.metadata.get("open", False),
             value=getattr(rules, field.name),
@@ -97,7 +97,7 @@ def _form_of(field: "attrs.Attribute[Any]") -> dict[str, Any]:
 
 @cache
 def meanings() -> dict[str, str]:
-    """Return what the documentation of Rules says of each switch."""
+    """Return what the documentation of Rules says of each switch; nothing under `python -OO`."""
     text = (getdoc(Rules) or "").partition("Attributes:")[2]
     parts = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.MULTILINE)
     return {name: " ".join(said.split()).replace("``", "") for name, said in parts}

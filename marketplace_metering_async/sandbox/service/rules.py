@@ -260,4 +260,14 @@ class Rules:
             TypeError: for a rule that does not exist, or a value of another type.
             ValueError: for a reading that does not exist.
         """
-        return attrs.evolve(self, **changes)
+        names = [one.name for one in attrs.fields(type(self))]
+        if unknown := sorted(changes.keys() - {*names}):
+            raise TypeError(f"expected some of {', '.join(names)}; got {', '.join(unknown)}")
+        rules = self
+        for name, value in changes.items():
+            try:
+                rules = attrs.evolve(rules, **{name: value})
+            except (TypeError, ValueError, OverflowError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name}: {error.args[0]}") from error  # attrs adds what it looked at
+        return rules

@@ -46,7 +46,7 @@ COMMON = """
             "Timestamp": moment or NOW, "CustomerAWSAccountId": BUYER,
             "Dimension": "requests", "Quantity": quantity,
         }
-        # The default session may hold keys of an earlier test of this process.
+        # Reading the model of the service anew takes most of a test's time.
         session = botocore.session.Session()
         session.register_component("data_loader", LOADER)
         client = boto3.Session(botocore_session=session).client("meteringmarketplace")
@@ -112,8 +112,15 @@ def test_a_test_runs_under_each_reading(run: Suite) -> None:
 
 def test_a_marker_that_cannot_work_is_refused(run: Suite) -> None:
     """
-    For a reading that there is not, and a test without a sandbox.
+    For a reading that there is not, a test without a sandbox, and an argument without a name.
     """
+    result = run("""
+    @pytest.mark.metering_sandbox(None)
+    def test_nought(metering_sandbox):
+        pass
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*metering_sandbox: expected arguments by name, got None*"])
     result = run("""
     @pytest.mark.metering_readings("lenient")
     def test_one(metering_sandbox):
@@ -326,6 +333,18 @@ def test_the_marker_reaches_the_server(run: Suite) -> None:
     result.stdout.fnmatch_lines(["*TypeError: expected a value of the sandbox, got function"])
 
 
+def test_a_server_is_asked_and_ordered_as_a_sandbox_is() -> None:
+    """
+    One text is not several, and what is asked for may have any characters.
+    """
+    with SandboxServer() as server:
+        for wrong in ({"dimensions": "requests"}, {"customers": "111122223333"}):
+            with pytest.raises(TypeError, match="expected several texts, got '"):
+                server.declare_product("p", **wrong)
+        with pytest.raises(ValueError, match="by: expected some of dimension, "):
+            server.ask("book", by="a b&by=hour")
+
+
 def test_a_server_has_the_life_cycle_of_a_sandbox() -> None:
     """
     Its methods are those of Sandbox, by the same names, and their values the same.
@@ -353,6 +372,38 @@ def test_a_server_has_the_life_cycle_of_a_sandbox() -> None:
         assert set() == book.catalogue.suspended
         with pytest.raises(ValueError, match="has ended"):
             server.cancel(first.agreement_id)
+
+
+def test_no_test_has_the_keys_of_another(run: Suite) -> None:
+    """
+    boto3 remembers the first keys that it finds, in a session that all share.
+    """
+    result = run("""
+    import sys
+    from marketplace_metering_async.sandbox import AccessKey
+
+    BEFORE = getattr(sys.modules.get("boto3"), "DEFAULT_SESSION", None)
+
+    def ask():
+        import boto3
+        boto3.client("meteringmarketplace").batch_meter_usage(ProductCode="p", UsageRecords=[])
+
+    def test_usual(metering_sandbox):
+        ask()
+
+    @pytest.mark.metering_sandbox(access_keys={"one": AccessKey("secret")})
+    def test_one(metering_sandbox):
+        ask()
+
+    @pytest.mark.metering_sandbox(access_keys={"two": AccessKey("secret")})
+    def test_two(metering_sandbox_server):
+        ask()
+
+    def test_outside():
+        assert sys.modules["boto3"].DEFAULT_SESSION is BEFORE
+    """)
+
+    result.assert_outcomes(passed=4)
 
 
 def test_the_marker_sets_up_the_sandbox(run: Suite) -> None:
@@ -479,6 +530,57 @@ def _is_gone(process: int) -> bool:
         return True
 
     return asyncio.run(wait())
+
+
+def test_ctrl_c_leaves_the_server_to_who_started_it() -> None:
+    """
+    In a debugger it ends a line of input, and the next test needs the server.
+    """
+    code = """
+    import os, signal, time
+    from marketplace_metering_async.testing import SandboxServer
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with SandboxServer() as server:
+        os.killpg(0, signal.SIGINT)
+        time.sleep(0.5)
+        print(server.state["records"])
+    """
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", dedent(code)],
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+        timeout=30,
+    )
+
+    assert (0, b"0\n", b"") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
+def test_a_fork_keeps_no_server_from_ending() -> None:
+    """
+    A process that the tested code has left behind has all of its pipes, too.
+    """
+    code = """
+    import os, time
+    from marketplace_metering_async.testing import SandboxServer
+    with SandboxServer() as server:
+        left = os.fork()
+        if not left:
+            time.sleep(60)
+            os._exit(0)
+        begin = time.monotonic()
+    seconds = time.monotonic() - begin
+    os.kill(left, 9)
+    assert seconds < 10, seconds
+    """
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", dedent(code)], capture_output=True, check=False, timeout=60
+    )
+
+    assert (0, b"") == (done.returncode, done.stderr)
 
 
 def test_a_closed_server_has_ended() -> None:

@@ -1,0 +1,131 @@
+"""What commands show on stdout: nobody reads it, a disk is full, characters are missing."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.commands import Shell, command, environment, line, process
+
+from marketplace_metering_async.sandbox import Sandbox
+
+
+def a_ledger(tmp_path: Path, shell: Shell, dimension: str = "requests") -> str:
+    """The URL of a new ledger with the usage of two customers."""
+    url = f"sqlite:///{tmp_path}/usage.db"
+    lines = f"{line(1, dimension=dimension)}\n{line(2, dimension=dimension)}\n"
+    words = ["--name", "n", "--product-code", "p"]
+    assert 0 == shell("ledger", "import", url, "-", *words, stdin=lines).code
+    return url
+
+
+ADD = ["--dimension", "d", "--quantity", 1, "--account", "1" * 12, "--product-code", "p"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        (["ledger", "history", "URL"], 0),
+        (["ledger", "history", "URL", "--csv"], 0),
+        (["ledger", "status", "URL"], 0),
+        (["ledger", "status", "URL", "--json"], 0),
+        (["ledger", "status", "URL", "--prometheus"], 0),
+        (["ledger", "add", "URL", *ADD], 0),
+        (["ledger", "relay", "URL", "--once"], 3),
+        (["ledger", "explain"], 0),
+        (["sandbox", "rules"], 0),
+    ],
+)
+@pytest.mark.parametrize("redirection", ["| exec true", ">&-"])
+def test_nobody_has_to_read_what_is_shown(
+    *,
+    words: list[str],
+    ends: int,
+    redirection: str,
+    sandbox: Sandbox,
+    shell: Shell,
+    tmp_path: Path,
+) -> None:
+    """
+    `ledger history | head -1` is no failure: a command ends as it would with a reader.
+    """
+    url = a_ledger(tmp_path, shell)
+    asked = shlex.join(command(*[url if word == "URL" else word for word in words]))
+    env = {**environment(), "AWS_ENDPOINT_URL_MARKETPLACE_METERING": sandbox.url}
+
+    done = subprocess.run(  # noqa: S603 - a shell closes streams best
+        ["/bin/bash", "-c", f"{asked} {redirection}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        check=False,
+        env=env,
+        timeout=30,
+    )
+
+    assert (ends, False) == (done.returncode, b"Traceback" in done.stderr), done.stderr
+    assert b"roken pipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ledger", "history", "URL"], "results cannot be written to stdout: "),
+        (["ledger", "history", "URL", "--csv"], "results cannot be written to stdout: "),
+        (["ledger", "status", "URL"], "results cannot be written to stdout: "),
+        (["ledger", "status", "URL", "--prometheus"], "results cannot be written to stdout: "),
+        (["ledger", "add", "URL", *ADD], "the usage is stored, but results cannot be written"),
+        (
+            ["meter", *ADD[:4], *ADD[6:]],
+            "the service has answered, but results cannot be written",
+        ),
+        (["ledger", "import", "URL", "ten"], "; the lines are in the ledger all the same"),
+    ],
+)
+def test_a_full_disk_under_results_is_told_with_what_is_done(
+    words: list[str], said: str, sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """
+    Who takes it for a failure would add the usage again.
+    """
+    url = a_ledger(tmp_path, shell)
+    (tmp_path / "ten").write_text("".join(f"{line(n)}\n" for n in range(10)))
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(  # noqa: S603
+            command(
+                *[url if word == "URL" else word for word in words],
+                *ADD[6:][: 2 * ("ten" in words)],
+            ),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env={**environment(), "AWS_ENDPOINT_URL_MARKETPLACE_METERING": sandbox.url},
+            cwd=tmp_path,
+            timeout=30,
+        )
+
+    assert 2 == done.returncode
+    assert said in done.stderr.decode()
+    assert "No space left on device" in done.stderr.decode()
+
+
+def test_status_is_shown_in_any_locale(shell: Shell, tmp_path: Path) -> None:
+    """
+    An exit code of 1 would say that usage has ended unmetered.
+    """
+    url = a_ledger(tmp_path, shell, "größe \U0001f4b6")
+
+    done = process("ledger", "status", url, PYTHONIOENCODING="latin-1")
+
+    assert 0 == done.code
+    assert "größe \\U0001f4b6" in done.out
+
+
+@pytest.mark.parametrize("words", [["--csv"], []])
+def test_history_is_shown_in_any_locale(words: list[str], shell: Shell, tmp_path: Path) -> None:
+    """
+    What stdout has no characters for is escaped.
+    """
+    url = a_ledger(tmp_path, shell, "größe")
+
+    done = process("ledger", "history", url, *words, PYTHONIOENCODING="ascii")
+
+    assert (0, 2) == (done.code, done.out.count("xf6") + done.out.count("00f6"))
