@@ -10,6 +10,7 @@ service's window share chunks of their own, so that a refusal for their sake cos
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
@@ -26,6 +27,7 @@ _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
+_lane: Final = lru_cache(maxsize=1_000)(Lane)  # most records are of few
 
 
 class Backlog:
@@ -189,7 +191,7 @@ class Backlog:
     def lane_of(self, record: UsageRecord) -> Lane:
         """Return the lane that *record* travels in now."""
         code, licensed = record.product_code or self.product_code, record.license_arn is not None
-        return Lane(code, licensed, self.group_of(record) if licensed and code is None else None)
+        return _lane(code, licensed, self.group_of(record) if licensed and code is None else None)
 
     def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:
         dropped: list[PendingRecord] = []
