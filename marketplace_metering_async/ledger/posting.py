@@ -111,7 +111,7 @@ class Changes:
     Attributes:
         grown_hours: urgent, quantity, events, stamp, opened_at, seal_at, hour_id.
         new_hours: urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour.
-        removed_hours: hour_id; with what they carried.
+        removed_hours: hour_ids; with what they carried.
         carried: key_id, hour, origin, quantity, events; to add to what is there.
         stranded: key_id, origin, state, quantity, events, since; to add to what is there.
         events: event_id, digest, added_at.
@@ -120,7 +120,7 @@ class Changes:
 
     grown_hours: list[tuple[int, int, int, int, int, int, int]] = field(factory=list)
     new_hours: list[tuple[int, int, int, int, int, int, int, int]] = field(factory=list)
-    removed_hours: list[tuple[int]] = field(factory=list)
+    removed_hours: list[int] = field(factory=list)
     carried: list[tuple[int, int, int, int, int]] = field(factory=list)
     stranded: list[tuple[int, int, str, int, int, int]] = field(factory=list)
     events: list[tuple[str, bytes, int]] = field(factory=list)
@@ -142,7 +142,7 @@ class Changes:
             self.new_hours.append((*figures, key.key_id, hour.hour))
             return 1
         if hour.removed:
-            self.removed_hours.append((hour.hour_id,))
+            self.removed_hours.append(hour.hour_id)
             return -1
         self.grown_hours.append((*figures, hour.hour_id))
         return 0

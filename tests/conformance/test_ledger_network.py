@@ -301,7 +301,7 @@ async def test_a_doubt_that_was_settled_is_none(
     async def broken_the_second_time(db: Any) -> None:
         tries.append(1)
         if len(tries) == 2:
-            await db.execute("SELECT 1 / 0")
+            await db.fetch("SELECT 1 / 0")
 
     async with proxy_to(place) as proxy, house_at(proxy.url) as house:
         late = proxy.delay_commit(cut=True)

@@ -13,11 +13,9 @@ A transaction of a caller locks its event ids alone.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from importlib.resources.abc import Traversable
-from random import randrange
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerError, UsageRefusedError
@@ -28,7 +26,7 @@ from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import (
-    postgresql_adding,
+    adding,
     postgresql_arrivals,
     postgresql_moving,
     postgresql_plain,
@@ -36,19 +34,15 @@ from marketplace_metering_async.ledger.stores import (
 from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.identifying import identity
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
-from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder, watermark_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 
 T = TypeVar("T")
 
 _NOTES_AT_ONCE: Final = 1_000
-_SHARDS: Final = 16
-"""Of each kept sum."""
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 """Seconds for which a group waits for others, each time that it is tried."""
 _FOLDED_AT_ONCE: Final = 1_000
@@ -87,7 +81,6 @@ class PostgresStore(Store):
         self._connections = PostgresConnections(plain, create=create, reach=reach, schema=schema)
         self._reach = reach
         self._warn: Warn
-        self._shard = randrange(_SHARDS)
         self._hours = PlainHours()
         self._unfit = set[int]()  # rows of callers that no hour can hold, and that were named
 
@@ -111,12 +104,10 @@ class PostgresStore(Store):
         return self._connections.clock
 
     async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
-        return await self._connections.run(
-            lambda db: verb(PostgresDatabase(db, self._shard)), once=once, though_moved=though_moved
-        )
+        return await self._connections.run(verb, once=once, though_moved=though_moved)
 
     async def _read(self, verb: Verb[T]) -> T:
-        return await self._connections.read(lambda db: verb(PostgresDatabase(db, self._shard)))
+        return await self._connections.read(verb)
 
     async def _mark(self, db: Database) -> str:
         """Return the cluster and the database in it."""
@@ -172,20 +163,30 @@ class PostgresStore(Store):
         *,
         blindly: bool,
     ) -> list[PostingResult]:
-        given = (group, now, rules, self._hours)
-        post = partial(postgresql_adding.post, shard=self._shard, reach=self._reach)
-        at_once = partial(postgresql_adding.at_once, shard=self._shard, reach=self._reach)
+        given, reach = (now, rules, self._hours), self._reach
+        if not blindly:
+            return await self._connections.run(
+                lambda db: adding.post_carefully(db, group, *given, reach=reach),
+                once=True,
+                patience=patience,
+            )
+        plan = self._hours.plan(group, now, rules)
         return await self._connections.run(
-            lambda db: post(db, *given, blindly=blindly),
+            lambda db: adding.post(db, group, *given, reach=reach),
             once=True,
             patience=patience,
-            at_once=at_once(*given) if blindly else None,
+            at_once=postgresql_plain.at_once(
+                group,
+                plan,
+                rules,
+                self._connections.shard,
+                lambda db: adding.post_the_rest(db, plan, *given, reach=reach),
+            ),
         )
 
     async def _held(self, group: Sequence[Usage]) -> Collection[str]:
         names = [usage.event_id for usage in group if usage.event_id is not None]
-        held = postgresql_arrivals.held_events
-        return await self._connections.read(lambda db: held(db, names))
+        return await self._read(lambda db: postgresql_arrivals.held_events(db, names))
 
     async def post_on(
         self, connection: Connection, usage: Usage, now: int, rules: PostingRules
@@ -206,15 +207,13 @@ class PostgresStore(Store):
 
     async def _arrived(self, after: int) -> list[int]:
         arrived = postgresql_arrivals.arrived
-        return await self._connections.read(lambda db: arrived(db, after, _FOLDED_AT_ONCE))
+        return await self._read(lambda db: arrived(db, after, _FOLDED_AT_ONCE))
 
     async def _fold(self, ids: Sequence[int], now: int, rules: PostingRules) -> Counter[HourState]:
         """Fold some rows; where the database refuses one of them, part by part."""
         fold = postgresql_arrivals.fold
         try:
-            return await self._connections.run(
-                lambda db: fold(db, ids, now, rules, shard=self._shard, reach=self._reach)
-            )
+            return await self._change(lambda db: fold(db, ids, now, rules, self._reach))
         except UsageRefusedError as error:
             if len(ids) == 1:
                 if ids[0] not in self._unfit:
@@ -224,20 +223,6 @@ class PostgresStore(Store):
         half = len(ids) // 2
         return await self._fold(ids[:half], now, rules) + await self._fold(ids[half:], now, rules)
 
-    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
-        """See Store."""
-        known = await self._connections.read(lambda db: postgresql_plain.known_events(db, names))
-        return known.digests
-
-    async def whole_dimensions(self) -> WholeDimensions:
-        """See Store."""
-        return await self._connections.read(postgresql_adding.whole_dimensions)
-
-    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
-        """See Store."""
-        declare = postgresql_adding.declare_whole
-        await self._connections.run(lambda db: declare(db, whole, now))
-
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
         until: float = await self._change(lambda db: db.fetchval(_RESERVE, seconds))
@@ -245,7 +230,7 @@ class PostgresStore(Store):
 
     async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
         """See Store."""
-        return await self._connections.read(lambda db: postgresql_arrivals.entries(db, query))
+        return await self._read(lambda db: postgresql_arrivals.entries(db, query))
 
     async def tidy(self) -> bool:
         """See Store: notes of processes that have ended."""
@@ -269,11 +254,3 @@ class PostgresStore(Store):
         """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
         await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
         return await super()._retire(db, to)
-
-    async def dump(
-        self, table: str, after: tuple[Any, ...] | None, limit: int
-    ) -> Sequence[Mapping[str, Any]]:
-        """See Store."""
-        return await self._connections.read(
-            lambda db: postgresql_moving.dump(db, table, after, limit)
-        )

@@ -1,7 +1,7 @@
 """What is in a ledger: figures, the story of every hour, and what may be forgotten."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from marketplace_metering_async.ledger.history import (
     HistoryEntry,
@@ -27,6 +27,7 @@ from marketplace_metering_async.ledger.stores.history_pages import (
     Page,
 )
 from marketplace_metering_async.ledger.stores.identifying import identity
+from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.quantities import MILLION
 
@@ -45,6 +46,14 @@ SUMS: Final = Dialects(
     """,
 )
 """In PostgreSQL with what is not added to its hour yet, here and below: it is open."""
+KEPT_SUMS: Final = Dialects(
+    sqlite="kept_sum",
+    postgresql="""
+    (SELECT product_code, dimension, state, SUM(quantity) AS quantity,
+            SUM(records)::bigint AS records, MAX(latest) AS latest
+     FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state) AS sums
+    """,
+)
 OLDEST: Final = Dialects(
     sqlite="""
     SELECT hour FROM hour WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
@@ -217,6 +226,20 @@ async def _by_row(
     for row in await db.fetch(statement, ids):
         found.setdefault(row[column], []).append(row)
     return found
+
+
+async def dump(
+    db: Database, table: str, after: tuple[Any, ...] | None, limit: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the next rows of a table *after* a key, in the order of its key."""
+    key = ", ".join(TABLES[table].key)
+    numbers = ", ".join(f"${number}" for number, _ in enumerate(TABLES[table].key, 2))
+    place = "" if after is None else f"WHERE ({key}) > ({numbers})"
+    rows_of = KEPT_SUMS if table == "kept_sum" else both(f"marketplace_metering.{table}")
+    statement = Dialects(
+        *(f"SELECT * FROM {name} {place} ORDER BY {key} LIMIT $1" for name in rows_of)
+    )
+    return [with_quantity(row) for row in await db.fetch(statement, limit, *(after or ()))]
 
 
 async def prune(db: Database, before: int, limit: int) -> int:

@@ -18,6 +18,7 @@ from marketplace_metering_async.ledger.resolutions import (
     require_stranded,
     require_unbilled,
 )
+from marketplace_metering_async.ledger.stores.adding import load, write
 from marketplace_metering_async.ledger.stores.database import (
     Database,
     Dialects,
@@ -169,7 +170,7 @@ async def _resolve_stranded(
 async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
     """Move the usage of hours to the hour that runs; see Store."""
     keys = [key_of(row["name"]) for row in await db.fetch(KEYS, hours)]
-    into = await db.load(dict.fromkeys(keys, Wanted("", hour_of(note.at))))
+    into = await load(db, dict.fromkeys(keys, Wanted("", hour_of(note.at))))
     ended = await _hours(db, hours)
     for one in ended:
         require_unbilled(one)
@@ -177,7 +178,7 @@ async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingR
     posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
     for one in ended:
         posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
-    await db.write(posting.changes())
+    await write(db, posting.changes())
     return len(ended)
 
 

@@ -34,7 +34,13 @@ from marketplace_metering_async.ledger.model import (
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.status import Figures
-from marketplace_metering_async.ledger.stores import reports, resolving, sending, subscriptions
+from marketplace_metering_async.ledger.stores import (
+    adding,
+    reports,
+    resolving,
+    sending,
+    subscriptions,
+)
 from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.identifying import (
     ADOPT,
@@ -185,17 +191,17 @@ class Store(ABC):
         """
         return Counter()
 
-    @abstractmethod
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """Return the event ids among *names* that are known, with the digest of what was said."""
+        return (await self._read(lambda db: adding.known_events(db, names))).digests
 
-    @abstractmethod
     async def whole_dimensions(self) -> WholeDimensions:
         """Return the dimensions that are declared whole."""
+        return await self._read(adding.whole_dimensions)
 
-    @abstractmethod
     async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
         """Let these dimensions be whole, and no others, for all usage that is added from now on."""
+        await self._change(lambda db: adding.declare_whole(db, whole, now))
 
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """Note that a subscription ends at *at*; return how many hours are due by then."""
@@ -435,11 +441,11 @@ class Store(ABC):
         undo = "UPDATE marketplace_metering.ledger SET moved_to = NULL WHERE moved_to = $1"
         await self._change(lambda db: db.fetch(undo, moved_name(to)), though_moved=True)
 
-    @abstractmethod
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int
     ) -> Sequence[Mapping[str, Any]]:
         """Return the next rows of a table of TABLES *after* a key, in the order of its key."""
+        return await self._read(lambda db: reports.dump(db, table, after, limit))
 
     # What they have in common
 

@@ -245,7 +245,7 @@ def test_what_was_used_after_a_subscription_had_ended_is_stranded() -> None:
     sealing = way.posting.close(KEY, NOON - HOUR - 1)
 
     assert 0 == sealing
-    assert [(7,)] == way.changes.removed_hours
+    assert [7] == way.changes.removed_hours
     assert (4, 1) == (way.hour(NOON - 2 * HOUR).quantity, way.hour(NOON - 2 * HOUR).events)
     assert NOON - HOUR - 1 == way.hour(NOON - 2 * HOUR).stamp
     assert [
