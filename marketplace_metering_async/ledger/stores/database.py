@@ -86,10 +86,6 @@ def without_schema(statement: str) -> str:
     return statement.replace("marketplace_metering.", "")
 
 
-DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
-"""What a copy lacks may have sent them."""
-
-
 class Database(ABC):
     """One transaction of a database."""
 

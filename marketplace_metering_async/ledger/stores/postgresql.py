@@ -15,7 +15,7 @@ A transaction of a caller locks its event ids alone.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from importlib.resources.abc import Traversable
-from typing import Final, TypeVar
+from typing import Final
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerError, UsageRefusedError
@@ -23,7 +23,6 @@ from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import HIDDEN, Identity
 from marketplace_metering_async.ledger.model import HourState, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
-from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import (
     adding,
@@ -31,16 +30,14 @@ from marketplace_metering_async.ledger.stores import (
     postgresql_moving,
     postgresql_plain,
 )
-from marketplace_metering_async.ledger.stores.database import Database, Verb
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.identifying import identity
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder, watermark_of
-from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
-
-T = TypeVar("T")
+from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
 _NOTES_AT_ONCE: Final = 1_000
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
@@ -78,36 +75,14 @@ class PostgresStore(Store):
     ) -> None:
         """Note where; open() does the work. *schema* is for tests."""
         plain, self._folder = watermark_of(url)
-        self._connections = PostgresConnections(plain, create=create, reach=reach, schema=schema)
-        self._reach = reach
-        self._warn: Warn
-        self._hours = PlainHours()
+        self._database = PostgresConnections(plain, create=create, reach=reach, schema=schema)
+        super().__init__(self._database, reach)
         self._unfit = set[int]()  # rows of callers that no hour can hold, and that were named
-
-    async def open(self, warn: Warn) -> None:
-        """See Store."""
-        self._warn = warn
-        await self._connections.open(warn)
-
-    async def aclose(self) -> None:
-        """See Store."""
-        await self._connections.aclose()
-
-    @property
-    def may_write(self) -> bool:
-        """See Store."""
-        return self._connections.may_write
 
     @property
     def clock(self) -> Clock:
         """See Store: the server's."""
-        return self._connections.clock
-
-    async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
-        return await self._connections.run(verb, once=once, though_moved=though_moved)
-
-    async def _read(self, verb: Verb[T]) -> T:
-        return await self._connections.read(verb)
+        return self._database.clock
 
     async def _mark(self, db: Database) -> str:
         """Return the cluster and the database in it."""
@@ -126,7 +101,7 @@ class PostgresStore(Store):
         return WatermarkFolder(self._folder, str(ledger.ledger_id))
 
     def _remember(self, ledger: Identity) -> None:
-        self._connections.remember(ledger.claims)
+        self._database.remember(ledger.claims)
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
@@ -165,13 +140,13 @@ class PostgresStore(Store):
     ) -> list[PostingResult]:
         given, reach = (now, rules, self._hours), self._reach
         if not blindly:
-            return await self._connections.run(
+            return await self._database.run(
                 lambda db: adding.post_carefully(db, group, *given, reach=reach),
                 once=True,
                 patience=patience,
             )
         plan = self._hours.plan(group, now, rules)
-        return await self._connections.run(
+        return await self._database.run(
             lambda db: adding.post(db, group, *given, reach=reach),
             once=True,
             patience=patience,
@@ -179,7 +154,7 @@ class PostgresStore(Store):
                 group,
                 plan,
                 rules,
-                self._connections.shard,
+                self._database.shard,
                 lambda db: adding.post_the_rest(db, plan, *given, reach=reach),
             ),
         )
@@ -193,7 +168,7 @@ class PostgresStore(Store):
     ) -> PostingResult:
         """See Store."""
         arrive = postgresql_arrivals.arrive
-        return await self._connections.run_on(
+        return await self._database.run_on(
             connection, lambda db: arrive(db, usage, now, rules, self._reach)
         )
 
@@ -239,11 +214,11 @@ class PostgresStore(Store):
 
     async def take_over(self, source: Store) -> int:
         """See Store."""
-        return await postgresql_moving.take_over(self._connections, source)
+        return await postgresql_moving.take_over(self._database, source)
 
     async def let_go(self, source: Store) -> None:
         """See Store."""
-        await postgresql_moving.let_go(self._connections, source)
+        await postgresql_moving.let_go(self._database, source)
 
     async def retire(self, to: str) -> Identity:
         """See Store."""

@@ -25,7 +25,8 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.callers_connection import connection_under
-from marketplace_metering_async.ledger.stores.database import DOUBT, Database, Row
+from marketplace_metering_async.ledger.stores.database import Database, Row
+from marketplace_metering_async.ledger.stores.identifying import guard
 from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
@@ -45,7 +46,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
 )
 from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade, place_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
-from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
+from marketplace_metering_async.ledger.watermark import Memory, Missing
 
 T = TypeVar("T")
 
@@ -77,11 +78,6 @@ _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger
 _LANDED: Final = """
     SELECT posted_at, claims FROM marketplace_metering.posting, marketplace_metering.ledger
     WHERE posting_id = $1
-"""
-_GUARD: Final = f"""
-    UPDATE marketplace_metering.ledger SET held_through = {UNKNOWN},
-        guarded_since = EXTRACT(EPOCH FROM now())::bigint
-    WHERE guarded_since IS NULL
 """
 
 
@@ -262,8 +258,7 @@ class PostgresConnections:
         note_found = not memory.notes or begun["note_found"]
         missing = memory.missing(begun["claims"], note_found=note_found)
         if missing is not None and missing.is_copy:
-            await db.fetch(_GUARD)
-            await db.fetch(DOUBT)
+            await guard(db, int(begun["clock"]))
         return missing
 
     def remember(self, claims: int) -> None:

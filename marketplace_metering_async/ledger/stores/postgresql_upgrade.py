@@ -6,7 +6,12 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerMissingError, LedgerUnusableError
-from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition, version_in
+from marketplace_metering_async.ledger.stores.migrations import (
+    Migration,
+    first_edition,
+    migrate,
+    version_in,
+)
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_schema import USUAL
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
@@ -72,15 +77,7 @@ class SchemaUpgrade:
             if not await connection.fetchval("SELECT to_regnamespace($1)", self.schema):
                 await connection.execute(f"CREATE SCHEMA {self.schema}")
             db = PostgresDatabase(connection, self.schema)
-            for migration in self.migrations:
-                if migration.version > version:
-                    for statement in migration.statements:
-                        await db.fetch(statement)
-                        self.reach("migrate: statement")
-                    await db.fetch(
-                        "UPDATE marketplace_metering.ledger SET version = $1", migration.version
-                    )
-            self.reach("migrate: done")
+            await migrate(db, self.migrations, version, self.reach)
 
     async def _version(self, connection: Connection) -> int:
         """Return the version of the schema; 0 where there is none, and one may be made."""

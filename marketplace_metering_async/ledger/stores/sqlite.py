@@ -6,23 +6,19 @@ SQLite has one writer at a time: what a verb reads stays so until it has written
 
 from collections.abc import Awaitable, Mapping, Sequence
 from importlib.resources.abc import Traversable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
-from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import adding
-from marketplace_metering_async.ledger.stores.database import Database, Verb
-from marketplace_metering_async.ledger.stores.sqlite_database import run
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
 from marketplace_metering_async.ledger.stores.sqlite_plain import OtherHoursError
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
-from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
-
-T = TypeVar("T")
+from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
 _LONG_LOG: Final = 2**28
 """Bytes; SQLite empties it when it has 4 MB, unless somebody reads."""
@@ -45,35 +41,7 @@ class SqliteStore(Store):
     ) -> None:
         """Note where; open() does the work. *connect* and *schema* are for tests."""
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
-        self._reach = reach
-        self._hours = PlainHours()
-        self._warn: Warn
-
-    async def open(self, warn: Warn) -> None:
-        """See Store."""
-        self._warn = warn
-        await self._file.open(warn)
-
-    async def aclose(self) -> None:
-        """See Store."""
-        await self._file.aclose()
-
-    @property
-    def may_write(self) -> bool:
-        """See Store."""
-        return self._file.may_write
-
-    async def _change(
-        self,
-        verb: Verb[T],
-        *,
-        once: bool = False,  # as all are
-        though_moved: bool = False,
-    ) -> T:
-        return await self._file.change(lambda db: run(db, verb), though_moved=though_moved)
-
-    async def _read(self, verb: Verb[T]) -> T:
-        return await self._file.read(lambda db: run(db, verb))
+        super().__init__(self._file, reach)
 
     async def _mark(self, db: Database) -> str:
         return self._file.mark()
@@ -95,7 +63,7 @@ class SqliteStore(Store):
         try:
             return await self._change(post)
         except OtherHoursError:
-            return await self._file.change(lambda db: run(db, post, row_by_row=True))
+            return await self._file.run(post, row_by_row=True)
 
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""

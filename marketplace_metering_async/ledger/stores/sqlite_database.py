@@ -16,7 +16,7 @@ from marketplace_metering_async.ledger.stores.database import (
     Verb,
     without_schema,
 )
-from marketplace_metering_async.ledger.stores.sqlite_file import Connection
+from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
 from marketplace_metering_async.ledger.sums import Sum
 from marketplace_metering_async.quantities import MILLION
 

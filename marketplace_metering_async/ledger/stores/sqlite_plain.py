@@ -9,7 +9,9 @@ from typing import Any, Final
 from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainPart, Plan
-from marketplace_metering_async.ledger.stores.sqlite_file import Connection
+
+Connection = Any
+"""sqlite3's, or one like it, in tests of disks."""
 
 NEW_EVENT: Final = "INSERT INTO event (event_id, digest, added_at) VALUES (?, ?, ?)"
 PLAIN_EVENT: Final = f"{NEW_EVENT} ON CONFLICT DO NOTHING"

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from attrs import astuple
@@ -32,6 +32,7 @@ from marketplace_metering_async.ledger.model import (
     Usage,
 )
 from marketplace_metering_async.ledger.open_hours import PostingRules
+from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.status import Figures
 from marketplace_metering_async.ledger.stores import (
@@ -58,6 +59,29 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 T = TypeVar("T")
 
 
+class Connections(Protocol):
+    """How a store reaches its database."""
+
+    @property
+    def may_write(self) -> bool:
+        """See Store."""
+        ...
+
+    async def open(self, warn: Warn) -> None:
+        """See Store."""
+
+    async def aclose(self) -> None:
+        """See Store."""
+
+    async def run(self, verb: Verb[T], /, *, once: bool, though_moved: bool) -> T:
+        """See Store._change."""
+        ...
+
+    async def read(self, verb: Verb[T], /) -> T:
+        """See Store._read."""
+        ...
+
+
 class Store(ABC):
     """
     A place for one ledger.
@@ -73,8 +97,13 @@ class Store(ABC):
     """Whether relays on other machines use the same quota, and agree on it here."""
     mark_is_proof: bool
     """See Place."""
-    _reach: FailPoint
-    _warn: Warn
+
+    def __init__(self, connections: Connections, reach: FailPoint) -> None:
+        """Note how its database is reached; open() does the work. *reach* is for tests."""
+        self._connections = connections
+        self._reach = reach
+        self._hours = PlainHours()
+        self._warn: Warn
 
     @property
     def clock(self) -> Clock:
@@ -82,11 +111,10 @@ class Store(ABC):
         return SystemClock()
 
     @property
-    @abstractmethod
     def may_write(self) -> bool:
         """Whether its role and server let this process write, as it was when it was opened."""
+        return self._connections.may_write
 
-    @abstractmethod
     async def open(self, warn: Warn) -> None:
         """
         Connect, and bring the schema up to date under a lock.
@@ -96,10 +124,12 @@ class Store(ABC):
         Raises:
             LedgerUnusableError: it cannot be used; the text says why.
         """
+        self._warn = warn
+        await self._connections.open(warn)
 
-    @abstractmethod
     async def aclose(self) -> None:
         """Let go of it; twice is fine."""
+        await self._connections.aclose()
 
     # Who it is
 
@@ -449,7 +479,6 @@ class Store(ABC):
 
     # What they have in common
 
-    @abstractmethod
     async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
         """
         Run a *verb* in one durable transaction.
@@ -457,10 +486,11 @@ class Store(ABC):
         What must take place *once* does, however often the connection is lost. A ledger that has
         moved is changed by nothing but what says *though_moved*.
         """
+        return await self._connections.run(verb, once=once, though_moved=though_moved)
 
-    @abstractmethod
     async def _read(self, verb: Verb[T]) -> T:
         """Run a *verb* on what is committed."""
+        return await self._connections.read(verb)
 
     @abstractmethod
     async def _mark(self, db: Database) -> str:
