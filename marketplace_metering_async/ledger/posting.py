@@ -76,10 +76,10 @@ def first_hours(
 ) -> dict[int, int]:
     """Return the earliest hour to load by key_id; rivals are looked at from the same hour on."""
     firsts = {keys[key].key_id: one.first for key, one in wanted.items()}
-    for key in wanted:
-        for rival in keys[key].rivals:
-            first = firsts.get(rival.key_id, firsts[keys[key].key_id])
-            firsts[rival.key_id] = min(first, firsts[keys[key].key_id])
+    for key in map(keys.__getitem__, wanted):
+        for rival in key.rivals:
+            first = firsts[key.key_id]
+            firsts[rival.key_id] = min(first, firsts.get(rival.key_id, first))
     return firsts
 
 

@@ -218,7 +218,7 @@ class PostgresStore(Store):
 
     async def let_go(self, source: Store) -> None:
         """See Store."""
-        await postgresql_moving.let_go(self._database, source)
+        await self._change(lambda db: postgresql_moving.let_go(db, source))
 
     async def retire(self, to: str) -> Identity:
         """See Store."""

@@ -4,6 +4,7 @@ from typing import Final
 
 from marketplace_metering_async.errors import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger.identity import require_here
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.store import Store
@@ -70,26 +71,22 @@ async def _sums_of(source: Store) -> set[Sum]:
     return set((await source.status(0)).sums)
 
 
-async def let_go(connections: PostgresConnections, source: Store) -> None:
+async def let_go(db: Database, source: Store) -> None:
     """Open *source* again, if nothing of it is here; see Store."""
-    await connections.run(lambda db: _let_go(db, source))
-
-
-async def _let_go(db: PostgresDatabase, source: Store) -> None:
     own = await _alone(db)
     if await _has_usage(db):
         raise LedgerUnusableError("go on with the ledger that it moved to: that one has its usage")
     await source.reinstate(own)
 
 
-async def _give_back(db: PostgresDatabase, source: Store) -> None:
+async def _give_back(db: Database, source: Store) -> None:
     """Open the source again, unless this ledger has taken it over after all."""
     own = await _alone(db)
     if not await _has_usage(db):
         await source.reinstate(own)
 
 
-async def _alone(db: PostgresDatabase) -> str:
+async def _alone(db: Database) -> str:
     """Return the ledger's name, once nobody else adds or moves into it, even in doubt."""
     await db.fetch(
         "LOCK TABLE marketplace_metering.usage_key, marketplace_metering.arrival IN EXCLUSIVE MODE"
@@ -101,7 +98,7 @@ async def _alone(db: PostgresDatabase) -> str:
     return str(ledger_id)
 
 
-async def _has_usage(db: PostgresDatabase) -> bool:
+async def _has_usage(db: Database) -> bool:
     found: bool = await db.fetchval(
         "SELECT EXISTS (SELECT 1 FROM marketplace_metering.usage_key) "
         "OR EXISTS (SELECT 1 FROM marketplace_metering.arrival)"

@@ -31,21 +31,6 @@ from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.quantities import MILLION
 
-SUMS: Final = Dialects(
-    sqlite="""
-    SELECT product_code, dimension, state, units, millionths, records, latest FROM kept_sum
-    """,
-    postgresql="""
-    SELECT product_code, dimension, state, 0, SUM(quantity), SUM(records)::bigint, MAX(latest)
-    FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
-    UNION ALL
-    SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END, dimension, state,
-           0, SUM(quantity), 0, MAX(at)
-    FROM marketplace_metering.arrival CROSS JOIN (VALUES ('open'), ('recorded')) AS kept (state)
-    GROUP BY 1, 2, 3
-    """,
-)
-"""In PostgreSQL with what is not added to its hour yet, here and below: it is open."""
 KEPT_SUMS: Final = Dialects(
     sqlite="kept_sum",
     postgresql="""
@@ -54,6 +39,18 @@ KEPT_SUMS: Final = Dialects(
      FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state) AS sums
     """,
 )
+SUMS: Final = Dialects(
+    sqlite=f"SELECT * FROM {KEPT_SUMS.sqlite}",
+    postgresql=f"""
+    SELECT * FROM {KEPT_SUMS.postgresql}
+    UNION ALL
+    SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END, dimension, state,
+           SUM(quantity), 0, MAX(at)
+    FROM marketplace_metering.arrival CROSS JOIN (VALUES ('open'), ('recorded')) AS kept (state)
+    GROUP BY 1, 2, 3
+    """,
+)
+"""In PostgreSQL with what is not added to its hour yet, here and below: it is open."""
 OLDEST: Final = Dialects(
     sqlite="""
     SELECT hour FROM hour WHERE state IN ('open', 'frozen') AND quantity > 0 ORDER BY hour LIMIT 1
@@ -143,12 +140,7 @@ async def figures(db: Database, now: int) -> Figures:
     next_send, next_seal = await db.fetchrow(NEXT)
     return Figures(
         ledger=await identity(db),
-        sums=[
-            Sum(product, dimension, state, joined(units, millionths), records, latest)
-            for product, dimension, state, units, millionths, records, latest in await db.fetch(
-                SUMS
-            )
-        ],
+        sums=[Sum(**with_quantity(row)) for row in await db.fetch(SUMS)],
         oldest_hour=oldest,
         first_stamp=await db.fetchval(FIRST_STAMP, oldest),
         at_risk=joined(*await db.fetchrow(AT_RISK, *AtRisk.at(now))),

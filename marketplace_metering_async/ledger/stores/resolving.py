@@ -11,7 +11,6 @@ from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
     ended_hours,
     fates_of_taken,
-    reopened_sums,
     require_all,
     require_ended,
     require_no_claim,
@@ -129,17 +128,11 @@ async def _change(
     note: Note,
     sums: Sums,
 ) -> None:
-    await _write_down(db, hours, after, note)
-    for one in hours:
-        sums.move(one.of, one.state, after, one.quantity)
-
-
-async def _write_down(
-    db: Database, hours: Sequence[EndedHour], after: HourState, note: Note
-) -> None:
     await db.fetch(RESOLVE, [one.hour_id for one in hours], after, note.at)
     notes = [(one.hour_id, None, note.at, one.state, after, note.text) for one in hours]
     await db.for_each(NOTE, notes)
+    for one in hours:
+        sums.move(one.of, one.state, after, one.quantity)
 
 
 async def _resolve_stranded(
@@ -174,10 +167,11 @@ async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingR
     ended = await _hours(db, hours)
     for one in ended:
         require_unbilled(one)
-    await _write_down(db, ended, HourState.REOPENED, note)
-    posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
+    sums = Sums()
+    await _change(db, ended, HourState.REOPENED, note, sums)
+    posting = Posting(note.at, rules, into, sums=sums.changes())
     for one in ended:
-        posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
+        posting.carry(one.key, one.hour, HourState.REOPENED, one.quantity, one.events)
     await write(db, posting.changes())
     return len(ended)
 
