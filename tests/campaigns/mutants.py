@@ -47,17 +47,7 @@ def acknowledge_before_send() -> None:
         async def claimed(self: Any, now: int, rules: Any) -> Any:
             held = await claim(self, now, rules)
             metered = [
-                Settlement(
-                    hour_id=h.hour_id,
-                    fence=h.fence,
-                    digest=h.digest,
-                    state=HourState.METERED,
-                    status="Success",
-                    host=h.host,
-                    quantity=h.quantity,
-                    of=h.key.summed_under(h.license_product),
-                )
-                for h in held
+                Settlement(claim=one, state=HourState.METERED, status="Success") for one in held
             ]
             if metered:
                 await self.settle(metered, now)
@@ -200,7 +190,9 @@ def duplicate_is_sent_again() -> None:
     def instead(settle: Any) -> Any:
         async def settled(self: Any, settlements: Any, now: int) -> Any:
             counted = await settle(self, settlements, now)
-            again = [held[o.hour_id] for o in counted if o.status == RecordStatus.DUPLICATE_RECORD]
+            again = [
+                held[o.claim.hour_id] for o in counted if o.status == RecordStatus.DUPLICATE_RECORD
+            ]
             usage = [Usage(h.key, h.license_product, now, h.quantity, None, b"") for h in again]
             if usage:
                 await self.post(usage, now, PostingRules())

@@ -199,7 +199,7 @@ async def settle(
     db: Database, settlements: Sequence[Settlement], now: int, reach: FailPoint
 ) -> list[Settlement]:
     """Write down what claims came to; see Store."""
-    ids = [one.hour_id for one in settlements]
+    ids = [one.claim.hour_id for one in settlements]
     rows = {
         hour_id: Standing(fence, HourState(state), digest, host)
         for hour_id, fence, state, digest, host in await db.fetch(STANDING, ids)
