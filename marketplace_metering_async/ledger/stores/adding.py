@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.model import (
+    HourState,
     ProductDimension,
     Usage,
     UsageKey,
@@ -48,7 +49,7 @@ NEW_KEYS: Final = for_rows(
     INSERT INTO marketplace_metering.usage_key
         (key_id, name, product_code, customer_aws_account_id, customer_identifier, license_arn,
          dimension, license_product, billed_as)
-    SELECT * FROM {given} WHERE true ON CONFLICT (name) DO NOTHING
+    {values} ON CONFLICT (name) DO NOTHING
     """,
     "key_id bigint, name text, product_code text, customer_aws_account_id text, "
     "customer_identifier text, license_arn text, dimension text, license_product text, "
@@ -85,24 +86,29 @@ HOURS: Final = Dialects(
     ORDER BY key_id, hour FOR UPDATE OF hour
     """,
 )
-GROWN_HOURS: Final = for_rows(
-    """
-    UPDATE marketplace_metering.hour SET urgent = given.urgent, quantity = given.quantity,
-        events = given.events, stamp = given.stamp, opened_at = given.opened_at,
-        seal_at = given.seal_at
-    FROM {given} WHERE hour.hour_id = given.hour_id
+GROWN_HOURS: Final = Dialects(
+    sqlite="""
+    UPDATE hour SET urgent = ?, quantity = ?, events = ?, stamp = ?, opened_at = ?, seal_at = ?
+    WHERE hour_id = ?
     """,
-    "urgent bigint, quantity bigint, events bigint, stamp bigint, opened_at bigint, "
-    "seal_at bigint, hour_id bigint",
+    postgresql="""
+    UPDATE marketplace_metering.hour SET urgent = grown.urgent, quantity = grown.quantity,
+        events = grown.events, stamp = grown.stamp, opened_at = grown.opened_at,
+        seal_at = grown.seal_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                $7::bigint[])
+        AS grown (urgent, quantity, events, stamp, opened_at, seal_at, hour_id)
+    WHERE hour.hour_id = grown.hour_id
+    """,
 )
 NEW_HOURS: Final = for_rows(
     """
     INSERT INTO marketplace_metering.hour
         (urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour, state)
-    SELECT *, 'open' FROM {given}
+    {values}
     """,
     "urgent bigint, quantity bigint, events bigint, stamp bigint, opened_at bigint, "
-    "seal_at bigint, key_id bigint, hour bigint",
+    "seal_at bigint, key_id bigint, hour bigint, state text",
 )
 REMOVED_HOURS: Final = tuple(
     both(f"DELETE FROM marketplace_metering.{table} WHERE hour_id IN ({{rows}})")
@@ -137,7 +143,7 @@ STRANDED_USAGE: Final = Dialects(
 )
 NEW_EVENTS: Final = for_rows(
     """
-    INSERT INTO marketplace_metering.event (event_id, digest, added_at) SELECT * FROM {given}
+    INSERT INTO marketplace_metering.event (event_id, digest, added_at) {values}
     """,
     "event_id text, digest bytea, added_at bigint",
 )
@@ -270,7 +276,7 @@ async def write(db: Database, changes: Changes, reach: FailPoint = no_failure) -
         for key_id, origin, state, quantity, events, since in changes.stranded
     ]
     await db.for_each(GROWN_HOURS, changes.grown_hours)
-    await db.for_each(NEW_HOURS, changes.new_hours)
+    await db.for_each(NEW_HOURS, [(*row, HourState.OPEN) for row in changes.new_hours])
     await db.for_each(CARRIED, changes.carried)
     await db.for_each(STRANDED_USAGE, stranded)
     if changes.removed_hours:

@@ -60,7 +60,7 @@ RESOLVE: Final = both("""
 NOTE: Final = for_rows(
     """
     INSERT INTO marketplace_metering.resolution (hour_id, stranded_id, at, before, after, note)
-    SELECT * FROM {given}
+    {values}
     """,
     "hour_id bigint, stranded_id bigint, at bigint, before text, after text, note text",
 )

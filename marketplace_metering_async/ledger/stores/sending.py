@@ -114,7 +114,7 @@ ATTEMPT: Final = for_rows(
     """
     INSERT INTO marketplace_metering.attempt
         (hour_id, fence, at, status, error, request_id, metering_record_id)
-    SELECT * FROM {given} WHERE true ON CONFLICT (hour_id, fence) DO NOTHING
+    {values} ON CONFLICT (hour_id, fence) DO NOTHING
     """,
     "hour_id bigint, fence bigint, at bigint, status text, error text, request_id text, "
     "metering_record_id text",
