@@ -43,14 +43,13 @@ from marketplace_metering_async.ledger.model import HourState, ProductDimension,
 from marketplace_metering_async.ledger.open_hours import KeyState, PostingRules
 from marketplace_metering_async.ledger.posting import (
     MOST_AHEAD,
-    MOST_WHOLE,
     TO_SEND,
     AddedUsage,
     PostingResult,
     added_to,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
+from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE, WholeDimensions, refusal
 
 _REMEMBERED: Final = 20_000
 """Hours; beyond that, all are forgotten, and remembered as they come."""

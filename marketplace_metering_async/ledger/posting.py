@@ -29,8 +29,8 @@ from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.ledger.watermark import UNKNOWN
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
-from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
+from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE, WholeDimensions, refusal
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
@@ -41,8 +41,6 @@ _AT_LEAST: Final = 300
 MOST_AHEAD: Final = 300
 """Seconds by which usage may be ahead of our clock: as far as those of several machines differ."""
 
-MOST_WHOLE: Final = millionths(MAX_QUANTITY)
-"""Up to that much, whatever it is made of, one hour takes all."""
 _MOST: Final = millionths(MAX_DECIMAL_QUANTITY)
 
 

@@ -168,11 +168,11 @@ async def post(
     reach: FailPoint,
 ) -> list[PostingResult]:
     """Add a group of usage, blindly where *hours* are remembered; see Store."""
-    whole = await _whole_of(db, group)
+    whole = await whole_for(db, group)
     since = await db.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
     plan = hours.plan(group, now, rules, whole=whole, since=since)
     if there := await db.name_events(plan.events()):
-        plan.known((await known_events(db, there)).digests)
+        plan.known((await events_named(db, there)).digests)
     if plan.parts and (others := await db.grow(plan, rules)):
         await db.fetch(FORGET_EVENTS, plan.miss(others))
     reach("post: blindly")
@@ -215,10 +215,9 @@ async def post_the_rest(
     if not plan.careful:
         return plan.results([])
     careful = plan.careful_usage()
-    whole = await _whole_of(db, careful)
+    whole = await whole_for(db, careful)
     keys = await load(db, wanted_by(careful), "NOWAIT" if plan.parts else "")
-    names = [usage.event_id for usage in careful if usage.event_id is not None]
-    known = await known_events(db, names) if names else KnownEvents()
+    known = await known_events(db, careful)
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, plan.sums(), whole=whole)
     results = [posting.post(usage) for usage in careful]
@@ -289,7 +288,13 @@ async def write(db: Database, changes: Changes, reach: FailPoint = no_failure) -
     reach("post: sums written")
 
 
-async def known_events(db: Database, names: Sequence[str]) -> KnownEvents:
+async def known_events(db: Database, group: Sequence[Usage]) -> KnownEvents:
+    """Return what is known of the events of a *group*."""
+    names = [usage.event_id for usage in group if usage.event_id is not None]
+    return await events_named(db, names) if names else KnownEvents()
+
+
+async def events_named(db: Database, names: Sequence[str]) -> KnownEvents:
     """Return what is known of the event ids *names*."""
     *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
     return KnownEvents({name: digest for name, digest, _ in known}, since)
@@ -303,7 +308,7 @@ async def whole_dimensions(db: Database) -> WholeDimensions:
     return frozenset(ProductDimension(*row) for row in found)
 
 
-async def _whole_of(db: Database, group: Sequence[Usage]) -> WholeDimensions:
+async def whole_for(db: Database, group: Sequence[Usage]) -> WholeDimensions:
     """Return the dimensions that are declared whole, where any usage of a *group* asks for them."""
     return await whole_dimensions(db) if any(map(concerns, group)) else frozenset()
 

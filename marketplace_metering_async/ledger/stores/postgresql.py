@@ -161,7 +161,8 @@ class PostgresStore(Store):
 
     async def _held(self, group: Sequence[Usage]) -> Collection[str]:
         names = [usage.event_id for usage in group if usage.event_id is not None]
-        return await self._read(lambda db: postgresql_arrivals.held_events(db, names))
+        rows = await self._read(lambda db: db.fetch(postgresql_arrivals.HELD, names))
+        return {row["event_id"] for row in rows}
 
     async def post_on(
         self, connection: Connection, usage: Usage, now: int, rules: PostingRules
@@ -181,8 +182,9 @@ class PostgresStore(Store):
         return ended
 
     async def _arrived(self, after: int) -> list[int]:
-        arrived = postgresql_arrivals.arrived
-        return await self._read(lambda db: arrived(db, after, _FOLDED_AT_ONCE))
+        arrived = postgresql_arrivals.ARRIVED
+        rows = await self._read(lambda db: db.fetch(arrived, after, _FOLDED_AT_ONCE))
+        return [row["arrival_id"] for row in rows]
 
     async def _fold(self, ids: Sequence[int], now: int, rules: PostingRules) -> Counter[HourState]:
         """Fold some rows; where the database refuses one of them, part by part."""

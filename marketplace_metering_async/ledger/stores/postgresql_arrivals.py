@@ -6,7 +6,7 @@ at once, with a lock by which others know whom they would wait for.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import evolve
@@ -18,7 +18,6 @@ from marketplace_metering_async.ledger.model import HourState, Usage, key_of, na
 from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules, key_state
 from marketplace_metering_async.ledger.posting import (
     AddedUsage,
-    KnownEvents,
     Posting,
     PostingResult,
     introduce_rivals,
@@ -28,13 +27,12 @@ from marketplace_metering_async.ledger.stores.adding import (
     HOURS,
     known_events,
     load,
-    whole_dimensions,
+    whole_for,
     write,
 )
 from marketplace_metering_async.ledger.stores.database import Database, with_quantity
 from marketplace_metering_async.ledger.stores.subscriptions import CUSTOMER
 from marketplace_metering_async.ledger.stores.words import FailPoint
-from marketplace_metering_async.ledger.whole_dimensions import concerns
 
 _LOCK: Final = "hashtextextended('marketplace_metering.event ' || event_id, 7305803390)"
 """Of an event id in this schema."""
@@ -96,9 +94,8 @@ async def arrive(
     """Add usage in the transaction of a caller; return what is to become of it, as it looks now."""
     if usage.event_id is not None:
         await db.fetch(HOLD, usage.event_id)
-    names = [] if usage.event_id is None else [usage.event_id]
-    known = await known_events(db, names) if names else KnownEvents()
-    whole = await whole_dimensions(db) if concerns(usage) else frozenset()
+    known = await known_events(db, [usage])
+    whole = await whole_for(db, [usage])
     keys = {usage.key: await _seen_key(db, usage)}
     result = Posting(now, rules, keys, known, whole=whole).post(usage)
     if isinstance(result, MeteringError) or result.repeated:
@@ -133,16 +130,6 @@ async def _seen_key(db: Database, usage: Usage) -> KeyState:
     for key_id, *hour in await db.fetch(SEEN_HOURS, [*by_id], firsts):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return found[name]
-
-
-async def held_events(db: Database, names: Sequence[str]) -> Collection[str]:
-    """Return those of the event ids *names* that are in an open transaction of a caller."""
-    return {row["event_id"] for row in await db.fetch(HELD, names)}
-
-
-async def arrived(db: Database, after: int, limit: int) -> list[int]:
-    """Return the next rows *after* one that wait to be added to their hours."""
-    return [row["arrival_id"] for row in await db.fetch(ARRIVED, after, limit)]
 
 
 async def fold(

@@ -332,7 +332,7 @@ class SqliteFile:
             )
 
     def _missing(self) -> LedgerMissingError:
-        return LedgerMissingError(f"there is no ledger at {self._path.absolute()}")
+        return LedgerMissingError(f"there is no ledger at {self._path}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -223,7 +223,7 @@ class Store(ABC):
 
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """Return the event ids among *names* that are known, with the digest of what was said."""
-        return (await self._read(lambda db: adding.known_events(db, names))).digests
+        return (await self._read(lambda db: adding.events_named(db, names))).digests
 
     async def whole_dimensions(self) -> WholeDimensions:
         """Return the dimensions that are declared whole."""
