@@ -126,17 +126,19 @@ class PlainHours:
         *,
         since: int = 0,
         whole: WholeDimensions = frozenset(),
+        blindly: bool = True,
     ) -> "Plan":
         """
         Return what of *group* is plain, as far as one can know from memory.
 
-        Nothing is where ids of events that were added before *since* are forgotten, if that is too
-        late for usage of this time: a store may compare `Plan.ids_since` later instead. Of *whole*
-        dimensions no fraction is; they matter only where some usage of the group `concerns` them.
+        Nothing is that is not to be added *blindly*, nor where ids of events that were added before
+        *since* are forgotten, if that is too late for usage of this time: a store may compare
+        `Plan.ids_since` later instead. Of *whole* dimensions no fraction is; they matter only where
+        some usage of the group `concerns` them.
         """
         lost = latest_lost_at(now + rules.grace + TO_SEND - 1)
         plan = Plan(group, now, self, ids_since=lost - MOST_AHEAD)
-        is_valid = rules == self._rules and since <= plan.ids_since
+        is_valid = blindly and rules == self._rules and since <= plan.ids_since
         remembered = self._hours if is_valid else {}
         twice = _ids_given_twice(group)
         parts: dict[PlainHour, PlainPart] = {}

@@ -182,21 +182,6 @@ async def post(
     return await post_the_rest(db, plan, now, rules, hours, reach=reach)
 
 
-async def post_carefully(
-    db: Database,
-    group: Sequence[Usage],
-    now: int,
-    rules: PostingRules,
-    hours: PlainHours,
-    *,
-    reach: FailPoint,
-) -> list[PostingResult]:
-    """Add a group of usage, none of it blindly."""
-    plan = Plan(group, now, hours, ids_since=0)
-    plan.careful.extend(range(len(group)))
-    return await post_the_rest(db, plan, now, rules, hours, reach=reach)
-
-
 async def post_the_rest(
     db: Database,
     plan: Plan,

@@ -13,7 +13,7 @@ A transaction of a caller locks its event ids alone.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
@@ -139,24 +139,18 @@ class PostgresStore(Store):
         blindly: bool,
     ) -> list[PostingResult]:
         given, reach = (now, rules, self._hours), self._reach
+        plan = self._hours.plan(group, now, rules, blindly=blindly)
+
+        def rest(db: Database) -> Awaitable[list[PostingResult]]:
+            return adding.post_the_rest(db, plan, *given, reach=reach)
+
         if not blindly:
-            return await self._database.run(
-                lambda db: adding.post_carefully(db, group, *given, reach=reach),
-                once=True,
-                patience=patience,
-            )
-        plan = self._hours.plan(group, now, rules)
+            return await self._database.run(rest, once=True, patience=patience)
         return await self._database.run(
             lambda db: adding.post(db, group, *given, reach=reach),
             once=True,
             patience=patience,
-            at_once=postgresql_plain.at_once(
-                group,
-                plan,
-                rules,
-                self._database.shard,
-                lambda db: adding.post_the_rest(db, plan, *given, reach=reach),
-            ),
+            at_once=postgresql_plain.at_once(group, plan, rules, self._database.shard, rest),
         )
 
     async def _held(self, group: Sequence[Usage]) -> Collection[str]:
