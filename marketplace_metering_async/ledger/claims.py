@@ -39,7 +39,8 @@ def choose(
         if why is None:
             claimed.append(_claim_on(one, step))
         else:
-            aside.append(_put_aside(one, why))
+            in_doubt = one.in_doubt or one.lapsed
+            aside.append(Settlement(claim=one, state=why, in_doubt=in_doubt, status=why.value))
     return claimed, aside
 
 
@@ -64,20 +65,6 @@ def _reason_to_hold(one: FrozenHour) -> HourState | None:
 
 def _claim_on(one: FrozenHour, step: int) -> FrozenHour:
     return evolve(one, fence=one.fence + step, in_doubt=one.in_doubt or one.lapsed)
-
-
-def _put_aside(one: FrozenHour, state: HourState) -> Settlement:
-    return Settlement(
-        hour_id=one.hour_id,
-        fence=one.fence,
-        digest=one.digest,
-        state=state,
-        in_doubt=one.in_doubt or one.lapsed,
-        status=state.value,
-        host=one.host,
-        quantity=one.quantity,
-        of=one.of,
-    )
 
 
 def mixed_identifiers(claimed: Iterable[FrozenHour]) -> set[str]:

@@ -55,7 +55,7 @@ class Writing(NamedTuple):
                 None if one.state is HourState.FROZEN else now,
                 one.metering_record_id,
                 one.error or _word_of(one),
-                one.hour_id,
+                one.claim.hour_id,
             )
             for one in self.rows.values()
         ]
@@ -64,8 +64,8 @@ class Writing(NamedTuple):
         """Return id and fence of each attempt, when it was, and what the service said."""
         return [
             (
-                one.hour_id,
-                one.fence,
+                one.claim.hour_id,
+                one.claim.fence,
                 now,
                 one.status,
                 one.error,
@@ -79,7 +79,7 @@ class Writing(NamedTuple):
         """Return how the kept sums change."""
         sums = Sums()
         for one in self.moves:
-            sums.move(one.of, one.before, one.state, one.quantity)
+            sums.move(one.claim.of, one.before, one.state, one.claim.quantity)
         return sums.changes()
 
     @property
@@ -98,22 +98,22 @@ def writing_of(settlements: Sequence[Settlement], rows: Mapping[int, Standing]) 
     now = dict(rows)
     found = Writing({}, [], [], [])
     for one in settlements:
-        row = now.get(one.hour_id)
-        if row is None or row.digest != one.digest:
+        row = now.get(one.claim.hour_id)
+        if row is None or row.digest != one.claim.digest:
             continue
         came = evolve(one, before=row.state)
         found.attempts.append(one)
-        if row.host != one.host:
+        if row.host != one.claim.host:
             continue
-        is_latest = row.fence == one.fence
+        is_latest = row.fence == one.claim.fence
         is_success = one.state is HourState.METERED
         if (is_latest and row.state is HourState.FROZEN) or (
             is_success and row.state not in _STANDS
         ):
-            found.rows[one.hour_id] = one
+            found.rows[one.claim.hour_id] = one
             found.moves.append(came)
             found.heard.append(came)
-            now[one.hour_id] = row._replace(state=one.state)
+            now[one.claim.hour_id] = row._replace(state=one.state)
         elif is_latest and row.state is one.state:  # written before, by a try with no answer
             found.heard.append(one)
         elif is_success and row.state is HourState.REOPENED:

@@ -1,12 +1,12 @@
 """The story of every hour: the evidence in a dispute."""
 
-from calendar import monthrange
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import evolve, field, frozen
 
+from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.model import (
     HourState,
     name_of_arrival,
@@ -14,7 +14,7 @@ from marketplace_metering_async.ledger.model import (
     name_of_stranded,
 )
 from marketplace_metering_async.quantities import Quantity, of_millionths
-from marketplace_metering_async.records import SECONDS_PER_DAY
+from marketplace_metering_async.records import SECONDS_PER_HOUR
 
 
 class Row(Protocol):
@@ -196,8 +196,7 @@ class HistoryQuery:
             return query
         start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         first = int(start.timestamp())
-        days = monthrange(start.year, start.month)[1]
-        return evolve(query, first=first, end=first + days * SECONDS_PER_DAY)
+        return evolve(query, first=first, end=last_hour_of_month(first) + SECONDS_PER_HOUR)
 
     @property
     def start(self) -> HistoryPlace:

@@ -24,12 +24,6 @@ def latest_lost_at(moment: int) -> int:
     return int(limits.oldest_open(datetime.fromtimestamp(moment + 1, UTC)).timestamp()) - 1
 
 
-def month_of(at: int) -> tuple[int, int]:
-    """Return year and month (UTC) of *at*."""
-    moment = datetime.fromtimestamp(at, UTC)
-    return moment.year, moment.month
-
-
 @lru_cache(maxsize=1_000)
 def last_hour_of_month(hour: int) -> int:
     """Return the start of the last clock hour (UTC) of the month of *hour*."""

@@ -19,13 +19,7 @@ from marketplace_metering_async.errors import (
     LedgerError,
     MeteringError,
 )
-from marketplace_metering_async.events import (
-    LoggingObserver,
-    Observer,
-    UsageEndedUnmetered,
-    WarningIssued,
-    emit,
-)
+from marketplace_metering_async.events import LoggingObserver, Observer, UsageEndedUnmetered, emit
 from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.ledger.group_commit import GroupCommit, Outcome, failure_of_all
@@ -622,9 +616,6 @@ class UsageLedger(LedgerOperations):
             fold=self._fold,
         )
 
-    def _warn(self, text: str) -> None:
-        emit(self._observer, WarningIssued(text=text))
-
     async def _declare_whole(self) -> None:
         """Keep what is declared now, and warn of what was declared before and is so no more."""
         if self._whole is None or self._whole == (kept := await self._store.whole_dimensions()):
@@ -641,9 +632,6 @@ class UsageLedger(LedgerOperations):
             raise LedgerClosedError(
                 "the ledger belongs to another process or event loop; open one here"
             )
-
-    def _now(self) -> int:
-        return int(self._clock.now().timestamp())
 
     async def _post(self, usages: Sequence[Usage]) -> Sequence[PostingResult | None]:
         results = await self._store.post(usages, self._now(), self._rules)

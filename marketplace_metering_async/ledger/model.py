@@ -285,28 +285,20 @@ class Settlement:
     What one claim came to.
 
     Attributes:
-        digest: Of the record that was claimed: after a failover that lost commits, its row may be
+        claim: With the record as it was claimed: after a failover that lost commits, its row may be
             another record's.
         state: FROZEN where it is to be sent again.
         not_before: Whole seconds since 1970; when it may be sent again.
         in_doubt: Whether the service may have acted upon it.
         status: The verdict in the client's words.
-        host: Where the record was sent to.
-        quantity: Millionths of a unit.
-        of: Where they are summed up.
         before: The state of the row that it came to.
     """
 
-    hour_id: int
-    fence: int
-    digest: bytes
+    claim: FrozenHour
     state: HourState
     not_before: int = 0
     in_doubt: bool = False
     status: str
-    host: str
-    quantity: int
-    of: ProductDimension
     error: str | None = None
     request_id: str | None = None
     metering_record_id: str | None = None

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
+from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
 from marketplace_metering_async.ledger.history import HistoryEntry
 from marketplace_metering_async.ledger.model import DECIDED, ENDED, HourState, Note
@@ -42,6 +43,7 @@ class LedgerOperations(ABC):
 
     _store: Store
     _clock: Clock
+    _observer: Observer
     _rules: PostingRules
 
     async def retry(self, *states: HourState) -> int:
@@ -294,11 +296,11 @@ class LedgerOperations(ABC):
     @abstractmethod
     async def _require_writable(self) -> None: ...
 
-    @abstractmethod
-    def _now(self) -> int: ...
+    def _now(self) -> int:
+        return int(self._clock.now().timestamp())
 
-    @abstractmethod
-    def _warn(self, text: str) -> None: ...
+    def _warn(self, text: str) -> None:
+        emit(self._observer, WarningIssued(text=text))
 
 
 def _name_of(hour: HistoryEntry | str) -> str:

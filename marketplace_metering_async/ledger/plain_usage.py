@@ -43,14 +43,13 @@ from marketplace_metering_async.ledger.model import HourState, ProductDimension,
 from marketplace_metering_async.ledger.open_hours import KeyState, PostingRules
 from marketplace_metering_async.ledger.posting import (
     MOST_AHEAD,
-    MOST_WHOLE,
     TO_SEND,
     AddedUsage,
     PostingResult,
     added_to,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
+from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE, WholeDimensions, refusal
 
 _REMEMBERED: Final = 20_000
 """Hours; beyond that, all are forgotten, and remembered as they come."""
@@ -127,17 +126,19 @@ class PlainHours:
         *,
         since: int = 0,
         whole: WholeDimensions = frozenset(),
+        blindly: bool = True,
     ) -> "Plan":
         """
         Return what of *group* is plain, as far as one can know from memory.
 
-        Nothing is where ids of events that were added before *since* are forgotten, if that is too
-        late for usage of this time: a store may compare `Plan.ids_since` later instead. Of *whole*
-        dimensions no fraction is; they matter only where some usage of the group `concerns` them.
+        Nothing is that is not to be added *blindly*, nor where ids of events that were added before
+        *since* are forgotten, if that is too late for usage of this time: a store may compare
+        `Plan.ids_since` later instead. Of *whole* dimensions no fraction is; they matter only where
+        some usage of the group `concerns` them.
         """
         lost = latest_lost_at(now + rules.grace + TO_SEND - 1)
         plan = Plan(group, now, self, ids_since=lost - MOST_AHEAD)
-        is_valid = rules == self._rules and since <= plan.ids_since
+        is_valid = blindly and rules == self._rules and since <= plan.ids_since
         remembered = self._hours if is_valid else {}
         twice = _ids_given_twice(group)
         parts: dict[PlainHour, PlainPart] = {}

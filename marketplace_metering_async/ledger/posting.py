@@ -29,8 +29,8 @@ from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.ledger.watermark import UNKNOWN
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
-from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY, MAX_QUANTITY
+from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE, WholeDimensions, refusal
+from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
 from marketplace_metering_async.records import SECONDS_PER_HOUR
 
@@ -41,8 +41,6 @@ _AT_LEAST: Final = 300
 MOST_AHEAD: Final = 300
 """Seconds by which usage may be ahead of our clock: as far as those of several machines differ."""
 
-MOST_WHOLE: Final = millionths(MAX_QUANTITY)
-"""Up to that much, whatever it is made of, one hour takes all."""
 _MOST: Final = millionths(MAX_DECIMAL_QUANTITY)
 
 
@@ -76,10 +74,10 @@ def first_hours(
 ) -> dict[int, int]:
     """Return the earliest hour to load by key_id; rivals are looked at from the same hour on."""
     firsts = {keys[key].key_id: one.first for key, one in wanted.items()}
-    for key in wanted:
-        for rival in keys[key].rivals:
-            first = firsts.get(rival.key_id, firsts[keys[key].key_id])
-            firsts[rival.key_id] = min(first, firsts[keys[key].key_id])
+    for key in map(keys.__getitem__, wanted):
+        for rival in key.rivals:
+            first = firsts[key.key_id]
+            firsts[rival.key_id] = min(first, firsts.get(rival.key_id, first))
     return firsts
 
 
@@ -111,7 +109,7 @@ class Changes:
     Attributes:
         grown_hours: urgent, quantity, events, stamp, opened_at, seal_at, hour_id.
         new_hours: urgent, quantity, events, stamp, opened_at, seal_at, key_id, hour.
-        removed_hours: hour_id; with what they carried.
+        removed_hours: hour_ids; with what they carried.
         carried: key_id, hour, origin, quantity, events; to add to what is there.
         stranded: key_id, origin, state, quantity, events, since; to add to what is there.
         events: event_id, digest, added_at.
@@ -120,7 +118,7 @@ class Changes:
 
     grown_hours: list[tuple[int, int, int, int, int, int, int]] = field(factory=list)
     new_hours: list[tuple[int, int, int, int, int, int, int, int]] = field(factory=list)
-    removed_hours: list[tuple[int]] = field(factory=list)
+    removed_hours: list[int] = field(factory=list)
     carried: list[tuple[int, int, int, int, int]] = field(factory=list)
     stranded: list[tuple[int, int, str, int, int, int]] = field(factory=list)
     events: list[tuple[str, bytes, int]] = field(factory=list)
@@ -142,7 +140,7 @@ class Changes:
             self.new_hours.append((*figures, key.key_id, hour.hour))
             return 1
         if hour.removed:
-            self.removed_hours.append((hour.hour_id,))
+            self.removed_hours.append(hour.hour_id)
             return -1
         self.grown_hours.append((*figures, hour.hour_id))
         return 0

@@ -60,7 +60,7 @@ class RelayNews:
             return
         if one.state is HourState.METERED:
             self.report.metered += 1
-            units = millionths(self.report.units) + one.quantity
+            units = millionths(self.report.units) + one.claim.quantity
             self.report.units = of_millionths(units)
         elif one.state in ENDED:
             self.report.ended[one.state] += 1

@@ -1,7 +1,7 @@
 """The relay as a service: it runs beside a block of the program, and ends with it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from marketplace_metering_async.errors import MeteringError
@@ -11,17 +11,15 @@ from marketplace_metering_async.ledger.relay import OnAccountError, Relay
 class Relaying:
     """A relay that runs."""
 
-    def __init__(
-        self, task: "asyncio.Task[None]", problem: Callable[[], MeteringError | None]
-    ) -> None:
-        """Look at what runs in *task*; *problem* says what keeps it from relaying."""
+    def __init__(self, task: "asyncio.Task[None]", relay: Relay) -> None:
+        """Look at a *relay* that runs in a *task*."""
         self._task = task
-        self._problem = problem
+        self._relay = relay
 
     @property
     def problem(self) -> MeteringError | None:
         """What keeps it from relaying now, for a health check; None where nothing does."""
-        return self._problem()
+        return self._relay.problem
 
     async def wait(self) -> None:
         """
@@ -42,7 +40,7 @@ async def running(
         async with asyncio.TaskGroup() as group:  # cancels the block if the relay fails
             task = group.create_task(relay.until_stopped(on_account_error))
             try:
-                yield Relaying(task, lambda: relay.problem)
+                yield Relaying(task, relay)
             finally:
                 stop.set()
                 await asyncio.wait((task,))

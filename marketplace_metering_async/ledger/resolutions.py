@@ -14,7 +14,6 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of_hour,
 )
-from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.quantities import Quantity
 
 ResolvedAs = Literal["metered", "not_metered", "written_off"]
@@ -60,15 +59,6 @@ def ended_hours(asked: Sequence[int], rows: Iterable[dict[str, Any]]) -> list[En
             require_ended(name_of_hour(row["hour_id"]), state)
         hours.append(EndedHour(key=key, state=state, **row))
     return hours
-
-
-def reopened_sums(hours: Iterable[EndedHour]) -> list[Sum]:
-    """Return how the kept counts change; the usage itself moves where it is carried to."""
-    sums = Sums()
-    for hour in hours:
-        sums.add(hour.of, hour.state, 0, -1)
-        sums.add(hour.of, HourState.REOPENED, 0, 1)
-    return sums.changes()
 
 
 def rows_of(names: Iterable[str]) -> tuple[list[int], list[int]]:

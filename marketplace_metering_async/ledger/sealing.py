@@ -8,25 +8,6 @@ from marketplace_metering_async.ledger.model import HourState, key_of
 from marketplace_metering_async.ledger.sums import Sum, Sums
 
 
-class DueHour(NamedTuple):
-    """
-    An open hour that is due, as its row says.
-
-    Attributes:
-        stamp: Its latest usage, in seconds since 1970.
-        quantity: Millionths.
-        name: Of its key.
-        is_held: Whether the ledger is a copy, and the one that it is of may have sent it.
-    """
-
-    hour_id: int
-    stamp: int
-    quantity: int
-    name: str
-    license_product: str
-    is_held: bool
-
-
 class Sealing(NamedTuple):
     """
     What is to be written.
@@ -43,15 +24,19 @@ class Sealing(NamedTuple):
 
 
 def sealing_of(due: Iterable[Sequence[Any]], region_name: str, now: int) -> Sealing:
-    """Return what rows of DueHour, at least one, become at *now* (seconds since 1970)."""
-    hours = [DueHour(*row) for row in due]
-    sums, frozen = Sums(), []
-    for hour in hours:
-        key = key_of(hour.name)
-        record = freeze(
-            region_name, key, hour.stamp, hour.quantity, license_product=hour.license_product
-        )
-        frozen.append((now, region_name, *record, hour.hour_id))
-        state = HourState.UNCONFIRMED if hour.is_held else HourState.FROZEN
-        sums.move(key.summed_under(hour.license_product), HourState.OPEN, state, hour.quantity)
-    return Sealing(frozen, [hour.hour_id for hour in hours if hour.is_held], sums.changes())
+    """
+    Return what open hours become at *now* (seconds since 1970).
+
+    Each is *due* as hour_id, stamp, millionths, name and license_product of its key, and whether it
+    is held: the ledger is a copy, and the one that it is of may have sent it.
+    """
+    sums, frozen, held = Sums(), [], []
+    for hour_id, stamp, quantity, name, license_product, is_held in due:
+        key = key_of(name)
+        record = freeze(region_name, key, stamp, quantity, license_product=license_product)
+        frozen.append((now, region_name, *record, hour_id))
+        if is_held:
+            held.append(hour_id)
+        state = HourState.UNCONFIRMED if is_held else HourState.FROZEN
+        sums.move(key.summed_under(license_product), HourState.OPEN, state, quantity)
+    return Sealing(frozen, held, sums.changes())

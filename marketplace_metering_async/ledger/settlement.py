@@ -35,19 +35,14 @@ def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlemen
     state = _state(claimed, result, now, in_doubt=in_doubt)
     again = state is HourState.FROZEN
     return Settlement(
-        hour_id=claimed.hour_id,
-        fence=claimed.fence,
-        digest=claimed.digest,
+        claim=claimed,
         state=state,
         not_before=now + _pause(claimed, result, now) if again else 0,
         in_doubt=in_doubt,
         status=result.service_status or result.status.value,
-        host=claimed.host,
         error=_worded(result.error),
         request_id=result.request_id,
         metering_record_id=result.metering_record_id,
-        quantity=claimed.quantity,
-        of=claimed.of,
     )
 
 

@@ -8,7 +8,8 @@ from marketplace_metering_async.ledger.model import ProductDimension, Usage
 from marketplace_metering_async.limits import MAX_QUANTITY, MAX_TEXT
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths
 
-_MOST_WHOLE: Final = millionths(MAX_QUANTITY)
+MOST_WHOLE: Final = millionths(MAX_QUANTITY)
+"""Up to that much, whatever it is made of, one hour takes all."""
 
 WholeDimensions = frozenset[ProductDimension]
 """Each of one product, or of all where its product is ''."""
@@ -37,7 +38,7 @@ def _one(name: object) -> ProductDimension:
 
 def concerns(usage: Usage) -> bool:
     """Return whether *usage* is refused where its dimension is declared whole."""
-    return usage.quantity % MILLION != 0 or usage.quantity > _MOST_WHOLE
+    return usage.quantity % MILLION != 0 or usage.quantity > MOST_WHOLE
 
 
 def refusal(usage: Usage, whole: WholeDimensions) -> InvalidRecordError | None:

@@ -17,12 +17,12 @@ from marketplace_metering_async.ledger.model import HourState, Settlement, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.ledger.stores import (
+    adding,
     identifying,
-    postgresql_adding,
     postgresql_arrivals,
     postgresql_plain,
     sending,
-    sqlite_adding,
+    sqlite_plain,
     store,
 )
 from marketplace_metering_async.ledger.stores.database import Dialects
@@ -47,17 +47,7 @@ def acknowledge_before_send() -> None:
         async def claimed(self: Any, now: int, rules: Any) -> Any:
             held = await claim(self, now, rules)
             metered = [
-                Settlement(
-                    hour_id=h.hour_id,
-                    fence=h.fence,
-                    digest=h.digest,
-                    state=HourState.METERED,
-                    status="Success",
-                    host=h.host,
-                    quantity=h.quantity,
-                    of=h.key.summed_under(h.license_product),
-                )
-                for h in held
+                Settlement(claim=one, state=HourState.METERED, status="Success") for one in held
             ]
             if metered:
                 await self.settle(metered, now)
@@ -200,7 +190,9 @@ def duplicate_is_sent_again() -> None:
     def instead(settle: Any) -> Any:
         async def settled(self: Any, settlements: Any, now: int) -> Any:
             counted = await settle(self, settlements, now)
-            again = [held[o.hour_id] for o in counted if o.status == RecordStatus.DUPLICATE_RECORD]
+            again = [
+                held[o.claim.hour_id] for o in counted if o.status == RecordStatus.DUPLICATE_RECORD
+            ]
             usage = [Usage(h.key, h.license_product, now, h.quantity, None, b"") for h in again]
             if usage:
                 await self.post(usage, now, PostingRules())
@@ -338,7 +330,7 @@ def callers_usage_is_removed_by_number() -> None:
 
     async def and_those_before(db: Any, ids: Any, *values: Any, **others: Any) -> Any:
         folded = await fold(db, ids, *values, **others)
-        await db.execute(take, ids[-1])
+        await db.fetch(take, ids[-1])
         return folded
 
     postgresql_arrivals.fold = and_those_before
@@ -346,25 +338,25 @@ def callers_usage_is_removed_by_number() -> None:
 
 def plain_hours_are_not_counted() -> None:
     """Usage of an hour that is remembered is called stored, though the hour is sealed."""
-    unchanged, hour = sqlite_adding._unchanged, sqlite_adding.PLAIN_HOUR.partition("{")[0]
+    unchanged, hour = sqlite_plain._unchanged, sqlite_plain.PLAIN_HOUR.partition("{")[0]
 
     def no_hour_is(db: Any, statement: str, rows: Any) -> list[int]:
         found = unchanged(db, statement, rows)
         return [] if statement.startswith(hour) else found
 
-    sqlite_adding._unchanged = no_hour_is
+    sqlite_plain._unchanged = no_hour_is
     _without_count("grown")
 
 
 def plain_events_are_not_counted() -> None:
     """Usage is added blindly, though its event id is known."""
-    name = sqlite_adding._name
+    name = sqlite_plain.name_events
 
     def as_if_new(db: Any, events: Any) -> list[str]:
         name(db, events)
         return []
 
-    sqlite_adding._name = as_if_new
+    sqlite_plain.name_events = as_if_new
     _without_count("named")
     unique, lenient = "RETURNING 1), kept", "ON CONFLICT DO NOTHING RETURNING 1), kept"
     assert unique in postgresql_plain._ALL
@@ -397,8 +389,7 @@ def old_events_are_new() -> None:
     """An event whose id was pruned is taken for one that nobody has seen."""
     made = posting.KnownEvents
 
-    for adding in (sqlite_adding, postgresql_adding):
-        adding.KnownEvents = lambda digests=(), since=0: made(dict(digests), 0)  # type: ignore[attr-defined]
+    adding.KnownEvents = lambda digests=(), since=0: made(dict(digests), 0)  # type: ignore[attr-defined, assignment]
 
 
 def pruning_leaves_no_note() -> None:

@@ -18,9 +18,18 @@ from support.ledgers import (
     postgres_server,
 )
 
+from marketplace_metering_async.ledger import blockage, relay
+
 _HAS_POOLER = {"METERING_TEST_POSTGRESQL", "METERING_TEST_PGBOUNCER"} <= os.environ.keys()
 _POSTGRESQL = ["postgresql", "pooled"] if _HAS_POOLER else ["postgresql"]
 """The ways to PostgreSQL; without a pooler, the tests of test_ledger_pooled say what is missing."""
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let relays look again soon, blocked or not."""
+    monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from support.ledgers import (
 
 from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError, UsageToAdd
 from marketplace_metering_async.ledger.open_hours import OpenHour
-from marketplace_metering_async.ledger.stores import postgresql, postgresql_keys, sqlite_adding
+from marketplace_metering_async.ledger.stores import adding, postgresql
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 
 OTHER = "000000000002"
@@ -103,8 +103,7 @@ async def test_a_late_event_reads_the_past_of_its_own_key(
         loaded.append(hour)
         return OpenHour(hour, *members)
 
-    for store in (sqlite_adding, postgresql_keys):
-        monkeypatch.setattr(store, "OpenHour", counted)
+    monkeypatch.setattr(adding, "OpenHour", counted)
     late = house.use(1, customer_aws_account_id=keys[5], at=NOON - len(hours) * HOUR)
     await asyncio.gather(late, *(house.use(1, customer_aws_account_id=key) for key in keys))
 

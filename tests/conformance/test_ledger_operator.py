@@ -212,7 +212,9 @@ async def test_what_was_reopened_shows_where_it_is(house: House) -> None:
     assert [(THIS_HOUR, 3)] == [(one.origin, one.quantity) for one in new.carried]
     with pytest.raises(CannotResolveError, match="is reopened, and may be billed already"):
         await house.ledger.reopen([old], note="again")
-    assert 3 == (await house.balance()).open
+    balance = await house.balance()
+    assert (3, {}) == (balance.open, balance.ended)
+    assert {HourState.OPEN: 1, HourState.REOPENED: 1} == balance.records
 
 
 async def test_what_is_in_doubt_is_not_billed_again(house: House) -> None:

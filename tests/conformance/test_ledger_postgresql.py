@@ -498,7 +498,7 @@ async def test_a_transaction_that_met_another_one_is_run_again(
     async def meets(db: Any) -> int:
         tries[0] += 1
         if tries[0] <= times:
-            await db.execute(refuse)
+            await db.fetch(refuse)
         return tries[0]
 
     async with house_at(place) as house:

@@ -23,8 +23,8 @@ from marketplace_metering_async import (
     RetryPolicy,
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
-from marketplace_metering_async.events import RelayBlocked, WarningIssued
-from marketplace_metering_async.ledger import blockage, claims, ledger, operations, relay
+from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import claims, ledger, operations
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -343,18 +343,7 @@ async def test_a_refused_record_is_named_and_costs_nobody_else(house: House) -> 
     assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
 
 
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let relays look again soon, blocked or not."""
-    monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
-
-
 DENIED = Refusal("AccessDeniedException", "not authorized", 400)
-
-
-def blocked(house: House) -> list[RelayBlocked]:
-    return [event for event in house.warned if isinstance(event, RelayBlocked)]
 
 
 async def test_what_lies_with_the_account_leaves_records_alone(url: str) -> None:
@@ -408,7 +397,7 @@ async def test_a_relay_may_be_asked_to_raise(url: str) -> None:
             with pytest.raises(ValueError, match="expected 'retry' or 'raise', got 'panic'"):
                 await house.ledger.relay(client, on_account_error="panic")  # type: ignore[arg-type]
 
-        assert [] == blocked(house)
+        assert [] == house.blocked
 
 
 async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> None:
@@ -424,7 +413,7 @@ async def test_what_no_time_cures_is_raised_at_the_beginning(house: House) -> No
         with pytest.raises(LedgerUnusableError, match="has moved to x"):
             await house.ledger.relay(client)
 
-    assert [] == blocked(house)
+    assert [] == house.blocked
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -440,11 +429,11 @@ async def test_a_relay_that_has_begun_goes_on(house: House) -> None:
         await house.use(4, at=NOON - HOUR)
         await change(house.url, move.format("'x'"))
         house.clock.step(minutes=11)
-        await house.until(lambda: bool(blocked(house)) or relaying.done())
+        await house.until(lambda: bool(house.blocked) or relaying.done())
         await change(house.url, move.format("NULL"))
         await house.until(lambda: len(house.metered()) == 2 or relaying.done())
 
-    assert ["this ledger has moved to x; use that one"] == [str(e.error) for e in blocked(house)]
+    assert ["this ledger has moved to x; use that one"] == [str(e.error) for e in house.blocked]
 
 
 async def test_a_relay_whose_ledger_is_closed_ends(house: House) -> None:

@@ -14,22 +14,15 @@ from marketplace_metering_async import (
     NoCredentialsError,
     NoRegionError,
 )
-from marketplace_metering_async.events import RelayBlocked, RelayWorking
-from marketplace_metering_async.ledger import blockage, relay
+from marketplace_metering_async.events import RelayWorking
+from marketplace_metering_async.ledger import relay
 from marketplace_metering_async.sandbox import FaultKind, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
 DENIED = Refusal("AccessDeniedException", "not authorized", 400)
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockage, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(relay, "_LONGEST_WAIT", 0.1)
-
-
-def blocked(house: House) -> list[RelayBlocked]:
-    return [event for event in house.warned if isinstance(event, RelayBlocked)]
+pytestmark = pytest.mark.usefixtures("_impatient")
 
 
 async def test_it_relays_beside_a_block_and_ends_with_it(url: str) -> None:
@@ -64,7 +57,7 @@ async def test_what_passes_is_outlived_and_said(url: str) -> None:
             await house.until(lambda: relaying.problem is not None)
             await house.until(lambda: bool(house.metered()))
             await house.until(lambda: relaying.problem is None)
-        (said,) = blocked(house)
+        (said,) = house.blocked
 
         assert "AccessDeniedException" == getattr(said.error, "code", "")
         assert (3, NOON + 24 * HOUR) == (said.units, said.first_loss_at)
@@ -122,12 +115,12 @@ async def test_missing_credentials_are_said_at_once_and_waited_for(
             async with house.ledger.relaying(client, on_account_error="raise"):
                 pytest.fail("it was entered")
         async with house.ledger.relaying(client):
-            await house.until(lambda: bool(blocked(house)))
+            await house.until(lambda: bool(house.blocked))
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
             monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
             await house.until(lambda: bool(house.metered()))
 
-    assert isinstance(blocked(house)[0].error, NoCredentialsError)
+    assert isinstance(house.blocked[0].error, NoCredentialsError)
 
 
 async def test_a_relay_that_raises_cancels_the_block(url: str) -> None:

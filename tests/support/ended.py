@@ -30,17 +30,7 @@ async def claimed(house: House, lease: float = 60.0, limit: int = 10) -> list[Fr
 
 def fate(claim: FrozenHour, state: HourState, **members: Any) -> Settlement:
     """Return a verdict on what was claimed."""
-    return Settlement(
-        hour_id=claim.hour_id,
-        fence=claim.fence,
-        digest=claim.digest,
-        state=state,
-        status=state.value,
-        host=claim.host,
-        quantity=claim.quantity,
-        of=claim.key.summed_under(claim.license_product),
-        **members,
-    )
+    return Settlement(claim=claim, state=state, status=state.value, **members)
 
 
 async def settle(house: House, *fates: Settlement) -> list[tuple[HourState, HourState]]:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from unittest.mock import patch
 
 from attrs import field, frozen
 
-from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection
+from marketplace_metering_async.ledger.stores.database import Statement
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 
 GROWING = (
     "usage_key", "customer", "event", "hour", "carried", "stranded", "attempt", "resolution",
@@ -216,24 +218,16 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def reading() -> Iterator[Reading]:
     """Look at each statement of a ledger in PostgreSQL."""
     read = Reading()
-    names = ("execute", "fetch", "fetchrow", "fetchval")
-    usual = {name: vars(SchemaConnection)[name] for name in names}
+    fetch = PostgresDatabase.fetch
 
-    def looked_at(method: Any) -> Any:
-        async def run(self: SchemaConnection, statement: str, *values: object) -> Any:
-            connection = self._connection
-            await read.look(connection, statement, values)
-            before = await _rows_read(connection)
-            done = await method(self, statement, *values)
-            read.note(before, await _rows_read(connection))
-            return done
+    async def looked_at(self: PostgresDatabase, statement: Statement, *values: object) -> Any:
+        connection = self._connection
+        text = statement if isinstance(statement, str) else statement.postgresql
+        await read.look(connection, text, values)
+        before = await _rows_read(connection)
+        done = await fetch(self, statement, *values)
+        read.note(before, await _rows_read(connection))
+        return done
 
-        return run
-
-    for name, method in usual.items():
-        setattr(SchemaConnection, name, looked_at(method))
-    try:
+    with patch.object(PostgresDatabase, "fetch", looked_at):
         yield read
-    finally:
-        for name, method in usual.items():
-            setattr(SchemaConnection, name, method)

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from marketplace_metering_async import RetryPolicy, UsageLedger
 from marketplace_metering_async.client import MarketplaceMeteringClient
+from marketplace_metering_async.events import RelayBlocked
 from marketplace_metering_async.ledger.stores.migrations import schema_of
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
@@ -494,6 +495,11 @@ class House:
             assert records == found.get(key, (0, 0))[1], key
             if key[2] in ("open", "frozen"):
                 assert quantity == found.get(key, (0, 0))[0], key
+
+    @property
+    def blocked(self) -> list[RelayBlocked]:
+        """What was said of relays that cannot work."""
+        return [event for event in self.warned if isinstance(event, RelayBlocked)]
 
     async def balance(self) -> Any:
         """Return the status, after making sure that its sums add up, and are those of the rows."""

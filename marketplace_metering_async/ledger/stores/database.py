@@ -6,13 +6,13 @@ schema, which SQLite does without. What they call by other names stands in brace
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
-from marketplace_metering_async.ledger.model import UsageKey
-from marketplace_metering_async.ledger.open_hours import KeyState
-from marketplace_metering_async.ledger.posting import Changes, Wanted
+from marketplace_metering_async.ledger.model import CustomerKey
+from marketplace_metering_async.ledger.open_hours import PostingRules
+from marketplace_metering_async.ledger.plain_usage import PlainPart, Plan
 from marketplace_metering_async.ledger.sums import Sum
 from marketplace_metering_async.quantities import MILLION
 
@@ -59,6 +59,7 @@ def for_rows(statement: str, columns: str, *, clock: str = "") -> Dialects:
     Return a statement for `Database.for_each`, in which `{given}` is the table `given` of its rows.
 
     Its *columns* are names with their types. SQLite has one row at a time, PostgreSQL all of them.
+    `{values}` are all columns of a row to insert: from a table, SQLite takes twice as long.
     `{clock}` is as in `both`.
     """
     types = dict(column.split(maxsplit=1) for column in columns.split(", "))
@@ -66,7 +67,8 @@ def for_rows(statement: str, columns: str, *, clock: str = "") -> Dialects:
     arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types.values(), 1))
     all_rows = f"unnest({arrays}) AS given ({', '.join(types)})"
     given = Dialects(f"(SELECT {row}) AS given", all_rows)
-    return _worded(statement, given=given, clock=_clock(clock))
+    values = Dialects(f"VALUES ({', '.join('?' for _ in types)})", f"SELECT * FROM {all_rows}")
+    return _worded(statement, given=given, values=values, clock=_clock(clock))
 
 
 def _clock(sqlite: str) -> Dialects:
@@ -84,10 +86,6 @@ def _worded(statement: str, **more: Dialects) -> Dialects:
 def without_schema(statement: str) -> str:
     """Return a statement as SQLite knows it."""
     return statement.replace("marketplace_metering.", "")
-
-
-DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
-"""What a copy lacks may have sent them."""
 
 
 class Database(ABC):
@@ -116,12 +114,20 @@ class Database(ABC):
         """Do what waits for something else than the database, such as a file; return its result."""
 
     @abstractmethod
-    async def load(self, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
-        """Return keys with their hours from the first one on; new ones get their rows."""
+    async def lock_new(self, customers: Sequence[CustomerKey], pairs: Sequence[str]) -> None:
+        """Keep others from making keys of these *customers*, and keys billed as one of *pairs*."""
 
     @abstractmethod
-    async def write(self, changes: Changes) -> None:
-        """Write down what a posting changes."""
+    async def fetch_pairs(self, statement: Dialects, pairs: dict[int, int]) -> Sequence[Row]:
+        """Return all rows of a statement on *pairs*: one value in SQLite, in PostgreSQL two."""
+
+    @abstractmethod
+    async def name_events(self, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
+        """Store plain events but for those whose ids are there already; return these."""
+
+    @abstractmethod
+    async def grow(self, plan: Plan, rules: PostingRules) -> Sequence[PlainPart]:
+        """Add a plan's parts, one at least, to their hours; return those that changed no row."""
 
     @abstractmethod
     async def keep_sums(self, changes: Sequence[Sum]) -> None:
@@ -133,11 +139,13 @@ Verb = Callable[[Database], Awaitable[T]]
 
 
 def with_quantity(row: Row) -> dict[str, Any]:
-    """Return a row with its sum of many records, which no integer of SQLite's is sure to hold."""
+    """Return a row; a sum of many records in it, which no integer may hold, as one of Python's."""
     found = dict(row)
     if "units" in found:
-        return found | {"quantity": joined(found.pop("units"), found.pop("millionths"))}
-    return found | {"quantity": int(found["quantity"])}
+        found["quantity"] = joined(found.pop("units"), found.pop("millionths"))
+    if "quantity" in found:
+        found["quantity"] = int(found["quantity"])
+    return found
 
 
 def joined(units: int, millionths: int) -> int:

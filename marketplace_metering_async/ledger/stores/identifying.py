@@ -11,8 +11,8 @@ from marketplace_metering_async.ledger.identity import (
     moved_name,
     sign_of_a_copy,
 )
-from marketplace_metering_async.ledger.stores.database import DOUBT, Database, both
-from marketplace_metering_async.ledger.watermark import Place
+from marketplace_metering_async.ledger.stores.database import Database, both
+from marketplace_metering_async.ledger.watermark import UNKNOWN, Place
 
 COLUMNS: Final = ", ".join(fields_dict(Identity))
 IDENTITY: Final = f"SELECT {COLUMNS} FROM marketplace_metering.ledger {{lock}}"
@@ -23,11 +23,14 @@ INTRODUCE: Final = """
     SET ledger_id = $1, created_at = $2, region_name = $3, mark = $4 WHERE ledger_id IS NULL
 """
 GUARD: Final = both("""
-    UPDATE marketplace_metering.ledger SET mark = $1, guarded_since = COALESCE(guarded_since, $2),
+    UPDATE marketplace_metering.ledger SET mark = COALESCE($1, mark),
+        guarded_since = COALESCE(guarded_since, $2),
         held_through = CASE WHEN guarded_since IS NULL
                             THEN {greatest}(COALESCE(held_through, 0), $3)
                             ELSE {least}(held_through, $3) END
 """)
+DOUBT: Final = "UPDATE marketplace_metering.hour SET in_doubt = 1 WHERE state = 'frozen'"
+"""What a copy lacks may have sent them."""
 ADOPT: Final = both("""
     UPDATE marketplace_metering.ledger SET guarded_since = NULL, claims = $1, held_through = $2,
         claimed_through = {greatest}(claimed_through, $2), adopted_at = $3
@@ -58,9 +61,14 @@ async def guard_copy(db: Database, look: Look, now: int) -> tuple[Place, Identit
     sign = sign_of_a_copy(ledger, place)
     if sign is None:
         return place, ledger, None
-    await db.fetch(GUARD, place.mark, now, held_through(ledger, place))
-    await db.fetch(DOUBT)
+    await guard(db, now, held_through(ledger, place), mark=place.mark)
     return place, await identity(db), sign
+
+
+async def guard(db: Database, now: int, through: int = UNKNOWN, *, mark: str | None = None) -> None:
+    """Guard the ledger as a copy, at a place of another *mark*, and doubt all that it may send."""
+    await db.fetch(GUARD, mark, now, through)
+    await db.fetch(DOUBT)
 
 
 async def bind(db: Database, region_name: str, host: str) -> None:

@@ -15,6 +15,8 @@ from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerUnusableError
 from marketplace_metering_async.ledger.identity import require_known
+from marketplace_metering_async.ledger.stores.database import Database
+from marketplace_metering_async.ledger.stores.words import FailPoint
 
 
 @frozen
@@ -42,6 +44,19 @@ def migrations_in(folder: Traversable) -> Sequence[Migration]:
     return tuple(
         Migration(int(name[:4]), _statements(entry.read_text("utf-8"))) for name, entry in found
     )
+
+
+async def migrate(
+    db: Database, migrations: Sequence[Migration], version: int, reach: FailPoint
+) -> None:
+    """Bring a schema of a *version*, 0 where there is none, up to date."""
+    for migration in migrations:
+        if migration.version > version:
+            for statement in migration.statements:
+                await db.fetch(statement)
+                reach("migrate: statement")
+            await db.fetch("UPDATE marketplace_metering.ledger SET version = $1", migration.version)
+    reach("migrate: done")
 
 
 def version_in(found: Any, place: str, known: int) -> int:  # noqa: ANN401 - a row of any database

@@ -13,11 +13,9 @@ A transaction of a caller locks its event ids alone.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Collection, Sequence
 from importlib.resources.abc import Traversable
-from random import randrange
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerError, UsageRefusedError
@@ -25,30 +23,23 @@ from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import HIDDEN, Identity
 from marketplace_metering_async.ledger.model import HourState, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
-from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import (
-    postgresql_adding,
+    adding,
     postgresql_arrivals,
     postgresql_moving,
     postgresql_plain,
 )
-from marketplace_metering_async.ledger.stores.database import Database, Verb
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.identifying import identity
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
-from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder, watermark_of
-from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
-
-T = TypeVar("T")
+from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
 _NOTES_AT_ONCE: Final = 1_000
-_SHARDS: Final = 16
-"""Of each kept sum."""
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 """Seconds for which a group waits for others, each time that it is tried."""
 _FOLDED_AT_ONCE: Final = 1_000
@@ -84,39 +75,14 @@ class PostgresStore(Store):
     ) -> None:
         """Note where; open() does the work. *schema* is for tests."""
         plain, self._folder = watermark_of(url)
-        self._connections = PostgresConnections(plain, create=create, reach=reach, schema=schema)
-        self._reach = reach
-        self._warn: Warn
-        self._shard = randrange(_SHARDS)
-        self._hours = PlainHours()
+        self._database = PostgresConnections(plain, create=create, reach=reach, schema=schema)
+        super().__init__(self._database, reach)
         self._unfit = set[int]()  # rows of callers that no hour can hold, and that were named
-
-    async def open(self, warn: Warn) -> None:
-        """See Store."""
-        self._warn = warn
-        await self._connections.open(warn)
-
-    async def aclose(self) -> None:
-        """See Store."""
-        await self._connections.aclose()
-
-    @property
-    def may_write(self) -> bool:
-        """See Store."""
-        return self._connections.may_write
 
     @property
     def clock(self) -> Clock:
         """See Store: the server's."""
-        return self._connections.clock
-
-    async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
-        return await self._connections.run(
-            lambda db: verb(PostgresDatabase(db, self._shard)), once=once, though_moved=though_moved
-        )
-
-    async def _read(self, verb: Verb[T]) -> T:
-        return await self._connections.read(lambda db: verb(PostgresDatabase(db, self._shard)))
+        return self._database.clock
 
     async def _mark(self, db: Database) -> str:
         """Return the cluster and the database in it."""
@@ -135,7 +101,7 @@ class PostgresStore(Store):
         return WatermarkFolder(self._folder, str(ledger.ledger_id))
 
     def _remember(self, ledger: Identity) -> None:
-        self._connections.remember(ledger.claims)
+        self._database.remember(ledger.claims)
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
@@ -172,27 +138,32 @@ class PostgresStore(Store):
         *,
         blindly: bool,
     ) -> list[PostingResult]:
-        given = (group, now, rules, self._hours)
-        post = partial(postgresql_adding.post, shard=self._shard, reach=self._reach)
-        at_once = partial(postgresql_adding.at_once, shard=self._shard, reach=self._reach)
-        return await self._connections.run(
-            lambda db: post(db, *given, blindly=blindly),
+        given, reach = (now, rules, self._hours), self._reach
+        plan = self._hours.plan(group, now, rules, blindly=blindly)
+
+        def rest(db: Database) -> Awaitable[list[PostingResult]]:
+            return adding.post_the_rest(db, plan, *given, reach=reach)
+
+        if not blindly:
+            return await self._database.run(rest, once=True, patience=patience)
+        return await self._database.run(
+            lambda db: adding.post(db, group, *given, reach=reach),
             once=True,
             patience=patience,
-            at_once=at_once(*given) if blindly else None,
+            at_once=postgresql_plain.at_once(group, plan, rules, self._database.shard, rest),
         )
 
     async def _held(self, group: Sequence[Usage]) -> Collection[str]:
         names = [usage.event_id for usage in group if usage.event_id is not None]
-        held = postgresql_arrivals.held_events
-        return await self._connections.read(lambda db: held(db, names))
+        rows = await self._read(lambda db: db.fetch(postgresql_arrivals.HELD, names))
+        return {row["event_id"] for row in rows}
 
     async def post_on(
         self, connection: Connection, usage: Usage, now: int, rules: PostingRules
     ) -> PostingResult:
         """See Store."""
         arrive = postgresql_arrivals.arrive
-        return await self._connections.run_on(
+        return await self._database.run_on(
             connection, lambda db: arrive(db, usage, now, rules, self._reach)
         )
 
@@ -205,16 +176,15 @@ class PostgresStore(Store):
         return ended
 
     async def _arrived(self, after: int) -> list[int]:
-        arrived = postgresql_arrivals.arrived
-        return await self._connections.read(lambda db: arrived(db, after, _FOLDED_AT_ONCE))
+        arrived = postgresql_arrivals.ARRIVED
+        rows = await self._read(lambda db: db.fetch(arrived, after, _FOLDED_AT_ONCE))
+        return [row["arrival_id"] for row in rows]
 
     async def _fold(self, ids: Sequence[int], now: int, rules: PostingRules) -> Counter[HourState]:
         """Fold some rows; where the database refuses one of them, part by part."""
         fold = postgresql_arrivals.fold
         try:
-            return await self._connections.run(
-                lambda db: fold(db, ids, now, rules, shard=self._shard, reach=self._reach)
-            )
+            return await self._change(lambda db: fold(db, ids, now, rules, self._reach))
         except UsageRefusedError as error:
             if len(ids) == 1:
                 if ids[0] not in self._unfit:
@@ -224,20 +194,6 @@ class PostgresStore(Store):
         half = len(ids) // 2
         return await self._fold(ids[:half], now, rules) + await self._fold(ids[half:], now, rules)
 
-    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
-        """See Store."""
-        known = await self._connections.read(lambda db: postgresql_plain.known_events(db, names))
-        return known.digests
-
-    async def whole_dimensions(self) -> WholeDimensions:
-        """See Store."""
-        return await self._connections.read(postgresql_adding.whole_dimensions)
-
-    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
-        """See Store."""
-        declare = postgresql_adding.declare_whole
-        await self._connections.run(lambda db: declare(db, whole, now))
-
     async def reserve_calls(self, seconds: float) -> float:
         """See Store."""
         until: float = await self._change(lambda db: db.fetchval(_RESERVE, seconds))
@@ -245,7 +201,7 @@ class PostgresStore(Store):
 
     async def arrivals(self, query: HistoryQuery) -> list[HistoryEntry]:
         """See Store."""
-        return await self._connections.read(lambda db: postgresql_arrivals.entries(db, query))
+        return await self._read(lambda db: postgresql_arrivals.entries(db, query))
 
     async def tidy(self) -> bool:
         """See Store: notes of processes that have ended."""
@@ -254,11 +210,11 @@ class PostgresStore(Store):
 
     async def take_over(self, source: Store) -> int:
         """See Store."""
-        return await postgresql_moving.take_over(self._connections, source)
+        return await postgresql_moving.take_over(self._database, source)
 
     async def let_go(self, source: Store) -> None:
         """See Store."""
-        await postgresql_moving.let_go(self._connections, source)
+        await self._change(lambda db: postgresql_moving.let_go(db, source))
 
     async def retire(self, to: str) -> Identity:
         """See Store."""
@@ -269,11 +225,3 @@ class PostgresStore(Store):
         """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
         await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
         return await super()._retire(db, to)
-
-    async def dump(
-        self, table: str, after: tuple[Any, ...] | None, limit: int
-    ) -> Sequence[Mapping[str, Any]]:
-        """See Store."""
-        return await self._connections.read(
-            lambda db: postgresql_moving.dump(db, table, after, limit)
-        )

@@ -6,8 +6,8 @@ at once, with a lock by which others know whom they would wait for.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from attrs import evolve
 
@@ -18,19 +18,21 @@ from marketplace_metering_async.ledger.model import HourState, Usage, key_of, na
 from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules, key_state
 from marketplace_metering_async.ledger.posting import (
     AddedUsage,
-    KnownEvents,
     Posting,
     PostingResult,
     introduce_rivals,
     wanted_by,
 )
-from marketplace_metering_async.ledger.stores.postgresql_adding import whole_dimensions, write
-from marketplace_metering_async.ledger.stores.postgresql_keys import HOURS, load
-from marketplace_metering_async.ledger.stores.postgresql_plain import known_events
-from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
+from marketplace_metering_async.ledger.stores.adding import (
+    HOURS,
+    known_events,
+    load,
+    whole_for,
+    write,
+)
+from marketplace_metering_async.ledger.stores.database import Database, with_quantity
 from marketplace_metering_async.ledger.stores.subscriptions import CUSTOMER
 from marketplace_metering_async.ledger.stores.words import FailPoint
-from marketplace_metering_async.ledger.whole_dimensions import concerns
 
 _LOCK: Final = "hashtextextended('marketplace_metering.event ' || event_id, 7305803390)"
 """Of an event id in this schema."""
@@ -53,7 +55,7 @@ KEYS: Final = f"""
     ORDER BY key_id
 """
 """The first one is the key as it were if it was new."""
-SEEN_HOURS: Final = HOURS.replace("FOR UPDATE OF hour", "")
+SEEN_HOURS: Final = HOURS.postgresql.replace("FOR UPDATE OF hour", "")
 ARRIVE: Final = """
     WITH named AS (
         INSERT INTO marketplace_metering.event (event_id, digest, added_at)
@@ -87,14 +89,13 @@ ENTRIES: Final = """
 
 
 async def arrive(
-    db: Connection, usage: Usage, now: int, rules: PostingRules, reach: FailPoint
+    db: Database, usage: Usage, now: int, rules: PostingRules, reach: FailPoint
 ) -> PostingResult:
     """Add usage in the transaction of a caller; return what is to become of it, as it looks now."""
     if usage.event_id is not None:
-        await db.execute(HOLD, usage.event_id)
-    names = [] if usage.event_id is None else [usage.event_id]
-    known = await known_events(db, names) if names else KnownEvents()
-    whole = await whole_dimensions(db) if concerns(usage) else frozenset()
+        await db.fetch(HOLD, usage.event_id)
+    known = await known_events(db, [usage])
+    whole = await whole_for(db, [usage])
     keys = {usage.key: await _seen_key(db, usage)}
     result = Posting(now, rules, keys, known, whole=whole).post(usage)
     if isinstance(result, MeteringError) or result.repeated:
@@ -117,7 +118,7 @@ async def arrive(
     return result
 
 
-async def _seen_key(db: Connection, usage: Usage) -> KeyState:
+async def _seen_key(db: Database, usage: Usage) -> KeyState:
     """Return the key of *usage*, with its hours, as they look now: nothing is locked."""
     key, name = usage.key, name_of(usage.key)
     billed_as = key.billed_as(usage.license_product)
@@ -131,23 +132,11 @@ async def _seen_key(db: Connection, usage: Usage) -> KeyState:
     return found[name]
 
 
-async def held_events(db: Connection, names: Sequence[str]) -> Collection[str]:
-    """Return those of the event ids *names* that are in an open transaction of a caller."""
-    return {row["event_id"] for row in await db.fetch(HELD, names)}
-
-
-async def arrived(db: Connection, after: int, limit: int) -> list[int]:
-    """Return the next rows *after* one that wait to be added to their hours."""
-    return [row["arrival_id"] for row in await db.fetch(ARRIVED, after, limit)]
-
-
 async def fold(
-    db: Connection,
+    db: Database,
     ids: Sequence[int],
     now: int,
     rules: PostingRules,
-    *,
-    shard: int,
     reach: FailPoint,
 ) -> Counter[HourState]:
     """Add rows to their hours, and remove them; return how many have ended, by state."""
@@ -159,20 +148,20 @@ async def fold(
     keys = await load(db, wanted_by(taken))
     posting = Posting(now, evolve(rules, late="carry"), keys)  # it was not late when it was taken
     added = [posting.post(usage) for usage in taken]
-    await write(db, posting.changes(), shard, reach)
+    await write(db, posting.changes(), reach)
     reach("fold: written")
     return Counter(
         one.ended for one in added if isinstance(one, AddedUsage) and one.ended is not None
     )
 
 
-async def entries(db: Connection, query: HistoryQuery) -> list[HistoryEntry]:
+async def entries(db: Database, query: HistoryQuery) -> list[HistoryEntry]:
     """Return what waits to be added to its hours, by key and hour; see Store."""
     if query.states and HourState.OPEN not in query.states:
         return []
     members = "".join(f" AND {name} = ${number}" for number, name in enumerate(query.members, 3))
-    rows: Sequence[Any] = await db.fetch(
+    rows = await db.fetch(
         ENTRIES.format(members=members), query.first, query.end, *query.members.values()
     )
-    found = [arrived_entry_of({**row, "quantity": int(row["quantity"])}) for row in rows]
+    found = [arrived_entry_of(with_quantity(row)) for row in rows]
     return found[::-1] if query.newest_first else found

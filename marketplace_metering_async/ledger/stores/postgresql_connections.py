@@ -7,8 +7,10 @@ another session of the server.
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.resources.abc import Traversable
+from random import randrange
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -23,14 +25,16 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
 from marketplace_metering_async.ledger.stores.callers_connection import connection_under
-from marketplace_metering_async.ledger.stores.database import DOUBT
+from marketplace_metering_async.ledger.stores.database import Database, Row
+from marketplace_metering_async.ledger.stores.identifying import guard
 from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
     failed,
     may_be_committed,
     text_of,
 )
-from marketplace_metering_async.ledger.stores.postgresql_schema import SchemaConnection, schema_in
+from marketplace_metering_async.ledger.stores.postgresql_schema import schema_in
 from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     BEGIN,
     BEGIN_ON,
@@ -39,18 +43,21 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     LEDGER_ID,
     AtOnce,
     Connection,
-    Operation,
-    Row,
 )
 from marketplace_metering_async.ledger.stores.postgresql_upgrade import SchemaUpgrade, place_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
-from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
+from marketplace_metering_async.ledger.watermark import Memory, Missing
 
 T = TypeVar("T")
+
+Operation = Callable[[PostgresDatabase], Awaitable[T]]
+"""Statements of one transaction."""
 
 _TRIES: Final = 8
 """How often a transaction that met another one is run again."""
 _CONNECTIONS: Final = 4
+_SHARDS: Final = 16
+"""Of each kept sum."""
 _CACHED_STATEMENTS: Final = 100
 _COMMAND_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
@@ -72,14 +79,9 @@ _LANDED: Final = """
     SELECT posted_at, claims FROM marketplace_metering.posting, marketplace_metering.ledger
     WHERE posting_id = $1
 """
-_GUARD: Final = f"""
-    UPDATE marketplace_metering.ledger SET held_through = {UNKNOWN},
-        guarded_since = EXTRACT(EPOCH FROM now())::bigint
-    WHERE guarded_since IS NULL
-"""
 
 
-async def _nothing(_db: Connection) -> None:
+async def _nothing(_db: object) -> None:
     """Change nothing in a transaction, or in a session: what it has set ends with a transaction."""
 
 
@@ -97,6 +99,7 @@ class PostgresConnections:
         migrations = migrations_in(schema) if schema else migrations_of("postgresql")
         self._upgrade = SchemaUpgrade(self._url, self._schema, migrations, create, reach)
         self._known = self._upgrade.known
+        self.shard = randrange(_SHARDS)
         self._pool: Any = None  # an asyncpg pool while open
         self._process = 0
         self._pooled = False
@@ -190,7 +193,7 @@ class PostgresConnections:
             memory = evolve(memory, claims=max(memory.claims, self._memory.claims))
             try:
                 async with self._connection() as connection:
-                    db = SchemaConnection(connection, self._schema)
+                    db = self._database(connection)
                     if at_once is not None and is_lone:
                         done, committing = [await at_once.rest(db)], True
                         self._reach("transaction: at once")
@@ -250,13 +253,12 @@ class PostgresConnections:
             kept = memory.or_with(note) if in_doubt else memory
             self._memory = evolve(kept, claims=self._memory.claims)
 
-    async def _guard_copy(self, db: Connection, memory: Memory, begun: Row) -> Missing | None:
+    async def _guard_copy(self, db: Database, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""
         note_found = not memory.notes or begun["note_found"]
         missing = memory.missing(begun["claims"], note_found=note_found)
         if missing is not None and missing.is_copy:
-            await db.execute(_GUARD)
-            await db.execute(DOUBT)
+            await guard(db, int(begun["clock"]))
         return missing
 
     def remember(self, claims: int) -> None:
@@ -303,7 +305,7 @@ class PostgresConnections:
             raise failed(error) from error
 
     async def _done_on(self, connection: Connection, operation: Operation[T], own: str) -> T:
-        db = SchemaConnection(connection, self._schema)
+        db = self._database(connection)
         memory = self._memory
         begun = await db.fetchrow(BEGIN_ON, memory.notes)
         if begun["ledger_id"] != own:
@@ -336,7 +338,7 @@ class PostgresConnections:
                     self._connection() as connection,
                     connection.transaction(isolation="repeatable_read", readonly=True),
                 ):
-                    db = SchemaConnection(connection, self._schema)
+                    db = self._database(connection)
                     require_known(await db.fetchval(_MIN_COMPATIBLE), self._known)
                     return await operation(db)
             except self._errors as caught:
@@ -356,6 +358,9 @@ class PostgresConnections:
             except self._errors:
                 pool.terminate()
 
+    def _database(self, connection: Connection) -> PostgresDatabase:
+        return PostgresDatabase(connection, self._schema, self.shard)
+
     def _connection(self) -> Any:  # noqa: ANN401
         if self._pool is None:
             raise LedgerClosedError("the ledger is closed")
@@ -365,7 +370,7 @@ class PostgresConnections:
 
     async def _begin(
         self,
-        connection: Connection,
+        db: Database,
         note: str | None,
         memory: Memory,
         wait: str,
@@ -379,11 +384,11 @@ class PostgresConnections:
         asked = self.clock.passed()
         if at_once is not None:
             own = (note, memory.notes, wait, self._known, memory.claims)
-            begun = await connection.fetchrow(at_once.statement, *own, *at_once.values)
+            begun = await db.fetchrow(at_once.statement, *own, *at_once.values)
         elif note is None:
-            begun = await connection.fetchrow(BEGIN, wait)
+            begun = await db.fetchrow(BEGIN, wait)
         else:
-            begun = await connection.fetchrow(BEGIN_ONCE, wait, note, memory.notes)
+            begun = await db.fetchrow(BEGIN_ONCE, wait, note, memory.notes)
         if begun is not None:
             self.clock.hear(begun["clock"], asked=asked)
         return begun
@@ -445,7 +450,7 @@ class PostgresConnections:
                 "would lose usage when the machine stops"
             )
         await self._upgrade.prepare(connection)
-        db = SchemaConnection(connection, self._schema)
+        db = self._database(connection)
         self.may_write = await db.fetchval(_MAY_WRITE)
         # Behind a pooler, another process answers than the one that the session began with.
         return bool(server["process"] != connection.get_server_pid())

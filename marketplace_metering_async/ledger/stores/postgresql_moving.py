@@ -1,12 +1,12 @@
 """A whole ledger from another store into PostgreSQL: every row as it is, the digests among them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from marketplace_metering_async.errors import LedgerError, LedgerUnusableError
 from marketplace_metering_async.ledger.identity import require_here
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
-from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.sums import Sum
@@ -29,13 +29,13 @@ async def take_over(connections: PostgresConnections, source: Store) -> int:
         raise
 
 
-async def _take(db: Connection, source: Store) -> int:
+async def _take(db: PostgresDatabase, source: Store) -> int:
     own = await _alone(db)
     if await _has_usage(db):
         raise LedgerUnusableError("only a new ledger can take over another one")
     old = await source.retire(own)
     sums = await _sums_of(source)
-    await db.execute(
+    await db.fetch(
         "UPDATE marketplace_metering.ledger SET region_name = $1, host = $2, guarded_since = $3, "
         "last_success_at = $4, claims = $5, claimed_through = $6, held_through = $7, "
         "adopted_at = $8, event_ids_since = $9",
@@ -59,7 +59,7 @@ async def _take(db: Connection, source: Store) -> int:
             "copied, so that nothing is moved"
         )
     for table, column in _NUMBERED.items():
-        await db.execute(
+        await db.fetch(
             f"SELECT setval(pg_get_serial_sequence('marketplace_metering.{table}', '{column}'), "
             f"GREATEST(1, (SELECT MAX({column}) FROM marketplace_metering.{table})))"
         )
@@ -71,28 +71,24 @@ async def _sums_of(source: Store) -> set[Sum]:
     return set((await source.status(0)).sums)
 
 
-async def let_go(connections: PostgresConnections, source: Store) -> None:
+async def let_go(db: Database, source: Store) -> None:
     """Open *source* again, if nothing of it is here; see Store."""
-    await connections.run(lambda db: _let_go(db, source))
-
-
-async def _let_go(db: Connection, source: Store) -> None:
     own = await _alone(db)
     if await _has_usage(db):
         raise LedgerUnusableError("go on with the ledger that it moved to: that one has its usage")
     await source.reinstate(own)
 
 
-async def _give_back(db: Connection, source: Store) -> None:
+async def _give_back(db: Database, source: Store) -> None:
     """Open the source again, unless this ledger has taken it over after all."""
     own = await _alone(db)
     if not await _has_usage(db):
         await source.reinstate(own)
 
 
-async def _alone(db: Connection) -> str:
+async def _alone(db: Database) -> str:
     """Return the ledger's name, once nobody else adds or moves into it, even in doubt."""
-    await db.execute(
+    await db.fetch(
         "LOCK TABLE marketplace_metering.usage_key, marketplace_metering.arrival IN EXCLUSIVE MODE"
     )
     ledger_id, moved_to = await db.fetchrow(
@@ -102,7 +98,7 @@ async def _alone(db: Connection) -> str:
     return str(ledger_id)
 
 
-async def _has_usage(db: Connection) -> bool:
+async def _has_usage(db: Database) -> bool:
     found: bool = await db.fetchval(
         "SELECT EXISTS (SELECT 1 FROM marketplace_metering.usage_key) "
         "OR EXISTS (SELECT 1 FROM marketplace_metering.arrival)"
@@ -110,7 +106,7 @@ async def _has_usage(db: Connection) -> bool:
     return found
 
 
-async def _copy(db: Connection, source: Store, table: str) -> int:
+async def _copy(db: PostgresDatabase, source: Store, table: str) -> int:
     shape = TABLES[table]
     values = ", ".join(f"${number}" for number, _ in enumerate(shape.columns, 1))
     columns = ", ".join(shape.columns)
@@ -126,32 +122,3 @@ async def _copy(db: Connection, source: Store, table: str) -> int:
         copied += len(rows)
         after = tuple(rows[-1][column] for column in shape.key)
     return copied
-
-
-async def dump(
-    db: Connection, table: str, after: tuple[Any, ...] | None, limit: int
-) -> Sequence[Mapping[str, Any]]:
-    """Return the next rows of a table *after* a key, in the order of its key."""
-    shape = TABLES[table]
-    key = ", ".join(shape.key)
-    name = f"marketplace_metering.{table}"
-    if table == "kept_sum":
-        name = f"({_SUMS}) AS sums"
-    numbers = ", ".join(f"${number}" for number, _ in enumerate(shape.key, 2))
-    place = "" if after is None else f"WHERE ({key}) > ({numbers})"
-    rows = await db.fetch(
-        f"SELECT * FROM {name} {place} ORDER BY {key} LIMIT $1", limit, *(after or ())
-    )
-    return [_with_integers(row) for row in rows]
-
-
-_SUMS: Final = """
-    SELECT product_code, dimension, state, SUM(quantity) AS quantity,
-           SUM(records)::bigint AS records, MAX(latest) AS latest
-    FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
-"""
-
-
-def _with_integers(row: Any) -> dict[str, Any]:  # noqa: ANN401 - asyncpg's
-    found = dict(row)
-    return found | {"quantity": int(found["quantity"])} if "quantity" in found else found

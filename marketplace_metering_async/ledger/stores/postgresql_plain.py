@@ -13,27 +13,16 @@ from marketplace_metering_async.ledger.frozen_record import EVENT_DIGEST_BYTES
 from marketplace_metering_async.ledger.hours import last_hour_of_month
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
-from marketplace_metering_async.ledger.plain_usage import Plan
-from marketplace_metering_async.ledger.posting import KnownEvents, PostingResult
+from marketplace_metering_async.ledger.plain_usage import PlainPart, Plan
+from marketplace_metering_async.ledger.posting import PostingResult
+from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     AT_ONCE,
     OWN_VALUES,
     AtOnce,
-    Connection,
-    Operation,
 )
-from marketplace_metering_async.ledger.sums import Sum
 from marketplace_metering_async.ledger.whole_dimensions import concerns
 
-KNOWN_EVENTS: Final = """
-    SELECT event_id, digest, 0 FROM marketplace_metering.event
-    WHERE event_id IN (SELECT unnest($1::text[]))
-    UNION ALL SELECT NULL, NULL, event_ids_since FROM marketplace_metering.ledger
-"""
-"""Both in one look: an id that is forgotten meanwhile is known, or known to be too old."""
-FORGET_EVENTS: Final = """
-    DELETE FROM marketplace_metering.event WHERE event_id IN (SELECT unnest($1::text[]))
-"""
 _PLAIN: Final = "unnest(?::text::bigint[], ?::text::bigint[], ?::text::bigint[], ?::text::bigint[])"
 """Numbers come as text, for which asyncpg takes a third of the time."""
 
@@ -138,7 +127,7 @@ def at_once(
     plan: Plan,
     rules: PostingRules,
     shard: int,
-    rest: Operation[list[PostingResult]],
+    rest: Verb[list[PostingResult]],
 ) -> AtOnce[list[PostingResult]] | None:
     """
     Return what adds all of *group* that is plain in one statement; None: nothing is.
@@ -192,41 +181,18 @@ def _columns(rows: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any
     return [*zip(*rows, strict=True)] or [()] * width
 
 
-async def add_blindly(db: Connection, plan: Plan, rules: PostingRules) -> None:
-    """Add what is plain, and hand the rest back to the *plan*."""
-    if events := plan.events():
-        new = {row["event_id"] for row in await db.fetch(NEW_EVENTS, *_of_events(events))}
-        if there := [name for name, *_ in events if name not in new]:
-            plan.known((await known_events(db, there)).digests)
-    if not plan.parts:
-        return
-    parts = [*plan.parts]
+async def name_events(db: Database, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
+    """Store events but for those whose ids are there already; return these."""
+    if not events:
+        return []
+    new = {row["event_id"] for row in await db.fetch(NEW_EVENTS, *_of_events(events))}
+    return [name for name, *_ in events if name not in new]
+
+
+async def grow(db: Database, plan: Plan, rules: PostingRules) -> list[PlainPart]:
+    """Add the parts of a plan, one at least, to their hours; return those that changed no row."""
     plain = await db.fetch(PLAIN_HOURS, *_of_hours(plan, rules))
-    grown = [(hour_id, *added) for hour_id, _, _, *added in plain]
-    await execute_for(db, GROW_PLAIN_HOURS, grown)
+    if grown := [(hour_id, *added) for hour_id, _, _, *added in plain]:
+        await db.fetch(GROW_PLAIN_HOURS, *zip(*grown, strict=True))
     changed = {(row["key_id"], row["hour"]) for row in plain}
-    others = [part for part in parts if (part.into.key_id, part.into.hour) not in changed]
-    if taken_back := plan.miss(others):
-        await db.execute(FORGET_EVENTS, taken_back)
-
-
-async def known_events(db: Connection, names: Sequence[str]) -> KnownEvents:
-    """Return what is known of the event ids *names*."""
-    *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
-    return KnownEvents({name: digest for name, digest, _ in known}, since)
-
-
-async def fetch_for(db: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the rows of a statement that has an array for each column of *rows*, if any."""
-    return await db.fetch(statement, *zip(*rows, strict=True)) if rows else []
-
-
-async def execute_for(db: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run a statement with an array for each column of *rows*, if there are any."""
-    await fetch_for(db, statement, rows)
-
-
-async def keep_sums(db: Connection, changes: Sequence[Sum], shard: int) -> None:
-    """Add *changes* to the kept sums."""
-    if changes:
-        await db.execute(KEPT_SUMS, shard, *zip(*changes, strict=True))
+    return [part for part in plan.parts if (part.into.key_id, part.into.hour) not in changed]

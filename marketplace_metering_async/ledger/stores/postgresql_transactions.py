@@ -4,21 +4,17 @@ The first statement of a transaction in PostgreSQL: durable, and done once by a 
 It says all that whoever runs it has to know of the ledger before anything is changed.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from attrs import frozen
+
+from marketplace_metering_async.ledger.stores.database import Verb
 
 T = TypeVar("T")
 
 Connection = Any
 """asyncpg's, pooled or not, whose types come with an extra."""
-
-Row = Any
-"""asyncpg's, likewise."""
-
-Operation = Callable[[Connection], Awaitable[T]]
-"""Statements of one transaction."""
 
 _DURABLE: Final = """
     CASE WHEN current_setting('synchronous_commit') <> 'remote_apply'
@@ -93,5 +89,5 @@ class AtOnce(Generic[T]):
 
     statement: str
     values: Sequence[Any]
-    rest: Operation[T]
+    rest: Verb[T]
     is_all: bool

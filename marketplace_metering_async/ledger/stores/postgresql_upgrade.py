@@ -6,8 +6,14 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from marketplace_metering_async.errors import LedgerMissingError, LedgerUnusableError
-from marketplace_metering_async.ledger.stores.migrations import Migration, first_edition, version_in
-from marketplace_metering_async.ledger.stores.postgresql_schema import USUAL, SchemaConnection
+from marketplace_metering_async.ledger.stores.migrations import (
+    Migration,
+    first_edition,
+    migrate,
+    version_in,
+)
+from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
+from marketplace_metering_async.ledger.stores.postgresql_schema import USUAL
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.words import FailPoint
 
@@ -70,21 +76,13 @@ class SchemaUpgrade:
             version = await self._version(connection)
             if not await connection.fetchval("SELECT to_regnamespace($1)", self.schema):
                 await connection.execute(f"CREATE SCHEMA {self.schema}")
-            db = SchemaConnection(connection, self.schema)
-            for migration in self.migrations:
-                if migration.version > version:
-                    for statement in migration.statements:
-                        await db.execute(statement)
-                        self.reach("migrate: statement")
-                    await db.execute(
-                        "UPDATE marketplace_metering.ledger SET version = $1", migration.version
-                    )
-            self.reach("migrate: done")
+            db = PostgresDatabase(connection, self.schema)
+            await migrate(db, self.migrations, version, self.reach)
 
     async def _version(self, connection: Connection) -> int:
         """Return the version of the schema; 0 where there is none, and one may be made."""
         place = place_of(self.url, self.schema)
-        db = SchemaConnection(connection, self.schema)
+        db = PostgresDatabase(connection, self.schema)
         if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):
             raise first_edition(place)
         if not await db.fetchval("SELECT to_regclass('marketplace_metering.ledger')"):

@@ -1,7 +1,7 @@
 """What is in a ledger: figures, the story of every hour, and what may be forgotten."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from marketplace_metering_async.ledger.history import (
     HistoryEntry,
@@ -27,19 +27,25 @@ from marketplace_metering_async.ledger.stores.history_pages import (
     Page,
 )
 from marketplace_metering_async.ledger.stores.identifying import identity
+from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.sums import Sum, Sums
 from marketplace_metering_async.quantities import MILLION
 
-SUMS: Final = Dialects(
-    sqlite="""
-    SELECT product_code, dimension, state, units, millionths, records, latest FROM kept_sum
-    """,
+KEPT_SUMS: Final = Dialects(
+    sqlite="kept_sum",
     postgresql="""
-    SELECT product_code, dimension, state, 0, SUM(quantity), SUM(records)::bigint, MAX(latest)
-    FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state
+    (SELECT product_code, dimension, state, SUM(quantity) AS quantity,
+            SUM(records)::bigint AS records, MAX(latest) AS latest
+     FROM marketplace_metering.kept_sum GROUP BY product_code, dimension, state) AS sums
+    """,
+)
+SUMS: Final = Dialects(
+    sqlite=f"SELECT * FROM {KEPT_SUMS.sqlite}",
+    postgresql=f"""
+    SELECT * FROM {KEPT_SUMS.postgresql}
     UNION ALL
     SELECT CASE WHEN license_arn = '' THEN product_code ELSE license_product END, dimension, state,
-           0, SUM(quantity), 0, MAX(at)
+           SUM(quantity), 0, MAX(at)
     FROM marketplace_metering.arrival CROSS JOIN (VALUES ('open'), ('recorded')) AS kept (state)
     GROUP BY 1, 2, 3
     """,
@@ -134,12 +140,7 @@ async def figures(db: Database, now: int) -> Figures:
     next_send, next_seal = await db.fetchrow(NEXT)
     return Figures(
         ledger=await identity(db),
-        sums=[
-            Sum(product, dimension, state, joined(units, millionths), records, latest)
-            for product, dimension, state, units, millionths, records, latest in await db.fetch(
-                SUMS
-            )
-        ],
+        sums=[Sum(**with_quantity(row)) for row in await db.fetch(SUMS)],
         oldest_hour=oldest,
         first_stamp=await db.fetchval(FIRST_STAMP, oldest),
         at_risk=joined(*await db.fetchrow(AT_RISK, *AtRisk.at(now))),
@@ -217,6 +218,20 @@ async def _by_row(
     for row in await db.fetch(statement, ids):
         found.setdefault(row[column], []).append(row)
     return found
+
+
+async def dump(
+    db: Database, table: str, after: tuple[Any, ...] | None, limit: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the next rows of a table *after* a key, in the order of its key."""
+    key = ", ".join(TABLES[table].key)
+    numbers = ", ".join(f"${number}" for number, _ in enumerate(TABLES[table].key, 2))
+    place = "" if after is None else f"WHERE ({key}) > ({numbers})"
+    rows_of = KEPT_SUMS if table == "kept_sum" else both(f"marketplace_metering.{table}")
+    statement = Dialects(
+        *(f"SELECT * FROM {name} {place} ORDER BY {key} LIMIT $1" for name in rows_of)
+    )
+    return [with_quantity(row) for row in await db.fetch(statement, limit, *(after or ()))]
 
 
 async def prune(db: Database, before: int, limit: int) -> int:

@@ -11,13 +11,13 @@ from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
     ended_hours,
     fates_of_taken,
-    reopened_sums,
     require_all,
     require_ended,
     require_no_claim,
     require_stranded,
     require_unbilled,
 )
+from marketplace_metering_async.ledger.stores.adding import load, write
 from marketplace_metering_async.ledger.stores.database import (
     Database,
     Dialects,
@@ -60,7 +60,7 @@ RESOLVE: Final = both("""
 NOTE: Final = for_rows(
     """
     INSERT INTO marketplace_metering.resolution (hour_id, stranded_id, at, before, after, note)
-    SELECT * FROM {given}
+    {values}
     """,
     "hour_id bigint, stranded_id bigint, at bigint, before text, after text, note text",
 )
@@ -128,17 +128,11 @@ async def _change(
     note: Note,
     sums: Sums,
 ) -> None:
-    await _write_down(db, hours, after, note)
-    for one in hours:
-        sums.move(one.of, one.state, after, one.quantity)
-
-
-async def _write_down(
-    db: Database, hours: Sequence[EndedHour], after: HourState, note: Note
-) -> None:
     await db.fetch(RESOLVE, [one.hour_id for one in hours], after, note.at)
     notes = [(one.hour_id, None, note.at, one.state, after, note.text) for one in hours]
     await db.for_each(NOTE, notes)
+    for one in hours:
+        sums.move(one.of, one.state, after, one.quantity)
 
 
 async def _resolve_stranded(
@@ -169,15 +163,16 @@ async def _resolve_stranded(
 async def rebill(db: Database, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
     """Move the usage of hours to the hour that runs; see Store."""
     keys = [key_of(row["name"]) for row in await db.fetch(KEYS, hours)]
-    into = await db.load(dict.fromkeys(keys, Wanted("", hour_of(note.at))))
+    into = await load(db, dict.fromkeys(keys, Wanted("", hour_of(note.at))))
     ended = await _hours(db, hours)
     for one in ended:
         require_unbilled(one)
-    await _write_down(db, ended, HourState.REOPENED, note)
-    posting = Posting(note.at, rules, into, sums=reopened_sums(ended))
+    sums = Sums()
+    await _change(db, ended, HourState.REOPENED, note, sums)
+    posting = Posting(note.at, rules, into, sums=sums.changes())
     for one in ended:
-        posting.carry(one.key, one.hour, one.state, one.quantity, one.events)
-    await db.write(posting.changes())
+        posting.carry(one.key, one.hour, HourState.REOPENED, one.quantity, one.events)
+    await write(db, posting.changes())
     return len(ended)
 
 

@@ -114,7 +114,7 @@ ATTEMPT: Final = for_rows(
     """
     INSERT INTO marketplace_metering.attempt
         (hour_id, fence, at, status, error, request_id, metering_record_id)
-    SELECT * FROM {given} WHERE true ON CONFLICT (hour_id, fence) DO NOTHING
+    {values} ON CONFLICT (hour_id, fence) DO NOTHING
     """,
     "hour_id bigint, fence bigint, at bigint, status text, error text, request_id text, "
     "metering_record_id text",
@@ -199,7 +199,7 @@ async def settle(
     db: Database, settlements: Sequence[Settlement], now: int, reach: FailPoint
 ) -> list[Settlement]:
     """Write down what claims came to; see Store."""
-    ids = [one.hour_id for one in settlements]
+    ids = [one.claim.hour_id for one in settlements]
     rows = {
         hour_id: Standing(fence, HourState(state), digest, host)
         for hour_id, fence, state, digest, host in await db.fetch(STANDING, ids)

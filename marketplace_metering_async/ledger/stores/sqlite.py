@@ -4,27 +4,21 @@ A ledger in one SQLite file: for one machine, any number of processes.
 SQLite has one writer at a time: what a verb reads stays so until it has written.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib.resources.abc import Traversable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
-from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
-from marketplace_metering_async.ledger.stores import sqlite_adding
-from marketplace_metering_async.ledger.stores.database import Database, Verb, with_quantity
-from marketplace_metering_async.ledger.stores.sqlite_database import run
+from marketplace_metering_async.ledger.stores import adding
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
+from marketplace_metering_async.ledger.stores.sqlite_plain import OtherHoursError
 from marketplace_metering_async.ledger.stores.store import Store
-from marketplace_metering_async.ledger.stores.tables import TABLES
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
-from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
-from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
-
-T = TypeVar("T")
+from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
 _LONG_LOG: Final = 2**28
 """Bytes; SQLite empties it when it has 4 MB, unless somebody reads."""
@@ -47,35 +41,7 @@ class SqliteStore(Store):
     ) -> None:
         """Note where; open() does the work. *connect* and *schema* are for tests."""
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
-        self._reach = reach
-        self._hours = PlainHours()
-        self._warn: Warn
-
-    async def open(self, warn: Warn) -> None:
-        """See Store."""
-        self._warn = warn
-        await self._file.open(warn)
-
-    async def aclose(self) -> None:
-        """See Store."""
-        await self._file.aclose()
-
-    @property
-    def may_write(self) -> bool:
-        """See Store."""
-        return self._file.may_write
-
-    async def _change(
-        self,
-        verb: Verb[T],
-        *,
-        once: bool = False,  # as all are
-        though_moved: bool = False,
-    ) -> T:
-        return await self._file.change(lambda db: run(db, verb), though_moved=though_moved)
-
-    async def _read(self, verb: Verb[T]) -> T:
-        return await self._file.read(lambda db: run(db, verb))
+        super().__init__(self._file, reach)
 
     async def _mark(self, db: Database) -> str:
         return self._file.mark()
@@ -90,25 +56,14 @@ class SqliteStore(Store):
         self, group: Sequence[Usage], now: int, rules: PostingRules
     ) -> list[PostingResult]:
         """See Store."""
-        post = partial(sqlite_adding.post, reach=self._reach)
-        given = (group, now, rules, self._hours)
+
+        def post(db: Database) -> Awaitable[list[PostingResult]]:
+            return adding.post(db, group, now, rules, self._hours, reach=self._reach)
+
         try:
-            return await self._file.change(lambda db: post(db, *given))
-        except sqlite_adding.OtherHoursError:
-            return await self._file.change(lambda db: post(db, *given, row_by_row=True))
-
-    async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
-        """See Store."""
-        return await self._file.read(lambda db: sqlite_adding.known_events(db, names))
-
-    async def whole_dimensions(self) -> WholeDimensions:
-        """See Store."""
-        return await self._file.read(sqlite_adding.whole_dimensions)
-
-    async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
-        """See Store."""
-        declare = sqlite_adding.declare_whole
-        await self._file.change(lambda db: declare(db, whole, now))
+            return await self._change(post)
+        except OtherHoursError:
+            return await self._file.run(post, row_by_row=True)
 
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""
@@ -129,9 +84,4 @@ class SqliteStore(Store):
         """See Store."""
         if table == "arrival":  # nobody shares a connection
             return []
-        key = ", ".join(TABLES[table].key)
-        place = "" if after is None else f"WHERE ({key}) > ({', '.join('?' for _ in after)})"
-        statement = f"SELECT * FROM {table} {place} ORDER BY {key} LIMIT ?"
-        values = (*(after or ()), limit)
-        rows = await self._file.read(lambda db: db.execute(statement, values).fetchall())
-        return [with_quantity(row) if "units" in row.keys() else dict(row) for row in rows]  # noqa: SIM118
+        return await super().dump(table, after, limit)

@@ -1,13 +1,13 @@
 """A transaction of SQLite as the verbs that both stores share know it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
-from marketplace_metering_async.ledger.model import UsageKey
-from marketplace_metering_async.ledger.open_hours import KeyState
-from marketplace_metering_async.ledger.posting import Changes, Wanted
-from marketplace_metering_async.ledger.stores import sqlite_adding
+from marketplace_metering_async.ledger.model import CustomerKey
+from marketplace_metering_async.ledger.open_hours import PostingRules
+from marketplace_metering_async.ledger.plain_usage import PlainPart, Plan
+from marketplace_metering_async.ledger.stores import sqlite_plain
 from marketplace_metering_async.ledger.stores.database import (
     Database,
     Dialects,
@@ -16,25 +16,34 @@ from marketplace_metering_async.ledger.stores.database import (
     Verb,
     without_schema,
 )
-from marketplace_metering_async.ledger.stores.sqlite_file import Connection
-from marketplace_metering_async.ledger.stores.words import no_failure
+from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
 from marketplace_metering_async.ledger.sums import Sum
+from marketplace_metering_async.quantities import MILLION
 
 T = TypeVar("T")
+
+KEPT_SUM: Final = """
+    INSERT INTO kept_sum (product_code, dimension, state, units, millionths, records, latest)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (product_code, dimension, state) DO UPDATE SET units = units + excluded.units,
+        millionths = millionths + excluded.millionths, records = records + excluded.records,
+        latest = max(latest, excluded.latest)
+"""
 
 
 class SqliteDatabase(Database):
     """See Database; nothing of it waits."""
 
-    def __init__(self, db: Connection) -> None:
-        """Run statements on *db*, in a transaction that has begun."""
+    def __init__(self, db: Connection, *, row_by_row: bool = False) -> None:
+        """Run statements on *db*, in a transaction that has begun; see `sqlite_plain.grow`."""
         self._db = db
+        self._row_by_row = row_by_row
 
     async def fetch(self, statement: Statement, *values: object) -> Sequence[Row]:
         """See Database."""
         text = statement if isinstance(statement, str) else statement.sqlite
         named = {
-            str(number): json.dumps(value) if isinstance(value, list | tuple) else value
+            str(number): json.dumps(value) if isinstance(value, list | tuple | dict) else value
             for number, value in enumerate(values, 1)
         }
         rows: Sequence[Row] = self._db.execute(without_schema(text), named).fetchall()
@@ -48,23 +57,36 @@ class SqliteDatabase(Database):
         """See Database: it has a thread of its own to wait in."""
         return work()
 
-    async def load(self, wanted: Mapping[UsageKey, Wanted]) -> dict[UsageKey, KeyState]:
-        """See Database."""
-        return sqlite_adding.load(self._db, wanted)
+    async def lock_new(self, customers: Sequence[CustomerKey], pairs: Sequence[str]) -> None:
+        """See Database: there are no others."""
 
-    async def write(self, changes: Changes) -> None:
+    async def fetch_pairs(self, statement: Dialects, pairs: dict[int, int]) -> Sequence[Row]:
         """See Database."""
-        sqlite_adding.write(self._db, changes, no_failure)
+        return await self.fetch(statement, pairs)
+
+    async def name_events(self, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
+        """See Database."""
+        return sqlite_plain.name_events(self._db, events)
+
+    async def grow(self, plan: Plan, rules: PostingRules) -> Sequence[PlainPart]:
+        """See Database."""
+        return sqlite_plain.grow(self._db, plan, rules, row_by_row=self._row_by_row)
 
     async def keep_sums(self, changes: Sequence[Sum]) -> None:
         """See Database."""
-        sqlite_adding.keep_sums(self._db, changes)
+        self._db.executemany(
+            KEPT_SUM,
+            [
+                (product, dimension, state, *divmod(quantity, MILLION), records, latest)
+                for product, dimension, state, quantity, records, latest in changes
+            ],
+        )
 
 
-def run(db: Connection, verb: Verb[T]) -> T:
+def run(db: Connection, verb: Verb[T], *, row_by_row: bool = False) -> T:
     """Return what a *verb* returns: it ends at once, for it waits for nothing else."""
     try:
-        next(verb(SqliteDatabase(db)).__await__())
+        next(verb(SqliteDatabase(db, row_by_row=row_by_row)).__await__())
     except StopIteration as end:
         result: T = end.value
         return result

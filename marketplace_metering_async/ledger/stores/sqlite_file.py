@@ -17,6 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     LedgerClosedError,
     LedgerError,
@@ -26,17 +27,21 @@ from marketplace_metering_async.errors import (
     UsageRefusedError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
-from marketplace_metering_async.ledger.stores.database import DOUBT, without_schema
+from marketplace_metering_async.ledger.stores.database import Verb
+from marketplace_metering_async.ledger.stores.identifying import guard
 from marketplace_metering_async.ledger.stores.migrations import (
     first_edition,
+    migrate,
     migrations_in,
     migrations_of,
     version_in,
 )
+from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
+from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
 from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
-from marketplace_metering_async.ledger.watermark import UNKNOWN, Memory, Missing
+from marketplace_metering_async.ledger.watermark import Memory, Missing
 
 T = TypeVar("T")
 
@@ -52,9 +57,6 @@ Where others hold the log, they have it since before.
 _LOG_KEPT: Final = 2**24
 """Bytes to which the log is cut once nobody reads what it had grown by; it would keep its size."""
 _MACHINE_ID: Final = Path("/etc/machine-id")
-
-Connection = Any
-"""sqlite3's, or one like it, in tests of disks."""
 
 Connect = Callable[[str], Connection]
 
@@ -79,17 +81,6 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     )
     connection.row_factory = sqlite3.Row
     return connection
-
-
-Operation = Callable[[Connection], T]
-"""Statements of one transaction."""
-
-
-GUARD: Final = f"""
-    UPDATE ledger SET held_through = {UNKNOWN},
-        guarded_since = CAST(strftime('%s', 'now') AS INTEGER)
-    WHERE guarded_since IS NULL
-"""
 
 
 class SqliteFile:
@@ -136,9 +127,16 @@ class SqliteFile:
         if self.may_write and mode & 0o007 and os.name != "nt":
             warn(f"chmod o= {self._path}: everybody on this machine may use it ({mode:03o})")
 
-    async def change(self, operation: Operation[T], *, though_moved: bool = False) -> T:
+    async def run(
+        self,
+        operation: Verb[T],
+        *,
+        once: bool = True,  # noqa: ARG002 - as all are
+        though_moved: bool = False,
+        row_by_row: bool = False,
+    ) -> T:
         """
-        Run *operation* in one durable transaction.
+        Run *operation* in one durable transaction, maybe *row_by_row*; see `sqlite_plain.grow`.
 
         Raises:
             LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
@@ -152,13 +150,15 @@ class SqliteFile:
                 "nothing was stored"
             )
         result, missing = await self._in_thread(
-            0, lambda: self._change(operation, though_moved=though_moved)
+            0, lambda: self._run(operation, though_moved=though_moved, row_by_row=row_by_row)
         )
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}")
         return result
 
-    def _change(self, operation: Operation[T], *, though_moved: bool) -> tuple[T, Missing | None]:
+    def _run(
+        self, operation: Verb[T], *, though_moved: bool, row_by_row: bool
+    ) -> tuple[T, Missing | None]:
         """Return also what is missing, which makes a copy of the file."""
         with _named(self._path):
             self._require_same_file()
@@ -171,13 +171,13 @@ class SqliteFile:
                 require_known(min_compatible, self._known)
                 missing = self._memory.missing(claims)
                 if missing is not None:
-                    self._writer.execute(GUARD)
-                    self._writer.execute(without_schema(DOUBT))
-                result = operation(self._writer)
+                    now = int(SystemClock().now().timestamp())
+                    run(self._writer, lambda db: guard(db, now))
+                result = run(self._writer, operation, row_by_row=row_by_row)
             self._memory = Memory(claims=claims)
             return result, missing
 
-    async def read(self, operation: Operation[T]) -> T:
+    async def read(self, operation: Verb[T]) -> T:
         """
         Run *operation* on what is committed.
 
@@ -189,7 +189,7 @@ class SqliteFile:
         def checked(db: Connection) -> T:
             (min_compatible,) = db.execute("SELECT min_compatible FROM ledger").fetchone()
             require_known(min_compatible, self._known)
-            return operation(db)
+            return run(db, operation)
 
         return await self._in_thread(1, lambda: self._read(checked))
 
@@ -305,13 +305,7 @@ class SqliteFile:
     def _migrate(self) -> None:
         with self._transaction():
             version = self._version(self._writer)
-            for migration in self._migrations:
-                if migration.version > version:
-                    for statement in migration.statements:
-                        self._writer.execute(statement)
-                        self._reach("migrate: statement")
-                    self._writer.execute("UPDATE ledger SET version = ?", (migration.version,))
-            self._reach("migrate: done")
+            run(self._writer, lambda db: migrate(db, self._migrations, version, self._reach))
 
     def _version(self, db: Connection) -> int:
         """Return the version of the schema; 0 in an empty file, which is to become a ledger."""
@@ -338,7 +332,7 @@ class SqliteFile:
             )
 
     def _missing(self) -> LedgerMissingError:
-        return LedgerMissingError(f"there is no ledger at {self._path.absolute()}")
+        return LedgerMissingError(f"there is no ledger at {self._path}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -365,7 +359,7 @@ class SqliteFile:
                 "stored is unknown"
             ) from error
 
-    def _read(self, operation: Operation[T]) -> T:
+    def _read(self, operation: Callable[[Connection], T]) -> T:
         with _named(self._path), self._to_read() as db:
             db.execute("BEGIN")
             try:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from attrs import astuple
@@ -32,9 +32,16 @@ from marketplace_metering_async.ledger.model import (
     Usage,
 )
 from marketplace_metering_async.ledger.open_hours import PostingRules
+from marketplace_metering_async.ledger.plain_usage import PlainHours
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.status import Figures
-from marketplace_metering_async.ledger.stores import reports, resolving, sending, subscriptions
+from marketplace_metering_async.ledger.stores import (
+    adding,
+    reports,
+    resolving,
+    sending,
+    subscriptions,
+)
 from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.identifying import (
     ADOPT,
@@ -52,6 +59,29 @@ from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions
 T = TypeVar("T")
 
 
+class Connections(Protocol):
+    """How a store reaches its database."""
+
+    @property
+    def may_write(self) -> bool:
+        """See Store."""
+        ...
+
+    async def open(self, warn: Warn) -> None:
+        """See Store."""
+
+    async def aclose(self) -> None:
+        """See Store."""
+
+    async def run(self, verb: Verb[T], /, *, once: bool, though_moved: bool) -> T:
+        """See Store._change."""
+        ...
+
+    async def read(self, verb: Verb[T], /) -> T:
+        """See Store._read."""
+        ...
+
+
 class Store(ABC):
     """
     A place for one ledger.
@@ -67,8 +97,13 @@ class Store(ABC):
     """Whether relays on other machines use the same quota, and agree on it here."""
     mark_is_proof: bool
     """See Place."""
-    _reach: FailPoint
-    _warn: Warn
+
+    def __init__(self, connections: Connections, reach: FailPoint) -> None:
+        """Note how its database is reached; open() does the work. *reach* is for tests."""
+        self._connections = connections
+        self._reach = reach
+        self._hours = PlainHours()
+        self._warn: Warn
 
     @property
     def clock(self) -> Clock:
@@ -76,11 +111,10 @@ class Store(ABC):
         return SystemClock()
 
     @property
-    @abstractmethod
     def may_write(self) -> bool:
         """Whether its role and server let this process write, as it was when it was opened."""
+        return self._connections.may_write
 
-    @abstractmethod
     async def open(self, warn: Warn) -> None:
         """
         Connect, and bring the schema up to date under a lock.
@@ -90,10 +124,12 @@ class Store(ABC):
         Raises:
             LedgerUnusableError: it cannot be used; the text says why.
         """
+        self._warn = warn
+        await self._connections.open(warn)
 
-    @abstractmethod
     async def aclose(self) -> None:
         """Let go of it; twice is fine."""
+        await self._connections.aclose()
 
     # Who it is
 
@@ -185,17 +221,17 @@ class Store(ABC):
         """
         return Counter()
 
-    @abstractmethod
     async def known_events(self, names: Sequence[str]) -> Mapping[str, bytes]:
         """Return the event ids among *names* that are known, with the digest of what was said."""
+        return (await self._read(lambda db: adding.events_named(db, names))).digests
 
-    @abstractmethod
     async def whole_dimensions(self) -> WholeDimensions:
         """Return the dimensions that are declared whole."""
+        return await self._read(adding.whole_dimensions)
 
-    @abstractmethod
     async def declare_whole(self, whole: WholeDimensions, now: int) -> None:
         """Let these dimensions be whole, and no others, for all usage that is added from now on."""
+        await self._change(lambda db: adding.declare_whole(db, whole, now))
 
     async def close(self, customer: CustomerKey, at: int, now: int, rules: PostingRules) -> int:
         """Note that a subscription ends at *at*; return how many hours are due by then."""
@@ -435,15 +471,14 @@ class Store(ABC):
         undo = "UPDATE marketplace_metering.ledger SET moved_to = NULL WHERE moved_to = $1"
         await self._change(lambda db: db.fetch(undo, moved_name(to)), though_moved=True)
 
-    @abstractmethod
     async def dump(
         self, table: str, after: tuple[Any, ...] | None, limit: int
     ) -> Sequence[Mapping[str, Any]]:
         """Return the next rows of a table of TABLES *after* a key, in the order of its key."""
+        return await self._read(lambda db: reports.dump(db, table, after, limit))
 
     # What they have in common
 
-    @abstractmethod
     async def _change(self, verb: Verb[T], *, once: bool = False, though_moved: bool = False) -> T:
         """
         Run a *verb* in one durable transaction.
@@ -451,10 +486,11 @@ class Store(ABC):
         What must take place *once* does, however often the connection is lost. A ledger that has
         moved is changed by nothing but what says *though_moved*.
         """
+        return await self._connections.run(verb, once=once, though_moved=though_moved)
 
-    @abstractmethod
     async def _read(self, verb: Verb[T]) -> T:
         """Run a *verb* on what is committed."""
+        return await self._connections.read(verb)
 
     @abstractmethod
     async def _mark(self, db: Database) -> str:

@@ -7,6 +7,7 @@ from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import CustomerKey, HourState, key_of
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import Posting, Wanted
+from marketplace_metering_async.ledger.stores.adding import load, write
 from marketplace_metering_async.ledger.stores.database import (
     Database,
     Dialects,
@@ -100,14 +101,14 @@ async def close(db: Database, customer: CustomerKey, at: int, now: int, rules: P
     ids = [row["key_id"] for row in names]
     first = await db.fetchval(FIRST_TO_CLOSE, ids)
     wanted = Wanted("", now if first is None else first)
-    keys = await db.load(dict.fromkeys((key_of(row["name"]) for row in names), wanted))
+    keys = await load(db, dict.fromkeys((key_of(row["name"]) for row in names), wanted))
     by_id = {state.key_id: state for state in keys.values()}
     for key_id, hour, origin, *carried in await db.fetch(CARRIED_BEFORE, ids, at):
         quantity, events = carried
         by_id[key_id].hours[hour].carried_before[origin] = (quantity, events)
     posting = Posting(now, rules, keys)
     sealing = sum(posting.close(key, at) for key in keys)
-    await db.write(posting.changes())
+    await write(db, posting.changes())
     return sealing + len(await db.fetch(SEND_FIRST, ids))
 
 
@@ -123,7 +124,7 @@ async def rearm(db: Database, states: Sequence[HourState], now: int, rules: Post
     """Send ended records again; see Store."""
     stranded = await db.fetch(STRANDED, states)
     wanted = Wanted("", hour_of(now))
-    into = await db.load(dict.fromkeys((key_of(row["name"]) for row in stranded), wanted))
+    into = await load(db, dict.fromkeys((key_of(row["name"]) for row in stranded), wanted))
     ended = await db.fetch(ENDED, states, now)
     await db.fetch(FREEZE_AGAIN, [row["hour_id"] for row in ended])
     waiting = await db.fetch(WAIT_NO_LONGER, states, now)
@@ -137,7 +138,7 @@ async def rearm(db: Database, states: Sequence[HourState], now: int, rules: Post
         usage = row["origin"], HourState(row["state"]), row["quantity"], row["events"]
         hour = posting.carry(key_of(row["name"]), *usage)
         moved.append((row["key_id"], hour, row["stranded_id"]))
-    await db.write(posting.changes())
+    await write(db, posting.changes())
     await db.for_each(MOVED_NOTE, moved)
     await db.fetch(CARRIED, [row["stranded_id"] for row in stranded])
     return len(ended) + len(stranded) + len(waiting)

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from support.claims import CLAIM, RECORD
 
 from marketplace_metering_async.ledger.claims import MOST_CRASHES, choose
-from marketplace_metering_async.ledger.frozen_record import QUANTITY, digest
+from marketplace_metering_async.ledger.frozen_record import QUANTITY
 from marketplace_metering_async.ledger.model import (
     FrozenHour,
     HourState,
@@ -14,30 +15,9 @@ from marketplace_metering_async.ledger.model import (
     UsageKey,
 )
 
-KEY = UsageKey("product", "111122223333", "", "", "requests")
-RECORD = (KEY, 1_795_435_200, 5_000_000, QUANTITY)
-
 
 def candidate(number: int = 1, **more: Any) -> FrozenHour:
-    key, stamp, quantity, member = RECORD
-    whole = FrozenHour(
-        hour_id=number,
-        key=key,
-        license_product="",
-        stamp=stamp,
-        quantity=quantity,
-        member=member,
-        region_name="us-east-1",
-        host="metering.example",
-        digest=digest("us-east-1", *RECORD, license_product=""),
-        fence=3,
-        attempts=2,
-        crashes=0,
-        in_doubt=False,
-        lapsed=False,
-        urgent=False,
-        others_sent=True,
-    )
+    whole = evolve(CLAIM, hour_id=number, fence=3, attempts=2, others_sent=True)
     return evolve(whole, **more)
 
 
@@ -84,7 +64,7 @@ def test_a_row_that_was_damaged_is_put_aside(flipped: dict[str, Any]) -> None:
     claimed, (one,) = choose([candidate(**flipped), candidate(2)], 10, 1)
 
     assert [2] == [other.hour_id for other in claimed]
-    assert (HourState.DAMAGED, 3) == (one.state, one.fence)
+    assert (HourState.DAMAGED, 3) == (one.state, one.claim.fence)
 
 
 def test_a_record_that_kills_its_relays_is_put_aside() -> None:
@@ -96,7 +76,10 @@ def test_a_record_that_kills_its_relays_is_put_aside() -> None:
 
     assert (1, 0) == (len(once_more), len(claimed))
     assert (HourState.QUARANTINED, True) == (one.state, one.in_doubt)
-    assert (5_000_000, ProductDimension("product", "requests")) == (one.quantity, one.of)
+    assert (5_000_000, ProductDimension("product", "requests")) == (
+        one.claim.quantity,
+        one.claim.of,
+    )
 
 
 def test_relays_that_die_of_something_else_put_nothing_aside() -> None:

@@ -36,6 +36,16 @@ def test_a_statement_for_rows_takes_one_or_all() -> None:
     )
 
 
+def test_rows_are_inserted_as_values() -> None:
+    statement = for_rows("INSERT INTO event {values}", "event_id text, added_at bigint")
+
+    assert statement.sqlite == "INSERT INTO event VALUES (?, ?)"
+    assert statement.postgresql == (
+        "INSERT INTO event SELECT * FROM unnest($1::text[], $2::bigint[]) "
+        "AS given (event_id, added_at)"
+    )
+
+
 def test_values_go_to_their_numbers_in_sqlite() -> None:
     async def verb(db: Database) -> list[tuple[int, int]]:
         await db.fetch("CREATE TABLE marketplace_metering.hour (hour_id, state)")

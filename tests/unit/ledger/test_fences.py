@@ -3,28 +3,19 @@
 from typing import Any
 
 import pytest
+from attrs import evolve
+from support.claims import CLAIM
 
 from marketplace_metering_async.ledger.fences import Standing, writing_of
-from marketplace_metering_async.ledger.model import HourState, ProductDimension, Settlement
+from marketplace_metering_async.ledger.model import HourState, Settlement
 from marketplace_metering_async.ledger.sums import Sum
 
-OF = ProductDimension("product", "requests")
-DIGEST = b"of the record"
-HOST = "metering.example"
+DIGEST, HOST, UNITS = CLAIM.digest, CLAIM.host, CLAIM.quantity
 
 
 def verdict(state: HourState, fence: int = 2, **more: Any) -> Settlement:
-    return Settlement(
-        hour_id=1,
-        fence=fence,
-        digest=DIGEST,
-        state=state,
-        status=state.value,
-        host=HOST,
-        quantity=5,
-        of=OF,
-        **more,
-    )
+    claim = evolve(CLAIM, fence=fence)
+    return Settlement(claim=claim, state=state, status=state.value, **more)
 
 
 @pytest.mark.parametrize("digest", [b"of another record", None])
@@ -131,8 +122,8 @@ def test_what_is_written_stands_in_rows() -> None:
     assert [("conflict", 0, 0, 70, "m", "taken", 1)] == writing.hour_rows(70)
     assert [(1, 2, 70, "conflict", "taken", "r", "m")] == writing.attempt_rows(70)
     assert [
-        Sum("product", "requests", "conflict", 5, 1, 0),
-        Sum("product", "requests", "frozen", -5, -1, 0),
+        Sum("product", "requests", "conflict", UNITS, 1, 0),
+        Sum("product", "requests", "frozen", -UNITS, -1, 0),
     ] == writing.sums()
     assert not writing.has_success
     assert [("frozen", 90, 1, None, None, None, 1)] == waiting.hour_rows(70)

@@ -4,8 +4,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from support.claims import CLAIM
 
 from marketplace_metering_async.aws.wire import dumps
 from marketplace_metering_async.ledger.frozen_record import (
@@ -84,20 +86,7 @@ def test_the_record_is_what_was_frozen(
     """
     In units, stamped with the moment of the latest usage.
     """
-    held = FrozenHour(
-        hour_id=1,
-        fence=1,
-        key=key,
-        license_product=license_product,
-        stamp=NOON,
-        quantity=5_000_000,
-        member=QUANTITY,
-        region_name="us-east-1",
-        host="metering.example",
-        digest=b"",
-        attempts=0,
-        in_doubt=False,
-    )
+    held = evolve(CLAIM, key=key, license_product=license_product, stamp=NOON)
     record = record_of(held)
 
     assert (5, datetime.fromtimestamp(NOON, UTC)) == (record.quantity, record.timestamp)
@@ -105,20 +94,7 @@ def test_the_record_is_what_was_frozen(
 
 
 def held(quantity: int, member: str) -> FrozenHour:
-    return FrozenHour(
-        hour_id=1,
-        fence=1,
-        key=KEY,
-        license_product="",
-        stamp=NOON,
-        quantity=quantity,
-        member=member,
-        region_name="us-east-1",
-        host="metering.example",
-        digest=b"",
-        attempts=0,
-        in_doubt=False,
-    )
+    return evolve(CLAIM, quantity=quantity, member=member)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,12 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketplace_metering_async.ledger.hours import deadline_of, hour_of, latest_lost_at, month_of
+from marketplace_metering_async.ledger.hours import (
+    deadline_of,
+    hour_of,
+    last_hour_of_month,
+    latest_lost_at,
+)
 
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 MONTH = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp())
@@ -30,7 +35,8 @@ def test_months_are_those_of_utc() -> None:
     """
     Whatever the machine's zone.
     """
-    assert [(2026, 11), (2026, 12)] == [month_of(MONTH - 1), month_of(MONTH)]
+    assert MONTH - 3600 == last_hour_of_month(MONTH - 3600)
+    assert MONTH + 31 * 24 * 3600 - 3600 == last_hour_of_month(MONTH)
 
 
 @given(st.integers(NOON, NOON + 40 * 24 * 3600))

@@ -8,14 +8,9 @@ from marketplace_metering_async.errors import EventConflictError
 from marketplace_metering_async.ledger.model import ProductDimension, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules
 from marketplace_metering_async.ledger.plain_usage import PlainHours, Plan
-from marketplace_metering_async.ledger.posting import (
-    MOST_AHEAD,
-    MOST_WHOLE,
-    TO_SEND,
-    AddedUsage,
-    added_to,
-)
+from marketplace_metering_async.ledger.posting import MOST_AHEAD, TO_SEND, AddedUsage, added_to
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
+from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE
 
 HOUR = 3600
 NOON = 1_795_435_200

@@ -2,23 +2,15 @@
 
 from typing import Any
 
+from support.claims import CLAIM
+
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
-from marketplace_metering_async.ledger.model import HourState, ProductDimension, Settlement
+from marketplace_metering_async.ledger.model import HourState, Settlement
 from marketplace_metering_async.ledger.relay_report import RelayNews
 
 
 def heard(state: HourState, before: HourState = HourState.FROZEN) -> Settlement:
-    return Settlement(
-        hour_id=1,
-        fence=1,
-        digest=b"",
-        state=state,
-        status=state.value,
-        host="metering.example",
-        quantity=3_000_000,
-        of=ProductDimension("product", "requests"),
-        before=before,
-    )
+    return Settlement(claim=CLAIM, state=state, status=state.value, before=before)
 
 
 def test_verdicts_are_counted_and_what_ended_is_reported() -> None:
@@ -33,7 +25,7 @@ def test_verdicts_are_counted_and_what_ended_is_reported() -> None:
     news.tell(said.append)
 
     assert (True, False) == (empty, report.is_empty)
-    assert (1, 3, 1) == (report.metered, report.units, report.returned)
+    assert (1, 5, 1) == (report.metered, report.units, report.returned)
     assert {HourState.CONFLICT: 1} == report.ended
     assert [UsageEndedUnmetered(state="conflict", records=1)] == said
 
@@ -47,7 +39,7 @@ def test_a_success_that_came_late_is_an_alarm() -> None:
     news.hear(heard(HourState.METERED, HourState.REOPENED))
     news.tell(said.append)
 
-    assert (1, 3) == (news.report.metered, news.report.units)
+    assert (1, 5) == (news.report.metered, news.report.units)
     off, reopened = (event.text for event in said if isinstance(event, WarningIssued))
     assert off == (
         "bill none of it again: 1 records that had ended as written_off are metered after all"

@@ -12,7 +12,6 @@ from marketplace_metering_async.ledger.resolutions import (
     EndedHour,
     ended_hours,
     fates_of_taken,
-    reopened_sums,
     require_all,
     require_ended,
     require_no_claim,
@@ -23,7 +22,6 @@ from marketplace_metering_async.ledger.resolutions import (
     state_of_taken,
     state_resolved,
 )
-from marketplace_metering_async.ledger.sums import Sum
 
 KEY = UsageKey("product", "111122223333", "", "", "requests")
 STAMP = 1_795_435_200
@@ -126,16 +124,6 @@ def test_hours_are_read_from_their_rows() -> None:
         ended_hours([4, 5], [dict(row)])
     with pytest.raises(CannotResolveError, match="hour-4 is open"):
         ended_hours([4], [row | {"state": "open", "digest": None}])
-
-
-def test_reopened_usage_moves_as_a_count_alone() -> None:
-    """
-    Its units go where the usage is carried to.
-    """
-    assert [
-        Sum("product", "requests", HourState.REJECTED, 0, -2, 0),
-        Sum("product", "requests", HourState.REOPENED, 0, 2, 0),
-    ] == reopened_sums([HOUR, evolve(HOUR, hour_id=5)])
 
 
 def test_what_was_never_sent_can_only_be_written_off() -> None:

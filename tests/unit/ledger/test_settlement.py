@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from support.claims import CLAIM
 
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
@@ -14,13 +15,7 @@ from marketplace_metering_async.errors import (
     Violation,
 )
 from marketplace_metering_async.ledger.hours import deadline_of
-from marketplace_metering_async.ledger.model import (
-    FrozenHour,
-    HourState,
-    ProductDimension,
-    Settlement,
-    UsageKey,
-)
+from marketplace_metering_async.ledger.model import FrozenHour, HourState, Settlement
 from marketplace_metering_async.ledger.settlement import settlement
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
 from marketplace_metering_async.service_errors import (
@@ -34,20 +29,7 @@ from marketplace_metering_async.service_errors import (
 
 NOON = 1_795_435_200
 HOUR = 3600
-CLAIMED = FrozenHour(
-    hour_id=1,
-    fence=1,
-    key=UsageKey("product", "111122223333", "", "", "typo"),
-    license_product="",
-    stamp=NOON - 2 * HOUR,
-    quantity=5_000_000,
-    member="Quantity",
-    region_name="us-east-1",
-    host="metering.example",
-    digest=b"",
-    attempts=0,
-    in_doubt=False,
-)
+CLAIMED = evolve(CLAIM, key=CLAIM.key._replace(dimension="typo"), stamp=NOON - 2 * HOUR)
 REFUSAL = InvalidUsageDimensionException("InvalidUsageDimensionException", "no such dimension")
 LICENSE = InvalidLicenseException("InvalidLicenseException", "not in force")
 OUT_OF_BOUNDS = TimestampOutOfBoundsException("TimestampOutOfBoundsException", "too old")
@@ -80,7 +62,7 @@ def test_a_success_is_metered() -> None:
         one.metering_record_id,
         one.request_id,
     )
-    assert (5_000_000, ProductDimension("product", "typo")) == (one.quantity, one.of)
+    assert one.claim is CLAIMED
 
 
 def test_a_duplicate_is_ours_only_where_there_was_doubt() -> None:
