@@ -27,7 +27,7 @@ _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
-_lane: Final = lru_cache(maxsize=1_000)(Lane)  # most records are of few
+_lane: Final = lru_cache(maxsize=64)(Lane)  # most records are of few
 
 
 class Backlog:
