@@ -1,6 +1,7 @@
 """Whether what was given is a record that may be sent now."""
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -41,6 +42,17 @@ class Admission:
         if math.isfinite(bounds.earliest):
             earliest = datetime.fromtimestamp(bounds.earliest, UTC) - limits.EDGE
             self._oldest = limits.oldest_open(earliest).timestamp()
+
+    def are_plain(self, given: Iterable[object]) -> bool:
+        """Fast check: True means that `admit` returns each of *given* itself; False, nothing."""
+        oldest, newest, lacks = self._oldest, self._newest, self._product_lacks
+        return all(
+            type(one) is UsageRecord
+            and oldest <= one.epoch <= newest
+            and not one.usage_allocations
+            and not (lacks and one.product_code is None and one.license_arn is None)
+            for one in given
+        )
 
     def admit(self, position: int, given: object) -> UsageRecord:
         """

@@ -101,15 +101,17 @@ class Batch(Door):
 
     async def _take_in(self, some: Sequence[object]) -> None:
         self._collector.expect(some)
-        for position, given in enumerate(some, len(self._sent)):
-            try:
-                record = self._admission.admit(position, given)
-            except InvalidRecordError as error:
+        start = len(self._sent)
+        if self._admission.are_plain(some):
+            self._sent += cast("Sequence[UsageRecord]", some)
+        else:
+            for position, given in enumerate(some, start):
                 self._sent.append(None)
-                self._reject([position], error)
-            else:
-                self._sent.append(record)
-                self._hashes.note(record)
+                try:
+                    self._sent[position] = self._admission.admit(position, given)
+                except InvalidRecordError as error:
+                    self._reject([position], error)
+        self._hashes.note(filter(None, self._sent[start:]))
         if await self._stretch.yield_if_due():
             self._admission.set_time(self._connection.bounds())
 

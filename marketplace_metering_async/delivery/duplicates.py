@@ -1,6 +1,6 @@
 """Records that the service would take for one: of one key, or of one hour under both schemes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from marketplace_metering_async.errors import ConflictingRecordsError
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
@@ -29,10 +29,10 @@ class UsageHashes:
         self.repeated: set[int] = set()
         self._seen: set[int] = set()
 
-    def note(self, record: UsageRecord) -> None:
-        """Take note of one more record."""
-        one = hash(_place(record))
-        (self.repeated if one in self._seen else self._seen).add(one)
+    def note(self, records: Iterable[UsageRecord]) -> None:
+        """Take note of more records."""
+        for one in map(hash, map(_place, records)):
+            (self.repeated if one in self._seen else self._seen).add(one)
 
     def is_repeated(self, record: UsageRecord) -> bool:
         """Return whether another record may be like one that was noted."""

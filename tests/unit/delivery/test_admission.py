@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.chunks import chunk_of, large_record
 from support.memory import usage
 from support.virtual import START
@@ -170,3 +172,38 @@ def test_out_of_window_names_place_and_time() -> None:
     for error in (early, late):
         assert record.timestamp.isoformat() in str(error)
         assert "nothing was sent" not in str(error)
+
+
+@given(
+    st.lists(st.integers(-30, 30), min_size=1, max_size=5),
+    st.sampled_from([None, "product"]),
+    st.sampled_from([None, "of-all", "no such ∞"]),
+)
+def test_what_is_admitted_at_a_glance_is_admitted(
+    hours: list[int], product_code: str | None, of_all: str | None
+) -> None:
+    """
+    The quick look lets nothing through that the look at each record would refuse.
+    """
+    given_ = [
+        usage(1, timestamp=START + timedelta(hours=h), product_code=product_code)[0] for h in hours
+    ]
+    admission = Admission(NOW, product_code=of_all)
+
+    if admission.are_plain(given_):
+        assert given_ == [admission.admit(n, record) for n, record in enumerate(given_)]
+    else:
+        with pytest.raises(InvalidRecordError):
+            [admission.admit(n, record) for n, record in enumerate(given_)]
+
+
+def test_what_may_need_another_look_is_not_admitted_at_a_glance() -> None:
+    """
+    A mapping, which makes a record, and allocations, of which there may be too many.
+    """
+    (record,) = usage(1)
+    (parted,) = usage(1, usage_allocations=[UsageAllocation(1)])
+
+    assert Admission(NOW).are_plain([record])
+    assert not Admission(NOW).are_plain([record, record.to_boto()])
+    assert not Admission(NOW).are_plain([record, parted])

@@ -150,7 +150,7 @@ def test_usage_that_comes_twice(given_: list[tuple[str, int, bool]]) -> None:
         for dimension, half, licensed in given_
     ]
     for record in records:
-        hashes.note(record)
+        hashes.note([record])
 
     times = Counter((dimension, half // 2) for dimension, half, _ in given_)
     repeated = [times[dimension, half // 2] > 1 for dimension, half, _ in given_]
