@@ -294,13 +294,13 @@ class Relay:
         this.endings.add(ending)
         timer = asyncio.create_task(self._end_slice(ending))
         taking = asyncio.create_task(self._take_results(sending, this, ending))
-        again_at = this.begun + 1  # in the next round
+        at_once = False
         try:
             await asyncio.shield(taking)
         except asyncio.CancelledError:
             ending.set()
             await asyncio.wait((taking,), timeout=_FAREWELL)
-            again_at = 0
+            at_once = True
             raise
         finally:
             for task in (timer, taking):
@@ -310,8 +310,12 @@ class Relay:
             self._reach("delivered")
             if self._known:
                 await self._write(this)
-            again_at = 0 if this.is_over or self._stop.is_set() else again_at
+            again_at = 0 if at_once else self._again_at(this)
             this.news.report.returned += await self._return(sending.unanswered(), again_at)
+
+    def _again_at(self, this: Round) -> int:
+        """Return from when on what comes back may be claimed: not in the round that goes on."""
+        return 0 if this.is_over or self._stop.is_set() else this.begun + 1
 
     async def _take_results(self, sending: Sending, this: Round, ending: asyncio.Event) -> None:
         results = self._client.iter_batch_meter_usage(sending.records(), stop=ending)
@@ -322,7 +326,8 @@ class Relay:
                 if result.status is RecordStatus.UNPROCESSED and not result.attempts:
                     sending.note_unsent(claim)
                 else:
-                    self._known.keep(settlement(claim, result, self._now()))
+                    again_at = self._again_at(this)
+                    self._known.keep(settlement(claim, result, self._now(), again_at=again_at))
                 if self._known.is_enough and this.failure is None:
                     await self._write(this)
 

@@ -29,15 +29,21 @@ _OF_THE_FORM: Final = (InvalidTagException, InvalidUsageAllocationsException)
 _OF_THE_ACCOUNT: Final = (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
 
 
-def settlement(claimed: FrozenHour, result: RecordResult, now: int) -> Settlement:
-    """Return what *result* means for the row that was *claimed*; *now* in seconds since 1970."""
+def settlement(
+    claimed: FrozenHour, result: RecordResult, now: int, *, again_at: int = 0
+) -> Settlement:
+    """
+    Return what *result* means for the row that was *claimed*.
+
+    It is *now*, in seconds since 1970; what is to be sent again waits until *again_at* at least.
+    """
     in_doubt = _leaves_doubt(claimed, result)
     state = _state(claimed, result, now, in_doubt=in_doubt)
     again = state is HourState.FROZEN
     return Settlement(
         claim=claimed,
         state=state,
-        not_before=now + _pause(claimed, result, now) if again else 0,
+        not_before=max(again_at, now + _pause(claimed, result, now)) if again else 0,
         in_doubt=in_doubt,
         status=result.service_status or result.status.value,
         error=_worded(result.error),

@@ -198,6 +198,26 @@ async def test_a_clock_that_was_ahead_delays_by_seconds(url: str, ahead: timedel
         assert [claim.hour_id] == [one.hour_id for one in taken]
 
 
+async def test_a_round_ends_though_a_record_is_ahead_of_the_service(house: House) -> None:
+    """
+    It is for a later round, also where the wall clock stands still.
+    """
+    await house.use(3)
+    house.clock.step(hours=2)
+    house.slice_seconds = 0.05
+    async with house.another() as ledger, house.client() as client:
+        now = int(house.clock.now().timestamp())
+        await ledger._store.bind("us-east-1", "127.0.0.1")
+        await ledger._store.seal_due(now, 100, "us-east-1")
+        house.clock.set(NOON - timedelta(minutes=10))
+        async with asyncio.timeout(30):
+            early = await ledger.relay_once(client)
+        house.clock.step(minutes=10)
+        later = await ledger.relay_once(client)
+
+    assert (0, 3) == (early.metered, later.units)
+
+
 async def test_a_pause_is_kept_by_a_clock_that_is_right(house: House) -> None:
     """
     Otherwise the service would be asked in each round. ledger H9

@@ -57,6 +57,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self._faults: list[FaultKind | Refusal | None] = []
         self.house = House(self.place(), self._fault)
         self.house.service.round_trip = 0.0
+        self.house.slice_seconds = 0.02  # what is ahead of the service's clock is waited for
+        self.house.ledger = self.house.another()
         self.run(self.house.ledger.__aenter__())
         self.client = self.house.client(retry=IMPATIENT, observer=lambda event: None)
         self.given: dict[str, tuple[str, Quantity, Any]] = {}

@@ -18,6 +18,7 @@ from uuid import uuid4
 from marketplace_metering_async import RetryPolicy, UsageLedger
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.events import RelayBlocked
+from marketplace_metering_async.ledger.relay import SLICE
 from marketplace_metering_async.ledger.stores.migrations import schema_of
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
@@ -414,6 +415,7 @@ class House:
             fault_of or (lambda number, body: None), clock=self.clock, book=Book()
         )
         self._settings: dict[str, Any] = {"grace": 600, **settings}
+        self.slice_seconds = SLICE
         self.ledger = self.another()
 
     @property
@@ -422,12 +424,14 @@ class House:
 
     def another(self, **settings: Any) -> UsageLedger:
         """Return one more ledger on the same database, as another process would open it."""
-        return UsageLedger.open(
+        ledger = UsageLedger.open(
             self.url,
             clock=self.clock,
             observer=self.warned.append,
             **{**self._settings, **settings},
         )
+        ledger._slice = self.slice_seconds
+        return ledger
 
     def client(self, **settings: Any) -> MarketplaceMeteringClient:
         """Return a client of the service."""
