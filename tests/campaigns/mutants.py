@@ -168,8 +168,8 @@ def acknowledge_before_commit() -> None:
 def unprocessed_is_success() -> None:
     """Whatever is no refusal counts as metered."""
 
-    def hopeful(claimed: Any, result: Any, now: int) -> Settlement:
-        one = settlement(claimed, result, now)
+    def hopeful(claimed: Any, result: Any, now: int, **more: Any) -> Settlement:
+        one = settlement(claimed, result, now, **more)
         return evolve(one, state=HourState.METERED) if one.state is HourState.FROZEN else one
 
     relay.settlement = hopeful  # type: ignore[attr-defined]
@@ -406,8 +406,8 @@ def pruning_leaves_no_note() -> None:
 def denied_is_refused() -> None:
     """What lies with the account ends the records that met it."""
 
-    def strict(claimed: Any, result: Any, now: int) -> Settlement:
-        one = settlement(claimed, result, now)
+    def strict(claimed: Any, result: Any, now: int, **more: Any) -> Settlement:
+        one = settlement(claimed, result, now, **more)
         denied = any(code in (one.error or "") for code in ("AccessDenied", "ExpiredToken"))
         return evolve(one, state=HourState.REJECTED) if denied else one
 
@@ -417,8 +417,8 @@ def denied_is_refused() -> None:
 def denied_is_metered() -> None:
     """What lies with the account is taken for an answer."""
 
-    def hopeful(claimed: Any, result: Any, now: int) -> Settlement:
-        one = settlement(claimed, result, now)
+    def hopeful(claimed: Any, result: Any, now: int, **more: Any) -> Settlement:
+        one = settlement(claimed, result, now, **more)
         denied = any(code in (one.error or "") for code in ("AccessDenied", "ExpiredToken"))
         return evolve(one, state=HourState.METERED) if denied else one
 
