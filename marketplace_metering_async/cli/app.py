@@ -14,7 +14,7 @@ from marketplace_metering_async.cli.commands.send import send_hours, send_lines
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
 from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings, option
-from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.console import Console, end_stderr
 
 app = App(
     pretty_exceptions_enable=False,
@@ -172,4 +172,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _command()(None if argv is None else list(argv), prog_name=PROGRAM)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(Exit.OK)
+    finally:
+        end_stderr()
     return int(Exit.OK)

@@ -69,10 +69,13 @@ def test_people_who_leave_end_nothing(sandbox: Sandbox) -> None:
     assert NUMBER + 1 == len(out.splitlines())
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("options", [[], ["--log-format", "json"], ["--coalesce"]])
-def test_a_full_disk_under_the_log_ends_nothing(sandbox: Sandbox, options: list[str]) -> None:
+def test_a_full_disk_under_the_log_ends_nothing(
+    sandbox: Sandbox, options: list[str], unbuffered: str
+) -> None:
     """
-    Also where stderr cannot take what it is given; the results are all there.
+    Also where stderr cannot take what it is given, not at the end either; the results are there.
     """
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(  # noqa: S603
@@ -81,7 +84,7 @@ def test_a_full_disk_under_the_log_ends_nothing(sandbox: Sandbox, options: list[
             stdout=subprocess.PIPE,
             stderr=full,
             check=False,
-            env=environment(),
+            env=environment(PYTHONUNBUFFERED=unbuffered),
             timeout=30,
         )
 

@@ -217,9 +217,9 @@ if not child:
     for call in calls:
         try:
             loop.run_until_complete(call())
-            print(call.__name__, "was done")
+            print(call.__name__, "was done", flush=True)
         except LedgerClosedError as error:
-            print(error)
+            print(error, flush=True)
     os._exit(0)
 os.waitpid(child, 0)
 for call in calls:

@@ -237,6 +237,15 @@ def write_out(text: str, *, done: str = "") -> bool:
     return True
 
 
+def end_stderr() -> None:
+    """Drop what stderr still has and cannot write: Python would end with 120 for it."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _drop_the_rest(sys.stderr)
+
+
 def _drop_the_rest(stream: IO[str]) -> None:
     """Lead *stream* to nowhere, also what waits in its buffer for the end of the process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
