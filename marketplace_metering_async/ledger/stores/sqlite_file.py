@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.clock import SystemClock
@@ -48,6 +49,8 @@ T = TypeVar("T")
 _OLDEST_SQLITE: Final = (3, 37, 0)
 """The first with STRICT tables."""
 _BUSY_SECONDS: Final = 30.0
+_LOOKS_AGAIN: Final = 0.01
+"""Seconds between two looks at a lock, where SQLite does not wait by itself."""
 _LOG_WAITS: Final = 1_000
 """
 Milliseconds for which opening waits to empty the log. After a sync that failed, the system shows a
@@ -279,7 +282,7 @@ class SqliteFile:
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row
             self._version(self._writer)  # what is none of ours gets no other kind of log
-            (mode,) = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
+            mode = self._with_log()
             if mode != "wal":
                 raise LedgerUnusableError(
                     f"keep {self._path} on another disk: SQLite cannot use WAL here (its journal "
@@ -301,6 +304,21 @@ class SqliteFile:
         found = self._path.stat()
         self._identity = (found.st_dev, found.st_ino)
         return stat.S_IMODE(found.st_mode)
+
+    def _with_log(self) -> str:
+        """
+        Give the file a log, if it can have one; return the kind of its journal.
+
+        SQLite does not wait here for whoever does the same to a new file: it has read already.
+        """
+        until = monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return str(self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or monotonic() > until:
+                    raise
+                sleep(_LOOKS_AGAIN)
 
     def _migrate(self) -> None:
         with self._transaction():
@@ -394,12 +412,17 @@ def _named(path: Path) -> Iterator[None]:
         raise _worded(path, error) from error
 
 
+def _is_busy(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def _worded(path: Path, error: Exception) -> LedgerError:
     code = getattr(error, "sqlite_errorcode", None)
     text = str(error)
     if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return LedgerUnusableError(f"{path} is damaged, or no ledger ({text}); restore a backup")
-    if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if _is_busy(error):
         return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
     if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
         return UsageRefusedError(f"{path}: {text}; nothing was stored")

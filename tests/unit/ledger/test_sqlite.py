@@ -234,6 +234,36 @@ async def test_a_file_without_a_log_is_refused(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_new_file_that_somebody_else_prepares_is_waited_for(tmp_path: Path) -> None:
+    """
+    Two processes that open one new file at the same time both have a ledger. X15
+    """
+    path = tmp_path / "usage.db"
+
+    class AtOnce(sqlite3.Connection):
+        other: sqlite3.Connection | None = None
+        tries = 0
+
+        def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
+            if sql == "PRAGMA journal_mode = WAL":
+                AtOnce.tries += 1
+                if AtOnce.tries == 1:
+                    AtOnce.other = sqlite3.connect(path, isolation_level=None)
+                    AtOnce.other.execute("BEGIN IMMEDIATE")
+                elif AtOnce.tries == 3 and AtOnce.other:
+                    AtOnce.other.close()
+            return super().execute(sql, *more)
+
+    def connect(path: str) -> Any:
+        return sqlite3.connect(
+            path, timeout=60, isolation_level=None, check_same_thread=False, factory=AtOnce
+        )
+
+    async with UsageLedger(SqliteStore(str(path), connect=connect)) as ledger:
+        assert 0 == (await ledger.status()).recorded
+    assert 3 == AtOnce.tries
+
+
 async def test_a_program_may_go_to_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
