@@ -73,7 +73,7 @@ class Call:
     chunk: Chunk
     search: Search | None
     begun: float
-    task: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[Decision] | None" = None
     sent: bool = False
 
     async def make(

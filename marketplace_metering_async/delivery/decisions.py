@@ -6,7 +6,6 @@ again, ahead of what was never sent; what it refuses is searched; what it stops 
 """
 
 from collections.abc import Iterable, Sequence
-from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from attrs import evolve
@@ -16,7 +15,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import verdicts
 from marketplace_metering_async.delivery.admission import premature
 from marketplace_metering_async.delivery.lane_queue import MINUTE
-from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
+from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, Lane, PendingRecord
 from marketplace_metering_async.error_kinds import (
     classify,
     is_foreign_too_large,
@@ -44,11 +43,8 @@ _DATE_STEP: Final = 1.0
 """Seconds: the resolution of a `Date` header."""
 
 
-class Scope(Enum):
-    """What an error of the account stops."""
-
-    LANE = auto()
-    EVERYTHING = auto()
+Stop = tuple[Lane | None, MeteringError]
+"""A lane, with all its groups, that starts nothing new, and why; None: nothing at all starts."""
 
 
 class Return(NamedTuple):
@@ -57,12 +53,10 @@ class Return(NamedTuple):
 
     Attributes:
         entries: They, with what they have been through by now.
-        failures: After how many failures in a row they back off; 0: they go at once.
-        seconds: How long they rest besides.
+        seconds: How long they rest, where they need not back off.
     """
 
     entries: Sequence[PendingRecord]
-    failures: int = 0
     seconds: float = 0.0
 
 
@@ -82,10 +76,10 @@ class Decision(NamedTuple):
         settled: Verdicts.
         returned: What is sent again.
         refusal: What has to be searched.
-        stop: What starts nothing new, because of *error*.
+        stop: What starts nothing new.
         taken: Whether the service took the request and said something of its records.
         progress: Whether it settled a record, or refused the request for a record's sake.
-        failed: Whether records of the lane were left open for the service's fault.
+        failed: Whether records were left open for the service's fault; they back off.
         narrow: How many records a request of the lane may have from now on.
         error: What was wrong, if anything.
     """
@@ -94,7 +88,7 @@ class Decision(NamedTuple):
     settled: Sequence[SettledRecords] = ()
     returned: Sequence[Return] = ()
     refusal: Refusal | None = None
-    stop: Scope | None = None
+    stop: Stop | None = None
     taken: bool = False
     progress: bool = False
     failed: bool = False
@@ -103,7 +97,7 @@ class Decision(NamedTuple):
 
 
 NOT_SENT: Final = Decision(ended=CallEnd.ABANDONED)
-"""Of a chunk whose records have verdicts, or go with others, before it is sent."""
+"""Of a chunk that is not sent: its records have verdicts, or go with others."""
 
 
 def on_reply(
@@ -128,18 +122,15 @@ def on_reply(
             verdict = verdicts.answered(status, part.histories[0], request_id)
             settled.append(SettledRecords(verdict, part.positions, record_ids))
     progress = bool(settled)
-    ended = CallEnd.DELIVERED if progress else CallEnd.FAILED
-    if not open_entries:
-        return Decision(ended=ended, settled=settled, taken=True, progress=True)
     ends, returned = _ended_or_again(open_entries, moment, policy)
     return Decision(
-        ended=ended,
+        ended=CallEnd.DELIVERED if progress else CallEnd.FAILED,
         settled=settled + ends,
         returned=returned,
         taken=progress or wire.UNPROCESSED in reply.statuses,
         progress=progress,
-        failed=True,
-        error=open_entries[0].history.error,
+        failed=bool(open_entries),
+        error=open_entries[0].history.error if open_entries else None,
     )
 
 
@@ -159,8 +150,8 @@ def on_error(
     what the service's clock shows, in seconds since 1970, if it said so.
     """
     if not sent:
-        return _over(chunk, CallEnd.ABANDONED, error, Scope.EVERYTHING)
-    scope = Scope.EVERYTHING
+        return _over(chunk, CallEnd.ABANDONED, error, (None, error))
+    stopped: Lane | None = None
     match classify(error):
         case ErrorKind.THROTTLE:  # it rests with the pacer: nothing here backs off
             again = Return(_attempted(chunk, error).entries)
@@ -183,15 +174,15 @@ def on_error(
         ):
             return _on_refusal(chunk, error, moment, service_time)
         case ErrorKind.PRODUCT:
-            scope = Scope.LANE
-    return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, scope)
+            stopped = chunk.lane.whole
+    return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, (stopped, error))
 
 
 def on_repaired(chunk: Chunk, error: MeteringError, moment: float) -> Decision:
     """Decide on a call that was refused for credentials or a clock which are corrected now."""
     chunk = _attempted(chunk, error, moment, repairs=1)
     if any(history.repairs > _MOST_REPAIRS for history in chunk.histories):
-        return _over(chunk, CallEnd.DELIVERED, error, Scope.EVERYTHING)
+        return _over(chunk, CallEnd.DELIVERED, error, (None, error))
     return Decision(ended=CallEnd.DELIVERED, returned=[Return(chunk.entries)], error=error)
 
 
@@ -201,11 +192,6 @@ def on_bug(chunk: Chunk, cause: BaseException, *, sent: bool) -> Decision:
     if sent:
         chunk = _attempted(chunk, error, doubt=True)
     return _over(chunk, CallEnd.FAILED, error)
-
-
-def on_cancelled(chunk: Chunk, error: MeteringError) -> Decision:
-    """Decide on a call that was cancelled, because of *error*, before its request left."""
-    return _over(chunk, CallEnd.ABANDONED, error)
 
 
 def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
@@ -253,9 +239,7 @@ def _on_early(chunk: Chunk, early: Chunk, error: MeteringError, service_time: fl
     )
 
 
-def _over(
-    chunk: Chunk, ended: CallEnd, error: MeteringError, stop: Scope | None = None
-) -> Decision:
+def _over(chunk: Chunk, ended: CallEnd, error: MeteringError, stop: Stop | None = None) -> Decision:
     """End the records, whose call *ended* with *error*, here."""
     settled = give_up(chunk.entries, error)
     return Decision(ended=ended, settled=settled, stop=stop, error=error)
@@ -263,7 +247,7 @@ def _over(
 
 def _ended_or_again(
     entries: Sequence[PendingRecord], moment: float, policy: RetryPolicy
-) -> tuple[list[SettledRecords], list[Return]]:
+) -> tuple[list[SettledRecords], Sequence[Return]]:
     """Part failed records into those whose attempts or time are over, and those sent again."""
     ends: list[SettledRecords] = []
     again: list[PendingRecord] = []
@@ -273,9 +257,7 @@ def _ended_or_again(
             ends.append(verdicts.outcome(entry, verdict))
         else:
             again.append(entry)
-    if not again:
-        return ends, []
-    return ends, [Return(again, failures=max(entry.history.failures for entry in again))]
+    return ends, [Return(again)] if again else ()
 
 
 def _is_over(history: AttemptHistory, moment: float, policy: RetryPolicy) -> bool:

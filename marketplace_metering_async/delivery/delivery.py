@@ -13,13 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.admission import deadline
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.call import Call, Shared
-from marketplace_metering_async.delivery.decisions import Decision, Scope
+from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.searches import Findings, Searches
@@ -190,7 +190,7 @@ class Delivery:
         self._open = 0
         calls, self._on_the_wire = self._on_the_wire, {}
         tasks = (self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
-        running = [task for task in tasks if task is not None]
+        running: list[asyncio.Task[Any]] = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         try:
@@ -299,7 +299,8 @@ class Delivery:
         """Begin a call, which gives the permit back when it ends."""
         self._on_the_wire[call] = None
         try:
-            call.task = asyncio.create_task(self._make(call))
+            make = call.make(self._shared, self._note_leaving, self._door.callers)
+            call.task = asyncio.create_task(make)
         except BaseException as error:  # of its first step, where tasks begin eagerly, for one
             self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
             raise
@@ -321,33 +322,32 @@ class Delivery:
 
     # Its calls.
 
-    async def _make(self, call: Call) -> None:
-        self._finish(call, await call.make(self._shared, self._note_leaving, self._door.callers))
-        self._dispatcher.wake()
-
-    def _task_ended(self, call: Call, task: "asyncio.Task[None]") -> None:
-        """Finish a call that was cancelled, or that a bug has ended."""
-        error = UnexpectedError(_CUT_OFF) if task.cancelled() else task.exception()
-        if call in self._on_the_wire and error is not None:
-            stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
-            if task.cancelled() and stop is not None and not call.sent:
-                decision = decisions.on_cancelled(call.chunk, stop)
-            else:
-                decision = decisions.on_bug(call.chunk, error, sent=call.sent)
-            self._finish(call, decision)
-            self._dispatcher.wake()
-        elif isinstance(error, Exception) and not task.cancelled():
+    def _task_ended(self, call: Call, task: "asyncio.Task[Decision]") -> None:
+        """Apply what follows from a call, unless the delivery was aborted."""
+        try:
+            if call in self._on_the_wire:
+                self._finish(call, self._decision_of(call, task))
+                self._dispatcher.wake()
+        except Exception as error:  # noqa: BLE001 - a bug ends what is left
             self._bug = UnexpectedError.of(error)
         self._rescue_if_lost()
+
+    def _decision_of(self, call: Call, task: "asyncio.Task[Decision]") -> Decision:
+        """Return what was decided, or follows from being cancelled or from a bug."""
+        error = UnexpectedError(_CUT_OFF) if task.cancelled() else task.exception()
+        if error is None:
+            return task.result()
+        stop = self._stops.error_for(call.chunk.lane, self._clock.monotonic())
+        if task.cancelled() and stop is not None and not call.sent:
+            return decisions.NOT_SENT._replace(settled=decisions.give_up(call.chunk.entries, stop))
+        return decisions.on_bug(call.chunk, error, sent=call.sent)
 
     def _note_leaving(self, positions: Sequence[int]) -> None:
         self.calls += 1
         self._door.leaving(positions)
 
     def _finish(self, call: Call, decision: Decision) -> None:
-        """Apply what was decided, unless the delivery was aborted."""
-        if call not in self._on_the_wire:
-            return
+        """Apply what was decided."""
         call.return_permit(self._shared.permits, self._observer, decision)
         del self._on_the_wire[call]
         try:
@@ -374,8 +374,8 @@ class Delivery:
             self._note_no_progress(call, decision, rest)
         if decision.taken:
             self._searches.note_taken(lane)
-        if decision.stop is not None and decision.error is not None:
-            self._stop(None if decision.stop is Scope.EVERYTHING else lane.whole, decision.error)
+        if decision.stop is not None:
+            self._stop(*decision.stop)
         self._search(call, decision, moment)
         if self._stops:
             oldest = min((other.begun for other in self._on_the_wire), default=moment)
@@ -405,14 +405,14 @@ class Delivery:
     def _put_back(self, call: Call, decision: Decision, moment: float) -> float:
         """Put back what is sent again; return how long it rests."""
         longest = 0.0
-        for entries, failures, seconds in decision.returned:
+        for entries, seconds in decision.returned:
             if self._ends(call.chunk.lane, entries, call.begun, moment):
                 continue
             rest = seconds
-            if failures and decision.error is not None:
-                delay = backoff(
-                    self._shared.policy, failures, self._shared.random.random(), decision.error
-                )
+            if decision.failed:
+                failures = max(entry.history.failures for entry in entries)
+                random = self._shared.random.random()
+                delay = backoff(self._shared.policy, failures, random, decision.error)
                 closing = min(deadline(entry.record.epoch) for entry in entries)
                 left = closing - self._connection.now().timestamp()
                 rest = max(0.0, min(delay, left))  # rather early than too late

@@ -13,7 +13,7 @@ from support.virtual import START
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.delivery import decisions, verdicts
-from marketplace_metering_async.delivery.decisions import Decision, Scope
+from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, PendingRecord
 from marketplace_metering_async.error_kinds import classify, may_have_been_applied
 from marketplace_metering_async.errors import (
@@ -59,7 +59,7 @@ class Row(NamedTuple):
         clean: The verdict on records without doubt; None: they have none yet.
         doubtful: The verdict on records in doubt.
         then: `returned` at once, `backs_off`, `refused` (to be searched), or `settled`.
-        stop: What starts nothing new.
+        stops: What starts nothing new: its `lane`, or `all`.
         doubt: Whether the attempt leaves a doubt of its own.
         failure: Whether it counts as a failure of the service.
         begins: Whether a record's own time begins with it.
@@ -69,14 +69,14 @@ class Row(NamedTuple):
     then: str
     clean: S | None = None
     doubtful: S | None = None
-    stop: Scope | None = None
+    stops: str = ""
     doubt: bool = False
     failure: bool = False
     begins: bool = True
 
 
-_LANE: Final = Row(CallEnd.DELIVERED, "settled", S.UNPROCESSED, S.UNCONFIRMED, Scope.LANE)
-_ALL: Final = _LANE._replace(stop=Scope.EVERYTHING)
+_LANE: Final = Row(CallEnd.DELIVERED, "settled", S.UNPROCESSED, S.UNCONFIRMED, "lane")
+_ALL: Final = _LANE._replace(stops="all")
 _REFUSED: Final = Row(CallEnd.DELIVERED, "refused")
 _THROTTLED: Final = Row(CallEnd.THROTTLED, "returned", begins=False)
 _FAILED: Final = Row(CallEnd.FAILED, "backs_off", doubt=True, failure=True)
@@ -155,7 +155,8 @@ def test_what_follows_from_an_error(
     status = expected.doubtful if doubt else expected.clean
     assert expected.ended is decision.ended
     assert error is decision.error
-    assert expected.stop is decision.stop
+    stops = {"": None, "lane": (chunk.lane.whole, error), "all": (None, error)}
+    assert stops[expected.stops] == decision.stop
     assert expected.failure is decision.failed
     assert (expected.then == "refused") is decision.progress
     assert not decision.taken
@@ -179,9 +180,9 @@ def test_what_follows_from_an_error(
     if decision.refusal is not None:
         assert error is decision.refusal.error
         assert chunk.body == decision.refusal.chunk.body
-    failures = after.failures if expected.then == "backs_off" else 0
+    assert (expected.then == "backs_off") == decision.failed
     assert (expected.then in ("returned", "backs_off")) == (len(decision.returned) == 1)
-    assert {(failures, 0.0)} >= {(part.failures, part.seconds) for part in decision.returned}
+    assert {0.0} >= {part.seconds for part in decision.returned}
 
 
 @pytest.mark.parametrize("doubt", [False, True], ids=["clean", "doubt"])
@@ -205,9 +206,7 @@ def test_what_never_left_is_no_attempt(
     assert [verdict, verdict] == [outcome.verdict for outcome in decision.settled]
     assert [0, 1] == settled_positions(decision)
     assert (
-        Decision(
-            ended=CallEnd.ABANDONED, settled=decision.settled, stop=Scope.EVERYTHING, error=error
-        )
+        Decision(ended=CallEnd.ABANDONED, settled=decision.settled, stop=(None, error), error=error)
         == decision
     )
 
@@ -303,7 +302,7 @@ def test_what_follows_from_a_response(
         == after
     )
     assert (InvalidResponseError if word is None else NotProcessedError) is type(after.error)
-    assert (after.failures, 0.0) == (again.failures, again.seconds)
+    assert 0.0 == again.seconds
     assert (
         Decision(
             ended=CallEnd.FAILED,
@@ -343,7 +342,7 @@ def test_a_response_of_several_words_settles_what_it_answers() -> None:
         entry.position: (entry.history.attempts, entry.history.failures, entry.history.doubt)
         for entry in again.entries
     }
-    assert 3 == again.failures
+    assert 3 == max(entry.history.failures for entry in again.entries)
     assert (CallEnd.DELIVERED, True, True, True) == (
         decision.ended,
         decision.taken,
@@ -449,7 +448,7 @@ def test_repairs_count_in_a_row() -> None:
         decision = decisions.on_repaired(chunk, error, MOMENT)
         (again,) = decision.returned
         assert {repairs} == {entry.history.repairs for entry in again.entries}
-        assert (0, 0.0) == (again.failures, again.seconds)
+        assert 0.0 == again.seconds
         assert (
             Decision(ended=CallEnd.DELIVERED, returned=decision.returned, error=error) == decision
         )
@@ -460,7 +459,7 @@ def test_repairs_count_in_a_row() -> None:
     third = decisions.on_repaired(chunk, error, MOMENT)
 
     assert (
-        Decision(ended=CallEnd.DELIVERED, settled=third.settled, stop=Scope.EVERYTHING, error=error)
+        Decision(ended=CallEnd.DELIVERED, settled=third.settled, stop=(None, error), error=error)
         == third
     )
     assert [(S.UNPROCESSED, 3)] * 2 == [
@@ -476,7 +475,7 @@ def test_one_record_that_was_repaired_for_too_often_stops_all() -> None:
 
     decision = decisions.on_repaired(chunk, refusal("ExpiredTokenException", 403), MOMENT)
 
-    assert Scope.EVERYTHING is decision.stop
+    assert (None, decision.error) == decision.stop
     assert [0, 1] == settled_positions(decision)
 
 
@@ -560,7 +559,6 @@ def test_records_ahead_of_the_services_clock_rest_once(
         assert isinstance(outcome.verdict.error, OutOfWindowError)
     resting = {}
     for part in decision.returned:
-        assert 0 == part.failures
         for entry in part.entries:
             resting[entry.position] = part.seconds
             assert stamps[entry.position][1] or entry.position in early or not entry.history.rested
@@ -761,11 +759,8 @@ def test_what_stops_says_why_and_returns_nothing(
         assert [] == open_entries(decision)
     if decision.failed:
         assert all(
-            part.failures == max(entry.history.failures for entry in part.entries) > 0
-            for part in decision.returned
+            max(entry.history.failures for entry in part.entries) > 0 for part in decision.returned
         )
-    else:
-        assert all(0 == part.failures for part in decision.returned)
     if decision.ended in (CallEnd.THROTTLED, CallEnd.ABANDONED):
         assert not decision.progress
 

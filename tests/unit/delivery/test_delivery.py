@@ -414,7 +414,7 @@ def test_a_call_whose_task_cannot_be_made_gives_its_permit_back_once() -> None:
     failed: list[Any] = []
 
     def fail_once(loop: Any, coroutine: Any, **more: Any) -> Any:
-        if "_make" in coroutine.__qualname__ and not failed:
+        if "Call.make" in coroutine.__qualname__ and not failed:
             failed.append(coroutine)
             coroutine.close()
             raise MemoryError
@@ -483,7 +483,7 @@ def test_a_call_that_has_left_is_in_doubt_when_it_is_cancelled_in_a_stopped_prod
         async with opened(SecondIsSlow(refuse_first), max_concurrency=2) as client:
             sending = asyncio.create_task(client.batch_meter_usage(usage(75)))
             await asyncio.sleep(3.0)  # one is refused, and one on the wire
-            (call,) = [t for t in asyncio.all_tasks() if "Delivery._make" in repr(t.get_coro())]
+            (call,) = [t for t in asyncio.all_tasks() if "Call.make" in repr(t.get_coro())]
             call.cancel()
             return (await sending).counts
 
