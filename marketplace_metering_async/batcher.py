@@ -58,14 +58,15 @@ class UsageBatcher:
         require_number("max_pending", max_pending)
         if max_pending < 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
-        self._shared = shared_of(client)
+        shared = shared_of(client)
+        self._connection = shared.connection
         self._product_code = product_code
         self._places = _PendingLimit(max_pending)
         self._positions = count()
         self._waiters: dict[int, asyncio.Future[RecordResult]] = {}
         self._callers: dict[int, Context] = {}  # of those, where calls are observed
         self._feed = Feed(
-            self._shared,
+            shared,
             self._take_results,
             product_code=product_code,
             linger=linger,
@@ -74,7 +75,7 @@ class UsageBatcher:
         )
         self._closed = False
         self._unsure: list[RecordResult] | None = None  # kept while draining
-        self._reported_at = self._shared.clock.monotonic()
+        self._reported_at = self._connection.clock.monotonic()
 
     @property
     def waiting(self) -> int:
@@ -107,7 +108,7 @@ class UsageBatcher:
                 another event loop.
         """
         self._require_open()
-        self._shared.connection.require_home()
+        self._connection.require_home()
         position = next(self._positions)
         try:
             admitted = self._feed.admit(position, record)
@@ -118,7 +119,7 @@ class UsageBatcher:
         self._require_open()  # drain() lets in whoever waits
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         self._waiters[position] = waiter
-        if self._shared.connection.observes_calls:
+        if self._connection.observes_calls:
             self._callers[position] = copy_context()
         try:
             self._feed.join(position, record, admitted)
@@ -167,7 +168,7 @@ class UsageBatcher:
         delivery = self._feed.delivery
         delivery.flush()
         error = DeliveryTimeoutError("the time allowed for draining is over")
-        async with calling_after(self._shared.clock, timeout, lambda: delivery.stop(error)):
+        async with calling_after(self._connection.clock, timeout, lambda: delivery.stop(error)):
             await delivery.finished()
         await delivery.abort()
         return unsure
@@ -201,7 +202,7 @@ class UsageBatcher:
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""
-        since, moment = self._reported_at, self._shared.clock.monotonic()
+        since, moment = self._reported_at, self._connection.clock.monotonic()
         is_idle = not (self.waiting or self.in_flight)
         if self._feed.counts and (is_idle or moment - since >= _REPORT_EVERY):
             self._reported_at = moment

@@ -141,7 +141,6 @@ class MarketplaceMeteringClient:
             turns=LoopBudget(self._connection.clock),
             policy=policy,
             random=Random() if random is None else random,
-            max_concurrency=max_concurrency,
         )
 
     @property

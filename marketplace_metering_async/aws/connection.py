@@ -137,7 +137,7 @@ class ServiceConnection:
         self.require_home()
         self._region_name = endpoint.region_name
         if self._given_transport is None and self._own_transport is None:
-            self._own_transport = AiohttpTransport(endpoint.settings(self._max_concurrency))
+            self._own_transport = AiohttpTransport(endpoint.transport, self._max_concurrency)
         return endpoint
 
     async def aclose(self) -> None:

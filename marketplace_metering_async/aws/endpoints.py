@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from marketplace_metering_async.aws.transport import TransportSettings
 from marketplace_metering_async.errors import ConfigurationError, NoRegionError
@@ -70,10 +70,6 @@ class FoundEndpoint(Endpoint):
     """
 
     transport: TransportSettings
-
-    def settings(self, max_connections: int) -> TransportSettings:
-        """Return the settings of a transport with so many connections."""
-        return evolve(self.transport, max_connections=max_connections)
 
 
 def from_environment(

@@ -103,13 +103,11 @@ class TransportSettings:
         ca_bundle: Path of the certificate authorities to trust; None: those of the system.
         client_cert: Paths of a client certificate and its key.
         proxy_url: The proxy to the endpoint, with user and password where it asks for them.
-        max_connections: To the endpoint, at once.
     """
 
     ca_bundle: str | None = None
     client_cert: tuple[str, str | None] | None = None
     proxy_url: str | None = field(default=None, repr=False)
-    max_connections: int = 32
 
     def __attrs_post_init__(self) -> None:
         """Refuse a proxy that is none, without showing its password."""
@@ -136,8 +134,10 @@ class AiohttpTransport:
         ClientClosedError: after aclose().
     """
 
-    def __init__(self, settings: TransportSettings) -> None:
+    def __init__(self, settings: TransportSettings, max_connections: int = 32) -> None:
+        """Have at most so many connections to the endpoint at once."""
         self._settings = settings
+        self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
         self._proxy_headers = _proxy_headers(settings)
         self._opening = asyncio.Lock()
@@ -189,7 +189,7 @@ class AiohttpTransport:
                     raise ClientClosedError("the transport is closed")
                 self._session = aiohttp.ClientSession(
                     connector=_Connector(
-                        limit=self._settings.max_connections,
+                        limit=self._max_connections,
                         keepalive_timeout=_KEEPALIVE,
                         ssl=trust,
                     ),

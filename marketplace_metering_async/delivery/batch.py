@@ -56,7 +56,7 @@ class Batch(Door):
         self._connection = shared.connection
         self._product_code = product_code
         self._admission = Admission(shared.connection.bounds(), product_code=product_code)
-        self._stretch = WorkStretch(shared.clock)
+        self._stretch = WorkStretch(shared.connection.clock)
         self._collector = ResultCollector()
         self._sent: list[UsageRecord | None] = []  # None where nothing is sent
         self._hashes = UsageHashes()
@@ -67,8 +67,8 @@ class Batch(Door):
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
-        started = self._shared.clock.monotonic()
-        async with calling_after(self._shared.clock, timeout, self._end):
+        started = self._connection.clock.monotonic()
+        async with calling_after(self._connection.clock, timeout, self._end):
             await self._read(records)
             await self._compare()
             delivery = await self._send()
@@ -89,7 +89,7 @@ class Batch(Door):
         if isinstance(given, AsyncIterable):
             if not await unless(self._over, self._read_as_it_comes(given)):
                 text = "the time allowed was over before the source ended; what was read of it"
-                emit(self._shared.observer, WarningIssued(text=f"{text} has results"))
+                emit(self._connection.observer, WarningIssued(text=f"{text} has results"))
         elif isinstance(given, Iterable):
             source = iter(given)
             while some := list(islice(source, RECORDS_PER_STEP)):
@@ -122,11 +122,11 @@ class Batch(Door):
         if self._hashes.repeated:
             await self._part_repeats()
             await self._part_schemes()
-        moment = self._shared.clock.monotonic()
+        moment = self._connection.clock.monotonic()
         async for positions, records in self._those_to_send():
             self._backlog.add(positions, records, moment)
         if rejected := self._collector.counts[RecordStatus.REJECTED]:
-            emit(self._shared.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
+            emit(self._connection.observer, Settled(counts={RecordStatus.REJECTED: rejected}))
 
     async def _part_repeats(self) -> None:
         """Send one of several identical records; reject those of one key that differ."""
@@ -149,7 +149,7 @@ class Batch(Door):
                 places = sorted([*together, *copies])
                 self._reject(places, BothSchemesError(places))
         if overlaps.is_unclear:
-            emit(self._shared.observer, WarningIssued(text=UNCLEAR_SCHEMES))
+            emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
 
     def _reject(self, positions: Sequence[int], error: MeteringError) -> None:
         for position in positions:
@@ -194,7 +194,7 @@ class Batch(Door):
         copies = self._duplicates.copies
         if copies and (shared := _shared(outcomes, copies)):
             self._collector.add(shared)
-            emit(self._shared.observer, Settled(counts=count(shared)))
+            emit(self._connection.observer, Settled(counts=count(shared)))
 
     def unsettled(self, among: Sequence[int] | None) -> list[int]:
         """Return which of some positions, or of all, have no verdict."""

@@ -10,7 +10,6 @@ from attrs import define, frozen
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.connection import RepairedError, ServiceConnection
-from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
@@ -36,7 +35,6 @@ class Shared:
         turns: Spread the handling of responses over turns of the event loop.
         policy: When to send again and when to give up.
         random: Where jitter comes from.
-        max_concurrency: The most requests on the wire at once.
     """
 
     connection: ServiceConnection
@@ -44,17 +42,6 @@ class Shared:
     turns: LoopBudget
     policy: RetryPolicy
     random: Random
-    max_concurrency: int
-
-    @property
-    def clock(self) -> Clock:
-        """Where the time comes from."""
-        return self.connection.clock
-
-    @property
-    def observer(self) -> Observer:
-        """Who gets the events."""
-        return self.connection.observer
 
 
 @define(eq=False)
@@ -91,7 +78,7 @@ class Call:
 
         def leaves() -> None:
             self.sent = True
-            self.begun = shared.clock.monotonic()
+            self.begun = connection.clock.monotonic()
             leaving(chunk.positions)
 
         try:
@@ -119,7 +106,7 @@ class Call:
         if reply.oddities:
             oddities = "; ".join(dict.fromkeys(reply.oddities))
             text = f"odd response to request {answer.request_id}: {oddities}"
-            emit(shared.observer, WarningIssued(text=text))
+            emit(connection.observer, WarningIssued(text=text))
         return decisions.on_reply(chunk, reply, answer.request_id, self.begun, policy)
 
     def return_permit(

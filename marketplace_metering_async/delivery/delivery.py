@@ -110,17 +110,17 @@ class Delivery:
         self.backlog = backlog
         self._shared = shared
         self._connection = shared.connection
-        self._observer = shared.observer
-        self._clock = shared.clock
+        self._observer = shared.connection.observer
+        self._clock = shared.connection.clock
         self._door = door
-        self._searches = Searches(backlog, shared.observer)
+        self._searches = Searches(backlog, self._observer)
         self._stops = Stops()
         self._progress = Progress(shared.policy.timeout)
         self._watch: asyncio.Task[None] | None = None  # of the time without progress
         self._open = len(backlog)  # records without a verdict
         self._on_the_wire: dict[Call, None] = {}  # in the order in which they began
         self._dispatcher = Dispatcher(
-            shared.clock, shared.permits, self._has_work, self._dispatch, self._rescue_if_lost
+            self._clock, shared.permits, self._has_work, self._dispatch, self._rescue_if_lost
         )
         self._idle = asyncio.Event()  # set when nothing is open any more, or can be brought on
         self._bug: MeteringError | None = None

@@ -127,7 +127,7 @@ class Feed(Door):
         self._keys_remembered = keys_remembered
         self._callers = callers
         self._admission = Admission(shared.connection.bounds(), product_code=product_code)
-        self._admission_of = shared.clock.monotonic()
+        self._admission_of = shared.connection.clock.monotonic()
         self._entries: dict[int, Entry] = {}
         self._by_key: dict[Key, Entry] = {}
         self._sent: OrderedDict[Key, _Sent] = OrderedDict()

@@ -30,22 +30,22 @@ class Stream:
         linger: float,
         stop: asyncio.Event | None = None,
     ) -> None:
-        self._shared = shared
+        self._connection = shared.connection
         self._records = records
         self._stop = asyncio.Event() if stop is None else stop  # set when nothing new may start
         self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
         self._feed = Feed(shared, self._ready.put_nowait, product_code=product_code, linger=linger)
         self._read = 0
         self._yielded = 0
-        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.max_concurrency
+        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.permits.most
         self._room = asyncio.Event()  # set when results were taken away
         self._source_error: BaseException | None = None
 
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
-        started = self._shared.clock.monotonic()
+        started = self._connection.clock.monotonic()
         async with waiting_for(self._stop) as stopped:
-            if not await unless(stopped, self._shared.connection.open()):
+            if not await unless(stopped, self._connection.open()):
                 return
             stopped.add_done_callback(self._heed)
             running = asyncio.ensure_future(self._run(stopped))
@@ -78,7 +78,7 @@ class Stream:
         await self._feed.delivery.finished()
 
     async def _read_all(self) -> None:
-        stretch = WorkStretch(self._shared.clock)
+        stretch = WorkStretch(self._connection.clock)
         try:
             if isinstance(self._records, AsyncIterable):
                 async for given in self._records:

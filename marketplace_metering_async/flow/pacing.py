@@ -137,7 +137,7 @@ class AdaptivePacer:
         self._window = _FIRST_WINDOW  # calls in flight after it, while no rate is known
         self._in_flight = 0
         self._taken = 0  # calls that the service let through, or may have
-        self._refill = RefillRate(0.0)
+        self._refill = RefillRate(0.0, 0)
         self._measured = math.inf  # calls a second, by the last throttle
         self._paced = 0  # calls delivered since the last throttle that had to wait for the pace
         self._waited = False  # whether one had to since the last was delivered
@@ -193,7 +193,7 @@ class AdaptivePacer:
     def _count_tokens(self, now: float) -> None:
         """Add what flowed into our own bucket; what is more than a burst is lost."""
         if math.isinf(self._counted_at):
-            self._refill.restart(now, 0)
+            self._refill = RefillRate(now, 0)
         elif math.isfinite(self.rate):
             self._tokens += (now - self._counted_at) * self.rate
             if self._tokens > self._burst:
@@ -218,7 +218,7 @@ class AdaptivePacer:
         faster = 1 + (self._paced / self._cycle()) ** 3
         self.rate = min(self._quota, self._measured * faster)
         if before < outdated <= self.rate:
-            self._refill.restart(now - self._idle, self._taken)
+            self._refill = RefillRate(now - self._idle, self._taken)
 
     def _measure(self, now: float) -> None:
         """Learn what flows into the service's bucket, which is empty, and rest."""
@@ -243,15 +243,12 @@ class RefillRate:
     when it was empty, and how many calls it had let through by then.
     """
 
-    def __init__(self, at: float) -> None:
-        """Measure from *at* on, when no call was made yet."""
-        self._times = deque([(at, 0)])
-
-    def restart(self, at: float, calls: int) -> None:
+    def __init__(self, at: float, calls: int) -> None:
         """
-        Measure from *at* on, by which *calls* had been let through: what was measured is outdated.
+        Measure from *at* on, by which *calls* had been let through.
 
-        How full the bucket is then is unknown, so the first rate may come out too high.
+        Where there were any, it is unknown how full the bucket was then, so the first rate may come
+        out too high.
         """
         self._times = deque([(at, calls)])
 

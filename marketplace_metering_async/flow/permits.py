@@ -35,12 +35,15 @@ class CallPermits:
     Permits calls to start: at most *most* are on the wire, and the pacer agrees to each.
 
     Whoever got a permit by `acquire` gives it back by one `end`, whatever happens.
+
+    Attributes:
+        most: The most requests on the wire at once.
     """
 
     def __init__(self, pacer: Pacer, clock: Clock, most: int) -> None:
         self._pacer = pacer
         self._clock = clock
-        self._most = most
+        self.most = most
         self._on_the_wire = 0
         self._line: OrderedDict[object, _Waiter] = OrderedDict()  # by owner; quick at both ends
 
@@ -64,7 +67,7 @@ class CallPermits:
                 if wait <= 0:
                     return True
                 me.woken.clear()
-                if self._on_the_wire >= self._most:
+                if self._on_the_wire >= self.most:
                     await me.woken.wait()
                 else:
                     await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), me.woken)
@@ -90,7 +93,7 @@ class CallPermits:
 
     def _ask(self) -> float:
         """Start a call if it may; otherwise return how long to wait, as the pacer does."""
-        if self._on_the_wire >= self._most:
+        if self._on_the_wire >= self.most:
             return math.inf
         wait = self._pacer.start(self._clock.monotonic())
         if wait <= 0:

@@ -157,7 +157,7 @@ def _configuration(target: Target) -> Iterator[Finding]:
 
 async def _service(target: Target, product_code: str | None) -> list[Finding]:
     """Ask the service who is behind a token that is none, and for a batch of nothing."""
-    transport = AiohttpTransport(target.endpoint.settings(1))
+    transport = AiohttpTransport(target.endpoint.transport, 1)
 
     async def ask(operation: str, body: bytes) -> Response:
         request = await target.signer.sign(operation, body, _CLOCK.now)

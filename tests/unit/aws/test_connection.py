@@ -329,6 +329,19 @@ def test_a_transport_that_breaks_is_a_verdict() -> None:
     assert "KeyError" in str(result[99].error)
 
 
+async def test_a_client_has_a_connection_for_each_call_on_the_wire() -> None:
+    """
+    And no more.
+    """
+    arguments: Any = {"endpoint_url": "http://127.0.0.1:1", "region_name": "us-east-1"}
+    keys: Any = {"aws_access_key_id": "AKID", "aws_secret_access_key": "secret"}
+    async with MarketplaceMeteringClient(**arguments, **keys, max_concurrency=7) as client:
+        await client.endpoint()
+        transport = shared_of(client).connection._own_transport
+        assert transport is not None
+        assert 7 == transport._max_connections
+
+
 async def test_an_unclosed_client_warns() -> None:
     """
     Once it is collected. Covers: C18

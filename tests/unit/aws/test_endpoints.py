@@ -449,13 +449,6 @@ def test_the_configuration_of_a_session(machine: Machine) -> None:
     assert found(session).transport.client_cert == ("own.pem", None)
 
 
-def test_settings_of_a_transport(machine: Machine) -> None:
-    """The settings for a transport hold the number of its connections."""
-    machine.set(HTTPS_PROXY="proxy:1")
-    settings = found().settings(7)
-    assert (settings.max_connections, settings.proxy_url) == (7, "http://proxy:1")
-
-
 # When the shortcut is taken.
 
 

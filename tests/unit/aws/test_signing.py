@@ -66,7 +66,7 @@ async def test_what_arrives_is_what_was_signed(
     async with Loopback() as server:
         url = f"{server.url}{path}"
         signer = Signer(endpoint_url=url, **keys)
-        transport = AiohttpTransport((await signer.open()).settings(1))
+        transport = AiohttpTransport((await signer.open()).transport, 1)
         for seconds in range(3):
             clock = partial(NOW.__add__, timedelta(seconds=seconds))
             body = f'{{"n":{seconds}}}'.encode()

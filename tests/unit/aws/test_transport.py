@@ -54,7 +54,7 @@ def request(url: str, body: bytes = b'{"UsageRecords":[]}') -> Request:
 @pytest.fixture
 async def transport() -> AsyncIterator[AiohttpTransport]:
     """A transport with four connections that leaves no task behind."""
-    transport = AiohttpTransport(TransportSettings(max_connections=4))
+    transport = AiohttpTransport(TransportSettings(), max_connections=4)
     before = asyncio.all_tasks()
     yield transport
     await transport.aclose()

@@ -18,7 +18,7 @@ def measured(rate: float, tokens: float, seed: int, calls: int = 400) -> list[fl
     It never overflows; calls come at random, somewhat faster than it refills.
     """
     random = Random(seed)
-    refill, now, taken, found = RefillRate(0.0), 0.0, 0, list[float]()
+    refill, now, taken, found = RefillRate(0.0, 0), 0.0, 0, list[float]()
     for _ in range(calls):
         pause = random.expovariate(1.3 * rate)
         now, tokens = now + pause, tokens + pause * rate
@@ -52,7 +52,7 @@ def test_a_fall_shows_at_once(factor: float, seed: int) -> None:
     What was measured before it is above what flowed in since, and does not count.
     """
     random = Random(seed)
-    refill, now, taken = RefillRate(0.0), 0.0, 0
+    refill, now, taken = RefillRate(0.0, 0), 0.0, 0
     for rate in (10.0, 10.0 / factor):
         for _ in range(30):
             for _ in range(random.randint(1, 3)):
@@ -68,7 +68,7 @@ def test_what_is_older_than_a_window_is_forgotten() -> None:
     """
     So a rise shows by then.
     """
-    refill, now, taken = RefillRate(0.0), 0.0, 0
+    refill, now, taken = RefillRate(0.0, 0), 0.0, 0
     rates = list[float]()
     for rate in (1.0, 10.0):
         for _ in range(30):
@@ -83,7 +83,7 @@ def test_throttles_without_a_call_between_bound_the_rate() -> None:
     """
     Not one token flowed in: the longer that lasts, the less it can be, to no end.
     """
-    refill = RefillRate(0.0)
+    refill = RefillRate(0.0, 0)
 
     rates = [refill.bucket_was_empty(float(now), 0, window=WINDOW) for now in range(1, 1000)]
 
@@ -91,13 +91,11 @@ def test_throttles_without_a_call_between_bound_the_rate() -> None:
     assert 1 == len(refill._times)  # nor does memory grow
 
 
-def test_a_restart_forgets_everything() -> None:
+def test_calls_are_counted_from_the_first_time() -> None:
     """
-    Calls are counted from there.
+    Whatever was let through before.
     """
-    refill = RefillRate(0.0)
-    refill.bucket_was_empty(10.0, 5, window=WINDOW)
-    refill.restart(100.0, 50)
+    refill = RefillRate(100.0, 50)
 
     assert 11 / 2 == refill.bucket_was_empty(102.0, 60, window=WINDOW)
 
@@ -106,7 +104,7 @@ def test_two_throttles_at_one_time_are_no_rate() -> None:
     """
     Times are told apart to a millisecond.
     """
-    refill = RefillRate(5.0)
+    refill = RefillRate(5.0, 0)
 
     assert 1000.0 == refill.bucket_was_empty(5.0, 0, window=WINDOW)
     assert 3000.0 == refill.bucket_was_empty(4.9, 2, window=WINDOW)
