@@ -269,10 +269,8 @@ class Delivery:
             return
         call = None
         try:
-            while call is None and self._wanted():
-                call = self._next_call()
-                if call is None:
-                    await stretch.yield_if_due()
+            while (call := self._next_call()) is None and self._wanted():
+                await stretch.yield_if_due()
         finally:
             if call is None:
                 self._shared.permits.end(CallEnd.ABANDONED)
@@ -288,7 +286,7 @@ class Delivery:
             return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            return Call(chunk, search, self._clock.monotonic())
+            return Call(chunk, search, moment)
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
             findings = self._searches.advance(search, kept, decisions.NOT_SENT, moment)

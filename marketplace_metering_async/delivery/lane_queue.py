@@ -172,8 +172,8 @@ class LaneQueue:
         positions = waiting.peek(self.limit - len(cut.positions))
         records = self.records_at(positions)
         members = [record.to_wire() for record in records]
-        fitting = 0
-        for record, one in zip(records, members, strict=True):
+        fitting = 0 if self.bytes or left < self.room else len(records)  # all, without allocations
+        for record, one in zip(records[fitting:], members[fitting:], strict=True):
             size = wire.record_size(one)
             left -= size
             if left < 0 and (fitting or cut.positions):
