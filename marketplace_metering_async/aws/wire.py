@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from operator import itemgetter
 from typing import Any, Final
 
 from attrs import Factory, define
@@ -156,9 +155,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-_echo_of: Final = itemgetter("UsageRecord")
-_status_of: Final = itemgetter("Status")
-_record_id_of: Final = itemgetter("MeteringRecordId")
 _EXACT: Final = frozenset({int, type(None)})
 _NO_WORDS: Final = ("", UNPROCESSED)
 """Statuses that the usual answer does not have."""
@@ -203,9 +199,9 @@ def _plain_reply(sent: Sequence[Members], answer: object) -> Reply | None:
     if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
         return None
     try:
-        echoes = list(map(_echo_of, results))
-        statuses: list[Any] = list(map(_status_of, results))
-        record_ids: list[Any] = list(map(_record_id_of, results))
+        echoes = [result["UsageRecord"] for result in results]
+        statuses = [result["Status"] for result in results]
+        record_ids = [result["MeteringRecordId"] for result in results]
         words = set(statuses)
         "".join((*words, *record_ids))  # a TypeError unless all are text
     except (KeyError, TypeError):

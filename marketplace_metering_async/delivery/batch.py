@@ -8,8 +8,8 @@ from typing import Final, cast
 from marketplace_metering_async.clock import calling_after, unless
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.call import Shared
-from marketplace_metering_async.delivery.delivery import Delivery, Door
+from marketplace_metering_async.delivery.call import Door, Shared
+from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, SchemeOverlaps, UsageHashes
 from marketplace_metering_async.errors import (
     BothSchemesError,

@@ -1,7 +1,8 @@
-"""One call of a delivery: what it carries and shares with others, and what follows from it."""
+"""One call of a delivery: what it carries and shares, for whom, and what follows from it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextvars import Context
 from random import Random
 from typing import Final
@@ -13,13 +14,14 @@ from marketplace_metering_async.aws.connection import RepairedError, ServiceConn
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
-from marketplace_metering_async.delivery.model import Chunk
+from marketplace_metering_async.delivery.model import Chunk, PendingRecord
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy
+from marketplace_metering_async.results import SettledRecords, Verdict
 
 _OPERATION: Final = "BatchMeterUsage"
 
@@ -44,6 +46,41 @@ class Shared:
     random: Random
 
 
+class Door(ABC):
+    """
+    Who gave the records of a delivery, and gets their verdicts.
+
+    Attributes:
+        goes_on: Whether records may come later, so that what is stopped is tried again after a
+            minute; then it is asked about each record whose turn comes.
+    """
+
+    goes_on = False
+
+    @abstractmethod
+    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
+        """Take verdicts as they come; each position gets one."""
+
+    @abstractmethod
+    def unsettled(self, among: Sequence[int] | None) -> Sequence[int]:
+        """Return which of some positions, or of all, have no verdict: the net below a bug."""
+
+    def screen(self, pending: PendingRecord) -> Verdict | None:  # noqa: ARG002
+        """Return the verdict on a record whose turn has come, if there is one already."""
+        return None
+
+    def leaving(self, positions: Sequence[int]) -> None:  # noqa: B027 - it need not care
+        """Take note that records at *positions* are about to be sent."""
+
+    def callers(self, positions: Sequence[int]) -> Sequence[Context] | None:  # noqa: ARG002
+        """
+        Return the contexts of those who gave the records at *positions*.
+
+        None where all are of one caller, in whose context the delivery runs.
+        """
+        return None
+
+
 @define(eq=False)
 class Call:
     """
@@ -63,30 +100,21 @@ class Call:
     task: "asyncio.Task[Decision] | None" = None
     sent: bool = False
 
-    async def make(
-        self,
-        shared: Shared,
-        leaving: Callable[[Sequence[int]], None],
-        callers: Callable[[Sequence[int]], Sequence[Context] | None],
-    ) -> Decision:
-        """
-        Make it, and decide.
-
-        *leaving* takes the positions when the request leaves; *callers* returns who gave them.
-        """
+    async def make(self, shared: Shared, door: Door) -> Decision:
+        """Make it for *door*, and decide."""
         chunk, connection, policy = self.chunk, shared.connection, shared.policy
 
         def leaves() -> None:
             self.sent = True
             self.begun = connection.clock.monotonic()
-            leaving(chunk.positions)
+            door.leaving(chunk.positions)
 
         try:
             answer = await connection.call(
                 _OPERATION,
                 chunk.body,
                 carried=chunk.records,
-                callers=callers(chunk.positions),
+                callers=door.callers(chunk.positions),
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=leaves,
             )

@@ -287,12 +287,12 @@ def _attempted(
 
     def after(history: AttemptHistory) -> AttemptHistory:
         first = history.first_attempt_at
-        return AttemptHistory(
+        return evolve(
+            history,
             attempts=history.attempts + 1,
             failures=history.failures + failures,
             repairs=history.repairs + repairs if repairs else 0,
             doubt=history.doubt or doubt,
-            rested=history.rested,
             first_attempt_at=moment if first is None else first,
             error=error,
             request_id=request_id or getattr(error, "request_id", None),

@@ -9,16 +9,14 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 """
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.admission import deadline
 from marketplace_metering_async.delivery.backlog import Backlog
-from marketplace_metering_async.delivery.call import Call, Shared
+from marketplace_metering_async.delivery.call import Call, Door, Shared
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, Lane, PendingRecord
@@ -39,51 +37,10 @@ from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkSt
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import backoff
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import (
-    RecordStatus,
-    SettledRecords,
-    Verdict,
-    in_order,
-    unmetered,
-)
+from marketplace_metering_async.results import RecordStatus, SettledRecords, in_order, unmetered
 from marketplace_metering_async.results import count as counted
 
 _CUT_OFF: Final = "the event loop ended before the record had its verdict"
-
-
-class Door(ABC):
-    """
-    Who gave the records of a delivery, and gets their verdicts.
-
-    Attributes:
-        goes_on: Whether records may come later, so that what is stopped is tried again after a
-            minute; then it is asked about each record whose turn comes.
-    """
-
-    goes_on = False
-
-    @abstractmethod
-    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
-        """Take verdicts as they come; each position gets one."""
-
-    @abstractmethod
-    def unsettled(self, among: Sequence[int] | None) -> Sequence[int]:
-        """Return which of some positions, or of all, have no verdict: the net below a bug."""
-
-    def screen(self, pending: PendingRecord) -> Verdict | None:  # noqa: ARG002
-        """Return the verdict on a record whose turn has come, if there is one already."""
-        return None
-
-    def leaving(self, positions: Sequence[int]) -> None:  # noqa: B027 - it need not care
-        """Take note that records at *positions* are about to be sent."""
-
-    def callers(self, positions: Sequence[int]) -> Sequence[Context] | None:  # noqa: ARG002
-        """
-        Return the contexts of those who gave the records at *positions*.
-
-        None where all are of one caller, in whose context the delivery runs.
-        """
-        return None
 
 
 class Delivery:
@@ -91,7 +48,7 @@ class Delivery:
     Brings the records of a backlog to the service.
 
     Attributes:
-        calls: HTTP requests made.
+        calls: HTTP requests made, and ended.
         throttled: How many of them the service throttled.
     """
 
@@ -198,6 +155,7 @@ class Delivery:
         finally:
             for call in calls:
                 call.return_permit(self._shared.permits, self._observer)
+                self.calls += call.sent
             flush(self._observer)
 
     # What the dispatcher does.
@@ -297,8 +255,7 @@ class Delivery:
         """Begin a call, which gives the permit back when it ends."""
         self._on_the_wire[call] = None
         try:
-            make = call.make(self._shared, self._note_leaving, self._door.callers)
-            call.task = asyncio.create_task(make)
+            call.task = asyncio.create_task(call.make(self._shared, self._door))
         except BaseException as error:  # of its first step, where tasks begin eagerly, for one
             self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
             raise
@@ -340,14 +297,11 @@ class Delivery:
             return decisions.NOT_SENT._replace(settled=decisions.give_up(call.chunk.entries, stop))
         return decisions.on_bug(call.chunk, error, sent=call.sent)
 
-    def _note_leaving(self, positions: Sequence[int]) -> None:
-        self.calls += 1
-        self._door.leaving(positions)
-
     def _finish(self, call: Call, decision: Decision) -> None:
         """Apply what was decided."""
         call.return_permit(self._shared.permits, self._observer, decision)
         del self._on_the_wire[call]
+        self.calls += call.sent
         try:
             self._apply(call, decision)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched

@@ -3,15 +3,15 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import Final, NamedTuple
+from typing import Final
 
 from attrs import define, field
 
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
-from marketplace_metering_async.delivery.call import Shared
-from marketplace_metering_async.delivery.delivery import Delivery, Door
+from marketplace_metering_async.delivery.call import Door, Shared
+from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
 from marketplace_metering_async.delivery.model import PendingRecord
 from marketplace_metering_async.errors import (
@@ -69,15 +69,6 @@ class Entry:
     is_wanted: bool = True
 
 
-class _Sent(NamedTuple):
-    """What went out for a key, and what became of it."""
-
-    position: int
-    record: UsageRecord
-    verdict: Verdict
-    record_id: str | None
-
-
 class Feed(Door):
     """
     Compares records with those that have no verdict yet, and hands them to a delivery.
@@ -130,7 +121,7 @@ class Feed(Door):
         self._admission_of = shared.connection.clock.monotonic()
         self._entries: dict[int, Entry] = {}
         self._by_key: dict[Key, Entry] = {}
-        self._sent: OrderedDict[Key, _Sent] = OrderedDict()
+        self._sent: OrderedDict[Key, tuple[UsageRecord, RecordResult]] = OrderedDict()
         self._schemes: SchemeOverlaps | None = None  # once a record had a license
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
         self.delivery = Delivery(shared, backlog, self)
@@ -193,15 +184,15 @@ class Feed(Door):
         self.delivery.report(counts, since)
 
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
-        sent = self._sent.get(key)
-        if sent is not None:
-            if not is_same(sent.record, record):
-                error = KeyAlreadySentError((sent.position, position))
+        if key in self._sent:
+            before, result = self._sent[key]
+            if not is_same(before, record):
+                error = KeyAlreadySentError((result.position, position))
                 self.reject(position, given, error)
                 return
-            if sent.verdict.status is not RecordStatus.UNCONFIRMED:
-                verdict = sent.verdict._replace(duplicate_of=sent.position)
-                self._give(position, given, verdict, sent.record_id)
+            if result.status is not RecordStatus.UNCONFIRMED:
+                verdict = result.verdict._replace(duplicate_of=result.position)
+                self._give(RecordResult(position, given, verdict, result.metering_record_id))
                 return
         moment = self._connection.clock.monotonic()
         entry = Entry(position, record, given, key, moment)
@@ -314,7 +305,8 @@ class Feed(Door):
         if not self._keys_remembered:
             return
         if verdict.status in _MAY_BE_ON_FILE:
-            self._sent[entry.key] = _Sent(entry.position, entry.record, verdict, record_id)
+            result = RecordResult(entry.position, entry.record, verdict, record_id)
+            self._sent[entry.key] = entry.record, result
             self._sent.move_to_end(entry.key)
             if len(self._sent) > self._keys_remembered:
                 self._sent.popitem(last=False)
@@ -325,13 +317,12 @@ class Feed(Door):
         self.counts.update(result.verdict.status for result in results)
         self._hand_on(results)
 
-    def _give(
-        self, position: int, given: object, verdict: Verdict, record_id: str | None = None
-    ) -> None:
+    def _give(self, result: RecordResult) -> None:
         """Hand out the result of a record that no delivery has."""
-        emit(self._connection.observer, Settled(counts={verdict.status: 1}))
-        self._take_results([RecordResult(position, given, verdict, record_id)])
+        emit(self._connection.observer, Settled(counts={result.status: 1}))
+        self._take_results([result])
 
     def reject(self, position: int, given: object, error: MeteringError) -> None:
         """Give the result of what is no record, or may not be sent."""
-        self._give(position, given, Verdict(status=RecordStatus.REJECTED, error=error))
+        verdict = Verdict(status=RecordStatus.REJECTED, error=error)
+        self._give(RecordResult(position, given, verdict))

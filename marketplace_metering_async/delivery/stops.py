@@ -4,8 +4,6 @@ import math
 from collections import deque
 from typing import Final, NamedTuple
 
-from attrs import define
-
 from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 
@@ -78,8 +76,7 @@ class Stops:
             del self._stops[key]
 
 
-@define
-class _Stall:
+class _Stall(NamedTuple):
     """
     How long a lane has been without progress, its waits for a turn left out.
 
@@ -91,7 +88,7 @@ class _Stall:
 
     seconds: float
     ended: float
-    rest: float = 0.0
+    rest: float
 
 
 class Progress:
@@ -129,16 +126,11 @@ class Progress:
 
     def failed(self, lane: Lane, begun: float, moment: float, rest: float) -> bool:
         """Note a failed attempt of a lane whose records *rest*; return whether its time is over."""
-        stall = self._stalls.get(lane.whole)
-        if stall is None:
-            stall = self._stalls[lane.whole] = _Stall(moment - begun, moment)
-        else:
-            stall.seconds += min(moment - stall.ended, moment - begun + stall.rest)
-        stall.ended, stall.rest = moment, rest
-        if stall.seconds < self._timeout:
-            return False
-        del self._stalls[lane.whole]
-        return True
+        before = self._stalls.pop(lane.whole, _Stall(0.0, begun, 0.0))
+        seconds = before.seconds + min(moment - before.ended, moment - begun + before.rest)
+        if seconds < self._timeout:
+            self._stalls[lane.whole] = _Stall(seconds, moment, rest)
+        return seconds >= self._timeout
 
     def seconds_left(self, moment: float) -> float | None:
         """Return after how many seconds the time of all is over; None while there is progress."""
