@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar, cast
 
 from attrs import define, field
 
@@ -189,16 +189,17 @@ class ServiceConnection:
             UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
         """
-        self._transport()
+        self.require_home()
         self.observes_calls = observes_calls(self.observer)
         request = await _expected(self._signer.sign(operation, body, self.now))
-        transport, moment = self._transport(), self.clock.monotonic()
+        self.require_home()
+        moment = self.clock.monotonic()
         if leaving is not None:
             leaving()
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
-            response = await _expected(self._send(transport, operation, request))
+            response = await _expected(self._send(operation, request))
             code, request_id = None, response.request_id
         except (MeteringError, RepairedError) as error:
             known = error.error if isinstance(error, RepairedError) else error
@@ -219,8 +220,9 @@ class ServiceConnection:
                 emit_call(self.observer, ended, carried, callers)
         return response
 
-    async def _send(self, transport: Transport, operation: str, request: Request) -> CallResponse:
+    async def _send(self, operation: str, request: Request) -> CallResponse:
         """Send what was signed just now, and learn the service's time from the response."""
+        transport = cast("Transport", self._given_transport or self._own_transport)
         offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
         response = await transport.send(request, timeout=self._attempt_timeout)
         if response.status == 200:
@@ -243,13 +245,6 @@ class ServiceConnection:
         if fault in _SEEN_TO:
             self._lead = lead
         raise refusal
-
-    def _transport(self) -> Transport:
-        self.require_home()
-        transport = self._given_transport or self._own_transport
-        if transport is None:
-            raise ClientClosedError("the client is not open")
-        return transport
 
     async def _renewed(self, request: Request) -> bool:
         """Return whether there are newer credentials than those of *request*, within an attempt."""

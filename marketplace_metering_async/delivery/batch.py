@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import compress, islice
 from typing import Final, cast
 
@@ -30,7 +31,6 @@ from marketplace_metering_async.results import (
     unmetered,
 )
 
-_TOO_LATE: Final = "the time allowed for the call is over"
 UNCLEAR_SCHEMES: Final = (
     "records of one account, dimension and hour came with and without a license; if both are of "
     "one product, the service bills both. Name the product code of the licensed ones, too"
@@ -62,25 +62,19 @@ class Batch(Door):
         self._hashes = UsageHashes()
         self._duplicates = Duplicates(product_code, self._sent.__getitem__)
         self._backlog = Backlog(self._records_at, product_code=product_code)
-        self._delivery: Delivery | None = None
         self._over = asyncio.get_running_loop().create_future()  # done when the time is over
 
     async def deliver(self, records: object, timeout: float | None) -> BatchMeterUsageResult:
         """Return a result for each of *records*; see the client for what it raises."""
         started = self._connection.clock.monotonic()
-        async with calling_after(self._connection.clock, timeout, self._end):
+        end = partial(self._over.set_result, None)
+        async with calling_after(self._connection.clock, timeout, end):
             await self._read(records)
             await self._compare()
             delivery = await self._send()
         result = self._collector.result(calls=delivery.calls, throttled=delivery.throttled)
         delivery.report(result.counts, started)
         return result
-
-    def _end(self) -> None:
-        """Start nothing more: the time allowed is over."""
-        self._over.set_result(None)
-        if self._delivery is not None:
-            self._delivery.stop(DeliveryTimeoutError(_TOO_LATE))
 
     # Reading.
 
@@ -175,14 +169,13 @@ class Batch(Door):
     # Sending.
 
     async def _send(self) -> Delivery:
-        delivery = self._delivery = Delivery(self._shared, self._backlog, self)
+        delivery = Delivery(self._shared, self._backlog, self)
+        too_late = DeliveryTimeoutError("the time allowed for the call is over")
+        self._over.add_done_callback(lambda _: delivery.stop(too_late))
         try:
             if len(self._backlog) and not self._over.done():
                 await unless(self._over, self._connection.open())
-            if self._over.done():
-                delivery.stop(DeliveryTimeoutError(_TOO_LATE))
-            elif len(self._backlog):
-                delivery.flush()
+            delivery.flush()
             await delivery.finished()
         finally:
             await delivery.abort()

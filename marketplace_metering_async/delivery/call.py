@@ -123,13 +123,9 @@ class Call:
         except RepairedError as repaired:
             return decisions.on_repaired(chunk, repaired.error, self.begun)
         except MeteringError as error:
+            time = connection.service_time()
             return decisions.on_error(
-                chunk,
-                error,
-                self.begun,
-                policy,
-                sent=self.sent,
-                service_time=connection.service_time(),
+                chunk, error, self.begun, policy, sent=self.sent, service_time=time
             )
         if reply.oddities:
             oddities = "; ".join(dict.fromkeys(reply.oddities))

@@ -61,17 +61,13 @@ class LoopBudget:
         their place before all others, and the first of them always goes on.
         """
         line = self._waiting
-        while not self._has_time():
+        while self._ends is not None and self._monotonic() > self._ends:
             waiter = asyncio.get_running_loop().create_future()
             line.append(waiter)
             await waiter
             line = self._again
-
-    def _has_time(self) -> bool:
         if self._ends is None:
             self._begin()
-            return True
-        return self._monotonic() <= self._ends
 
     def _begin(self) -> None:
         self._ends = self._monotonic() + _TURN

@@ -165,23 +165,21 @@ class AdaptivePacer:
         """Learn from how a call ended; see Pacer."""
         self._in_flight -= 1
         self._count_tokens(now)
+        if how not in (CallEnd.THROTTLED, CallEnd.ABANDONED):
+            self._taken += 1
         match how:
             case CallEnd.DELIVERED:
-                self._taken += 1
                 self._mark_healthy()
                 self._go_faster(now)
             case CallEnd.THROTTLED:
                 self._mark_healthy()
                 self._measure(now)
             case CallEnd.FAILED:
-                self._taken += 1
                 self._failures += 1
                 if self._failures >= _UNHEALTHY:
                     doublings = min(self._failures - _UNHEALTHY, 10)
                     pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**doublings)
                     self._pause(now + pause * (0.5 + self._random.random() / 2))
-            case CallEnd.CANCELLED:
-                self._taken += 1
             case CallEnd.ABANDONED:
                 self._tokens += 1
         if retry_after is not None:
