@@ -17,7 +17,7 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.rules import require_number, require_timeout
+from marketplace_metering_async.rules import require_at_least_one, require_timeout
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -55,9 +55,7 @@ class UsageBatcher:
             TypeError, ValueError: for a linger or a limit that is no number, a negative linger, or
                 less than one record pending.
         """
-        require_number("max_pending", max_pending)
-        if max_pending < 1:
-            raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
+        require_at_least_one("max_pending", max_pending)
         shared = shared_of(client)
         self._connection = shared.connection
         self._product_code = product_code

@@ -111,9 +111,7 @@ class MarketplaceMeteringClient:
             TypeError: for a rate or a concurrency that is no number, or another kind of *retry*.
             ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
         """
-        rules.require_number("max_concurrency", max_concurrency)
-        if max_concurrency < 1:
-            raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
+        rules.require_at_least_one("max_concurrency", max_concurrency)
         policy = RetryPolicy() if retry is None else retry
         if not isinstance(policy, RetryPolicy):
             raise TypeError(f"retry: expected a RetryPolicy, got {rules.describe(retry)}")

@@ -63,6 +63,18 @@ def require_number(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
 
 
+def require_at_least_one(name: str, value: float) -> None:
+    """
+    Refuse a limit that lets nothing through.
+
+    Raises:
+        TypeError, ValueError: it is no number, or below 1.
+    """
+    require_number(name, value)
+    if not value >= 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+
+
 def require_timeout(timeout: float) -> None:
     """
     Refuse a time limit that would never come.

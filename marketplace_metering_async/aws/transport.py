@@ -264,8 +264,7 @@ async def _trust(settings: TransportSettings) -> ssl.SSLContext | bool:
     try:
         return await asyncio.to_thread(_read_certificates, settings)
     except OSError as error:  # which ssl.SSLError is too
-        where = settings.ca_bundle or "the system"
-        reason = error.strerror or type(error).__name__
+        where, reason = settings.ca_bundle or "the system", _cause(error)
     raise ConfigurationError(f"cannot read the certificates of {where}: {reason}")
 
 

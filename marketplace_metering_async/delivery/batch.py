@@ -184,10 +184,18 @@ class Batch(Door):
     def settle(self, outcomes: Sequence[SettledRecords]) -> None:
         """Take verdicts, and share them with identical records."""
         self._collector.add(outcomes)
-        copies = self._duplicates.copies
-        if copies and (shared := _shared(outcomes, copies)):
+        if self._duplicates.copies and (shared := self._shared_by(outcomes)):
             self._collector.add(shared)
             emit(self._connection.observer, Settled(counts=count(shared)))
+
+    def _shared_by(self, outcomes: Sequence[SettledRecords]) -> list[SettledRecords]:
+        """Return the outcomes of records identical to ones that were sent."""
+        return [
+            SettledRecords(verdict._replace(duplicate_of=position), alike, [record_id] * len(alike))
+            for verdict, positions, record_ids in outcomes
+            for position, record_id in zip(positions, record_ids, strict=True)
+            if (alike := self._duplicates.copies.get(position))
+        ]
 
     def unsettled(self, among: Sequence[int] | None) -> list[int]:
         """Return which of some positions, or of all, have no verdict."""
@@ -195,15 +203,3 @@ class Batch(Door):
 
     def _records_at(self, positions: Sequence[int]) -> list[UsageRecord]:
         return list(map(cast("list[UsageRecord]", self._sent).__getitem__, positions))
-
-
-def _shared(
-    outcomes: Sequence[SettledRecords], copies: dict[int, list[int]]
-) -> list[SettledRecords]:
-    """Return the outcomes of records identical to ones that were sent."""
-    return [
-        SettledRecords(verdict._replace(duplicate_of=position), alike, [record_id] * len(alike))
-        for verdict, positions, record_ids in outcomes
-        for position, record_id in zip(positions, record_ids, strict=True)
-        if (alike := copies.get(position))
-    ]

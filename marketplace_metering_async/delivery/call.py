@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import Context
 from random import Random
-from typing import Final
 
 from attrs import define, frozen
 
@@ -22,8 +21,6 @@ from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.results import SettledRecords, Verdict
-
-_OPERATION: Final = "BatchMeterUsage"
 
 
 @frozen(eq=False, kw_only=True)
@@ -111,7 +108,7 @@ class Call:
 
         try:
             answer = await connection.call(
-                _OPERATION,
+                "BatchMeterUsage",
                 chunk.body,
                 carried=chunk.records,
                 callers=door.callers(chunk.positions),

@@ -38,7 +38,6 @@ _MOST_REPAIRS: Final = 2
 """Times in a row that a record is sent again because credentials or clock were corrected."""
 _FEWEST_FAILURES: Final = 5
 """Failed attempts of a record before its own time is over while others progress."""
-_LONGEST_REST: Final = limits.MAX_FUTURE.total_seconds()
 _DATE_STEP: Final = 1.0
 """Seconds: the resolution of a `Date` header."""
 
@@ -194,7 +193,7 @@ def on_bug(chunk: Chunk, cause: BaseException, *, sent: bool) -> Decision:
     return _over(chunk, CallEnd.FAILED, error)
 
 
-def give_up(entries: Iterable[PendingRecord], error: MeteringError) -> list[SettledRecords]:
+def give_up(entries: Iterable[PendingRecord], error: MeteringError | None) -> list[SettledRecords]:
     """Return the outcomes of records that are sent no more because of *error*."""
     return [verdicts.outcome(entry, verdicts.gave_up(error, entry.history)) for entry in entries]
 
@@ -221,7 +220,7 @@ def _on_refusal(
 def _on_early(chunk: Chunk, early: Chunk, error: MeteringError, service_time: float) -> Decision:
     """Let records that are ahead of the service's clock rest, once, before any is searched for."""
     others = [entry for entry in chunk.entries if entry.position not in early.positions]
-    newest = service_time + _LONGEST_REST
+    newest = service_time + limits.MAX_FUTURE.total_seconds()
     settled: list[SettledRecords] = []
     minutes: dict[int, list[PendingRecord]] = {}  # together they take few calls
     for entry in early.after(lambda history: evolve(history, rested=True)).entries:
@@ -253,8 +252,7 @@ def _ended_or_again(
     again: list[PendingRecord] = []
     for entry in entries:
         if _is_over(entry.history, moment, policy):
-            verdict = verdicts.gave_up(entry.history.error, entry.history)
-            ends.append(verdicts.outcome(entry, verdict))
+            ends += give_up([entry], entry.history.error)
         else:
             again.append(entry)
     return ends, [Return(again)] if again else ()

@@ -13,6 +13,7 @@ class Dispatcher:
     Runs a task while there is work, and none while there is not.
 
     Attributes:
+        task: The task, if there was work since it was begun anew.
         is_running: Whether the task runs.
     """
 
@@ -34,15 +35,15 @@ class Dispatcher:
         self._has_work = has_work
         self._work = work
         self._ended = ended
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._is_starting = False  # while an eager task takes its first steps
         self._sleeps_until: float | None = None
-        self._wakeup: asyncio.Future[None] | None = None
+        self._wakeup: asyncio.Event | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether the task runs."""
-        return self._is_starting or (self._task is not None and not self._task.done())
+        return self._is_starting or (self.task is not None and not self.task.done())
 
     def wake_for(self, due: float) -> None:
         """Have it look again if it sleeps longer than until the monotonic time *due*."""
@@ -53,38 +54,32 @@ class Dispatcher:
         """Have it look again; start it if it does not run and has work."""
         if self.is_running:
             if self._wakeup is not None:
-                _set(self._wakeup)
+                self._wakeup.set()
             else:
                 self._permits.recheck(self)
         elif self._has_work():
             self._is_starting = True
             try:
-                self._task = asyncio.create_task(self._work())
+                self.task = asyncio.create_task(self._work())
             finally:
                 self._is_starting = False
-            self._task.add_done_callback(self._note_end)
+            self.task.add_done_callback(self._note_end)
 
     def restart(self) -> None:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
         self.wake()
-
-    def cancel(self) -> "asyncio.Task[None] | None":
-        """Cancel the task and return it."""
-        if self._task is not None:
-            self._task.cancel()
-        return self._task
 
     async def sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""
-        wakeup = self._wakeup = asyncio.get_running_loop().create_future()
+        wakeup = self._wakeup = asyncio.Event()
         self._sleeps_until = due
         timer = asyncio.ensure_future(self._clock.sleep(due - self._clock.monotonic()))
-        timer.add_done_callback(lambda _: _set(wakeup))
+        timer.add_done_callback(lambda _: wakeup.set())
         try:
-            await wakeup
+            await wakeup.wait()
         finally:
             timer.cancel()
             if self._wakeup is wakeup:
@@ -94,8 +89,3 @@ class Dispatcher:
         if not task.cancelled():
             task.exception()  # a SystemExit, which the event loop raises by itself
         self._ended()
-
-
-def _set(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

@@ -240,8 +240,7 @@ class Feed(Door):
 
     def leaving(self, positions: Sequence[int]) -> None:
         """Take note of those that are sent for the first time."""
-        entries = [self._entries[position] for position in positions]
-        fresh = [entry for entry in entries if not entry.sent]
+        fresh = [entry for entry in map(self._entries.__getitem__, positions) if not entry.sent]
         if not fresh:
             return
         for entry in fresh:

@@ -142,8 +142,7 @@ class Searches:
             return
         refusal = Refusal(search.chunk, search.error)
         lane, code = search.chunk.lane.whole, search.error.code
-        ended = Isolated(code=code, calls=search.tried, refused=search.refused_alone)
-        emit(self._observer, ended)
+        emit(self._observer, Isolated(code=code, calls=search.tried, refused=search.refused_alone))
         self._backlog.release(search.chunk.lane, found.moment)
         del self._searches[lane]
         waiting = self._waiting.pop(lane, ())

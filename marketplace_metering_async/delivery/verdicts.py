@@ -27,9 +27,6 @@ from marketplace_metering_async.service_codes import ErrorKind
 _EDGE: Final = limits.EDGE.total_seconds()
 _MAX_FUTURE: Final = limits.MAX_FUTURE.total_seconds()
 
-Screen = Callable[[PendingRecord], Verdict | None]
-"""A door's own word on a record whose turn has come."""
-
 _FINAL: Final = (
     RecordStatus.SUCCESS,
     RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
@@ -104,7 +101,7 @@ def screen(
     bounds: ClockBounds,
     stop: MeteringError | None,
     similar: SimilarRefusals,
-    ask_the_door: Screen | None,
+    ask_the_door: Callable[[PendingRecord], Verdict | None] | None,
 ) -> tuple[Chunk, list[SettledRecords]]:
     """
     Return what of *chunk*, whose turn has come, is to be sent, and verdicts on the rest.

@@ -24,7 +24,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, Protocol
 
-from marketplace_metering_async.rules import require_number
+from marketplace_metering_async.rules import require_at_least_one, require_number
 
 _USED_SHARE: Final = 0.96
 """The share of a configured quota that is used: calls that arrive bunched need some slack."""
@@ -121,9 +121,7 @@ class AdaptivePacer:
             require_number("calls_per_second", calls_per_second)
         if calls_per_second is not None and not 0 < calls_per_second < math.inf:
             raise ValueError(f"calls_per_second: expected above 0, or None, got {calls_per_second}")
-        require_number("burst", burst)
-        if not burst >= 1:
-            raise ValueError(f"burst: expected at least 1, got {burst}")
+        require_at_least_one("burst", burst)
         require_number("share", share)
         if not 0 < share <= 1:
             raise ValueError(f"share: expected above 0, at most 1, got {share}")
@@ -167,12 +165,14 @@ class AdaptivePacer:
         self._count_tokens(now)
         if how not in (CallEnd.THROTTLED, CallEnd.ABANDONED):
             self._taken += 1
+        if how in (CallEnd.DELIVERED, CallEnd.THROTTLED):  # the service is healthy
+            if self._failures >= _UNHEALTHY:
+                self._paused_until = -math.inf
+            self._failures = 0
         match how:
             case CallEnd.DELIVERED:
-                self._mark_healthy()
                 self._go_faster(now)
             case CallEnd.THROTTLED:
-                self._mark_healthy()
                 self._measure(now)
             case CallEnd.FAILED:
                 self._failures += 1
@@ -198,11 +198,6 @@ class AdaptivePacer:
                 self._idle += (self._tokens - self._burst) / self.rate
                 self._tokens = self._burst
         self._counted_at = now
-
-    def _mark_healthy(self) -> None:
-        if self._failures >= _UNHEALTHY:
-            self._paused_until = -math.inf
-        self._failures = 0
 
     def _go_faster(self, now: float) -> None:
         """Raise the rate for a delivered call, if it is the pace that limits the calls."""
