@@ -31,7 +31,6 @@ from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
-from marketplace_metering_async.limits import ServiceMetadata
 from marketplace_metering_async.quantities import kept
 from marketplace_metering_async.records import (
     UsageAllocation,
@@ -390,7 +389,7 @@ class MarketplaceMeteringClient:
         )
 
     @staticmethod
-    def service_metadata() -> ServiceMetadata:
+    def service_metadata() -> limits.ServiceMetadata:
         """Return the service's names, regions and hosts, without asking it."""
         return limits.service_metadata()
 

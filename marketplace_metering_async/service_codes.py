@@ -144,14 +144,13 @@ _CODES: Final[Mapping[tuple[ErrorKind | None, str], tuple[str, ...]]] = {
 }
 """Kind (None: by the HTTP status) and advice, and the codes that have them."""
 
-_MEANINGS: Final = {code: meaning for meaning, codes in _CODES.items() for code in codes}
-KNOWN: Final = frozenset(_MEANINGS)
-"""The codes that have advice here."""
+KNOWN: Final = {code: meaning for meaning, codes in _CODES.items() for code in codes}
+"""The same the other way round: the codes that have advice here."""
 
 
 def kind_of(code: str) -> ErrorKind | None:
     """Return whose fault *code* is; None where it is none of these, or does not say."""
-    return _MEANINGS[code][0] if code in _MEANINGS else None
+    return KNOWN[code][0] if code in KNOWN else None
 
 
 def is_stale_registration(code: str, operation: str, status: int | None) -> bool:
@@ -169,5 +168,5 @@ def advice_on(code: str, operation: str, status: int | None) -> str:
     """Return what to do about *code*, met in *operation* with the HTTP *status*."""
     if is_stale_registration(code, operation, status):
         return _BUYER_AGAIN
-    advice = _MEANINGS[code][1] if code in _MEANINGS else _UNKNOWN
+    advice = KNOWN[code][1] if code in KNOWN else _UNKNOWN
     return advice.replace("{operation}", operation)

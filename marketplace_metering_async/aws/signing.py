@@ -17,12 +17,6 @@ from typing import Any, Final
 from attrs import define, field
 
 from marketplace_metering_async.aws import credentials, endpoints
-from marketplace_metering_async.aws.credentials import (
-    Credentials,
-    EnvironmentKeys,
-    FixedKeys,
-    SingleFlight,
-)
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.aws.transport import Request
@@ -50,9 +44,11 @@ class Signer:
     aws_secret_access_key: str | None = None
     aws_session_token: str | None = None
     session: Any = None
-    _opening: SingleFlight[FoundEndpoint] = field(init=False, factory=SingleFlight)
+    _opening: credentials.SingleFlight[FoundEndpoint] = field(
+        init=False, factory=credentials.SingleFlight
+    )
     _endpoint: FoundEndpoint | None = field(init=False, default=None)
-    _credentials: Credentials | None = field(init=False, default=None)
+    _credentials: credentials.Credentials | None = field(init=False, default=None)
     _sigv4: SigV4 | None = field(init=False, default=None)
 
     @property
@@ -117,7 +113,8 @@ class Signer:
         given = self._given_keys()
         endpoint, source = await asyncio.to_thread(self._look_up, given)
         if isinstance(source, Keys):
-            found: Credentials = FixedKeys(source) if given else EnvironmentKeys(source)
+            fixed = credentials.FixedKeys if given else credentials.EnvironmentKeys
+            found: credentials.Credentials = fixed(source)
         else:
             ours = self.session is None
             found = await credentials.from_session(source, endpoint.region_name, ours=ours)

@@ -4,7 +4,7 @@ from random import Random
 from typing import Final, cast
 
 from attrs import Attribute, field, frozen
-from attrs.validators import and_, ge, gt, instance_of, optional
+from attrs.validators import ge, gt, instance_of, optional
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from marketplace_metering_async.clock import Clock
@@ -48,9 +48,7 @@ class RetryPolicy:
     attempt_timeout: float = field(default=30.0, validator=[_is_number, gt(0)])
     base_delay: float = field(default=0.1, validator=[_is_number, gt(0)])
     max_delay: float = field(default=20.0, validator=[_is_number, gt(0)])
-    max_attempts: int | None = field(
-        default=None, validator=optional(and_(instance_of(int), ge(1)))
-    )
+    max_attempts: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
 
 
 def backoff(
