@@ -19,6 +19,7 @@ def deadline_of(at: int) -> int:
     return int(limits.deadline(datetime.fromtimestamp(at, UTC)).timestamp())
 
 
+@lru_cache(maxsize=1_000)
 def latest_lost_at(moment: int) -> int:
     """Return the latest stamp whose deadline is *moment* or earlier."""
     return int(limits.oldest_open(datetime.fromtimestamp(moment + 1, UTC)).timestamp()) - 1

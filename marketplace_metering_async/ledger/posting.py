@@ -216,7 +216,6 @@ class Posting:
         self._whole = whole
         self._events: dict[str, bytes] = {}  # those that are new
         self._sums = Sums(sums)
-        self._lost: dict[tuple[bool, int], int] = {}  # see _lost_at
 
     def post(self, usage: Usage) -> PostingResult:
         """Put *usage* where it belongs, and say where that is, or why it is refused."""
@@ -293,10 +292,7 @@ class Posting:
     def _lost_at(self, key: KeyState, spare: int) -> int:
         """Return the latest stamp whose window closes before its hour is sealed, and *spare*."""
         has_ended = key.closed_at is not None and key.closed_at <= self._now
-        if (has_ended, spare) not in self._lost:
-            grace = 0 if has_ended else self._rules.grace
-            self._lost[has_ended, spare] = latest_lost_at(self._now + grace + spare - 1)
-        return self._lost[has_ended, spare]
+        return latest_lost_at(self._now + (0 if has_ended else self._rules.grace) + spare - 1)
 
     def carry(
         self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
@@ -39,12 +40,8 @@ def grow(
     Raises:
         OtherHoursError: there are some; *row_by_row* tells which.
     """
-    statement = PLAIN_HOUR.format(
-        most=plan.most,
-        grace=rules.grace,
-        longer_grace=max(rules.grace, rules.month_end_grace),
-        last_of_month=last_hour_of_month(min([part.into.hour for part in plan.parts])),
-    )
+    last_of_month = last_hour_of_month(min([part.into.hour for part in plan.parts]))
+    statement = _statement(plan.most, rules, last_of_month)
     rows = [
         (
             part.quantity,
@@ -61,6 +58,16 @@ def grow(
     if db.executemany(statement, rows).rowcount < len(rows):
         raise OtherHoursError
     return ()
+
+
+@lru_cache(maxsize=100)
+def _statement(most: int, rules: PostingRules, last_of_month: int) -> str:
+    return PLAIN_HOUR.format(
+        most=most,
+        grace=rules.grace,
+        longer_grace=max(rules.grace, rules.month_end_grace),
+        last_of_month=last_of_month,
+    )
 
 
 def name_events(db: Connection, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
