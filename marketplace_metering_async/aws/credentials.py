@@ -240,7 +240,8 @@ class FoundCredentials:
             async with asyncio.timeout(_LONGEST):
                 found = self._found if again is None else await again() or self._found
                 self._note(await found.get_frozen_credentials())
-                self._found = found
+                if again is not None:
+                    self._found = found
         except Exception as error:  # noqa: BLE001 - a provider may raise anything
             self._failure = _failure(self.source, error)
 

@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import Final
+from typing import Final, cast
 
 from attrs import define, field
 
@@ -121,7 +121,7 @@ class Feed(Door):
         self._admission_of = shared.connection.clock.monotonic()
         self._entries: dict[int, Entry] = {}
         self._by_key: dict[Key, Entry] = {}
-        self._sent: OrderedDict[Key, tuple[UsageRecord, RecordResult]] = OrderedDict()
+        self._sent: OrderedDict[Key, RecordResult] = OrderedDict()
         self._schemes: SchemeOverlaps | None = None  # once a record had a license
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
         self.delivery = Delivery(shared, backlog, self)
@@ -184,9 +184,8 @@ class Feed(Door):
         self.delivery.report(counts, since)
 
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
-        if key in self._sent:
-            before, result = self._sent[key]
-            if not is_same(before, record):
+        if (result := self._sent.get(key)) is not None:
+            if not is_same(cast("UsageRecord", result.record), record):
                 error = KeyAlreadySentError((result.position, position))
                 self.reject(position, given, error)
                 return
@@ -304,8 +303,7 @@ class Feed(Door):
         if not self._keys_remembered:
             return
         if verdict.status in _MAY_BE_ON_FILE:
-            result = RecordResult(entry.position, entry.record, verdict, record_id)
-            self._sent[entry.key] = entry.record, result
+            self._sent[entry.key] = RecordResult(entry.position, entry.record, verdict, record_id)
             self._sent.move_to_end(entry.key)
             if len(self._sent) > self._keys_remembered:
                 self._sent.popitem(last=False)

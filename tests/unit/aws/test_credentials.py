@@ -706,3 +706,32 @@ async def test_a_cancelled_run_is_taken_over(leader: bool) -> None:  # noqa: FBT
     gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert sorted(map(str, results)) == ["", "done", "done", "done"]
+
+
+async def test_a_refresh_that_ends_late_takes_no_newer_providers_place() -> None:
+    """What was found anew meanwhile stays what is asked."""
+    may_end = asyncio.Event()
+
+    class Old:
+        def refresh_needed(self, within: int | None = None) -> bool:
+            return True
+
+        async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+            await may_end.wait()
+            return ReadOnlyCredentials("OLD", "s", None)
+
+    class New:
+        async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+            return ReadOnlyCredentials("NEW", "s", None)
+
+    async def again() -> New:
+        return New()
+
+    found = FoundCredentials(Old(), again)
+    refreshing = asyncio.create_task(found.keys())
+    await asyncio.sleep(0)
+    assert await found.renew()
+    may_end.set()
+    await asyncio.gather(refreshing, return_exceptions=True)
+
+    assert (await found.keys()).access_key_id == "NEW"
