@@ -17,7 +17,12 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.rules import require_number, require_timeout
+from marketplace_metering_async.rules import (
+    require_kind,
+    require_number,
+    require_optional,
+    require_timeout,
+)
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -52,11 +57,14 @@ class UsageBatcher:
             max_pending: Records without a verdict at the most; further callers wait.
 
         Raises:
-            TypeError, ValueError: for a linger or a limit that is no number, a negative linger, or
-                less than one record pending.
+            TypeError, ValueError: for another kind of *client*, a product code that is no text, a
+                linger or a limit that is no number, a negative linger, or less than one record
+                pending.
         """
+        require_kind("client", client, MarketplaceMeteringClient)
+        require_optional("product_code", product_code, str)
         require_number("max_pending", max_pending)
-        if max_pending < 1:
+        if not max_pending >= 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
         self._shared = shared_of(client)
         self._product_code = product_code

@@ -108,15 +108,22 @@ class MarketplaceMeteringClient:
             random: Where jitter comes from, for tests.
 
         Raises:
-            TypeError: for a rate or a concurrency that is no number, or another kind of *retry*.
+            TypeError: for a setting of another type than is said here.
             ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
         """
         rules.require_number("max_concurrency", max_concurrency)
-        if max_concurrency < 1:
+        if not max_concurrency >= 1:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
+        rules.require_optional("region_name", region_name, str)
+        rules.require_optional("endpoint_url", endpoint_url, str)
+        rules.require_optional("profile_name", profile_name, str)
+        rules.require_optional("retry", retry, RetryPolicy)
+        rules.require_optional("pacer", pacer, Pacer)
+        rules.require_optional("observer", observer, Observer)
+        rules.require_optional("clock", clock, Clock)
+        rules.require_optional("transport", transport, Transport)
+        rules.require_optional("random", random, Random)
         policy = RetryPolicy() if retry is None else retry
-        if not isinstance(policy, RetryPolicy):
-            raise TypeError(f"retry: expected a RetryPolicy, got {rules.describe(retry)}")
         self._connection = ServiceConnection(
             signer=Signer(
                 region_name=region_name,
@@ -184,11 +191,13 @@ class MarketplaceMeteringClient:
                 response. What an asynchronous source did not give by then has no result.
 
         Raises:
-            TypeError, ValueError: if *records* is no iterable, or *timeout* no number.
+            TypeError, ValueError: if *records* is no iterable, *product_code* no text, or
+                *timeout* no number.
             ClientClosedError: after aclose(), or on another event loop or in a forked process.
             ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
         """
         require_iterable(records)
+        rules.require_optional("product_code", product_code, str)
         if timeout is not None:
             rules.require_timeout(timeout)
         self._connection.require_home()
@@ -230,11 +239,14 @@ class MarketplaceMeteringClient:
             linger: Seconds that a record waits for company at the most.
 
         Raises:
-            TypeError, ValueError: for a linger that is no number, or negative.
+            TypeError, ValueError: as `batch_meter_usage`; for a *stop* that is no asyncio.Event, or
+                a linger that is no number, or negative.
 
         Raises, at the first step: as `batch_meter_usage`.
         """
         require_iterable(records)
+        rules.require_optional("product_code", product_code, str)
+        rules.require_optional("stop", stop, asyncio.Event)
         stream = Stream(self._shared, records, product_code=product_code, linger=linger, stop=stop)
         return stream.results()
 
