@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -15,8 +15,9 @@ from yarl import URL
 
 from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy, UsageBatcher
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.errors import ConfigurationError, InvalidRecordError
 from marketplace_metering_async.flow.pacing import AdaptivePacer
+from marketplace_metering_async.results import RecordResult, RecordStatus
 
 HUGE = 10**5_000  # which neither a float nor str() takes
 
@@ -142,3 +143,41 @@ def test_a_number_that_is_none_for_a_clock_is_refused(
     for name, call in calls:
         with pytest.raises(kind, match=f"^'?{name}'?( must be > 0: nan|: {got})$"):
             call()
+
+
+class Unreadable(Mapping[str, Any]):
+    """A row whose connection is gone: to read it raises."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise RuntimeError("the connection is gone")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("Timestamp",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("odd", [Unreadable(), {HUGE: 1}], ids=["gone", "name"])
+@pytest.mark.parametrize("door", ["batch", "stream", "batcher"])
+def test_a_mapping_that_cannot_be_read_ends_only_itself(door: str, odd: Any) -> None:
+    """
+    It is no record, at its place; what came before it and behind it is metered. Law of sending 1
+    """
+    first, last = usage(2)
+    given: list[Any] = [first, odd, last]
+
+    async def send() -> list[RecordResult]:
+        async with client_of(MemoryService()) as client, UsageBatcher(client) as batcher:
+            if door == "batch":
+                return list(await client.batch_meter_usage(given))
+            if door == "stream":
+                return [result async for result in client.iter_batch_meter_usage(given)]
+            return list(await asyncio.gather(*map(batcher.meter, given)))
+
+    results = sorted(run_virtual(send()), key=lambda result: result.position)
+
+    success, rejected = RecordStatus.SUCCESS, RecordStatus.REJECTED
+    assert [success, rejected, success] == [result.status for result in results]
+    assert isinstance(results[1].error, InvalidRecordError)
+    assert str(results[1].error).startswith("records[1]: expected a mapping that can be read, got")
