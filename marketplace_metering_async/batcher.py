@@ -144,7 +144,11 @@ class UsageBatcher:
         Let all go that is gathered, and return when everything pending now has its verdict.
 
         Cancelling it takes nothing back.
+
+        Raises:
+            ClientClosedError: as `drain`.
         """
+        self._shared.connection.require_no_other_home()
         pending = list(self._waiters.values())
         self._feed.delivery.flush()
         if pending:
@@ -164,9 +168,11 @@ class UsageBatcher:
 
         Raises:
             TypeError, ValueError: if *timeout* is no number; nothing has changed then.
+            ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         if timeout is not None:
             require_timeout(timeout)
+        self._shared.connection.require_no_other_home()
         self._closed = True
         self._places.let_all_in()
         unsure: list[RecordResult] = []
@@ -181,7 +187,7 @@ class UsageBatcher:
         return unsure
 
     async def aclose(self) -> None:
-        """Drain without a limit; twice is fine. Cancelling it is as cancelling `drain`."""
+        """Drain without a limit; twice is fine. What it raises, and cancelling it: as `drain`."""
         await self.drain()
 
     async def __aenter__(self) -> Self:

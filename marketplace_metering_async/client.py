@@ -447,6 +447,9 @@ class MarketplaceMeteringClient:
 
         Deliveries under way start no further attempt; their open records are Unprocessed, or
         Unconfirmed where an attempt has no response. What was handed in stays open.
+
+        Raises:
+            ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         await self._connection.aclose()
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
 
 from attrs import define, field
 
@@ -48,6 +49,14 @@ _SEEN_TO: Final = frozenset({ErrorKind.CONTENT, ErrorKind.STATE, ErrorKind.PRODU
 
 
 _Result = TypeVar("_Result")
+
+
+class Stoppable(Protocol):
+    """What goes on by itself until it is stopped."""
+
+    def stop(self, error: MeteringError) -> None:
+        """Start nothing new, because of *error*."""
+        ...
 
 
 class CallResponse(NamedTuple):
@@ -92,6 +101,7 @@ class ServiceConnection:
     # Set by the first call.
     _home: tuple[int, asyncio.AbstractEventLoop] | None = field(init=False, default=None)
     _closed: bool = field(init=False, default=False)
+    _stopped_at_close: WeakSet[Stoppable] = field(init=False, factory=WeakSet)
 
     @property
     def is_open(self) -> bool:
@@ -140,11 +150,24 @@ class ServiceConnection:
             self._own_transport = AiohttpTransport(endpoint.settings(self._max_concurrency))
         return endpoint
 
+    def stop_at_close(self, work: Stoppable) -> None:
+        """Have `aclose` stop *work*, which may rest just then, or wait for company."""
+        self._stopped_at_close.add(work)
+
     async def aclose(self) -> None:
-        """Close what we opened; calling it again does nothing."""
+        """
+        Close what we opened; calling it again does nothing.
+
+        Raises:
+            ClientClosedError: as `require_no_other_home`.
+        """
         if self._closed:
             return
+        self.require_no_other_home()
         self._closed = True
+        is_over = self._home is not None and self._home[1].is_closed()
+        for work in () if is_over else list(self._stopped_at_close):
+            work.stop(ClientClosedError("the client is closed"))
         await self._signer.aclose()
         if self._own_transport is not None:
             await self._own_transport.aclose()
@@ -162,6 +185,20 @@ class ServiceConnection:
             raise ClientClosedError("the client belongs to another process; make one for this")
         if loop is not asyncio.get_running_loop():
             raise ClientClosedError("the client belongs to another event loop; make one for this")
+
+    def require_no_other_home(self) -> None:
+        """
+        Raise ClientClosedError where another process, or another event loop, is at work with it.
+
+        Its connections are theirs to close: a forked process would take the parent's from under it.
+        """
+        if self._home is None:
+            return
+        process, loop = self._home
+        if process != os.getpid():
+            raise ClientClosedError("the client belongs to another process, which closes it")
+        if not loop.is_closed() and loop is not asyncio.get_running_loop():
+            raise ClientClosedError("the client belongs to another event loop; close it there")
 
     async def call(
         self,
