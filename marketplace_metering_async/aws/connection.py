@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
@@ -95,7 +95,8 @@ class ServiceConnection:
     _region_name: str | None = field(init=False, default=None)  # found by open()
     # The service's clock less ours, changed by a refusal only.
     _offset: timedelta = field(init=False, default=timedelta(0))
-    # Its time less the monotonic one, once it confirmed any; the same by its latest `Date`.
+    # Its time less the monotonic one, once it confirmed any; the same by its latest `Date`, which
+    # one server may have wrong: it corrects signatures, and rejects no record.
     _lead: float | None = field(init=False, default=None)
     _dated: float | None = field(init=False, default=None)
     # Set by the first call.
@@ -117,7 +118,7 @@ class ServiceConnection:
         Return the earliest and latest time that the service's clock can show now.
 
         Give or take the minutes for which a signature holds. Until the service has confirmed a
-        time, be it by accepting a signature or by its `Date`, nothing is known. From then on both
+        time by accepting what was signed at it, nothing is known. From then on both
         that time and what this machine's clock shows are inside: they differ where its clock is
         stepped, or where the machine slept, which the monotonic time may leave out.
         """
@@ -301,7 +302,7 @@ class ServiceConnection:
         if theirs is None or abs(theirs - self.now()) < _SKEW:
             return False
         self._offset = theirs - self.clock.now()
-        self._lead = self._dated
+        self._lead = None  # until the service accepts what is signed by it
         seconds = self._offset.total_seconds()
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
         emit(self.observer, WarningIssued(text=text))
@@ -309,10 +310,12 @@ class ServiceConnection:
 
 
 def _date(response: Response) -> datetime | None:
+    """Return the response's `Date`, unless there is none from which a clock could go on."""
     try:
-        return parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
+        date = parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         return None
+    return date if date.year < MAXYEAR else None
 
 
 async def _expected(work: Awaitable[_Result]) -> _Result:
