@@ -282,7 +282,8 @@ class MarketplaceMeteringClient:
 
         Raises:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
-            TypeError, ValueError: if *timeout* is no number; nothing was sent.
+            TypeError, ValueError: if *timeout* is no number, or *dry_run* no bool; nothing was
+                sent.
             MarketplaceMeteringException: the service refused, under its own name.
             TransportError: no response; with the same client token it may be sent again.
             InvalidResponseError: a response that is none of the service's.
@@ -291,6 +292,7 @@ class MarketplaceMeteringClient:
 
         Cancelling leaves open whether the usage is metered.
         """
+        rules.require_kind("dry_run", dry_run, bool)
         token = str(uuid4()) if client_token is None else client_token
         allocations, quantity = allocations_tuple(usage_allocations), kept(usage_quantity)
         rules.raise_if_any(
@@ -394,13 +396,17 @@ class MarketplaceMeteringClient:
         members = {"RegistrationToken": registration_token}
         response = await self._call("ResolveCustomer", members, timeout)
         found = wire.decode(response.body)
+        account = _name(found, "CustomerAWSAccountId")
+        identifier = _name(found, "CustomerIdentifier")
+        if account is None and identifier is None:
+            raise InvalidResponseError("no customer in the response", 200, response.request_id)
         metadata = found.get("Metadata")
         return ResolveCustomerResult(
-            customer_identifier=found.get("CustomerIdentifier") or None,
-            customer_aws_account_id=found.get("CustomerAWSAccountId") or None,
-            license_arn=found.get("LicenseArn") or None,
-            product_code=found.get("ProductCode") or None,
-            agreement_id=metadata.get("AgreementId") if isinstance(metadata, dict) else None,
+            customer_identifier=identifier,
+            customer_aws_account_id=account,
+            license_arn=_name(found, "LicenseArn"),
+            product_code=_name(found, "ProductCode"),
+            agreement_id=_name(metadata, "AgreementId") if isinstance(metadata, dict) else None,
             request_id=response.request_id,
         )
 
@@ -478,10 +484,16 @@ def shared_of(client: MarketplaceMeteringClient) -> Shared:
 
 
 def _text(response: CallResponse, member: str) -> str:
-    value = wire.decode(response.body).get(member)
-    if not isinstance(value, str):
+    value = _name(wire.decode(response.body), member)
+    if value is None:
         raise InvalidResponseError(f"no {member} in the response", 200, response.request_id)
     return value
+
+
+def _name(members: Mapping[str, Any], member: str) -> str | None:
+    """Return a text that a response has to say; an empty one, or a number, says nothing."""
+    value = members.get(member)
+    return value if value and isinstance(value, str) else None
 
 
 def _moment(value: object) -> datetime | None:

@@ -90,7 +90,8 @@ def require_kind(name: str, value: object, kind: type) -> None:
         fits = isinstance(value, kind)
     if not fits:
         origin = kind.__module__.partition(".")[0]
-        wanted = kind.__name__ if origin == __package__ else f"{origin}.{kind.__name__}"
+        known = origin in (__package__, "builtins")
+        wanted = kind.__name__ if known else f"{origin}.{kind.__name__}"
         article = "an" if wanted[0] in "aO" else "a"
         wanted = "text" if kind is str else f"{article} {wanted}"
         raise TypeError(f"{name}: expected {wanted}, got {describe(value)}")
