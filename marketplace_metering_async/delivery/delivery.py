@@ -191,7 +191,7 @@ class Delivery:
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
         calls, self._on_the_wire = self._on_the_wire, {}
-        tasks = (self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
+        tasks = (*self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()

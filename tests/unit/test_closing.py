@@ -58,6 +58,25 @@ def test_what_rests_when_the_client_closes_ends_at_once(door: Callable[..., Any]
     ]
 
 
+@pytest.mark.parametrize("kind", [FaultKind.ERROR_500, FaultKind.THROTTLE])
+def test_a_batch_that_closing_ends_leaves_nothing_running(kind: FaultKind) -> None:
+    """
+    Not even what was cancelled and takes some turns of the event loop to end.
+    """
+
+    async def close() -> list[str]:
+        client = client_of(MemoryService(lambda number, body: kind))
+        sending = asyncio.create_task(client.batch_meter_usage(usage(60)))
+        await asyncio.sleep(3)
+        closing = asyncio.create_task(client.aclose())
+        await sending
+        left = asyncio.all_tasks() - {closing, asyncio.current_task()}
+        await closing
+        return [repr(task) for task in left]
+
+    assert [] == run_virtual(close())
+
+
 def now_used(dimension: str) -> list[UsageRecord]:
     """Return two records of now."""
     return usage(2, dimension=dimension, timestamp=datetime.now(UTC))
