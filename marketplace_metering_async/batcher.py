@@ -1,7 +1,7 @@
 """UsageBatcher: gathers single records of many callers into full requests."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
@@ -17,7 +17,12 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.rules import require_at_least_one, require_timeout
+from marketplace_metering_async.rules import (
+    require_at_least_one,
+    require_kind,
+    require_optional,
+    require_timeout,
+)
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -52,9 +57,12 @@ class UsageBatcher:
             max_pending: Records without a verdict at the most; further callers wait.
 
         Raises:
-            TypeError, ValueError: for a linger or a limit that is no number, a negative linger, or
-                less than one record pending.
+            TypeError, ValueError: for another kind of *client*, a product code that is no text, a
+                linger or a limit that is no number, a negative linger, or less than one record
+                pending.
         """
+        require_kind("client", client, MarketplaceMeteringClient)
+        require_optional("product_code", product_code, str)
         require_at_least_one("max_pending", max_pending)
         shared = shared_of(client)
         self._connection = shared.connection
@@ -135,7 +143,11 @@ class UsageBatcher:
         Let all go that is gathered, and return when everything pending now has its verdict.
 
         Cancelling it takes nothing back.
+
+        Raises:
+            ClientClosedError: as `drain`.
         """
+        self._connection.require_no_other_home()
         pending = list(self._waiters.values())
         self._feed.delivery.flush()
         if pending:
@@ -155,9 +167,11 @@ class UsageBatcher:
 
         Raises:
             TypeError, ValueError: if *timeout* is no number; nothing has changed then.
+            ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         if timeout is not None:
             require_timeout(timeout)
+        self._connection.require_no_other_home()
         self._closed = True
         self._places.let_all_in()
         unsure: list[RecordResult] = []
@@ -172,7 +186,7 @@ class UsageBatcher:
         return unsure
 
     async def aclose(self) -> None:
-        """Drain without a limit; twice is fine. Cancelling it is as cancelling `drain`."""
+        """Drain without a limit; twice is fine. What it raises, and cancelling it: as `drain`."""
         await self.drain()
 
     async def __aenter__(self) -> Self:
@@ -224,7 +238,7 @@ class _PendingLimit:
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[str | None, OrderedDict[asyncio.Future[None], None]] = {}
 
     async def enter(self, product_code: str | None) -> None:
         """Take a place, waiting for one if need be."""
@@ -232,12 +246,16 @@ class _PendingLimit:
             self._free -= 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(product_code, deque()).append(place)
+        self._waiting.setdefault(product_code, OrderedDict())[place] = None
         try:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():
                 self.leave()  # it was given to us at the same moment
+            elif (queue := self._waiting.get(product_code)) is not None:
+                queue.pop(place, None)  # or outages gather those who gave up
+                if not queue:
+                    del self._waiting[product_code]
             raise
 
     def leave(self) -> None:
@@ -245,7 +263,7 @@ class _PendingLimit:
         while self._waiting:
             product_code = next(iter(self._waiting))
             queue = self._waiting.pop(product_code)
-            place = queue.popleft()
+            place, _ = queue.popitem(last=False)
             if queue:
                 self._waiting[product_code] = queue  # and goes to the end of the line
             if not place.done():

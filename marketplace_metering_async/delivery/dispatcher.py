@@ -14,6 +14,7 @@ class Dispatcher:
 
     Attributes:
         task: The task, if there was work since it was begun anew.
+        former: The one before, which may run for some turns of the event loop yet.
         is_running: Whether the task runs.
     """
 
@@ -36,6 +37,7 @@ class Dispatcher:
         self._work = work
         self._ended = ended
         self.task: asyncio.Task[None] | None = None
+        self.former: asyncio.Task[None] | None = None
         self._is_starting = False  # while an eager task takes its first steps
         self._sleeps_until: float | None = None
         self._wakeup: asyncio.Event | None = None
@@ -69,7 +71,7 @@ class Dispatcher:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
         if self.task is not None:
             self.task.cancel()
-            self.task = None
+            self.former, self.task = self.task, None
         self.wake()
 
     async def sleep(self, due: float) -> None:
