@@ -17,7 +17,12 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.rules import require_number, require_timeout
+from marketplace_metering_async.rules import (
+    require_kind,
+    require_number,
+    require_optional,
+    require_timeout,
+)
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -52,11 +57,14 @@ class UsageBatcher:
             max_pending: Records without a verdict at the most; further callers wait.
 
         Raises:
-            TypeError, ValueError: for a linger or a limit that is no number, a negative linger, or
-                less than one record pending.
+            TypeError, ValueError: for another kind of *client*, a product code that is no text, a
+                linger or a limit that is no number, a negative linger, or less than one record
+                pending.
         """
+        require_kind("client", client, MarketplaceMeteringClient)
+        require_optional("product_code", product_code, str)
         require_number("max_pending", max_pending)
-        if max_pending < 1:
+        if not max_pending >= 1:
             raise ValueError(f"max_pending: expected at least 1, got {max_pending}")
         self._shared = shared_of(client)
         self._product_code = product_code
@@ -136,7 +144,11 @@ class UsageBatcher:
         Let all go that is gathered, and return when everything pending now has its verdict.
 
         Cancelling it takes nothing back.
+
+        Raises:
+            ClientClosedError: as `drain`.
         """
+        self._shared.connection.require_no_other_home()
         pending = list(self._waiters.values())
         self._feed.delivery.flush()
         if pending:
@@ -156,9 +168,11 @@ class UsageBatcher:
 
         Raises:
             TypeError, ValueError: if *timeout* is no number; nothing has changed then.
+            ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         if timeout is not None:
             require_timeout(timeout)
+        self._shared.connection.require_no_other_home()
         self._closed = True
         self._places.let_all_in()
         unsure: list[RecordResult] = []
@@ -173,7 +187,7 @@ class UsageBatcher:
         return unsure
 
     async def aclose(self) -> None:
-        """Drain without a limit; twice is fine. Cancelling it is as cancelling `drain`."""
+        """Drain without a limit; twice is fine. What it raises, and cancelling it: as `drain`."""
         await self.drain()
 
     async def __aenter__(self) -> Self:

@@ -108,15 +108,22 @@ class MarketplaceMeteringClient:
             random: Where jitter comes from, for tests.
 
         Raises:
-            TypeError: for a rate or a concurrency that is no number, or another kind of *retry*.
+            TypeError: for a setting of another type than is said here.
             ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
         """
         rules.require_number("max_concurrency", max_concurrency)
-        if max_concurrency < 1:
+        if not max_concurrency >= 1:
             raise ValueError(f"max_concurrency: expected at least 1, got {max_concurrency}")
+        rules.require_optional("region_name", region_name, str)
+        rules.require_optional("endpoint_url", endpoint_url, str)
+        rules.require_optional("profile_name", profile_name, str)
+        rules.require_optional("retry", retry, RetryPolicy)
+        rules.require_optional("pacer", pacer, Pacer)
+        rules.require_optional("observer", observer, Observer)
+        rules.require_optional("clock", clock, Clock)
+        rules.require_optional("transport", transport, Transport)
+        rules.require_optional("random", random, Random)
         policy = RetryPolicy() if retry is None else retry
-        if not isinstance(policy, RetryPolicy):
-            raise TypeError(f"retry: expected a RetryPolicy, got {rules.describe(retry)}")
         self._connection = ServiceConnection(
             signer=Signer(
                 region_name=region_name,
@@ -184,11 +191,13 @@ class MarketplaceMeteringClient:
                 response. What an asynchronous source did not give by then has no result.
 
         Raises:
-            TypeError, ValueError: if *records* is no iterable, or *timeout* no number.
+            TypeError, ValueError: if *records* is no iterable, *product_code* no text, or
+                *timeout* no number.
             ClientClosedError: after aclose(), or on another event loop or in a forked process.
             ConfigurationError: no region, no credentials, or an endpoint that cannot be used.
         """
         require_iterable(records)
+        rules.require_optional("product_code", product_code, str)
         if timeout is not None:
             rules.require_timeout(timeout)
         self._connection.require_home()
@@ -230,11 +239,14 @@ class MarketplaceMeteringClient:
             linger: Seconds that a record waits for company at the most.
 
         Raises:
-            TypeError, ValueError: for a linger that is no number, or negative.
+            TypeError, ValueError: as `batch_meter_usage`; for a *stop* that is no asyncio.Event, or
+                a linger that is no number, or negative.
 
         Raises, at the first step: as `batch_meter_usage`.
         """
         require_iterable(records)
+        rules.require_optional("product_code", product_code, str)
+        rules.require_optional("stop", stop, asyncio.Event)
         stream = Stream(self._shared, records, product_code=product_code, linger=linger, stop=stop)
         return stream.results()
 
@@ -270,7 +282,8 @@ class MarketplaceMeteringClient:
 
         Raises:
             InvalidRecordError: an argument breaks a rule of the service; nothing was sent.
-            TypeError, ValueError: if *timeout* is no number; nothing was sent.
+            TypeError, ValueError: if *timeout* is no number, or *dry_run* no bool; nothing was
+                sent.
             MarketplaceMeteringException: the service refused, under its own name.
             TransportError: no response; with the same client token it may be sent again.
             InvalidResponseError: a response that is none of the service's.
@@ -279,6 +292,7 @@ class MarketplaceMeteringClient:
 
         Cancelling leaves open whether the usage is metered.
         """
+        rules.require_kind("dry_run", dry_run, bool)
         token = str(uuid4()) if client_token is None else client_token
         allocations, quantity = allocations_tuple(usage_allocations), kept(usage_quantity)
         rules.raise_if_any(
@@ -382,13 +396,17 @@ class MarketplaceMeteringClient:
         members = {"RegistrationToken": registration_token}
         response = await self._call("ResolveCustomer", members, timeout)
         found = wire.decode(response.body)
+        account = _name(found, "CustomerAWSAccountId")
+        identifier = _name(found, "CustomerIdentifier")
+        if account is None and identifier is None:
+            raise InvalidResponseError("no customer in the response", 200, response.request_id)
         metadata = found.get("Metadata")
         return ResolveCustomerResult(
-            customer_identifier=found.get("CustomerIdentifier") or None,
-            customer_aws_account_id=found.get("CustomerAWSAccountId") or None,
-            license_arn=found.get("LicenseArn") or None,
-            product_code=found.get("ProductCode") or None,
-            agreement_id=metadata.get("AgreementId") if isinstance(metadata, dict) else None,
+            customer_identifier=identifier,
+            customer_aws_account_id=account,
+            license_arn=_name(found, "LicenseArn"),
+            product_code=_name(found, "ProductCode"),
+            agreement_id=_name(metadata, "AgreementId") if isinstance(metadata, dict) else None,
             request_id=response.request_id,
         )
 
@@ -435,6 +453,9 @@ class MarketplaceMeteringClient:
 
         Deliveries under way start no further attempt; their open records are Unprocessed, or
         Unconfirmed where an attempt has no response. What was handed in stays open.
+
+        Raises:
+            ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         await self._connection.aclose()
 
@@ -463,10 +484,16 @@ def shared_of(client: MarketplaceMeteringClient) -> Shared:
 
 
 def _text(response: CallResponse, member: str) -> str:
-    value = wire.decode(response.body).get(member)
-    if not isinstance(value, str):
+    value = _name(wire.decode(response.body), member)
+    if value is None:
         raise InvalidResponseError(f"no {member} in the response", 200, response.request_id)
     return value
+
+
+def _name(members: Mapping[str, Any], member: str) -> str | None:
+    """Return a text that a response has to say; an empty one, or a number, says nothing."""
+    value = members.get(member)
+    return value if value and isinstance(value, str) else None
 
 
 def _moment(value: object) -> datetime | None:

@@ -75,6 +75,13 @@ async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, objec
         await asyncio.gather(working, return_exceptions=True)
 
 
+def heed_cancelling() -> None:
+    """Raise CancelledError in a task that was cancelled while what it awaited caught that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def sleep_or_wake(clock: Clock, seconds: float, event: asyncio.Event) -> None:
     """Return after *seconds* of *clock*, or as soon as *event* is set."""
     async with waiting_for(event) as woken:

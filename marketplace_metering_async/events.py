@@ -379,17 +379,19 @@ def emit_call(
     That gets the *records* too, and of a batcher's call the contexts of its *callers*: they are no
     part of the event, which would show them wherever somebody writes it down.
     """
-    observe_call = getattr(observer, "observe_call", None)
-    if observe_call is None:
-        emit(observer, ended)
-    else:
-        emit(lambda _: observe_call(ended, records, callers), ended)
+    try:
+        if (observe_call := getattr(observer, "observe_call", None)) is None:
+            observer(ended)
+        else:
+            observe_call(ended, records, callers)
+    except Exception:
+        _logger.exception("the observer raised on %s", type(ended).__name__)
 
 
 def flush(observer: Observer) -> None:
     """Let *observer* record what it puts off, where it has a method `flush`: calls have ended."""
-    if (method := getattr(observer, "flush", None)) is not None:
-        try:
+    try:
+        if (method := getattr(observer, "flush", None)) is not None:
             method()
-        except Exception:
-            _logger.exception("the observer raised on flush")
+    except Exception:
+        _logger.exception("the observer raised on flush")

@@ -287,9 +287,15 @@ def record_of(given: object) -> UsageRecord:
     """
     if isinstance(given, UsageRecord):
         return given
-    if isinstance(given, Mapping):
+    if not isinstance(given, Mapping):
+        raise _of_another_type("a UsageRecord or a mapping", given)
+    try:
         return UsageRecord.from_boto(given)
-    raise _of_another_type("a UsageRecord or a mapping", given)
+    except InvalidRecordError:
+        raise
+    except Exception as error:  # a mapping is anybody's code: rows of a database, for one
+        unread = Violation("", "a mapping that can be read", type(error).__name__)
+        raise InvalidRecordError([unread]) from error
 
 
 _CUSTOMER_MEMBERS: Final = (

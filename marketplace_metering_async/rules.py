@@ -31,6 +31,8 @@ def describe(value: object, *, masked: bool = False) -> str:
     """Return *value* as an error's text shows it: escaped, short, ids masked."""
     if value is None:
         return "None"
+    if isinstance(value, int) and abs(value) >= _HUGE:
+        return _digits(value)
     if masked and isinstance(value, str):
         return repr(mask(value))
     if masked and isinstance(value, int | float | Decimal):
@@ -58,9 +60,41 @@ def require_number(name: str, value: object) -> None:
 
     Raises:
         TypeError: it is none.
+        ValueError: it is one that no float can stand for.
     """
-    if not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a smaller number, got {describe(value)}") from None
+
+
+def require_optional(name: str, value: object, kind: type) -> None:
+    """Refuse a setting that is neither None nor of a *kind*; see `require_kind`."""
+    if value is not None:
+        require_kind(name, value, kind)
+
+
+def require_kind(name: str, value: object, kind: type) -> None:
+    """
+    Refuse a setting that is not of a *kind*; of a protocol is whatever has its methods.
+
+    Raises:
+        TypeError: it is of another.
+    """
+    if getattr(kind, "_is_protocol", False):
+        methods = [m for m in vars(kind) if m == "__call__" or not m.startswith("_")]
+        fits = not isinstance(value, type) and all(hasattr(value, m) for m in methods)
+    else:
+        fits = isinstance(value, kind)
+    if not fits:
+        origin = kind.__module__.partition(".")[0]
+        known = origin in (__package__, "builtins")
+        wanted = kind.__name__ if known else f"{origin}.{kind.__name__}"
+        article = "an" if wanted[0] in "aO" else "a"
+        wanted = "text" if kind is str else f"{article} {wanted}"
+        raise TypeError(f"{name}: expected {wanted}, got {describe(value)}")
 
 
 def require_timeout(timeout: float) -> None:

@@ -9,9 +9,10 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
 
 from attrs import define, field
 
@@ -50,6 +51,14 @@ _SEEN_TO: Final = frozenset({ErrorKind.CONTENT, ErrorKind.STATE, ErrorKind.PRODU
 _Result = TypeVar("_Result")
 
 
+class Stoppable(Protocol):
+    """What goes on by itself until it is stopped."""
+
+    def stop(self, error: MeteringError) -> None:
+        """Start nothing new, because of *error*."""
+        ...
+
+
 class CallResponse(NamedTuple):
     """The body of a response with HTTP status 200, and the service's id of the request."""
 
@@ -86,12 +95,14 @@ class ServiceConnection:
     _region_name: str | None = field(init=False, default=None)  # found by open()
     # The service's clock less ours, changed by a refusal only.
     _offset: timedelta = field(init=False, default=timedelta(0))
-    # Its time less the monotonic one, once it confirmed any; the same by its latest `Date`.
+    # Its time less the monotonic one, once it confirmed any; the same by its latest `Date`, which
+    # one server may have wrong: it corrects signatures, and rejects no record.
     _lead: float | None = field(init=False, default=None)
     _dated: float | None = field(init=False, default=None)
     # Set by the first call.
     _home: tuple[int, asyncio.AbstractEventLoop] | None = field(init=False, default=None)
     _closed: bool = field(init=False, default=False)
+    _stopped_at_close: WeakSet[Stoppable] = field(init=False, factory=WeakSet)
 
     @property
     def is_open(self) -> bool:
@@ -107,7 +118,7 @@ class ServiceConnection:
         Return the earliest and latest time that the service's clock can show now.
 
         Give or take the minutes for which a signature holds. Until the service has confirmed a
-        time, be it by accepting a signature or by its `Date`, nothing is known. From then on both
+        time by accepting what was signed at it, nothing is known. From then on both
         that time and what this machine's clock shows are inside: they differ where its clock is
         stepped, or where the machine slept, which the monotonic time may leave out.
         """
@@ -140,11 +151,24 @@ class ServiceConnection:
             self._own_transport = AiohttpTransport(endpoint.settings(self._max_concurrency))
         return endpoint
 
+    def stop_at_close(self, work: Stoppable) -> None:
+        """Have `aclose` stop *work*, which may rest just then, or wait for company."""
+        self._stopped_at_close.add(work)
+
     async def aclose(self) -> None:
-        """Close what we opened; calling it again does nothing."""
+        """
+        Close what we opened; calling it again does nothing.
+
+        Raises:
+            ClientClosedError: as `require_no_other_home`.
+        """
         if self._closed:
             return
+        self.require_no_other_home()
         self._closed = True
+        is_over = self._home is not None and self._home[1].is_closed()
+        for work in () if is_over else list(self._stopped_at_close):
+            work.stop(ClientClosedError("the client is closed"))
         await self._signer.aclose()
         if self._own_transport is not None:
             await self._own_transport.aclose()
@@ -162,6 +186,20 @@ class ServiceConnection:
             raise ClientClosedError("the client belongs to another process; make one for this")
         if loop is not asyncio.get_running_loop():
             raise ClientClosedError("the client belongs to another event loop; make one for this")
+
+    def require_no_other_home(self) -> None:
+        """
+        Raise ClientClosedError where another process, or another event loop, is at work with it.
+
+        Its connections are theirs to close: a forked process would take the parent's from under it.
+        """
+        if self._home is None:
+            return
+        process, loop = self._home
+        if process != os.getpid():
+            raise ClientClosedError("the client belongs to another process, which closes it")
+        if not loop.is_closed() and loop is not asyncio.get_running_loop():
+            raise ClientClosedError("the client belongs to another event loop; close it there")
 
     async def call(
         self,
@@ -264,7 +302,7 @@ class ServiceConnection:
         if theirs is None or abs(theirs - self.now()) < _SKEW:
             return False
         self._offset = theirs - self.clock.now()
-        self._lead = self._dated
+        self._lead = None  # until the service accepts what is signed by it
         seconds = self._offset.total_seconds()
         text = f"this machine's clock differs from the service's by {-seconds:.0f} s; corrected"
         emit(self.observer, WarningIssued(text=text))
@@ -272,10 +310,12 @@ class ServiceConnection:
 
 
 def _date(response: Response) -> datetime | None:
+    """Return the response's `Date`, unless there is none from which a clock could go on."""
     try:
-        return parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
+        date = parsedate_to_datetime(wire.header(response.headers, "Date") or "").astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         return None
+    return date if date.year < MAXYEAR else None
 
 
 async def _expected(work: Awaitable[_Result]) -> _Result:

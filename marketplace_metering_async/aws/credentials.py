@@ -283,20 +283,18 @@ async def from_session(session: Any, region_name: str, *, ours: bool) -> FoundCr
         ConfigurationError: a profile or provider that cannot be used.
     """
     try:
-        found, again = await _find(session, region_name, ours=ours)
+        async with asyncio.timeout(_LONGEST):
+            credentials = await _find(session, region_name, ours=ours)
+            await credentials.keys()
     except Exception as error:  # noqa: BLE001 - a provider may raise anything
         failure = _failure("chain", error)
     else:
-        if found is None:
-            raise NoCredentialsError
-        credentials = FoundCredentials(found, again)
-        await credentials.keys()
         return credentials
     raise failure
 
 
-async def _find(session: Any, region_name: str, *, ours: bool) -> tuple[Any, Again]:
-    """Return what the chain found, and how to ask the same provider again."""
+async def _find(session: Any, region_name: str, *, ours: bool) -> FoundCredentials:
+    """Return what the chain found, of whichever provider; that one is asked again later."""
     cache: dict[str, Any] = {}  # of roles that were assumed
     if ours:
         from aiobotocore.credentials import create_credential_resolver  # noqa: PLC0415 - heavy
@@ -313,7 +311,9 @@ async def _find(session: Any, region_name: str, *, ours: bool) -> tuple[Any, Aga
         cache.clear()
         return await chain.get_provider(found.method).load()
 
-    return found, again
+    if found is None:
+        raise NoCredentialsError
+    return FoundCredentials(found, again)
 
 
 def _failure(source: str, error: Exception) -> MeteringError:

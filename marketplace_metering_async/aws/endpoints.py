@@ -223,8 +223,8 @@ def _checked(
 def _authorities(configured: str | None) -> str | None:
     """The configured bundle, or the one that botocore would take: certifi's before its own."""
     if configured:
-        if not Path(configured).is_file():
-            raise ConfigurationError(f"AWS_CA_BUNDLE: expected a file, got {configured!r}")
+        if not os.path.isfile(configured):  # noqa: PTH113 - a pasted certificate names none
+            raise ConfigurationError(f"AWS_CA_BUNDLE: expected a file, got {configured[:60]!r}")
         return configured
     try:
         from certifi import where  # noqa: PLC0415  # pyright: ignore[reportMissingImports]

@@ -31,7 +31,9 @@ def _or_none(token: str | None) -> str | None:
 
 def _require_visible(_: "Keys", attribute: "Attribute[str]", text: str | None) -> None:
     """Refuse what would break out of a header, without showing it."""
-    if text is not None and not _VISIBLE.fullmatch(text):
+    if text is None and attribute.name == "session_token":
+        return
+    if not (isinstance(text, str) and _VISIBLE.fullmatch(text)):
         raise ConfigurationError(
             f"credentials: expected a {attribute.name.replace('_', ' ')} of visible ASCII "
             "characters, without blanks or line breaks, got something else"

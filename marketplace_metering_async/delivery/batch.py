@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Se
 from itertools import compress, islice
 from typing import Final, cast
 
-from marketplace_metering_async.clock import calling_after, unless
+from marketplace_metering_async.clock import calling_after, heed_cancelling, unless
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.call import Shared
@@ -98,6 +98,7 @@ class Batch(Door):
     async def _read_as_it_comes(self, given: AsyncIterable[object]) -> None:
         async for one in given:
             await self._take_in((one,))
+            heed_cancelling()  # which a source may have caught for itself, as wait_for did once
 
     async def _take_in(self, some: Sequence[object]) -> None:
         self._collector.expect(some)

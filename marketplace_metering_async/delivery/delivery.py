@@ -124,6 +124,7 @@ class Delivery:
         )
         self._idle = asyncio.Event()  # set when nothing is open any more, or can be brought on
         self._bug: MeteringError | None = None
+        shared.connection.stop_at_close(self)
 
     # What the doors say and ask.
 
@@ -157,9 +158,10 @@ class Delivery:
         if self._stops.final is not None:
             return
         self._stops.final = error
-        self._stops.given_up.append((None, error))
         self._cancel_what_has_not_left()
-        self._dispatcher.restart()
+        if self._open:
+            self._stops.given_up.append((None, error))
+            self._dispatcher.restart()
         self._rescue_if_lost()
 
     def _cancel_what_has_not_left(self) -> None:
@@ -189,7 +191,7 @@ class Delivery:
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
         calls, self._on_the_wire = self._on_the_wire, {}
-        tasks = (self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
+        tasks = (*self._dispatcher.cancel(), self._watch, *(call.task for call in calls))
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()

@@ -35,6 +35,7 @@ class Dispatcher:
         self._work = work
         self._ended = ended
         self._task: asyncio.Task[None] | None = None
+        self._former: asyncio.Task[None] | None = None  # which restart() has cancelled
         self._is_starting = False  # while an eager task takes its first steps
         self._sleeps_until: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
@@ -68,14 +69,14 @@ class Dispatcher:
         """Begin anew: the task may wait for credentials, or for a permit that nobody wants now."""
         if self._task is not None:
             self._task.cancel()
-            self._task = None
+            self._former, self._task = self._task, None
         self.wake()
 
-    def cancel(self) -> "asyncio.Task[None] | None":
-        """Cancel the task and return it."""
+    def cancel(self) -> "list[asyncio.Task[None] | None]":
+        """Cancel the task and return what may run for some turns of the event loop yet."""
         if self._task is not None:
             self._task.cancel()
-        return self._task
+        return [self._former, self._task]
 
     async def sleep(self, due: float) -> None:
         """Return at the monotonic time *due*, or when something woke the dispatcher."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
-from marketplace_metering_async.clock import unless, waiting_for
+from marketplace_metering_async.clock import heed_cancelling, unless, waiting_for
 from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
@@ -103,6 +103,7 @@ class Stream:
             self._feed.reject(position, given, error)
         else:
             self._feed.join(position, given, record)
+        heed_cancelling()  # which a source may have caught for itself, as wait_for did once
         if not position % RECORDS_PER_STEP:
             await stretch.yield_if_due()
         while self._read - self._yielded >= self._most_open:

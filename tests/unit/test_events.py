@@ -226,3 +226,23 @@ def test_an_observer_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture)
 
     said = [one.message for one in caplog.records]
     assert ["the observer raised on CallEnded", "the observer raised on flush"] == said
+
+
+def test_a_stand_in_whose_attributes_raise_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    As one does that forwards to an observer which is gone: verdicts are kept.
+    """
+    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
+
+    class Forwarding:
+        def __call__(self, event: Event) -> None:
+            """Take note of nothing."""
+
+        def __getattr__(self, name: str) -> Any:
+            raise ReferenceError(name)
+
+    emit_call(Forwarding(), ENDED, (), None)
+    flush(Forwarding())
+
+    said = [one.message for one in caplog.records]
+    assert ["the observer raised on CallEnded", "the observer raised on flush"] == said

@@ -380,6 +380,9 @@ def test_a_bundle_that_is_not_there(machine: Machine) -> None:
     with pytest.raises(ConfigurationError, match=r"^AWS_CA_BUNDLE: expected a file, got '/none"):
         found()
     assert found(url="http://127.0.0.1").transport.ca_bundle is None
+    machine.set(AWS_CA_BUNDLE="-----BEGIN CERTIFICATE-----\n" + 40 * "0123456789")
+    with pytest.raises(ConfigurationError, match=r"^AWS_CA_BUNDLE: expected a file, got '-----BEG"):
+        found()
 
 
 def test_an_empty_bundle_does_not_switch_verification_off(machine: Machine) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from aiobotocore.credentials import AioRefreshableCredentials
+from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
 from aiobotocore.session import AioSession
 from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock
@@ -362,3 +362,50 @@ async def test_a_call_cancelled_while_it_waits_for_keys_never_left() -> None:
     assert first.cancelled()
     assert [2] == left
     assert ["NEW"] == service.keys
+
+
+async def test_a_provider_that_hangs_when_it_is_first_asked_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    As a `credential_process` may: no door of a call without a time limit is held up permanently.
+    """
+    provider = Provider(60)
+
+    class Hanging(AioSession):  # type: ignore[misc]
+        async def get_credentials(self) -> Any:
+            provider.asked += 1
+            await provider.let.wait()
+            return provider.found
+
+    monkeypatch.setattr("marketplace_metering_async.aws.credentials._LONGEST", 0.02)
+    keyless = {"aws_access_key_id": None, "aws_secret_access_key": None}
+
+    async with client_of(MemoryService(), **keyless, session=Hanging()) as sending:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match=r"of chain: no response within 0\.02 s"):
+                await sending.batch_meter_usage(usage(1))
+        provider.let.set()
+        assert {S.SUCCESS: 1} == (await sending.batch_meter_usage(usage(1))).counts
+
+    assert 3 == provider.asked
+
+
+@pytest.mark.parametrize("keys", [None, 5, "key"])
+async def test_credentials_that_are_none_are_a_matter_of_configuration(keys: Any) -> None:
+    """
+    A session of the caller's own may bring anything: nothing is signed as "None", nothing raw.
+    """
+
+    class Odd(AioSession):  # type: ignore[misc]
+        async def get_credentials(self) -> Any:
+            return AioCredentials(None, None, method="odd") if keys is None else keys
+
+    service = MemoryService()
+    keyless = {"aws_access_key_id": None, "aws_secret_access_key": None}
+
+    async with client_of(service, **keyless, session=Odd()) as sending:
+        with pytest.raises(ConfigurationError, match=r"^credentials"):
+            await sending.batch_meter_usage(usage(1))
+
+    assert [] == service.requests

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from support.memory import MemoryService, client_of, untrue, usage
@@ -109,3 +110,38 @@ def test_a_stream_reports_what_became_of_its_records() -> None:
 
     (ended,) = (event for event in events if isinstance(event, BatchEnded))
     assert {RecordStatus.SUCCESS: 30, RecordStatus.REJECTED: 1} == ended.counts
+
+
+@pytest.mark.parametrize("door", ["batch", "stream", "closed"])
+def test_a_source_that_catches_its_cancelling_is_left_all_the_same(door: str) -> None:
+    """
+    As `asyncio.wait_for` may of Python 3.11: the end would have waited for that of the source.
+    """
+    service = MemoryService()
+    ended: list[float] = []
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        for record in usage(5000):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+            yield record
+
+    async def send() -> list[RecordResult]:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with client_of(service) as client:
+            if door == "batch":
+                return list(await client.batch_meter_usage(source(), timeout=0.5))
+            results = client.iter_batch_meter_usage(source(), stop=stop)
+            if door == "stream":
+                loop.call_later(0.5, stop.set)
+                return [result async for result in results]
+            taken = await anext(results)
+            await results.aclose()
+            ended.append(loop.time())
+            return [taken]
+
+    results = run_virtual(send())
+
+    assert not untrue(results, service.book)
+    assert 51 >= len(results) == len({result.position for result in results})
+    assert all(1.1 > moment for moment in ended)

@@ -171,3 +171,36 @@ def test_records_ahead_of_a_confirmed_time_are_not_sent() -> None:
     assert S.REJECTED is result.status
     assert 1 == len(service.requests)
     assert not untrue([result], service.book)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("year", [1, 1970, 2030, 9999])
+def test_one_wrong_date_rejects_nothing(door: str, year: int) -> None:
+    """
+    A server, or a proxy, whose own clock is off refuses once. Its `Date` has confirmed nothing:
+    the service takes what is signed by its true time, and all that comes later. Law of sending 13
+    """
+
+    class Off(Service):
+        refused = False
+
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            if self.book and not self.refused:
+                self.refused = True
+                then = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+                body = json.dumps({"__type": "InvalidSignatureException"}).encode()
+                return Response(403, {"x-amzn-RequestId": "off", **dated(then)}, body)
+            response = await super().send(request, timeout=timeout)
+            self.round_trip = 2.0  # past the end of the calendar
+            return response
+
+    service = Off()
+
+    results = send_through(door, service, usage(300), max_concurrency=1)
+
+    assert service.refused
+    assert not untrue(results, service.book)
+    if year < 9999:
+        assert {S.SUCCESS} == {r.status for r in results}
+    else:
+        assert all(r.retryable for r in results if not r.metered)

@@ -1,0 +1,89 @@
+"""MeterUsage, RegisterUsage, ResolveCustomer: what says nothing of the matter is no result."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.memory import MemoryService, client_of
+from support.virtual import START
+
+from marketplace_metering_async import MarketplaceMeteringClient
+from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.errors import InvalidResponseError
+
+METER: dict[str, Any] = {
+    "product_code": "product",
+    "timestamp": START,
+    "usage_dimension": "requests",
+    "usage_quantity": 1,
+}
+
+
+class Saying(MemoryService):
+    """A service that says one thing, or somebody in its place."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__()
+        self._said = said
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        self.requests.append(json.loads(request.body))
+        headers = {"x-amzn-RequestId": "request"}
+        return Response(200, headers, json.dumps(self._said).encode())
+
+
+@pytest.mark.parametrize(
+    ("call", "lacks", "said"),
+    [
+        (lambda c: c.resolve_customer("token"), "customer", {}),
+        (lambda c: c.resolve_customer("token"), "customer", {"ProductCode": "product"}),
+        (lambda c: c.resolve_customer("token"), "customer", {"CustomerAWSAccountId": 1}),
+        (lambda c: c.resolve_customer("token"), "customer", {"CustomerIdentifier": ["id"]}),
+        (
+            lambda c: c.register_usage(product_code="product", public_key_version=1),
+            "Signature",
+            {"Signature": ""},
+        ),
+        (lambda c: c.meter_usage(**METER), "MeteringRecordId", {"MeteringRecordId": ""}),
+    ],
+)
+async def test_a_response_that_says_nothing_is_none_of_the_services(
+    call: Callable[[MarketplaceMeteringClient], Any], lacks: str, said: object
+) -> None:
+    """
+    A registration page that went on with nobody would have let somebody in. Covers: R12
+    """
+    async with client_of(Saying(said)) as client:
+        with pytest.raises(InvalidResponseError, match=f"no {lacks} in the response"):
+            await call(client)
+
+
+async def test_what_the_service_adds_to_a_customer_is_text_or_nothing() -> None:
+    """
+    A member of another type than the model's does not undo that the customer is known.
+    """
+    said = {"CustomerAWSAccountId": "1" * 12, "ProductCode": 5, "Metadata": {"AgreementId": 7}}
+
+    async with client_of(Saying(said)) as client:
+        found = await client.resolve_customer("token")
+
+    assert ("1" * 12, None, None) == (
+        found.customer_aws_account_id,
+        found.product_code,
+        found.agreement_id,
+    )
+
+
+@pytest.mark.parametrize("dry_run", ["false", "true", None, 0])
+async def test_a_dry_run_is_a_yes_or_a_no(dry_run: Any) -> None:
+    """
+    A text of the environment that says "false" would have metered nothing.
+    """
+    service = Saying({"MeteringRecordId": "id"})
+
+    async with client_of(service) as client:
+        with pytest.raises(TypeError, match=r"^dry_run: expected a bool, got "):
+            await client.meter_usage(**METER, dry_run=dry_run)
+
+    assert [] == service.requests
