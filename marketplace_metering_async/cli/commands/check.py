@@ -38,23 +38,26 @@ class _KeptVerdicts:
     A line that is valid by itself is refused where a later one has its key and differs.
     """
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         """Keep them in *file*, which is empty."""
         self._file = file
 
     def add(self, line: Line, key: int | None, members: Mapping[str, Any]) -> None:
         """Keep the verdict on a line; *key* is that of a valid one."""
-        self._file.write(json_line({"row": [line.file, line.number, key, members]}))
+        said = json_line({"file": line.file, "line": line.number, **members})
+        self._file.write(f"{'' if key is None else key} {said}".encode("ascii"))
 
     async def write(self, plan: Plan, places: LineNumbers, lines: ResultWriter) -> None:
         """Write what was kept, by what *plan* knows now."""
         self._file.seek(0)
         for number, row in enumerate(self._file):
-            file, line, key, members = json.loads(row)["row"]
-            error = None if key is None else plan.later_refusal(key)
-            if error is not None:
-                members |= of_refusal(error, places(number), places).members
-            lines.write({"file": file, "line": line, **members})
+            key, _, line = row.decode("ascii").partition(" ")
+            error = plan.later_refusal(int(key)) if key else None
+            if error is None:
+                lines.write_line(line)
+            else:
+                refused = of_refusal(error, places(number), places)
+                lines.write(json.loads(line) | refused.members)
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
                 await lines.room.wait()
@@ -66,7 +69,7 @@ async def plan_of_lines(
     """Read the input once, and return the plan for its lines as they are; tell *lines* of each."""
     places = LineNumbers()
     plan = Plan(job.product_code, places, complain)
-    with SpooledTemporaryFile(_IN_MEMORY, "w+") as file:
+    with SpooledTemporaryFile(_IN_MEMORY) as file:
         kept = _KeptVerdicts(file)
         try:
             await _look_at_lines(job, console, plan, places, None if lines is None else kept)

@@ -60,17 +60,11 @@ class Plan:
 
     def look_at(self, number: int, record: UsageRecord | MeteringError) -> MeteringError | None:
         """Count the record of line *number*; return why it would be refused, if so."""
-        known = len(self._conflicts)
         error = self._refusal(number, record)
         if error is not None:
             self.refused += 1
-            if isinstance(error, ConflictingRecordsError) and len(self._conflicts) > known:
-                self._tell(error.positions[0], error)
-            self._tell(number, error)
+            self._complain(complaint(error, self._places(number), self._places))
         return error
-
-    def _tell(self, number: int, error: MeteringError) -> None:
-        self._complain(complaint(error, self._places(number), self._places))
 
     def later_refusal(self, key: int) -> ConflictingRecordsError | None:
         """Return why lines of a key (`key_of`) are refused that were fine when looked at, if so."""

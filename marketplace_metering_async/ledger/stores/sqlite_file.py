@@ -270,9 +270,9 @@ class SqliteFile:
             raise LedgerUnusableError(
                 f"SQLite {sqlite3.sqlite_version} is older than 3.37, which the ledger needs"
             )
-        if not self._create and not self._path.exists():
-            raise self._missing()
         with _named(self._path):
+            if not self._create and not self._path.exists():
+                raise self._missing()
             require_place(self._path)
             self.may_write = may_write(self._path)
             if not self.may_write:

@@ -756,3 +756,13 @@ async def test_a_file_of_another_user_says_what_to_do(shared_folder: Path) -> No
         with pytest.raises(LedgerError, match=r"usage\.db: unable to open .*; give it and its f"):
             async with UsageLedger.open(url_of(path)):
                 pass
+
+
+@pytest.mark.parametrize("create", [True, False])
+async def test_a_name_that_no_disk_takes_is_said(tmp_path: Path, *, create: bool) -> None:
+    """
+    With the file, and as what is wrong with the ledger.
+    """
+    with pytest.raises(LedgerError, match="nnn: File name too long"):
+        async with UsageLedger.open(url_of(tmp_path / ("n" * 300)), create=create):
+            pass
