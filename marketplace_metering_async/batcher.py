@@ -1,7 +1,7 @@
 """UsageBatcher: gathers single records of many callers into full requests."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
@@ -239,7 +239,7 @@ class _PendingLimit:
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[str | None, OrderedDict[asyncio.Future[None], None]] = {}
 
     async def enter(self, product_code: str | None) -> None:
         """Take a place, waiting for one if need be."""
@@ -247,12 +247,16 @@ class _PendingLimit:
             self._free -= 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(product_code, deque()).append(place)
+        self._waiting.setdefault(product_code, OrderedDict())[place] = None
         try:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():
                 self.leave()  # it was given to us at the same moment
+            elif (queue := self._waiting.get(product_code)) is not None:
+                queue.pop(place, None)  # or outages gather those who gave up
+                if not queue:
+                    del self._waiting[product_code]
             raise
 
     def leave(self) -> None:
@@ -260,7 +264,7 @@ class _PendingLimit:
         while self._waiting:
             product_code = next(iter(self._waiting))
             queue = self._waiting.pop(product_code)
-            place = queue.popleft()
+            place, _ = queue.popitem(last=False)
             if queue:
                 self._waiting[product_code] = queue  # and goes to the end of the line
             if not place.done():

@@ -23,6 +23,8 @@ from marketplace_metering_async.records import UsageRecord
 
 MINUTE: Final = 60
 """Seconds of timestamps that are planned as one: fine beside the five minutes of an edge."""
+_GONE: Final = 64
+"""Positions of a minute that may have been taken out, beside as many that are left."""
 
 
 class Minutes:
@@ -39,13 +41,23 @@ class Minutes:
         self.size = 0
         self._minutes: dict[int, deque[int]] = {}
         self._order: list[int] = []  # a heap of the minutes
+        # What is left of a minute of which something was taken out: to look for each position, and
+        # to close each gap, would be quadratic in callers who cancel.
+        self._left: dict[int, set[int]] = {}
 
     @property
     def oldest(self) -> int:
         """The oldest minute, of which there must be one."""
-        while not self._minutes[self._order[0]]:  # of those that were taken out
-            del self._minutes[heappop(self._order)]
-        return self._order[0]
+        while True:
+            minute = self._order[0]
+            positions, left = self._minutes[minute], self._left.get(minute)
+            while left is not None and positions and positions[0] not in left:
+                positions.popleft()
+            if positions:
+                return minute
+            heappop(self._order)
+            del self._minutes[minute]
+            self._left.pop(minute, None)
 
     def add(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
         """Add positions of records with these *epochs*."""
@@ -56,25 +68,43 @@ class Minutes:
                 heappush(self._order, minute)
                 self._minutes[minute] = deque()
             self._minutes[minute].append(position)
+            if minute in self._left:
+                self._left[minute].add(position)
 
     def peek(self, most: int) -> list[int]:
         """Return the next positions of the oldest minute, at *most* that many."""
-        return list(islice(self._minutes[self.oldest], most))
+        minute = self.oldest
+        positions, left = self._minutes[minute], self._left.get(minute)
+        there = positions if left is None else filter(left.__contains__, positions)
+        return list(islice(there, most))
 
     def pop(self, number: int) -> None:
         """Take out the first *number* of what `peek` returned last."""
-        positions = self._minutes[self._order[0]]
+        positions, left = self._minutes[self._order[0]], self._left.get(self._order[0])
         self.size -= number
-        for _ in range(number):
-            positions.popleft()
+        while number:
+            position = positions.popleft()
+            if left is None:
+                number -= 1
+            elif position in left:
+                left.remove(position)
+                number -= 1
 
     def discard(self, position: int, epoch: int) -> bool:
-        """Take out one position; return whether it was there."""
-        try:
-            self._minutes[epoch // MINUTE].remove(position)
-        except (KeyError, ValueError):
+        """Take out one position, which never comes back; return whether it was there."""
+        minute = epoch // MINUTE
+        if minute not in self._minutes:
             return False
+        positions = self._minutes[minute]
+        if minute not in self._left:
+            self._left[minute] = set(positions)
+        left = self._left[minute]
+        if position not in left:
+            return False
+        left.remove(position)
         self.size -= 1
+        if len(positions) > 2 * len(left) + _GONE:
+            self._minutes[minute] = deque(filter(left.__contains__, positions))
         return True
 
 

@@ -1,6 +1,7 @@
 """The batcher: what leaves when, who is told what, and that nobody is left behind."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -666,3 +667,32 @@ async def test_a_client_that_cannot_open_leaves_nobody_waiting() -> None:
 
     assert {RecordStatus.UNPROCESSED} == {result.status for result in results}
     assert all(isinstance(result.error, ConfigurationError) for result in results)
+
+
+def test_callers_who_gave_up_waiting_for_a_place_leave_nothing_behind() -> None:
+    """
+    In an outage each caller with a time limit of its own would have left something in the line.
+    """
+    service = MemoryService(lambda number, body: FaultKind.ERROR_500)
+
+    def futures() -> int:
+        return sum(type(one) is asyncio.Future for one in gc.get_objects())
+
+    async def run() -> tuple[int, Results]:
+        async with client_of(service) as client:
+            batcher = UsageBatcher(client, max_pending=2)
+            pending = [asyncio.create_task(batcher.meter(record)) for record in usage(2)]
+            await asyncio.sleep(1)
+            before = futures()
+            for record in usage(200, dimension="later"):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await batcher.meter(record)
+            left = futures() - before
+            await batcher.drain(timeout=1)
+            return left, await asyncio.gather(*pending)
+
+    left, results = run_virtual(run())
+
+    assert left < 100
+    assert 2 == len(results)
