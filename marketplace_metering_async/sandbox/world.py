@@ -133,8 +133,8 @@ class World:
             customers = dict.fromkeys(several("customers", named, str, what="texts"), True)
         product = Product(
             dimensions=() if dimensions is None else dimensions,
-            customers=customers,
-            licenses={} if licenses is None else licenses,
+            customers=mapping("customers", customers, bool),
+            licenses=mapping("licenses", {} if licenses is None else licenses, str),
             public_key_version=public_key_version,
             title=title,
             registration_url=registration_url,

@@ -1,7 +1,7 @@
 """What the marketplace knows: products, buyers, agreements and licenses, and their life cycle."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -29,14 +29,6 @@ def _dimensions(values: Iterable[str]) -> frozenset[str]:
     return texts("dimensions", values)
 
 
-def _customers(values: Mapping[str, bool]) -> dict[str, bool]:
-    return mapping("customers", values, bool)
-
-
-def _licenses(values: Mapping[str, str]) -> dict[str, str]:
-    return mapping("licenses", values, str)
-
-
 @define(kw_only=True)
 class Product:
     """
@@ -56,8 +48,12 @@ class Product:
     """
 
     dimensions: frozenset[str] = field(default=frozenset(), converter=_dimensions)
-    customers: dict[str, bool] = field(factory=dict, converter=_customers)
-    licenses: dict[str, str] = field(factory=dict, converter=_licenses)
+    customers: dict[str, bool] = field(
+        factory=dict, validator=lambda _, attribute, given: mapping(attribute.name, given, bool)
+    )
+    licenses: dict[str, str] = field(
+        factory=dict, validator=lambda _, attribute, given: mapping(attribute.name, given, str)
+    )
     public_key_version: int = field(default=1, validator=[of(int), ge(1)])
     key_rotated: datetime | None = None
     title: str = field(default="", validator=_TEXT)
