@@ -77,7 +77,8 @@ class SendingStopped:
     Nothing more of a product is sent for now: the account is at fault.
 
     Attributes:
-        product_code: The product; None: nothing of any product is sent.
+        product_code: The product; None: nothing of any product is sent, or, where the error is a
+            product's, nothing of licenses for which no product was named.
         error: What the service said.
     """
 

@@ -171,6 +171,32 @@ _CHINA: Final = ("cn-northwest-1",)
 _GOVERNMENT: Final = ("us-gov-east-1", "us-gov-west-1")
 
 
+_DOMAINS: Final = (
+    *(".amazonaws.com", ".api.aws"),
+    *(".amazonaws.com.cn", ".api.amazonwebservices.com.cn"),
+    *(".amazonaws.eu", ".api.amazonwebservices.eu"),
+    *(".ic.gov", ".sgov.gov", ".adc-e.uk", ".api.aws.scloud"),
+)
+"""
+Of every partition, over IPv4 and where both IPv4 and IPv6 go (botocore 1.44.8, partitions.json).
+"""
+
+
+def is_of_aws(host: str) -> bool:
+    """Return whether a *host*, perhaps with a port, is anything at AWS, also a customer's own."""
+    return _plain(host).endswith(_DOMAINS)
+
+
+def is_of_service(host: str) -> bool:
+    """Return whether a *host*, perhaps with a port, is the service's own, also in a VPC of AWS."""
+    labels = f".{_plain(host)}".replace("metering.marketplace", "metering-marketplace")
+    return is_of_aws(host) and ".metering-marketplace" in labels
+
+
+def _plain(host: str) -> str:
+    return host.partition(":")[0].rstrip(".").lower()
+
+
 def service_metadata() -> ServiceMetadata:
     """Return the service's names, regions and hosts, from this module's data alone."""
     hosts = {region: f"{ENDPOINT_PREFIX}.{region}.amazonaws.com" for region in _COMMERCIAL}

@@ -11,10 +11,10 @@ import typer
 from marketplace_metering_async.cli.commands import check, ledger, operations, sandbox
 from marketplace_metering_async.cli.commands.job import CURRENT_HOUR, UsageOptions
 from marketplace_metering_async.cli.commands.send import send_hours, send_lines
-from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.help import PROGRAM, App, examples
 from marketplace_metering_async.cli.options import ProductCode, SendSettings, Settings, option
-from marketplace_metering_async.cli.output.console import Console, end_stderr
+from marketplace_metering_async.cli.output.console import Console, end_output, write_out
 
 app = App(
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ app = App(
 
 def _show_version(*, wanted: bool) -> None:
     if wanted:
-        typer.echo(version("marketplace-metering-async"))
+        write_out(f"{version('marketplace-metering-async')}\n")
         raise typer.Exit(Exit.OK)
 
 
@@ -171,7 +171,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _command()(None if argv is None else list(argv), prog_name=PROGRAM)
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # nobody reads what is wrong
+            return int(Exit.USAGE)
         return ended.code if isinstance(ended.code, int) else int(Exit.OK)
+    except (MisuseError, OSError) as error:  # of typer's own words, as help and completion
+        Console().complain(error)
+        return int(Exit.USAGE)
     finally:
-        end_stderr()
+        end_output()
     return int(Exit.OK)

@@ -1,7 +1,10 @@
 """What `--help` shows: plain text with examples, alike on every terminal and by every typer."""
 
+import re
 import shutil
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from textwrap import wrap
 from typing import Any, Final, TypeVar
 
@@ -9,6 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.console import write_out
 from marketplace_metering_async.cli.running import run_by_options
 
 Work = TypeVar("Work", bound=Callable[..., Coroutine[Any, Any, Exit]])
@@ -18,6 +22,7 @@ Context = Any
 PROGRAM: Final = "marketplace-metering"
 _WIDEST: Final = 100
 _NARROWEST: Final = 40
+_STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TERMS: Final = 30
 """Columns for names of options; a longer one has its text on the next line."""
 
@@ -38,6 +43,10 @@ class Command(TyperCommand):
         """Return the whole help."""
         return "\n".join(_help(self, ctx, ()))
 
+    def get_help_option(self, ctx: Context) -> Any:  # noqa: ANN401 - as Context
+        """Return the option that shows it."""
+        return _shown_as_results(super().get_help_option(ctx))
+
 
 class Group(TyperGroup):
     """As Command, for the commands of a group."""
@@ -45,7 +54,8 @@ class Group(TyperGroup):
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Show the help where no command is given."""
         if not (args or ctx.resilient_parsing or self.invoke_without_command):
-            typer.echo(self.get_help(ctx), err=True)
+            with suppress(OSError):
+                typer.echo(self.get_help(ctx), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
@@ -57,6 +67,10 @@ class Group(TyperGroup):
         """Return the whole help."""
         named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
         return "\n".join(_help(self, ctx, [(n, (c and c.help) or "") for n, c in named]))
+
+    def get_help_option(self, ctx: Context) -> Any:  # noqa: ANN401 - as Context
+        """Return the option that shows it."""
+        return _shown_as_results(super().get_help_option(ctx))
 
 
 class App(typer.Typer):
@@ -76,6 +90,20 @@ class App(typer.Typer):
             return work
 
         return register
+
+
+def _shown_as_results(option: Any) -> Any:  # noqa: ANN401 - as Context
+    """Let the option write to stdout as results are written: on a full disk, and to nobody."""
+
+    def show(ctx: Context, _: object, wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+        if wanted and not ctx.resilient_parsing:
+            text = ctx.get_help()
+            on_screen = sys.stdout is not None and sys.stdout.isatty()
+            write_out(f"{text if on_screen else _STYLE.sub('', text)}\n")
+            ctx.exit()
+
+    option.callback = show
+    return option
 
 
 def _usage(command: TyperCommand | TyperGroup, ctx: Context) -> str:

@@ -70,7 +70,7 @@ class CallPermits:
                 if self._on_the_wire >= self.most:
                     await me.woken.wait()
                 else:
-                    await sleep_or_wake(self._clock, min(wait, _LONGEST_WAIT), me.woken)
+                    await sleep_or_wake(self._clock, min(_LONGEST_WAIT, wait), me.woken)
             return False
         finally:
             was_first = me is self._first()

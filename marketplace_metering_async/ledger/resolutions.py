@@ -14,6 +14,7 @@ from marketplace_metering_async.ledger.model import (
     key_of,
     name_of_hour,
 )
+from marketplace_metering_async.limits import is_of_service
 from marketplace_metering_async.quantities import Quantity
 
 ResolvedAs = Literal["metered", "not_metered", "written_off"]
@@ -102,11 +103,11 @@ def state_of_taken(taken: str | None, old_host: str | None, units: Quantity) -> 
     Return what becomes of records that a host has taken which is left now; None: nothing.
 
     Raises:
-        CannotResolveError: *taken* is None, and the host is none of AWS's: it may bill nobody.
+        CannotResolveError: *taken* is None, and the host is not the service's: it may bill nobody.
         ValueError: for another word.
     """
     if taken is None:
-        if units and old_host is not None and not _is_of_aws(old_host):
+        if units and old_host is not None and not is_of_service(old_host):
             raise CannotResolveError(
                 f"say what becomes of {units:,} units that {old_host} has taken, which may be a "
                 "sandbox: billed (all is well), send (again, to the new host) or written_off"
@@ -132,10 +133,6 @@ def fates_of_taken(
         is_late = after is HourState.FROZEN and deadline <= now
         fates.setdefault(HourState.NOT_METERED if is_late else after, []).append(hour_id)
     return fates
-
-
-def _is_of_aws(host: str) -> bool:
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
 def require_note(note: str) -> str:

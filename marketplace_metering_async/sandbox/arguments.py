@@ -53,6 +53,11 @@ def arguments_as_json(arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JS
     """
     clock = arguments.get("clock")
     settings = {"clock": clock.setting} if isinstance(clock, SandboxClock) else {}
-    written = as_json({**arguments, **settings})
+    written = {}
+    for name, value in {**arguments, **settings}.items():
+        try:
+            written[name] = as_json(value)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from error
     from_json(SandboxArguments, written)  # to be refused here, and not in the other process
     return written

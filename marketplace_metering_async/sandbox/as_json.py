@@ -29,6 +29,9 @@ except ImportError:
 T = TypeVar("T")
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+_DEEPEST: Final = 100
+"""Lists and objects within each other: ten times what any request has."""
+_TOO_DEEP: Final = "it is nested too deeply"
 _NAMES: Final[Mapping[Any, str]] = {
     str: "a text",
     int: "a whole number",
@@ -201,8 +204,30 @@ def decoded(body: bytes) -> object:
     Return what *body* says.
 
     Raises:
-        ValueError: if it is no JSON in UTF-8.
+        ValueError: if it is no JSON in UTF-8, or nested so deeply that whoever looks at it, part
+            within part, might not come to its end.
     """
+    value = _parsed(body)
+    if body.count(b"[") + body.count(b"{") > _DEEPEST and _is_too_deep(value):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for one in level
+            if isinstance(one, (dict, list))
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _parsed(body: bytes) -> object:
     if orjson is not None:
         value: object = orjson.loads(body)
         return value
@@ -211,7 +236,7 @@ def decoded(body: bytes) -> object:
         if b"\\u" in body:  # half of a surrogate pair can be said so, and is no text
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
     return value
 
 

@@ -2,9 +2,12 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from types import NoneType
 from typing import Final
 
 from attrs import frozen
+
+from marketplace_metering_async.sandbox.expected import require
 
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(9000, 12, 31, tzinfo=UTC)
@@ -43,6 +46,7 @@ class SandboxClock:
         Begin at *now*, or at the real time, and run at *speed* (0 stands still).
 
         Raises:
+            TypeError: for what is no datetime, or no number.
             ValueError: for a naive *now*, or a speed below 0 or not below 1,000,000.
         """
         self._speed = _speed(speed)
@@ -69,7 +73,14 @@ class SandboxClock:
         return self._base + min(passed, LATEST - self._base)
 
     def set(self, now: datetime) -> None:
-        """Go on from *now*; ValueError without a time zone, or before 1970 or after 9000."""
+        """
+        Go on from *now*.
+
+        Raises:
+            TypeError: for what is no datetime.
+            ValueError: without a time zone, or before 1970 or after 9000.
+        """
+        require("now", now, datetime)
         if now.tzinfo is None:
             raise ValueError("now: expected a datetime with a time zone, got a naive one")
         if not EARLIEST <= now <= LATEST:
@@ -80,11 +91,12 @@ class SandboxClock:
         self._is_real = False
 
     def step(self, difference: timedelta) -> None:
-        """Move by *difference*, forward or back; ValueError or OverflowError as `set()`."""
+        """Move by *difference*, forward or back; ValueError or OverflowError beyond `set()`'s."""
+        require("difference", difference, timedelta)
         self.set(self.now() + difference)
 
     def run(self, speed: float = 1.0) -> None:
-        """Go on at *speed* from where the clock is; ValueError for a speed that is none."""
+        """Go on at *speed* from where the clock is; TypeError or ValueError for what is none."""
         speed = _speed(speed)
         self.set(self.now())
         self._speed = speed
@@ -103,13 +115,15 @@ class SandboxClock:
         return None if self._is_real else ClockSetting(now=self.now(), speed=self._speed)
 
     def restore(self, setting: ClockSetting | None) -> None:
-        """Go on where a clock stood that had this *setting*."""
+        """Go on where a clock stood that had this *setting*; TypeError for what is none."""
+        require("setting", setting, ClockSetting, NoneType)
         if setting is not None:
             self._speed = _speed(setting.speed)
             self.set(setting.now)
 
 
 def _speed(speed: float) -> float:
+    require("speed", speed, float)
     if not 0 <= speed < 1e6:
         raise ValueError(f"speed: expected 0 to 1000000, got {speed}")
     return float(speed)

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from random import Random
+from types import NoneType
 from typing import Any, Final, Self
 
 from attrs import define, evolve, field, frozen
-from attrs.validators import ge, instance_of, le, optional
+from attrs.validators import ge, le, optional
+
+from marketplace_metering_async.sandbox.expected import of, require, several
 
 
 class FaultKind(StrEnum):
@@ -81,12 +84,13 @@ class FaultKind(StrEnum):
     """A refusal with `code`, such as AccessDeniedException."""
 
 
-_COUNT: Final[Any] = [instance_of(int), ge(0)]
-_SHARE: Final[Any] = [instance_of((int, float)), ge(0), le(1)]
+_COUNT: Final[Any] = [of(int), ge(0)]
+_TEXT: Final[Any] = of(str, NoneType)
+_SHARE: Final[Any] = [of(float), ge(0), le(1)]
 
 
 def _indices(value: Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if value is None else tuple(value)
+    return None if value is None else several("records", value, int, what="whole numbers")
 
 
 @frozen(kw_only=True)
@@ -113,22 +117,20 @@ class Fault:
     """
 
     kind: FaultKind = field(converter=FaultKind)  # type: ignore[arg-type]  # by its value
-    operation: str | None = "BatchMeterUsage"
-    product_code: str | None = None
-    customer: str | None = None
-    dimension: str | None = None
+    operation: str | None = field(default="BatchMeterUsage", validator=_TEXT)
+    product_code: str | None = field(default=None, validator=_TEXT)
+    customer: str | None = field(default=None, validator=_TEXT)
+    dimension: str | None = field(default=None, validator=_TEXT)
     after: int = field(default=0, validator=_COUNT)
-    every_nth: int = field(default=1, validator=[instance_of(int), ge(1)])
+    every_nth: int = field(default=1, validator=[of(int), ge(1)])
     max_hits: int | None = field(default=None, validator=optional(_COUNT))
     probability: float = field(default=1.0, validator=_SHARE)
-    seconds: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(3600)])
+    seconds: float = field(default=1.0, validator=[of(float), ge(0), le(3600)])
     unprocessed_share: float = field(default=0.2, validator=_SHARE)
     records: tuple[int, ...] | None = field(default=None, converter=_indices)
     max_unprocessed: int | None = field(default=None, validator=optional(_COUNT))
-    code: str = field(default="AccessDeniedException", validator=instance_of(str))
-    status: int | None = field(
-        default=None, validator=optional([instance_of(int), ge(400), le(599)])
-    )
+    code: str = field(default="AccessDeniedException", validator=of(str))
+    status: int | None = field(default=None, validator=optional([of(int), ge(400), le(599)]))
 
     def concerns(self, operation: str, request: Mapping[str, Any]) -> bool:
         """Return whether the rule is about this request."""
@@ -167,6 +169,8 @@ class ScriptedResponse:
 
 FaultFunction = Callable[[str, Mapping[str, Any]], Fault | FaultKind | ScriptedResponse | None]
 """Is asked about a request (operation, body); returns what goes wrong with it, or None."""
+_RULES: Final[Any] = (Fault, Callable)
+_FAULTS: Final = "of Fault, or functions"
 
 
 @frozen
@@ -236,6 +240,8 @@ class RuleInForce:
         if not isinstance(self.rule, Fault):
             found = self.rule(operation, request)
             fault = Fault(kind=found) if isinstance(found, FaultKind) else found
+            returned = "what a function of faults returned"
+            require(returned, fault, Fault, ScriptedResponse, NoneType)
         else:
             fault = self.rule if self._is_hit(self.rule, operation, request) else None
         if fault is None:
@@ -260,7 +266,7 @@ class Faults:
         self._seed = seed
         self._made = 0
         self._in_force: list[RuleInForce] = []
-        self.add(*rules)
+        self.add(*several("faults", rules, *_RULES, what=_FAULTS))
 
     @property
     def in_force(self) -> tuple[RuleInForce, ...]:
@@ -273,13 +279,14 @@ class Faults:
         return [entry.left for entry in self._in_force]
 
     def add(self, *rules: Fault | FaultFunction) -> None:
-        """Let *rules* strike from now on, after those in force."""
-        for rule in rules:
+        """Let *rules* strike from now on, after those in force; TypeError for what is none."""
+        for rule in several("faults", rules, *_RULES, what=_FAULTS):
             self._made += 1
             self._in_force.append(RuleInForce(rule, Random(f"{self._seed} {self._made}")))
 
     def replace(self, *rules: Fault | FaultFunction) -> None:
         """Let *rules* strike from now on, and no others."""
+        several("faults", rules, *_RULES, what=_FAULTS)  # before any is gone
         self._in_force.clear()
         self.add(*rules)
 

@@ -1,12 +1,15 @@
 """The latest calls, with what became of them; and a counter of changes for whoever watches."""
 
 import asyncio
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from attrs import define
+
+from marketplace_metering_async.sandbox.expected import require
 
 
 @define(kw_only=True)
@@ -68,8 +71,9 @@ class History:
     """The latest calls, oldest first; those before are forgotten."""
 
     def __init__(self, most: int) -> None:
-        """Keep the latest *most* calls; 0 keeps none."""
-        if most < 0:
+        """Keep the latest *most* calls; 0 keeps none. TypeError or ValueError for what is none."""
+        require("history", most, int)
+        if not 0 <= most <= sys.maxsize:
             raise ValueError(f"history: expected 0 or more calls, got {most}")
         self._calls: deque[Call] = deque(maxlen=most)
         self._last = 0

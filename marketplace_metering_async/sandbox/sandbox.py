@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from types import NoneType
 from typing import Final, Self, TypedDict
 
 from aiohttp import web
 
 from marketplace_metering_async.sandbox.clock import SandboxClock
+from marketplace_metering_async.sandbox.expected import require, several
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction
 from marketplace_metering_async.sandbox.guard import Guard, is_loopback, is_unspecified
 from marketplace_metering_async.sandbox.http.app import application
@@ -28,6 +30,7 @@ from marketplace_metering_async.sandbox.transport import SocketlessTransport
 from marketplace_metering_async.sandbox.world import World
 
 _BETWEEN_SAVES: Final = 0.5
+_LAST_PORT: Final = 65535
 _SECONDS_IDLE: Final = 75.0
 _logger: Final = logging.getLogger(__name__)
 
@@ -97,13 +100,18 @@ class Sandbox(World):
                 at the end: records, products, buyers, tokens, keys, clock.
 
         Raises:
-            TypeError: for one text as *open_to*.
-            ValueError: for a host that is not loopback, unless there is *open_to*.
+            TypeError: for an argument of another type, which it names; one text is not several.
+            ValueError: for an argument that cannot be, such as a host that is not loopback,
+                unless there is *open_to*.
             StateFileError: if *state* cannot be read.
         """
-        if isinstance(open_to, str):
-            raise TypeError(f"open_to: expected several texts, got {open_to!r}")
-        names = list(open_to)
+        require("port", port, int)
+        if not 0 <= port <= _LAST_PORT:
+            raise ValueError(f"port: expected 0 to {_LAST_PORT}, got {port}")
+        require("host", host, str)
+        require("token", token, str, NoneType)
+        require("state", state, str, os.PathLike, NoneType)
+        names = [*several("open_to", open_to, str, what="texts")]
         if not is_loopback(host) and not names:
             raise ValueError(f"host: expected a loopback address, got {host!r}; see open_to=")
         if not is_loopback(host) and not is_unspecified(host):

@@ -8,9 +8,11 @@ rules and faults are changed here, whoever asks: a test, the controls or the pag
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from types import NoneType
 
 from marketplace_metering_async.sandbox.advice import Advice, advice_on
 from marketplace_metering_async.sandbox.clock import SandboxClock
+from marketplace_metering_async.sandbox.expected import duration, mapping, require, several
 from marketplace_metering_async.sandbox.faults import Fault, FaultFunction, Faults
 from marketplace_metering_async.sandbox.history import ChangeCounter, History
 from marketplace_metering_async.sandbox.service.agreements import Agreement
@@ -70,8 +72,12 @@ class World:
             history: How many of the latest calls are kept; 0: none.
 
         Raises:
-            ValueError: for a quota that is none.
+            TypeError: for an argument of another type, which it names.
+            ValueError: for a quota that is none, or a number of calls that cannot be kept.
         """
+        require("clock", clock, SandboxClock, NoneType)
+        require("seed", seed, int)
+        require("rules", rules, Rules, NoneType)
         self._made_with = (rules or Rules(), calls_per_second, burst)
         self.book = Book(rules=rules)
         self.clock = clock or SandboxClock()
@@ -79,7 +85,8 @@ class World:
         self.faults = Faults(faults, seed=seed)
         self.quotas = Quotas(calls_per_second, burst)
         self.keys = SigningKeys()
-        self.access_keys = dict(access_keys or {})
+        keys = {} if access_keys is None else access_keys
+        self.access_keys: dict[str, AccessKey] = mapping("access_keys", keys, AccessKey)
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.causes: dict[str, Cause] = {}
@@ -121,14 +128,13 @@ class World:
         """
         if not isinstance(product_code, str) or not product_code:
             raise ValueError(f"product_code: expected a text, got {product_code!r}")
-        if isinstance(customers, str):
-            raise TypeError(f"customers: expected several texts, got {customers!r}")
         if not isinstance(customers, Mapping):
-            customers = dict.fromkeys(customers or (), True)
+            named = () if customers is None else customers
+            customers = dict.fromkeys(several("customers", named, str, what="texts"), True)
         product = Product(
-            dimensions=dimensions or (),
-            customers=dict(customers),
-            licenses=dict(licenses or {}),
+            dimensions=() if dimensions is None else dimensions,
+            customers=mapping("customers", customers, bool),
+            licenses=mapping("licenses", {} if licenses is None else licenses, str),
             public_key_version=public_key_version,
             title=title,
             registration_url=registration_url,
@@ -147,7 +153,9 @@ class World:
 
         Raises:
             KeyError: for a product that is not declared.
+            TypeError: for what is no text.
         """
+        require("product_code", product_code, str)
         product = self.book.products[product_code]
         product.public_key_version += 1
         product.key_rotated = self.clock.now()
@@ -162,8 +170,8 @@ class World:
             KeyError: for a product that is not declared.
             TypeError, ValueError: for what is no customer, or neither true nor false.
         """
-        if not isinstance(subscribed, bool):
-            raise TypeError(f"subscribed: expected true or false, got {subscribed!r}")
+        require("product_code", product_code, str)
+        require("subscribed", subscribed, bool)
         if not isinstance(customer, str) or not customer:
             raise ValueError(f"customer: expected an id, got {customer!r}")
         self.book.products[product_code].customers[customer] = subscribed
@@ -195,7 +203,10 @@ class World:
         Raises:
             ValueError: for a product that is not declared; where the buyer has an open agreement
                 already, unless the product has concurrent agreements.
+            TypeError: for an argument of another type, which it names.
         """
+        require("product_code", product_code, str)
+        require("free_trial", free_trial, timedelta, NoneType)
         agreement = self.book.catalogue.subscribe(
             product_code,
             customer_aws_account_id,
@@ -214,6 +225,7 @@ class World:
 
         Raises:
             KeyError: for an agreement that does not exist.
+            TypeError: for what is no text.
             ValueError: for one that has ended before.
         """
         return self._end(agreement_id, "cancelled")
@@ -223,18 +235,21 @@ class World:
         return self._end(agreement_id, "expired")
 
     def _end(self, agreement_id: str, reason: str) -> Agreement:
+        require("agreement_id", agreement_id, str)
         catalogue = self.book.catalogue
         agreement = catalogue.end(agreement_id, now=self.clock.now(), reason=reason)
         self.changes.bump()
         return agreement
 
     def suspend(self, customer_aws_account_id: str) -> None:
-        """Let AWS suspend an account: its usage is CustomerNotSubscribed."""
+        """Let AWS suspend an account: its usage is CustomerNotSubscribed. TypeError: no text."""
+        require("customer_aws_account_id", customer_aws_account_id, str)
         self.book.catalogue.suspended.add(customer_aws_account_id)
         self.changes.bump()
 
     def restore(self, customer_aws_account_id: str) -> None:
-        """Take a suspension back."""
+        """Take a suspension back; TypeError for what is no text."""
+        require("customer_aws_account_id", customer_aws_account_id, str)
         self.book.catalogue.suspended.discard(customer_aws_account_id)
         self.changes.bump()
 
@@ -247,14 +262,25 @@ class World:
         license_arn: str | None = None,
         agreement_id: str | None = None,
     ) -> str:
-        """Return a registration token for a buyer, of whom what is known may be left out."""
+        """
+        Return a registration token for a buyer, of whom what is known may be left out.
+
+        Raises:
+            TypeError: for what is no text.
+        """
+        require("product_code", product_code, str)
+        buyer = {
+            "customer_aws_account_id": customer_aws_account_id,
+            "customer_identifier": customer_identifier,
+            "license_arn": license_arn,
+            "agreement_id": agreement_id,
+        }
+        for name, value in buyer.items():
+            require(name, value, str, NoneType)
         token = self.book.issue_token(
             product_code,
             now=self.clock.now(),
-            customer_aws_account_id=customer_aws_account_id,
-            customer_identifier=customer_identifier,
-            license_arn=license_arn,
-            agreement_id=agreement_id,
+            **buyer,
         )
         self.changes.bump()
         return token
@@ -269,6 +295,7 @@ class World:
             KeyError: for an agreement that does not exist.
             ValueError: where the product has no registration_url.
         """
+        require("agreement_id", agreement_id, str)
         agreement = self.book.catalogue.agreements[agreement_id]
         product = self.book.products.get(agreement.product_code)
         if product is None or product.registration_url is None:
@@ -292,12 +319,17 @@ class World:
         self.changes.bump()
 
     def advance(self, **difference: float) -> None:
-        """Move the clock: `advance(hours=2)`, with the words of timedelta."""
-        self.clock.step(timedelta(**difference))
+        """
+        Move the clock: `advance(hours=2)`, with the words of timedelta.
+
+        Raises:
+            TypeError, ValueError, OverflowError: for what is none, or beyond what the clock shows.
+        """
+        self.clock.step(duration(difference))
         self.changes.bump()
 
     def inject(self, *faults: Fault | FaultFunction) -> None:
-        """Let *faults* hit requests from now on, after those in force."""
+        """Let *faults* hit requests from now on, after those in force; TypeError for others."""
         self.faults.add(*faults)
         self.changes.bump()
 
@@ -326,8 +358,9 @@ class World:
 
         Raises:
             RuntimeError: where the extra `jwt` is not installed; the text says how to install it.
-            ValueError: for a version below 1.
+            TypeError, ValueError: for what is no version, which is 1 or more.
         """
+        require("version", version, int)
         return self.keys.public_pem(version)
 
     def note_refusal(self, refusal: Refusal) -> None:
@@ -345,7 +378,11 @@ class World:
 
         Rules and quota are again those that it was made with, and all buckets are full.
         With *everything*, no product stays, and the clock shows the real time.
+
+        Raises:
+            TypeError: for what is neither true nor false.
         """
+        require("everything", everything, bool)
         rules, calls_per_second, burst = self._made_with
         self.book.forget()
         self.book.rules = rules

@@ -14,6 +14,7 @@ from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.ledger import LedgerStatus, UsageLedger
 from marketplace_metering_async.ledger.stores.watermark_folder import watermark_of
 from marketplace_metering_async.sandbox import Book, Sandbox
+from marketplace_metering_async.sandbox.expected import duration, require
 
 _SPEED: Final = 100.0
 """Seconds of waiting in a real second."""
@@ -101,12 +102,13 @@ class LedgerSandbox:
         Returns: where all usage is then.
 
         Raises:
+            TypeError: for other words, or what is no number.
             ValueError, OverflowError: for a time before now, or after the year 9000.
             LedgerError, ConfigurationError: as `UsageLedger.relay_once`.
 
         Cancelling leaves the clock at some moment in between.
         """
-        end = self.clock.now() + timedelta(**difference)
+        end = self.clock.now() + duration(difference)
         if end < self.clock.now():
             raise ValueError(f"expected no time before now, got {difference}")
         async with self.open() as ledger, self.client() as client:
@@ -133,13 +135,16 @@ def _next_due(status: LedgerStatus) -> datetime | None:
 @contextmanager
 def place_in(url: str) -> Iterator[str]:
     """Yield the URL of a new ledger at *url*: in PostgreSQL, in a schema that is dropped then."""
+    require("metering_ledger_url", url, str)
     if not url.startswith(("postgresql:", "postgres:")):
         yield url
         return
     schema = f"metering_test_{uuid4().hex}"
-    yield f"{url}{'&' if '?' in url else '?'}schema={schema}"
-    with ThreadPoolExecutor(1) as aside:  # the test's event loop stays as it is
-        aside.submit(asyncio.run, _drop(watermark_of(url)[0], schema)).result()
+    try:
+        yield f"{url}{'&' if '?' in url else '?'}schema={schema}"
+    finally:
+        with ThreadPoolExecutor(1) as aside:  # the test's event loop stays as it is
+            aside.submit(asyncio.run, _drop(watermark_of(url)[0], schema)).result()
 
 
 async def _drop(url: str, schema: str) -> None:

@@ -60,8 +60,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not marker.args or name in marker.args or name.partition("=")[0] in marker.args
     }
     words = {word for name in known for word in (name, name.partition("=")[0])}
-    if unknown := set(marker.args) - words:
-        pytest.fail(f"metering_readings: unknown: {', '.join(sorted(unknown))}")
+    if unknown := [one for one in marker.args if not (isinstance(one, str) and one in words)]:
+        pytest.fail(f"metering_readings: unknown: {', '.join(map(str, unknown))}")
+    if marker.kwargs:
+        pytest.fail(f"metering_readings: expected names alone, got {next(iter(marker.kwargs))}=")
     metafunc.parametrize("_metering_reading", chosen.values(), ids=list(chosen), indirect=True)
 
 
@@ -170,8 +172,10 @@ def _leading_to(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
     """Lead clients to a sandbox by its *environment*, and keep what they remember to this test."""
     _set(environment, monkeypatch)
     session = _change_session_of_boto3(None)
-    yield
-    _change_session_of_boto3(session)
+    try:
+        yield
+    finally:
+        _change_session_of_boto3(session)
 
 
 def _change_session_of_boto3(session: object) -> object:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
@@ -19,8 +19,8 @@ from marketplace_metering_async.sandbox import (
 from marketplace_metering_async.sandbox.arguments import arguments_as_json
 from marketplace_metering_async.sandbox.as_json import as_json, from_json
 from marketplace_metering_async.sandbox.conformance.http_client import HttpControls
+from marketplace_metering_async.sandbox.expected import duration, texts
 from marketplace_metering_async.sandbox.service.memory import Copy, book_of
-from marketplace_metering_async.sandbox.service.rules import texts
 
 _PATIENCE: Final = 30.0
 
@@ -119,7 +119,7 @@ class SandboxServer:
 
     def advance(self, **difference: float) -> None:
         """Move the clock: `advance(hours=2)`, with the words of timedelta."""
-        self.order("clock", advance=timedelta(**difference).total_seconds())
+        self.order("clock", advance=duration(difference).total_seconds())
 
     def set_clock(self, now: datetime, *, speed: float | None = None) -> None:
         """Go on from *now*, which must have a time zone, at *speed* (0 stands still)."""
@@ -138,11 +138,12 @@ class SandboxServer:
         **more: Any,  # noqa: ANN401 - the other arguments of Sandbox.declare_product
     ) -> None:
         """Declare a product, as Sandbox.declare_product does."""
-        known = customers if isinstance(customers, Mapping) else sorted(texts(customers))
+        named = isinstance(customers, Mapping)
+        known = customers if named else sorted(texts("customers", customers))
         self.order(
             "products",
             product_code=product_code,
-            dimensions=sorted(texts(dimensions)),
+            dimensions=sorted(texts("dimensions", dimensions)),
             customers=as_json(known),
             **more,
         )

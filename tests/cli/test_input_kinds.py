@@ -3,14 +3,18 @@
 import gzip
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.commands import Shell, line, target
+from support.commands import HOUR, Run, Shell, command, environment, line, target
 
+from marketplace_metering_async import UsageRecord
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input import lines
 from marketplace_metering_async.cli.input.documents import is_document, records_of
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.gzipped import plain
@@ -232,3 +236,81 @@ def test_a_file_without_usage_is_warned_of(shell: Shell, tmp_path: Path, content
 
     assert Exit.OK == done.code
     assert "usage.csv: there is no usage in it" in done.err
+
+
+CSV_HEADER = "customer_aws_account_id,dimension,timestamp,quantity\n"
+
+
+def csv_line(n: int, quantity: object) -> str:
+    return f"{n:012d},requests,{HOUR:%Y-%m-%dT%H:%M:%SZ},{quantity}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing else says who writes a file")
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_line_that_is_still_being_written_is_not_taken(
+    shell: Shell, tmp_path: Path, *, redirected: bool
+) -> None:
+    """
+    12 may be all that there is yet of 1234; imported, it would be billed.
+    """
+    url, path = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "usage.csv"
+    words = ["ledger", "import", url, "-" if redirected else path, "--product-code", "p"]
+    words += ["--name", "usage"]
+
+    def imported() -> Run:
+        if not redirected:
+            return shell(*words)
+        with path.open("rb") as file:
+            done = subprocess.run(  # noqa: S603
+                command(*words), stdin=file, capture_output=True, check=False, env=environment()
+            )
+        return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    with path.open("w") as writer:
+        writer.write(f"{CSV_HEADER}{csv_line(1, 5)}\n{csv_line(2, 12)}")
+        writer.flush()
+        early = imported()
+        writer.write("34\n")
+    late = imported()
+
+    assert (1, ["Recorded", "Rejected"]) == (early.code, early.statuses)
+    assert "usage.csv:3: expected a whole line, got one that is still being written" in (
+        early.err.replace("-:3", "usage.csv:3")
+    )
+    assert (0, ["Repeated", "Recorded"]) == (late.code, late.statuses)
+    assert 1239 == sum(one["quantity"] for one in shell("ledger", "history", url).lines)
+
+
+def test_an_honest_last_line_without_an_end_is_taken(shell: Shell, tmp_path: Path) -> None:
+    """
+    Most that is written by hand; and of JSON, whose braces tell, while it is written as well.
+    """
+    path, objects = tmp_path / "usage.csv", tmp_path / "usage.jsonl"
+    path.write_text(CSV_HEADER + csv_line(1, 5))
+    with objects.open("w") as writer:
+        writer.write(line(2))
+        writer.flush()
+        done = shell("validate", path, objects, "--product-code", "p")
+
+    assert ["Valid", "Valid"] == done.statuses
+
+
+def test_what_is_written_while_the_last_line_is_read_is_read_as_well(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    By a writer that was gone when somebody asked for one.
+    """
+    path = tmp_path / "usage.csv"
+    path.write_text(f"{CSV_HEADER}{csv_line(1, 12)}")
+
+    def ended_just_now(_: int) -> bool:
+        with path.open("a") as writer:
+            writer.write("34\n")
+        return False
+
+    monkeypatch.setattr(lines, "is_being_written", ended_just_now)
+    ((found,),) = lines.Source(str(path), 1).blocks(pytest.fail)
+
+    assert isinstance(found.record, UsageRecord)
+    assert 1234 == found.record.quantity

@@ -22,7 +22,7 @@ from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output import result_writer
 from marketplace_metering_async.cli.output.result_fields import Fate
 from marketplace_metering_async.errors import LedgerError
-from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox import Fault, Sandbox
 
 
 @pytest.fixture
@@ -409,6 +409,30 @@ def test_a_product_that_the_service_refuses_is_named(
         assert Exit.ACCOUNT == done.code
         assert "nothing more is sent for prod: InvalidProductCodeException" in done.err
         assert "units are frozen and wait to be sent" in done.err
+
+
+def test_licenses_that_the_service_refuses_for_their_product_are_named(
+    sandbox: Sandbox, tmp_path: Path, shell: Shell
+) -> None:
+    """
+    No record names the product, and the relay's report names none: it would wait in silence.
+    """
+    sandbox.inject(Fault(kind="refuse", code="InvalidProductCodeException"))
+    url, arn = url_in(tmp_path), "arn:aws:license-manager::123456789012:license:l-1"
+    file = tmp_path / "licensed.jsonl"
+    file.write_text(line(1, license_arn=arn) + "\n")
+    where = target(sandbox)[:2]
+
+    sent = shell("send", "--ledger", url, *where, file)
+    shell("ledger", "retry", url, "--state", "frozen")  # it would wait for some seconds
+    relayed = shell("ledger", "relay", url, "--once", *where)
+    straight = shell("send", "--yes", *where, file)
+
+    for done in (sent, relayed, straight):
+        assert Exit.ACCOUNT == done.code
+        assert "nothing more is sent for licenses without a product code" in done.err
+        assert "InvalidProductCodeException" in done.err
+        assert "any product" not in done.err
 
 
 def test_an_event_id_with_other_content_is_a_rejection(tmp_path: Path, shell: Shell) -> None:

@@ -278,6 +278,7 @@ def test_what_differs_is_said(shell: Shell) -> None:
             "AWS itself",
         ),
         (["https://metering.marketplace.us-iso-east-1.c2s.ic.gov"], "AWS itself"),
+        (["https://Metering.Marketplace.us-east-1.AmazonAWS.com:443"], "AWS itself"),
         (["127.0.0.1:8765"], "URL: expected"),
         (["ftp://127.0.0.1"], "URL: expected"),
         (["http://[::1"], "URL: expected"),

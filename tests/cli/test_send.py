@@ -302,9 +302,28 @@ def test_validate_tells_of_every_line(shell: Shell) -> None:
     done = shell("validate", "--product-code", "p", "-", stdin="\n".join(given))
 
     assert 1 == done.code
-    assert ["Valid", *["Rejected"] * 120, "Valid", "Rejected"] == done.statuses
+    assert ["Rejected", *["Rejected"] * 120, "Valid", "Rejected"] == done.statuses
     assert all(f"-:{number}: expected a JSON object" in done.err for number in range(2, 122))
     assert "-:123: -:1, -:123 have one key" in done.lines[-1]["message"]
+    assert "-:1: -:1, -:123 have one key" in done.lines[0]["message"]
+
+
+def test_validate_says_of_each_conflicting_line_what_send_says(
+    sandbox: Sandbox, shell: Shell
+) -> None:
+    """
+    None of them is sent, whichever came first, nor what says the same as one of them.
+    """
+    quantities = [1, 5, 1, 2, 2]
+    given = [line(2 if q == 5 else 1, quantity=q) for q in quantities]
+    valid = shell("validate", "--product-code", "prod", "-", stdin="\n".join(given))
+    sent = shell("send", *target(sandbox), "-", stdin="\n".join(given))
+
+    assert ["Rejected", "Valid", "Rejected", "Rejected", "Rejected"] == valid.statuses
+    assert ["Rejected", "Success", "Rejected", "Rejected", "Rejected"] == sent.statuses
+    errors = [[one.get("error") for one in done.lines] for done in (valid, sent)]
+    assert errors[0] == errors[1]
+    assert "would be refused  4 " in valid.err
 
 
 def test_validate_tells_of_the_lines_before_a_file_that_ends_too_early(

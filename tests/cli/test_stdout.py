@@ -129,3 +129,108 @@ def test_history_is_shown_in_any_locale(words: list[str], shell: Shell, tmp_path
     done = process("ledger", "history", url, *words, PYTHONIOENCODING="ascii")
 
     assert (0, 2) == (done.code, done.out.count("xf6") + done.out.count("00f6"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["help"],
+        ["help", "send"],
+        ["send", "--help"],
+        ["ledger", "--help"],
+        ["ledger", "add", "--help"],
+        ["sandbox", "check", "--help"],
+        ["sandbox", "rules"],
+        ["ledger", "explain"],
+    ],
+)
+def test_a_full_disk_under_words_for_people_is_told_in_a_line(words: list[str]) -> None:
+    """
+    `--help` and `--version` as any other command: no traceback, and exit code 2.
+    """
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(  # noqa: S603
+            command(*words),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment(),
+            timeout=30,
+        )
+
+    said = done.stderr.decode()
+    assert 2 == done.returncode
+    assert "results cannot be written to stdout: No space left on device\n" in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+def test_so_it_is_under_the_completion_of_a_shell() -> None:
+    """
+    Which typer itself writes.
+    """
+    named = environment(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")  # whoever runs the test
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(  # noqa: S603
+            command("--show-completion", "bash"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=named,
+            timeout=30,
+        )
+
+    assert (2, b"[Errno 28] No space left on device\n") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("words", [[], ["nosuch"], ["send", "--no"], ["ledger"], ["ledger", "no"]])
+def test_a_full_disk_under_stderr_changes_no_exit_code(words: list[str]) -> None:
+    """
+    What is wrong with the words of a command has nowhere to be said, and is wrong all the same.
+    """
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(  # noqa: S603
+            command(*words),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+            env=environment(),
+            timeout=30,
+        )
+
+    assert (2, b"") == (done.returncode, done.stdout)
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["ledger"], ["send", "--nosuch"]])
+def test_nor_does_a_reader_of_stderr_that_has_gone(words: list[str]) -> None:
+    """
+    Rich would end with 1, which says that usage was rejected.
+    """
+    asked = shlex.join(command(*words))
+    done = subprocess.run(  # noqa: S603 - a shell closes streams best
+        ["/bin/bash", "-c", f"{asked} 2>&1 >/dev/null | exec true; exit ${{PIPESTATUS[0]}}"],
+        check=False,
+        env=environment(),
+        timeout=30,
+    )
+
+    assert 2 == done.returncode
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["ledger", "--help"], ["help"]])
+def test_nobody_has_to_read_help(words: list[str]) -> None:
+    """
+    `--help | head -1` is no failure.
+    """
+    asked = shlex.join(command(*words))
+    done = subprocess.run(  # noqa: S603 - a shell closes streams best
+        ["/bin/bash", "-c", f"{asked} | exec true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        check=False,
+        env=environment(),
+        timeout=30,
+    )
+
+    assert (0, b"") == (done.returncode, done.stderr)

@@ -195,3 +195,20 @@ def test_wrong_input_is_named_with_the_next_step(
     assert "Python" not in done.err
     if code is REFUSED:
         assert "Fix the lines that are named above" in done.err
+
+
+def test_the_rest_of_a_row_is_no_row(shell: Shell) -> None:
+    """
+    A text that goes on over two lines is named by both: by its second half, the usage would be
+    billed as another dimension.
+    """
+    rest = f"111122223333,{AT},5"
+    rows = ["dimension,customer_aws_account_id,timestamp,quantity"]
+    rows += [f"{dimension},{rest}" for dimension in ('"re\nquests"', "seats", '"a ""b"""')]
+    rows.append(f'seats {rest}"')
+
+    done = shell("validate", "--product-code", "p", "-", stdin="\n".join(rows))
+
+    verdicts = ["Rejected", "Rejected", "Valid", "Valid", "Rejected"]
+    assert (1, verdicts) == (done.code, done.statuses)
+    assert all(f"-:{number}: expected a CSV row on one line" in done.err for number in (2, 3, 6))

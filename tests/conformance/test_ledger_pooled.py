@@ -3,11 +3,14 @@
 import asyncio
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
+import pytest
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from support.clusters import asked
 from support.ended import claimed, fate, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
 
@@ -37,6 +40,34 @@ async def test_every_add_is_stored(pooled: str) -> None:
 
         assert 120 == (await house.balance()).metered
         assert {(ACCOUNT, NOON.replace(minute=0)): 120} == house.metered()
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+async def test_all_that_open_a_new_ledger_at_once_have_it(isolation: str, pooled: str) -> None:
+    """
+    The session that makes it may remember from another caller that there is none.
+    """
+    name = urlsplit(pooled).path[1:]
+    await asked(
+        pooled, f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{isolation}'"
+    )
+    sign = "&" if "?" in pooled else "?"
+    for number in range(5):
+        url = f"{pooled}{sign}schema=new_{number}"
+
+        async def add(event: int, url: str = url) -> None:
+            async with UsageLedger.open(url) as ledger:
+                await ledger.add_usage(
+                    dimension="requests",
+                    quantity=1,
+                    product_code="p",
+                    customer_aws_account_id=ACCOUNT,
+                    event_id=f"{event // 2}",
+                )
+
+        await asyncio.gather(*map(add, range(12)))
+        async with UsageLedger.open(url) as ledger:
+            assert 6 == (await ledger.status()).open
 
 
 async def add_in_turn(house: House, ledger: UsageLedger) -> None:

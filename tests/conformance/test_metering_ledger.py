@@ -9,7 +9,7 @@ import pytest
 from support.clusters import asked
 from support.suites import Suite, suite_of
 
-from marketplace_metering_async import Customer
+from marketplace_metering_async import Customer, UsageLedger
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.testing import LedgerSandbox, SandboxThread
@@ -112,6 +112,18 @@ async def test_a_place_in_postgresql_leaves_nothing_behind(place: str) -> None:
     ):
         await use(LedgerSandbox(url, running.sandbox), 1)
         assert 1 == await schemas_in(place)
+
+    assert 0 == await schemas_in(place)
+
+
+async def test_nor_does_one_whose_test_was_ended_early(place: str) -> None:
+    """
+    Ctrl-C, or a fixture that fails on top of it.
+    """
+    with pytest.raises(KeyboardInterrupt), place_in(place) as url:
+        async with UsageLedger.open(url):
+            assert 1 == await schemas_in(place)
+        raise KeyboardInterrupt
 
     assert 0 == await schemas_in(place)
 

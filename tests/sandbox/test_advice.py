@@ -139,6 +139,20 @@ def test_one_record_a_call(place: Sandbox) -> None:
     assert 10 <= about(place)["one-record-a-call"] <= 13
 
 
+@pytest.mark.parametrize("wrong", ["1,5", "ten", [1], {"a": None}, True])
+def test_a_quantity_that_was_refused_spoils_no_advice(place: Sandbox, wrong: object) -> None:
+    """
+    It stays in the calls that are looked at: page and advice answered 500 for two hundred calls.
+    """
+    odd = {**record(), "Timestamp": HOUR.timestamp(), "Quantity": wrong}
+    odd["UsageAllocations"] = [{"AllocatedUsageQuantity": wrong}]
+    members = {"ProductCode": "p", "UsageRecords": [odd]}
+    refused = HttpClient(place.url, "AK", "secret").call("BatchMeterUsage", members, "us-east-1")
+
+    assert refused.code in {"ValidationException", "SerializationException"}
+    assert {} == about(place)
+
+
 def test_both_identity_schemes_and_two_regions(place: Sandbox) -> None:
     """
     Whatever is on file more than once, with the first of it.

@@ -158,6 +158,11 @@ def test_what_has_no_form_is_not_written() -> None:
         (b'{"a": "\xed\xa0\x80"}', False),
         (b"\xef\xbb\xbf{}", False),
         (b'{"a": NaN}', False),
+        (b"[" * 100 + b"]" * 100, True),
+        (b"[" * 101 + b"]" * 101, False),
+        (b"[" + b"{}," * 200 + b"{}]", True),
+        (b'{"a":' * 600 + b"1" + b"}" * 600, False),
+        (b"[" * 100_000 + b"]" * 100_000, False),
     ],
 )
 def test_bytes_are_read_the_same_with_either_library(

@@ -205,12 +205,9 @@ async def test_records_come_piece_by_piece(place: Sandbox) -> None:
     ("order", "says"),
     [
         ({"ages": 1}, "expected some of identical_resend, .*, age, .*; got ages"),
-        ({"age": "long"}, "age: unsupported type"),
+        ({"age": "long"}, "age: expected a timedelta or seconds, got 'long'$"),
         ({"age": 1e30}, "age: "),
-        (
-            {"key_by": "week"},
-            r"key_by: 'key_by' must be in \('hour', 'timestamp'\) \(got 'week'\)$",
-        ),
+        ({"key_by": "week"}, "key_by: expected 'hour' or 'timestamp', got 'week'$"),
         ({"regions": [1]}, "regions: expected several texts"),
     ],
 )

@@ -1,28 +1,66 @@
 """`send --dry-run` and `validate`: look at the input as `send` would, and send nothing."""
 
 import asyncio
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Final
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final
 
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
+from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
+from marketplace_metering_async.cli.input.lines import Line
 from marketplace_metering_async.cli.input.reader import InputReader
-from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.console import Console, json_line
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.records import UsageRecord
 
 _BREATH: Final = 500
+_IN_MEMORY: Final = 2**20
 _VALID: Final = Fate({"status": "Valid"}, Exit.OK)
+
+
+class _KeptVerdicts:
+    """
+    Keeps the verdicts on lines in a temporary file until all are read.
+
+    A line that is valid by itself is refused where a later one has its key and differs.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Keep them in *file*, which is empty."""
+        self._file = file
+
+    def add(self, line: Line, key: int | None, members: Mapping[str, Any]) -> None:
+        """Keep the verdict on a line; *key* is that of a valid one."""
+        said = json_line({"file": line.file, "line": line.number, **members})
+        self._file.write(f"{'' if key is None else key} {said}".encode("ascii"))
+
+    async def write(self, plan: Plan, places: LineNumbers, lines: ResultWriter) -> None:
+        """Write what was kept, by what *plan* knows now."""
+        self._file.seek(0)
+        for number, row in enumerate(self._file):
+            key, _, line = row.decode("ascii").partition(" ")
+            error = plan.later_refusal(int(key)) if key else None
+            if error is None:
+                lines.write_line(line)
+            else:
+                refused = of_refusal(error, places(number), places)
+                lines.write(json.loads(line) | refused.members)
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+                await lines.room.wait()
 
 
 async def plan_of_lines(
@@ -31,22 +69,38 @@ async def plan_of_lines(
     """Read the input once, and return the plan for its lines as they are; tell *lines* of each."""
     places = LineNumbers()
     plan = Plan(job.product_code, places, complain)
+    with SpooledTemporaryFile(_IN_MEMORY) as file:
+        kept = _KeptVerdicts(file)
+        try:
+            await _look_at_lines(job, console, plan, places, None if lines is None else kept)
+        except UsageFileError:
+            if lines is not None:
+                await kept.write(plan, places, lines)
+            raise
+        if lines is not None:
+            await kept.write(plan, places, lines)
+    complain.end()
+    return plan
+
+
+async def _look_at_lines(
+    job: SendJob, console: Console, plan: Plan, places: LineNumbers, kept: _KeptVerdicts | None
+) -> None:
     async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
         async for block in InputReader(job.sources, console.complain).blocks():
             for line in block:
                 number = places.add(line.file, line.number)
                 error = plan.look_at(number, line.record)
-                if lines is not None:
+                if kept is not None:
                     fate = _VALID if error is None else of_refusal(error, places(number), places)
                     members = fate.members
                     if line.doubt:
                         members = {**members, "warning": line.doubt}
-                    lines.write({"file": line.file, "line": line.number, **members})
+                    key = None
+                    if error is None and isinstance(line.record, UsageRecord):
+                        key = plan.key_of(line.record)
+                    kept.add(line, key, members)
                 bar.advance(line.size)
-            if lines is not None:
-                await lines.room.wait()
-    complain.end()
-    return plan
 
 
 def plan_of_hours(

@@ -1,6 +1,7 @@
 """Into a ledger and out of it: `ledger import`, `ledger relay` and `send --ledger`."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
@@ -31,9 +32,10 @@ from marketplace_metering_async.cli.output.console import (
 )
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
-from marketplace_metering_async.cli.output.report import Report
+from marketplace_metering_async.cli.output.report import Report, stops_all, what_stops
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
+from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event, SendingStopped, WarningIssued
 from marketplace_metering_async.ledger import RelayReport, UsageLedger
@@ -101,13 +103,10 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
     async with open_ledger(url, console, create=False, region_name=settings.region) as ledger:
         if (await ledger.status()).is_unconfirmed_copy:
             return Exit.COPY  # opening has said so
-        pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        refused = RefusedProducts(console)
-        async with settings.client(console, observer=refused, pacer=pacer) as client:
-            endpoint = await open_client(client, console)
+        async with _relaying(ledger, settings, console) as (client, refused):
             with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 if not once:
-                    where = printable(endpoint.url)
+                    where = printable((await client.endpoint()).url)
                     console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
                     return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED
@@ -116,6 +115,18 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
     codes = {_print_report(report, console), print_unsettled(status, SystemClock().now(), console)}
     codes |= refused.codes
     return exit_codes.most_severe(codes | ({Exit.INTERRUPTED} if interrupts.happened else set()))
+
+
+@asynccontextmanager
+async def _relaying(
+    ledger: UsageLedger, settings: Settings, console: Console
+) -> AsyncIterator[tuple[MarketplaceMeteringClient, "RefusedProducts"]]:
+    """Yield a client that can be reached, for a relay of *ledger*, and what observes it."""
+    pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
+    refused = RefusedProducts(console)
+    async with settings.client(console, observer=refused, pacer=pacer) as client:
+        await open_client(client, console)
+        yield client, refused
 
 
 class RefusedProducts:
@@ -134,9 +145,10 @@ class RefusedProducts:
     def __call__(self, event: Event, /) -> None:
         """Tell of a product for which nothing more is sent, and of warnings."""
         match event:
-            case SendingStopped(product_code=str() as product, error=error):
+            case SendingStopped(error=error) if not stops_all(error):
                 self.codes |= {exit_codes.of_error(error)} & {Exit.ACCOUNT}
-                self._console.complain(f"nothing more is sent for {product}: {error_text(error)}")
+                stopped = what_stops(event)
+                self._console.complain(f"nothing more is sent for {stopped}: {error_text(error)}")
             case WarningIssued(text=text):
                 self._console.complain(text)
 
@@ -164,10 +176,10 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     require_names(job.sources, Naming())
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
-        pacer = ledger.pacer(settings.calls_per_second) if settings.calls_per_second else None
-        refused = RefusedProducts(console)
-        async with settings.client(console, observer=refused, pacer=pacer) as client:
-            await open_client(client, console)  # before anything is stored
+        async with _relaying(ledger, settings, console) as (
+            client,
+            refused,
+        ):
             codes = {await _import_whole(ledger, job, console)}
             with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)

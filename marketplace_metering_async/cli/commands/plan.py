@@ -54,7 +54,7 @@ class Plan:
         self._admission = Admission(ClockBounds.at(SystemClock().now()), product_code=product_code)
         self._first_of_key: dict[int, int] = {}  # hash of a key, to hash of content and place
         self._alike: Counter[int] = Counter()  # how many more say the same, by hash of the key
-        self._conflicts: set[int] = set()
+        self._conflicts: dict[int, int] = {}  # hash of a key, to the first line that differs
         self._lanes: Counter[Lane] = Counter()
         self._bytes: Counter[Lane] = Counter()
 
@@ -66,6 +66,19 @@ class Plan:
             self._complain(complaint(error, self._places(number), self._places))
         return error
 
+    def later_refusal(self, key: int) -> ConflictingRecordsError | None:
+        """Return why lines of a key (`key_of`) are refused that were fine when looked at, if so."""
+        differs = self._conflicts.get(key)
+        return None if differs is None else self._conflict(key, differs)
+
+    def key_of(self, record: UsageRecord) -> int:
+        """Return what stands for the key of a record."""
+        return hash(record.key(self._product_code))
+
+    def _conflict(self, key: int, number: int) -> ConflictingRecordsError:
+        first = self._first_of_key[key] & (1 << _POSITION_BITS) - 1
+        return ConflictingRecordsError([first, number])
+
     def _refusal(self, number: int, record: UsageRecord | MeteringError) -> MeteringError | None:
         self.lines += 1
         if isinstance(record, MeteringError):
@@ -74,7 +87,7 @@ class Plan:
             self._admission.admit(number, record)
         except InvalidRecordError as error:
             return error
-        key = hash(record.key(self._product_code))
+        key = self.key_of(record)
         packed = self._content(record) << _POSITION_BITS | number
         first = self._first_of_key.setdefault(key, packed)
         if first == packed:
@@ -85,11 +98,11 @@ class Plan:
                 self._alike[key] += 1
                 self.repeated += 1
                 return None
-            self._conflicts.add(key)
+            self._conflicts[key] = number
             self._count(record, -1)
             self.refused += 1 + self._alike[key]
             self.repeated -= self._alike.pop(key, 0)
-        return ConflictingRecordsError([first & (1 << _POSITION_BITS) - 1, number])
+        return self._conflict(key, number)
 
     def _content(self, record: UsageRecord) -> int:
         product = record.product_code or self._product_code

@@ -5,12 +5,12 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
-from typing import Final
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.output.console import Console, print_json_if_piped, write_out
 from marketplace_metering_async.cli.sandbox_options import CheckOptions
+from marketplace_metering_async.limits import is_of_aws
 from marketplace_metering_async.sandbox.conformance.http_client import HttpClient, HttpControls
 from marketplace_metering_async.sandbox.conformance.runner import (
     Outcome,
@@ -20,12 +20,6 @@ from marketplace_metering_async.sandbox.conformance.runner import (
     run,
 )
 from marketplace_metering_async.sandbox.conformance.suite import Case, cases
-
-_REAL: Final = (
-    *(".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".sgov.gov", ".ic.gov", ".adc-e.uk"),
-    *(".api.aws", ".amazonwebservices.com.cn", ".amazonwebservices.eu", ".aws.scloud"),
-)
-"""Of every partition, and where both IPv4 and IPv6 go."""
 
 
 async def check(options: CheckOptions, console: Console) -> Exit:
@@ -74,7 +68,7 @@ def _address(url: str) -> str:
         parts, host = urlsplit(""), ""
     if not host or parts.scheme not in ("http", "https"):
         raise MisuseError(f"URL: expected an address such as http://127.0.0.1:8765, got {url!r}")
-    if host.rstrip(".").endswith(_REAL):
+    if is_of_aws(host):
         raise MisuseError("URL: that is AWS itself, where what this sends would be billed")
     return f"{parts.scheme}://{parts.netloc}"
 

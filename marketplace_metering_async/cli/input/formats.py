@@ -223,15 +223,23 @@ def _row(columns: list[str | None], line: bytes, delimiter: str) -> Mapping[str,
 
 
 def _cells(line: bytes, delimiter: str) -> list[str]:
-    """Cut one line into cells; an unclosed quote must not swallow the lines that follow."""
+    """
+    Cut one line into cells; an unclosed quote must not swallow the lines that follow.
+
+    Nor is a line taken that closes a quote of another one: it is the rest of a row, and may look
+    like a row.
+    """
     if b"\0" in line:
         raise broken_line("text", "a NUL character")
     try:
-        return next(csv.reader([line.decode("utf-8")], strict=True, delimiter=delimiter), [])
+        cells = next(csv.reader([line.decode("utf-8")], strict=True, delimiter=delimiter), [])
     except UnicodeDecodeError:
         raise broken_line("UTF-8", "other bytes") from None
     except csv.Error as error:
         raise broken_line("a CSV row on one line", f"a broken one ({error})") from None
+    if line.count(b'"') % 2:
+        raise broken_line("a CSV row on one line", "the end of one, or a quote that is not doubled")
+    return cells
 
 
 def _value(column: str, cell: str) -> Any:  # noqa: ANN401

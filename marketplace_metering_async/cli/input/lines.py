@@ -30,6 +30,7 @@ from marketplace_metering_async.cli.input.formats import (
     require_text,
 )
 from marketplace_metering_async.cli.input.gzipped import Read, plain
+from marketplace_metering_async.cli.input.writers import is_being_written
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.rules import truncate
@@ -103,17 +104,18 @@ class Source:
             UsageFileError: if it cannot be opened or read, or has a wrong CSV header.
         """
         doubts = _Doubts(self.name, warn)
-        with _opened(self.name) as read:
-            for block in self._blocks(plain(self.name, read), warn):
+        with _opened(self.name) as (handle, read):
+            for block in self._blocks(handle, plain(self.name, read), warn):
                 doubts.look_at(block)
                 yield block
         doubts.end()
 
-    def _blocks(self, read: Read, warn: Warn) -> Iterator[list[Line]]:
+    def _blocks(self, handle: int, read: Read, warn: Warn) -> Iterator[list[Line]]:
         parse: Parse | None = None
         number = size = 0
-        cut = _cut(read)
-        for pieces in cut:
+        cut = _Cut(read, handle)
+        blocks = iter(cut)
+        for pieces in blocks:
             block: list[Line] = []
             for index, piece in enumerate(pieces):
                 if not number:
@@ -126,7 +128,7 @@ class Source:
                     continue
                 if parse is None:
                     if is_document(line):
-                        rest = chain([line, *pieces[index + 1 :]], *cut)
+                        rest = chain([line, *pieces[index + 1 :]], *blocks)
                         yield self._of_document(number, rest)
                         return
                     parse = format_of(self.name, line)
@@ -136,7 +138,8 @@ class Source:
                             columns = ", ".join(truncate(column) for column in others)
                             warn(f"{self.name}:{number}: columns that are not read: {columns}")
                         continue
-                block.append(self._line(number, size, _members_of(parse, line)))
+                given = _members_of(parse, line, goes_on=cut.goes_on)
+                block.append(self._line(number, size, given))
                 size = 0
             if block:
                 yield block
@@ -232,7 +235,7 @@ def _source(name: str, *, for_ledger: bool) -> Source:
         if stat.S_ISDIR(found.st_mode):
             raise UsageFileError(f"{name}: is a directory")
         return Source(name, None, for_ledger)
-    with _opened(name) as read:
+    with _opened(name) as (_, read):
         head = plain(name, read)(_BLOCK)
         require_text(name, head)
         head = head.removeprefix(_BYTE_ORDER_MARK)
@@ -243,7 +246,7 @@ def _source(name: str, *, for_ledger: bool) -> Source:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[Read]:
+def _opened(name: str) -> Iterator[tuple[int, Read]]:
     """Open *name* for plain reads: a thread in a buffered one would keep a process from ending."""
     try:
         handle = 0 if name == STDIN else os.open(name, os.O_RDONLY | _BINARY)
@@ -257,7 +260,7 @@ def _opened(name: str) -> Iterator[Read]:
             raise UsageFileError(f"{name}: {error.strerror or error}") from error
 
     try:
-        yield read
+        yield handle, read
     finally:
         if name != STDIN:
             os.close(handle)
@@ -269,7 +272,9 @@ def _is_lines(pieces: Sequence[bytes]) -> bool:
     return second.lstrip().startswith(b"{")
 
 
-def _members_of(parse: Parse, line: bytes) -> Found:
+def _members_of(parse: Parse, line: bytes, *, goes_on: bool = False) -> Found:
+    if goes_on and parse is not parse_json:  # which a brace ends; a number in CSV may be a part
+        return broken_line("a whole line", "one that is still being written")
     if len(line) > _LONGEST_LINE:
         return broken_line(f"at most {_LONGEST_LINE} bytes", "a longer line")
     try:
@@ -278,18 +283,40 @@ def _members_of(parse: Parse, line: bytes) -> Found:
         return error
 
 
-def _cut(read: Read) -> Iterator[list[bytes]]:
-    """Yield whole lines as they come; of an endless one no more than tells that it is too long."""
-    kept: list[bytes] = []
-    size = 0
-    while block := read(_BLOCK):
-        first, *others = block.split(b"\n")
-        if size <= _LONGEST_LINE:
-            kept.append(first)
-            size += len(first)
-        if others:
-            *whole, rest = others
-            yield [b"".join(kept), *whole]
-            kept, size = [rest], len(rest)
-    if size:
-        yield [b"".join(kept)]
+class _Cut:
+    """
+    Whole lines as they come; of an endless one no more than tells that it is too long.
+
+    Attributes:
+        goes_on: Whether the last one, which is handed out then, is still being written.
+    """
+
+    def __init__(self, read: Read, handle: int) -> None:
+        """Cut what *read* gives, of the open file *handle*."""
+        self.goes_on = False
+        self._read = read
+        self._handle = handle
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        """Yield the lines in blocks."""
+        kept: list[bytes] = []
+        size = 0
+        while block := self._read(_BLOCK) or (self._more() if size else b""):
+            first, *others = block.split(b"\n")
+            if size <= _LONGEST_LINE:
+                kept.append(first)
+                size += len(first)
+            if others:
+                *whole, rest = others
+                yield [b"".join(kept), *whole]
+                kept, size = [rest], len(rest)
+        if size:
+            yield [b"".join(kept)]
+
+    def _more(self) -> bytes:
+        """Return what was written while the last line was read, which has no line end."""
+        self.goes_on = is_being_written(self._handle)
+        if self.goes_on:
+            return b""
+        is_file = stat.S_ISREG(os.fstat(self._handle).st_mode)  # others wait for more
+        return self._read(_BLOCK) if is_file else b""

@@ -237,13 +237,14 @@ def write_out(text: str, *, done: str = "") -> bool:
     return True
 
 
-def end_stderr() -> None:
-    """Drop what stderr still has and cannot write: Python would end with 120 for it."""
-    if sys.stderr is not None:
-        try:
-            sys.stderr.flush()
-        except OSError:
-            _drop_the_rest(sys.stderr)
+def end_output() -> None:
+    """Drop what stdout and stderr still have and cannot write: Python would end with 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                _drop_the_rest(stream)
 
 
 def _drop_the_rest(stream: IO[str]) -> None:

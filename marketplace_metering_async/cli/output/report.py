@@ -12,6 +12,8 @@ from marketplace_metering_async.cli.output.console import Console, counted, erro
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.result_fields import HELD, Fate
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
+from marketplace_metering_async.error_kinds import classify
+from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import (
     BatchEnded,
     Event,
@@ -22,6 +24,7 @@ from marketplace_metering_async.events import (
     WarningIssued,
 )
 from marketplace_metering_async.results import RecordStatus
+from marketplace_metering_async.service_codes import ErrorKind
 
 _MOST_WAITING: Final = 20_000
 """Results that may wait for that of an earlier line; beyond, reading input waits."""
@@ -35,6 +38,18 @@ STYLES: Final = {
     RecordStatus.UNCONFIRMED: "magenta",
     HELD: "cyan",
 }
+
+
+def stops_all(error: MeteringError) -> bool:
+    """Return whether an error that stops sending stops it for all products."""
+    return classify(error) in (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
+
+
+def what_stops(event: SendingStopped) -> str:
+    """Return for what nothing more is sent: a product, all of them, or what none was named for."""
+    if event.product_code is not None:
+        return event.product_code
+    return "any product" if stops_all(event.error) else "licenses without a product code"
 
 
 class Complaints:
@@ -148,8 +163,8 @@ class Report:
                 self.bar.trouble = "throttled; slowing down"
             case Retrying(error=error):
                 self.bar.trouble = f"trying again: {error}"
-            case SendingStopped(product_code=product, error=error):
-                self._once(f"nothing more is sent for {product or 'any product'}")
+            case SendingStopped(error=error):
+                self._once(f"nothing more is sent for {what_stops(event)}")
                 self._once(error_text(error))
             case WarningIssued(text=text):
                 self._once(text)

@@ -44,7 +44,11 @@ class ResultWriter:
 
     def write(self, members: dict[str, Any]) -> None:
         """Write a line soon."""
-        self._lines.append(json_line(members))
+        self.write_line(json_line(members))
+
+    def write_line(self, line: str) -> None:
+        """Write a line soon that is one of JSON already."""
+        self._lines.append(line)
         if len(self._lines) == 1:
             self._loop.call_soon(self._hand_over)
 

@@ -1,6 +1,7 @@
 """Brings a ledger's schema in PostgreSQL up to date, under a lock, as whoever owns its tables."""
 
 from collections.abc import Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -16,6 +17,12 @@ from marketplace_metering_async.ledger.stores.postgresql_database import Postgre
 from marketplace_metering_async.ledger.stores.postgresql_schema import USUAL
 from marketplace_metering_async.ledger.stores.postgresql_transactions import Connection
 from marketplace_metering_async.ledger.stores.words import FailPoint
+
+_FORGET: Final = "SELECT FROM pg_catalog.pg_namespace, pg_catalog.pg_class LIMIT 0"
+"""
+The first lock of a transaction on a table lets the session hear what others have made: an advisory
+lock does not, and so what it has looked up before stays as it was.
+"""
 
 
 @frozen
@@ -70,9 +77,11 @@ class SchemaUpgrade:
             ) from error
 
     async def _run(self, connection: Connection) -> None:
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
             await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
+            # A session that PgBouncer lends may remember that there was no schema, or no table.
+            await connection.execute(_FORGET)
             version = await self._version(connection)
             if not await connection.fetchval("SELECT to_regnamespace($1)", self.schema):
                 await connection.execute(f"CREATE SCHEMA {self.schema}")

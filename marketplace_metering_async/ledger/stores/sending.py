@@ -186,7 +186,12 @@ async def claim(
 
 
 async def is_claimed(db: Database, one: FrozenHour) -> bool:
-    """Whether a claim is still there, and the latest on its record."""
+    """
+    Whether a claim is still there, and the latest on its record.
+
+    What one says holds for all that were claimed with it: one transaction has leased them, by
+    fences that no other claim has, and is lost in a failover whole or not at all.
+    """
     return await db.fetchval(IS_CLAIMED, one.hour_id, one.fence) is not None
 
 

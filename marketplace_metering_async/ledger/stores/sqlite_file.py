@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 _OLDEST_SQLITE: Final = (3, 37, 0)
 """The first with STRICT tables."""
+_NOT_OPENED: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
 _BUSY_SECONDS: Final = 30.0
 _LOOKS_AGAIN: Final = 0.01
 """Seconds between two looks at a lock, where SQLite does not wait by itself."""
@@ -269,9 +270,9 @@ class SqliteFile:
             raise LedgerUnusableError(
                 f"SQLite {sqlite3.sqlite_version} is older than 3.37, which the ledger needs"
             )
-        if not self._create and not self._path.exists():
-            raise self._missing()
         with _named(self._path):
+            if not self._create and not self._path.exists():
+                raise self._missing()
             require_place(self._path)
             self.may_write = may_write(self._path)
             if not self.may_write:
@@ -426,4 +427,9 @@ def _worded(path: Path, error: Exception) -> LedgerError:
         return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
     if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
         return UsageRefusedError(f"{path}: {text}; nothing was stored")
+    if code is not None and code & 0xFF in _NOT_OPENED and not may_write(path):
+        return LedgerError(
+            f"{path}: {text}; give it and its folder to the user that this runs as (chown), or run "
+            "this as theirs"
+        )
     return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")

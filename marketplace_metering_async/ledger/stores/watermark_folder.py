@@ -54,7 +54,7 @@ class WatermarkFolder:
                 (self._path / lower.as_name()).unlink(missing_ok=True)
         except OSError as error:
             raise LedgerError(
-                f"{self._path}: {error.strerror}; without its watermark the ledger sends nothing"
+                f"{self._path}: {_reason(error)}; without its watermark the ledger sends nothing"
             ) from error
 
     def _all(self) -> list[Watermark]:
@@ -71,8 +71,18 @@ class WatermarkFolder:
                 f"move {self._path} away: it is no folder, as the ledger's watermark is"
             ) from None
         except OSError as error:
-            raise LedgerError(f"{self._path}: {error.strerror}") from error
+            raise LedgerError(f"{self._path}: {_reason(error)}") from error
         return [found for name in names if (found := watermark_named(name)) is not None]
+
+
+def _reason(error: OSError) -> str:
+    """Return what is wrong, and what to do where it is only that somebody else made the folder."""
+    if not isinstance(error, PermissionError):
+        return str(error.strerror)
+    return (
+        f"{error.strerror}; give it to the user that relays run as (chown -R), which may be "
+        "another one than who opened the ledger first"
+    )
 
 
 def watermark_of(url: str) -> tuple[str, Path | None]:

@@ -1,16 +1,17 @@
 """What the marketplace knows: products, buyers, agreements and licenses, and their life cycle."""
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import attrs
 from attrs import Factory, define, field
-from attrs.validators import deep_mapping, ge, instance_of, optional
+from attrs.validators import ge, optional
 
+from marketplace_metering_async.sandbox.expected import mapping, of, texts
 from marketplace_metering_async.sandbox.service.agreements import Agreement, whole_second
-from marketplace_metering_async.sandbox.service.rules import texts
 
 _LICENSE: Final = "arn:aws:license-manager::{seller}:license:l-{number}"
 _SANDBOX_ACCOUNT: Final = "000000000000"
@@ -21,7 +22,11 @@ def _web_address(_: object, __: object, value: str) -> None:
         raise ValueError(f"registration_url: expected http:// or https://, got {value!r}")
 
 
-_TEXT: Final = instance_of(str)
+_TEXT: Final = of(str)
+
+
+def _dimensions(values: Iterable[str]) -> frozenset[str]:
+    return texts("dimensions", values)
 
 
 @define(kw_only=True)
@@ -42,16 +47,18 @@ class Product:
         seller: The publishing account; with it, access keys of other accounts are refused.
     """
 
-    dimensions: frozenset[str] = field(default=frozenset(), converter=texts)
+    dimensions: frozenset[str] = field(default=frozenset(), converter=_dimensions)
     customers: dict[str, bool] = field(
-        factory=dict, validator=deep_mapping(_TEXT, instance_of(bool))
+        factory=dict, validator=lambda _, attribute, given: mapping(attribute.name, given, bool)
     )
-    licenses: dict[str, str] = field(factory=dict, validator=deep_mapping(_TEXT, _TEXT))
-    public_key_version: int = field(default=1, validator=[instance_of(int), ge(1)])
+    licenses: dict[str, str] = field(
+        factory=dict, validator=lambda _, attribute, given: mapping(attribute.name, given, str)
+    )
+    public_key_version: int = field(default=1, validator=[of(int), ge(1)])
     key_rotated: datetime | None = None
     title: str = field(default="", validator=_TEXT)
     registration_url: str | None = field(default=None, validator=optional([_TEXT, _web_address]))
-    concurrent_agreements: bool = field(default=False, validator=instance_of(bool))
+    concurrent_agreements: bool = field(default=False, validator=of(bool))
     seller: str | None = field(default=None, validator=optional(_TEXT))
 
 

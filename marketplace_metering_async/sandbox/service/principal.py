@@ -2,15 +2,25 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
-from attrs import define, field, frozen, setters
+from attrs import Attribute, define, field, frozen, setters
 
+from marketplace_metering_async.sandbox.expected import of, require, texts
 from marketplace_metering_async.sandbox.service.refusals import Refusal
+
+_TEXT: Final[Any] = of(str, NoneType)
+
+
+def _moment(_: object, attribute: "Attribute[Any]", value: datetime | None) -> None:
+    require(attribute.name, value, datetime, NoneType)
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"{attribute.name}: expected a datetime with a time zone, got a naive one")
 
 
 def _names(names: Iterable[str] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(names)
+    return None if names is None else texts("may", names)
 
 
 @frozen
@@ -30,12 +40,12 @@ class AccessKey:
         may: The operations it may call; None: all.
     """
 
-    secret: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    expires: datetime | None = None
-    account_id: str | None = None
-    region: str | None = None
-    platform: str | None = None
+    secret: str = field(repr=False, validator=of(str))
+    session_token: str | None = field(default=None, repr=False, validator=_TEXT)
+    expires: datetime | None = field(default=None, validator=_moment)
+    account_id: str | None = field(default=None, validator=_TEXT)
+    region: str | None = field(default=None, validator=_TEXT)
+    platform: str | None = field(default=None, validator=_TEXT)
     may: frozenset[str] | None = field(default=None, converter=_names)
 
 

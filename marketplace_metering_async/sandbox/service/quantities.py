@@ -72,7 +72,11 @@ def in_members(name: str, quantity: Quantity, member: str) -> dict[str, int | st
 
 
 def by_value(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return checked members with one name and text for each quantity, to be compared by value."""
+    """
+    Return members with one name and text for each quantity, to be compared by value.
+
+    What is no quantity, as in a request that was refused for it, stays as it is.
+    """
     if isinstance(value, list):
         return [by_value(part) for part in value]
     if not isinstance(value, dict):
@@ -80,7 +84,7 @@ def by_value(value: Any) -> Any:  # noqa: ANN401 - JSON
     found = {}
     for name, part in value.items():
         whole = _INTEGER_OF.get(name, name)
-        if part is None or whole not in DECIMAL_OF:
+        if whole not in DECIMAL_OF or TEXT.fullmatch(str(part)) is None:
             found[name] = by_value(part)
         else:
             found[whole] = str(of_text(str(part)))

@@ -1,6 +1,7 @@
 """Calls per second: a token bucket for each account, region and operation, on real time."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Final
 
 from marketplace_metering_async.sandbox.service.refusals import Refusal
@@ -20,7 +21,7 @@ def _checked(calls_per_second: float | None) -> float | None:
         fits = calls_per_second is None or 0 < calls_per_second < float("inf")
     except TypeError:
         fits = False
-    if not fits:
+    if not fits or isinstance(calls_per_second, (bool, Decimal)):
         text = "calls_per_second: expected a number above 0, or None"
         raise ValueError(f"{text}, got {calls_per_second!r}")
     return calls_per_second
@@ -72,7 +73,7 @@ class Quotas:
     def set(self, calls_per_second: float | None, burst: float) -> None:
         """Change rates and bursts; all buckets are full."""
         try:
-            fits = burst >= 1
+            fits = 1 <= burst < float("inf") and not isinstance(burst, (bool, Decimal))
         except TypeError:
             fits = False
         if not fits:

@@ -8,12 +8,14 @@ and the last hour of an agreement, and a dry run.
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, Literal, Self, get_args, get_origin
 
 import attrs
 from attrs import Attribute, field, frozen
-from attrs.validators import and_, ge, in_, instance_of, le
+from attrs.validators import and_, ge, le
 
+from marketplace_metering_async.sandbox.expected import of, require, texts
 from marketplace_metering_async.sandbox.service.regions import (
     EKS_REGIONS,
     REGIONS,
@@ -23,10 +25,14 @@ from marketplace_metering_async.sandbox.service.regions import (
 _LONGEST: Final = timedelta(days=36_500)
 
 
-def _duration(value: timedelta | float) -> timedelta:
-    if isinstance(value, bool):
-        raise TypeError(f"expected a time in seconds, got {value!r}")
-    return value if isinstance(value, timedelta) else timedelta(seconds=value)
+def _duration(name: str, value: timedelta | float) -> timedelta:
+    require(name, value, timedelta, float, what="a timedelta or seconds")
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return timedelta(seconds=value)
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name}: expected 0 to {_LONGEST.days:,} days, got {value!r}") from None
 
 
 def _by_type(_: type, fields: "list[Attribute[Any]]") -> "list[Attribute[Any]]":
@@ -37,13 +43,20 @@ def _by_type(_: type, fields: "list[Attribute[Any]]") -> "list[Attribute[Any]]":
 def _checked(switch: "Attribute[Any]") -> "Attribute[Any]":
     if switch.type is timedelta:
         between = and_(ge(timedelta(0)), le(_LONGEST))
-        return switch.evolve(converter=_duration, validator=between)
+        return switch.evolve(converter=partial(_duration, switch.name), validator=between)
     if switch.type is bool:
-        return switch.evolve(validator=instance_of(bool))
+        return switch.evolve(validator=of(bool))
     if get_origin(switch.type) is Literal:
         readings = get_args(switch.type)
-        return switch.evolve(default=readings[0], validator=in_(readings))
+        return switch.evolve(default=readings[0], validator=_is_one_of)
     return switch
+
+
+def _is_one_of(_: object, switch: "Attribute[Any]", value: object) -> None:
+    readings = get_args(switch.type)
+    if value not in readings:
+        words = " or ".join(map(repr, readings))
+        raise ValueError(f"{switch.name}: expected {words}, got {value!r}")
 
 
 def _known(source: str, default: Any) -> Any:  # noqa: ANN401 - as annotated at the field
@@ -56,12 +69,16 @@ def _open(source: str, default: Any = None, **presets: Any) -> Any:  # noqa: ANN
     return field(default=default, metadata={"source": source, "open": True, **presets})
 
 
-def texts(values: Iterable[str]) -> frozenset[str]:
-    """Return several texts as a set; TypeError for one text alone, and for what is none."""
-    found = None if isinstance(values, str) else frozenset(values)
-    if found is None or not all(isinstance(value, str) for value in found):
-        raise TypeError(f"expected several texts, got {values!r}")
-    return found
+def _regions(values: Iterable[str]) -> frozenset[str]:
+    return texts("regions", values)
+
+
+def _workload_regions(values: Iterable[str]) -> frozenset[str]:
+    return texts("workload_regions", values)
+
+
+def _eks_regions(values: Iterable[str]) -> frozenset[str]:
+    return texts("eks_regions", values)
 
 
 @frozen(kw_only=True, field_transformer=_by_type)
@@ -223,17 +240,17 @@ class Rules:
     )
     regions: frozenset[str] = field(
         default=REGIONS,
-        converter=texts,
+        converter=_regions,
         metadata={"source": "Metering Region support, November 2026."},
     )
     workload_regions: frozenset[str] = field(
         default=WORKLOAD_REGIONS,
-        converter=texts,
+        converter=_workload_regions,
         metadata={"source": "Metering Region support, November 2026."},
     )
     eks_regions: frozenset[str] = field(
         default=EKS_REGIONS,
-        converter=texts,
+        converter=_eks_regions,
         metadata={"source": "The service's model, November 2026."},
     )
 
@@ -269,5 +286,7 @@ class Rules:
                 rules = attrs.evolve(rules, **{name: value})
             except (TypeError, ValueError, OverflowError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"{name}: {error.args[0]}") from error  # attrs adds what it looked at
+                said = str(error.args[0])  # attrs adds what it looked at
+                begins = f"{name}: "
+                raise kind(said if said.startswith(begins) else f"{begins}{said}") from error
         return rules

@@ -371,3 +371,24 @@ def test_a_call_of_another_client_that_ends_is_noticed() -> None:
             assert await waiting
 
     run_virtual(run())
+
+
+@pytest.mark.parametrize("says", [math.nan, math.inf, 1e300])
+def test_a_pacer_is_asked_again_whatever_it_says(says: float) -> None:
+    """
+    One that divides by what it has not measured yet says not a number: that is no time to sleep.
+    """
+
+    class Odd(Agreeing):
+        asked = 0
+
+        def start(self, now: float) -> float:
+            self.asked += 1
+            return says if self.asked < 3 else 0.0
+
+    async def wait() -> float:
+        async with asyncio.timeout(10):
+            assert await CallPermits(Odd(), VirtualClock(), 1).acquire(always, "me")
+        return asyncio.get_running_loop().time()
+
+    assert 2 >= run_virtual(wait())

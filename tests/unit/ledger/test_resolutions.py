@@ -168,13 +168,20 @@ def test_words_are_known_ones() -> None:
         ("127.0.0.1", 0, False),
         ("metering.marketplace.us-east-1.amazonaws.com", 3, False),
         ("metering.marketplace.cn-north-1.amazonaws.com.cn", 3, False),
+        ("metering-marketplace.eusc-de-east-1.amazonaws.eu", 3, False),
+        ("metering.marketplace.us-iso-east-1.c2s.ic.gov", 3, False),
+        ("vpce-0a1-b2.metering-marketplace.us-east-1.vpce.amazonaws.com", 3, False),
         ("metering.evil-amazonaws.com", 3, True),
+        ("metering.marketplace.evil-amazonaws.com", 3, True),
+        ("ec2-203-0-113-9.compute-1.amazonaws.com:8765", 3, True),
+        ("sandbox-1234.us-east-1.elb.amazonaws.com", 3, True),
         (None, 0, False),
     ],
 )
 def test_what_a_sandbox_has_taken_is_asked_for(host: str | None, units: int, *, asks: bool) -> None:
     """
-    It has billed nobody.
+    It has billed nobody, also where it runs on a machine at AWS. In every partition, the service
+    itself has.
     """
     assert HourState.FROZEN is state_of_taken("send", host, units)
     if asks:

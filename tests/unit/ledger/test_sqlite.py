@@ -737,3 +737,32 @@ async def test_a_process_without_a_file_to_spare_says_so_and_recovers(tmp_path: 
             pass
 
         assert 2 == (await house.balance()).recorded
+
+
+async def test_a_file_of_another_user_says_what_to_do(shared_folder: Path) -> None:
+    """
+    Where root has made it, and a service with a user of its own opens it.
+    """
+    path = shared_folder / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(3)
+    with somebody_else(path):
+        user = os.geteuid()
+        os.seteuid(os.getuid())
+        path.chmod(0)
+        os.seteuid(user)
+        if os.access(path, os.R_OK, effective_ids=True):
+            pytest.skip("this user may read everything")
+        with pytest.raises(LedgerError, match=r"usage\.db: unable to open .*; give it and its f"):
+            async with UsageLedger.open(url_of(path)):
+                pass
+
+
+@pytest.mark.parametrize("create", [True, False])
+async def test_a_name_that_no_disk_takes_is_said(tmp_path: Path, *, create: bool) -> None:
+    """
+    With the file, and as what is wrong with the ledger.
+    """
+    with pytest.raises(LedgerError, match="nnn: File name too long"):
+        async with UsageLedger.open(url_of(tmp_path / ("n" * 300)), create=create):
+            pass

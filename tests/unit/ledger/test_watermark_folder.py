@@ -1,7 +1,12 @@
 """The folder of a watermark: whoever writes there, the highest counts."""
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
+
+from marketplace_metering_async.errors import LedgerError
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
 from marketplace_metering_async.ledger.watermark import Watermark
 
@@ -33,3 +38,22 @@ def test_what_a_system_leaves_there_says_nothing(tmp_path: Path) -> None:
 
     assert Watermark(claims=7, through=3600) == folder.read()
     assert 2 == len(list((tmp_path / "one.watermark").iterdir()))
+
+
+@pytest.mark.parametrize("act", ["iterdir", "touch"])
+def test_a_folder_of_another_user_says_what_to_do(
+    act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where root has opened the ledger first, and the relay runs as a user of its own.
+    """
+    folder = WatermarkFolder(tmp_path, "one")
+    folder.raise_to(Watermark(claims=6, through=3600))
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, act, denied)
+
+    with pytest.raises(LedgerError, match=r"one\.watermark: Permission denied; give it to the"):
+        folder.raise_to(Watermark(claims=7, through=3600))

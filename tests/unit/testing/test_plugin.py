@@ -8,6 +8,7 @@ import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.records import Tag
 from marketplace_metering_async.sandbox import Book, Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.testing import SandboxServer, SandboxThread
+from marketplace_metering_async.testing.plugin import _leading_to
 from marketplace_metering_async.testing.strategies import batches, fault_scripts, usage_records
 
 pytest_plugins = ["pytester"]
@@ -135,6 +137,48 @@ def test_a_marker_that_cannot_work_is_refused(run: Suite) -> None:
     """)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*needs metering_sandbox*"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ("metering_sandbox(rules='strict')", "*rules: expected Rules or None, got 'strict'"),
+        ("metering_sandbox(clock=5)", "*clock: expected SandboxClock or None, got 5"),
+        ("metering_sandbox(faults=['throttle'])", "*faults: expected several of Fault, or fun*"),
+        ("metering_readings(5)", "*metering_readings: unknown: 5*"),
+        ("metering_readings(['strict'])", "*metering_readings: unknown: [[]'strict'[]]*"),
+        (
+            "metering_readings(only='strict')",
+            "*metering_readings: expected names alone, got on*",
+        ),
+    ],
+)
+def test_a_marker_says_which_argument_is_wrong(marker: str, said: str, run: Suite) -> None:
+    """
+    Not somewhere inside, at the first call, and no name of a reading is left out in silence.
+    """
+    result = run(f"""
+    @pytest.mark.{marker}
+    def test_nought(metering_sandbox):
+        pass
+    """)
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([said])
+
+
+def test_what_ends_a_fixture_early_leaves_boto3_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Otherwise every later test of the session has the keys of a sandbox that is closed.
+    """
+    boto3 = SimpleNamespace(DEFAULT_SESSION="the user's")
+    monkeypatch.setitem(sys.modules, "boto3", boto3)
+
+    with pytest.raises(KeyboardInterrupt), _leading_to({}, monkeypatch):
+        boto3.DEFAULT_SESSION = "a sandbox's"
+        raise KeyboardInterrupt
+
+    assert "the user's" == boto3.DEFAULT_SESSION
 
 
 def test_the_fixture_serves_asyncio(run: Suite) -> None:
