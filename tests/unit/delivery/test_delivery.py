@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import sys
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
+from marketplace_metering_async.events import Event, Retrying
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import FaultKind, Refusal
@@ -37,6 +39,35 @@ def test_a_refusal_that_comes_after_the_stop_leaves_no_doubt(code: str) -> None:
     assert {S.UNPROCESSED: 25} == result.counts
     assert {False} == {r.metered for r in result}
     assert {DeliveryTimeoutError} == {type(r.error) for r in result}
+
+
+def test_what_failed_together_backs_off_as_the_one_that_failed_most_often() -> None:
+    """
+    A record that joins one which has failed before waits as long as that one.
+    """
+
+    class Longest(Random):
+        def random(self) -> float:
+            return 1.0
+
+    service = MemoryService(lambda number, body: FaultKind.ERROR_503 if number < 3 else None)
+    events: list[Event] = []
+
+    async def run() -> None:
+        async with (
+            opened(service, observer=events.append, random=Longest()) as client,
+            UsageBatcher(client, linger=0.2) as batcher,
+            asyncio.TaskGroup() as group,
+        ):
+            one, other = usage(2)
+            group.create_task(batcher.meter(one))
+            await asyncio.sleep(0.25)  # it is on the wire, or rests
+            group.create_task(batcher.meter(other))
+
+    run_virtual(run())
+
+    assert [1, 2, 2] == service.sizes
+    assert [(1, 0.1), (2, 0.2)] == [(e.attempt, e.delay) for e in events if type(e) is Retrying]
 
 
 def test_the_end_of_the_time_says_what_was_wrong_until_then() -> None:
