@@ -176,10 +176,7 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     require_names(job.sources, Naming())
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
-        async with _relaying(ledger, settings, console) as (
-            client,
-            refused,
-        ):
+        async with _relaying(ledger, settings, console) as (client, refused):
             codes = {await _import_whole(ledger, job, console)}
             with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 report = await ledger.relay_once(client, stop=interrupts.stopped)
