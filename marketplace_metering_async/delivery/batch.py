@@ -174,7 +174,9 @@ class Batch(Door):
         too_late = DeliveryTimeoutError("the time allowed for the call is over")
         self._over.add_done_callback(lambda _: delivery.stop(too_late))
         try:
-            if len(self._backlog) and not self._over.done():
+            if self._over.done():
+                delivery.stop(too_late)  # now, for tasks may begin eagerly
+            elif len(self._backlog):
                 await unless(self._over, self._connection.open())
             delivery.flush()
             await delivery.finished()

@@ -540,3 +540,37 @@ def test_eager_tasks_and_a_client_that_is_closed_first() -> None:
             return list(await asyncio.gather(*callers))
 
     assert [S.UNPROCESSED] * 3 == [r.status for r in run_virtual(run())]
+
+
+@pytest.mark.parametrize(
+    "eagerly",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 12), reason="tasks begin eagerly from Python 3.12 on"
+            ),
+        ),
+    ],
+)
+def test_a_batch_whose_time_was_over_before_it_was_read_starts_no_call(*, eagerly: bool) -> None:
+    """
+    Nor where tasks begin eagerly.
+    """
+    service = MemoryService()
+
+    async def source() -> Any:
+        for record in usage(60):
+            yield record
+        await asyncio.sleep(9.0)
+
+    async def run() -> list[RecordResult]:
+        if eagerly:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        async with opened(service) as client:
+            await client.batch_meter_usage(usage(1, customer_aws_account_id="9" * 12))
+            return list(await client.batch_meter_usage(source(), timeout=1.0))
+
+    assert [S.UNPROCESSED] * 60 == [r.status for r in run_virtual(run())]
+    assert 1 == len(service.requests)
