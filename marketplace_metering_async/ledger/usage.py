@@ -88,7 +88,7 @@ class UsageReader:
             customer_aws_account_id = ids["customer_aws_account_id"]
             customer_identifier = ids["customer_identifier"]
             license_arn, product_code = ids["license_arn"], ids["product_code"]
-        moment = now if at is None else whole_utc_seconds(at)
+        moment = None if at is None else whole_utc_seconds(at)
         who = (
             dimension,
             customer_aws_account_id,
@@ -102,10 +102,10 @@ class UsageReader:
             known = None
         exact = read(quantity)
         if known is not None and exact is not None and _is_plain(moment, now, event_id):
-            epoch, amount = floor(moment.timestamp()), millionths(exact)
+            epoch, amount = floor((moment or now).timestamp()), millionths(exact)
         else:
             record = _record(
-                timestamp=moment,
+                timestamp=moment or now,
                 dimension=dimension,
                 quantity=quantity,
                 customer_aws_account_id=customer_aws_account_id,
@@ -155,14 +155,12 @@ def _arguments(given: object) -> dict[str, Any]:
     return {"dimension": None, "quantity": None, **given}
 
 
-def _is_plain(moment: datetime, now: datetime, event_id: str | None) -> bool:
+def _is_plain(moment: datetime | None, now: datetime, event_id: str | None) -> bool:
     """Whether these surely keep the rules; others are looked at more closely."""
-    return (
-        type(moment) is datetime
-        and moment.tzinfo is UTC
-        and moment <= now
-        and (event_id is None or (is_plain_text(event_id) and "\0" not in event_id))
+    is_past = moment is None or (
+        type(moment) is datetime and moment.tzinfo is UTC and moment <= now
     )
+    return is_past and (event_id is None or (is_plain_text(event_id) and "\0" not in event_id))
 
 
 def customer_of(now: datetime, customer: Customer | None, **ids: str | None) -> CustomerKey:

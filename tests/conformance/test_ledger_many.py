@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at, refuse_thirteen
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at, refuse_thirteen
 
 from marketplace_metering_async import (
     AddedUsage,
@@ -49,6 +49,33 @@ async def test_events_that_are_known_are_found_among_many(house: House) -> None:
     assert isinstance(conflict[0], EventConflictError)
     assert 10 == conflict.count(AddedUsage(repeated=True))
     assert 350 == (await house.balance()).recorded
+
+
+async def test_an_event_has_the_id_that_it_was_given_whatever_signs_are_in_it(house: House) -> None:
+    """
+    Whether its hour is remembered or not: what one process has added so, another one knows.
+    """
+    signs = [
+        *"{}[](),;:\"\\'`$?%|/ \t\n\r\x01\x7f\u0085\u2028é🙂",
+        "NULL",
+        "null",
+        "N",
+        '","',
+        '\\"',
+        "\\\\",
+    ]
+    names = [
+        f"{before}{sign}{after}" for sign in signs for before in ("", "a") for after in ("", "b")
+    ]
+    pieces = [piece(1, event_id=name) for name in names]
+    await house.use(1)  # from now on its hour is remembered
+    stored = await house.ledger.add_many(pieces)
+    async with house.another() as other:
+        again = await other.add_many(pieces)
+
+    assert {AddedUsage(hour=THIS_HOUR)} == {*stored}
+    assert {AddedUsage(repeated=True)} == {*again}
+    assert {(name,) for name in names} == {*await change(house.url, "SELECT event_id FROM event")}
 
 
 async def test_each_has_its_outcome_and_what_is_refused_refuses_nothing_else(house: House) -> None:

@@ -235,7 +235,7 @@ async def load(
         # Those before knew of no other scheme.
         found |= await _keys(db, RIVALS, sorted(rivalled), wait)
         introduce_rivals(found.values())
-    keys = {key_of(name): state for name, state in found.items()}
+    keys = {by_name.get(name) or key_of(name): state for name, state in found.items()}
     by_id = {state.key_id: state for state in found.values()}
     for key_id, *hour in await db.fetch_pairs(_waiting(HOURS, wait), first_hours(keys, wanted)):
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)

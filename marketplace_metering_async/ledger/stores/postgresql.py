@@ -105,7 +105,7 @@ class PostgresStore(Store):
 
     async def post(
         self, group: Sequence[Usage], now: int, rules: PostingRules
-    ) -> list[PostingResult | None]:
+    ) -> Sequence[PostingResult | None]:
         """
         See Store.
 
@@ -115,18 +115,21 @@ class PostgresStore(Store):
         """
         held: Collection[str] = ()
         for patience in _PATIENCE:
-            free = [usage for usage in group if usage.event_id not in held]
+            free = [usage for usage in group if usage.event_id not in held] if held else group
             blindly = patience == _PATIENCE[0]
             try:
-                posted = iter(
-                    await self._post(free, now, rules, patience, blindly=blindly) if free else ()
+                posted = (
+                    await self._post(free, now, rules, patience, blindly=blindly) if free else []
                 )
             except LedgerError as error:
                 if not was_kept_waiting(error) or patience == _PATIENCE[-1]:
                     raise
                 held = await self._held(group)
             else:
-                return [None if usage.event_id in held else next(posted) for usage in group]
+                if not held:
+                    return posted
+                left = iter(posted)
+                return [None if usage.event_id in held else next(left) for usage in group]
         raise AssertionError("the last one returned or raised")
 
     async def _post(

@@ -24,7 +24,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
 from marketplace_metering_async.ledger.whole_dimensions import concerns
 
 _PLAIN: Final = "unnest(?::text::bigint[], ?::text::bigint[], ?::text::bigint[], ?::text::bigint[])"
-"""Numbers come as text, for which asyncpg takes a third of the time."""
+"""Long columns come as one text, for which asyncpg takes a third of the time."""
 
 
 def _takes(quantity: str) -> str:
@@ -78,7 +78,7 @@ _NAME: Final = f"""
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
     SELECT event_id, substring(?::bytea FROM {EVENT_DIGEST_BYTES} * (place::integer - 1) + 1
                                FOR {EVENT_DIGEST_BYTES}), ?::bigint
-    FROM unnest(?::text[]) WITH ORDINALITY AS named (event_id, place)
+    FROM unnest(?::text::text[]) WITH ORDINALITY AS named (event_id, place)
 """
 """Without ON CONFLICT, which costs two thirds more: an id that is there makes it fail."""
 _KEEP: Final = """
@@ -168,13 +168,19 @@ def _of_hours(plan: Plan, rules: PostingRules) -> tuple[str | int, ...]:
     )
 
 
-def _of_events(events: Sequence[tuple[str, bytes, int]]) -> tuple[bytes, int, list[str]]:
+def _of_events(events: Sequence[tuple[str, bytes, int]]) -> tuple[bytes, int, str]:
     digests = b"".join([digest for _, digest, _ in events])
-    return digests, events[0][2] if events else 0, [name for name, *_ in events]
+    return digests, events[0][2] if events else 0, _texts([name for name, _, _ in events])
 
 
 def _numbers(column: Iterable[int]) -> str:
     return f"{{{','.join(map(str, column))}}}"
+
+
+def _texts(column: Sequence[str]) -> str:
+    """Return texts, in none of which there is a NUL, as one of an array."""
+    joined = "\0".join(column).replace("\\", r"\\").replace('"', r"\"")
+    return '{"' + joined.replace("\0", '","') + '"}' if column else "{}"
 
 
 def _columns(rows: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
