@@ -5,7 +5,7 @@ What such a statement expects it counts itself, and where something is otherwise
 whole, so that one round trip is enough where all of a group is plain. See plain_usage.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -173,8 +173,8 @@ def _of_events(events: Sequence[tuple[str, bytes, int]]) -> tuple[bytes, int, st
     return digests, events[0][2] if events else 0, _texts([name for name, _, _ in events])
 
 
-def _numbers(column: Iterable[int]) -> str:
-    return f"{{{','.join(map(str, column))}}}"
+def _numbers(column: list[int]) -> str:
+    return f"{{{str(column)[1:-1]}}}"
 
 
 def _texts(column: Sequence[str]) -> str:
