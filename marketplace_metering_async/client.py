@@ -2,17 +2,17 @@
 
 import asyncio
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
 from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
-from marketplace_metering_async.aws.connection import CallResponse, RepairedError, ServiceConnection
+from marketplace_metering_async.aws.connection import RepairedError, ServiceConnection
 from marketplace_metering_async.aws.endpoints import Endpoint
 from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import Transport
@@ -50,6 +50,8 @@ from marketplace_metering_async.results import (
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
+
+_Result = TypeVar("_Result")
 
 RecordLike = UsageRecord | Mapping[str, Any]
 """What may be handed in for a record: a UsageRecord, or a mapping as boto3 takes it."""
@@ -310,25 +312,23 @@ class MarketplaceMeteringClient:
         }
         if dry_run:
             members["DryRun"] = True
-        record_id: str | None = None
+
+        def result(found: Mapping[str, Any], request_id: str | None) -> MeterUsageResult:
+            return MeterUsageResult(
+                metering_record_id=None
+                if dry_run
+                else _text(found, "MeteringRecordId", request_id),
+                dry_run=dry_run,
+                client_token=token,
+                request_id=request_id,
+            )
+
         try:
-            response = await self._call("MeterUsage", members, timeout)
+            return await self._call("MeterUsage", members, timeout, result)
         except MarketplaceMeteringException as error:
             if not dry_run or error.code != "DryRunOperation":
                 raise
-            request_id = error.request_id
-        else:
-            request_id = response.request_id
-            if dry_run:
-                wire.decode(response.body)  # a page in place of a response allows nothing
-            else:
-                record_id = _text(response, "MeteringRecordId")
-        return MeterUsageResult(
-            metering_record_id=record_id,
-            dry_run=dry_run,
-            client_token=token,
-            request_id=request_id,
-        )
+            return result({}, error.request_id)
 
     async def register_usage(
         self,
@@ -363,13 +363,7 @@ class MarketplaceMeteringClient:
         }
         if nonce is not None:
             members["Nonce"] = nonce
-        response = await self._call("RegisterUsage", members, timeout)
-        rotated = wire.decode(response.body).get("PublicKeyRotationTimestamp")
-        return RegisterUsageResult(
-            signature=_text(response, "Signature"),
-            public_key_rotation_timestamp=_moment(rotated),
-            request_id=response.request_id,
-        )
+        return await self._call("RegisterUsage", members, timeout, _registered)
 
     async def resolve_customer(
         self, registration_token: str, *, timeout: float = 10.0
@@ -390,21 +384,7 @@ class MarketplaceMeteringClient:
             rules.text("registration_token", registration_token, longest=100_000, masked=True)
         )
         members = {"RegistrationToken": registration_token}
-        response = await self._call("ResolveCustomer", members, timeout)
-        found = wire.decode(response.body)
-        account = _name(found, "CustomerAWSAccountId")
-        identifier = _name(found, "CustomerIdentifier")
-        if account is None and identifier is None:
-            raise InvalidResponseError("no customer in the response", 200, response.request_id)
-        metadata = found.get("Metadata")
-        return ResolveCustomerResult(
-            customer_identifier=identifier,
-            customer_aws_account_id=account,
-            license_arn=_name(found, "LicenseArn"),
-            product_code=_name(found, "ProductCode"),
-            agreement_id=_name(metadata, "AgreementId") if isinstance(metadata, dict) else None,
-            request_id=response.request_id,
-        )
+        return await self._call("ResolveCustomer", members, timeout, _resolved)
 
     @staticmethod
     def service_metadata() -> limits.ServiceMetadata:
@@ -412,9 +392,17 @@ class MarketplaceMeteringClient:
         return limits.service_metadata()
 
     async def _call(
-        self, operation: str, members: Mapping[str, Any], timeout: float
-    ) -> CallResponse:
-        """One call of an operation without a batch, sent again while that is worth it."""
+        self,
+        operation: str,
+        members: Mapping[str, Any],
+        timeout: float,
+        result: Callable[[Mapping[str, Any], str | None], _Result],
+    ) -> _Result:
+        """
+        One call of an operation without a batch, sent again while that is worth it.
+
+        Returns: the *result* of what the response says, and of the service's id of the request.
+        """
         rules.require_timeout(timeout)
         connection, clock, body = self._connection, self._connection.clock, wire.dumps(members)
         end = clock.monotonic() + timeout
@@ -422,7 +410,7 @@ class MarketplaceMeteringClient:
             "no credentials within the time allowed; nothing was sent"
         )
 
-        async def attempt() -> CallResponse:
+        async def attempt() -> _Result:
             """Send it, and once more after a repair; the time is over unless it leaves by then."""
             nonlocal failure
             for _ in range(2):
@@ -430,7 +418,8 @@ class MarketplaceMeteringClient:
                     async with asyncio.timeout(end - clock.monotonic()) as limit:
                         await connection.open()
                         leaving = partial(limit.reschedule, None)
-                        return await connection.call(operation, body, leaving=leaving)
+                        response = await connection.call(operation, body, leaving=leaving)
+                        return result(wire.decode(response.body), response.request_id)
                 except RepairedError as repaired:
                     failure = repaired.error
                 except MeteringError as error:
@@ -479,10 +468,34 @@ def shared_of(client: MarketplaceMeteringClient) -> Shared:
     return client._shared  # noqa: SLF001
 
 
-def _text(response: CallResponse, member: str) -> str:
-    value = _name(wire.decode(response.body), member)
+def _registered(found: Mapping[str, Any], request_id: str | None) -> RegisterUsageResult:
+    return RegisterUsageResult(
+        signature=_text(found, "Signature", request_id),
+        public_key_rotation_timestamp=_moment(found.get("PublicKeyRotationTimestamp")),
+        request_id=request_id,
+    )
+
+
+def _resolved(found: Mapping[str, Any], request_id: str | None) -> ResolveCustomerResult:
+    account = _name(found, "CustomerAWSAccountId")
+    identifier = _name(found, "CustomerIdentifier")
+    if account is None and identifier is None:
+        raise InvalidResponseError("no customer in the response", 200, request_id)
+    metadata = found.get("Metadata")
+    return ResolveCustomerResult(
+        customer_identifier=identifier,
+        customer_aws_account_id=account,
+        license_arn=_name(found, "LicenseArn"),
+        product_code=_name(found, "ProductCode"),
+        agreement_id=_name(metadata, "AgreementId") if isinstance(metadata, dict) else None,
+        request_id=request_id,
+    )
+
+
+def _text(members: Mapping[str, Any], member: str, request_id: str | None) -> str:
+    value = _name(members, member)
     if value is None:
-        raise InvalidResponseError(f"no {member} in the response", 200, response.request_id)
+        raise InvalidResponseError(f"no {member} in the response", 200, request_id)
     return value
 
 

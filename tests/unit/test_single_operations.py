@@ -8,7 +8,7 @@ import pytest
 from support.memory import MemoryService, client_of
 from support.virtual import START
 
-from marketplace_metering_async import MarketplaceMeteringClient
+from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.errors import InvalidResponseError
 
@@ -33,6 +33,20 @@ class Saying(MemoryService):
         return Response(200, headers, json.dumps(self._said).encode())
 
 
+class Pages(MemoryService):
+    """A service whose first response a proxy replaces by a page of its own."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self._page = page
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        self.requests.append(json.loads(request.body))
+        if len(self.requests) == 1:
+            return Response(200, {}, self._page)
+        return Response(200, {"x-amzn-RequestId": "request"}, b'{"MeteringRecordId": "id"}')
+
+
 @pytest.mark.parametrize(
     ("call", "lacks", "said"),
     [
@@ -54,9 +68,28 @@ async def test_a_response_that_says_nothing_is_none_of_the_services(
     """
     A registration page that went on with nobody would have let somebody in. Covers: R12
     """
-    async with client_of(Saying(said)) as client:
-        with pytest.raises(InvalidResponseError, match=f"no {lacks} in the response"):
+    service = Saying(said)
+
+    async with client_of(service, retry=RetryPolicy(max_attempts=2)) as client:
+        with pytest.raises(InvalidResponseError, match=f"no {lacks} in the response") as raised:
             await call(client)
+
+    assert "request" == raised.value.request_id
+    assert 2 == len(service.requests)
+
+
+@pytest.mark.parametrize("page", [b"<html>", b"", b"[]", b'{"status": "ok"}'])
+async def test_a_page_in_place_of_the_response_is_asked_again(page: bytes) -> None:
+    """
+    With the same token, so that usage which the service took behind it counts once.
+    """
+    service = Pages(page)
+
+    async with client_of(service) as client:
+        result = await client.meter_usage(**METER)
+
+    assert "id" == result.metering_record_id
+    assert [result.client_token] * 2 == [one["ClientToken"] for one in service.requests]
 
 
 async def test_what_the_service_adds_to_a_customer_is_text_or_nothing() -> None:
