@@ -24,8 +24,10 @@ from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
+    InvalidResponseError,
     MarketplaceMeteringException,
     MeteringError,
+    TransportError,
     UnexpectedError,
 )
 from marketplace_metering_async.events import (
@@ -262,7 +264,14 @@ class ServiceConnection:
         """Send what was signed just now, and learn the service's time from the response."""
         transport = cast("Transport", self._given_transport or self._own_transport)
         offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
-        response = await transport.send(request, timeout=self._attempt_timeout)
+        try:
+            response = await transport.send(request, timeout=self._attempt_timeout)
+        except (TransportError, InvalidResponseError):
+            raise
+        except MeteringError as error:
+            if transport is self._own_transport:  # which raises it before anything has left
+                raise
+            raise UnexpectedError.of(error) from error
         if response.status == 200:
             request_id = wire.header(response.headers, "x-amzn-RequestId")
             if request_id is not None:  # the service, and nobody in its place, has answered

@@ -19,7 +19,7 @@ from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
-from marketplace_metering_async.errors import TransportError
+from marketplace_metering_async.errors import ClientClosedError, ConfigurationError, TransportError
 from marketplace_metering_async.events import (
     BatchEnded,
     CallEnded,
@@ -313,20 +313,24 @@ def test_one_warning_a_call_with_counts(caplog: pytest.LogCaptureFixture) -> Non
     assert "3 Success, 2 Rejected" in warning.getMessage()
 
 
-def test_a_transport_that_breaks_is_a_verdict() -> None:
+@pytest.mark.parametrize(
+    "raised", [KeyError("a bug"), ConfigurationError("a bug"), ClientClosedError("a bug")]
+)
+def test_a_transport_that_breaks_is_a_verdict(raised: Exception) -> None:
     """
-    Whatever a part that was handed in raises, no verdict of its neighbours is lost. Covers: C09
+    Whatever a part that was handed in raises, it may have sent the request, be it an error of the
+    package; and no verdict of its neighbours is lost. Covers: C09
     """
 
     class Broken(MemoryService):
         async def _answer(self, request: Any, timeout: float) -> Any:
             if len(self.requests) >= 2:
-                raise KeyError("a bug")
+                raise raised
             return await super()._answer(request, timeout)
 
     result = batch(Broken(), usage(100), max_concurrency=1)
     assert {S.SUCCESS: 50, S.UNCONFIRMED: 50} == result.counts
-    assert "KeyError" in str(result[99].error)
+    assert type(raised).__name__ in str(result[99].error)
 
 
 async def test_a_client_has_a_connection_for_each_call_on_the_wire() -> None:
