@@ -77,12 +77,14 @@ class SendingStopped:
     Nothing more of a product is sent for now: the account is at fault.
 
     Attributes:
-        product_code: The product; None: nothing of any product is sent, or, where the error is a
-            product's, nothing of licenses for which no product was named.
+        product_code: The product; None for several.
+        all_products: Whether nothing of any product is sent. Where neither is said, it is licenses
+            for which no product was named.
         error: What the service said.
     """
 
     product_code: str | None
+    all_products: bool
     error: MeteringError
 
 
@@ -291,6 +293,13 @@ class LoggingObserver:
             _logger.log(level, text, *arguments, extra=_fields(event))
 
 
+def what_stops(event: SendingStopped) -> str:
+    """Return for what nothing more is sent."""
+    if event.product_code is not None:
+        return event.product_code
+    return "any product" if event.all_products else "licenses without a product code"
+
+
 def _said(event: Event) -> tuple[Any, ...]:
     """Return the level, the text and the arguments of it that *event* is logged with."""
     match event:
@@ -298,8 +307,8 @@ def _said(event: Event) -> tuple[Any, ...]:
             return logging.WARNING, "not all records are metered: %s", _summary(event)
         case BatchEnded():
             return logging.DEBUG, "all records are metered: %s", _summary(event)
-        case SendingStopped(product_code=product, error=error):
-            return logging.WARNING, "sending stopped for %s: %s", product or "all products", error
+        case SendingStopped(error=error):
+            return logging.WARNING, "nothing more is sent for %s: %s", what_stops(event), error
         case WarningIssued(text=text):
             return logging.WARNING, "%s", text
         case UsageEndedUnmetered(state=state, records=records):

@@ -262,16 +262,8 @@ class ServiceConnection:
 
     async def _send(self, operation: str, request: Request) -> CallResponse:
         """Send what was signed just now, and learn the service's time from the response."""
-        transport = cast("Transport", self._given_transport or self._own_transport)
         offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
-        try:
-            response = await transport.send(request, timeout=self._attempt_timeout)
-        except (TransportError, InvalidResponseError):
-            raise
-        except MeteringError as error:
-            if transport is self._own_transport:  # which raises it before anything has left
-                raise
-            raise UnexpectedError.of(error) from error
+        response = await self._carry(request)
         if response.status == 200:
             request_id = wire.header(response.headers, "x-amzn-RequestId")
             if request_id is not None:  # the service, and nobody in its place, has answered
@@ -292,6 +284,17 @@ class ServiceConnection:
         if fault in _SEEN_TO:
             self._lead = lead
         raise refusal
+
+    async def _carry(self, request: Request) -> Response:
+        transport = cast("Transport", self._given_transport or self._own_transport)
+        try:
+            return await transport.send(request, timeout=self._attempt_timeout)
+        except (TransportError, InvalidResponseError):
+            raise
+        except MeteringError as error:
+            if transport is self._own_transport:  # which raises it before anything has left
+                raise
+            raise UnexpectedError.of(error) from error
 
     async def _renewed(self, request: Request) -> bool:
         """Return whether there are newer credentials than those of *request*, within an attempt."""

@@ -407,7 +407,8 @@ class Delivery:
         """Start nothing new of a lane, or of all; where records go on coming, for a minute."""
         if self._stops.add(lane, error, self._clock.monotonic(), probed=self._door.goes_on):
             product = None if lane is None else lane.product_code
-            emit(self._observer, SendingStopped(product_code=product, error=error))
+            stopped = SendingStopped(product_code=product, all_products=lane is None, error=error)
+            emit(self._observer, stopped)
         if lane is None:
             self._cancel_what_has_not_left()
 

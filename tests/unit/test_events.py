@@ -64,9 +64,9 @@ SAID: list[tuple[Event, str, dict[str, object]]] = [
     ),
     (Throttled(records=3), "DEBUG", {"records": 3}),
     (
-        SendingStopped(product_code="p", error=ERROR),
+        SendingStopped(product_code="p", all_products=False, error=ERROR),
         "WARNING",
-        {"product_code": "p", "error": "away"},
+        {"product_code": "p", "all_products": False, "error": "away"},
     ),
     (Isolating(records=25, code="X"), "DEBUG", {"records": 25, "code": "X"}),
     (Isolated(code="X", calls=5, refused=1), "DEBUG", {"code": "X", "calls": 5, "refused": 1}),
@@ -109,6 +109,30 @@ SAID: list[tuple[Event, str, dict[str, object]]] = [
         {"sealed": 1, "metered": 2, "ended": 3, "returned": 4, "units": 5},
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("product_code", "all_products", "said"),
+    [
+        ("p", False, "p"),
+        (None, False, "licenses without a product code"),
+        (None, True, "any product"),
+    ],
+)
+def test_what_stops_is_named(
+    product_code: str | None,
+    all_products: bool,  # noqa: FBT001
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    Of licenses whose product nobody named the log would have said that all products stop.
+    """
+    LoggingObserver()(
+        SendingStopped(product_code=product_code, all_products=all_products, error=ERROR)
+    )
+
+    assert [f"nothing more is sent for {said}: {ERROR}"] == [one.message for one in caplog.records]
 
 
 @pytest.mark.parametrize(("event", "level", "fields"), SAID, ids=lambda one: type(one).__name__)

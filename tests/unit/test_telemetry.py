@@ -181,7 +181,7 @@ def test_the_relay_and_what_stops_are_seen() -> None:
         UsageEndedUnmetered(state="of tomorrow", records=3),
         RelayWorking(sealed=0, metered=0, ended=0, returned=0, units=0),
         RelayBlocked(error=error, seconds=0),
-        SendingStopped(product_code="p", error=error),
+        SendingStopped(product_code="p", all_products=False, error=error),
         WarningIssued(text="odd"),
     ):
         seen.observer(event)

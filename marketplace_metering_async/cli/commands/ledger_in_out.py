@@ -32,12 +32,12 @@ from marketplace_metering_async.cli.output.console import (
 )
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
-from marketplace_metering_async.cli.output.report import Report, stops_all, what_stops
+from marketplace_metering_async.cli.output.report import Report
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.events import Event, SendingStopped, WarningIssued
+from marketplace_metering_async.events import Event, SendingStopped, WarningIssued, what_stops
 from marketplace_metering_async.ledger import RelayReport, UsageLedger
 
 _CLOSES: Final = "no more is sent; what is on its way to the service is awaited."
@@ -145,7 +145,7 @@ class RefusedProducts:
     def __call__(self, event: Event, /) -> None:
         """Tell of a product for which nothing more is sent, and of warnings."""
         match event:
-            case SendingStopped(error=error) if not stops_all(error):
+            case SendingStopped(all_products=False, error=error):
                 self.codes |= {exit_codes.of_error(error)} & {Exit.ACCOUNT}
                 stopped = what_stops(event)
                 self._console.complain(f"nothing more is sent for {stopped}: {error_text(error)}")

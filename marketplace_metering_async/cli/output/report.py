@@ -12,8 +12,6 @@ from marketplace_metering_async.cli.output.console import Console, counted, erro
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.result_fields import HELD, Fate
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
-from marketplace_metering_async.error_kinds import classify
-from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import (
     BatchEnded,
     Event,
@@ -22,9 +20,9 @@ from marketplace_metering_async.events import (
     Settled,
     Throttled,
     WarningIssued,
+    what_stops,
 )
 from marketplace_metering_async.results import RecordStatus
-from marketplace_metering_async.service_codes import ErrorKind
 
 _MOST_WAITING: Final = 20_000
 """Results that may wait for that of an earlier line; beyond, reading input waits."""
@@ -38,18 +36,6 @@ STYLES: Final = {
     RecordStatus.UNCONFIRMED: "magenta",
     HELD: "cyan",
 }
-
-
-def stops_all(error: MeteringError) -> bool:
-    """Return whether an error that stops sending stops it for all products."""
-    return classify(error) in (ErrorKind.ACCOUNT, ErrorKind.CREDENTIALS, ErrorKind.CLOCK)
-
-
-def what_stops(event: SendingStopped) -> str:
-    """Return for what nothing more is sent: a product, all of them, or what none was named for."""
-    if event.product_code is not None:
-        return event.product_code
-    return "any product" if stops_all(event.error) else "licenses without a product code"
 
 
 class Complaints:

@@ -255,6 +255,32 @@ def test_every_kind_of_event_is_told() -> None:
     assert len(service.requests) == sum(isinstance(event, CallEnded) for event in told)
 
 
+@pytest.mark.parametrize(
+    ("code", "members", "stopped"),
+    [
+        ("AccessDeniedException", {}, (None, True)),
+        ("InvalidProductCodeException", {}, ("product", False)),
+        (
+            "InvalidProductCodeException",
+            {"product_code": None, "license_arn": "arn:aws:license-manager::1:license:l"},
+            (None, False),
+        ),
+    ],
+)
+def test_what_stops_is_a_product_or_all_of_them(
+    code: str, members: dict[str, Any], stopped: tuple[str | None, bool]
+) -> None:
+    """
+    Or licenses whose product nobody named.
+    """
+    told: list[Event] = []
+    service = MemoryService(lambda number, body: Refusal(code, "", 400))
+    batch(service, usage(3, **members), observer=told.append)
+
+    (event,) = [event for event in told if isinstance(event, SendingStopped)]
+    assert stopped == (event.product_code, event.all_products)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_every_verdict_is_told(streamed: bool) -> None:  # noqa: FBT001
     """
