@@ -173,9 +173,15 @@ class ConflictingRecordsError(SdkClientError):
 
     def __str__(self) -> str:
         """Name the positions."""
-        shown = ", ".join(str(position) for position in self.positions[:10])
-        more = ", …" if len(self.positions) > 10 else ""
-        return f"records[{shown}{more}] {self._why}"
+        return f"records[{_some([str(position) for position in self.positions])}] {self._why}"
+
+    def at(self, places: Sequence[str]) -> str:
+        """Return the text with *places*, such as the lines of a file, instead of the positions."""
+        return f"{_some(places)} {self._why}"
+
+
+def _some(places: Sequence[str]) -> str:
+    return ", ".join(places[:10]) + (", …" if len(places) > 10 else "")
 
 
 class KeyAlreadySentError(ConflictingRecordsError):
@@ -195,10 +201,14 @@ class KeyAlreadySentError(ConflictingRecordsError):
 
     def __str__(self) -> str:
         """Name the positions."""
-        first, this = self.positions
+        return self.at([f"record {position}" for position in self.positions])
+
+    def at(self, places: Sequence[str]) -> str:
+        """Return the text with *places*, such as the lines of a file, instead of the positions."""
+        first, this = places
         return (
-            f"record {this} has the key (product or license, customer, dimension, hour) of "
-            f"record {first}, which went out before, but differs from it"
+            f"{this} has the key (product or license, customer, dimension, hour) of {first}, "
+            "which went out before, but differs from it"
         )
 
 

@@ -35,8 +35,8 @@ def _require_visible(_: "Keys", attribute: "Attribute[str]", text: str | None) -
         return
     if not (isinstance(text, str) and _VISIBLE.fullmatch(text)):
         raise ConfigurationError(
-            f"credentials: expected a {attribute.name.replace('_', ' ')} of visible ASCII "
-            "characters, without blanks or line breaks, got something else"
+            f"credentials: expected visible ASCII characters, without blanks or line breaks, as "
+            f"{attribute.name.replace('_', ' ')}, got something else"
         )
 
 

@@ -12,10 +12,14 @@ from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, most_severe, of_error, of_result
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers, RecentLineNumbers
 from marketplace_metering_async.cli.output.console import printable
-from marketplace_metering_async.delivery.duplicates import Duplicates
+from marketplace_metering_async.cli.output.result_fields import complaint
+from marketplace_metering_async.delivery.duplicates import Duplicates, SchemeOverlaps
 from marketplace_metering_async.errors import (
+    BothSchemesError,
+    ConflictingRecordsError,
     DeliveryTimeoutError,
     InvalidRecordError,
+    KeyAlreadySentError,
     MarketplaceMeteringException,
     MeteringError,
     NoRegionError,
@@ -111,6 +115,63 @@ def test_a_plan_counts_as_the_client_does(records: list[UsageRecord]) -> None:
     assert len(leaders - conflicting) == plan.keys
     assert plan.lines == plan.refused + plan.keys + plan.repeated
     assert bool(conflicting) == bool(complaints)
+
+
+by_scheme = st.builds(
+    lambda customer, license_arn, product: UsageRecord(
+        timestamp=HOUR,
+        dimension="d",
+        quantity=1,
+        customer_aws_account_id=customer,
+        license_arn=license_arn,
+        product_code=product,
+    ),
+    st.sampled_from("12"),
+    st.sampled_from([None, "arn:aws:license-manager::1:license:a", "arn:aws:x::1:license:b"]),
+    st.sampled_from([None, "product", "other"]),
+)
+
+
+@given(st.lists(by_scheme, max_size=25))
+def test_a_plan_refuses_what_comes_under_both_schemes(records: list[UsageRecord]) -> None:
+    """
+    By product code and by license, which the service would bill twice, wherever in the file.
+    """
+    repeats, overlaps = Duplicates("product", records.__getitem__), SchemeOverlaps("product")
+    leaders = [n for n, record in enumerate(records) if not repeats.note(n, record)]
+    for number in leaders:
+        overlaps.note(number, records[number])
+    both = {n for found in overlaps.drain() for together in found for n in together}
+    lines = {*both, *(copy for n in both for copy in repeats.copies.get(n, ()))}
+
+    plan, complaints = planned(list(records))
+
+    assert len(lines) == plan.refused
+    assert len(leaders) - len(both) == plan.keys
+    assert plan.lines == plan.refused + plan.keys + plan.repeated
+    assert bool(lines) == bool(complaints)
+    refused = [plan.later_refusal(plan.key_of(record)) for record in records]
+    assert lines == {number for number, error in enumerate(refused) if error is not None}
+    assert {BothSchemesError} >= {type(error) for error in refused if error is not None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (ConflictingRecordsError, "f:1, f:4 have one key (product or license, customer, dimension"),
+        (BothSchemesError, "f:1, f:4 name one customer's hour and dimension, by product code and"),
+        (KeyAlreadySentError, "f:4 has the key (product or license, customer, dimension, hour) of"),
+    ],
+)
+def test_lines_that_conflict_are_named_as_the_error_has_it(
+    kind: type[ConflictingRecordsError], said: str
+) -> None:
+    """
+    Of what went out before, it would not be true that none was sent.
+    """
+    complained = complaint(kind((0, 3)), "f:4", lambda position: f"f:{position + 1}")
+
+    assert complained.startswith(f"f:4: {said}")
 
 
 def test_a_conflict_is_told_with_both_lines() -> None:

@@ -326,6 +326,24 @@ def test_validate_says_of_each_conflicting_line_what_send_says(
     assert "would be refused  4 " in valid.err
 
 
+def test_validate_says_of_usage_under_both_schemes_what_send_says(
+    sandbox: Sandbox, shell: Shell
+) -> None:
+    """
+    By product code and by license: the service would bill it twice, so neither is sent.
+    """
+    license_arn = "arn:aws:license-manager::294406891311:license:l-1"
+    given = [line(1), line(2), line(1, license_arn=license_arn, product_code="prod")]
+    valid = shell("validate", "--product-code", "prod", "-", stdin="\n".join(given))
+    sent = shell("send", *target(sandbox), "-", stdin="\n".join(given))
+
+    assert ["Rejected", "Valid", "Rejected"] == valid.statuses
+    assert ["Rejected", "Success", "Rejected"] == sent.statuses
+    errors = [[one.get("error") for one in done.lines] for done in (valid, sent)]
+    assert ["BothSchemesError", None, "BothSchemesError"] == errors[0] == errors[1]
+    assert "-:3: -:1, -:3 name one customer's hour" in valid.err
+
+
 def test_validate_tells_of_the_lines_before_a_file_that_ends_too_early(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """What a send would do, without doing it: how many records, keys and calls, and what is refused."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Final
@@ -16,6 +16,7 @@ from marketplace_metering_async.clock import ClockBounds, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
 from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.errors import (
+    BothSchemesError,
     ConflictingRecordsError,
     InvalidRecordError,
     MeteringError,
@@ -55,6 +56,10 @@ class Plan:
         self._first_of_key: dict[int, int] = {}  # hash of a key, to hash of content and place
         self._alike: Counter[int] = Counter()  # how many more say the same, by hash of the key
         self._conflicts: dict[int, int] = {}  # hash of a key, to the first line that differs
+        self._licensed: defaultdict[int, list[int]] = defaultdict(
+            list
+        )  # by that of the other scheme
+        self._overlaps: dict[int, int] = {}  # hash of a key, to that of one under the other scheme
         self._lanes: Counter[Lane] = Counter()
         self._bytes: Counter[Lane] = Counter()
 
@@ -68,16 +73,19 @@ class Plan:
 
     def later_refusal(self, key: int) -> ConflictingRecordsError | None:
         """Return why lines of a key (`key_of`) are refused that were fine when looked at, if so."""
-        differs = self._conflicts.get(key)
-        return None if differs is None else self._conflict(key, differs)
+        first = self._first_line(key)
+        if (differs := self._conflicts.get(key)) is not None:
+            return ConflictingRecordsError([first, differs])
+        if (other := self._overlaps.get(key)) is not None:
+            return BothSchemesError(sorted([first, self._first_line(other)]))
+        return None
 
     def key_of(self, record: UsageRecord) -> int:
         """Return what stands for the key of a record."""
         return hash(record.key(self._product_code))
 
-    def _conflict(self, key: int, number: int) -> ConflictingRecordsError:
-        first = self._first_of_key[key] & (1 << _POSITION_BITS) - 1
-        return ConflictingRecordsError([first, number])
+    def _first_line(self, key: int) -> int:
+        return self._first_of_key[key] & (1 << _POSITION_BITS) - 1
 
     def _refusal(self, number: int, record: UsageRecord | MeteringError) -> MeteringError | None:
         self.lines += 1
@@ -88,29 +96,51 @@ class Plan:
         except InvalidRecordError as error:
             return error
         key = self.key_of(record)
-        packed = self._content(record) << _POSITION_BITS | number
+        content = hash((record.epoch, record.quantity, record.usage_allocations))  # see is_same
+        packed = content << _POSITION_BITS | number
         first = self._first_of_key.setdefault(key, packed)
         if first == packed:
             self._count(record, 1)
-            return None
-        if key not in self._conflicts:
+            self._note_schemes(record, key)
+        elif key not in self._conflicts and key not in self._overlaps:
             if first >> _POSITION_BITS == packed >> _POSITION_BITS:
                 self._alike[key] += 1
                 self.repeated += 1
                 return None
             self._conflicts[key] = number
-            self._count(record, -1)
-            self.refused += 1 + self._alike[key]
-            self.repeated -= self._alike.pop(key, 0)
-        return self._conflict(key, number)
+            self._refuse_before(record, key)
+        return self.later_refusal(key)
 
-    def _content(self, record: UsageRecord) -> int:
+    def _note_schemes(self, record: UsageRecord, key: int) -> None:
+        """Refuse what comes both by product code and by license; see SchemeOverlaps."""
         product = record.product_code or self._product_code
-        return hash((product, record.epoch, record.quantity, record.usage_allocations))
+        if product is None or record.customer_aws_account_id is None:
+            return
+        licensed = record.license_arn is not None
+        by_product = hash((None, product, *record.key()[2:]))
+        if licensed:
+            self._licensed[by_product].append(key)
+        for other in [by_product] if licensed else self._licensed.get(by_product, ()):
+            if other not in self._first_of_key or other in self._conflicts:
+                continue
+            if other not in self._overlaps:
+                self._overlaps[other] = key
+                self._refuse_before(record, other, licensed=not licensed)
+            if key not in self._overlaps:
+                self._overlaps[key] = other
+                self._count(record, -1)
 
-    def _count(self, record: UsageRecord, one: int) -> None:
+    def _refuse_before(
+        self, record: UsageRecord, key: int, *, licensed: bool | None = None
+    ) -> None:
+        """Count the earlier lines of a key, one at least, as refused; *record* stands for them."""
+        self._count(record, -1, licensed=licensed)
+        self.refused += 1 + self._alike[key]
+        self.repeated -= self._alike.pop(key, 0)
+
+    def _count(self, record: UsageRecord, one: int, *, licensed: bool | None = None) -> None:
         code = record.product_code or self._product_code
-        lane = Lane(code, licensed=record.license_arn is not None)
+        lane = Lane(code, licensed=record.license_arn is not None if licensed is None else licensed)
         self._lanes[lane] += one
         self._bytes[lane] += one * wire.record_size(record.to_wire())
 

@@ -1,6 +1,6 @@
 """What became of one line of input: the members of its result line, and what they ask for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -116,11 +116,7 @@ def complaint(error: MeteringError, place: str, place_of: PlaceOf) -> str:
         inside = type(error)([_inside(violation) for violation in error.violations])
         return f"{place}: {worded(inside)}"
     if isinstance(error, ConflictingRecordsError):
-        places = _some([place_of(position) for position in error.positions])
-        return (
-            f"{place}: {places} have one key (product or license, customer, dimension, hour) but "
-            "differ; the service keeps only the first of a key, so none was sent"
-        )
+        return f"{place}: {error.at([place_of(position) for position in error.positions])}"
     if isinstance(error, MarketplaceMeteringException) and error.message:
         return f"{place}: {error.code}: {error.message}"
     return f"{place}: {error}"
@@ -137,7 +133,3 @@ def _inside(violation: Violation) -> Violation:
     if start.startswith("records[") and start.endswith("]"):
         return Violation(rest if dot else "", violation.expected, violation.got)
     return violation
-
-
-def _some(places: Sequence[str]) -> str:
-    return ", ".join(places[:10]) + (", …" if len(places) > 10 else "")

@@ -320,7 +320,7 @@ async def test_keys_with_a_line_break(machine: Machine, name: str) -> None:
     """
     machine.set(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
     machine.set(**{name: "canary\n"})
-    with pytest.raises(ConfigurationError, match=r"^credentials: expected an? ") as caught:
+    with pytest.raises(ConfigurationError, match=r"^credentials: expected visible ASCII") as caught:
         await Signer().open()
     assert "canary" not in str(caught.value)
 

@@ -80,4 +80,4 @@ def test_keys_that_break_out_of_a_header(before: str, after: str, which: int) ->
         return
     with pytest.raises(ConfigurationError) as caught:
         Keys(*parts)
-    assert str(caught.value).startswith("credentials: expected a")
+    assert str(caught.value).startswith("credentials: expected visible ASCII")
