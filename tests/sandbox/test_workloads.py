@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from marketplace_metering_async import InvalidResponseError, MarketplaceMeteringClient
+from marketplace_metering_async import InvalidResponseError, MarketplaceMeteringClient, RetryPolicy
 from marketplace_metering_async.sandbox import (
     AccessKey,
     Book,
@@ -289,10 +289,10 @@ async def test_a_dry_run_is_allowed_by_the_service_alone(body: bytes, *, allowed
     """
     Whether or not its answer has an id; a captive portal's page allows nothing.
     """
-    answer = ScriptedResponse(body=body)
+    answer, once = ScriptedResponse(body=body), RetryPolicy(max_attempts=1)
     async with (
         Sandbox(faults=[lambda _, __: answer]) as sandbox,
-        MarketplaceMeteringClient(**sandbox.client_arguments) as client,
+        MarketplaceMeteringClient(**sandbox.client_arguments, retry=once) as client,
     ):
         asked = client.meter_usage(
             product_code="p",

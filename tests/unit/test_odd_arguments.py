@@ -64,7 +64,9 @@ async def test_keys_that_are_no_text_are_refused_and_not_shown(name: str, odd: A
     As keys with a line break are.
     """
     async with client_of(MemoryService(), **{name: odd}) as client:
-        with pytest.raises(ConfigurationError, match=r"^credentials: expected a .* got something"):
+        with pytest.raises(
+            ConfigurationError, match=r"^credentials: expected visible .* got something"
+        ):
             await client.batch_meter_usage(usage(1))
 
 
