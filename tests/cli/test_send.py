@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -326,16 +327,17 @@ def test_validate_says_of_each_conflicting_line_what_send_says(
     assert "would be refused  4 " in valid.err
 
 
+@pytest.mark.parametrize("added_up", [(), ("--coalesce",)])
 def test_validate_says_of_usage_under_both_schemes_what_send_says(
-    sandbox: Sandbox, shell: Shell
+    sandbox: Sandbox, shell: Shell, added_up: Sequence[str]
 ) -> None:
     """
     By product code and by license: the service would bill it twice, so neither is sent.
     """
     license_arn = "arn:aws:license-manager::294406891311:license:l-1"
     given = [line(1), line(2), line(1, license_arn=license_arn, product_code="prod")]
-    valid = shell("validate", "--product-code", "prod", "-", stdin="\n".join(given))
-    sent = shell("send", *target(sandbox), "-", stdin="\n".join(given))
+    valid = shell("validate", *added_up, "--product-code", "prod", "-", stdin="\n".join(given))
+    sent = shell("send", *added_up, *target(sandbox), "-", stdin="\n".join(given))
 
     assert ["Rejected", "Valid", "Rejected"] == valid.statuses
     assert ["Rejected", "Success", "Rejected"] == sent.statuses

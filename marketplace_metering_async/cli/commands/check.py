@@ -24,6 +24,7 @@ from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
+from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
 _BREATH: Final = 500
@@ -108,15 +109,21 @@ def plan_of_hours(
 ) -> tuple[Plan, list[Fate]]:
     """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(job.product_code, sums.places, complain)
-    fates: list[Fate] = []
+    errors: dict[int, MeteringError | None] = {}
     for hour, outcome in enumerate(outcomes):
         if isinstance(outcome, HeldHour | BlockedHour):
             plan.held += 1
+        else:
+            errors[hour] = plan.look_at(sums.first_line(hour), outcome)
+    fates: list[Fate] = []
+    for hour, outcome in enumerate(outcomes):
+        if isinstance(outcome, HeldHour | BlockedHour):
             fates.append(of_held(outcome))
             continue
-        first = sums.first_line(hour)
-        error = plan.look_at(first, outcome)
-        fates.append(_VALID if error is None else of_refusal(error, sums.places(first)))
+        error, place = errors[hour], sums.places(sums.first_line(hour))
+        if error is None and isinstance(outcome, UsageRecord):  # a later hour may refuse it
+            error = plan.later_refusal(plan.key_of(outcome))
+        fates.append(_VALID if error is None else of_refusal(error, place, sums.places))
     plan.lines = len(sums)
     plan.refused += sums.refused
     return plan, fates
