@@ -76,6 +76,15 @@ def may_write(path: Path) -> bool:
     )
 
 
+def number_of(file: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None: there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _kind_of_disk(file: Path) -> str:
     """Return the kind of file system that *file* lies on; '' where the system does not say."""
     try:
