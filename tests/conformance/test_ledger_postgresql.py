@@ -455,6 +455,34 @@ async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> Non
     assert [] == again
 
 
+async def test_events_are_known_in_whatever_order_the_server_finds_them(place: str) -> None:
+    """
+    As where it reads two tables at the same time, with settings that ask for it. Covers: K02
+    """
+    async with house_at(place) as house:
+        ids = [f"event-{number}" for number in range(4)]
+        for event_id in ids:
+            await house.use(1, event_id=event_id)
+        database = urlsplit(place).path[1:]
+        for setting in ("setup_cost", "tuple_cost"):
+            await execute(place, f"ALTER DATABASE {database} SET parallel_{setting} = 0")
+        for setting in ("table", "index"):
+            await execute(
+                place, f"ALTER DATABASE {database} SET min_parallel_{setting}_scan_size = 0"
+            )
+        async with house.another() as other:
+            again = [await house.use(1, other, event_id=event_id) for event_id in ids]
+            await house.use(1, other)  # it remembers the hour then
+            again += [await house.use(1, other, event_id=event_id) for event_id in ids]
+            async with a_caller(place) as connection:
+                again += [await house.use(1, other, event_id="event-3", connection=connection)]
+            found = await other.known_events(ids)
+
+        assert all(one.repeated for one in again), again
+        assert {*ids} == found.keys()
+        assert 5 == (await house.balance()).recorded
+
+
 async def test_a_session_of_another_time_zone_changes_no_hour(place: str) -> None:
     """
     Nor another style of dates. Covers: M18
