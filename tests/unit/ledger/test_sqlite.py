@@ -218,6 +218,30 @@ async def test_a_link_to_a_network_file_system_is_refused(
     await opened(near / "usage.db")
 
 
+async def test_a_file_of_several_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    By each of them it has another log: two processes would both hear that all is stored. A link
+    that says where it leads is none. Covers: M08
+    """
+    path, other = tmp_path / "usage.db", tmp_path / "other.db"
+    async with house_at(url_of(path)) as house:
+        other.hardlink_to(path)
+        with pytest.raises(LedgerUnusableError, match=rf"remove the other names of {other}"):
+            await opened(other)
+        other.unlink()
+        other.symlink_to(path)
+        await opened(other)
+        await house.use(1)
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\n/dev/sda {path} ext4 rw 0 0\n")
+    monkeypatch.setattr(sqlite_place, "_MOUNTS", mounts)
+    for name in (path, other):
+        with pytest.raises(LedgerUnusableError, match=rf"mount the folder that {name} lies in"):
+            await opened(name)
+
+
 async def test_a_file_without_a_log_is_refused(tmp_path: Path) -> None:
     """
     With a rollback journal, the last commit may be lost. ledger M10. Covers: D15
