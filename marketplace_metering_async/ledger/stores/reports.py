@@ -109,10 +109,12 @@ OLD_HOURS: Final = both(
     """
     SELECT hour.hour_id, hour.state, usage_key.name, usage_key.license_product
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
-    WHERE hour.settled_at < $1 ORDER BY hour.settled_at LIMIT $2 {lock}
+    WHERE hour.settled_at < $1 AND hour.state IN ('metered', 'written_off', 'reopened')
+    ORDER BY hour.settled_at LIMIT $2 {lock}
     """,
     lock="FOR UPDATE OF hour",
 )
+"""What has ended otherwise waits for a person, who has to know what it is."""
 FORGET: Final = Dialects(
     sqlite="""
     DELETE FROM event WHERE added_at < $1 AND number IN (
@@ -235,7 +237,7 @@ async def dump(
 
 
 async def prune(db: Database, before: int, limit: int) -> int:
-    """Remove some hours settled before *before*, but for their sums; return how many."""
+    """Remove some hours decided before *before*, but for their sums; return how many."""
     old = await db.fetch(OLD_HOURS, before, limit)
     ids = [row["hour_id"] for row in old]
     for table in ("attempt", "carried", "resolution", "hour"):
