@@ -410,7 +410,9 @@ class SqliteFile:
         for file, number in self._numbers.items():
             if (found := number_of(file)) != number:
                 what = "replaced" if found else "deleted"
-                raise LedgerUnusableError(f"{file} was {what} while it was open")
+                raise LedgerUnusableError(
+                    f"end this process, and start it again: {file} was {what} while it was open"
+                )
 
 
 @contextmanager
