@@ -119,19 +119,23 @@ FORGET: Final = Dialects(
     sqlite="""
     DELETE FROM event WHERE added_at < $1 AND number IN (
         SELECT number FROM event WHERE number > 0 AND added_at <= $2 ORDER BY number LIMIT $3)
-    RETURNING 1
+    RETURNING added_at
     """,
     postgresql="""
     DELETE FROM marketplace_metering.event WHERE event_id IN (
         SELECT event_id FROM marketplace_metering.event
         WHERE added_at < least($1::bigint, $2::bigint)
         ORDER BY added_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-    RETURNING 1
+    RETURNING added_at
     """,
 )
 """
 SQLite looks at the first ones that were added, from the first number on, but for those of a clock
 that is ahead: others whose time is later than it should be are waited for.
+"""
+
+FORGOTTEN: Final = """
+    UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1
 """
 
 
@@ -251,9 +255,13 @@ async def prune(db: Database, before: int, limit: int) -> int:
 
 
 async def prune_events(db: Database, before: int, now: int, limit: int) -> int:
-    """See Store."""
-    await db.fetch(
-        "UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1",
-        before,
-    )
-    return len(await db.fetch(FORGET, before, now, limit))
+    """
+    See Store.
+
+    Usage of before the latest one that is forgotten is refused from then on: whatever a clock
+    that is ahead says, that is no time to come.
+    """
+    forgotten = [added_at for (added_at,) in await db.fetch(FORGET, before, now, limit)]
+    if forgotten:
+        await db.fetch(FORGOTTEN, max(forgotten) + 1)
+    return len(forgotten)
