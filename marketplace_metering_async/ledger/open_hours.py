@@ -91,7 +91,7 @@ class OpenHour:
             amount, pieces = self.carried.get(origin, (0, 0))
             self.carried[origin] = (amount + quantity, pieces + events)
         self.stamp = max(self.stamp, self.moment_of(at, now, closed_at))
-        self.seal_at = self._seal_time(rules)
+        self.seal_at = self.seal_time(rules)
         if closed_at is not None:
             self.end(closed_at, now)
         self.changed = True
@@ -120,7 +120,8 @@ class OpenHour:
         self.changed = self.removed = True
         return {**carried, self.hour: (quantity, events)} if quantity or events else carried
 
-    def _seal_time(self, rules: PostingRules) -> int:
+    def seal_time(self, rules: PostingRules) -> int:
+        """Return when what is in it makes it due for sealing, unless the subscription ends."""
         over = self.hour + SECONDS_PER_HOUR
         due = max(over, self.opened_at) + rules.grace
         if self.hour == last_hour_of_month(self.hour):

@@ -194,7 +194,9 @@ class LedgerOperations(ABC):
 
     async def prune(self, before: datetime) -> int:
         """
-        Remove metered and ended hours that were settled before *before*, but for their sums.
+        Remove hours that were metered, written off or reopened before *before*, but for their sums.
+
+        What has ended otherwise stays for as long as nobody has said what becomes of it.
 
         Event ids of that age are forgotten, too, but none before it is 32 days old, as long as
         usage may be late; from then on, an event older than they are is refused.

@@ -275,7 +275,8 @@ class Posting:
                     return key.hours.setdefault(hour, found)
                 if _is_held(key, at):
                     break
-                hour = max(hour + SECONDS_PER_HOUR, hour_of(self._lost_at(key, spare)))
+                first = hour_of(latest_lost_at(self._now + spare - 1))
+                hour = max(hour + SECONDS_PER_HOUR, first)
         # In a copy, another hour may have it already, and be metered.
         return HourState.UNCONFIRMED if _is_held(key, at) else over
 
@@ -287,12 +288,16 @@ class Posting:
         """Return an hour, a new one too, if it is unsealed and can be sent with time to *spare*."""
         found = key.hours.get(hour) or OpenHour(hour)
         stamp = max(found.stamp, found.moment_of(at, self._now, key.closed_at))
-        return found if found.is_open and stamp > self._lost_at(key, spare) else None
+        lost_at = latest_lost_at(self._sealed_by(key, found) + spare - 1)
+        return found if found.is_open and stamp > lost_at else None
 
-    def _lost_at(self, key: KeyState, spare: int) -> int:
-        """Return the latest stamp whose window closes before its hour is sealed, and *spare*."""
+    def _sealed_by(self, key: KeyState, hour: OpenHour) -> int:
+        """Return when an hour that takes usage now is sealed at the latest; it may be due now."""
         has_ended = key.closed_at is not None and key.closed_at <= self._now
-        return latest_lost_at(self._now + (0 if has_ended else self._rules.grace) + spare - 1)
+        begun_now = self._now + (0 if has_ended else self._rules.grace)
+        if not hour.events:
+            return begun_now
+        return min(begun_now, max(self._now, hour.seal_time(self._rules)))
 
     def carry(
         self, key: UsageKey, origin: int, state: HourState, quantity: int, events: int

@@ -173,6 +173,25 @@ async def test_an_event_counts_once_however_often_ids_are_pruned(house: House) -
     assert 101 == (await house.balance()).recorded
 
 
+async def test_what_was_pruned_by_a_clock_that_was_ahead_keeps_nothing_new_out(
+    house: House,
+) -> None:
+    """
+    Only usage of the time whose ids are forgotten is refused, and not all until that clock is
+    right. ledger H15
+    """
+    first = house.clock.now()
+    await house.use(1, event_id="first")
+    house.clock.step(days=1500)
+    await house.ledger.prune(house.clock.now() - timedelta(days=400))
+    house.clock.set(first + timedelta(hours=1))
+
+    assert 13 == (await house.use(2, event_id="new")).hour.hour
+    with pytest.raises(EventTooOldError):
+        await house.use(1, event_id="first", at=first)
+    assert 3 == (await house.balance()).recorded
+
+
 async def test_ids_are_kept_for_longer_where_somebody_asks(house: House) -> None:
     """
     Those of the hours that are kept. ledger H15

@@ -45,6 +45,26 @@ async def test_every_end_state_can_be_written_off(house: House, state: HourState
 
 
 @pytest.mark.parametrize("state", ENDED)
+async def test_what_waits_for_a_word_of_a_person_is_not_pruned(
+    house: House, state: HourState
+) -> None:
+    """
+    Its alarm could never end, and nobody could say whose usage it is. Covers: D19
+    """
+    is_decided = state is HourState.WRITTEN_OFF
+    await end(house, state)
+    house.clock.step(days=9)
+    before = house.clock.now() - timedelta(days=4)
+
+    await house.ledger.prune(before)
+    assert int(not is_decided) == len([e async for e in house.ledger.history(states=[state])])
+    if not is_decided:
+        await house.ledger.resolve(await names(house), "written_off", note="a gift")
+    assert 0 == exit_of(await house.balance())
+    assert {HourState.WRITTEN_OFF: 3} == (await house.ledger.status()).ended
+
+
+@pytest.mark.parametrize("state", ENDED)
 async def test_every_end_state_can_be_billed(house: House, state: HourState) -> None:
     """
     Once: in its own hour where the identical record can be sent, or in the hour that runs.

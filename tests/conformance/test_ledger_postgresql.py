@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from support.copies import adopted, again, billed, first_five, lost_timeline, repeated, warnings_of
-from support.ended import claim_rules, claimed, fate, settle
+from support.ended import claim_rules, claimed, end, fate, settle
 from support.ledgers import (
     ACCOUNT,
     HOUR,
@@ -41,6 +41,7 @@ from marketplace_metering_async import (
     UsageLedger,
 )
 from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger.model import ENDED
 from marketplace_metering_async.ledger.stores import (
     postgresql_connections,
     postgresql_moving,
@@ -453,6 +454,51 @@ async def test_a_lease_that_begins_beside_a_claim_is_not_over(place: str) -> Non
 
     assert 1 == len(first)
     assert [] == again
+
+
+async def test_events_are_known_in_whatever_order_the_server_finds_them(place: str) -> None:
+    """
+    As where it reads two tables at the same time, with settings that ask for it. Covers: K02
+    """
+    async with house_at(place) as house:
+        ids = [f"event-{number}" for number in range(4)]
+        for event_id in ids:
+            await house.use(1, event_id=event_id)
+        database = urlsplit(place).path[1:]
+        for setting in ("setup_cost", "tuple_cost"):
+            await execute(place, f"ALTER DATABASE {database} SET parallel_{setting} = 0")
+        for setting in ("table", "index"):
+            await execute(
+                place, f"ALTER DATABASE {database} SET min_parallel_{setting}_scan_size = 0"
+            )
+        async with house.another() as other:
+            again = [await house.use(1, other, event_id=event_id) for event_id in ids]
+            await house.use(1, other)  # it remembers the hour then
+            again += [await house.use(1, other, event_id=event_id) for event_id in ids]
+            async with a_caller(place) as connection:
+                again += [await house.use(1, other, event_id="event-3", connection=connection)]
+            found = await other.known_events(ids)
+
+        assert all(one.repeated for one in again), again
+        assert {*ids} == found.keys()
+        assert 5 == (await house.balance()).recorded
+
+
+async def test_who_has_looked_before_an_upgrade_looks_after_it(place: str) -> None:
+    """
+    And decides: a column more is another result of what the session has prepared. Covers: M14
+    """
+    async with house_at(place) as house:
+        await end(house, HourState.MONTH_OVER)
+        for verb in ("history", "resolve"):
+            hours = [entry.name async for entry in house.ledger.history(states=ENDED)]
+            with pytest.raises(CannotResolveError):
+                await house.ledger.resolve(hours, "metered", note="it was never sent")
+            for table in ("hour", "stranded"):
+                await change(place, f"ALTER TABLE {table} ADD COLUMN for_{verb} bigint")
+            if verb == "history":
+                assert hours == [entry.name async for entry in house.ledger.history(states=ENDED)]
+        assert 1 == await house.ledger.resolve(hours, "written_off", note="a gift")
 
 
 async def test_a_session_of_another_time_zone_changes_no_hour(place: str) -> None:

@@ -72,7 +72,7 @@ async def prune(
         option("--days NUMBER", "Keep what was settled within so many days.", parser=whole_number),
     ] = 400,
 ) -> Exit:
-    """Remove old hours that are metered or ended, but for their sums."""
+    """Remove old hours that are metered, written off or reopened, but for their sums."""
     if days > _LONGEST_DAYS:
         raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     async with open_ledger(url, console, create=False) as ledger:

@@ -281,8 +281,13 @@ async def known_events(db: Database, group: Sequence[Usage]) -> KnownEvents:
 
 async def events_named(db: Database, names: Sequence[str]) -> KnownEvents:
     """Return what is known of the event ids *names*."""
-    *known, (_, _, since) = await db.fetch(KNOWN_EVENTS, names)
-    return KnownEvents({name: digest for name, digest, _ in known}, since)
+    known, since = dict[str, bytes](), 0
+    for name, digest, forgotten_before in await db.fetch(KNOWN_EVENTS, names):  # in any order
+        if name is None:
+            since = forgotten_before
+        else:
+            known[name] = digest
+    return KnownEvents(known, since)
 
 
 async def whole_dimensions(db: Database) -> WholeDimensions:

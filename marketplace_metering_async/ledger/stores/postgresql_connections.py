@@ -417,6 +417,7 @@ class PostgresConnections:
                 pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
                 pg.UniqueViolationError,  # another one was first, whose row is seen the next time
                 pg.InternalClientError,  # a connection that was lost while a statement was prepared
+                pg.InvalidCachedStatementError,  # of before an upgrade; it is prepared anew
             ),
         )
 

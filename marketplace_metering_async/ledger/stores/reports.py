@@ -109,27 +109,33 @@ OLD_HOURS: Final = both(
     """
     SELECT hour.hour_id, hour.state, usage_key.name, usage_key.license_product
     FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
-    WHERE hour.settled_at < $1 ORDER BY hour.settled_at LIMIT $2 {lock}
+    WHERE hour.settled_at < $1 AND hour.state IN ('metered', 'written_off', 'reopened')
+    ORDER BY hour.settled_at LIMIT $2 {lock}
     """,
     lock="FOR UPDATE OF hour",
 )
+"""What has ended otherwise waits for a person, who has to know what it is."""
 FORGET: Final = Dialects(
     sqlite="""
     DELETE FROM event WHERE added_at < $1 AND number IN (
         SELECT number FROM event WHERE number > 0 AND added_at <= $2 ORDER BY number LIMIT $3)
-    RETURNING 1
+    RETURNING added_at
     """,
     postgresql="""
     DELETE FROM marketplace_metering.event WHERE event_id IN (
         SELECT event_id FROM marketplace_metering.event
         WHERE added_at < least($1::bigint, $2::bigint)
         ORDER BY added_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-    RETURNING 1
+    RETURNING added_at
     """,
 )
 """
 SQLite looks at the first ones that were added, from the first number on, but for those of a clock
 that is ahead: others whose time is later than it should be are waited for.
+"""
+
+FORGOTTEN: Final = """
+    UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1
 """
 
 
@@ -235,7 +241,7 @@ async def dump(
 
 
 async def prune(db: Database, before: int, limit: int) -> int:
-    """Remove some hours settled before *before*, but for their sums; return how many."""
+    """Remove some hours decided before *before*, but for their sums; return how many."""
     old = await db.fetch(OLD_HOURS, before, limit)
     ids = [row["hour_id"] for row in old]
     for table in ("attempt", "carried", "resolution", "hour"):
@@ -249,9 +255,13 @@ async def prune(db: Database, before: int, limit: int) -> int:
 
 
 async def prune_events(db: Database, before: int, now: int, limit: int) -> int:
-    """See Store."""
-    await db.fetch(
-        "UPDATE marketplace_metering.ledger SET event_ids_since = $1 WHERE event_ids_since < $1",
-        before,
-    )
-    return len(await db.fetch(FORGET, before, now, limit))
+    """
+    See Store.
+
+    Usage of before the latest one that is forgotten is refused from then on: whatever a clock
+    that is ahead says, that is no time to come.
+    """
+    forgotten = [added_at for (added_at,) in await db.fetch(FORGET, before, now, limit)]
+    if forgotten:
+        await db.fetch(FORGOTTEN, max(forgotten) + 1)
+    return len(forgotten)

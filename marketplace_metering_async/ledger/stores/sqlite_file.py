@@ -38,7 +38,11 @@ from marketplace_metering_async.ledger.stores.migrations import (
     version_in,
 )
 from marketplace_metering_async.ledger.stores.sqlite_database import run
-from marketplace_metering_async.ledger.stores.sqlite_place import may_write, require_place
+from marketplace_metering_async.ledger.stores.sqlite_place import (
+    may_write,
+    number_of,
+    require_place,
+)
 from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
 from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
@@ -111,7 +115,7 @@ class SqliteFile:
         self._reader: Any = None
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._process = 0
-        self._identity: tuple[int, int] = (0, 0)
+        self._numbers: dict[Path, tuple[int, int] | None] = {}  # of the files that are open
         self._memory = Memory()
         self._warn: Warn
 
@@ -165,7 +169,7 @@ class SqliteFile:
     ) -> tuple[T, Missing | None]:
         """Return also what is missing, which makes a copy of the file."""
         with _named(self._path):
-            self._require_same_file()
+            self._require_same_files()
             with self._transaction():
                 moved_to, min_compatible, claims = self._writer.execute(
                     "SELECT moved_to, min_compatible, claims FROM ledger"
@@ -302,9 +306,10 @@ class SqliteFile:
             self._reader = self._connect(str(self._path))
             self._reader.row_factory = sqlite3.Row
             self._reader.execute("PRAGMA query_only = ON").fetchall()
-        found = self._path.stat()
-        self._identity = (found.st_dev, found.st_ino)
-        return stat.S_IMODE(found.st_mode)
+        there = os.path.realpath(self._path)
+        files = (self._path, Path(f"{there}-wal"), Path(f"{there}-shm"))
+        self._numbers = {file: number_of(file) for file in files}
+        return stat.S_IMODE(self._path.stat().st_mode)
 
     def _with_log(self) -> str:
         """
@@ -389,19 +394,25 @@ class SqliteFile:
     @contextmanager
     def _to_read(self) -> Iterator[Connection]:
         if self.may_write:
+            self._require_same_files()
             yield self._reader
             return
         with closing(connect_to_read(self._path)) as db:  # others may have made a log since
             yield db
 
-    def _require_same_file(self) -> None:
-        """A file that was deleted or replaced would take usage that nobody finds again."""
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            raise LedgerUnusableError(f"{self._path} was deleted while it was open") from None
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise LedgerUnusableError(f"{self._path} was replaced while it was open")
+    def _require_same_files(self) -> None:
+        """
+        Files that were deleted or replaced would take usage that nobody finds again.
+
+        What is in the log alone ends with the last process that has it, if that is killed; and
+        whoever makes it anew writes the same file at the same time.
+        """
+        for file, number in self._numbers.items():
+            if (found := number_of(file)) != number:
+                what = "replaced" if found else "deleted"
+                raise LedgerUnusableError(
+                    f"end this process, and start it again: {file} was {what} while it was open"
+                )
 
 
 @contextmanager

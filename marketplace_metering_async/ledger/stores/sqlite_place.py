@@ -52,18 +52,30 @@ def require_place(file: Path) -> None:
     Refuse a place where SQLite cannot keep a ledger.
 
     Raises:
-        LedgerUnusableError: its folder is missing, it is no file, or lies on a network file system.
+        LedgerUnusableError: its folder is missing, it is no file, lies on a network file system, or
+            has several names.
     """
     parent = file.parent
     if not parent.is_dir():
         raise LedgerUnusableError(f"{parent}: there is no such directory")
     if file.exists() and not stat.S_ISREG(file.stat().st_mode):
         raise LedgerUnusableError(f"{file}: expected a file, got something else")
-    kind = _kind_of_disk(Path(os.path.realpath(file)))  # resolve() raises on loops
+    there = Path(os.path.realpath(file))  # resolve() raises on loops
+    mount, kind = _mount_of(there)
     if kind.removeprefix("fuse.") in _FAR_AWAY:
         raise LedgerUnusableError(
             f"{file} lies on a network file system ({kind}), where SQLite's WAL loses "
             "data; keep it on a local disk, or use PostgreSQL for many machines"
+        )
+    if mount == there:
+        raise LedgerUnusableError(
+            f"mount the folder that {file} lies in, and not the file alone: its log lies beside "
+            "it, where others who use it do not see it, and nothing keeps it"
+        )
+    if there.exists() and there.stat().st_nlink > 1:
+        raise LedgerUnusableError(
+            f"remove the other names of {file}, which is hard-linked: whoever opens it by one of "
+            "them has another log, and what both add is lost; a copy is made by `ledger backup`"
         )
 
 
@@ -76,16 +88,30 @@ def may_write(path: Path) -> bool:
     )
 
 
-def _kind_of_disk(file: Path) -> str:
-    """Return the kind of file system that *file* lies on; '' where the system does not say."""
+def number_of(file: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None: there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _mount_of(file: Path) -> tuple[Path | None, str]:
+    """
+    Return where the file system is mounted that *file* lies on, and its kind.
+
+    None and '' where the system does not say.
+    """
     try:
         lines = _MOUNTS.read_text("utf-8", errors="replace").splitlines()
     except OSError:
-        return ""
-    best, kind = -1, ""
+        return None, ""
+    mount, kind = None, ""
     for line in lines:
         _, point, found, *_ = line.split(" ")
         place = Path(point.replace("\\040", " "))
-        if (file == place or place in file.parents) and len(place.parts) >= best:
-            best, kind = len(place.parts), found
-    return kind
+        is_nearer = mount is None or len(place.parts) >= len(mount.parts)
+        if is_nearer and (file == place or place in file.parents):
+            mount, kind = place, found
+    return mount, kind

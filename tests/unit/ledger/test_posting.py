@@ -189,6 +189,30 @@ def test_usage_that_is_late_at_a_months_end_goes_to_an_hour_of_its_month(
     )
 
 
+@pytest.mark.parametrize("rules", [RULES, REFUSING])
+def test_an_hour_that_is_open_takes_usage_until_it_is_sealed(rules: PostingRules) -> None:
+    """
+    Whatever the grace of one that begins now, if its own still leaves time to send it; where no
+    relay has sealed it, as long as it can be sent. ledger H10
+    """
+    patient, end = evolve(rules, grace=4 * HOUR), MONTH + 4 * HOUR
+    added = AddedUsage(hour=moment(MONTH - HOUR))
+
+    assert added == Way(stored(MONTH - HOUR, seal_at=end), now=end - 1, rules=patient).post(
+        MONTH - 1
+    )
+    assert added == Way(
+        stored(MONTH - HOUR, seal_at=end), now=MONTH + 6 * HOUR - 300, rules=rules
+    ).post(MONTH - 1)
+    for way in (
+        Way(now=end - 1, rules=patient),
+        Way(stored(MONTH - HOUR, seal_at=end), now=MONTH + 6 * HOUR - 299, rules=rules),
+        Way(stored(MONTH - HOUR, seal_at=end, is_open=False), now=MONTH + 4 * HOUR, rules=rules),
+    ):
+        late = way.post(MONTH - 1)
+        assert isinstance(late, LateUsageError) or HourState.MONTH_OVER == late.ended
+
+
 def test_a_subscription_that_ended_carries_late_usage_until_its_last_second() -> None:
     """
     With no grace, and stamped no later. ledger H10

@@ -218,6 +218,30 @@ async def test_a_link_to_a_network_file_system_is_refused(
     await opened(near / "usage.db")
 
 
+async def test_a_file_of_several_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    By each of them it has another log: two processes would both hear that all is stored. A link
+    that says where it leads is none. Covers: M08
+    """
+    path, other = tmp_path / "usage.db", tmp_path / "other.db"
+    async with house_at(url_of(path)) as house:
+        other.hardlink_to(path)
+        with pytest.raises(LedgerUnusableError, match=rf"remove the other names of {other}"):
+            await opened(other)
+        other.unlink()
+        other.symlink_to(path)
+        await opened(other)
+        await house.use(1)
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\n/dev/sda {path} ext4 rw 0 0\n")
+    monkeypatch.setattr(sqlite_place, "_MOUNTS", mounts)
+    for name in (path, other):
+        with pytest.raises(LedgerUnusableError, match=rf"mount the folder that {name} lies in"):
+            await opened(name)
+
+
 async def test_a_file_without_a_log_is_refused(tmp_path: Path) -> None:
     """
     With a rollback journal, the last commit may be lost. ledger M10. Covers: D15
@@ -343,6 +367,48 @@ async def test_a_file_that_goes_away_stops_the_ledger(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "elsewhere.db", path)
         with pytest.raises(LedgerUnusableError, match="replaced"):
             await house.use(2)
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+async def test_a_log_that_goes_away_stops_the_ledger(tmp_path: Path, end: str) -> None:
+    """
+    What is committed into a log that was deleted is gone with the process. Covers: D11
+    """
+    log = tmp_path / f"usage.db{end}"
+    (tmp_path / "link.db").symlink_to("usage.db")
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        async with house_at(url_of(tmp_path / "link.db")) as other:
+            await house.use(1)
+            log.unlink()
+            with pytest.raises(LedgerUnusableError, match=f"usage.db{end} was deleted"):
+                await house.use(2)
+            log.touch()
+            with pytest.raises(LedgerUnusableError, match=f"usage.db{end} was replaced"):
+                await other.use(2)
+        log.unlink()
+
+    async with house_at(url_of(tmp_path / "usage.db")) as house:
+        assert 1 == (await house.balance()).recorded
+
+
+async def test_nobody_looks_at_a_file_that_was_replaced(tmp_path: Path) -> None:
+    """
+    Whoever watches a ledger that was restored would see for good what was before. Covers: D11
+    """
+    path = tmp_path / "usage.db"
+    async with house_at(url_of(path)) as house:
+        await house.use(1)
+        await house.ledger.back_up(tmp_path / "copy.db")
+        path.rename(tmp_path / "before.db")
+        shutil.copy(tmp_path / "copy.db", path)
+        with pytest.raises(LedgerUnusableError, match="replaced"):
+            await house.ledger.status()
+        with pytest.raises(LedgerUnusableError, match="replaced"):
+            await anext(house.ledger.history())
+        with pytest.raises(LedgerUnusableError, match="replaced"):
+            await house.ledger.back_up(tmp_path / "another.db")
+
+    assert not (tmp_path / "another.db").exists()
 
 
 async def test_a_full_disk_stores_nothing_and_says_so(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ CREATE INDEX hour_to_send ON marketplace_metering.hour (urgent DESC, deadline, h
 CREATE INDEX hour_to_wait_for ON marketplace_metering.hour (not_before)
     WHERE state = 'frozen' AND lease_until IS NULL;
 CREATE INDEX hour_claimed ON marketplace_metering.hour (lease_until) WHERE lease_until IS NOT NULL;
-CREATE INDEX hour_settled ON marketplace_metering.hour (settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX hour_settled ON marketplace_metering.hour (settled_at)
+    WHERE state IN ('metered', 'written_off', 'reopened');
 CREATE INDEX hour_ended ON marketplace_metering.hour (deadline)
     WHERE state NOT IN ('open', 'frozen', 'metered');
 CREATE INDEX hour_ended_by_time ON marketplace_metering.hour (hour, hour_id)

@@ -114,7 +114,8 @@ CREATE INDEX hour_to_seal ON hour (seal_at) WHERE state = 'open';
 CREATE INDEX hour_to_send ON hour (urgent DESC, deadline, hour_id) WHERE state = 'frozen';
 CREATE INDEX hour_to_wait_for ON hour (not_before) WHERE state = 'frozen' AND lease_until IS NULL;
 CREATE INDEX hour_claimed ON hour (lease_until) WHERE lease_until IS NOT NULL;
-CREATE INDEX hour_settled ON hour (settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX hour_settled ON hour (settled_at)
+    WHERE state IN ('metered', 'written_off', 'reopened');
 CREATE INDEX hour_ended ON hour (deadline) WHERE state NOT IN ('open', 'frozen', 'metered');
 CREATE INDEX hour_ended_by_time ON hour (hour, hour_id) WHERE state NOT IN ('open', 'frozen', 'metered');
 
