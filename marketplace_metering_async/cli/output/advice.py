@@ -5,9 +5,11 @@ from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import (
+    CannotResolveError,
     ConfigurationError,
     ConflictingRecordsError,
     EventConflictError,
+    EventTooOldError,
     InvalidRecordError,
     InvalidRecordTypeError,
     KeyAlreadySentError,
@@ -39,6 +41,14 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
             "Add the lines of an hour up with --coalesce. What went out first stands."
         ),
         EventConflictError: "Give each line an event id of its own, and repeat it unchanged.",
+        EventTooOldError: (
+            "Look at `ledger history`: if the usage is surely not in it, add it without an event "
+            "id, or a file under another --name. Ids are kept for at least 32 days."
+        ),
+        CannotResolveError: (
+            "Nothing was changed. Look at `ledger history` again: something may have happened "
+            "since."
+        ),
         LedgerError: "Fix what the text names, and run the same command again.",
         LedgerOutcomeUnknownError: (
             "Run the same command again: a line, or an --event-id, counts once. Look at `ledger "
@@ -57,6 +67,19 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
         ),
     }
 )
+
+
+_OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {"as_": "--as", "before": "--days", "hours": "--name", "note": "--note", "taken": "--taken"}
+)
+"""What `ledger …` calls arguments of UsageLedger."""
+
+
+def as_typed(error: ValueError) -> str:
+    """Return what the ledger says of an argument, with the option's name and the commands'."""
+    name, colon, rest = str(error).partition(": ")
+    text = f"{_OPTIONS[name]}{colon}{rest}" if name in _OPTIONS else str(error)
+    return text.replace("history()", "`ledger history`").replace("retry()", "`ledger retry`")
 
 
 def advice_on(error: MeteringError) -> str:
