@@ -284,7 +284,7 @@ def test_a_region_that_is_none_is_named_before_it_is_tried(shell: Shell) -> None
 
     shown = " ".join(plan.err.split())
     assert "us-esat-1 is no region that is known to offer BatchMeterUsage" in shown
-    assert "check --region and AWS_REGION" in sent.err
+    assert "check --region, AWS_DEFAULT_REGION and AWS_REGION" in sent.err
     assert Exit.UNDELIVERED == sent.code
 
 
