@@ -1,5 +1,6 @@
 """What to do next, in words of the command line: the package's own advice speaks of Python."""
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -70,15 +71,45 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
 
 
 _OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
-    {"as_": "--as", "before": "--days", "hours": "--name", "note": "--note", "taken": "--taken"}
+    {
+        "as_": "--as",
+        "at": "--at",
+        "before": "--days",
+        "client_token": "--client-token",
+        "customer_aws_account_id": "--account",
+        "customer_identifier": "--customer-identifier",
+        "dimension": "--dimension",
+        "event_id": "--event-id",
+        "hours": "--name",
+        "license_arn": "--license-arn",
+        "nonce": "--nonce",
+        "note": "--note",
+        "product_code": "--product-code",
+        "public_key_version": "--public-key-version",
+        "quantity": "--quantity",
+        "registration_token": "TOKEN",
+        "taken": "--taken",
+        "timestamp": "--timestamp",
+        "usage_dimension": "--dimension",
+        "usage_quantity": "--quantity",
+    }
 )
-"""What `ledger …` calls arguments of UsageLedger."""
+"""What commands call the arguments that they pass on."""
+_NO_WORDS: Final = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b")
+"""Those that are no words of English, and so stand for the argument wherever they do."""
 
 
 def as_typed(error: ValueError) -> str:
-    """Return what the ledger says of an argument, with the option's name and the commands'."""
-    name, colon, rest = str(error).partition(": ")
-    text = f"{_OPTIONS[name]}{colon}{rest}" if name in _OPTIONS else str(error)
+    """Return what is wrong with arguments, by the names of the options that they came from."""
+    if isinstance(error, InvalidRecordError):
+        return "; ".join(_by_option(str(one).removeprefix(": ")) for one in error.violations)
+    return _by_option(str(error))
+
+
+def _by_option(text: str) -> str:
+    name, colon, rest = text.partition(": ")
+    text = f"{_OPTIONS.get(name, name)}{colon}{rest}"
+    text = _NO_WORDS.sub(lambda found: _OPTIONS[found[0]], text)
     return text.replace("history()", "`ledger history`").replace("retry()", "`ledger retry`")
 
 
