@@ -175,11 +175,13 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    """Import what is asked for: pytest loads our plugin in every project, used or not."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    modules = (import_module(f"{__name__}.{home}") for home in _HOMES)
-    found = next(vars(module)[name] for module in modules if name in vars(module))
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # where it would make a name of any misspelled one
+
+    def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+        """Import what is asked for: pytest loads our plugin in every project, used or not."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        modules = (import_module(f"{__name__}.{home}") for home in _HOMES)
+        found = next(vars(module)[name] for module in modules if name in vars(module))
+        globals()[name] = found
+        return found

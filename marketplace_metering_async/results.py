@@ -286,9 +286,14 @@ class BatchMeterUsageResult(Sequence[RecordResult]):
         return [r for r in self.results if r.verdict.status is not RecordStatus.SUCCESS]
 
     @property
-    def unprocessed_records(self) -> list[Any]:
-        """What to send again, exactly as it was given: Unprocessed and Unconfirmed records."""
-        return [r.record for r in self.results if r.retryable]
+    def unprocessed_records(self) -> list[UsageRecord | Mapping[str, Any]]:
+        """
+        What to send again, exactly as it was given: what is `retryable`.
+
+        That is Unprocessed, Unconfirmed, or held back because a similar record was refused.
+        """
+        again: list[Any] = [r.record for r in self.results if r.retryable]
+        return again
 
     def raise_for_failures(self) -> None:
         """

@@ -1,10 +1,12 @@
 """The commands and their options; what they do is in `commands`."""
 
 import asyncio
+import os
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -34,6 +36,9 @@ app = App(
         "130 interrupted."
     ),
 )
+
+_WIDTH: Final = re.compile("[2-9][0-9]|[1-9][0-9]{2,3}")
+"""Columns that a screen may have; from 20 on, tables can be read."""
 
 
 def _show_version(*, wanted: bool) -> None:
@@ -168,6 +173,8 @@ def _command() -> Callable[..., Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    if not _WIDTH.fullmatch(os.environ.get("COLUMNS", "80")):
+        del os.environ["COLUMNS"]  # rich would take it by its word, and show nothing at all at 0
     try:
         _command()(None if argv is None else list(argv), prog_name=PROGRAM)
     except SystemExit as ended:

@@ -123,7 +123,10 @@ Profile = Annotated[
 ]
 Region = Annotated[
     str | None,
-    option("--region NAME", "The AWS region; otherwise AWS_REGION or the profile says which."),
+    option(
+        "--region NAME",
+        "The AWS region; otherwise AWS_DEFAULT_REGION, AWS_REGION or the profile says which.",
+    ),
 ]
 _PRODUCT: Final = "MARKETPLACE_METERING_PRODUCT_CODE"
 _product = partial(option, "--product-code CODE", callback=_kept(rules.product_code))
@@ -206,7 +209,7 @@ async def open_client(client: MarketplaceMeteringClient, console: Console) -> En
     """
     endpoint = await client.endpoint()
     if doubt := doubt_of(endpoint):
-        console.complain(f"{doubt}: check --region and AWS_REGION")
+        console.complain(f"{doubt}: check --region, AWS_DEFAULT_REGION and AWS_REGION")
     return endpoint
 
 

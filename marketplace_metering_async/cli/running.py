@@ -13,8 +13,9 @@ import typer
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.options import Settings
+from marketplace_metering_async.cli.output.advice import as_typed
 from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, error_text
-from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 
 def run_by_options(work: Callable[..., Coroutine[Any, Any, Exit | None]]) -> Callable[..., None]:
@@ -73,6 +74,9 @@ def finish(work: Callable[[Console], Coroutine[Any, Any, Exit | None]], log: Log
     except MisuseError as error:
         console.complain(error)
         code = Exit.USAGE
+    except InvalidRecordError as error:  # of options; lines of files have been complained of before
+        console.complain(as_typed(error))
+        code = exit_codes.of_error(error)
     except MeteringError as error:
         console.complain(error_text(error))
         code = exit_codes.of_error(error)

@@ -78,4 +78,4 @@ SDKS: Final = (
         "Aws::MarketplaceMetering::Client.new(endpoint: url)",
     ),
 )
-"""In the order of the README's table, which says the same."""
+"""In the order of the table in `testing/README.md`, which says the same."""

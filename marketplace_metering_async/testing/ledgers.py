@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import Any, Final
 from uuid import uuid4
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.errors import ConfigurationError
 from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.ledger import LedgerStatus, UsageLedger
 from marketplace_metering_async.ledger.stores.watermark_folder import watermark_of
@@ -134,11 +136,21 @@ def _next_due(status: LedgerStatus) -> datetime | None:
 
 @contextmanager
 def place_in(url: str) -> Iterator[str]:
-    """Yield the URL of a new ledger at *url*: in PostgreSQL, in a schema that is dropped then."""
+    """
+    Yield the URL of a new ledger at *url*: in PostgreSQL, in a schema that is dropped then.
+
+    Raises:
+        ConfigurationError: PostgreSQL cannot be reached without its extra.
+    """
     require("metering_ledger_url", url, str)
     if not url.startswith(("postgresql:", "postgres:")):
         yield url
         return
+    if find_spec("asyncpg") is None:
+        raise ConfigurationError(
+            "metering_ledger_url: PostgreSQL needs asyncpg: "
+            "pip install 'marketplace-metering-async[postgres]'"
+        )
     schema = f"metering_test_{uuid4().hex}"
     try:
         yield f"{url}{'&' if '?' in url else '?'}schema={schema}"

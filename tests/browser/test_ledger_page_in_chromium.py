@@ -75,6 +75,19 @@ async def test_it_shows_what_status_and_history_know(page: Page) -> None:
     assert "open" == await page.run("document.querySelector('#hours td.state').innerText")
 
 
+async def test_it_needs_no_scripts(page: Page) -> None:
+    """
+    Unlike the sandbox's page, whose style it shares.
+    """
+    await page.send("Emulation.setScriptExecutionDisabled", value=True)
+    await page.send("Page.reload")
+    try:
+        await page.shows("1,234,567", ".figures")
+        assert await page.run("document.querySelector('.top nav').offsetHeight > 0")
+    finally:
+        await page.send("Emulation.setScriptExecutionDisabled", value=False)
+
+
 async def test_hours_are_narrowed_down(page: Page, url: str) -> None:
     """
     By what is typed; a month that is none is said to be none.

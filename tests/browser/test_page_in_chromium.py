@@ -708,6 +708,27 @@ async def test_the_page_is_for_everybody(
         assert [] == page.complaints
 
 
+async def test_without_scripts_nothing_is_claimed(page: Page, place: Sandbox) -> None:
+    """
+    "Nothing is metered yet" would be untrue; the page says that it needs them, and no more.
+    """
+    await meter(place, usage())
+    await page.send("Emulation.setScriptExecutionDisabled", value=True)
+    await page.send("Page.reload")
+    try:
+        await page.until("document.querySelector('noscript p')?.offsetHeight > 0")
+        await page.until("!document.body.innerText.includes('yet')")
+        text = await page.run("document.querySelector('body').innerText")
+    finally:
+        await page.send("Emulation.setScriptExecutionDisabled", value=False)
+        await page.send("Page.reload")
+        await page.shows("Live", "#live")
+
+    assert "needs JavaScript" in text
+    assert "Nothing was refused" not in text
+    assert "Connecting" not in text
+
+
 async def test_the_check_for_obstacles_sees_them(page: Page) -> None:
     """
     A missing name, one given twice, a heading out of order, a weak colour, what is too wide.

@@ -284,7 +284,7 @@ def test_a_region_that_is_none_is_named_before_it_is_tried(shell: Shell) -> None
 
     shown = " ".join(plan.err.split())
     assert "us-esat-1 is no region that is known to offer BatchMeterUsage" in shown
-    assert "check --region and AWS_REGION" in sent.err
+    assert "check --region, AWS_DEFAULT_REGION and AWS_REGION" in sent.err
     assert Exit.UNDELIVERED == sent.code
 
 
@@ -350,3 +350,22 @@ def test_a_port_that_is_taken_names_the_way_out(sandbox: Sandbox, shell: Shell) 
 
     assert Exit.USAGE == done.code
     assert "give another --port (0: a free one)" in done.err
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "99999999999", "²"])
+def test_a_width_that_no_screen_has_hides_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: str
+) -> None:
+    """
+    Rich takes COLUMNS by its word: at 0, as some containers set it, it would show nothing at all.
+    """
+    monkeypatch.setenv("COLUMNS", columns)
+    url = f"sqlite:///{tmp_path}/usage.db"
+    usage = ["--product-code", "p", "--account", "111122223333", "--dimension", "d"]
+    shell("ledger", "add", url, *usage, "--quantity", "5")
+
+    status = shell("ledger", "status", url).out.splitlines()
+
+    assert ["product", "dimension", "open", "frozen", "metered", "ended"] == status[0].split()
+    assert "nothere.jsonl: No such file" in shell("send", tmp_path / "nothere.jsonl").err
+    assert "No such command 'sendd'" in shell("sendd").err

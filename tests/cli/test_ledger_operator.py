@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from support.commands import Shell, line, target
 
+import marketplace_metering_async
+from marketplace_metering_async import MeteringError
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.advice import advice_on
 from marketplace_metering_async.ledger import HourState, UsageLedger
 from marketplace_metering_async.sandbox import Sandbox
 
@@ -81,11 +84,19 @@ def test_usage_is_billed_in_the_hour_that_runs(ended: str, shell: Shell) -> None
             ["reopen", "{url}", "--note", "x", "--name", "hour-1", "--month", "2026-11"],
             "or --name alone",
         ),
-        (["write-off", "{url}", "--note", " ", "--state", "conflict"], "note: expected 1 to 1000"),
-        (["resolve", "{url}", "--as", "ok", "--note", "x", "--state", "conflict"], "as_: expected"),
+        (["write-off", "{url}", "--note", " ", "--state", "conflict"], "--note: expected 1 to"),
+        (
+            ["resolve", "{url}", "--as", "ok", "--note", "x", "--state", "conflict"],
+            "--as: expected",
+        ),
+        (["rebind", "{url}", "--note", "x", "--taken", "kept"], "--taken: expected one of billed"),
+        (["prune", "{url}", "--days", "0"], "--days: expected at least 3 days ago"),
         (["reopen", "{url}", "--note", "x", "--state", "open"], "expected one of not_subscribed"),
         (["reopen", "{url}", "--note", "x", "--name", "hour-77"], "hour-77 is not in the ledger"),
-        (["write-off", "{url}", "--note", "x", "--name", "7"], "expected entries of history()"),
+        (
+            ["write-off", "{url}", "--note", "x", "--name", "7"],
+            "--name: expected entries of `ledger history`",
+        ),
         (["explain", "nonsense"], "expected one of open, frozen"),
         (["un-retire", "{url}", "postgresql://h/d"], "has not moved"),
     ],
@@ -114,7 +125,26 @@ def test_a_ledger_leaves_the_sandbox(ended: str, shell: Shell, tmp_path: Path) -
 
     assert Exit.USAGE == asked.code
     assert "say what becomes of 10 units that 127.0.0.1 has taken" in asked.err
+    assert "Give it by --taken." in asked.err
     assert Exit.OK == done.code
     assert "2 are metered no more" in done.err
     assert "metering.marketplace.us-east-1.amazonaws.com" == status["host"]
     assert {"written_off": 10} == status["ended"]
+
+
+def test_advice_names_commands_and_not_functions() -> None:
+    """
+    Of every error that a command may print.
+    """
+    errors = [
+        error
+        for name in marketplace_metering_async.__all__
+        if isinstance(error := getattr(marketplace_metering_async, name), type)
+        and issubclass(error, MeteringError)
+        and isinstance(error.advice, str)  # the service's own depends on the code
+        and not issubclass(error, ExceptionGroup)  # for programs, with results that those have
+    ]
+    advice = {error.__name__: advice_on(error.__new__(error)) for error in errors}
+
+    assert "CannotResolveError" in advice
+    assert {} == {name: text for name, text in advice.items() if "()" in text}

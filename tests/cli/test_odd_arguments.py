@@ -135,3 +135,45 @@ def test_what_is_wrong_with_a_time_is_said_of_its_option(shell: Shell, place: st
         assert (Exit.USAGE, "") == (done.code, done.out)
         assert "'--at': expected" in " ".join(done.err.split())
     assert 0 == shell(*add, int(HOUR.timestamp())).code
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--product-code", "p"], "--account: expected an account id, or a --customer-identifier"),
+        (["--account", "1" * 12], "--product-code: expected the product's code"),
+        ([*CUSTOMER, "--customer-identifier", "c"], "--customer-identifier: expected one customer"),
+        ([*CUSTOMER, "--event-id", ""], "--event-id: expected 1 to 255 characters"),
+        ([*CUSTOMER, "--at", "2090-01-01T00:00:00Z"], "--at: expected at most 0:05:00 ahead"),
+        ([*CUSTOMER, "--dimension", ""], "--dimension: expected 1 to 255 characters"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_by_its_name(
+    shell: Shell, tmp_path: Path, words: list[str], said: str
+) -> None:
+    """
+    And not by that of the argument that Python calls it by.
+    """
+    url = f"sqlite:///{tmp_path}/usage.db"
+    done = shell("ledger", "add", url, "--dimension", "d", "--quantity", "1", *words)
+
+    assert Exit.USAGE == done.code
+    assert said in done.err
+    assert "customer_aws_account_id" not in done.err
+
+
+def test_so_it_is_of_the_other_operations(shell: Shell, sandbox: Sandbox) -> None:
+    """
+    Whose arguments the service calls otherwise.
+    """
+    usage = ["--product-code", "p", "--quantity", "1"]
+    named = ["--endpoint-url", sandbox.url, "--region", "us-east-1"]
+
+    no_name = shell("meter", *usage, "--dimension", "", *named)
+    no_token = shell("meter", *usage, "--dimension", "d", "--client-token", "", *named)
+    nobody = shell("resolve", "", *named)
+
+    assert "--dimension: expected 1 to 255" in no_name.err
+    assert "--client-token: expected 1 to 64" in no_token.err
+    assert "TOKEN: expected 1 to" in nobody.err
+    assert {Exit.USAGE} == {no_name.code, no_token.code, nobody.code}

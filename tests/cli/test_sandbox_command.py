@@ -113,7 +113,7 @@ def test_a_container_needs_no_python(tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text('{"result_order": "given", "future": 120}')
     with sandbox_with(
         *("--host", "0.0.0.0", "--open-to", "sandbox", "--open-to", "localhost:9000"),
-        *("--product", "my-product,requests,seats", "--access-key", "key:secret"),
+        *("--product", "my-product, requests,seats", "--access-key", "key:secret"),
         *("--rules", str(tmp_path / "rules.json"), "--seed", "7"),
         *("--fault", "error-500=0", "--fault", '{"kind": "slow", "seconds": 0.01}'),
     ) as running:
@@ -198,7 +198,9 @@ def test_every_line_of_code_has_the_address_once() -> None:
         (["--access-key", '{"id": "k", "secret": "s", "region": 5}'], "--access-key: region: "),
         (["--product", ""], "--product: product_code: "),
         (["--product", '{"product_code": "p", "customers": {"1": "yes"}}'], "--product: "),
-        (["--product", '{"product_code": "p", "colour": 1}'], "--product: "),
+        (["--product", '{"product_code": "p", "colour": 1}'], "--product: expected concurrent_"),
+        (["--product", '{"title": "Mine"}'], "--product: missing: product_code"),
+        (["--product", "my-product,"], "--product: expected CODE or CODE,DIMENSION"),
         (["--seed", "x"], "--seed"),
     ],
 )

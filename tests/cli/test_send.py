@@ -197,7 +197,7 @@ def test_an_account_fault_exits_with_4(sandbox: Sandbox, shell: Shell) -> None:
         (2, METER[:-1], "", "Missing option '--quantity'"),
         (2, [*METER, "1", "--timestamp", "yesterday"], "", "ISO 8601"),
         (2, [*METER, "1", "--timestamp", "2026-11-23T10:00"], "", "time zone"),
-        (2, ["resolve", ""], "", "registration_token"),
+        (2, ["resolve", ""], "", "TOKEN: expected"),
     ],
 )  # fmt: skip
 def test_misuse_is_told_in_a_line(

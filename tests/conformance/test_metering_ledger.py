@@ -1,5 +1,6 @@
 """The fixture `metering_ledger`: one clock for sandbox, client and ledger."""
 
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -9,7 +10,7 @@ import pytest
 from support.clusters import asked
 from support.suites import Suite, suite_of
 
-from marketplace_metering_async import Customer, UsageLedger
+from marketplace_metering_async import ConfigurationError, Customer, UsageLedger
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox, SandboxClock
 from marketplace_metering_async.testing import LedgerSandbox, SandboxThread
@@ -126,6 +127,16 @@ async def test_nor_does_one_whose_test_was_ended_early(place: str) -> None:
         raise KeyboardInterrupt
 
     assert 0 == await schemas_in(place)
+
+
+def test_a_place_in_postgresql_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Said before the test, and not by what cleans up after it.
+    """
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+
+    with pytest.raises(ConfigurationError, match=r"\[postgres\]"), place_in("postgresql://h/d"):
+        pytest.fail("there can be no ledger")
 
 
 async def schemas_in(place: str) -> int:

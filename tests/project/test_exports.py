@@ -1,5 +1,6 @@
 """The hall: what a program imports is what public signatures mention, and nothing else."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -91,6 +92,23 @@ def test_type_checkers_look_where_a_lazy_name_is_looked_for() -> None:
     seen = re.findall(r"from marketplace_metering_async\.(\S+) import", text)
 
     assert sorted(marketplace_metering_async._HOMES) == seen
+
+
+def test_type_checkers_know_a_misspelled_name() -> None:
+    """
+    They never see `__getattr__`, by which each name would be there, and of any type.
+    """
+    for hall in (marketplace_metering_async, testing):
+        text = Path(str(hall.__file__)).read_text(encoding="utf-8")
+        seen = [
+            inner
+            for outer in ast.parse(text).body
+            if not (isinstance(outer, ast.If) and "not TYPE_CHECKING" == ast.unparse(outer.test))
+            for inner in ast.walk(outer)
+        ]
+        functions = {one.name for one in seen if isinstance(one, ast.FunctionDef)}
+
+        assert {"__dir__"} == functions
 
 
 def test_the_hall_lists_nothing_else() -> None:

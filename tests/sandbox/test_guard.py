@@ -256,7 +256,8 @@ async def test_a_token_is_asked_for_on_loopback_where_one_was_given() -> None:
         for headers, status in (({}, 403), ({"X-Sandbox-Token": "t"}, 200)):
             assert status == await status_of("GET", sandbox.url, "/_sandbox/state", b"", headers)
         foreign = {"Host": "10.0.0.1:80", "Origin": "http://evil.example"}
-        assert 200 == await status_of("GET", sandbox.url, "/_sandbox/health", b"", foreign)
+        for method in ("GET", "HEAD"):  # which `wget --spider` asks by
+            assert 200 == await status_of(method, sandbox.url, "/_sandbox/health", b"", foreign)
         assert 405 == await status_of("POST", sandbox.url, "/_sandbox/health", b"{}", foreign)
 
 

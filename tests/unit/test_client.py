@@ -1,12 +1,12 @@
 """The client: what batch_meter_usage and its stream do with whatever the service does."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from itertools import product
 from random import Random
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 from support.figures import batch
@@ -381,6 +381,7 @@ def test_unconfirmed_when_no_answer_ever_comes() -> None:
     assert {S.UNCONFIRMED: 30} == result.counts
     assert all(r.attempts == 3 for r in result)
     assert all(isinstance(r.error, TransportError) for r in result)
+    assert_type(result.unprocessed_records, list[UsageRecord | Mapping[str, Any]])
     assert 30 == len(result.unprocessed_records)
 
 

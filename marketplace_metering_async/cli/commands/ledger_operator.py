@@ -21,8 +21,10 @@ from marketplace_metering_async.cli.ledger_options import (
     states_of,
 )
 from marketplace_metering_async.cli.options import Settings, option, whole_number
+from marketplace_metering_async.cli.output.advice import as_typed
 from marketplace_metering_async.cli.output.console import Console, are, print_json_if_piped
 from marketplace_metering_async.clock import SystemClock
+from marketplace_metering_async.errors import CannotResolveError
 
 if TYPE_CHECKING:
     from marketplace_metering_async.ledger import UsageLedger
@@ -76,7 +78,7 @@ async def prune(
     if days > _LONGEST_DAYS:
         raise typer.BadParameter(f"expected at most {_LONGEST_DAYS}", param_hint="--days")
     async with open_ledger(url, console, create=False) as ledger:
-        with _misuse_of("--days: "):
+        with _misuse_of():
             count = await ledger.prune(SystemClock().now() - timedelta(days=days))
     console.print(f"{are(count, 'hour')} removed; the sums are kept")
     return Exit.OK
@@ -236,7 +238,7 @@ def _misuse_of(option: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise MisuseError(f"{option}{error}") from error
+        raise MisuseError(f"{option}{as_typed(error)}") from error
 
 
 @app.command(
@@ -264,7 +266,12 @@ async def rebind(
         settings.client(console) as client,
     ):
         with _misuse_of():
-            count = await ledger.rebind(client, taken=taken, note=note)  # type: ignore[arg-type]
+            try:
+                count = await ledger.rebind(client, taken=taken, note=note)  # type: ignore[arg-type]
+            except CannotResolveError as error:
+                if taken is None and "say what becomes" in str(error):
+                    raise MisuseError(f"{error}. Give it by --taken.") from error
+                raise
         where = (await client.endpoint()).url
     console.print(f"records go to {where}; {are(count)} metered no more", markup=False)
     return Exit.OK

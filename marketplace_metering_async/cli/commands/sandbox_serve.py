@@ -13,7 +13,7 @@ from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.output.console import Console, write_out
 from marketplace_metering_async.cli.sandbox_options import SandboxOptions
 from marketplace_metering_async.sandbox import AccessKey, Fault, Rules, Sandbox, StateFileError
-from marketplace_metering_async.sandbox.as_json import decoded, from_json
+from marketplace_metering_async.sandbox.as_json import arguments_from_json, decoded, from_json
 from marketplace_metering_async.sandbox.sdks import SDKS
 from marketplace_metering_async.sandbox.service.readings import PRESETS
 
@@ -51,7 +51,7 @@ async def serve(options: SandboxOptions, console: Console) -> Exit:
             state=options.state,
         )
         for product in products:
-            sandbox.declare_product(**product)
+            sandbox.declare_product(**arguments_from_json(sandbox.declare_product, product))
         return await _serve(sandbox, console)
     except StateFileError as error:
         raise MisuseError(f"--state: {error}") from error
@@ -145,7 +145,9 @@ def _access_key_of(text: str) -> tuple[str, AccessKey]:
 def _product_of(text: str) -> dict[str, Any]:
     written = _object_of(text)
     if written is None:
-        product_code, *dimensions = text.split(",")
+        product_code, *dimensions = map(str.strip, text.split(","))
+        if "" in dimensions:
+            raise ValueError(f"expected CODE or CODE,DIMENSION,…, got {text!r}")
         return {"product_code": product_code, "dimensions": dimensions}
     return written
 

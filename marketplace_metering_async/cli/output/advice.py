@@ -1,13 +1,16 @@
 """What to do next, in words of the command line: the package's own advice speaks of Python."""
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from marketplace_metering_async.errors import (
+    CannotResolveError,
     ConfigurationError,
     ConflictingRecordsError,
     EventConflictError,
+    EventTooOldError,
     InvalidRecordError,
     InvalidRecordTypeError,
     KeyAlreadySentError,
@@ -39,6 +42,14 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
             "Add the lines of an hour up with --coalesce. What went out first stands."
         ),
         EventConflictError: "Give each line an event id of its own, and repeat it unchanged.",
+        EventTooOldError: (
+            "Look at `ledger history`: if the usage is surely not in it, add it without an event "
+            "id, or a file under another --name. Ids are kept for at least 32 days."
+        ),
+        CannotResolveError: (
+            "Nothing was changed. Look at `ledger history` again: something may have happened "
+            "since."
+        ),
         LedgerError: "Fix what the text names, and run the same command again.",
         LedgerOutcomeUnknownError: (
             "Run the same command again: a line, or an --event-id, counts once. Look at `ledger "
@@ -57,6 +68,49 @@ _ADVICE: Final[Mapping[type[MeteringError], str]] = MappingProxyType(
         ),
     }
 )
+
+
+_OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "as_": "--as",
+        "at": "--at",
+        "before": "--days",
+        "client_token": "--client-token",
+        "customer_aws_account_id": "--account",
+        "customer_identifier": "--customer-identifier",
+        "dimension": "--dimension",
+        "event_id": "--event-id",
+        "hours": "--name",
+        "license_arn": "--license-arn",
+        "nonce": "--nonce",
+        "note": "--note",
+        "product_code": "--product-code",
+        "public_key_version": "--public-key-version",
+        "quantity": "--quantity",
+        "registration_token": "TOKEN",
+        "taken": "--taken",
+        "timestamp": "--timestamp",
+        "usage_dimension": "--dimension",
+        "usage_quantity": "--quantity",
+    }
+)
+"""What commands call the arguments that they pass on."""
+_NO_WORDS: Final = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b")
+"""Those that are no words of English, and so stand for the argument wherever they do."""
+
+
+def as_typed(error: ValueError) -> str:
+    """Return what is wrong with arguments, by the names of the options that they came from."""
+    if isinstance(error, InvalidRecordError):
+        return "; ".join(_by_option(str(one).removeprefix(": ")) for one in error.violations)
+    return _by_option(str(error))
+
+
+def _by_option(text: str) -> str:
+    name, colon, rest = text.partition(": ")
+    text = f"{_OPTIONS.get(name, name)}{colon}{rest}"
+    text = _NO_WORDS.sub(lambda found: _OPTIONS[found[0]], text)
+    return text.replace("history()", "`ledger history`").replace("retry()", "`ledger retry`")
 
 
 def advice_on(error: MeteringError) -> str:

@@ -64,7 +64,7 @@ def application(
     controls = Controls(world)
     app.router.add_post("/", _service(Operations(world)))
     for path, handler in {**Page(world, entrance).routes(), **controls.asked()}.items():
-        app.router.add_get(path, handler, allow_head=False)
+        app.router.add_get(path, handler, allow_head=path == HEALTH)  # `wget --spider`
     for path, handler in controls.ordered().items():
         app.router.add_post(path, handler)
     return app
