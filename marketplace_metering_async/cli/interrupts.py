@@ -6,7 +6,10 @@ from typing import Any, Final, Self
 
 from marketplace_metering_async.cli.output.console import Console
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+"""The last one comes where a terminal is closed, unless `nohup` has the command ignore it."""
 _ABORTED: Final = (
     "Aborted. Records on their way to the service may be metered or not: send the same input "
     "again; what is metered is refused as a duplicate, and nothing is billed twice."
@@ -48,7 +51,11 @@ class Interrupts:
         def tell(number: int, _: object) -> None:
             loop.call_soon_threadsafe(self._interrupt, number)
 
-        self._before = {number: signal.signal(number, tell) for number in _SIGNALS}
+        self._before = {
+            number: signal.signal(number, tell)
+            for number in _SIGNALS
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        }
         if self._timeout is not None:
             self._timer = loop.call_later(self._timeout, self._end)
         return self

@@ -218,7 +218,12 @@ def listens_to_interrupts(pid: int) -> bool:
 
 @pytest.mark.parametrize(
     ("number", "options"),
-    [(signal.SIGINT, []), (signal.SIGINT, ["--coalesce"]), (signal.SIGTERM, [])],
+    [
+        (signal.SIGINT, []),
+        (signal.SIGINT, ["--coalesce"]),
+        (signal.SIGTERM, []),
+        (signal.SIGHUP, []),
+    ],
 )
 def test_the_first_signal_drains(
     sandbox: Sandbox, number: signal.Signals, options: list[str]
@@ -244,6 +249,24 @@ def test_the_first_signal_drains(
     numbers = [int(found) for found in re.findall(rb'"line": (\d+)', out)]
     assert list(range(1, len(numbers) + 1)) == numbers
     assert b"send the same input again" in err
+
+
+def test_what_nohup_has_it_ignore_does_not_end_it(sandbox: Sandbox) -> None:
+    """
+    A send that goes on after its terminal is closed, as whoever started it wants.
+    """
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a process inherits
+    try:
+        with started("send", *target(sandbox), "-") as running:
+            pipe(running.stdin).write(line().encode())
+            pipe(running.stdin).flush()
+            wait_for(lambda: listens_to_interrupts(running.pid))
+            running.send_signal(signal.SIGHUP)
+            out, err = running.communicate(timeout=30)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert (0, 1) == (running.returncode, out.count(b'"Success"')), err
 
 
 def test_the_second_ctrl_c_aborts(sandbox: Sandbox) -> None:
