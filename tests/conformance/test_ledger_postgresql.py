@@ -611,3 +611,33 @@ async def test_a_restored_file_that_moves_at_once_bills_nothing_twice(
     assert any("this ledger is a copy" in text for text in warnings_of(new))
     assert 105 == before
     assert {HourState.UNCONFIRMED: 100} == status.ended
+
+
+async def test_functions_of_somebody_else_are_not_called(place: str) -> None:
+    """
+    One that fits better than PostgreSQL's own is preferred wherever it stands on the path.
+    """
+    function = "CREATE FUNCTION others.{} RETURNS {} LANGUAGE sql AS 'SELECT {}'"
+    await execute(
+        place,
+        "CREATE SCHEMA others",
+        function.format("unnest(bigint[])", "bigint", "1::bigint"),
+        function.format("unnest(text[])", "text", "''1''"),
+        function.format("cardinality(text[])", "integer", "0"),
+        f'ALTER DATABASE "{urlsplit(place).path[1:]}" SET search_path = others, public',
+    )
+    async with house_at(place, grace=0) as house:
+        for name in ("carefully", "blindly"):
+            pieces = range(20)
+            await asyncio.gather(
+                *(
+                    house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"{name}-{n}")
+                    for n in pieces
+                )
+            )
+        repeated = [await house.use(1, customer_aws_account_id="0" * 12, event_id="blindly-0")]
+        await house.relay_after(hours=1)
+        status = await house.balance()
+
+    assert [True] == [one.repeated for one in repeated]
+    assert 40 == status.metered == billed(house)

@@ -34,8 +34,8 @@ Statement = str | Dialects
 
 _WORDS: Final = {
     # The first value is a list, of numbers or of texts.
-    "rows": Dialects("SELECT value FROM json_each($1)", "SELECT unnest($1::bigint[])"),
-    "texts": Dialects("SELECT value FROM json_each($1)", "SELECT unnest($1::text[])"),
+    "rows": Dialects("SELECT value FROM json_each($1)", "SELECT pg_catalog.unnest($1::bigint[])"),
+    "texts": Dialects("SELECT value FROM json_each($1)", "SELECT pg_catalog.unnest($1::text[])"),
     "least": Dialects("min", "least"),
     "greatest": Dialects("max", "greatest"),
     # SQLite begins it with the table that is named first.

@@ -38,7 +38,7 @@ _LOCK: Final = "hashtextextended('marketplace_metering.event ' || event_id, 7305
 """Of an event id in this schema."""
 HOLD: Final = f"SELECT pg_advisory_xact_lock({_LOCK}) FROM (SELECT $1::text AS event_id) AS one"
 HELD: Final = f"""
-    SELECT event_id FROM unnest($1::text[]) AS event_id WHERE {_LOCK} IN (
+    SELECT event_id FROM pg_catalog.unnest($1::text[]) AS event_id WHERE {_LOCK} IN (
         SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
         WHERE locktype = 'advisory' AND objsubid = 1 AND granted
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -75,7 +75,7 @@ ARRIVED: Final = """
 TAKE: Final = """
     DELETE FROM marketplace_metering.arrival WHERE arrival_id IN (
         SELECT arrival_id FROM marketplace_metering.arrival
-        WHERE arrival_id IN (SELECT unnest($1::bigint[])) FOR UPDATE SKIP LOCKED)
+        WHERE arrival_id IN (SELECT pg_catalog.unnest($1::bigint[])) FOR UPDATE SKIP LOCKED)
     RETURNING name, license_product, at, quantity
 """
 """SKIP LOCKED leaves what another relay takes."""

@@ -34,7 +34,7 @@ LOCKED_CUSTOMERS: Final = """
 """Whoever closes one of them waits, and then sees the keys that are made now."""
 ONE_BY_ONE: Final = """
     SELECT pg_advisory_xact_lock(hashtextextended(billed_as, 7305803390))
-    FROM unnest($1::text[]) AS billed_as
+    FROM pg_catalog.unnest($1::text[]) AS billed_as
 """
 """Two who make keys of one customer by different schemes would not see each other's."""
 

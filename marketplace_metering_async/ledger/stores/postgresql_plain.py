@@ -78,7 +78,7 @@ _NAME: Final = f"""
     INSERT INTO marketplace_metering.event (event_id, digest, added_at)
     SELECT event_id, substring(?::bytea FROM {EVENT_DIGEST_BYTES} * (place::integer - 1) + 1
                                FOR {EVENT_DIGEST_BYTES}), ?::bigint
-    FROM unnest(?::text::text[]) WITH ORDINALITY AS named (event_id, place)
+    FROM pg_catalog.unnest(?::text::text[]) WITH ORDINALITY AS named (event_id, place)
 """
 """Without ON CONFLICT, which costs two thirds more: an id that is there makes it fail."""
 _KEEP: Final = """
@@ -111,7 +111,7 @@ _ALL: Final = numbered(
         unless="""
             WHEN event_ids_since > ? THEN 0
             WHEN EXISTS (SELECT 1 FROM marketplace_metering.whole_dimension
-                         WHERE dimension IN (SELECT unnest(?::text[]))) THEN 0
+                         WHERE dimension IN (SELECT pg_catalog.unnest(?::text[]))) THEN 0
             WHEN (SELECT COUNT(*) FROM grown WHERE hour_id > 0) <> ? THEN 0
             WHEN (SELECT COUNT(*) FROM named) <> ? THEN 0
             WHEN (SELECT COUNT(*) FROM kept) <> ? THEN 0

@@ -37,7 +37,8 @@ _PATIENT: Final = "CASE WHEN $1::text <> '' THEN set_config('lock_timeout', $1, 
 BEGIN: Final = f"SELECT {_USABLE}, {CLOCK}, {_DURABLE}, {_ENDS_SOON}, {_PATIENT}"
 BEGIN_ONCE: Final = f"""
     WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id IN (SELECT unnest($3::text[]))
+        DELETE FROM marketplace_metering.posting
+        WHERE posting_id IN (SELECT pg_catalog.unnest($3::text[]))
         RETURNING posting_id)
     INSERT INTO marketplace_metering.posting (posting_id) VALUES ($2) ON CONFLICT DO NOTHING
     RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {CLOCK},
@@ -46,13 +47,14 @@ BEGIN_ONCE: Final = f"""
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 BEGIN_ON: Final = f"""
     SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting
-                   WHERE posting_id IN (SELECT unnest($1::text[]))) AS note_found,
+                   WHERE posting_id IN (SELECT pg_catalog.unnest($1::text[]))) AS note_found,
         current_setting('transaction_isolation') = 'read committed' AS sees_all,
         {_USABLE}, {LEDGER_ID}, {_DURABLE}
 """
 AT_ONCE: Final = f"""
     WITH previous AS (
-        DELETE FROM marketplace_metering.posting WHERE posting_id IN (SELECT unnest($2::text[]))
+        DELETE FROM marketplace_metering.posting
+        WHERE posting_id IN (SELECT pg_catalog.unnest($2::text[]))
         RETURNING posting_id),
     note AS (
         INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
@@ -61,7 +63,8 @@ AT_ONCE: Final = f"""
         {_PATIENT.replace("$1", "$3")},
         1 / CASE
             WHEN moved_to IS NOT NULL OR min_compatible > $4 OR claims < $5 THEN 0
-            WHEN cardinality($2::text[]) > 0 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
+            WHEN pg_catalog.cardinality($2::text[]) > 0
+                AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
         (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, claims
