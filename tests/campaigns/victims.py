@@ -135,7 +135,7 @@ class Victim:
             client_at(self._world.endpoint, right) as client,
         ):
             while True:
-                again, self._again = self._again, []
+                again = self._some_of_those_in_doubt()
                 events = [self._new_event() for _ in range(self._chance.randrange(1, 6))]
                 if self._chance.random() < 0.2:  # a caller that was not sure
                     events += [event for event in events[:1] if event["named"]]
@@ -145,6 +145,14 @@ class Victim:
                 await asyncio.gather(*work, self._relay(ledger, client))
                 if self._world.clock_jumps and self._chance.random() < 0.05:
                     self._clock.offset = self._chance.choice(JUMPS)
+
+    def _some_of_those_in_doubt(self) -> list[Event]:
+        """Return what is given again now; the rest is later, when its hour may be remembered."""
+        parts: tuple[list[Event], list[Event]] = ([], [])
+        for event in self._again:
+            parts[self._chance.random() < 0.5].append(event)
+        self._again, now = parts
+        return now
 
     async def _relay(self, ledger: UsageLedger, client: MarketplaceMeteringClient) -> None:
         try:
