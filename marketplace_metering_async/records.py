@@ -293,9 +293,13 @@ def record_of(given: object) -> UsageRecord:
         return UsageRecord.from_boto(given)
     except InvalidRecordError:
         raise
-    except Exception as error:  # a mapping is anybody's code: rows of a database, for one
-        unread = Violation("", "a mapping that can be read", type(error).__name__)
-        raise InvalidRecordError([unread]) from error
+    except Exception as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> InvalidRecordError:
+    """Return what is wrong with a mapping, which is anybody's code: rows of a database, for one."""
+    return InvalidRecordError([Violation("", "a mapping that can be read", type(error).__name__)])
 
 
 _CUSTOMER_MEMBERS: Final = (
