@@ -121,6 +121,7 @@ class Call:
             return decisions.on_repaired(chunk, repaired.error, self.begun)
         except MeteringError as error:
             time = connection.service_time()
+            error = error.with_traceback(None)  # which would keep alive all that was given
             return decisions.on_error(
                 chunk, error, self.begun, policy, sent=self.sent, service_time=time
             )
