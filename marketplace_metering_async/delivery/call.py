@@ -140,6 +140,6 @@ class Call:
             how, retry_after = decision.ended, getattr(decision.error, "retry_after", None)
         try:
             permits.end(how, retry_after)
-        except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's pacer
             text = f"the pacer raised {type(error).__name__} when a call had ended"
             emit(observer, WarningIssued(text=text))
