@@ -14,7 +14,7 @@ from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, PendingRecord
-from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.errors import MeteringError, drop_tracebacks
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import CallEnd
@@ -121,7 +121,7 @@ class Call:
             return decisions.on_repaired(chunk, repaired.error, self.begun)
         except MeteringError as error:
             time = connection.service_time()
-            error = error.with_traceback(None)  # which would keep alive all that was given
+            drop_tracebacks(error)
             return decisions.on_error(
                 chunk, error, self.begun, policy, sent=self.sent, service_time=time
             )
