@@ -95,13 +95,6 @@ class MeteringError(Exception):
     advice: str = "Read the text of the error."
 
 
-def drop_tracebacks(error: BaseException | None) -> None:
-    """Take them from *error* and its causes: as a verdict it would keep alive all that was sent."""
-    while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
 class SdkClientError(MeteringError):
     """Something on our own side of the wire, not a response of the service."""
 

@@ -14,7 +14,7 @@ from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, PendingRecord
-from marketplace_metering_async.errors import MeteringError, drop_tracebacks
+from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import CallEnd
@@ -121,7 +121,7 @@ class Call:
             return decisions.on_repaired(chunk, repaired.error, self.begun)
         except MeteringError as error:
             time = connection.service_time()
-            drop_tracebacks(error)
+            _drop_tracebacks(error)
             return decisions.on_error(
                 chunk, error, self.begun, policy, sent=self.sent, service_time=time
             )
@@ -143,3 +143,10 @@ class Call:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's pacer
             text = f"the pacer raised {type(error).__name__} when a call had ended"
             emit(observer, WarningIssued(text=text))
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Take them from *error* and its causes: as a verdict it would keep alive all that was sent."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
