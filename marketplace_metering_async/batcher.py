@@ -119,7 +119,7 @@ class UsageBatcher:
         try:
             admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
-            verdict = Verdict(status=RecordStatus.REJECTED, error=error)
+            verdict = Verdict(status=RecordStatus.REJECTED, error=error.unraised())
             return RecordResult(position, record, verdict)
         await self._places.enter(admitted.product_code or self._product_code)
         self._require_open()  # drain() lets in whoever waits

@@ -39,6 +39,7 @@ from marketplace_metering_async.records import (
     allocations_tuple,
     quantity_members,
     travel_whole,
+    whole_utc_seconds,
 )
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,
@@ -293,9 +294,10 @@ class MarketplaceMeteringClient:
         rules.require_kind("dry_run", dry_run, bool)
         token = str(uuid4()) if client_token is None else client_token
         allocations, quantity = allocations_tuple(usage_allocations), kept(usage_quantity)
+        moment = whole_utc_seconds(timestamp)
         rules.raise_if_any(
             rules.product_code(product_code)
-            + rules.timestamp("timestamp", timestamp)
+            + rules.timestamp("timestamp", moment)
             + rules.text("usage_dimension", usage_dimension)
             + rules.quantity("usage_quantity", quantity)
             + rules.text("client_token", token, longest=limits.MAX_CLIENT_TOKEN)
@@ -303,7 +305,7 @@ class MarketplaceMeteringClient:
         )
         members: dict[str, Any] = {
             "ProductCode": product_code,
-            "Timestamp": int(timestamp.timestamp()),
+            "Timestamp": int(moment.timestamp()),
             "UsageDimension": usage_dimension,
             **quantity_members(
                 "UsageQuantity", quantity, allocations, whole=travel_whole(quantity, allocations)

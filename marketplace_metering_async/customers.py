@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 
-from attrs import field, frozen
+from attrs import field, fields_dict, frozen
 
 from marketplace_metering_async import rules
 from marketplace_metering_async.errors import Violation, mask
+
+
+def exact_text(value: str) -> str:
+    """Turn a subclass of str into str, so that nobody's override changes what is sent."""
+    return value if type(value) is str or not isinstance(value, str) else str.__str__(value)
 
 
 def masked(value: str | None) -> str:
@@ -44,6 +49,8 @@ class Customer:
         if self.product_code is not None:
             found += rules.product_code(self.product_code)
         rules.raise_if_any(found)
+        for name in fields_dict(Customer):
+            object.__setattr__(self, name, exact_text(getattr(self, name)))
 
 
 def ids_of(customer: Customer | None, **given: str | None) -> dict[str, str | None]:

@@ -1,7 +1,9 @@
 """What happened on the way, as frozen values, and who gets them."""
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -358,14 +360,24 @@ def _blocked(event: RelayBlocked) -> str:
     return said
 
 
+_RAISED: Final = (Exception, CancelledError)
+"""Whatever an observer may raise: it awaits nothing, so that nobody can have cancelled it."""
+
+
+def _report(where: str, error: BaseException) -> None:
+    """Log that the observer raised; a handler or filter of the log may be what did."""
+    with suppress(*_RAISED):
+        _logger.error("the observer raised on %s", where, exc_info=error)
+
+
 def observes_calls(observer: Observer) -> bool:
     """Whether *observer* makes use of what comes with each call."""
     if type(observer) is LoggingObserver:
         return _logger.isEnabledFor(logging.DEBUG)
     try:
         return bool(getattr(observer, "observes_calls", True))
-    except Exception:
-        _logger.exception("the observer raised on observes_calls")
+    except _RAISED as error:
+        _report("observes_calls", error)
         return True
 
 
@@ -373,8 +385,8 @@ def emit(observer: Observer, event: Event) -> None:
     """Hand *event* to *observer*; whatever it raises is logged and goes no further."""
     try:
         observer(event)
-    except Exception:
-        _logger.exception("the observer raised on %s", type(event).__name__)
+    except _RAISED as error:
+        _report(type(event).__name__, error)
 
 
 def emit_call(
@@ -394,8 +406,8 @@ def emit_call(
             observer(ended)
         else:
             observe_call(ended, records, callers)
-    except Exception:
-        _logger.exception("the observer raised on %s", type(ended).__name__)
+    except _RAISED as error:
+        _report(type(ended).__name__, error)
 
 
 def flush(observer: Observer) -> None:
@@ -403,5 +415,5 @@ def flush(observer: Observer) -> None:
     try:
         if (method := getattr(observer, "flush", None)) is not None:
             method()
-    except Exception:
-        _logger.exception("the observer raised on flush")
+    except _RAISED as error:
+        _report("flush", error)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from attrs import field, frozen
 
 from marketplace_metering_async import limits, quantities, rules
-from marketplace_metering_async.customers import Customer, ids_of, masked
+from marketplace_metering_async.customers import Customer, exact_text, ids_of, masked
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 
 SECONDS_PER_HOUR: Final = 3600
@@ -44,11 +44,6 @@ def whole_utc_seconds(value: datetime) -> datetime:
     return datetime(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, tzinfo=UTC)
 
 
-def _exact_text(value: str) -> str:
-    """Turn a subclass of str into str, so that nobody's override changes what is sent."""
-    return value if type(value) is str or not isinstance(value, str) else str.__str__(value)
-
-
 def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
     return tuple(value) if isinstance(value, Iterable) else value
 
@@ -72,8 +67,8 @@ class Tag:
         InvalidRecordTypeError: (a TypeError too) where a member is no text.
     """
 
-    key: str = field(converter=_exact_text)
-    value: str = field(converter=_exact_text)
+    key: str = field(converter=exact_text)
+    value: str = field(converter=exact_text)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what the service would refuse."""
@@ -163,7 +158,7 @@ class UsageRecord:
         if not self._is_plain():
             note("timestamp", whole_utc_seconds(self.timestamp))
             for name in _TEXTS:
-                note(name, _exact_text(getattr(self, name)))
+                note(name, exact_text(getattr(self, name)))
             rules.raise_if_any(self._violations())
         since = self.timestamp - _1970
         # There are few hours and dimensions, and many records: they share those objects.
@@ -293,9 +288,13 @@ def record_of(given: object) -> UsageRecord:
         return UsageRecord.from_boto(given)
     except InvalidRecordError:
         raise
-    except Exception as error:  # a mapping is anybody's code: rows of a database, for one
-        unread = Violation("", "a mapping that can be read", type(error).__name__)
-        raise InvalidRecordError([unread]) from error
+    except Exception as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> InvalidRecordError:
+    """Return what is wrong with a mapping, which is anybody's code: rows of a database, for one."""
+    return InvalidRecordError([Violation("", "a mapping that can be read", type(error).__name__)])
 
 
 _CUSTOMER_MEMBERS: Final = (

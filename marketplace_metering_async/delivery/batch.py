@@ -105,7 +105,7 @@ class Batch(Door):
                 try:
                     self._sent[position] = self._admission.admit(position, given)
                 except InvalidRecordError as error:
-                    self._reject([position], error)
+                    self._reject([position], error.unraised())
         self._hashes.note(filter(None, self._sent[start:]))
         if await self._stretch.yield_if_due():
             self._admission.set_time(self._connection.bounds())

@@ -121,6 +121,7 @@ class Call:
             return decisions.on_repaired(chunk, repaired.error, self.begun)
         except MeteringError as error:
             time = connection.service_time()
+            _drop_tracebacks(error)
             return decisions.on_error(
                 chunk, error, self.begun, policy, sent=self.sent, service_time=time
             )
@@ -139,6 +140,13 @@ class Call:
             how, retry_after = decision.ended, getattr(decision.error, "retry_after", None)
         try:
             permits.end(how, retry_after)
-        except Exception as error:  # noqa: BLE001 - the pacer may be the caller's
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's pacer
             text = f"the pacer raised {type(error).__name__} when a call had ended"
             emit(observer, WarningIssued(text=text))
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Take them from *error* and its causes: as a verdict it would keep alive all that was sent."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -100,7 +100,7 @@ class Stream:
         try:  # before any wait: a stop must not lose it
             record = self._feed.admit(position, given)
         except InvalidRecordError as error:
-            self._feed.reject(position, given, error)
+            self._feed.reject(position, given, error.unraised())
         else:
             self._feed.join(position, given, record)
         heed_cancelling()  # which a source may have caught for itself, as wait_for did once

@@ -159,8 +159,8 @@ class UsageLedger(LedgerOperations):
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
         is damaged, newer, something else's, or does not keep what it commits: on a network file
         system, without WAL, with `fsync = off`; LedgerRegionMismatchError where it belongs to
-        another region; ConfigurationError where an extra is missing. One that has moved can only be
-        read.
+        another region; ConfigurationError where an extra is missing; LedgerError where it is open
+        already. One that has moved can only be read.
         """
         return cls(
             store_at(url, create=create),
@@ -175,13 +175,16 @@ class UsageLedger(LedgerOperations):
 
     async def __aenter__(self) -> Self:
         """Connect, and bring the schema up to date; see `open` for what it raises."""
+        if self._loop and self._process == os.getpid() and not self._loop.is_closed():
+            raise LedgerError("the ledger is open already: enter it once, and share it")
         self._loop, self._process = asyncio.get_running_loop(), os.getpid()
-        await self._store.open(self._warn)
         try:
+            await self._store.open(self._warn)
             if self._store.may_write:
                 await self._check_identity()
         except BaseException:
             await self._store.aclose()
+            self._loop = None
             raise
         self._is_open = True
         return self
@@ -216,13 +219,14 @@ class UsageLedger(LedgerOperations):
         says how many, and those records are sent again, unchanged. In another process or event loop
         than the one that opened it, it does nothing.
         """
-        self._is_open = False
         if self._loop is not asyncio.get_running_loop() or self._process != os.getpid():
             return  # its connections are in use elsewhere
+        self._is_open = False
         await self._groups.settled()
         if self._known:
             await self._known.write_or_warn(self._now(), self._observer)
         await self._store.aclose()
+        self._loop = None
 
     async def add_usage(
         self,

@@ -12,7 +12,7 @@ from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
 from marketplace_metering_async.quantities import Quantity, millionths, read
-from marketplace_metering_async.records import UsageRecord, whole_utc_seconds
+from marketplace_metering_async.records import UsageRecord, unreadable, whole_utc_seconds
 from marketplace_metering_async.rules import (
     describe,
     is_plain_text,
@@ -133,6 +133,8 @@ class UsageReader:
                 return self.usage(now, **_arguments(given))
         except InvalidRecordError as error:
             return error.under(f"usages[{position}]")
+        except Exception as error:  # noqa: BLE001 - of the mapping: it refuses no others
+            return unreadable(error).under(f"usages[{position}]")
 
     def _remember(self, who: tuple[str | None, ...], record: UsageRecord) -> _Known:
         if len(self._known) >= _REMEMBERED:

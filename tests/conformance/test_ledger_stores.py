@@ -17,6 +17,7 @@ from marketplace_metering_async import (
     InvalidRecordError,
     LateUsageError,
     LedgerClosedError,
+    LedgerError,
     LedgerRegionMismatchError,
     LedgerUnusableError,
     MarketplaceMeteringException,
@@ -1016,3 +1017,35 @@ async def test_a_claim_outlasts_the_longest_request(house: House) -> None:
     assert until is not None
     now = datetime.now(UTC) if house.url.startswith("postgresql") else house.clock.now()
     assert until - now > timedelta(seconds=1_000)
+
+
+async def test_a_ledger_that_is_open_is_not_opened_again(house: House) -> None:
+    """
+    As by every request of a web app: the first to leave would close it for all others, which then
+    waited without an end. It says so, and whoever has it open goes on.
+    """
+
+    async def enter() -> None:
+        async with house.ledger:
+            await house.use(1)
+
+    for outcome in await asyncio.gather(*[enter() for _ in range(3)], return_exceptions=True):
+        assert isinstance(outcome, LedgerError)
+        assert str(outcome).startswith("the ledger is open already: enter it once")
+    await house.use(2)
+    assert 2 == (await house.balance()).recorded
+
+    await house.ledger.aclose()
+    await enter()
+    async with house.ledger:
+        assert 3 == (await house.balance()).recorded
+
+
+async def test_only_who_has_opened_a_ledger_closes_it(house: House) -> None:
+    """
+    On another event loop it does nothing: the owner goes on.
+    """
+    await asyncio.to_thread(asyncio.run, house.ledger.aclose())
+    await house.use(2)
+
+    assert 2 == (await house.balance()).recorded

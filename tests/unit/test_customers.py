@@ -127,3 +127,21 @@ def test_a_response_that_names_nobody_is_no_customer() -> None:
 
     with pytest.raises(InvalidRecordError, match="neither"):
         result.customer  # noqa: B018 - a property
+
+
+@ids
+def test_a_customer_keeps_exact_texts(ids: dict[str, str]) -> None:
+    """
+    As a record does: an Enum of product codes is another class wherever the customer is pickled to.
+    """
+
+    class Text(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            return "its own"
+
+    customer = Customer(**{name: Text(value) for name, value in ids.items()})
+
+    assert {str} == {type(getattr(customer, name)) for name in ids}
+    assert repr(Customer(**ids)) == repr(customer)

@@ -1,5 +1,6 @@
 """The log: at which level an event stands, in what words, and with which fields."""
 
+import asyncio
 import json
 import logging
 import pickle
@@ -10,6 +11,8 @@ from typing import Any, Final, get_args
 
 import pytest
 from attrs import asdict
+from support.memory import MemoryService, client_of, usage
+from support.virtual import run_virtual
 
 from marketplace_metering_async import (
     LedgerError,
@@ -270,3 +273,29 @@ def test_a_stand_in_whose_attributes_raise_stops_nothing(caplog: pytest.LogCaptu
 
     said = [one.message for one in caplog.records]
     assert ["the observer raised on CallEnded", "the observer raised on flush"] == said
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("observer", ["its own", "the log"])
+def test_a_batch_ends_whatever_its_observer_raises(
+    observer: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    As for a future that was cancelled, or in a filter of the log, which refuses to say so, too.
+    """
+
+    def refuse(thing: object) -> bool:
+        raise error
+
+    logger = logging.getLogger("marketplace_metering_async")
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    monkeypatch.setattr(logger, "filters", [refuse] if observer == "the log" else [])
+    chosen = LoggingObserver() if observer == "the log" else refuse
+
+    async def run() -> int:
+        async with client_of(MemoryService(), observer=chosen) as client:
+            async with asyncio.timeout(60):
+                result = await client.batch_meter_usage(usage(60), product_code="product")
+        return len(result.succeeded)
+
+    assert 60 == run_virtual(run())

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from support.memory import MemoryService, client_of
-from support.virtual import START
+from support.virtual import START, run_virtual
 
 from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy
 from marketplace_metering_async.aws.transport import Request, Response
@@ -120,3 +121,25 @@ async def test_a_dry_run_is_a_yes_or_a_no(dry_run: Any) -> None:
             await client.meter_usage(**METER, dry_run=dry_run)
 
     assert [] == service.requests
+
+
+def test_no_subclass_of_datetime_is_asked_for_its_seconds() -> None:
+    """
+    Those of pandas round the last part of an hour up, which would be metered in the next one.
+    """
+
+    class Rounding(datetime):
+        def timestamp(self) -> float:
+            return float(round(super().timestamp()))
+
+    service = Saying({"MeteringRecordId": "id"})
+    last = Rounding(2026, 11, 23, 11, 59, 59, 999_999, tzinfo=UTC)
+
+    async def send() -> None:
+        async with client_of(service) as client:
+            await client.meter_usage(**METER | {"timestamp": last})
+
+    run_virtual(send())
+
+    (request,) = service.requests
+    assert datetime(2026, 11, 23, 11, 59, 59, tzinfo=UTC).timestamp() == request["Timestamp"]

@@ -1,5 +1,7 @@
 """Call: how it ended, for the pacer."""
 
+import asyncio
+
 import pytest
 from support.chunks import chunk_of
 from support.memory import usage
@@ -16,7 +18,7 @@ from marketplace_metering_async.flow.permits import CallPermits
 class Noting:
     """A pacer that agrees to everything, and notes how calls end; or breaks then."""
 
-    def __init__(self, *, breaks: bool = False) -> None:
+    def __init__(self, breaks: BaseException | None = None) -> None:
         self.ends: list[tuple[CallEnd, float | None]] = []
         self.breaks = breaks
 
@@ -24,8 +26,8 @@ class Noting:
         return 0.0
 
     def end(self, now: float, how: CallEnd, *, retry_after: float | None = None) -> None:
-        if self.breaks:
-            raise ZeroDivisionError
+        if self.breaks is not None:
+            raise self.breaks
         self.ends.append((how, retry_after))
 
 
@@ -64,15 +66,15 @@ def test_a_call_that_was_cancelled_is_no_failure(
     assert [] == events
 
 
-def test_a_pacer_that_breaks_is_a_warning() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), asyncio.CancelledError()], ids=repr)
+def test_a_pacer_that_breaks_is_a_warning(error: BaseException) -> None:
     """
-    It changes no verdict.
+    It changes no verdict; of a future that was cancelled neither, which is no Exception.
     """
     events: list[Event] = []
-    permits = CallPermits(Noting(breaks=True), SystemClock(), 1)
+    permits = CallPermits(Noting(error), SystemClock(), 1)
 
     call_of(sent=True).return_permit(permits, events.append)
 
-    assert [
-        WarningIssued(text="the pacer raised ZeroDivisionError when a call had ended")
-    ] == events
+    text = f"the pacer raised {type(error).__name__} when a call had ended"
+    assert [WarningIssued(text=text)] == events

@@ -1,5 +1,6 @@
 """From what a caller says to usage; the laws of its memory are in properties/."""
 
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import Any
@@ -13,6 +14,19 @@ from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.quantities import of_millionths
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+
+
+class Unreadable(Mapping[str, Any]):
+    """A row whose connection is gone: to read it raises."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise RuntimeError("the connection is gone")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("dimension",))
+
+    def __len__(self) -> int:
+        return 1
 
 
 def read(**members: Any) -> Any:
@@ -99,3 +113,14 @@ def test_an_event_is_known_by_all_that_was_said_of_it() -> None:
 
     assert 4 == len(digests)
     assert b"" == read().digest
+
+
+@pytest.mark.parametrize("odd", [Unreadable(), {10**5_000: 1}], ids=["gone", "name"])
+def test_one_of_many_that_cannot_be_read_is_refused_alone(odd: Any) -> None:
+    """
+    With its place, as an unreadable record of a batch is; an error would refuse the whole list.
+    """
+    refused = UsageReader().one_of_many(NOW, 3, odd)
+
+    assert isinstance(refused, InvalidRecordError)
+    assert str(refused).startswith("usages[3]: expected a mapping that can be read, got")
