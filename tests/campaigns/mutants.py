@@ -60,7 +60,9 @@ def acknowledge_before_send() -> None:
 
 def add_to_what_is_sealed() -> None:
     """Each attempt sends the sum of the moment."""
-    posting._has_room = lambda hour, quantity: True
+    is_open = "state = 'open'"
+    assert all(is_open in text for text in adding.HOURS)
+    adding.HOURS = Dialects(*(text.replace(is_open, "1 = 1") for text in adding.HOURS))  # type: ignore[misc]
     claims._reason_to_hold = lambda one: None
 
 

@@ -20,7 +20,7 @@ def test_a_statement_has_the_words_of_each_database() -> None:
 
     assert statement.sqlite == "SELECT max(1, 2) WHERE 3 IN (SELECT value FROM json_each($1)) "
     assert statement.postgresql == (
-        "SELECT greatest(1, 2) WHERE 3 IN (SELECT unnest($1::bigint[])) FOR UPDATE"
+        "SELECT greatest(1, 2) WHERE 3 IN (SELECT pg_catalog.unnest($1::bigint[])) FOR UPDATE"
     )
 
 
