@@ -567,7 +567,7 @@ class UsageLedger(LedgerOperations):
         no relay has added to its hour yet comes apart, as open.
 
         Args:
-            month: Any moment of the month (UTC); all months by default.
+            month: Any moment (aware) of the month in UTC; all months by default.
             states: Of what is in one of these states alone; in whatever state by default.
             newest_first: Begin with the latest hour.
             customer: Of this customer of a product alone, in place of the four ids that follow.
@@ -578,11 +578,12 @@ class UsageLedger(LedgerOperations):
 
         Raises:
             ValueError: one of *states* is none.
+            InvalidRecordError: (a ValueError) *month* is no aware time.
             LedgerError: the database cannot be used.
         """
         self._require_open()
         query = HistoryQuery.of(
-            month,
+            None if month is None else moment_of("month", month),
             states,
             newest_first=newest_first,
             **ids_of(

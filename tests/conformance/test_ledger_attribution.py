@@ -114,6 +114,15 @@ async def test_the_end_of_a_subscription_is_an_aware_time(house: House) -> None:
         await house.ledger.close_customer(**CUSTOMER, at=NOON.replace(tzinfo=None))
 
 
+@pytest.mark.parametrize("month", [NOON.replace(tzinfo=None), NOON.date()])
+async def test_a_month_of_the_history_is_of_an_aware_time(house: House, month: Any) -> None:
+    """
+    A naive one would be of the machine's zone, and maybe another month.
+    """
+    with pytest.raises(InvalidRecordError, match="month: expected a time with a time zone"):
+        await anext(house.ledger.history(month=month))
+
+
 @pytest.mark.parametrize(
     "second",
     [
