@@ -39,8 +39,8 @@ from marketplace_metering_async.ledger.stores.migrations import (
 )
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import (
+    OpenFiles,
     may_write,
-    number_of,
     require_place,
 )
 from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
@@ -115,7 +115,7 @@ class SqliteFile:
         self._reader: Any = None
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._process = 0
-        self._numbers: dict[Path, tuple[int, int] | None] = {}  # of the files that are open
+        self._files = OpenFiles(())
         self._memory = Memory()
         self._warn: Warn
 
@@ -169,7 +169,7 @@ class SqliteFile:
     ) -> tuple[T, Missing | None]:
         """Return also what is missing, which makes a copy of the file."""
         with _named(self._path):
-            self._require_same_files()
+            self._files.require_same()
             with self._transaction():
                 moved_to, min_compatible, claims = self._writer.execute(
                     "SELECT moved_to, min_compatible, claims FROM ledger"
@@ -307,8 +307,8 @@ class SqliteFile:
             self._reader.row_factory = sqlite3.Row
             self._reader.execute("PRAGMA query_only = ON").fetchall()
         there = os.path.realpath(self._path)
-        files = (self._path, Path(f"{there}-wal"), Path(f"{there}-shm"))
-        self._numbers = {file: number_of(file) for file in files}
+        names = (str(self._path), there, f"{there}-wal", f"{there}-shm")
+        self._files = OpenFiles([Path(name) for name in names])
         return stat.S_IMODE(self._path.stat().st_mode)
 
     def _with_log(self) -> str:
@@ -394,25 +394,11 @@ class SqliteFile:
     @contextmanager
     def _to_read(self) -> Iterator[Connection]:
         if self.may_write:
-            self._require_same_files()
+            self._files.require_same()
             yield self._reader
             return
         with closing(connect_to_read(self._path)) as db:  # others may have made a log since
             yield db
-
-    def _require_same_files(self) -> None:
-        """
-        Files that were deleted or replaced would take usage that nobody finds again.
-
-        What is in the log alone ends with the last process that has it, if that is killed; and
-        whoever makes it anew writes the same file at the same time.
-        """
-        for file, number in self._numbers.items():
-            if (found := number_of(file)) != number:
-                what = "replaced" if found else "deleted"
-                raise LedgerUnusableError(
-                    f"end this process, and start it again: {file} was {what} while it was open"
-                )
 
 
 @contextmanager
