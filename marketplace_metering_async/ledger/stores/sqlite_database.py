@@ -34,10 +34,17 @@ KEPT_SUM: Final = """
 class SqliteDatabase(Database):
     """See Database; nothing of it waits."""
 
-    def __init__(self, db: Connection, *, row_by_row: bool = False) -> None:
-        """Run statements on *db*, in a transaction that has begun; see `sqlite_plain.grow`."""
+    def __init__(
+        self, db: Connection, *, row_by_row: bool = False, event_ids_since: int | None = None
+    ) -> None:
+        """
+        Run statements on *db*, in a transaction that has begun.
+
+        Whether *row_by_row* is for `sqlite_plain.grow`; *event_ids_since* stands where it is known.
+        """
         self._db = db
         self._row_by_row = row_by_row
+        self._event_ids_since = event_ids_since
 
     async def fetch(self, statement: Statement, *values: object) -> Sequence[Row]:
         """See Database."""
@@ -48,6 +55,11 @@ class SqliteDatabase(Database):
         }
         rows: Sequence[Row] = self._db.execute(without_schema(text), named).fetchall()
         return rows
+
+    async def event_ids_since(self) -> int:
+        """See Database."""
+        known = self._event_ids_since
+        return await super().event_ids_since() if known is None else known
 
     async def for_each(self, statement: Dialects, rows: Sequence[Sequence[Any]]) -> None:
         """See Database."""
@@ -83,10 +95,17 @@ class SqliteDatabase(Database):
         )
 
 
-def run(db: Connection, verb: Verb[T], *, row_by_row: bool = False) -> T:
+def run(
+    db: Connection,
+    verb: Verb[T],
+    *,
+    row_by_row: bool = False,
+    event_ids_since: int | None = None,
+) -> T:
     """Return what a *verb* returns: it ends at once, for it waits for nothing else."""
+    database = SqliteDatabase(db, row_by_row=row_by_row, event_ids_since=event_ids_since)
     try:
-        next(verb(SqliteDatabase(db, row_by_row=row_by_row)).__await__())
+        next(verb(database).__await__())
     except StopIteration as end:
         result: T = end.value
         return result

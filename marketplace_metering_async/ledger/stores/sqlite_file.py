@@ -171,8 +171,8 @@ class SqliteFile:
         with _named(self._path):
             self._files.require_same()
             with self._transaction():
-                moved_to, min_compatible, claims = self._writer.execute(
-                    "SELECT moved_to, min_compatible, claims FROM ledger"
+                moved_to, min_compatible, claims, since = self._writer.execute(
+                    "SELECT moved_to, min_compatible, claims, event_ids_since FROM ledger"
                 ).fetchone()
                 if not though_moved:
                     require_here(moved_to)
@@ -181,7 +181,7 @@ class SqliteFile:
                 if missing is not None:
                     now = int(SystemClock().now().timestamp())
                     run(self._writer, lambda db: guard(db, now))
-                result = run(self._writer, operation, row_by_row=row_by_row)
+                result = run(self._writer, operation, row_by_row=row_by_row, event_ids_since=since)
             self._memory = Memory(claims=claims)
             return result, missing
 
