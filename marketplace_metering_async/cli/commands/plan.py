@@ -56,9 +56,8 @@ class Plan:
         self._first_of_key: dict[int, int] = {}  # hash of a key, to hash of content and place
         self._alike: Counter[int] = Counter()  # how many more say the same, by hash of the key
         self._conflicts: dict[int, int] = {}  # hash of a key, to the first line that differs
-        self._licensed: defaultdict[int, list[int]] = defaultdict(
-            list
-        )  # by that of the other scheme
+        # Hashes of keys of licenses, by that of the key which their usage had by product code.
+        self._licensed = defaultdict[int, list[int]](list)
         self._overlaps: dict[int, int] = {}  # hash of a key, to that of one under the other scheme
         self._lanes: Counter[Lane] = Counter()
         self._bytes: Counter[Lane] = Counter()
