@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -112,8 +111,9 @@ class OpenFiles:
         self._numbers = {file: _number_of(file) for file in files}
         self._folders = sorted({str(file.parent) for file in files})
         self._monotonic = monotonic
-        self._seen: list[tuple[int, int, int]] = []
-        self._since = 0.0  # monotonic time since which the folders are as they were seen
+        # How the folders looked when all was well, and since when, by the monotonic time; it is one
+        # value, since two threads ask.
+        self._known: tuple[list[tuple[int, int, int]], float] = ([], 0.0)
 
     def require_same(self) -> None:
         """
@@ -122,26 +122,27 @@ class OpenFiles:
         Raises:
             LedgerUnusableError: that has happened.
         """
-        if self._are_folders_as_before():
-            return
+        moment, seen = self._monotonic(), list(map(_state_of, self._folders))
+        known, since = self._known
+        if seen == known and moment - since > _SAME_TIME and all(at % _SECOND for _, _, at in seen):
+            return  # sooner after another change, or by the second, it might look the same
         for file, number in self._numbers.items():
             if (found := _number_of(file)) != number:
                 what = "replaced" if found else "deleted"
                 raise LedgerUnusableError(
                     f"end this process, and start it again: {file} was {what} while it was open"
                 )
+        if seen != known:
+            self._known = (seen, moment)
 
-    def _are_folders_as_before(self) -> bool:
-        """Whether that is sure: what happens soon after another change has the same time."""
-        moment, seen = self._monotonic(), []
-        for folder in self._folders:
-            with suppress(FileNotFoundError):
-                found = os.stat(folder)  # noqa: PTH116 - half the time of a Path's
-                seen.append((found.st_dev, found.st_ino, found.st_mtime_ns))
-        if seen != self._seen:
-            self._seen, self._since = seen, moment
-        is_exact = all(changed % _SECOND for _, _, changed in seen)
-        return is_exact and moment - self._since > _SAME_TIME
+
+def _state_of(folder: str) -> tuple[int, int, int]:
+    """Return which folder it is, and when something in it was last made, renamed or removed."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116 - half the time of a Path's
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _number_of(file: Path) -> tuple[int, int] | None:
