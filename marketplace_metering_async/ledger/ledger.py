@@ -298,7 +298,7 @@ class UsageLedger(LedgerOperations):
         )
         result: Outcome | None
         if connection is None:
-            (result,) = await self._groups.add((usage,))
+            result = await self._groups.add(usage)
             if result is None:
                 (result,) = await self._groups.add_later((usage,), (result,))
         else:
@@ -348,7 +348,9 @@ class UsageLedger(LedgerOperations):
                 await stretch.yield_if_due()
             outcomes.append(self._reader.one_of_many(now, position, given))
         read = [one for one in outcomes if isinstance(one, Usage)]
-        stored = await self._groups.add_later(read, await self._groups.add(read)) if read else []
+        stored = (
+            await self._groups.add_later(read, await self._groups.add_many(read)) if read else []
+        )
         if (failed := failure_of_all(stored)) is not None:
             raise failed
         found: Iterator[Any] = iter(stored)

@@ -176,6 +176,7 @@ class Plan:
     How a group is posted.
 
     Attributes:
+        now: When, in seconds since 1970.
         careful: The places in the group of what is posted carefully.
         parts: What is added to each plain hour.
         most: Millionths that an hour may have then, so that there is room for others of its key.
@@ -187,22 +188,22 @@ class Plan:
         self, group: Sequence[Usage], now: int, memory: PlainHours, *, ids_since: int
     ) -> None:
         self._group = group
-        self._now = now
         self._memory = memory
+        self.now = now
         self._results: dict[int, PostingResult] = {}
         self.careful: list[int] = []
         self.parts: list[PlainPart] = []
         self.most = MOST_WHOLE
         self.ids_since = ids_since
 
-    def events(self) -> list[tuple[str, bytes, int]]:
-        """Return the plain events: event_id, digest, added_at."""
-        return [
-            (usage.event_id, usage.digest, self._now)
+    def events(self) -> dict[str, bytes]:
+        """Return the ids of the plain events, each with its digest."""
+        return {
+            usage.event_id: usage.digest
             for part in self.parts
             for usage in map(self._group.__getitem__, part.places)
             if usage.event_id is not None
-        ]
+        }
 
     def known(self, digests: Mapping[str, bytes]) -> None:
         """Leave out events that were there, with the digests of what was said of them."""

@@ -158,11 +158,13 @@ def acknowledge_before_commit() -> None:
     """Usage is called stored while it is only in memory."""
     commit = group_commit._Line._commit
 
-    async def hasty(self: Any, group: Any) -> None:
-        for usages, waiting in group:
-            if not waiting.done():
-                waiting.set_result([posting.AddedUsage() for _ in usages])
-        await commit(self, group)
+    async def hasty(self: Any, group: Any, waiting: Any) -> None:
+        for brought, stored in zip(group, waiting, strict=True):
+            if not stored.done():
+                added = posting.AddedUsage()
+                one = isinstance(brought, Usage)
+                stored.set_result(added if one else [added for _ in brought])
+        await commit(self, group, waiting)
 
     group_commit._Line._commit = hasty  # type: ignore[method-assign]
 
@@ -354,8 +356,8 @@ def plain_events_are_not_counted() -> None:
     """Usage is added blindly, though its event id is known."""
     name = sqlite_plain.name_events
 
-    def as_if_new(db: Any, events: Any) -> list[str]:
-        name(db, events)
+    def as_if_new(db: Any, events: Any, at: int) -> list[str]:
+        name(db, events, at)
         return []
 
     sqlite_plain.name_events = as_if_new

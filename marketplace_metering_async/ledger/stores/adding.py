@@ -171,7 +171,7 @@ async def post(
     whole = await whole_for(db, group)
     since = await db.event_ids_since()
     plan = hours.plan(group, now, rules, whole=whole, since=since)
-    if there := await db.name_events(plan.events()):
+    if there := await db.name_events(plan.events(), plan.now):
         plan.known((await events_named(db, there)).digests)
     if plan.parts and (others := await db.grow(plan, rules)):
         await db.fetch(FORGET_EVENTS, plan.miss(others))

@@ -6,7 +6,7 @@ schema, which SQLite does without. What they call by other names stands in brace
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -127,8 +127,8 @@ class Database(ABC):
         """Return all rows of a statement on *pairs*: one value in SQLite, in PostgreSQL two."""
 
     @abstractmethod
-    async def name_events(self, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
-        """Store plain events but for those whose ids are there already; return these."""
+    async def name_events(self, events: Mapping[str, bytes], at: int) -> list[str]:
+        """Store a plan's events but for those whose ids are there already; return these."""
 
     @abstractmethod
     async def grow(self, plan: Plan, rules: PostingRules) -> Sequence[PlainPart]:

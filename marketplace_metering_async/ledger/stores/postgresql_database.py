@@ -1,7 +1,7 @@
 """A transaction of PostgreSQL as the verbs that both stores share know it."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -83,9 +83,9 @@ class PostgresDatabase(Database):
         """See Database."""
         return await self.fetch(statement, [*pairs], [*pairs.values()])
 
-    async def name_events(self, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
+    async def name_events(self, events: Mapping[str, bytes], at: int) -> list[str]:
         """See Database."""
-        return await postgresql_plain.name_events(self, events)
+        return await postgresql_plain.name_events(self, events, at)
 
     async def grow(self, plan: Plan, rules: PostingRules) -> Sequence[PlainPart]:
         """See Database."""

@@ -5,7 +5,7 @@ What such a statement expects it counts itself, and where something is otherwise
 whole, so that one round trip is enough where all of a group is plain. See plain_usage.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -140,7 +140,7 @@ def at_once(
     fractions = [*{usage.key.dimension for usage in group if concerns(usage)}]
     values = (
         *_of_hours(plan, rules),
-        *_of_events(events),
+        *_of_events(events, plan.now),
         shard,
         *_columns(sums, 6),
         plan.ids_since,
@@ -168,16 +168,15 @@ def _of_hours(plan: Plan, rules: PostingRules) -> tuple[str | int, ...]:
     )
 
 
-def _of_events(events: Sequence[tuple[str, bytes, int]]) -> tuple[bytes, int, str]:
-    digests = b"".join([digest for _, digest, _ in events])
-    return digests, events[0][2] if events else 0, _texts([name for name, _, _ in events])
+def _of_events(events: Mapping[str, bytes], at: int) -> tuple[bytes, int, str]:
+    return b"".join(events.values()), at, _texts(events)
 
 
 def _numbers(column: list[int]) -> str:
     return f"{{{str(column)[1:-1]}}}"
 
 
-def _texts(column: Sequence[str]) -> str:
+def _texts(column: Collection[str]) -> str:
     """Return texts, in none of which there is a NUL, as one of an array."""
     joined = "\0".join(column).replace("\\", r"\\").replace('"', r"\"")
     return '{"' + joined.replace("\0", '","') + '"}' if column else "{}"
@@ -187,12 +186,12 @@ def _columns(rows: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any
     return [*zip(*rows, strict=True)] or [()] * width
 
 
-async def name_events(db: Database, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
-    """Store events but for those whose ids are there already; return these."""
+async def name_events(db: Database, events: Mapping[str, bytes], at: int) -> list[str]:
+    """See Database."""
     if not events:
         return []
-    new = {row["event_id"] for row in await db.fetch(NEW_EVENTS, *_of_events(events))}
-    return [name for name, *_ in events if name not in new]
+    new = {row["event_id"] for row in await db.fetch(NEW_EVENTS, *_of_events(events, at))}
+    return [name for name in events if name not in new]
 
 
 async def grow(db: Database, plan: Plan, rules: PostingRules) -> list[PlainPart]:

@@ -1,7 +1,7 @@
 """A transaction of SQLite as the verbs that both stores share know it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.ledger.model import CustomerKey
@@ -76,9 +76,9 @@ class SqliteDatabase(Database):
         """See Database."""
         return await self.fetch(statement, pairs)
 
-    async def name_events(self, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
+    async def name_events(self, events: Mapping[str, bytes], at: int) -> list[str]:
         """See Database."""
-        return sqlite_plain.name_events(self._db, events)
+        return sqlite_plain.name_events(self._db, events, at)
 
     async def grow(self, plan: Plan, rules: PostingRules) -> Sequence[PlainPart]:
         """See Database."""

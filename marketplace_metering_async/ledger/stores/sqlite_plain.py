@@ -1,10 +1,10 @@
 """Plain usage into a ledger in SQLite, blindly; see plain_usage."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, Final
 
 from marketplace_metering_async.ledger.hours import last_hour_of_month
@@ -70,20 +70,22 @@ def _statement(most: int, rules: PostingRules, last_of_month: int) -> str:
     )
 
 
-def name_events(db: Connection, events: Sequence[tuple[str, bytes, int]]) -> list[str]:
-    """Store events but for those whose ids are there already; return these."""
+def name_events(db: Connection, events: Mapping[str, bytes], at: int) -> list[str]:
+    """See Database."""
     there: list[str] = []
-    for first in range(0, len(events), _AT_ONCE):
-        some = events[first : first + _AT_ONCE]
-        if len(some) == _AT_ONCE:
+    values: list[Any] = [*chain.from_iterable(zip(events, events.values(), repeat(at)))]
+    for first in range(0, len(values), 3 * _AT_ONCE):
+        some = values[first : first + 3 * _AT_ONCE]
+        if len(some) == 3 * _AT_ONCE:
             with suppress(sqlite3.IntegrityError):  # one is there, and none was stored
-                db.execute(NEW_EVENTS, [*chain.from_iterable(some)])
+                db.execute(NEW_EVENTS, some)
                 continue
-        there += [some[place][0] for place in _unchanged(db, PLAIN_EVENT, some)]
+        rows = zip(some[::3], some[1::3], some[2::3], strict=True)
+        there += [some[3 * place] for place in _unchanged(db, PLAIN_EVENT, rows)]
     return there
 
 
-def _unchanged(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+def _unchanged(db: Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> list[int]:
     """Run a statement for each of *rows*; return the places of those that changed nothing."""
     unchanged: list[int] = []
 

@@ -26,7 +26,7 @@ async def test_a_task_that_was_cancelled_leaves_nobody_waiting(turns: int) -> No
         return [AddedUsage() for _ in group]
 
     commits = GroupCommit(post)
-    adding = commits.add([USAGE])
+    adding = commits.add(USAGE)
     for _ in range(turns):
         await asyncio.sleep(0)
     for task in asyncio.all_tasks() - {asyncio.current_task(), adding}:
@@ -34,7 +34,7 @@ async def test_a_task_that_was_cancelled_leaves_nobody_waiting(turns: int) -> No
 
     async with asyncio.timeout(5):
         await asyncio.wait({adding})
-        assert [AddedUsage()] == await commits.add([USAGE])
+        assert AddedUsage() == await commits.add(USAGE)
         await commits.settled()
 
 
@@ -51,20 +51,21 @@ async def test_what_came_together_shares_a_commit_and_gets_its_own_outcomes() ->
 
     commits = GroupCommit(post)
     usages = [USAGE._replace(at=n) for n in range(1_501)]
-    first = commits.add(usages[:2])
+    first = commits.add_many(usages[:2])
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    several = [commits.add(some) for some in (usages[2:5], usages, usages[5:])]
-    several.append(commits.add(usages[:1]))
+    several = [commits.add_many(some) for some in (usages[2:5], usages, usages[5:])]
+    alone = commits.add(usages[1])
     await asyncio.sleep(0)
     several[2].cancel()
 
-    outcomes: list[Any] = await asyncio.gather(first, *several, return_exceptions=True)
+    outcomes: list[Any] = await asyncio.gather(first, *several, alone, return_exceptions=True)
     assert [False, True] == [one.late for one in outcomes[0]]
     assert [False, True, False] == [one.late for one in outcomes[1]]
     assert 750 == sum(one.late for one in outcomes[2])
     assert isinstance(outcomes[3], asyncio.CancelledError)
-    assert [[0, 1], [2, 3, 4], [*range(1_501)], [0]] == groups
+    assert outcomes[4].late
+    assert [[0, 1], [2, 3, 4], [*range(1_501)], [1]] == groups
 
 
 async def test_a_refusal_is_one_usages_own_and_a_failure_is_of_all() -> None:
@@ -81,8 +82,8 @@ async def test_a_refusal_is_one_usages_own_and_a_failure_is_of_all() -> None:
         raise LedgerError(str(len(group)))
 
     usages = [USAGE._replace(at=n) for n in range(20)]
-    refused: list[Any] = [*await GroupCommit(refuse_seven).add(usages)]
-    failed: list[Any] = [*await GroupCommit(fail).add(usages)]
+    refused: list[Any] = [*await GroupCommit(refuse_seven).add_many(usages)]
+    failed: list[Any] = [*await GroupCommit(fail).add_many(usages)]
 
     assert [7] == [n for n, one in enumerate(refused) if one != AddedUsage()]
     assert isinstance(refused[7], UsageRefusedError)

@@ -140,7 +140,7 @@ def test_an_id_that_is_given_twice_is_looked_at() -> None:
     plan = hours().plan(group, NOW, RULES)
 
     assert [group[0], group[2]] == plan.careful_usage()
-    assert [("b", b"said", NOW)] == plan.events()
+    assert {"b": b"said"} == plan.events()
 
 
 def test_a_fraction_of_a_whole_dimension_is_looked_at() -> None:
