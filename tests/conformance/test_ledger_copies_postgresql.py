@@ -36,6 +36,7 @@ from support.ledgers import (
     House,
     change,
     connections_of,
+    database_at,
     execute,
     house_at,
     new_postgres_database,
@@ -476,3 +477,36 @@ async def test_a_relay_that_looked_outside_before_another_ones_first_claim_sees_
             await an_hour_later(house)
 
     assert 12 == billed(house)
+
+
+async def test_texts_are_known_again_where_another_system_has_another_order(
+    cluster: Cluster,
+) -> None:
+    """
+    As an upgrade of the operating system brings, or a standby on another one: an index in the order
+    of its language would no longer find what is there, and take it twice. ledger C1
+    """
+    name = f"ordered_{uuid4().hex}"
+    language = "TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en'"
+    await execute(cluster.url, f"CREATE DATABASE {name} {language}")
+    texts = [f"{word}{number}" for number in range(100) for word in ("event-", "Event", "-event ")]
+    for is_known in (False, True):
+        async with house_at(database_at(cluster.url, name)) as house:
+            await house.use(1)  # so that the rest is added blindly
+            adding = (house.use(1, event_id=text) for text in texts)
+            assert {is_known} == {added.repeated for added in await asyncio.gather(*adding)}
+            assert len(texts) + 1 + is_known == (await house.balance()).recorded
+        ((column,),) = await change(
+            cluster.url,
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'pg_database'::regclass "
+            "AND attname ~ '^dat(icu)?locale$'",
+        )
+        other = f"UPDATE pg_database SET {column} = 'en-u-kn-kf-upper' WHERE datname = '{name}'"
+        await execute(cluster.url, other)
+    of_a_language = await change(
+        database_at(cluster.url, name),
+        "SELECT attrelid::regclass::text FROM pg_index JOIN pg_attribute ON attrelid = indexrelid "
+        "WHERE attcollation NOT IN (0, '\"C\"'::regcollation) AND indrelid IN "
+        "(SELECT oid FROM pg_class WHERE relnamespace = 'marketplace_metering'::regnamespace)",
+    )
+    assert not of_a_language
