@@ -64,9 +64,11 @@ class StateFile:
             raise StateFileError(f"{self._path} cannot be read as a state file: {error}") from error
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self._path.exists():
+        try:
+            file = self._path.open(encoding="utf-8")
+        except FileNotFoundError:
             return
-        with self._path.open(encoding="utf-8") as file:
+        with file:
             first = file.readline()
             if json.loads(first or "{}").get("sandbox_state") != _VERSION:
                 raise ValueError("it is of another version, or something else")
@@ -92,8 +94,8 @@ class StateFile:
             raise StateFileError(f"{self._path} cannot be written: {error}") from error
 
     def _begin(self, world: World) -> None:
-        if self._file is None and self._path.exists():
-            with self._path.open("a", encoding="utf-8") as file:
+        if self._file is None:
+            with suppress(FileNotFoundError), self._path.open("r+", encoding="utf-8") as file:
                 _lock(file)  # is anybody there?
         fresh = self._path.with_name(f"{self._path.name}.new")
         fresh.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import (
     OpenFiles,
+    is_there,
     may_write,
     require_place,
 )
@@ -83,7 +84,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     Without a log beside it nobody has it open, and none need be made to read it.
     """
     there = Path(os.path.realpath(path))
-    others = "mode=ro" if Path(f"{there}-wal").exists() else "immutable=1"
+    others = "mode=ro" if is_there(Path(f"{there}-wal")) else "immutable=1"
     connection = sqlite3.connect(
         f"{there.as_uri()}?{others}", timeout=_BUSY_SECONDS, isolation_level=None, uri=True
     )
@@ -275,14 +276,14 @@ class SqliteFile:
                 f"SQLite {sqlite3.sqlite_version} is older than 3.37, which the ledger needs"
             )
         with _named(self._path):
-            if not self._create and not self._path.exists():
+            if not self._create and not is_there(self._path):
                 raise self._missing()
             require_place(self._path)
             self.may_write = may_write(self._path)
             if not self.may_write:
                 self._require_upgraded(self._read(self._version))
                 return 0
-            if not self._path.exists():  # made here, so that nobody else may read it
+            if not is_there(self._path):  # made here, so that nobody else may read it
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row

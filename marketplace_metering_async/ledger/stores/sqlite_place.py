@@ -1,5 +1,6 @@
 """Where a ledger's file may lie: what a URL names, and on which disks SQLite keeps its promise."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ _FAR_AWAY: Final = frozenset(
 File systems of other machines, and of the machine around this one, where the shared memory of WAL
 does not work; `fuse` is one that does not say what it is.
 """
+_NO_SUCH_FILE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _MOUNTS: Final = Path("/proc/mounts")
 
 
@@ -55,6 +57,22 @@ _SAME_TIME: Final = 0.1
 """Seconds within which others give two changes the same time, and more."""
 
 
+def is_there(file: Path) -> bool:
+    """
+    Return whether there is something of that name.
+
+    Raises:
+        OSError: that cannot be known, which Path.exists calls False from Python 3.14 on.
+    """
+    try:
+        file.stat()
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            return False
+        raise
+    return True
+
+
 def require_place(file: Path) -> None:
     """
     Refuse a place where SQLite cannot keep a ledger.
@@ -66,7 +84,7 @@ def require_place(file: Path) -> None:
     parent = file.parent
     if not parent.is_dir():
         raise LedgerUnusableError(f"{parent}: there is no such directory")
-    if file.exists() and not stat.S_ISREG(file.stat().st_mode):
+    if is_there(file) and not stat.S_ISREG(file.stat().st_mode):
         raise LedgerUnusableError(f"{file}: expected a file, got something else")
     there = Path(os.path.realpath(file))  # resolve() raises on loops
     mount, kind = _mount_of(there)
@@ -80,7 +98,7 @@ def require_place(file: Path) -> None:
             f"mount the folder that {file} lies in, and not the file alone: its log lies beside "
             "it, where others who use it do not see it, and nothing keeps it"
         )
-    if there.exists() and there.stat().st_nlink > 1:
+    if is_there(there) and there.stat().st_nlink > 1:
         raise LedgerUnusableError(
             f"remove the other names of {file}, which is hard-linked: whoever opens it by one of "
             "them has another log, and what both add is lost; a copy is made by `ledger backup`"
@@ -91,7 +109,7 @@ def may_write(path: Path) -> bool:
     """Whether this process may write the file and its folder, which gets a log."""
     there = Path(os.path.realpath(path))
     effective = os.access in os.supports_effective_ids
-    return not there.exists() or all(
+    return not is_there(there) or all(
         os.access(place, os.W_OK, effective_ids=effective) for place in (there, there.parent)
     )
 

@@ -1,6 +1,7 @@
 """The watermark of a ledger: a folder of its own outside of its database, whose names say it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from marketplace_metering_async.errors import ConfigurationError, LedgerError, LedgerUnusableError
@@ -45,8 +46,8 @@ class WatermarkFolder:
         """
         there = self._all()
         try:
-            if not self._path.exists():
-                self._path.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                self._path.mkdir()
                 sync_folder(self._path.parent)
             (self._path / watermark.as_name()).touch()
             sync_folder(self._path)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import gzip
+import os
 import socket
 import ssl
 import threading
@@ -1089,14 +1090,17 @@ async def test_closed_means_closed() -> None:
                 await transport.send(request(server.url), timeout=5)
 
 
-async def test_closing_while_it_opens(authority: Authority) -> None:
+async def test_closing_while_it_opens(authority: Authority, tmp_path: Path) -> None:
     """A transport that is closed while it reads certificates opens nothing."""
-    async with trusting(authority) as transport:
-        opening = asyncio.create_task(transport.send(request("https://127.0.0.1:1"), timeout=5))
-        await asyncio.sleep(0)
-        await transport.aclose()
-        with pytest.raises(ClientClosedError):
-            await opening
+    slow = tmp_path / "certificates.pem"
+    os.mkfifo(slow)  # who reads it waits until somebody writes
+    transport = AiohttpTransport(TransportSettings(ca_bundle=str(slow)))
+    opening = asyncio.create_task(transport.send(request("https://127.0.0.1:1"), timeout=5))
+    await asyncio.sleep(0)
+    await transport.aclose()
+    await asyncio.to_thread(lambda: slow.write_bytes(Path(authority.bundle).read_bytes()))
+    with pytest.raises(ClientClosedError):
+        await opening
 
 
 async def test_closing_does_not_wait_for_a_dead_server(authority: Authority) -> None:
