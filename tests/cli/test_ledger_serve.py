@@ -35,7 +35,8 @@ class Running:
             with build_opener(ProxyHandler({})).open(self.url + path, timeout=10) as answer:
                 return answer.status, answer.headers["Content-Type"], answer.read().decode()
         except HTTPError as refused:
-            return refused.code, refused.headers["Content-Type"], refused.read().decode()
+            with refused:
+                return refused.code, refused.headers["Content-Type"], refused.read().decode()
 
 
 @contextmanager

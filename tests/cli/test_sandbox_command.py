@@ -58,7 +58,8 @@ class Running:
             with build_opener(ProxyHandler({})).open(request, timeout=10) as answer:
                 return int(answer.status)
         except HTTPError as refused:
-            return refused.code
+            with refused:
+                return refused.code
 
     def meter(self) -> subprocess.CompletedProcess[str]:
         """Meter with boto3, by the printed variables alone."""

@@ -87,7 +87,7 @@ AUDITED: list[tuple[str, str | bytes | None, Exit, str]] = [
     ("thousand.csv", table(f'{AT},d,"1,234",111122223333'), REFUSED, DIGITS),
     ("prod.csv", table(f"{ROW},x", header=f"{HEADER},note"), OK, "not read: note"),
     ("longline.jsonl", record(dimension="d" * 3_000_000), REFUSED, "expected 1 to 255 characters"),
-    ("nest.jsonl", "[" * 50_000, REFUSED, "nested too deeply"),
+    ("nest.jsonl", "[" * 500_000, REFUSED, "nested too deeply"),
     ("dupkeys.jsonl", record()[:-1] + ', "quantity": 6}', REFUSED, "the member quantity twice"),
     ("nan.jsonl", record().replace("5", "NaN", 1), REFUSED, "expected"),
     ("true.jsonl", record(quantity=True), REFUSED, 'an exact number, as 17 or "17.42"'),
