@@ -40,8 +40,11 @@ from marketplace_metering_async.ledger.stores.migrations import (
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import (
     OpenFiles,
+    leave_open,
+    let_go,
     may_write,
     require_place,
+    take_into_use,
 )
 from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
 from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
@@ -122,6 +125,9 @@ class SqliteFile:
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
         self._warn = warn
+        if self._process not in (0, os.getpid()):
+            leave_open(self._writer, self._reader)
+            self._writer = self._reader = None
         self._threads = (
             ThreadPoolExecutor(1, "ledger-writer"),
             ThreadPoolExecutor(1, "ledger-reader"),
@@ -260,6 +266,7 @@ class SqliteFile:
                 setattr(self, name, None)
                 await asyncio.shield(loop.run_in_executor(thread, connection.close))
             thread.shutdown(wait=False)
+        let_go(self)
 
     async def _in_thread(self, which: int, work: Callable[[], T]) -> T:
         if self._threads is None:
@@ -279,11 +286,12 @@ class SqliteFile:
                 raise self._missing()
             require_place(self._path)
             self.may_write = may_write(self._path)
+            if self.may_write and not self._path.exists():  # so that nobody else may read it
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            take_into_use(self._path, self)
             if not self.may_write:
                 self._require_upgraded(self._read(self._version))
                 return 0
-            if not self._path.exists():  # made here, so that nobody else may read it
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row
             self._version(self._writer)  # what is none of ours gets no other kind of log

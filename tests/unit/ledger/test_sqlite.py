@@ -7,6 +7,8 @@ import resource
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta, timezone
@@ -670,6 +672,58 @@ async def test_a_forked_child_is_sent_away(tmp_path: Path) -> None:
         with pytest.raises(LedgerClosedError, match="another process"):
             await house.use(1)
         file._process = os.getpid()
+
+
+_FORKED_WHILE_OPEN = """
+import asyncio, os, sys
+from marketplace_metering_async import LedgerUnusableError, UsageLedger
+
+open_in_parent, elsewhere = (UsageLedger.open(url) for url in sys.argv[1:])
+usage = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+
+
+async def added(ledger, event_id):
+    async with ledger:
+        print(event_id, await ledger.add_usage(quantity=1, event_id=event_id, **usage), flush=True)
+
+
+def in_a_child(ledgers):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)
+    for ledger in ledgers:
+        try:
+            asyncio.run(added(ledger, "child"))
+        except LedgerUnusableError as error:
+            print(error, flush=True)
+    os._exit(0)
+
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(open_in_parent.__aenter__())
+in_a_child((open_in_parent, UsageLedger.open(sys.argv[1]), elsewhere))
+loop.run_until_complete(open_in_parent.add_usage(quantity=1, event_id="parent", **usage))
+loop.run_until_complete(open_in_parent.aclose())
+in_a_child((open_in_parent, UsageLedger.open(sys.argv[1])))
+"""
+
+
+async def test_a_file_that_was_open_when_the_process_was_forked_is_refused_in_the_child(
+    tmp_path: Path,
+) -> None:
+    """
+    SQLite in the child believes that it holds its parent's locks: the file is locked to it for as
+    long as it lives, or its log is removed under it. What the parent had closed is free. C17
+    """
+    urls = url_of(tmp_path / "usage.db"), url_of(tmp_path / "other.db")
+    run = (sys.executable, "-W", "ignore", "-c", _FORKED_WHILE_OPEN, *urls)
+    ended = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True, check=True)
+    same, again, other, *after = ended.stdout.splitlines()
+
+    assert all("open it after the fork" in line for line in (same, again)), (same, again)
+    assert ["repeated=False", "repeated=False", "repeated=True"] == [
+        re.findall(r"repeated=\w+", line)[0] for line in (other, *after)
+    ]
 
 
 def forget_log(path: Path) -> None:
