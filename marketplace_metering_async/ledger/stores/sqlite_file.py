@@ -13,10 +13,11 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from copy import copy
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
@@ -122,12 +123,23 @@ class SqliteFile:
         self._memory = Memory()
         self._warn: Warn
 
+    def anew(self) -> Self:
+        """
+        Return the same file, not opened, with what this process remembers of it.
+
+        A thread cannot be cancelled: what a cancelled call or a closed loop has left to one goes on
+        with the connections of before.
+        """
+        if self._process not in (0, os.getpid()):
+            leave_open(self)
+        anew = copy(self)
+        nothing = {"_writer": None, "_reader": None, "_threads": None, "_process": 0}
+        vars(anew).update(nothing, _files=OpenFiles(()))
+        return anew
+
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
         self._warn = warn
-        if self._process not in (0, os.getpid()):
-            leave_open(self._writer, self._reader)
-            self._writer = self._reader = None
         self._threads = (
             ThreadPoolExecutor(1, "ledger-writer"),
             ThreadPoolExecutor(1, "ledger-reader"),
@@ -260,13 +272,19 @@ class SqliteFile:
         if threads is None:
             return
         loop = asyncio.get_running_loop()
-        for thread, name in zip(threads, ("_writer", "_reader"), strict=True):
-            connection = getattr(self, name)
-            if connection is not None:
-                setattr(self, name, None)
-                await asyncio.shield(loop.run_in_executor(thread, connection.close))
-            thread.shutdown(wait=False)
+        try:
+            for thread, name in zip(threads, ("_writer", "_reader"), strict=True):
+                await asyncio.shield(loop.run_in_executor(thread, self._disconnect, name))
+        finally:
+            for thread in threads:
+                thread.shutdown(wait=False)
         let_go(self)
+
+    def _disconnect(self, name: str) -> None:
+        connection = getattr(self, name)
+        setattr(self, name, None)
+        if connection is not None:
+            connection.close()
 
     async def _in_thread(self, which: int, work: Callable[[], T]) -> T:
         if self._threads is None:

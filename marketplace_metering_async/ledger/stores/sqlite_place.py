@@ -129,9 +129,9 @@ def let_go(user: object) -> None:
     _in_use.pop(user, None)
 
 
-def leave_open(*connections: object) -> None:
-    """Keep what is the parent's: closing it here would undo what that is writing just now."""
-    _left_open.extend(connections)
+def leave_open(user: object) -> None:
+    """Keep what has connections of the parent's: closed here, they undo what that is writing."""
+    _left_open.append(user)
 
 
 if hasattr(os, "register_at_fork"):
