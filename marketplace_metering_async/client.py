@@ -218,7 +218,8 @@ class MarketplaceMeteringClient:
         whoever takes the results, is slow. A record goes as soon as its request is full, or has
         waited for *linger* seconds. Results come in the order in which they are known; `position`
         tells which record each is of. If the source raises, what was read is still
-        delivered, all results come out, and then the error does.
+        delivered, all results come out, and then the error does. KeyboardInterrupt and SystemExit
+        end the event loop at once, as everywhere in asyncio: what was read has no results then.
 
         Records of one key are compared while they are in flight; beyond that the service's
         `DuplicateRecord` speaks. Closing the iterator early stops what has not started, and

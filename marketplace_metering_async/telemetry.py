@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakSet
 
 from marketplace_metering_async import errors, service_codes, service_errors
 from marketplace_metering_async.clock import Clock, SystemClock
@@ -153,8 +154,7 @@ class OpenTelemetryObserver:
         self._due = -inf  # by the event loop's time
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Call | Settled | BatchReleased] = deque()
-        if hasattr(os, "register_at_fork"):  # what waits is recorded by whoever it happened to
-            os.register_at_fork(after_in_child=self._waiting.clear)
+        _observers.add(self)
         self._context = context.get_current
         self._no_span = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
         self._span, self._link = trace.get_current_span, trace.Link
@@ -162,11 +162,19 @@ class OpenTelemetryObserver:
         self._kind = trace.SpanKind.CLIENT
         self._failed = partial(trace.Status, trace.StatusCode.ERROR)
         self._observation = metrics.Observation
-        self._meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
-        self._record = _recorder(self._meter)
+        self._get_meter = partial(metrics.get_meter, _SCOPE, meter_provider=meter_provider)
         self._seen: tuple[float, LedgerStatus] | None = None  # with when it is too old
         self._watches = False
         self._has_gauges = False
+
+    @cached_property
+    def _meter(self) -> Meter:
+        return self._get_meter()
+
+    @cached_property
+    def _record(self) -> dict[str, Callable[..., None]]:
+        """The instruments: made once there is an SDK, for the API keeps all that it makes."""
+        return _recorder(self._meter)
 
     @property
     def observes_calls(self) -> bool:
@@ -193,8 +201,9 @@ class OpenTelemetryObserver:
                 self._put_off(event)
         else:
             emit(self._then, event)
-            for name, value, attributes in _measured(event):
-                self._record[name](value, attributes)
+            if self._records():
+                for name, value, attributes in _measured(event):
+                    self._record[name](value, attributes)
 
     def observe_call(
         self, call: CallEnded, records: Sequence[UsageRecord], callers: Sequence[Context] | None
@@ -222,6 +231,11 @@ class OpenTelemetryObserver:
 
     def flush(self) -> None:
         """Record what waits; clients call it where a batch, a stream or they themselves end."""
+        if self._waiting:
+            self._record_waiting()
+        flush(self._then)
+
+    def _record_waiting(self) -> None:
         record, of_many = self._record, self._no_span
         verdicts: dict[RecordStatus, int] = defaultdict(int)
         released: BatchReleased | None = None
@@ -242,7 +256,6 @@ class OpenTelemetryObserver:
         if released is not None:
             record["batcher.queue.size"](released.waiting, {}, of_many)
             record["batcher.in_flight"](released.in_flight, {}, of_many)
-        flush(self._then)
 
     def _record_call(self, one: _Call, _: Event) -> None:
         call, end = one.ended, round(one.at.timestamp() * 1e9)
@@ -332,6 +345,19 @@ class OpenTelemetryObserver:
             return []
         (samples,) = (one.samples for one in measures_of(seen[1]) if one.name == name)
         return [self._observation(float(value), dict(labels)) for labels, value in samples]
+
+
+_observers: Final = WeakSet[OpenTelemetryObserver]()
+
+
+def _leave_to_parent() -> None:
+    """What waits is recorded by the process that it happened to."""
+    for observer in _observers:
+        observer._waiting.clear()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @cache

@@ -86,13 +86,15 @@ class Stream:
             elif isinstance(self._records, Iterable):
                 for given in self._records:
                     await self._read_one(given, stretch)
-        except Exception as error:  # noqa: BLE001 - raised by results() once all is yielded
-            self._source_error = error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             self._source_error = error  # the source's own: something that it awaits was cancelled
+        except (KeyboardInterrupt, SystemExit):
+            raise  # they end the event loop
+        except BaseException as error:  # noqa: BLE001 - raised by results() once all is yielded
+            self._source_error = error
 
     async def _read_one(self, given: object, stretch: WorkStretch) -> None:
         position = self._read

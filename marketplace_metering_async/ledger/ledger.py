@@ -158,9 +158,10 @@ class UsageLedger(LedgerOperations):
         Entering it raises LedgerMissingError where there is no ledger and *create* is false;
         LedgerUnusableError (a superclass of that, and a subclass of LedgerError) where the database
         is damaged, newer, something else's, or does not keep what it commits: on a network file
-        system, without WAL, with `fsync = off`; LedgerRegionMismatchError where it belongs to
-        another region; ConfigurationError where an extra is missing; LedgerError where it is open
-        already. One that has moved can only be read.
+        system, without WAL, with `fsync = off`, or a file that was open in the process which this
+        one was forked from; LedgerRegionMismatchError where it belongs to another region;
+        ConfigurationError where an extra is missing; LedgerError where it is open already. One that
+        has moved can only be read.
         """
         return cls(
             store_at(url, create=create),
@@ -178,6 +179,7 @@ class UsageLedger(LedgerOperations):
         if self._loop and self._process == os.getpid() and not self._loop.is_closed():
             raise LedgerError("the ledger is open already: enter it once, and share it")
         self._loop, self._process = asyncio.get_running_loop(), os.getpid()
+        self._groups = GroupCommit(self._post)  # a loop that was closed ends what it had begun
         try:
             await self._store.open(self._warn)
             if self._store.may_write:

@@ -238,3 +238,40 @@ async def test_a_forked_process_may_not_go_on_with_the_same_loop(house: House) -
     assert 2 == sum("belongs to another process" in line for line in child), child
     assert "aclose was done" in child
     assert (True, True, "None") == ("late=False" in added, "open=1" in status, closed)
+
+
+_LEFT_BEHIND = """
+import asyncio, sys
+from marketplace_metering_async import UsageLedger
+
+ledger = UsageLedger.open(sys.argv[1])
+usage = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+
+
+async def job(event_id, seconds):
+    await ledger.__aenter__()
+    return await asyncio.wait_for(
+        ledger.add_usage(quantity=1, event_id=event_id, **usage), timeout=seconds
+    )
+
+
+for event_id, seconds in (("first", 1e-6), ("first", 10.0)):
+    loop = asyncio.new_event_loop()
+    try:
+        print(loop.run_until_complete(job(event_id, seconds)))
+    except TimeoutError:
+        print("given up", flush=True)
+    loop.close()
+"""
+
+
+async def test_what_a_closed_loop_was_storing_holds_up_nobody(house: House) -> None:
+    """
+    A worker may run a loop for each job, and close it over a commit that nobody waits for.
+    """
+    run = (sys.executable, "-W", "ignore", "-c", _LEFT_BEHIND, house.url)
+    ended = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True)
+    given_up, added = ended.stdout.splitlines() or ("", ended.stderr)
+
+    assert ("given up", True) == (given_up, "late=False" in added)
+    assert 1 == (await house.balance()).recorded

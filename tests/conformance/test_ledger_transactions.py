@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from support.ended import claimed, fate, settle
 from support.ledgers import (
     HOUR,
@@ -243,6 +245,29 @@ async def test_a_connection_that_is_of_no_use_is_a_ledger_error(
     with pytest.raises(LedgerError, match="nothing was stored"):
         await home.use(1, connection=connection)
     connection.terminate()
+
+
+@pytest.mark.parametrize("how", ["closed", "aborted"])
+@pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
+async def test_one_of_sqlalchemy_that_is_of_no_use_is_a_ledger_error(
+    home: House, engine: AsyncEngine, how: str, kind: type[AsyncConnection | AsyncSession]
+) -> None:
+    """
+    Too, and none of SQLAlchemy's own errors.
+    """
+    async with kind(engine) as given, given.begin() as transaction:
+        await given.execute(text("SELECT 1"))
+        if how == "closed":
+            under = await given.connection() if isinstance(given, AsyncSession) else given
+            lost: Any = (await under.get_raw_connection()).driver_connection
+            lost.terminate()
+        else:
+            with pytest.raises(DBAPIError):
+                await given.execute(text("SELECT 1/0"))
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="nothing was stored"):
+                await home.use(1, connection=given)
+        await transaction.rollback()
 
 
 @pytest.mark.parametrize("others", [0, 20])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,14 @@ SAYS = {
     "from_a_queue.py": "put aside: message-2 usages[2].quantity: expected",
 }
 """What a program that runs to its end prints."""
-DRIVEN = {"handler.py", "registration.py", "billing_app.py", "worker.py", "aiohttp_app.py"}
+DRIVEN = {
+    "handler.py",
+    "registration.py",
+    "billing_app.py",
+    "worker.py",
+    "aiohttp_app.py",
+    "metering.py",
+}
 """Those with a test of their own below."""
 OF_PYTEST = {"test_my_billing.py", "test_the_bill.py", "conftest.py"}
 
@@ -152,6 +159,57 @@ async def test_an_aiohttp_application(sandbox: Sandbox) -> None:
             assert 200 == answer.status
     async with UsageLedger.open("sqlite:///usage.db") as ledger:
         assert 1 == (await ledger.status()).recorded
+
+
+PREFORK = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from metering import add_usage
+
+USAGE = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+
+
+def work(number):
+    return add_usage(quantity=1, event_id=f"{os.getpid()}-{number}", **USAGE)
+
+
+children = []
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        with ThreadPoolExecutor(4) as threads:
+            added = list(threads.map(work, range(50)))
+        sys.exit(sum(not one.repeated for one in added))
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_program_without_an_event_loop(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    In each worker of a server that forks them, from all its threads.
+    """
+    (tmp_path / "metering.py").write_text(named("metering.py"), encoding="utf-8")
+    with ExitStack() as servers:
+        url = f"sqlite:///{tmp_path}/usage.db"
+        if kind == "postgresql":
+            server = servers.enter_context(postgres_server())
+            url = await new_postgres_database(server.url)
+        monkeypatch.setenv("DATABASE_URL", url)
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", PREFORK],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "[50, 50]\n" == ended.stdout, ended.stderr
+        async with UsageLedger.open(url) as ledger:
+            assert 100 == (await ledger.status()).recorded
 
 
 @pytest.fixture

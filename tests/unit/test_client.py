@@ -14,6 +14,7 @@ from support.memory import MemoryService, client_of, metered, untrue, usage
 from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async.aws.transport import Request, Response
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
     ClientClosedError,
     ConflictingRecordsError,
@@ -559,11 +560,21 @@ def test_a_slow_source_gets_its_results_all_the_same() -> None:
     assert run_virtual(stream()) < 5
 
 
-@pytest.mark.parametrize("error", [OSError("the file is gone"), asyncio.CancelledError("gone")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("the file is gone"),
+        asyncio.CancelledError("gone"),
+        GeneratorExit("gone"),
+        BaseExceptionGroup("gone", [GeneratorExit()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_source_that_raises_loses_nothing(error: BaseException) -> None:
     """
     All results of what was read come out first, then the error; also where something was cancelled
-    that the source waits for, which is no end of the source. Covers: V13
+    that the source waits for, which is no end of the source, or where another library has an
+    exception of its own for that. Covers: V13
     """
     service = MemoryService()
 
@@ -581,6 +592,26 @@ def test_a_source_that_raises_loses_nothing(error: BaseException) -> None:
         return seen
 
     assert 60 == len(run_virtual(stream())) == len(service.book)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_source_that_ends_the_program_ends_it_at_once(error: type[BaseException]) -> None:
+    """
+    As asyncio has it: an outage would keep it for a quarter of an hour.
+    """
+
+    async def source() -> AsyncIterator[UsageRecord]:
+        for record in usage(60):
+            yield record
+        raise error
+
+    async def stream() -> None:
+        async with client_of(MemoryService(), clock=SystemClock()) as client:
+            async for _ in client.iter_batch_meter_usage(source()):
+                pass
+
+    with pytest.raises(error):
+        asyncio.run(stream())
 
 
 def test_closing_a_stream_early_leaves_nothing_running() -> None:

@@ -1,10 +1,12 @@
 """Spans and metrics: names after the conventions, values after what happened."""
 
 import asyncio
+import gc
 import logging
 import os
 import re
 import sys
+import tracemalloc
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -460,6 +462,32 @@ def test_an_observer_that_is_called_where_no_event_loop_runs_records_at_once() -
     seen.observer(ended())
 
     assert 1 == len(seen.spans())
+
+
+@pytest.mark.parametrize("sdk", ["no SDK", "an SDK"])
+def test_an_observer_leaves_nothing_behind(sdk: str) -> None:
+    """
+    A worker that makes one for each job would grow by it: neither the API, which keeps what it made
+    while there is no SDK, nor the system's list of what to do at a fork has anything of it.
+    """
+    given: dict[str, Any] = {}
+    if sdk == "an SDK":
+        given = {"tracer_provider": TracerProvider(), "meter_provider": MeterProvider()}
+
+    def kept_after(jobs: int) -> int:
+        for _ in range(jobs):
+            observer = OpenTelemetryObserver(then=lambda event: None, **given)
+            observer(UsageEndedUnmetered(state="too_late", records=1))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    kept_after(10)
+    tracemalloc.start()
+    try:
+        before = kept_after(1)
+        assert kept_after(200) - before < 200 * 100
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_forked_process_records_no_call_of_its_parent() -> None:

@@ -18,7 +18,7 @@ from marketplace_metering_async.ledger.stores.sqlite_file import Connect, Sqlite
 from marketplace_metering_async.ledger.stores.sqlite_plain import OtherHoursError
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
-from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
+from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
 
 _LONG_LOG: Final = 2**28
 """Bytes; SQLite empties it when it has 4 MB, unless somebody reads."""
@@ -42,6 +42,11 @@ class SqliteStore(Store):
         """Note where; open() does the work. *connect* and *schema* are for tests."""
         self._file = SqliteFile(path, create=create, reach=reach, connect=connect, schema=schema)
         super().__init__(self._file, reach)
+
+    async def open(self, warn: Warn) -> None:
+        """See Store; each opening has connections of its own."""
+        self._file = self._connections = self._file.anew()
+        await super().open(warn)
 
     async def _mark(self, db: Database) -> str:
         return self._file.mark()

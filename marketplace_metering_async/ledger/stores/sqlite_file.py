@@ -13,10 +13,11 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from copy import copy
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import (
@@ -41,8 +42,11 @@ from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import (
     OpenFiles,
     is_there,
+    leave_open,
+    let_go,
     may_write,
     require_place,
+    take_into_use,
 )
 from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
 from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
@@ -119,6 +123,20 @@ class SqliteFile:
         self._files = OpenFiles(())
         self._memory = Memory()
         self._warn: Warn
+
+    def anew(self) -> Self:
+        """
+        Return the same file, not opened, with what this process remembers of it.
+
+        A thread cannot be cancelled: what a cancelled call or a closed loop has left to one goes on
+        with the connections of before.
+        """
+        if self._process not in (0, os.getpid()):
+            leave_open(self)
+        anew = copy(self)
+        nothing = {"_writer": None, "_reader": None, "_threads": None, "_process": 0}
+        vars(anew).update(nothing, _files=OpenFiles(()))
+        return anew
 
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
@@ -255,12 +273,19 @@ class SqliteFile:
         if threads is None:
             return
         loop = asyncio.get_running_loop()
-        for thread, name in zip(threads, ("_writer", "_reader"), strict=True):
-            connection = getattr(self, name)
-            if connection is not None:
-                setattr(self, name, None)
-                await asyncio.shield(loop.run_in_executor(thread, connection.close))
-            thread.shutdown(wait=False)
+        try:
+            for thread, name in zip(threads, ("_writer", "_reader"), strict=True):
+                await asyncio.shield(loop.run_in_executor(thread, self._disconnect, name))
+        finally:
+            for thread in threads:
+                thread.shutdown(wait=False)
+        let_go(self)
+
+    def _disconnect(self, name: str) -> None:
+        connection = getattr(self, name)
+        setattr(self, name, None)
+        if connection is not None:
+            connection.close()
 
     async def _in_thread(self, which: int, work: Callable[[], T]) -> T:
         if self._threads is None:
@@ -280,11 +305,12 @@ class SqliteFile:
                 raise self._missing()
             require_place(self._path)
             self.may_write = may_write(self._path)
+            if self.may_write and not is_there(self._path):  # so that nobody else may read it
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            take_into_use(self._path, self)
             if not self.may_write:
                 self._require_upgraded(self._read(self._version))
                 return 0
-            if not is_there(self._path):  # made here, so that nobody else may read it
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._writer = self._connect(str(self._path))
             self._writer.row_factory = sqlite3.Row
             self._version(self._writer)  # what is none of ours gets no other kind of log

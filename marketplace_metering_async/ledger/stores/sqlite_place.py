@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import ConfigurationError, LedgerUnusableError
@@ -114,6 +115,47 @@ def may_write(path: Path) -> bool:
     )
 
 
+_Number = tuple[int, int]
+_in_use: Final = WeakKeyDictionary[object, _Number]()
+_inherited: Final = set[_Number]()
+_left_open: Final = list[object]()
+
+
+def take_into_use(file: Path, user: object) -> None:
+    """
+    Note that *user* has connections to *file*, which is there, until `let_go`.
+
+    What a process had open when this one was forked from it cannot be opened here: SQLite takes the
+    locks of the other process for its own. It would wait for them without end, write without any,
+    and have the log removed under it once the other process closes.
+
+    Raises:
+        LedgerUnusableError: this process was forked while it was open.
+    """
+    number = _number_of(file)
+    if number in _inherited:
+        raise LedgerUnusableError(
+            f"open it after the fork, in each process by itself: {file} was open in the one that "
+            "this was forked from, whose locks SQLite takes for its own here"
+        )
+    if number is not None:
+        _in_use[user] = number
+
+
+def let_go(user: object) -> None:
+    """Note that *user* has no connections any more."""
+    _in_use.pop(user, None)
+
+
+def leave_open(user: object) -> None:
+    """Keep what has connections of the parent's: closed here, they undo what that is writing."""
+    _left_open.append(user)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _inherited.update(_in_use.values()))
+
+
 class OpenFiles:
     """
     Files that stay open: tells whether others have their names now.
@@ -163,7 +205,7 @@ def _state_of(folder: str) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
-def _number_of(file: Path) -> tuple[int, int] | None:
+def _number_of(file: Path) -> _Number | None:
     """Return what tells a file from another one of its name; None: there is none."""
     try:
         found = file.stat()

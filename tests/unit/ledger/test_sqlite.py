@@ -7,12 +7,15 @@ import resource
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta, timezone
 from pathlib import Path
 from tempfile import mkdtemp
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -670,6 +673,154 @@ async def test_a_forked_child_is_sent_away(tmp_path: Path) -> None:
         with pytest.raises(LedgerClosedError, match="another process"):
             await house.use(1)
         file._process = os.getpid()
+
+
+_FORKED_WHILE_OPEN = """
+import asyncio, os, sys
+from marketplace_metering_async import LedgerUnusableError, UsageLedger
+
+open_in_parent, elsewhere = (UsageLedger.open(url) for url in sys.argv[1:])
+usage = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+
+
+async def added(ledger, event_id):
+    async with ledger:
+        print(event_id, await ledger.add_usage(quantity=1, event_id=event_id, **usage), flush=True)
+
+
+def in_a_child(ledgers):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)
+    for ledger in ledgers:
+        try:
+            asyncio.run(added(ledger, "child"))
+        except LedgerUnusableError as error:
+            print(error, flush=True)
+    os._exit(0)
+
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(open_in_parent.__aenter__())
+in_a_child((open_in_parent, UsageLedger.open(sys.argv[1]), elsewhere))
+loop.run_until_complete(open_in_parent.add_usage(quantity=1, event_id="parent", **usage))
+loop.run_until_complete(open_in_parent.aclose())
+in_a_child((open_in_parent, UsageLedger.open(sys.argv[1])))
+"""
+
+
+async def test_a_file_that_was_open_when_the_process_was_forked_is_refused_in_the_child(
+    tmp_path: Path,
+) -> None:
+    """
+    SQLite in the child believes that it holds its parent's locks: the file is locked to it for as
+    long as it lives, or its log is removed under it. What the parent had closed is free. C17
+    """
+    urls = url_of(tmp_path / "usage.db"), url_of(tmp_path / "other.db")
+    run = (sys.executable, "-W", "ignore", "-c", _FORKED_WHILE_OPEN, *urls)
+    ended = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True, check=True)
+    same, again, other, *after = ended.stdout.splitlines()
+
+    assert all("open it after the fork" in line for line in (same, again)), (same, again)
+    assert ["repeated=False", "repeated=False", "repeated=True"] == [
+        re.findall(r"repeated=\w+", line)[0] for line in (other, *after)
+    ]
+
+
+USAGE: dict[str, Any] = {
+    "dimension": "requests",
+    "product_code": "product",
+    "customer_aws_account_id": "1" * 12,
+    "quantity": 1,
+}
+
+
+class Held:
+    """A place in a thread, which it reaches, and where it is held until it may go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.may_go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        if not self.reached.is_set():
+            self.reached.set()
+            assert self.may_go_on.wait(20)
+
+    def let_go_soon(self) -> None:
+        threading.Timer(0.2, self.may_go_on.set).start()
+
+
+async def added_once_more(ledger: UsageLedger) -> Any:
+    async with asyncio.timeout(20), ledger:
+        await ledger.add_usage(event_id="second", **USAGE)
+        return (await ledger.status()).recorded
+
+
+def test_a_commit_that_a_closed_loop_left_to_its_thread_shares_no_connection(
+    tmp_path: Path,
+) -> None:
+    """
+    It goes on with its own; a new one in its place would be committed in the middle of it.
+    """
+    held = Held()
+    reach = {"transaction: commits": held}
+    store = SqliteStore(
+        str(tmp_path / "usage.db"), reach=lambda point: reach.get(point, lambda: None)()
+    )
+    ledger = UsageLedger(store)
+    held.reached.set()  # while it is made
+
+    async def gives_up() -> None:
+        await ledger.__aenter__()
+        held.reached.clear()
+        adding = asyncio.create_task(ledger.add_usage(event_id="first", **USAGE))
+        await asyncio.to_thread(held.reached.wait, 20)
+        adding.cancel()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(gives_up())
+    loop.close()
+    held.let_go_soon()
+
+    assert 2 == asyncio.run(added_once_more(ledger))
+
+
+def test_an_opening_that_was_cancelled_shares_no_connection(tmp_path: Path) -> None:
+    """
+    Its thread cannot be cancelled, and would go on with those of whoever opens it again.
+    """
+    held = Held()
+
+    class Noted(sqlite3.Connection):
+        users: frozenset[int] = frozenset()
+
+        def execute(self, *given: Any) -> sqlite3.Cursor:
+            if not held.may_go_on.is_set():  # the second one, which lets the first one go on
+                held.may_go_on.set()
+                sleep(0.3)
+            self.users |= {threading.get_ident()}
+            return super().execute(*given)
+
+    made: list[Noted] = []
+
+    def connect_late(path: str) -> sqlite3.Connection:
+        own = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Noted)
+        made.append(own)
+        held()
+        return own
+
+    async def work() -> Any:
+        ledger = UsageLedger(SqliteStore(str(tmp_path / "usage.db"), connect=connect_late))
+        opening = asyncio.create_task(ledger.__aenter__())
+        await asyncio.to_thread(held.reached.wait, 20)
+        while not opening.done():
+            opening.cancel()
+            await asyncio.wait([opening], timeout=0.05)
+        assert opening.cancelled()
+        return await added_once_more(ledger)
+
+    assert 1 == asyncio.run(work())
+    assert [1, 1] == [len(writer.users) for writer in made[:2]]
 
 
 def forget_log(path: Path) -> None:
