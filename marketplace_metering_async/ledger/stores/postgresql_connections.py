@@ -111,6 +111,8 @@ class PostgresConnections:
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
         self._warn = warn
+        if self._process not in (0, os.getpid()):  # a note is replaced by the process that left it
+            self._memory = self._memory.without_notes()
         self._process = os.getpid()
         try:
             import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
