@@ -1,9 +1,7 @@
 """What happened on the way, as frozen values, and who gets them."""
 
 import logging
-from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -360,14 +358,23 @@ def _blocked(event: RelayBlocked) -> str:
     return said
 
 
-_RAISED: Final = (Exception, CancelledError)
-"""Whatever an observer may raise: it awaits nothing, so that nobody can have cancelled it."""
+_ENDS: Final = (KeyboardInterrupt, SystemExit)
+"""What ends the program, in an observer as elsewhere."""
 
 
 def _report(where: str, error: BaseException) -> None:
-    """Log that the observer raised; a handler or filter of the log may be what did."""
-    with suppress(*_RAISED):
+    """
+    Log that the observer raised, whatever it is; a handler or filter of the log may be what did.
+
+    It awaits nothing, so that nobody can have cancelled it.
+    """
+    if isinstance(error, _ENDS):
+        raise error
+    try:
         _logger.error("the observer raised on %s", where, exc_info=error)
+    except BaseException as another:
+        if isinstance(another, _ENDS):
+            raise
 
 
 def observes_calls(observer: Observer) -> bool:
@@ -376,7 +383,7 @@ def observes_calls(observer: Observer) -> bool:
         return _logger.isEnabledFor(logging.DEBUG)
     try:
         return bool(getattr(observer, "observes_calls", True))
-    except _RAISED as error:
+    except BaseException as error:  # noqa: BLE001
         _report("observes_calls", error)
         return True
 
@@ -385,7 +392,7 @@ def emit(observer: Observer, event: Event) -> None:
     """Hand *event* to *observer*; whatever it raises is logged and goes no further."""
     try:
         observer(event)
-    except _RAISED as error:
+    except BaseException as error:  # noqa: BLE001
         _report(type(event).__name__, error)
 
 
@@ -406,7 +413,7 @@ def emit_call(
             observer(ended)
         else:
             observe_call(ended, records, callers)
-    except _RAISED as error:
+    except BaseException as error:  # noqa: BLE001
         _report(type(ended).__name__, error)
 
 
@@ -415,5 +422,5 @@ def flush(observer: Observer) -> None:
     try:
         if (method := getattr(observer, "flush", None)) is not None:
             method()
-    except _RAISED as error:
+    except BaseException as error:  # noqa: BLE001
         _report("flush", error)

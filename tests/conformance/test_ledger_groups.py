@@ -240,6 +240,44 @@ async def test_a_forked_process_may_not_go_on_with_the_same_loop(house: House) -
     assert (True, True, "None") == ("late=False" in added, "open=1" in status, closed)
 
 
+_USED_BEFORE = """
+import asyncio, os, sys
+from marketplace_metering_async import UsageLedger
+
+ledger = UsageLedger.open(sys.argv[1])
+usage = {"dimension": "requests", "product_code": "product", "customer_aws_account_id": "1" * 12}
+
+
+async def used():
+    async with ledger:
+        for _ in range(2):
+            await ledger.add_usage(quantity=1, **usage)
+        print((await ledger.status()).is_unconfirmed_copy, flush=True)
+
+
+asyncio.run(used())
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        asyncio.run(used())
+        os._exit(0)
+    os.waitpid(child, 0)
+asyncio.run(used())
+"""
+
+
+async def test_a_ledger_that_was_used_before_a_fork_is_no_copy(house: House) -> None:
+    """
+    What a process remembers having stored is its own note, which its children do not look for:
+    each would find that another one had replaced it.
+    """
+    run = (sys.executable, "-W", "ignore", "-c", _USED_BEFORE, house.url)
+    ended = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True)
+
+    assert ["False"] * 4 == ended.stdout.split(), ended.stdout + ended.stderr
+    assert 8 == (await house.balance()).recorded
+
+
 _LEFT_BEHIND = """
 import asyncio, sys
 from marketplace_metering_async import UsageLedger

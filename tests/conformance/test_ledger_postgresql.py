@@ -40,6 +40,7 @@ from marketplace_metering_async import (
     MarketplaceMeteringClient,
     UsageLedger,
 )
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger.model import ENDED
 from marketplace_metering_async.ledger.stores import (
@@ -351,6 +352,26 @@ async def test_a_process_looks_for_its_latest_note(
         assert is_copy == (await house.balance()).is_unconfirmed_copy
         assert int(is_copy) == len(warned)
         assert all("usage that this process stored at" in text for text in warned)
+
+
+async def test_a_machine_that_slept_for_a_week_looks_for_no_note(
+    either: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Its monotonic time leaves that out, and relays on other machines have removed the note since.
+    """
+
+    class AWeekLater(SystemClock):
+        def now(self) -> datetime:
+            return super().now() + timedelta(days=7)
+
+    async with house_at(either) as house:
+        await house.use(1)
+        await change(house.url, "DELETE FROM posting RETURNING 1")
+        monkeypatch.setattr(postgresql_connections, "SystemClock", AWeekLater)
+        await house.use(2)
+
+        assert not (await house.balance()).is_unconfirmed_copy
 
 
 async def test_processes_that_share_a_ledger_miss_nothing(either: str) -> None:

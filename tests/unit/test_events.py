@@ -36,6 +36,7 @@ from marketplace_metering_async.events import (
     Throttled,
     UsageEndedUnmetered,
     WarningIssued,
+    emit,
     emit_call,
     flush,
     observes_calls,
@@ -275,13 +276,32 @@ def test_a_stand_in_whose_attributes_raise_stops_nothing(caplog: pytest.LogCaptu
     assert ["the observer raised on CallEnded", "the observer raised on flush"] == said
 
 
-@pytest.mark.parametrize("error", [ValueError("odd"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_observer_may_end_the_program(error: type[BaseException]) -> None:
+    """
+    As where a relay is blocked, and another machine is to take over.
+    """
+
+    def end(event: Event) -> None:
+        raise error
+
+    for call in (emit, lambda observer, event: emit_call(observer, event, (), None)):
+        with pytest.raises(error):
+            call(end, ENDED)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("odd"), asyncio.CancelledError(), GeneratorExit(), pytest.fail.Exception("odd")],
+    ids=repr,
+)
 @pytest.mark.parametrize("observer", ["its own", "the log"])
 def test_a_batch_ends_whatever_its_observer_raises(
     observer: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    As for a future that was cancelled, or in a filter of the log, which refuses to say so, too.
+    As for a future that was cancelled, or a test that fails in it, which is no Exception; or in a
+    filter of the log, which refuses to say so, too.
     """
 
     def refuse(thing: object) -> bool:

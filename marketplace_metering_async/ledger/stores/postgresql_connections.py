@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from attrs import evolve
 
-from marketplace_metering_async.clock import FollowingClock
+from marketplace_metering_async.clock import FollowingClock, SystemClock
 from marketplace_metering_async.errors import (
     ConfigurationError,
     LedgerClosedError,
@@ -105,12 +105,14 @@ class PostgresConnections:
         self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
         self._memory = Memory()
-        self._noted_on = 0.0  # the loop's time of its note
+        self._noted_at = 0.0  # when it left its note, in seconds since 1970
         self._warn: Warn
 
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
         self._warn = warn
+        if self._process not in (0, os.getpid()):  # a note is replaced by the process that left it
+            self._memory = self._memory.without_notes()
         self._process = os.getpid()
         try:
             import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
@@ -244,7 +246,8 @@ class PostgresConnections:
         if not once:
             return without
         self._memory = without
-        is_young = asyncio.get_running_loop().time() < self._noted_on + _NOTE_LASTS
+        # By the machine's clock: a monotonic time leaves out how long the machine slept.
+        is_young = SystemClock().now().timestamp() < self._noted_at + _NOTE_LASTS
         return memory if is_young else without
 
     def _keep_in_mind(self, memory: Memory, note: str | None, *, in_doubt: bool) -> None:
@@ -273,7 +276,7 @@ class PostgresConnections:
             self._memory = evolve(self._memory, claims=seen["claims"])
         if note is not None:
             self._memory = evolve(self._memory, notes=(note,), stored_at=seen["posted_at"])
-            self._noted_on = asyncio.get_running_loop().time()
+            self._noted_at = SystemClock().now().timestamp()
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}" if missing.is_copy else missing.text)
 

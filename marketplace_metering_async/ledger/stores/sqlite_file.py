@@ -273,19 +273,23 @@ class SqliteFile:
         if threads is None:
             return
         loop = asyncio.get_running_loop()
-        try:
-            for thread, name in zip(threads, ("_writer", "_reader"), strict=True):
-                await asyncio.shield(loop.run_in_executor(thread, self._disconnect, name))
-        finally:
-            for thread in threads:
-                thread.shutdown(wait=False)
+        closing = loop.run_in_executor(threads[0], self._disconnect, threads[1])
+        threads[0].shutdown(wait=False)
+        await asyncio.shield(closing)
+
+    def _disconnect(self, reading: ThreadPoolExecutor) -> None:
+        """Close what there is, after all that the threads have begun: even the opening itself."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        reading.submit(self._end_reading).result()
+        reading.shutdown(wait=False)
         let_go(self)
 
-    def _disconnect(self, name: str) -> None:
-        connection = getattr(self, name)
-        setattr(self, name, None)
-        if connection is not None:
-            connection.close()
+    def _end_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     async def _in_thread(self, which: int, work: Callable[[], T]) -> T:
         if self._threads is None:
