@@ -10,7 +10,6 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 from marketplace_metering_async.delivery import decisions
@@ -75,7 +74,7 @@ class Delivery:
         self._progress = Progress(shared.policy.timeout)
         self._watch: asyncio.Task[None] | None = None  # of the time without progress
         self._open = len(backlog)  # records without a verdict
-        self._on_the_wire: dict[Call, None] = {}  # in the order in which they began
+        self._on_the_wire: dict[asyncio.Task[Decision], Call] = {}
         self._dispatcher = Dispatcher(
             self._clock, shared.permits, self._has_work, self._dispatch, self._rescue_if_lost
         )
@@ -122,9 +121,9 @@ class Delivery:
         self._rescue_if_lost()
 
     def _cancel_what_has_not_left(self) -> None:
-        for call in self._on_the_wire:
-            if not call.sent and call.task is not None:
-                call.task.cancel()
+        for task, call in self._on_the_wire.items():
+            if not call.sent:
+                task.cancel()
 
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""
@@ -148,16 +147,15 @@ class Delivery:
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
         calls, self._on_the_wire = self._on_the_wire, {}
-        former, task = self._dispatcher.former, self._dispatcher.task
-        tasks = (former, task, self._watch, *(call.task for call in calls))
+        tasks = (self._dispatcher.former, self._dispatcher.task, self._watch, *calls)
         running: list[asyncio.Task[Any]] = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         try:
             await asyncio.gather(*running, return_exceptions=True)
         finally:
-            for call in calls:
-                call.return_permit(self._shared.permits, self._observer)
+            for call in calls.values():
+                call.return_permit()
                 self.calls += call.sent
             flush(self._observer)
 
@@ -247,7 +245,7 @@ class Delivery:
             return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            return Call(chunk, search, moment)
+            return Call(self._shared, self._door, chunk, search, moment)
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
             findings = self._searches.advance(search, kept, decisions.NOT_SENT, moment)
@@ -256,13 +254,13 @@ class Delivery:
 
     def _begin(self, call: Call) -> None:
         """Begin a call, which gives the permit back when it ends."""
-        self._on_the_wire[call] = None
         try:
-            call.task = asyncio.create_task(call.make(self._shared, self._door))
+            task = asyncio.create_task(call.make())
         except BaseException as error:  # of its first step, where tasks begin eagerly, for one
             self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
             raise
-        call.task.add_done_callback(partial(self._task_ended, call))
+        self._on_the_wire[task] = call
+        task.add_done_callback(self._task_ended)
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
         """Settle the records of *chunk* on which there is a verdict; return the others."""
@@ -280,10 +278,10 @@ class Delivery:
 
     # Its calls.
 
-    def _task_ended(self, call: Call, task: "asyncio.Task[Decision]") -> None:
+    def _task_ended(self, task: "asyncio.Task[Decision]") -> None:
         """Apply what follows from a call, unless the delivery was aborted."""
         try:
-            if call in self._on_the_wire:
+            if (call := self._on_the_wire.pop(task, None)) is not None:
                 self._finish(call, self._decision_of(call, task))
                 self._dispatcher.wake()
         except Exception as error:  # noqa: BLE001 - a bug ends what is left
@@ -302,8 +300,7 @@ class Delivery:
 
     def _finish(self, call: Call, decision: Decision) -> None:
         """Apply what was decided."""
-        call.return_permit(self._shared.permits, self._observer, decision)
-        del self._on_the_wire[call]
+        call.return_permit(decision)
         self.calls += call.sent
         try:
             self._apply(call, decision)
@@ -333,7 +330,7 @@ class Delivery:
             self._stop(*decision.stop)
         self._search(call, decision, moment)
         if self._stops:
-            oldest = min((other.begun for other in self._on_the_wire), default=moment)
+            oldest = min((other.begun for other in self._on_the_wire.values()), default=moment)
             self._stops.forget(moment, oldest)
 
     def _search(self, call: Call, decision: Decision, moment: float) -> None:

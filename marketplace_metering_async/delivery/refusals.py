@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from itertools import count
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from marketplace_metering_async.errors import MarketplaceMeteringException
@@ -14,12 +13,10 @@ REMEMBERED: Final = 60.0
 _MOST_LICENSES: Final = 10_000
 """Licenses whose group is remembered; the oldest are forgotten first."""
 
-_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "InvalidCustomerIdentifierException": ("customer_aws_account_id", "customer_identifier"),
-        "InvalidUsageDimensionException": ("dimension",),
-    }
-)
+_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "InvalidCustomerIdentifierException": ("customer_aws_account_id", "customer_identifier"),
+    "InvalidUsageDimensionException": ("dimension",),
+}
 """
 The members that such a refusal is about: records that share one would be refused alike. There is
 none for a license: it is refused for its activation period too, which says nothing of other hours.
