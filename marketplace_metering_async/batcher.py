@@ -10,13 +10,14 @@ from typing import Any, Final, Self
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
 from marketplace_metering_async.clock import calling_after
 from marketplace_metering_async.delivery.feed import Feed
+from marketplace_metering_async.delivery.verdicts import rejected
 from marketplace_metering_async.errors import (
     ClientClosedError,
     DeliveryTimeoutError,
     InvalidRecordError,
 )
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
+from marketplace_metering_async.results import RecordResult
 from marketplace_metering_async.rules import (
     require_at_least_one,
     require_kind,
@@ -79,8 +80,7 @@ class UsageBatcher:
             keys_remembered=_KEYS_REMEMBERED,
             callers=self._callers,
         )
-        self._closed = False
-        self._unsure: list[RecordResult] | None = None  # kept while draining
+        self._unsure: list[RecordResult] | None = None  # what drain() returns; None: still open
         self._reported_at = self._connection.clock.monotonic()
 
     @property
@@ -119,8 +119,7 @@ class UsageBatcher:
         try:
             admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
-            verdict = Verdict(status=RecordStatus.REJECTED, error=error.unraised())
-            return RecordResult(position, record, verdict)
+            return RecordResult(position, record, rejected(error.unraised()))
         await self._places.enter(admitted.product_code or self._product_code)
         self._require_open()  # drain() lets in whoever waits
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
@@ -172,7 +171,6 @@ class UsageBatcher:
         if timeout is not None:
             require_timeout(timeout)
         self._connection.require_no_other_home()
-        self._closed = True
         self._places.let_all_in()
         unsure: list[RecordResult] = []
         if self._unsure is None:
@@ -198,7 +196,7 @@ class UsageBatcher:
         await self.aclose()
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self._unsure is not None:
             raise ClientClosedError("the batcher is closed")
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
