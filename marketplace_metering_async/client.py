@@ -316,10 +316,9 @@ class MarketplaceMeteringClient:
             members["DryRun"] = True
 
         def result(found: Mapping[str, Any], request_id: str | None) -> MeterUsageResult:
+            record_id = None if dry_run else _text(found, "MeteringRecordId", request_id)
             return MeterUsageResult(
-                metering_record_id=None
-                if dry_run
-                else _text(found, "MeteringRecordId", request_id),
+                metering_record_id=record_id,
                 dry_run=dry_run,
                 client_token=token,
                 request_id=request_id,

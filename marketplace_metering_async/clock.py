@@ -75,10 +75,15 @@ async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, objec
         await asyncio.gather(working, return_exceptions=True)
 
 
+def is_cancelled() -> bool:
+    """Return whether somebody has cancelled the running task; a part of it may cancel itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def heed_cancelling() -> None:
     """Raise CancelledError in a task that was cancelled while what it awaited caught that."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if is_cancelled():
         raise asyncio.CancelledError
 
 

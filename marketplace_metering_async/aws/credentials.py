@@ -286,10 +286,9 @@ async def from_session(session: Any, region_name: str, *, ours: bool) -> FoundCr
         async with asyncio.timeout(_LONGEST):
             credentials = await _find(session, region_name, ours=ours)
             await credentials.keys()
+            return credentials
     except Exception as error:  # noqa: BLE001 - a provider may raise anything
         failure = _failure("chain", error)
-    else:
-        return credentials
     raise failure
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
-from marketplace_metering_async.clock import heed_cancelling, unless, waiting_for
+from marketplace_metering_async.clock import heed_cancelling, is_cancelled, unless, waiting_for
 from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
@@ -89,8 +89,7 @@ class Stream:
         except Exception as error:  # noqa: BLE001 - raised by results() once all is yielded
             self._source_error = error
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             self._source_error = error  # the source's own: something that it awaits was cancelled
 
