@@ -36,9 +36,8 @@ class Stream:
         self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
         self._feed = Feed(shared, self._ready.put_nowait, product_code=product_code, linger=linger)
         self._read = 0
-        self._yielded = 0
-        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.permits.most
-        self._room = asyncio.Event()  # set when results were taken away
+        # For what is read and not yet yielded, beside the record that is waited with.
+        self._room = asyncio.Semaphore(4 * MAX_RECORDS_PER_REQUEST * shared.permits.most - 1)
         self._source_error: BaseException | None = None
 
     async def results(self) -> AsyncGenerator[RecordResult, None]:
@@ -53,9 +52,8 @@ class Stream:
             try:
                 while not (running.done() and self._ready.empty()):
                     for result in await self._ready.get():
-                        self._yielded += 1
+                        self._room.release()
                         yield result
-                    self._room.set()
                 await running
             finally:
                 running.cancel()
@@ -105,6 +103,4 @@ class Stream:
         heed_cancelling()  # which a source may have caught for itself, as wait_for did once
         if not position % RECORDS_PER_STEP:
             await stretch.yield_if_due()
-        while self._read - self._yielded >= self._most_open:
-            self._room.clear()
-            await self._room.wait()
+        await self._room.acquire()
