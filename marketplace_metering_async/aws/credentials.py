@@ -30,17 +30,15 @@ _PAUSE: Final = 5.0
 _LONGEST: float = 120.0
 """Seconds after which a provider that does not answer has failed; STS alone is given 60."""
 
-_PLAIN: Final = frozenset(
-    {
-        "ConfigNotFound",
-        "InfiniteLoopConfigError",
-        "InvalidConfigError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "SSOTokenLoadError",
-        "UnauthorizedSSOTokenError",
-        "UnknownCredentialError",
-    }
+_PLAIN: Final = (
+    "ConfigNotFound",
+    "InfiniteLoopConfigError",
+    "InvalidConfigError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "SSOTokenLoadError",
+    "UnauthorizedSSOTokenError",
+    "UnknownCredentialError",
 )
 """Errors of botocore whose texts name settings only. Others may repeat what a process printed."""
 

@@ -76,12 +76,10 @@ class Backlog:
             if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
                 self._line_up(queue, moment)
 
-    def put_back(
-        self, entries: Sequence[PendingRecord], moment: float, *, not_before: float | None = None
-    ) -> None:
-        """Put records back that an attempt has left open; they rest until *not_before*."""
-        if not_before is not None and not_before > moment:
-            heappush(self._resting, (not_before, next(self._places), entries))
+    def put_back(self, entries: Sequence[PendingRecord], moment: float, rest: float = 0.0) -> None:
+        """Put records back that an attempt has left open; they *rest* for some seconds."""
+        if rest > 0:
+            heappush(self._resting, (moment + rest, next(self._places), entries))
         else:
             self._return(entries, moment)
 

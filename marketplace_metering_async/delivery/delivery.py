@@ -340,8 +340,7 @@ class Delivery:
             findings = self._searches.advance(call.search, call.chunk, decision, moment)
             self._follow(lane, findings, call.begun)
         elif refusal is not None and (
-            len(refusal.chunk) == 1
-            or not self._ends(lane, refusal.chunk.entries, call.begun, moment)
+            len(refusal.chunk) == 1 or not self._ends(lane, refusal.chunk.entries, call.begun)
         ):
             self._follow(lane, self._searches.refused(refusal, moment), call.begun)
 
@@ -349,7 +348,7 @@ class Delivery:
         """Put into practice what the searches found, after a call of a lane that *begun* then."""
         moment = self._clock.monotonic()
         self._settle(findings.settled)
-        if findings.returned and not self._ends(lane, findings.returned, begun, moment):
+        if findings.returned and not self._ends(lane, findings.returned, begun):
             self.backlog.put_back(findings.returned, moment)
         if findings.stop is not None:
             self._stop(lane.whole, findings.stop)
@@ -358,7 +357,7 @@ class Delivery:
         """Put back what is sent again; return how long it rests."""
         longest = 0.0
         for entries, seconds in decision.returned:
-            if self._ends(call.chunk.lane, entries, call.begun, moment):
+            if self._ends(call.chunk.lane, entries, call.begun):
                 continue
             rest = seconds
             if decision.failed:
@@ -375,15 +374,13 @@ class Delivery:
                     error=decision.error,
                 )
                 emit(self._observer, retrying)
-            self.backlog.put_back(entries, moment, not_before=moment + rest)
+            self.backlog.put_back(entries, moment, rest)
             longest = max(longest, rest)
         return longest
 
-    def _ends(
-        self, lane: Lane, entries: Sequence[PendingRecord], begun: float, moment: float
-    ) -> bool:
+    def _ends(self, lane: Lane, entries: Sequence[PendingRecord], begun: float) -> bool:
         """Settle *entries* if what was sent at *begun*, and is open, is not sent again."""
-        error = self._stops.error_for(lane, moment, begun)
+        error = self._stops.error_for(lane, self._clock.monotonic(), begun)
         if error is not None:
             self._settle(decisions.give_up(entries, error))
         return error is not None

@@ -1,18 +1,18 @@
 """Records that the service would take for one: of one key, or of one hour under both schemes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Final
 
 from marketplace_metering_async.errors import ConflictingRecordsError
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
 
+_content_of: Final = attrgetter("epoch", "quantity", "usage_allocations")
+
 
 def is_same(one: UsageRecord, other: UsageRecord) -> bool:
     """Return whether two records of one key are the same for the service."""
-    return (one.epoch, one.quantity, one.usage_allocations) == (
-        other.epoch,
-        other.quantity,
-        other.usage_allocations,
-    )
+    return _content_of(one) == _content_of(other)
 
 
 class UsageHashes:
