@@ -7,6 +7,7 @@ from contextvars import Context, copy_context
 from itertools import count
 from typing import Any, Final, Self
 
+from marketplace_metering_async import rules
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
 from marketplace_metering_async.clock import calling_after
 from marketplace_metering_async.delivery.feed import Feed
@@ -18,12 +19,6 @@ from marketplace_metering_async.errors import (
 )
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult
-from marketplace_metering_async.rules import (
-    require_at_least_one,
-    require_kind,
-    require_optional,
-    require_timeout,
-)
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -62,9 +57,9 @@ class UsageBatcher:
                 linger or a limit that is no number, a negative linger, or less than one record
                 pending.
         """
-        require_kind("client", client, MarketplaceMeteringClient)
-        require_optional("product_code", product_code, str)
-        require_at_least_one("max_pending", max_pending)
+        rules.require_kind("client", client, MarketplaceMeteringClient)
+        rules.require_optional("product_code", product_code, str)
+        rules.require_at_least_one("max_pending", max_pending)
         shared = shared_of(client)
         self._connection = shared.connection
         self._product_code = product_code
@@ -169,7 +164,7 @@ class UsageBatcher:
             ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         if timeout is not None:
-            require_timeout(timeout)
+            rules.require_timeout(timeout)
         self._connection.require_no_other_home()
         self._places.let_all_in()
         unsure: list[RecordResult] = []
@@ -270,9 +265,6 @@ class _PendingLimit:
         self._free += 1
 
     def let_all_in(self) -> None:
-        """Let in whoever waits, without a place."""
-        for queue in self._waiting.values():
-            for place in queue:
-                if not place.done():
-                    place.set_result(None)
-        self._waiting.clear()
+        """Let in whoever waits, whether there is a place or not."""
+        while self._waiting:
+            self.leave()
