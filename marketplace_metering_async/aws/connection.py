@@ -231,7 +231,6 @@ class ServiceConnection:
             UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
         """
-        self.require_home()
         self.observes_calls = observes_calls(self.observer)
         request = await _expected(self._signer.sign(operation, body, self.now))
         self.require_home()

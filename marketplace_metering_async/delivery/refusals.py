@@ -63,6 +63,11 @@ class SimilarRefusals:
                     return found[1]
         return None
 
+    @staticmethod
+    def learn_from(code: str) -> bool:
+        """Return whether a refusal with *code* says something of similar records."""
+        return code in _MEMBERS
+
     def forget(self, moment: float) -> None:
         """Forget what was learned more than a minute ago."""
         for place in [p for p, (until, _) in self._refusals.items() if until <= moment]:
@@ -72,11 +77,6 @@ class SimilarRefusals:
         # Licenses of a product that nobody named speak for themselves alone.
         product = record.product_code or self._product_code or record.license_arn
         return (member, product, getattr(record, member))
-
-
-def is_about_a_member(code: str) -> bool:
-    """Return whether a refusal with *code* says something of similar records."""
-    return code in _MEMBERS
 
 
 class LicenseGroups:

@@ -10,12 +10,7 @@ from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
-from marketplace_metering_async.delivery.refusals import (
-    REMEMBERED,
-    LicenseGroups,
-    SimilarRefusals,
-    is_about_a_member,
-)
+from marketplace_metering_async.delivery.refusals import REMEMBERED, LicenseGroups, SimilarRefusals
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Isolated, Isolating, Observer, emit
@@ -130,7 +125,7 @@ class Searches:
             by_license = lane.licensed and lane.product_code is None
             search = self._searches[lane] = Search(chunk, error, by_license=by_license)
             emit(self._observer, Isolating(records=len(chunk), code=error.code))
-            if is_about_a_member(error.code):  # more of the lane would be refused for it
+            if self.similar.learn_from(error.code):  # more of the lane would be refused for it
                 self._backlog.hold(chunk.lane, found.moment + REMEMBERED, found.moment)
             self._go_on(search, found)
 
