@@ -313,9 +313,8 @@ def _words(error: Exception) -> str:
             return "the response was cut short"
         case aiohttp.ClientResponseError():
             return "the response is not HTTP"
-    what = _cause(error) if isinstance(error, OSError) else type(error).__name__
-    return f"the connection broke: {what}"
+    return f"the connection broke: {_cause(error)}"
 
 
-def _cause(why: OSError) -> str:
-    return why.strerror or type(why).__name__
+def _cause(why: Exception) -> str:
+    return getattr(why, "strerror", None) or type(why).__name__

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
-from marketplace_metering_async.clock import heed_cancelling, is_cancelled, unless, waiting_for
+from marketplace_metering_async.clock import heed_cancelling, is_cancelled, running, unless
 from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
@@ -43,24 +43,20 @@ class Stream:
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._connection.clock.monotonic()
-        async with waiting_for(self._stop) as stopped:
+        async with running(self._stop.wait()) as stopped:
             if not await unless(stopped, self._connection.open()):
                 return
             stopped.add_done_callback(self._heed)
-            running = asyncio.ensure_future(self._run(stopped))
-            running.add_done_callback(lambda _: self._ready.put_nowait(()))  # the end
             try:
-                while not (running.done() and self._ready.empty()):
-                    for result in await self._ready.get():
-                        self._room.release()
-                        yield result
-                await running
-            finally:
-                running.cancel()
-                try:
-                    await asyncio.gather(running, return_exceptions=True)
-                finally:  # even if it is cancelled once more
-                    await self._feed.delivery.abort()
+                async with running(self._run(stopped)) as delivering:
+                    delivering.add_done_callback(lambda _: self._ready.put_nowait(()))  # the end
+                    while not (delivering.done() and self._ready.empty()):
+                        for result in await self._ready.get():
+                            self._room.release()
+                            yield result
+                    await delivering
+            finally:  # even if it is cancelled once more
+                await self._feed.delivery.abort()
                 self._feed.report(started)
         if self._source_error is not None:
             raise self._source_error
