@@ -67,9 +67,8 @@ def record_size(members: Members) -> int:
 
 def encode_batch(product_code: str | None, records: Sequence[Members]) -> bytes:
     """Return the body of a BatchMeterUsage request; without *product_code* for license records."""
-    if product_code is None:
-        return dumps({"UsageRecords": records})
-    return dumps({"ProductCode": product_code, "UsageRecords": records})
+    product = {} if product_code is None else {"ProductCode": product_code}
+    return dumps({**product, "UsageRecords": records})
 
 
 def batch_overhead(product_code: str | None) -> int:
