@@ -190,14 +190,12 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     return _plain_reply(sent, answer) or _odd_reply(sent, answer)
 
 
-def _plain_reply(sent: Sequence[Members], answer: object) -> Reply | None:
+def _plain_reply(sent: Sequence[Members], answer: Any) -> Reply | None:  # noqa: ANN401 - any JSON
     """Read the usual answer: one result a record, in order, each with the very record."""
-    if not isinstance(answer, dict):
-        return None
-    results = answer.get("Results")
-    if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
-        return None
     try:
+        results = answer["Results"]
+        if len(results) != len(sent) or answer.get("UnprocessedRecords"):
+            return None
         echoes = [result["UsageRecord"] for result in results]
         statuses = [result["Status"] for result in results]
         record_ids = [result["MeteringRecordId"] for result in results]

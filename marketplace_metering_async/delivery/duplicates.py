@@ -101,8 +101,6 @@ class SchemeOverlaps:
         licensed = record.license_arn is not None
         schemes = self._positions.setdefault(_place(record), {})
         schemes.setdefault((product, licensed), []).append(position)
-        if record.customer_aws_account_id is None:
-            return []
         if any(other != licensed and None in (code, product) for code, other in schemes):
             self.is_unclear = True
         return list(schemes.get((product, not licensed), ())) if product else []
@@ -114,11 +112,11 @@ class SchemeOverlaps:
         Yield for each which positions came under both schemes of a product: mostly none.
         """
         while self._positions:
-            (account, *_), schemes = self._positions.popitem()
+            _, schemes = self._positions.popitem()
             yield [
                 sorted(positions + schemes[product, False])
                 for (product, licensed), positions in schemes.items()
-                if licensed and account and product and (product, False) in schemes
+                if licensed and product and (product, False) in schemes
             ]
 
     def forget(self, position: int, record: UsageRecord) -> None:
