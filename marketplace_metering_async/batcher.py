@@ -235,7 +235,7 @@ class _PendingLimit:
 
     async def enter(self, product_code: str | None) -> None:
         """Take a place, waiting for one if need be."""
-        if self._free and not self._waiting:
+        if self._free:
             self._free -= 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -250,9 +250,8 @@ class FoundCredentials:
     def _still_good(self) -> Keys:
         if (keys := self._good()) is not None:
             return keys
-        raise copy.copy(
-            self._failure or ConfigurationError(f"credentials of {self.source}: expired")
-        )
+        expired = ConfigurationError(f"credentials of {self.source}: expired")
+        raise copy.copy(self._failure or expired)
 
     def _good(self) -> Keys | None:
         """Return the keys at hand, if they have not expired."""

@@ -117,9 +117,7 @@ class TransportSettings:
     @property
     def proxy(self) -> str | None:
         """The proxy's address without user and password, for texts."""
-        if self.proxy_url is None:
-            return None
-        return str(URL(self.proxy_url).origin())
+        return None if self.proxy_url is None else str(URL(self.proxy_url).origin())
 
 
 class AiohttpTransport:

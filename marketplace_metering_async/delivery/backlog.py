@@ -116,9 +116,7 @@ class Backlog:
     def _is_outdated(self, chunk: Chunk) -> bool:
         """Return whether licenses of a chunk were grouped since their records came."""
         lane = chunk.lane
-        if lane.product_code is not None or not lane.licensed:
-            return False
-        return any(self.group_of(record) != lane.group for record in chunk.records)
+        return lane.is_unnamed and any(self.group_of(one) != lane.group for one in chunk.records)
 
     def _regroup(self, chunk: Chunk, since: float, moment: float) -> None:
         """Line the records of an outdated chunk up anew; some had come by *since*."""
