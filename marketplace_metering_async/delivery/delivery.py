@@ -89,9 +89,6 @@ class Delivery:
         self._open += 1
         moment = self._clock.monotonic()
         self.backlog.add((position,), (record,), moment)
-        if self._stops.final is not None:
-            self._stops.given_up.append((None, self._stops.final))
-            self._dispatcher.wake()
         due = moment if self.backlog.ready(moment) else self.backlog.next_due()
         if due is not None:
             self._dispatcher.wake_for(due)
@@ -114,6 +111,7 @@ class Delivery:
         if self._stops.final is not None:
             return
         self._stops.final = error
+        self.backlog.linger = 0.0  # what comes from now on ends at once
         self._cancel_what_has_not_left()
         if self._open:
             self._stops.given_up.append((None, error))
@@ -182,24 +180,20 @@ class Delivery:
                 continue
             if self._wanted():
                 await self._send(stretch)
-            elif (due := self._next_due()) is not None:
+            elif (due := self.backlog.next_due()) is not None:
                 await self._dispatcher.sleep(due)
             else:
                 return
 
     def _has_work(self) -> bool:
         """Return whether anything is to be settled, or sent now or later."""
-        return bool(self._stops.given_up) or self._wanted() or self._next_due() is not None
+        return bool(self._stops.given_up) or self._wanted() or self.backlog.next_due() is not None
 
     def _wanted(self) -> bool:
         """Return whether a call may be started now."""
-        if self._stops.final is not None or self._stops.given_up:
+        if self._stops.given_up:
             return False
         return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
-
-    def _next_due(self) -> float | None:
-        """Return the monotonic time at which one may be, if nothing else happens."""
-        return self.backlog.next_due() if self._stops.final is None else None
 
     def _give_up_some(self) -> bool:
         """Settle some of what is not sent any more; return whether there was anything."""
