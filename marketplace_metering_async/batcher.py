@@ -231,7 +231,7 @@ class _PendingLimit:
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: dict[str | None, OrderedDict[asyncio.Future[None], None]] = {}
+        self._waiting = OrderedDict[str | None, OrderedDict[asyncio.Future[None], None]]()
 
     async def enter(self, product_code: str | None) -> None:
         """Take a place, waiting for one if need be."""
@@ -254,8 +254,7 @@ class _PendingLimit:
     def leave(self) -> None:
         """Give a place back; the next product in turn gets it, so that no flood starves others."""
         while self._waiting:
-            product_code = next(iter(self._waiting))
-            queue = self._waiting.pop(product_code)
+            product_code, queue = self._waiting.popitem(last=False)
             place, _ = queue.popitem(last=False)
             if queue:
                 self._waiting[product_code] = queue  # and goes to the end of the line

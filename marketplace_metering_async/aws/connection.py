@@ -213,7 +213,7 @@ class ServiceConnection:
         carried: Sequence[UsageRecord] = (),
         callers: Sequence[Context] | None = None,
         attempt: int = 1,
-        leaving: Callable[[], None] | None = None,
+        leaving: Callable[[], None] = lambda: None,
     ) -> CallResponse:
         """
         Send one request and return the response.
@@ -235,8 +235,7 @@ class ServiceConnection:
         request = await _expected(self._signer.sign(operation, body, self.now))
         self.require_home()
         moment = self.clock.monotonic()
-        if leaving is not None:
-            leaving()
+        leaving()
         code: str | None = "cancelled"
         request_id: str | None = None
         try:

@@ -165,8 +165,17 @@ class Backlog:
                 dropped += queue.drain(most - len(dropped))
                 self._line_up(queue, _NOW)
                 if len(dropped) >= most:
-                    break
-        return dropped + self._drop_resting(most - len(dropped), lane)
+                    return dropped
+        kept = []
+        for until, place, entries in self._resting:
+            hit = lane is None or self.lane_of(entries[0].record).whole == lane
+            gone = most - len(dropped) if hit else 0
+            dropped += entries[:gone]
+            if rest := entries[gone:]:
+                kept.append((until, place, rest))
+        heapify(kept)
+        self._resting = kept
+        return dropped
 
     def clear(self) -> None:
         """Forget all records."""
@@ -184,19 +193,6 @@ class Backlog:
         """Return the lane that *record* travels in now."""
         code, licensed = record.product_code or self.product_code, record.license_arn is not None
         return _lane(code, licensed, self.group_of(record) if licensed and code is None else None)
-
-    def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:
-        dropped: list[PendingRecord] = []
-        kept = []
-        for until, place, entries in self._resting:
-            hit = lane is None or self.lane_of(entries[0].record).whole == lane
-            gone = most - len(dropped) if hit else 0
-            dropped += entries[:gone]
-            if rest := entries[gone:]:
-                kept.append((until, place, rest))
-        heapify(kept)
-        self._resting = kept
-        return dropped
 
     def _return(self, entries: Sequence[PendingRecord], moment: float) -> None:
         queues: dict[int, LaneQueue] = {}

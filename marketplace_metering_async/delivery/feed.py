@@ -195,9 +195,9 @@ class Feed(Door):
                 return
         moment = self._connection.clock.monotonic()
         entry = Entry(position, record, given, key, moment)
+        self._note_scheme(entry)
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
-        self._note_scheme(entry)
         self.delivery.add(position, record)
 
     def _note_scheme(self, entry: Entry) -> None:
@@ -207,15 +207,14 @@ class Feed(Door):
                 return
             self._schemes = SchemeOverlaps(self._product_code)
             for other in self._entries.values():
-                if other is not entry:
-                    self._schemes.note(other.position, other.record)
+                self._schemes.note(other.position, other.record)
         was_unclear = self._schemes.is_unclear
         others = self._schemes.note(entry.position, entry.record)
         if self._schemes.is_unclear and not was_unclear:
             emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
         if others:
             positions = [*others, entry.position]
-            for one in map(self._entries.__getitem__, positions):
+            for one in (*map(self._entries.__getitem__, others), entry):
                 if not one.sent:
                     one.conflict, one.conflict_kind = positions, BothSchemesError
 

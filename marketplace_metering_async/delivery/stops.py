@@ -121,8 +121,7 @@ class Progress:
         """Note a failed, or throttled, attempt that began at *begun*."""
         if self.stalled_since is None:
             self.stalled_since = begun
-        if error is not None:
-            self.latest = error
+        self.latest = error or self.latest
 
     def failed(self, lane: Lane, begun: float, moment: float, rest: float) -> bool:
         """Note a failed attempt of a lane whose records *rest*; return whether its time is over."""
