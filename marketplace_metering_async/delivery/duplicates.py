@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Final
 
+from attrs import define, field
+
 from marketplace_metering_async.errors import ConflictingRecordsError
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
 
@@ -39,6 +41,7 @@ class UsageHashes:
         return hash(_place(record)) in self.repeated
 
 
+@define(slots=False, eq=False, repr=False)
 class Duplicates:
     """
     Records of a batch that have a key in common.
@@ -50,15 +53,11 @@ class Duplicates:
         copies: Position of the record that is sent, to the positions of those identical to it.
     """
 
-    def __init__(
-        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
-    ) -> None:
-        """Compare records; *record_at* returns one that was noted, by its position."""
-        self.copies: dict[int, list[int]] = {}
-        self._product_code = product_code
-        self._record_at = record_at
-        self._first: dict[Key, int] = {}  # the position of the first record of each key
-        self._conflicts: dict[Key, list[int]] = {}
+    _product_code: str | None
+    _record_at: Callable[[int], UsageRecord | None]  # one that was noted, by its position
+    copies: dict[int, list[int]] = field(init=False, factory=dict)
+    _first: dict[Key, int] = field(init=False, factory=dict)  # its position, of each key
+    _conflicts: dict[Key, list[int]] = field(init=False, factory=dict)
 
     def note(self, position: int, record: UsageRecord) -> bool:
         """Take note of a record; return whether one of its key was there before."""

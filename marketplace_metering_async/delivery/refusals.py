@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from itertools import count
+from itertools import chain, count
 from typing import Final, NamedTuple
 
 from marketplace_metering_async.errors import MarketplaceMeteringException
@@ -57,10 +57,9 @@ class SimilarRefusals:
 
     def find(self, record: UsageRecord) -> Similar | None:
         """Return the refusal that a similar record met, if there was one."""
-        for members in _MEMBERS.values():
-            for member in members:
-                if found := self._refusals.get(self._place(member, record)):
-                    return found[1]
+        for member in chain(*_MEMBERS.values()):
+            if found := self._refusals.get(self._place(member, record)):
+                return found[1]
         return None
 
     @staticmethod

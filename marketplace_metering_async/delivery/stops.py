@@ -71,8 +71,7 @@ class Stops:
 
     def forget(self, moment: float, oldest: float) -> None:
         """Forget stops that are over; nothing on the wire began before *oldest*."""
-        over = [key for key, s in self._stops.items() if s.until <= moment and s.since < oldest]
-        for key in over:
+        for key in [k for k, s in self._stops.items() if s.until <= moment and s.since < oldest]:
             del self._stops[key]
 
 
@@ -133,6 +132,5 @@ class Progress:
 
     def seconds_left(self, moment: float) -> float | None:
         """Return after how many seconds the time of all is over; None while there is progress."""
-        if self.stalled_since is None:
-            return None
-        return self.stalled_since + self._timeout - moment
+        since = self.stalled_since
+        return None if since is None else since + self._timeout - moment
