@@ -407,9 +407,8 @@ class MarketplaceMeteringClient:
         rules.require_timeout(timeout)
         connection, clock, body = self._connection, self._connection.clock, wire.dumps(members)
         end = clock.monotonic() + timeout
-        failure: MeteringError = DeliveryTimeoutError(
-            "no credentials within the time allowed; nothing was sent"
-        )
+        reason = "no credentials within the time allowed; nothing was sent"
+        failure: MeteringError = DeliveryTimeoutError(reason)
 
         async def attempt() -> _Result:
             """Send it, and once more after a repair; the time is over unless it leaves by then."""

@@ -164,9 +164,8 @@ class AiohttpTransport:
             raise
         except TimeoutError:
             body.drop_connection()
-            reason = (
-                "no connection in time" if body.connecting else f"no response within {timeout:g} s"
-            )
+            late = f"no response within {timeout:g} s"
+            reason = "no connection in time" if body.connecting else late
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
         # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
