@@ -46,6 +46,7 @@ Again = Callable[[], Awaitable[Any]]
 """Asks the same provider for fresh credentials."""
 
 Result = TypeVar("Result")
+Work = Callable[[], Coroutine[Any, Any, Result]]
 
 
 class SingleFlight(Generic[Result]):
@@ -62,9 +63,7 @@ class SingleFlight(Generic[Result]):
         self._ahead = False  # whether it was begun ahead of need
         self._closed = False
 
-    def begin(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], *, ahead: bool = True
-    ) -> "asyncio.Task[Result]":
+    def begin(self, work: Work[Result], *, ahead: bool = True) -> "asyncio.Task[Result]":
         """Begin *work*, *ahead* of need or not, unless some is running."""
         if self._running is None:
             if self._closed:
@@ -74,7 +73,7 @@ class SingleFlight(Generic[Result]):
             self._ahead = ahead
         return self._running
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def run(self, work: Work[Result]) -> Result:
         """Return or raise what *work*, run for this or an earlier caller, comes to."""
         running = self.begin(work, ahead=False)
         self._waiting += 1

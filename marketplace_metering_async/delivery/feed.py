@@ -193,8 +193,7 @@ class Feed(Door):
                 verdict = result.verdict._replace(duplicate_of=result.position)
                 self._give(RecordResult(position, given, verdict, result.metering_record_id))
                 return
-        moment = self._connection.clock.monotonic()
-        entry = Entry(position, record, given, key, moment)
+        entry = Entry(position, record, given, key, self._connection.clock.monotonic())
         self._note_scheme(entry)
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
