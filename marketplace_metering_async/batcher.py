@@ -7,22 +7,18 @@ from contextvars import Context, copy_context
 from itertools import count
 from typing import Any, Final, Self
 
+from marketplace_metering_async import rules
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
 from marketplace_metering_async.clock import calling_after
 from marketplace_metering_async.delivery.feed import Feed
+from marketplace_metering_async.delivery.verdicts import rejected
 from marketplace_metering_async.errors import (
     ClientClosedError,
     DeliveryTimeoutError,
     InvalidRecordError,
 )
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import RecordResult, RecordStatus, Verdict
-from marketplace_metering_async.rules import (
-    require_at_least_one,
-    require_kind,
-    require_optional,
-    require_timeout,
-)
+from marketplace_metering_async.results import RecordResult
 
 _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
@@ -61,9 +57,9 @@ class UsageBatcher:
                 linger or a limit that is no number, a negative linger, or less than one record
                 pending.
         """
-        require_kind("client", client, MarketplaceMeteringClient)
-        require_optional("product_code", product_code, str)
-        require_at_least_one("max_pending", max_pending)
+        rules.require_kind("client", client, MarketplaceMeteringClient)
+        rules.require_optional("product_code", product_code, str)
+        rules.require_at_least_one("max_pending", max_pending)
         shared = shared_of(client)
         self._connection = shared.connection
         self._product_code = product_code
@@ -79,8 +75,7 @@ class UsageBatcher:
             keys_remembered=_KEYS_REMEMBERED,
             callers=self._callers,
         )
-        self._closed = False
-        self._unsure: list[RecordResult] | None = None  # kept while draining
+        self._unsure: list[RecordResult] | None = None  # what drain() returns; None: still open
         self._reported_at = self._connection.clock.monotonic()
 
     @property
@@ -119,8 +114,7 @@ class UsageBatcher:
         try:
             admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
-            verdict = Verdict(status=RecordStatus.REJECTED, error=error.unraised())
-            return RecordResult(position, record, verdict)
+            return RecordResult(position, record, rejected(error.unraised()))
         await self._places.enter(admitted.product_code or self._product_code)
         self._require_open()  # drain() lets in whoever waits
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
@@ -170,9 +164,8 @@ class UsageBatcher:
             ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
         if timeout is not None:
-            require_timeout(timeout)
+            rules.require_timeout(timeout)
         self._connection.require_no_other_home()
-        self._closed = True
         self._places.let_all_in()
         unsure: list[RecordResult] = []
         if self._unsure is None:
@@ -198,7 +191,7 @@ class UsageBatcher:
         await self.aclose()
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self._unsure is not None:
             raise ClientClosedError("the batcher is closed")
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
@@ -238,11 +231,11 @@ class _PendingLimit:
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: dict[str | None, OrderedDict[asyncio.Future[None], None]] = {}
+        self._waiting = OrderedDict[str | None, OrderedDict[asyncio.Future[None], None]]()
 
     async def enter(self, product_code: str | None) -> None:
         """Take a place, waiting for one if need be."""
-        if self._free and not self._waiting:
+        if self._free:
             self._free -= 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -261,8 +254,7 @@ class _PendingLimit:
     def leave(self) -> None:
         """Give a place back; the next product in turn gets it, so that no flood starves others."""
         while self._waiting:
-            product_code = next(iter(self._waiting))
-            queue = self._waiting.pop(product_code)
+            product_code, queue = self._waiting.popitem(last=False)
             place, _ = queue.popitem(last=False)
             if queue:
                 self._waiting[product_code] = queue  # and goes to the end of the line
@@ -272,9 +264,6 @@ class _PendingLimit:
         self._free += 1
 
     def let_all_in(self) -> None:
-        """Let in whoever waits, without a place."""
-        for queue in self._waiting.values():
-            for place in queue:
-                if not place.done():
-                    place.set_result(None)
-        self._waiting.clear()
+        """Let in whoever waits, whether there is a place or not."""
+        while self._waiting:
+            self.leave()

@@ -317,10 +317,9 @@ class MarketplaceMeteringClient:
             members["DryRun"] = True
 
         def result(found: Mapping[str, Any], request_id: str | None) -> MeterUsageResult:
+            record_id = None if dry_run else _text(found, "MeteringRecordId", request_id)
             return MeterUsageResult(
-                metering_record_id=None
-                if dry_run
-                else _text(found, "MeteringRecordId", request_id),
+                metering_record_id=record_id,
                 dry_run=dry_run,
                 client_token=token,
                 request_id=request_id,
@@ -409,9 +408,8 @@ class MarketplaceMeteringClient:
         rules.require_timeout(timeout)
         connection, clock, body = self._connection, self._connection.clock, wire.dumps(members)
         end = clock.monotonic() + timeout
-        failure: MeteringError = DeliveryTimeoutError(
-            "no credentials within the time allowed; nothing was sent"
-        )
+        reason = "no credentials within the time allowed; nothing was sent"
+        failure: MeteringError = DeliveryTimeoutError(reason)
 
         async def attempt() -> _Result:
             """Send it, and once more after a repair; the time is over unless it leaves by then."""

@@ -6,7 +6,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
+
+_Result = TypeVar("_Result")
 
 
 class Clock(Protocol):
@@ -52,39 +54,40 @@ ANY_TIME: Final = ClockBounds(-math.inf, math.inf)
 
 
 @asynccontextmanager
-async def waiting_for(event: asyncio.Event) -> AsyncIterator["asyncio.Future[Any]"]:
-    """Yield a future that is done once *event* is set."""
-    waiting = asyncio.ensure_future(event.wait())
+async def running(work: Coroutine[Any, Any, _Result]) -> AsyncIterator["asyncio.Task[_Result]"]:
+    """Yield a task that does *work*; where the block ends, so does it."""
+    task = asyncio.create_task(work)
     try:
-        yield waiting
+        yield task
     finally:
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, object]) -> bool:
     """Await *work*, which is cancelled once *stopped* is done; return whether it ended before."""
-    working = asyncio.ensure_future(work)
-    try:
+    async with running(work) as working:
         await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             await working
         return working.done()
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+
+
+def is_cancelled() -> bool:
+    """Return whether somebody has cancelled the running task; a part of it may cancel itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def heed_cancelling() -> None:
     """Raise CancelledError in a task that was cancelled while what it awaited caught that."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if is_cancelled():
         raise asyncio.CancelledError
 
 
 async def sleep_or_wake(clock: Clock, seconds: float, event: asyncio.Event) -> None:
     """Return after *seconds* of *clock*, or as soon as *event* is set."""
-    async with waiting_for(event) as woken:
+    async with running(event.wait()) as woken:
         await unless(woken, clock.sleep(seconds))
 
 

@@ -20,7 +20,7 @@ from marketplace_metering_async.aws import wire
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import AiohttpTransport, Request, Response, Transport
-from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds
+from marketplace_metering_async.clock import ANY_TIME, Clock, ClockBounds, is_cancelled
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import (
     ClientClosedError,
@@ -46,6 +46,8 @@ _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
 
 
+_OF_TRANSPORTS: Final = (TransportError, InvalidResponseError)
+"""What a transport is meant to raise."""
 _SEEN_TO: Final = frozenset({ErrorKind.CONTENT, ErrorKind.STATE, ErrorKind.PRODUCT})
 """Errors that come after a signature was checked: they confirm the time that it was signed at."""
 
@@ -211,7 +213,7 @@ class ServiceConnection:
         carried: Sequence[UsageRecord] = (),
         callers: Sequence[Context] | None = None,
         attempt: int = 1,
-        leaving: Callable[[], None] | None = None,
+        leaving: Callable[[], None] = lambda: None,
     ) -> CallResponse:
         """
         Send one request and return the response.
@@ -229,13 +231,11 @@ class ServiceConnection:
             UnexpectedError: a transport, or a part of ours, raised what it should not.
             SdkClientError: it could not be sent.
         """
-        self.require_home()
         self.observes_calls = observes_calls(self.observer)
         request = await _expected(self._signer.sign(operation, body, self.now))
         self.require_home()
         moment = self.clock.monotonic()
-        if leaving is not None:
-            leaving()
+        leaving()
         code: str | None = "cancelled"
         request_id: str | None = None
         try:
@@ -263,7 +263,14 @@ class ServiceConnection:
     async def _send(self, operation: str, request: Request) -> CallResponse:
         """Send what was signed just now, and learn the service's time from the response."""
         offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
-        response = await self._carry(request)
+        transport = cast("Transport", self._given_transport or self._own_transport)
+        try:
+            response = await transport.send(request, timeout=self._attempt_timeout)
+        except MeteringError as error:
+            # Ours raises others, too, but before anything has left.
+            if transport is self._own_transport or isinstance(error, _OF_TRANSPORTS):
+                raise
+            raise UnexpectedError.of(error) from error
         if response.status == 200:
             request_id = wire.header(response.headers, "x-amzn-RequestId")
             if request_id is not None:  # the service, and nobody in its place, has answered
@@ -284,17 +291,6 @@ class ServiceConnection:
         if fault in _SEEN_TO:
             self._lead = lead
         raise refusal
-
-    async def _carry(self, request: Request) -> Response:
-        transport = cast("Transport", self._given_transport or self._own_transport)
-        try:
-            return await transport.send(request, timeout=self._attempt_timeout)
-        except (TransportError, InvalidResponseError):
-            raise
-        except MeteringError as error:
-            if transport is self._own_transport:  # which raises it before anything has left
-                raise
-            raise UnexpectedError.of(error) from error
 
     async def _renewed(self, request: Request) -> bool:
         """Return whether there are newer credentials than those of *request*, within an attempt."""
@@ -332,8 +328,7 @@ async def _expected(work: Awaitable[_Result]) -> _Result:
     except (MeteringError, RepairedError):
         raise
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if is_cancelled():
             raise
         raise UnexpectedError.of(error) from error  # a part's own, and nobody's wish
     except Exception as error:

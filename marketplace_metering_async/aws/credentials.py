@@ -30,17 +30,15 @@ _PAUSE: Final = 5.0
 _LONGEST: float = 120.0
 """Seconds after which a provider that does not answer has failed; STS alone is given 60."""
 
-_PLAIN: Final = frozenset(
-    {
-        "ConfigNotFound",
-        "InfiniteLoopConfigError",
-        "InvalidConfigError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "SSOTokenLoadError",
-        "UnauthorizedSSOTokenError",
-        "UnknownCredentialError",
-    }
+_PLAIN: Final = (
+    "ConfigNotFound",
+    "InfiniteLoopConfigError",
+    "InvalidConfigError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "SSOTokenLoadError",
+    "UnauthorizedSSOTokenError",
+    "UnknownCredentialError",
 )
 """Errors of botocore whose texts name settings only. Others may repeat what a process printed."""
 
@@ -48,6 +46,7 @@ Again = Callable[[], Awaitable[Any]]
 """Asks the same provider for fresh credentials."""
 
 Result = TypeVar("Result")
+Work = Callable[[], Coroutine[Any, Any, Result]]
 
 
 class SingleFlight(Generic[Result]):
@@ -64,9 +63,7 @@ class SingleFlight(Generic[Result]):
         self._ahead = False  # whether it was begun ahead of need
         self._closed = False
 
-    def begin(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], *, ahead: bool = True
-    ) -> "asyncio.Task[Result]":
+    def begin(self, work: Work[Result], *, ahead: bool = True) -> "asyncio.Task[Result]":
         """Begin *work*, *ahead* of need or not, unless some is running."""
         if self._running is None:
             if self._closed:
@@ -76,7 +73,7 @@ class SingleFlight(Generic[Result]):
             self._ahead = ahead
         return self._running
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def run(self, work: Work[Result]) -> Result:
         """Return or raise what *work*, run for this or an earlier caller, comes to."""
         running = self.begin(work, ahead=False)
         self._waiting += 1
@@ -252,9 +249,8 @@ class FoundCredentials:
     def _still_good(self) -> Keys:
         if (keys := self._good()) is not None:
             return keys
-        raise copy.copy(
-            self._failure or ConfigurationError(f"credentials of {self.source}: expired")
-        )
+        expired = ConfigurationError(f"credentials of {self.source}: expired")
+        raise copy.copy(self._failure or expired)
 
     def _good(self) -> Keys | None:
         """Return the keys at hand, if they have not expired."""
@@ -286,10 +282,9 @@ async def from_session(session: Any, region_name: str, *, ours: bool) -> FoundCr
         async with asyncio.timeout(_LONGEST):
             credentials = await _find(session, region_name, ours=ours)
             await credentials.keys()
+            return credentials
     except Exception as error:  # noqa: BLE001 - a provider may raise anything
         failure = _failure("chain", error)
-    else:
-        return credentials
     raise failure
 
 

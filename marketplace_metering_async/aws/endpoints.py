@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -216,7 +215,7 @@ def _checked(
     return FoundEndpoint(url=url, region_name=region, configured=configured, transport=transport)
 
 
-def _authorities(configured: str | None) -> str | None:
+def _authorities(configured: str | None) -> str:
     """The configured bundle, or the one that botocore would take: certifi's before its own."""
     if configured:
         if not os.path.isfile(configured):  # noqa: PTH113 - a pasted certificate names none
@@ -225,10 +224,9 @@ def _authorities(configured: str | None) -> str | None:
     try:
         from certifi import where  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     except ImportError:
-        found = find_spec("botocore")
-        if found is None or found.origin is None:
-            return None
-        return str(Path(found.origin).with_name("cacert.pem"))
+        import botocore  # noqa: PLC0415 - its beginning alone, which is light
+
+        return str(Path(botocore.__file__).with_name("cacert.pem"))
     return str(where())
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from marketplace_metering_async.aws import credentials, endpoints
+from marketplace_metering_async.aws.credentials import SingleFlight
 from marketplace_metering_async.aws.endpoints import FoundEndpoint
 from marketplace_metering_async.aws.sigv4 import Keys, SigV4
 from marketplace_metering_async.aws.transport import Request
@@ -44,9 +45,7 @@ class Signer:
     aws_secret_access_key: str | None = None
     aws_session_token: str | None = None
     session: Any = None
-    _opening: credentials.SingleFlight[FoundEndpoint] = field(
-        init=False, factory=credentials.SingleFlight
-    )
+    _opening: SingleFlight[FoundEndpoint] = field(init=False, factory=SingleFlight)
     _endpoint: FoundEndpoint | None = field(init=False, default=None)
     _credentials: credentials.Credentials | None = field(init=False, default=None)
     _sigv4: SigV4 | None = field(init=False, default=None)

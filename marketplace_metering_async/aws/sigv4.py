@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from attrs import Attribute, field, frozen
+from attrs.validators import optional
 from yarl import URL
 
 from marketplace_metering_async.errors import ConfigurationError
@@ -31,8 +32,6 @@ def _or_none(token: str | None) -> str | None:
 
 def _require_visible(_: "Keys", attribute: "Attribute[str]", text: str | None) -> None:
     """Refuse what would break out of a header, without showing it."""
-    if text is None and attribute.name == "session_token":
-        return
     if not (isinstance(text, str) and _VISIBLE.fullmatch(text)):
         raise ConfigurationError(
             f"credentials: expected visible ASCII characters, without blanks or line breaks, as "
@@ -53,7 +52,7 @@ class Keys:
     access_key_id: str = field(repr=False, validator=_require_visible)
     secret_access_key: str = field(repr=False, validator=_require_visible)
     session_token: str | None = field(
-        default=None, converter=_or_none, repr=False, validator=_require_visible
+        default=None, converter=_or_none, repr=False, validator=optional(_require_visible)
     )
 
     def signed(self, headers: Mapping[str, str]) -> bool:

@@ -117,9 +117,7 @@ class TransportSettings:
     @property
     def proxy(self) -> str | None:
         """The proxy's address without user and password, for texts."""
-        if self.proxy_url is None:
-            return None
-        return str(URL(self.proxy_url).origin())
+        return None if self.proxy_url is None else str(URL(self.proxy_url).origin())
 
 
 class AiohttpTransport:
@@ -166,9 +164,8 @@ class AiohttpTransport:
             raise
         except TimeoutError:
             body.drop_connection()
-            reason = (
-                "no connection in time" if body.connecting else f"no response within {timeout:g} s"
-            )
+            late = f"no response within {timeout:g} s"
+            reason = "no connection in time" if body.connecting else late
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
         # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
@@ -313,9 +310,8 @@ def _words(error: Exception) -> str:
             return "the response was cut short"
         case aiohttp.ClientResponseError():
             return "the response is not HTTP"
-    what = _cause(error) if isinstance(error, OSError) else type(error).__name__
-    return f"the connection broke: {what}"
+    return f"the connection broke: {_cause(error)}"
 
 
-def _cause(why: OSError) -> str:
-    return why.strerror or type(why).__name__
+def _cause(why: Exception) -> str:
+    return getattr(why, "strerror", None) or type(why).__name__

@@ -67,9 +67,8 @@ def record_size(members: Members) -> int:
 
 def encode_batch(product_code: str | None, records: Sequence[Members]) -> bytes:
     """Return the body of a BatchMeterUsage request; without *product_code* for license records."""
-    if product_code is None:
-        return dumps({"UsageRecords": records})
-    return dumps({"ProductCode": product_code, "UsageRecords": records})
+    product = {} if product_code is None else {"ProductCode": product_code}
+    return dumps({**product, "UsageRecords": records})
 
 
 def batch_overhead(product_code: str | None) -> int:
@@ -191,14 +190,12 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     return _plain_reply(sent, answer) or _odd_reply(sent, answer)
 
 
-def _plain_reply(sent: Sequence[Members], answer: object) -> Reply | None:
+def _plain_reply(sent: Sequence[Members], answer: Any) -> Reply | None:  # noqa: ANN401 - any JSON
     """Read the usual answer: one result a record, in order, each with the very record."""
-    if not isinstance(answer, dict):
-        return None
-    results = answer.get("Results")
-    if type(results) is not list or len(results) != len(sent) or answer.get("UnprocessedRecords"):
-        return None
     try:
+        results = answer["Results"]
+        if len(results) != len(sent) or answer.get("UnprocessedRecords"):
+            return None
         echoes = [result["UsageRecord"] for result in results]
         statuses = [result["Status"] for result in results]
         record_ids = [result["MeteringRecordId"] for result in results]

@@ -9,11 +9,13 @@ service's window share chunks of their own, so that a refusal for their sake cos
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
+
+from attrs import define, field
 
 from marketplace_metering_async import limits
 from marketplace_metering_async.aws import wire
@@ -30,6 +32,7 @@ _STALE: Final = 64
 _lane: Final = lru_cache(maxsize=64)(Lane)  # most records are of few
 
 
+@define(slots=False, eq=False, repr=False)
 class Backlog:
     """
     All records of a delivery that have no verdict and are neither on the wire nor searched.
@@ -38,29 +41,22 @@ class Backlog:
     service's; `moment` is monotonic time in seconds.
 
     Attributes:
-        linger: Seconds that a record waits for company at the most; 0: nobody waits.
         product_code: The product of records that name none.
+        linger: Seconds that a record waits for company at the most; 0: nobody waits.
         group_of: Returns which group a record of an unnamed product's license is of; only those of
             one group, or of none, may mix. What it says of those that wait may change.
     """
 
-    def __init__(
-        self,
-        records_at: Callable[[Sequence[int]], list[UsageRecord]],
-        *,
-        product_code: str | None = None,
-        linger: float = 0.0,
-    ) -> None:
-        """Line records up by their positions; *records_at* returns those at some."""
-        self.linger = linger
-        self._records_at = records_at
-        self.product_code = product_code
-        self._queues: dict[Lane, LaneQueue] = {}
-        self.group_of: Callable[[UsageRecord], int | None] = lambda _: None
-        self._line: list[tuple[float, int, LaneQueue]] = []  # a heap: oldest minute, then place
-        self._waiting: list[tuple[float, int, LaneQueue]] = []  # a heap, by when they may go
-        self._resting: list[tuple[float, int, Sequence[PendingRecord]]] = []  # a heap likewise
-        self._places = count()
+    _records_at: Callable[[Sequence[int]], list[UsageRecord]]  # those at some positions
+    product_code: str | None = field(default=None, kw_only=True)
+    linger: float = field(default=0.0, kw_only=True)
+    group_of: Callable[[UsageRecord], int | None] = field(init=False, default=lambda _: None)
+    _queues: dict[Lane, LaneQueue] = field(init=False, factory=dict)
+    # Heaps: by the oldest minute, then by place; by the time at which they may go; likewise.
+    _line: list[tuple[float, int, LaneQueue]] = field(init=False, factory=list)
+    _waiting: list[tuple[float, int, LaneQueue]] = field(init=False, factory=list)
+    _resting: list[tuple[float, int, Sequence[PendingRecord]]] = field(init=False, factory=list)
+    _places: Iterator[int] = field(init=False, factory=count)
 
     def __len__(self) -> int:
         """Return how many records are here."""
@@ -80,12 +76,10 @@ class Backlog:
             if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
                 self._line_up(queue, moment)
 
-    def put_back(
-        self, entries: Sequence[PendingRecord], moment: float, *, not_before: float | None = None
-    ) -> None:
-        """Put records back that an attempt has left open; they rest until *not_before*."""
-        if not_before is not None and not_before > moment:
-            heappush(self._resting, (not_before, next(self._places), entries))
+    def put_back(self, entries: Sequence[PendingRecord], moment: float, rest: float = 0.0) -> None:
+        """Put records back that an attempt has left open; they *rest* for some seconds."""
+        if rest > 0:
+            heappush(self._resting, (moment + rest, next(self._places), entries))
         else:
             self._return(entries, moment)
 
@@ -122,9 +116,7 @@ class Backlog:
     def _is_outdated(self, chunk: Chunk) -> bool:
         """Return whether licenses of a chunk were grouped since their records came."""
         lane = chunk.lane
-        if lane.product_code is not None or not lane.licensed:
-            return False
-        return any(self.group_of(record) != lane.group for record in chunk.records)
+        return lane.is_unnamed and any(self.group_of(one) != lane.group for one in chunk.records)
 
     def _regroup(self, chunk: Chunk, since: float, moment: float) -> None:
         """Line the records of an outdated chunk up anew; some had come by *since*."""
@@ -173,8 +165,17 @@ class Backlog:
                 dropped += queue.drain(most - len(dropped))
                 self._line_up(queue, _NOW)
                 if len(dropped) >= most:
-                    break
-        return dropped + self._drop_resting(most - len(dropped), lane)
+                    return dropped
+        kept = []
+        for until, place, entries in self._resting:
+            hit = lane is None or self.lane_of(entries[0].record).whole == lane
+            gone = most - len(dropped) if hit else 0
+            dropped += entries[:gone]
+            if rest := entries[gone:]:
+                kept.append((until, place, rest))
+        heapify(kept)
+        self._resting = kept
+        return dropped
 
     def clear(self) -> None:
         """Forget all records."""
@@ -192,19 +193,6 @@ class Backlog:
         """Return the lane that *record* travels in now."""
         code, licensed = record.product_code or self.product_code, record.license_arn is not None
         return _lane(code, licensed, self.group_of(record) if licensed and code is None else None)
-
-    def _drop_resting(self, most: int, lane: Lane | None) -> list[PendingRecord]:
-        dropped: list[PendingRecord] = []
-        kept = []
-        for until, place, entries in self._resting:
-            hit = lane is None or self.lane_of(entries[0].record).whole == lane
-            gone = most - len(dropped) if hit else 0
-            dropped += entries[:gone]
-            if rest := entries[gone:]:
-                kept.append((until, place, rest))
-        heapify(kept)
-        self._resting = kept
-        return dropped
 
     def _return(self, entries: Sequence[PendingRecord], moment: float) -> None:
         queues: dict[int, LaneQueue] = {}

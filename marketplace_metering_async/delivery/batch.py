@@ -12,6 +12,7 @@ from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.call import Door, Shared
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import Duplicates, SchemeOverlaps, UsageHashes
+from marketplace_metering_async.delivery.verdicts import rejected
 from marketplace_metering_async.errors import (
     BothSchemesError,
     DeliveryTimeoutError,
@@ -26,7 +27,6 @@ from marketplace_metering_async.results import (
     RecordStatus,
     ResultCollector,
     SettledRecords,
-    Verdict,
     count,
     unmetered,
 )
@@ -149,8 +149,7 @@ class Batch(Door):
     def _reject(self, positions: Sequence[int], error: MeteringError) -> None:
         for position in positions:
             self._sent[position] = None
-        verdict = Verdict(status=RecordStatus.REJECTED, error=error)
-        self._collector.add((unmetered(verdict, positions),))
+        self._collector.add((unmetered(rejected(error), positions),))
 
     async def _those_to_send(self) -> AsyncGenerator[tuple[list[int], list[UsageRecord]], None]:
         """Yield the positions and records that are to be sent, some at a time."""

@@ -15,7 +15,7 @@ from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, PendingRecord
 from marketplace_metering_async.errors import MeteringError
-from marketplace_metering_async.events import Observer, WarningIssued, emit
+from marketplace_metering_async.events import WarningIssued, emit
 from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import CallPermits
@@ -84,38 +84,34 @@ class Call:
     A call that is being made.
 
     Attributes:
+        shared: What it has in common with the client's other calls.
+        door: Who gave the records.
         chunk: What it carries.
         search: The search that the chunk is a part of.
         begun: Monotonic time.
-        task: What makes it.
         sent: Whether the request was handed to the transport.
     """
 
+    shared: Shared
+    door: Door
     chunk: Chunk
     search: Search | None
     begun: float
-    task: "asyncio.Task[Decision] | None" = None
     sent: bool = False
 
-    async def make(self, shared: Shared, door: Door) -> Decision:
-        """Make it for *door*, and decide."""
-        chunk, connection, policy = self.chunk, shared.connection, shared.policy
-
-        def leaves() -> None:
-            self.sent = True
-            self.begun = connection.clock.monotonic()
-            door.leaving(chunk.positions)
-
+    async def make(self) -> Decision:
+        """Make it, and decide."""
+        chunk, connection, policy = self.chunk, self.shared.connection, self.shared.policy
         try:
             answer = await connection.call(
                 "BatchMeterUsage",
                 chunk.body,
                 carried=chunk.records,
-                callers=door.callers(chunk.positions),
+                callers=self.door.callers(chunk.positions),
                 attempt=chunk.histories[0].attempts + 1,
-                leaving=leaves,
+                leaving=self._leave,
             )
-            await shared.turns.wait()
+            await self.shared.turns.wait()
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             return decisions.on_repaired(chunk, repaired.error, self.begun)
@@ -131,18 +127,21 @@ class Call:
             emit(connection.observer, WarningIssued(text=text))
         return decisions.on_reply(chunk, reply, answer.request_id, self.begun, policy)
 
-    def return_permit(
-        self, permits: CallPermits, observer: Observer, decision: Decision | None = None
-    ) -> None:
+    def _leave(self) -> None:
+        self.sent = True
+        self.begun = self.shared.connection.clock.monotonic()
+        self.door.leaving(self.chunk.positions)
+
+    def return_permit(self, decision: Decision | None = None) -> None:
         """Say how the call ended; what the pacer makes of it changes no verdict."""
         how, retry_after = CallEnd.CANCELLED if self.sent else CallEnd.ABANDONED, None
         if decision is not None and self.sent:
             how, retry_after = decision.ended, getattr(decision.error, "retry_after", None)
         try:
-            permits.end(how, retry_after)
+            self.shared.permits.end(how, retry_after)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's pacer
             text = f"the pacer raised {type(error).__name__} when a call had ended"
-            emit(observer, WarningIssued(text=text))
+            emit(self.shared.connection.observer, WarningIssued(text=text))
 
 
 def _drop_tracebacks(error: BaseException | None) -> None:

@@ -171,7 +171,7 @@ def on_error(
         case ErrorKind.CONTENT | ErrorKind.STATE | ErrorKind.UNKNOWN if isinstance(
             error, MarketplaceMeteringException
         ):
-            return _on_refusal(chunk, error, moment, service_time)
+            return _on_refusal(_attempted(chunk, error, moment), error, service_time)
         case ErrorKind.PRODUCT:
             stopped = chunk.lane.whole
     return _over(_attempted(chunk, error, moment), CallEnd.DELIVERED, error, (stopped, error))
@@ -199,12 +199,8 @@ def give_up(entries: Iterable[PendingRecord], error: MeteringError | None) -> li
 
 
 def _on_refusal(
-    chunk: Chunk,
-    error: MarketplaceMeteringException,
-    moment: float,
-    service_time: float | None,
+    chunk: Chunk, error: MarketplaceMeteringException, service_time: float | None
 ) -> Decision:
-    chunk = _attempted(chunk, error, moment)
     if isinstance(error, TimestampOutOfBoundsException) and service_time is not None:
         early = chunk.part(
             index

@@ -10,7 +10,6 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 from marketplace_metering_async.delivery import decisions
@@ -75,7 +74,7 @@ class Delivery:
         self._progress = Progress(shared.policy.timeout)
         self._watch: asyncio.Task[None] | None = None  # of the time without progress
         self._open = len(backlog)  # records without a verdict
-        self._on_the_wire: dict[Call, None] = {}  # in the order in which they began
+        self._on_the_wire: dict[asyncio.Task[Decision], Call] = {}
         self._dispatcher = Dispatcher(
             self._clock, shared.permits, self._has_work, self._dispatch, self._rescue_if_lost
         )
@@ -90,9 +89,6 @@ class Delivery:
         self._open += 1
         moment = self._clock.monotonic()
         self.backlog.add((position,), (record,), moment)
-        if self._stops.final is not None:
-            self._stops.given_up.append((None, self._stops.final))
-            self._dispatcher.wake()
         due = moment if self.backlog.ready(moment) else self.backlog.next_due()
         if due is not None:
             self._dispatcher.wake_for(due)
@@ -115,6 +111,7 @@ class Delivery:
         if self._stops.final is not None:
             return
         self._stops.final = error
+        self.backlog.linger = 0.0  # what comes from now on ends at once
         self._cancel_what_has_not_left()
         if self._open:
             self._stops.given_up.append((None, error))
@@ -122,9 +119,9 @@ class Delivery:
         self._rescue_if_lost()
 
     def _cancel_what_has_not_left(self) -> None:
-        for call in self._on_the_wire:
-            if not call.sent and call.task is not None:
-                call.task.cancel()
+        for task, call in self._on_the_wire.items():
+            if not call.sent:
+                task.cancel()
 
     async def finished(self) -> None:
         """Return when every record has its verdict. Cancelling it changes nothing."""
@@ -148,16 +145,15 @@ class Delivery:
         self._stops.final = self._stops.final or UnexpectedError("cancelled")
         self._open = 0
         calls, self._on_the_wire = self._on_the_wire, {}
-        former, task = self._dispatcher.former, self._dispatcher.task
-        tasks = (former, task, self._watch, *(call.task for call in calls))
+        tasks = (self._dispatcher.former, self._dispatcher.task, self._watch, *calls)
         running: list[asyncio.Task[Any]] = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         try:
             await asyncio.gather(*running, return_exceptions=True)
         finally:
-            for call in calls:
-                call.return_permit(self._shared.permits, self._observer)
+            for call in calls.values():
+                call.return_permit()
                 self.calls += call.sent
             flush(self._observer)
 
@@ -184,24 +180,20 @@ class Delivery:
                 continue
             if self._wanted():
                 await self._send(stretch)
-            elif (due := self._next_due()) is not None:
+            elif (due := self.backlog.next_due()) is not None:
                 await self._dispatcher.sleep(due)
             else:
                 return
 
     def _has_work(self) -> bool:
         """Return whether anything is to be settled, or sent now or later."""
-        return bool(self._stops.given_up) or self._wanted() or self._next_due() is not None
+        return bool(self._stops.given_up) or self._wanted() or self.backlog.next_due() is not None
 
     def _wanted(self) -> bool:
         """Return whether a call may be started now."""
-        if self._stops.final is not None or self._stops.given_up:
+        if self._stops.given_up:
             return False
         return bool(self._searches.parts) or self.backlog.ready(self._clock.monotonic())
-
-    def _next_due(self) -> float | None:
-        """Return the monotonic time at which one may be, if nothing else happens."""
-        return self.backlog.next_due() if self._stops.final is None else None
 
     def _give_up_some(self) -> bool:
         """Settle some of what is not sent any more; return whether there was anything."""
@@ -247,7 +239,7 @@ class Delivery:
             return None
         kept = self._sift(chunk, moment)
         if len(kept) == len(chunk):
-            return Call(chunk, search, moment)
+            return Call(self._shared, self._door, chunk, search, moment)
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
             findings = self._searches.advance(search, kept, decisions.NOT_SENT, moment)
@@ -256,13 +248,13 @@ class Delivery:
 
     def _begin(self, call: Call) -> None:
         """Begin a call, which gives the permit back when it ends."""
-        self._on_the_wire[call] = None
         try:
-            call.task = asyncio.create_task(call.make(self._shared, self._door))
+            task = asyncio.create_task(call.make())
         except BaseException as error:  # of its first step, where tasks begin eagerly, for one
             self._finish(call, decisions.on_bug(call.chunk, error, sent=call.sent))
             raise
-        call.task.add_done_callback(partial(self._task_ended, call))
+        self._on_the_wire[task] = call
+        task.add_done_callback(self._task_ended)
 
     def _sift(self, chunk: Chunk, moment: float) -> Chunk:
         """Settle the records of *chunk* on which there is a verdict; return the others."""
@@ -280,10 +272,10 @@ class Delivery:
 
     # Its calls.
 
-    def _task_ended(self, call: Call, task: "asyncio.Task[Decision]") -> None:
+    def _task_ended(self, task: "asyncio.Task[Decision]") -> None:
         """Apply what follows from a call, unless the delivery was aborted."""
         try:
-            if call in self._on_the_wire:
+            if (call := self._on_the_wire.pop(task, None)) is not None:
                 self._finish(call, self._decision_of(call, task))
                 self._dispatcher.wake()
         except Exception as error:  # noqa: BLE001 - a bug ends what is left
@@ -302,8 +294,7 @@ class Delivery:
 
     def _finish(self, call: Call, decision: Decision) -> None:
         """Apply what was decided."""
-        call.return_permit(self._shared.permits, self._observer, decision)
-        del self._on_the_wire[call]
+        call.return_permit(decision)
         self.calls += call.sent
         try:
             self._apply(call, decision)
@@ -333,7 +324,7 @@ class Delivery:
             self._stop(*decision.stop)
         self._search(call, decision, moment)
         if self._stops:
-            oldest = min((other.begun for other in self._on_the_wire), default=moment)
+            oldest = min((other.begun for other in self._on_the_wire.values()), default=moment)
             self._stops.forget(moment, oldest)
 
     def _search(self, call: Call, decision: Decision, moment: float) -> None:
@@ -343,8 +334,7 @@ class Delivery:
             findings = self._searches.advance(call.search, call.chunk, decision, moment)
             self._follow(lane, findings, call.begun)
         elif refusal is not None and (
-            len(refusal.chunk) == 1
-            or not self._ends(lane, refusal.chunk.entries, call.begun, moment)
+            len(refusal.chunk) == 1 or not self._ends(lane, refusal.chunk.entries, call.begun)
         ):
             self._follow(lane, self._searches.refused(refusal, moment), call.begun)
 
@@ -352,7 +342,7 @@ class Delivery:
         """Put into practice what the searches found, after a call of a lane that *begun* then."""
         moment = self._clock.monotonic()
         self._settle(findings.settled)
-        if findings.returned and not self._ends(lane, findings.returned, begun, moment):
+        if findings.returned and not self._ends(lane, findings.returned, begun):
             self.backlog.put_back(findings.returned, moment)
         if findings.stop is not None:
             self._stop(lane.whole, findings.stop)
@@ -361,7 +351,7 @@ class Delivery:
         """Put back what is sent again; return how long it rests."""
         longest = 0.0
         for entries, seconds in decision.returned:
-            if self._ends(call.chunk.lane, entries, call.begun, moment):
+            if self._ends(call.chunk.lane, entries, call.begun):
                 continue
             rest = seconds
             if decision.failed:
@@ -378,15 +368,13 @@ class Delivery:
                     error=decision.error,
                 )
                 emit(self._observer, retrying)
-            self.backlog.put_back(entries, moment, not_before=moment + rest)
+            self.backlog.put_back(entries, moment, rest)
             longest = max(longest, rest)
         return longest
 
-    def _ends(
-        self, lane: Lane, entries: Sequence[PendingRecord], begun: float, moment: float
-    ) -> bool:
+    def _ends(self, lane: Lane, entries: Sequence[PendingRecord], begun: float) -> bool:
         """Settle *entries* if what was sent at *begun*, and is open, is not sent again."""
-        error = self._stops.error_for(lane, moment, begun)
+        error = self._stops.error_for(lane, self._clock.monotonic(), begun)
         if error is not None:
             self._settle(decisions.give_up(entries, error))
         return error is not None

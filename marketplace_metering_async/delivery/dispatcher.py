@@ -4,13 +4,18 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from attrs import define, field
+
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.flow.permits import CallPermits
 
 
+@define(slots=False, eq=False, repr=False)
 class Dispatcher:
     """
     Runs a task while there is work, and none while there is not.
+
+    The work may `sleep`, and wait for a permit in the name of this dispatcher.
 
     Attributes:
         task: The task, if there was work since it was begun anew.
@@ -18,29 +23,17 @@ class Dispatcher:
         is_running: Whether the task runs.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        permits: CallPermits,
-        has_work: Callable[[], bool],
-        work: Callable[[], Coroutine[Any, Any, None]],
-        ended: Callable[[], None],
-    ) -> None:
-        """
-        Run *work*, while it *has_work*; *ended* is called whenever the task has ended.
-
-        It may `sleep`, and wait for a permit of *permits* in the name of this dispatcher.
-        """
-        self._clock = clock
-        self._permits = permits
-        self._has_work = has_work
-        self._work = work
-        self._ended = ended
-        self.task: asyncio.Task[None] | None = None
-        self.former: asyncio.Task[None] | None = None
-        self._is_starting = False  # while an eager task takes its first steps
-        self._sleeps_until: float | None = None
-        self._wakeup: asyncio.Event | None = None
+    _clock: Clock
+    _permits: CallPermits
+    _has_work: Callable[[], bool]
+    _work: Callable[[], Coroutine[Any, Any, None]]
+    _ended: Callable[[], None]  # called whenever the task has ended
+    task: "asyncio.Task[None] | None" = field(init=False, default=None)
+    former: "asyncio.Task[None] | None" = field(init=False, default=None)
+    # While an eager task takes its first steps.
+    _is_starting: bool = field(init=False, default=False)
+    _sleeps_until: float | None = field(init=False, default=None)
+    _wakeup: asyncio.Event | None = field(init=False, default=None)
 
     @property
     def is_running(self) -> bool:

@@ -1,18 +1,20 @@
 """Records that the service would take for one: of one key, or of one hour under both schemes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Final
+
+from attrs import define, field
 
 from marketplace_metering_async.errors import ConflictingRecordsError
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
 
+_content_of: Final = attrgetter("epoch", "quantity", "usage_allocations")
+
 
 def is_same(one: UsageRecord, other: UsageRecord) -> bool:
     """Return whether two records of one key are the same for the service."""
-    return (one.epoch, one.quantity, one.usage_allocations) == (
-        other.epoch,
-        other.quantity,
-        other.usage_allocations,
-    )
+    return _content_of(one) == _content_of(other)
 
 
 class UsageHashes:
@@ -39,6 +41,7 @@ class UsageHashes:
         return hash(_place(record)) in self.repeated
 
 
+@define(slots=False, eq=False, repr=False)
 class Duplicates:
     """
     Records of a batch that have a key in common.
@@ -50,15 +53,11 @@ class Duplicates:
         copies: Position of the record that is sent, to the positions of those identical to it.
     """
 
-    def __init__(
-        self, product_code: str | None, record_at: Callable[[int], UsageRecord | None]
-    ) -> None:
-        """Compare records; *record_at* returns one that was noted, by its position."""
-        self.copies: dict[int, list[int]] = {}
-        self._product_code = product_code
-        self._record_at = record_at
-        self._first: dict[Key, int] = {}  # the position of the first record of each key
-        self._conflicts: dict[Key, list[int]] = {}
+    _product_code: str | None
+    _record_at: Callable[[int], UsageRecord | None]  # one that was noted, by its position
+    copies: dict[int, list[int]] = field(init=False, factory=dict)
+    _first: dict[Key, int] = field(init=False, factory=dict)  # its position, of each key
+    _conflicts: dict[Key, list[int]] = field(init=False, factory=dict)
 
     def note(self, position: int, record: UsageRecord) -> bool:
         """Take note of a record; return whether one of its key was there before."""
@@ -101,8 +100,6 @@ class SchemeOverlaps:
         licensed = record.license_arn is not None
         schemes = self._positions.setdefault(_place(record), {})
         schemes.setdefault((product, licensed), []).append(position)
-        if record.customer_aws_account_id is None:
-            return []
         if any(other != licensed and None in (code, product) for code, other in schemes):
             self.is_unclear = True
         return list(schemes.get((product, not licensed), ())) if product else []
@@ -114,11 +111,11 @@ class SchemeOverlaps:
         Yield for each which positions came under both schemes of a product: mostly none.
         """
         while self._positions:
-            (account, *_), schemes = self._positions.popitem()
+            _, schemes = self._positions.popitem()
             yield [
                 sorted(positions + schemes[product, False])
                 for (product, licensed), positions in schemes.items()
-                if licensed and account and product and (product, False) in schemes
+                if licensed and product and (product, False) in schemes
             ]
 
     def forget(self, position: int, record: UsageRecord) -> None:

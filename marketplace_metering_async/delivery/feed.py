@@ -14,6 +14,7 @@ from marketplace_metering_async.delivery.call import Door, Shared
 from marketplace_metering_async.delivery.delivery import Delivery
 from marketplace_metering_async.delivery.duplicates import SchemeOverlaps, is_same
 from marketplace_metering_async.delivery.model import PendingRecord
+from marketplace_metering_async.delivery.verdicts import rejected
 from marketplace_metering_async.errors import (
     BothSchemesError,
     ConflictingRecordsError,
@@ -186,18 +187,16 @@ class Feed(Door):
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
         if (result := self._sent.get(key)) is not None:
             if not is_same(cast("UsageRecord", result.record), record):
-                error = KeyAlreadySentError((result.position, position))
-                self.reject(position, given, error)
+                self.reject(position, given, KeyAlreadySentError((result.position, position)))
                 return
             if result.status is not RecordStatus.UNCONFIRMED:
                 verdict = result.verdict._replace(duplicate_of=result.position)
                 self._give(RecordResult(position, given, verdict, result.metering_record_id))
                 return
-        moment = self._connection.clock.monotonic()
-        entry = Entry(position, record, given, key, moment)
+        entry = Entry(position, record, given, key, self._connection.clock.monotonic())
+        self._note_scheme(entry)
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
-        self._note_scheme(entry)
         self.delivery.add(position, record)
 
     def _note_scheme(self, entry: Entry) -> None:
@@ -207,15 +206,14 @@ class Feed(Door):
                 return
             self._schemes = SchemeOverlaps(self._product_code)
             for other in self._entries.values():
-                if other is not entry:
-                    self._schemes.note(other.position, other.record)
+                self._schemes.note(other.position, other.record)
         was_unclear = self._schemes.is_unclear
         others = self._schemes.note(entry.position, entry.record)
         if self._schemes.is_unclear and not was_unclear:
             emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
         if others:
             positions = [*others, entry.position]
-            for one in map(self._entries.__getitem__, positions):
+            for one in (*map(self._entries.__getitem__, others), entry):
                 if not one.sent:
                     one.conflict, one.conflict_kind = positions, BothSchemesError
 
@@ -232,9 +230,7 @@ class Feed(Door):
         """A record is not sent once a different one of its key has come."""
         entry = self._entries[pending.position]
         if entry.conflict and not entry.sent:
-            return Verdict(
-                status=RecordStatus.REJECTED, error=entry.conflict_kind(sorted(entry.conflict))
-            )
+            return rejected(entry.conflict_kind(sorted(entry.conflict)))
         return None
 
     def leaving(self, positions: Sequence[int]) -> None:
@@ -279,8 +275,7 @@ class Feed(Door):
                         copy = verdict._replace(duplicate_of=position)
                         shared.append(RecordResult(at, given, copy, record_id))
                     elif verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous:
-                        error = KeyAlreadySentError((position, at))
-                        refused = Verdict(status=RecordStatus.REJECTED, error=error)
+                        refused = rejected(KeyAlreadySentError((position, at)))
                         shared.append(RecordResult(at, given, refused))
                     else:
                         again.append((at, given, record))
@@ -321,5 +316,4 @@ class Feed(Door):
 
     def reject(self, position: int, given: object, error: MeteringError) -> None:
         """Give the result of what is no record, or may not be sent."""
-        verdict = Verdict(status=RecordStatus.REJECTED, error=error)
-        self._give(RecordResult(position, given, verdict))
+        self._give(RecordResult(position, given, rejected(error)))

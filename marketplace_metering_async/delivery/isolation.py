@@ -86,8 +86,7 @@ class Search:
         self._trying = Part(())
         self._pile: list[Part] = []
         self._labels = [r.license_arn if by_license else n for n, r in enumerate(chunk.records)]
-        first = {label: index for index, label in reversed(list(enumerate(self._labels)))}
-        everybody = sorted(range(len(chunk)), key=lambda index: first[self._labels[index]])
+        everybody = sorted(range(len(chunk)), key=lambda n: self._labels.index(self._labels[n]))
         hinted = named_in(error.message, chunk.records)
         named = tuple(index for index in everybody if index in hinted)
         others = tuple(index for index in everybody if index not in hinted)

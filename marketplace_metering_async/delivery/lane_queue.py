@@ -50,10 +50,7 @@ class Minutes:
         """The oldest minute, of which there must be one."""
         while True:
             minute = self._order[0]
-            positions, left = self._minutes[minute], self._left.get(minute)
-            while left is not None and positions and positions[0] not in left:
-                positions.popleft()
-            if positions:
+            if self._left.get(minute, self._minutes[minute]):
                 return minute
             heappop(self._order)
             del self._minutes[minute]

@@ -30,6 +30,11 @@ class Lane(NamedTuple):
         return None if self.licensed else self.product_code
 
     @property
+    def is_unnamed(self) -> bool:
+        """Whether these are licenses whose product nobody named, so that they may be of several."""
+        return self.licensed and self.product_code is None
+
+    @property
     def whole(self) -> "Lane":
         """The lane with all its groups."""
         return self if self.group is None else self._replace(group=None)

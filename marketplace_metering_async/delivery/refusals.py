@@ -2,8 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from itertools import count
-from types import MappingProxyType
+from itertools import chain, count
 from typing import Final, NamedTuple
 
 from marketplace_metering_async.errors import MarketplaceMeteringException
@@ -14,12 +13,10 @@ REMEMBERED: Final = 60.0
 _MOST_LICENSES: Final = 10_000
 """Licenses whose group is remembered; the oldest are forgotten first."""
 
-_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "InvalidCustomerIdentifierException": ("customer_aws_account_id", "customer_identifier"),
-        "InvalidUsageDimensionException": ("dimension",),
-    }
-)
+_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "InvalidCustomerIdentifierException": ("customer_aws_account_id", "customer_identifier"),
+    "InvalidUsageDimensionException": ("dimension",),
+}
 """
 The members that such a refusal is about: records that share one would be refused alike. There is
 none for a license: it is refused for its activation period too, which says nothing of other hours.
@@ -60,11 +57,15 @@ class SimilarRefusals:
 
     def find(self, record: UsageRecord) -> Similar | None:
         """Return the refusal that a similar record met, if there was one."""
-        for members in _MEMBERS.values():
-            for member in members:
-                if found := self._refusals.get(self._place(member, record)):
-                    return found[1]
+        for member in chain(*_MEMBERS.values()):
+            if found := self._refusals.get(self._place(member, record)):
+                return found[1]
         return None
+
+    @staticmethod
+    def learn_from(code: str) -> bool:
+        """Return whether a refusal with *code* says something of similar records."""
+        return code in _MEMBERS
 
     def forget(self, moment: float) -> None:
         """Forget what was learned more than a minute ago."""
@@ -75,11 +76,6 @@ class SimilarRefusals:
         # Licenses of a product that nobody named speak for themselves alone.
         product = record.product_code or self._product_code or record.license_arn
         return (member, product, getattr(record, member))
-
-
-def is_about_a_member(code: str) -> bool:
-    """Return whether a refusal with *code* says something of similar records."""
-    return code in _MEMBERS
 
 
 class LicenseGroups:

@@ -10,12 +10,7 @@ from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.decisions import Decision, Refusal
 from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane, PendingRecord
-from marketplace_metering_async.delivery.refusals import (
-    REMEMBERED,
-    LicenseGroups,
-    SimilarRefusals,
-    is_about_a_member,
-)
+from marketplace_metering_async.delivery.refusals import REMEMBERED, LicenseGroups, SimilarRefusals
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.events import Isolated, Isolating, Observer, emit
@@ -127,10 +122,9 @@ class Searches:
         elif self.similar and any(self.similar.find(record) for record in chunk.records):
             found.returned += chunk.entries  # and are looked at before they go again
         else:
-            by_license = lane.licensed and lane.product_code is None
-            search = self._searches[lane] = Search(chunk, error, by_license=by_license)
+            search = self._searches[lane] = Search(chunk, error, by_license=lane.is_unnamed)
             emit(self._observer, Isolating(records=len(chunk), code=error.code))
-            if is_about_a_member(error.code):  # more of the lane would be refused for it
+            if self.similar.learn_from(error.code):  # more of the lane would be refused for it
                 self._backlog.hold(chunk.lane, found.moment + REMEMBERED, found.moment)
             self._go_on(search, found)
 
@@ -191,10 +185,10 @@ class Searches:
 
 def _may_be_mixed(refusal: Refusal) -> bool:
     """Licenses of unnamed products may be of several, which refuses each request they share."""
-    lane = refusal.chunk.lane
-    if refusal.error.code != _INVALID_LICENSE or not lane.licensed or lane.product_code:
+    chunk, error = refusal
+    if error.code != _INVALID_LICENSE or not chunk.lane.is_unnamed:
         return False
-    return len({record.license_arn for record in refusal.chunk.records}) > 1
+    return len({record.license_arn for record in chunk.records}) > 1
 
 
 def _customer(record: UsageRecord) -> object:

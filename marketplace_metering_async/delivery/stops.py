@@ -71,8 +71,7 @@ class Stops:
 
     def forget(self, moment: float, oldest: float) -> None:
         """Forget stops that are over; nothing on the wire began before *oldest*."""
-        over = [key for key, s in self._stops.items() if s.until <= moment and s.since < oldest]
-        for key in over:
+        for key in [k for k, s in self._stops.items() if s.until <= moment and s.since < oldest]:
             del self._stops[key]
 
 
@@ -121,8 +120,7 @@ class Progress:
         """Note a failed, or throttled, attempt that began at *begun*."""
         if self.stalled_since is None:
             self.stalled_since = begun
-        if error is not None:
-            self.latest = error
+        self.latest = error or self.latest
 
     def failed(self, lane: Lane, begun: float, moment: float, rest: float) -> bool:
         """Note a failed attempt of a lane whose records *rest*; return whether its time is over."""
@@ -134,6 +132,5 @@ class Progress:
 
     def seconds_left(self, moment: float) -> float | None:
         """Return after how many seconds the time of all is over; None while there is progress."""
-        if self.stalled_since is None:
-            return None
-        return self.stalled_since + self._timeout - moment
+        since = self.stalled_since
+        return None if since is None else since + self._timeout - moment

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
-from marketplace_metering_async.clock import heed_cancelling, unless, waiting_for
+from marketplace_metering_async.clock import heed_cancelling, is_cancelled, running, unless
 from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
@@ -36,33 +36,27 @@ class Stream:
         self._ready: asyncio.Queue[Sequence[RecordResult]] = asyncio.Queue()
         self._feed = Feed(shared, self._ready.put_nowait, product_code=product_code, linger=linger)
         self._read = 0
-        self._yielded = 0
-        self._most_open = 4 * MAX_RECORDS_PER_REQUEST * shared.permits.most
-        self._room = asyncio.Event()  # set when results were taken away
+        # For what is read and not yet yielded, beside the record that is waited with.
+        self._room = asyncio.Semaphore(4 * MAX_RECORDS_PER_REQUEST * shared.permits.most - 1)
         self._source_error: BaseException | None = None
 
     async def results(self) -> AsyncGenerator[RecordResult, None]:
         """Yield a result for each record as chunks end; then raise what the source raised."""
         started = self._connection.clock.monotonic()
-        async with waiting_for(self._stop) as stopped:
+        async with running(self._stop.wait()) as stopped:
             if not await unless(stopped, self._connection.open()):
                 return
             stopped.add_done_callback(self._heed)
-            running = asyncio.ensure_future(self._run(stopped))
-            running.add_done_callback(lambda _: self._ready.put_nowait(()))  # the end
             try:
-                while not (running.done() and self._ready.empty()):
-                    for result in await self._ready.get():
-                        self._yielded += 1
-                        yield result
-                    self._room.set()
-                await running
-            finally:
-                running.cancel()
-                try:
-                    await asyncio.gather(running, return_exceptions=True)
-                finally:  # even if it is cancelled once more
-                    await self._feed.delivery.abort()
+                async with running(self._run(stopped)) as delivering:
+                    delivering.add_done_callback(lambda _: self._ready.put_nowait(()))  # the end
+                    while not (delivering.done() and self._ready.empty()):
+                        for result in await self._ready.get():
+                            self._room.release()
+                            yield result
+                    await delivering
+            finally:  # even if it is cancelled once more
+                await self._feed.delivery.abort()
                 self._feed.report(started)
         if self._source_error is not None:
             raise self._source_error
@@ -87,8 +81,7 @@ class Stream:
                 for given in self._records:
                     await self._read_one(given, stretch)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             self._source_error = error  # the source's own: something that it awaits was cancelled
         except (KeyboardInterrupt, SystemExit):
@@ -108,6 +101,4 @@ class Stream:
         heed_cancelling()  # which a source may have caught for itself, as wait_for did once
         if not position % RECORDS_PER_STEP:
             await stretch.yield_if_due()
-        while self._read - self._yielded >= self._most_open:
-            self._room.clear()
-            await self._room.wait()
+        await self._room.acquire()

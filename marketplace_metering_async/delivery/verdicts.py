@@ -50,6 +50,11 @@ def answered(status: str, history: AttemptHistory, request_id: str | None) -> Ve
     )
 
 
+def rejected(error: MeteringError) -> Verdict:
+    """Return the verdict on what is not sent because it is at fault, alone or beside others."""
+    return Verdict(status=RecordStatus.REJECTED, error=error)
+
+
 def refused_alone(error: MarketplaceMeteringException, history: AttemptHistory) -> Verdict:
     """Return the verdict on a record that the service refused when it travelled alone."""
     match classify(error):

@@ -361,7 +361,7 @@ def test_at_most_so_many_are_dropped(lane: Lane | None) -> None:
     backlog.add(range(60, 70), given_[60:], 0.0)
     for start in (20, 40):
         entries = sent(range(start, start + 20), given_)
-        backlog.put_back(entries, 0.0, not_before=float(start))
+        backlog.put_back(entries, 0.0, float(start))
     dropped: list[int] = []
 
     while entries := backlog.drop(7, lane):
@@ -631,8 +631,7 @@ class BacklogLife(RuleBasedStateMachine):
         for part in (entries[::2], entries[1::2]) if parts else (entries,):
             if not part:
                 continue
-            not_before = None if rest is None else self.moment + rest
-            self.backlog.put_back(part, self.moment, not_before=not_before)
+            self.backlog.put_back(part, self.moment, rest or 0.0)
             if rest:
                 self.resting.append((self.moment + rest, next(self.numbers), part))
             else:

@@ -1,18 +1,20 @@
 """Call: how it ended, for the pacer."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from support.chunks import chunk_of
-from support.memory import usage
+from support.memory import MemoryService, client_of, usage
 
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.delivery.call import Call
+from marketplace_metering_async.delivery.call import Call, Door
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.errors import InvalidResponseError
-from marketplace_metering_async.events import Event, WarningIssued
-from marketplace_metering_async.flow.pacing import CallEnd
-from marketplace_metering_async.flow.permits import CallPermits
+from marketplace_metering_async.events import Event, Observer, WarningIssued
+from marketplace_metering_async.flow.pacing import CallEnd, Pacer
+from marketplace_metering_async.results import SettledRecords
 
 
 class Noting:
@@ -31,8 +33,19 @@ class Noting:
         self.ends.append((how, retry_after))
 
 
-def call_of(*, sent: bool) -> Call:
-    return Call(chunk_of(usage(1)), None, 0.0, sent=sent)
+class Nobody(Door):
+    """Gave the records, and does not care."""
+
+    def settle(self, outcomes: Sequence[SettledRecords]) -> None:
+        raise AssertionError
+
+    def unsettled(self, among: Sequence[int] | None) -> Sequence[int]:
+        raise AssertionError
+
+
+def call_of(pacer: Pacer, observer: Observer, *, sent: bool) -> Call:
+    client = client_of(MemoryService(), clock=SystemClock(), pacer=pacer, observer=observer)
+    return Call(shared_of(client), Nobody(), chunk_of(usage(1)), None, 0.0, sent=sent)
 
 
 FAILED = Decision(
@@ -60,7 +73,7 @@ def test_a_call_that_was_cancelled_is_no_failure(
     """
     pacer, events = Noting(), list[Event]()
 
-    call_of(sent=sent).return_permit(CallPermits(pacer, SystemClock(), 1), events.append, decision)
+    call_of(pacer, events.append, sent=sent).return_permit(decision)
 
     assert [end] == pacer.ends
     assert [] == events
@@ -72,9 +85,8 @@ def test_a_pacer_that_breaks_is_a_warning(error: BaseException) -> None:
     It changes no verdict; of a future that was cancelled neither, which is no Exception.
     """
     events: list[Event] = []
-    permits = CallPermits(Noting(error), SystemClock(), 1)
 
-    call_of(sent=True).return_permit(permits, events.append)
+    call_of(Noting(error), events.append, sent=True).return_permit()
 
     text = f"the pacer raised {type(error).__name__} when a call had ended"
     assert [WarningIssued(text=text)] == events

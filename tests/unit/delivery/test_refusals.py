@@ -6,11 +6,7 @@ from hypothesis import strategies as st
 from support.memory import usage
 
 from marketplace_metering_async.delivery import refusals
-from marketplace_metering_async.delivery.refusals import (
-    LicenseGroups,
-    SimilarRefusals,
-    is_about_a_member,
-)
+from marketplace_metering_async.delivery.refusals import LicenseGroups, SimilarRefusals
 from marketplace_metering_async.errors import MarketplaceMeteringException
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.service_errors import MODELLED_ERRORS
@@ -71,15 +67,15 @@ def test_other_refusals_say_nothing_of_other_records(code: str) -> None:
     similar.note(licensed("a"), refusal(code), 0.0)
 
     assert not similar
-    assert not is_about_a_member(code)
+    assert not SimilarRefusals.learn_from(code)
 
 
 def test_refusals_of_dimension_and_customer_are_about_a_member() -> None:
     """
     More of the lane would be refused for the same.
     """
-    assert is_about_a_member(DIMENSION)
-    assert is_about_a_member(CUSTOMER)
+    assert SimilarRefusals.learn_from(DIMENSION)
+    assert SimilarRefusals.learn_from(CUSTOMER)
 
 
 def test_a_refusal_holds_back_for_a_minute() -> None:
