@@ -63,7 +63,7 @@ class SimilarRefusals:
         return None
 
     @staticmethod
-    def learn_from(code: str) -> bool:
+    def concerns_others(code: str) -> bool:
         """Return whether a refusal with *code* says something of similar records."""
         return code in _MEMBERS
 

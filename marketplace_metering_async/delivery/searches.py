@@ -124,7 +124,7 @@ class Searches:
         else:
             search = self._searches[lane] = Search(chunk, error, by_license=lane.is_unnamed)
             emit(self._observer, Isolating(records=len(chunk), code=error.code))
-            if self.similar.learn_from(error.code):  # more of the lane would be refused for it
+            if self.similar.concerns_others(error.code):  # more of the lane would be refused for it
                 self._backlog.hold(chunk.lane, found.moment + REMEMBERED, found.moment)
             self._go_on(search, found)
 
