@@ -41,6 +41,7 @@ CUSTOMERS: Final = ("000000000001", "000000000002", "000000000003")
 LEAVER: Final = CUSTOMERS[-1]
 HOUR: Final = timedelta(hours=1)
 GRACE: Final = timedelta(minutes=10)
+MONTH_END_GRACE: Final = timedelta(hours=1)
 FLUSH: Final = HOUR
 """How long the service takes records after a subscription has ended."""
 SAFETY: Final = timedelta(minutes=5)
@@ -246,7 +247,9 @@ class Year:
             yield "carries another month's usage"
         if total(held) != entry.quantity:
             yield "has another sum than was given"
-        due = max(entry.hour + HOUR, *(one.when for one in held)) + GRACE
+        end = entry.hour + HOUR
+        grace = GRACE if month_of(end) == month_of(entry.hour) else MONTH_END_GRACE
+        due = max(end + grace, *(one.when + GRACE for one in held))
         first = bisect_left(self.relays, due)
         relayed = first < len(self.relays) and self.relays[first] < closes(entry.timestamp)
         match entry.state:
