@@ -83,7 +83,7 @@ def require_place(file: Path) -> None:
             has several names.
     """
     parent = file.parent
-    if not parent.is_dir():
+    if not (is_there(parent) and parent.is_dir()):
         raise LedgerUnusableError(f"{parent}: there is no such directory")
     if is_there(file) and not stat.S_ISREG(file.stat().st_mode):
         raise LedgerUnusableError(f"{file}: expected a file, got something else")
