@@ -145,6 +145,7 @@ class UsageRecord:
     product_code: str | None = None
     usage_allocations: tuple[UsageAllocation, ...] = field(default=(), converter=allocations_tuple)
     epoch: int = field(init=False, repr=False, eq=False)
+    _travels_whole: bool = field(init=False, repr=False, eq=False)
     _given_customer: Customer | None = field(default=None, alias="customer", repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -164,6 +165,7 @@ class UsageRecord:
         # There are few hours and dimensions, and many records: they share those objects.
         note("epoch", _shared(since.days * SECONDS_PER_DAY + since.seconds))
         note("dimension", sys.intern(self.dimension))
+        note("_travels_whole", self._is_whole())
 
     def _is_plain(self) -> bool:
         """Fast check: True means a record of the usual kind that keeps every rule."""
@@ -225,12 +227,11 @@ class UsageRecord:
     def to_wire(self) -> dict[str, Any]:
         """Return the same with the timestamp in seconds since 1970, as a request carries it."""
         members: dict[str, Any] = {"Timestamp": self.epoch, "Dimension": self.dimension}
-        whole = self._travels_whole()
-        if whole and not self.usage_allocations:  # as most
+        if self._travels_whole and not self.usage_allocations:  # as most
             members["Quantity"] = self.quantity
         else:
             members |= quantity_members(
-                "Quantity", self.quantity, self.usage_allocations, whole=whole
+                "Quantity", self.quantity, self.usage_allocations, whole=self._travels_whole
             )
         if self.customer_aws_account_id is not None:
             members["CustomerAWSAccountId"] = self.customer_aws_account_id
@@ -240,7 +241,7 @@ class UsageRecord:
             members["LicenseArn"] = self.license_arn
         return members
 
-    def _travels_whole(self) -> bool:  # the ledger's records know better
+    def _is_whole(self) -> bool:  # the ledger's records know better
         return travel_whole(self.quantity, self.usage_allocations)
 
     @property

@@ -37,7 +37,7 @@ class FrozenRecord(UsageRecord):
 
     member: str = field(kw_only=True)
 
-    def _travels_whole(self) -> bool:
+    def _is_whole(self) -> bool:
         return self.member == QUANTITY
 
 
