@@ -9,7 +9,6 @@ stand, and whatever they leave open, repeat or contradict is noted and settles n
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -93,6 +92,9 @@ def decode(body: bytes) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise InvalidResponseError("the response is JSON, but not an object")
     return answer
+
+
+_loads: Final[Callable[[bytes], Any]] = decode if orjson is None else orjson.loads
 
 
 def read_error(
@@ -182,12 +184,10 @@ def read_reply(sent: Sequence[Members], body: bytes) -> Reply:
     Raises:
         InvalidResponseError: if the body is no JSON object.
     """
-    if orjson is not None:
-        with suppress(ValueError):  # what orjson cannot read, another may
-            if (reply := _plain_reply(sent, orjson.loads(body))) is not None:
-                return reply
-    answer = decode(body)
-    return _plain_reply(sent, answer) or _odd_reply(sent, answer)
+    try:
+        return _plain_reply(sent, _loads(body)) or _odd_reply(sent, decode(body))
+    except ValueError:  # what orjson cannot read, another may
+        return _odd_reply(sent, decode(body))
 
 
 def _plain_reply(sent: Sequence[Members], answer: Any) -> Reply | None:  # noqa: ANN401 - any JSON
@@ -200,19 +200,18 @@ def _plain_reply(sent: Sequence[Members], answer: Any) -> Reply | None:  # noqa:
         statuses = [result["Status"] for result in results]
         record_ids = [result["MeteringRecordId"] for result in results]
         words = set(statuses)
-        "".join((*words, *record_ids))  # a TypeError unless all are text
     except (KeyError, TypeError):
         return None
-    is_usual = echoes == sent and words.isdisjoint(_NO_WORDS) and _are_exact(echoes)
+    are_texts = {str}.issuperset(map(type, (*words, *record_ids)))
+    is_usual = are_texts and words.isdisjoint(_NO_WORDS) and echoes == sent and _are_exact(echoes)
     return Reply(statuses, record_ids) if is_usual else None
 
 
 def _are_exact(echoes: Iterable[Members]) -> bool:
     """Whether the quantities, equal to those sent, were integers or text: a float is rounded."""
     numbers = [echo.get("Quantity") for echo in echoes]
-    for echo in echoes:
-        if "UsageAllocations" in echo:
-            numbers += [part.get("AllocatedUsageQuantity") for part in echo["UsageAllocations"]]
+    for parts in [echo["UsageAllocations"] for echo in echoes if "UsageAllocations" in echo]:
+        numbers += [part.get("AllocatedUsageQuantity") for part in parts]
     return _EXACT.issuperset(map(type, numbers))
 
 

@@ -235,14 +235,14 @@ def test_any_json_is_read_without_a_crash(value: Any) -> None:
         b'{"a":' + b"9" * 5000 + b"}",
     ],
 )
-@pytest.mark.parametrize("library", [orjson, None])
+@pytest.mark.parametrize("loads", [orjson.loads, wire.decode])
 def test_what_is_no_json_is_one_class_of_error(
-    body: bytes, library: Any, monkeypatch: pytest.MonkeyPatch
+    body: bytes, loads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     With orjson and without: no other exception gets out, and nothing is settled. Covers: R11, W10
     """
-    monkeypatch.setattr(wire, "orjson", library)
+    monkeypatch.setattr(wire, "_loads", loads)
 
     try:
         reply = wire.read_reply(SENT, body)
@@ -422,6 +422,23 @@ def test_another_quantity_is_no_answer(members: dict[str, Any]) -> None:
     assert [None] == echoed(**members)
 
 
+@pytest.mark.parametrize("odd", [None, 7, True, {"a": "b"}])
+@pytest.mark.parametrize("loads", [orjson.loads, wire.decode])
+def test_a_status_that_is_no_text_settles_nothing(
+    odd: object, loads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A record id that is none costs nobody the verdict.
+    """
+    monkeypatch.setattr(wire, "_loads", loads)
+    without_status = {**result(SENT[0]), "Status": odd}
+    without_id = {**result(SENT[0]), "MeteringRecordId": odd}
+
+    assert [None] == wire.read_reply(SENT[:1], answer([without_status])).statuses
+    reply = wire.read_reply(SENT[:1], answer([without_id]))
+    assert (["Success"], [None]) == (reply.statuses, reply.record_ids)
+
+
 def test_two_members_that_agree_are_one_quantity() -> None:
     """
     The service may echo both. (core F8)
@@ -430,14 +447,14 @@ def test_two_members_that_agree_are_one_quantity() -> None:
 
 
 @pytest.mark.parametrize("number", ["17.0000000000000000001", "16.99999999999999999999", "1.7e2"])
-@pytest.mark.parametrize("library", [orjson, None])
+@pytest.mark.parametrize("loads", [orjson.loads, wire.decode])
 def test_a_quantity_is_read_by_its_digits(
-    number: str, library: Any, monkeypatch: pytest.MonkeyPatch
+    number: str, loads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     No float stands between: what a float would round to 17 is not 17. (core F8)
     """
-    monkeypatch.setattr(wire, "orjson", library)
+    monkeypatch.setattr(wire, "_loads", loads)
     sent = {**SENT[0], "Quantity": 17}
     body = answer([result(sent)]).replace(b'"Quantity": 17', f'"Quantity": {number}'.encode())
 
@@ -445,14 +462,14 @@ def test_a_quantity_is_read_by_its_digits(
 
 
 @pytest.mark.parametrize("number", ["17.0", "17.00", "1.7e1", "170E-1"])
-@pytest.mark.parametrize("library", [orjson, None])
+@pytest.mark.parametrize("loads", [orjson.loads, wire.decode])
 def test_a_number_in_another_form_is_the_same_number(
-    number: str, library: Any, monkeypatch: pytest.MonkeyPatch
+    number: str, loads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     With orjson and without. (core F8)
     """
-    monkeypatch.setattr(wire, "orjson", library)
+    monkeypatch.setattr(wire, "_loads", loads)
     sent = {**SENT[0], "Quantity": 17}
     body = answer([result(sent)]).replace(b'"Quantity": 17', f'"Quantity": {number}'.encode())
 
@@ -511,14 +528,14 @@ def test_allocations_may_be_echoed_in_either_member(member: str, value: Any) -> 
 @pytest.mark.parametrize(
     "timestamp", ["9" * 400, "-" + "9" * 400, "1e400", "1e999999999", "1e-400"]
 )
-@pytest.mark.parametrize("library", [orjson, None])
+@pytest.mark.parametrize("loads", [orjson.loads, wire.decode])
 def test_a_timestamp_beyond_all_calendars_is_another_records(
-    timestamp: str, library: Any, monkeypatch: pytest.MonkeyPatch
+    timestamp: str, loads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     It settles nothing and breaks nothing. (core F18)
     """
-    monkeypatch.setattr(wire, "orjson", library)
+    monkeypatch.setattr(wire, "_loads", loads)
     body = answer([result(SENT[0])])
     body = body.replace(str(SENT[0]["Timestamp"]).encode(), timestamp.encode())
 
