@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
+from operator import attrgetter
 from typing import Final
 
 from attrs import define, field
@@ -29,6 +30,8 @@ _NOW: Final = -math.inf
 """The time at which whoever may go at once may go."""
 _STALE: Final = 64
 """Entries of a heap that may be out of date before it is built anew."""
+_names_of: Final = attrgetter("product_code", "license_arn")
+"""What a record's lane depends on."""
 _lane: Final = lru_cache(maxsize=64)(Lane)  # most records are of few
 
 
@@ -66,15 +69,16 @@ class Backlog:
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord], moment: float) -> None:
         """Put records, which stand at *positions* of what was given, among those that wait."""
         parts = defaultdict[Lane, list[int]](list)
-        for index, record in enumerate(records):
-            parts[self.lane_of(record)].append(index)
+        if len(set(map(_names_of, records))) == 1:  # as mostly
+            parts[self.lane_of(records[0])] += range(len(records))
+        else:
+            for index, record in enumerate(records):
+                parts[self.lane_of(record)].append(index)
         for lane, indices in parts.items():
             queue = self._queue(lane)
             queue.since = min(queue.since, moment) if queue.fresh.size else moment
-            was_full, oldest = queue.is_full, queue.oldest if queue.size else None
             queue.add([positions[i] for i in indices], [records[i] for i in indices])
-            if oldest is None or queue.oldest != oldest or queue.is_full != was_full:
-                self._line_up(queue, moment)
+            self._line_up(queue, moment)
 
     def put_back(self, entries: Sequence[PendingRecord], moment: float, rest: float = 0.0) -> None:
         """Put records back that an attempt has left open; they *rest* for some seconds."""
@@ -89,7 +93,7 @@ class Backlog:
             self._return(heappop(self._resting)[2], moment)
         while self._waiting and self._waiting[0][0] <= moment:
             _, place, queue = heappop(self._waiting)
-            if place == queue.place and queue.size:
+            if place == queue.place:
                 self._line_up(queue, moment)
         while self._line and not self._is_current(self._line[0]):
             heappop(self._line)
@@ -233,7 +237,7 @@ class Backlog:
                 heapify(heap)
 
     def _is_current(self, entry: tuple[float, int, LaneQueue]) -> bool:
-        return entry[1] == entry[2].place and entry[2].size > 0
+        return entry[1] == entry[2].place
 
 
 def _kind(minute: int, now: float) -> str:
