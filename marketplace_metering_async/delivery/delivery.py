@@ -9,6 +9,7 @@ Nothing that the service, the network or our own code does makes a Delivery rais
 """
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.dispatcher import Dispatcher
 from marketplace_metering_async.delivery.model import AttemptHistory, Chunk, Lane, PendingRecord
 from marketplace_metering_async.delivery.searches import Findings, Searches
-from marketplace_metering_async.delivery.stops import Progress, Stops
+from marketplace_metering_async.delivery.stops import PROBED_AFTER, Progress, Stops
 from marketplace_metering_async.delivery.verdicts import gave_up, screen
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 from marketplace_metering_async.events import (
@@ -238,7 +239,7 @@ class Delivery:
         if chunk is None:
             return None
         kept = self._sift(chunk, moment)
-        if len(kept) == len(chunk):
+        if kept is chunk:
             return Call(self._shared, self._door, chunk, search, moment)
         self.backlog.put_back(kept.entries, moment)  # and is filled up before it goes
         if search is not None:
@@ -393,7 +394,8 @@ class Delivery:
 
     def _stop(self, lane: Lane | None, error: MeteringError) -> None:
         """Start nothing new of a lane, or of all; where records go on coming, for a minute."""
-        if self._stops.add(lane, error, self._clock.monotonic(), probed=self._door.goes_on):
+        lasts = PROBED_AFTER if self._door.goes_on else math.inf
+        if self._stops.add(lane, error, self._clock.monotonic(), lasts=lasts):
             product = None if lane is None else lane.product_code
             stopped = SendingStopped(product_code=product, all_products=lane is None, error=error)
             emit(self._observer, stopped)
@@ -407,7 +409,7 @@ class Delivery:
             self._watch = asyncio.create_task(self._watch_the_time())
         moment, lane = self._clock.monotonic(), call.chunk.lane
         if decision.failed and self._progress.failed(lane, call.begun, moment, rest):
-            self._stops.end(lane.whole, self._progress.latest, moment)
+            self._stops.add(lane.whole, self._progress.latest, moment, lasts=0.0)
 
     async def _watch_the_time(self) -> None:
         """End everything once nothing has progressed for as long as the policy allows."""
@@ -417,7 +419,7 @@ class Delivery:
                 await self._clock.sleep(left)
             else:
                 progress.stalled_since = None
-                self._stops.end(None, progress.latest, self._clock.monotonic())
+                self._stops.add(None, progress.latest, self._clock.monotonic(), lasts=0.0)
                 self._dispatcher.wake()
 
     # The net below a bug.

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from marketplace_metering_async.delivery.model import Lane
 from marketplace_metering_async.errors import MeteringError, UnexpectedError
 
-_PROBED_AFTER: Final = 60.0
+PROBED_AFTER: Final = 60.0
 """Seconds after which what was stopped is tried again, where records go on coming."""
 
 
@@ -44,18 +44,12 @@ class Stops:
         """Return whether anything was stopped."""
         return self.final is not None or bool(self._stops)
 
-    def add(self, lane: Lane | None, error: MeteringError, moment: float, *, probed: bool) -> bool:
-        """Stop a lane, until it is *probed* after a minute; return whether that is new."""
+    def add(self, lane: Lane | None, error: MeteringError, moment: float, *, lasts: float) -> bool:
+        """End what is open of a lane, and what comes in the next seconds; return if that is new."""
         known = self._stops.get(lane)
-        until = moment + _PROBED_AFTER if probed else math.inf
-        self._stops[lane] = _Stop(error, moment, until)
+        self._stops[lane] = _Stop(error, moment, moment + lasts)
         self.given_up.append((lane, error))
         return known is None or known.until <= moment
-
-    def end(self, lane: Lane | None, error: MeteringError, moment: float) -> None:
-        """End what is open of a lane now; what comes later is tried."""
-        self._stops[lane] = _Stop(error, moment, moment)
-        self.given_up.append((lane, error))
 
     def error_for(
         self, lane: Lane | None, moment: float, begun: float = math.inf

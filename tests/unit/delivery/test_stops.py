@@ -1,11 +1,13 @@
 """Stops and progress: what starts nothing new, until when, and whose time is over."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.delivery.model import Lane
-from marketplace_metering_async.delivery.stops import Progress, Stops
+from marketplace_metering_async.delivery.stops import PROBED_AFTER, Progress, Stops
 from marketplace_metering_async.errors import NoCredentialsError, TransportError
 
 LANE, OTHER = Lane("product"), Lane("other")
@@ -19,22 +21,22 @@ def test_a_stop_concerns_its_lane_with_all_groups(stopped: Lane | None) -> None:
     And where it names none, all lanes.
     """
     stops = Stops()
-    stops.add(stopped, WRONG, 100, probed=True)
+    stops.add(stopped, WRONG, 100, lasts=60)
 
     assert [WRONG, WRONG] == [stops.error_for(lane, 100) for lane in (LANE, GROUP)]
     assert (WRONG if stopped is None else None) is stops.error_for(OTHER, 100)
 
 
-@pytest.mark.parametrize(("probed", "moment", "error"), [(True, 159.9, WRONG), (True, 160, None)])
+@pytest.mark.parametrize(("moment", "error"), [(159.9, WRONG), (160, None)])
 def test_a_stop_that_is_probed_lasts_a_minute(
-    *, probed: bool, moment: float, error: NoCredentialsError | None
+    moment: float, error: NoCredentialsError | None
 ) -> None:
     """
     Where records go on coming; any other lasts.
     """
     stops = Stops()
-    stops.add(LANE, WRONG, 100, probed=probed)
-    stops.add(OTHER, WRONG, 100, probed=False)
+    stops.add(LANE, WRONG, 100, lasts=PROBED_AFTER)
+    stops.add(OTHER, WRONG, 100, lasts=math.inf)
 
     assert error is stops.error_for(LANE, moment)
     assert WRONG is stops.error_for(OTHER, 1e9)
@@ -46,7 +48,7 @@ def test_a_stop_is_news_once_a_minute() -> None:
     """
     stops = Stops()
 
-    news = [stops.add(LANE, WRONG, moment, probed=True) for moment in (0, 59, 118, 178)]
+    news = [stops.add(LANE, WRONG, moment, lasts=60) for moment in (0, 59, 118, 178)]
 
     assert [True, False, False, True] == news
 
@@ -56,7 +58,7 @@ def test_what_was_on_the_wire_at_a_stop_is_not_sent_again() -> None:
     Even after the minute; what began later is.
     """
     stops = Stops()
-    stops.add(LANE, WRONG, 100, probed=True)
+    stops.add(LANE, WRONG, 100, lasts=60)
 
     assert WRONG is stops.error_for(GROUP, 200, 100)
     assert None is stops.error_for(GROUP, 200, 100.1)
@@ -69,7 +71,7 @@ def test_what_is_ended_stays_ended_and_what_comes_later_is_tried() -> None:
     The end of a lane's time is no stop.
     """
     stops = Stops()
-    stops.end(LANE, LATER, 100)
+    stops.add(LANE, LATER, 100, lasts=0)
 
     assert None is stops.error_for(LANE, 100)
     assert LATER is stops.error_for(LANE, 100, 90)
@@ -83,7 +85,7 @@ def test_a_final_stop_is_one_of_everything() -> None:
     stops = Stops()
     assert not stops
     stops.final = LATER
-    stops.add(LANE, WRONG, 0, probed=True)
+    stops.add(LANE, WRONG, 0, lasts=60)
 
     assert stops
     assert {LATER} == {stops.error_for(lane, 1e9) for lane in (None, LANE, OTHER)}
@@ -94,7 +96,7 @@ def test_a_stop_is_forgotten_once_nothing_of_it_is_on_the_wire() -> None:
     Not before: what began earlier would be sent again.
     """
     stops = Stops()
-    stops.add(LANE, WRONG, 100, probed=True)
+    stops.add(LANE, WRONG, 100, lasts=60)
     for moment, oldest in ((159, 200), (300, 100)):
         stops.forget(moment, oldest)
         assert stops
