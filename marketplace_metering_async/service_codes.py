@@ -160,8 +160,7 @@ def is_stale_registration(code: str, operation: str, status: int | None) -> bool
     It is on ResolveCustomer, unless the status is that of refused credentials. On every other
     operation, which has no such token, it is about the AWS credentials, whatever the status.
     """
-    of_a_token = code == "ExpiredTokenException" and operation == "ResolveCustomer"
-    return of_a_token and status != 403
+    return code == "ExpiredTokenException" and operation == "ResolveCustomer" and status != 403
 
 
 def advice_on(code: str, operation: str, status: int | None) -> str:

@@ -39,7 +39,7 @@ def _require_visible(_: "Keys", attribute: "Attribute[str]", text: str | None) -
         )
 
 
-@frozen
+@frozen(cache_hash=True)
 class Keys:
     """
     One set of credentials; taken as a whole, so that no key meets another's token.

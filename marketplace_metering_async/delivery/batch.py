@@ -117,6 +117,7 @@ class Batch(Door):
         if self._hashes.repeated:
             await self._part_repeats()
             await self._part_schemes()
+        del self._hashes  # a million numbers would keep the garbage collector busy
         moment = self._connection.clock.monotonic()
         async for positions, records in self._those_to_send():
             self._backlog.add(positions, records, moment)

@@ -6,7 +6,7 @@ alone settles it, since the record would have been refused before as well; a ref
 state does not, and neither does giving up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from marketplace_metering_async import limits
@@ -27,17 +27,17 @@ from marketplace_metering_async.service_codes import ErrorKind
 _EDGE: Final = limits.EDGE.total_seconds()
 _MAX_FUTURE: Final = limits.MAX_FUTURE.total_seconds()
 
-_FINAL: Final = (
-    RecordStatus.SUCCESS,
-    RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
-    RecordStatus.DUPLICATE_RECORD,
-)
+_FINAL: Final[Mapping[str, RecordStatus]] = {
+    "Success": RecordStatus.SUCCESS,
+    "CustomerNotSubscribed": RecordStatus.CUSTOMER_NOT_SUBSCRIBED,
+    "DuplicateRecord": RecordStatus.DUPLICATE_RECORD,
+}
 """The verdicts that are the service's own words."""
 
 
 def answered(status: str, history: AttemptHistory, request_id: str | None) -> Verdict:
     """Return the verdict for the service's *status*; one that nobody has heard of is no success."""
-    ours = RecordStatus(status) if status in _FINAL else RecordStatus.UNCONFIRMED
+    ours = _FINAL.get(status, RecordStatus.UNCONFIRMED)
     if ours is RecordStatus.CUSTOMER_NOT_SUBSCRIBED and history.doubt:
         ours = RecordStatus.UNCONFIRMED
     return Verdict(
