@@ -242,7 +242,8 @@ class MarketplaceMeteringClient:
             TypeError, ValueError: as `batch_meter_usage`; for a *stop* that is no asyncio.Event, or
                 a linger that is no number, or negative.
 
-        Raises, at the first step: as `batch_meter_usage`.
+        Raises, at the first step: as `batch_meter_usage`; RuntimeError for a *stop* that waits on
+            another event loop.
         """
         require_iterable(records)
         rules.require_optional("product_code", product_code, str)
