@@ -131,7 +131,7 @@ class UsageBatcher:
             self._callers[position] = copy_context()
         try:
             self._in_own_context(self._feed.join, position, record, admitted)
-            return await waiter
+            return _with_own_error(await waiter)
         except asyncio.CancelledError:
             for _ in self._in_own_context(self._feed.leave, position, admitted):
                 self._places.leave()
@@ -209,15 +209,23 @@ class UsageBatcher:
             raise ClientClosedError("the batcher is closed")
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
-        for result in results:
-            is_unsure = result.metered is not True and result.duplicate_of is None
-            if self._unsure is not None and is_unsure:
-                self._unsure.append(result)
-            self._places.leave()
-            waiter = self._waiters.get(result.position)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(_with_own_error(result))
+        left = iter(results)
+        try:
+            for result in left:
+                self._take_result(result)
+        finally:
+            for result in left:  # whatever broke, the other callers have their results
+                self._take_result(result)
         self._report()
+
+    def _take_result(self, result: RecordResult) -> None:
+        waiter = self._waiters.get(result.position)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(result)
+        is_unsure = result.metered is not True and result.duplicate_of is None
+        if self._unsure is not None and is_unsure:
+            self._unsure.append(result)
+        self._places.leave()
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""

@@ -161,24 +161,8 @@ def test_a_bug_of_the_pacer_before_a_call_leaves_nobody_waiting(door: str) -> No
     assert all(isinstance(r.error, UnexpectedError) for r in results if not r.metered)
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(
-    "place",
-    [
-        "marketplace_metering_async.delivery.decisions.on_reply",
-        "marketplace_metering_async.delivery.verdicts.answered",
-        "marketplace_metering_async.aws.wire.read_reply",
-        "marketplace_metering_async.aws.wire.encode_batch",
-        "marketplace_metering_async.delivery.stops.Progress.made",
-        "marketplace_metering_async.delivery.delivery.screen",
-    ],
-)
-def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
-    place: str, door: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
-    """
+def break_once(place: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the function at *place* raise *error* when it is called for the second time."""
     parts = place.split(".")
     for size in range(len(parts) - 1, 0, -1):
         try:
@@ -194,10 +178,35 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
         nonlocal calls
         calls += 1
         if calls == 2:
-            raise KeyError("a bug")
+            raise error
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, parts[-1], broken)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "marketplace_metering_async.delivery.decisions.on_reply",
+        "marketplace_metering_async.delivery.verdicts.answered",
+        "marketplace_metering_async.aws.wire.read_reply",
+        "marketplace_metering_async.aws.wire.encode_batch",
+        "marketplace_metering_async.delivery.stops.Progress.made",
+        "marketplace_metering_async.delivery.delivery.screen",
+        "marketplace_metering_async.delivery.feed.Feed._forget",
+        "marketplace_metering_async.delivery.feed.Feed._remember",
+        "marketplace_metering_async.delivery.feed.RecordResult",
+        "marketplace_metering_async.batcher._PendingLimit.leave",
+    ],
+)
+def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
+    place: str, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
+    """
+    break_once(place, KeyError("a bug"), monkeypatch)
     service = MemoryService()
 
     results = send_through(door, service, usage(200), max_concurrency=2)
@@ -208,6 +217,38 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
     assert all(isinstance(r.error, UnexpectedError) for r in touched)
     assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
     assert not [r for r in results if r.metered and not _is_on_file(service, r)]
+
+
+class _TimeLimit(BaseException):
+    """What a worker raises wherever its job happens to be, and what asyncio's callbacks survive."""
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "marketplace_metering_async.delivery.stops.Progress.made",
+        "marketplace_metering_async.delivery.batch.Batch.settle",
+        "marketplace_metering_async.delivery.feed.Feed.settle",
+        "marketplace_metering_async.delivery.feed.Feed._remember",
+        "marketplace_metering_async.batcher._PendingLimit.leave",
+    ],
+)
+def test_what_is_raised_in_the_midst_of_a_job_leaves_nobody_waiting(
+    place: str, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Dramatiq's time limit, for one: the calls went on, and the job never ended. Core F18
+    """
+    break_once(place, _TimeLimit(), monkeypatch)
+    service = MemoryService()
+
+    results = send_through(door, service, usage(200), max_concurrency=2)
+
+    touched = [r for r in results if r.status is not S.SUCCESS]
+    assert list(range(200)) == sorted(r.position for r in results)
+    assert 25 >= len(touched)
+    assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
 
 
 def _is_on_file(service: MemoryService, result: RecordResult) -> bool:
