@@ -274,15 +274,15 @@ class Delivery:
 
     def _task_ended(self, task: "asyncio.Task[Decision]") -> None:
         """Apply what follows from a call, unless the delivery was aborted."""
+        call = self._on_the_wire.pop(task, None)
         try:
-            if (call := self._on_the_wire.pop(task, None)) is not None:
-                try:
-                    self._finish(call, self._decision_of(call, task))
-                finally:
-                    self._dispatcher.wake()
+            if call is not None:
+                self._finish(call, self._decision_of(call, task))
         except Exception as error:  # noqa: BLE001 - a bug ends what is left
             self._bug = UnexpectedError.of(error)
         finally:
+            if call is not None:
+                self._dispatcher.wake()
             self._rescue_if_lost()
 
     def _decision_of(self, call: Call, task: "asyncio.Task[Decision]") -> Decision:
@@ -307,7 +307,7 @@ class Delivery:
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
             self._end_lost(call.chunk, error, sent=call.sent)
-            if not isinstance(error, Exception):  # a time limit of a worker's, which runs it
+            if not isinstance(error, Exception):  # who runs the event loop is to hear of it
                 raise
 
     def _apply(self, call: Call, decision: Decision) -> None:

@@ -62,7 +62,7 @@ class Stream:
             raise self._source_error
 
     def _heed(self, stopped: "asyncio.Future[Any]") -> None:
-        if not stopped.cancelled() and stopped.exception() is None:
+        if not stopped.cancelled():
             self._feed.delivery.stop(DeliveryTimeoutError("the stream was stopped"))
 
     async def _run(self, stopped: "asyncio.Future[Any]") -> None:

@@ -161,8 +161,10 @@ def test_a_bug_of_the_pacer_before_a_call_leaves_nobody_waiting(door: str) -> No
     assert all(isinstance(r.error, UnexpectedError) for r in results if not r.metered)
 
 
-def break_once(place: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the function at *place* raise *error* when it is called for the second time."""
+def break_once(
+    place: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, at: int = 2
+) -> None:
+    """Let the function at *place* raise *error*, once: when it is called for the n-th time."""
     parts = place.split(".")
     for size in range(len(parts) - 1, 0, -1):
         try:
@@ -177,7 +179,7 @@ def break_once(place: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
     def broken(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == at:
             raise error
         return real(*args, **kwargs)
 
@@ -234,21 +236,28 @@ class _TimeLimit(BaseException):
         "marketplace_metering_async.batcher._PendingLimit.leave",
     ],
 )
+@pytest.mark.parametrize("records", [200, 25])
 def test_what_is_raised_in_the_midst_of_a_job_leaves_nobody_waiting(
-    place: str, door: str, monkeypatch: pytest.MonkeyPatch
+    place: str,
+    door: str,
+    records: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """
-    Dramatiq's time limit, for one: the calls went on, and the job never ended. Core F18
+    Dramatiq's time limit, for one: the calls went on, and the job never ended. Whoever runs the
+    event loop hears of it. Core F18
     """
-    break_once(place, _TimeLimit(), monkeypatch)
+    break_once(place, _TimeLimit(), monkeypatch, at=2 if records > 25 else 1)
     service = MemoryService()
 
-    results = send_through(door, service, usage(200), max_concurrency=2)
+    results = send_through(door, service, usage(records), max_concurrency=2)
 
     touched = [r for r in results if r.status is not S.SUCCESS]
-    assert list(range(200)) == sorted(r.position for r in results)
+    assert list(range(records)) == sorted(r.position for r in results)
     assert 25 >= len(touched)
     assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
+    assert not touched or "_TimeLimit" in caplog.text
 
 
 def _is_on_file(service: MemoryService, result: RecordResult) -> bool:
