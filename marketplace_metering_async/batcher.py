@@ -122,7 +122,10 @@ class UsageBatcher:
         try:
             admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
-            return RecordResult(position, record, rejected(error.unraised()))
+            result = RecordResult(position, record, rejected(error.unraised()))
+            self._in_own_context(self._feed.count, result)
+            self._in_own_context(self._report)
+            return result
         await self._places.enter(admitted.product_code or self._product_code)
         self._require_open()  # drain() lets in whoever waits
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()

@@ -309,10 +309,14 @@ class Feed(Door):
         self.counts.update(result.verdict.status for result in results)
         self._hand_on(results)
 
-    def _give(self, result: RecordResult) -> None:
-        """Hand out the result of a record that no delivery has."""
+    def count(self, result: RecordResult) -> None:
+        """Count the result of a record that no delivery has."""
         emit(self._connection.observer, Settled(counts={result.status: 1}))
-        self._take_results([result])
+        self.counts[result.status] += 1
+
+    def _give(self, result: RecordResult) -> None:
+        self.count(result)
+        self._hand_on([result])
 
     def reject(self, position: int, given: object, error: MeteringError) -> None:
         """Give the result of what is no record, or may not be sent."""
