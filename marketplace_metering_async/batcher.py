@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any, Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from marketplace_metering_async import rules
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
@@ -25,6 +25,9 @@ _KEYS_REMEMBERED: Final = 100_000
 _REPORT_EVERY: Final = 60.0
 """Seconds after which a batcher that is never idle reports what became of its records."""
 
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
 
 class UsageBatcher:
     """
@@ -33,6 +36,9 @@ class UsageBatcher:
     For finished hourly records that come one by one from many tasks; raw events belong in a
     UsageLedger, since the service keeps the first quantity of a customer's hour. Use it with
     `async with`, inside that of its client.
+
+    What it sends and reports is nobody's alone, so it runs in the context (`contextvars`) that the
+    batcher was made in, and not in that of a caller.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class UsageBatcher:
         )
         self._unsure: list[RecordResult] | None = None  # what drain() returns; None: still open
         self._reported_at = self._connection.clock.monotonic()
+        # A caller's context would be held, and stand in the log, for as long as records come.
+        self._context = copy_context()
 
     @property
     def waiting(self) -> int:
@@ -114,7 +122,10 @@ class UsageBatcher:
         try:
             admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
-            return RecordResult(position, record, rejected(error.unraised()))
+            result = RecordResult(position, record, rejected(error.unraised()))
+            self._in_own_context(self._feed.count, result)
+            self._in_own_context(self._report)
+            return result
         await self._places.enter(admitted.product_code or self._product_code)
         self._require_open()  # drain() lets in whoever waits
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
@@ -122,10 +133,10 @@ class UsageBatcher:
         if self._connection.observes_calls:
             self._callers[position] = copy_context()
         try:
-            self._feed.join(position, record, admitted)
-            return await waiter
+            self._in_own_context(self._feed.join, position, record, admitted)
+            return _with_own_error(await waiter)
         except asyncio.CancelledError:
-            for _ in self._feed.leave(position, admitted):
+            for _ in self._in_own_context(self._feed.leave, position, admitted):
                 self._places.leave()
             raise
         finally:
@@ -143,7 +154,7 @@ class UsageBatcher:
         """
         self._connection.require_no_other_home()
         pending = list(self._waiters.values())
-        self._feed.delivery.flush()
+        self._in_own_context(self._feed.delivery.flush)
         if pending:
             await asyncio.wait(pending)
 
@@ -171,7 +182,7 @@ class UsageBatcher:
         if self._unsure is None:
             self._unsure = unsure
         delivery = self._feed.delivery
-        delivery.flush()
+        self._in_own_context(delivery.flush)
         error = DeliveryTimeoutError("the time allowed for draining is over")
         async with calling_after(self._connection.clock, timeout, lambda: delivery.stop(error)):
             await delivery.finished()
@@ -190,20 +201,34 @@ class UsageBatcher:
         """Drain."""
         await self.aclose()
 
+    def _in_own_context(
+        self, act: Callable[_Given, _Result], *given: _Given.args, **named: _Given.kwargs
+    ) -> _Result:
+        """Do what may begin a task, which has the context that it is begun in."""
+        return self._context.copy().run(act, *given, **named)  # a context runs once at a time
+
     def _require_open(self) -> None:
         if self._unsure is not None:
             raise ClientClosedError("the batcher is closed")
 
     def _take_results(self, results: Sequence[RecordResult]) -> None:
-        for result in results:
-            is_unsure = result.metered is not True and result.duplicate_of is None
-            if self._unsure is not None and is_unsure:
-                self._unsure.append(result)
-            self._places.leave()
-            waiter = self._waiters.get(result.position)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(_with_own_error(result))
+        left = iter(results)
+        try:
+            for result in left:
+                self._take_result(result)
+        finally:
+            for result in left:  # whatever broke, the other callers have their results
+                self._take_result(result)
         self._report()
+
+    def _take_result(self, result: RecordResult) -> None:
+        waiter = self._waiters.get(result.position)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(result)
+        is_unsure = result.metered is not True and result.duplicate_of is None
+        if self._unsure is not None and is_unsure:
+            self._unsure.append(result)
+        self._places.leave()
 
     def _report(self) -> None:
         """Tell the observer what became of records, once idle and every minute."""

@@ -242,7 +242,8 @@ class MarketplaceMeteringClient:
             TypeError, ValueError: as `batch_meter_usage`; for a *stop* that is no asyncio.Event, or
                 a linger that is no number, or negative.
 
-        Raises, at the first step: as `batch_meter_usage`.
+        Raises, at the first step: as `batch_meter_usage`; RuntimeError for a *stop* that waits on
+            another event loop.
         """
         require_iterable(records)
         rules.require_optional("product_code", product_code, str)
@@ -287,7 +288,7 @@ class MarketplaceMeteringClient:
             MarketplaceMeteringException: the service refused, under its own name.
             TransportError: no response; with the same client token it may be sent again.
             InvalidResponseError: a response that is none of the service's.
-            DeliveryTimeoutError: no credentials within *timeout*; nothing was sent.
+            DeliveryTimeoutError: no credentials within *timeout*, or none is left; not sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
 
         Cancelling leaves open whether the usage is metered.
@@ -408,13 +409,15 @@ class MarketplaceMeteringClient:
         rules.require_timeout(timeout)
         connection, clock, body = self._connection, self._connection.clock, wire.dumps(members)
         end = clock.monotonic() + timeout
-        reason = "no credentials within the time allowed; nothing was sent"
-        failure: MeteringError = DeliveryTimeoutError(reason)
+        lacking = "no credentials within the time allowed" if timeout > 0 else "no time was allowed"
+        failure: MeteringError = DeliveryTimeoutError(f"{lacking}; nothing was sent")
 
         async def attempt() -> _Result:
             """Send it, and once more after a repair; the time is over unless it leaves by then."""
             nonlocal failure
             for _ in range(2):
+                if clock.monotonic() >= end:
+                    break
                 try:
                     async with asyncio.timeout(end - clock.monotonic()) as limit:
                         await connection.open()

@@ -65,11 +65,17 @@ async def running(work: Coroutine[Any, Any, _Result]) -> AsyncIterator["asyncio.
 
 
 async def unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, object]) -> bool:
-    """Await *work*, which is cancelled once *stopped* is done; return whether it ended before."""
+    """
+    Await *work*, which is cancelled once *stopped* is done; return whether it ended before.
+
+    Raises: what *stopped* ends with, such as RuntimeError for an event of another event loop.
+    """
     async with running(work) as working:
         await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             await working
+        if stopped.done() and not stopped.cancelled():
+            stopped.result()
         return working.done()
 
 

@@ -151,7 +151,8 @@ class OpenTelemetryObserver:
             tracer_provider or trace.get_tracer_provider(),
             meter_provider or metrics.get_meter_provider(),
         )
-        self._due = -inf  # by the event loop's time
+        self._due = -inf  # by the time of the event loop that is to record what waits
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._passes_on = True  # each call, where nobody asks beforehand whether it is of use
         self._waiting: deque[_Call | Settled | BatchReleased] = deque()
         _observers.add(self)
@@ -226,8 +227,8 @@ class OpenTelemetryObserver:
             return
         if len(self._waiting) >= _TOGETHER:
             self.flush()
-        elif self._due <= loop.time():  # that of a loop that has ended is overdue too
-            self._due = loop.call_later(_LATEST, self.flush).when()
+        elif self._loop is None or self._loop.is_closed() or self._due <= loop.time():
+            self._loop, self._due = loop, loop.call_later(_LATEST, self.flush).when()
 
     def flush(self) -> None:
         """Record what waits; clients call it where a batch, a stream or they themselves end."""

@@ -275,13 +275,16 @@ class Delivery:
 
     def _task_ended(self, task: "asyncio.Task[Decision]") -> None:
         """Apply what follows from a call, unless the delivery was aborted."""
+        call = self._on_the_wire.pop(task, None)
         try:
-            if (call := self._on_the_wire.pop(task, None)) is not None:
+            if call is not None:
                 self._finish(call, self._decision_of(call, task))
-                self._dispatcher.wake()
         except Exception as error:  # noqa: BLE001 - a bug ends what is left
             self._bug = UnexpectedError.of(error)
-        self._rescue_if_lost()
+        finally:
+            if call is not None:
+                self._dispatcher.wake()
+            self._rescue_if_lost()
 
     def _decision_of(self, call: Call, task: "asyncio.Task[Decision]") -> Decision:
         """Return what was decided, or follows from being cancelled or from a bug."""
@@ -299,12 +302,14 @@ class Delivery:
         self.calls += call.sent
         try:
             self._apply(call, decision)
-        except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
+        except BaseException as error:
             moment, lane = self._clock.monotonic(), call.chunk.lane
             rest = self._searches.drop(lane.whole, moment)
             gone = set(call.chunk.positions)
             self.backlog.put_back([e for e in rest if e.position not in gone], moment)
             self._end_lost(call.chunk, error, sent=call.sent)
+            if not isinstance(error, Exception):  # who runs the event loop is to hear of it
+                raise
 
     def _apply(self, call: Call, decision: Decision) -> None:
         moment, lane = self._clock.monotonic(), call.chunk.lane
@@ -424,7 +429,7 @@ class Delivery:
 
     # The net below a bug.
 
-    def _end_lost(self, chunk: Chunk, error: Exception, *, sent: bool) -> None:
+    def _end_lost(self, chunk: Chunk, error: BaseException, *, sent: bool) -> None:
         """End those of *chunk* that a bug has left in nobody's hands."""
         self._bug = UnexpectedError.of(error)
         lost = frozenset(self._door.unsettled(chunk.positions)) - self.backlog.sent_before()

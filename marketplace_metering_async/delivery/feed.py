@@ -70,6 +70,10 @@ class Entry:
     is_wanted: bool = True
 
 
+_Joining = tuple[int, object, UsageRecord]
+"""A position, what was given at it, and the record that it makes."""
+
+
 class Feed(Door):
     """
     Compares records with those that have no verdict yet, and hands them to a delivery.
@@ -260,31 +264,27 @@ class Feed(Door):
     def settle(self, outcomes: Sequence[SettledRecords]) -> None:
         """Take verdicts; others of a key share that of its first record, or join once more."""
         results: list[RecordResult] = []
-        shared: list[RecordResult] = []
-        again: list[tuple[int, object, UsageRecord]] = []
-        for verdict, positions, record_ids in outcomes:
-            for position, record_id in zip(positions, record_ids, strict=True):
-                entry = self._entries.pop(position)
-                self._forget(entry)
-                self._remember(entry, verdict, record_id)
-                results.append(RecordResult(position, entry.given, verdict, record_id))
-                for at, (given, record) in entry.others.items():
-                    if entry.conflict and not entry.sent:  # so that none of them was
-                        shared.append(RecordResult(at, given, verdict))
-                    elif is_same(entry.record, record):
-                        copy = verdict._replace(duplicate_of=position)
-                        shared.append(RecordResult(at, given, copy, record_id))
-                    elif verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous:
-                        refused = rejected(KeyAlreadySentError((position, at)))
-                        shared.append(RecordResult(at, given, refused))
-                    else:
-                        again.append((at, given, record))
-        if shared:
-            counts = in_order(Counter(result.verdict.status for result in shared))
-            emit(self._connection.observer, Settled(counts=counts))
-        self._take_results(results + shared)
-        for joining in again:
-            self.join(*joining)
+        copies: list[RecordResult] = []
+        again: list[_Joining] = []
+        try:
+            for verdict, positions, record_ids in outcomes:
+                for position, record_id in zip(positions, record_ids, strict=True):
+                    entry = self._entries[position]
+                    result = RecordResult(position, entry.given, verdict, record_id)
+                    shared, joining = _fate_of_others(entry, verdict, record_id)
+                    del self._entries[position]
+                    results.append(result)
+                    copies += shared
+                    again += joining
+                    self._forget(entry)
+                    self._remember(entry, verdict, record_id)
+        finally:  # whatever broke: what is no entry any more has its result, and the rest is one
+            if copies:
+                counts = in_order(Counter(copy.status for copy in copies))
+                emit(self._connection.observer, Settled(counts=counts))
+            self._take_results(results + copies)
+            for one in again:
+                self.join(*one)
 
     def _forget(self, entry: Entry) -> None:
         del self._by_key[entry.key]
@@ -309,11 +309,35 @@ class Feed(Door):
         self.counts.update(result.verdict.status for result in results)
         self._hand_on(results)
 
-    def _give(self, result: RecordResult) -> None:
-        """Hand out the result of a record that no delivery has."""
+    def count(self, result: RecordResult) -> None:
+        """Count the result of a record that no delivery has."""
         emit(self._connection.observer, Settled(counts={result.status: 1}))
-        self._take_results([result])
+        self.counts[result.status] += 1
+
+    def _give(self, result: RecordResult) -> None:
+        self.count(result)
+        self._hand_on([result])
 
     def reject(self, position: int, given: object, error: MeteringError) -> None:
         """Give the result of what is no record, or may not be sent."""
         self._give(RecordResult(position, given, rejected(error)))
+
+
+def _fate_of_others(
+    entry: Entry, verdict: Verdict, record_id: str | None
+) -> tuple[list[RecordResult], list[_Joining]]:
+    """Return the results of the others of a key, of whose first is known what became of it."""
+    shared: list[RecordResult] = []
+    again: list[_Joining] = []
+    for at, (given, record) in entry.others.items():
+        if entry.conflict and not entry.sent:  # so that none of them was
+            shared.append(RecordResult(at, given, verdict))
+        elif is_same(entry.record, record):
+            copy = verdict._replace(duplicate_of=entry.position)
+            shared.append(RecordResult(at, given, copy, record_id))
+        elif verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous:
+            refused = rejected(KeyAlreadySentError((entry.position, at)))
+            shared.append(RecordResult(at, given, refused))
+        else:
+            again.append((at, given, record))
+    return shared, again

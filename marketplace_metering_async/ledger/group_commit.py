@@ -4,6 +4,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from typing import Any, Final
 
 from marketplace_metering_async.errors import (
@@ -119,6 +120,7 @@ class _Line:
         self._brought: deque[_Brought] = deque()
         self._waiting: deque[_Stored] = deque()
         self._committing: asyncio.Task[None] | None = None
+        self._context = copy_context()  # a caller's would be held for as long as usage comes
 
     def add(self, brought: _Brought) -> _Stored:
         """Put usage into the line; who cancels the future before its turn takes it out."""
@@ -133,8 +135,9 @@ class _Line:
             await asyncio.wait((self._committing,))
 
     def _begin(self) -> "asyncio.Task[None]":
-        self._committing = committing = asyncio.create_task(self._commit_groups())
-        committing.add_done_callback(self._ended)
+        context = self._context.copy()
+        self._committing = committing = context.run(asyncio.create_task, self._commit_groups())
+        committing.add_done_callback(self._ended, context=context)
         return committing
 
     def _ended(self, _: "asyncio.Task[None]") -> None:

@@ -406,6 +406,7 @@ class UsageLedger(LedgerOperations):
             MarketplaceMeteringException, ConfigurationError: with "raise": access is denied, there
                 are no credentials, or the like.
             ValueError: for another word for on_account_error.
+            RuntimeError: after the first round, for a *stop* that waits on another event loop.
 
         Cancelling it is as cancelling `relay_once`.
         """

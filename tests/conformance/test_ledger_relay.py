@@ -1,6 +1,7 @@
 """The relay: what it knows is written down, what it gives up is given back, and it never spins."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -434,6 +435,23 @@ async def test_an_idle_relay_wakes_for_what_becomes_due(
         await house.until(lambda: len(waits.seconds) > 12)
 
     assert {7.0} == set(waits.seconds)
+
+
+async def test_a_stop_that_waits_on_another_event_loop_is_an_error(house: House) -> None:
+    """
+    The relay never rested: it asked the database as often as it could.
+    """
+    stop = asyncio.Event()
+
+    async def wait_elsewhere() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.01)
+
+    await house.use(3, at=NOON - HOUR)
+    await asyncio.to_thread(asyncio.run, wait_elsewhere())
+    async with house.client() as client:
+        with pytest.raises(RuntimeError, match="is bound to a different event loop"):
+            await asyncio.wait_for(house.ledger.relay(client, stop=stop), 10)
 
 
 async def test_zeros_raise_no_alarm(house: House) -> None:

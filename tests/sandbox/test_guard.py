@@ -585,6 +585,23 @@ async def test_a_malformed_request_is_a_line_in_the_log(
         writer.close()
 
 
+@pytest.mark.parametrize("path", ["/", "/_sandbox/clock"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(
+    place: Sandbox, path: str, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    As a malformed request is: it was answered with a 500 and a traceback in the log.
+    """
+    headers = {"Content-Type": "application/json"}
+    coded = headers | {"Content-Encoding": encoding}
+
+    for body in (b'{"advance": 1}', b'{"advance": 1}' * 1000):
+        assert 400 == await status_of("POST", place.url, path, body, coded)
+    assert 200 == await status_of("POST", place.url, "/_sandbox/clock", b'{"advance": 1}', headers)
+    assert "Traceback" not in caplog.text
+
+
 class _Wire(asyncio.Transport):
     """A transport that leads nowhere."""
 

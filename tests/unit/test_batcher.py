@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -696,3 +698,54 @@ def test_callers_who_gave_up_waiting_for_a_place_leave_nothing_behind() -> None:
 
     assert left < 100
     assert 2 == len(results)
+
+
+class Held:
+    """What a request keeps in its context, such as a session of a database."""
+
+
+REQUEST: ContextVar[Held | None] = ContextVar("request", default=None)
+
+
+@pytest.mark.parametrize("begun_by", ["meter", "leave", "flush", "drain"])
+def test_what_a_batcher_does_is_in_no_callers_context(begun_by: str) -> None:
+    """
+    Nor is that held: while records kept coming, all calls and lines of the log named the request
+    that had brought the first of them, and what that request had used could not be let go.
+    """
+    seen: set[Held | None] = set()
+    service = MemoryService()
+
+    async def request(batcher: UsageBatcher, record: UsageRecord) -> "weakref.ref[Held]":
+        held = Held()
+        REQUEST.set(held)
+        metering = asyncio.create_task(batcher.meter(record))
+        await asyncio.sleep(0)
+        if begun_by == "leave":
+            metering.cancel()
+        elif begun_by != "meter":
+            await getattr(batcher, begun_by)()
+        await asyncio.gather(metering, return_exceptions=True)
+        assert held is REQUEST.get()
+        return weakref.ref(held)
+
+    async def run() -> None:
+        client = client_of(service, observer=lambda event: seen.add(REQUEST.get()))
+        async with batcher_of(service, client=client, linger=0.2) as batcher:
+            first, *others = usage(40)
+            coming = asyncio.create_task(meter_one_by_one(batcher, others))
+            held = await asyncio.create_task(request(batcher, first))
+            await asyncio.sleep(1)
+            gc.collect()
+            assert None is held()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def meter_one_by_one(batcher: UsageBatcher, records: list[UsageRecord]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for record in records:
+                await asyncio.sleep(0.05)
+                group.create_task(batcher.meter(record))
+
+    run_virtual(run())
+
+    assert {None} == seen

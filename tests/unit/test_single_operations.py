@@ -1,5 +1,6 @@
 """MeterUsage, RegisterUsage, ResolveCustomer: what says nothing of the matter is no result."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,7 +12,11 @@ from support.virtual import START, run_virtual
 
 from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy
 from marketplace_metering_async.aws.transport import Request, Response
-from marketplace_metering_async.errors import InvalidResponseError
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    InvalidResponseError,
+    MarketplaceMeteringException,
+)
 
 METER: dict[str, Any] = {
     "product_code": "product",
@@ -121,6 +126,51 @@ async def test_a_dry_run_is_a_yes_or_a_no(dry_run: Any) -> None:
             await client.meter_usage(**METER, dry_run=dry_run)
 
     assert [] == service.requests
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("-inf")])
+def test_nothing_is_sent_in_no_time(timeout: float) -> None:
+    """
+    As by the other doors: what is left of a deadline may be nothing. Design, law 10
+    """
+    service = Saying({"MeteringRecordId": "id"})
+
+    async def send() -> None:
+        async with client_of(service) as client:
+            await client.endpoint()
+            with pytest.raises(DeliveryTimeoutError, match="no time was allowed; nothing was sent"):
+                await client.meter_usage(**METER, timeout=timeout)
+
+    run_virtual(send())
+
+    assert [] == service.requests
+
+
+class Skewed(MemoryService):
+    """A service with another time, which says so after five seconds."""
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        self.requests.append(json.loads(request.body))
+        await asyncio.sleep(5)
+        headers = {"x-amzn-RequestId": "request", "Date": "Mon, 23 Nov 2026 16:00:00 GMT"}
+        return Response(403, headers, b'{"__type": "InvalidSignatureException"}')
+
+
+@pytest.mark.parametrize(("timeout", "requests"), [(3.0, 1), (8.0, 2)])
+def test_no_repair_is_tried_after_the_time(timeout: float, requests: int) -> None:
+    """
+    A clock that was corrected by the refusal has it sent again, where there is time for that.
+    """
+    service = Skewed()
+
+    async def send() -> None:
+        async with client_of(service) as client:
+            with pytest.raises(MarketplaceMeteringException, match="InvalidSignature"):
+                await client.meter_usage(**METER, timeout=timeout)
+
+    run_virtual(send())
+
+    assert requests == len(service.requests)
 
 
 def test_no_subclass_of_datetime_is_asked_for_its_seconds() -> None:

@@ -528,6 +528,8 @@ def test_an_event_loop_that_has_ended_holds_up_no_other() -> None:
 
     assert 0 == run_virtual(call_at(1, 0.1))
     assert 2 == run_virtual(call_at(2, 0.3))
+    assert 2 == run_virtual(call_at(3, 0.1))
+    assert 4 == run_virtual(call_at(3.1, 0.25))  # before what waited is due in the first
 
 
 def test_without_an_sdk_calls_are_not_observed(

@@ -25,6 +25,8 @@ def _in_a_line(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ConnectionError):
         return False
+    if isinstance(error, web.RequestPayloadError):
+        error = error.__cause__
     if isinstance(error, HttpProcessingError):
         why = error.message.partition("\n")[0]
         record.msg, record.args, record.exc_info = "a malformed request: %s", (why,), None
@@ -43,6 +45,7 @@ async def body_of(request: web.Request) -> bytes:
     Raises:
         web.HTTPRequestEntityTooLarge: for more than the application takes, decompressed.
         web.HTTPRequestTimeout: for one that is not there after half a minute.
+        web.HTTPBadRequest: for one that is not of the Content-Encoding that it says.
     """
     if request.content.is_eof():  # as most requests are: all there at once
         return await request.read()
@@ -53,6 +56,8 @@ async def body_of(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text="the body came too slowly\n") from error
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(text="the body cannot be decoded\n") from error
     finally:
         connections.heard(request.protocol)
 

@@ -161,24 +161,10 @@ def test_a_bug_of_the_pacer_before_a_call_leaves_nobody_waiting(door: str) -> No
     assert all(isinstance(r.error, UnexpectedError) for r in results if not r.metered)
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(
-    "place",
-    [
-        "marketplace_metering_async.delivery.decisions.on_reply",
-        "marketplace_metering_async.delivery.verdicts.answered",
-        "marketplace_metering_async.aws.wire.read_reply",
-        "marketplace_metering_async.aws.wire.encode_batch",
-        "marketplace_metering_async.delivery.stops.Progress.made",
-        "marketplace_metering_async.delivery.delivery.screen",
-    ],
-)
-def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
-    place: str, door: str, monkeypatch: pytest.MonkeyPatch
+def break_once(
+    place: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, at: int = 2
 ) -> None:
-    """
-    One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
-    """
+    """Let the function at *place* raise *error*, once: when it is called for the n-th time."""
     parts = place.split(".")
     for size in range(len(parts) - 1, 0, -1):
         try:
@@ -193,11 +179,36 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
     def broken(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:
-            raise KeyError("a bug")
+        if calls == at:
+            raise error
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, parts[-1], broken)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "marketplace_metering_async.delivery.decisions.on_reply",
+        "marketplace_metering_async.delivery.verdicts.answered",
+        "marketplace_metering_async.aws.wire.read_reply",
+        "marketplace_metering_async.aws.wire.encode_batch",
+        "marketplace_metering_async.delivery.stops.Progress.made",
+        "marketplace_metering_async.delivery.delivery.screen",
+        "marketplace_metering_async.delivery.feed.Feed._forget",
+        "marketplace_metering_async.delivery.feed.Feed._remember",
+        "marketplace_metering_async.delivery.feed.RecordResult",
+        "marketplace_metering_async.batcher._PendingLimit.leave",
+    ],
+)
+def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
+    place: str, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One verdict for each record; the chunk that met the bug says so, with its true doubt. Core F18
+    """
+    break_once(place, KeyError("a bug"), monkeypatch)
     service = MemoryService()
 
     results = send_through(door, service, usage(200), max_concurrency=2)
@@ -208,6 +219,45 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
     assert all(isinstance(r.error, UnexpectedError) for r in touched)
     assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
     assert not [r for r in results if r.metered and not _is_on_file(service, r)]
+
+
+class _TimeLimit(BaseException):
+    """What a worker raises wherever its job happens to be, and what asyncio's callbacks survive."""
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "marketplace_metering_async.delivery.stops.Progress.made",
+        "marketplace_metering_async.delivery.batch.Batch.settle",
+        "marketplace_metering_async.delivery.feed.Feed.settle",
+        "marketplace_metering_async.delivery.feed.Feed._remember",
+        "marketplace_metering_async.batcher._PendingLimit.leave",
+    ],
+)
+@pytest.mark.parametrize("records", [200, 25])
+def test_what_is_raised_in_the_midst_of_a_job_leaves_nobody_waiting(
+    place: str,
+    door: str,
+    records: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    Dramatiq's time limit, for one: the calls went on, and the job never ended. Whoever runs the
+    event loop hears of it. Core F18
+    """
+    break_once(place, _TimeLimit(), monkeypatch, at=2 if records > 25 else 1)
+    service = MemoryService()
+
+    results = send_through(door, service, usage(records), max_concurrency=2)
+
+    touched = [r for r in results if r.status is not S.SUCCESS]
+    assert list(range(records)) == sorted(r.position for r in results)
+    assert 25 >= len(touched)
+    assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
+    assert not touched or "_TimeLimit" in caplog.text
 
 
 def _is_on_file(service: MemoryService, result: RecordResult) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.chunks import PRODUCT, at, chunk_of
 from support.memory import usage
+from support.virtual import START
 
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.decisions import NOT_SENT, Decision, Refusal
@@ -138,6 +139,7 @@ def test_what_a_dropped_search_holds_is_returned(which: Lane | None) -> None:
     left = set(range(10, 15)) if which else set()
     assert set(range(15)) - left == {entry.position for entry in entries}
     assert ({OTHER} if which else set()) == set(held)
+    assert ([OTHER] if which else []) == [search.chunk.lane for search, _ in searches.parts]
     assert left == {entry.position for entry in searches.drop(None, 1)}
 
 
@@ -277,6 +279,57 @@ def test_licenses_that_do_not_mix_are_separated(size: int, most: int) -> None:
 
     again = searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
     assert (size, False) == (len(again.returned), bool(searches.parts))
+
+
+@pytest.mark.parametrize(
+    ("code", "lane"),
+    [
+        ("InvalidLicenseException", Lane("product", licensed=True)),
+        ("InvalidTagException", LICENSES),
+    ],
+)
+def test_no_other_refusal_separates_licenses(code: str, lane: Lane) -> None:
+    """
+    Those of one product mix, and another refusal that has passed says nothing of them.
+    """
+    records = licensed(4)
+    searches = searches_of()
+    searches.refused(Refusal(chunk_of(records, lane=lane), error(code)), 0)
+
+    run(searches, lambda part: len(part) > 1, code)
+    again = searches.refused(Refusal(chunk_of(records, lane=lane), error(code)), 0)
+
+    assert {None} == {searches.licenses.group_of(record) for record in records}
+    assert ([], 1) == (again.returned, len(searches.parts))
+
+
+def test_a_mixed_lane_searches_what_is_refused_for_another_reason() -> None:
+    """
+    Its licenses are not taken apart for that.
+    """
+    records = licensed(8)
+    searches = mixed("InvalidLicenseException", records[:4])
+
+    findings = searches.refused(Refusal(chunk_of(records[4:], lane=LICENSES), error()), 0)
+
+    assert ([], 1) == (findings.returned, len(searches.parts))
+    assert {None} == {searches.licenses.group_of(record) for record in records[4:]}
+
+
+def test_licenses_that_were_separated_share_no_chunk() -> None:
+    """
+    Not even where they had come before.
+    """
+    code, records = "InvalidLicenseException", licensed(4)
+    backlog = Backlog(at(records))
+    searches = Searches(backlog, lambda event: None)
+    backlog.add(range(4), records, 0)
+    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
+    run(searches, lambda part: len(part) > 1, code)
+
+    chunks = [backlog.take(START.timestamp(), 1) for _ in records]
+
+    assert [1, 1, 1, 1] == [len(chunk) for chunk in chunks if chunk is not None]
 
 
 def test_a_license_that_is_refused_alone_explains_it() -> None:

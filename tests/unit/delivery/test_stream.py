@@ -95,6 +95,31 @@ def test_a_stop_after_the_end_changes_nothing() -> None:
     assert 30 == run_virtual(stream())
 
 
+@pytest.mark.parametrize("tasks", ["lazy", "eager"])
+def test_a_stop_that_waits_on_another_event_loop_is_an_error(tasks: str) -> None:
+    """
+    Such as one for the whole program, of which each job has an event loop of its own: the stream
+    of the second job ended at once, as if it had been stopped, and read nothing.
+    """
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if tasks == "eager" and factory is None:
+        pytest.skip("tasks begin eagerly from Python 3.12 on")
+    stop = asyncio.Event()
+
+    async def stream() -> int:
+        if tasks == "eager":
+            asyncio.get_running_loop().set_task_factory(factory)
+        async with client_of(MemoryService()) as client:
+            results = client.iter_batch_meter_usage(usage(30), stop=stop)
+            return len([result async for result in results])
+
+    assert 30 == run_virtual(stream())
+    with pytest.raises(RuntimeError, match="is bound to a different event loop"):
+        run_virtual(stream())
+    stop.set()  # which every event loop sees
+    assert 0 == run_virtual(stream())
+
+
 def test_a_stream_reports_what_became_of_its_records() -> None:
     """
     Once, at its end; those that could not be sent are counted too.

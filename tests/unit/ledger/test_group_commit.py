@@ -1,7 +1,10 @@
 """GroupCommit: whoever adds is answered, whatever becomes of the task that stores."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -36,6 +39,50 @@ async def test_a_task_that_was_cancelled_leaves_nobody_waiting(turns: int) -> No
         await asyncio.wait({adding})
         assert AddedUsage() == await commits.add(USAGE)
         await commits.settled()
+
+
+async def test_storing_is_in_no_callers_context() -> None:
+    """
+    Nor is that held while usage keeps coming, with what a request has used, such as a session.
+    """
+
+    class Held:
+        """What a request keeps in its context."""
+
+    request: ContextVar[Held | None] = ContextVar("request", default=None)
+    seen: set[Held | None] = set()
+
+    async def post(group: Sequence[Usage]) -> list[PostingResult]:
+        seen.add(request.get())
+        await asyncio.sleep(0)
+        return [AddedUsage() for _ in group]
+
+    async def first() -> "weakref.ref[Held]":
+        held = Held()
+        request.set(held)
+        await commits.add(USAGE)
+        return weakref.ref(held)
+
+    async def others() -> None:
+        while True:
+            await commits.add(USAGE)
+
+    commits = GroupCommit(post)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        beginning = group.create_task(first())
+        await asyncio.sleep(0)
+        going_on = [group.create_task(others()) for _ in range(2)]
+        held = await beginning
+        del beginning
+        for _ in range(100):
+            await asyncio.sleep(0)
+        gc.collect()
+        assert None is held()
+        for task in going_on:
+            task.cancel()
+
+    await commits.settled()
+    assert {None} == seen
 
 
 async def test_what_came_together_shares_a_commit_and_gets_its_own_outcomes() -> None:
