@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, Self
 
 from marketplace_metering_async import rules
 from marketplace_metering_async.client import MarketplaceMeteringClient, shared_of
@@ -24,9 +24,6 @@ _KEYS_REMEMBERED: Final = 100_000
 """Keys that are remembered after their verdict: an hour of 100,000 customers and dimensions."""
 _REPORT_EVERY: Final = 60.0
 """Seconds after which a batcher that is never idle reports what became of its records."""
-
-_Given = ParamSpec("_Given")
-_Result = TypeVar("_Result")
 
 
 class UsageBatcher:
@@ -123,8 +120,8 @@ class UsageBatcher:
             admitted = self._feed.admit(position, record)
         except InvalidRecordError as error:
             result = RecordResult(position, record, rejected(error.unraised()))
-            self._in_own_context(self._feed.count, result)
-            self._in_own_context(self._report)
+            self._own_context().run(self._feed.count, result)
+            self._own_context().run(self._report)
             return result
         await self._places.enter(admitted.product_code or self._product_code)
         self._require_open()  # drain() lets in whoever waits
@@ -133,10 +130,10 @@ class UsageBatcher:
         if self._connection.observes_calls:
             self._callers[position] = copy_context()
         try:
-            self._in_own_context(self._feed.join, position, record, admitted)
+            self._own_context().run(self._feed.join, position, record, admitted)
             return _with_own_error(await waiter)
         except asyncio.CancelledError:
-            for _ in self._in_own_context(self._feed.leave, position, admitted):
+            for _ in self._own_context().run(self._feed.leave, position, admitted):
                 self._places.leave()
             raise
         finally:
@@ -154,7 +151,7 @@ class UsageBatcher:
         """
         self._connection.require_no_other_home()
         pending = list(self._waiters.values())
-        self._in_own_context(self._feed.delivery.flush)
+        self._own_context().run(self._feed.delivery.flush)
         if pending:
             await asyncio.wait(pending)
 
@@ -182,7 +179,7 @@ class UsageBatcher:
         if self._unsure is None:
             self._unsure = unsure
         delivery = self._feed.delivery
-        self._in_own_context(delivery.flush)
+        self._own_context().run(delivery.flush)
         error = DeliveryTimeoutError("the time allowed for draining is over")
         async with calling_after(self._connection.clock, timeout, lambda: delivery.stop(error)):
             await delivery.finished()
@@ -201,11 +198,9 @@ class UsageBatcher:
         """Drain."""
         await self.aclose()
 
-    def _in_own_context(
-        self, act: Callable[_Given, _Result], *given: _Given.args, **named: _Given.kwargs
-    ) -> _Result:
-        """Do what may begin a task, which has the context that it is begun in."""
-        return self._context.copy().run(act, *given, **named)  # a context runs once at a time
+    def _own_context(self) -> Context:
+        """Return one for what may begin a task, which has the context that it is begun in."""
+        return self._context.copy()  # since a context runs once at a time
 
     def _require_open(self) -> None:
         if self._unsure is not None:
