@@ -27,7 +27,6 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
-from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy, retrying
@@ -145,7 +144,6 @@ class MarketplaceMeteringClient:
         self._shared = Shared(
             connection=self._connection,
             permits=CallPermits(pacer, self._connection.clock, max_concurrency),
-            turns=LoopBudget(self._connection.clock),
             policy=policy,
             random=Random() if random is None else random,
         )

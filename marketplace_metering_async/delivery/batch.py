@@ -20,7 +20,7 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.events import Settled, WarningIssued, emit
-from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
+from marketplace_metering_async.flow.work_stretch import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import (
     BatchMeterUsageResult,

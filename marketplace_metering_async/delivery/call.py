@@ -16,7 +16,6 @@ from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, PendingRecord
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import WarningIssued, emit
-from marketplace_metering_async.flow.loop_budget import LoopBudget
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.permits import CallPermits
 from marketplace_metering_async.flow.retries import RetryPolicy
@@ -31,14 +30,12 @@ class Shared:
     Attributes:
         connection: Makes the calls.
         permits: Say when a call may start.
-        turns: Spread the handling of responses over turns of the event loop.
         policy: When to send again and when to give up.
         random: Where jitter comes from.
     """
 
     connection: ServiceConnection
     permits: CallPermits
-    turns: LoopBudget
     policy: RetryPolicy
     random: Random
 
@@ -111,7 +108,6 @@ class Call:
                 attempt=chunk.histories[0].attempts + 1,
                 leaving=self._leave,
             )
-            await self.shared.turns.wait()
             reply = wire.read_reply(chunk.members, answer.body)
         except RepairedError as repaired:
             return decisions.on_repaired(chunk, repaired.error, self.begun)

@@ -33,9 +33,9 @@ from marketplace_metering_async.events import (
     emit,
     flush,
 )
-from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.flow.retries import backoff
+from marketplace_metering_async.flow.work_stretch import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus, SettledRecords, in_order, unmetered
 from marketplace_metering_async.results import count as counted

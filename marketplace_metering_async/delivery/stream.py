@@ -8,7 +8,7 @@ from marketplace_metering_async.clock import heed_cancelling, is_cancelled, runn
 from marketplace_metering_async.delivery.call import Shared
 from marketplace_metering_async.delivery.feed import Feed
 from marketplace_metering_async.errors import DeliveryTimeoutError, InvalidRecordError
-from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
+from marketplace_metering_async.flow.work_stretch import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.results import RecordResult
 

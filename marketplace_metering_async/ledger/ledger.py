@@ -20,8 +20,8 @@ from marketplace_metering_async.errors import (
     MeteringError,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer, UsageEndedUnmetered, emit
-from marketplace_metering_async.flow.loop_budget import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.flow.pacing import AdaptivePacer, Pacer
+from marketplace_metering_async.flow.work_stretch import RECORDS_PER_STEP, WorkStretch
 from marketplace_metering_async.ledger.group_commit import GroupCommit, Outcome, failure_of_all
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.known_verdicts import KnownVerdicts
