@@ -16,6 +16,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import operations
 from marketplace_metering_async.ledger.model import ENDED, STRANDED
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -133,6 +134,39 @@ async def test_retry_leaves_decisions_to_a_person(house: House) -> None:
     assert {HourState.MONTH_OVER: 3} == stranded
     assert {HourState.WRITTEN_OFF: 3} == gift
     assert 3 == (await house.balance()).open
+
+
+async def test_retry_goes_in_small_steps(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Each leaves others as much time as it took, since in SQLite they only look now and then whether
+    it is theirs. What ends it in between leaves a part on the way, and the rest to another call.
+    """
+    monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 2)
+    house.clock.set(LAST)
+    for n in range(5):
+        await house.use(2, customer_aws_account_id=f"{n:012d}")
+    house.clock.step(hours=2)
+    claims = await claimed(house)
+    await settle(house, *(fate(claim, HourState.REJECTED) for claim in claims))
+    for n in range(5):
+        await house.use(3, customer_aws_account_id=f"{n:012d}", at=LAST)
+    states, slept = (HourState.REJECTED, HourState.MONTH_OVER), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            raise KeyError
+
+    monkeypatch.setattr(house.clock, "sleep", sleep)
+    with pytest.raises(KeyError):
+        await house.ledger.retry(*states)
+    broken = await house.balance()
+    rest = await house.ledger.retry(*states)
+
+    assert (10, 6, {HourState.MONTH_OVER: 9}) == (broken.frozen, broken.open, broken.ended)
+    assert 3 == rest
+    assert all(slept)
+    assert (15, {}) == ((await house.balance()).open, (await house.ledger.status()).ended)
 
 
 async def test_gifts_of_one_hour_are_added_up(house: House) -> None:

@@ -234,6 +234,34 @@ async def test_a_customer_that_comes_back_is_metered(house: House) -> None:
     assert THIS_HOUR == kept.hour
 
 
+@pytest.mark.parametrize("later", [None, datetime(2026, 11, 30, 23, 59, tzinfo=UTC)])
+async def test_a_subscription_that_does_not_end_then_leaves_its_hours_open(
+    house: House, later: datetime | None
+) -> None:
+    """
+    They were due at an end that was taken back or put off: the last hour of a month was sealed
+    then, and no other one could carry what came after.
+    """
+    customer: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+    end = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
+    house.clock.set(end - timedelta(minutes=10))
+    await house.use(1, dimension="other")
+    await house.use(1)
+    await house.ledger.close_customer(**customer, at=end)
+    if later is None:
+        await house.ledger.reopen_customer(**customer)
+    else:
+        await house.ledger.close_customer(**customer, at=later)
+    await house.relay_after(minutes=11)
+    kept = [(await house.use(2, dimension=name)).hour for name in ("requests", "other", "new")]
+    status = await house.ledger.status()
+    await house.relay_after(hours=2)
+
+    assert [end.replace(minute=0)] * 3 == kept
+    assert (later or end + timedelta(minutes=90)) == status.next_seal_at
+    assert (8, {}) == ((await house.balance()).metered, status.ended)
+
+
 async def test_every_attempt_carries_the_same_bytes(url: str) -> None:
     """
     By whichever relay, and whatever is added or sealed in between. Covers: K07, H02
@@ -811,7 +839,7 @@ async def test_pruning_goes_in_small_steps(house: House, monkeypatch: pytest.Mon
     """
     And leaves out none, nor an event id that is young. Covers: D19
     """
-    monkeypatch.setattr(operations, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 2)
     for n in range(5):
         await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"old-{n}")
     await house.relay_after(hours=1)
