@@ -2,13 +2,13 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, taking_turns
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
@@ -26,8 +26,6 @@ from marketplace_metering_async.ledger.resolutions import (
 from marketplace_metering_async.ledger.status import LedgerStatus
 from marketplace_metering_async.ledger.stores import Store, store_at
 from marketplace_metering_async.ledger.usage import moment_of
-
-T = TypeVar("T")
 
 _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
@@ -82,10 +80,10 @@ class LedgerOperations(ABC):
         hours, stranded = await self._store.rearmable(states, self._now())
         count = 0
         for some in _parts(hours):
-            count += await self._share(self._store.rearm(some, states, self._now()))
+            count += await taking_turns(self._clock, self._store.rearm(some, states, self._now()))
         for some in _parts(stranded):
             carry = self._store.carry(some, states, self._now(), self._rules)
-            count += await self._share(carry)
+            count += await taking_turns(self._clock, carry)
         return count
 
     async def resolve(
@@ -190,18 +188,6 @@ class LedgerOperations(ABC):
         if await self._moved_to() is not None:
             raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
 
-    async def _share(self, part: Awaitable[T]) -> T:
-        """
-        Do a part of much, and leave others as much time as it took.
-
-        Other processes only look now and then whether a file in SQLite is free: they would wait for
-        all of it, and give up after half a minute.
-        """
-        begun = self._clock.monotonic()
-        done = await part
-        await self._clock.sleep(self._clock.monotonic() - begun)
-        return done
-
     def _note(self, text: str) -> Note:
         return Note(require_note(text), self._now())
 
@@ -241,13 +227,13 @@ class LedgerOperations(ABC):
         now = self._clock.now()
         if before > now - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        while await self._share(self._store.tidy()):
+        while await taking_turns(self._clock, self._store.tidy()):
             pass
         end, pruned = int(before.timestamp()), 0
-        while some := await self._share(self._store.prune(end, CHANGED_AT_ONCE)):
+        while some := await taking_turns(self._clock, self._store.prune(end, CHANGED_AT_ONCE)):
             pruned += some
         ids = min(end, int((now - _IDS_KEPT).timestamp())), int(now.timestamp())
-        while await self._share(self._store.prune_events(*ids, CHANGED_AT_ONCE)):
+        while await taking_turns(self._clock, self._store.prune_events(*ids, CHANGED_AT_ONCE)):
             pass
         return pruned
 

@@ -18,6 +18,7 @@ from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import operations
 from marketplace_metering_async.ledger.model import ENDED, STRANDED
+from marketplace_metering_async.ledger.stores import resolving
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -308,12 +309,13 @@ ELSEWHERE = "http://localhost:1"
     ],
 )
 async def test_a_ledger_can_be_bound_to_another_host(
-    house: House, taken: Any, after: dict[str, Any]
+    house: House, monkeypatch: pytest.MonkeyPatch, taken: Any, after: dict[str, Any]
 ) -> None:
     """
     Of its region; what a sandbox has taken is sent again, written off, or billed as it is.
-    ledger M15
+    It is looked at by page, however much it is. ledger M15
     """
+    monkeypatch.setattr(resolving, "_PAGE", 1)
     await house.use(1)
     await house.relay_after(hours=2)
     house.clock.step(hours=23)

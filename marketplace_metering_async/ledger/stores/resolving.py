@@ -138,7 +138,12 @@ MOVED_NOTE: Final = for_rows(
 )
 """What was said of usage that no hour carried goes with it."""
 CARRIED: Final = both("DELETE FROM marketplace_metering.stranded WHERE stranded_id IN ({rows})")
-TAKEN: Final = "SELECT hour_id, deadline FROM marketplace_metering.hour WHERE state = 'metered'"
+TAKEN: Final = """
+    SELECT hour_id, deadline FROM marketplace_metering.hour
+    WHERE state = 'metered' AND hour_id > $1 ORDER BY hour_id LIMIT $2
+"""
+_PAGE: Final = 1_000
+"""Hours that are looked at together, of all that a host has taken."""
 
 
 async def rearmable(
@@ -273,11 +278,11 @@ async def rebind(db: Database, host: str, taken: HourState | None, note: Note) -
     """Bind the ledger to another host of its region; see Store."""
     await identity(db, locked=True)  # whoever claims counts that in its row, and looks at the host
     require_no_claim(await db.fetchval(CLAIMED, note.at) is not None)
-    changed, sums = 0, Sums()
-    found = [tuple(row) for row in await db.fetch(TAKEN)]
-    for after, hours in fates_of_taken(taken, found, note.at).items():
-        await _change(db, await _hours(db, hours), after, note, sums)
-        changed += len(hours)
+    changed, last, sums = 0, 0, Sums()
+    while taken is not None and (rows := await db.fetch(TAKEN, last, _PAGE)):
+        for after, hours in fates_of_taken(taken, map(tuple, rows), note.at).items():
+            await _change(db, await _hours(db, hours), after, note, sums)
+        changed, last = changed + len(rows), rows[-1]["hour_id"]
     if changed:
         await db.fetch(FORGET)
     await db.keep_sums(sums.changes())
