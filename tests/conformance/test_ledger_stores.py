@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from support.ended import claimed, fate, settle
-from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, SetClock, change, house_at
+from support.memory import MemoryService
 
 from marketplace_metering_async import (
     Customer,
@@ -26,7 +27,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import claims, ledger, operations
-from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
+from marketplace_metering_async.sandbox import Book, FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -615,6 +616,32 @@ async def test_a_record_that_is_early_waits(house: House) -> None:
 
     assert (1, 0) == (early.returned, again.returned)
     assert (1, 3) == (sent.metered, sent.units)
+
+
+@pytest.mark.parametrize("ahead", [4, 7])
+async def test_a_clock_that_is_hours_ahead_makes_nothing_too_late(house: House, ahead: int) -> None:
+    """
+    Not even over a month's end: what it has sealed goes out once its time has come.
+    Design, Laws of the ledger
+    """
+    house.clock.set(datetime(2026, 11, 30, 23, 40, tzinfo=UTC))
+    service = SetClock(house.clock.now() - timedelta(minutes=20))
+    house.service = MemoryService(clock=service, book=Book())
+    async with house.client() as client:
+        await house.use(1, at=service.now() - 5 * HOUR)
+        house.clock.step(minutes=11)
+        await house.ledger.relay_once(client)  # whose answer shows the service's clock
+        await house.use(3, at=house.clock.now() - timedelta(minutes=11))
+        house.clock.step(hours=ahead)
+        await house.ledger.relay_once(client)
+    waits = await house.balance()
+    service.step(hours=1)
+    house.clock.set(service.now())
+    await house.relay()
+    status = await house.balance()
+
+    assert (1, 3, {}) == (waits.metered, waits.frozen, waits.ended)
+    assert (4, {}) == (status.metered, status.ended)
 
 
 async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
