@@ -171,8 +171,12 @@ class LedgerOperations(ABC):
         """
         Go on with this ledger, which moved to the one at *url*, where that has nothing of it.
 
+        So it is where whatever moved it was killed. Where that one has other usage, a warning says
+        so: two ledgers must never meter the same customers and dimensions.
+
         Raises:
-            LedgerUnusableError: that ledger has usage, this one moved elsewhere, or not at all.
+            LedgerUnusableError: that ledger has this one's usage, this one moved elsewhere, or not
+                at all.
             ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
             LedgerError: one of the databases cannot be used.
         """
@@ -182,11 +186,16 @@ class LedgerOperations(ABC):
         target = store_at(url, create=False)
         await target.open(self._warn)
         try:
-            await target.let_go(self._store)
+            has_other = await target.let_go(self._store)
         finally:
             await target.aclose()
         if await self._moved_to() is not None:
             raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
+        if has_other:
+            self._warn(
+                "let all producers add to one of the two ledgers: the other one has usage, too, "
+                "and what both meter of a customer's hour ends as a conflict in one of them"
+            )
 
     def _note(self, text: str) -> Note:
         return Note(require_note(text), self._now())

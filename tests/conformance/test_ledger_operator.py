@@ -417,7 +417,47 @@ async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(
         with pytest.raises(LedgerUnusableError, match="moved to ledger another, not to that one"):
             await house.ledger.un_retire(either)
         await new.use(1)
-        with pytest.raises(LedgerUnusableError, match="that one has its usage"):
+        with pytest.raises(LedgerUnusableError, match="moved to ledger another, not to that one"):
             await house.ledger.un_retire(either)
 
         assert 7 == (await house.balance()).open
+
+
+async def test_a_move_that_was_killed_has_a_way_back(
+    either: str, new_url: Callable[[], Any]
+) -> None:
+    """
+    Though whoever saw where it moved has added to the new one.
+    ledger C2, M15
+    """
+    old = await new_url()
+    async with house_at(old) as house, house_at(either) as new:
+        await house.use(3)
+        identity = "SELECT ledger_id FROM marketplace_metering.ledger"
+        own = await connections_of(new.ledger).read(lambda db: db.fetchval(identity))
+        await house.ledger._store.retire(own)  # and there it was killed
+        await new.use(1)
+        with pytest.raises(LedgerUnusableError, match="only a new ledger"):
+            await new.ledger.take_over(old)
+        await house.ledger.un_retire(either)
+        await house.use(4)
+        warned = [one.text for one in house.warned if isinstance(one, WarningIssued)]
+
+        assert (7, 1) == ((await house.balance()).open, (await new.balance()).open)
+        assert "let all producers add to one of the two ledgers" in warned[-1]
+
+
+async def test_what_has_moved_stays_moved(either: str, new_url: Callable[[], Any]) -> None:
+    """
+    A second try says that nothing is left to do. ledger C2, M15
+    """
+    old = await new_url()
+    async with house_at(old) as house, house_at(either) as new:
+        await house.use(3)
+        await new.ledger.take_over(old)
+        with pytest.raises(LedgerUnusableError, match="nothing is left to move"):
+            await new.ledger.take_over(old)
+        with pytest.raises(LedgerUnusableError, match="that one has its usage"):
+            await house.ledger.un_retire(either)
+
+        assert 3 == (await new.balance()).open

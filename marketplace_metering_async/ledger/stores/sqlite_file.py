@@ -16,7 +16,6 @@ from contextlib import closing, contextmanager
 from copy import copy
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from tempfile import mkstemp
 from time import monotonic, sleep
 from typing import Any, Final, Self, TypeVar
 
@@ -39,6 +38,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     migrations_of,
     version_in,
 )
+from marketplace_metering_async.ledger.stores.new_file import new_file
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import (
     OpenFiles,
@@ -50,7 +50,6 @@ from marketplace_metering_async.ledger.stores.sqlite_place import (
     take_into_use,
 )
 from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
-from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import Memory, Missing
 
@@ -230,30 +229,15 @@ class SqliteFile:
         await self._in_thread(1, lambda: self._back_up(Path(to).absolute()))
 
     def _back_up(self, to: Path) -> None:
-        """Write it under another name: what is left by a crash in the middle is no backup."""
-        with _named(to):
-            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        part = to
-        try:
-            with _named(to):
-                number, name = mkstemp(".part", f"{to.name}.", to.parent)
-                os.close(number)
-            part = Path(name)
+        with _named(to), new_file(to) as part:
             with (
                 _named(self._path, f"{self._path}, copied to {to}"),
                 self._to_read() as db,
-                closing(connect(name)) as copy,
+                closing(connect(str(part))) as copy,
             ):
                 db.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE").fetchall()  # one file, no log beside
             self._reach("backup: written")
-            with _named(to):
-                part.replace(to)
-                sync_folder(to.parent)
-        except BaseException:
-            for file in {to, part}:
-                file.unlink(missing_ok=True)
-            raise
 
     @property
     def path(self) -> Path:

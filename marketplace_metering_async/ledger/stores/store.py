@@ -457,12 +457,14 @@ class Store(ABC):
         """
         raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
 
-    async def let_go(self, source: "Store") -> None:
+    async def let_go(self, source: "Store") -> bool:
         """
-        Open *source* again, which moved here, unless this ledger has usage.
+        Open *source* again, which moved here, unless its usage is here.
+
+        Returns: whether this ledger has other usage.
 
         Raises:
-            LedgerUnusableError: it has, or the source moved elsewhere.
+            LedgerUnusableError: it is here.
         """
         raise ConfigurationError("no ledger moves into one in SQLite")
 
