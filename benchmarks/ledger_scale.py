@@ -25,7 +25,7 @@ from support.large import PRODUCT, Size, fill, reading
 from support.ledgers import SetClock, change, execute, new_postgres_database, postgres_server
 
 from marketplace_metering_async import HourState, MarketplaceMeteringClient, UsageLedger
-from marketplace_metering_async.ledger.operations import PRUNED_AT_ONCE
+from marketplace_metering_async.ledger.operations import CHANGED_AT_ONCE
 from marketplace_metering_async.ledger.stores import Store, store_at
 from marketplace_metering_async.ledger.stores.tables import TABLES
 
@@ -146,7 +146,7 @@ async def adders(ledger: UsageLedger, meanwhile: Awaitable[Any]) -> Row:
 
 async def prune_ids(store: Store, before: datetime) -> int:
     count, now = 0, int(NOON.timestamp())
-    while some := await store.prune_events(int(before.timestamp()), now, PRUNED_AT_ONCE):
+    while some := await store.prune_events(int(before.timestamp()), now, CHANGED_AT_ONCE):
         count += some
     return count
 

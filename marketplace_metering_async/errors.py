@@ -41,6 +41,7 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 """
 
 from collections.abc import Sequence
+from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Self
@@ -126,7 +127,7 @@ class InvalidRecordError(SdkClientError, ValueError):
 
     def unraised(self) -> "InvalidRecordError":
         """Return the same error as a verdict: a traceback would keep alive all that was read."""
-        return type(self)(self.violations)
+        return copy(self)
 
     def __str__(self) -> str:
         """Return the first violation in full and the number of the others."""
@@ -140,8 +141,14 @@ class InvalidRecordTypeError(InvalidRecordError, TypeError):
 
 
 class OutOfWindowError(InvalidRecordError):
-    """The timestamp lies outside the window in which the service takes records."""
+    """
+    The timestamp lies outside the window in which the service takes records.
 
+    Attributes:
+        is_early: Whether it is ahead of the service's clock: the record can be sent later.
+    """
+
+    is_early: bool = False
     advice = (
         "A record that is too old cannot be metered any more; ask AWS Support, or meter the usage "
         "in the current hour. One from the future can be sent once its time has come."

@@ -94,7 +94,9 @@ class Admission:
 
 def premature(position: int, record: UsageRecord, newest: float) -> OutOfWindowError:
     """Return the error for a record from after *newest* (seconds since 1970)."""
-    return _out_of_window(position, record, f"a time by {_utc(newest)}")
+    error = _out_of_window(position, record, f"a time by {_utc(newest)}")
+    error.is_early = True
+    return error
 
 
 def expired(position: int, record: UsageRecord, deadline: float) -> OutOfWindowError:

@@ -509,7 +509,7 @@ class UsageLedger(LedgerOperations):
             license_arn=license_arn,
             product_code=product_code,
         )
-        await self._store.reopen(who)
+        await self._store.reopen(who, self._now(), self._rules)
 
     async def known_events(self, event_ids: Iterable[str]) -> Mapping[str, bytes]:
         """

@@ -111,6 +111,11 @@ class OpenHour:
             self.urgent = True
         self.changed = True
 
+    def go_on(self, rules: PostingRules) -> None:
+        """Take back what `end` has done: seal it when its time comes."""
+        self.seal_at, self.urgent = self.seal_time(rules), False
+        self.changed = True
+
     def take_out(self) -> dict[int, tuple[int, int]]:
         """Remove all that is in it; return it by the hour in which it happened."""
         carried = self.carried_before

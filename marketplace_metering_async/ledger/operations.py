@@ -2,13 +2,13 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock
+from marketplace_metering_async.clock import Clock, taking_turns
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
@@ -31,10 +31,11 @@ _KEPT: Final = timedelta(days=3)
 """No row younger than this is pruned: the service's window is a day, a month's end included."""
 _IDS_KEPT: Final = timedelta(days=32)
 """No event id younger than this is: usage may be carried for a month, and six hours more."""
-PRUNED_AT_ONCE: Final = 500
+CHANGED_AT_ONCE: Final = 500
 """
-Rows that one transaction removes: in SQLite whoever adds usage waits for it. With ten times as many
-all took a quarter less, and whoever added meanwhile waited three to eight times as long.
+Rows that one transaction changes or removes: in SQLite whoever adds usage waits for it. With ten
+times as many all took a quarter less, and whoever added meanwhile waited three to eight times as
+long.
 """
 
 
@@ -60,10 +61,13 @@ class LedgerOperations(ABC):
                 (which the service would bill beside the other scheme), WRITTEN_OFF. What is
                 UNCONFIRMED is to be resolved first.
 
+        It goes on in small transactions, so that nobody waits; where it fails or is cancelled, a
+        part is on its way. Call it again for the rest.
+
         Returns: how many are on their way again.
 
         Raises:
-            ValueError: for another state, and for UNCONFIRMED.
+            ValueError: for another state, and for UNCONFIRMED; nothing is changed.
             LedgerError: the database cannot be used.
         """
         await self._require_writable()
@@ -71,8 +75,16 @@ class LedgerOperations(ABC):
             raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
         if HourState.UNCONFIRMED in states:
             raise ValueError("resolve what is unconfirmed first: it may be metered already")
-        by_default = [HourState.FROZEN, *(state for state in ENDED if state not in DECIDED)]
-        return await self._store.rearm(states or by_default, self._now(), self._rules)
+        if not states:
+            states = (HourState.FROZEN, *(state for state in ENDED if state not in DECIDED))
+        hours, stranded = await self._store.rearmable(states, self._now())
+        count = 0
+        for some in _parts(hours):
+            count += await taking_turns(self._clock, self._store.rearm(some, states, self._now()))
+        for some in _parts(stranded):
+            carry = self._store.carry(some, states, self._now(), self._rules)
+            count += await taking_turns(self._clock, carry)
+        return count
 
     async def resolve(
         self, hours: Iterable[HistoryEntry | str], as_: ResolvedAs, *, note: str
@@ -159,8 +171,12 @@ class LedgerOperations(ABC):
         """
         Go on with this ledger, which moved to the one at *url*, where that has nothing of it.
 
+        So it is where whatever moved it was killed. Where that one has other usage, a warning says
+        so: two ledgers must never meter the same customers and dimensions.
+
         Raises:
-            LedgerUnusableError: that ledger has usage, this one moved elsewhere, or not at all.
+            LedgerUnusableError: that ledger has this one's usage, this one moved elsewhere, or not
+                at all.
             ConfigurationError: for a URL of another kind, or where that one is not in PostgreSQL.
             LedgerError: one of the databases cannot be used.
         """
@@ -170,11 +186,16 @@ class LedgerOperations(ABC):
         target = store_at(url, create=False)
         await target.open(self._warn)
         try:
-            await target.let_go(self._store)
+            has_other = await target.let_go(self._store)
         finally:
             await target.aclose()
         if await self._moved_to() is not None:
             raise LedgerUnusableError(f"this ledger has moved to {moved_to}, not to that one")
+        if has_other:
+            self._warn(
+                "let all producers add to one of the two ledgers: the other one has usage, too, "
+                "and what both meter of a customer's hour ends as a conflict in one of them"
+            )
 
     def _note(self, text: str) -> Note:
         return Note(require_note(text), self._now())
@@ -215,14 +236,13 @@ class LedgerOperations(ABC):
         now = self._clock.now()
         if before > now - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        while await self._store.tidy():
+        while await taking_turns(self._clock, self._store.tidy()):
             pass
-        end, pruned, full = int(before.timestamp()), 0, True
-        while full:
-            some = await self._store.prune(end, PRUNED_AT_ONCE)
-            pruned, full = pruned + some, some == PRUNED_AT_ONCE
-        forgotten = min(end, int((now - _IDS_KEPT).timestamp()))
-        while await self._store.prune_events(forgotten, int(now.timestamp()), PRUNED_AT_ONCE):
+        end, pruned = int(before.timestamp()), 0
+        while some := await taking_turns(self._clock, self._store.prune(end, CHANGED_AT_ONCE)):
+            pruned += some
+        ids = min(end, int((now - _IDS_KEPT).timestamp())), int(now.timestamp())
+        while await taking_turns(self._clock, self._store.prune_events(*ids, CHANGED_AT_ONCE)):
             pass
         return pruned
 
@@ -303,6 +323,11 @@ class LedgerOperations(ABC):
 
     def _warn(self, text: str) -> None:
         emit(self._observer, WarningIssued(text=text))
+
+
+def _parts(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(rows) or 1, CHANGED_AT_ONCE):  # a ledger that moved says so
+        yield rows[start : start + CHANGED_AT_ONCE]
 
 
 def _name_of(hour: HistoryEntry | str) -> str:

@@ -333,12 +333,22 @@ class Posting:
         unsealed = [hour for hour in state.hours.values() if hour.is_open]
         last_ones = [hour for hour in unsealed if hour.hour <= closed_at]
         for hour in last_ones:
+            if hour.urgent:  # it was to end at another moment
+                hour.go_on(self._rules)
             hour.end(closed_at, self._now)
         for hour in unsealed:
             if hour.hour > closed_at:
                 for origin, (quantity, events) in hour.take_out().items():
                     self._put(state, origin, quantity, events)
         return len(last_ones)
+
+    def reopen(self, key: UsageKey) -> None:
+        """Let a key's subscription go on: its hours take usage until they are sealed as ever."""
+        state = self._keys[key]
+        state.closed_at = None
+        for hour in state.hours.values():
+            if hour.is_open and hour.urgent:
+                hour.go_on(self._rules)
 
     def changes(self) -> Changes:
         """Return what a store has to write down, now that all is posted."""

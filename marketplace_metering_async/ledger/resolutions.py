@@ -119,7 +119,7 @@ def state_of_taken(taken: str | None, old_host: str | None, units: Quantity) -> 
 
 
 def fates_of_taken(
-    after: HourState | None, taken: Iterable[tuple[int, int]], now: int
+    after: HourState, taken: Iterable[tuple[int, int]], now: int
 ) -> dict[HourState, list[int]]:
     """
     Return which hours come to which state, of those that a host has *taken* which is left now.
@@ -127,8 +127,6 @@ def fates_of_taken(
     Those that cannot be sent again, for their window is closed, are not metered.
     """
     fates: dict[HourState, list[int]] = {}
-    if after is None:
-        return fates
     for hour_id, deadline in taken:
         is_late = after is HourState.FROZEN and deadline <= now
         fates.setdefault(HourState.NOT_METERED if is_late else after, []).append(hour_id)

@@ -93,7 +93,13 @@ def _state(claimed: FrozenHour, result: RecordResult, now: int, *, in_doubt: boo
 
 
 def _may_be_early(claimed: FrozenHour, error: MeteringError | None, now: int) -> bool:
-    """Whether a clock that ran ahead may have sealed the hour before the service's was over."""
+    """
+    Whether a clock that ran ahead may have sealed the hour before the service's was over.
+
+    Where the client knows, by the service's clock, it is so however far ours was ahead.
+    """
+    if isinstance(error, OutOfWindowError) and error.is_early:
+        return True
     young = now - claimed.stamp < _AHEAD
     return young and isinstance(error, OutOfWindowError | TimestampOutOfBoundsException)
 

@@ -171,6 +171,7 @@ def test_a_column_of_ones_own_is_warned_of(sandbox: Sandbox, shell: Shell) -> No
     """
     members = json.loads(line(7)) | {"note": "gift", "shop": 3}
     header, row = (",".join(map(str, cells)) for cells in (members.keys(), members.values()))
+    header, row = f"{header},", f"{row},"  # as spreadsheets write them
 
     done = shell("send", *target(sandbox), "-", stdin=f"{header}\n{row}")
     wrong = shell(
@@ -178,7 +179,7 @@ def test_a_column_of_ones_own_is_warned_of(sandbox: Sandbox, shell: Shell) -> No
     )
 
     assert ["Success"] == done.statuses
-    assert "-:1: columns that are not read: note, shop" in done.err
+    assert "-:1: columns that are not read: note, shop, one without a name" in done.err
     assert Exit.USAGE == wrong.code
     assert "call it quantity?" in wrong.err
 

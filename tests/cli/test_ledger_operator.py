@@ -10,6 +10,7 @@ from support.commands import Shell, line, target
 
 import marketplace_metering_async
 from marketplace_metering_async import MeteringError
+from marketplace_metering_async.cli.commands import ledger_operator
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.output.advice import advice_on
 from marketplace_metering_async.ledger import HourState, UsageLedger
@@ -60,6 +61,22 @@ def test_usage_is_resolved_by_state_or_by_name(ended: str, shell: Shell) -> None
     assert ("conflict", "metered", "seen") == (said["before"], said["after"], said["note"])
     assert ["metered", "written_off"] == states(shell, ended)
     assert Exit.OK == shell("ledger", "status", ended).code
+
+
+def test_what_was_changed_before_an_error_is_counted(
+    ended: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Since many are changed in parts, of which the later ones may meet what the first did not.
+    """
+    monkeypatch.setattr(ledger_operator, "_AT_ONCE", 1)
+    first, _ = shell("ledger", "history", ended).lines
+    some = ["--name", first["name"], "--name", "hour-99"]
+    done = shell("ledger", "write-off", ended, *some, "--note", "a gift")
+
+    assert "1 is changed; the rest is as it was, because:\nhour-99 is not in the" in done.err
+    assert Exit.USAGE == done.code
+    assert ["conflict", "written_off"] == states(shell, ended)
 
 
 def test_usage_is_billed_in_the_hour_that_runs(ended: str, shell: Shell) -> None:

@@ -31,7 +31,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import group_commit
-from marketplace_metering_async.ledger.stores import postgresql
+from marketplace_metering_async.ledger.stores import postgresql, postgresql_connections
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
@@ -140,14 +140,38 @@ async def test_a_group_that_meets_slow_ones_is_patient(
         async with a_caller(place) as connection:
             await connection.execute("SELECT 1 FROM marketplace_metering.hour FOR UPDATE")
             monkeypatch.setattr(postgresql, "_PATIENCE", (0.01, 0.02))
-            with pytest.raises(LedgerError, match=r"lock timeout; nothing was stored"):
+            with pytest.raises(LedgerError, match=r"lock timeout; nothing was stored") as refusal:
                 await house.use(2)
             monkeypatch.setattr(postgresql, "_PATIENCE", (0.01, 16.0))
             adding = asyncio.create_task(house.use(4))
             await until_somebody_waits(place)
         await adding
 
+        assert "others have locked what the ledger needs" in str(refusal.value)
         assert 5 == (await house.balance()).recorded
+
+
+@pytest.mark.parametrize("table", ["hour", "ledger"])
+async def test_a_table_that_is_locked_is_not_waited_for_without_end(
+    place: str, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """
+    Eight times a minute is no sensible answer to who adds; relays and status say so, too.
+    """
+    monkeypatch.setattr(postgresql, "_PATIENCE", (0.01, 0.02))
+    monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 0.3)
+    monkeypatch.setattr(postgresql_connections, "_LONGEST_SECONDS", 0.4)
+    locked = "others have locked what the ledger needs"
+    async with house_at(place) as house, a_caller(place) as connection:
+        await house.use(1)
+        await connection.execute(f"LOCK TABLE marketplace_metering.{table}")
+        began = asyncio.get_running_loop().time()
+        for work in (house.use(2), house.ledger.status(), house.relay(), house.ledger.retry()):
+            with pytest.raises(LedgerError, match=locked):
+                await work
+        waited = asyncio.get_running_loop().time() - began
+
+        assert waited < 4 * 1.5
 
 
 async def test_a_server_that_is_less_patient_stores_nothing(

@@ -220,7 +220,7 @@ async def test_ids_of_a_clock_that_was_ahead_keep_no_others(
     """
     Those of the right time that came later are forgotten all the same, the others in theirs.
     """
-    monkeypatch.setattr(operations, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 3)
     for later, name, times in (
         (ahead, "ahead", before),
         (timedelta(0), "right", 4),

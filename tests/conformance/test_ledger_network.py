@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from attrs import define
+from support.ended import end
 from support.ledgers import (
     ACCOUNT,
     HOUR,
@@ -328,6 +329,22 @@ async def test_what_is_committed_is_done(place: str, *, once: bool) -> None:
 
     assert (1, 2, 2) == (done, done_next, len(tries))
     assert proxy.loses_at is None
+
+
+@pytest.mark.parametrize("state", [HourState.REJECTED, HourState.MONTH_OVER])
+async def test_a_retry_counts_what_is_on_its_way(place: str, state: HourState) -> None:
+    """
+    Though the connection is lost at the commit, after which the next try finds nothing to do.
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        await end(house, state)
+        late = proxy.delay_commit(cut=True)
+        retrying = asyncio.create_task(house.ledger.retry(state))
+        await late.left.wait()
+        await late.land()
+
+        assert 1 == await retrying
+        assert {} == (await house.balance()).ended
 
 
 OUTAGES = {

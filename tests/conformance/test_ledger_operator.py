@@ -16,7 +16,9 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
+from marketplace_metering_async.ledger import operations
 from marketplace_metering_async.ledger.model import ENDED, STRANDED
+from marketplace_metering_async.ledger.stores import resolving
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -133,6 +135,39 @@ async def test_retry_leaves_decisions_to_a_person(house: House) -> None:
     assert {HourState.MONTH_OVER: 3} == stranded
     assert {HourState.WRITTEN_OFF: 3} == gift
     assert 3 == (await house.balance()).open
+
+
+async def test_retry_goes_in_small_steps(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Each leaves others as much time as it took, since in SQLite they only look now and then whether
+    it is theirs. What ends it in between leaves a part on the way, and the rest to another call.
+    """
+    monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 2)
+    house.clock.set(LAST)
+    for n in range(5):
+        await house.use(2, customer_aws_account_id=f"{n:012d}")
+    house.clock.step(hours=2)
+    claims = await claimed(house)
+    await settle(house, *(fate(claim, HourState.REJECTED) for claim in claims))
+    for n in range(5):
+        await house.use(3, customer_aws_account_id=f"{n:012d}", at=LAST)
+    states, slept = (HourState.REJECTED, HourState.MONTH_OVER), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            raise KeyError
+
+    monkeypatch.setattr(house.clock, "sleep", sleep)
+    with pytest.raises(KeyError):
+        await house.ledger.retry(*states)
+    broken = await house.balance()
+    rest = await house.ledger.retry(*states)
+
+    assert (10, 6, {HourState.MONTH_OVER: 9}) == (broken.frozen, broken.open, broken.ended)
+    assert 3 == rest
+    assert all(slept)
+    assert (15, {}) == ((await house.balance()).open, (await house.ledger.status()).ended)
 
 
 async def test_gifts_of_one_hour_are_added_up(house: House) -> None:
@@ -274,12 +309,13 @@ ELSEWHERE = "http://localhost:1"
     ],
 )
 async def test_a_ledger_can_be_bound_to_another_host(
-    house: House, taken: Any, after: dict[str, Any]
+    house: House, monkeypatch: pytest.MonkeyPatch, taken: Any, after: dict[str, Any]
 ) -> None:
     """
     Of its region; what a sandbox has taken is sent again, written off, or billed as it is.
-    ledger M15
+    It is looked at by page, however much it is. ledger M15
     """
+    monkeypatch.setattr(resolving, "_PAGE", 1)
     await house.use(1)
     await house.relay_after(hours=2)
     house.clock.step(hours=23)
@@ -381,7 +417,47 @@ async def test_a_ledger_that_moved_comes_back_where_the_new_one_is_empty(
         with pytest.raises(LedgerUnusableError, match="moved to ledger another, not to that one"):
             await house.ledger.un_retire(either)
         await new.use(1)
-        with pytest.raises(LedgerUnusableError, match="that one has its usage"):
+        with pytest.raises(LedgerUnusableError, match="moved to ledger another, not to that one"):
             await house.ledger.un_retire(either)
 
         assert 7 == (await house.balance()).open
+
+
+async def test_a_move_that_was_killed_has_a_way_back(
+    either: str, new_url: Callable[[], Any]
+) -> None:
+    """
+    Though whoever saw where it moved has added to the new one.
+    ledger C2, M15
+    """
+    old = await new_url()
+    async with house_at(old) as house, house_at(either) as new:
+        await house.use(3)
+        identity = "SELECT ledger_id FROM marketplace_metering.ledger"
+        own = await connections_of(new.ledger).read(lambda db: db.fetchval(identity))
+        await house.ledger._store.retire(own)  # and there it was killed
+        await new.use(1)
+        with pytest.raises(LedgerUnusableError, match="only a new ledger"):
+            await new.ledger.take_over(old)
+        await house.ledger.un_retire(either)
+        await house.use(4)
+        warned = [one.text for one in house.warned if isinstance(one, WarningIssued)]
+
+        assert (7, 1) == ((await house.balance()).open, (await new.balance()).open)
+        assert "let all producers add to one of the two ledgers" in warned[-1]
+
+
+async def test_what_has_moved_stays_moved(either: str, new_url: Callable[[], Any]) -> None:
+    """
+    A second try says that nothing is left to do. ledger C2, M15
+    """
+    old = await new_url()
+    async with house_at(old) as house, house_at(either) as new:
+        await house.use(3)
+        await new.ledger.take_over(old)
+        with pytest.raises(LedgerUnusableError, match="nothing is left to move"):
+            await new.ledger.take_over(old)
+        with pytest.raises(LedgerUnusableError, match="that one has its usage"):
+            await house.ledger.un_retire(either)
+
+        assert 3 == (await new.balance()).open

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from support.ended import claimed, fate, settle
-from support.ledgers import ACCOUNT, HOUR, NOON, House, change, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, SetClock, change, house_at
+from support.memory import MemoryService
 
 from marketplace_metering_async import (
     Customer,
@@ -26,7 +27,7 @@ from marketplace_metering_async import (
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import claims, ledger, operations
-from marketplace_metering_async.sandbox import FaultKind, Product, Refusal, Rules
+from marketplace_metering_async.sandbox import Book, FaultKind, Product, Refusal, Rules
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -232,6 +233,34 @@ async def test_a_customer_that_comes_back_is_metered(house: House) -> None:
 
     assert HourState.SUBSCRIPTION_OVER is lost.ended
     assert THIS_HOUR == kept.hour
+
+
+@pytest.mark.parametrize("later", [None, datetime(2026, 11, 30, 23, 59, tzinfo=UTC)])
+async def test_a_subscription_that_does_not_end_then_leaves_its_hours_open(
+    house: House, later: datetime | None
+) -> None:
+    """
+    They were due at an end that was taken back or put off: the last hour of a month was sealed
+    then, and no other one could carry what came after.
+    """
+    customer: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
+    end = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
+    house.clock.set(end - timedelta(minutes=10))
+    await house.use(1, dimension="other")
+    await house.use(1)
+    await house.ledger.close_customer(**customer, at=end)
+    if later is None:
+        await house.ledger.reopen_customer(**customer)
+    else:
+        await house.ledger.close_customer(**customer, at=later)
+    await house.relay_after(minutes=11)
+    kept = [(await house.use(2, dimension=name)).hour for name in ("requests", "other", "new")]
+    status = await house.ledger.status()
+    await house.relay_after(hours=2)
+
+    assert [end.replace(minute=0)] * 3 == kept
+    assert (later or end + timedelta(minutes=90)) == status.next_seal_at
+    assert (8, {}) == ((await house.balance()).metered, status.ended)
 
 
 async def test_every_attempt_carries_the_same_bytes(url: str) -> None:
@@ -589,6 +618,32 @@ async def test_a_record_that_is_early_waits(house: House) -> None:
     assert (1, 3) == (sent.metered, sent.units)
 
 
+@pytest.mark.parametrize("ahead", [4, 7])
+async def test_a_clock_that_is_hours_ahead_makes_nothing_too_late(house: House, ahead: int) -> None:
+    """
+    Not even over a month's end: what it has sealed goes out once its time has come.
+    Design, Laws of the ledger
+    """
+    house.clock.set(datetime(2026, 11, 30, 23, 40, tzinfo=UTC))
+    service = SetClock(house.clock.now() - timedelta(minutes=20))
+    house.service = MemoryService(clock=service, book=Book())
+    async with house.client() as client:
+        await house.use(1, at=service.now() - 5 * HOUR)
+        house.clock.step(minutes=11)
+        await house.ledger.relay_once(client)  # whose answer shows the service's clock
+        await house.use(3, at=house.clock.now() - timedelta(minutes=11))
+        house.clock.step(hours=ahead)
+        await house.ledger.relay_once(client)
+    waits = await house.balance()
+    service.step(hours=1)
+    house.clock.set(service.now())
+    await house.relay()
+    status = await house.balance()
+
+    assert (1, 3, {}) == (waits.metered, waits.frozen, waits.ended)
+    assert (4, {}) == (status.metered, status.ended)
+
+
 async def test_a_row_that_was_damaged_is_not_sent(house: House) -> None:
     """
     A flipped bit must not become a bill. Covers: D08
@@ -811,7 +866,7 @@ async def test_pruning_goes_in_small_steps(house: House, monkeypatch: pytest.Mon
     """
     And leaves out none, nor an event id that is young. Covers: D19
     """
-    monkeypatch.setattr(operations, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 2)
     for n in range(5):
         await house.use(1, customer_aws_account_id=f"{n:012d}", event_id=f"old-{n}")
     await house.relay_after(hours=1)

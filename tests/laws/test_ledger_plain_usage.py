@@ -113,7 +113,7 @@ class Ledger:
                 (key, _), after = what
                 return await self.other.close(key.customer, now + after, now, rules)
             case "reopen":
-                return await self.other.reopen(what[0].customer)
+                return await self.other.reopen(what[0].customer, now, rules)
             case "seal":
                 return await self.other.seal_due(now + HOUR, 100, "us-east-1")
             case "whole":

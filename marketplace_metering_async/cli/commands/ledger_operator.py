@@ -23,8 +23,8 @@ from marketplace_metering_async.cli.ledger_options import (
 from marketplace_metering_async.cli.options import Settings, option, whole_number
 from marketplace_metering_async.cli.output.advice import as_typed
 from marketplace_metering_async.cli.output.console import Console, are, print_json_if_piped
-from marketplace_metering_async.clock import SystemClock
-from marketplace_metering_async.errors import CannotResolveError
+from marketplace_metering_async.clock import SystemClock, taking_turns
+from marketplace_metering_async.errors import CannotResolveError, MeteringError
 
 if TYPE_CHECKING:
     from marketplace_metering_async.ledger import UsageLedger
@@ -227,8 +227,14 @@ async def _change(
             names = [entry.name async for entry in found]
         count = 0
         for start in range(0, len(names) or 1, _AT_ONCE):  # a wrong word is one for none, too
-            with _misuse_of():
-                count += await change(ledger, names[start : start + _AT_ONCE])
+            part = change(ledger, names[start : start + _AT_ONCE])
+            try:
+                with _misuse_of():
+                    count += await taking_turns(SystemClock(), part)
+            except MeteringError:
+                if count:
+                    console.complain(f"{are(count)} changed; the rest is as it was, because:")
+                raise
     return count
 
 

@@ -127,8 +127,9 @@ def csv_rows(place: str, header: bytes) -> Parse:
         raise UsageFileError(f"{place}: {worded(error)}") from error
     members = [_COLUMN_OF.get(column) for column in columns]
     known = [member for member in members if member is not None]
-    if len(set(known)) < len(known):
-        raise UsageFileError(f"{place}: a column stands twice; keep one of them")
+    for column, member in zip(columns, members, strict=True):
+        if member is not None and known.count(member) > 1:
+            raise UsageFileError(f"{place}: column {column} stands twice; keep one of them")
     for column in extra_columns(header):
         if meant := get_close_matches(column.lower(), _COLUMN_OF, 1, 0.75):
             shown = truncate(repr(column))
@@ -236,6 +237,10 @@ def _cells(line: bytes, delimiter: str) -> list[str]:
     except UnicodeDecodeError:
         raise broken_line("UTF-8", "other bytes") from None
     except csv.Error as error:
+        if b"\r" in line:  # those at its end are cut off
+            raise broken_line(
+                "lines that end with a newline", "a carriage return inside of one"
+            ) from None
         raise broken_line("a CSV row on one line", f"a broken one ({error})") from None
     if line.count(b'"') % 2:
         raise broken_line("a CSV row on one line", "the end of one, or a quote that is not doubled")

@@ -135,7 +135,9 @@ class Source:
                     if parse is None:
                         parse = csv_rows(f"{self.name}:{number}", line)
                         if others := extra_columns(line):
-                            columns = ", ".join(truncate(column) for column in others)
+                            columns = ", ".join(
+                                truncate(column) or "one without a name" for column in others
+                            )
                             warn(f"{self.name}:{number}: columns that are not read: {columns}")
                         continue
                 given = _members_of(parse, line, goes_on=cut.goes_on)

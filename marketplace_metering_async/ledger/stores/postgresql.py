@@ -215,9 +215,9 @@ class PostgresStore(Store):
         """See Store."""
         return await postgresql_moving.take_over(self._database, source)
 
-    async def let_go(self, source: Store) -> None:
+    async def let_go(self, source: Store) -> bool:
         """See Store."""
-        await self._change(lambda db: postgresql_moving.let_go(db, source))
+        return await self._change(lambda db: postgresql_moving.let_go(db, source))
 
     async def retire(self, to: str) -> Identity:
         """See Store."""

@@ -55,6 +55,8 @@ Operation = Callable[[PostgresDatabase], Awaitable[T]]
 
 _TRIES: Final = 8
 """How often a transaction that met another one is run again."""
+_LONGEST_SECONDS: Final = 90.0
+"""Seconds after which none is tried again, such as where each waits for a table that is locked."""
 _CONNECTIONS: Final = 4
 _SHARDS: Final = 16
 """Of each kept sum."""
@@ -189,6 +191,7 @@ class PostgresConnections:
         may_land = note is None or is_lone
         memory = self._taken_memory(once=once)
         tries = _TRIES if at_once is None else _TRIES + 1
+        until = SystemClock.monotonic() + _LONGEST_SECONDS
         for attempt in range(1, tries + 1):
             committing = False
             # What others of this process have seen since, this try has to see as well.
@@ -220,7 +223,8 @@ class PostgresConnections:
                 at_once, expected = None, at_once
                 if expected is not None and self._is_otherwise(error):
                     continue
-                if attempt == tries or not await self._passes(error):
+                is_last = attempt == tries or SystemClock.monotonic() >= until
+                if is_last or not await self._passes(error):
                     self._keep_in_mind(memory, note, in_doubt=in_doubt)
                     raise failed(error, in_doubt=in_doubt) from error
                 await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
@@ -335,6 +339,7 @@ class PostgresConnections:
             LedgerUnusableError: its schema was upgraded beyond what this process knows.
             LedgerError: the database cannot be asked.
         """
+        until = SystemClock.monotonic() + _LONGEST_SECONDS
         for attempt in range(1, _TRIES + 1):
             try:
                 async with (
@@ -346,7 +351,8 @@ class PostgresConnections:
                     return await operation(db)
             except self._errors as caught:
                 error = self._first(caught)
-                if attempt == _TRIES or not await self._passes(error):
+                is_last = attempt == _TRIES or SystemClock.monotonic() >= until
+                if is_last or not await self._passes(error):
                     raise LedgerError(f"PostgreSQL: {text_of(error)}") from error
             await asyncio.sleep(min(2.0, 0.01 * 2**attempt))
         raise AssertionError("the last attempt returned or raised")

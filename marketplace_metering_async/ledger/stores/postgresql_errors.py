@@ -17,12 +17,15 @@ _OF_A_ROW: Final = frozenset({"22", "23", "54"})
 _CANCELED: Final = "57014"
 """Such as by the server's statement_timeout: it has done nothing."""
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_OTHERS: Final = "others have locked what the ledger needs (pg_stat_activity names them)"
 
 
 def text_of(error: BaseException) -> str:
     """Return what an error says: of a server's but the message, for its details show the row."""
-    unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return getattr(error, "message", None) or str(error) or unnamed
+    if isinstance(error, TimeoutError):
+        return f"no answer in time: the server cannot be reached, or {_OTHERS}"
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    return f"{_OTHERS}: {text}" if _state_of(error) == _LOCK_NOT_AVAILABLE else text
 
 
 def _state_of(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from marketplace_metering_async.errors import LedgerError, LedgerUnusableError
-from marketplace_metering_async.ledger.identity import require_here
+from marketplace_metering_async.ledger.identity import moved_name, require_here
 from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
@@ -22,17 +22,34 @@ _PAGE: Final = 2_000
 
 async def take_over(connections: PostgresConnections, source: Store) -> int:
     """Move everything of *source* here; see Store."""
+    begun = False  # what is refused before changes nothing of the source
+
+    async def take(db: PostgresDatabase) -> int:
+        nonlocal begun
+        own = await _require_new(db, source)
+        begun = True
+        return await _take(db, source, own)
+
     try:
-        return await connections.run(lambda db: _take(db, source), once=True)
+        return await connections.run(take, once=True)
     except BaseException:
-        await connections.run(lambda db: _give_back(db, source))
+        if begun:
+            await connections.run(lambda db: _give_back(db, source))
         raise
 
 
-async def _take(db: PostgresDatabase, source: Store) -> int:
+async def _require_new(db: Database, source: Store) -> str:
+    """Return the ledger's name, once nobody else adds or moves into it, even in doubt."""
     own = await _alone(db)
     if await _has_usage(db):
-        raise LedgerUnusableError("only a new ledger can take over another one")
+        is_here = (await source.status(0)).ledger.moved_to == moved_name(own)
+        is_done = is_here and await _has(db, source)
+        rest = "; this one has the old one's usage: nothing is left to move" if is_done else ""
+        raise LedgerUnusableError(f"only a new ledger can take over another one{rest}")
+    return own
+
+
+async def _take(db: PostgresDatabase, source: Store, own: str) -> int:
     old = await source.retire(own)
     sums = await _sums_of(source)
     await db.fetch(
@@ -71,18 +88,19 @@ async def _sums_of(source: Store) -> set[Sum]:
     return set((await source.status(0)).sums)
 
 
-async def let_go(db: Database, source: Store) -> None:
-    """Open *source* again, if nothing of it is here; see Store."""
+async def let_go(db: Database, source: Store) -> bool:
+    """Open *source* again, if nothing of it is here; return whether there is other usage."""
     own = await _alone(db)
-    if await _has_usage(db):
+    if await _has(db, source):
         raise LedgerUnusableError("go on with the ledger that it moved to: that one has its usage")
     await source.reinstate(own)
+    return await _has_usage(db)
 
 
 async def _give_back(db: Database, source: Store) -> None:
     """Open the source again, unless this ledger has taken it over after all."""
     own = await _alone(db)
-    if not await _has_usage(db):
+    if not await _has(db, source):
         await source.reinstate(own)
 
 
@@ -104,6 +122,20 @@ async def _has_usage(db: Database) -> bool:
         "OR EXISTS (SELECT 1 FROM marketplace_metering.arrival)"
     )
     return found
+
+
+async def _has(db: Database, source: Store) -> bool:
+    """
+    Whether the usage of *source* is here, all of which came in one transaction.
+
+    Its keys show it, whose ids are drawn at random. There may be other usage, of those who saw that
+    the source moves here, though whatever moved it was killed before it had copied anything.
+    """
+    keys = await source.dump("usage_key", None, 1)
+    if not keys:
+        return await _has_usage(db)
+    here = "SELECT 1 FROM marketplace_metering.usage_key WHERE key_id = $1"
+    return await db.fetchval(here, keys[0]["key_id"]) is not None
 
 
 async def _copy(db: PostgresDatabase, source: Store, table: str) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import HourState, Note, key_of, name_of_stranded
+from marketplace_metering_async.ledger.model import ENDED, HourState, Note, key_of, name_of_stranded
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import Posting, Wanted
 from marketplace_metering_async.ledger.resolutions import (
@@ -92,7 +92,105 @@ CLAIMED: Final = both(
     "SELECT CAST($1 AS bigint) FROM marketplace_metering.hour WHERE lease_until > {clock} LIMIT 1",
     clock="$1",
 )
-TAKEN: Final = "SELECT hour_id, deadline FROM marketplace_metering.hour WHERE state = 'metered'"
+REARMABLE: Final = both("""
+    SELECT hour_id FROM marketplace_metering.hour
+    WHERE state NOT IN ('open', 'frozen', 'metered') AND deadline > $2 AND state IN ({texts})
+    UNION ALL
+    SELECT hour_id FROM marketplace_metering.hour
+    WHERE state = 'frozen' AND lease_until IS NULL AND not_before > $2 AND state IN ({texts})
+""")
+STRANDED_IN: Final = Dialects(
+    sqlite="SELECT stranded_id FROM stranded WHERE state IN (SELECT value FROM json_each($1))",
+    postgresql="""
+    SELECT stranded_id FROM marketplace_metering.stranded WHERE state = ANY($1::text[])
+    """,
+)
+KEYS_OF_STRANDED: Final = both("""
+    SELECT DISTINCT usage_key.name
+    FROM marketplace_metering.stranded JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE stranded.stranded_id IN ({rows})
+""")
+TO_REARM: Final = both(
+    """
+    SELECT hour.hour_id, hour.state, hour.quantity, hour.deadline, usage_key.name,
+           usage_key.license_product, hour.state = 'frozen' AND hour.lease_until IS NULL
+               AND hour.not_before > $2 AS waits
+    FROM marketplace_metering.hour JOIN marketplace_metering.usage_key USING (key_id)
+    WHERE hour.hour_id IN ({rows}) ORDER BY hour.hour_id {lock}
+    """,
+    lock="FOR UPDATE OF hour",
+)
+FREEZE_AGAIN: Final = both("""
+    UPDATE marketplace_metering.hour SET state = 'frozen', not_before = 0, settled_at = NULL,
+        reason = NULL, crashes = 0, fence = fence + 1
+    WHERE hour_id IN ({rows})
+""")
+WAIT_NO_LONGER: Final = both("""
+    UPDATE marketplace_metering.hour SET not_before = 0 WHERE hour_id IN ({rows})
+""")
+MOVED_NOTE: Final = for_rows(
+    """
+    UPDATE marketplace_metering.resolution SET stranded_id = NULL, hour_id = hour.hour_id
+    FROM {given} JOIN marketplace_metering.hour USING (key_id, hour)
+    WHERE resolution.stranded_id = given.stranded_id
+    """,
+    "key_id bigint, hour bigint, stranded_id bigint",
+)
+"""What was said of usage that no hour carried goes with it."""
+CARRIED: Final = both("DELETE FROM marketplace_metering.stranded WHERE stranded_id IN ({rows})")
+TAKEN: Final = """
+    SELECT hour_id, deadline FROM marketplace_metering.hour
+    WHERE state = 'metered' AND hour_id > $1 ORDER BY hour_id LIMIT $2
+"""
+_PAGE: Final = 1_000
+"""Hours that are looked at together, of all that a host has taken."""
+
+
+async def rearmable(
+    db: Database, states: Sequence[HourState], now: int
+) -> tuple[list[int], list[int]]:
+    """Return what is to be sent again; see Store."""
+    hours = sorted(row["hour_id"] for row in await db.fetch(REARMABLE, states, now))
+    return hours, sorted(row["stranded_id"] for row in await db.fetch(STRANDED_IN, states))
+
+
+async def rearm(db: Database, hours: Sequence[int], states: Sequence[HourState], now: int) -> int:
+    """Send ended records again; see Store."""
+    there = [row for row in await db.fetch(TO_REARM, hours, now) if row["state"] in states]
+    waiting = [row["hour_id"] for row in there if row["waits"]]
+    ended = [row for row in there if row["state"] in ENDED and row["deadline"] > now]
+    await db.fetch(WAIT_NO_LONGER, waiting)
+    await db.fetch(FREEZE_AGAIN, [row["hour_id"] for row in ended])
+    sums = Sums()
+    for row in ended:
+        of = key_of(row["name"]).summed_under(row["license_product"])
+        sums.move(of, row["state"], HourState.FROZEN, row["quantity"])
+    await db.keep_sums(sums.changes())
+    return len(waiting) + len(ended)
+
+
+async def carry(
+    db: Database,
+    stranded: Sequence[int],
+    states: Sequence[HourState],
+    now: int,
+    rules: PostingRules,
+) -> int:
+    """Add usage that no hour carries to the hour that runs; see Store."""
+    names = await db.fetch(KEYS_OF_STRANDED, stranded)
+    wanted = Wanted("", hour_of(now))
+    into = await load(db, dict.fromkeys((key_of(row["name"]) for row in names), wanted))
+    rows = [row for row in await db.fetch(STRANDED, stranded) if row["state"] in states]
+    posting = Posting(now, rules, into)
+    moved = []
+    for row in map(with_quantity, rows):
+        usage = row["origin"], HourState(row["state"]), row["quantity"], row["events"]
+        hour = posting.carry(key_of(row["name"]), *usage)
+        moved.append((row["key_id"], hour, row["stranded_id"]))
+    await write(db, posting.changes())
+    await db.for_each(MOVED_NOTE, moved)
+    await db.fetch(CARRIED, [row["stranded_id"] for row in rows])
+    return len(rows)
 
 
 async def resolve(
@@ -180,11 +278,11 @@ async def rebind(db: Database, host: str, taken: HourState | None, note: Note) -
     """Bind the ledger to another host of its region; see Store."""
     await identity(db, locked=True)  # whoever claims counts that in its row, and looks at the host
     require_no_claim(await db.fetchval(CLAIMED, note.at) is not None)
-    changed, sums = 0, Sums()
-    found = [tuple(row) for row in await db.fetch(TAKEN)]
-    for after, hours in fates_of_taken(taken, found, note.at).items():
-        await _change(db, await _hours(db, hours), after, note, sums)
-        changed += len(hours)
+    changed, last, sums = 0, 0, Sums()
+    while taken is not None and (rows := await db.fetch(TAKEN, last, _PAGE)):
+        for after, hours in fates_of_taken(taken, map(tuple, rows), note.at).items():
+            await _change(db, await _hours(db, hours), after, note, sums)
+        changed, last = changed + len(rows), rows[-1]["hour_id"]
     if changed:
         await db.fetch(FORGET)
     await db.keep_sums(sums.changes())

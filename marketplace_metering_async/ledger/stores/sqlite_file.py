@@ -38,6 +38,7 @@ from marketplace_metering_async.ledger.stores.migrations import (
     migrations_of,
     version_in,
 )
+from marketplace_metering_async.ledger.stores.new_file import new_file
 from marketplace_metering_async.ledger.stores.sqlite_database import run
 from marketplace_metering_async.ledger.stores.sqlite_place import (
     OpenFiles,
@@ -49,7 +50,6 @@ from marketplace_metering_async.ledger.stores.sqlite_place import (
     take_into_use,
 )
 from marketplace_metering_async.ledger.stores.sqlite_plain import Connection
-from marketplace_metering_async.ledger.stores.watermark_folder import sync_folder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn
 from marketplace_metering_async.ledger.watermark import Memory, Missing
 
@@ -229,16 +229,15 @@ class SqliteFile:
         await self._in_thread(1, lambda: self._back_up(Path(to).absolute()))
 
     def _back_up(self, to: Path) -> None:
-        with _named(to):
-            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        try:
-            with _named(self._path), self._to_read() as db, closing(connect(str(to))) as copy:
+        with _named(to), new_file(to) as part:
+            with (
+                _named(self._path, f"{self._path}, copied to {to}"),
+                self._to_read() as db,
+                closing(connect(str(part))) as copy,
+            ):
                 db.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE").fetchall()  # one file, no log beside
-            sync_folder(to.parent)
-        except BaseException:
-            to.unlink()
-            raise
+            self._reach("backup: written")
 
     @property
     def path(self) -> Path:
@@ -433,12 +432,12 @@ class SqliteFile:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give what SQLite or the system complains of the ledger's words."""
+def _named(path: Path, work: str | None = None) -> Iterator[None]:
+    """Give what SQLite or the system complains of the ledger's words, in *work* on a file."""
     try:
         yield
     except (sqlite3.DatabaseError, OSError) as error:
-        raise _worded(path, error) from error
+        raise _worded(path, work or str(path), error) from error
 
 
 def _is_busy(error: Exception) -> bool:
@@ -446,18 +445,18 @@ def _is_busy(error: Exception) -> bool:
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _worded(path: Path, error: Exception) -> LedgerError:
+def _worded(path: Path, work: str, error: Exception) -> LedgerError:
     code = getattr(error, "sqlite_errorcode", None)
     text = str(error)
     if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return LedgerUnusableError(f"{path} is damaged, or no ledger ({text}); restore a backup")
+        return LedgerUnusableError(f"{work} is damaged, or no ledger ({text}); restore a backup")
     if _is_busy(error):
-        return LedgerError(f"{path} was locked by another process for {_BUSY_SECONDS:g} s")
+        return LedgerError(f"{work} was locked by another process for {_BUSY_SECONDS:g} s")
     if isinstance(error, (sqlite3.DataError, sqlite3.IntegrityError)):
-        return UsageRefusedError(f"{path}: {text}; nothing was stored")
+        return UsageRefusedError(f"{work}: {text}; nothing was stored")
     if code is not None and code & 0xFF in _NOT_OPENED and not may_write(path):
         return LedgerError(
-            f"{path}: {text}; give it and its folder to the user that this runs as (chown), or run "
+            f"{work}: {text}; give it and its folder to the user that this runs as (chown), or run "
             "this as theirs"
         )
-    return LedgerError(f"{path}: {getattr(error, 'strerror', None) or text}")
+    return LedgerError(f"{work}: {getattr(error, 'strerror', None) or text}")

@@ -237,19 +237,39 @@ class Store(ABC):
         """Note that a subscription ends at *at*; return how many hours are due by then."""
         return await self._change(lambda db: subscriptions.close(db, customer, at, now, rules))
 
-    async def reopen(self, customer: CustomerKey) -> None:
-        """Forget that a subscription ended."""
-        await self._change(lambda db: subscriptions.reopen(db, customer))
-
-    async def rearm(self, states: Sequence[HourState], now: int, rules: PostingRules) -> int:
-        """
-        Send ended records again, unchanged, where their window is still open; return how many.
-
-        Usage that no hour carries goes to the first unsealed hour from now on.
-        """
-        return await self._change(lambda db: subscriptions.rearm(db, states, now, rules))
+    async def reopen(self, customer: CustomerKey, now: int, rules: PostingRules) -> None:
+        """Forget that a subscription ended: its open hours are sealed when their time comes."""
+        await self._change(lambda db: subscriptions.reopen(db, customer, now, rules))
 
     # What a person says
+
+    async def rearmable(self, states: Sequence[HourState], now: int) -> tuple[list[int], list[int]]:
+        """Return what is in *states*: hours that rearm() sends again now, and rows for carry()."""
+        return await self._read(lambda db: resolving.rearmable(db, states, now))
+
+    async def rearm(self, hours: Sequence[int], states: Sequence[HourState], now: int) -> int:
+        """
+        Send records again, unchanged, where their window is still open; return how many.
+
+        What is in none of *states* any more stays as it is.
+        """
+        rearm = resolving.rearm
+        return await self._change(lambda db: rearm(db, hours, states, now), once=True)
+
+    async def carry(
+        self,
+        stranded: Sequence[int],
+        states: Sequence[HourState],
+        now: int,
+        rules: PostingRules,
+    ) -> int:
+        """
+        Add usage that no hour carries to the first unsealed hour from now on; return of how many.
+
+        What is in none of *states* any more stays as it is.
+        """
+        carry = resolving.carry
+        return await self._change(lambda db: carry(db, stranded, states, now, rules), once=True)
 
     async def resolve(
         self,
@@ -437,12 +457,14 @@ class Store(ABC):
         """
         raise ConfigurationError("only a ledger in PostgreSQL can take over another one")
 
-    async def let_go(self, source: "Store") -> None:
+    async def let_go(self, source: "Store") -> bool:
         """
-        Open *source* again, which moved here, unless this ledger has usage.
+        Open *source* again, which moved here, unless its usage is here.
+
+        Returns: whether this ledger has other usage.
 
         Raises:
-            LedgerUnusableError: it has, or the source moved elsewhere.
+            LedgerUnusableError: it is here.
         """
         raise ConfigurationError("no ledger moves into one in SQLite")
 

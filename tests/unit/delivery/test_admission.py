@@ -38,8 +38,10 @@ def test_windows_are_data(
     edge = START - timedelta(hours=hours, minutes=5)
 
     assert admission.admit(0, usage(1, timestamp=edge)[0]).timestamp == edge
-    with pytest.raises(OutOfWindowError, match=r"records\[3\]\.timestamp: expected a time from"):
+    late = r"records\[3\]\.timestamp: expected a time from"
+    with pytest.raises(OutOfWindowError, match=late) as refusal:
         admission.admit(3, usage(1, timestamp=edge - SECOND)[0])
+    assert not refusal.value.is_early
 
 
 def test_the_future_begins_five_minutes_ahead() -> None:
@@ -51,8 +53,13 @@ def test_the_future_begins_five_minutes_ahead() -> None:
     edge = START + timedelta(seconds=100) + limits.MAX_FUTURE
 
     assert edge == admission.admit(0, usage(1, timestamp=edge)[0]).timestamp
-    with pytest.raises(OutOfWindowError, match=r"records\[2\]\.timestamp: expected a time by"):
+    early = r"records\[2\]\.timestamp: expected a time by"
+    with pytest.raises(OutOfWindowError, match=early) as refused:
         admission.admit(2, usage(1, timestamp=edge + SECOND)[0])
+    assert refused.value.is_early
+    unraised = refused.value.unraised()
+    assert isinstance(unraised, OutOfWindowError)
+    assert unraised.is_early
 
 
 def test_what_may_be_inside_is_admitted() -> None:

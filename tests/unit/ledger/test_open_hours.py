@@ -111,6 +111,18 @@ def test_the_end_of_a_subscription_seals_it_then_or_at_once(
     assert (due, urgent, min(NOW, closed_at)) == (made.seal_at, made.urgent, made.stamp)
 
 
+def test_an_end_that_is_taken_back_leaves_it_as_it_was() -> None:
+    """
+    It is due when its time comes, and goes before no other.
+    """
+    made, ever = hour_with(NOW), hour_with(NOW)
+    made.end(NOON + 60, NOW)
+    made.changed = False
+    made.go_on(RULES)
+
+    assert (ever.seal_at, False, True) == (made.seal_at, made.urgent, made.changed)
+
+
 @pytest.mark.parametrize("own", [0, 4])
 def test_what_is_taken_out_goes_back_where_it_happened(own: int) -> None:
     """

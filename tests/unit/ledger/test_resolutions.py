@@ -197,7 +197,6 @@ def test_what_is_too_late_to_be_sent_again_is_not_metered() -> None:
     """
     taken = [(1, 100), (2, 101)]
 
-    assert {} == fates_of_taken(None, taken, 100)
     assert {HourState.WRITTEN_OFF: [1, 2]} == fates_of_taken(HourState.WRITTEN_OFF, taken, 100)
     assert {HourState.NOT_METERED: [1], HourState.FROZEN: [2]} == fates_of_taken(
         HourState.FROZEN, taken, 100

@@ -120,6 +120,22 @@ def test_a_young_record_that_is_out_of_bounds_waits(error: MeteringError) -> Non
     assert HourState.FROZEN is not settled(RecordStatus.REJECTED, error, claimed=older).state
 
 
+@pytest.mark.parametrize("status", [RecordStatus.REJECTED, RecordStatus.UNCONFIRMED])
+@pytest.mark.parametrize("ahead", [3 * HOUR, 40 * HOUR])
+def test_what_is_ahead_of_the_services_clock_waits(status: RecordStatus, ahead: int) -> None:
+    """
+    However far our clock is: the client knows that it is not late, though ours says so.
+    Design, Laws of the ledger
+    """
+    early = OutOfWindowError([Violation("timestamp", "a time by noon", "later")])
+    early.is_early = True
+    sealed = evolve(CLAIMED, stamp=NOON - ahead)
+    waits = settled(status, early, claimed=sealed)
+
+    assert HourState.FROZEN is waits.state
+    assert waits.not_before > NOON
+
+
 def test_a_young_record_in_doubt_that_is_out_of_the_window_waits() -> None:
     """
     It may be ahead, and not late: after three hours it is not.

@@ -657,10 +657,38 @@ async def test_a_backup_that_fails_leaves_nothing(
 
     async with house_at(url_of(tmp_path / "usage.db")) as house:
         monkeypatch.setattr(sqlite_file, "connect", broken)
-        with pytest.raises(LedgerError, match="disk I/O error"):
+        both = r"usage\.db, copied to .*backup\.db: disk I/O error"  # either disk may be full
+        with pytest.raises(LedgerError, match=both):
             await house.ledger.back_up(tmp_path / "backup.db")
+        found = names_in(tmp_path)
 
-    assert not (tmp_path / "backup.db").exists()
+    assert ["usage.db", "usage.db-shm", "usage.db-wal"] == found
+
+
+async def test_what_a_crash_leaves_of_a_backup_is_none(tmp_path: Path) -> None:
+    """
+    Until all of it is on the disk, it has another name. ledger M11. Covers: D13
+    """
+    backup, sizes = tmp_path / "backup.db", list[int]()
+
+    def crash(name: str) -> None:
+        if name == "backup: written":
+            sizes.extend([backup.stat().st_size, *(f.stat().st_size for f in _parts_of(backup))])
+            raise SystemError
+
+    house = House(url_of(tmp_path / "usage.db"))
+    house.ledger = UsageLedger(SqliteStore(f"{tmp_path}/usage.db", reach=crash), clock=house.clock)
+    async with house.ledger:
+        with pytest.raises(SystemError):
+            await house.ledger.back_up(backup)
+
+    nothing, whole = sizes
+    assert (0, True) == (nothing, whole > 0)
+    assert [False, []] == [backup.exists(), _parts_of(backup)]
+
+
+def _parts_of(backup: Path) -> list[Path]:
+    return [*backup.parent.glob(f"{backup.name}.*.part")]
 
 
 async def test_a_forked_child_is_sent_away(tmp_path: Path) -> None:
