@@ -344,10 +344,10 @@ class ResultCollector:
         Raises:
             ValueError: for a position that has one already, or lies outside what was given.
         """
-        verdicts, record_ids = self._verdicts, self._record_ids
+        verdicts, record_ids, given = self._verdicts, self._record_ids, len(self._given)
         for verdict, positions, ids in outcomes:
             for position, record_id in zip(positions, ids, strict=True):
-                if not 0 <= position < len(verdicts):
+                if not 0 <= position < given:
                     raise ValueError(f"a foreign result for records[{position}]")
                 if verdicts[position] is not None:
                     raise ValueError(f"a second result for records[{position}]")

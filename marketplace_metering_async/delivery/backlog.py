@@ -68,16 +68,17 @@ class Backlog:
 
     def add(self, positions: Sequence[int], records: Sequence[UsageRecord], moment: float) -> None:
         """Put records, which stand at *positions* of what was given, among those that wait."""
-        parts = defaultdict[Lane, list[int]](list)
         if len(set(map(_names_of, records))) == 1:  # as mostly
-            parts[self.lane_of(records[0])] += range(len(records))
-        else:
-            for index, record in enumerate(records):
-                parts[self.lane_of(record)].append(index)
+            queue = self._queue(self.lane_of(records[0]))
+            queue.add(positions, records, moment)
+            self._line_up(queue, moment)
+            return
+        parts = defaultdict[Lane, list[int]](list)
+        for index, record in enumerate(records):
+            parts[self.lane_of(record)].append(index)
         for lane, indices in parts.items():
             queue = self._queue(lane)
-            queue.since = min(queue.since, moment) if queue.fresh.size else moment
-            queue.add([positions[i] for i in indices], [records[i] for i in indices])
+            queue.add([positions[i] for i in indices], [records[i] for i in indices], moment)
             self._line_up(queue, moment)
 
     def put_back(self, entries: Sequence[PendingRecord], moment: float, rest: float = 0.0) -> None:

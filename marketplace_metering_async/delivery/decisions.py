@@ -297,8 +297,9 @@ def _attempted(
 
 def _parts(chunk: Chunk, reply: wire.Reply) -> list[tuple[Chunk, str | None, Sequence[str | None]]]:
     """Part records that have status and history in common."""
-    if len({*reply.statuses}) == 1 == len({*map(id, chunk.histories)}):  # as mostly
-        return [(chunk, reply.statuses[0], reply.record_ids)]
+    status, history = reply.statuses[0], chunk.histories[0]
+    if reply.statuses.count(status) == len(chunk) == chunk.histories.count(history):  # as mostly
+        return [(chunk, status, reply.record_ids)]
     groups: dict[tuple[str | None, int], list[int]] = {}
     for index, (status, history) in enumerate(zip(reply.statuses, chunk.histories, strict=True)):
         groups.setdefault((status, id(history)), []).append(index)

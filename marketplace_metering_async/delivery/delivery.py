@@ -215,7 +215,8 @@ class Delivery:
     async def _send(self, stretch: WorkStretch) -> None:
         """Start a call once it is permitted; what waits for it ends where it cannot be made."""
         try:
-            await self._connection.open()
+            if not self._connection.is_open:
+                await self._connection.open()
         except MeteringError as error:
             self._stops.given_up.append((None, error))
             return

@@ -33,8 +33,9 @@ class UsageHashes:
 
     def note(self, records: Iterable[UsageRecord]) -> None:
         """Take note of more records."""
+        seen = self._seen
         for one in map(hash, map(_place, records)):
-            (self.repeated if one in self._seen else self._seen).add(one)
+            (self.repeated if one in seen else seen).add(one)
 
     def is_repeated(self, record: UsageRecord) -> bool:
         """Return whether another record may be like one that was noted."""

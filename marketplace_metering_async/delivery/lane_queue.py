@@ -59,12 +59,13 @@ class Minutes:
     def add(self, positions: Sequence[int], epochs: Sequence[int]) -> None:
         """Add positions of records with these *epochs*."""
         self.size += len(positions)
+        minutes = self._minutes
         for position, epoch in zip(positions, epochs, strict=True):
             minute = epoch // MINUTE
-            if minute not in self._minutes:
+            if minute not in minutes:
                 heappush(self._order, minute)
-                self._minutes[minute] = deque()
-            self._minutes[minute].append(position)
+                minutes[minute] = deque()
+            minutes[minute].append(position)
             if minute in self._left:
                 self._left[minute].add(position)
 
@@ -75,17 +76,14 @@ class Minutes:
         there = positions if left is None else filter(left.__contains__, positions)
         return list(islice(there, most))
 
-    def pop(self, number: int) -> None:
-        """Take out the first *number* of what `peek` returned last."""
+    def pop(self, first: Sequence[int]) -> None:
+        """Take out the *first* of what `peek` returned last."""
         positions, left = self._minutes[self._order[0]], self._left.get(self._order[0])
-        self.size -= number
-        while number:
-            position = positions.popleft()
-            if left is None:
-                number -= 1
-            elif position in left:
+        self.size -= len(first)
+        for position in first:
+            positions.popleft()  # itself, or one before it that is not left any more
+            if left is not None:
                 left.remove(position)
-                number -= 1
 
     def discard(self, position: int, epoch: int) -> bool:
         """Take out one position, which never comes back; return whether it was there."""
@@ -151,8 +149,9 @@ class LaneQueue:
         """The minute of the timestamp whose record goes next."""
         return (self.returned if self.returned.size else self.fresh).oldest
 
-    def add(self, positions: Sequence[int], records: Sequence[UsageRecord]) -> None:
-        """Add records that were never sent."""
+    def add(self, positions: Sequence[int], records: Sequence[UsageRecord], moment: float) -> None:
+        """Add records that were never sent, and came by *moment*."""
+        self.since = min(self.since, moment) if self.fresh.size else moment
         self.fresh.add(positions, [record.epoch for record in records])
         for record in filter(attrgetter("usage_allocations"), records):
             self._count_bytes(record)
@@ -187,7 +186,7 @@ class LaneQueue:
         for waiting in (self.returned, self.fresh):
             while waiting.size and len(entries) < most:
                 positions = waiting.peek(most - len(entries))
-                waiting.pop(len(positions))
+                waiting.pop(positions)
                 records, histories = self.records_at(positions), self._take_histories(positions)
                 entries += map(PendingRecord, positions, records, histories)
         for entry in entries:
@@ -208,7 +207,7 @@ class LaneQueue:
             fitting += 1
             if record.usage_allocations:
                 self.bytes -= size
-        waiting.pop(fitting)
+        waiting.pop(positions[:fitting])
         cut.positions.extend(positions[:fitting])
         cut.records.extend(records[:fitting])
         cut.histories.extend(self._take_histories(positions[:fitting]))
