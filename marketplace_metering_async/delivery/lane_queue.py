@@ -81,7 +81,8 @@ class Minutes:
         positions, left = self._minutes[self._order[0]], self._left.get(self._order[0])
         self.size -= len(first)
         for position in first:
-            positions.popleft()  # itself, or one before it that is not left any more
+            while positions.popleft() != position:
+                pass  # which was taken out before
             if left is not None:
                 left.remove(position)
 

@@ -34,7 +34,8 @@ class RetryPolicy:
 
     Attributes:
         timeout: Without progress.
-        attempt_timeout: For one HTTP request, from the connection to the last byte.
+        attempt_timeout: For one HTTP request, from the connection to the last byte; 5 seconds and
+            more end with a whole second of the event loop's time.
         base_delay: The longest first delay.
         max_delay: The longest delay.
         max_attempts: Failed attempts for the service's fault; None: as many as fit.

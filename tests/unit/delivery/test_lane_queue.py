@@ -74,6 +74,21 @@ class MinutesLife(RuleBasedStateMachine):
 TestMinutesLife = MinutesLife.TestCase
 
 
+def test_what_comes_back_is_there_once() -> None:
+    """
+    As records do whose license was put into a group and forgotten since.
+    """
+    minutes = Minutes()
+    minutes.add([0, 1, 2], [60, 60, 60])
+    assert minutes.discard(0, 60)
+    assert [1] == minutes.peek(1)
+    minutes.pop([1])
+
+    minutes.add([1], [60])
+
+    assert [2, 1] == minutes.peek(5)
+
+
 def test_minutes_that_were_emptied_begin_anew() -> None:
     """
     What was taken of one before its last position was taken out is not skipped of what comes.
