@@ -176,7 +176,7 @@ class LaneQueue:
         first, left = kind(self.oldest), self.room
         for waiting in (self.returned, self.fresh):
             while left > 0 and waiting.size and len(cut.positions) < self.limit:
-                if kind(waiting.oldest) != first:
+                if cut.positions and kind(waiting.oldest) != first:
                     break
                 left = self._cut_some(waiting, cut, left)
         return cut
