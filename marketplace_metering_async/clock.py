@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
@@ -114,19 +114,6 @@ async def calling_after(
         for timer in timers:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
-
-
-async def taking_turns(clock: Clock, part: Awaitable[_Result]) -> _Result:
-    """
-    Do a part of much work, and leave others as much time as it took.
-
-    Other processes only look now and then whether a ledger in SQLite is free: without such pauses
-    they would wait for all of the work, and give up after half a minute.
-    """
-    begun = clock.monotonic()
-    done = await part
-    await clock.sleep(clock.monotonic() - begun)
-    return done
 
 
 class SystemClock:

@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.client import MarketplaceMeteringClient
-from marketplace_metering_async.clock import Clock, taking_turns
+from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerRegionMismatchError, LedgerUnusableError
 from marketplace_metering_async.events import Observer, WarningIssued, emit
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS, Explanation
@@ -80,10 +80,9 @@ class LedgerOperations(ABC):
         hours, stranded = await self._store.rearmable(states, self._now())
         count = 0
         for some in _parts(hours):
-            count += await taking_turns(self._clock, self._store.rearm(some, states, self._now()))
+            count += await self._store.rearm(some, states, self._now())
         for some in _parts(stranded):
-            carry = self._store.carry(some, states, self._now(), self._rules)
-            count += await taking_turns(self._clock, carry)
+            count += await self._store.carry(some, states, self._now(), self._rules)
         return count
 
     async def resolve(
@@ -236,13 +235,13 @@ class LedgerOperations(ABC):
         now = self._clock.now()
         if before > now - _KEPT:
             raise ValueError(f"before: expected at least {_KEPT.days} days ago, got {before}")
-        while await taking_turns(self._clock, self._store.tidy()):
+        while await self._store.tidy():
             pass
         end, pruned = int(before.timestamp()), 0
-        while some := await taking_turns(self._clock, self._store.prune(end, CHANGED_AT_ONCE)):
+        while some := await self._store.prune(end, CHANGED_AT_ONCE):
             pruned += some
         ids = min(end, int((now - _IDS_KEPT).timestamp())), int(now.timestamp())
-        while await taking_turns(self._clock, self._store.prune_events(*ids, CHANGED_AT_ONCE)):
+        while await self._store.prune_events(*ids, CHANGED_AT_ONCE):
             pass
         return pruned
 

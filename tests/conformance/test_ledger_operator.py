@@ -1,7 +1,9 @@
 """What a person says of usage in the ledger: every end state has a way out without SQL."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,15 @@ from marketplace_metering_async import (
     HourState,
     LedgerRegionMismatchError,
     LedgerUnusableError,
+    UsageLedger,
 )
 from marketplace_metering_async.cli.commands.ledger_status import exit_of
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
 from marketplace_metering_async.ledger import operations
 from marketplace_metering_async.ledger.model import ENDED, STRANDED
-from marketplace_metering_async.ledger.stores import resolving
+from marketplace_metering_async.ledger.stores import resolving, store_at
+from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 
 THIS_HOUR = NOON.replace(minute=0)
 
@@ -139,8 +144,7 @@ async def test_retry_leaves_decisions_to_a_person(house: House) -> None:
 
 async def test_retry_goes_in_small_steps(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Each leaves others as much time as it took, since in SQLite they only look now and then whether
-    it is theirs. What ends it in between leaves a part on the way, and the rest to another call.
+    What ends it in between leaves a part on the way, and the rest to another call.
     """
     monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 2)
     house.clock.set(LAST)
@@ -151,23 +155,62 @@ async def test_retry_goes_in_small_steps(house: House, monkeypatch: pytest.Monke
     await settle(house, *(fate(claim, HourState.REJECTED) for claim in claims))
     for n in range(5):
         await house.use(3, customer_aws_account_id=f"{n:012d}", at=LAST)
-    states, slept = (HourState.REJECTED, HourState.MONTH_OVER), list[float]()
+    states, begun = (HourState.REJECTED, HourState.MONTH_OVER), Counter[str]()
 
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 4:
-            raise KeyError
+    def reach(name: str) -> None:
+        begun[name] += 1
+        if begun["transaction: begins"] == 5:
+            raise KeyError(name)
 
-    monkeypatch.setattr(house.clock, "sleep", sleep)
-    with pytest.raises(KeyError):
-        await house.ledger.retry(*states)
+    async with UsageLedger(store_at(house.url, reach=reach), clock=house.clock) as ledger:
+        begun.clear()
+        with pytest.raises(KeyError):
+            await ledger.retry(*states)
     broken = await house.balance()
     rest = await house.ledger.retry(*states)
 
     assert (10, 6, {HourState.MONTH_OVER: 9}) == (broken.frozen, broken.open, broken.ended)
     assert 3 == rest
-    assert all(slept)
     assert (15, {}) == ((await house.balance()).open, (await house.ledger.status()).ended)
+
+
+async def test_many_rows_in_a_file_are_changed_in_turn_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each part leaves others as much time as it took, for they only look now and then whether the
+    file is free. One that has failed leaves none.
+    """
+    slept: list[float] = []
+
+    class Passing(SystemClock):
+        seconds = 0
+
+        def monotonic(self) -> float:
+            self.seconds += 1
+            return self.seconds
+
+        async def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+
+    async with house_at(f"sqlite:///{tmp_path}/usage.db") as house:
+        monkeypatch.setattr(SqliteStore, "clock", Passing())
+        await end(house, HourState.MONTH_OVER)
+        with pytest.raises(CannotResolveError):
+            await house.ledger.resolve(["hour-99"], "metered", note="nobody's")
+        assert not slept
+        await house.ledger.resolve(await names(house), "written_off", note="a gift")
+        assert [1] == slept
+        await house.ledger.retry(HourState.WRITTEN_OFF)
+        assert [1] * 3 == slept  # for hours, and for what none carries
+        house.clock.step(hours=1)
+        await settle(house, *(fate(one, HourState.REJECTED) for one in await claimed(house)))
+        await house.ledger.reopen(await names(house), note="to be paid")
+        assert [1] * 4 == slept
+        house.clock.step(days=40)
+        await house.ledger.prune(house.clock.now() - timedelta(days=33))
+
+    assert [1] * 7 == slept  # hours, until there is none, and event ids
 
 
 async def test_gifts_of_one_hour_are_added_up(house: House) -> None:

@@ -41,33 +41,3 @@ def test_a_clock_that_heard_nothing_shows_the_machines_time() -> None:
 
     assert abs((following.now() - clock.SystemClock().now()).total_seconds()) < 60
     assert 0 <= following.passed() <= following.passed()
-
-
-async def test_who_takes_turns_leaves_others_as_much_time_as_it_took() -> None:
-    """
-    After each part of much work, and none where a part has failed.
-    """
-    slept: list[float] = []
-
-    class Passing(clock.SystemClock):
-        seconds = 5.0
-
-        def monotonic(self) -> float:
-            return self.seconds
-
-        async def sleep(self, seconds: float) -> None:
-            slept.append(seconds)
-
-    passing = Passing()
-
-    async def part(seconds: float) -> str:
-        passing.seconds += seconds
-        if not seconds:
-            raise KeyError
-        return "done"
-
-    assert "done" == await clock.taking_turns(passing, part(3.0))
-    assert "done" == await clock.taking_turns(passing, part(0.5))
-    with pytest.raises(KeyError):
-        await clock.taking_turns(passing, part(0.0))
-    assert [3.0, 0.5] == slept

@@ -23,7 +23,7 @@ from marketplace_metering_async.cli.ledger_options import (
 from marketplace_metering_async.cli.options import Settings, option, whole_number
 from marketplace_metering_async.cli.output.advice import as_typed
 from marketplace_metering_async.cli.output.console import Console, are, print_json_if_piped
-from marketplace_metering_async.clock import SystemClock, taking_turns
+from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import CannotResolveError, MeteringError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ async def _change(
             part = change(ledger, names[start : start + _AT_ONCE])
             try:
                 with _misuse_of():
-                    count += await taking_turns(SystemClock(), part)
+                    count += await part
             except MeteringError:
                 if count:
                     console.complain(f"{are(count)} changed; the rest is as it was, because:")

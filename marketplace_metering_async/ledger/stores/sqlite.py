@@ -6,19 +6,21 @@ SQLite has one writer at a time: what a verb reads stays so until it has written
 
 from collections.abc import Awaitable, Mapping, Sequence
 from importlib.resources.abc import Traversable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import adding
-from marketplace_metering_async.ledger.stores.database import Database
+from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
 from marketplace_metering_async.ledger.stores.sqlite_plain import OtherHoursError
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
+
+T = TypeVar("T")
 
 _LONG_LOG: Final = 2**28
 """Bytes; SQLite empties it when it has 4 MB, unless somebody reads."""
@@ -78,6 +80,18 @@ class SqliteStore(Store):
                 f"be emptied, and has grown to {size // 2**20} MB"
             )
         return False
+
+    async def _change_some(self, verb: Verb[T], *, once: bool = False) -> T:
+        """
+        Run a *verb* that changes a part of many rows, and leave others as much time as it took.
+
+        Other processes only look now and then whether the file is free: without such pauses they
+        would wait for all parts, and give up after half a minute.
+        """
+        begun = self.clock.monotonic()
+        done = await super()._change_some(verb, once=once)
+        await self.clock.sleep(self.clock.monotonic() - begun)
+        return done
 
     async def back_up(self, to: str) -> None:
         """See Store."""

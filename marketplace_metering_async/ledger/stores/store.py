@@ -254,7 +254,7 @@ class Store(ABC):
         What is in none of *states* any more stays as it is.
         """
         rearm = resolving.rearm
-        return await self._change(lambda db: rearm(db, hours, states, now), once=True)
+        return await self._change_some(lambda db: rearm(db, hours, states, now), once=True)
 
     async def carry(
         self,
@@ -269,7 +269,9 @@ class Store(ABC):
         What is in none of *states* any more stays as it is.
         """
         carry = resolving.carry
-        return await self._change(lambda db: carry(db, stranded, states, now, rules), once=True)
+        return await self._change_some(
+            lambda db: carry(db, stranded, states, now, rules), once=True
+        )
 
     async def resolve(
         self,
@@ -285,7 +287,9 @@ class Store(ABC):
             CannotResolveError: one of them has not ended, or is gone; nothing is changed.
         """
         resolve = resolving.resolve
-        return await self._change(lambda db: resolve(db, hours, stranded, after, note), once=True)
+        return await self._change_some(
+            lambda db: resolve(db, hours, stranded, after, note), once=True
+        )
 
     async def rebill(self, hours: Sequence[int], note: Note, rules: PostingRules) -> int:
         """
@@ -294,7 +298,8 @@ class Store(ABC):
         Raises:
             CannotResolveError: the service may have one of them; nothing is changed.
         """
-        return await self._change(lambda db: resolving.rebill(db, hours, note, rules), once=True)
+        rebill = resolving.rebill
+        return await self._change_some(lambda db: rebill(db, hours, note, rules), once=True)
 
     async def rebind(self, host: str, taken: HourState | None, note: Note) -> int:
         """
@@ -423,11 +428,11 @@ class Store(ABC):
 
     async def prune(self, before: int, limit: int) -> int:
         """Remove some hours decided before *before*, but for their sums; return how many."""
-        return await self._change(lambda db: reports.prune(db, before, limit))
+        return await self._change_some(lambda db: reports.prune(db, before, limit))
 
     async def prune_events(self, before: int, now: int, limit: int) -> int:
         """Forget some ids of events added before *before*; return how many: 0 if there is none."""
-        return await self._change(lambda db: reports.prune_events(db, before, now, limit))
+        return await self._change_some(lambda db: reports.prune_events(db, before, now, limit))
 
     @abstractmethod
     async def tidy(self) -> bool:
@@ -509,6 +514,10 @@ class Store(ABC):
         moved is changed by nothing but what says *though_moved*.
         """
         return await self._connections.run(verb, once=once, though_moved=though_moved)
+
+    async def _change_some(self, verb: Verb[T], *, once: bool = False) -> T:
+        """Run a *verb* that changes a part of many rows, and let others have their turn."""
+        return await self._change(verb, once=once)
 
     async def _read(self, verb: Verb[T]) -> T:
         """Run a *verb* on what is committed."""
