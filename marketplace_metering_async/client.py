@@ -3,7 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from random import Random
@@ -38,6 +38,7 @@ from marketplace_metering_async.records import (
     allocations_tuple,
     quantity_members,
     travel_whole,
+    utc_of,
     whole_utc_seconds,
 )
 from marketplace_metering_async.results import (
@@ -512,6 +513,6 @@ def _moment(value: object) -> datetime | None:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     try:
-        return datetime.fromtimestamp(float(value), UTC)
-    except (ValueError, OverflowError, OSError):
+        return utc_of(float(value))
+    except (ValueError, OverflowError):
         return None

@@ -131,8 +131,10 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-_COUNTS_ALWAYS: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""On Linux, also while the machine is suspended."""
+_COUNTS_ALWAYS: Final[int | None] = getattr(
+    time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None)
+)
+"""Also while the machine is suspended. Windows has neither; its monotonic time counts then."""
 _PROMPT: Final = 1.0
 """Seconds within which another clock has to be heard: by a later reply it would be behind."""
 
@@ -150,7 +152,7 @@ class FollowingClock(SystemClock):
 
     def passed(self) -> float:
         """Return the seconds that have passed since some moment."""
-        return time.clock_gettime(_COUNTS_ALWAYS)
+        return time.monotonic() if _COUNTS_ALWAYS is None else time.clock_gettime(_COUNTS_ALWAYS)
 
     def hear(self, wall: float, *, asked: float) -> None:
         """Go by *wall*, in seconds since 1970, for which was asked when so much had *passed*."""
@@ -162,4 +164,4 @@ class FollowingClock(SystemClock):
         """Return the other machine's wall time in UTC."""
         if self._ahead is None:
             return super().now()
-        return datetime.fromtimestamp(self.passed() + self._ahead, UTC)
+        return datetime.fromtimestamp(self.passed() + self._ahead, UTC)  # noqa: TID251 - today

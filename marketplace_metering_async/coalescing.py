@@ -27,6 +27,7 @@ from marketplace_metering_async.records import (
     UsageAllocation,
     UsageRecord,
     record_of,
+    utc_of,
 )
 
 _TagSet = frozenset[tuple[str, str]]
@@ -197,7 +198,7 @@ def _grow(total: _Sum, record: UsageRecord) -> None:
 
 def _outcome(total: _Sum, product_code: str | None) -> UsageRecord | MeteringError:
     first = total.first
-    start = datetime.fromtimestamp(first.epoch // SECONDS_PER_HOUR * SECONDS_PER_HOUR, UTC)
+    start = utc_of(first.epoch // SECONDS_PER_HOUR * SECONDS_PER_HOUR)
     quantity = of_millionths(total.quantity)
     if quantity > MAX_DECIMAL_QUANTITY:
         return QuantityOverflowError(_place(first, product_code, start), quantity)

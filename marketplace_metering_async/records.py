@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -42,6 +42,18 @@ def whole_utc_seconds(value: datetime) -> datetime:
         return value
     utc = datetime.astimezone(value, UTC)
     return datetime(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, tzinfo=UTC)
+
+
+def utc_of(seconds: float) -> datetime:
+    """
+    Return the time that is so many seconds since 1970, on every system in all years of a calendar.
+
+    On Windows, `datetime.fromtimestamp()` knows those from 1970 to 3000 alone.
+
+    Raises:
+        OverflowError, ValueError: it is in none.
+    """
+    return _1970 + timedelta(seconds=seconds)
 
 
 def _tags_tuple(value: "Iterable[Tag]") -> "tuple[Tag, ...]":
@@ -367,8 +379,8 @@ def usage_timestamp(value: object) -> datetime:
             return time.astimezone(UTC)
     elif isinstance(value, int) and not isinstance(value, bool):
         try:
-            return datetime.fromtimestamp(value, UTC)
-        except (ValueError, OverflowError, OSError):
+            return utc_of(value)
+        except (ValueError, OverflowError):
             pass
     else:
         return value  # type: ignore[return-value]  # the record's rules say what is wrong with it

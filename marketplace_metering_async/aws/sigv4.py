@@ -85,7 +85,7 @@ class SigV4:
         self, operation: str, second: int, keys: Keys
     ) -> tuple[bytes, str, str, dict[str, str]]:
         """Return the key, and the beginnings of the request's form, the signed text and headers."""
-        date = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")
+        date = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")  # noqa: TID251 - today
         headers = {
             "Content-Type": CONTENT_TYPE,
             "Host": self._host,

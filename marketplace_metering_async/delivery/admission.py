@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
@@ -10,7 +9,7 @@ from marketplace_metering_async import limits, rules
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.clock import ClockBounds
 from marketplace_metering_async.errors import InvalidRecordError, OutOfWindowError, Violation
-from marketplace_metering_async.records import UsageRecord, record_of
+from marketplace_metering_async.records import UsageRecord, record_of, utc_of
 
 _MANY_ALLOCATIONS: Final = 200
 """Fewer cannot reach a request's size: five tags of an allocation take less than 4,500 bytes."""
@@ -19,7 +18,7 @@ _MANY_ALLOCATIONS: Final = 200
 @lru_cache(maxsize=1024)
 def deadline(epoch: int) -> float:
     """Return when the window of a timestamp closes; both in seconds since 1970."""
-    return limits.deadline(datetime.fromtimestamp(epoch, UTC)).timestamp()
+    return limits.deadline(utc_of(epoch)).timestamp()
 
 
 class Admission:
@@ -40,7 +39,7 @@ class Admission:
         """Judge by *bounds* from now on; by one that is unbounded, no time is out of the window."""
         self._oldest, self._newest = -math.inf, bounds.latest + limits.MAX_FUTURE.total_seconds()
         if math.isfinite(bounds.earliest):
-            earliest = datetime.fromtimestamp(bounds.earliest, UTC) - limits.EDGE
+            earliest = utc_of(bounds.earliest) - limits.EDGE
             self._oldest = limits.oldest_open(earliest).timestamp()
 
     def are_plain(self, given: Iterable[object]) -> bool:
@@ -111,4 +110,4 @@ def _out_of_window(position: int, record: UsageRecord, expected: str) -> OutOfWi
 
 
 def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+    return utc_of(seconds).isoformat()

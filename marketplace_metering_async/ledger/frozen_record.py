@@ -6,7 +6,6 @@ compared before each send: one flipped bit on a disk must not become somebody's 
 """
 
 import json
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -15,7 +14,7 @@ from attrs import field, frozen
 from marketplace_metering_async import quantities
 from marketplace_metering_async.ledger.hours import deadline_of
 from marketplace_metering_async.ledger.model import FrozenHour, SealedHour, UsageKey, name_of
-from marketplace_metering_async.records import UsageRecord
+from marketplace_metering_async.records import UsageRecord, utc_of
 
 EVENT_DIGEST_BYTES: Final = 20
 """A key's 8, a moment's 5 and a quantity's 7."""
@@ -113,7 +112,7 @@ def record_of(held: FrozenHour) -> FrozenRecord:
     """
     key = held.key
     return FrozenRecord(
-        timestamp=datetime.fromtimestamp(held.stamp, UTC),
+        timestamp=utc_of(held.stamp),
         dimension=key.dimension,
         quantity=quantities.of_millionths(held.quantity),
         member=held.member,

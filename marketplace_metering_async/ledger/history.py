@@ -14,7 +14,7 @@ from marketplace_metering_async.ledger.model import (
     name_of_stranded,
 )
 from marketplace_metering_async.quantities import Quantity, of_millionths
-from marketplace_metering_async.records import SECONDS_PER_HOUR
+from marketplace_metering_async.records import SECONDS_PER_HOUR, utc_of
 
 
 class Row(Protocol):
@@ -232,7 +232,7 @@ def arrived_entry_of(row: Row) -> HistoryEntry:
 def _resolved(rows: Sequence[Row]) -> list[Resolution]:
     return [
         Resolution(
-            at=datetime.fromtimestamp(row["at"], UTC),
+            at=utc_of(row["at"]),
             before=HourState(row["before"]),
             after=HourState(row["after"]),
             note=row["note"],
@@ -242,7 +242,7 @@ def _resolved(rows: Sequence[Row]) -> list[Resolution]:
 
 
 def _when(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+    return None if at is None else utc_of(at)
 
 
 def _common(row: Row, hour: int) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def _common(row: Row, hour: int) -> dict[str, Any]:
         "customer_identifier": row["customer_identifier"] or None,
         "license_arn": row["license_arn"] or None,
         "dimension": row["dimension"],
-        "hour": datetime.fromtimestamp(hour, UTC),
+        "hour": utc_of(hour),
         "state": HourState(row["state"]),
         "quantity": of_millionths(row["quantity"]),
         "events": row["events"],
@@ -269,7 +269,7 @@ def entry_of(
         **_common(row, row["hour"]),
         carried=[
             CarriedUsage(
-                origin=datetime.fromtimestamp(one["origin"], UTC),
+                origin=utc_of(one["origin"]),
                 quantity=of_millionths(one["quantity"]),
                 events=one["events"],
             )
@@ -281,7 +281,7 @@ def entry_of(
         digest=None if row["digest"] is None else bytes(row["digest"]).hex(),
         attempts=[
             Attempt(
-                at=datetime.fromtimestamp(one["at"], UTC),
+                at=utc_of(one["at"]),
                 status=one["status"],
                 error=one["error"],
                 request_id=one["request_id"],

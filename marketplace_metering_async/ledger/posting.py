@@ -11,7 +11,7 @@ in one transaction.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from secrets import randbits
 from typing import Final, NamedTuple
@@ -32,7 +32,7 @@ from marketplace_metering_async.ledger.watermark import UNKNOWN
 from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE, WholeDimensions, refusal
 from marketplace_metering_async.limits import MAX_DECIMAL_QUANTITY
 from marketplace_metering_async.quantities import MILLION, millionths, of_millionths, travels_whole
-from marketplace_metering_async.records import SECONDS_PER_HOUR
+from marketplace_metering_async.records import SECONDS_PER_HOUR, utc_of
 
 TO_SEND: Final = SECONDS_PER_HOUR
 """Seconds beyond the grace for which the window of an hour that takes late usage is to be open."""
@@ -187,7 +187,7 @@ PostingResult = AddedUsage | MeteringError
 @lru_cache(maxsize=1_000)  # most of a group get the same
 def added_to(hour: int, *, late: bool = False) -> AddedUsage:
     """Return what is said of usage that an hour has."""
-    return AddedUsage(hour=datetime.fromtimestamp(hour, UTC), late=late)
+    return AddedUsage(hour=utc_of(hour), late=late)
 
 
 class Posting:
@@ -227,12 +227,12 @@ class Posting:
             if known is not None:
                 return EventConflictError(name)
             if usage.at < self._known.since + MOST_AHEAD:
-                return EventTooOldError(name, datetime.fromtimestamp(self._known.since, UTC))
+                return EventTooOldError(name, utc_of(self._known.since))
         if self._whole and (refused := refusal(usage, self._whole)) is not None:
             return refused
         key = self._keys[usage.key]
         if self._rules.late == "refuse" and self._is_late(key, usage.at):
-            return LateUsageError(datetime.fromtimestamp(usage.at, UTC))
+            return LateUsageError(utc_of(usage.at))
         if usage.event_id is not None:
             self._events[usage.event_id] = usage.digest
         key.recorded += usage.quantity

@@ -1,7 +1,7 @@
 """Where all usage is: sums that add up, and what comes next."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NamedTuple, Self
 
 from attrs import field, frozen
@@ -11,7 +11,7 @@ from marketplace_metering_async.ledger.identity import Identity
 from marketplace_metering_async.ledger.model import ENDED, HourState
 from marketplace_metering_async.ledger.sums import RECORDED, Sum
 from marketplace_metering_async.quantities import Quantity, of_millionths
-from marketplace_metering_async.records import SECONDS_PER_HOUR
+from marketplace_metering_async.records import SECONDS_PER_HOUR, utc_of
 
 _OVERDUE: Final = 2 * SECONDS_PER_HOUR
 """Seconds from which on usage counts as at risk that was due for sealing, or sealed, before."""
@@ -184,7 +184,7 @@ def _seconds(now: int, since: int | None, after: int) -> float | None:
 
 
 def _when(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+    return None if at is None else utc_of(at)
 
 
 def _products(sums: Sequence[Sum]) -> list[ProductStatus]:

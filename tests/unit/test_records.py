@@ -16,7 +16,7 @@ from support.strategies import recent, records, times
 
 from marketplace_metering_async import quantities, rules
 from marketplace_metering_async.errors import InvalidRecordError, InvalidRecordTypeError
-from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
+from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord, utc_of
 
 GOOD: dict[str, Any] = {
     "timestamp": datetime(2026, 11, 23, 12, tzinfo=UTC),
@@ -448,3 +448,30 @@ def test_equal_keys_have_equal_hashes(record: UsageRecord) -> None:
     ]
 
     assert {record.key(ours)} == {one.key(ours) for one in alike}
+
+
+@given(st.floats(0, 32_000_000_000) | st.integers(0, 32_000_000_000))
+def test_seconds_since_1970_are_a_time_in_utc(seconds: float) -> None:
+    """
+    The one that Python reads in them where it reads them on every system.
+    """
+    assert datetime.fromtimestamp(seconds, UTC) == utc_of(seconds)
+
+
+@pytest.mark.parametrize("year", [1, 1969, 3001, 9999])
+def test_seconds_of_any_year_are_a_time_in_utc(year: int) -> None:
+    """
+    On Windows too, where Python reads none before 1970 and none after 3000.
+    """
+    first, last = datetime(year, 1, 1, tzinfo=UTC), datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+    assert [first, last] == [utc_of(first.timestamp()), utc_of(int(last.timestamp()))]
+
+
+@pytest.mark.parametrize("seconds", [-62_135_596_801, 253_402_300_800, 10**30, float("nan")])
+def test_seconds_of_no_year_are_refused(seconds: float) -> None:
+    """
+    As they are by datetime itself.
+    """
+    with pytest.raises((OverflowError, ValueError)):
+        utc_of(seconds)

@@ -9,7 +9,6 @@ of the name is known by what its lines say.
 import json
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import PurePath
 from tempfile import SpooledTemporaryFile
@@ -29,7 +28,7 @@ from marketplace_metering_async.ledger import AddedUsage, UsageLedger
 from marketplace_metering_async.ledger.explanations import EXPLANATIONS
 from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
-from marketplace_metering_async.records import Key, UsageRecord
+from marketplace_metering_async.records import Key, UsageRecord, utc_of
 
 RECORDED: Final = "Recorded"
 REPEATED: Final = "Repeated"
@@ -289,5 +288,5 @@ class KeptLines:
         if bad is not None:
             self.held.add(hour)
             return ImportedLine(file, number, fate=of_blocked(self._places(bad)))
-        usage = {**said, "at": datetime.fromtimestamp(said["at"], UTC)}
+        usage = {**said, "at": utc_of(said["at"])}
         return ImportedLine(file, number, usage, hour)

@@ -104,7 +104,8 @@ class Values:
             case {"$time": text}:
                 return int(datetime.fromisoformat(text).timestamp())
             case {"$iso": part}:
-                return datetime.fromtimestamp(self.fill(part, index), UTC).isoformat()
+                moment = self.fill(part, index)
+                return datetime.fromtimestamp(moment, UTC).isoformat()  # noqa: TID251 - today
             case {"$account": name}:
                 return self._account(name, index)
             case {"$text": text, "times": times}:

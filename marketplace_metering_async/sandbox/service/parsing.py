@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ from marketplace_metering_async.sandbox.service.quantities import (
 )
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.rules import Rules
+
+_1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "BatchMeterUsage": frozenset({"ProductCode", "UsageRecords"}),
@@ -205,7 +207,7 @@ def check_fraction(quantity: Quantity, rules: Rules, path: str) -> None:
 @lru_cache(1024)
 def _moment(seconds: float) -> datetime:
     """Many records are of few hours."""
-    return datetime.fromtimestamp(seconds, UTC)
+    return _1970 + timedelta(seconds=seconds)
 
 
 def timestamp_of(members: Mapping[str, Any], where: str = "") -> datetime:
@@ -217,7 +219,7 @@ def timestamp_of(members: Mapping[str, Any], where: str = "") -> datetime:
         raise unreadable(path_of(where, "Timestamp"), "a number of seconds")
     try:
         return _moment(value)
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError):
         raise unreadable(
             path_of(where, "Timestamp"), "seconds between the years 1 and 9999"
         ) from None
