@@ -325,6 +325,7 @@ class SqliteFile:
                 )
             for pragma in (
                 "synchronous = FULL",
+                "fullfsync = ON",  # on macOS, a sync alone leaves a commit in the disk's cache
                 "foreign_keys = ON",
                 f"journal_size_limit = {_LOG_KEPT}",
                 f"busy_timeout = {_LOG_WAITS}",
