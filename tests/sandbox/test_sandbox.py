@@ -132,6 +132,7 @@ def test_declared_products_refuse_what_is_unknown() -> None:
     )
 
     assert "InvalidProductCodeException" == refused(book, record(), ProductCode="other")
+    assert "InvalidProductCodeException" == refused(book, ProductCode="other")  # without records
     unknown = record(CustomerAWSAccountId="3")
     assert "InvalidCustomerIdentifierException" == refused(book, unknown)
     assert "InvalidUsageDimensionException" == refused(book, record(Dimension="Requests"))

@@ -225,7 +225,7 @@ class Book:
         agreement_id: str | None = None,
     ) -> str:
         """
-        Return a registration token, as the buyer's browser brings it; it lives four hours.
+        Return a registration token, as the buyer's browser brings it.
 
         Args:
             product_code: Of which product.

@@ -59,10 +59,11 @@ def check_dimension(product: Product, dimension: str, name: str, where: str = ""
         )
 
 
-def subscription_by_product(usage: Usage, product_code: str, asked: Operation) -> Subscription:
-    """Return the subscription of usage that came under a product code."""
+def subscription_by_product(
+    usage: Usage, product_code: str, product: Product, asked: Operation
+) -> Subscription:
+    """Return the subscription of usage that came under the code of a product."""
     catalogue = asked.catalogue
-    product = product_named(catalogue, product_code, asked.principal.account_id)
     if product.concurrent_agreements:
         # Reported from the field; which error is not known.
         text = "productCode: the product has concurrent agreements, send LicenseArn instead"
