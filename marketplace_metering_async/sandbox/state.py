@@ -8,7 +8,6 @@ a sandbox is made with (quota, faults, rules, access keys) is not kept.
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -113,17 +112,19 @@ class StateFile:
 
     def _written_anew(self, world: World, place: Path, before: TextIO) -> TextIO:
         """Return a file with all of *world*, locked, that has taken the place of *before*."""
-        descriptor, fresh = tempfile.mkstemp(".new", f"{place.name}.", place.parent)
+        fresh = place.with_name(f"{place.name}.new")
+        fresh.unlink(missing_ok=True)  # of one that was killed here
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         file = os.fdopen(descriptor, "w", encoding="utf-8")
         try:
             _lock(file)
             self._write_all(file, world)
             if sys.platform == "win32":
                 _close(before)  # which replaces no open file
-            Path(fresh).replace(place)
+            fresh.replace(place)
         except BaseException:
             _close(file)
-            Path(fresh).unlink(missing_ok=True)
+            fresh.unlink(missing_ok=True)
             raise
         return file
 
