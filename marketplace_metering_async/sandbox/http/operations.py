@@ -20,6 +20,7 @@ from marketplace_metering_async.sandbox.http.responses import (
     service_response,
 )
 from marketplace_metering_async.sandbox.http.signatures import ServiceRequest, check
+from marketplace_metering_async.sandbox.service.operation import OPERATIONS
 from marketplace_metering_async.sandbox.service.parsing import members_of
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal
@@ -27,9 +28,6 @@ from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissing
 from marketplace_metering_async.sandbox.world import World
 
 _TARGET: Final = "AWSMPMeteringService."
-_OPERATIONS: Final = frozenset(
-    {"BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer"}
-)
 _REGIONAL: Final = frozenset({"BatchMeterUsage", "ResolveCustomer"})
 _UNKNOWN: Final = "UnknownOperation"
 _LARGEST_KEPT: Final = 2**16
@@ -64,7 +62,7 @@ class Operations:
         began = time()
         call = Call(
             # A header must not fill the memory.
-            operation=operation if operation in _OPERATIONS else _UNKNOWN,
+            operation=operation if operation in OPERATIONS else _UNKNOWN,
             received=world.clock.now(),
             request_id=str(uuid.uuid4()),
         )

@@ -15,7 +15,7 @@ import attrs
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le
 
-from marketplace_metering_async.sandbox.expected import of, require, texts
+from marketplace_metering_async.sandbox.expected import of, one_of, require, texts
 from marketplace_metering_async.sandbox.service.regions import (
     EKS_REGIONS,
     REGIONS,
@@ -48,15 +48,8 @@ def _checked(switch: "Attribute[Any]") -> "Attribute[Any]":
         return switch.evolve(validator=of(bool))
     if get_origin(switch.type) is Literal:
         readings = get_args(switch.type)
-        return switch.evolve(default=readings[0], validator=_is_one_of)
+        return switch.evolve(default=readings[0], validator=one_of(*readings))
     return switch
-
-
-def _is_one_of(_: object, switch: "Attribute[Any]", value: object) -> None:
-    readings = get_args(switch.type)
-    if value not in readings:
-        words = " or ".join(map(repr, readings))
-        raise ValueError(f"{switch.name}: expected {words}, got {value!r}")
 
 
 def _known(source: str, default: Any) -> Any:  # noqa: ANN401 - as annotated at the field
