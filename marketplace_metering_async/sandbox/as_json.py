@@ -49,7 +49,7 @@ def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, (set, frozenset)):
         return [as_json(part) for part in sorted(value, key=str)]
     if isinstance(value, Mapping):
-        return {str(name): as_json(part) for name, part in list(value.items())}
+        return {str(name): as_json(part) for name, part in dict(value).items()}
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):

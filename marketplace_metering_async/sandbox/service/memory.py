@@ -118,7 +118,7 @@ class News:
     def _take_products(self) -> tuple[dict[str, Product], dict[str, dict[str, bool]]]:
         """Return products that are new or changed, and of others the buyers that have changed."""
         products, buyers = {}, {}
-        for code, product in list(self._book.products.items()):
+        for code, product in self._book.products.copy().items():
             plain = as_json(attrs.evolve(product, customers={}))
             before, known = self._products.get(code, (None, {}))
             customers = dict(product.customers)
@@ -134,7 +134,7 @@ class News:
 
 def _changed(known: dict[str, Any], now: dict[str, Any]) -> tuple[Any, ...]:
     """Return the values of *now* that are not those of *known*, which has them then."""
-    changed = {name: value for name, value in list(now.items()) if known.get(name) is not value}
+    changed = {name: value for name, value in now.copy().items() if known.get(name) is not value}
     known.update(changed)
     return tuple(changed.values())
 
