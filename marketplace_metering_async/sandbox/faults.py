@@ -10,7 +10,9 @@ from attrs import define, evolve, field, frozen
 from attrs.validators import ge, le, optional
 
 from marketplace_metering_async.sandbox.expected import of, one_of, require, several
-from marketplace_metering_async.sandbox.service.operation import OPERATIONS
+
+OPERATIONS: Final = ("BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer")
+"""What may go wrong."""
 
 
 class FaultKind(StrEnum):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.sandbox.clock import real_now
-from marketplace_metering_async.sandbox.faults import FaultHit
+from marketplace_metering_async.sandbox.faults import OPERATIONS, FaultHit
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.http.responses import (
     CONTENT_TYPE,
@@ -20,7 +20,6 @@ from marketplace_metering_async.sandbox.http.responses import (
     service_response,
 )
 from marketplace_metering_async.sandbox.http.signatures import ServiceRequest, check
-from marketplace_metering_async.sandbox.service.operation import OPERATIONS
 from marketplace_metering_async.sandbox.service.parsing import members_of
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.refusals import Refusal

@@ -117,7 +117,21 @@ class BatchMeterUsage(Operation):
             if self.records.is_taken(key):
                 return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
             metering_record_id = self.records.next_id()
-            metered = self._metered(usage, metering_record_id, subscription, product_code)
+            metered = Metered(  # by position: by name it takes half as long again
+                self.principal.region,
+                product_code,
+                usage.license_arn,
+                usage.account,
+                usage.identifier,
+                None,
+                usage.dimension,
+                usage.timestamp,
+                usage.quantity,
+                usage.allocations,
+                metering_record_id,
+                self.now,
+                subscription.free,
+            )
             self.records.add(key, metered)
         elif self.rules.identical_resend == "success" and self._is_the_same(usage, first):
             metering_record_id = first.metering_record_id
@@ -143,26 +157,3 @@ class BatchMeterUsage(Operation):
         if (usage.timestamp, usage.quantity) != (first.timestamp, first.quantity):
             return False
         return self.rules.identical_means == "quantity" or usage.allocations == first.allocations
-
-    def _metered(
-        self,
-        usage: Usage,
-        metering_record_id: str,
-        subscription: Subscription,
-        product_code: str | None,
-    ) -> Metered:
-        return Metered(  # by position: by name it takes half as long again
-            self.principal.region,
-            product_code,
-            usage.license_arn,
-            usage.account,
-            usage.identifier,
-            None,
-            usage.dimension,
-            usage.timestamp,
-            usage.quantity,
-            usage.allocations,
-            metering_record_id,
-            self.now,
-            subscription.free,
-        )

@@ -1,7 +1,6 @@
 """What each operation on records goes by: what is known, who asks, and when."""
 
 from datetime import datetime
-from typing import Final
 
 from attrs import define
 
@@ -9,8 +8,6 @@ from marketplace_metering_async.sandbox.service.catalogue import Catalogue
 from marketplace_metering_async.sandbox.service.metered import MeteredRecords
 from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.service.rules import Rules
-
-OPERATIONS: Final = ("BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer")
 
 
 @define(kw_only=True)
