@@ -1,8 +1,8 @@
 """Calls per second: a token bucket for each account, region and operation, on real time."""
 
 from collections.abc import Iterator
-from decimal import Decimal
-from typing import Final
+from numbers import Real
+from typing import Final, TypeGuard
 
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
@@ -16,15 +16,15 @@ def _rate_of(operation: str, calls_per_second: float | None) -> float | None:
     return calls_per_second * _OF_NUMBER.get(operation, 1.0)
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool) and value < float("inf")
+
+
 def _checked(calls_per_second: float | None) -> float | None:
-    try:
-        fits = calls_per_second is None or 0 < calls_per_second < float("inf")
-    except TypeError:
-        fits = False
-    if not fits or isinstance(calls_per_second, (bool, Decimal)):
-        text = "calls_per_second: expected a number above 0, or None"
-        raise ValueError(f"{text}, got {calls_per_second!r}")
-    return calls_per_second
+    if calls_per_second is None or (_is_number(calls_per_second) and calls_per_second > 0):
+        return calls_per_second
+    text = "calls_per_second: expected a number above 0, or None"
+    raise ValueError(f"{text}, got {calls_per_second!r}")
 
 
 class Quota:
@@ -72,11 +72,7 @@ class Quotas:
 
     def set(self, calls_per_second: float | None, burst: float) -> None:
         """Change rates and bursts; all buckets are full."""
-        try:
-            fits = 1 <= burst < float("inf") and not isinstance(burst, (bool, Decimal))
-        except TypeError:
-            fits = False
-        if not fits:
+        if not _is_number(burst) or not burst >= 1:
             raise ValueError(f"burst: expected 1 or more, got {burst!r}")
         self._calls_per_second, self._burst = _checked(calls_per_second), burst
         self._quotas.clear()
