@@ -201,7 +201,8 @@ class Sandbox(World):
 
         Raises:
             OSError: if the port is taken.
-            StateFileError: if another sandbox has the state file, or it cannot be written.
+            StateFileError: if another sandbox has the state file, or has had it since this one was
+                made; if it cannot be written.
         """
         async with AsyncExitStack() as exits:
             if self._state is not None:

@@ -104,16 +104,12 @@ def usage_of(path: str, record: object, product_code: str | None, rules: Rules) 
         text_of(record, "Dimension", 255, path),
         quantity,
         None if find("CustomerAWSAccountId") is None else _account_of(record, path),
-        None if find("CustomerIdentifier") is None else _identifier_of(record, path),
+        optional_text_of(record, "CustomerIdentifier", 255, path) or None,
         None if find("LicenseArn") is None else _license_of(record, path),
         allocations,
     )
     _check_identity(usage, product_code)
     return usage
-
-
-def _identifier_of(record: dict[str, Any], path: str) -> str | None:
-    return optional_text_of(record, "CustomerIdentifier", 255, path) or None
 
 
 def _account_of(record: dict[str, Any], path: str) -> str:
