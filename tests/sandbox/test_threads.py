@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from marketplace_metering_async.sandbox.figures import marketplace_figures, worl
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.memory import News, remember
+from marketplace_metering_async.sandbox.service.principal import Principal
 from marketplace_metering_async.sandbox.world import World
 
 SHARED = "shared"
@@ -80,3 +82,27 @@ def test_what_is_shown_meanwhile_is_no_accident(look: Callable[[World], Any]) ->
     world = World()
 
     meanwhile(world, lambda: look(world))
+
+
+def test_the_quota_is_changed_under_load() -> None:
+    """
+    By a test, while new accounts call.
+    """
+    world, numbers = World(), count()
+
+    def look() -> None:
+        world.quota_of(Principal(region=str(next(numbers))), "BatchMeterUsage").require(0.0)
+
+    def turn() -> None:
+        for number in range(1, 100):
+            world.calls_per_second = number
+        world.set_quota(5)
+
+    for _ in range(MOST):
+        world.quota_of(Principal(region=str(next(numbers))), "BatchMeterUsage")
+
+    with ThreadPoolExecutor(1) as others:
+        turning = others.submit(turn)
+        while not turning.done():
+            look()
+        turning.result()

@@ -1,6 +1,6 @@
 """Calls per second: a token bucket for each account, region and operation, on real time."""
 
-from collections.abc import Iterator
+from collections.abc import ItemsView
 from numbers import Real
 from typing import Final, TypeGuard
 
@@ -67,7 +67,7 @@ class Quotas:
     @calls_per_second.setter
     def calls_per_second(self, calls_per_second: float | None) -> None:
         self._calls_per_second = _checked(calls_per_second)
-        for (_, _, operation), quota in self._quotas.items():
+        for (_, _, operation), quota in self.items():
             quota.calls_per_second = _rate_of(operation, self._calls_per_second)
 
     def set(self, calls_per_second: float | None, burst: float) -> None:
@@ -86,6 +86,6 @@ class Quotas:
             self._quotas[whose] = quota
         return quota
 
-    def items(self) -> Iterator[tuple[tuple[str, str, str], Quota]]:
-        """Yield (account, region, operation) and quota, of those that have called."""
-        yield from self._quotas.items()
+    def items(self) -> ItemsView[tuple[str, str, str], Quota]:
+        """Return (account, region, operation) and quota, of those that have called until now."""
+        return self._quotas.copy().items()
