@@ -49,7 +49,7 @@ def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, (set, frozenset)):
         return [as_json(part) for part in sorted(value, key=str)]
     if isinstance(value, Mapping):
-        return {str(name): as_json(part) for name, part in value.items()}
+        return {str(name): as_json(part) for name, part in dict(value).items()}
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):
@@ -196,7 +196,18 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if abs(number) <= sys.float_info.max else _no_number(text)
+
+
+def _whole(text: str) -> float:
+    """Return a whole number, as a float where it has more than 64 bits, as orjson does."""
+    number = int(text)
+    return number if -(2**63) <= number < 2**64 else _finite(text)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
 
 
 def decoded(body: bytes) -> object:

@@ -91,6 +91,17 @@ def of(*kinds: type) -> Callable[[object, "Attribute[Any]", object], None]:
     return lambda _, attribute, value: require(attribute.name, value, *kinds)
 
 
+def one_of(*values: object) -> Callable[[object, "Attribute[Any]", object], None]:
+    """Return a validator for attrs that refuses, by a ValueError, what is none of *values*."""
+
+    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
+        if value not in values:
+            words = " or ".join(map(repr, values))
+            raise ValueError(f"{attribute.name}: expected {words}, got {value!r}")
+
+    return check
+
+
 def _refusal(name: str, expected: str, value: object) -> TypeError:
     came = type(value).__name__ if name.startswith(_SECRET) else repr(value)
     return TypeError(f"{name}: expected {expected}, got {came}")

@@ -9,7 +9,10 @@ from typing import Any, Final, Self
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge, le, optional
 
-from marketplace_metering_async.sandbox.expected import of, require, several
+from marketplace_metering_async.sandbox.expected import of, one_of, require, several
+
+OPERATIONS: Final = ("BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer")
+"""What may go wrong."""
 
 
 class FaultKind(StrEnum):
@@ -117,7 +120,9 @@ class Fault:
     """
 
     kind: FaultKind = field(converter=FaultKind)  # type: ignore[arg-type]  # by its value
-    operation: str | None = field(default="BatchMeterUsage", validator=_TEXT)
+    operation: str | None = field(
+        default="BatchMeterUsage", validator=[_TEXT, one_of(*OPERATIONS, None)]
+    )
     product_code: str | None = field(default=None, validator=_TEXT)
     customer: str | None = field(default=None, validator=_TEXT)
     dimension: str | None = field(default=None, validator=_TEXT)
@@ -162,8 +167,8 @@ class ScriptedResponse:
         headers: Its headers.
     """
 
-    status: int = 200
-    body: bytes = b""
+    status: int = field(default=200, validator=[of(int), ge(200), le(599)])
+    body: bytes = field(default=b"", validator=of(bytes))
     headers: Mapping[str, str] = field(factory=dict)
 
 

@@ -75,7 +75,7 @@ def refusal_figures(world: World) -> dict[str, dict[str, Any]]:
 def marketplace_figures(world: World) -> dict[str, Any]:
     """Return products, agreements with what they are now, and suspended accounts."""
     now, catalogue, rules = world.clock.now(), world.book.catalogue, world.book.rules
-    agreements = catalogue.agreements.values()
+    agreements = list(catalogue.agreements.values())
     return {
         "products": as_json(catalogue.products),
         "agreements": [agreement_figures(one, now, rules.closing) for one in agreements],

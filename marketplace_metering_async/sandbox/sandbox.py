@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import NoneType
-from typing import Final, Self, TypedDict
+from typing import Final, NotRequired, Self, TypedDict
 
 from aiohttp import web
 
@@ -50,6 +50,7 @@ class ClientArguments(TypedDict):
     region_name: str
     aws_access_key_id: str
     aws_secret_access_key: str
+    aws_session_token: NotRequired[str]
 
 
 class Sandbox(World):
@@ -162,24 +163,32 @@ class Sandbox(World):
     @property
     def client_arguments(self) -> ClientArguments:
         """The arguments that bring a MarketplaceMeteringClient, or a boto3 client, here."""
-        return {
+        nobody = ("sandbox", AccessKey("sandbox"))
+        access_key_id, key = next(iter(self.access_keys.items()), nobody)
+        arguments: ClientArguments = {
             "endpoint_url": self.url,
             "region_name": "us-east-1",
-            "aws_access_key_id": next(iter(self.access_keys), "sandbox"),
-            "aws_secret_access_key": next((k.secret for k in self.access_keys.values()), "sandbox"),
+            "aws_access_key_id": access_key_id,
+            "aws_secret_access_key": key.secret,
         }
+        if key.session_token is not None:
+            arguments["aws_session_token"] = key.session_token
+        return arguments
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables that bring clients here which read them; see `sdks.SDKS`."""
         client = self.client_arguments
-        return {
+        environment = {
             "AWS_ENDPOINT_URL_MARKETPLACE_METERING": client["endpoint_url"],
             "AWS_ACCESS_KEY_ID": client["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": client["aws_secret_access_key"],
             "AWS_REGION": client["region_name"],
             "AWS_DEFAULT_REGION": client["region_name"],
         }
+        if "aws_session_token" in client:
+            environment["AWS_SESSION_TOKEN"] = client["aws_session_token"]
+        return environment
 
     def instructions(self) -> str:
         """Return what to set for clients that read the environment, as lines for a shell."""
@@ -192,7 +201,8 @@ class Sandbox(World):
 
         Raises:
             OSError: if the port is taken.
-            StateFileError: if another sandbox has the state file, or it cannot be written.
+            StateFileError: if another sandbox has the state file, or has had it since this one was
+                made; if it cannot be written.
         """
         async with AsyncExitStack() as exits:
             if self._state is not None:

@@ -22,6 +22,7 @@ if sys.platform != "win32":
     import fcntl
 
 _VERSION: Final = 2
+_FIRST_LINE: Final = f'{{"sandbox_state": {_VERSION}}}\n'
 _PARTS: Final = {"memory", "signing_keys", "clock"}
 _CLOCK: Final[Any] = ClockSetting | None
 
@@ -43,6 +44,8 @@ class StateFile:
         self._news: News | None = None
         self._keys: dict[int, str] = {}
         self._clock: ClockSetting | None = None
+        self._seen: tuple[int, ...] | None = None
+        """How the file was when its memory was that of the world; None: there was none."""
 
     def restore(self, world: World) -> None:
         """
@@ -69,6 +72,7 @@ class StateFile:
         except FileNotFoundError:
             return
         with file:
+            self._seen = _looks(os.fstat(file.fileno()))
             first = file.readline()
             if json.loads(first or "{}").get("sandbox_state") != _VERSION:
                 raise ValueError("it is of another version, or something else")
@@ -84,7 +88,8 @@ class StateFile:
         Take the file and write all that *world* remembers.
 
         Raises:
-            StateFileError: if another sandbox has it, or it cannot be written.
+            StateFileError: if another sandbox has it, or has had it since it was read; if it cannot
+                be written.
         """
         try:
             self._begin(world)
@@ -94,27 +99,60 @@ class StateFile:
             raise StateFileError(f"{self._path} cannot be written: {error}") from error
 
     def _begin(self, world: World) -> None:
-        if self._file is None:
-            with suppress(FileNotFoundError), self._path.open("r+", encoding="utf-8") as file:
-                _lock(file)  # is anybody there?
-        fresh = self._path.with_name(f"{self._path.name}.new")
-        fresh.unlink(missing_ok=True)
+        place = self._path.resolve()  # a link stays one
+        before = self._taken(place) if self._file is None else self._file
+        try:
+            file = self._written_anew(world, place, before)
+        except BaseException:
+            if self._file is None:
+                _close(before)
+            raise
+        _close(before)
+        self._file = file
+
+    def _written_anew(self, world: World, place: Path, before: TextIO) -> TextIO:
+        """Return a file with all of *world*, locked, that has taken the place of *before*."""
+        fresh = place.with_name(f"{place.name}.new")
+        fresh.unlink(missing_ok=True)  # of one that was killed here
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         file = os.fdopen(descriptor, "w", encoding="utf-8")
         try:
             _lock(file)
             self._write_all(file, world)
-            fresh.replace(self._path)
+            if sys.platform == "win32":
+                _close(before)  # which replaces no open file
+            fresh.replace(place)
         except BaseException:
             _close(file)
             fresh.unlink(missing_ok=True)
             raise
-        if self._file is not None:
-            _close(self._file)
-        self._file = file
+        return file
+
+    def _taken(self, place: Path) -> TextIO:
+        """Return the file at *place*, or an empty one, locked until another is there."""
+        with suppress(FileExistsError), place.open("xb", buffering=0) as new:
+            try:
+                new.write(_FIRST_LINE.encode())
+            except OSError:
+                place.unlink()
+                raise
+            self._seen = _looks(os.fstat(new.fileno()))
+        file = place.open("r+", encoding="utf-8")
+        try:
+            _lock(file)
+            self._check_unchanged(place)
+        except BaseException:
+            _close(file)
+            raise
+        return file
+
+    def _check_unchanged(self, place: Path) -> None:
+        if _looks(place.stat()) != self._seen:
+            text = "another sandbox has written to it since it was read; read it again"
+            raise StateFileError(f"{self._path}: {text}")
 
     def _write_all(self, file: TextIO, world: World) -> None:
-        file.write(json.dumps({"sandbox_state": _VERSION}) + "\n")
+        file.write(_FIRST_LINE)
         self._news, self._keys, self._clock = News(world.book), {}, None
         self._append(file, world, self._news)
 
@@ -155,8 +193,13 @@ class StateFile:
     def close(self) -> None:
         """Let the next one have it."""
         if self._file is not None:
+            self._seen = _looks(os.fstat(self._file.fileno()))
             _close(self._file)
             self._file = None
+
+
+def _looks(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _close(file: TextIO) -> None:

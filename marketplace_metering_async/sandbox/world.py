@@ -277,11 +277,7 @@ class World:
         }
         for name, value in buyer.items():
             require(name, value, str, NoneType)
-        token = self.book.issue_token(
-            product_code,
-            now=self.clock.now(),
-            **buyer,
-        )
+        token = self.book.issue_token(product_code, now=self.clock.now(), **buyer)
         self.changes.bump()
         return token
 
@@ -300,11 +296,16 @@ class World:
         product = self.book.products.get(agreement.product_code)
         if product is None or product.registration_url is None:
             raise ValueError(f"declare {agreement.product_code!r} with a registration_url")
-        now = self.clock.now()
-        fields = {"x-amzn-marketplace-token": self.book.issue_token_for(agreement_id, now=now)}
-        if agreement.is_free(now):
+        token = self.issue_token(
+            agreement.product_code,
+            customer_aws_account_id=agreement.customer_aws_account_id,
+            customer_identifier=agreement.customer_identifier,
+            license_arn=agreement.license_arn,
+            agreement_id=agreement_id,
+        )
+        fields = {"x-amzn-marketplace-token": token}
+        if agreement.is_free(self.clock.now()):
             fields["x-amzn-marketplace-offer-type"] = "free-trial"
-        self.changes.bump()
         return RegistrationForm(product.registration_url, fields)
 
     def change_rules(self, **changes: object) -> None:

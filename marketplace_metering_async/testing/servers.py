@@ -224,7 +224,7 @@ class SandboxServer:
         return int(self.order("rotate-key", product_code=product_code)["public_key_version"])
 
     def reset(self) -> None:
-        """Forget everything, also products; rules, quota and time are those it was made with."""
+        """Forget all, also products; rules and quota are as it was made, and the time is real."""
         self.order("reset", everything=True)
 
     def ask(self, path: str, **query: str) -> Any:  # noqa: ANN401 - JSON

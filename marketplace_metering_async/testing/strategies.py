@@ -100,14 +100,31 @@ def _allocations(draw: st.DrawFn, quantities: st.SearchStrategy[Quantity]) -> li
 
 
 def batches(*, max_size: int = 60, **of_records: Any) -> st.SearchStrategy[list[UsageRecord]]:  # noqa: ANN401 - as usage_records takes them
-    """Lists of records, each of an hour of its own, as usage_records() makes them."""
-    return st.lists(usage_records(**of_records), max_size=max_size, unique_by=_key)
+    """
+    Lists of records, each of an hour of its own, as usage_records() makes them.
+
+    An hour of a product's buyer goes by product code or by licenses: both would be billed twice.
+    """
+    records = st.lists(usage_records(**of_records), max_size=max_size, unique_by=_key)
+    return records.map(_by_one_scheme)
 
 
 def _key(record: UsageRecord) -> tuple[object, ...]:
+    return (record.license_arn or record.product_code, *_hour(record))
+
+
+def _hour(record: UsageRecord) -> tuple[object, ...]:
     hour = record.timestamp.replace(minute=0, second=0)
-    seller = record.license_arn or record.product_code
-    return (seller, record.customer_aws_account_id, record.dimension, hour)
+    return (record.customer_aws_account_id, record.dimension, hour)
+
+
+def _by_one_scheme(records: list[UsageRecord]) -> list[UsageRecord]:
+    by_code = {_key(record) for record in records if record.license_arn is None}
+    return [
+        record
+        for record in records
+        if record.license_arn is None or (record.product_code, *_hour(record)) not in by_code
+    ]
 
 
 def faults(*, kinds: Sequence[FaultKind] | None = None) -> st.SearchStrategy[Fault]:

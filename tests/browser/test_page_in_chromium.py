@@ -298,6 +298,7 @@ async def test_the_clock_obeys(page: Page, place: Sandbox) -> None:
     await page.click("#clock-real")
     await page.until("document.querySelector('#clock-note').innerText === 'Runs in real time'")
     assert abs(place.clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
+    assert place.clock.is_real, "set to what the browser shows, it stood still between two runs"
 
 
 async def test_quota_and_faults_obey(page: Page, place: Sandbox) -> None:

@@ -14,6 +14,7 @@ from marketplace_metering_async.sandbox import (
     Rules,
     Sandbox,
     SandboxClock,
+    ScriptedResponse,
     World,
 )
 from marketplace_metering_async.testing import SandboxServer
@@ -86,11 +87,14 @@ AT_OTHER_DOORS: list[Callable[[World], object]] = [
     lambda _: Fault(kind="throttle", records=5),  # type: ignore[arg-type]
     lambda _: Fault(kind="throttle", records="12"),  # type: ignore[arg-type]
     lambda _: Fault(kind="refuse", code=5),  # type: ignore[arg-type]
+    lambda _: ScriptedResponse(body="text"),  # type: ignore[arg-type]
+    lambda _: ScriptedResponse(status="200"),  # type: ignore[arg-type]
     lambda world: world.inject("throttle"),  # type: ignore[arg-type]
     lambda world: world.faults.replace(5),  # type: ignore[arg-type]
     lambda _: AccessKey(5),  # type: ignore[arg-type]
     lambda _: AccessKey("s", may="BatchMeterUsage"),
     lambda _: AccessKey("s", expires=NAIVE),
+    lambda _: AccessKey("s", platform="AgentCore"),
     lambda _: AccessKey("s", account_id=5),  # type: ignore[arg-type]
     lambda _: Rules(age="x"),  # type: ignore[arg-type]
     lambda _: Rules(age=1e30),  # type: ignore[arg-type]

@@ -158,6 +158,10 @@ def test_what_has_no_form_is_not_written() -> None:
         (b'{"a": "\xed\xa0\x80"}', False),
         (b"\xef\xbb\xbf{}", False),
         (b'{"a": NaN}', False),
+        (b'{"a": 1e400}', False),
+        (b'{"a": [-1e400]}', False),
+        (b"9" * 400, False),
+        (b"9" * 5000, False),
         (b"[" * 100 + b"]" * 100, True),
         (b"[" * 101 + b"]" * 101, False),
         (b"[" + b"{}," * 200 + b"{}]", True),
@@ -178,6 +182,32 @@ def test_bytes_are_read_the_same_with_either_library(
     else:
         with pytest.raises(ValueError):  # noqa: PT011 - of either library
             decoded(body)
+
+
+@pytest.mark.parametrize("library", ["orjson", "json"])
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"18446744073709551615", 2**64 - 1),
+        (b"18446744073709551616", float(2**64)),
+        (b"-9223372036854775808", -(2**63)),
+        (b"-9223372036854775809", -float(2**63)),
+        (b"1" + b"0" * 25, 1e25),
+        (b"1795989600.25", 1795989600.25),
+        (b"1e3", 1000.0),
+        (b"-0", 0),
+    ],
+)
+def test_a_number_is_the_same_with_either_library(
+    monkeypatch: pytest.MonkeyPatch, library: str, body: bytes, value: float
+) -> None:
+    """
+    So that a test has the same error code where an extra is installed and where it is not.
+    """
+    if library == "json":
+        monkeypatch.setattr(codec, "orjson", None)
+
+    assert (value, type(value)) == (decoded(body), type(decoded(body)))
 
 
 def test_nothing_keeps_whoever_carries_out_an_order() -> None:

@@ -127,8 +127,8 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "Licenses",
         patched(
             Catalogue,
-            "account_of_license",
-            lambda self, _: next(iter(self.agreements.values())).customer_aws_account_id,
+            "agreement_of_license",
+            lambda self, _: next(iter(self.agreements.values())),
         ),
     ),
     "five hours of a token": ("ResolveCustomer", presets(token_life=5 * 3600)),

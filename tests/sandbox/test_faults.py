@@ -136,6 +136,8 @@ def test_what_is_left_of_a_rule_is_told() -> None:
         {"every_nth": 0},
         {"seconds": -1},
         {"status": 200},
+        {"operation": "batchMeterUsage"},
+        {"operation": 5},
     ],
 )
 def test_odd_rules_are_refused(wrong: dict[str, Any]) -> None:
@@ -144,6 +146,14 @@ def test_odd_rules_are_refused(wrong: dict[str, Any]) -> None:
     """
     with pytest.raises((ValueError, TypeError)):
         Fault(**{"kind": "throttle"} | wrong)
+
+
+def test_an_answer_of_ones_own_has_a_status_of_an_answer() -> None:
+    """
+    100 is none: a client waits for another one.
+    """
+    with pytest.raises(ValueError, match="status"):
+        ScriptedResponse(status=100)
 
 
 async def call(place: Sandbox, request: dict[str, Any]) -> tuple[int, str, bytes]:

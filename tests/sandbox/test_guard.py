@@ -516,6 +516,24 @@ async def test_who_waits_for_a_place_may_go_away(own: web.Server) -> None:
         protocol.connection_lost(None)
 
 
+async def test_what_comes_from_who_waits_is_not_lost(own: web.Server) -> None:
+    """
+    Uvloop reads on after a pause that comes before it has begun to read.
+    """
+    limited = _Limited(own)
+    (first, _), (second, _) = await limited.come(), await limited.come()
+    waits, wire = await limited.come()
+    wire.paused = False
+    waits.data_received(b"POST / HTTP")
+    assert wire.paused
+    waits.data_received(b"/x\r\n\r\n")
+    await limited.settle()
+
+    assert wire.written.startswith(b"HTTP/1.0 400 ")
+    for protocol in (first, second, wire.protocol):
+        protocol.connection_lost(None)
+
+
 async def test_connections_that_are_gone_are_forgotten(own: web.Server) -> None:
     """
     However many there were, with a client for each request.
@@ -609,6 +627,10 @@ class _Wire(asyncio.Transport):
         super().__init__()
         self.closed = self.paused = False
         self.protocol: Any = None
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol

@@ -269,7 +269,8 @@ async def test_a_token_lives_four_hours_and_resolves_the_same(place: Sandbox) ->
     Then the buyer has to click again; no subscription is needed for that.
     """
     agreement = place.subscribe("p", BUYER)
-    token = place.book.issue_token_for(agreement.agreement_id, now=place.clock.now())
+    place.book.products["p"].registration_url = "http://127.0.0.1:9/"
+    token = place.set_up_account(agreement.agreement_id).fields["x-amzn-marketplace-token"]
     async with place, MarketplaceMeteringClient(**place.client_arguments) as client:
         first = await client.resolve_customer(token)
         place.advance(hours=3, minutes=59)

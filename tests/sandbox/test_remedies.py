@@ -31,7 +31,8 @@ async def send(sandbox: Sandbox, **members: Any) -> None:
         "quantity": 5,
         "product_code": "p",
     }
-    async with MarketplaceMeteringClient(**sandbox.client_arguments) as client:
+    arguments: dict[str, Any] = {**sandbox.client_arguments, "aws_session_token": None}
+    async with MarketplaceMeteringClient(**arguments) as client:
         await client.batch_meter_usage([UsageRecord(**(usage | members))])
 
 

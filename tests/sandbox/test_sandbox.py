@@ -132,6 +132,7 @@ def test_declared_products_refuse_what_is_unknown() -> None:
     )
 
     assert "InvalidProductCodeException" == refused(book, record(), ProductCode="other")
+    assert "InvalidProductCodeException" == refused(book, ProductCode="other")  # without records
     unknown = record(CustomerAWSAccountId="3")
     assert "InvalidCustomerIdentifierException" == refused(book, unknown)
     assert "InvalidUsageDimensionException" == refused(book, record(Dimension="Requests"))
@@ -326,6 +327,26 @@ async def test_signatures_of_declared_keys_are_verified() -> None:
         assert "UnrecognizedClientException" == await code("unknown", "right")
         assert "UnrecognizedClientException" == await code("good", "right", "surplus")
         assert "ExpiredTokenException" == await code("old", "right", "token")
+
+
+async def test_what_it_gives_out_of_temporary_credentials_is_all_of_them() -> None:
+    """
+    To our client and in the environment, whose lines people paste.
+    """
+    async with (
+        Sandbox(access_keys={"ASIA": AccessKey("s", "its-token")}) as sandbox,
+        MarketplaceMeteringClient(**sandbox.client_arguments) as client,
+    ):
+        reply = await client.meter_usage(
+            product_code="p",
+            timestamp=datetime.now(UTC),
+            usage_dimension="requests",
+            usage_quantity=1,
+        )
+
+    assert reply.metering_record_id
+    assert "its-token" == sandbox.environment["AWS_SESSION_TOKEN"]
+    assert "AWS_SESSION_TOKEN" not in Sandbox().environment
 
 
 async def test_faults_strike_by_rule() -> None:

@@ -119,13 +119,19 @@ class ConnectionLimit:
 
 
 class _Waiting(asyncio.Protocol):
-    """A connection that waits for a place; nothing of it is read until then."""
+    """A connection that waits for a place; no more of it is read until then."""
 
     _transport: asyncio.Transport
+    _came = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the client's bytes rest where they are."""
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what comes nevertheless: uvloop begins to read after this, and heeds it then."""
+        self._came += data
         self._transport.pause_reading()
 
     @property
@@ -137,6 +143,8 @@ class _Waiting(asyncio.Protocol):
         """Hand the connection over to *handler*."""
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
+        if self._came:
+            handler.data_received(self._came)
         self._transport.resume_reading()
 
 

@@ -66,8 +66,12 @@ class Controls:
             "clock": ordered(self.set_clock),
             "faults": ordered(self.set_faults),
             "rules": ordered(self.set_rules),
-            "quota": ordered(world.set_quota, self._quota),
-            "products": ordered(world.declare_product, self._products),
+            "quota": ordered(
+                world.set_quota, lambda _: {"calls_per_second": world.calls_per_second}
+            ),
+            "products": ordered(
+                world.declare_product, lambda _: {"products": sorted(world.book.products)}
+            ),
             "buyers": ordered(self.set_buyer),
             "rotate-key": ordered(world.rotate_key, lambda to: {"public_key_version": to}),
             "subscribe": ordered(world.subscribe, self._figures_of),
@@ -250,12 +254,6 @@ class Controls:
         return answer
 
     # What the answer to an order says
-
-    def _quota(self, _: object) -> dict[str, Any]:
-        return {"calls_per_second": self._world.calls_per_second}
-
-    def _products(self, _: object) -> dict[str, Any]:
-        return {"products": sorted(self._world.book.products)}
 
     def _figures_of(self, agreement: Agreement) -> dict[str, Any]:
         closing = self._world.book.rules.closing

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from marketplace_metering_async.sandbox.clock import real_now
-from marketplace_metering_async.sandbox.faults import FaultHit
+from marketplace_metering_async.sandbox.faults import OPERATIONS, FaultHit
 from marketplace_metering_async.sandbox.history import Call
 from marketplace_metering_async.sandbox.http.responses import (
     CONTENT_TYPE,
@@ -27,9 +27,6 @@ from marketplace_metering_async.sandbox.service.signing_keys import ExtraMissing
 from marketplace_metering_async.sandbox.world import World
 
 _TARGET: Final = "AWSMPMeteringService."
-_OPERATIONS: Final = frozenset(
-    {"BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer"}
-)
 _REGIONAL: Final = frozenset({"BatchMeterUsage", "ResolveCustomer"})
 _UNKNOWN: Final = "UnknownOperation"
 _LARGEST_KEPT: Final = 2**16
@@ -64,7 +61,7 @@ class Operations:
         began = time()
         call = Call(
             # A header must not fill the memory.
-            operation=operation if operation in _OPERATIONS else _UNKNOWN,
+            operation=operation if operation in OPERATIONS else _UNKNOWN,
             received=world.clock.now(),
             request_id=str(uuid.uuid4()),
         )

@@ -59,7 +59,7 @@ class Page:
         The lines have the secret access key, so that they need the token where there is one.
         """
         if shows_page(request):
-            return self._answer("index.html")
+            return await self._file("index.html", request)
         return web.Response(text=self._entrance.instructions())
 
     async def view(self, request: web.Request) -> web.StreamResponse:
@@ -113,9 +113,6 @@ class Page:
             self._watchers -= 1
 
     async def _file(self, name: str, _: web.Request) -> web.StreamResponse:
-        return self._answer(name)
-
-    def _answer(self, name: str) -> web.Response:
         kind = _TYPES[name[name.rindex(".") :]]
         charset = None if kind == "image/svg+xml" else "utf-8"
         body = self._files[name]

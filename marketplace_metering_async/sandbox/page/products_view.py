@@ -41,7 +41,7 @@ class ProductsView:
         return (min(changes) - now).total_seconds() / clock.speed if changes else None
 
     def _products(self) -> Iterator[tuple[str, Product]]:
-        return islice(self._world.book.products.items(), _MOST_PRODUCTS)
+        return islice(self._world.book.products.copy().items(), _MOST_PRODUCTS)
 
     def _changes(self, now: datetime) -> Iterator[datetime]:
         closing = self._world.book.rules.closing
@@ -60,7 +60,7 @@ class ProductsView:
     def _product(self, code: str, product: Product, now: datetime) -> dict[str, Any]:
         catalogue = self._world.book.catalogue
         latest, count = catalogue.latest_agreements(code, _MOST_AGREEMENTS)
-        customers = product.customers.items()
+        customers = product.customers.copy().items()
         return {
             "product_code": code,
             "title": product.title,

@@ -6,6 +6,7 @@ from typing import Any, Final
 from marketplace_metering_async.sandbox.service.entitlement import (
     SUBSCRIBED,
     Subscription,
+    product_named,
     subscription_by_license,
     subscription_by_product,
 )
@@ -77,17 +78,18 @@ class BatchMeterUsage(Operation):
         """Until a product is declared, everything is taken."""
         if not self.catalogue.products:
             return [SUBSCRIBED] * len(usages)
-        subscriptions = [self._subscription_of(usage, product_code) for usage in usages]
-        licenses = {usage.license_arn for usage in usages if usage.license_arn is not None}
-        if len({self.catalogue.product_of_license(arn) for arn in licenses}) > 1:
+        if product_code is not None:
+            product = product_named(self.catalogue, product_code, self.principal.account_id)
+            return [subscription_by_product(usage, product_code, product, self) for usage in usages]
+        licenses = [usage.license_arn or "" for usage in usages]  # each has one
+        subscriptions = [
+            subscription_by_license(usage, license_arn, self)
+            for usage, license_arn in zip(usages, licenses, strict=True)
+        ]
+        if len({self.catalogue.product_of_license(arn) for arn in {*licenses}}) > 1:
             text = "usageRecords: licenses of more than one product"
             raise Refusal("InvalidLicenseException", text)
         return subscriptions
-
-    def _subscription_of(self, usage: Usage, product_code: str | None) -> Subscription:
-        if usage.license_arn is not None:
-            return subscription_by_license(usage, usage.license_arn, self)
-        return subscription_by_product(usage, product_code or "", self)
 
     def _key_of(self, usage: Usage, product_code: str | None) -> Key:
         rules = self.rules
@@ -115,7 +117,21 @@ class BatchMeterUsage(Operation):
             if self.records.is_taken(key):
                 return {"UsageRecord": usage.echo, "Status": "DuplicateRecord"}
             metering_record_id = self.records.next_id()
-            metered = self._metered(usage, metering_record_id, subscription, product_code)
+            metered = Metered(  # by position: by name it takes half as long again
+                self.principal.region,
+                product_code,
+                usage.license_arn,
+                usage.account,
+                usage.identifier,
+                None,
+                usage.dimension,
+                usage.timestamp,
+                usage.quantity,
+                usage.allocations,
+                metering_record_id,
+                self.now,
+                subscription.free,
+            )
             self.records.add(key, metered)
         elif self.rules.identical_resend == "success" and self._is_the_same(usage, first):
             metering_record_id = first.metering_record_id
@@ -141,26 +157,3 @@ class BatchMeterUsage(Operation):
         if (usage.timestamp, usage.quantity) != (first.timestamp, first.quantity):
             return False
         return self.rules.identical_means == "quantity" or usage.allocations == first.allocations
-
-    def _metered(
-        self,
-        usage: Usage,
-        metering_record_id: str,
-        subscription: Subscription,
-        product_code: str | None,
-    ) -> Metered:
-        return Metered(  # by position: by name it takes half as long again
-            self.principal.region,
-            product_code,
-            usage.license_arn,
-            usage.account,
-            usage.identifier,
-            None,
-            usage.dimension,
-            usage.timestamp,
-            usage.quantity,
-            usage.allocations,
-            metering_record_id,
-            self.now,
-            subscription.free,
-        )

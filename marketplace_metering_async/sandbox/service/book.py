@@ -225,7 +225,7 @@ class Book:
         agreement_id: str | None = None,
     ) -> str:
         """
-        Return a registration token, as the buyer's browser brings it; it lives four hours.
+        Return a registration token, as the buyer's browser brings it.
 
         Args:
             product_code: Of which product.
@@ -245,18 +245,6 @@ class Book:
         known = {name: value for name, value in answer.items() if value is not None}
         product = self.products.get(product_code)
         return self.tokens.issue(known, now=now, seller=product.seller if product else None)
-
-    def issue_token_for(self, agreement_id: str, *, now: datetime) -> str:
-        """Return a registration token for an agreement; KeyError if there is no such agreement."""
-        agreement = self.catalogue.agreements[agreement_id]
-        return self.issue_token(
-            agreement.product_code,
-            now=now,
-            customer_aws_account_id=agreement.customer_aws_account_id,
-            customer_identifier=agreement.customer_identifier,
-            license_arn=agreement.license_arn,
-            agreement_id=agreement.agreement_id,
-        )
 
     def resolve_customer(
         self, request: Mapping[str, Any], *, now: datetime, principal: Principal | None = None

@@ -187,16 +187,8 @@ class Catalogue:
         agreement = self.agreement_of_license(license_arn)
         if agreement is not None:
             return agreement.product_code
-        owners = (code for code, p in self.products.items() if license_arn in p.licenses)
-        return next(owners, None)
-
-    def account_of_license(self, license_arn: str) -> str | None:
-        """Return the account that a license belongs to, if it is known."""
-        agreement = self.agreement_of_license(license_arn)
-        if agreement is not None:
-            return agreement.customer_aws_account_id
-        code = self.product_of_license(license_arn)
-        return None if code is None else self.products[code].licenses[license_arn]
+        products = self.products.copy().items()  # a test's thread may declare more meanwhile
+        return next((code for code, p in products if license_arn in p.licenses), None)
 
     def is_open(self, product_code: str) -> bool:
         """Return whether anybody may be metered for a product: nobody was named for it."""
@@ -205,7 +197,7 @@ class Catalogue:
 
     def owners(self) -> tuple[Any, ...]:
         """Return what `product_of_license` and `buyer_of` go by, to see whether it has changed."""
-        licenses = [(code, *product.licenses) for code, product in self.products.items()]
+        licenses = [(code, *product.licenses) for code, product in self.products.copy().items()]
         return (tuple(self.agreements), licenses)
 
     def buyer_of(self, product_code: str | None, customer: str) -> str:

@@ -59,10 +59,11 @@ def check_dimension(product: Product, dimension: str, name: str, where: str = ""
         )
 
 
-def subscription_by_product(usage: Usage, product_code: str, asked: Operation) -> Subscription:
-    """Return the subscription of usage that came under a product code."""
+def subscription_by_product(
+    usage: Usage, product_code: str, product: Product, asked: Operation
+) -> Subscription:
+    """Return the subscription of usage that came under the code of a product."""
     catalogue = asked.catalogue
-    product = product_named(catalogue, product_code, asked.principal.account_id)
     if product.concurrent_agreements:
         # Reported from the field; which error is not known.
         text = "productCode: the product has concurrent agreements, send LicenseArn instead"
@@ -112,17 +113,19 @@ def subscription_by_license(usage: Usage, license_arn: str, asked: Operation) ->
     """Return the subscription of usage that came under a license."""
     catalogue, rules, seller = asked.catalogue, asked.rules, asked.principal.account_id
     code = catalogue.product_of_license(license_arn)
-    if code is None or catalogue.account_of_license(license_arn) != usage.account:
-        why = "it is not known" if code is None else "it belongs to another account"
-        raise Refusal("InvalidLicenseException", f"{usage.path}.licenseArn: {why}")
-    product = catalogue.products[code]
+    if code is None:
+        raise Refusal("InvalidLicenseException", f"{usage.path}.licenseArn: it is not known")
+    product, agreement = catalogue.products[code], catalogue.agreement_of_license(license_arn)
+    owner = agreement.customer_aws_account_id if agreement else product.licenses[license_arn]
+    if owner != usage.account:
+        text = f"{usage.path}.licenseArn: it belongs to another account"
+        raise Refusal("InvalidLicenseException", text)
     if seller is not None and product.seller not in (None, seller):
         text = f"{usage.path}.licenseArn: {ANOTHER_SELLER.rule}"
         raise Refusal("InvalidLicenseException", text, remedy=ANOTHER_SELLER.remedy)
     check_dimension(product, usage.dimension, "Dimension", usage.path)
     if usage.account in catalogue.suspended:
         return NOT_SUBSCRIBED
-    agreement = catalogue.agreement_of_license(license_arn)
     if agreement is None:
         subscribed = product.customers.get(usage.account or "", True)
         return SUBSCRIBED if subscribed else NOT_SUBSCRIBED

@@ -81,7 +81,7 @@ class News:
         )
 
     def take(self) -> Memory:
-        """Return what is new."""
+        """Return what is new; threads of tests may go on changing the book meanwhile."""
         book, catalogue, workloads = self._book, self._book.catalogue, self._book.workloads
         records = book.metered.entries(self._records)
         self._records += len(records)
@@ -91,11 +91,11 @@ class News:
         )
         self._client_tokens += len(client_tokens)
         products, buyers = self._take_products()
+        now_suspended = set(catalogue.suspended)
         suspended = {
-            account: account in catalogue.suspended
-            for account in sorted(self._suspended ^ catalogue.suspended)
+            account: account in now_suspended for account in sorted(self._suspended ^ now_suspended)
         }
-        self._suspended = set(catalogue.suspended)
+        self._suspended = now_suspended
         taken_keys = book.metered.taken_keys - self._taken_keys
         self._taken_keys |= taken_keys
         registered = workloads.registered - self._registered
@@ -108,7 +108,7 @@ class News:
             buyers=buyers,
             agreements=_changed(self._agreements, catalogue.agreements),
             suspended=suspended,
-            tokens=_changed(self._tokens, {token.token: token for token in book.tokens}),
+            tokens=_changed(self._tokens, {token.token: token for token in list(book.tokens)}),
             taken_keys=frozenset(taken_keys),
             client_tokens=client_tokens,
             registered=frozenset(registered),
@@ -118,23 +118,23 @@ class News:
     def _take_products(self) -> tuple[dict[str, Product], dict[str, dict[str, bool]]]:
         """Return products that are new or changed, and of others the buyers that have changed."""
         products, buyers = {}, {}
-        for code, product in self._book.products.items():
+        for code, product in self._book.products.copy().items():
             plain = as_json(attrs.evolve(product, customers={}))
-            before, customers = self._products.get(code, (None, {}))
-            if plain != before or customers.keys() - product.customers.keys():
-                products[code] = product
-            elif customers != product.customers:
-                changed = product.customers.items() - customers.items()
-                buyers[code] = dict(sorted(changed))
+            before, known = self._products.get(code, (None, {}))
+            customers = dict(product.customers)
+            if plain != before or known.keys() - customers.keys():
+                products[code] = attrs.evolve(product, customers=customers)
+            elif known != customers:
+                buyers[code] = dict(sorted(customers.items() - known.items()))
             else:
                 continue
-            self._products[code] = (plain, dict(product.customers))
+            self._products[code] = (plain, customers)
         return products, buyers
 
 
 def _changed(known: dict[str, Any], now: dict[str, Any]) -> tuple[Any, ...]:
     """Return the values of *now* that are not those of *known*, which has them then."""
-    changed = {name: value for name, value in now.items() if known.get(name) is not value}
+    changed = {name: value for name, value in now.copy().items() if known.get(name) is not value}
     known.update(changed)
     return tuple(changed.values())
 

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from attrs import Attribute, define, field, frozen, setters
 
-from marketplace_metering_async.sandbox.expected import of, require, texts
+from marketplace_metering_async.sandbox.expected import of, one_of, require, texts
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
 _TEXT: Final[Any] = of(str, NoneType)
+_PLATFORMS: Final = ("ec2", "ecs", "eks", "agentcore", None)
 
 
 def _moment(_: object, attribute: "Attribute[Any]", value: datetime | None) -> None:
@@ -45,7 +46,7 @@ class AccessKey:
     expires: datetime | None = field(default=None, validator=_moment)
     account_id: str | None = field(default=None, validator=_TEXT)
     region: str | None = field(default=None, validator=_TEXT)
-    platform: str | None = field(default=None, validator=_TEXT)
+    platform: str | None = field(default=None, validator=[_TEXT, one_of(*_PLATFORMS)])
     may: frozenset[str] | None = field(default=None, converter=_names)
 
 

@@ -1,8 +1,8 @@
 """Calls per second: a token bucket for each account, region and operation, on real time."""
 
-from collections.abc import Iterator
-from decimal import Decimal
-from typing import Final
+from collections.abc import ItemsView
+from numbers import Real
+from typing import Final, TypeGuard
 
 from marketplace_metering_async.sandbox.service.refusals import Refusal
 
@@ -16,15 +16,15 @@ def _rate_of(operation: str, calls_per_second: float | None) -> float | None:
     return calls_per_second * _OF_NUMBER.get(operation, 1.0)
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool) and value < float("inf")
+
+
 def _checked(calls_per_second: float | None) -> float | None:
-    try:
-        fits = calls_per_second is None or 0 < calls_per_second < float("inf")
-    except TypeError:
-        fits = False
-    if not fits or isinstance(calls_per_second, (bool, Decimal)):
-        text = "calls_per_second: expected a number above 0, or None"
-        raise ValueError(f"{text}, got {calls_per_second!r}")
-    return calls_per_second
+    if calls_per_second is None or (_is_number(calls_per_second) and calls_per_second > 0):
+        return calls_per_second
+    text = "calls_per_second: expected a number above 0, or None"
+    raise ValueError(f"{text}, got {calls_per_second!r}")
 
 
 class Quota:
@@ -67,16 +67,12 @@ class Quotas:
     @calls_per_second.setter
     def calls_per_second(self, calls_per_second: float | None) -> None:
         self._calls_per_second = _checked(calls_per_second)
-        for (_, _, operation), quota in self._quotas.items():
+        for (_, _, operation), quota in self.items():
             quota.calls_per_second = _rate_of(operation, self._calls_per_second)
 
     def set(self, calls_per_second: float | None, burst: float) -> None:
         """Change rates and bursts; all buckets are full."""
-        try:
-            fits = 1 <= burst < float("inf") and not isinstance(burst, (bool, Decimal))
-        except TypeError:
-            fits = False
-        if not fits:
+        if not _is_number(burst) or not burst >= 1:
             raise ValueError(f"burst: expected 1 or more, got {burst!r}")
         self._calls_per_second, self._burst = _checked(calls_per_second), burst
         self._quotas.clear()
@@ -90,6 +86,6 @@ class Quotas:
             self._quotas[whose] = quota
         return quota
 
-    def items(self) -> Iterator[tuple[tuple[str, str, str], Quota]]:
-        """Yield (account, region, operation) and quota, of those that have called."""
-        yield from self._quotas.items()
+    def items(self) -> ItemsView[tuple[str, str, str], Quota]:
+        """Return (account, region, operation) and quota, of those that have called until now."""
+        return self._quotas.copy().items()

@@ -15,7 +15,7 @@ import attrs
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le
 
-from marketplace_metering_async.sandbox.expected import of, require, texts
+from marketplace_metering_async.sandbox.expected import of, one_of, require, texts
 from marketplace_metering_async.sandbox.service.regions import (
     EKS_REGIONS,
     REGIONS,
@@ -44,19 +44,14 @@ def _checked(switch: "Attribute[Any]") -> "Attribute[Any]":
     if switch.type is timedelta:
         between = and_(ge(timedelta(0)), le(_LONGEST))
         return switch.evolve(converter=partial(_duration, switch.name), validator=between)
+    if switch.type == frozenset[str]:
+        return switch.evolve(converter=partial(texts, switch.name))
     if switch.type is bool:
         return switch.evolve(validator=of(bool))
     if get_origin(switch.type) is Literal:
         readings = get_args(switch.type)
-        return switch.evolve(default=readings[0], validator=_is_one_of)
+        return switch.evolve(default=readings[0], validator=one_of(*readings))
     return switch
-
-
-def _is_one_of(_: object, switch: "Attribute[Any]", value: object) -> None:
-    readings = get_args(switch.type)
-    if value not in readings:
-        words = " or ".join(map(repr, readings))
-        raise ValueError(f"{switch.name}: expected {words}, got {value!r}")
 
 
 def _known(source: str, default: Any) -> Any:  # noqa: ANN401 - as annotated at the field
@@ -69,16 +64,9 @@ def _open(source: str, default: Any = None, **presets: Any) -> Any:  # noqa: ANN
     return field(default=default, metadata={"source": source, "open": True, **presets})
 
 
-def _regions(values: Iterable[str]) -> frozenset[str]:
-    return texts("regions", values)
-
-
-def _workload_regions(values: Iterable[str]) -> frozenset[str]:
-    return texts("workload_regions", values)
-
-
-def _eks_regions(values: Iterable[str]) -> frozenset[str]:
-    return texts("eks_regions", values)
+def _several(values: Iterable[str]) -> frozenset[str]:
+    """Say what a switch of texts takes, for type checkers; `_by_type` has it name the switch."""
+    return texts("several", values)
 
 
 @frozen(kw_only=True, field_transformer=_by_type)
@@ -240,17 +228,17 @@ class Rules:
     )
     regions: frozenset[str] = field(
         default=REGIONS,
-        converter=_regions,
+        converter=_several,
         metadata={"source": "Metering Region support, November 2026."},
     )
     workload_regions: frozenset[str] = field(
         default=WORKLOAD_REGIONS,
-        converter=_workload_regions,
+        converter=_several,
         metadata={"source": "Metering Region support, November 2026."},
     )
     eks_regions: frozenset[str] = field(
         default=EKS_REGIONS,
-        converter=_eks_regions,
+        converter=_several,
         metadata={"source": "The service's model, November 2026."},
     )
 

@@ -23,8 +23,8 @@ class SigningKeys:
         private_pems: The private keys by version, as PEM.
     """
 
-    def __init__(self, private_pems: Mapping[int, str] | None = None) -> None:
-        self.private_pems = dict(private_pems or {})
+    def __init__(self) -> None:
+        self.private_pems: dict[int, str] = {}
 
     def sign(self, claims: Mapping[str, Any], version: int) -> str:
         """

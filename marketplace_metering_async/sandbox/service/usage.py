@@ -1,4 +1,7 @@
-"""One usage record of a request, read: types, limits, and which identity members exclude others."""
+"""
+One usage record of a request, read: types, limits, and which identity members exclude others; and
+how an answer repeats it.
+"""
 
 import re
 from datetime import datetime
@@ -7,8 +10,8 @@ from typing import Any, Final
 from attrs import define
 
 from marketplace_metering_async.sandbox.service.allocations import Allocations, allocations_of
-from marketplace_metering_async.sandbox.service.echo import echo_of
 from marketplace_metering_async.sandbox.service.parsing import (
+    MEMBERS,
     check_fraction,
     check_names,
     optional_text_of,
@@ -17,10 +20,11 @@ from marketplace_metering_async.sandbox.service.parsing import (
     text_of,
     timestamp_of,
 )
-from marketplace_metering_async.sandbox.service.quantities import Quantity
+from marketplace_metering_async.sandbox.service.quantities import DECIMAL_OF, Quantity, in_members
 from marketplace_metering_async.sandbox.service.refusals import Refusal, invalid, unreadable
 from marketplace_metering_async.sandbox.service.rules import Rules
 
+_MEMBERS: Final = MEMBERS["UsageRecord"]
 _LICENSE_PATTERN: Final = (
     r"arn:aws[a-zA-Z-]*:[A-Za-z0-9][A-Za-z0-9_/.-]{0,62}:[A-Za-z0-9_/.-]{0,63}"
     r":[A-Za-z0-9_/.-]{0,63}:[A-Za-z0-9][A-Za-z0-9:_/+=,@.-]{0,1023}"
@@ -94,22 +98,18 @@ def usage_of(path: str, record: object, product_code: str | None, rules: Rules) 
     )
     usage = Usage(
         path,
-        echo_of(record, quantity, rules),
+        _echo_of(record, quantity, rules),
         timestamp,
         record["Timestamp"],
         text_of(record, "Dimension", 255, path),
         quantity,
         None if find("CustomerAWSAccountId") is None else _account_of(record, path),
-        None if find("CustomerIdentifier") is None else _identifier_of(record, path),
+        optional_text_of(record, "CustomerIdentifier", 255, path) or None,
         None if find("LicenseArn") is None else _license_of(record, path),
         allocations,
     )
     _check_identity(usage, product_code)
     return usage
-
-
-def _identifier_of(record: dict[str, Any], path: str) -> str | None:
-    return optional_text_of(record, "CustomerIdentifier", 255, path) or None
 
 
 def _account_of(record: dict[str, Any], path: str) -> str:
@@ -151,3 +151,29 @@ def _check_identity(usage: Usage, product_code: str | None) -> None:
     elif not usage.account:
         text = "LicenseArn goes with CustomerAWSAccountId"
         raise Refusal("ValidationException", f"{usage.path}: {text}")
+
+
+def _echo_of(record: dict[str, Any], quantity: Quantity, rules: Rules) -> dict[str, Any]:
+    """Return what the answer says of a checked *record*: nothing of members that are ignored."""
+    echo = record
+    if not record.keys() <= _MEMBERS or None in record.values():
+        echo = {n: value for n, value in record.items() if n in _MEMBERS and value is not None}
+    if rules.echo == "filled":
+        amount = {} if DECIMAL_OF["Quantity"] in echo else {"Quantity": quantity}
+        echo = {**echo, "Timestamp": int(record["Timestamp"]), **amount}
+    if rules.echo_member == "given":
+        return echo
+    echo = _in_members(echo, "Quantity", rules)
+    if parts := echo.get("UsageAllocations"):
+        echo["UsageAllocations"] = [
+            _in_members(one, "AllocatedUsageQuantity", rules) for one in parts
+        ]
+    return echo
+
+
+def _in_members(echo: dict[str, Any], name: str, rules: Rules) -> dict[str, Any]:
+    quantity = quantity_of(echo, name)
+    if quantity is None:
+        return {**echo}
+    others = {n: value for n, value in echo.items() if n not in (name, DECIMAL_OF[name])}
+    return {**others, **in_members(name, quantity, rules.echo_member)}

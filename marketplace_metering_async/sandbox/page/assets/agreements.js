@@ -77,7 +77,7 @@ function buttons(agreement) {
 const known = (members) => Object.fromEntries(Object.entries(members).filter(([, value]) => value !== null));
 
 export async function issue(buyer) {
-  const answer = await order("tokens", buyer, "A token that lives four hours.");
+  const answer = await order("tokens", buyer, "Here is a new token.");
   if (!answer) return;
   find("token").hidden = false;
   find("token-text").value = answer.token;

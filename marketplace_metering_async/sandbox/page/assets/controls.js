@@ -103,7 +103,7 @@ export function listen() {
   find("clock-day").onclick = () => set({ advance: 86400 }, "A day has passed.");
   find("clock-month").onclick = () => set({ now: nearMonthEnd(clockNow()) }, "Ten minutes to the month’s end.");
   find("clock-freeze").onclick = () => set({ speed: clock.speed === 0 ? 1 : 0 }, clock.speed === 0 ? "The clock runs." : "The clock stands still.");
-  find("clock-real").onclick = () => set({ speed: 1, now: new Date().toISOString() }, "The clock shows the real time.");
+  find("clock-real").onclick = () => set({ reset: true }, "The clock shows the real time.");
   form("clock-form", ({ now, speed }) =>
     set({ now: utc(now), ...(speed === "" ? {} : { speed: Number(speed) }) }, "The clock is set."));
 
