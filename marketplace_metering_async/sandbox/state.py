@@ -119,8 +119,11 @@ class StateFile:
         try:
             _lock(file)
             self._write_all(file, world)
-            if sys.platform == "win32":
-                _close(before)  # which replaces no open file
+            if sys.platform == "win32":  # which moves no open file, and replaces none
+                _close(before)
+                _close(file)
+                fresh.replace(place)
+                return place.open("a", encoding="utf-8")
             fresh.replace(place)
         except BaseException:
             _close(file)
