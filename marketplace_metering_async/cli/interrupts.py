@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
-from typing import Any, Final, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Self, TypeAlias
 
 from marketplace_metering_async.cli.output.console import Console
 
@@ -14,6 +16,33 @@ _ABORTED: Final = (
     "Aborted. Records on their way to the service may be metered or not: send the same input "
     "again; what is metered is refused as a duplicate, and nothing is billed twice."
 )
+
+_Handlers: TypeAlias = dict[signal.Signals, Any]
+
+
+def _heard() -> list[signal.Signals]:
+    """Return the signals that end a command, but for those that it was started to ignore."""
+    return [
+        number
+        for number in _SIGNALS
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
+def _restore(handlers: _Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a signal end at once what waits for a person, and with it the event loop."""
+    before: _Handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _heard()}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 class Interrupts:
@@ -41,7 +70,7 @@ class Interrupts:
         self._console = console
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: _Handlers = {}
         self._task = asyncio.current_task()
 
     def __enter__(self) -> Self:
@@ -51,19 +80,14 @@ class Interrupts:
         def tell(number: int, _: object) -> None:
             loop.call_soon_threadsafe(self._interrupt, number)
 
-        self._before = {
-            number: signal.signal(number, tell)
-            for number in _SIGNALS
-            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-        }
+        self._before = {number: signal.signal(number, tell) for number in _heard()}
         if self._timeout is not None:
             self._timer = loop.call_later(self._timeout, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Listen no more."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
         if self._timer is not None:
             self._timer.cancel()
 

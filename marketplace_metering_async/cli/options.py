@@ -113,9 +113,20 @@ def _account(text: str | None) -> str | None:
     return text
 
 
+def some_text(text: str | None) -> str | None:
+    """Refuse what a script gives of a variable that is not set: it would mean nothing was given."""
+    if text == "":
+        raise typer.BadParameter("expected a text, got none: is a variable not set?")
+    return text
+
+
 EndpointUrl = Annotated[
     str | None,
-    option("--endpoint-url URL", "Send to another endpoint than AWS's, such as the sandbox's."),
+    option(
+        "--endpoint-url URL",
+        "Send to another endpoint than AWS's, such as the sandbox's.",
+        callback=some_text,
+    ),
 ]
 Profile = Annotated[
     str | None,
@@ -126,6 +137,7 @@ Region = Annotated[
     option(
         "--region NAME",
         "The AWS region; otherwise AWS_DEFAULT_REGION, AWS_REGION or the profile says which.",
+        callback=some_text,
     ),
 ]
 _PRODUCT: Final = "MARKETPLACE_METERING_PRODUCT_CODE"

@@ -74,7 +74,7 @@ def test_what_was_stored_has_its_result_where_the_ledger_fails_then(
         os.write(1, data)
 
     monkeypatch.setattr(ledger_in_out, "import_lines", cut_short)
-    monkeypatch.setattr(result_writer, "_stdout", lambda: slowly)
+    monkeypatch.setattr(result_writer, "stdout", lambda: slowly)
     done = shell("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
 
     assert [1] == [one["line"] for one in done.lines]
@@ -172,6 +172,7 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell)
         (["prune", "{url}", "--days", "1"], "at least 3 days ago"),
         (["history", "{url}", "--month", "May"], "expected YYYY-MM"),
         (["import", "{url}", "-"], "needs --name"),
+        (["import", "{url}", "-", "--name", ""], "expected a text, got none"),
         (["status", "mysql://x"], "expected sqlite:///usage.db or postgresql://"),
     ],
 )

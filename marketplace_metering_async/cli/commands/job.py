@@ -1,10 +1,8 @@
 """What `send` and its like were asked for, and the question before something live."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import typer
@@ -12,6 +10,7 @@ from attrs import asdict, frozen
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
 from marketplace_metering_async.cli.input.lines import Source, sources_of
+from marketplace_metering_async.cli.interrupts import interruptible
 from marketplace_metering_async.cli.options import ProductCode, Settings, Target, option
 from marketplace_metering_async.cli.output.console import Console
 from marketplace_metering_async.errors import ConfigurationError
@@ -131,13 +130,3 @@ def approved(console: Console) -> bool:
         console.print("Nothing was sent.")
         return False
     return True
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end at once what waits for a person, and with it the event loop."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -29,6 +29,7 @@ from marketplace_metering_async.cli.options import (
     SendSettings,
     moment,
     option,
+    some_text,
 )
 from marketplace_metering_async.cli.output.console import (
     Console,
@@ -125,7 +126,11 @@ async def import_(
     product_code: ProductCode = None,
     name: Annotated[
         str | None,
-        option("--name TEXT", "Name of the input in place of the file's own, such as HOST-DAY."),
+        option(
+            "--name TEXT",
+            "Name of the input in place of the file's own, such as HOST-DAY.",
+            callback=some_text,
+        ),
     ] = None,
     changed: Annotated[
         bool,

@@ -6,6 +6,7 @@ line, such as the file of the aws CLI, is read whole (`documents`).
 """
 
 import os
+import select
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -104,7 +105,7 @@ class Source:
             UsageFileError: if it cannot be opened or read, or has a wrong CSV header.
         """
         doubts = _Doubts(self.name, warn)
-        with _opened(self.name) as (handle, read):
+        with opened(self.name) as (handle, read):
             for block in self._blocks(handle, plain(self.name, read), warn):
                 doubts.look_at(block)
                 yield block
@@ -237,7 +238,7 @@ def _source(name: str, *, for_ledger: bool) -> Source:
         if stat.S_ISDIR(found.st_mode):
             raise UsageFileError(f"{name}: is a directory")
         return Source(name, None, for_ledger)
-    with _opened(name) as (_, read):
+    with opened(name) as (_, read):
         head = plain(name, read)(_BLOCK)
         require_text(name, head)
         head = head.removeprefix(_BYTE_ORDER_MARK)
@@ -248,8 +249,13 @@ def _source(name: str, *, for_ledger: bool) -> Source:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[int, Read]]:
-    """Open *name* for plain reads: a thread in a buffered one would keep a process from ending."""
+def opened(name: str) -> Iterator[tuple[int, Read]]:
+    """
+    Open *name* for plain reads: a thread in a buffered one would keep a process from ending.
+
+    Raises:
+        UsageFileError: it cannot be opened, or read.
+    """
     try:
         handle = 0 if name == STDIN else os.open(name, os.O_RDONLY | _BINARY)
     except OSError as error:
@@ -257,7 +263,11 @@ def _opened(name: str) -> Iterator[tuple[int, Read]]:
 
     def read(size: int) -> bytes:
         try:
-            return os.read(handle, size)
+            while True:
+                try:
+                    return os.read(handle, size)
+                except BlockingIOError:  # others have it so that share a pipe or terminal with us
+                    select.select([handle], [], [])
         except OSError as error:
             raise UsageFileError(f"{name}: {error.strerror or error}") from error
 

@@ -1,15 +1,13 @@
 """Result lines on stdout, which may be slow, full, or gone."""
 
 import asyncio
-import os
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Self
 
-from marketplace_metering_async.cli.output.console import Console, json_line
+from marketplace_metering_async.cli.output.console import Console, json_line, nowhere, stdout
 
 _MOST_UNWRITTEN: Final = 4 * 2**20
 """Bytes that may wait for stdout's reader; beyond, reading input waits."""
@@ -87,14 +85,14 @@ class ResultWriter:
     # In the thread.
 
     def _write_all(self) -> None:
-        put = _stdout()
+        put = stdout()
         while (data := self._queue.get()) is not None:
             try:
                 put(data)
             except BrokenPipeError:
-                put = _nowhere
+                put = nowhere
             except OSError as error:
-                put = _nowhere
+                put = nowhere
                 self._in_loop(self._on_failure, error)
             self._in_loop(self._note_written, len(data))
         self._in_loop(self._written.set)
@@ -102,24 +100,3 @@ class ResultWriter:
     def _in_loop(self, act: Callable[..., None], *values: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: the command was aborted
             self._loop.call_soon_threadsafe(act, *values)
-
-
-def _stdout() -> Callable[[bytes], None]:
-    """Past sys.stdout's buffer: a thread that waits in it would keep the process from ending."""
-    if sys.stdout is None:  # closed by whoever started us
-        return _nowhere
-    try:
-        handle = sys.stdout.fileno()
-    except OSError:  # no file, but a buffer of a caller in this process
-        stream = sys.stdout
-        return lambda data: (stream.write(data.decode("ascii")), stream.flush())[1]
-
-    def put(data: bytes) -> None:
-        while data:
-            data = data[os.write(handle, data) :]
-
-    return put
-
-
-def _nowhere(_: bytes) -> None:
-    """Drop it."""
