@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import typer
-from support.commands import HOUR, Shell, command, environment, line, target
+from support.commands import HOUR, Shell, command, environment, line, started, target
 
 from marketplace_metering_async.cli.app import app
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -261,6 +261,25 @@ def test_a_time_limit_ends_a_stream_that_says_nothing(sandbox: Sandbox) -> None:
 
     assert Exit.UNDELIVERED == done.returncode, done.stderr
     assert "Success" == json.loads(done.stdout)["status"]
+
+
+def test_a_time_limit_ends_a_stream_on_its_way_into_a_ledger(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """
+    Of input that was not read whole nothing is sent: an hour would be sealed without its rest.
+    """
+    fifo, url = tmp_path / "fifo", f"sqlite:///{tmp_path}/u.db"
+    os.mkfifo(fifo)
+    options = ["--timeout", 1.5, "--ledger", url, *target(sandbox)]
+    with started("send", *options, fifo) as running, fifo.open("wb", buffering=0) as silent:
+        silent.write(line(1).encode() + b"\n")
+        _, err = running.communicate(timeout=30)
+
+    assert Exit.UNDELIVERED == running.returncode, err
+    assert b"The time allowed is over" in err
+    assert "" == shell("ledger", "history", url).out
+    assert 0 == sandbox.calls.total()
 
 
 def test_a_time_limit_is_for_an_end(shell: Shell, tmp_path: Path) -> None:

@@ -128,9 +128,7 @@ async def add_up(
 ) -> None:
     """Add all lines of input to *sums*, or those that are read until *stop* is set."""
     reader = InputReader(job.sources, console.complain)
-    stopping = asyncio.create_task((stop or asyncio.Event()).wait())
-    stopping.add_done_callback(lambda _: reader.end())
-    try:
+    with reader.ending_with(stop or asyncio.Event()):
         async with ProgressBar(console, "adding up", total=job.size, unit="lines") as bar:
             async for block in reader.blocks():
                 for line in block:
@@ -138,5 +136,3 @@ async def add_up(
                     if members is not None:
                         complain(members["message"])
                     bar.advance(line.size)
-    finally:
-        stopping.cancel()

@@ -1,5 +1,6 @@
 """Into a ledger and out of it: `ledger import`, `ledger relay` and `send --ledger`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -177,10 +178,14 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         async with _relaying(ledger, settings, console) as (client, refused):
-            codes = {await _import_whole(ledger, job, console)}
-            with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
-                report = await ledger.relay_once(client, stop=interrupts.stopped)
-            codes.add(_print_report(report, console))
+            with Interrupts(console, "nothing is sent.", timeout=settings.timeout) as interrupts:
+                codes = {await _import_whole(ledger, job, console, interrupts.stopped)}
+                if interrupts.stopped.is_set():
+                    codes.add(Exit.UNDELIVERED)
+                else:
+                    interrupts.says = _CLOSES
+                    report = await ledger.relay_once(client, stop=interrupts.stopped)
+                    codes.add(_print_report(report, console))
             if interrupts.happened:
                 codes.add(Exit.INTERRUPTED)
         status = await ledger.status()
@@ -189,16 +194,31 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     return exit_codes.most_severe(codes)
 
 
-async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
-    """Add all lines but those of hours that a bad line may belong to, once all are read."""
+async def _import_whole(
+    ledger: UsageLedger, job: SendJob, console: Console, stop: asyncio.Event
+) -> Exit:
+    """
+    Add all lines but those of hours that a bad line may belong to, once all are read.
+
+    Once *stop* is set, no more are read or added.
+    """
     whole = await ledger.whole_dimensions()
     entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
     with KeptLines(job.product_code) as kept:
-        async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-            async for block in InputReader(job.sources, console.complain).blocks():
-                for line in block:
-                    kept.add(line, entries.of(line))
-                    bar.advance(line.size)
-        code = await _import(ledger, kept.blocks(), console)
+        reader = InputReader(job.sources, console.complain)
+        with reader.ending_with(stop):
+            async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
+                async for block in reader.blocks():
+                    for line in block:
+                        kept.add(line, entries.of(line))
+                        bar.advance(line.size)
+
+        async def blocks() -> AsyncIterator[Sequence[ImportedLine]]:
+            async for block in kept.blocks():
+                if stop.is_set():
+                    return
+                yield block
+
+        code = await _import(ledger, blocks(), console)
         print_blocked(len(kept.held), kept.anywhere, console)
     return code
