@@ -441,6 +441,23 @@ def test_standard_input_is_read_once(tmp_path: Path) -> None:
         sources_of(["-", "-"])
 
 
+@pytest.mark.parametrize("other", ["usage.jsonl", "./usage.jsonl", "latest.jsonl", "hard.jsonl"])
+def test_a_file_is_read_once_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """
+    `logs/*.jsonl` with a link to the latest of them would bill that twice.
+    """
+    monkeypatch.chdir(tmp_path)
+    file = Path("usage.jsonl")
+    file.write_bytes(JSON)
+    Path("latest.jsonl").symlink_to(file)
+    Path("hard.jsonl").hardlink_to(file)
+
+    with pytest.raises(UsageFileError, match=f"^{other}: is the same file as usage.jsonl"):
+        sources_of(["usage.jsonl", "/dev/null", "/dev/null", other])
+
+
 @given(st.binary(max_size=400), st.sampled_from(["-", "f.csv", "f.jsonl"]))
 def test_no_bytes_break_the_parsers(line: bytes, name: str) -> None:
     """

@@ -4,6 +4,7 @@ import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,14 @@ NEXT: list[tuple[str, dict[str, Any]]] = [
     (
         "2 units are frozen and sent at 03:35 UTC, if a relay runs",
         {"frozen": 7, "in_flight": 5, "next_send_at": NOW + timedelta(minutes=5)},
+    ),
+    (
+        "2 units are frozen and sent at 03:35 UTC, if a relay runs",
+        {
+            "frozen": Decimal("2.5"),
+            "in_flight": Decimal("0.5"),
+            "next_send_at": NOW + timedelta(minutes=5),
+        },
     ),
 ]
 
