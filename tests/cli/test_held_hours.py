@@ -21,6 +21,7 @@ from support.commands import HOUR, Run, Shell, line, target
 
 from marketplace_metering_async import UsageRecord
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums
+from marketplace_metering_async.cli.commands.job import temporary_file
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.lines import sources_of
 from marketplace_metering_async.quantities import Quantity
@@ -327,7 +328,8 @@ def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, Quantity]]:
     """Yield key and quantity of each record that `send --coalesce` would send of these lines."""
     file = folder / "usage.jsonl"
     file.write_text("\n".join(lines))
-    with HourlySums("p") as sums:
+    with temporary_file() as kept:
+        sums = HourlySums("p", kept)
         for source in sources_of([str(file)]):
             for block in source.blocks(print):
                 for one in block:

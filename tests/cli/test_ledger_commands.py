@@ -163,6 +163,7 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell)
     assert [] == shell("ledger", "history", url, "--state", "metered").lines
     assert table[0].startswith("product_code,customer_aws_account_id")
     assert len(lines) == len(table) - 1 == 2
+    assert json.loads(lines[0]).keys() == set(table[0].split(","))
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,18 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final
 
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
-from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.job import SendJob, temporary_file
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.output.console import Console, json_line
 from marketplace_metering_async.cli.output.held_hours import list_held
-from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
@@ -28,7 +25,6 @@ from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
 _BREATH: Final = 500
-_IN_MEMORY: Final = 2**20
 _VALID: Final = Fate({"status": "Valid"}, Exit.OK)
 
 
@@ -70,7 +66,7 @@ async def plan_of_lines(
     """Read the input once, and return the plan for its lines as they are; tell *lines* of each."""
     places = LineNumbers()
     plan = Plan(job.product_code, places, complain)
-    with SpooledTemporaryFile(_IN_MEMORY) as file:
+    with temporary_file() as file:
         kept = _KeptVerdicts(file)
         try:
             await _look_at_lines(job, console, plan, places, None if lines is None else kept)
@@ -87,21 +83,21 @@ async def plan_of_lines(
 async def _look_at_lines(
     job: SendJob, console: Console, plan: Plan, places: LineNumbers, kept: _KeptVerdicts | None
 ) -> None:
-    async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-        async for block in InputReader(job.sources, console.complain).blocks():
-            for line in block:
-                number = places.add(line.file, line.number)
-                error = plan.look_at(number, line.record)
-                if kept is not None:
-                    fate = _VALID if error is None else of_refusal(error, places(number), places)
-                    members = fate.members
-                    if line.doubt:
-                        members = {**members, "warning": line.doubt}
-                    key = None
-                    if error is None and isinstance(line.record, UsageRecord):
-                        key = plan.key_of(line.record)
-                    kept.add(line, key, members)
-                bar.advance(line.size)
+    def take(line: Line) -> None:
+        number = places.add(line.file, line.number)
+        error = plan.look_at(number, line.record)
+        if kept is None:
+            return
+        fate = _VALID if error is None else of_refusal(error, places(number), places)
+        members = fate.members
+        if line.doubt:
+            members = {**members, "warning": line.doubt}
+        key = None
+        if error is None and isinstance(line.record, UsageRecord):
+            key = plan.key_of(line.record)
+        kept.add(line, key, members)
+
+    await job.read(console, "reading", take)
 
 
 def plan_of_hours(
@@ -162,7 +158,8 @@ async def validate(job: SendJob, console: Console) -> Exit:
 async def _added_up(
     job: SendJob, console: Console, complain: Complaints, lines: ResultWriter | None = None
 ) -> Plan:
-    with HourlySums(job.product_code) as sums:
+    with temporary_file() as file:
+        sums = HourlySums(job.product_code, file)
         await add_up(job, sums, console, complain)
         outcomes = sums.outcomes(include_current_hour=job.include_current_hour)
         plan, fates = plan_of_hours(job, sums, outcomes, complain)

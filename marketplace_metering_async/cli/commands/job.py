@@ -1,21 +1,26 @@
 """What `send` and its like were asked for, and the question before something live."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Callable, Sequence
+from tempfile import SpooledTemporaryFile
+from typing import IO, Annotated, Final
 
 import typer
 from attrs import asdict, frozen
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
-from marketplace_metering_async.cli.input.lines import Source, sources_of
+from marketplace_metering_async.cli.input.lines import Line, Source, sources_of
+from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import interruptible
 from marketplace_metering_async.cli.options import ProductCode, Settings, Target, option
 from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.errors import ConfigurationError
 
 CURRENT_HOUR: Final = "--include-current-hour"
+_IN_MEMORY: Final = 2**20
 
 
 @frozen(kw_only=True)
@@ -103,6 +108,32 @@ class SendJob(UsageOptions):
             return str(await self.settings.target())
         except ConfigurationError as error:
             return f"nowhere yet: {error}"
+
+    async def read(
+        self,
+        console: Console,
+        does: str,
+        take: Callable[[Line], None],
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        """
+        Hand all lines to *take*, or those that are read until *stop* is set; *does* is for the bar.
+
+        Raises:
+            UsageFileError: once all lines before it were taken.
+        """
+        reader = InputReader(self.sources, console.complain)
+        with reader.ending_with(stop or asyncio.Event()):
+            async with ProgressBar(console, does, total=self.size, unit="lines") as bar:
+                async for block in reader.blocks():
+                    for line in block:
+                        take(line)
+                        bar.advance(line.size)
+
+
+def temporary_file() -> IO[bytes]:
+    """Return what lines are kept in until all are read; small ones are kept in memory."""
+    return SpooledTemporaryFile(_IN_MEMORY)
 
 
 def somebody_is_there() -> bool:

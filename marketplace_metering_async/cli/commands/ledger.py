@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Annotated, Any, Final
 
 import typer
-from attrs import asdict
+from attrs import asdict, fields
 
 from marketplace_metering_async.cli.commands import ledger_operator
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -192,7 +192,7 @@ async def relay(
     )
 )
 async def status(
-    console: Console,
+    _: Console,
     url: Url,
     *,
     json: Annotated[bool, option("--json", "As JSON on stdout.")] = False,
@@ -203,7 +203,7 @@ async def status(
         raise typer.BadParameter("not together with --json", param_hint="--prometheus")
     from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
 
-    return await ledger_status.show(url, console, json=json, prometheus=prometheus)
+    return await ledger_status.show(url, json=json, prometheus=prometheus)
 
 
 @app.command(epilog=examples("ledger serve sqlite:///usage.db"))
@@ -263,38 +263,23 @@ async def history(
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     states = states_of(state or [], all_states())
     async with open_ledger(url, console, create=False) as ledger:
+        columns = _columns() if csv else []
         if csv:
-            write_out(_row(_COLUMNS))
+            write_out(_row(columns))
         async for entry in ledger.history(states=states, **asdict(where)):
             members = asdict(entry)
-            row = _row(_cell(one, members[one]) for one in _COLUMNS) if csv else json_line(members)
+            row = _row(_cell(one, members[one]) for one in columns) if csv else json_line(members)
             if not write_out(row):
                 break
     return Exit.OK
 
 
-_COLUMNS: Final = (
-    "product_code",
-    "customer_aws_account_id",
-    "customer_identifier",
-    "license_arn",
-    "dimension",
-    "hour",
-    "state",
-    "quantity",
-    "events",
-    "carried",
-    "timestamp",
-    "sealed_at",
-    "region_name",
-    "digest",
-    "attempts",
-    "resolutions",
-    "settled_at",
-    "metering_record_id",
-    "reason",
-    "name",
-)
+def _columns() -> list[str]:
+    """Return all that an entry has; its name is for commands, and comes last."""
+    from marketplace_metering_async.ledger import HistoryEntry  # noqa: PLC0415 - heavy
+
+    name, *others = (field.name for field in fields(HistoryEntry))
+    return [*others, name]
 
 
 def _row(cells: Iterable[object]) -> str:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
-from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.job import SendJob, temporary_file
 from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
@@ -204,14 +204,9 @@ async def _import_whole(
     """
     whole = await ledger.whole_dimensions()
     entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
-    with KeptLines(job.product_code) as kept:
-        reader = InputReader(job.sources, console.complain)
-        with reader.ending_with(stop):
-            async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-                async for block in reader.blocks():
-                    for line in block:
-                        kept.add(line, entries.of(line))
-                        bar.advance(line.size)
+    with temporary_file() as file:
+        kept = KeptLines(job.product_code, file)
+        await job.read(console, "reading", lambda line: kept.add(line, entries.of(line)), stop)
 
         async def blocks() -> AsyncIterator[Sequence[ImportedLine]]:
             async for block in kept.blocks():

@@ -161,11 +161,12 @@ async def resolve(
     chosen: Chosen,
 ) -> Exit:
     """Say what became of usage that has ended, once you have found out."""
-
-    async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
-        return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
-
-    count = await _change(console, url, chosen, change)
+    count = await _change(
+        console,
+        url,
+        chosen,
+        lambda ledger, names: ledger.resolve(names, as_, note=note),  # type: ignore[arg-type]  # it looks
+    )
     console.print(f"{are(count)} resolved as {as_}", markup=False)
     return Exit.OK
 
@@ -200,11 +201,9 @@ async def reopen(
     chosen: Chosen,
 ) -> Exit:
     """Bill ended usage in the hour that runs, where the service surely does not have it."""
-
-    async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
-        return await ledger.reopen(names, note=note)
-
-    count = await _change(console, url, chosen, change)
+    count = await _change(
+        console, url, chosen, lambda ledger, names: ledger.reopen(names, note=note)
+    )
     console.print(f"the usage of {count:,} is billed in the hour that runs")
     return Exit.OK
 

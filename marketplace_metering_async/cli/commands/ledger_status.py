@@ -27,7 +27,7 @@ _LOOKS_EACH = 30.0
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
 
-async def show(url: str, _: Console, *, json: bool, prometheus: bool) -> Exit:
+async def show(url: str, *, json: bool, prometheus: bool) -> Exit:
     """Show the status on stdout, for it is what was asked for, and end with what it means."""
     async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
         status = await ledger.status()

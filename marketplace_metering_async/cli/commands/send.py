@@ -12,7 +12,7 @@ from typing import Final
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.commands.check import plan_of_hours, plan_of_lines
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
-from marketplace_metering_async.cli.commands.job import SendJob, approved
+from marketplace_metering_async.cli.commands.job import SendJob, approved, temporary_file
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.formats import UsageFileError
@@ -114,9 +114,10 @@ async def send_hours(job: SendJob, console: Console) -> Exit:
     """Add the lines up to hourly records, send those, and answer every line."""
     complaints = Complaints(console)
     with (
-        HourlySums(job.product_code) as sums,
+        temporary_file() as file,
         Interrupts(console, "nothing is sent.", timeout=job.settings.timeout) as interrupts,
     ):
+        sums = HourlySums(job.product_code, file)
         await add_up(job, sums, console, complaints, interrupts.stopped)
         complaints.end()
         if interrupts.stopped.is_set():
@@ -187,7 +188,7 @@ def _unsent(outcome: CheckedHour, place: str) -> Fate:
             return _with_sum(of_held(outcome), outcome.record)
         case MeteringError():
             return of_refusal(outcome, place)
-    return _with_sum(of_unsent("sending ended before its turn came"), outcome)
+    return _with_sum(of_unsent(), outcome)
 
 
 def _with_sum(fate: Fate, record: UsageRecord) -> Fate:

@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from attrs import frozen
 
 from marketplace_metering_async.cli.input.documents import LARGEST, Found, is_document, records_of
-from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.formats import (
     EVENT_ID,
     Parse,
@@ -42,11 +41,22 @@ _LONGEST_LINE: Final = 8 * 2**20
 _BLOCK: Final = 2**16
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows would translate newlines
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_ACCOUNT_DIGITS: Final = 12
 _MOST_WARNINGS: Final = 5
 """Lines of a file that are warned of one by one."""
 
 Warn: TypeAlias = Callable[[str], object]
 """Gets a text on what is odd about the input, and no fault of it."""
+
+
+def doubt_of_account(account: str | None) -> str:
+    """Return what is odd about an account id, or nothing; spreadsheets drop leading zeros."""
+    if account is None or len(account) == _ACCOUNT_DIGITS:
+        return ""
+    return (
+        f"AWS account ids have {_ACCOUNT_DIGITS} digits, and this one has {len(account)}: was a "
+        "leading zero lost?"
+    )
 
 
 class Line(NamedTuple):
