@@ -1,6 +1,7 @@
 """Which line it is about, what would be sent, how it ends: decisions of the command line."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
 
+from marketplace_metering_async.cli.commands import send
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, most_severe, of_error, of_result
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers, RecentLineNumbers
-from marketplace_metering_async.cli.output.console import printable
+from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.delivery.duplicates import Duplicates, SchemeOverlaps
 from marketplace_metering_async.errors import (
@@ -287,6 +289,15 @@ def test_an_error_asks_for_a_code(error: MeteringError, code: Exit) -> None:
     The other operations end by the same codes.
     """
     assert code is of_error(error)
+
+
+def test_an_interrupt_comes_before_results_that_cannot_be_written() -> None:
+    """
+    As the table of exit codes has it.
+    """
+    ended = SimpleNamespace(failure=OSError(28, "full"), is_late=False, happened=True)
+
+    assert Exit.INTERRUPTED == send._ended(Exit.REJECTED, Console(), ended)  # type: ignore[arg-type]
 
 
 @given(st.sets(st.sampled_from(Exit)))

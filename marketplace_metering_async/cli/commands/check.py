@@ -1,6 +1,5 @@
 """`send --dry-run` and `validate`: look at the input as `send` would, and send nothing."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedH
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.output.console import Console, json_line
+from marketplace_metering_async.cli.output.console import Console, json_line, unwritten
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
@@ -24,7 +23,6 @@ from marketplace_metering_async.coalescing import HeldHour
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
-_BREATH: Final = 500
 _VALID: Final = Fate({"status": "Valid"}, Exit.OK)
 
 
@@ -55,9 +53,7 @@ class _KeptVerdicts:
             else:
                 refused = of_refusal(error, places(number), places)
                 lines.write(json.loads(line) | refused.members)
-            if number % _BREATH == 0:
-                await asyncio.sleep(0)
-                await lines.room.wait()
+            await lines.breathe(number)
 
 
 async def plan_of_lines(
@@ -151,7 +147,7 @@ async def validate(job: SendJob, console: Console) -> Exit:
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
     if failures:
-        raise MisuseError(f"results cannot be written to stdout: {failures[0].strerror}")
+        raise MisuseError(unwritten(failures[0]))
     return _code_of(plan)
 
 
@@ -173,6 +169,4 @@ async def _added_up(
 async def _write_lines(sums: HourlySums, fates: Sequence[Fate], lines: ResultWriter) -> None:
     for number, (file, line, fate) in enumerate(sums.results(fates)):
         lines.write({"file": file, "line": line, **fate.members})
-        if number % _BREATH == 0:
-            await asyncio.sleep(0)
-            await lines.room.wait()
+        await lines.breathe(number)

@@ -30,6 +30,7 @@ from marketplace_metering_async.cli.output.console import (
     error_text,
     print_json,
     printable,
+    unwritten,
 )
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
@@ -90,9 +91,7 @@ async def _import(
             console.complain(error)
             report.note(Exit.USAGE)
     if failures:
-        reason = failures[0].strerror or failures[0]
-        what = f"results cannot be written to stdout: {reason}"
-        console.complain(f"{what}; the lines are in the ledger all the same")
+        console.complain(f"{unwritten(failures[0])}; the lines are in the ledger all the same")
         report.note(Exit.USAGE)
     said = (f"{number:,} {status}" for status, number in report.verdicts.items())
     console.print(", ".join(said) or "no lines")

@@ -4,7 +4,6 @@
 Every line is a record of its own, or with `--coalesce` added up to hourly records first.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -20,7 +19,7 @@ from marketplace_metering_async.cli.input.line_numbers import RecentLineNumbers
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.options import open_client
-from marketplace_metering_async.cli.output.console import Console, printable
+from marketplace_metering_async.cli.output.console import Console, printable, unwritten
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints, Report
@@ -38,8 +37,6 @@ from marketplace_metering_async.records import UsageRecord
 
 _DRAINS: Final = "nothing new is sent; what is on its way to the service is awaited."
 """What the first Ctrl-C brings about while records are sent."""
-_BREATH: Final = 500
-"""Lines that are reported between two turns of the event loop."""
 
 
 async def send_lines(job: SendJob, console: Console) -> Exit:
@@ -59,13 +56,15 @@ async def send_lines(job: SendJob, console: Console) -> Exit:
 
 def _ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool = True) -> Exit:
     """Return how `send` ends, after telling why it ended early, if it did."""
+    codes = {code}
     if interrupts.failure is not None:
-        reason = interrupts.failure.strerror or interrupts.failure
-        console.complain(f"results cannot be written to stdout: {reason}")
-        return exit_codes.most_severe((code, Exit.USAGE))
+        console.complain(unwritten(interrupts.failure))
+        codes.add(Exit.USAGE)
     if interrupts.is_late and not has_all:
-        code = exit_codes.most_severe((code, Exit.UNDELIVERED))
-    return Exit.INTERRUPTED if interrupts.happened else code
+        codes.add(Exit.UNDELIVERED)
+    if interrupts.happened:
+        codes.add(Exit.INTERRUPTED)
+    return exit_codes.most_severe(codes)
 
 
 async def _may_send_lines(job: SendJob, console: Console) -> bool:
@@ -173,9 +172,7 @@ async def _send_hours(
                 report.complain(fate.members["message"])
         for number, line in enumerate(sums.results(fates)):
             report.write(*line)
-            if number % _BREATH == 0:
-                await asyncio.sleep(0)
-                await report.room()
+            await report.lines.breathe(number)
     code = report.summary(Counter(str(fate.members["status"]) for fate in fates))
     list_held(outcomes, console)
     return _ended(code, console, interrupts)

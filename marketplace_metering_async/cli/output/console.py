@@ -231,9 +231,13 @@ def write_out(text: str, *, done: str = "") -> bool:
     except OSError as error:
         _drop_the_rest(sys.stdout)
         said = f"{done}, but " if done else ""
-        reason = error.strerror or error
-        raise MisuseError(f"{said}results cannot be written to stdout: {reason}") from error
+        raise MisuseError(f"{said}{unwritten(error)}") from error
     return True
+
+
+def unwritten(error: OSError) -> str:
+    """Return what to tell people of results that stdout does not take."""
+    return f"results cannot be written to stdout: {error.strerror or error}"
 
 
 def stdout() -> Callable[[bytes], None]:

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from marketplace_metering_async.cli.output.console import Console, json_line, nowhere, stdout
 
+_BREATH: Final = 500
 _MOST_UNWRITTEN: Final = 4 * 2**20
 """Bytes that may wait for stdout's reader; beyond, reading input waits."""
 
@@ -49,6 +50,12 @@ class ResultWriter:
         self._lines.append(line)
         if len(self._lines) == 1:
             self._loop.call_soon(self._hand_over)
+
+    async def breathe(self, number: int) -> None:
+        """Give others a turn after every 500th line, and wait until it is well to make more."""
+        if number % _BREATH == 0:
+            await asyncio.sleep(0)
+            await self.room.wait()
 
     async def __aenter__(self) -> Self:
         """Return the writer itself."""
