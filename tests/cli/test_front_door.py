@@ -214,11 +214,10 @@ def test_a_time_is_said_in_its_own_unit(seconds: float, text: str) -> None:
     assert text == lasting(seconds)
 
 
-def test_a_relay_says_what_it_does(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+def test_a_relay_says_what_it_does(sandbox: Sandbox, shell: Shell, url: str) -> None:
     """
     A collector of logs gets each call. Newcomer M12
     """
-    url = f"sqlite:///{tmp_path}/u.db"
     shell("ledger", "import", url, "-", "--name", "n", "--product-code", "p", stdin=line(1))
     where = ["--endpoint-url", sandbox.url, "--log-format", "json"]
 
@@ -308,13 +307,12 @@ def test_a_region_that_is_none_is_named_before_it_is_tried(shell: Shell) -> None
 
 
 def test_the_product_may_stand_in_the_environment(
-    sandbox: Sandbox, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    sandbox: Sandbox, shell: Shell, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """
     For what is metered; never for what is looked up, which it would hide.
     """
     monkeypatch.setenv("MARKETPLACE_METERING_PRODUCT_CODE", "prod")
-    url = f"sqlite:///{tmp_path}/u.db"
     where = ["--endpoint-url", sandbox.url]
 
     assert ["Success"] == shell("send", *where, "-", stdin=line(1)).statuses
@@ -373,13 +371,12 @@ def test_a_port_that_is_taken_names_the_way_out(sandbox: Sandbox, shell: Shell) 
 
 @pytest.mark.parametrize("columns", ["0", "1", "99999999999", "²"])
 def test_a_width_that_no_screen_has_hides_nothing(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: str
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, columns: str
 ) -> None:
     """
     Rich takes COLUMNS by its word: at 0, as some containers set it, it would show nothing at all.
     """
     monkeypatch.setenv("COLUMNS", columns)
-    url = f"sqlite:///{tmp_path}/usage.db"
     usage = ["--product-code", "p", "--account", "111122223333", "--dimension", "d"]
     shell("ledger", "add", url, *usage, "--quantity", "5")
 

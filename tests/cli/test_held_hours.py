@@ -243,14 +243,19 @@ def test_the_plan_and_validate_tell_the_same(sandbox: Sandbox, shell: Shell) -> 
 
 @pytest.mark.parametrize("way", ["--coalesce", "--ledger"])
 def test_an_input_that_breaks_off_sends_nothing(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    *,
+    sandbox: Sandbox,
+    shell: Shell,
+    tmp_path: Path,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
 ) -> None:
     """
     Nobody knows to which hours the rest of it belongs; a ledger is given none of it.
     """
     file = tmp_path / "usage.jsonl"
     file.write_text("\n".join(line(1, quantity=1) for _ in range(2000)))
-    url = f"sqlite:///{tmp_path}/ledger.db"
     assert 0 == shell("ledger", "add", url, *LEDGER_USAGE).code
     read, reads = os.read, 0
 

@@ -51,11 +51,10 @@ def server(*arguments: object, **how: Any) -> Iterator[Running]:
         yield Running(found[0], process)
 
 
-def test_metrics_are_served_until_it_is_ended(tmp_path: Path, shell: Shell) -> None:
+def test_metrics_are_served_until_it_is_ended(url: str, shell: Shell) -> None:
     """
     The text of `ledger status --prometheus`, and whether the server lives.
     """
-    url = f"sqlite:///{tmp_path}/u.db"
     shell("ledger", "create", url)
     printed = shell("ledger", "status", url, "--prometheus").out
 
@@ -74,11 +73,10 @@ def few_files() -> None:
 
 
 @pytest.mark.parametrize("what", ["serve", "serve-metrics"])
-def test_nobody_locks_others_out_or_fills_the_log(what: str, tmp_path: Path, shell: Shell) -> None:
+def test_nobody_locks_others_out_or_fills_the_log(what: str, url: str, shell: Shell) -> None:
     """
     Neither who sends what is no HTTP, nor who opens connections and says nothing.
     """
-    url = f"sqlite:///{tmp_path}/u.db"
     shell("ledger", "create", url)
     path = "/" if what == "serve" else "/healthz"
     with server(what, url, preexec_fn=few_files) as running, ExitStack() as left:

@@ -325,12 +325,11 @@ def test_an_address_is_only_text(sandbox: Sandbox, shell: Shell, tmp_path: Path)
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_relay_that_is_ended_as_a_service_ends_well(
-    tmp_path: Path, sandbox: Sandbox, shell: Shell, number: signal.Signals, code: int
+    url: str, sandbox: Sandbox, shell: Shell, number: signal.Signals, code: int
 ) -> None:
     """
     With 0, so that `systemctl stop` shows no failed unit. Newcomer M12
     """
-    url = f"sqlite:///{tmp_path}/usage.db"
     members = ["--dimension", "d", "--quantity", 1, "--account", 1, "--product-code", "p"]
     assert 0 == shell("ledger", "add", url, *members).code
     with started("ledger", "relay", url, "--endpoint-url", sandbox.url) as running:
