@@ -50,12 +50,11 @@ class Interrupts:
     Listens while a command works.
 
     Attributes:
-        stopped: Set by the first signal, by `fail()` or at the end of the time: nothing new is to
-            start.
+        stopped: Set by the first signal, at the end of the time, or by whoever sees no sense in
+            going on: nothing new is to start.
         is_late: Whether the time was over.
         happened: Whether there was a signal.
         is_of_service: Whether it was the one by which services are ended, SIGTERM.
-        failure: Why there was no sense in going on, if so.
         says: What the first signal brings about, as text.
     """
 
@@ -65,7 +64,6 @@ class Interrupts:
         self.stopped = asyncio.Event()
         self.happened = False
         self.is_of_service = False
-        self.failure: OSError | None = None
         self.says = says
         self._console = console
         self._timeout = timeout
@@ -90,11 +88,6 @@ class Interrupts:
         _restore(self._before)
         if self._timer is not None:
             self._timer.cancel()
-
-    def fail(self, error: OSError) -> None:
-        """Ask for the end as the first signal does: results cannot be written."""
-        self.failure = error
-        self.stopped.set()
 
     def _end(self) -> None:
         self.is_late = True

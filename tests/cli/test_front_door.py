@@ -195,7 +195,7 @@ async def test_progress_counts_verdicts_and_not_lines_in_order() -> None:
         timestamp=HOUR, dimension="d", quantity=1, customer_aws_account_id="111122223333"
     )
     bar = ProgressBar(console, "metering", total=20)
-    lines = ResultWriter(console, lambda error: pytest.fail(str(error)))
+    lines = ResultWriter(console)
     async with Report(console, bar, lines) as report:
         numbers = [report.expect(Line("-", n, 10, record)) for n in (1, 2)]
         report.answer(numbers[1], Fate({"status": "Success"}, Exit.OK))

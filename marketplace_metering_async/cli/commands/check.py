@@ -139,15 +139,14 @@ async def validate(job: SendJob, console: Console) -> Exit:
     """Tell of every line whether `send` would send it, as far as the service need not be asked."""
     complaints = Complaints(console, most=sys.maxsize)
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    failures: list[OSError] = []
-    lines = None if on_terminal else ResultWriter(console, failures.append)
+    lines = None if on_terminal else ResultWriter(console)
     async with lines or nullcontext():
         plan = await (_added_up if job.coalesce else plan_of_lines)(job, console, complaints, lines)
     console.print(plan.table(job.settings.calls_per_second))
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
-    if failures:
-        raise MisuseError(unwritten(failures[0]))
+    if lines is not None and lines.failure is not None:
+        raise MisuseError(unwritten(lines.failure))
     return _code_of(plan)
 
 

@@ -77,9 +77,8 @@ async def _import(
     *,
     changed: bool = False,
 ) -> Exit:
-    failures: list[OSError] = []
     bar = ProgressBar(console, "importing", unit="lines")
-    async with Report(console, bar, ResultWriter(console, failures.append)) as report:
+    async with Report(console, bar, ResultWriter(console)) as report:
         try:
             async for file, number, fate in import_lines(ledger, blocks, changed=changed):
                 if "message" in fate.members:
@@ -90,8 +89,8 @@ async def _import(
         except UsageFileError as error:
             console.complain(error)
             report.note(Exit.USAGE)
-    if failures:
-        console.complain(f"{unwritten(failures[0])}; the lines are in the ledger all the same")
+    if (failure := report.lines.failure) is not None:
+        console.complain(f"{unwritten(failure)}; the lines are in the ledger all the same")
         report.note(Exit.USAGE)
     said = (f"{number:,} {status}" for status, number in report.verdicts.items())
     console.print(", ".join(said) or "no lines")

@@ -45,23 +45,25 @@ async def send_lines(job: SendJob, console: Console) -> Exit:
         return Exit.UNDELIVERED
     with Interrupts(console, _DRAINS, timeout=job.settings.timeout) as interrupts:
         bar = ProgressBar(console, "metering", total=job.size)
-        async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
+        async with Report(console, bar, ResultWriter(console, interrupts.stopped)) as report:
             try:
                 await _stream_lines(job, console, report, interrupts)
             except UsageFileError as error:
                 console.complain(error)
                 report.note(Exit.USAGE)
-        return _ended(report.summary(), console, interrupts, has_all=report.has_all)
+        late = interrupts.is_late and not report.has_all
+        code = exit_codes.most_severe({report.summary(), Exit.UNDELIVERED if late else Exit.OK})
+        return _ended(code, console, interrupts, report.lines.failure)
 
 
-def _ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool = True) -> Exit:
-    """Return how `send` ends, after telling why it ended early, if it did."""
+def _ended(
+    code: Exit, console: Console, interrupts: Interrupts, failure: OSError | None = None
+) -> Exit:
+    """Return how `send` ends, after telling that results cannot be written, if it is so."""
     codes = {code}
-    if interrupts.failure is not None:
-        console.complain(unwritten(interrupts.failure))
+    if failure is not None:
+        console.complain(unwritten(failure))
         codes.add(Exit.USAGE)
-    if interrupts.is_late and not has_all:
-        codes.add(Exit.UNDELIVERED)
     if interrupts.happened:
         codes.add(Exit.INTERRUPTED)
     return exit_codes.most_severe(codes)
@@ -155,7 +157,7 @@ async def _send_hours(
         return sums.place(to_send[position][0])
 
     bar = ProgressBar(console, "metering", total=len(to_send), unit="hours")
-    async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
+    async with Report(console, bar, ResultWriter(console, interrupts.stopped)) as report:
         async with job.settings.client(console, observer=report) as client:
             await open_client(client, console)
             records = (record for _, record in to_send)
@@ -175,7 +177,7 @@ async def _send_hours(
             await report.lines.breathe(number)
     code = report.summary(Counter(str(fate.members["status"]) for fate in fates))
     list_held(outcomes, console)
-    return _ended(code, console, interrupts)
+    return _ended(code, console, interrupts, report.lines.failure)
 
 
 def _unsent(outcome: CheckedHour, place: str) -> Fate:

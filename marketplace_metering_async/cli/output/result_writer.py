@@ -24,14 +24,16 @@ class ResultWriter:
 
     Attributes:
         room: Set while it is well to make more lines.
+        failure: Why stdout cannot be written, if so, as on a full disk.
     """
 
-    def __init__(self, console: Console, on_failure: Callable[[OSError], None]) -> None:
-        """*on_failure* is called once if stdout cannot be written, as on a full disk."""
+    def __init__(self, console: Console, stop: asyncio.Event | None = None) -> None:
+        """*stop* is set if stdout cannot be written."""
+        self.failure: OSError | None = None
         self.room = asyncio.Event()
         self.room.set()
         self._console = console
-        self._on_failure = on_failure
+        self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._lines: list[str] = []  # made and not yet handed over
         self._unwritten = 0  # bytes handed over and not yet written
@@ -84,6 +86,11 @@ class ResultWriter:
             self.room.clear()
         self._queue.put(data)
 
+    def _fail(self, error: OSError) -> None:
+        self.failure = error
+        if self._stop is not None:
+            self._stop.set()
+
     def _note_written(self, size: int) -> None:
         self._unwritten -= size
         if self._unwritten <= _MOST_UNWRITTEN:
@@ -100,7 +107,7 @@ class ResultWriter:
                 put = nowhere
             except OSError as error:
                 put = nowhere
-                self._in_loop(self._on_failure, error)
+                self._in_loop(self._fail, error)
             self._in_loop(self._note_written, len(data))
         self._in_loop(self._written.set)
 
