@@ -21,7 +21,7 @@ from support.commands import HOUR, Run, Shell, line, target
 
 from marketplace_metering_async import UsageRecord
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums
-from marketplace_metering_async.cli.commands.job import temporary_file
+from marketplace_metering_async.cli.commands.job import TemporaryLines
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.lines import sources_of
 from marketplace_metering_async.quantities import Quantity
@@ -333,7 +333,7 @@ def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, Quantity]]:
     """Yield key and quantity of each record that `send --coalesce` would send of these lines."""
     file = folder / "usage.jsonl"
     file.write_text("\n".join(lines))
-    with temporary_file() as kept:
+    with TemporaryLines() as kept:
         sums = HourlySums("p", kept)
         for source in sources_of([str(file)]):
             for block in source.blocks(print):

@@ -99,3 +99,24 @@ def test_a_stdin_that_does_not_block_is_waited_for(words: list[str], sandbox: Sa
         _, err = running.communicate(timeout=20)
 
     assert 0 == running.returncode, err
+
+
+@pytest.mark.parametrize("words", [["validate"], ["send", "--coalesce", "--yes"]])
+def test_a_full_disk_under_what_is_kept_is_named(words: list[str], tmp_path: Path) -> None:
+    """
+    By the folder: nobody writes to it by name, and results and ledger are elsewhere.
+    """
+    usage = tmp_path / "usage.jsonl"
+    usage.write_text("no json\n" * 8_000)
+    done = subprocess.run(  # noqa: S603 - our own
+        command(*words, "--product-code", "p", usage),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env=environment(TMPDIR=str(tmp_path)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000)),
+        timeout=30,
+    )
+
+    assert 2 == done.returncode
+    assert f"{tmp_path}: File too large: lines are kept there" in done.stderr.decode()

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import IO, Any, Final
 
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
-from marketplace_metering_async.cli.commands.job import SendJob, temporary_file
+from marketplace_metering_async.cli.commands.job import SendJob, TemporaryLines
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
@@ -62,7 +62,7 @@ async def plan_of_lines(
     """Read the input once, and return the plan for its lines as they are; tell *lines* of each."""
     places = LineNumbers()
     plan = Plan(job.product_code, places, complain)
-    with temporary_file() as file:
+    with TemporaryLines() as file:
         kept = _KeptVerdicts(file)
         try:
             await _look_at_lines(job, console, plan, places, None if lines is None else kept)
@@ -153,7 +153,7 @@ async def validate(job: SendJob, console: Console) -> Exit:
 async def _added_up(
     job: SendJob, console: Console, complain: Complaints, lines: ResultWriter | None = None
 ) -> Plan:
-    with temporary_file() as file:
+    with TemporaryLines() as file:
         sums = HourlySums(job.product_code, file)
         await add_up(job, sums, console, complain)
         outcomes = sums.outcomes(include_current_hour=job.include_current_hour)

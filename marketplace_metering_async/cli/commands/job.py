@@ -4,8 +4,9 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
-from tempfile import SpooledTemporaryFile
-from typing import IO, Annotated, Final
+from contextlib import suppress
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import Annotated, Any, Final
 
 import typer
 from attrs import asdict, frozen
@@ -131,9 +132,41 @@ class SendJob(UsageOptions):
                         bar.advance(line.size)
 
 
-def temporary_file() -> IO[bytes]:
-    """Return what lines are kept in until all are read; small ones are kept in memory."""
-    return SpooledTemporaryFile(_IN_MEMORY)
+class TemporaryLines(SpooledTemporaryFile[bytes]):
+    """
+    What is kept of lines until all are read; a little is kept in memory.
+
+    Writing, and going back to the start, raise MisuseError with the folder that is full.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_IN_MEMORY)
+
+    def __exit__(self, *_: object) -> None:
+        """Drop it all, also what could not be written."""
+        with suppress(OSError):
+            self.close()
+
+    def write(self, line: Any) -> int:  # noqa: ANN401 - bytes, as the base class has them
+        """Keep a line."""
+        try:
+            return super().write(line)
+        except OSError as error:
+            raise _told_by_folder(error) from error
+
+    def seek(self, *where: int) -> int:
+        """Go back, once all that waits in a buffer is written."""
+        try:
+            return super().seek(*where)
+        except OSError as error:
+            raise _told_by_folder(error) from error
+
+
+def _told_by_folder(error: OSError) -> MisuseError:
+    return MisuseError(
+        f"{gettempdir()}: {error.strerror}: lines are kept there until all are read; TMPDIR names "
+        "another folder"
+    )
 
 
 def somebody_is_there() -> bool:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
-from marketplace_metering_async.cli.commands.job import SendJob, temporary_file
+from marketplace_metering_async.cli.commands.job import SendJob, TemporaryLines
 from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
@@ -202,7 +202,7 @@ async def _import_whole(
     """
     whole = await ledger.whole_dimensions()
     entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
-    with temporary_file() as file:
+    with TemporaryLines() as file:
         kept = KeptLines(job.product_code, file)
         await job.read(console, "reading", lambda line: kept.add(line, entries.of(line)), stop)
 

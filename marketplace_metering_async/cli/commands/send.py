@@ -11,7 +11,7 @@ from typing import Final
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.commands.check import plan_of_hours, plan_of_lines
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
-from marketplace_metering_async.cli.commands.job import SendJob, approved, temporary_file
+from marketplace_metering_async.cli.commands.job import SendJob, TemporaryLines, approved
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.formats import UsageFileError
@@ -115,7 +115,7 @@ async def send_hours(job: SendJob, console: Console) -> Exit:
     """Add the lines up to hourly records, send those, and answer every line."""
     complaints = Complaints(console)
     with (
-        temporary_file() as file,
+        TemporaryLines() as file,
         Interrupts(console, "nothing is sent.", timeout=job.settings.timeout) as interrupts,
     ):
         sums = HourlySums(job.product_code, file)
