@@ -20,7 +20,6 @@ from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
-from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
 _VALID: Final = Fate({"status": "Valid"}, Exit.OK)
@@ -64,8 +63,21 @@ async def plan_of_lines(
     plan = Plan(job.product_code, places, complain)
     with TemporaryLines() as file:
         kept = _KeptVerdicts(file)
+
+        def take(line: Line) -> None:
+            number = places.add(line.file, line.number)
+            error = plan.look_at(number, line.record)
+            if lines is None:
+                return
+            key, members = None, _VALID.members
+            if error is not None:
+                members = of_refusal(error, places(number), places).members
+            elif isinstance(line.record, UsageRecord):
+                key = plan.key_of(line.record)
+            kept.add(line, key, {**members, "warning": line.doubt} if line.doubt else members)
+
         try:
-            await _look_at_lines(job, console, plan, places, None if lines is None else kept)
+            await job.read(console, "reading", take)
         except UsageFileError:
             if lines is not None:
                 await kept.write(plan, places, lines)
@@ -76,46 +88,27 @@ async def plan_of_lines(
     return plan
 
 
-async def _look_at_lines(
-    job: SendJob, console: Console, plan: Plan, places: LineNumbers, kept: _KeptVerdicts | None
-) -> None:
-    def take(line: Line) -> None:
-        number = places.add(line.file, line.number)
-        error = plan.look_at(number, line.record)
-        if kept is None:
-            return
-        fate = _VALID if error is None else of_refusal(error, places(number), places)
-        members = fate.members
-        if line.doubt:
-            members = {**members, "warning": line.doubt}
-        key = None
-        if error is None and isinstance(line.record, UsageRecord):
-            key = plan.key_of(line.record)
-        kept.add(line, key, members)
-
-    await job.read(console, "reading", take)
-
-
 def plan_of_hours(
     job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], complain: Complaints
 ) -> tuple[Plan, list[Fate]]:
     """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(job.product_code, sums.places, complain)
-    errors: dict[int, MeteringError | None] = {}
-    for hour, outcome in enumerate(outcomes):
-        if isinstance(outcome, HeldHour | BlockedHour):
-            plan.held += 1
-        else:
-            errors[hour] = plan.look_at(sums.first_line(hour), outcome)
+    errors = [
+        None
+        if isinstance(outcome, HeldHour | BlockedHour)
+        else plan.look_at(sums.first_line(hour), outcome)
+        for hour, outcome in enumerate(outcomes)
+    ]
     fates: list[Fate] = []
     for hour, outcome in enumerate(outcomes):
         if isinstance(outcome, HeldHour | BlockedHour):
             fates.append(of_held(outcome))
+            plan.held += 1
             continue
-        error, place = errors[hour], sums.places(sums.first_line(hour))
+        error = errors[hour]
         if error is None and isinstance(outcome, UsageRecord):  # a later hour may refuse it
             error = plan.later_refusal(plan.key_of(outcome))
-        fates.append(_VALID if error is None else of_refusal(error, place, sums.places))
+        fates.append(_VALID if error is None else of_refusal(error, sums.place(hour), sums.places))
     plan.lines = len(sums)
     plan.refused += sums.refused
     return plan, fates
