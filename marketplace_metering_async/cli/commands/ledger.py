@@ -59,7 +59,7 @@ Host = Annotated[str, option("--host HOST", "Where to listen.")]
 Port = Annotated[int, option("--port PORT", "On which port; 0: a free one.", min=0, max=65535)]
 
 
-@app.command(epilog=examples("ledger create postgresql://owner@host/usage"))
+@app.command("ledger create postgresql://owner@host/usage")
 async def create(console: Console, url: Url) -> Exit:
     """Make a ledger, or upgrade its schema; as the owner of its tables, where roles differ."""
     async with open_ledger(url, console):
@@ -68,10 +68,8 @@ async def create(console: Console, url: Url) -> Exit:
 
 
 @app.command(
-    epilog=examples(
-        "ledger add sqlite:///usage.db --product-code my-product --account 111122223333 "
-        "--dimension requests --quantity 5 --event-id request-1",
-    )
+    "ledger add sqlite:///usage.db --product-code my-product --account 111122223333 "
+    "--dimension requests --quantity 5 --event-id request-1"
 )
 async def add(
     console: Console,
@@ -103,12 +101,10 @@ async def add(
 
 
 @app.command(
-    "import",
-    epilog=examples(
-        "ledger import sqlite:///usage.db usage.jsonl --product-code my-product",
-        "ledger import sqlite:///usage.db - --name web-1/2026-11-28T09 --product-code my-product",
-        "ledger import postgresql://user@host/database sqlite:///usage.db",
-    ),
+    "ledger import sqlite:///usage.db usage.jsonl --product-code my-product",
+    "ledger import sqlite:///usage.db - --name web-1/2026-11-28T09 --product-code my-product",
+    "ledger import postgresql://user@host/database sqlite:///usage.db",
+    name="import",
 )
 async def import_(
     console: Console,
@@ -161,11 +157,9 @@ async def import_(
 
 
 @app.command(
-    epilog=examples(
-        "ledger relay sqlite:///usage.db",
-        "ledger relay sqlite:///usage.db --log-format json --verbose",
-        "ledger relay sqlite:///usage.db --once --timeout 60",
-    )
+    "ledger relay sqlite:///usage.db",
+    "ledger relay sqlite:///usage.db --log-format json --verbose",
+    "ledger relay sqlite:///usage.db --once --timeout 60",
 )
 async def relay(
     console: Console,
@@ -185,11 +179,9 @@ async def relay(
 
 
 @app.command(
-    epilog=examples(
-        "ledger status sqlite:///usage.db",
-        "ledger status sqlite:///usage.db --json",
-        "ledger status sqlite:///usage.db --prometheus",
-    )
+    "ledger status sqlite:///usage.db",
+    "ledger status sqlite:///usage.db --json",
+    "ledger status sqlite:///usage.db --prometheus",
 )
 async def status(
     _: Console,
@@ -206,7 +198,7 @@ async def status(
     return await ledger_status.show(url, json=json, prometheus=prometheus)
 
 
-@app.command(epilog=examples("ledger serve sqlite:///usage.db"))
+@app.command("ledger serve sqlite:///usage.db")
 async def serve(console: Console, url: Url, *, port: Port = 9178) -> Exit:
     """
     Show the ledger in a browser of this machine, until Ctrl-C or SIGTERM.
@@ -220,11 +212,9 @@ async def serve(console: Console, url: Url, *, port: Port = 9178) -> Exit:
 
 
 @app.command(
-    "serve-metrics",
-    epilog=examples(
-        "ledger serve-metrics sqlite:///usage.db",
-        "ledger serve-metrics postgresql://reader@host/database --host 0.0.0.0 --port 9177",
-    ),
+    "ledger serve-metrics sqlite:///usage.db",
+    "ledger serve-metrics postgresql://reader@host/database --host 0.0.0.0 --port 9177",
+    name="serve-metrics",
 )
 async def serve_metrics(
     console: Console, url: Url, *, host: Host = "127.0.0.1", port: Port = 9177
@@ -240,11 +230,7 @@ async def serve_metrics(
     return await ledger_serve.serve_metrics(url, host, port, console)
 
 
-@app.command(
-    epilog=examples(
-        "ledger history sqlite:///usage.db --month 2026-11 --account 111122223333 --csv",
-    )
-)
+@app.command("ledger history sqlite:///usage.db --month 2026-11 --account 111122223333 --csv")
 async def history(
     console: Console,
     url: Url,
