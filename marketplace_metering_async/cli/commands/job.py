@@ -147,22 +147,22 @@ class TemporaryLines(SpooledTemporaryFile[bytes]):
         with suppress(OSError):
             self.close()
 
-    def write(self, line: Any) -> int:  # noqa: ANN401 - bytes, as the base class has them
+    def write(self, s: Any) -> int:  # noqa: ANN401 - bytes, as the base class has them
         """Keep a line."""
         try:
-            return super().write(line)
+            return super().write(s)
         except OSError as error:
-            raise _told_by_folder(error) from error
+            raise _full_folder(error) from error
 
-    def seek(self, *where: int) -> int:
+    def seek(self, offset: int, whence: int = 0) -> int:
         """Go back, once all that waits in a buffer is written."""
         try:
-            return super().seek(*where)
+            return super().seek(offset, whence)
         except OSError as error:
-            raise _told_by_folder(error) from error
+            raise _full_folder(error) from error
 
 
-def _told_by_folder(error: OSError) -> MisuseError:
+def _full_folder(error: OSError) -> MisuseError:
     return MisuseError(
         f"{gettempdir()}: {error.strerror}: lines are kept there until all are read; TMPDIR names "
         "another folder"
