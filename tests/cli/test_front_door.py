@@ -186,6 +186,16 @@ def test_misuse_is_a_line_of_the_log_too(shell: Shell) -> None:
     assert "No such file" in json.loads(done.err)["message"]
 
 
+def test_options_that_do_not_go_together_are_a_line_of_the_log_too(shell: Shell) -> None:
+    """
+    No frame around it, which a collector of logs would take for five lines.
+    """
+    done = shell("send", "--log-format", "json", "--include-current-hour", "-")
+
+    assert Exit.USAGE == done.code
+    assert "only --coalesce holds hours back" in json.loads(done.err)["message"]
+
+
 async def test_progress_counts_verdicts_and_not_lines_in_order() -> None:
     """
     One line that takes long holds up later results, and no progress. Newcomer, smaller 8
