@@ -167,6 +167,11 @@ def test_history_is_json_lines_or_csv(url: str, usage: Path, shell: Shell) -> No
         (["history", "{url}", "--month", "May"], "expected YYYY-MM"),
         (["import", "{url}", "-"], "needs --name"),
         (["import", "{url}", "-", "--name", ""], "expected a text, got none"),
+        (
+            ["import", "{url}", "sqlite:///none.db", "--name", "x"],
+            "a ledger that moves has no lines",
+        ),
+        (["import", "{url}", "sqlite:///none.db", "--changed"], "a ledger that moves has no lines"),
         (["status", "mysql://x"], "expected sqlite:///usage.db or postgresql://"),
     ],
 )

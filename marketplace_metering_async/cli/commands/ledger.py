@@ -145,6 +145,9 @@ async def import_(
     lines under another name are added again.
     """
     if len(files) == 1 and files[0].startswith("sqlite://"):
+        if name is not None or changed:
+            wrong = "--changed" if name is None else "--name"
+            raise typer.BadParameter("a ledger that moves has no lines", param_hint=wrong)
         async with open_ledger(url, console) as ledger:
             hours = await ledger.take_over(files[0])
         console.print(f"{are(hours, 'hour')} moved; the old ledger takes no more usage")
